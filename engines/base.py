@@ -1,0 +1,163 @@
+"""The engine interface: the whole surface a new runtime has to fill.
+
+An engine is a class that is found through the entry point group `aigrid.engines`. It is used in two
+places: `probe` and `estimate` are called in a short-lived child of the node, and `load` to `unload`
+in a worker process that serves exactly one model and is killed to unload it. So an engine never
+has to clean up after itself, may block, and may crash.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import InferChunk, InferRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A place to compute. `kind` is "cpu", "cuda", "rocm", "metal"...; memory is in bytes."""
+
+    kind: str
+    name: str
+    memory_total_bytes: int = 0
+    memory_free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What an engine found on this machine; `problem` says why it cannot run, or is empty."""
+
+    engine: str
+    version: str
+    formats: tuple[str, ...]
+    tasks: tuple[str, ...]
+    devices: tuple[Device, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A verified model on this machine's disk.
+
+    Attributes:
+        model_id: CID of the model.
+        format: "onnx", "gguf", "echo"...
+        files: name in the manifest -> absolute path of a regular file whose hash was checked.
+        task: Hugging Face pipeline tag the model is loaded for.
+        options: adapter's own settings from the task mapping (strings, numbers, booleans).
+        cache_directory: where the engine may keep derived files, by content; None for nowhere.
+    """
+
+    model_id: str
+    format: str
+    files: Mapping[str, Path]
+    task: str
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    cache_directory: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What loading would take, known before loading; conservative.
+
+    `slots` is how many requests run at once; `context_tokens` is 0 where there is no context.
+    """
+
+    memory_bytes: int
+    slots: int = 1
+    context_tokens: int = 0
+    precision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters since load."""
+
+    requests: int = 0
+    running: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    busy_seconds: float = 0.0
+
+
+class CancelToken:
+    """Set from another thread to stop a running `infer`; checked at least once per token."""
+
+    __slots__ = ("_event", "_hooks", "_lock")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._hooks: list["CancelHook"] = []
+        self._lock = threading.Lock()
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._event.set()
+            hooks, self._hooks = self._hooks, []
+        for hook in hooks:
+            hook()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._event.is_set()
+
+    def on_cancel(self, hook: "CancelHook") -> None:
+        """Call `hook` (from the cancelling thread) once cancelled; at once if it already is."""
+        with self._lock:
+            if not self._event.is_set():
+                self._hooks.append(hook)
+                return
+        hook()
+
+
+class CancelHook(Protocol):
+    """Anything callable without arguments."""
+
+    def __call__(self) -> object: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A runtime. Every method may block; every failure is an `EngineError` with its code.
+
+    The constructor takes no arguments and does no work: importing a runtime happens in `probe` and
+    `load`, so that listing engines is cheap.
+    """
+
+    name: str
+
+    def probe(self) -> Probe:
+        """Say what this engine can do here. Never raises for a missing runtime: `problem`."""
+
+    def estimate(self, source: ModelSource) -> Estimate:
+        """Say what loading takes, from headers alone.
+
+        Raises:
+            EngineError: `unsupported_model`, `unsupported_quantisation` or `unsafe_file`.
+        """
+
+    def load(self, source: ModelSource, *, threads: int) -> Estimate:
+        """Load the one model of this worker; the estimate returned is now the real figure."""
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        """Run one request; the last chunk is `Finish`.
+
+        At most `Estimate.slots` calls run at once, each in a thread of its own. A cancelled request
+        ends with `Finish(reason="cancelled")`.
+        """
+
+    def stats(self) -> EngineStats:
+        """Counters; cheap, callable from another thread."""
+
+    def unload(self) -> None:
+        """Flush what must not be lost; the process is killed afterwards."""
+
+
+def wrong_task(engine: str, request: InferRequest) -> EngineError:
+    """The error for a request whose shape the engine does not take."""
+    return EngineError(
+        f"engine {engine} does not take a {type(request).__name__}", Code.INVALID_REQUEST
+    )

@@ -1,0 +1,122 @@
+"""What an engine is asked and what it answers: the same on the wire and in a worker's pipe.
+
+A request is a tagged union over *task shapes*, not over models: text generation and tensors now,
+typed tasks later. Chunks stream back; exactly one `Finish` ends a successful answer.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from aigrid.protocol.limits import LIMITS
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn. `content` is plain text; parts were joined by the gateway."""
+
+    role: Literal["system", "user", "assistant", "tool", "developer"]
+    content: str
+
+
+class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
+    """Generate text.
+
+    Exactly one of `messages`, `prompt` and `token_ids` is given. `continued_ids` are output tokens
+    that the client already has: generation goes on after them, and `seed` together with the
+    absolute output position decides each sample, so a continuation elsewhere draws the same.
+
+    Attributes:
+        max_tokens: upper bound on new tokens; None means as many as the context still holds.
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        seed: of the sampler; None lets the engine draw one.
+        stop: strings that end the answer and are not part of it.
+        top_logprobs: how many alternatives per token to report; None reports no log-probabilities.
+    """
+
+    messages: tuple[ChatMessage, ...] = ()
+    prompt: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    continued_ids: tuple[int, ...] = ()
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A dense tensor, row-major, little-endian.
+
+    `dtype` is a numpy name ("float32", "int64", "uint8", "bool"...) or "string", whose data is a
+    msgpack array of UTF-8 strings. `data` is exactly prod(shape) * itemsize bytes otherwise.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class TensorRequest(msgspec.Struct, frozen=True, tag="tensor", forbid_unknown_fields=True):
+    """Run a tensor model once. `outputs` selects by name; empty means all."""
+
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...] = ()
+
+
+InferRequest = TextRequest | TensorRequest
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Natural log-probability of a token under the unmodified distribution."""
+
+    token_id: int
+    token: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+class TextChunk(msgspec.Struct, frozen=True, tag="text"):
+    """A piece of the answer.
+
+    `text` is complete UTF-8 and holds back what may yet become a stop string, so it may be empty
+    while `token_ids` is not. Tokens are reported exactly once, in order.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class TensorChunk(msgspec.Struct, frozen=True, tag="tensor"):
+    """All outputs of a tensor model."""
+
+    outputs: dict[str, Tensor]
+
+
+class Finish(msgspec.Struct, frozen=True, tag="finish"):
+    """The clean end of an answer, with token counts (0 where the model has no tokens)."""
+
+    reason: FinishReason
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+InferChunk = TextChunk | TensorChunk | Finish
+
+
+def check_tensor(tensor: Tensor, itemsize: int | None) -> None:
+    """Raise ValueError unless shape and byte count agree and are within limits."""
+    if len(tensor.shape) > LIMITS.tensor_rank_max or any(n < 0 for n in tensor.shape):
+        raise ValueError(f"tensor shape {tensor.shape} is not allowed")
+    count = 1
+    for n in tensor.shape:
+        count *= n
+    if itemsize is not None and count * itemsize != len(tensor.data):
+        raise ValueError(
+            f"tensor of shape {tensor.shape} and type {tensor.dtype} needs "
+            f"{count * itemsize} bytes, got {len(tensor.data)}"
+        )
