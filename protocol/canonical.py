@@ -1,0 +1,111 @@
+"""Canonical JSON (RFC 8785, JCS), strict parsing, and content ids (CIDv1, sha2-256).
+
+A content id is the multibase base32 (lower case, no padding, prefix `b`) of
+`0x01 | multicodec | 0x12 0x20 | sha256`, with multicodec `json` (0x0200) for records and model
+descriptions and `raw` (0x55) for the bytes of a file. Source: multiformats CID specification.
+"""
+
+import base64
+import hashlib
+import json
+from typing import Any, NoReturn
+
+import rfc8785
+
+from aigrid.protocol.errors import Code, VerificationError
+
+_CID_PREFIX_JSON = b"\x01\x80\x04\x12\x20"
+_CID_PREFIX_RAW = b"\x01\x55\x12\x20"
+_CID_CHARS_JSON, _CID_CHARS_RAW = 61, 59
+
+
+def canonical(value: Any) -> bytes:
+    """The JCS bytes of a JSON value.
+
+    Raises:
+        VerificationError: `malformed`, for what JCS cannot express (integers beyond 2**53, NaN,
+            lone surrogates, other types).
+    """
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
+        raise VerificationError(f"not expressible in canonical JSON: {error}") from None
+
+
+def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Any:
+    """Parse JSON as it came from outside.
+
+    Raises:
+        VerificationError: `record_too_large`, `duplicate_key` or `malformed` (not UTF-8, not JSON,
+            nested deeper than `depth_max`, NaN or infinite numbers).
+    """
+    if len(raw) > max_bytes:
+        raise VerificationError(
+            f"{len(raw)} bytes; at most {max_bytes} are allowed", Code.RECORD_TOO_LARGE
+        )
+    try:
+        value = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except RecursionError:
+        raise VerificationError(f"nested deeper than {depth_max}") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
+        raise VerificationError(f"not JSON: {error}") from None
+    _check_depth(value, depth_max)
+    return value
+
+
+def content_id(canonical_bytes: bytes) -> str:
+    """The CID of canonical JSON bytes."""
+    return _cid(_CID_PREFIX_JSON, hashlib.sha256(canonical_bytes).digest())
+
+
+def file_cid(sha256: bytes) -> str:
+    """The CID of a file, from the SHA-256 of its bytes."""
+    return _cid(_CID_PREFIX_RAW, sha256)
+
+
+def is_content_id(text: str) -> bool:
+    """Whether `text` is a content id in its one canonical spelling."""
+    if len(text) not in (_CID_CHARS_JSON, _CID_CHARS_RAW) or text[0] != "b" or not text.isascii():
+        return False
+    body = text[1:].upper()
+    try:
+        raw = base64.b32decode(body + "=" * (-len(body) % 8))
+    except ValueError:
+        return False
+    prefix = _CID_PREFIX_JSON if len(text) == _CID_CHARS_JSON else _CID_PREFIX_RAW
+    return raw.startswith(prefix) and _cid(prefix, raw[len(prefix) :]) == text
+
+
+def _cid(prefix: bytes, digest: bytes) -> str:
+    return "b" + base64.b32encode(prefix + digest).decode("ascii").rstrip("=").lower()
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise VerificationError(f"member {key[:64]!r} appears twice", Code.DUPLICATE_KEY)
+            seen.add(key)
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise VerificationError(f"{name} is not JSON")
+
+
+def _check_depth(value: Any, depth_max: int) -> None:
+    level = [value]
+    for _ in range(depth_max + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise VerificationError(f"nested deeper than {depth_max}")

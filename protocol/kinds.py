@@ -1,0 +1,213 @@
+"""What a record may say: one schema per kind, and the rules that differ between kinds.
+
+A body is the `credentialSubject` of the credential. Field names are camelCase on the wire. Every
+kind may instead carry the withdrawal body `{"id": ..., "withdrawn": true}`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from aigrid.protocol.canonical import is_content_id
+from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.identity import peer_id_of_did, public_key_of_did, public_key_of_peer_id
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
+
+Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars)]
+Label = Annotated[str, Meta(max_length=LIMITS.name_max_chars)]
+Multiaddr = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^/[!-~]+$")]
+Addresses = Annotated[tuple[Multiaddr, ...], Meta(max_length=LIMITS.addresses_max)]
+CapabilityName = Annotated[
+    str, Meta(max_length=LIMITS.name_max_chars, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+]
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+OfferState = Literal["warm", "on_disk", "can_fetch"]
+
+
+class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    id: str
+
+
+class EngineClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """An engine as its node reports it."""
+
+    name: Name
+    version: Label
+    formats: Annotated[tuple[Label, ...], Meta(max_length=16)]
+
+
+class DeviceClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A device as its node reports it; memory in bytes, 0 where unknown."""
+
+    kind: Name
+    name: Label
+    memory_bytes: Count
+
+
+class NodeBody(_Body, frozen=True):
+    """What a node says of itself. `id` is its DID."""
+
+    protocol_version: Annotated[int, Meta(ge=1, le=1_000_000)]
+    software: Label
+    addresses: Addresses
+    engines: Annotated[tuple[EngineClaim, ...], Meta(max_length=32)]
+    devices: Annotated[tuple[DeviceClaim, ...], Meta(max_length=64)]
+    region: Label = ""
+
+
+class ModelBody(_Body, frozen=True):
+    """A manifest. `id` is `urn:aigrid:model:` and the model id, which `model` must hash to."""
+
+    name: Name
+    capabilities: Annotated[
+        tuple[CapabilityName, ...], Meta(min_length=1, max_length=LIMITS.capabilities_max)
+    ]
+    model: ModelDescription
+    license: Label = ""
+    languages: Annotated[tuple[Label, ...], Meta(max_length=64)] = ()
+    memory_bytes: Count = 0
+    context_tokens: Count = 0
+
+
+class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A model that a node can serve, under the manifest it obtained it by."""
+
+    model: str
+    manifest: str
+    state: OfferState
+    slots: Annotated[int, Meta(ge=0, le=65536)] = 1
+    latency_ms: Count = 0
+
+
+class AvailabilityBody(_Body, frozen=True):
+    """All offers of a node. `id` is its DID."""
+
+    offers: Annotated[tuple[Offer, ...], Meta(max_length=LIMITS.offers_max)]
+
+
+class MembershipBody(_Body, frozen=True):
+    """The authority admits `id` (a DID) to its grid; `grid` is the issuer's own DID."""
+
+    grid: str
+    role: Literal["member", "authority"] = "member"
+
+
+class InvitationBody(_Body, frozen=True):
+    """The authority lets `id` (a DID) redeem one membership at `peerId`, once."""
+
+    grid: str
+    peer_id: str
+    addresses: Addresses
+    nonce: Annotated[str, Meta(min_length=16, max_length=64)]
+
+
+class WithdrawnBody(_Body, frozen=True):
+    """The issuer takes back what it said under this key."""
+
+    withdrawn: Literal[True]
+
+
+class Kind(StrEnum):
+    """Names as they stand in a credential's `type`."""
+
+    NODE = "NodeRecord"
+    MODEL = "ModelManifest"
+    AVAILABILITY = "AvailabilityRecord"
+    MEMBERSHIP = "Membership"
+    INVITATION = "Invitation"
+
+
+@dataclass(frozen=True, slots=True)
+class KindRule:
+    """How one kind is treated. `check(issuer, body)` raises VerificationError.
+
+    Attributes:
+        shared: spread by gossip and sync; the others travel only in the join protocol.
+    """
+
+    body: type[_Body]
+    ttl_seconds: int
+    check: Callable[[str, Any], None]
+    shared: bool = True
+
+
+def _about_itself(issuer: str, body: _Body) -> None:
+    if body.id != issuer:
+        raise VerificationError("only a node itself may say this", Code.ISSUER_NOT_KEY)
+
+
+def _check_availability(issuer: str, body: AvailabilityBody) -> None:
+    _about_itself(issuer, body)
+    for offer in body.offers:
+        if not (is_content_id(offer.model) and is_content_id(offer.manifest)):
+            raise VerificationError("an offer names a model and a manifest by content id")
+    if len({offer.model for offer in body.offers}) != len(body.offers):
+        raise VerificationError("a model is offered twice")
+
+
+def _check_model(_issuer: str, body: ModelBody) -> None:
+    if body.id != MODEL_URN + model_id(body.model):
+        raise VerificationError("the id is not the content id of the model's description")
+
+
+def _check_membership(issuer: str, body: MembershipBody) -> None:
+    public_key_of_did(body.id)
+    if body.grid != issuer:
+        raise VerificationError("a grid admits only in its own name", Code.ISSUER_NOT_KEY)
+
+
+def _check_invitation(issuer: str, body: InvitationBody) -> None:
+    public_key_of_did(body.id)
+    public_key_of_peer_id(body.peer_id)
+    if body.grid != issuer:
+        raise VerificationError("a grid invites only in its own name", Code.ISSUER_NOT_KEY)
+
+
+KINDS: dict[Kind, KindRule] = {
+    Kind.NODE: KindRule(NodeBody, LIMITS.node_ttl_seconds, _about_itself),
+    Kind.MODEL: KindRule(ModelBody, LIMITS.manifest_ttl_seconds, _check_model),
+    Kind.AVAILABILITY: KindRule(
+        AvailabilityBody, LIMITS.availability_ttl_seconds, _check_availability
+    ),
+    Kind.MEMBERSHIP: KindRule(MembershipBody, LIMITS.membership_ttl_seconds, _check_membership),
+    Kind.INVITATION: KindRule(
+        InvitationBody, LIMITS.invitation_ttl_seconds, _check_invitation, shared=False
+    ),
+}
+
+Body = NodeBody | ModelBody | AvailabilityBody | MembershipBody | InvitationBody | WithdrawnBody
+
+
+def decode_body(kind: Kind, issuer: str, subject: Any) -> Body:
+    """Validate a `credentialSubject` against its kind.
+
+    Raises:
+        VerificationError: `unknown_field`, `malformed` or `issuer_not_key`.
+    """
+    rule = KINDS[kind]
+    withdrawn = isinstance(subject, dict) and "withdrawn" in subject
+    try:
+        body: Any = msgspec.convert(subject, WithdrawnBody if withdrawn else rule.body)
+    except msgspec.ValidationError as error:
+        code = Code.UNKNOWN_FIELD if "unknown field" in str(error) else Code.MALFORMED
+        raise VerificationError(f"{kind}: {error}", code) from None
+    if not withdrawn:
+        rule.check(issuer, body)
+    elif kind in (Kind.NODE, Kind.AVAILABILITY):
+        _about_itself(issuer, body)
+    return body  # type: ignore[no-any-return]
+
+
+def encode_body(body: Body) -> dict[str, Any]:
+    """The JSON object of a body, defaults included, so that it has one spelling."""
+    return msgspec.to_builtins(body)  # type: ignore[no-any-return]
+
+
+def node_peer_id(did: str) -> str:
+    """The PeerId under which the subject of a NodeRecord or AvailabilityRecord is reached."""
+    return peer_id_of_did(did)

@@ -1,0 +1,143 @@
+"""Joining a grid: invitations, memberships and the short code that two people compare. Pure.
+
+A grid is named by its authority's DID. A membership is a record of kind `Membership` that the
+authority issued to a member's DID; an invitation, one of kind `Invitation` bound to the invited
+DID, which the inviting node exchanges for a membership once.
+"""
+
+import base64
+import binascii
+import hashlib
+
+from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.identity import Identity, peer_id_of_did
+from aigrid.protocol.kinds import InvitationBody, Kind, MembershipBody
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record import Record, build, check_time, verify_form_and_signature
+
+INVITATION_PREFIX = "aigrid-invitation-"
+_CODE_DIGITS = 6
+
+
+def issue_membership(
+    authority: Identity, did: str, *, now_ms: int, valid_ms: int, role: str = "member"
+) -> Record:
+    """Admit `did` to the grid of `authority`."""
+    body = MembershipBody(
+        id=did, grid=authority.did, role="authority" if role == "authority" else "member"
+    )
+    return build(
+        Kind.MEMBERSHIP, body, authority, valid_from_ms=now_ms, valid_until_ms=now_ms + valid_ms
+    )
+
+
+def check_membership(raw: bytes, *, grid: str, peer_id: str, now_ms: int) -> Record:
+    """The membership of the peer at the other end of a connection.
+
+    Raises:
+        VerificationError: `not_member`, when it is for another key, grid or kind, or withdrawn; or
+            what `record.verify` raises.
+    """
+    record = verify_form_and_signature(raw)
+    check_time(record, now_ms)
+    if record.kind is not Kind.MEMBERSHIP or record.withdrawn or record.issuer != grid:
+        raise VerificationError("not a membership of this grid", Code.NOT_MEMBER)
+    if peer_id_of_did(record.subject) != peer_id:
+        raise VerificationError("a membership of another key", Code.NOT_MEMBER)
+    return record
+
+
+def issue_invitation(
+    authority: Identity,
+    did: str,
+    *,
+    peer_id: str,
+    addresses: tuple[str, ...],
+    nonce: str,
+    now_ms: int,
+    valid_ms: int,
+) -> Record:
+    """Invite `did`; redeemable at `peer_id`, reachable at `addresses`."""
+    body = InvitationBody(
+        id=did,
+        grid=authority.did,
+        peer_id=peer_id,
+        addresses=addresses[: LIMITS.addresses_max],
+        nonce=nonce,
+    )
+    return build(
+        Kind.INVITATION, body, authority, valid_from_ms=now_ms, valid_until_ms=now_ms + valid_ms
+    )
+
+
+def invitation_text(invitation: Record) -> str:
+    """What `aigrid invite` prints: a prefix and base64url of the record."""
+    return INVITATION_PREFIX + base64.urlsafe_b64encode(invitation.raw).decode("ascii").rstrip("=")
+
+
+def parse_invitation(text: str) -> tuple[Record, InvitationBody]:
+    """Read an invitation as a person pasted it; time and recipient are not checked.
+
+    Raises:
+        VerificationError: `invitation_invalid`.
+    """
+    text = "".join(text.split())
+    encoded = text.removeprefix(INVITATION_PREFIX)
+    if encoded == text or len(encoded) > 2 * LIMITS.join_max_bytes:
+        raise VerificationError("this is not an invitation", Code.INVITATION_INVALID)
+    try:
+        raw = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise VerificationError(
+            "the invitation is damaged; copy it again", Code.INVITATION_INVALID
+        ) from None
+    return _as_invitation(raw)
+
+
+def check_invitation(raw: bytes, *, did: str, now_ms: int) -> tuple[Record, InvitationBody]:
+    """An invitation that `did` may redeem now, as far as one can tell from the record alone.
+
+    Raises:
+        VerificationError: `invitation_invalid`, `invitation_expired` or `invitation_not_yours`.
+    """
+    record, body = _as_invitation(raw)
+    try:
+        check_time(record, now_ms)
+    except VerificationError as error:
+        code = Code.INVITATION_EXPIRED if error.code is Code.EXPIRED else Code.INVITATION_INVALID
+        raise VerificationError(f"the invitation is {error.message}", code) from None
+    if record.subject != did:
+        raise VerificationError("the invitation is bound to another key", Code.INVITATION_NOT_YOURS)
+    return record, body
+
+
+def short_code(*, grid: str, joiner: str, host: str, joiner_nonce: bytes, host_nonce: bytes) -> str:
+    """Six digits that both ends show; equal only when both talk about the same two keys.
+
+    As in Bluetooth's numeric comparison, the joiner commits to its nonce before it sees the host's,
+    so somebody in the middle has one guess in a million per attempt.
+    """
+    digest = hashlib.sha256()
+    for part in (b"aigrid-join-1", grid.encode(), joiner.encode(), host.encode()):
+        digest.update(len(part).to_bytes(2, "big") + part)
+    digest.update(joiner_nonce + b"/" + host_nonce)
+    number = int.from_bytes(digest.digest()[:8], "big") % 10**_CODE_DIGITS
+    text = f"{number:0{_CODE_DIGITS}d}"
+    return f"{text[:3]} {text[3:]}"
+
+
+def commitment(nonce: bytes) -> bytes:
+    """What `AskToJoin` carries."""
+    return hashlib.sha256(b"aigrid-join-1/" + nonce).digest()
+
+
+def _as_invitation(raw: bytes) -> tuple[Record, InvitationBody]:
+    try:
+        record = verify_form_and_signature(raw)
+    except VerificationError as error:
+        raise VerificationError(
+            f"the invitation does not verify: {error.message}", Code.INVITATION_INVALID
+        ) from None
+    if record.kind is not Kind.INVITATION or not isinstance(record.body, InvitationBody):
+        raise VerificationError("this is not an invitation", Code.INVITATION_INVALID)
+    return record, record.body

@@ -1,0 +1,197 @@
+"""What peers say to each other, as msgpack (msgspec Structs tagged by `type`).
+
+Three conversations: RPC requests and their DATA bodies (`/aigrid/rpc/1`, members), the join protocol
+(`/aigrid/join/1`, one message each way, strangers too) and gossip batches (topic `records`).
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from aigrid.protocol.errors import AigridError, Code, RemoteError
+from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.limits import LIMITS
+
+PROTOCOL_VERSION = 1
+RECORDS_TOPIC = "records"
+KNOWN_ID_BYTES = 16
+
+RequestId = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+CidText = Annotated[str, Meta(max_length=64)]
+RawRecord = Annotated[bytes, Meta(max_length=LIMITS.record_max_bytes)]
+Nonce = Annotated[bytes, Meta(min_length=16, max_length=32)]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    pass
+
+
+# --- RPC requests (client to server) and what comes back as DATA
+
+
+class Ping(_Message, frozen=True, tag="ping"):
+    """Are you alive? Answered by one `Pong`."""
+
+
+class Pong(_Message, frozen=True, tag="pong"):
+    """`wall_ms` is the answering node's clock; `queue` its running requests."""
+
+    wall_ms: int
+    running: int = 0
+
+
+class Sync(_Message, frozen=True, tag="sync"):
+    """Send me the live records I do not have.
+
+    `known` is a concatenation of the first 16 bytes of the SHA-256 of each record held. Answered by
+    `Records` batches.
+    """
+
+    known: Annotated[bytes, Meta(max_length=512 * 1024)] = b""
+
+
+class Records(_Message, frozen=True, tag="records"):
+    """A batch of signed records, each in canonical form. Also the body of a gossip message."""
+
+    records: Annotated[tuple[RawRecord, ...], Meta(max_length=1024)]
+
+
+class Infer(_Message, frozen=True, tag="infer"):
+    """Serve this request. Answered by `Chunks` until one holds `Finish`.
+
+    `manifest` is the content id of the manifest under which the caller asks.
+    """
+
+    request_id: RequestId
+    model: CidText
+    manifest: CidText
+    request: InferRequest
+
+
+class Chunks(_Message, frozen=True, tag="chunks"):
+    """Pieces that were ready together."""
+
+    chunks: tuple[InferChunk, ...]
+
+
+RpcRequest = Ping | Sync | Infer
+RpcAnswer = Pong | Records | Chunks
+
+
+# --- The join protocol
+
+
+class Redeem(_Message, frozen=True, tag="redeem"):
+    """Redeem an invitation; the connection's PeerId must be the invited key's."""
+
+    invitation: RawRecord
+
+
+class Present(_Message, frozen=True, tag="present"):
+    """Here is my membership. Sent by each side of a new connection between members."""
+
+    membership: RawRecord
+
+
+class AskToJoin(_Message, frozen=True, tag="ask"):
+    """First step of joining without an invitation.
+
+    `commitment` is SHA-256 of the nonce revealed in the next step, so that neither side can choose
+    its nonce to make the short codes of two conversations collide.
+    """
+
+    name: Annotated[str, Meta(max_length=64)]
+    commitment: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class Reveal(_Message, frozen=True, tag="reveal"):
+    """Second step: the nonce. Sent again to poll for the operator's decision."""
+
+    request: Annotated[str, Meta(max_length=32)]
+    nonce: Nonce
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """You are a member. `membership` is yours, `ours` the answering node's."""
+
+    membership: RawRecord
+    ours: RawRecord
+
+
+class Challenge(_Message, frozen=True, tag="challenge"):
+    """Answer to `AskToJoin`."""
+
+    request: str
+    grid: str
+    nonce: Nonce
+
+
+class Pending(_Message, frozen=True, tag="pending"):
+    """The operator has not decided yet."""
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """No, and why."""
+
+    code: str
+    message: Annotated[str, Meta(max_length=512)]
+
+
+JoinRequest = Redeem | Present | AskToJoin | Reveal
+JoinAnswer = Welcome | Challenge | Pending | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_rpc_request = msgspec.msgpack.Decoder(RpcRequest)
+_rpc_answer = msgspec.msgpack.Decoder(RpcAnswer)
+_records = msgspec.msgpack.Decoder(Records)
+_join_request = msgspec.msgpack.Decoder(JoinRequest)
+_join_answer = msgspec.msgpack.Decoder(JoinAnswer)
+
+
+def encode(message: _Message) -> bytes:
+    """The msgpack bytes of any message above."""
+    return _encoder.encode(message)
+
+
+def decode_rpc_request(data: bytes) -> RpcRequest:
+    """Raises RemoteError(protocol_violation) for anything else; so do the others below."""
+    return _decode(_rpc_request, data)
+
+
+def decode_rpc_answer(data: bytes) -> RpcAnswer:
+    return _decode(_rpc_answer, data)
+
+
+def decode_records(data: bytes) -> Records:
+    return _decode(_records, data)
+
+
+def decode_join_request(data: bytes) -> JoinRequest:
+    return _decode(_join_request, data)
+
+
+def decode_join_answer(data: bytes) -> JoinAnswer:
+    return _decode(_join_answer, data)
+
+
+def refusal(error: AigridError) -> Refused:
+    """An error as the join protocol says it."""
+    return Refused(error.code.value, error.message[:512])
+
+
+def code_of(text: str) -> Code:
+    """A code as a peer sent it; what this version does not know becomes `internal`."""
+    try:
+        return Code(text)
+    except ValueError:
+        return Code.INTERNAL
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[Any]", data: bytes) -> Any:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise RemoteError(
+            f"not a message of this protocol: {error}"[:200], Code.PROTOCOL_VIOLATION
+        ) from None

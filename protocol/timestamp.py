@@ -1,0 +1,31 @@
+"""Times on the wire: exactly `YYYY-MM-DDThh:mm:ss.sssZ`, a subset of RFC 3339.
+
+Inside the program a time is an integer: milliseconds since 1970-01-01T00:00:00Z.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aigrid.protocol.errors import VerificationError
+
+_FORM = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+
+
+def format_ms(time_ms: int) -> str:
+    """The one spelling of a time."""
+    text = (_EPOCH + time_ms * _MS).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def parse_ms(text: Any) -> int:
+    """Milliseconds since the epoch. Raises VerificationError for any other spelling."""
+    if not isinstance(text, str) or not _FORM.fullmatch(text):
+        raise VerificationError("a time is not YYYY-MM-DDThh:mm:ss.sssZ")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise VerificationError(f"there is no time {text}") from None
+    return (moment - _EPOCH) // _MS
