@@ -1,10 +1,11 @@
 """What peers say to each other, as msgpack (msgspec Structs tagged by `type`).
 
-Three conversations: RPC requests and their DATA bodies (`/aigrid/rpc/1`, members), the join protocol
-(`/aigrid/join/1`, one message each way, strangers too) and gossip batches (topic `records`).
+Three conversations: RPC requests and their DATA bodies (`/aigrid/rpc/1`, members), the join
+protocol (`/aigrid/join/1`, one message each way, strangers too) and gossip batches (topic
+`records`).
 """
 
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -141,12 +142,14 @@ class Refused(_Message, frozen=True, tag="refused"):
 JoinRequest = Redeem | Present | AskToJoin | Reveal
 JoinAnswer = Welcome | Challenge | Pending | Refused
 
+T = TypeVar("T")
+
 _encoder = msgspec.msgpack.Encoder()
-_rpc_request = msgspec.msgpack.Decoder(RpcRequest)
-_rpc_answer = msgspec.msgpack.Decoder(RpcAnswer)
-_records = msgspec.msgpack.Decoder(Records)
-_join_request = msgspec.msgpack.Decoder(JoinRequest)
-_join_answer = msgspec.msgpack.Decoder(JoinAnswer)
+_rpc_request: msgspec.msgpack.Decoder[RpcRequest] = msgspec.msgpack.Decoder(RpcRequest)
+_rpc_answer: msgspec.msgpack.Decoder[RpcAnswer] = msgspec.msgpack.Decoder(RpcAnswer)
+_records: msgspec.msgpack.Decoder[Records] = msgspec.msgpack.Decoder(Records)
+_join_request: msgspec.msgpack.Decoder[JoinRequest] = msgspec.msgpack.Decoder(JoinRequest)
+_join_answer: msgspec.msgpack.Decoder[JoinAnswer] = msgspec.msgpack.Decoder(JoinAnswer)
 
 
 def encode(message: _Message) -> bytes:
@@ -188,7 +191,7 @@ def code_of(text: str) -> Code:
         return Code.INTERNAL
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[Any]", data: bytes) -> Any:
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:

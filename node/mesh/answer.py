@@ -1,0 +1,72 @@
+"""What the mesh hands to whoever asked: the types between router, gateway and control socket."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aigrid.protocol.inference import InferChunk, InferRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of an answer that one node produced. `node` is a PeerId, `model` a model id."""
+
+    node: str
+    model: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model somebody offers now, as clients see it. `nodes` are PeerIds, best known first."""
+
+    model: str
+    name: str
+    issuer: str
+    capabilities: tuple[str, ...]
+    nodes: tuple[str, ...]
+    state: str
+    context_tokens: int
+    created_ms: int
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer that has begun: the first chunk has arrived, so headers may be sent.
+
+    `chunks` yields tuples of chunks that were ready together, the first included; the last tuple
+    ends with `Finish`. It raises an `AigridError` when the answer cannot be completed. `segments`
+    is complete once `chunks` is exhausted.
+    """
+
+    request_id: str
+    model: str
+    name: str
+    node: str
+    chunks: AsyncIterator[tuple[InferChunk, ...]]
+    attempts: int = 1
+    segments: list[Segment] = field(default_factory=list)
+
+
+class Inference(Protocol):
+    """What the gateway needs from the mesh."""
+
+    def models(self) -> tuple[ModelView, ...]:
+        """Everything offered by live nodes, sorted by name."""
+
+    def infer(
+        self, model: str, request: InferRequest, *, request_id: str, capability: str = ""
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Route a request to a node that holds `model` (a name or a model id).
+
+        An empty `model` with a `capability` lets the node choose. Entering waits for the first
+        chunk; leaving early cancels the request everywhere.
+
+        Raises:
+            NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),
+            RemoteError, EngineError.
+        """
+
+    def status(self) -> dict[str, Any]:
+        """The body of `GET /aigrid/v1/status`."""
