@@ -1,0 +1,1 @@
+"""How nodes reach each other. Only this folder imports libp2p."""

@@ -62,6 +62,10 @@ class Stream(Protocol):
     @property
     def peer_id(self) -> str: ...
 
+    @property
+    def remote_host(self) -> str:
+        """The IP address the peer connected from, for rate limits; "" where there is none."""
+
     async def send_all(self, data: bytes) -> None:
         """Raises RemoteError(connection_lost) once the peer is gone."""
 

@@ -1,0 +1,220 @@
+"""This node's place in its grid: its membership, the authority key if it holds it, and the gate.
+
+The metagraph says who is a member; this keeps the transport's gate in step with it, so that a
+member admitted is served on the connection it already has and one removed is cut off at once.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import trio
+
+from aigrid.metagraph.graph import Metagraph
+from aigrid.node.network.transport import Transport
+from aigrid.protocol.errors import Code, PolicyDeniedError, VerificationError
+from aigrid.protocol.identity import Identity, did_of_peer_id, peer_id_of_did, public_key_of_did
+from aigrid.protocol.kinds import Kind, MembershipBody
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.membership import check_membership, issue_invitation
+from aigrid.protocol.record import Record
+
+log = structlog.get_logger()
+NowMs = Callable[[], int]
+
+
+class GridKeys(Protocol):
+    """Where the authority key is kept."""
+
+    def retire_authority(self) -> None:
+        """Put the key of a grid that is being left out of use, without destroying it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who this node is in which grid. `authority` is there on the node that founded it."""
+
+    grid: str
+    authority: Identity | None
+
+
+class Grid:
+    """See the module. `run` must be running for removals to take effect."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        membership: Membership,
+        graph: Metagraph,
+        transport: Transport,
+        keys: GridKeys,
+        now_ms: NowMs,
+    ) -> None:
+        self.identity = identity
+        self._membership = membership
+        self._graph = graph
+        self._transport = transport
+        self._keys = keys
+        self._now_ms = now_ms
+        self._poke = trio.Event()
+        self.on_switched: Callable[[], None] = lambda: None
+        graph.listeners.append(self._on_record)
+
+    @property
+    def did(self) -> str:
+        return self._membership.grid
+
+    @property
+    def authority(self) -> Identity | None:
+        return self._membership.authority
+
+    def own_membership(self) -> Record | None:
+        """Our membership in force."""
+        return self._graph.membership_of(self.identity.did, self._now_ms())
+
+    def membership_of(self, peer_id: str) -> Record:
+        """The membership in force of a peer. Raises PolicyDeniedError(`not_member`)."""
+        record = self._graph.membership_of(did_of_peer_id(peer_id), self._now_ms())
+        if record is None:
+            raise PolicyDeniedError(f"{peer_id} is not a member", Code.NOT_MEMBER)
+        return record
+
+    def members(self) -> frozenset[str]:
+        """DIDs of everybody in the grid, ourselves included."""
+        return self._graph.members(self._now_ms())
+
+    def found(self) -> None:
+        """Make sure the founder of a grid has its own membership."""
+        if self.authority is not None and self.own_membership() is None:
+            self.admit(self.identity.did, role="authority")
+
+    def admit(self, did: str, *, role: str = "member") -> Record:
+        """Issue a membership. Raises PolicyDeniedError(`not_authority`)."""
+        authority = self._require_authority()
+        body = MembershipBody(
+            id=did, grid=authority.did, role="authority" if role == "authority" else "member"
+        )
+        return self._graph.issue(
+            Kind.MEMBERSHIP,
+            body,
+            authority,
+            now_ms=self._now_ms(),
+            ttl_ms=LIMITS.membership_default_seconds * 1000,
+        )
+
+    def remove(self, did: str) -> None:
+        """Withdraw a membership; every node cuts the member off when it learns of it."""
+        authority = self._require_authority()
+        if did == self.identity.did:
+            raise PolicyDeniedError("the authority's own node cannot be removed", Code.DENIED)
+        if did not in self.members():
+            raise PolicyDeniedError(f"{did} is not a member", Code.NOT_MEMBER)
+        self._graph.withdraw(Kind.MEMBERSHIP, did, authority, now_ms=self._now_ms())
+
+    def invite(self, did: str, *, valid_seconds: int | None = None) -> Record:
+        """An invitation bound to `did`, redeemable here."""
+        authority = self._require_authority()
+        public_key_of_did(did)
+        seconds = valid_seconds or LIMITS.invitation_default_seconds
+        return issue_invitation(
+            authority,
+            did,
+            peer_id=self.identity.peer_id,
+            addresses=self._transport.listen_addresses,
+            nonce=secrets.token_urlsafe(16),
+            now_ms=self._now_ms(),
+            valid_ms=min(seconds, LIMITS.invitation_ttl_seconds) * 1000,
+        )
+
+    def check_can_leave(self) -> None:
+        """Raise PolicyDeniedError(`grid_not_empty`) unless we are alone in our grid."""
+        others = self.members() - {self.identity.did}
+        if others or self.authority is None:
+            raise PolicyDeniedError(
+                "this data directory already belongs to a grid with other members",
+                Code.GRID_NOT_EMPTY,
+            )
+
+    def adopt(self, grid: str, membership: bytes, ours: bytes, *, host: str) -> None:
+        """Leave our grid of one for `grid`, which `host` (a PeerId) admitted us to.
+
+        Raises:
+            VerificationError: when the membership or the host's own does not hold.
+            PolicyDeniedError: `grid_not_empty`.
+        """
+        now_ms = self._now_ms()
+        check_membership(membership, grid=grid, peer_id=self.identity.peer_id, now_ms=now_ms)
+        check_membership(ours, grid=grid, peer_id=host, now_ms=now_ms)
+        self.check_can_leave()
+        self._graph.switch_grid(grid)
+        self._keys.retire_authority()
+        self._membership = Membership(grid, None)
+        for raw in (membership, ours):
+            self._graph.ingest(raw, now_ms=now_ms, received_from=host)
+        log.info("joined", grid=grid, host=host)
+        self.on_switched()
+
+    def meet(self, raw: bytes, *, peer_id: str) -> Record:
+        """Take note of the membership that `peer_id` presents, which admits it.
+
+        Raises:
+            VerificationError: it does not hold, or has been withdrawn (`superseded`).
+        """
+        now_ms = self._now_ms()
+        record = check_membership(raw, grid=self.did, peer_id=peer_id, now_ms=now_ms)
+        self._graph.ingest(raw, now_ms=now_ms, received_from=peer_id)
+        current = self._graph.membership_of(record.subject, now_ms)
+        if current is None:
+            raise VerificationError("this membership was withdrawn", Code.NOT_MEMBER)
+        return current
+
+    async def run(
+        self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep the gate in step with the members; renew memberships if we are the authority."""
+        self._admit_all()
+        task_status.started()
+        while True:
+            await self._shut_out()
+            self._renew()
+            with trio.move_on_after(1.0):
+                await self._poke.wait()
+            self._poke = trio.Event()
+
+    def _require_authority(self) -> Identity:
+        if self.authority is None:
+            raise PolicyDeniedError(
+                "this node does not hold the authority key of its grid", Code.NOT_AUTHORITY
+            )
+        return self.authority
+
+    def _on_record(self, record: Record) -> None:
+        if record.kind is Kind.MEMBERSHIP:
+            if not record.withdrawn:
+                self._transport.admit([peer_id_of_did(record.subject)])
+            self._poke.set()
+
+    def _admit_all(self) -> None:
+        self._transport.admit(peer_id_of_did(did) for did in self.members())
+
+    async def _shut_out(self) -> None:
+        expected = {peer_id_of_did(did) for did in self.members()}
+        expected.add(self.identity.peer_id)
+        for peer_id in self._transport.members - expected:
+            log.info("member removed", peer=peer_id)
+            await self._transport.remove(peer_id)
+
+    def _renew(self) -> None:
+        """Reissue memberships that are past half their life."""
+        if self.authority is None:
+            return
+        now_ms = self._now_ms()
+        half_ms = LIMITS.membership_default_seconds * 500
+        for did in self.members():
+            record = self._graph.membership_of(did, now_ms)
+            if record is not None and record.valid_until_ms - now_ms < half_ms:
+                role = "authority" if did == self.identity.did else "member"
+                self.admit(did, role=role)
