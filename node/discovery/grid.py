@@ -4,7 +4,6 @@ The metagraph says who is a member; this keeps the transport's gate in step with
 member admitted is served on the connection it already has and one removed is cut off at once.
 """
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +22,7 @@ from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 NowMs = Callable[[], int]
+RandomBytes = Callable[[int], bytes]
 
 
 class GridKeys(Protocol):
@@ -52,6 +52,7 @@ class Grid:
         transport: Transport,
         keys: GridKeys,
         now_ms: NowMs,
+        random_bytes: RandomBytes,
     ) -> None:
         self.identity = identity
         self._membership = membership
@@ -59,6 +60,7 @@ class Grid:
         self._transport = transport
         self._keys = keys
         self._now_ms = now_ms
+        self._random_bytes = random_bytes
         self._poke = trio.Event()
         self.on_switched: Callable[[], None] = lambda: None
         graph.listeners.append(self._on_record)
@@ -124,7 +126,7 @@ class Grid:
             did,
             peer_id=self.identity.peer_id,
             addresses=self._transport.listen_addresses,
-            nonce=secrets.token_urlsafe(16),
+            nonce=self._random_bytes(16).hex(),
             now_ms=self._now_ms(),
             valid_ms=min(seconds, LIMITS.invitation_ttl_seconds) * 1000,
         )
@@ -171,9 +173,7 @@ class Grid:
             raise VerificationError("this membership was withdrawn", Code.NOT_MEMBER)
         return current
 
-    async def run(
-        self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the gate in step with the members; renew memberships if we are the authority."""
         self._admit_all()
         task_status.started()

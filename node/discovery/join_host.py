@@ -1,13 +1,12 @@
 """The side of the join protocol that lets others in: redeeming, presenting, asking."""
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
 import trio
 
-from aigrid.node.discovery.grid import Grid, NowMs
+from aigrid.node.discovery.grid import Grid, NowMs, RandomBytes
 from aigrid.node.discovery.join_wire import read_message, write_message
 from aigrid.node.discovery.rate import TokenBuckets
 from aigrid.node.network.transport import Stream
@@ -62,11 +61,13 @@ class JoinHost:
         *,
         redeem_once: Callable[[str, int], bool],
         now_ms: NowMs,
+        random_bytes: RandomBytes,
         approve_everybody: bool,
     ) -> None:
         self._grid = grid
         self._redeem_once = redeem_once
         self._now_ms = now_ms
+        self._random_bytes = random_bytes
         self._approve_everybody = approve_everybody
         self._asking: dict[str, Asking] = {}
         self._each = TokenBuckets(burst=LIMITS.join_burst, per_second=LIMITS.join_per_second)
@@ -131,9 +132,7 @@ class JoinHost:
         did = did_of_peer_id(peer_id)
         invitation, body = check_invitation(message.invitation, did=did, now_ms=self._now_ms())
         if self._grid.authority is None or invitation.issuer != self._grid.did:
-            raise VerificationError(
-                "the invitation is not to this grid", Code.INVITATION_INVALID
-            )
+            raise VerificationError("the invitation is not to this grid", Code.INVITATION_INVALID)
         if not self._redeem_once(body.nonce, invitation.valid_until_ms):
             raise VerificationError("the invitation was redeemed already", Code.INVITATION_USED)
         return self._welcome(self._grid.admit(did).raw)
@@ -147,11 +146,11 @@ class JoinHost:
         if len(self._asking) >= LIMITS.requests_pending_max:
             raise PolicyDeniedError("too many requests are waiting", Code.RATE_LIMITED)
         asking = Asking(
-            request=secrets.token_hex(4),
+            request=self._random_bytes(4).hex(),
             peer_id=peer_id,
             name="".join(c for c in message.name if c.isprintable()),
             commitment=message.commitment,
-            nonce=secrets.token_bytes(16),
+            nonce=self._random_bytes(16),
             expires_seconds=trio.current_time() + LIMITS.request_decision_seconds,
         )
         self._asking[asking.request] = asking

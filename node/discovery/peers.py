@@ -1,0 +1,214 @@
+"""Who is there: connections to members, liveness by ping, and what was observed of each.
+
+A peer is *alive* from its connection until that ends or a ping goes unanswered for
+`ping_timeout_seconds`; a frozen process keeps its connection, so only the ping tells.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from aigrid.metagraph.selection import Observation
+from aigrid.node.network.streams import RpcClient
+from aigrid.node.network.transport import PeerAddress, PeerChange, Transport
+from aigrid.protocol.errors import AigridError
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Ping, Pong, decode_rpc_answer, encode
+
+log = structlog.get_logger()
+_TTFT_WEIGHT = 0.3
+_CLOCK_WARNING_MS = 60_000
+
+
+@dataclass(slots=True)
+class PeerState:
+    """What this node has seen of a peer. Times are monotonic seconds."""
+
+    alive: bool = False
+    seen_seconds: float = 0.0
+    running: int = 0
+    ttft_ms: float | None = None
+    failures_in_row: int = 0
+    failed_seconds: float = 0.0
+    redial_seconds: float = 0.0
+    dial_after_seconds: float = 0.0
+
+
+class Peers:
+    """Keeps connections to members and says who is alive.
+
+    `greet` makes both sides members of each other's view; `on_alive` is awaited for each peer that
+    became alive (sync hangs on it).
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        rpc: RpcClient,
+        *,
+        greet: Callable[[PeerAddress], Awaitable[None]],
+        known_addresses: Callable[[], tuple[PeerAddress, ...]],
+        rng: random.Random,
+    ) -> None:
+        self._transport = transport
+        self._rpc = rpc
+        self._greet = greet
+        self._known_addresses = known_addresses
+        self._rng = rng
+        self._states: dict[str, PeerState] = {}
+        self._nursery: trio.Nursery | None = None
+        self._redial = trio.Event()
+        self._contacting: set[str] = set()
+        self.on_alive: Callable[[str], Awaitable[None]] = _nothing
+        self.clock_offsets_ms: dict[str, int] = {}
+
+    def alive(self, peer_id: str) -> bool:
+        state = self._states.get(peer_id)
+        return peer_id == self._transport.peer_id or (state is not None and state.alive)
+
+    def alive_members(self) -> frozenset[str]:
+        """Live members, ourselves excluded."""
+        members = self._transport.members
+        return frozenset(p for p, state in self._states.items() if state.alive and p in members)
+
+    def observation(self, peer_id: str) -> Observation:
+        """What selection may know of a peer. One never met counts as alive: a dial will tell."""
+        state = self._states.get(peer_id)
+        if peer_id == self._transport.peer_id or state is None:
+            return Observation(alive=True)
+        age = trio.current_time() - state.failed_seconds if state.failures_in_row else None
+        return Observation(
+            alive=state.alive or state.seen_seconds == 0.0,
+            running=state.running,
+            ttft_ms=state.ttft_ms,
+            failures_in_row=state.failures_in_row,
+            last_failure_age_s=age,
+        )
+
+    def succeeded(self, peer_id: str, ttft_ms: float) -> None:
+        """A request was answered, its first chunk after `ttft_ms`."""
+        state = self._states.setdefault(peer_id, PeerState())
+        state.failures_in_row = 0
+        old = state.ttft_ms
+        state.ttft_ms = ttft_ms if old is None else old + _TTFT_WEIGHT * (ttft_ms - old)
+
+    def failed(self, peer_id: str) -> None:
+        """A request to the peer failed for a reason that is the peer's."""
+        state = self._states.setdefault(peer_id, PeerState())
+        state.failures_in_row += 1
+        state.failed_seconds = trio.current_time()
+
+    def poke(self) -> None:
+        """There may be somebody new to dial."""
+        self._redial.set()
+
+    def forget(self) -> None:
+        """Everything about peers of a grid that was left."""
+        self._states.clear()
+
+    async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery, self._transport.events() as events:
+            self._nursery = nursery
+            nursery.start_soon(self._ping_all)
+            nursery.start_soon(self._keep_connected)
+            task_status.started()
+            async for event in events:
+                if event.change is PeerChange.CONNECTED:
+                    nursery.start_soon(self._contact, PeerAddress(event.peer_id, ()))
+                else:
+                    self._lost(event.peer_id)
+
+    async def contact(self, peer: PeerAddress) -> bool:
+        """Connect to a peer and greet it; whether it is alive now."""
+        await self._contact(peer)
+        return self.alive(peer.peer_id)
+
+    async def _contact(self, peer: PeerAddress) -> None:
+        if peer.peer_id in self._contacting:
+            return
+        if not peer.addresses and peer.peer_id not in self._transport.members:
+            return  # a stranger has connected: it is for it to say what it wants
+        self._contacting.add(peer.peer_id)
+        try:
+            await self._greet(peer)
+            await self._revive(peer.peer_id)
+        except AigridError as error:
+            log.info("peer not reached", peer=peer.peer_id, code=error.code.value)
+            self._postpone(peer.peer_id)
+        finally:
+            self._contacting.discard(peer.peer_id)
+
+    async def _revive(self, peer_id: str) -> None:
+        if peer_id not in self._transport.connected():
+            return
+        state = self._states.setdefault(peer_id, PeerState())
+        state.seen_seconds = trio.current_time()
+        state.redial_seconds = 0.0
+        if not state.alive:
+            state.alive = True
+            state.failures_in_row = 0
+            log.info("peer alive", peer=peer_id)
+            await self.on_alive(peer_id)
+
+    def _lost(self, peer_id: str) -> None:
+        state = self._states.get(peer_id)
+        if state is not None and state.alive:
+            state.alive = False
+            log.info("peer lost", peer=peer_id)
+        self._postpone(peer_id)
+
+    def _postpone(self, peer_id: str) -> None:
+        state = self._states.setdefault(peer_id, PeerState())
+        pause = min(max(LIMITS.redial_seconds, 2 * state.redial_seconds), LIMITS.redial_max_seconds)
+        state.redial_seconds = pause
+        state.dial_after_seconds = trio.current_time() + pause * self._rng.uniform(0.8, 1.2)
+
+    async def _keep_connected(self) -> None:
+        while True:
+            now_seconds = trio.current_time()
+            connected = self._transport.connected()
+            room = LIMITS.connections_wanted - len(connected)
+            for peer in self._known_addresses():
+                state = self._states.get(peer.peer_id)
+                due = state is None or state.dial_after_seconds <= now_seconds
+                if room > 0 and due and peer.peer_id not in connected:
+                    room -= 1
+                    self._spawn(peer)
+            with trio.move_on_after(1.0):
+                await self._redial.wait()
+            self._redial = trio.Event()
+
+    def _spawn(self, peer: PeerAddress) -> None:
+        if self._nursery is not None and peer.peer_id not in self._contacting:
+            self._nursery.start_soon(self._contact, peer)
+
+    async def _ping_all(self) -> None:
+        while True:
+            await trio.sleep(LIMITS.ping_interval_seconds * self._rng.uniform(0.8, 1.2))
+            members = self._transport.members - {self._transport.peer_id}
+            async with trio.open_nursery() as nursery:
+                for peer_id in self._transport.connected() & members:
+                    nursery.start_soon(self._ping, peer_id)
+
+    async def _ping(self, peer_id: str) -> None:
+        try:
+            body = await self._rpc.ask(
+                peer_id, encode(Ping()), silence_seconds=LIMITS.ping_timeout_seconds
+            )
+            answer = decode_rpc_answer(body)
+        except AigridError as error:
+            state = self._states.get(peer_id)
+            if state is not None and state.alive:
+                state.alive = False
+                log.info("peer silent", peer=peer_id, code=error.code.value)
+            return
+        if isinstance(answer, Pong):
+            self._states.setdefault(peer_id, PeerState()).running = answer.running
+            await self._revive(peer_id)
+
+
+async def _nothing(peer_id: str) -> None:
+    pass
