@@ -1,0 +1,268 @@
+"""Build an ONNX graph for plain onnxruntime from a llama-architecture GGUF, weights unchanged.
+
+A quantised matrix becomes `MatMulNBits`, which computes `scale * (code - 2**(bits-1))`. A type with
+a minimum, `scale * code + minimum`, needs `minimum + scale * 2**(bits-1)` more for every weight of
+a block: that is one small matrix product with the sum of the inputs over each block.
+
+The graph computes one step of one sequence:
+
+    embeddings      float32 [1, S, width]       S new positions
+    last_position   int32 [1]                   position of the last of them
+    positions       int32 []                    number of positions so far, these included
+    cosine, sine    float32 [context, head/2]
+    past.L.key      float32 [1, kv_heads, context, head], likewise value; shared with present.L.key
+    -> logits       float32 [1, 1, vocabulary]  after the last position
+"""
+
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from aigrid.engines import gguf_quant
+from aigrid.engines.gguf import Buffer, GgufFile
+from aigrid.engines.gguf_quant import BLOCK, Blocks
+from aigrid.engines.llama import EMBEDDING, FINAL_NORM, HEAD, LlamaConfig
+
+GRAPH_VERSION: Final = 1
+GRAPH_FILE, WEIGHTS_FILE = "graph.onnx", "weights.bin"
+
+_MICROSOFT = "com.microsoft"
+_INLINE_BYTES = 4096
+_ALIGNMENT = 4096
+
+
+def build(
+    model: GgufFile, config: LlamaConfig, buffer: Buffer, directory: Path, *, accuracy: int
+) -> None:
+    """Write `GRAPH_FILE` and `WEIGHTS_FILE` into an existing directory.
+
+    Args:
+        model: a header that `read_config` accepted.
+        config: what it returned.
+        buffer: the whole GGUF.
+        directory: where to write; one matrix at a time is in memory.
+        accuracy: `MatMulNBits` level: 4 rounds its *inputs* to 8 bits per block (as llama.cpp
+            does), 1 keeps them float32. The weights are exact in both.
+    """
+    with (directory / WEIGHTS_FILE).open("wb") as stream:
+        graph = _Graph(model, buffer, stream, accuracy)
+        _declare(graph, config)
+        _network(graph, config)
+        proto = helper.make_model(
+            helper.make_graph(
+                graph.nodes, "llama", graph.inputs, graph.outputs, graph.initializers
+            ),
+            opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(_MICROSOFT, 1)],
+            ir_version=10,
+        )
+    (directory / GRAPH_FILE).write_bytes(proto.SerializeToString())
+
+
+class _Graph:
+    """Nodes and weights as they are added."""
+
+    def __init__(self, model: GgufFile, buffer: Buffer, stream: BinaryIO, accuracy: int) -> None:
+        self.nodes: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+        self.initializers: list[Any] = []
+        self._model = model
+        self._buffer = buffer
+        self._stream = stream
+        self._accuracy = accuracy
+        self._block_sums: dict[str, str] = {}
+
+    def node(
+        self, op: str, inputs: list[str], outputs: list[str], domain: str = "", **settings: Any
+    ) -> str:
+        """Add a node and return its first output."""
+        self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **settings))
+        return outputs[0]
+
+    def constant(self, name: str, values: npt.NDArray[Any]) -> str:
+        """Add a constant, a large one in the file of weights, from where it is mapped."""
+        values = np.ascontiguousarray(values)
+        if values.nbytes < _INLINE_BYTES:
+            self.initializers.append(onnx.numpy_helper.from_array(values, name))
+            return name
+        self._stream.write(bytes(-self._stream.tell() % _ALIGNMENT))
+        proto = TensorProto(
+            name=name,
+            dims=values.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(values.dtype),
+            data_location=TensorProto.EXTERNAL,
+        )
+        for key, value in (
+            ("location", WEIGHTS_FILE),
+            ("offset", self._stream.tell()),
+            ("length", values.nbytes),
+        ):
+            proto.external_data.add(key=key, value=str(value))
+        self._stream.write(values.data)
+        self.initializers.append(proto)
+        return name
+
+    def vector(self, name: str) -> str:
+        raw = gguf_quant.raw_rows(self._buffer, self._model.tensors[name])
+        return self.constant(name, gguf_quant.dense(raw, "F32")[0])
+
+    def type_of(self, name: str) -> str:
+        return self._model.tensors[name].type.name
+
+    def matrix(self, source: str, names: list[str], label: str) -> str:
+        """Multiply by one or more matrices of the same type, their outputs side by side."""
+        kind = self.type_of(names[0])
+        raw = np.concatenate(
+            [gguf_quant.raw_rows(self._buffer, self._model.tensors[name]) for name in names]
+        )
+        if gguf_quant.is_blocked(kind):
+            return self._blocked(source, gguf_quant.unpack(raw, kind), label)
+        weights = self.constant(f"{label}.weight", gguf_quant.dense(raw, kind).T)
+        return self.node("MatMul", [source, weights], [label])
+
+    def _blocked(self, source: str, blocks: Blocks, label: str) -> str:
+        rows, count, _ = blocks.codes.shape
+        codes = blocks.codes
+        if blocks.bits == 4:
+            codes = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
+        scaled = self.node(
+            "MatMulNBits",
+            [
+                source,
+                self.constant(f"{label}.codes", codes),
+                self.constant(f"{label}.scales", blocks.scales),
+            ],
+            [f"{label}.scaled" if blocks.minimum is not None else label],
+            _MICROSOFT,
+            K=count * BLOCK,
+            N=rows,
+            bits=blocks.bits,
+            block_size=BLOCK,
+            accuracy_level=self._accuracy,
+        )
+        if blocks.minimum is None:
+            return scaled
+        offsets = blocks.minimum + blocks.scales * np.float32((1 << blocks.bits - 1) - blocks.zero)
+        shifted = self.node(
+            "MatMul",
+            [self._sums(source, count), self.constant(f"{label}.offsets", offsets.T)],
+            [f"{label}.shifted"],
+        )
+        return self.node("Add", [scaled, shifted], [label])
+
+    def _sums(self, source: str, count: int) -> str:
+        """Sums over the blocks of an input, shared by all the matrices it meets."""
+        if source not in self._block_sums:
+            shape = self.constant(f"{source}.shape", np.array([0, 0, count, BLOCK], np.int64))
+            split = self.node("Reshape", [source, shape], [f"{source}.blocks"])
+            self._block_sums[source] = self.node(
+                "ReduceSum", [split, "last_axis"], [f"{source}.sums"], keepdims=0
+            )
+        return self._block_sums[source]
+
+
+def _declare(graph: _Graph, config: LlamaConfig) -> None:
+    """Inputs, outputs and shared constants."""
+    half = config.head_size // 2
+    past = [1, config.kv_heads, "context", config.head_size]
+    values = helper.make_tensor_value_info
+    graph.inputs += [
+        values("embeddings", TensorProto.FLOAT, [1, "new", config.width]),
+        values("last_position", TensorProto.INT32, [1]),
+        values("positions", TensorProto.INT32, []),
+        values("cosine", TensorProto.FLOAT, ["context", half]),
+        values("sine", TensorProto.FLOAT, ["context", half]),
+    ]
+    for name in past_names(config):
+        graph.inputs.append(values(f"past.{name}", TensorProto.FLOAT, past))
+        graph.outputs.append(values(f"present.{name}", TensorProto.FLOAT, past))
+    graph.outputs.append(values("logits", TensorProto.FLOAT, [1, 1, config.vocabulary]))
+    graph.constant("last_axis", np.array([-1], np.int64))
+
+
+def past_names(config: LlamaConfig) -> list[str]:
+    """`L.key` and `L.value` of each layer, in order."""
+    return [f"{layer}.{part}" for layer in range(config.layers) for part in ("key", "value")]
+
+
+def _network(graph: _Graph, config: LlamaConfig) -> None:
+    residual, update = "embeddings", ""
+    for layer in range(config.layers):
+        prefix = f"blk.{layer}."
+        normed, residual = _norm(graph, config, residual, update, f"{prefix}attn_norm.weight")
+        attended = _attention(graph, config, layer, normed)
+        update = graph.matrix(attended, [f"{prefix}attn_output.weight"], f"{prefix}attn_output")
+        normed, residual = _norm(graph, config, residual, update, f"{prefix}ffn_norm.weight")
+        update = _feed_forward(graph, prefix, normed)
+    normed, _ = _norm(graph, config, residual, update, FINAL_NORM)
+    newest = graph.constant("newest", np.array([-1], np.int64))
+    last = graph.node("Gather", [normed, newest], ["newest_hidden"], axis=1)
+    head = graph.matrix(last, [EMBEDDING if config.tied else HEAD], "head")
+    graph.node("Identity", [head], ["logits"])
+
+
+def _norm(
+    graph: _Graph, config: LlamaConfig, residual: str, update: str, name: str
+) -> tuple[str, str]:
+    """Add the update to the residual stream and normalise: (normalised, new residual)."""
+    weight, output, epsilon = graph.vector(name), f"{name}.out", config.epsilon
+    if not update:
+        graph.node(
+            "SimplifiedLayerNormalization",
+            [residual, weight],
+            [output],
+            axis=-1,
+            epsilon=epsilon,
+            stash_type=1,
+        )
+        return output, residual
+    added = f"{name}.residual"
+    graph.node(
+        "SkipSimplifiedLayerNormalization",
+        [residual, update, weight],
+        [output, "", "", added],
+        _MICROSOFT,
+        epsilon=epsilon,
+    )
+    return output, added
+
+
+def _attention(graph: _Graph, config: LlamaConfig, layer: int, source: str) -> str:
+    names = [f"blk.{layer}.attn_{part}.weight" for part in "qkv"]
+    label = f"blk.{layer}.qkv"
+    if len({graph.type_of(name) for name in names}) == 1:
+        projected = [graph.matrix(source, names, label), "", ""]
+    else:
+        projected = [graph.matrix(source, [name], f"{name}.out") for name in names]
+    past = [f"past.{layer}.key", f"past.{layer}.value"]
+    present = [f"present.{layer}.key", f"present.{layer}.value"]
+    return graph.node(
+        "GroupQueryAttention",
+        [*projected, *past, "last_position", "positions", "cosine", "sine"],
+        [f"blk.{layer}.attended", *present],
+        _MICROSOFT,
+        num_heads=config.heads,
+        kv_num_heads=config.kv_heads,
+        do_rotary=1,
+        # Writers of this architecture order the rows of Q and K so that neighbours rotate.
+        rotary_interleaved=1,
+    )
+
+
+def _feed_forward(graph: _Graph, prefix: str, source: str) -> str:
+    names = [f"{prefix}ffn_gate.weight", f"{prefix}ffn_up.weight"]
+    label = f"{prefix}ffn_"
+    if graph.type_of(names[0]) == graph.type_of(names[1]):
+        # One product for both: fewer nodes, which is what a single token's step is made of.
+        both = graph.matrix(source, names, f"{label}in")
+        gate, up = f"{label}gate", f"{label}up"
+        graph.node("Split", [both], [gate, up], axis=-1, num_outputs=2)
+    else:
+        gate, up = (graph.matrix(source, [name], f"{name}.out") for name in names)
+    gated = graph.node("QuickGelu", [gate], [f"{label}silu"], _MICROSOFT, alpha=1.0)
+    hidden = graph.node("Mul", [gated, up], [f"{label}hidden"])
+    return graph.matrix(hidden, [f"{prefix}ffn_down.weight"], f"{label}out")

@@ -1,0 +1,90 @@
+"""Built graphs, kept by the content of the GGUF that they came from."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aigrid.engines import gguf_graph
+from aigrid.engines.gguf import Buffer, GgufFile
+from aigrid.engines.llama import LlamaConfig
+from aigrid.protocol.errors import Code, EngineError
+
+_UNFINISHED = "building-"
+
+
+def content_key(buffer: Buffer, accuracy: int) -> str:
+    """The name of a graph: what it was built from, and how."""
+    digest = hashlib.sha256(buffer).hexdigest()
+    return f"llama-{digest}-v{gguf_graph.GRAPH_VERSION}-a{accuracy}"
+
+
+@contextmanager
+def graph_directory(
+    model: GgufFile,
+    config: LlamaConfig,
+    buffer: Buffer,
+    *,
+    accuracy: int,
+    cache: Path | None,
+    key: str,
+) -> Iterator[Path]:
+    """Give a directory with a finished graph, built if need be.
+
+    Without a cache the directory is gone at the end; a session that maps its files keeps them.
+
+    Raises:
+        EngineError: `engine_failed` if there is no room to write it.
+    """
+    try:
+        if cache is None:
+            with tempfile.TemporaryDirectory(prefix="aigrid-graph-") as name:
+                gguf_graph.build(model, config, buffer, Path(name), accuracy=accuracy)
+                yield Path(name)
+            return
+        finished = cache / key
+        if not finished.is_dir():
+            _build_into(finished, model, config, buffer, accuracy)
+    except OSError as error:
+        raise EngineError(
+            f"cannot write the model's graph: {error.strerror}", Code.ENGINE_FAILED
+        ) from None
+    yield finished
+
+
+def discard(cache: Path, key: str) -> None:
+    """Forget a graph that turned out to be unusable."""
+    shutil.rmtree(cache / key, ignore_errors=True)
+
+
+def _build_into(
+    finished: Path, model: GgufFile, config: LlamaConfig, buffer: Buffer, accuracy: int
+) -> None:
+    cache = finished.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if finished.is_dir():
+            return
+        # Whoever holds the lock is the only builder, so these are from builders that were killed.
+        for stale in cache.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=cache))
+        try:
+            gguf_graph.build(model, config, buffer, unfinished, accuracy=accuracy)
+            for path in unfinished.iterdir():
+                _flush(path)
+            unfinished.rename(finished)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+
+def _flush(path: Path) -> None:
+    """After a power cut the renamed directory must not hold empty files."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
