@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import structlog
 import trio
@@ -53,7 +54,11 @@ class Asking:
 
 
 class JoinHost:
-    """Serves `/aigrid/join/1`. `redeem_once(nonce, until_ms)` says whether it was the first time."""
+    """Serves `/aigrid/join/1`. `redeem_once(nonce, until_ms)` says whether it was the first time.
+
+    What proves itself by a signature (a membership, an invitation) costs its host nothing; what
+    does not hold, and every step of asking without an invitation, takes from the host's tokens.
+    """
 
     def __init__(
         self,
@@ -107,20 +112,34 @@ class JoinHost:
 
     async def _answer(self, stream: Stream, message: JoinRequest) -> JoinAnswer:
         peer_id = stream.peer_id
-        if isinstance(message, Present):
-            return self._welcome(self._grid.meet(message.membership, peer_id=peer_id).raw)
+        if isinstance(message, Present | Redeem):
+            return self._prove(message, stream)
         self._limit(stream.remote_host)
-        if isinstance(message, Redeem):
-            return self._redeem(message, peer_id)
         if isinstance(message, AskToJoin):
             return self._challenge(message, peer_id)
         return await self._decide(message, peer_id)
 
-    def _limit(self, key: str) -> None:
+    def _prove(self, message: Present | Redeem, stream: Stream) -> Welcome:
+        host, now_seconds = stream.remote_host, trio.current_time()
+        if not self._each.has(host, now_seconds):
+            self._refuse_for_rate()
+        try:
+            if isinstance(message, Redeem):
+                return self._redeem(message, stream.peer_id)
+            record = self._grid.meet(message.membership, peer_id=stream.peer_id)
+        except AigridError:
+            self._each.take(host, now_seconds)
+            raise
+        return self._welcome(record.raw)
+
+    def _limit(self, host: str) -> None:
         now_seconds = trio.current_time()
-        if not self._each.take(key, now_seconds) or not self._all.take("", now_seconds):
-            self.limited += 1
-            raise PolicyDeniedError("too many join messages", Code.RATE_LIMITED)
+        if not (self._each.take(host, now_seconds) and self._all.take("", now_seconds)):
+            self._refuse_for_rate()
+
+    def _refuse_for_rate(self) -> NoReturn:
+        self.limited += 1
+        raise PolicyDeniedError("too many join messages", Code.RATE_LIMITED)
 
     def _welcome(self, membership: bytes) -> Welcome:
         own = self._grid.own_membership()
