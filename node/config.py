@@ -1,0 +1,254 @@
+"""Configuration: `D/config.toml`, then the environment (`AIGRID_*`), then flags, merged once.
+
+Each source gives values by the same keys; the last one that names a key wins. What is wrong is a
+`UsageError` that names the source, so a person knows which of the three to correct.
+"""
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aigrid.protocol.errors import Code, UsageError, VerificationError
+from aigrid.protocol.identity import public_key_of_peer_id
+from aigrid.protocol.limits import KIB, LIMITS
+
+CONFIG_FILE = "config.toml"
+DEFAULT_GATEWAY_HOST = "127.0.0.1"
+DEFAULT_GATEWAY_PORT = 8080
+THREADS_MAX = 1024
+
+_CONFIG_MAX_BYTES = 64 * KIB
+_ADDRESSES_MAX = 64
+_PORT_MAX = 65535
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Everything a node is told from outside.
+
+    Attributes:
+        data_dir: absolute; holds keys, records, models and the control socket.
+        listen: multiaddrs to listen on; empty means the default port, or the next free one.
+        gateway: loopback host and port of the HTTP gateway; port 0 means any.
+        gateway_explicit: whether somebody chose `gateway`; if not, a port in use yields to the
+            next free one.
+        bootstrap: multiaddrs with `/p2p/` of nodes to connect to.
+        mdns: whether to announce and look for nodes on the local network.
+        open_to_strangers: whether nodes that are not members are served.
+        name: shown to people beside the PeerId.
+        threads: for inference; 0 means all cores.
+        json: whether output is for programs.
+    """
+
+    data_dir: Path
+    listen: tuple[str, ...] = ()
+    gateway: tuple[str, int] = (DEFAULT_GATEWAY_HOST, DEFAULT_GATEWAY_PORT)
+    gateway_explicit: bool = False
+    bootstrap: tuple[str, ...] = ()
+    mdns: bool = True
+    open_to_strangers: bool = False
+    name: str = "node"
+    threads: int = 0
+    json: bool = False
+
+
+def default_data_dir(environment: Mapping[str, str], home: Path) -> Path:
+    """`AIGRID_DATA_DIR`, else `aigrid` under the XDG data directory."""
+    chosen = environment.get("AIGRID_DATA_DIR", "")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    xdg = Path(environment.get("XDG_DATA_HOME", ""))
+    return (xdg if xdg.is_absolute() else home / ".local" / "share") / "aigrid"
+
+
+def load(
+    data_dir: Path,
+    flags: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str],
+    hostname: str,
+) -> NodeConfig:
+    """Merge the three sources.
+
+    Args:
+        data_dir: where `config.toml` may lie.
+        flags: by key; None stands for a flag that was not given.
+        environment: the process's; only `AIGRID_` and the upper-case key is read.
+        hostname: the default name, made fit to be shown.
+
+    Raises:
+        UsageError: `usage` or `unsafe_binding`.
+    """
+    merged: dict[str, Any] = {"name": _sanitised(hostname)}
+    sources = (
+        (str(data_dir / CONFIG_FILE), _from_file(data_dir / CONFIG_FILE), ""),
+        ("the environment", _from_environment(environment), "AIGRID_"),
+        ("the command line", {k: v for k, v in flags.items() if v is not None}, "--"),
+    )
+    for source, values, prefix in sources:
+        for key, value in values.items():
+            if key not in _FIELDS:
+                raise UsageError(f"{source}: there is no setting {prefix}{key}")
+            field, read = _FIELDS[key]
+            try:
+                merged[field] = read(value)
+            except _BadValueError as error:
+                spelled = prefix + (key.upper() if prefix == "AIGRID_" else key)
+                raise UsageError(f"{source}: {spelled} {error}", error.code) from None
+    return NodeConfig(data_dir=data_dir.absolute(), gateway_explicit="gateway" in merged, **merged)
+
+
+class _BadValueError(Exception):
+    """What is wrong with one value: the end of a sentence that starts with the key."""
+
+    def __init__(self, message: str, code: Code = Code.USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_CONFIG_MAX_BYTES + 1)
+        if len(raw) > _CONFIG_MAX_BYTES:
+            raise UsageError(f"{path} is larger than {_CONFIG_MAX_BYTES} bytes")
+        return tomllib.loads(raw.decode("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        # A data directory that is no directory is reported by whoever opens it.
+        if isinstance(error, NotADirectoryError):
+            return {}
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are both ValueErrors
+        raise UsageError(f"{path} is not TOML: {error}") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        key: environment[name]
+        for key in _FIELDS
+        if (name := f"AIGRID_{key.upper()}") in environment and environment[name]
+    }
+
+
+def _sanitised(hostname: str) -> str:
+    kept = "".join(c for c in hostname.split(".", maxsplit=1)[0] if c.isalnum() or c in "-_")
+    return kept[: LIMITS.name_max_chars] or "node"
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise _BadValueError("must be a list of multiaddrs")
+    if len(items) > _ADDRESSES_MAX:
+        raise _BadValueError(f"lists more than {_ADDRESSES_MAX} addresses")
+    return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+
+
+def _listen(value: Any) -> tuple[str, ...]:
+    addresses = _addresses(value)
+    for address in addresses:
+        parts = address.split("/")
+        if len(parts) != 5 or parts[1] not in ("ip4", "ip6") or not _is_tcp(parts):
+            raise _BadValueError(
+                f"{address[:80]!r} is not of the form /ip4/0.0.0.0/tcp/4001 (port 0 means any)"
+            )
+    return addresses
+
+
+def _bootstrap(value: Any) -> tuple[str, ...]:
+    addresses = _addresses(value)
+    for address in addresses:
+        parts = address.split("/")
+        if len(parts) != 7 or not _is_tcp(parts) or parts[4] == "0" or not _is_peer(parts[5:]):
+            raise _BadValueError(
+                f"{address[:80]!r} is not of the form /ip4/192.0.2.1/tcp/4001/p2p/PEERID"
+            )
+    return addresses
+
+
+def _is_tcp(parts: list[str]) -> bool:
+    """Whether `parts` start as those of `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`."""
+    lead, kind, host, transport, port = parts[:5]
+    if lead or transport != "tcp" or not port.isdecimal() or int(port) > _PORT_MAX:
+        return False
+    try:
+        if kind == "ip4":
+            return bool(ipaddress.IPv4Address(host))
+        if kind == "ip6":
+            return bool(ipaddress.IPv6Address(host))
+    except ValueError:
+        return False
+    return kind in ("dns", "dns4", "dns6") and _HOST.fullmatch(host) is not None
+
+
+def _is_peer(parts: list[str]) -> bool:
+    try:
+        public_key_of_peer_id(parts[1])
+    except VerificationError:
+        return False
+    return parts[0] == "p2p"
+
+
+def _gateway(value: Any) -> tuple[str, int]:
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isdecimal() or int(port) > _PORT_MAX:
+        raise _BadValueError("is not of the form 127.0.0.1:8080 (port 0 means any)")
+    if host == "localhost":
+        host = DEFAULT_GATEWAY_HOST
+    if host not in (DEFAULT_GATEWAY_HOST, "::1"):
+        raise _BadValueError(
+            "must be on 127.0.0.1: a gateway that other machines reach needs keys and TLS, "
+            "which this version does not have",
+            Code.UNSAFE_BINDING,
+        )
+    return host, int(port)
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    raise _BadValueError("must be true or false")
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= LIMITS.name_max_chars:
+        raise _BadValueError(f"must have 1 to {LIMITS.name_max_chars} characters")
+    if not value.isprintable():
+        raise _BadValueError("holds characters that cannot be shown")
+    return value
+
+
+def _threads(value: Any) -> int:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= THREADS_MAX:
+        raise _BadValueError(f"must be a number from 0 (all cores) to {THREADS_MAX}")
+    return value
+
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "listen": ("listen", _listen),
+    "gateway": ("gateway", _gateway),
+    "bootstrap": ("bootstrap", _bootstrap),
+    "mdns": ("mdns", _boolean),
+    "open": ("open_to_strangers", _boolean),
+    "name": ("name", _name),
+    "threads": ("threads", _threads),
+    "json": ("json", _boolean),
+}
