@@ -17,6 +17,7 @@ from aigrid.protocol.errors import Code, VerificationError
 _CID_PREFIX_JSON = b"\x01\x80\x04\x12\x20"
 _CID_PREFIX_RAW = b"\x01\x55\x12\x20"
 _CID_CHARS_JSON, _CID_CHARS_RAW = 61, 59
+_ERROR_CHARS = 200
 
 
 def canonical(value: Any) -> bytes:
@@ -29,7 +30,7 @@ def canonical(value: Any) -> bytes:
     try:
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
-        raise VerificationError(f"not expressible in canonical JSON: {error}") from None
+        raise VerificationError(f"not expressible in canonical JSON: {plain(error)}") from None
 
 
 def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Any:
@@ -37,7 +38,8 @@ def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Any:
 
     Raises:
         VerificationError: `record_too_large`, `duplicate_key` or `malformed` (not UTF-8, not JSON,
-            nested deeper than `depth_max`, NaN or infinite numbers).
+            more than `depth_max` objects and arrays within each other, NaN or infinite numbers,
+            a surrogate without its other half).
     """
     if len(raw) > max_bytes:
         raise VerificationError(
@@ -52,7 +54,15 @@ def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Any:
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
         raise VerificationError(f"not JSON: {error}") from None
     _check_depth(value, depth_max)
+    if b"\\u" in raw:
+        _check_surrogates(value)
     return value
+
+
+def plain(error: Exception) -> str:
+    """An error's text, made fit for a log, a terminal and the wire: short, ASCII, printable."""
+    text = str(error)[:_ERROR_CHARS].encode("unicode_escape").decode("ascii")
+    return text.replace("\\\\", "\\")[:_ERROR_CHARS]
 
 
 def content_id(canonical_bytes: bytes) -> str:
@@ -98,14 +108,22 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _check_depth(value: Any, depth_max: int) -> None:
-    level = [value]
-    for _ in range(depth_max + 1):
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(depth_max):
         level = [
             child
             for item in level
-            if isinstance(item, dict | list)
             for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
         ]
         if not level:
             return
     raise VerificationError(f"nested deeper than {depth_max}")
+
+
+def _check_surrogates(value: Any) -> None:
+    """Half a surrogate pair parses, and then breaks whatever encodes it later."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise VerificationError("half a surrogate pair is not text") from None

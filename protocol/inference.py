@@ -1,15 +1,22 @@
 """What an engine is asked and what it answers: the same on the wire and in a worker's pipe.
 
 A request is a tagged union over *task shapes*, not over models: text generation and tensors now,
-typed tasks later. Chunks stream back; exactly one `Finish` ends a successful answer.
+typed tasks later. Chunks stream back; exactly one `Finish` ends a successful answer. Decoding holds
+the bounds that stand with each field; what depends on several fields, `check_text` holds.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.limits import LIMITS
 
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=LIMITS.max_tokens_max)]
+StopText = Annotated[str, Meta(min_length=1, max_length=LIMITS.stop_max_chars)]
+_TEMPERATURE_MAX = 1e6  # and not infinite
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -36,16 +43,16 @@ class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields
         top_logprobs: how many alternatives per token to report; None reports no log-probabilities.
     """
 
-    messages: tuple[ChatMessage, ...] = ()
+    messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=LIMITS.messages_max)] = ()
     prompt: str | None = None
-    token_ids: tuple[int, ...] | None = None
-    continued_ids: tuple[int, ...] = ()
-    max_tokens: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
+    token_ids: TokenIds | None = None
+    continued_ids: TokenIds = ()
+    max_tokens: Annotated[int, Meta(ge=0, le=LIMITS.max_tokens_max)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=_TEMPERATURE_MAX)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     seed: int | None = None
-    stop: tuple[str, ...] = ()
-    top_logprobs: int | None = None
+    stop: Annotated[tuple[StopText, ...], Meta(max_length=LIMITS.stop_max)] = ()
+    top_logprobs: Annotated[int, Meta(ge=0, le=LIMITS.top_logprobs_max)] | None = None
 
 
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,16 +62,18 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     msgpack array of UTF-8 strings. `data` is exactly prod(shape) * itemsize bytes otherwise.
     """
 
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
+    dtype: Annotated[str, Meta(max_length=16)]
+    shape: Annotated[
+        tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=LIMITS.tensor_rank_max)
+    ]
+    data: Annotated[bytes, Meta(max_length=LIMITS.tensor_max_bytes)]
 
 
 class TensorRequest(msgspec.Struct, frozen=True, tag="tensor", forbid_unknown_fields=True):
     """Run a tensor model once. `outputs` selects by name; empty means all."""
 
-    inputs: dict[str, Tensor]
-    outputs: tuple[str, ...] = ()
+    inputs: Annotated[dict[str, Tensor], Meta(max_length=LIMITS.tensors_max)]
+    outputs: Annotated[tuple[str, ...], Meta(max_length=LIMITS.tensors_max)] = ()
 
 
 InferRequest = TextRequest | TensorRequest
@@ -94,7 +103,7 @@ class TextChunk(msgspec.Struct, frozen=True, tag="text"):
 class TensorChunk(msgspec.Struct, frozen=True, tag="tensor"):
     """All outputs of a tensor model."""
 
-    outputs: dict[str, Tensor]
+    outputs: Annotated[dict[str, Tensor], Meta(max_length=LIMITS.tensors_max)]
 
 
 class Finish(msgspec.Struct, frozen=True, tag="finish"):
@@ -106,6 +115,17 @@ class Finish(msgspec.Struct, frozen=True, tag="finish"):
 
 
 InferChunk = TextChunk | TensorChunk | Finish
+
+
+def check_text(request: TextRequest) -> None:
+    """Raise InvalidRequestError unless there is exactly one kind of input."""
+    given = (bool(request.messages), request.prompt is not None, request.token_ids is not None)
+    if sum(given) != 1:
+        raise InvalidRequestError(
+            "give exactly one of messages, prompt and token_ids",
+            Code.INVALID_REQUEST,
+            param="messages",
+        )
 
 
 def check_tensor(tensor: Tensor, itemsize: int | None) -> None:

@@ -12,25 +12,26 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from aigrid.protocol.canonical import is_content_id
+from aigrid.protocol.canonical import is_content_id, plain
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import peer_id_of_did, public_key_of_did, public_key_of_peer_id
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
+from aigrid.protocol.model import MODEL_URN, PRINTABLE, ModelDescription, model_id
 
-Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars)]
-Label = Annotated[str, Meta(max_length=LIMITS.name_max_chars)]
-Multiaddr = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^/[!-~]+$")]
+SubjectId = Annotated[str, Meta(min_length=1, max_length=128)]
+Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]
+Label = Annotated[str, Meta(max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]
+Multiaddr = Annotated[str, Meta(min_length=2, max_length=256, pattern=r"^/[!-~]+\Z")]
 Addresses = Annotated[tuple[Multiaddr, ...], Meta(max_length=LIMITS.addresses_max)]
 CapabilityName = Annotated[
-    str, Meta(max_length=LIMITS.name_max_chars, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    str, Meta(max_length=LIMITS.name_max_chars, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*\Z")
 ]
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 OfferState = Literal["warm", "on_disk", "can_fetch"]
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    id: str
+    id: SubjectId
 
 
 class EngineClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -103,7 +104,7 @@ class InvitationBody(_Body, frozen=True):
     grid: str
     peer_id: str
     addresses: Addresses
-    nonce: Annotated[str, Meta(min_length=16, max_length=64)]
+    nonce: Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[!-~]+\Z")]
 
 
 class WithdrawnBody(_Body, frozen=True):
@@ -127,18 +128,29 @@ class KindRule:
     """How one kind is treated. `check(issuer, body)` raises VerificationError.
 
     Attributes:
+        check_withdrawn: the same for a withdrawal, whose body has nothing but an `id`.
         shared: spread by gossip and sync; the others travel only in the join protocol.
     """
 
     body: type[_Body]
     ttl_seconds: int
     check: Callable[[str, Any], None]
+    check_withdrawn: Callable[[str, Any], None]
     shared: bool = True
 
 
 def _about_itself(issuer: str, body: _Body) -> None:
     if body.id != issuer:
         raise VerificationError("only a node itself may say this", Code.ISSUER_NOT_KEY)
+
+
+def _id_is_did(_issuer: str, body: _Body) -> None:
+    public_key_of_did(body.id)
+
+
+def _id_is_model(_issuer: str, body: _Body) -> None:
+    if not (body.id.startswith(MODEL_URN) and is_content_id(body.id.removeprefix(MODEL_URN))):
+        raise VerificationError("the id is not that of a model")
 
 
 def _check_availability(issuer: str, body: AvailabilityBody) -> None:
@@ -169,14 +181,16 @@ def _check_invitation(issuer: str, body: InvitationBody) -> None:
 
 
 KINDS: dict[Kind, KindRule] = {
-    Kind.NODE: KindRule(NodeBody, LIMITS.node_ttl_seconds, _about_itself),
-    Kind.MODEL: KindRule(ModelBody, LIMITS.manifest_ttl_seconds, _check_model),
+    Kind.NODE: KindRule(NodeBody, LIMITS.node_ttl_seconds, _about_itself, _about_itself),
+    Kind.MODEL: KindRule(ModelBody, LIMITS.manifest_ttl_seconds, _check_model, _id_is_model),
     Kind.AVAILABILITY: KindRule(
-        AvailabilityBody, LIMITS.availability_ttl_seconds, _check_availability
+        AvailabilityBody, LIMITS.availability_ttl_seconds, _check_availability, _about_itself
     ),
-    Kind.MEMBERSHIP: KindRule(MembershipBody, LIMITS.membership_ttl_seconds, _check_membership),
+    Kind.MEMBERSHIP: KindRule(
+        MembershipBody, LIMITS.membership_ttl_seconds, _check_membership, _id_is_did
+    ),
     Kind.INVITATION: KindRule(
-        InvitationBody, LIMITS.invitation_ttl_seconds, _check_invitation, shared=False
+        InvitationBody, LIMITS.invitation_ttl_seconds, _check_invitation, _id_is_did, shared=False
     ),
 }
 
@@ -193,13 +207,12 @@ def decode_body(kind: Kind, issuer: str, subject: Any) -> Body:
     withdrawn = isinstance(subject, dict) and "withdrawn" in subject
     try:
         body: Any = msgspec.convert(subject, WithdrawnBody if withdrawn else rule.body)
-    except msgspec.ValidationError as error:
-        code = Code.UNKNOWN_FIELD if "unknown field" in str(error) else Code.MALFORMED
-        raise VerificationError(f"{kind}: {error}", code) from None
-    if not withdrawn:
-        rule.check(issuer, body)
-    elif kind in (Kind.NODE, Kind.AVAILABILITY):
-        _about_itself(issuer, body)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        unknown = str(error).startswith("Object contains unknown field")
+        code = Code.UNKNOWN_FIELD if unknown else Code.MALFORMED
+        raise VerificationError(f"{kind}: {plain(error)}", code) from None
+    check = rule.check_withdrawn if withdrawn else rule.check
+    check(issuer, body)
     return body  # type: ignore[no-any-return]
 
 

@@ -118,9 +118,9 @@ def short_code(*, grid: str, joiner: str, host: str, joiner_nonce: bytes, host_n
     so somebody in the middle has one guess in a million per attempt.
     """
     digest = hashlib.sha256()
-    for part in (b"aigrid-join-1", grid.encode(), joiner.encode(), host.encode()):
+    names = (b"aigrid-join-1", grid.encode(), joiner.encode(), host.encode())
+    for part in (*names, joiner_nonce, host_nonce):
         digest.update(len(part).to_bytes(2, "big") + part)
-    digest.update(joiner_nonce + b"/" + host_nonce)
     number = int.from_bytes(digest.digest()[:8], "big") % 10**_CODE_DIGITS
     text = f"{number:0{_CODE_DIGITS}d}"
     return f"{text[:3]} {text[3:]}"

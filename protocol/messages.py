@@ -13,12 +13,13 @@ from msgspec import Meta
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import PRINTABLE
 
 PROTOCOL_VERSION = 1
 RECORDS_TOPIC = "records"
 KNOWN_ID_BYTES = 16
 
-RequestId = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+RequestId = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
 CidText = Annotated[str, Meta(max_length=64)]
 RawRecord = Annotated[bytes, Meta(max_length=LIMITS.record_max_bytes)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=32)]
@@ -102,7 +103,7 @@ class AskToJoin(_Message, frozen=True, tag="ask"):
     its nonce to make the short codes of two conversations collide.
     """
 
-    name: Annotated[str, Meta(max_length=64)]
+    name: Annotated[str, Meta(max_length=64, pattern=PRINTABLE)]
     commitment: Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
@@ -180,7 +181,7 @@ def decode_join_answer(data: bytes) -> JoinAnswer:
 
 def refusal(error: AigridError) -> Refused:
     """An error as the join protocol says it."""
-    return Refused(error.code.value, error.message[:512])
+    return Refused(error.code.value, error.message[:512].encode("utf-8", "replace").decode())
 
 
 def code_of(text: str) -> Code:

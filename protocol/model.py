@@ -12,15 +12,19 @@ import msgspec
 from msgspec import Meta
 
 from aigrid.protocol.canonical import canonical, content_id
+from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 
 MODEL_URN = "urn:aigrid:model:"
 
+# What people are shown holds no control, line-separating or direction-changing characters. Here and
+# elsewhere `\Z`: a `$` would let a line feed through at the end.
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"
 FileName = Annotated[
     str,
-    Meta(max_length=LIMITS.name_max_chars, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"),
+    Meta(max_length=LIMITS.name_max_chars, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\Z"),
 ]
-Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Scalar = str | int | float | bool
 
 
@@ -43,10 +47,10 @@ class ModelDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         options: settings of the task mapping that change answers.
     """
 
-    format: Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+$")]
-    task: Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars)]
+    format: Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+\Z")]
+    task: Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]
     files: Annotated[tuple[ModelFile, ...], Meta(max_length=LIMITS.files_max)]
-    precision: Annotated[str, Meta(max_length=32)] = ""
+    precision: Annotated[str, Meta(max_length=32, pattern=PRINTABLE)] = ""
     options: dict[Annotated[str, Meta(max_length=64)], Scalar] = {}
 
 
@@ -55,7 +59,13 @@ def model_id(description: ModelDescription) -> str:
 
     Files are put in order of name first, so that the order in which they were listed is not part
     of what the model is.
+
+    Raises:
+        VerificationError: when two names differ in nothing but case, or an option is a number that
+            canonical JSON cannot express.
     """
+    if len({file.name.lower() for file in description.files}) != len(description.files):
+        raise VerificationError("two files of a model have the same name")
     value: dict[str, Any] = msgspec.to_builtins(description)
     value["files"] = sorted(value["files"], key=lambda file: file["name"])
     return content_id(canonical(value))

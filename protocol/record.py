@@ -58,6 +58,9 @@ class Record:
     content_id: str
     raw: bytes
 
+    def __hash__(self) -> int:
+        return hash(self.content_id)  # a body may hold a dict, which has no hash
+
     @property
     def key(self) -> RecordKey:
         """(issuer, kind, subject): of two records with one key only the newer one counts."""

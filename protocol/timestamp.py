@@ -9,14 +9,18 @@ from typing import Any
 
 from aigrid.protocol.errors import VerificationError
 
-_FORM = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z", re.ASCII)
+# Hour 24, which newer versions of Python accept, would be a second spelling of midnight.
+_FORM = re.compile(r"\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 
 
 def format_ms(time_ms: int) -> str:
-    """The one spelling of a time."""
-    text = (_EPOCH + time_ms * _MS).isoformat(timespec="milliseconds")
+    """The one spelling of a time. Raises VerificationError outside the years 1 to 9999."""
+    try:
+        text = (_EPOCH + time_ms * _MS).isoformat(timespec="milliseconds")
+    except OverflowError:
+        raise VerificationError("a time outside the years 1 to 9999") from None
     return text.removesuffix("+00:00") + "Z"
 
 
