@@ -104,6 +104,8 @@ class Side:
     def _put(self, kind: FrameKind, body: bytes = b"") -> None:
         self._out.append(encode(kind, body))
         self._unsent_bytes += HEADER_BYTES + len(body)
+
+    def _check_unsent(self) -> None:
         if self._unsent_bytes > self._unsent_max_bytes:
             raise RemoteError("the peer sends but does not read")
 

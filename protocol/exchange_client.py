@@ -96,6 +96,7 @@ class ClientExchange(Side):
                 event = self._handle(frame)
                 if event is not None:
                     events.append(event)
+        self._check_unsent()
         return events
 
     def _handle(self, frame: Frame) -> Event | None:

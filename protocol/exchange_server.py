@@ -106,6 +106,7 @@ class ServerExchange(Side):
                 raise RemoteError(f"a {kind.name} frame from the client")
             if event is not None:
                 events.append(event)
+        self._check_unsent()
         return events
 
     def _requested(self, kind: FrameKind, body: bytes) -> Event | None:

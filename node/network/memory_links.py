@@ -152,8 +152,8 @@ def unreachable(peer_id: str) -> RemoteError:
 class MemoryStream:
     """See `transport.Stream`. `peer` is its PeerId and IP address.
 
-    `blocked` says whether nothing passes between the two peers now. `tell_reset` makes the other side lose
-    its end after the latency; `count` takes (name, bytes).
+    `blocked` says whether nothing passes between the two peers now, `count` takes (name, bytes),
+    `tell_reset` makes the other side lose its end after the latency.
     """
 
     def __init__(

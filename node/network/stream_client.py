@@ -1,0 +1,120 @@
+"""The calling side of one pooled RPC stream."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from aigrid.node.network.stream_tasks import StreamTasks
+from aigrid.node.network.transport import Stream
+from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.exchange import Cancelled, Data, Ended, Event, Failed
+from aigrid.protocol.exchange_client import ClientExchange
+from aigrid.protocol.limits import Limits
+
+IDLE_SECONDS: Final = 60.0
+# How long a peer may take to stop its work and acknowledge a cancel before the stream is given up.
+_CANCEL_SECONDS: Final = 5.0
+# A reader that finds bodies waiting lets others run after this many.
+_RUN_MAX: Final = 32
+
+
+class ClientStream(StreamTasks):
+    """Carries one call at a time; `on_idle` is told when it may carry the next.
+
+    `heard` says whether anything came back in the current call.
+    """
+
+    def __init__(
+        self, stream: Stream, limits: Limits, on_idle: "Callable[[ClientStream], None]"
+    ) -> None:
+        self._client = ClientExchange(limits)
+        super().__init__(stream, self._client)
+        self._on_idle = on_idle
+        self._bodies: deque[bytes] = deque()
+        self._outcome: Ended | Failed | None = None
+        self._arrival = trio.lowlevel.ParkingLot()
+        self._run = 0
+        self.heard = False
+
+    def start(self, request: bytes) -> None:
+        """Send a request; `receive` gives its answer, `release` ends it in any case.
+
+        Raises:
+            InvalidRequestError: `body_too_large`.
+        """
+        self._bodies.clear()
+        self._outcome, self.heard = None, False
+        self.expire_at(math.inf)
+        self._client.start(request)
+        self.flush()
+
+    def release(self) -> None:
+        """The caller is done: cancel what is left. The stream is idle again now or later."""
+        if self.failure is not None:
+            return
+        self._bodies.clear()
+        if self._client.idle:
+            self._rest()
+        else:
+            self._client.cancel()
+            self.expire_at(trio.current_time() + _CANCEL_SECONDS)
+            self.flush()
+
+    def _rest(self) -> None:
+        self.expire_at(trio.current_time() + IDLE_SECONDS)
+        self._on_idle(self)
+
+    async def receive(self, silence_seconds: float) -> bytes | None:
+        """The next body, None at the end of the answer.
+
+        Raises:
+            RemoteError: `timeout`, `connection_lost`, or what the peer answered.
+        """
+        bodies = self._bodies
+        if bodies and self._run < _RUN_MAX:
+            self._run += 1
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._run = 0
+            await self._wait(silence_seconds)
+        if bodies:
+            body = bodies.popleft()
+            self._client.consumed(len(body))
+            self.flush()
+            return body
+        self._check_end()
+        return None
+
+    async def _wait(self, silence_seconds: float) -> None:
+        if self._bodies or self._outcome is not None or self.failure is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.move_on_after(silence_seconds) as scope:
+            while not (self._bodies or self._outcome is not None or self.failure is not None):
+                await self._arrival.park()
+        if scope.cancelled_caught:
+            silent = f"nothing came for {silence_seconds:g} s"
+            raise RemoteError(silent, Code.TIMEOUT, peer=self.peer_id)
+
+    def _check_end(self) -> None:
+        if isinstance(self._outcome, Failed):
+            error = self._outcome.error
+            error.peer = self.peer_id
+            raise error
+        if self._outcome is None and self.failure is not None:
+            raise RemoteError(self.failure.message, self.failure.code, peer=self.peer_id)
+
+    def _wake(self) -> None:
+        self._arrival.unpark_all()
+
+    def _on_event(self, event: Event) -> None:
+        self.heard = True
+        if isinstance(event, Data):
+            self._bodies.append(event.body)
+        elif isinstance(event, Cancelled):
+            self._rest()
+        elif isinstance(event, (Ended, Failed)):
+            self._outcome = event

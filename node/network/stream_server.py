@@ -1,0 +1,115 @@
+"""The serving side of one RPC stream: its handler, and what ends it."""
+
+import math
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from aigrid.node.network.stream_tasks import COALESCE_BYTES, StreamTasks, lost
+from aigrid.node.network.transport import Stream
+from aigrid.protocol.errors import AigridError, LocalError
+from aigrid.protocol.exchange import Cancelled, Event, RequestReceived
+from aigrid.protocol.exchange_server import RequestBudget, ServerExchange, ServerState
+from aigrid.protocol.limits import Limits
+
+Send = Callable[[bytes], Awaitable[None]]
+RpcHandler = Callable[[str, bytes, Send], Awaitable[None]]
+
+_log = structlog.get_logger()
+
+
+class ServerStream(StreamTasks):
+    """Answers one exchange after the other with `handler`, in one task for all of them."""
+
+    def __init__(
+        self, stream: Stream, handler: RpcHandler, limits: Limits, budget: RequestBudget
+    ) -> None:
+        self._server = ServerExchange(limits, budget)
+        super().__init__(stream, self._server)
+        self._handler = handler
+        self._limits = limits
+        self._request: bytes | None = None
+        self._work = trio.CancelScope()
+        self._requested = trio.lowlevel.ParkingLot()
+        self._sendable = trio.lowlevel.ParkingLot()
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            self._server.close()
+
+    def _start(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._answer_all)
+
+    def _wake(self) -> None:
+        self._sendable.unpark_all()
+        if self._request is not None:
+            self._requested.unpark_all()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, RequestReceived):
+            self._request, self._work = event.body, trio.CancelScope()
+        elif isinstance(event, Cancelled):
+            self._work.cancel()
+
+    def _on_read(self) -> None:
+        # A request that does not go on would hold its bytes for ever.
+        arriving = self._server.state in {ServerState.RECEIVING, ServerState.DISCARDING}
+        wait = self._limits.rpc_timeout_seconds if arriving else math.inf
+        deadline = trio.current_time() + wait
+        if not (deadline == self._scope.deadline == math.inf):
+            self.expire_at(deadline)
+
+    async def _answer_all(self) -> None:
+        while True:
+            while self._request is None:
+                await self._requested.park()
+            request, self._request = self._request, None
+            error = await self._answer(request)
+            self._server.end(error)
+            self.flush()
+
+    async def _answer(self, request: bytes) -> AigridError | None:
+        with self._work:
+            try:
+                await self._handler(self.peer_id, request, self.send)
+            except AigridError as error:
+                return error
+            except Exception as error:  # noqa: BLE001 - boundary: an RPC handler
+                return _expected(error, self.peer_id)
+        return None
+
+    async def send(self, body: bytes) -> None:
+        """One DATA body, once the client's credit allows it.
+
+        Raises:
+            LocalError: `frame_too_large`.
+            RemoteError: `connection_lost`.
+        """
+        server = self._server
+        while not server.can_send:
+            if self.failure is not None:
+                raise lost(self.peer_id)
+            await self._sendable.park()
+        server.send(body)
+        self._writable.unpark()
+        if server.unsent_bytes < COALESCE_BYTES:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+
+
+def _expected(error: Exception, peer_id: str) -> AigridError:
+    """The one error that a nursery of the handler wrapped; anything else is `internal`, logged."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, AigridError):
+        return error
+    last, trace = error.__traceback__, ""
+    while last is not None:  # where, but not the message: it may quote the request
+        trace = f"{last.tb_frame.f_code.co_filename}:{last.tb_lineno}"
+        last = last.tb_next
+    _log.error("rpc_handler_failed", peer=peer_id, error=type(error).__name__, at=trace)
+    return LocalError("the request failed here for a reason that is in this node's log")

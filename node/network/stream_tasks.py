@@ -1,0 +1,111 @@
+"""The two tasks around one RPC stream: what is common to the client's and the server's side."""
+
+from typing import Final
+
+import trio
+
+from aigrid.node.network.transport import Stream
+from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.exchange import Event
+from aigrid.protocol.exchange_client import ClientExchange
+from aigrid.protocol.exchange_server import ServerExchange
+
+_READ_MAX_BYTES: Final = 262144
+_RESET_SECONDS: Final = 1.0
+
+# A sender goes on without letting others run until this much is ready: one write instead of many.
+COALESCE_BYTES: Final = 16384
+
+
+def lost(peer_id: str) -> RemoteError:
+    return RemoteError("the connection to the peer was lost", Code.CONNECTION_LOST, peer=peer_id)
+
+
+class StreamTasks:
+    """One reader and one writer, both in the nursery of whoever owns the stream.
+
+    The reader always reads, so a slow consumer never blocks the connection: what may wait is
+    bounded by the credit that the exchange gives. `failure` is set once the stream is of no use.
+    """
+
+    def __init__(self, stream: Stream, exchange: ClientExchange | ServerExchange) -> None:
+        self._stream = stream
+        self._exchange = exchange
+        self._scope = trio.CancelScope()
+        self._writable = trio.lowlevel.ParkingLot()
+        self.failure: RemoteError | None = None
+
+    @property
+    def peer_id(self) -> str:
+        return self._stream.peer_id
+
+    def fail(self, error: RemoteError) -> None:
+        """Give the stream up: its tasks end, it is reset, and everybody who waits is told."""
+        if self.failure is None:
+            error.peer = self.peer_id
+            self.failure = error
+            self._scope.cancel()
+            self._wake()
+
+    def expire_at(self, deadline: float) -> None:
+        """Fail with `timeout` at that time unless told otherwise before."""
+        self._scope.deadline = deadline
+
+    def flush(self) -> None:
+        """Let the writer write what the exchange has ready."""
+        if self._exchange.unsent_bytes:
+            self._writable.unpark()
+
+    async def run(self) -> None:
+        """Serve the stream until it fails or the peer ends it. Raises nothing but bugs."""
+        ended = False
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    self._start(nursery)
+                    await self._read()
+                    ended = self.failure is None
+                    nursery.cancel_scope.cancel()
+            if not ended:
+                self.fail(RemoteError("the peer was silent for too long", Code.TIMEOUT))
+        finally:
+            self.fail(lost(self.peer_id))
+            with trio.CancelScope(deadline=trio.current_time() + _RESET_SECONDS, shield=True):
+                await (self._stream.close() if ended else self._stream.reset())
+
+    def _start(self, nursery: trio.Nursery) -> None:
+        """Tasks beside the reader and the writer."""
+
+    def _wake(self) -> None:
+        """Something was received, or the stream failed."""
+        raise NotImplementedError
+
+    def _on_event(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def _on_read(self) -> None:
+        """After the events of one read."""
+
+    async def _read(self) -> None:
+        receive, exchange = self._stream.receive_some, self._exchange
+        try:
+            while data := await receive(_READ_MAX_BYTES):
+                for event in exchange.receive(data):
+                    self._on_event(event)
+                self._on_read()
+                self._wake()
+                self.flush()
+        except RemoteError as error:
+            self.fail(error)
+
+    async def _write(self) -> None:
+        exchange = self._exchange
+        try:
+            while True:
+                if exchange.unsent_bytes:
+                    await self._stream.send_all(exchange.data_to_send())
+                else:
+                    await self._writable.park()
+        except RemoteError as error:
+            self.fail(error)

@@ -1,0 +1,293 @@
+"""Requests between nodes: `RpcServer` answers them, `RpcClient` makes them over pooled streams."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Final
+
+import structlog
+import trio
+
+from aigrid.node.network.stream_client import ClientStream
+from aigrid.node.network.stream_server import RpcHandler, Send, ServerStream
+from aigrid.node.network.stream_tasks import lost
+from aigrid.node.network.transport import RPC_PROTOCOL, PeerChange, Stream, Transport
+from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError, RemoteError
+from aigrid.protocol.exchange_server import RequestBudget
+from aigrid.protocol.limits import LIMITS, Limits
+
+__all__ = ["RpcClient", "RpcHandler", "RpcServer", "Send"]
+
+# Callers that wait for one of a peer's streams, and requests of one peer held here, per limit.
+_WAITING_PER_STREAM: Final = 4
+_REQUESTS_HELD: Final = 2
+
+_log = structlog.get_logger()
+
+
+class RpcServer:
+    """Answers requests with `handler(peer_id, request, send)`.
+
+    Returning ends the answer, an AigridError is passed on with its code, any other exception is
+    `internal` and says nothing. The handler is cancelled when the client cancels or goes away.
+    """
+
+    def __init__(self, handler: RpcHandler, *, limits: Limits = LIMITS) -> None:
+        self._handler = handler
+        self._limits = limits
+        self._streams: dict[str, int] = {}
+        self._budgets: dict[str, RequestBudget] = {}
+
+    async def serve(self, stream: Stream) -> None:
+        """A StreamHandler; returns when the stream ends."""
+        peer_id = stream.peer_id
+        count = self._streams.get(peer_id, 0)
+        if count >= self._limits.streams_per_peer_max:
+            await stream.reset()
+            return
+        self._streams[peer_id] = count + 1
+        room = _REQUESTS_HELD * self._limits.request_max_bytes
+        budget = self._budgets.setdefault(peer_id, RequestBudget(room))
+        try:
+            await ServerStream(stream, self._handler, self._limits, budget).run()
+        finally:
+            self._streams[peer_id] -= 1
+            if not self._streams[peer_id]:
+                del self._streams[peer_id], self._budgets[peer_id]
+
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    """A peer's streams: `count` includes those being opened; the last idle one was used last."""
+
+    count: int = 0
+    streams: set[ClientStream] = field(default_factory=set)
+    idle: deque[ClientStream] = field(default_factory=deque)
+    waiting: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+
+class _Opening:
+    """A stream that somebody waits for while it is being opened by a task of the client's own."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.result: ClientStream | AigridError | None = None
+        self.abandoned = False
+
+    def finish(self, result: ClientStream | AigridError) -> None:
+        if self.result is None:
+            self.result = result
+            self.done.set()
+
+
+class RpcClient:
+    """Makes requests; needs `run` for as long as it is used.
+
+    All streams live in the nursery of `run`: whatever happens to a caller, no write and no
+    negotiation of a stream is ever cut in the middle.
+    """
+
+    def __init__(self, transport: Transport, *, limits: Limits = LIMITS) -> None:
+        self._transport = transport
+        self._limits = limits
+        self._peers: dict[str, _Peer] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the streams, and drop those of a peer whose connection is lost."""
+        async with self._transport.events() as events, trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                task_status.started()
+                async for event in events:
+                    if event.change is PeerChange.DISCONNECTED:
+                        self._drop(event.peer_id)
+            finally:
+                self._nursery = None
+                nursery.cancel_scope.cancel()
+
+    def call(
+        self, peer_id: str, request: bytes, *, silence_seconds: float
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bodies of the answer. Leaving the context early cancels the work at the peer.
+
+        A request that went out on a pooled stream is sent once more if that stream turns out dead
+        before anything came back and the peer is still connected: handlers may see it twice.
+
+        Raises, on entering or iterating:
+            RemoteError: with the peer; its own code, or `connection_lost`, `unreachable`,
+                `timeout` after `silence_seconds` without a body, `busy`, `not_member`.
+            InvalidRequestError: `body_too_large`.
+        """
+        return _Call(self, peer_id, request, silence_seconds)
+
+    async def ask(self, peer_id: str, request: bytes, *, silence_seconds: float) -> bytes:
+        """The one body of the answer; `protocol_violation` when there is another number of them."""
+        async with self.call(peer_id, request, silence_seconds=silence_seconds) as answer:
+            bodies = [body async for body in _first(answer, 2)]
+        if len(bodies) != 1:
+            raise RemoteError(f"{len(bodies)} bodies where one was due", peer=peer_id)
+        return bodies[0]
+
+    def may_retry(self, peer_id: str) -> bool:
+        """Whether a new stream has a chance."""
+        return self._nursery is not None and peer_id in self._transport.connected()
+
+    async def acquire(
+        self, peer_id: str, silence_seconds: float, *, fresh: bool
+    ) -> tuple[ClientStream, bool]:
+        """A stream of our own until `release`, and whether it was used before."""
+        with trio.move_on_after(silence_seconds):
+            while True:
+                peer = self._peers.setdefault(peer_id, _Peer())
+                stream = None if fresh else _pop_idle(peer)
+                if stream is not None:
+                    return stream, True
+                if peer.count < self._limits.streams_per_peer_max:
+                    return await self._open(peer_id, peer), False
+                if fresh and peer.idle:
+                    peer.idle.popleft().fail(lost(peer_id))
+                await self._queue(peer_id, peer)
+        raise RemoteError("no stream to the peer in time", Code.TIMEOUT, peer=peer_id)
+
+    async def _queue(self, peer_id: str, peer: _Peer) -> None:
+        if len(peer.waiting) >= _WAITING_PER_STREAM * self._limits.streams_per_peer_max:
+            wait = self._limits.retry_after_seconds
+            message = "too many requests wait for this peer"
+            raise RemoteError(message, Code.BUSY, peer=peer_id, retry_after_seconds=wait)
+        await peer.waiting.park()
+
+    async def _open(self, peer_id: str, peer: _Peer) -> ClientStream:
+        if self._nursery is None:
+            raise LocalError("this node is stopping", Code.SHUTTING_DOWN)
+        opening = _Opening()
+        peer.count += 1
+        self._nursery.start_soon(self._live, peer_id, peer, opening)
+        try:
+            await opening.done.wait()
+        except trio.Cancelled:
+            opening.abandoned = True
+            if isinstance(opening.result, ClientStream):
+                opening.result.release()
+            raise
+        if not isinstance(opening.result, ClientStream):
+            raise opening.result or lost(peer_id)
+        return opening.result
+
+    async def _live(self, peer_id: str, peer: _Peer, opening: _Opening) -> None:
+        """Open a stream and serve it for the rest of its life."""
+        stream: ClientStream | None = None
+        try:
+            raw = await self._transport.open_stream(peer_id, RPC_PROTOCOL)
+            stream = ClientStream(raw, self._limits, partial(self._rest, peer))
+            peer.streams.add(stream)
+            opening.finish(stream)
+            if opening.abandoned:
+                stream.release()
+            await stream.run()
+        except AigridError as error:
+            opening.finish(error)
+        except Exception as error:  # noqa: BLE001 - boundary: a pooled stream
+            _log.warning("rpc_stream_failed", peer=peer_id, error=type(error).__name__)
+        finally:
+            opening.finish(lost(peer_id))
+            peer.count -= 1
+            if stream is not None:
+                peer.streams.discard(stream)
+                if stream in peer.idle:
+                    peer.idle.remove(stream)
+            if peer.waiting:
+                peer.waiting.unpark()
+            elif not peer.count and self._peers.get(peer_id) is peer:
+                del self._peers[peer_id]
+
+    def _rest(self, peer: _Peer, stream: ClientStream) -> None:
+        peer.idle.append(stream)
+        peer.waiting.unpark()
+
+    def _drop(self, peer_id: str) -> None:
+        peer = self._peers.get(peer_id)
+        for stream in tuple(peer.streams) if peer is not None else ():
+            stream.fail(lost(peer_id))
+
+
+def _pop_idle(peer: _Peer) -> ClientStream | None:
+    while peer.idle:
+        stream = peer.idle.pop()
+        if stream.failure is None:
+            return stream
+    return None
+
+
+async def _first(answer: AsyncIterator[bytes], count: int) -> AsyncIterator[bytes]:
+    async for body in answer:
+        yield body
+        count -= 1
+        if not count:
+            return
+
+
+class _Call:
+    """One call: the context that holds a stream, and the bodies that come out of it."""
+
+    def __init__(
+        self, client: RpcClient, peer_id: str, request: bytes, silence_seconds: float
+    ) -> None:
+        self._client = client
+        self._peer_id = peer_id
+        self._request = request
+        self._silence_seconds = silence_seconds
+        self._stream: ClientStream | None = None
+        self._reused = self._over = False
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        await self._start(fresh=False)
+        return self
+
+    async def _start(self, *, fresh: bool) -> ClientStream:
+        stream, self._reused = await self._client.acquire(
+            self._peer_id, self._silence_seconds, fresh=fresh
+        )
+        self._stream = stream
+        try:
+            stream.start(self._request)
+        except InvalidRequestError:
+            stream.release()
+            raise
+        return stream
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._stream.release()
+            self._stream = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._over or self._stream is None:
+            raise StopAsyncIteration
+        self._over = True
+        try:
+            body = await self._stream.receive(self._silence_seconds)
+        except RemoteError:
+            if not self._worth_another(self._stream):
+                raise
+            body = await (await self._start(fresh=True)).receive(self._silence_seconds)
+        if body is None:
+            raise StopAsyncIteration
+        self._over = False
+        return body
+
+    def _worth_another(self, stream: ClientStream) -> bool:
+        died = stream.failure is not None and stream.failure.code is Code.CONNECTION_LOST
+        silent = self._reused and not stream.heard
+        return died and silent and self._client.may_retry(self._peer_id)
