@@ -68,6 +68,8 @@ class Limits:
     drain_seconds: float = _limit(5.0, "time live requests get when a node stops")
     sync_interval_seconds: float = _limit(15.0, "between two syncs with a random peer")
     sync_known_max: int = _limit(32768, "records named as known in one sync request")
+    provide_seconds: float = _limit(1800.0, "DHT hints are renewed")
+    seek_seconds: float = _limit(3.0, "following DHT hints before giving up")
     connections_wanted: int = _limit(48, "members a node keeps connections to")
     redial_seconds: float = _limit(2.0, "first pause before dialling a member again")
     redial_max_seconds: float = _limit(60.0, "longest pause before dialling a member again")

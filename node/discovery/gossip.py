@@ -85,10 +85,7 @@ class Gossip:
         while True:
             await self._filled.wait()
             self._filled = trio.Event()
-            pending = [record.raw for record in self._outbox.values()]
-            self._outbox.clear()
-            for batch in batches(pending, LIMITS.gossip_max_bytes):
-                await self._transport.publish(RECORDS_TOPIC, encode(Records(batch)))
+            await self.flush()
             await trio.sleep(LIMITS.gossip_interval_seconds)
 
 

@@ -1,0 +1,318 @@
+"""The composition root: the one place that constructs services and says who knows whom.
+
+`Node` runs over any `World`: the real one (`node/daemon.py`), or virtual time in the tests. Nothing
+below reads a clock, draws randomness, opens a socket or starts a process by itself.
+"""
+
+import platform
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from aigrid.engines.base import Probe
+from aigrid.metagraph.graph import Metagraph
+from aigrid.metagraph.index import Index
+from aigrid.metagraph.local import LocalState
+from aigrid.metagraph.store import Store
+from aigrid.node.config import NodeConfig
+from aigrid.node.discovery.announce import Announcer
+from aigrid.node.discovery.gossip import Gossip
+from aigrid.node.discovery.grid import Grid, GridKeys, Membership, NowMs, RandomBytes
+from aigrid.node.discovery.join_client import JoinClient
+from aigrid.node.discovery.join_host import JoinHost
+from aigrid.node.discovery.known import KnownPeers
+from aigrid.node.discovery.peers import Peers
+from aigrid.node.discovery.providers import ProviderHints, capability_key, grid_key, model_key
+from aigrid.node.discovery.sync import RecordSync
+from aigrid.node.inbound import Inbound
+from aigrid.node.mesh.hosting import Hosting
+from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.pool import ModelPool
+from aigrid.node.mesh.router import Router
+from aigrid.node.mesh.serving import Serving
+from aigrid.node.network.streams import RpcClient, RpcServer
+from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
+from aigrid.node.workers import WorkerSpawner
+from aigrid.protocol.identity import Identity, did_of_peer_id
+from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, NodeBody
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import PROTOCOL_VERSION
+from aigrid.protocol.record import Record
+
+log = structlog.get_logger()
+RunBlocking = Callable[..., Awaitable[Any]]
+_EXPIRE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything that touches the outside."""
+
+    transport: Transport
+    spawner: WorkerSpawner
+    now_ms: NowMs
+    rng: random.Random
+    random_bytes: RandomBytes
+    run_blocking: RunBlocking
+    probes: tuple[Probe, ...]
+    keys: GridKeys
+    database: Path | None
+    memory_bytes: int | None = None
+
+
+class Node:
+    """A node's services. Construct, then `run`; the attributes are what commands work with."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        world: World,
+        *,
+        identity: Identity,
+        authority: Identity | None,
+    ) -> None:
+        self.config = config
+        self.identity = identity
+        self.transport = world.transport
+        self.now_ms = world.now_ms
+        self._world = world
+        self._store = Store(world.database)
+        self.local = LocalState(self._store)
+        self._build_graph(authority)
+        self._build_discovery()
+        self._build_mesh()
+        self._wire()
+
+    def _build_graph(self, authority: Identity | None) -> None:
+        grid = self.local.grid or (authority.did if authority is not None else "")
+        self.local.grid = grid
+        self.graph = Metagraph(
+            self._store,
+            Index(),
+            grid=grid,
+            own_did=self.identity.did,
+            open_to_strangers=self.config.open_to_strangers,
+            now_ms=self.now_ms(),
+        )
+        self.grid = Grid(
+            identity=self.identity,
+            membership=Membership(grid, authority),
+            graph=self.graph,
+            transport=self.transport,
+            keys=self._world.keys,
+            now_ms=self.now_ms,
+            random_bytes=self._world.random_bytes,
+        )
+
+    def _build_discovery(self) -> None:
+        world = self._world
+        self.rpc = RpcClient(self.transport)
+        self.join_client = JoinClient(
+            self.grid,
+            self.transport,
+            now_ms=self.now_ms,
+            random_bytes=world.random_bytes,
+            name=self.config.name,
+        )
+        self.join_host = JoinHost(
+            self.grid,
+            redeem_once=lambda nonce, until_ms: self.local.redeem(
+                nonce, until_ms=until_ms, now_ms=self.now_ms()
+            ),
+            now_ms=self.now_ms,
+            random_bytes=world.random_bytes,
+            approve_everybody=self.config.open_to_strangers,
+        )
+        self.known = KnownPeers(
+            self.local, own_peer_id=self.identity.peer_id, bootstrap=self.config.bootstrap
+        )
+        self.peers = Peers(
+            self.transport,
+            self.rpc,
+            greet=self.join_client.greet,
+            known_addresses=lambda: self.known.addresses(self.transport.members),
+            rng=world.rng,
+        )
+        self.gossip = Gossip(self.transport, self.graph, now_ms=self.now_ms, spreads=self._is_ours)
+        self.sync = RecordSync(self.graph, self.rpc, self.peers, now_ms=self.now_ms, rng=world.rng)
+        self.hints = ProviderHints(self.transport, self.peers, keys=self._hint_keys)
+
+    def _build_mesh(self) -> None:
+        world = self._world
+        self.models = LocalModels(self.config.data_dir / "models", run_blocking=world.run_blocking)
+        self.pool = ModelPool(
+            world.spawner,
+            self.models,
+            threads=self.config.threads,
+            memory_bytes=world.memory_bytes,
+            on_change=self._offers_changed,
+        )
+        self.hosting = Hosting(
+            identity=self.identity,
+            graph=self.graph,
+            models=self.models,
+            pool=self.pool,
+            now_ms=self.now_ms,
+            changed=self._offers_changed,
+        )
+        self.serving = Serving(self.pool, offered=self.hosting.offered)
+        self.announcer = Announcer(
+            self.graph,
+            self.identity,
+            describe=self._describe,
+            offers=self.hosting.offers,
+            now_ms=self.now_ms,
+        )
+        self.router = Router(
+            own_peer_id=self.identity.peer_id,
+            graph=self.graph,
+            peers=self.peers,
+            rpc=self.rpc,
+            serving=self.serving,
+            reach=self._reach,
+            status=self.status,
+            now_ms=self.now_ms,
+            rng=world.rng,
+        )
+
+    def _wire(self) -> None:
+        inbound = Inbound(self.sync, self.serving, now_ms=self.now_ms)
+        self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
+        self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
+        self.graph.listeners.append(self._on_record)
+        self.grid.on_switched = self._on_switched
+        self.on_switched: Callable[[], None] = lambda: None
+
+    async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; `stop` first for a clean farewell."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._store.close)
+            await stack.enter_async_context(self.transport.running())
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            self.grid.found()
+            self.transport.announce_nearby(self.grid.did, self.config.name)
+            for service in (
+                self.rpc,
+                self.grid,
+                self.pool,
+                self.gossip,
+                self.announcer,
+                self.sync,
+                self.peers,
+                self.hints,
+            ):
+                await nursery.start(service.run)
+            nursery.start_soon(self._expire)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def stop(self) -> None:
+        """Withdraw our offers, refuse new work, and let live answers finish within the limit."""
+        self.serving.refusing = True
+        self.announcer.withdraw()
+        await self.gossip.flush()
+        with trio.move_on_after(LIMITS.drain_seconds):
+            while self.serving.running:
+                await trio.sleep(0.05)
+
+    def status(self) -> dict[str, Any]:
+        """The body of `/aigrid/v1/status`."""
+        own = self.identity
+        return {
+            "peer_id": own.peer_id,
+            "did": own.did,
+            "name": self.config.name,
+            "version": version("aigrid-node"),
+            "grid": self.grid.did,
+            "authority": self.grid.authority is not None,
+            "open": self.config.open_to_strangers,
+            "listen": list(self.transport.listen_addresses),
+            "peers": self.peer_list(),
+            "models": [
+                {"model": m.model, "name": m.name, "node": node, "state": m.state}
+                for m in self.router.models()
+                for node in m.nodes
+            ],
+            "records": self.graph.counts(self.now_ms()),
+            "requests": {"running": self.serving.running, "served": self.serving.served},
+            "refused": {
+                "records": dict(self.graph.refused),
+                "joins": self.join_host.limited,
+                "network": self.transport.counters(),
+            },
+        }
+
+    def peer_list(self) -> list[dict[str, Any]]:
+        """Every other member, alive or not."""
+        others = self.transport.members - {self.identity.peer_id}
+        return [
+            {"peer_id": peer, "did": did_of_peer_id(peer), "alive": self.peers.alive(peer)}
+            for peer in sorted(others)
+        ]
+
+    def _describe(self) -> NodeBody:
+        probes = [probe for probe in self._world.probes if not probe.problem]
+        devices = {(d.kind, d.name): d for probe in probes for d in probe.devices}
+        return NodeBody(
+            id=self.identity.did,
+            protocol_version=PROTOCOL_VERSION,
+            software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
+            addresses=self.transport.listen_addresses[: LIMITS.addresses_max],
+            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes),
+            devices=tuple(
+                DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
+                for d in devices.values()
+            ),
+        )
+
+    def _is_ours(self, record: Record) -> bool:
+        authority = self.grid.authority
+        return record.issuer == self.identity.did or (
+            authority is not None and record.issuer == authority.did
+        )
+
+    def _hint_keys(self) -> frozenset[str]:
+        grid = self.grid.did
+        keys = {grid_key(grid)}
+        for candidate in self.graph.index.offers_of_node(self.identity.did, self.now_ms()):
+            keys.add(model_key(grid, candidate.model))
+            keys.update(capability_key(grid, name) for name in candidate.capabilities)
+        return frozenset(keys)
+
+    async def _reach(self, what: str) -> None:
+        grid = self.grid.did
+        for key in (model_key(grid, what), capability_key(grid, what)):
+            if await self.hints.seek(key):
+                return
+
+    def _offers_changed(self) -> None:
+        self.announcer.poke()
+        self.hints.poke()
+
+    def _on_record(self, record: Record) -> None:
+        if record.kind is Kind.NODE:
+            if isinstance(record.body, NodeBody):
+                self.known.learn(record.issuer, record.body.addresses)
+            self.peers.poke()
+
+    def _on_switched(self) -> None:
+        """We are in another grid: forget the peers of the old one, say everything again."""
+        self.local.grid = self.grid.did
+        self.peers.forget()
+        self.transport.announce_nearby(self.grid.did, self.config.name)
+        self.announcer.start_over()
+        self.gossip.repeat(self.identity.did)
+        self.hints.poke()
+        self.on_switched()
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(_EXPIRE_SECONDS)
+            self.graph.expire(self.now_ms())

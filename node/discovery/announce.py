@@ -1,0 +1,82 @@
+"""What this node says of itself: its NodeRecord and its offers, on change and at half their life."""
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from aigrid.metagraph.graph import Metagraph
+from aigrid.node.discovery.grid import NowMs
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.kinds import KINDS, AvailabilityBody, Kind, NodeBody, Offer
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record import Record
+
+log = structlog.get_logger()
+_CHECK_SECONDS = 5.0
+_SETTLE_SECONDS = 0.05
+
+
+class Announcer:
+    """`describe` and `offers` are asked for the current state; `poke` says it may have changed."""
+
+    def __init__(
+        self,
+        graph: Metagraph,
+        identity: Identity,
+        *,
+        describe: Callable[[], NodeBody],
+        offers: Callable[[], tuple[Offer, ...]],
+        now_ms: NowMs,
+    ) -> None:
+        self._graph = graph
+        self._identity = identity
+        self._describe = describe
+        self._offers = offers
+        self._now_ms = now_ms
+        self._poke = trio.Event()
+        self._last: dict[Kind, Record] = {}
+        self._stopped = False
+
+    def poke(self) -> None:
+        self._poke.set()
+
+    def start_over(self) -> None:
+        """Say everything again: the grid is another one."""
+        self._last.clear()
+        self.poke()
+
+    def announce(self) -> None:
+        """Issue what changed or is past half its life."""
+        if self._stopped:
+            return
+        self._issue(Kind.NODE, self._describe())
+        offers = self._offers()[: LIMITS.offers_max]
+        self._issue(Kind.AVAILABILITY, AvailabilityBody(id=self._identity.did, offers=offers))
+
+    def withdraw(self) -> None:
+        """Take our offers back: we are stopping."""
+        self._stopped = True
+        if Kind.AVAILABILITY in self._last:
+            self._graph.withdraw(
+                Kind.AVAILABILITY, self._identity.did, self._identity, now_ms=self._now_ms()
+            )
+
+    async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        self.announce()
+        task_status.started()
+        while True:
+            with trio.move_on_after(_CHECK_SECONDS):
+                await self._poke.wait()
+                await trio.sleep(_SETTLE_SECONDS)  # several changes at once make one record
+            self._poke = trio.Event()
+            self.announce()
+
+    def _issue(self, kind: Kind, body: NodeBody | AvailabilityBody) -> None:
+        now_ms = self._now_ms()
+        last = self._last.get(kind)
+        ttl_ms = KINDS[kind].ttl_seconds * 1000
+        if last is None or last.body != body or last.valid_until_ms - now_ms < ttl_ms // 2:
+            self._last[kind] = self._graph.issue(
+                kind, body, self._identity, now_ms=now_ms, ttl_ms=ttl_ms
+            )

@@ -1,0 +1,59 @@
+"""Where members were last reached: kept apart from their records, which expire within minutes.
+
+After a night in which every node slept, all NodeRecords are gone; these addresses bring the grid
+back together. They are hints: whoever answers there must prove its key and its membership.
+"""
+
+import msgspec
+
+from aigrid.metagraph.local import LocalState
+from aigrid.node.network.transport import PeerAddress
+from aigrid.protocol.errors import UsageError
+from aigrid.protocol.identity import peer_id_of_did
+from aigrid.protocol.limits import LIMITS
+
+_SETTING = "addresses"
+_PEERS_MAX = 1024
+_decoder = msgspec.json.Decoder(dict[str, tuple[str, ...]])
+
+
+class KnownPeers:
+    """PeerId -> addresses, persisted; the least recently learned are forgotten first.
+
+    `bootstrap` are multiaddrs with `/p2p/`, dialled whether or not they are members yet.
+    """
+
+    def __init__(self, local: LocalState, *, own_peer_id: str, bootstrap: tuple[str, ...]) -> None:
+        self._local = local
+        self._own_peer_id = own_peer_id
+        self._bootstrap = tuple(_parse(text) for text in bootstrap)
+        stored = local.get(_SETTING)
+        self._addresses: dict[str, tuple[str, ...]] = _decoder.decode(stored) if stored else {}
+
+    def learn(self, did: str, addresses: tuple[str, ...]) -> None:
+        """Remember what a member's NodeRecord says."""
+        peer_id = peer_id_of_did(did)
+        if peer_id == self._own_peer_id or self._addresses.get(peer_id) == addresses:
+            return
+        self._addresses.pop(peer_id, None)
+        self._addresses[peer_id] = addresses
+        while len(self._addresses) > _PEERS_MAX:
+            del self._addresses[next(iter(self._addresses))]
+        self._local.set(_SETTING, msgspec.json.encode(self._addresses).decode())
+
+    def addresses(self, members: frozenset[str]) -> tuple[PeerAddress, ...]:
+        """Whom to keep a connection to: bootstrap peers, and members whose address is known."""
+        known = [
+            PeerAddress(peer_id, addresses)
+            for peer_id, addresses in self._addresses.items()
+            if peer_id in members and addresses
+        ]
+        named = {peer.peer_id for peer in known}
+        return (*(p for p in self._bootstrap if p.peer_id not in named), *known)
+
+
+def _parse(text: str) -> PeerAddress:
+    address, separator, peer_id = text.rpartition("/p2p/")
+    if not separator or not address or len(text) > 4 * LIMITS.name_max_chars:
+        raise UsageError(f"a bootstrap address ends with /p2p/PEERID: {text[:128]}")
+    return PeerAddress(peer_id, (address,))

@@ -1,0 +1,25 @@
+"""What a member may ask over RPC, and which service answers."""
+
+from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.sync import RecordSync
+from aigrid.node.mesh.serving import Serving
+from aigrid.node.network.streams import Send
+from aigrid.protocol.messages import Infer, Ping, Pong, Sync, decode_rpc_request, encode
+
+
+class Inbound:
+    """The handler of `/aigrid/rpc/1`; raises AigridError, which crosses as an error frame."""
+
+    def __init__(self, sync: RecordSync, serving: Serving, *, now_ms: NowMs) -> None:
+        self._sync = sync
+        self._serving = serving
+        self._now_ms = now_ms
+
+    async def handle(self, peer_id: str, body: bytes, send: Send) -> None:
+        message = decode_rpc_request(body)
+        if isinstance(message, Ping):
+            await send(encode(Pong(self._now_ms(), self._serving.running)))
+        elif isinstance(message, Sync):
+            await self._sync.serve(message, send)
+        elif isinstance(message, Infer):
+            await self._serving.serve(peer_id, message, send)

@@ -1,0 +1,167 @@
+"""The models this node holds: what it offers, and how a model gets onto its shelf."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aigrid.metagraph.graph import Metagraph
+from aigrid.node.discovery.grid import NowMs
+from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.pool import ModelPool
+from aigrid.node.mesh.starter import fetch_starter
+from aigrid.protocol.errors import Code, InvalidRequestError
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.kinds import Kind, ModelBody, Offer
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
+from aigrid.protocol.record import Record
+
+Progress = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A model id, and the content id of the manifest signed for it."""
+
+    model: str
+    name: str
+    record: str
+
+
+class Hosting:
+    """Joins the models on disk with the manifests that describe them."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        graph: Metagraph,
+        models: LocalModels,
+        pool: ModelPool,
+        now_ms: NowMs,
+        changed: Callable[[], None],
+    ) -> None:
+        self._identity = identity
+        self._graph = graph
+        self._models = models
+        self._pool = pool
+        self._now_ms = now_ms
+        self._changed = changed
+
+    def offers(self) -> tuple[Offer, ...]:
+        """What this node can serve now."""
+        states = self._pool.states()
+        found = []
+        for model in self._models.list():
+            manifest = self._manifest(model)
+            if manifest is not None:
+                state = states[model]
+                found.append(Offer(model, manifest.content_id, state.state, state.slots))
+        return tuple(found)
+
+    def offered(self, model: str) -> bool:
+        """Whether a request for `model` may be served here."""
+        return model in self._models.list() and self._manifest(model) is not None
+
+    async def publish(
+        self, path: Path, *, capability: str, name: str = "", license_id: str = ""
+    ) -> Published:
+        """Copy a model file in, sign a manifest for it, and offer it."""
+        description = await self._models.describe_path(path, capability)
+        files = {file.name: path for file in description.files}
+        return await self.add(
+            description,
+            files,
+            name=name or path.stem.lower(),
+            capabilities=(capability,),
+            license_id=license_id,
+        )
+
+    async def fetch(self, name: str, progress: Progress) -> Published:
+        """Bring a starter model by name, sign a manifest for it, and offer it."""
+        starter = await fetch_starter(name, self._models, progress)
+        return self._announce(
+            starter.description, starter.name, starter.capabilities, starter.license
+        )
+
+    async def add(
+        self,
+        description: ModelDescription,
+        files: dict[str, Path],
+        *,
+        name: str,
+        capabilities: tuple[str, ...],
+        license_id: str,
+    ) -> Published:
+        """Put a described model on the shelf, and offer it."""
+        await self._models.add(description, files)
+        return self._announce(description, name, capabilities, license_id)
+
+    async def withdraw(self, model: str) -> str:
+        """Stop offering a model (a name or an id), and take our manifest back; returns the id."""
+        found = [m for m in self._models.list() if model in (m, self._name(m))]
+        if not found:
+            raise InvalidRequestError(
+                f"this node does not hold {model!r}", Code.MODEL_NOT_FOUND, param="model"
+            )
+        if len(found) > 1:
+            raise InvalidRequestError(
+                f"{model!r} names several models: {', '.join(sorted(found))}",
+                Code.AMBIGUOUS_MODEL,
+                param="model",
+            )
+        manifest = self._own_manifest(found[0])
+        if manifest is not None:
+            self._graph.withdraw(
+                Kind.MODEL, MODEL_URN + found[0], self._identity, now_ms=self._now_ms()
+            )
+        await self._pool.unload(found[0])
+        await self._models.remove(found[0])
+        self._changed()
+        return found[0]
+
+    def _announce(
+        self,
+        description: ModelDescription,
+        name: str,
+        capabilities: tuple[str, ...],
+        license_id: str,
+    ) -> Published:
+        model = model_id(description)
+        estimate = self._pool.estimate(model)
+        body = ModelBody(
+            id=MODEL_URN + model,
+            name=name,
+            capabilities=capabilities,
+            model=description,
+            license=license_id,
+            memory_bytes=estimate.memory_bytes,
+            context_tokens=estimate.context_tokens,
+        )
+        record = self._graph.issue(
+            Kind.MODEL,
+            body,
+            self._identity,
+            now_ms=self._now_ms(),
+            ttl_ms=LIMITS.manifest_ttl_seconds * 1000,
+        )
+        self._changed()
+        return Published(model, name, record.content_id)
+
+    def _manifest(self, model: str) -> Record | None:
+        """The manifest we offer a model under: our own, else the newest anybody signed."""
+        own = self._own_manifest(model)
+        if own is not None:
+            return own
+        others = self._graph.manifests_of(model, self._now_ms())
+        return max(others, key=lambda record: record.rank, default=None)
+
+    def _own_manifest(self, model: str) -> Record | None:
+        for record in self._graph.manifests_of(model, self._now_ms()):
+            if record.issuer == self._identity.did:
+                return record
+        return None
+
+    def _name(self, model: str) -> str:
+        manifest = self._manifest(model)
+        return manifest.body.name if manifest and isinstance(manifest.body, ModelBody) else ""

@@ -1,0 +1,277 @@
+"""Finding somebody to answer: candidates from the index, order from selection, then attempts.
+
+Before the first chunk, a candidate that refuses, is busy or dies costs the client nothing: the next
+one is tried. After it, the answer ends in an explicit error.
+"""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import structlog
+import trio
+
+from aigrid.metagraph.graph import Metagraph
+from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.selection import Ranking, rank
+from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.peers import Peers
+from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.serving import Batches, Serving
+from aigrid.node.network.streams import RpcClient
+from aigrid.node.network.transport import PeerAddress
+from aigrid.protocol.errors import (
+    CODES,
+    AigridError,
+    Code,
+    InvalidRequestError,
+    NoCandidateError,
+    RemoteError,
+)
+from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Chunks, Infer, decode_rpc_answer, encode
+from aigrid.protocol.model import MODEL_URN
+
+log = structlog.get_logger()
+_STATES = ("warm", "on_disk", "can_fetch")
+
+
+class Router:
+    """Implements `Inference` over the grid.
+
+    `reach(model)` may bring candidates in from the DHT, when the index has none.
+    """
+
+    def __init__(
+        self,
+        *,
+        own_peer_id: str,
+        graph: Metagraph,
+        peers: Peers,
+        rpc: RpcClient,
+        serving: Serving,
+        reach: Callable[[str], Awaitable[None]],
+        status: Callable[[], dict[str, Any]],
+        now_ms: NowMs,
+        rng: random.Random,
+    ) -> None:
+        self._own_peer_id = own_peer_id
+        self._graph = graph
+        self._peers = peers
+        self._rpc = rpc
+        self._serving = serving
+        self._reach = reach
+        self._rng = rng
+        self._now_ms = now_ms
+        self.status = status
+
+    def models(self) -> tuple[ModelView, ...]:
+        """Everything offered by live nodes, sorted by name."""
+        by_model: dict[tuple[str, str], list[Candidate]] = {}
+        for candidate in self._graph.index.candidates(self._now_ms()):
+            if self._peers.alive(candidate.node):
+                by_model.setdefault((candidate.name, candidate.model), []).append(candidate)
+        return tuple(_view(offers) for _, offers in sorted(by_model.items()))
+
+    def resolve(self, model: str) -> str:
+        """The model id of a name or id. Raises InvalidRequestError."""
+        found = self._graph.index.resolve(model.removeprefix(MODEL_URN), self._now_ms())
+        if not found:
+            raise InvalidRequestError(
+                f"no model named {model!r} is known here", Code.MODEL_NOT_FOUND, param="model"
+            )
+        if len(found) > 1:
+            raise InvalidRequestError(
+                f"{model!r} names several models: {', '.join(sorted(found))}",
+                Code.AMBIGUOUS_MODEL,
+                param="model",
+            )
+        return found[0]
+
+    @asynccontextmanager
+    async def infer(
+        self, model: str, request: InferRequest, *, request_id: str, capability: str = ""
+    ) -> AsyncIterator[Answer]:
+        """See `Inference.infer`."""
+        ranking = await self._candidates(model, capability)
+        problem: AigridError | None = None
+        for attempt, kept in enumerate(ranking.kept[: LIMITS.attempts_max], 1):
+            candidate = kept.candidate
+            async with AsyncExitStack() as stack:
+                started_seconds = trio.current_time()
+                try:
+                    chunks = await self._open(stack, candidate, request, request_id)
+                except AigridError as error:
+                    if not self._worth_another(candidate, error):
+                        raise
+                    problem = error
+                    continue
+                waited_ms = (trio.current_time() - started_seconds) * 1000
+                self._peers.succeeded(candidate.node, waited_ms)
+                answer = Answer(
+                    request_id, candidate.model, candidate.name, candidate.node, chunks, attempt
+                )
+                chunks.segments = answer.segments
+                yield answer
+                return
+        raise self._nobody(model or capability, problem)
+
+    async def _candidates(self, model: str, capability: str) -> Ranking:
+        ranking = self._rank(model, capability)
+        if not ranking.kept:
+            await self._reach(self.resolve(model) if model else capability)
+            ranking = self._rank(model, capability)
+        return ranking
+
+    def _rank(self, model: str, capability: str) -> Ranking:
+        now_ms = self._now_ms()
+        if model:
+            candidates = self._graph.index.offers_of_model(self.resolve(model), now_ms)
+        else:
+            candidates = self._graph.index.offers_of_capability(capability, now_ms)
+        return self.rank(candidates)
+
+    def rank(self, candidates: tuple[Candidate, ...]) -> Ranking:
+        """Order candidates by what this node has observed."""
+        nodes = {candidate.node for candidate in candidates}
+        observations = {node: self._peers.observation(node) for node in nodes}
+        return rank(candidates, observations, own_peer_id=self._own_peer_id, rng=self._rng)
+
+    def _worth_another(self, candidate: Candidate, error: AigridError) -> bool:
+        """Whether the next candidate may do better; note the failure if it is this one's."""
+        log.info(
+            "candidate failed", peer=candidate.node, model=candidate.model, code=error.code.value
+        )
+        if isinstance(error, RemoteError) and error.code is not Code.BUSY:
+            self._peers.failed(candidate.node)
+        return CODES[error.code].retry or error.code in _OF_THE_NODE
+
+    def _nobody(self, what: str, problem: AigridError | None) -> AigridError:
+        if problem is not None and problem.code in (Code.BUSY, Code.OUT_OF_MEMORY):
+            return problem
+        return NoCandidateError(
+            f"no live node can serve {what!r} now",
+            retry_after_seconds=LIMITS.retry_after_seconds,
+        )
+
+    async def _open(
+        self, stack: AsyncExitStack, candidate: Candidate, request: InferRequest, request_id: str
+    ) -> "_AnswerChunks":
+        """Start the request on a candidate and wait for its first chunk."""
+        if candidate.node == self._own_peer_id:
+            batches: Batches = await stack.enter_async_context(
+                self._serving.infer(candidate.model, request)
+            )
+        else:
+            await self._connect(candidate)
+            message = Infer(request_id, candidate.model, candidate.manifest, request)
+            bodies = await stack.enter_async_context(
+                self._rpc.call(
+                    candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
+                )
+            )
+            batches = _Decoded(bodies, candidate.node)
+        chunks = _AnswerChunks(batches, candidate)
+        await chunks.first()
+        return chunks
+
+    async def _connect(self, candidate: Candidate) -> None:
+        if not self._peers.alive(candidate.node):
+            node = self._graph.index.node(candidate.signer, self._now_ms())
+            addresses = node.addresses if node is not None else ()
+            if not await self._peers.contact(PeerAddress(candidate.node, addresses)):
+                raise RemoteError(
+                    "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
+                )
+
+
+class _Decoded:
+    """DATA bodies of an RPC answer as batches of chunks."""
+
+    def __init__(self, bodies: AsyncIterator[bytes], peer: str) -> None:
+        self._bodies = bodies
+        self._peer = peer
+
+    def __aiter__(self) -> "_Decoded":
+        return self
+
+    async def __anext__(self) -> tuple[InferChunk, ...]:
+        answer = decode_rpc_answer(await anext(self._bodies))
+        if not isinstance(answer, Chunks):
+            raise RemoteError("an unexpected answer", peer=self._peer)
+        return answer.chunks
+
+
+class _AnswerChunks:
+    """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment."""
+
+    def __init__(self, batches: Batches, candidate: Candidate) -> None:
+        self._batches = batches
+        self._candidate = candidate
+        self._ahead: tuple[InferChunk, ...] | None = None
+        self._tokens = 0
+        self._finished = False
+        self.segments: list[Segment] = []
+
+    async def first(self) -> None:
+        self._ahead = await self._fetch()
+
+    def __aiter__(self) -> "_AnswerChunks":
+        return self
+
+    async def __anext__(self) -> tuple[InferChunk, ...]:
+        if self._finished:
+            raise StopAsyncIteration
+        batch, self._ahead = self._ahead, None
+        if batch is None:
+            batch = await self._fetch()
+        for chunk in batch:
+            if isinstance(chunk, TextChunk):
+                self._tokens += len(chunk.token_ids)
+            elif isinstance(chunk, Finish):
+                self._finished = True
+        if self._finished:
+            own = self._candidate
+            self.segments.append(Segment(own.node, own.model, self._tokens))
+        return batch
+
+    async def _fetch(self) -> tuple[InferChunk, ...]:
+        try:
+            return await anext(self._batches)
+        except StopAsyncIteration:
+            raise RemoteError(
+                "the answer stopped before its end",
+                Code.CONNECTION_LOST,
+                peer=self._candidate.node,
+            ) from None
+
+
+# Codes that say something about the node that was asked rather than about the request.
+_OF_THE_NODE = frozenset(
+    {
+        Code.PROTOCOL_VIOLATION,
+        Code.INTERNAL,
+        Code.ENGINE_FAILED,
+        Code.MODEL_FILE_MISSING,
+        Code.HASH_MISMATCH,
+        Code.NOT_MEMBER,
+        Code.DENIED,
+    }
+)
+
+
+def _view(offers: list[Candidate]) -> ModelView:
+    best = min(offers, key=lambda offer: (_STATES.index(offer.state), offer.node))
+    nodes = sorted(offers, key=lambda offer: (_STATES.index(offer.state), offer.node))
+    return ModelView(
+        model=best.model,
+        name=best.name,
+        issuer=best.signer,
+        capabilities=best.capabilities,
+        nodes=tuple(dict.fromkeys(offer.node for offer in nodes)),
+        state=best.state,
+        context_tokens=best.context_tokens,
+        created_ms=0,
+    )

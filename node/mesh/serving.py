@@ -1,0 +1,61 @@
+"""Inbound requests: what this node computes for others, and for itself."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from aigrid.node.mesh.pool import ModelPool
+from aigrid.node.network.streams import Send
+from aigrid.protocol.errors import Code, NoCandidateError
+from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Chunks, Infer, encode
+
+log = structlog.get_logger()
+Batches = AsyncIterator[tuple[InferChunk, ...]]
+
+
+class Serving:
+    """Runs requests on the pool. `offered(model)` says whether this node offers the model now."""
+
+    def __init__(self, pool: ModelPool, *, offered: Callable[[str], bool]) -> None:
+        self._pool = pool
+        self._offered = offered
+        self.running = 0
+        self.served = 0
+        self.refusing = False
+
+    @asynccontextmanager
+    async def infer(self, model: str, request: InferRequest) -> AsyncIterator[Batches]:
+        """Lease the model and run one request; leaving early cancels it in the worker.
+
+        Raises:
+            NoCandidateError: this node does not offer the model, or is stopping.
+            EngineError, AigridError(`busy`): from the pool or the engine.
+        """
+        if self.refusing:
+            raise NoCandidateError(
+                "this node is stopping",
+                Code.SHUTTING_DOWN,
+                retry_after_seconds=LIMITS.retry_after_seconds,
+            )
+        if not self._offered(model):
+            raise NoCandidateError(f"this node does not offer {model}")
+        self.running += 1
+        try:
+            async with (
+                self._pool.lease(model) as worker,
+                worker.infer(request) as batches,
+            ):
+                yield batches
+                self.served += 1
+        finally:
+            self.running -= 1
+
+    async def serve(self, peer_id: str, message: Infer, send: Send) -> None:
+        """Answer an `Infer` of a peer with `Chunks`."""
+        log.info("serving", peer=peer_id, request_id=message.request_id, model=message.model)
+        async with self.infer(message.model, message.request) as batches:
+            async for batch in batches:
+                await send(encode(Chunks(batch)))
