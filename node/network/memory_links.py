@@ -2,11 +2,13 @@
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
 
+from aigrid.node.network.transport import PeerEvent
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.limits import MIB
 
@@ -14,6 +16,8 @@ from aigrid.protocol.limits import MIB
 WINDOW_BYTES: Final = 1 * MIB
 # Gossip beyond this many waiting actions is lost.
 INBOX_MAX: Final = 8192
+# A reader of peer events that is so far behind finds its channel closed.
+EVENTS_MAX: Final = 4096
 
 
 class Pipe:
@@ -80,6 +84,11 @@ class Inbox:
         if self._waiting[0][1] == self._order:
             self._arrival.unpark_all()
 
+    def clear(self) -> None:
+        """Nothing happens to this node any more."""
+        self._waiting.clear()
+        self._held.clear()
+
     def resume(self) -> None:
         """Something was healed: try again what was held up."""
         held, self._held = self._held, deque(maxlen=INBOX_MAX)
@@ -99,6 +108,32 @@ class Inbox:
                 act()
             elif not lossy:
                 self._held.append((source, act))
+
+
+class PeerEvents:
+    """Who wants to hear of connections."""
+
+    def __init__(self) -> None:
+        self._listeners: set[trio.MemorySendChannel[PeerEvent]] = set()
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[trio.MemoryReceiveChannel[PeerEvent]]:
+        send, receive = trio.open_memory_channel[PeerEvent](EVENTS_MAX)
+        self._listeners.add(send)
+        try:
+            yield receive
+        finally:
+            self._listeners.discard(send)
+            send.close()
+            receive.close()
+
+    def emit(self, event: PeerEvent) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener.send_nowait(event)
+            except trio.WouldBlock:  # rather no more events than one missing
+                self._listeners.discard(listener)
+                listener.close()
 
 
 class Connection:

@@ -14,7 +14,6 @@ Only trio's clock and the given random source are used, no thread and no task pe
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Final
 
 import structlog
 import trio
@@ -25,6 +24,7 @@ from aigrid.node.network.memory_links import (
     Inbox,
     MemoryStream,
     Offer,
+    PeerEvents,
     Pipe,
     lost,
     unreachable,
@@ -42,8 +42,6 @@ from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.limits import LIMITS, Limits
 
 __all__ = ["MemoryNetwork", "MemoryTransport"]
-
-_EVENTS_MAX: Final = 4096
 
 _log = structlog.get_logger()
 
@@ -73,7 +71,7 @@ class MemoryTransport:
         self._dialable: set[str] = set()
         self._handlers: dict[str, tuple[StreamHandler, bool]] = {}
         self._connections: dict[str, Connection] = {}
-        self._listeners: set[trio.MemorySendChannel[PeerEvent]] = set()
+        self._events = PeerEvents()
         self._counters: dict[str, int] = {}
         self._gossip = Gossip(peer_id, self._forward, limits.gossip_max_bytes)
         self.inbox = Inbox(blocked=lambda source: network.blocked(source, peer_id))
@@ -114,6 +112,7 @@ class MemoryTransport:
         if not self.alive:
             return
         self.alive = False
+        self.inbox.clear()
         self._network.detach(self)
         for peer_id in tuple(self._connections):
             self._hang_up(peer_id)
@@ -236,7 +235,7 @@ class MemoryTransport:
             return
         self._leave(peer_id)
         self._connections[peer_id] = connection
-        self._emit(PeerEvent(PeerChange.CONNECTED, peer_id))
+        self._events.emit(PeerEvent(PeerChange.CONNECTED, peer_id))
 
     def _leave(self, peer_id: str, only: Connection | None = None) -> None:
         connection = self._connections.get(peer_id)
@@ -244,7 +243,7 @@ class MemoryTransport:
             return
         del self._connections[peer_id]
         connection.ends[self._peer_id].lose()
-        self._emit(PeerEvent(PeerChange.DISCONNECTED, peer_id))
+        self._events.emit(PeerEvent(PeerChange.DISCONNECTED, peer_id))
 
     def _hang_up(self, peer_id: str) -> None:
         connection = self._connections.get(peer_id)
@@ -264,24 +263,8 @@ class MemoryTransport:
     def connected(self) -> frozenset[str]:
         return frozenset(self._connections)
 
-    @asynccontextmanager
-    async def events(self) -> AsyncIterator[trio.MemoryReceiveChannel[PeerEvent]]:
-        send, receive = trio.open_memory_channel[PeerEvent](_EVENTS_MAX)
-        self._listeners.add(send)
-        try:
-            yield receive
-        finally:
-            self._listeners.discard(send)
-            send.close()
-            receive.close()
-
-    def _emit(self, event: PeerEvent) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener.send_nowait(event)
-            except trio.WouldBlock:  # rather no more events than one missing
-                self._listeners.discard(listener)
-                listener.close()
+    def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerEvent]]:
+        return self._events.subscribe()
 
     # Streams
 
@@ -395,7 +378,8 @@ class MemoryTransport:
 
     async def provide(self, key: str) -> None:
         await trio.sleep(self._network.draw_latency_seconds())
-        self._network.provide(key, PeerAddress(self._peer_id, self.listen_addresses))
+        if self.alive:
+            self._network.provide(key, PeerAddress(self._peer_id, self.listen_addresses))
 
     async def find_providers(self, key: str) -> tuple[PeerAddress, ...]:
         await trio.sleep(2 * self._network.draw_latency_seconds())
