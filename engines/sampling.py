@@ -14,6 +14,7 @@ from aigrid.protocol.errors import Code, EngineError
 
 Logits = npt.NDArray[np.float32]
 _KEY_MASK: Final = (1 << 128) - 1
+_STRIDE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,20 @@ def _weights(logits: Logits, temperature: float) -> npt.NDArray[np.float32]:
 
 def _invert(weights: npt.NDArray[np.float32], draw: float) -> int:
     """The index at which the running sum passes `draw` of the whole; never one of weight 0."""
-    running = weights.cumsum(dtype=np.float64)
-    mark = min(draw * running[-1], np.nextafter(running[-1], 0))
-    return int(running.searchsorted(mark, side="right"))
+    # In two steps, stride by stride and then within one: a running sum over a vocabulary is slow.
+    strides = np.add.reduceat(weights, np.arange(0, len(weights), _STRIDE), dtype=np.float64)
+    running = strides.cumsum()
+    mark = draw * running[-1]
+    stride = _passing(running, mark)
+    before = running[stride - 1] if stride else 0.0
+    within = weights[stride * _STRIDE : (stride + 1) * _STRIDE].cumsum(dtype=np.float64)
+    return stride * _STRIDE + _passing(within, mark - before)
+
+
+def _passing(running: npt.NDArray[np.float64], mark: float) -> int:
+    """The first index whose running sum is above the mark, which rounding may put at the end."""
+    below_all = min(mark, np.nextafter(running[-1], 0))
+    return int(running.searchsorted(below_all, side="right"))
 
 
 def _nucleus(weights: npt.NDArray[np.float32], top_p: float) -> npt.NDArray[np.intp]:

@@ -1,0 +1,344 @@
+"""Text generation from a llama-architecture GGUF on plain onnxruntime, on the CPU.
+
+Options of the task mapping:
+    context: tokens that a conversation may have; by default the model's own, at most 4096.
+    spin: whether waiting threads burn their core; by default where a core is left to others.
+    exact_inputs: compute quantised matrices with float32 inputs instead of 8-bit blocks; slower.
+    reuse_prefix: keep the last conversation's keys and values for the next (default). A caller can
+        tell from the time to the first token whether the last one began with the same words.
+"""
+
+import os
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from aigrid.engines import gguf, gguf_quant, sampling
+from aigrid.engines.base import CancelToken, EngineStats, Estimate, ModelSource, Probe, wrong_task
+from aigrid.engines.devices import devices
+from aigrid.engines.llama import (
+    EMBEDDING,
+    ROPE_FACTORS,
+    LlamaConfig,
+    layer_matrices,
+    read_config,
+)
+from aigrid.engines.text_request import Plan, make_plan
+from aigrid.engines.text_stream import TextStream
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import (
+    Finish,
+    FinishReason,
+    InferChunk,
+    InferRequest,
+    TextChunk,
+    TextRequest,
+    TokenLogprob,
+)
+
+if TYPE_CHECKING:
+    from aigrid.engines.chat_template import ChatTemplate
+    from aigrid.engines.gguf_tokenizer import GgufTokenizer
+    from aigrid.engines.onnx_decoder import Decoder, Run
+
+DEFAULT_CONTEXT: Final = 4096
+_RUNTIME_BYTES: Final = 128 * 1024 * 1024
+_PREFILL_TOKENS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A file whose header was checked."""
+
+    path: Path
+    buffer: gguf.Buffer
+    model: gguf.GgufFile
+    config: LlamaConfig
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    config: LlamaConfig
+    context: int
+    tokenizer: "GgufTokenizer"
+    template: "ChatTemplate | None"
+    decoder: "Decoder"
+
+
+class OnnxTextEngine:
+    """One model, one conversation at a time."""
+
+    name = "onnx_text"
+
+    def __init__(self) -> None:
+        self._opened: _Opened | None = None
+        self._loaded: _Loaded | None = None
+        self._stats = EngineStats()
+        self._lock = threading.Lock()
+
+    def probe(self) -> Probe:
+        problem, found = "", ""
+        try:
+            found = version("onnxruntime")
+            import onnxruntime  # noqa: F401 - the question is whether it can be loaded here
+        except (ImportError, OSError, PackageNotFoundError) as error:
+            problem = f"onnxruntime cannot be used: {error}"
+        return Probe(self.name, found, ("gguf",), ("text-generation",), devices(), problem)
+
+    def estimate(self, source: ModelSource) -> Estimate:
+        opened = self._open(source)
+        context = _context(source, opened.config)
+        config, tensors = opened.config, opened.model.tensors.values()
+        weights = sum(_session_bytes(tensor) for tensor in tensors)
+        # What the widest layer and the attention scores take while a chunk is computed.
+        work = 4 * _PREFILL_TOKENS * (8 * config.hidden + config.heads * context)
+        return Estimate(
+            # Twice, because weights are mapped from a file and packed again for the processor.
+            memory_bytes=_RUNTIME_BYTES
+            + 2 * weights
+            + opened.model.tensors[EMBEDDING].size_bytes
+            + context * (config.kv_bytes_per_token + 4 * config.head_size)
+            + work,
+            context_tokens=context,
+            precision=_precision(opened),
+        )
+
+    def load(self, source: ModelSource, *, threads: int) -> Estimate:
+        from aigrid.engines.chat_template import ChatTemplate
+        from aigrid.engines.gguf_tokenizer import GgufTokenizer
+        from aigrid.engines.graph_cache import content_key
+
+        estimate, opened = self.estimate(source), self._open(source)
+        accuracy = 1 if _flag(source, "exact_inputs", default=False) else 4
+        # Hashing lets go of the interpreter lock, so it costs nothing beside the tokenizer.
+        with ThreadPoolExecutor(1) as pool:
+            key = pool.submit(content_key, opened.buffer, accuracy)
+            tokenizer = GgufTokenizer(opened.model, opened.config.vocabulary)
+            template = None
+            if "tokenizer.chat_template" in opened.model.metadata:
+                template = ChatTemplate(
+                    opened.model.text("tokenizer.chat_template"),
+                    bos=tokenizer.text_of(tokenizer.bos),
+                    eos=tokenizer.text_of(tokenizer.eos),
+                )
+        decoder = _decoder(opened, source, key.result(), accuracy, threads)
+        self._loaded = _Loaded(opened.config, estimate.context_tokens, tokenizer, template, decoder)
+        reserved = estimate.context_tokens * opened.config.kv_bytes_per_token
+        resident = _resident_bytes()
+        # The header with its 100,000 strings is not needed again.
+        self._opened = None
+        return replace(estimate, memory_bytes=resident + reserved) if resident else estimate
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        if not isinstance(request, TextRequest):
+            raise wrong_task(self.name, request)
+        if self._loaded is None:
+            raise EngineError("no model is loaded", Code.ENGINE_FAILED)
+        return self._answer(self._loaded, request, cancel)
+
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    def unload(self) -> None:
+        self._loaded = self._opened = None
+
+    def _open(self, source: ModelSource) -> _Opened:
+        path = _gguf_path(source)
+        if self._opened is None or self._opened.path != path:
+            buffer = gguf.map_file(path)
+            model = gguf.parse(buffer)
+            self._opened = _Opened(path, buffer, model, read_config(model))
+        return self._opened
+
+    def _answer(
+        self, loaded: _Loaded, request: TextRequest, cancel: CancelToken
+    ) -> Iterator[InferChunk]:
+        from aigrid.engines.onnx_decoder import Run
+
+        began = time.perf_counter()
+        self._count(requests=1, running=1)
+        produced = prompt = 0
+        try:
+            plan = make_plan(
+                request,
+                loaded.tokenizer,
+                loaded.template,
+                context=loaded.context,
+                vocabulary=loaded.config.vocabulary,
+                fresh_seed=secrets.randbits(63),
+            )
+            prompt = len(plan.prompt)
+            reason: FinishReason
+            for item in _generate(loaded, plan, Run(cancel)):
+                if isinstance(item, TextChunk):
+                    produced += len(item.token_ids)
+                    yield item
+                else:
+                    reason = item
+            yield Finish(reason, prompt, produced)
+        finally:
+            self._count(
+                running=-1,
+                tokens_in=prompt,
+                tokens_out=produced,
+                busy_seconds=time.perf_counter() - began,
+            )
+
+    def _count(self, **changes: float) -> None:
+        with self._lock:
+            now = {name: getattr(self._stats, name) + by for name, by in changes.items()}
+            self._stats = replace(self._stats, **now)
+
+
+def _generate(loaded: _Loaded, plan: Plan, run: "Run") -> Iterator[TextChunk | FinishReason]:
+    """Chunks, then the reason of the end."""
+    tokenizer, decoder = loaded.tokenizer, loaded.decoder
+    piece, ending, choose = tokenizer.piece, tokenizer.ending, sampling.choose
+    stream = TextStream(plan.stops)
+    # What the client already has is not said again, only what the other node still held back.
+    for token in plan.continued:
+        if token in ending or stream.feed(piece(token)).stopped:
+            yield "stop"
+            return
+    alive = decoder.prefill((*plan.prompt, *plan.continued), run)
+    first = len(plan.continued)
+    for position in range(first, first + plan.budget):
+        if not alive:
+            yield "cancelled"
+            return
+        token = choose(decoder.logits, plan.sampling, position)
+        if token in ending:
+            yield from _rest(stream)
+            yield "stop"
+            return
+        said = stream.feed(piece(token))
+        logprobs = _logprobs(loaded, token, plan.top_logprobs)
+        yield TextChunk(said.text, (token,), logprobs)
+        if said.stopped:
+            yield "stop"
+            return
+        if position + 1 < first + plan.budget:
+            alive = decoder.step((token,), run)
+    yield from _rest(stream)
+    yield "length"
+
+
+def _rest(stream: TextStream) -> Iterator[TextChunk]:
+    rest = stream.end().text
+    if rest:
+        yield TextChunk(rest)
+
+
+def _logprobs(loaded: _Loaded, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
+    if top is None:
+        return ()
+    name = loaded.tokenizer.name
+    logprob, best = sampling.log_probabilities(loaded.decoder.logits, token, top)
+    alternatives = tuple((other, name(other), value) for other, value in best)
+    return (TokenLogprob(token, name(token), logprob, alternatives),)
+
+
+def _decoder(
+    opened: _Opened, source: ModelSource, key: str, accuracy: int, threads: int
+) -> "Decoder":
+    """Open a session, if need be on a graph built anew, and give it its buffers."""
+    from aigrid.engines.onnx_decoder import Decoder, spins
+
+    threads = max(1, threads)
+    spin = _flag(source, "spin", default=spins(threads))
+    session = _session(opened, source.cache_directory, key, accuracy, threads, spin=spin)
+    rows = gguf_quant.raw_rows(opened.buffer, opened.model.tensors[EMBEDDING])
+    kind = opened.model.tensors[EMBEDDING].type.name
+    factors = None
+    if ROPE_FACTORS in opened.model.tensors:
+        raw = gguf_quant.raw_rows(opened.buffer, opened.model.tensors[ROPE_FACTORS])
+        factors = gguf_quant.dense(raw, "F32")[0]
+
+    def embed(tokens: Sequence[int]) -> gguf_quant.Floats:
+        return gguf_quant.dense(rows[list(tokens)], kind)
+
+    return Decoder(
+        session,
+        opened.config,
+        embed,
+        factors,
+        _context(source, opened.config),
+        reuse=_flag(source, "reuse_prefix", default=True),
+    )
+
+
+def _session(
+    opened: _Opened, cache: Path | None, key: str, accuracy: int, threads: int, *, spin: bool
+) -> Any:
+    from aigrid.engines.graph_cache import discard, graph_directory
+    from aigrid.engines.onnx_decoder import open_session
+
+    def attempt() -> Any:
+        with graph_directory(
+            opened.model, opened.config, opened.buffer, accuracy=accuracy, cache=cache, key=key
+        ) as directory:
+            return open_session(directory, threads=threads, spin=spin)
+
+    try:
+        return attempt()
+    except EngineError as error:
+        if cache is None or error.code != Code.ENGINE_FAILED:
+            raise
+    # A cached graph may have been damaged since it was written; a new one says for certain.
+    discard(cache, key)
+    return attempt()
+
+
+def _gguf_path(source: ModelSource) -> Path:
+    paths = [path for name, path in source.files.items() if name.lower().endswith(".gguf")]
+    if source.format != "gguf" or len(paths) != 1:
+        raise EngineError("the engine takes exactly one GGUF file", Code.UNSUPPORTED_MODEL)
+    return paths[0]
+
+
+def _context(source: ModelSource, config: LlamaConfig) -> int:
+    wanted = source.options.get("context", min(config.context, DEFAULT_CONTEXT))
+    if type(wanted) is not int or wanted < 1:
+        raise EngineError("the option context must be a number of tokens", Code.UNSUPPORTED_MODEL)
+    return min(wanted, config.context)
+
+
+def _flag(source: ModelSource, name: str, *, default: bool) -> bool:
+    value = source.options.get(name, default)
+    if not isinstance(value, bool):
+        raise EngineError(f"the option {name} must be true or false", Code.UNSUPPORTED_MODEL)
+    return value
+
+
+def _session_bytes(tensor: gguf.GgufTensor) -> int:
+    """What a tensor takes in the graph, where scales are float32 and plain types too."""
+    elements = tensor.size_bytes // tensor.type.size_bytes * tensor.type.elements
+    if not gguf_quant.is_blocked(tensor.type.name):
+        return elements * 4
+    codes = elements if tensor.type.name == "Q8_0" else elements // 2
+    return codes + elements // gguf_quant.BLOCK * 8
+
+
+def _precision(opened: _Opened) -> str:
+    """The type that most of the layers' weights have."""
+    tensors, counted = opened.model.tensors, Counter[str]()
+    for name, _ in layer_matrices(opened.config):
+        tensor = tensors[f"blk.0.{name}.weight"]
+        counted[tensor.type.name.lower()] += tensor.dims[0] * tensor.dims[1]
+    return counted.most_common(1)[0][0]
+
+
+def _resident_bytes() -> int:
+    """Memory of this process now, 0 where it cannot be known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
