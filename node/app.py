@@ -215,12 +215,13 @@ class Node:
 
     async def stop(self) -> None:
         """Withdraw our offers, refuse new work, and let live answers finish within the limit."""
-        self.serving.refusing = True
         self.announcer.withdraw()
         await self.gossip.flush()
         with trio.move_on_after(LIMITS.drain_seconds):
-            while self.serving.running:
-                await trio.sleep(0.05)
+            await self.serving.drain()
+
+    def new_request_id(self) -> str:
+        return self._world.random_bytes(12).hex()
 
     def status(self) -> dict[str, Any]:
         """The body of `/aigrid/v1/status`."""

@@ -1,4 +1,4 @@
-"""What this node says of itself: its NodeRecord and its offers, on change and at half their life."""
+"""What this node says of itself: its NodeRecord and its offers, on change and at half-life."""
 
 from collections.abc import Callable
 

@@ -58,6 +58,19 @@ class Gossip:
         self._filled = trio.Event()
         graph.listeners.append(self._on_record)
 
+    def repeat(self, issuer: str) -> None:
+        """Spread again what `issuer` says: whoever listens now has not heard it."""
+        for record in self._graph.live_records(self._now_ms()):
+            if record.issuer == issuer:
+                self._on_record(record)
+
+    async def flush(self) -> None:
+        """Send what waits, now."""
+        pending = [record.raw for record in self._outbox.values()]
+        self._outbox.clear()
+        for batch in batches(pending, LIMITS.gossip_max_bytes):
+            await self._transport.publish(RECORDS_TOPIC, encode(Records(batch)))
+
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         async with (
             trio.open_nursery() as nursery,
@@ -68,10 +81,14 @@ class Gossip:
             async for publisher, data in messages:
                 self._receive(publisher, data)
 
+    def spread(self, record: Record) -> None:
+        """Put a record into the next batch."""
+        self._outbox[record.key] = record  # only the newest of a key is worth sending
+        self._filled.set()
+
     def _on_record(self, record: Record) -> None:
         if self._spreads(record):
-            self._outbox[record.key] = record  # only the newest of a key is worth sending
-            self._filled.set()
+            self.spread(record)
 
     def _receive(self, publisher: str, data: bytes) -> None:
         try:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
+import trio
 
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.network.streams import Send
@@ -25,6 +26,7 @@ class Serving:
         self.running = 0
         self.served = 0
         self.refusing = False
+        self._idle = trio.Event()
 
     @asynccontextmanager
     async def infer(self, model: str, request: InferRequest) -> AsyncIterator[Batches]:
@@ -52,6 +54,15 @@ class Serving:
                 self.served += 1
         finally:
             self.running -= 1
+            if not self.running:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Refuse new work and wait until nothing runs."""
+        self.refusing = True
+        while self.running:
+            self._idle = trio.Event()
+            await self._idle.wait()
 
     async def serve(self, peer_id: str, message: Infer, send: Send) -> None:
         """Answer an `Infer` of a peer with `Chunks`."""

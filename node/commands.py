@@ -1,0 +1,264 @@
+"""The methods behind the control socket: what the command line can ask of a running node."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aigrid.metagraph import capabilities
+from aigrid.metagraph.index import Candidate
+from aigrid.node.app import Node
+from aigrid.node.control import Emit
+from aigrid.protocol.errors import (
+    AigridError,
+    Code,
+    InvalidRequestError,
+    NoCandidateError,
+    UsageError,
+)
+from aigrid.protocol.identity import did_of_peer_id, peer_id_of_did
+from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
+from aigrid.protocol.membership import invitation_text
+from aigrid.protocol.record import check_time, verify_form_and_signature
+from aigrid.protocol.timestamp import format_ms
+
+Method = Callable[[Any, Emit], Awaitable[dict[str, Any]]]
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+class Did(msgspec.Struct, forbid_unknown_fields=True):
+    did: str
+
+
+class Name(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class Id(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+
+
+class Join(msgspec.Struct, forbid_unknown_fields=True):
+    invitation: str
+
+
+class JoinGrid(msgspec.Struct, forbid_unknown_fields=True):
+    grid: str
+
+
+class Publish(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    capability: str
+    name: str | None = None
+    license: str | None = None
+
+
+class Model(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+
+
+class Find(msgspec.Struct, forbid_unknown_fields=True):
+    capability: str
+
+
+class Ask(msgspec.Struct, forbid_unknown_fields=True):
+    text: str
+    model: str | None = None
+    capability: str | None = None
+
+
+class Raw(msgspec.Struct, forbid_unknown_fields=True):
+    raw: str
+
+
+class NodeCommands:
+    """Implements `control.Commands` over a `Node`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._methods: dict[str, tuple[type[msgspec.Struct], Method]] = {
+            "status": (Nothing, self._status),
+            "peers": (Nothing, self._peers),
+            "models": (Nothing, self._models),
+            "models_fetch": (Name, self._models_fetch),
+            "publish": (Publish, self._publish),
+            "withdraw": (Model, self._withdraw),
+            "find": (Find, self._find),
+            "ask": (Ask, self._ask),
+            "record_show": (Id, self._record_show),
+            "record_import": (Raw, self._record_import),
+            "invite": (Did, self._invite),
+            "join": (Join, self._join),
+            "nearby": (Nothing, self._nearby),
+            "join_request": (JoinGrid, self._join_request),
+            "requests": (Nothing, self._requests),
+            "approve": (Id, self._approve),
+            "remove": (Did, self._remove),
+        }
+
+    async def call(self, method: str, params: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Run one method. Raises AigridError."""
+        entry = self._methods.get(method)
+        if entry is None:
+            raise UsageError(f"this node has no command {method[:64]!r}")
+        schema, run = entry
+        try:
+            arguments = msgspec.convert(params, schema)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{method}: {error}") from None
+        return await run(arguments, emit)
+
+    async def _status(self, _: Nothing, __: Emit) -> dict[str, Any]:
+        return self._node.status()
+
+    async def _peers(self, _: Nothing, __: Emit) -> dict[str, Any]:
+        return {"peers": self._node.peer_list()}
+
+    async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
+        return {"models": self._node.status()["models"]}
+
+    async def _models_fetch(self, params: Name, emit: Emit) -> dict[str, Any]:
+        async def progress(text: str) -> None:
+            await emit({"progress": text})
+
+        published = await self._node.hosting.fetch(params.name, progress)
+        return {"model": published.model, "name": published.name, "record": published.record}
+
+    async def _publish(self, params: Publish, _: Emit) -> dict[str, Any]:
+        if not capabilities.known(params.capability):
+            raise UsageError(
+                f"{params.capability!r} is not a capability known here; "
+                "names are Hugging Face pipeline tags, such as text-generation"
+            )
+        published = await self._node.hosting.publish(
+            Path(params.path),
+            capability=params.capability,
+            name=params.name or "",
+            license_id=params.license or "",
+        )
+        return {"model": published.model, "name": published.name, "record": published.record}
+
+    async def _withdraw(self, params: Model, _: Emit) -> dict[str, Any]:
+        return {"model": await self._node.hosting.withdraw(params.model)}
+
+    async def _find(self, params: Find, _: Emit) -> dict[str, Any]:
+        if not capabilities.known(params.capability):
+            raise UsageError(f"{params.capability!r} is not a capability known here")
+        node = self._node
+        found = node.graph.index.offers_of_capability(params.capability, node.now_ms())
+        ranking = node.router.rank(found)
+        return {"candidates": [_candidate(kept.candidate) for kept in ranking.kept]}
+
+    async def _ask(self, params: Ask, emit: Emit) -> dict[str, Any]:
+        node = self._node
+        capability = "" if params.model else params.capability or "text-generation"
+        request = TextRequest(messages=(ChatMessage("user", params.text),))
+        parts: list[str] = []
+        async with node.router.infer(
+            params.model or "",
+            request,
+            request_id=node.new_request_id(),
+            capability=capability,
+        ) as answer:
+            async for batch in answer.chunks:
+                for chunk in batch:
+                    if isinstance(chunk, TextChunk) and chunk.text:
+                        parts.append(chunk.text)
+                        await emit({"text": chunk.text})
+                    elif isinstance(chunk, Finish):
+                        break
+        segments = [msgspec.to_builtins(segment) for segment in answer.segments]
+        return {"text": "".join(parts), "model": answer.name, "segments": segments}
+
+    async def _record_show(self, params: Id, _: Emit) -> dict[str, Any]:
+        stored = self._node.graph.store.get(params.id)
+        if stored is None:
+            raise InvalidRequestError(f"no record {params.id} is known here", Code.NOT_FOUND)
+        return {
+            "record": msgspec.json.decode(stored.record.raw),
+            "id": params.id,
+            "signer": stored.record.issuer,
+            "received_from": stored.received_from,
+            "received": format_ms(stored.received_ms),
+        }
+
+    async def _record_import(self, params: Raw, _: Emit) -> dict[str, Any]:
+        raw = params.raw.strip().encode("utf-8", "replace")
+        record = verify_form_and_signature(raw)
+        check_time(record, self._node.now_ms())
+        changed = self._node.graph.ingest(raw, now_ms=self._node.now_ms(), received_from=None)
+        if changed is not None:
+            self._node.gossip.spread(changed)
+        return {"ok": True, "code": "", "record": record.content_id}
+
+    async def _invite(self, params: Did, _: Emit) -> dict[str, Any]:
+        invitation = self._node.grid.invite(params.did)
+        return {
+            "invitation": invitation_text(invitation),
+            "expires": format_ms(invitation.valid_until_ms),
+        }
+
+    async def _join(self, params: Join, _: Emit) -> dict[str, Any]:
+        grid = await self._node.join_client.redeem(params.invitation)
+        return {"grid": grid, "state": "member"}
+
+    async def _nearby(self, _: Nothing, __: Emit) -> dict[str, Any]:
+        grids: dict[str, dict[str, Any]] = {}
+        for seen in self._node.transport.nearby():
+            if seen.grid != self._node.grid.did:
+                entry = grids.setdefault(seen.grid, {"grid": seen.grid, "name": seen.name})
+                entry.setdefault("peers", []).append(seen.peer.peer_id)
+        return {"grids": [grids[grid] for grid in sorted(grids)]}
+
+    async def _join_request(self, params: JoinGrid, emit: Emit) -> dict[str, Any]:
+        async def show(code: str) -> None:
+            await emit({"state": "waiting", "code": code})
+
+        hosts = [s.peer for s in self._node.transport.nearby() if s.grid == params.grid]
+        problem: AigridError = NoCandidateError("no node of that grid is seen on the local network")
+        for host in hosts:
+            try:
+                grid = await self._node.join_client.ask(host, show)
+            except AigridError as error:  # a host may be gone or lack the key: the next may not
+                problem = error
+                continue
+            return {"grid": grid, "state": "member"}
+        raise problem
+
+    async def _requests(self, _: Nothing, __: Emit) -> dict[str, Any]:
+        return {
+            "requests": [
+                {
+                    "id": asking.request,
+                    "did": did_of_peer_id(asking.peer_id),
+                    "peer_id": asking.peer_id,
+                    "name": asking.name,
+                    "code": asking.code,
+                }
+                for asking in self._node.join_host.waiting()
+            ]
+        }
+
+    async def _approve(self, params: Id, _: Emit) -> dict[str, Any]:
+        did = self._node.join_host.approve(params.id)
+        return {"did": did, "peer_id": peer_id_of_did(did), "state": "member"}
+
+    async def _remove(self, params: Did, _: Emit) -> dict[str, Any]:
+        self._node.grid.remove(params.did)
+        return {"did": params.did, "state": "removed"}
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "model": candidate.model,
+        "name": candidate.name,
+        "record": candidate.record,
+        "node": candidate.node,
+        "signer": candidate.signer,
+        "state": candidate.state,
+        "valid_until": format_ms(candidate.valid_until_ms),
+    }

@@ -1,0 +1,163 @@
+"""A node on a real machine: keys, lock, sockets, worker processes, signals, `ready.json`."""
+
+import functools
+import json
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from aigrid.engines import registry
+from aigrid.node import keys
+from aigrid.node.app import Node, World
+from aigrid.node.commands import NodeCommands
+from aigrid.node.config import NodeConfig
+from aigrid.node.control import SOCKET_FILE, ControlServer
+from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.http import Gateway
+from aigrid.node.workers import ProcessSpawner
+from aigrid.protocol.errors import AigridError
+from aigrid.protocol.limits import LIMITS
+
+log = structlog.get_logger()
+Announce = Callable[[dict[str, Any]], None]
+READY_FILE = "ready.json"
+_REDEEM_PAUSE_SECONDS = 2.0
+
+
+def wall_ms() -> int:
+    """The wall clock, which only this module hands to the services."""
+    return time.time_ns() // 1_000_000
+
+
+class DirectoryKeys:
+    """`GridKeys` over the data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def retire_authority(self) -> None:
+        keys.retire_authority(self._data_dir)
+
+
+async def serve_forever(config: NodeConfig, *, announce: Announce) -> None:
+    """Run a node until SIGINT or SIGTERM; `announce` gets the ready event once it serves.
+
+    Raises:
+        UsageError: what on this machine keeps the node from starting.
+    """
+    data_dir = config.data_dir
+    keys.open_data_directory(data_dir)
+    with ExitStack() as stack:
+        stack.enter_context(keys.data_directory_lock(data_dir))
+        ready = data_dir / READY_FILE
+        ready.unlink(missing_ok=True)
+        stack.callback(ready.unlink, missing_ok=True)
+        node = await _build(config)
+        await _run(node, config, announce, ready)
+
+
+async def _build(config: NodeConfig) -> Node:
+    # libp2p takes a second to import: only here, so that --help and errors before it are quick.
+    from aigrid.node.network.libp2p_transport import Libp2pTransport
+
+    data_dir = config.data_dir
+    identity = keys.load_or_create_identity(data_dir)
+    authority = keys.load_authority(data_dir)
+    database = data_dir / "records.db"
+    if authority is None and not database.exists():
+        authority = keys.create_authority(data_dir)
+    transport = Libp2pTransport(
+        signing_seed=identity.seed,
+        listen=config.listen,
+        mdns=config.mdns,
+        open_to_strangers=config.open_to_strangers,
+    )
+    world = World(
+        transport=transport,
+        spawner=ProcessSpawner(data_dir / "logs"),
+        now_ms=wall_ms,
+        rng=random.Random(secrets.randbits(64)),  # noqa: S311 - jitter and ties, no secrets
+        random_bytes=secrets.token_bytes,
+        run_blocking=trio.to_thread.run_sync,
+        probes=await trio.to_thread.run_sync(registry.probe_all),
+        keys=DirectoryKeys(data_dir),
+        database=database,
+    )
+    return Node(config, world, identity=identity, authority=authority)
+
+
+async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) -> None:
+    gateway = Gateway(GatewayCore(node.router), *config.gateway)
+    control = ControlServer(config.data_dir / SOCKET_FILE, NodeCommands(node))
+    async with trio.open_nursery() as nursery:
+        stopping = trio.Event()
+        nursery.start_soon(_on_signal, stopping)
+        await nursery.start(node.run)
+        address = await nursery.start(gateway.run)
+        await nursery.start(control.run)
+        event = functools.partial(_ready_event, node, address)
+        node.on_switched = lambda: _write_ready(ready, event())
+        _write_ready(ready, event())
+        announce(event())
+        nursery.start_soon(_redeem_pending, node, config.data_dir)
+        await stopping.wait()
+        log.info("stopping")
+        with trio.move_on_after(LIMITS.drain_seconds + 1):
+            async with trio.open_nursery() as farewell:
+                farewell.start_soon(gateway.stop)
+                farewell.start_soon(node.stop)
+        nursery.cancel_scope.cancel()
+
+
+def _ready_event(node: Node, gateway: str) -> dict[str, Any]:
+    return {
+        "event": "ready",
+        "peer_id": node.identity.peer_id,
+        "did": node.identity.did,
+        "grid": node.grid.did,
+        "gateway": gateway,
+        "listen": [
+            f"{address}/p2p/{node.identity.peer_id}" for address in node.transport.listen_addresses
+        ],
+        "pid": os.getpid(),
+    }
+
+
+def _write_ready(path: Path, event: dict[str, Any]) -> None:
+    keys.write_private(path, json.dumps(event).encode() + b"\n")
+
+
+async def _on_signal(stopping: trio.Event) -> None:
+    """The first signal asks politely, the second insists."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            if stopping.is_set():
+                os._exit(1)
+            stopping.set()
+
+
+async def _redeem_pending(node: Node, data_dir: Path) -> None:
+    """Redeem the invitation that `aigrid join` left before the node was up."""
+    invitation = keys.load_pending_invitation(data_dir)
+    while invitation is not None:
+        try:
+            grid = await node.join_client.redeem(invitation)
+        except AigridError as error:
+            log.warning("invitation not redeemed", code=error.code.value, reason=error.message)
+            if not error.info.retry:
+                keys.clear_pending_invitation(data_dir)
+                return
+            await trio.sleep(_REDEEM_PAUSE_SECONDS)
+            continue
+        log.info("invitation redeemed", grid=grid)
+        keys.clear_pending_invitation(data_dir)
+        return
