@@ -1,0 +1,290 @@
+"""Everything of py-libp2p's inside that we touch, in one place. libp2p is pinned to 0.8.1.
+
+Of the library we use: the Noise handshake, the swarm's and host's bookkeeping, GossipSub, Kad-DHT
+and identify. Its listeners, dialer, muxers, negotiation, resource manager, auto-connector, mDNS
+and other security transports are not used: plaintext, which it offers by default, would let anyone
+claim a member's PeerId. `tests/node/network/test_compat.py` fails when an upstream part that
+this module leans on changes.
+"""
+
+import logging
+import secrets
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import libp2p.kad_dht.common
+import libp2p.kad_dht.kad_dht
+import libp2p.kad_dht.peer_routing
+import libp2p.kad_dht.provider_store
+import libp2p.kad_dht.value_store
+import libp2p.network.connection.swarm_connection
+import trio
+from libp2p import generate_peer_id_from
+from libp2p.crypto.ed25519 import create_new_key_pair as ed25519_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as x25519_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.defaults import IdentifyID, IdentifyPushID
+from libp2p.identity.identify.pb.identify_pb2 import Identify
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.peer.peerstore import PeerStore
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.records.validator import NamespacedValidator, Validator
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
+from libp2p.tools.anyio_service.trio_manager import TrioManager
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from aigrid.node.network import negotiation, yamux_frames
+from aigrid.node.network.muxer import Muxer
+from aigrid.node.network.tcp import TcpStream
+
+__all__ = [
+    "ID",
+    "IDENTIFY_PROTOCOL",
+    "KAD_PROTOCOL",
+    "MESHSUB_PROTOCOL",
+    "Library",
+    "Multiaddr",
+    "MuxedConnUnavailable",
+    "MuxedStreamError",
+    "PeerInfo",
+    "SwarmException",
+    "build",
+    "reduced_identify",
+    "run_service",
+    "secure",
+]
+
+MESHSUB_PROTOCOL = "/meshsub/1.1.0"  # 1.2 adds IDONTWANT, which costs more than it saves here
+KAD_PROTOCOL = "/aigrid/kad/1.0.0"
+IDENTIFY_PROTOCOL = str(IdentifyID)
+IDENTIFY_PUSH_PROTOCOL = str(IdentifyPushID)
+CONNECTIONS_MAX = 1024
+PROVIDER_KEYS_MAX = 65536
+PROVIDES_PER_WINDOW = 128
+RESTART_SECONDS = 1.0
+_KAD_MODULES = (
+    libp2p.kad_dht.common,
+    libp2p.kad_dht.kad_dht,
+    libp2p.kad_dht.peer_routing,
+    libp2p.kad_dht.provider_store,
+    libp2p.kad_dht.value_store,
+)
+
+OnFailure = Callable[[str, Exception], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The parts of py-libp2p one node runs."""
+
+    peer_id: Any
+    host: Any
+    swarm: Any
+    pubsub: Any
+    gossip: Any
+    dht: Any
+    noise: Any
+
+
+class _RefuseAll(Validator):  # type: ignore[misc]  # the library is untyped
+    """We keep no values in the DHT, only provider hints."""
+
+    def validate(self, key: str, value: bytes) -> None:
+        raise ValueError("values are not kept")
+
+    def select(self, key: str, values: list[bytes]) -> int:
+        return 0
+
+
+def build(signing_seed: bytes, listen_addresses: Callable[[], tuple[str, ...]]) -> Library:
+    """A host without listeners, its GossipSub and its DHT, not yet running."""
+    _silence()
+    for module in _KAD_MODULES:
+        module.PROTOCOL_ID = TProtocol(KAD_PROTOCOL)
+    keys = ed25519_key_pair(signing_seed)
+    peer_id = generate_peer_id_from(keys)
+    peerstore = PeerStore()
+    peerstore.add_key_pair(peer_id, keys)
+    swarm = Swarm(
+        peer_id,
+        peerstore,
+        TransportUpgrader({}, {}),
+        transports=[],
+        connection_config=ConnectionConfig(
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=CONNECTIONS_MAX,
+            max_connections=CONNECTIONS_MAX,
+            max_connections_per_peer=4,
+        ),
+    )
+    _disable_auto_connect(swarm)
+    host = BasicHost(
+        network=swarm,
+        disable_identify_address_discovery=True,
+        addrs_factory=lambda _candidates: [Multiaddr(a) for a in listen_addresses()],
+    )
+    host._schedule_identify = lambda _peer_id, *, reason: None  # noqa: SLF001, ARG005 - ours runs for members only
+    gossip = _gossip()
+    pubsub = Pubsub(host, gossip, strict_signing=True)
+    # The library counts from the wall clock in seconds: after a restart it would repeat numbers
+    # that peers have seen and drop as duplicates.
+    pubsub.counter = secrets.randbits(62)
+    noise = NoiseTransport(keys, noise_privkey=x25519_key_pair().private_key)
+    return Library(peer_id, host, swarm, pubsub, gossip, _dht(host), noise)
+
+
+def _gossip() -> Any:
+    gossip = GossipSub(
+        protocols=[TProtocol(MESHSUB_PROTOCOL)],
+        degree=6,
+        degree_low=4,
+        degree_high=12,
+        heartbeat_interval=1,
+        adaptive_gossip_enabled=False,  # changes the intervals behind our back
+        spam_protection_enabled=False,  # drops above 10 messages a second, by the wall clock
+        eclipse_protection_enabled=False,  # grafts by IP diversity; members are vouched for
+        do_px=False,
+    )
+    # Only the adaptive part prunes these.
+    gossip.recent_message_deliveries = defaultdict(lambda: deque(maxlen=16))
+    gossip.recent_peer_connections = deque(maxlen=16)
+    gossip.recent_peer_disconnections = deque(maxlen=16)
+    return gossip
+
+
+def _dht(host: Any) -> Any:
+    dht = KadDHT(
+        host,
+        DHTMode.SERVER,
+        validator=NamespacedValidator({"aigrid": _RefuseAll()}, strict_validation=True),
+        validator_changed=True,
+        strict_validation=True,
+        max_peers_per_subnet=0,  # members of one grid often share a network
+    )
+    dht._provider_rate_max = PROVIDES_PER_WINDOW  # noqa: SLF001 - 10 per 10 s is less than a node offers
+    store = dht.provider_store
+    add_provider = store.add_provider
+
+    def bounded(key: bytes, provider: Any) -> None:
+        if key in store.providers or len(store.providers) < PROVIDER_KEYS_MAX:
+            add_provider(key, provider)
+
+    store.add_provider = bounded
+    return dht
+
+
+def _disable_auto_connect(swarm: Any) -> None:
+    async def nothing(*_args: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    swarm._schedule_auto_connect = lambda: None  # noqa: SLF001 - see the module
+    swarm.auto_connector.maybe_connect = nothing
+    swarm.auto_connector.run_background_task = nothing
+    swarm.connection_pruner.maybe_prune_connections = nothing
+
+
+def _silence() -> None:
+    """The library logs what strangers do as errors, and in one module through the root logger."""
+    logger = logging.getLogger("libp2p")
+    logger.setLevel(logging.CRITICAL)
+    libp2p.network.connection.swarm_connection.logging = logger
+
+
+class GuardedManager(TrioManager):  # type: ignore[misc]  # the library is untyped
+    """Runs a library service so that a task that fails ends alone (T1, T6).
+
+    In the library one failing task, such as a message pushed or a heartbeat, ends its service
+    and with it the host. Daemons and the service itself are started again.
+    """
+
+    def __init__(self, service: Any, on_failure: OnFailure) -> None:
+        super().__init__(service)
+        self._on_failure = on_failure
+
+    def run_task(
+        self,
+        async_fn: Callable[..., Awaitable[Any]],
+        *args: Any,
+        daemon: bool = False,
+        name: str | None = None,
+        _internal: bool = False,
+    ) -> None:
+        if self._task_nursery is not None and self.is_running:
+            guarded = self._restarted if daemon or _internal else self._guarded
+            self._task_nursery.start_soon(guarded, async_fn, args)
+
+    async def _guarded(
+        self, async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+    ) -> bool:
+        """Whether it ended well."""
+        try:
+            await async_fn(*args)
+        except Exception as error:  # noqa: BLE001 - boundary: a task of the library
+            self._on_failure(getattr(async_fn, "__name__", "task"), error)
+            return False
+        return True
+
+    async def _restarted(
+        self, async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+    ) -> None:
+        while not await self._guarded(async_fn, args):
+            await trio.sleep(RESTART_SECONDS)
+
+
+@asynccontextmanager
+async def run_service(service: Any, on_failure: OnFailure) -> AsyncIterator[None]:
+    """Run a library service, guarded, while the context is open."""
+    manager = GuardedManager(service, on_failure)
+    service._manager = manager  # noqa: SLF001 - as the library's own runner does
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(manager.run)
+        await manager.wait_started()
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await manager.stop()
+
+
+async def secure(tcp: TcpStream, noise: Any, expected: Any | None) -> Muxer:
+    """Noise, then Yamux, over a fresh TCP connection; we are the dialer if a peer is `expected`.
+
+    Raises:
+        Exception: whatever the peer makes go wrong, the library's own errors included.
+    """
+    raw = RawConnection(tcp, expected is not None)
+    if expected is None:
+        await negotiation.offer(tcp, (str(NOISE_PROTOCOL_ID),))
+        session = await noise.secure_inbound(raw)
+        await negotiation.offer(session, (yamux_frames.PROTOCOL_ID,))
+    else:
+        await negotiation.select(tcp, str(NOISE_PROTOCOL_ID))
+        session = await noise.secure_outbound(raw, expected)
+        await negotiation.select(session, yamux_frames.PROTOCOL_ID)
+    return Muxer(session, session.get_remote_peer())
+
+
+def reduced_identify(host: Any, protocols: tuple[str, ...]) -> bytes:
+    """What a stranger may know: our key and what it may open. Length-prefixed."""
+    message: bytes = Identify(
+        protocol_version="ipfs/0.1.0",
+        agent_version="aigrid",
+        public_key=host.get_public_key().serialize(),
+        protocols=list(protocols),
+    ).SerializeToString()
+    return negotiation.encode_varint(len(message)) + message

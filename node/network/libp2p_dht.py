@@ -1,0 +1,113 @@
+"""Provider hints in the grid's own Kad-DHT."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+import trio
+
+from aigrid.node.network import compat
+from aigrid.node.network.gate import Gate
+from aigrid.node.network.tcp import parse_address
+from aigrid.node.network.transport import PeerAddress
+from aigrid.protocol.limits import LIMITS
+
+CALL_SECONDS = 8.0
+QUERY_SECONDS = 3.0
+QUERIES_MAX = 10
+PROVIDERS_MAX = 64
+_log = structlog.get_logger(__name__)
+
+
+class Dht:
+    """Bounded calls; whatever goes wrong is a counter and a log line, never an exception."""
+
+    def __init__(self, library: compat.Library, gate: Gate) -> None:
+        self._dht = library.dht
+        self._own = library.peer_id
+        self._gate = gate
+        self._add = self._dht.routing_table.add_peer
+        self._dht.routing_table.add_peer = self._add_member
+
+    async def _add_member(self, peer: Any, *, skip_server_mode_check: bool = False) -> bool:
+        if not self._gate.is_member(str(getattr(peer, "peer_id", peer))):
+            return False
+        added: bool = await self._add(peer, skip_server_mode_check=skip_server_mode_check)
+        return added
+
+    async def add(self, peer_id: Any, addresses: Iterable[Any]) -> None:
+        await self._dht.routing_table.add_peer(
+            compat.PeerInfo(peer_id, list(addresses)), skip_server_mode_check=True
+        )
+
+    def remove(self, peer_id: Any) -> None:
+        self._dht.routing_table.remove_peer(peer_id)
+
+    def holds(self, peer_id: Any) -> bool:
+        return bool(self._dht.routing_table.peer_in_table(peer_id))
+
+    async def provide(self, key: str) -> None:
+        try:
+            with trio.fail_after(CALL_SECONDS):
+                await self._dht.provider_store.provide(_hash(key))
+        except Exception as error:  # noqa: BLE001 - boundary: the library, and peers behind it
+            self._failed("provide", error)
+
+    async def find_providers(self, key: str) -> tuple[PeerAddress, ...]:
+        """Asks the closest peers even when something is known here: a local hint may be partial."""
+        digest = _hash(key)
+        found: dict[str, PeerAddress] = {}
+        store = self._dht.provider_store
+        try:
+            self._collect(found, store.get_providers(digest))
+            with trio.move_on_after(CALL_SECONDS) as scope:
+                closest = await self._dht.peer_routing.find_closest_peers_network(digest)
+                async with trio.open_nursery() as nursery:
+                    for peer in closest[:QUERIES_MAX]:
+                        if peer != self._own and self._gate.is_member(str(peer)):
+                            nursery.start_soon(self._ask, peer, digest, found)
+            if scope.cancelled_caught:
+                self._gate.counts["dht_failed"] += 1
+        except Exception as error:  # noqa: BLE001 - boundary: as above
+            self._failed("find", error)
+        return tuple(found.values())
+
+    async def _ask(self, peer: Any, digest: bytes, found: dict[str, PeerAddress]) -> None:
+        try:
+            with trio.move_on_after(QUERY_SECONDS):
+                (
+                    providers,
+                    _closer,
+                ) = await self._dht.provider_store._get_providers_from_peer_with_closers(  # noqa: SLF001 - the public call stops at a local hint
+                    peer, digest
+                )
+                self._collect(found, providers)
+        except Exception as error:  # noqa: BLE001 - boundary: as above
+            self._failed("ask", error)
+
+    def _collect(self, found: dict[str, PeerAddress], providers: Iterable[Any]) -> None:
+        for provider in providers:
+            peer_id = str(provider.peer_id)
+            if len(found) < PROVIDERS_MAX and self._gate.is_member(peer_id):
+                found[peer_id] = PeerAddress(peer_id, usable(provider.addrs))
+
+    def _failed(self, call: str, error: Exception) -> None:
+        self._gate.counts["dht_failed"] += 1
+        _log.info("dht call failed", call=call, error=type(error).__name__)
+
+
+def usable(addresses: Iterable[Any]) -> tuple[str, ...]:
+    """TCP addresses among multiaddrs, without the /p2p part."""
+    kept: dict[str, None] = {}
+    for address in addresses:
+        try:
+            kept.setdefault(str(parse_address(str(address))))
+        except ValueError:
+            continue
+    return tuple(kept)[: LIMITS.addresses_max]
+
+
+def _hash(key: str) -> bytes:
+    """A sha2-256 multihash, as Kad-DHT keys are."""
+    return b"\x12\x20" + hashlib.sha256(key.encode()).digest()
