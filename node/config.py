@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from aigrid.protocol.errors import Code, UsageError, VerificationError
-from aigrid.protocol.identity import public_key_of_peer_id
 from aigrid.protocol.limits import KIB, LIMITS
 
 CONFIG_FILE = "config.toml"
@@ -195,6 +194,8 @@ def _is_tcp(parts: list[str]) -> bool:
 
 
 def _is_peer(parts: list[str]) -> bool:
+    from aigrid.protocol.identity import public_key_of_peer_id  # late: loads libsodium
+
     try:
         public_key_of_peer_id(parts[1])
     except VerificationError:

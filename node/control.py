@@ -20,6 +20,7 @@ from aigrid.node.control_client import (
     REQUEST_MAX_BYTES,
     SOCKET_FILE,
     ControlClient,
+    expected_error,
     socket_address,
 )
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, UsageError
@@ -132,7 +133,7 @@ class ControlServer:
         except AigridError as error:
             return _failed(error)
         except Exception as error:  # boundary: whatever a command fails with ends that command only
-            expected = _only_aigrid_error(error)
+            expected = expected_error(error)
             if expected is None:
                 log.exception("control_command_failed", method=method)
                 expected = AigridError(
@@ -220,13 +221,3 @@ async def _send(stream: trio.SocketStream, answer: dict[str, Any]) -> None:
 
 def _failed(error: AigridError) -> dict[str, Any]:
     return {"error": {"code": error.code.value, "message": error.message}}
-
-
-def _only_aigrid_error(error: BaseException) -> AigridError | None:
-    """The error inside nested exception groups, when there is nothing unexpected beside it."""
-    if isinstance(error, AigridError):
-        return error
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    found = [_only_aigrid_error(inner) for inner in error.exceptions]
-    return found[0] if all(inner is not None for inner in found) else None

@@ -58,6 +58,16 @@ def socket_address(path: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
+def expected_error(error: BaseException) -> AigridError | None:
+    """The AigridError inside nested exception groups, if nothing unexpected is beside it."""
+    if isinstance(error, AigridError):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    found = [expected_error(inner) for inner in error.exceptions]
+    return found[0] if all(inner is not None for inner in found) else None
+
+
 class ControlClient:
     """Calls commands of the node whose control socket is `path`. Blocking."""
 

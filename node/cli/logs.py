@@ -1,0 +1,86 @@
+"""Where a node's log goes: to `D/node.log`, and warnings also to the terminal.
+
+The file has our own entries from `info` and those of the libraries from `warning`.
+Tracebacks are plain: a renderer that prints local variables would write prompts and keys.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import structlog
+
+from aigrid.protocol.errors import Code, UsageError
+from aigrid.protocol.limits import MIB
+
+LOG_FILE = "node.log"
+_LOG_MAX_BYTES = 8 * MIB
+_LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
+
+
+def configure(data_dir: Path, environment: Mapping[str, str]) -> None:
+    """Set up structlog and the standard library's logging for this process.
+
+    `AIGRID_LOG` (debug, info, warning, error) is what the terminal shows; default warning.
+
+    Raises:
+        UsageError: for another level, or when the log file cannot be written.
+    """
+    level = environment.get("AIGRID_LOG", "warning").lower()
+    if level not in _LEVELS:
+        raise UsageError(f"AIGRID_LOG must be one of {', '.join(_LEVELS)}")
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers.clear()
+    root.addHandler(_file_handler(data_dir / LOG_FILE, shared))
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(_LEVELS[level])
+    terminal.setFormatter(
+        _formatter(
+            shared,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        )
+    )
+    if level != "debug":  # what the library tells its developers is in the file
+        terminal.addFilter(lambda entry: entry.name.startswith("aigrid"))
+    root.addHandler(terminal)
+    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    logging.getLogger("aigrid").setLevel(min(logging.INFO, _LEVELS[level]))
+    logging.captureWarnings(True)  # noqa: FBT003 - the standard library takes it by position
+
+
+def _file_handler(path: Path, shared: list[structlog.typing.Processor]) -> logging.Handler:
+    try:
+        path.touch(mode=0o600)
+        handler = RotatingFileHandler(path, maxBytes=_LOG_MAX_BYTES, backupCount=1)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the log {path}: {error.strerror}", Code.DATA_DIRECTORY_UNUSABLE
+        ) from None
+    handler.setFormatter(_formatter(shared, structlog.processors.JSONRenderer()))
+    return handler
+
+
+def _formatter(
+    shared: list[structlog.typing.Processor], renderer: structlog.typing.Processor
+) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    )

@@ -1,0 +1,118 @@
+"""Commands about this node: up, id, status, peers."""
+
+import os
+import shlex
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aigrid.node.cli import render
+from aigrid.node.cli.session import Json, print_json, session, show
+
+
+def up(
+    ctx: typer.Context,
+    *,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
+    ] = None,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
+    ] = None,
+    gateway: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the HTTP gateway, on 127.0.0.1.")
+    ] = None,
+    bootstrap: Annotated[
+        list[str] | None,
+        typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
+    ] = None,
+    mdns: Annotated[
+        bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
+    ] = None,
+    open_: Annotated[
+        bool | None, typer.Option("--open", help="Serve nodes that are not members, too.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for inference; 0 means all cores.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
+    from aigrid.node.cli import logs
+    from aigrid.node.config import load
+    from aigrid.node.keys import open_data_directory
+
+    here = data_dir.expanduser().absolute() if data_dir else session(ctx).data_dir
+    config = load(
+        here,
+        {
+            "listen": listen or None,
+            "gateway": gateway,
+            "bootstrap": bootstrap or None,
+            "mdns": mdns,
+            "open": open_,
+            "name": name,
+            "threads": threads,
+            "json": as_json or None,
+        },
+        environment=os.environ,
+        hostname=socket.gethostname(),
+    )
+    open_data_directory(config.data_dir)
+    logs.configure(config.data_dir, os.environ)
+
+    import trio
+
+    from aigrid.node.app import serve_forever
+
+    announce = partial(_announce, as_json=config.json, command=_command(config.data_dir))
+    trio.run(partial(serve_forever, config, announce=announce))
+
+
+def identity(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """Print this node's DID; make its key if there is none."""
+    from aigrid.node.keys import load_or_create_identity
+
+    found = load_or_create_identity(session(ctx).data_dir)
+    body = {"did": found.did, "peer_id": found.peer_id}
+    show(body, lambda _: render.say(found.did), as_json=as_json)
+
+
+def status(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """What this node is, and what it knows."""
+    show(session(ctx).call("status"), _show_status, as_json=as_json)
+
+
+def peers(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """The members this node is connected to or has heard of."""
+    columns = {"peer_id": "PEER", "did": "DID", "alive": "ALIVE"}
+    show(
+        session(ctx).call("peers"),
+        lambda body: render.rows(body["peers"], columns, empty="No other members yet."),
+        as_json=as_json,
+    )
+
+
+def _show_status(body: dict[str, Any]) -> None:
+    render.pairs(body, {member: member.replace("_", " ") for member in body})
+
+
+def _announce(event: dict[str, Any], *, as_json: bool, command: str) -> None:
+    if as_json:
+        print_json(event)
+    elif event.get("event") == "ready":
+        render.ready(event, command)
+
+
+def _command(data_dir: Path, default: Callable[[], Path] | None = None) -> str:
+    """How to call this node from another terminal."""
+    from aigrid.node.config import default_data_dir
+
+    usual = default() if default else default_data_dir(os.environ, Path.home())
+    return "aigrid" if data_dir == usual else f"aigrid --data-dir {shlex.quote(str(data_dir))}"

@@ -1,0 +1,91 @@
+"""How results look to a person.
+
+Whatever came from another machine is stripped of control characters and printed without markup.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from aigrid.node.cli.session import printable
+
+Columns = Mapping[str, str]
+
+
+def say(text: str, *, style: str = "") -> None:
+    """One line on stdout, wrapped by nobody: ids and commands are made to be copied."""
+    Console(highlight=False, soft_wrap=True).print(Text(printable(text), style=style))
+
+
+def note(text: str) -> None:
+    """A remark beside the result, on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(printable(text), style="dim"))
+
+
+def rows(items: Iterable[Mapping[str, Any]], columns: Columns, *, empty: str) -> None:
+    """A table of `items`: `columns` maps a member to its heading. `empty` is said for none."""
+    found = list(items)
+    if not found:
+        say(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in columns.values():
+        table.add_column(heading, overflow="fold")
+    for item in found:
+        table.add_row(*(Text(_cell(item.get(member))) for member in columns))
+    Console(highlight=False).print(table)
+
+
+def pairs(body: Mapping[str, Any], labels: Columns) -> None:
+    """Two columns: what it is, and its value."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for member, label in labels.items():
+        if member in body:
+            table.add_row(label, Text(_cell(body[member])))
+    Console(highlight=False).print(table)
+
+
+def ready(event: Mapping[str, Any], command: str) -> None:
+    """What `up` says once the node serves; `command` starts the commands it suggests."""
+    gateway = str(event.get("gateway", ""))
+    base = gateway if gateway.startswith("http") else f"http://{gateway}"
+    lines = Text()
+    for label, value in (
+        ("Grid     ", event.get("grid", "")),
+        ("Node     ", event.get("peer_id", "")),
+        ("Gateway  ", f"{base.rstrip('/')}/v1"),
+    ):
+        lines.append(label, style="bold")
+        lines.append(f"{printable(value)}\n")
+    lines.append("\nIn another terminal:\n", style="dim")
+    for suggestion, why in (
+        ("models fetch smollm2", "bring the starter model"),
+        ('ask "What is a grid?"', "ask it"),
+        ("invite DID", "let another machine in (its DID: `aigrid id` there)"),
+    ):
+        lines.append(f"  {command} {suggestion}", style="cyan")
+        lines.append(f"   {why}\n", style="dim")
+    lines.append("\nCtrl-C stops the node.", style="dim")
+    Console(highlight=False, soft_wrap=True).print(
+        Panel(lines, title="AIGrid node is ready", border_style="green", expand=False)
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return printable(", ".join(value)) or "-"
+        return str(len(value))
+    if isinstance(value, dict):
+        return printable(", ".join(f"{key} {_cell(inner)}" for key, inner in value.items()))
+    return printable(value)
