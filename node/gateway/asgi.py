@@ -1,0 +1,187 @@
+"""What every HTTP dialect shares: the outer boundary, bodies read within bounds, disconnects."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import structlog
+import trio
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aigrid.node.gateway import openai
+from aigrid.node.gateway.core import Core
+from aigrid.node.gateway.guard import check_caller
+from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
+
+T = TypeVar("T")
+_log = structlog.get_logger("aigrid.gateway")
+REQUEST_ID = "aigrid.request_id"
+JSON_TYPE = "application/json"
+
+
+class ClientGoneError(Exception):
+    """The client left; nobody is there to be answered."""
+
+
+class Boundary:
+    """The outermost layer: request ids, the guard against web pages, every error an answer."""
+
+    def __init__(
+        self, app: ASGIApp, core: Core, limits: GatewayLimits, hosts: frozenset[str]
+    ) -> None:
+        self._app = app
+        self._core = core
+        self._limits = limits
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"the server passed a {scope['type']} scope")
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        offered = headers.get(b"x-request-id")
+        began = trio.current_time()
+        with self._core.request(None if offered is None else offered.decode("latin-1")) as id_:
+            scope[REQUEST_ID] = id_
+            scope["app"] = self  # so that the router raises instead of answering in plain text
+            status = 0
+
+            async def send_named(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    message["headers"].append((b"x-request-id", id_.encode()))
+                await send(message)
+
+            try:
+                check_caller(headers, self._hosts)
+                await self._app(scope, receive, send_named)
+            except ClientGoneError:
+                status = status or 499
+            except Exception as error:  # noqa: BLE001  boundary: a request handler
+                answer = self._answer(error, id_)
+                if status == 0:
+                    await answer(scope, receive, send_named)
+            _log.debug(
+                "request",
+                request_id=id_,
+                status=status,
+                duration_ms=round((trio.current_time() - began) * 1000, 1),
+            )
+
+    def _answer(self, error: Exception, request_id: str) -> Response:
+        headers: Mapping[str, str] | None = None
+        if isinstance(error, HTTPException):
+            headers, error = error.headers, _routing_error(error.status_code)
+        if not isinstance(error, AigridError):
+            error = internal_error(error, request_id)
+        return error_response(error, self._limits, headers)
+
+
+def _routing_error(status: int) -> AigridError:
+    if status == 405:
+        return InvalidRequestError("The path has no such method.", Code.METHOD_NOT_ALLOWED)
+    return InvalidRequestError("There is nothing at this path.", Code.NOT_FOUND)
+
+
+def internal_error(error: BaseException, request_id: str) -> AigridError:
+    """Log an unexpected exception, where it came from but not what it says; return our error."""
+    places = []
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        places.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    _log.error("request_failed", request_id=request_id, error=type(error).__name__, at=places[-8:])
+    return LocalError(f"Request {request_id} failed inside this node.", Code.INTERNAL)
+
+
+def error_response(
+    error: AigridError, limits: GatewayLimits, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error as an HTTP answer in OpenAI's dialect."""
+    answer = openai.error_answer(error, retry_after_seconds=limits.retry_after_seconds)
+    return Response(
+        answer.body, answer.status, {**answer.headers, **(headers or {})}, media_type=JSON_TYPE
+    )
+
+
+class BodyReader:
+    """Reads request bodies within a size, a time, and a sum over all clients."""
+
+    def __init__(self, limits: GatewayLimits) -> None:
+        self._limits = limits
+        self._held_bytes = 0
+
+    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body.
+
+        Raises:
+            InvalidRequestError: `body_too_large` or `request_timeout`.
+            LocalError: `busy`, when all bodies together hold too much.
+            ClientGoneError: the client left before it was complete.
+        """
+        if int(headers.get(b"content-length", b"0")) > self._limits.body_max_bytes:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            with trio.move_on_after(self._limits.body_seconds):
+                while await self._receive_into(body, receive):
+                    pass
+                return bytes(body)
+        finally:
+            self._held_bytes -= len(body)
+        raise InvalidRequestError("The body did not arrive in time.", Code.REQUEST_TIMEOUT)
+
+    async def _receive_into(self, body: bytearray, receive: Receive) -> bool:
+        """Take one message; False after the last."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        data: bytes = message.get("body", b"")
+        if len(body) + len(data) > self._limits.body_max_bytes:
+            raise self._too_large()
+        if self._held_bytes + len(data) > self._limits.bodies_max_bytes:
+            raise LocalError("Too many large requests arrive at once.", Code.BUSY)
+        body += data
+        self._held_bytes += len(data)
+        return bool(message.get("more_body", False))
+
+    def _too_large(self) -> AigridError:
+        return InvalidRequestError(
+            f"The body is larger than {self._limits.body_max_bytes} bytes.", Code.BODY_TOO_LARGE
+        )
+
+
+async def until_gone(receive: Receive, work: Callable[[trio.Nursery], Awaitable[T]]) -> T:
+    """Run `work`, cancelled when the client leaves.
+
+    Neither Anycorn nor Starlette cancels a handler whose client has left, so `receive` is raced.
+    What `work` starts in the nursery ends with it.
+
+    Raises:
+        ClientGoneError: the client left first. Otherwise whatever `work` raises.
+    """
+    results: list[T] = []
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+        try:
+            results.append(await work(nursery))
+        except Exception as error:  # noqa: BLE001  carried out of the nursery, raised below
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not results:
+        raise ClientGoneError
+    return results[0]
+
+
+async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

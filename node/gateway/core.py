@@ -1,0 +1,278 @@
+"""The gateway without HTTP: validated requests in, steps of an answer out.
+
+Every dialect is a thin shell over this. What it adds to the mesh: request ids, the catalogue as
+clients name it, one step per batch of chunks, the rule that an answer ends in `Finish` or in an
+error, and an orderly end of whatever is live when the node stops.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import trio
+
+from aigrid.node.mesh.answer import Answer, Inference, ModelView, Segment
+from aigrid.protocol.errors import (
+    AigridError,
+    Code,
+    EngineError,
+    InvalidRequestError,
+    LocalError,
+    NoCandidateError,
+    RemoteError,
+)
+from aigrid.protocol.inference import Finish, InferChunk, TextChunk, TextRequest, TokenLogprob
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was ready together: text, its tokens, and with the last step how the answer ended."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    finish: Finish | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model under the id that clients use for it."""
+
+    listed_id: str
+    view: ModelView
+
+
+class Core:
+    """The one entry to the mesh for all dialects.
+
+    `now_ms` is wall time in milliseconds since the epoch; `token` returns a fresh random name of
+    8 to 64 characters out of letters, digits, `_` and `-`.
+    """
+
+    def __init__(
+        self, inference: Inference, *, now_ms: Callable[[], int], token: Callable[[], str]
+    ) -> None:
+        self._inference = inference
+        self._now_ms = now_ms
+        self._token = token
+        self._requests: set[str] = set()
+        self._generations: set[Generation] = set()
+        self._stopping = False
+        self._idle = trio.Event()
+
+    # Requests
+    @contextmanager
+    def request(self, offered: str | None) -> Iterator[str]:
+        """The id of a request while it lives: the client's, if well-formed and not in use."""
+        if offered is None or offered in self._requests or not _REQUEST_ID.fullmatch(offered):
+            offered = self._token()
+        self._requests.add(offered)
+        try:
+            yield offered
+        finally:
+            self._requests.discard(offered)
+
+    def now_seconds(self) -> int:
+        """Wall time in whole seconds, as APIs report it."""
+        return self._now_ms() // 1000
+
+    # Catalogue
+    def models(self) -> tuple[Listed, ...]:
+        """Everything offered, once per id: by name, or by model id where a name is ambiguous."""
+        views = self._inference.models()
+        named: defaultdict[str, set[str]] = defaultdict(set)
+        for view in views:
+            named[view.name].add(view.model)
+        listed: dict[str, Listed] = {}
+        for view in views:
+            listed_id = view.name if len(named[view.name]) == 1 else view.model
+            listed.setdefault(listed_id, Listed(listed_id, view))
+        return tuple(listed.values())
+
+    def model(self, wanted: str) -> Listed:
+        """The model that `wanted` lists, names or identifies.
+
+        Raises:
+            InvalidRequestError: `model_not_found` or `ambiguous_model`.
+        """
+        listed = self.models()
+        for entry in listed:
+            if wanted == entry.listed_id:
+                return entry
+        for entry in listed:
+            if wanted == entry.view.model:
+                return Listed(wanted, entry.view)
+        several = [entry.listed_id for entry in listed if entry.view.name == wanted]
+        if several:
+            raise InvalidRequestError(
+                f"Several models are named {wanted!r}: {', '.join(several)}.",
+                Code.AMBIGUOUS_MODEL,
+                param="model",
+            )
+        raise InvalidRequestError(
+            f"No node offers a model {wanted!r}.", Code.MODEL_NOT_FOUND, param="model"
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What this node says about itself and its grid."""
+        return self._inference.status()
+
+    # Generation
+    def generate(self, model: str, request: TextRequest, *, request_id: str) -> "Generation":
+        """Ask for text; see `Generation`."""
+        return Generation(self, self._inference.infer(model, request, request_id=request_id))
+
+    # Stopping
+    @property
+    def stopping(self) -> bool:
+        """Whether new work is refused."""
+        return self._stopping
+
+    def refuse_new(self) -> None:
+        """Refuse new generations from now on; live ones go on."""
+        self._stopping = True
+        self._note_idle()
+
+    async def drained(self) -> None:
+        """Wait until no generation is live; call `refuse_new` first."""
+        await self._idle.wait()
+
+    def cut_off(self) -> None:
+        """End whatever is live with `shutting_down` as soon as it next waits for the mesh."""
+        self._stopping = True
+        for generation in tuple(self._generations):
+            generation.cut()
+
+    def _enter(self, generation: "Generation") -> None:
+        if self._stopping:
+            raise _stopping_error()
+        self._generations.add(generation)
+
+    def _leave(self, generation: "Generation") -> None:
+        self._generations.discard(generation)
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self._stopping and not self._generations:
+            self._idle.set()
+
+
+class Generation:
+    """An answer: enter it to wait for the first chunk, then iterate over its steps.
+
+    The last step carries `Finish`, and `segments` is complete with it. Leaving early cancels the
+    request everywhere. Entering and iterating raise an `AigridError` when the answer cannot be
+    completed; an answer that merely stops is turned into one.
+    """
+
+    def __init__(self, core: Core, answering: AbstractAsyncContextManager[Answer]) -> None:
+        self._core = core
+        self._answering = answering
+        self._answer: Answer | None = None
+        self._waiting: trio.CancelScope | None = None
+        self._is_cut = False
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        self._core._enter(self)  # noqa: SLF001  the two classes are one thing
+        try:
+            with trio.CancelScope() as self._waiting:
+                self._answer = await self._answering.__aenter__()
+            self._waiting = None
+        except BaseException:
+            self._core._leave(self)  # noqa: SLF001
+            raise
+        if self._answer is None:
+            self._core._leave(self)  # noqa: SLF001
+            raise _stopping_error()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._answering.__aexit__(kind, error, traceback)
+        finally:
+            self._core._leave(self)  # noqa: SLF001
+
+    @property
+    def answer(self) -> Answer:
+        """Who answers; known once entered."""
+        if self._answer is None:
+            raise RuntimeError("the generation has not been entered")
+        return self._answer
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Which node produced how much; complete after the last step."""
+        return self.answer.segments
+
+    def cut(self) -> None:
+        """End with `shutting_down` at the next wait, or the present one."""
+        self._is_cut = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Step:
+        if self._ended:
+            raise StopAsyncIteration
+        while True:
+            chunks = await self._next_chunks()
+            if chunks is None:
+                raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
+            step = _merge(chunks)
+            if step.finish is None:
+                if step.text or step.logprobs:
+                    return step
+                continue
+            self._ended = True
+            if await self._next_chunks() is not None:
+                raise RemoteError("The answer went on after its end.")
+            if step.finish.reason == "cancelled":
+                raise LocalError("The answer was cancelled before it was complete.", Code.CANCELLED)
+            return step
+
+    async def _next_chunks(self) -> tuple[InferChunk, ...] | None:
+        """The next batch, or None at the end."""
+        if self._is_cut:
+            raise _stopping_error()
+        with trio.CancelScope() as self._waiting:
+            chunks = await anext(self.answer.chunks, None)
+        scope, self._waiting = self._waiting, None
+        if scope.cancelled_caught:
+            raise _stopping_error()
+        return chunks
+
+
+def _merge(chunks: tuple[InferChunk, ...]) -> Step:
+    """Join what was ready together; raises RemoteError or EngineError if it is no text."""
+    finish: Finish | None = None
+    if isinstance(chunks[-1], Finish):
+        finish, chunks = chunks[-1], chunks[:-1]
+    if len(chunks) == 1 and isinstance(chunks[0], TextChunk):
+        return Step(chunks[0].text, chunks[0].logprobs, finish)
+    texts: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    for chunk in chunks:
+        if isinstance(chunk, Finish):
+            raise RemoteError("The answer went on after its end.")
+        if not isinstance(chunk, TextChunk):
+            raise EngineError("The model answers with tensors, not text.", Code.UNSUPPORTED_MODEL)
+        texts.append(chunk.text)
+        logprobs += chunk.logprobs
+    return Step("".join(texts), tuple(logprobs), finish)
+
+
+def _stopping_error() -> AigridError:
+    return NoCandidateError("This node is stopping.", Code.SHUTTING_DOWN)

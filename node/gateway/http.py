@@ -1,0 +1,116 @@
+"""The gateway as a service: the routes of all dialects behind one boundary on one socket."""
+
+import socket
+
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from aigrid.node.gateway.asgi import BodyReader, Boundary
+from aigrid.node.gateway.core import Core
+from aigrid.node.gateway.guard import allowed_hosts, loopback_address
+from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.openai_http import OpenAiEndpoints, json_response
+from aigrid.node.gateway.server import HttpServer, listen
+from aigrid.protocol.errors import Code, LocalError
+
+
+class Gateway:
+    """HTTP on a loopback address.
+
+    `host` is a loopback literal or `localhost`; port 0 takes a free one. `bind` may be called
+    ahead of `run`, so that a taken port is known before anything else starts.
+
+    Raises:
+        UsageError: `unsafe_binding` from the constructor, `port_in_use` from `bind` and `run`.
+    """
+
+    def __init__(
+        self, core: Core, *, host: str, port: int, limits: GatewayLimits | None = None
+    ) -> None:
+        self._core = core
+        self._host = loopback_address(host)
+        self._port = port
+        self._limits = limits or GatewayLimits()
+        self._hosts = allowed_hosts(self._host)
+        self._socket: socket.socket | None = None
+        self._stop = trio.Event()
+        self._server: HttpServer | None = None
+
+    def bind(self) -> str:
+        """Take the port; returns the address as HOST:PORT."""
+        if self._socket is None:
+            self._socket = listen(self._host, self._port)
+            self._port = self._socket.getsockname()[1]
+        return self.address
+
+    def close(self) -> None:
+        """Give the port back, if `run` was never called."""
+        if self._socket is not None and self._server is None:
+            self._socket.close()
+            self._socket = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, the port being known once bound."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._port}"
+
+    def counters(self) -> dict[str, int]:
+        """What the guards did: evicted, refused and cut connections."""
+        return dict(self._server.counters) if self._server is not None else {}
+
+    def stop(self) -> None:
+        """Refuse new work and drain; `run` returns within the drain and farewell times."""
+        self._stop.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve; reports the address when ready.
+
+        After `stop`, live answers get `drain_seconds` to finish. When cancelled, none: in both
+        cases what is still live then ends with `shutting_down`, and a client that does not read
+        is cut `farewell_seconds` later.
+        """
+        self.bind()
+        if self._socket is None:
+            raise RuntimeError("bind left no socket")
+        server = self._server = HttpServer(self._app(), self._socket, self._limits)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            task_status.started(self.address)
+            drain_seconds = 0.0
+            try:
+                await self._stop.wait()
+                drain_seconds = self._limits.drain_seconds
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._end(server, drain_seconds)
+
+    async def _end(self, server: HttpServer, drain_seconds: float) -> None:
+        self._core.refuse_new()
+        await server.stop_accepting()
+        with trio.move_on_after(drain_seconds):
+            await self._core.drained()
+        self._core.cut_off()
+        with trio.move_on_after(self._limits.farewell_seconds):
+            await server.ended.wait()
+        server.cut_off()
+
+    def _app(self) -> Boundary:
+        bodies = BodyReader(self._limits)
+        routes = [
+            *OpenAiEndpoints(self._core, bodies, self._limits).routes(),
+            Route("/healthz", self._health, methods=["GET"]),
+            Route("/aigrid/v1/status", self._status, methods=["GET"]),
+        ]
+        router = Router(routes, redirect_slashes=False)
+        return Boundary(router, self._core, self._limits, self._hosts)
+
+    async def _health(self, _request: Request) -> Response:
+        if self._core.stopping:
+            raise LocalError("This node is stopping.", Code.SHUTTING_DOWN)
+        return json_response({"status": "ok"})
+
+    async def _status(self, _request: Request) -> Response:
+        return json_response(self._core.status())

@@ -1,0 +1,189 @@
+"""OpenAI's endpoints: HTTP in, `openai_request` and `core` called, `openai` out."""
+
+from dataclasses import dataclass
+
+import msgspec
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from aigrid.node.gateway import openai
+from aigrid.node.gateway.asgi import (
+    JSON_TYPE,
+    REQUEST_ID,
+    BodyReader,
+    internal_error,
+    until_gone,
+)
+from aigrid.node.gateway.core import Core, Generation
+from aigrid.node.gateway.guard import check_json
+from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.openai_request import ChatCall, decode_chat
+from aigrid.node.mesh.answer import Answer
+from aigrid.protocol.errors import AigridError
+
+
+class OpenAiEndpoints:
+    """The routes of the dialect, over one core."""
+
+    def __init__(self, core: Core, bodies: BodyReader, limits: GatewayLimits) -> None:
+        self._core = core
+        self._bodies = bodies
+        self._limits = limits
+
+    def routes(self) -> list[BaseRoute]:
+        """What exists under /v1. Model ids may hold slashes and colons."""
+        return [
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/models/{model:path}", self._model, methods=["GET"]),
+        ]
+
+    async def _models(self, _request: Request) -> Response:
+        return json_response(openai.model_list(self._core.models()))
+
+    async def _model(self, request: Request) -> Response:
+        return json_response(openai.model_object(self._core.model(request.path_params["model"])))
+
+    async def _chat(self, request: Request) -> "_Chat":
+        headers = dict(request.scope["headers"])
+        check_json(headers)
+        call = decode_chat(await self._bodies.read(headers, request.receive))
+        return _Chat(self._core, call, request.scope[REQUEST_ID], self._limits)
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """A value as JSON."""
+    return Response(msgspec.json.encode(value), status, media_type=JSON_TYPE)
+
+
+def _served_by(answer: Answer) -> dict[str, str]:
+    return {"x-aigrid-node": answer.node, "x-aigrid-model": answer.model}
+
+
+@dataclass(slots=True)
+class _Chat:
+    """The answer to a chat request, as an ASGI response."""
+
+    core: Core
+    call: ChatCall
+    request_id: str
+    limits: GatewayLimits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.call.stream:
+            await until_gone(receive, _Stream(self, send).run)
+            return
+        response = await until_gone(receive, self._plain)
+        await response(scope, receive, send)
+
+    def generate(self) -> Generation:
+        return self.core.generate(self.call.model, self.call.request, request_id=self.request_id)
+
+    @property
+    def completion_id(self) -> str:
+        return f"chatcmpl-{self.request_id}"
+
+    async def _plain(self, _nursery: trio.Nursery) -> Response:
+        created = self.core.now_seconds()
+        async with self.generate() as generation:
+            steps = [step async for step in generation]
+            body = openai.completion(
+                completion_id=self.completion_id,
+                created=created,
+                model=generation.answer.name,
+                steps=steps,
+                segments=generation.segments,
+            )
+            headers = _served_by(generation.answer)
+        return Response(body, headers=headers, media_type=JSON_TYPE)
+
+
+class _Stream:
+    """Server-sent events. Writers take turns; the lock also guards `_began` and `_ended`."""
+
+    def __init__(self, chat: _Chat, send: Send) -> None:
+        self._chat = chat
+        self._send = send
+        self._turn = trio.Lock()
+        self._began = False
+        self._ended = False
+        self._wrote_at = 0.0
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._keep_alive)
+        try:
+            await self._events()
+        except AigridError as error:
+            await self._fail(error)
+        except Exception as error:  # noqa: BLE001  boundary: headers may be out, so the error is an event
+            await self._fail(internal_error(error, self._chat.request_id))
+
+    async def _events(self) -> None:
+        chat = self._chat
+        created = chat.core.now_seconds()
+        async with chat.generate() as generation:
+            headers = _served_by(generation.answer)
+            encoder = openai.ChunkEncoder(
+                completion_id=chat.completion_id,
+                created=created,
+                model=generation.answer.name,
+                include_usage=chat.call.include_usage,
+            )
+            pending = encoder.role()
+            async for step in generation:
+                data = pending + encoder.piece(step)
+                pending = b""
+                if step.finish is None:
+                    await self._write(data, headers)
+                else:
+                    data += encoder.finish(step.finish, generation.segments)
+                    await self._write(data, headers, last=True)
+
+    async def _fail(self, error: AigridError) -> None:
+        """End with an error event, or raise it while it can still be an HTTP status."""
+        async with self._turn:
+            if not self._began:
+                self._ended = True
+                raise error
+        await self._write(openai.error_event(error), last=True)
+
+    async def _keep_alive(self) -> None:
+        """Send headers without waiting for ever, and a comment whenever the stream is silent."""
+        await trio.sleep(self._chat.limits.first_chunk_seconds)
+        silence_seconds = self._chat.limits.keepalive_seconds
+        if not self._began:
+            await self._write(openai.KEEPALIVE)
+        while not self._ended:
+            await trio.sleep_until(self._wrote_at + silence_seconds)
+            if trio.current_time() >= self._wrote_at + silence_seconds:
+                await self._write(openai.KEEPALIVE)
+
+    async def _write(
+        self, data: bytes, headers: dict[str, str] | None = None, *, last: bool = False
+    ) -> None:
+        async with self._turn:
+            if self._ended:
+                return
+            self._ended = last
+            if not self._began:
+                self._began = True
+                await self._send(_start(headers or {}))
+            self._wrote_at = trio.current_time()
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+
+
+def _start(headers: dict[str, str]) -> Message:
+    fields = {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-store",
+        "x-accel-buffering": "no",
+        **headers,
+    }
+    return {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
+    }
