@@ -1,0 +1,152 @@
+"""The one SQLite database of a node: opening, schema migrations, transactions, errors.
+
+WAL with synchronous=NORMAL: after kill -9 every committed transaction is there; after a power
+failure the last ones may be missing, but the file is sound.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from aigrid.protocol.errors import Code, UsageError
+
+_BUSY_TIMEOUT_SECONDS = 2.0
+
+# Step n brings a database from user_version n to n + 1. Steps are never edited once released.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE records (
+        content_id TEXT NOT NULL PRIMARY KEY,
+        issuer TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        valid_from_ms INTEGER NOT NULL,
+        valid_until_ms INTEGER NOT NULL,
+        withdrawn INTEGER NOT NULL,
+        account TEXT,
+        received_ms INTEGER NOT NULL,
+        received_from TEXT,
+        raw BLOB NOT NULL,
+        UNIQUE (issuer, kind, subject)
+    );
+    CREATE INDEX records_by_expiry ON records (valid_until_ms);
+    CREATE INDEX records_by_account ON records (account, valid_until_ms);
+    CREATE TABLE remembered (
+        issuer TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        valid_from_ms INTEGER NOT NULL,
+        content_id TEXT NOT NULL,
+        account TEXT,
+        until_ms INTEGER NOT NULL,
+        PRIMARY KEY (issuer, kind, subject)
+    ) WITHOUT ROWID;
+    CREATE INDEX remembered_by_expiry ON remembered (until_ms);
+    CREATE INDEX remembered_by_account ON remembered (account);
+    CREATE TABLE redeemed (
+        nonce TEXT NOT NULL PRIMARY KEY,
+        until_ms INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE settings (
+        name TEXT NOT NULL PRIMARY KEY,
+        value TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+class Database:
+    """A connection whose every failure is one sentence: UsageError(`data_directory_unusable`)."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open `path`, or a database in memory.
+
+        Raises:
+            UsageError: the directory cannot be written, or the file is no database of ours.
+        """
+        self._depth = 0
+        with _one_sentence():
+            self._connection = sqlite3.connect(
+                ":memory:" if path is None else path,
+                timeout=_BUSY_TIMEOUT_SECONDS,
+                isolation_level=None,
+            )
+        try:
+            self.execute("PRAGMA journal_mode = WAL")
+            self.execute("PRAGMA synchronous = NORMAL")
+            self.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except UsageError:
+            self._connection.close()
+            raise
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Any]:
+        """The rows of a query, one at a time; also read errors met on the way are UsageErrors."""
+        cursor = self.execute(statement, values)
+        with _one_sentence():
+            yield from cursor
+
+    def row(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """The first row, or None."""
+        try:
+            return self._connection.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. Within another transaction it becomes part of that one."""
+        if self._depth:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+            return
+        self.execute("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()
+            raise
+        finally:
+            self._depth = 0
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _migrate(self) -> None:
+        with self.transaction():  # also where there is nothing to do: shows that we may write
+            version = int(self.row("PRAGMA user_version")[0])
+            if version > len(MIGRATIONS):
+                raise UsageError(
+                    "The data directory was written by a newer version of aigrid.",
+                    Code.DATA_DIRECTORY_UNUSABLE,
+                )
+            for script in MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    self.execute(statement)
+            self.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _unusable(error) from error
+
+
+def _unusable(error: sqlite3.Error) -> UsageError:
+    return UsageError(f"The data directory cannot be used: {error}.", Code.DATA_DIRECTORY_UNUSABLE)

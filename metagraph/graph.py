@@ -1,0 +1,349 @@
+"""The metagraph: the one door through which records come in, and what is believed of them.
+
+A record is verified once per content id, merged into the store, and shown in the index as long as
+its issuer is a member. Losing a membership hides what its holder said; renewing it shows it again.
+"""
+
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from aigrid.metagraph.index import Index
+from aigrid.metagraph.store import PutResult, Store, Summary, digest_of
+from aigrid.protocol.canonical import content_id
+from aigrid.protocol.errors import Code, LocalError, VerificationError
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.kinds import KINDS, Body, Kind, WithdrawnBody
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import KNOWN_ID_BYTES
+from aigrid.protocol.record import (
+    Record,
+    RecordKey,
+    build,
+    check_time,
+    verify_form_and_signature,
+)
+
+_REFUSED_MAX = 8192
+_WAITING_MAX = 256  # of up to `record_max_bytes` each
+
+Listener = Callable[[Record], None]
+T = TypeVar("T")
+
+
+class Metagraph:
+    """What this node knows. Reads and writes `store`, keeps `index` in step with it.
+
+    Attributes:
+        grid: DID of the grid whose memberships count.
+        refused: how many records were refused, by code.
+        listeners: called with each record that changed something, after it is committed.
+    """
+
+    def __init__(
+        self, store: Store, index: Index, *, grid: str, own_did: str, open_to_strangers: bool
+    ) -> None:
+        self.store = store
+        self.index = index
+        self.grid = grid
+        self.own_did = own_did
+        self.open_to_strangers = open_to_strangers
+        self.refused: Counter[Code] = Counter()
+        self.listeners: list[Listener] = []
+        self._memberships: dict[str, Record] = {}
+        self._refusals: _Memo[tuple[str, Code]] = _Memo(_REFUSED_MAX)
+        self._verified: _Memo[Record] = _Memo(_WAITING_MAX)
+        self._load()
+
+    # --- records coming in
+
+    def ingest(self, raw: bytes, *, now_ms: int, received_from: str | None) -> Record | None:
+        """Verify and merge one record; None if it was known.
+
+        Raises:
+            VerificationError: why it was refused; it has been counted.
+        """
+        changed, refusals = self.ingest_batch([raw], now_ms=now_ms, received_from=received_from)
+        if refusals:
+            raise refusals[0]
+        return changed[0] if changed else None
+
+    def ingest_batch(
+        self, raws: Iterable[bytes], *, now_ms: int, received_from: str | None
+    ) -> tuple[list[Record], list[VerificationError]]:
+        """Verify and merge records in one transaction, memberships first.
+
+        Returns:
+            The records that changed something, and why others were refused. Known ones are neither.
+        """
+        records: list[Record] = []
+        refusals: list[VerificationError] = []
+        for raw in raws:
+            try:
+                record = self._verify(raw)
+            except VerificationError as error:
+                refusals.append(self._count(error))
+            else:
+                if record is not None:
+                    records.append(record)
+        records.sort(key=lambda record: record.kind is not Kind.MEMBERSHIP)
+        changed, unfit = self._merge(records, now_ms, received_from)
+        return changed, refusals + unfit
+
+    def issue(
+        self, kind: Kind, body: Body, identity: Identity, *, now_ms: int, ttl_ms: int
+    ) -> Record:
+        """Sign a record of our own, so that it replaces what `identity` said under its key.
+
+        It is valid for `ttl_ms`, at most as long as its kind allows, and at least as long as what
+        it replaces.
+
+        Raises:
+            VerificationError: if it would be refused; `from_future`, when the clock was set back.
+        """
+        key = (identity.did, kind.value, body.id)
+        valid_from_ms = max(now_ms, self.store.newest_valid_from_ms(key) + 1)
+        current = self.store.newest(key)
+        valid_until_ms = max(
+            valid_from_ms + min(ttl_ms, KINDS[kind].ttl_seconds * 1000),
+            0 if current is None else current.valid_until_ms,
+        )
+        record = build(
+            kind, body, identity, valid_from_ms=valid_from_ms, valid_until_ms=valid_until_ms
+        )
+        _, refusals = self._merge([record], now_ms, None)
+        if refusals:
+            raise refusals[0]
+        return record
+
+    def withdraw(self, kind: Kind, subject: str, identity: Identity, *, now_ms: int) -> Record:
+        """Take back what `identity` said under a key, for as long as it would have been valid.
+
+        Raises:
+            LocalError: `not_found`, if there is nothing to take back.
+        """
+        key = (identity.did, kind.value, subject)
+        current = self._newest_live(key, now_ms)
+        if current is None:
+            raise LocalError(f"there is no {kind} of {subject} to withdraw", Code.NOT_FOUND)
+        if current.withdrawn:
+            return current
+        body = WithdrawnBody(id=subject, withdrawn=True)
+        return self.issue(kind, body, identity, now_ms=now_ms, ttl_ms=1)
+
+    # --- time and place
+
+    def expire(self, now_ms: int) -> list[Record]:
+        """Forget what is no longer valid; returns it. Due at `store.next_expiry_ms()`."""
+        gone = self.store.expire(now_ms)
+        for record in gone:
+            self.index.remove(record)
+            if self._memberships.get(record.subject) == record:
+                del self._memberships[record.subject]
+                self._show_all_of(record.subject)
+        return gone
+
+    def switch_grid(self, grid: str) -> None:
+        """Belong to `grid` from now on: keep only what we said ourselves, memberships apart."""
+        foreign = [
+            record
+            for record in self.store.live(0)
+            if record.issuer != self.own_did or record.kind is Kind.MEMBERSHIP
+        ]
+        self.store.delete(foreign)
+        for record in foreign:
+            self.index.remove(record)
+        self._memberships.clear()
+        self._refusals.clear()
+        self._verified.clear()
+        self.grid = grid
+
+    # --- questions
+
+    def members(self, now_ms: int) -> frozenset[str]:
+        """DIDs of the members of the grid."""
+        return frozenset(
+            did for did, record in self._memberships.items() if record.valid_until_ms > now_ms
+        )
+
+    def membership_of(self, did: str, now_ms: int) -> Record | None:
+        """The membership of `did` in force."""
+        record = self._memberships.get(did)
+        return record if record is not None and record.valid_until_ms > now_ms else None
+
+    def live_records(self, now_ms: int) -> list[Record]:
+        """Everything believed now."""
+        return [
+            record
+            for record in self.store.live(now_ms)
+            if not record.withdrawn and self._may_say(record.kind, record.issuer, now_ms)
+        ]
+
+    def known_ids(self, *, now_ms: int) -> bytes:
+        """What `messages.Sync` carries: the start of the SHA-256 of the records held, newest first.
+
+        At most `sync_known_max` of them.
+        """
+        digests = self.store.digests(now_ms, LIMITS.sync_known_max)
+        return b"".join(digest[:KNOWN_ID_BYTES] for digest in digests)
+
+    def records_unknown_to(self, known: bytes, *, now_ms: int) -> list[Summary]:
+        """What to answer to such a request: withdrawals included, memberships first."""
+        ids = {known[i : i + KNOWN_ID_BYTES] for i in range(0, len(known), KNOWN_ID_BYTES)}
+        return [
+            summary
+            for summary in self.store.summaries(now_ms)
+            if digest_of(summary.content_id)[:KNOWN_ID_BYTES] not in ids
+            and self._may_say(summary.kind, summary.issuer, now_ms)
+        ]
+
+    # --- inside
+
+    def _load(self) -> None:
+        for record in self.store.of_issuer(self.grid):
+            if record.kind is Kind.MEMBERSHIP and not record.withdrawn:
+                self._memberships[record.subject] = record
+        for record in self.store.live(0):
+            self._show(record)
+
+    def _verify(self, raw: bytes) -> Record | None:
+        """Everything that depends on the bytes alone, once per content id; None if it is stored."""
+        if len(raw) > LIMITS.record_max_bytes:
+            raise VerificationError(f"{len(raw)} bytes", Code.RECORD_TOO_LARGE)
+        digest = hashlib.sha256(raw).digest()
+        refusal = self._refusals.get(digest)
+        if refusal is not None:
+            raise VerificationError(*refusal)
+        if self.store.has(content_id(raw)):
+            return None
+        record = self._verified.get(digest)
+        if record is not None:
+            return record
+        try:
+            record = verify_form_and_signature(raw)
+        except VerificationError as error:
+            self._refusals.put(digest, (error.message, error.code))
+            raise
+        return record
+
+    def _merge(
+        self, records: Sequence[Record], now_ms: int, received_from: str | None
+    ) -> tuple[list[Record], list[VerificationError]]:
+        if not records:
+            return [], []
+        changed: dict[RecordKey, Record] = {}
+        refusals: list[VerificationError] = []
+        joined: dict[str, Record] = {}
+        with self.store.transaction():
+            for record in records:
+                try:
+                    if self._put(record, now_ms, received_from, joined) is PutResult.CHANGED:
+                        changed[record.key] = record
+                except VerificationError as error:
+                    refusals.append(self._count(error))
+                    self._remember_refusal(record, error)
+        for record in changed.values():
+            self._apply(record)
+        for record in changed.values():
+            for listener in self.listeners:
+                listener(record)
+        return list(changed.values()), refusals
+
+    def _put(
+        self, record: Record, now_ms: int, received_from: str | None, joined: dict[str, Record]
+    ) -> PutResult:
+        """Check and store one record; `joined` are memberships of the same transaction."""
+        if not KINDS[record.kind].shared:
+            raise VerificationError(f"{record.kind} is not shared", Code.UNKNOWN_KIND)
+        check_time(record, now_ms)
+        member = joined.get(record.issuer) or self._memberships.get(record.issuer)
+        is_member = member is not None and not member.withdrawn and member.valid_until_ms > now_ms
+        account: str | None = record.issuer
+        if record.kind is Kind.MEMBERSHIP:
+            if record.issuer != self.grid:
+                raise VerificationError("a membership of another grid", Code.NOT_MEMBER)
+            account = None  # the authority may have more members than anybody has records
+        elif record.issuer != self.own_did and not is_member:
+            if not self.open_to_strangers:
+                raise VerificationError("the issuer is not a member", Code.NOT_MEMBER)
+            account = f"via {received_from}"  # new keys are free: the introducer answers for them
+        result = self.store.put(
+            record,
+            now_ms=now_ms,
+            received_from=received_from,
+            account=account,
+            rated=record.issuer != self.own_did,
+        )
+        if record.kind is Kind.MEMBERSHIP and result is PutResult.CHANGED:
+            joined[record.subject] = record
+        return result
+
+    def _apply(self, record: Record) -> None:
+        if record.kind is not Kind.MEMBERSHIP:
+            self._show(record)
+            return
+        if record.withdrawn:
+            self._memberships.pop(record.subject, None)
+        else:
+            self._memberships[record.subject] = record
+        self._show_all_of(record.subject)
+
+    def _show_all_of(self, issuer: str) -> None:
+        for record in self.store.of_issuer(issuer):
+            self._show(record)
+
+    def _show(self, record: Record) -> None:
+        """Bring the index in step with what is believed of a stored record."""
+        if record.issuer == self.own_did or self.open_to_strangers:
+            self.index.add(record)
+        elif record.issuer in self._memberships:
+            self.index.add(record, until_ms=self._memberships[record.issuer].valid_until_ms)
+        else:
+            self.index.remove(record)
+
+    def _may_say(self, kind: Kind, issuer: str, now_ms: int) -> bool:
+        if kind is Kind.MEMBERSHIP:
+            return issuer == self.grid
+        return (
+            issuer == self.own_did
+            or self.open_to_strangers
+            or self.membership_of(issuer, now_ms) is not None
+        )
+
+    def _newest_live(self, key: RecordKey, now_ms: int) -> Record | None:
+        record = self.store.newest(key)
+        return record if record is not None and record.valid_until_ms > now_ms else None
+
+    def _count(self, error: VerificationError) -> VerificationError:
+        self.refused[error.code] += 1
+        return error
+
+    def _remember_refusal(self, record: Record, error: VerificationError) -> None:
+        """A superseded record stays so; any other refused here may be welcome later."""
+        digest = digest_of(record.content_id)
+        if error.code is Code.SUPERSEDED:
+            self._refusals.put(digest, (error.message, error.code))
+        else:
+            self._verified.put(digest, record)
+
+
+class _Memo(Generic[T]):
+    """A bounded table by digest; what was put in first is forgotten first."""
+
+    __slots__ = ("_items", "_items_max")
+
+    def __init__(self, items_max: int) -> None:
+        self._items: OrderedDict[bytes, T] = OrderedDict()
+        self._items_max = items_max
+
+    def get(self, digest: bytes) -> T | None:
+        return self._items.get(digest)
+
+    def put(self, digest: bytes, item: T) -> None:
+        self._items[digest] = item
+        if len(self._items) > self._items_max:
+            self._items.popitem(last=False)
+
+    def clear(self) -> None:
+        self._items.clear()

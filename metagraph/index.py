@@ -1,0 +1,298 @@
+"""The index that routing uses: who offers what now. Dictionaries only.
+
+It is fed with the newest record of each key, in any order: an offer waits for its manifest, a
+manifest for its offers, and the result is the same. Expiry is looked at when a question is asked,
+so nothing stale is answered even before `remove` is called.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from aigrid.metagraph.capabilities import Taxonomy, default_taxonomy
+from aigrid.protocol.kinds import AvailabilityBody, Kind, ModelBody, Offer, OfferState, node_peer_id
+from aigrid.protocol.model import MODEL_URN
+from aigrid.protocol.record import Record
+
+_peer_id = functools.lru_cache(maxsize=16384)(node_peer_id)
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+_OfferKey = tuple[str, str]  # DID of the node, model id
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An offer that can be asked for now.
+
+    Attributes:
+        model: model id.
+        name: of the model, as the manifest gives it.
+        capabilities: as the manifest gives them.
+        manifest: content id of the manifest under which it is offered.
+        record: content id of the AvailabilityRecord that says so.
+        node: PeerId of the node that serves it.
+        signer: DID that signed the offer.
+        state: how soon it can start.
+        slots: requests at once.
+        latency_ms: declared time to the first chunk, 0 where the node says nothing.
+        valid_until_ms: when offer, manifest or a membership behind them ends.
+        context_tokens: 0 where it does not apply.
+    """
+
+    model: str
+    name: str
+    capabilities: tuple[str, ...]
+    manifest: str
+    record: str
+    node: str
+    signer: str
+    state: OfferState
+    slots: int
+    latency_ms: int
+    valid_until_ms: int
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """A model that is described by at least one live manifest, and its offers, if any."""
+
+    model: str
+    names: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    context_tokens: int
+    manifests: tuple[Record, ...]
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A record as long as it is believed."""
+
+    record: Record
+    until_ms: int
+
+
+class _Pool:
+    """Candidates of one model or capability, soonest first."""
+
+    __slots__ = ("_states",)
+
+    def __init__(self) -> None:
+        self._states: dict[OfferState, dict[_OfferKey, Candidate]] = {
+            "warm": {},
+            "on_disk": {},
+            "can_fetch": {},
+        }
+
+    def put(self, key: _OfferKey, candidate: Candidate) -> None:
+        self._states[candidate.state][key] = candidate
+
+    def discard(self, key: _OfferKey, candidate: Candidate) -> None:
+        self._states[candidate.state].pop(key, None)
+
+    def live(self, now_ms: int) -> Iterator[Candidate]:
+        for candidates in self._states.values():
+            for candidate in candidates.values():
+                if candidate.valid_until_ms > now_ms:
+                    yield candidate
+
+    def __bool__(self) -> bool:
+        return any(self._states.values())
+
+
+class Index:
+    """What is offered by whom. Knows nothing of members: it is fed only with what is believed."""
+
+    def __init__(self, taxonomy: Taxonomy | None = None) -> None:
+        self._taxonomy = taxonomy if taxonomy is not None else default_taxonomy()
+        self._current: dict[tuple[str, str, str], _Entry] = {}
+        self._manifests: dict[str, _Entry] = {}
+        self._manifests_of_name: dict[str, dict[str, _Entry]] = {}
+        self._manifests_of_model: dict[str, dict[str, _Entry]] = {}
+        self._offers: dict[str, dict[_OfferKey, Offer]] = {}  # by manifest, met or not
+        self._candidates: dict[_OfferKey, Candidate] = {}
+        self._of_model: dict[str, _Pool] = {}
+        self._of_capability: dict[str, _Pool] = {}
+
+    def add(self, record: Record, *, until_ms: int | None = None) -> None:
+        """Believe `record` instead of whatever had its key, until it or `until_ms` expires.
+
+        A withdrawal takes the key out.
+        """
+        self._drop(record.key)
+        if record.withdrawn or record.kind not in (Kind.MODEL, Kind.AVAILABILITY, Kind.NODE):
+            return
+        until_ms = record.valid_until_ms if until_ms is None else until_ms
+        entry = _Entry(record, min(record.valid_until_ms, until_ms))
+        self._current[record.key] = entry
+        if isinstance(record.body, ModelBody):
+            self._add_manifest(entry, record.body)
+        elif isinstance(record.body, AvailabilityBody):
+            for offer in record.body.offers:
+                key = (record.subject, offer.model)
+                self._offers.setdefault(offer.manifest, {})[key] = offer
+                self._show(key, offer)
+
+    def remove(self, record: Record) -> None:
+        """Stop believing `record`; nothing happens if it was replaced meanwhile."""
+        entry = self._current.get(record.key)
+        if entry is not None and entry.record.content_id == record.content_id:
+            self._drop(record.key)
+
+    def offers_of_model(
+        self, model_id: str, now_ms: int, *, limit: int | None = None
+    ) -> tuple[Candidate, ...]:
+        """Who offers this model; warm ones first, at most `limit`."""
+        return _live(self._of_model.get(model_id), now_ms, limit)
+
+    def offers_of_capability(
+        self, name: str, now_ms: int, *, limit: int | None = None
+    ) -> tuple[Candidate, ...]:
+        """Who offers this capability or a narrower one; warm ones first, at most `limit`."""
+        return _live(self._of_capability.get(name), now_ms, limit)
+
+    def resolve(self, name_or_id: str, now_ms: int) -> tuple[str, ...]:
+        """The model ids meant by a model id or a short name, among live manifests.
+
+        Several ids of one name are all returned, in order of id; none if nothing is known.
+        """
+        model_id = name_or_id.removeprefix(MODEL_URN)
+        if _any_live(self._manifests_of_model.get(model_id), now_ms):
+            return (model_id,)
+        named = self._manifests_of_name.get(name_or_id, {}).values()
+        return tuple(
+            sorted({_model_of(entry.record) for entry in named if entry.until_ms > now_ms})
+        )
+
+    def manifest(self, content_id: str, now_ms: int) -> Record | None:
+        """The live manifest with this content id."""
+        return _live_record(self._manifests.get(content_id), now_ms)
+
+    def node(self, did: str, now_ms: int) -> Record | None:
+        """The live NodeRecord of this node."""
+        return _live_record(self._current.get((did, Kind.NODE.value, did)), now_ms)
+
+    def models(self, now_ms: int) -> tuple[ModelSummary, ...]:
+        """Every model with a live manifest, in order of id."""
+        summaries = (self._summary(model, now_ms) for model in sorted(self._manifests_of_model))
+        return tuple(summary for summary in summaries if summary is not None)
+
+    def _summary(self, model: str, now_ms: int) -> ModelSummary | None:
+        entries = self._manifests_of_model[model].values()
+        manifests = sorted(
+            (entry.record for entry in entries if entry.until_ms > now_ms),
+            key=lambda record: record.content_id,
+        )
+        if not manifests:
+            return None
+        bodies = [record.body for record in manifests if isinstance(record.body, ModelBody)]
+        return ModelSummary(
+            model=model,
+            names=tuple(sorted({body.name for body in bodies})),
+            capabilities=tuple(sorted({name for body in bodies for name in body.capabilities})),
+            context_tokens=max(body.context_tokens for body in bodies),
+            manifests=tuple(manifests),
+            candidates=self.offers_of_model(model, now_ms),
+        )
+
+    def _add_manifest(self, entry: _Entry, body: ModelBody) -> None:
+        content_id = entry.record.content_id
+        self._manifests[content_id] = entry
+        self._manifests_of_name.setdefault(body.name, {})[content_id] = entry
+        self._manifests_of_model.setdefault(_model_of(entry.record), {})[content_id] = entry
+        for key, offer in self._offers.get(content_id, {}).items():
+            self._show(key, offer)
+
+    def _drop(self, key: tuple[str, str, str]) -> None:
+        entry = self._current.pop(key, None)
+        if entry is None:
+            return
+        record = entry.record
+        if isinstance(record.body, ModelBody):
+            del self._manifests[record.content_id]
+            _discard(self._manifests_of_name, record.body.name, record.content_id)
+            _discard(self._manifests_of_model, _model_of(record), record.content_id)
+            for offer_key, offer in self._offers.get(record.content_id, {}).items():
+                if offer.model == _model_of(record):
+                    self._hide(offer_key)
+        elif isinstance(record.body, AvailabilityBody):
+            for offer in record.body.offers:
+                offer_key = (record.subject, offer.model)
+                self._hide(offer_key)
+                _discard(self._offers, offer.manifest, offer_key)
+
+    def _show(self, key: _OfferKey, offer: Offer) -> None:
+        """Make a candidate of an offer if its manifest is here and is of the model it names."""
+        manifest = self._manifests.get(offer.manifest)
+        if manifest is None or _model_of(manifest.record) != offer.model:
+            return
+        node = self._current[(key[0], Kind.AVAILABILITY.value, key[0])]
+        body = manifest.record.body
+        if not isinstance(body, ModelBody):
+            return
+        candidate = Candidate(
+            model=offer.model,
+            name=body.name,
+            capabilities=body.capabilities,
+            manifest=offer.manifest,
+            record=node.record.content_id,
+            node=_peer_id(node.record.subject),
+            signer=node.record.issuer,
+            state=offer.state,
+            slots=offer.slots,
+            latency_ms=offer.latency_ms,
+            valid_until_ms=min(node.until_ms, manifest.until_ms),
+            context_tokens=body.context_tokens,
+        )
+        self._candidates[key] = candidate
+        self._of_model.setdefault(offer.model, _Pool()).put(key, candidate)
+        for name in self._satisfied(candidate):
+            self._of_capability.setdefault(name, _Pool()).put(key, candidate)
+
+    def _hide(self, key: _OfferKey) -> None:
+        candidate = self._candidates.pop(key, None)
+        if candidate is None:
+            return
+        _take_out(self._of_model, candidate.model, key, candidate)
+        for name in self._satisfied(candidate):
+            _take_out(self._of_capability, name, key, candidate)
+
+    def _satisfied(self, candidate: Candidate) -> frozenset[str]:
+        own = candidate.capabilities
+        return frozenset(own).union(*(self._taxonomy.ancestors(name) for name in own))
+
+
+def _model_of(manifest: Record) -> str:
+    return manifest.subject.removeprefix(MODEL_URN)
+
+
+def _live(pool: _Pool | None, now_ms: int, limit: int | None) -> tuple[Candidate, ...]:
+    return () if pool is None else tuple(islice(pool.live(now_ms), limit))
+
+
+def _live_record(entry: _Entry | None, now_ms: int) -> Record | None:
+    return entry.record if entry is not None and entry.until_ms > now_ms else None
+
+
+def _any_live(entries: dict[str, _Entry] | None, now_ms: int) -> bool:
+    return entries is not None and any(entry.until_ms > now_ms for entry in entries.values())
+
+
+def _discard(table: dict[str, dict[_K, _V]], outer: str, inner: _K) -> None:
+    within = table.get(outer)
+    if within is not None:
+        within.pop(inner, None)
+        if not within:
+            del table[outer]
+
+
+def _take_out(table: dict[str, _Pool], name: str, key: _OfferKey, candidate: Candidate) -> None:
+    pool = table.get(name)
+    if pool is not None:
+        pool.discard(key, candidate)
+        if not pool:
+            del table[name]

@@ -1,0 +1,242 @@
+"""The one place where a choice between nodes is made. Pure, and it explains itself.
+
+What a node says of itself is only the last tie-breaker: what was observed of it comes first.
+"""
+
+import math
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aigrid.metagraph.index import Candidate
+
+_STATES = {"warm": 0, "on_disk": 1, "can_fetch": 2}
+_COUNTED_FAILURES_MAX = 16  # more do not lengthen the pause any more
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What this node has seen of another.
+
+    Attributes:
+        alive: whether it may be asked.
+        running: requests it is known to be working on.
+        ttft_ms: moving average of its time to the first chunk; None if it was never measured.
+        failures_in_row: requests to it that failed since the last one that did not.
+        last_failure_age_s: seconds since the last of these.
+    """
+
+    alive: bool = True
+    running: int = 0
+    ttft_ms: float | None = None
+    failures_in_row: int = 0
+    last_failure_age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How to choose.
+
+    Attributes:
+        cooling_failures: failures in a row from which on a node is left alone for a while.
+        cooling_seconds: how long after that many; doubled by each further one.
+        cooling_max_seconds: never longer than this; a single failure counts against a node as long.
+        latency_step: latencies that differ by less than this factor count as equal.
+        assumed_latency_ms: where nothing is known.
+    """
+
+    cooling_failures: int = 2
+    cooling_seconds: float = 5.0
+    cooling_max_seconds: float = 60.0
+    latency_step: float = 2.0
+    assumed_latency_ms: float = 500.0
+
+
+DEFAULT_STRATEGY = Strategy()
+
+
+class Reason(StrEnum):
+    """Why a candidate is not asked."""
+
+    EXPIRED = "expired"
+    EXCLUDED = "excluded"
+    DEAD = "dead"
+    FULL = "full"
+    COOLING = "cooling"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A candidate that may be asked; `explanation` says what put it where it stands."""
+
+    candidate: Candidate
+    explanation: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A candidate that may not be asked now; `retry_after_seconds` where that is known."""
+
+    candidate: Candidate
+    reason: Reason
+    explanation: str
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """`kept` best first; every candidate is in one of the two."""
+
+    kept: tuple[Kept, ...]
+    dropped: tuple[Dropped, ...]
+
+    @property
+    def best(self) -> Candidate | None:
+        return self.kept[0].candidate if self.kept else None
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """When the first of the dropped may be asked again, where that is known."""
+        known = [d.retry_after_seconds for d in self.dropped if d.retry_after_seconds is not None]
+        return min(known, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    candidate: Candidate
+    tier: tuple[int, int, int, int]
+    load: float
+    latency_ms: float
+    explanation: tuple[str, ...]
+
+
+def rank(
+    candidates: Sequence[Candidate],
+    observations: Mapping[str, Observation],
+    *,
+    now_ms: int,
+    rng: random.Random,
+    own_node: str | None = None,
+    excluded: Collection[str] = (),
+    strategy: Strategy = DEFAULT_STRATEGY,
+) -> Ranking:
+    """Drop what cannot serve, order the rest.
+
+    Order: warm before on disk before fetchable; answering peers before unknown ones before those
+    that just failed; this node before others; the faster before the slower, by a factor; and among
+    equals the less busy of two drawn at random, so that not everybody asks the same node.
+
+    Args:
+        candidates: in any order, which does not matter.
+        observations: by PeerId; a peer without one is not known to be dead.
+        now_ms: wall time.
+        rng: decides among equals; the same state gives the same ranking.
+        own_node: PeerId of this node.
+        excluded: PeerIds the caller does not want, such as those that already failed it.
+        strategy: how to choose.
+    """
+    dropped: list[Dropped] = []
+    tiers: dict[tuple[int, int, int, int], list[_Scored]] = {}
+    for candidate in sorted(candidates, key=lambda c: (c.node, c.model, c.record)):
+        local = candidate.node == own_node
+        seen = observations.get(candidate.node, Observation() if local else None)
+        refusal = _refusal(candidate, seen, now_ms, excluded, strategy)
+        if refusal is not None:
+            dropped.append(refusal)
+            continue
+        scored = _score(candidate, seen, local=local, strategy=strategy)
+        tiers.setdefault(scored.tier, []).append(scored)
+    kept = [
+        Kept(scored.candidate, scored.explanation)
+        for tier in sorted(tiers)
+        for scored in _two_choices(tiers[tier], rng)
+    ]
+    return Ranking(tuple(kept), tuple(dropped))
+
+
+def _refusal(
+    candidate: Candidate,
+    seen: Observation | None,
+    now_ms: int,
+    excluded: Collection[str],
+    strategy: Strategy,
+) -> Dropped | None:
+    if candidate.valid_until_ms <= now_ms:
+        return Dropped(candidate, Reason.EXPIRED, "the offer has expired")
+    if candidate.node in excluded:
+        return Dropped(candidate, Reason.EXCLUDED, "excluded by the caller")
+    if seen is not None and not seen.alive:
+        return Dropped(candidate, Reason.DEAD, "does not answer")
+    running = 0 if seen is None else seen.running
+    if running >= candidate.slots:
+        return Dropped(candidate, Reason.FULL, f"{running} of {candidate.slots} slots in use")
+    left = 0.0 if seen is None else _cooling_seconds_left(seen, strategy)
+    if seen is not None and left > 0:
+        text = f"failed {seen.failures_in_row} times in a row"
+        return Dropped(candidate, Reason.COOLING, text, retry_after_seconds=left)
+    return None
+
+
+def _cooling_seconds_left(seen: Observation, strategy: Strategy) -> float:
+    beyond = seen.failures_in_row - strategy.cooling_failures
+    if beyond < 0 or seen.last_failure_age_s is None:
+        return 0.0
+    pause = strategy.cooling_seconds * 2.0 ** min(beyond, _COUNTED_FAILURES_MAX)
+    return min(pause, strategy.cooling_max_seconds) - seen.last_failure_age_s
+
+
+def _score(
+    candidate: Candidate, seen: Observation | None, *, local: bool, strategy: Strategy
+) -> _Scored:
+    observed = None if seen is None else seen.ttft_ms
+    if observed is not None:
+        latency_ms, source = observed, "observed"
+    elif candidate.latency_ms:
+        latency_ms, source = float(candidate.latency_ms), "declared"
+    else:
+        latency_ms, source = strategy.assumed_latency_ms, "assumed"
+    doubt, doubt_text = _doubt(seen, strategy)
+    running = 0 if seen is None else seen.running
+    return _Scored(
+        candidate=candidate,
+        tier=(
+            _STATES[candidate.state],
+            doubt,
+            0 if local else 1,
+            math.floor(math.log(max(latency_ms, 1.0), strategy.latency_step)),
+        ),
+        load=running / candidate.slots,
+        latency_ms=latency_ms,
+        explanation=(
+            candidate.state.replace("_", " "),
+            doubt_text,
+            "this node" if local else "another node",
+            f"{source} {latency_ms:.0f} ms to the first chunk",
+            f"{running} of {candidate.slots} slots in use",
+        ),
+    )
+
+
+def _doubt(seen: Observation | None, strategy: Strategy) -> tuple[int, str]:
+    if seen is None:
+        return 1, "not met yet"
+    age = seen.last_failure_age_s
+    if seen.failures_in_row and age is not None and age < strategy.cooling_max_seconds:
+        return 2, f"failed {age:.0f} s ago"
+    return 0, "answers"
+
+
+def _two_choices(equals: list[_Scored], rng: random.Random) -> list[_Scored]:
+    """Order equals: again and again draw two and take the less busy, then the faster."""
+    ordered: list[_Scored] = []
+    while len(equals) > 1:
+        first = rng.randrange(len(equals))
+        second = rng.randrange(len(equals) - 1)
+        second += second >= first
+        a, b = equals[first], equals[second]
+        taken = second if (b.load, b.latency_ms) < (a.load, a.latency_ms) else first
+        ordered.append(equals[taken])
+        equals[taken] = equals[-1]
+        equals.pop()
+    return ordered + equals
