@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import PutResult, Store, Summary, digest_of
 from aigrid.protocol.canonical import content_id
-from aigrid.protocol.errors import Code, LocalError, VerificationError
+from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import KINDS, Body, Kind, WithdrawnBody
 from aigrid.protocol.limits import LIMITS
@@ -42,8 +42,16 @@ class Metagraph:
     """
 
     def __init__(
-        self, store: Store, index: Index, *, grid: str, own_did: str, open_to_strangers: bool
+        self,
+        store: Store,
+        index: Index,
+        *,
+        grid: str,
+        own_did: str,
+        open_to_strangers: bool,
+        now_ms: int = 0,
     ) -> None:
+        """Start from what `store` holds that is valid at `now_ms`."""
         self.store = store
         self.index = index
         self.grid = grid
@@ -54,7 +62,7 @@ class Metagraph:
         self._memberships: dict[str, Record] = {}
         self._refusals: _Memo[tuple[str, Code]] = _Memo(_REFUSED_MAX)
         self._verified: _Memo[Record] = _Memo(_WAITING_MAX)
-        self._load()
+        self._load(now_ms)
 
     # --- records coming in
 
@@ -117,18 +125,17 @@ class Metagraph:
             raise refusals[0]
         return record
 
-    def withdraw(self, kind: Kind, subject: str, identity: Identity, *, now_ms: int) -> Record:
+    def withdraw(
+        self, kind: Kind, subject: str, identity: Identity, *, now_ms: int
+    ) -> Record | None:
         """Take back what `identity` said under a key, for as long as it would have been valid.
 
-        Raises:
-            LocalError: `not_found`, if there is nothing to take back.
+        None if there is nothing valid to take back.
         """
         key = (identity.did, kind.value, subject)
-        current = self._newest_live(key, now_ms)
-        if current is None:
-            raise LocalError(f"there is no {kind} of {subject} to withdraw", Code.NOT_FOUND)
-        if current.withdrawn:
-            return current
+        current = self.store.newest(key)
+        if current is None or current.withdrawn or current.valid_until_ms <= now_ms:
+            return None
         body = WithdrawnBody(id=subject, withdrawn=True)
         return self.issue(kind, body, identity, now_ms=now_ms, ttl_ms=1)
 
@@ -180,6 +187,14 @@ class Metagraph:
             if not record.withdrawn and self._may_say(record.kind, record.issuer, now_ms)
         ]
 
+    def manifests_of(self, model_id: str, now_ms: int) -> tuple[Record, ...]:
+        """The manifests of a model, whether or not anybody offers it."""
+        return self.index.manifests_of(model_id, now_ms)
+
+    def counts(self, now_ms: int) -> dict[str, int]:
+        """How many live records are held of each kind."""
+        return self.store.counts(now_ms)
+
     def known_ids(self, *, now_ms: int) -> bytes:
         """What `messages.Sync` carries: the start of the SHA-256 of the records held, newest first.
 
@@ -200,7 +215,8 @@ class Metagraph:
 
     # --- inside
 
-    def _load(self) -> None:
+    def _load(self, now_ms: int) -> None:
+        self.store.expire(now_ms)
         for record in self.store.of_issuer(self.grid):
             if record.kind is Kind.MEMBERSHIP and not record.withdrawn:
                 self._memberships[record.subject] = record
@@ -310,10 +326,6 @@ class Metagraph:
             or self.open_to_strangers
             or self.membership_of(issuer, now_ms) is not None
         )
-
-    def _newest_live(self, key: RecordKey, now_ms: int) -> Record | None:
-        record = self.store.newest(key)
-        return record if record is not None and record.valid_until_ms > now_ms else None
 
     def _count(self, error: VerificationError) -> VerificationError:
         self.refused[error.code] += 1

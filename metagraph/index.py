@@ -12,7 +12,14 @@ from itertools import islice
 from typing import TypeVar
 
 from aigrid.metagraph.capabilities import Taxonomy, default_taxonomy
-from aigrid.protocol.kinds import AvailabilityBody, Kind, ModelBody, Offer, OfferState, node_peer_id
+from aigrid.protocol.kinds import (
+    AvailabilityBody,
+    Kind,
+    ModelBody,
+    Offer,
+    OfferState,
+    node_peer_id,
+)
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.record import Record
 
@@ -155,6 +162,18 @@ class Index:
         """Who offers this capability or a narrower one; warm ones first, at most `limit`."""
         return _live(self._of_capability.get(name), now_ms, limit)
 
+    def offers_of_node(self, did: str, now_ms: int) -> tuple[Candidate, ...]:
+        """What one node offers."""
+        entry = self._current.get((did, Kind.AVAILABILITY.value, did))
+        if entry is None or not isinstance(entry.record.body, AvailabilityBody):
+            return ()
+        found = (self._candidates.get((did, offer.model)) for offer in entry.record.body.offers)
+        return tuple(c for c in found if c is not None and c.valid_until_ms > now_ms)
+
+    def candidates(self, now_ms: int) -> tuple[Candidate, ...]:
+        """Every offer there is."""
+        return tuple(c for c in self._candidates.values() if c.valid_until_ms > now_ms)
+
     def resolve(self, name_or_id: str, now_ms: int) -> tuple[str, ...]:
         """The model ids meant by a model id or a short name, among live manifests.
 
@@ -172,8 +191,18 @@ class Index:
         """The live manifest with this content id."""
         return _live_record(self._manifests.get(content_id), now_ms)
 
+    def manifests_of(self, model_id: str, now_ms: int) -> tuple[Record, ...]:
+        """The live manifests of a model, in order of content id."""
+        entries = self._manifests_of_model.get(model_id, {}).values()
+        return tuple(
+            sorted(
+                (entry.record for entry in entries if entry.until_ms > now_ms),
+                key=lambda record: record.content_id,
+            )
+        )
+
     def node(self, did: str, now_ms: int) -> Record | None:
-        """The live NodeRecord of this node."""
+        """The live NodeRecord of a node."""
         return _live_record(self._current.get((did, Kind.NODE.value, did)), now_ms)
 
     def models(self, now_ms: int) -> tuple[ModelSummary, ...]:
@@ -182,11 +211,7 @@ class Index:
         return tuple(summary for summary in summaries if summary is not None)
 
     def _summary(self, model: str, now_ms: int) -> ModelSummary | None:
-        entries = self._manifests_of_model[model].values()
-        manifests = sorted(
-            (entry.record for entry in entries if entry.until_ms > now_ms),
-            key=lambda record: record.content_id,
-        )
+        manifests = self.manifests_of(model, now_ms)
         if not manifests:
             return None
         bodies = [record.body for record in manifests if isinstance(record.body, ModelBody)]
@@ -195,7 +220,7 @@ class Index:
             names=tuple(sorted({body.name for body in bodies})),
             capabilities=tuple(sorted({name for body in bodies for name in body.capabilities})),
             context_tokens=max(body.context_tokens for body in bodies),
-            manifests=tuple(manifests),
+            manifests=manifests,
             candidates=self.offers_of_model(model, now_ms),
         )
 

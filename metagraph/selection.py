@@ -115,10 +115,10 @@ def rank(
     candidates: Sequence[Candidate],
     observations: Mapping[str, Observation],
     *,
-    now_ms: int,
     rng: random.Random,
-    own_node: str | None = None,
+    own_peer_id: str | None = None,
     excluded: Collection[str] = (),
+    now_ms: int | None = None,
     strategy: Strategy = DEFAULT_STRATEGY,
 ) -> Ranking:
     """Drop what cannot serve, order the rest.
@@ -130,16 +130,16 @@ def rank(
     Args:
         candidates: in any order, which does not matter.
         observations: by PeerId; a peer without one is not known to be dead.
-        now_ms: wall time.
         rng: decides among equals; the same state gives the same ranking.
-        own_node: PeerId of this node.
+        own_peer_id: of this node.
         excluded: PeerIds the caller does not want, such as those that already failed it.
+        now_ms: wall time; None where the candidates come straight from the index.
         strategy: how to choose.
     """
     dropped: list[Dropped] = []
     tiers: dict[tuple[int, int, int, int], list[_Scored]] = {}
     for candidate in sorted(candidates, key=lambda c: (c.node, c.model, c.record)):
-        local = candidate.node == own_node
+        local = candidate.node == own_peer_id
         seen = observations.get(candidate.node, Observation() if local else None)
         refusal = _refusal(candidate, seen, now_ms, excluded, strategy)
         if refusal is not None:
@@ -158,11 +158,11 @@ def rank(
 def _refusal(
     candidate: Candidate,
     seen: Observation | None,
-    now_ms: int,
+    now_ms: int | None,
     excluded: Collection[str],
     strategy: Strategy,
 ) -> Dropped | None:
-    if candidate.valid_until_ms <= now_ms:
+    if now_ms is not None and candidate.valid_until_ms <= now_ms:
         return Dropped(candidate, Reason.EXPIRED, "the offer has expired")
     if candidate.node in excluded:
         return Dropped(candidate, Reason.EXCLUDED, "excluded by the caller")

@@ -203,11 +203,13 @@ class Store:
         row = self.database.row("SELECT MIN(valid_until_ms) FROM records")
         return None if row[0] is None else int(row[0])
 
-    def counts(self) -> dict[str, int]:
-        """How many records there are of each kind, withdrawals apart."""
+    def counts(self, now_ms: int) -> dict[str, int]:
+        """How many live records there are of each kind, withdrawals apart."""
         return dict(
             self.database.rows(
-                "SELECT kind, COUNT(*) FROM records WHERE NOT withdrawn GROUP BY kind"
+                "SELECT kind, COUNT(*) FROM records WHERE NOT withdrawn AND valid_until_ms > ? "
+                "GROUP BY kind",
+                (now_ms,),
             )
         )
 
