@@ -242,7 +242,7 @@ class GuardedManager(TrioManager):  # type: ignore[misc]  # the library is untyp
     async def _restarted(
         self, async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
     ) -> None:
-        while not await self._guarded(async_fn, args):
+        while not await self._guarded(async_fn, args):  # noqa: ASYNC110 - not a poll: a pause before the next try
             await trio.sleep(RESTART_SECONDS)
 
 

@@ -26,6 +26,7 @@ from aigrid.node.network.libp2p_dht import Dht
 from aigrid.node.network.libp2p_gossip import Gossip
 from aigrid.node.network.libp2p_stream import LOST, Libp2pStream
 from aigrid.node.network.muxer import MEMBER_WINDOW_BYTES
+from aigrid.node.network.nearby import NearbyNodes
 from aigrid.node.network.peer_events import EventFeed
 from aigrid.node.network.transport import (
     Nearby,
@@ -65,7 +66,6 @@ class Libp2pTransport:
         open_to_strangers: bool = False,
     ) -> None:
         self._listen = listen
-        self._mdns = mdns
         self._addresses: tuple[str, ...] = ()
         self._library = compat.build(signing_seed, lambda: self._addresses)
         self._peer_id = str(self._library.peer_id)
@@ -78,6 +78,7 @@ class Libp2pTransport:
         self._dht = Dht(self._library, self._gate)
         self._nursery: trio.Nursery | None = None
         self._welcoming: set[str] = set()
+        self._nearby = NearbyNodes(self._peer_id) if mdns else None
         host, swarm = self._library.host, self._library.swarm
         self._gate.lobby[compat.IDENTIFY_PROTOCOL] = self._identify_to_stranger
         swarm.common_stream_handler = self._on_inbound_stream
@@ -123,24 +124,30 @@ class Libp2pTransport:
                         compat.run_service(service, self._on_task_failure)
                     )
                 await self._library.pubsub.wait_until_ready()
-                accepting = trio.CancelScope()
-                nursery.start_soon(self._accept, listeners, accepting)
+                outward = trio.CancelScope()
+                nursery.start_soon(self._face_outward, listeners, outward)
                 try:
                     yield
                 except Exception as error:  # noqa: BLE001 - raised again below, not inside a group
                     failure = error
                 finally:
-                    accepting.cancel()
+                    outward.cancel()
                     await self._shut_down()
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
-    async def _accept(self, listeners: list[trio.SocketListener], scope: trio.CancelScope) -> None:
+    async def _face_outward(
+        self, listeners: list[trio.SocketListener], scope: trio.CancelScope
+    ) -> None:
+        """Accept connections and be seen on the local network; ends before the rest does."""
         with scope:
-            await trio.serve_listeners(
-                self._connections.accept, listeners, handler_nursery=self._nursery
-            )
+            async with trio.open_nursery() as nursery:
+                if self._nearby is not None:
+                    nursery.start_soon(self._nearby.run, self._addresses)
+                await trio.serve_listeners(
+                    self._connections.accept, listeners, handler_nursery=self._nursery
+                )
 
     async def _shut_down(self) -> None:
         with trio.CancelScope(shield=True), trio.move_on_after(SHUTDOWN_SECONDS):
@@ -304,10 +311,11 @@ class Libp2pTransport:
     # Local network
 
     def announce_nearby(self, grid: str, name: str) -> None:
-        pass
+        if self._nearby is not None:
+            self._nearby.announce(grid, name)
 
     def nearby(self) -> tuple[Nearby, ...]:
-        return ()
+        return () if self._nearby is None else self._nearby.seen()
 
 
 async def _negotiate(raw: Any, peer_id: str, protocol: str) -> None:
