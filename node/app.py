@@ -41,7 +41,7 @@ from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
 from aigrid.node.workers import WorkerSpawner
 from aigrid.protocol.identity import Identity, did_of_peer_id
-from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, NodeBody
+from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import PROTOCOL_VERSION
 from aigrid.protocol.record import Record
@@ -61,7 +61,6 @@ class World:
     rng: random.Random
     random_bytes: RandomBytes
     run_blocking: RunBlocking
-    probes: tuple[Probe, ...]
     keys: GridKeys
     database: Path | None
     memory_bytes: int | None = None
@@ -83,6 +82,7 @@ class Node:
         self.transport = world.transport
         self.now_ms = world.now_ms
         self._world = world
+        self._probes: tuple[Probe, ...] = ()
         self._store = Store(world.database)
         self.local = LocalState(self._store)
         self._build_graph(authority)
@@ -99,7 +99,6 @@ class Node:
             grid=grid,
             own_did=self.identity.did,
             open_to_strangers=self.config.open_to_strangers,
-            now_ms=self.now_ms(),
         )
         self.grid = Grid(
             identity=self.identity,
@@ -199,6 +198,7 @@ class Node:
             self.grid.found()
             self.transport.announce_nearby(self.grid.did, self.config.name)
             for service in (
+                self._world.spawner,
                 self.rpc,
                 self.grid,
                 self.pool,
@@ -210,6 +210,7 @@ class Node:
             ):
                 await nursery.start(service.run)
             nursery.start_soon(self._expire)
+            nursery.start_soon(self._probe)
             task_status.started()
             await trio.sleep_forever()
 
@@ -241,7 +242,7 @@ class Node:
                 for m in self.router.models()
                 for node in m.nodes
             ],
-            "records": self.graph.counts(self.now_ms()),
+            "records": len(self.graph.live_records(self.now_ms())),
             "requests": {"running": self.serving.running, "served": self.serving.served},
             "refused": {
                 "records": dict(self.graph.refused),
@@ -259,7 +260,7 @@ class Node:
         ]
 
     def _describe(self) -> NodeBody:
-        probes = [probe for probe in self._world.probes if not probe.problem]
+        probes = [probe for probe in self._probes if not probe.problem]
         devices = {(d.kind, d.name): d for probe in probes for d in probe.devices}
         return NodeBody(
             id=self.identity.did,
@@ -282,9 +283,12 @@ class Node:
     def _hint_keys(self) -> frozenset[str]:
         grid = self.grid.did
         keys = {grid_key(grid)}
-        for candidate in self.graph.index.offers_of_node(self.identity.did, self.now_ms()):
-            keys.add(model_key(grid, candidate.model))
-            keys.update(capability_key(grid, name) for name in candidate.capabilities)
+        for offer in self.hosting.offers():
+            keys.add(model_key(grid, offer.model))
+            manifest = self.graph.index.manifest(offer.manifest, self.now_ms())
+            if manifest is not None and isinstance(manifest.body, ModelBody):
+                names = manifest.body.capabilities
+                keys.update(capability_key(grid, name) for name in names)
         return frozenset(keys)
 
     async def _reach(self, what: str) -> None:
@@ -312,6 +316,11 @@ class Node:
         self.gossip.repeat(self.identity.did)
         self.hints.poke()
         self.on_switched()
+
+    async def _probe(self) -> None:
+        """Ask the engines what they can do here; a node serves before it has heard."""
+        self._probes = await self._world.spawner.probe()
+        self.announcer.poke()
 
     async def _expire(self) -> None:
         while True:

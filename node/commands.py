@@ -31,26 +31,38 @@ class Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Did(msgspec.Struct, forbid_unknown_fields=True):
+    """A DID."""
+
     did: str
 
 
 class Name(msgspec.Struct, forbid_unknown_fields=True):
+    """A starter model's name."""
+
     name: str
 
 
 class Id(msgspec.Struct, forbid_unknown_fields=True):
+    """A content id, or a join request's id."""
+
     id: str
 
 
 class Join(msgspec.Struct, forbid_unknown_fields=True):
+    """An invitation as printed."""
+
     invitation: str
 
 
 class JoinGrid(msgspec.Struct, forbid_unknown_fields=True):
+    """The DID of a grid seen nearby."""
+
     grid: str
 
 
 class Publish(msgspec.Struct, forbid_unknown_fields=True):
+    """An absolute path, and what to say of the model in it."""
+
     path: str
     capability: str
     name: str | None = None
@@ -58,20 +70,28 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, forbid_unknown_fields=True):
+    """A model's name or id."""
+
     model: str
 
 
 class Find(msgspec.Struct, forbid_unknown_fields=True):
+    """A capability's name."""
+
     capability: str
 
 
 class Ask(msgspec.Struct, forbid_unknown_fields=True):
+    """A question; without a model, any that has the capability."""
+
     text: str
     model: str | None = None
     capability: str | None = None
 
 
 class Raw(msgspec.Struct, forbid_unknown_fields=True):
+    """A record's canonical JSON."""
+
     raw: str
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.engines import registry
 from aigrid.node import keys
 from aigrid.node.app import Node, World
 from aigrid.node.commands import NodeCommands
@@ -24,13 +23,14 @@ from aigrid.node.control import SOCKET_FILE, ControlServer
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.workers import ProcessSpawner
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
 log = structlog.get_logger()
 Announce = Callable[[dict[str, Any]], None]
 READY_FILE = "ready.json"
 _REDEEM_PAUSE_SECONDS = 2.0
+_GATEWAY_PORTS_TRIED = 32
 
 
 def wall_ms() -> int:
@@ -61,11 +61,11 @@ async def serve_forever(config: NodeConfig, *, announce: Announce) -> None:
         ready = data_dir / READY_FILE
         ready.unlink(missing_ok=True)
         stack.callback(ready.unlink, missing_ok=True)
-        node = await _build(config)
+        node = _build(config)
         await _run(node, config, announce, ready)
 
 
-async def _build(config: NodeConfig) -> Node:
+def _build(config: NodeConfig) -> Node:
     # libp2p takes a second to import: only here, so that --help and errors before it are quick.
     from aigrid.node.network.libp2p_transport import Libp2pTransport
 
@@ -88,7 +88,6 @@ async def _build(config: NodeConfig) -> Node:
         rng=random.Random(secrets.randbits(64)),  # noqa: S311 - jitter and ties, no secrets
         random_bytes=secrets.token_bytes,
         run_blocking=trio.to_thread.run_sync,
-        probes=await trio.to_thread.run_sync(registry.probe_all),
         keys=DirectoryKeys(data_dir),
         database=database,
     )
@@ -96,7 +95,8 @@ async def _build(config: NodeConfig) -> Node:
 
 
 async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) -> None:
-    gateway = Gateway(GatewayCore(node.router), *config.gateway)
+    core = GatewayCore(node.router, now_ms=wall_ms, token=node.new_request_id)
+    gateway = _bind_gateway(core, config)
     control = ControlServer(config.data_dir / SOCKET_FILE, NodeCommands(node))
     async with trio.open_nursery() as nursery:
         stopping = trio.Event()
@@ -116,6 +116,22 @@ async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) 
                 farewell.start_soon(gateway.stop)
                 farewell.start_soon(node.stop)
         nursery.cancel_scope.cancel()
+
+
+def _bind_gateway(core: GatewayCore, config: NodeConfig) -> Gateway:
+    """Take the gateway's port; the default one yields to the next free one."""
+    host, port = config.gateway
+    last = port if config.gateway_explicit else port + _GATEWAY_PORTS_TRIED
+    while True:
+        gateway = Gateway(core, host=host, port=port)
+        try:
+            gateway.bind()
+        except UsageError as error:
+            if error.code is not Code.PORT_IN_USE or port >= last:
+                raise
+            port += 1
+            continue
+        return gateway
 
 
 def _ready_event(node: Node, gateway: str) -> dict[str, Any]:

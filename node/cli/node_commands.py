@@ -69,7 +69,7 @@ def up(
 
     import trio
 
-    from aigrid.node.app import serve_forever
+    from aigrid.node.daemon import serve_forever
 
     announce = partial(_announce, as_json=config.json, command=_command(config.data_dir))
     trio.run(partial(serve_forever, config, announce=announce))

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from aigrid.metagraph.graph import Metagraph
-from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.index import Candidate, ModelSummary
 from aigrid.metagraph.selection import Ranking, rank
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
@@ -30,6 +30,7 @@ from aigrid.protocol.errors import (
     RemoteError,
 )
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
+from aigrid.protocol.kinds import NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Chunks, Infer, decode_rpc_answer, encode
 from aigrid.protocol.model import MODEL_URN
@@ -69,11 +70,13 @@ class Router:
 
     def models(self) -> tuple[ModelView, ...]:
         """Everything offered by live nodes, sorted by name."""
-        by_model: dict[tuple[str, str], list[Candidate]] = {}
-        for candidate in self._graph.index.candidates(self._now_ms()):
-            if self._peers.alive(candidate.node):
-                by_model.setdefault((candidate.name, candidate.model), []).append(candidate)
-        return tuple(_view(offers) for _, offers in sorted(by_model.items()))
+        now_ms = self._now_ms()
+        views = []
+        for summary in self._graph.index.models(now_ms):
+            live = [c for c in summary.candidates if self._peers.alive(c.node)]
+            if live:
+                views.append(_view(summary, live))
+        return tuple(sorted(views, key=lambda view: (view.name, view.model)))
 
     def resolve(self, model: str) -> str:
         """The model id of a name or id. Raises InvalidRequestError."""
@@ -137,7 +140,13 @@ class Router:
         """Order candidates by what this node has observed."""
         nodes = {candidate.node for candidate in candidates}
         observations = {node: self._peers.observation(node) for node in nodes}
-        return rank(candidates, observations, own_peer_id=self._own_peer_id, rng=self._rng)
+        return rank(
+            candidates,
+            observations,
+            now_ms=self._now_ms(),
+            rng=self._rng,
+            own_peer_id=self._own_peer_id,
+        )
 
     def _worth_another(self, candidate: Candidate, error: AigridError) -> bool:
         """Whether the next candidate may do better; note the failure if it is this one's."""
@@ -180,7 +189,8 @@ class Router:
     async def _connect(self, candidate: Candidate) -> None:
         if not self._peers.alive(candidate.node):
             node = self._graph.index.node(candidate.signer, self._now_ms())
-            addresses = node.addresses if node is not None else ()
+            body = node.body if node is not None else None
+            addresses = body.addresses if isinstance(body, NodeBody) else ()
             if not await self._peers.contact(PeerAddress(candidate.node, addresses)):
                 raise RemoteError(
                     "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
@@ -262,16 +272,16 @@ _OF_THE_NODE = frozenset(
 )
 
 
-def _view(offers: list[Candidate]) -> ModelView:
-    best = min(offers, key=lambda offer: (_STATES.index(offer.state), offer.node))
-    nodes = sorted(offers, key=lambda offer: (_STATES.index(offer.state), offer.node))
+def _view(summary: ModelSummary, offers: list[Candidate]) -> ModelView:
+    offers = sorted(offers, key=lambda offer: (_STATES.index(offer.state), offer.node))
+    oldest = min(summary.manifests, key=lambda record: record.rank)
     return ModelView(
-        model=best.model,
-        name=best.name,
-        issuer=best.signer,
-        capabilities=best.capabilities,
-        nodes=tuple(dict.fromkeys(offer.node for offer in nodes)),
-        state=best.state,
-        context_tokens=best.context_tokens,
-        created_ms=0,
+        model=summary.model,
+        name=offers[0].name,
+        issuer=oldest.issuer,
+        capabilities=summary.capabilities,
+        nodes=tuple(dict.fromkeys(offer.node for offer in offers)),
+        state=offers[0].state,
+        context_tokens=summary.context_tokens,
+        created_ms=oldest.valid_from_ms,
     )

@@ -1,0 +1,156 @@
+"""Whole nodes in virtual time: real services over the in-memory transport, nothing else.
+
+Everything a node could differ by comes from one seed, so a run can be repeated.
+"""
+
+import hashlib
+import random
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from aigrid.node.app import Node, World
+from aigrid.node.config import NodeConfig
+from aigrid.node.inline_workers import InlineSpawner
+from aigrid.node.network.memory_network import MemoryNetwork
+from aigrid.node.network.memory_transport import MemoryTransport
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
+from aigrid.protocol.membership import invitation_text
+from aigrid.protocol.model import ModelDescription
+
+START_MS = 1_800_000_000_000
+
+
+class NoKeys:
+    """Keys live in memory only."""
+
+    def retire_authority(self) -> None:
+        pass
+
+
+async def run_inline(function: Any, *args: Any) -> Any:
+    """There are no threads in virtual time."""
+    await trio.lowlevel.checkpoint()
+    return function(*args)
+
+
+@dataclass
+class SimNode:
+    """A node and the scope that kills it."""
+
+    name: str
+    node: Node
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Simulation:
+    """Starts, kills and restarts nodes; `trace` collects what happened, in order."""
+
+    def __init__(self, seed: int, directory: Path, nursery: trio.Nursery) -> None:
+        self.rng = random.Random(seed)
+        self.seed = seed
+        self.directory = directory
+        self.network = MemoryNetwork(rng=self.rng, latency_seconds=(0.005, 0.05))
+        self.nodes: dict[str, SimNode] = {}
+        self.trace: list[str] = []
+        self._nursery = nursery
+
+    def now_ms(self) -> int:
+        return START_MS + round(trio.current_time() * 1000)
+
+    def note(self, *parts: object) -> None:
+        self.trace.append(f"{trio.current_time():.6f} " + " ".join(map(str, parts)))
+
+    def trace_hash(self) -> str:
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
+
+    async def start(self, name: str, *, incarnation: int = 0) -> SimNode:
+        identity = Identity(hashlib.sha256(f"{self.seed}/{name}".encode()).digest())
+        authority = Identity(hashlib.sha256(f"{self.seed}/{name}/grid".encode()).digest())
+        rng = random.Random(f"{self.seed}/{name}/{incarnation}")
+        index = int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "big")
+        transport = MemoryTransport(
+            self.network,
+            identity.peer_id,
+            address=f"/ip4/10.{incarnation}.{index >> 8}.{index & 255}/tcp/4001",
+        )
+        home = self.directory / name
+        home.mkdir(exist_ok=True)
+        world = World(
+            transport=transport,
+            spawner=InlineSpawner(),
+            now_ms=self.now_ms,
+            rng=rng,
+            random_bytes=rng.randbytes,
+            run_blocking=run_inline,
+            keys=NoKeys(),
+            database=home / "records.db",
+            memory_bytes=1 << 30,
+        )
+        config = NodeConfig(data_dir=home, name=name, threads=1)
+        fresh = incarnation == 0
+        node = Node(config, world, identity=identity, authority=authority if fresh else None)
+        sim_node = SimNode(name, node)
+        self.nodes[name] = sim_node
+        await self._nursery.start(partial(self._run, sim_node))
+        node.graph.listeners.append(
+            lambda record: self.note(name, "learns", record.kind.value, record.content_id[-8:])
+        )
+        return sim_node
+
+    async def _run(self, sim_node: SimNode, *, task_status: Any) -> None:
+        with sim_node.scope:
+            await sim_node.node.run(task_status=task_status)
+
+    async def join(self, name: str, host: str) -> None:
+        """Invite `name` at `host`, and redeem."""
+        newcomer = self.nodes[name].node
+        invitation = self.nodes[host].node.grid.invite(newcomer.identity.did)
+        await newcomer.join_client.redeem(invitation_text(invitation))
+        self.note(name, "joined")
+
+    def kill(self, name: str) -> None:
+        sim_node = self.nodes.pop(name)
+        self.network.kill(sim_node.node.identity.peer_id)
+        sim_node.scope.cancel()
+        self.note(name, "killed")
+
+    async def publish_echo(self, name: str, model_name: str, **options: Any) -> str:
+        description = ModelDescription(
+            format="echo", task="text-generation", files=(), options={"tag": model_name, **options}
+        )
+        published = await self.nodes[name].node.hosting.add(
+            description,
+            {},
+            name=model_name,
+            capabilities=("text-generation",),
+            license_id="Apache-2.0",
+        )
+        self.note(name, "published", published.model[-8:])
+        return published.model
+
+    async def ask(self, name: str, model: str, text: str) -> tuple[str, str]:
+        """(answer, PeerId of who served it)."""
+        node = self.nodes[name].node
+        request = TextRequest(messages=(ChatMessage("user", text),))
+        parts = []
+        async with node.router.infer(model, request, request_id=node.new_request_id()) as answer:
+            async for batch in answer.chunks:
+                parts += [chunk.text for chunk in batch if isinstance(chunk, TextChunk)]
+                if isinstance(batch[-1], Finish):
+                    break
+            self.note(name, "answered by", answer.node[-6:], "attempts", answer.attempts)
+            return "".join(parts), answer.node
+
+
+async def eventually(condition: Any, *, seconds: float) -> float:
+    """Wait in virtual time until `condition()` holds; the time it took."""
+    start = trio.current_time()
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.05)
+    return trio.current_time() - start
