@@ -1,0 +1,92 @@
+"""What hardware is here, as far as it can be known without importing a runtime.
+
+Linux answers from /proc and the cgroup, macOS from sysctl and vm_stat (best effort); elsewhere
+memory is 0, which means unknown.
+"""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from aigrid.engines.base import Device
+
+_TOOL_SECONDS = 2.0
+
+
+def devices() -> tuple[Device, ...]:
+    """The processor; accelerators are reported by the engines that can use them."""
+    return (cpu(),)
+
+
+def cpu() -> Device:
+    """The processor and the memory that this process may still take."""
+    total, free = memory()
+    return Device("cpu", cpu_name(), total, free)
+
+
+def cpu_name() -> str:
+    """The model of the processor, or at least its architecture."""
+    name = ""
+    if sys.platform == "linux":
+        match = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+        name = match.group(1) if match else ""
+    elif sys.platform == "darwin":
+        name = _tool("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
+    return (name.strip() or platform.machine() or "cpu")[:96]
+
+
+def memory() -> tuple[int, int]:
+    """Total and available bytes; a container's own bound counts where it is lower."""
+    if sys.platform == "linux":
+        return _linux_memory()
+    if sys.platform == "darwin":
+        return _mac_memory()
+    return 0, 0
+
+
+def threads() -> int:
+    """Processors that this process may use."""
+    if sys.platform == "linux":
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def _linux_memory() -> tuple[int, int]:
+    facts = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE))
+    total = int(facts.get("MemTotal", 0)) * 1024
+    free = int(facts.get("MemAvailable", 0)) * 1024
+    group = re.search(r"^0::(.*)$", _read("/proc/self/cgroup"), re.MULTILINE)
+    folder = Path("/sys/fs/cgroup") / (group.group(1).lstrip("/") if group else "")
+    bound, used = _read(str(folder / "memory.max")), _read(str(folder / "memory.current"))
+    if bound.strip().isdigit():
+        total = min(total, int(bound))
+        free = max(0, min(free, int(bound) - int(used.strip() or 0)))
+    return total, free
+
+
+def _mac_memory() -> tuple[int, int]:
+    total = _tool("/usr/sbin/sysctl", "-n", "hw.memsize").strip()
+    said = _tool("/usr/bin/vm_stat")
+    page = re.search(r"page size of (\d+)", said)
+    pages = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)", said, re.MULTILINE)
+    free = int(page.group(1)) * sum(map(int, pages)) if page else 0
+    return (int(total) if total.isdigit() else 0), free
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _tool(*command: str) -> str:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

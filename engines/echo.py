@@ -1,0 +1,149 @@
+"""The engine without a model: it repeats what it was asked. For tests and first steps.
+
+A text request is answered with the last user message, word by word, each with the blanks before it,
+so that the words joined are the message again. A word's token id is the low 16 bits of the CRC-32
+of its UTF-8 bytes. A tensor request is answered with its inputs.
+
+Options: `delay_ms` before each token, `slots` requests at once, `memory_bytes` to claim.
+"""
+
+import re
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+
+from aigrid.engines.base import (
+    CancelToken,
+    EngineStats,
+    Estimate,
+    ModelSource,
+    Probe,
+    wrong_task,
+)
+from aigrid.engines.devices import devices
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import (
+    Finish,
+    InferChunk,
+    InferRequest,
+    TensorChunk,
+    TensorRequest,
+    TextChunk,
+    TextRequest,
+)
+
+CONTEXT_TOKENS = 4096
+_WORD = re.compile(r"\s*\S+|\s+$")
+
+
+class EchoEngine:
+    """Repeats. Takes any task, needs no files."""
+
+    name = "echo"
+
+    def __init__(self) -> None:
+        self._delay_seconds = 0.0
+        self._stats = EngineStats()
+        self._lock = threading.Lock()
+
+    def probe(self) -> Probe:
+        return Probe(self.name, version("aigrid-node"), ("echo",), (), devices())
+
+    def estimate(self, source: ModelSource) -> Estimate:
+        slots, memory_bytes = source.options.get("slots", 8), source.options.get("memory_bytes", 0)
+        if source.files or source.format != "echo":
+            raise EngineError("the echo engine takes no files", Code.UNSUPPORTED_MODEL)
+        if not isinstance(slots, int) or not isinstance(memory_bytes, int) or slots < 1:
+            raise EngineError("slots and memory_bytes are whole numbers", Code.UNSUPPORTED_MODEL)
+        return Estimate(memory_bytes, slots, CONTEXT_TOKENS)
+
+    def load(self, source: ModelSource, *, threads: int) -> Estimate:
+        self._delay_seconds = float(source.options.get("delay_ms", 0)) / 1000
+        return self.estimate(source)
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        started = time.monotonic()
+        self._count(requests=1, running=1)
+        tokens_in = tokens_out = 0
+        try:
+            for chunk in self._answer(request, cancel):
+                if isinstance(chunk, Finish):
+                    tokens_in, tokens_out = chunk.prompt_tokens, chunk.completion_tokens
+                yield chunk
+        finally:
+            busy = time.monotonic() - started
+            self._count(running=-1, tokens_in=tokens_in, tokens_out=tokens_out, busy_seconds=busy)
+
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    def unload(self) -> None:
+        """Nothing to flush."""
+
+    def _answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        match request:
+            case TensorRequest():
+                yield TensorChunk(request.inputs)
+                yield Finish("stop")
+            case TextRequest():
+                woken = threading.Event()
+                cancel.on_cancel(woken.set)
+                for chunk in _repeat(request):
+                    if self._delay_seconds and isinstance(chunk, TextChunk):
+                        woken.wait(self._delay_seconds)
+                    if cancel.cancelled:
+                        yield Finish("cancelled")
+                        return
+                    yield chunk
+            case _:
+                raise wrong_task(self.name, request)
+
+    def _count(
+        self,
+        *,
+        requests: int = 0,
+        running: int = 0,
+        tokens_in: int = 0,
+        tokens_out: int = 0,
+        busy_seconds: float = 0.0,
+    ) -> None:
+        with self._lock:
+            now = self._stats
+            self._stats = replace(
+                now,
+                requests=now.requests + requests,
+                running=now.running + running,
+                tokens_in=now.tokens_in + tokens_in,
+                tokens_out=now.tokens_out + tokens_out,
+                busy_seconds=now.busy_seconds + busy_seconds,
+            )
+
+
+def token_id(word: str) -> int:
+    """What stands for a word; the same everywhere."""
+    return zlib.crc32(word.encode("utf-8", "replace")) & 0xFFFF
+
+
+def _repeat(request: TextRequest) -> Iterator[TextChunk | Finish]:
+    if request.token_ids is not None:
+        raise EngineError("the echo engine takes words, not token ids", Code.INVALID_REQUEST)
+    said = [m.content for m in request.messages if m.role == "user"]
+    text = request.prompt if request.prompt is not None else (said[-1] if said else "")
+    prompt_tokens = sum(len(_WORD.findall(m.content)) for m in request.messages)
+    if request.prompt is not None:
+        prompt_tokens = len(_WORD.findall(request.prompt))
+    cut = min((at for stop in request.stop if stop and (at := text.find(stop)) >= 0), default=None)
+    words = _WORD.findall(text[:cut])[len(request.continued_ids) :]
+    room = CONTEXT_TOKENS - prompt_tokens - len(request.continued_ids)
+    if room <= 0:
+        raise EngineError(
+            f"{prompt_tokens} words leave no room in a context of {CONTEXT_TOKENS}",
+            Code.CONTEXT_LENGTH_EXCEEDED,
+        )
+    most = room if request.max_tokens is None else min(room, request.max_tokens)
+    for word in words[:most]:
+        yield TextChunk(word, (token_id(word),))
+    yield Finish("length" if len(words) > most else "stop", prompt_tokens, min(len(words), most))

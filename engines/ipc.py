@@ -1,0 +1,233 @@
+"""What a node and its worker processes say to each other, over a socket pair.
+
+A frame is a length (4 bytes, big-endian) and a msgpack array whose first item is the tag of one of
+the messages below. Both ends are of one installation, so there are no versions; the node still
+treats what a worker says as hostile, because a worker runs foreign models.
+"""
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from aigrid.engines.base import EngineStats, Estimate, ModelSource, Probe
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.limits import LIMITS, MIB
+
+FRAME_MAX_BYTES: Final = max(LIMITS.request_max_bytes, LIMITS.tensor_max_bytes) + MIB
+CHUNK_WINDOW: Final = 256
+"""Chunks of one request that may be on their way or unread; the node grants more with `Taken`."""
+
+MESSAGE_MAX_CHARS: Final = 512
+_HEADER = struct.Struct(">I")
+
+
+class Source(msgspec.Struct, frozen=True, array_like=True):
+    """A `ModelSource` with its paths as strings."""
+
+    model_id: str
+    format: str
+    files: dict[str, str]
+    task: str
+    options: dict[str, str | int | float | bool]
+    cache_directory: str | None
+
+
+class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Node: which engine and model this worker is for; answered with `Examined`.
+
+    `factory` is "module:Class" for an engine that is not found by its entry point, or "".
+    """
+
+    engine: str
+    factory: str
+    source: Source
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Node: load what was examined; answered with `Loaded`."""
+
+    threads: int
+
+
+class Infer(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Node: run a request; answered with `Chunk`s, or with `Failed`."""
+
+    id: int
+    request: InferRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Node: stop a request; it still ends with a `Finish` or `Failed`."""
+
+    id: int
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Node: so many chunks of a request were consumed."""
+
+    id: int
+    chunks: int
+
+
+class Ping(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Node: are you there? Answered with `Pong`."""
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Node: unload and exit."""
+
+
+class ProbeAll(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Node: what can run here? Answered with `Probed`."""
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Worker: ready for orders."""
+
+    pid: int
+
+
+class Examined(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """Worker: what loading would take."""
+
+    estimate: Estimate
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """Worker: what loading took."""
+
+    estimate: Estimate
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """Worker: the next piece of an answer."""
+
+    id: int
+    chunk: InferChunk
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=24):
+    """Worker: a request, or with id 0 the last order, failed."""
+
+    id: int
+    code: str
+    message: str
+
+
+class Pong(msgspec.Struct, frozen=True, array_like=True, tag=25):
+    """Worker: still here."""
+
+    stats: EngineStats
+
+
+class Probed(msgspec.Struct, frozen=True, array_like=True, tag=26):
+    """Worker: every engine installed here."""
+
+    probes: tuple[Probe, ...]
+
+
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll
+Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed
+
+_ENCODER = msgspec.msgpack.Encoder()
+_ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+_REPORTS: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+
+
+def encode(message: Order | Report) -> bytes:
+    """One frame.
+
+    Raises:
+        ValueError: for a message that is too large to be a frame.
+    """
+    body = _ENCODER.encode(message)
+    if len(body) > FRAME_MAX_BYTES:
+        raise ValueError(f"a message of {len(body)} bytes")
+    return _HEADER.pack(len(body)) + body
+
+
+def decode_order(body: bytes) -> Order:
+    """What the node said. Raises msgspec.DecodeError."""
+    return _ORDERS.decode(body)
+
+
+def decode_report(body: bytes) -> Report:
+    """What a worker said. Raises ValueError (msgspec's errors are) for anything else."""
+    try:
+        return _REPORTS.decode(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+class FrameCutter:
+    """Cuts a byte stream into bodies; holds at most one unfinished frame."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Bodies that are complete now, in order.
+
+        Raises:
+            ValueError: for a frame that is too large; there is no way to go on.
+        """
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < 4 or len(self._rest) < 4 + self._length(self._rest, 0):
+                return []
+            data = bytes(self._rest)
+            self._rest.clear()
+        bodies: list[bytes] = []
+        start, size = 0, len(data)
+        while size - start >= 4:
+            end = start + 4 + self._length(data, start)
+            if end > size:
+                break
+            bodies.append(data[start + 4 : end])
+            start = end
+        if start < size:
+            self._rest += data[start:] if start else data
+        return bodies
+
+    @staticmethod
+    def _length(data: bytes | bytearray, start: int) -> int:
+        length: int = _HEADER.unpack_from(data, start)[0]
+        if length > FRAME_MAX_BYTES:
+            raise ValueError(f"a frame of {length} bytes")
+        return length
+
+
+def source_to_wire(source: ModelSource) -> Source:
+    return Source(
+        source.model_id,
+        source.format,
+        {name: str(path) for name, path in source.files.items()},
+        source.task,
+        dict(source.options),
+        str(source.cache_directory) if source.cache_directory is not None else None,
+    )
+
+
+def source_from_wire(source: Source) -> ModelSource:
+    files: Mapping[str, Path] = {name: Path(path) for name, path in source.files.items()}
+    return ModelSource(
+        source.model_id,
+        source.format,
+        files,
+        source.task,
+        source.options,
+        Path(source.cache_directory) if source.cache_directory is not None else None,
+    )
+
+
+def engine_error(failed: Failed) -> EngineError:
+    """The error that a worker reported; a code that is not known becomes `engine_failed`."""
+    try:
+        code = Code(failed.code)
+    except ValueError:
+        code = Code.ENGINE_FAILED
+    return EngineError(failed.message[:MESSAGE_MAX_CHARS], code)

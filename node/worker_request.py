@@ -1,0 +1,96 @@
+"""One request that a worker runs: what has arrived of its answer, and what it is still owed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from aigrid.engines import ipc
+from aigrid.protocol.errors import EngineError
+from aigrid.protocol.inference import Finish, InferChunk
+from aigrid.protocol.limits import KIB
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBounds:
+    """How a worker is watched while it serves.
+
+    Attributes:
+        heartbeat_seconds: between two pings while requests run.
+        heartbeat_silence_seconds: without a sign of life after a ping.
+        cancel_seconds: for a cancelled request to end before its worker is killed.
+        output_bytes: kept of what a worker printed last.
+    """
+
+    heartbeat_seconds: float = 5.0
+    heartbeat_silence_seconds: float = 20.0
+    cancel_seconds: float = 10.0
+    output_bytes: int = 16 * KIB
+
+
+BOUNDS: Final = WorkerBounds()
+
+
+class RunningRequest:
+    """Iterates over the answer. Silence counts only while somebody waits for more."""
+
+    __slots__ = ("_cancelled", "_error", "_lot", "_over", "_ready", "_since", "_take", "_taken")
+    _since: float | None
+
+    def __init__(self, take: Callable[[int], None]) -> None:
+        self._take = take
+        self._taken = 0
+        self._ready: list[InferChunk] = []
+        self._error: EngineError | None = None
+        self._lot = trio.lowlevel.ParkingLot()
+        self._since = None
+        self._cancelled = False
+        self._over = False
+
+    def add(self, chunk: InferChunk) -> None:
+        self._ready.append(chunk)
+        self._lot.unpark()
+
+    def fail(self, error: EngineError) -> None:
+        self._error = error
+        self._lot.unpark()
+
+    def cancel(self) -> None:
+        """The worker was told to stop it."""
+        self._cancelled, self._since = True, trio.current_time()
+
+    def problem(self, now: float, silence_seconds: float, cancel_seconds: float) -> str:
+        """What the worker has failed to do in time, or ""."""
+        owed = 0.0 if self._since is None else now - self._since
+        if self._cancelled:
+            return f"did not stop within {owed:.0f} s" if owed > cancel_seconds else ""
+        return f"said nothing for {owed:.0f} s" if owed > silence_seconds else ""
+
+    def __aiter__(self) -> "RunningRequest":
+        return self
+
+    async def __anext__(self) -> tuple[InferChunk, ...]:
+        if not self._ready:
+            await self._wait()
+        chunks = tuple(self._ready)
+        self._ready.clear()
+        self._taken += len(chunks)
+        if isinstance(chunks[-1], Finish):
+            self._over = True
+        elif self._taken >= ipc.CHUNK_WINDOW // 2:
+            self._take(self._taken)
+            self._taken = 0
+        return chunks
+
+    async def _wait(self) -> None:
+        if self._over:
+            raise StopAsyncIteration
+        if self._error is None:
+            self._since = trio.current_time()
+            try:
+                await self._lot.park()
+            finally:
+                self._since = None
+        if not self._ready:
+            raise self._error or RuntimeError("woken for nothing")

@@ -1,0 +1,218 @@
+"""Worker processes, as the node sees them.
+
+`WorkerSpawner` and `Worker` are what the pool relies on. `ProcessSpawner` keeps both promises with
+real processes; `inline_workers.InlineSpawner` does within one process, in virtual time.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from aigrid.engines import ipc
+from aigrid.engines.base import EngineStats, Estimate, ModelSource, Probe
+from aigrid.node.worker_process import WorkerProcess
+from aigrid.node.worker_request import BOUNDS, WorkerBounds
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.limits import LIMITS, Limits
+
+Admit = Callable[[Estimate], Awaitable[None]]
+
+ENVIRONMENT_KEPT: Final = frozenset(
+    {
+        *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "TMP"),
+        *("PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+        *("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+    }
+)
+"""All that a worker sees of the node's environment: no tokens, no keys, no home."""
+
+
+class Worker(Protocol):
+    """A loaded model. At most `estimate.slots` requests run at once; further ones wait inside.
+
+    Attributes:
+        died: set once the worker is gone, for whatever reason, and nothing of it is left.
+        failure: why it went, where that was not asked for.
+    """
+
+    engine: str
+    estimate: Estimate
+    died: trio.Event
+    failure: EngineError | None
+
+    def infer(
+        self, request: InferRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[InferChunk, ...]]]:
+        """Run a request. Iterating yields chunks that were ready together, at least one.
+
+        The last tuple ends with `Finish`. Leaving earlier cancels the request.
+
+        Raises:
+            EngineError: what the engine raised, or `engine_crashed`, `engine_timeout` or
+                `out_of_memory`.
+        """
+
+    def stats(self) -> EngineStats:
+        """Counters as last heard."""
+
+    async def kill(self) -> None:
+        """End the worker and everything in it; returns once its memory is free again."""
+
+
+class WorkerSpawner(Protocol):
+    """Starts workers. `run` is a service and has to be started before anything else is asked."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after workers until cancelled; then none is left."""
+
+    async def probe(self) -> tuple[Probe, ...]:
+        """What the installed engines can do here, asked in a short-lived child."""
+
+    async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
+        """What loading would take, from headers, asked in a short-lived child.
+
+        Raises:
+            EngineError: what the engine raised, or that the child died.
+        """
+
+    async def spawn(
+        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+    ) -> Worker:
+        """Start a worker and load the model.
+
+        `admit` is awaited with the estimate before anything is loaded, and may raise.
+
+        Raises:
+            EngineError: what the engine raised, or `engine_timeout`, `engine_crashed`.
+        """
+
+
+@dataclass
+class ProcessSpawner:
+    """Starts worker processes.
+
+    Attributes:
+        log_directory: gets the last output of workers that died, one file per engine and model.
+        memory_bytes: bound of a worker's address space; 0 for none.
+        environment: added to what a worker sees.
+        factories: engine name -> "module:Class", for engines without an entry point.
+    """
+
+    log_directory: Path
+    memory_bytes: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    factories: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = LIMITS
+    bounds: WorkerBounds = BOUNDS
+    _nursery: trio.Nursery | None = field(default=None, init=False)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    async def probe(self) -> tuple[Probe, ...]:
+        process = await self._start("probe")
+        try:
+            report = await process.order(
+                ipc.ProbeAll(), ipc.Probed, timeout_seconds=self.limits.worker_start_seconds
+            )
+            return report.probes
+        finally:
+            await process.kill()
+
+    async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
+        process = await self._start(engine, source.model_id)
+        try:
+            return await self._examine(process, source, engine)
+        finally:
+            await process.kill()
+
+    async def spawn(
+        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+    ) -> Worker:
+        process = await self._start(engine, source.model_id)
+        try:
+            estimate = await self._examine(process, source, engine)
+            if admit is not None:
+                await admit(estimate)
+            loaded = await process.order(
+                ipc.Load(threads), ipc.Loaded, timeout_seconds=self.limits.worker_load_seconds
+            )
+        except BaseException:
+            await process.kill()
+            raise
+        process.estimate = loaded.estimate
+        return process
+
+    async def _examine(self, process: WorkerProcess, source: ModelSource, engine: str) -> Estimate:
+        examined = await process.order(
+            ipc.Examine(engine, self.factories.get(engine, ""), ipc.source_to_wire(source)),
+            ipc.Examined,
+            timeout_seconds=self.limits.worker_start_seconds,
+        )
+        return examined.estimate
+
+    async def _start(self, engine: str, model_id: str = "") -> WorkerProcess:
+        if self._nursery is None:
+            raise EngineError("this node is stopping", Code.SHUTTING_DOWN)
+        ours, theirs = socket.socketpair()
+        output, output_end = os.pipe()
+        try:
+            # Not in a thread, as trio would: Linux kills a worker when the *thread* that started
+            # it ends (PR_SET_PDEATHSIG), and trio's threads end after ten idle seconds.
+            popen = subprocess.Popen(  # noqa: ASYNC220 -- see above; it takes about a millisecond
+                self._command(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=output_end,
+                stderr=output_end,
+                env=self._environment(),
+                pass_fds=(theirs.fileno(),),
+            )
+        except OSError as error:
+            ours.close()
+            os.close(output)
+            raise EngineError(
+                f"cannot start a worker: {error.strerror}", Code.ENGINE_CRASHED
+            ) from None
+        finally:
+            theirs.close()
+            os.close(output_end)
+        name = f"{engine}-{model_id[-12:]}" if model_id else engine
+        process = WorkerProcess(
+            popen,
+            ours,
+            output,
+            engine=engine,
+            log_file=self.log_directory / f"worker-{name}.log",
+            limits=self.limits,
+            bounds=self.bounds,
+        )
+        await self._nursery.start(process.run)
+        try:
+            await process.hello()
+        except BaseException:
+            await process.kill()
+            raise
+        return process
+
+    def _command(self, fd: int) -> list[str]:
+        command = [sys.executable, "-P", "-m", "aigrid.engines.worker", "--fd", str(fd)]
+        return [*command, "--memory-bytes", str(self.memory_bytes)]
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
+        return {**kept, **self.environment}
