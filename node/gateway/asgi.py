@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aigrid.node.gateway import openai
-from aigrid.node.gateway.core import Core
+from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.guard import check_caller
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
@@ -29,7 +29,7 @@ class Boundary:
     """The outermost layer: request ids, the guard against web pages, every error an answer."""
 
     def __init__(
-        self, app: ASGIApp, core: Core, limits: GatewayLimits, hosts: frozenset[str]
+        self, app: ASGIApp, core: GatewayCore, limits: GatewayLimits, hosts: frozenset[str]
     ) -> None:
         self._app = app
         self._core = core

@@ -47,7 +47,7 @@ class Listed:
     view: ModelView
 
 
-class Core:
+class GatewayCore:
     """The one entry to the mesh for all dialects.
 
     `now_ms` is wall time in milliseconds since the epoch; `token` returns a fresh random name of
@@ -170,7 +170,7 @@ class Generation:
     completed; an answer that merely stops is turned into one.
     """
 
-    def __init__(self, core: Core, answering: AbstractAsyncContextManager[Answer]) -> None:
+    def __init__(self, core: GatewayCore, answering: AbstractAsyncContextManager[Answer]) -> None:
         self._core = core
         self._answering = answering
         self._answer: Answer | None = None

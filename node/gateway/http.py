@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from aigrid.node.gateway.asgi import BodyReader, Boundary
-from aigrid.node.gateway.core import Core
+from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.guard import allowed_hosts, loopback_address
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_http import OpenAiEndpoints, json_response
@@ -27,7 +27,7 @@ class Gateway:
     """
 
     def __init__(
-        self, core: Core, *, host: str, port: int, limits: GatewayLimits | None = None
+        self, core: GatewayCore, host: str, port: int, *, limits: GatewayLimits | None = None
     ) -> None:
         self._core = core
         self._host = loopback_address(host)
@@ -61,9 +61,14 @@ class Gateway:
         """What the guards did: evicted, refused and cut connections."""
         return dict(self._server.counters) if self._server is not None else {}
 
-    def stop(self) -> None:
-        """Refuse new work and drain; `run` returns within the drain and farewell times."""
+    async def stop(self) -> None:
+        """Refuse new work and drain; returns once nothing is served any more.
+
+        That is at most the drain and farewell times away. Cancelling it leaves `run` at it.
+        """
         self._stop.set()
+        if self._server is not None:
+            await self._server.ended.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve; reports the address when ready.

@@ -17,7 +17,7 @@ from aigrid.node.gateway.asgi import (
     internal_error,
     until_gone,
 )
-from aigrid.node.gateway.core import Core, Generation
+from aigrid.node.gateway.core import GatewayCore, Generation
 from aigrid.node.gateway.guard import check_json
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_request import ChatCall, decode_chat
@@ -28,7 +28,7 @@ from aigrid.protocol.errors import AigridError
 class OpenAiEndpoints:
     """The routes of the dialect, over one core."""
 
-    def __init__(self, core: Core, bodies: BodyReader, limits: GatewayLimits) -> None:
+    def __init__(self, core: GatewayCore, bodies: BodyReader, limits: GatewayLimits) -> None:
         self._core = core
         self._bodies = bodies
         self._limits = limits
@@ -67,7 +67,7 @@ def _served_by(answer: Answer) -> dict[str, str]:
 class _Chat:
     """The answer to a chat request, as an ASGI response."""
 
-    core: Core
+    core: GatewayCore
     call: ChatCall
     request_id: str
     limits: GatewayLimits

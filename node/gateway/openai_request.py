@@ -133,7 +133,7 @@ def _parse(body: bytes) -> _Body:
         body.decode()
         parsed = _DECODER.decode(body)
         if len(body) <= _DUPLICATES_SOUGHT_MAX_BYTES:
-            json.loads(body, object_pairs_hook=_unique)
+            json.loads(body, object_pairs_hook=_unique, parse_int=str)
     except InvalidRequestError:
         raise
     except msgspec.ValidationError as error:
@@ -142,7 +142,7 @@ def _parse(body: bytes) -> _Body:
         raise InvalidRequestError("The body is not valid UTF-8. Send JSON in UTF-8.") from None
     except (ValueError, RecursionError) as error:
         # DecodeError is no ValidationError; deep nesting is a RecursionError.
-        what = str(error) if isinstance(error, msgspec.DecodeError) else "nested too deeply"
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequestError(
             f"The body is not valid JSON: {what}. Send one JSON object."
         ) from None

@@ -35,6 +35,7 @@ _log = structlog.get_logger("aigrid.gateway")
 _RECEIVE_MAX_BYTES = 64 * KIB
 _WRITE_MAX_BYTES = 64 * KIB
 _BACKLOG = 1024
+_HEARD_OUT = {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -174,7 +175,8 @@ class _Connection:
         elif isinstance(event, Closed) and not self._closing:
             self._closing = True
             self._server.quiet.pop(self, None)
-            seconds = 0.0 if self._broken else self._limits.linger_seconds
+            heard_out = self._protocol.connection.their_state in _HEARD_OUT
+            seconds = 0.0 if self._broken or heard_out else self._limits.linger_seconds
             self._reading.deadline = trio.current_time() + seconds
             if not self._broken:
                 try:

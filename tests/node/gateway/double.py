@@ -1,0 +1,172 @@
+"""A mesh that answers from a script, and a gateway over it on a free port."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import trio
+
+from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.protocol.errors import AigridError
+from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
+
+NODE = "12D3KooWSecondNode"
+MODEL = "bafymodel"
+NAME = "org/tiny:1"
+NOW_MS = 1_700_000_000_123
+
+Batch = tuple[InferChunk, ...] | AigridError | Exception | float
+
+
+def text(*pieces: str) -> tuple[InferChunk, ...]:
+    return tuple(TextChunk(piece, (index,)) for index, piece in enumerate(pieces))
+
+
+HELLO: tuple[Batch, ...] = (text("Hel"), text("lo", " wörld"), (Finish("stop", 7, 3),))
+
+
+def view(model: str = MODEL, name: str = NAME) -> ModelView:
+    return ModelView(
+        model, name, "did:key:z6Mk", ("text-generation",), (NODE,), "warm", 2048, NOW_MS
+    )
+
+
+@dataclass
+class ScriptedMesh:
+    """Answers every request with `script`: batches, errors to raise, seconds to wait (or inf)."""
+
+    script: tuple[Batch, ...] = HELLO
+    before_first: Batch | None = None
+    views: tuple[ModelView, ...] = (view(),)
+    asked: list[tuple[str, InferRequest, str]] = field(default_factory=list)
+    entered: trio.Event = field(default_factory=trio.Event)
+    ended: list[str] = field(default_factory=list)
+    left: trio.Event = field(default_factory=trio.Event)
+
+    def models(self) -> tuple[ModelView, ...]:
+        return self.views
+
+    def infer(
+        self, model: str, request: InferRequest, *, request_id: str, capability: str = ""
+    ) -> AbstractAsyncContextManager[Answer]:
+        return self._infer(model, request, request_id)
+
+    @asynccontextmanager
+    async def _infer(
+        self, model: str, request: InferRequest, request_id: str
+    ) -> AsyncIterator[Answer]:
+        self.asked.append((model, request, request_id))
+        self.entered.set()
+        try:
+            if self.before_first is not None:
+                await _play(self.before_first)
+            segments: list[Segment] = []
+            chunks = self._chunks(segments)
+            answer = Answer(request_id, MODEL, NAME, NODE, chunks, segments=segments)
+            yield answer
+            self.ended.append("clean")
+        except trio.Cancelled:
+            self.ended.append("cancelled")
+            raise
+        except BaseException as error:
+            self.ended.append(type(error).__name__)
+            raise
+        finally:
+            self.left.set()
+
+    async def _chunks(self, segments: list[Segment]) -> AsyncIterator[tuple[InferChunk, ...]]:
+        tokens = 0
+        for batch in self.script:
+            chunks = await _play(batch)
+            if chunks is not None:
+                tokens += sum(len(c.token_ids) for c in chunks if isinstance(c, TextChunk))
+                yield chunks
+        segments.append(Segment(NODE, MODEL, tokens))
+
+    def status(self) -> dict[str, Any]:
+        return {"peer_id": NODE, "peers": 2}
+
+
+async def _play(batch: Batch) -> tuple[InferChunk, ...] | None:
+    if isinstance(batch, Exception):
+        raise batch
+    if isinstance(batch, float):
+        await trio.sleep(batch)
+        return None
+    return batch
+
+
+def tokens() -> Callable[[], str]:
+    numbers: Iterator[int] = count(1)
+    return lambda: f"req_{next(numbers):08d}"
+
+
+@asynccontextmanager
+async def gateway(mesh: ScriptedMesh, **limits: Any) -> AsyncIterator[tuple[Gateway, str]]:
+    """A running gateway and its HOST:PORT; stopped at the end."""
+    core = GatewayCore(mesh, now_ms=lambda: NOW_MS, token=tokens())
+    served = Gateway(core, host="127.0.0.1", port=0, limits=GatewayLimits(**limits))
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(served.run)
+        yield served, address
+        nursery.cancel_scope.cancel()
+
+
+async def connect(address: str, data: bytes = b"") -> trio.SocketStream:
+    """A raw connection that has sent `data`."""
+    host, _, port = address.rpartition(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    if data:
+        await stream.send_all(data)
+    return stream
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    """Everything until the server closes; a reset counts as that."""
+    received = bytearray()
+    try:
+        async for data in stream:
+            received += data
+    except trio.BrokenResourceError:
+        pass
+    return bytes(received)
+
+
+async def read_until(stream: trio.SocketStream, mark: bytes) -> bytes:
+    """Everything up to and a little past `mark`."""
+    received = bytearray()
+    while mark not in received:
+        data = await stream.receive_some(65536)
+        if not data:
+            raise AssertionError(f"closed before {mark!r}: {bytes(received)!r}")
+        received += data
+    return bytes(received)
+
+
+def head(method: str, path: str, *headers: str, host: str = "localhost") -> bytes:
+    """A request header that asks for the connection to be closed."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def chat_bytes(*headers: str, stream: bool = False, extra: str = "") -> bytes:
+    """A complete chat request."""
+    body = (
+        f'{{"model":"{NAME}","messages":[{{"role":"user","content":"hi"}}],'
+        f'"stream":{str(stream).lower()}{extra}}}'
+    ).encode()
+    return (
+        head(
+            "POST",
+            "/v1/chat/completions",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            *headers,
+        )
+        + body
+    )

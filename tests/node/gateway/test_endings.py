@@ -1,0 +1,181 @@
+"""Clients that leave, clients that do not read, and a node that stops."""
+
+import socket
+
+import pytest
+import trio
+import trio.testing
+from tests.node.gateway.double import (
+    HELLO,
+    ScriptedMesh,
+    chat_bytes,
+    connect,
+    gateway,
+    head,
+    read_all,
+    read_until,
+    text,
+)
+
+from aigrid.protocol.errors import Code
+from aigrid.protocol.inference import Finish, TextChunk
+
+pytestmark = pytest.mark.trio
+FOREVER = float("inf")
+RESET = b"\1\0\0\0\0\0\0\0"
+FLOOD = (TextChunk("x" * 60_000, (1,)),)
+
+
+def flooding() -> ScriptedMesh:
+    """An answer far larger than what sockets buffer."""
+    return ScriptedMesh((FLOOD,) * 2000)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("when", ["plain", "before_first", "mid_stream"])
+async def test_a_client_that_leaves_cancels_its_request(when, reset):
+    if when == "mid_stream":
+        mesh = ScriptedMesh((text("Hello"), FOREVER))
+    else:
+        mesh = ScriptedMesh(before_first=FOREVER)
+    async with gateway(mesh) as (_, address):
+        with trio.fail_after(5):
+            stream = await connect(address, chat_bytes(stream=when != "plain"))
+            await mesh.entered.wait()
+            if when == "mid_stream":
+                await read_until(stream, b"Hello")
+            if reset:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            began = trio.current_time()
+            await trio.aclose_forcefully(stream)
+            await mesh.left.wait()
+            assert trio.current_time() - began < 0.25
+            assert mesh.ended == ["cancelled"]
+            # The gateway is well: the next client is served.
+            mesh.before_first, mesh.script = None, HELLO
+            assert b"200" in await read_all(await connect(address, chat_bytes()))
+
+
+async def test_a_client_that_leaves_in_its_body_leaves_nothing_behind():
+    mesh = ScriptedMesh()
+    async with gateway(mesh) as (_, address):
+        with trio.fail_after(5):
+            await trio.aclose_forcefully(await connect(address, chat_bytes()[:-5]))
+            assert b"200" in await read_all(await connect(address, chat_bytes()))
+            assert len(mesh.asked) == 1
+
+
+async def test_a_client_that_does_not_read_is_cut_and_its_request_cancelled():
+    mesh = flooding()
+    async with gateway(mesh, write_seconds=0.2) as (served, address):
+        with trio.fail_after(10):
+            stream = await connect(address, chat_bytes(stream=True))
+            await mesh.left.wait()
+            assert served.counters()["slow_readers_cut"] == 1
+            await trio.aclose_forcefully(stream)
+    assert mesh.ended == ["cancelled"]
+
+
+async def test_a_plain_answer_that_is_not_read_is_cut():
+    mesh = ScriptedMesh((*[FLOOD] * 300, (Finish("stop"),)))
+    async with gateway(mesh, write_seconds=0.2) as (served, address):
+        with trio.fail_after(10):
+            stream = await connect(address, chat_bytes())
+            await mesh.left.wait()
+            await trio.testing.wait_all_tasks_blocked(0.3)
+            assert served.counters()["slow_readers_cut"] == 1
+            await trio.aclose_forcefully(stream)
+
+
+async def test_live_streams_may_finish_when_the_node_stops():
+    mesh = ScriptedMesh((text("Hello"), 0.2, *HELLO))
+    async with gateway(mesh) as (served, address):
+        with trio.fail_after(5):
+            stream = await connect(address, chat_bytes(stream=True))
+            await read_until(stream, b"Hello")
+            await served.stop()
+            assert b"data: [DONE]" in await read_all(stream)
+    assert mesh.ended == ["clean"]
+
+
+async def test_new_work_is_refused_while_live_streams_finish():
+    mesh = ScriptedMesh((text("Hello"), 0.5, *HELLO))
+    async with gateway(mesh) as (served, address):
+        with trio.fail_after(5):
+            live = await connect(address, chat_bytes(stream=True))
+            await read_until(live, b"Hello")
+            # A request whose body is still on its way when the node begins to stop.
+            data = chat_bytes()
+            late = await connect(address, data[:-3])
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(served.stop)
+                await trio.testing.wait_all_tasks_blocked()
+                await late.send_all(data[-3:])
+                answer = await read_all(late)
+                assert b"503" in answer
+                assert Code.SHUTTING_DOWN.value.encode() in answer
+                with pytest.raises(OSError, match="connect"):
+                    await connect(address)
+            assert b"data: [DONE]" in await read_all(live)
+
+
+async def test_streams_that_outlive_the_drain_end_in_an_error_event():
+    mesh = ScriptedMesh((text("Hello"), FOREVER))
+    async with gateway(mesh, drain_seconds=0.1) as (served, address):
+        with trio.fail_after(5):
+            stream = await connect(address, chat_bytes(stream=True))
+            await read_until(stream, b"Hello")
+            await served.stop()
+            rest = await read_all(stream)
+    assert b'"code":"shutting_down"' in rest
+    assert b"[DONE]" not in rest
+    assert rest.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_requests_without_a_first_chunk_get_503_when_the_node_stops(streaming):
+    mesh = ScriptedMesh(before_first=FOREVER)
+    async with gateway(mesh, drain_seconds=0.1) as (served, address):
+        with trio.fail_after(5):
+            stream = await connect(address, chat_bytes(stream=streaming))
+            await mesh.entered.wait()
+            await served.stop()
+            answer = await read_all(stream)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"retry-after" in answer
+
+
+async def test_cancelling_the_gateway_still_says_goodbye():
+    mesh = ScriptedMesh((text("Hello"), FOREVER))
+    with trio.fail_after(5):
+        async with gateway(mesh) as (_, address):
+            stream = await connect(address, chat_bytes(stream=True))
+            await read_until(stream, b"Hello")
+        assert b'"code":"shutting_down"' in await read_all(stream)
+
+
+async def test_a_client_that_does_not_read_does_not_hang_the_stop():
+    mesh = flooding()
+    async with gateway(mesh, drain_seconds=0.1, farewell_seconds=0.2) as (served, address):
+        stream = await connect(address, chat_bytes(stream=True))
+        await mesh.entered.wait()
+        await trio.testing.wait_all_tasks_blocked(0.1)  # the sockets' buffers are full now
+        began = trio.current_time()
+        with trio.fail_after(5):
+            await served.stop()
+        assert trio.current_time() - began < 1
+        await trio.aclose_forcefully(stream)
+
+
+async def test_silent_connections_are_closed_at_once_when_the_node_stops():
+    async with gateway(ScriptedMesh()) as (served, address):
+        silent = await connect(address)
+        kept = await connect(
+            address, head("GET", "/healthz").replace(b"Connection: close\r\n", b"")
+        )
+        with trio.fail_after(1):
+            await read_until(kept, b"ok")
+            await served.stop()
+            assert await read_all(silent) == b""
+            assert await read_all(kept) == b""
