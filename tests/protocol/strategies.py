@@ -1,0 +1,240 @@
+"""Hypothesis strategies for what the protocol says, and a way to sign what `build` would refuse."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from aigrid.protocol import kinds
+from aigrid.protocol.canonical import canonical, content_id, file_cid
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.kinds import Body, Kind
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
+from aigrid.protocol.record import Record, build, sign_jcs, verification_method
+
+NOW_MS = 1_790_000_000_000
+ALICE, BOB, CAROL = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
+
+identities = st.sampled_from([ALICE, BOB, CAROL])
+shown = st.characters(
+    exclude_categories=("Cs", "Cc"),
+    exclude_characters="\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069",
+)
+labels = st.text(shown, max_size=LIMITS.name_max_chars)
+names = st.text(shown, min_size=1, max_size=LIMITS.name_max_chars)
+counts = st.integers(0, 2**53 - 1)
+addresses = st.lists(
+    st.from_regex(r"/[!-~]{1,40}", fullmatch=True), max_size=LIMITS.addresses_max
+).map(tuple)
+content_ids = st.binary(max_size=4).map(content_id) | st.binary(max_size=4).map(
+    lambda data: file_cid(hashlib.sha256(data).digest())
+)
+capabilities = st.from_regex(r"[a-z0-9]{1,6}(-[a-z0-9]{1,6}){0,3}", fullmatch=True)
+safe_floats = st.floats(-(2.0**52), 2.0**52)
+scalars = labels | st.integers(-(2**53) + 1, 2**53 - 1) | safe_floats | st.booleans()
+files = st.builds(
+    ModelFile,
+    name=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,20}", fullmatch=True),
+    sha256=st.binary(min_size=32, max_size=32).map(bytes.hex),
+    bytes=counts,
+)
+descriptions = st.builds(
+    ModelDescription,
+    format=st.from_regex(r"[a-z0-9_]{1,32}", fullmatch=True),
+    task=st.text(shown, min_size=1, max_size=LIMITS.name_max_chars),
+    files=st.lists(files, max_size=5, unique_by=lambda file: file.name.lower()).map(tuple),
+    precision=st.text(shown, max_size=32),
+    options=st.dictionaries(st.text(max_size=64), scalars, max_size=4),
+)
+offers = st.builds(
+    kinds.Offer,
+    model=content_ids,
+    manifest=content_ids,
+    state=st.sampled_from(["warm", "on_disk", "can_fetch"]),
+    slots=st.integers(0, 65536),
+    latency_ms=counts,
+)
+
+
+def node_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    return st.builds(
+        kinds.NodeBody,
+        id=st.just(issuer.did),
+        protocol_version=st.integers(1, 1_000_000),
+        software=labels,
+        addresses=addresses,
+        engines=st.lists(
+            st.builds(
+                kinds.EngineClaim,
+                name=names,
+                version=labels,
+                formats=st.lists(labels, max_size=3).map(tuple),
+            ),
+            max_size=3,
+        ).map(tuple),
+        devices=st.lists(
+            st.builds(kinds.DeviceClaim, kind=names, name=labels, memory_bytes=counts), max_size=3
+        ).map(tuple),
+        region=labels,
+    )
+
+
+def model_bodies(_issuer: Identity) -> st.SearchStrategy[Body]:
+    return descriptions.flatmap(
+        lambda description: st.builds(
+            kinds.ModelBody,
+            id=st.just(MODEL_URN + model_id(description)),
+            name=names,
+            capabilities=st.lists(capabilities, min_size=1, max_size=16).map(tuple),
+            model=st.just(description),
+            license=labels,
+            languages=st.lists(labels, max_size=3).map(tuple),
+            memory_bytes=counts,
+            context_tokens=counts,
+        )
+    )
+
+
+def availability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    return st.builds(
+        kinds.AvailabilityBody,
+        id=st.just(issuer.did),
+        offers=st.lists(offers, max_size=5, unique_by=lambda offer: offer.model).map(tuple),
+    )
+
+
+def membership_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    return st.builds(
+        kinds.MembershipBody,
+        id=identities.map(lambda who: who.did),
+        grid=st.just(issuer.did),
+        role=st.sampled_from(["member", "authority"]),
+    )
+
+
+def invitation_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    return st.builds(
+        kinds.InvitationBody,
+        id=identities.map(lambda who: who.did),
+        grid=st.just(issuer.did),
+        peer_id=identities.map(lambda who: who.peer_id),
+        addresses=addresses,
+        nonce=st.from_regex(r"[!-~]{16,64}", fullmatch=True),
+    )
+
+
+BODIES: dict[Kind, Callable[[Identity], st.SearchStrategy[Body]]] = {
+    Kind.NODE: node_bodies,
+    Kind.MODEL: model_bodies,
+    Kind.AVAILABILITY: availability_bodies,
+    Kind.MEMBERSHIP: membership_bodies,
+    Kind.INVITATION: invitation_bodies,
+}
+
+
+def withdrawals(kind: Kind, issuer: Identity) -> st.SearchStrategy[Body]:
+    return BODIES[kind](issuer).map(lambda body: kinds.WithdrawnBody(id=body.id, withdrawn=True))
+
+
+@st.composite
+def records(draw: st.DrawFn, kind: Kind) -> Record:
+    """A valid record of `kind`, a withdrawal now and then, valid at NOW_MS."""
+    issuer = draw(identities)
+    body = draw(BODIES[kind](issuer) | withdrawals(kind, issuer))
+    ttl_ms = kinds.KINDS[kind].ttl_seconds * 1000
+    age_ms = draw(st.integers(0, ttl_ms - 1))
+    lifetime_ms = draw(st.integers(age_ms + 1, ttl_ms))
+    start_ms = NOW_MS - age_ms
+    return build(kind, body, issuer, valid_from_ms=start_ms, valid_until_ms=start_ms + lifetime_ms)
+
+
+def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
+    """One ordinary body per kind."""
+    description = ModelDescription(
+        format="gguf",
+        task="text-generation",
+        files=(ModelFile("b.gguf", "ab" * 32, 1000), ModelFile("a.json", "cd" * 32, 10)),
+        precision="q4_1",
+        options={"context": 8192, "eos": "</s>", "scale": 0.5, "add_bos": True},
+    )
+    of_model = model_id(description)
+    where = ("/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001")
+    return {
+        Kind.NODE: kinds.NodeBody(
+            id=issuer.did,
+            protocol_version=1,
+            software="aigrid/0.1.0",
+            addresses=where,
+            engines=(kinds.EngineClaim("onnx_text", "1", ("gguf",)),),
+            devices=(kinds.DeviceClaim("cpu", "Eight cores, 3 GHz", 16 * 2**30),),
+            region="eu",
+        ),
+        Kind.MODEL: kinds.ModelBody(
+            id=MODEL_URN + of_model,
+            name="smollm2",
+            capabilities=("text-generation", "conversational"),
+            model=description,
+            license="Apache-2.0",
+            languages=("en",),
+            memory_bytes=300_000_000,
+            context_tokens=8192,
+        ),
+        Kind.AVAILABILITY: kinds.AvailabilityBody(
+            id=issuer.did,
+            offers=(kinds.Offer(of_model, content_id(b"a manifest"), "warm", 4, 120),),
+        ),
+        Kind.MEMBERSHIP: kinds.MembershipBody(id=BOB.did, grid=issuer.did),
+        Kind.INVITATION: kinds.InvitationBody(
+            id=BOB.did,
+            grid=issuer.did,
+            peer_id=CAROL.peer_id,
+            addresses=where,
+            nonce="0123456789abcdef",
+        ),
+    }
+
+
+def example(
+    kind: Kind, *, issuer: Identity = ALICE, start_ms: int = NOW_MS, body: Body | None = None
+) -> Record:
+    """A record of `kind` that lives for as long as the kind allows."""
+    return build(
+        kind,
+        body if body is not None else example_bodies(issuer)[kind],
+        issuer,
+        valid_from_ms=start_ms,
+        valid_until_ms=start_ms + kinds.KINDS[kind].ttl_seconds * 1000,
+    )
+
+
+def document_of(record: Record) -> dict[str, Any]:
+    return json.loads(record.raw)  # type: ignore[no-any-return]
+
+
+def forge(
+    record: Record,
+    change: Callable[[dict[str, Any]], Any] = lambda _document: None,
+    *,
+    proof: dict[str, Any] | None = None,
+    signer: Identity | None = None,
+) -> bytes:
+    """Canonical bytes of a changed record, correctly signed by `signer` (or by its issuer).
+
+    So that what is refused is refused for the change, not for a signature that does not match.
+    `proof` adds to or replaces members of the proof configuration.
+    """
+    by = signer or next(who for who in (ALICE, BOB, CAROL) if who.did == record.issuer)
+    document = copy.deepcopy(document_of(record))
+    change(document)
+    config = document.pop("proof")
+    del config["proofValue"]
+    config["created"] = document.get("validFrom", config["created"])
+    config["verificationMethod"] = verification_method(by.did)
+    config |= proof or {}
+    return canonical(
+        {**document, "proof": {**config, "proofValue": sign_jcs(document, config, by)}}
+    )
