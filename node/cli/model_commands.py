@@ -44,7 +44,7 @@ def fetch(
     with Console(stderr=True).status(f"Fetching {printable(name)}...") as status:
 
         def on_event(event: dict[str, Any]) -> None:
-            status.update(_progress(printable(name), event))
+            status.update(printable(event.get("progress", "")))
 
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
     show(body, lambda _: render.say(f"{name} is here and offered."), as_json=as_json)
@@ -70,7 +70,7 @@ def publish(
         {
             "path": str(path),
             "capability": capability,
-            "name": name or path.stem,
+            "name": name or "",
             "license": license_ or "",
         },
     )
@@ -134,10 +134,3 @@ def ask(
     nodes = ", ".join(str(segment.get("node")) for segment in body.get("segments", []))
     render.note(f"{body.get('model')} on {nodes}")
 
-
-def _progress(name: str, event: dict[str, Any]) -> str:
-    done, total = event.get("bytes"), event.get("total")
-    if isinstance(done, int | float) and isinstance(total, int | float) and total > 0:
-        return f"Fetching {name}: {done / MIB:.0f} of {total / MIB:.0f} MiB"
-    state = event.get("state")
-    return f"Fetching {name}: {printable(state)}" if state else f"Fetching {name}..."

@@ -85,7 +85,7 @@ def _finish(code: Code | None, message: str, *, as_json: bool) -> None:
             text = f"Refused: {code.value}{': ' if message else ''}{message}"
             render.say(f"{text}. {CODES[code].next_step}")
 
-    body = {"ok": code is None, "code": None if code is None else code.value}
+    body = {"ok": code is None, "code": "" if code is None else code.value}
     show(body, person, as_json=as_json)
     if code is not None:
         raise typer.Exit(CODES[code].exit)
