@@ -1,0 +1,94 @@
+"""What a file is, by its content and never by its name, and whether it may come near a runtime."""
+
+import mmap
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aigrid.engines import gguf
+from aigrid.engines.onnx_check import check_onnx, looks_like_onnx
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import MIB
+
+SAFETENSORS_HEADER_MAX_BYTES: Final = 100 * MIB  # the format's own bound
+_ZIPS: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+_PICKLE_PROTOCOL: Final = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """A file that is allowed: its format, the precision of most of its weights, its size."""
+
+    format: str
+    precision: str
+    size_bytes: int
+
+
+def detect(path: Path) -> str:
+    """The kind of a file: "gguf", "onnx", "safetensors", "zip", "pickle" or "other".
+
+    Raises:
+        EngineError: `model_file_missing`.
+    """
+    try:
+        if not path.is_file():
+            raise EngineError(f"{path} is not a file", Code.MODEL_FILE_MISSING)
+        with path.open("rb") as stream:
+            head = stream.read(16)
+            if len(head) < 2:
+                return "other"
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                with memoryview(mapped) as view:
+                    return _detect(head, view)
+    except OSError as error:
+        raise EngineError(
+            f"cannot read {path}: {error.strerror}", Code.MODEL_FILE_MISSING
+        ) from None
+
+
+def _detect(head: bytes, view: memoryview) -> str:
+    if head[:4] == b"GGUF":
+        return "gguf"
+    if head[:4] in _ZIPS:
+        return "zip"
+    if head[0] == _PICKLE_PROTOCOL and 2 <= head[1] <= 5:
+        return "pickle"
+    declared = int.from_bytes(head[:8], "little")
+    if 2 <= declared <= min(SAFETENSORS_HEADER_MAX_BYTES, len(view) - 8) and head[8:9] == b"{":
+        return "safetensors"
+    return "onnx" if looks_like_onnx(view) else "other"
+
+
+def inspect(path: Path) -> FileReport:
+    """Detect, check, and say what is in a model file that an engine here can take.
+
+    Raises:
+        EngineError: `unsafe_file`, `unsupported_model`, `unsupported_quantisation`,
+            `model_file_missing`.
+    """
+    kind = detect(path)
+    match kind:
+        case "onnx":
+            facts = check_onnx(path)
+            return FileReport(kind, facts.precision, facts.size_bytes)
+        case "gguf":
+            return _inspect_gguf(path)
+        case "zip" | "pickle":
+            raise EngineError(
+                f"{path.name} is a {kind} file: loading one can run code that is hidden in it",
+                Code.UNSAFE_FILE,
+            )
+    raise EngineError(f"{path.name} is neither GGUF nor ONNX ({kind})", Code.UNSUPPORTED_MODEL)
+
+
+def _inspect_gguf(path: Path) -> FileReport:
+    with gguf.map_file(path) as mapped:
+        size = len(mapped)
+        with memoryview(mapped) as view:
+            tensors = gguf.parse(view).tensors.values()
+    by_type: Counter[str] = Counter()
+    for tensor in tensors:
+        by_type[tensor.type.name] += tensor.size_bytes
+    common = by_type.most_common(1)
+    return FileReport("gguf", common[0][0].lower() if common else "", size)

@@ -1,0 +1,110 @@
+"""Tensors of a request to arrays of the runtime and back, checked against what a model declares."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import Tensor, check_tensor
+
+_NUMPY: Final = {
+    "float": "float32", "double": "float64", "float16": "float16",
+    "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
+    "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
+    "bool": "bool", "string": "string",
+}  # fmt: skip
+DTYPES: Final = frozenset(_NUMPY.values())
+_STRINGS = msgspec.msgpack.Decoder(list[str])
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """An input as the model declares it; a dimension is a number, a name, or None."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def dtype(self) -> str:
+        """The numpy name, or "" for what a request cannot carry."""
+        inner = self.type.removeprefix("tensor(").removesuffix(")")
+        return _NUMPY.get(inner, "") if self.type.startswith("tensor(") else ""
+
+    def __str__(self) -> str:
+        dims = ", ".join("?" if n is None else str(n) for n in self.shape)
+        return f"{self.dtype or self.type} [{dims}]"
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == len(self.shape) and all(
+            want == got
+            for want, got in zip(self.shape, shape, strict=True)
+            if isinstance(want, int) and want >= 0
+        )
+
+
+def to_array(tensor: Tensor, declared: Declared) -> npt.NDArray[Any]:
+    """The array of an input; numbers are not copied.
+
+    Raises:
+        EngineError: `invalid_request`, naming the input, what was expected and what was got;
+            `unsupported_model` where the model wants what no request can carry.
+    """
+    name = declared.name
+    if not declared.dtype:
+        raise EngineError(
+            f"input {name!r} wants {declared.type}, which is not supported", Code.UNSUPPORTED_MODEL
+        )
+    got = f"{tensor.dtype[:32]} {list(tensor.shape)}"
+    if tensor.dtype != declared.dtype or not declared.accepts(tensor.shape):
+        raise _invalid(f"input {name!r}: expected {declared}, got {got}")
+    try:
+        if tensor.dtype == "string":
+            check_tensor(tensor, None)
+            return _strings(tensor)
+        dtype = np.dtype(tensor.dtype).newbyteorder("<")
+        check_tensor(tensor, dtype.itemsize)
+    except ValueError as error:
+        raise _invalid(f"input {name!r}: {error}") from None
+    array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+    if tensor.dtype == "bool" and array.view(np.uint8).max(initial=0) > 1:
+        raise _invalid(f"input {name!r}: a bool is one byte, 0 or 1")
+    return array
+
+
+def from_array(name: str, array: npt.NDArray[Any]) -> Tensor:
+    """A tensor of an answer.
+
+    Raises:
+        EngineError: `engine_failed` for a type that an answer cannot carry.
+    """
+    if array.dtype.kind in "OUS":
+        return Tensor("string", array.shape, _ENCODER.encode([str(x) for x in array.ravel()]))
+    if array.dtype.name not in DTYPES:
+        raise EngineError(f"output {name!r} is {array.dtype.name}, which is not supported")
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    # ascontiguousarray makes a scalar one-dimensional, so the shape is taken from the original.
+    return Tensor(array.dtype.name, array.shape, little.tobytes())
+
+
+def _strings(tensor: Tensor) -> npt.NDArray[Any]:
+    try:
+        values = _STRINGS.decode(tensor.data)
+    except (ValueError, RecursionError):
+        raise ValueError("the data of a string tensor is a msgpack array of strings") from None
+    count = 1
+    for n in tensor.shape:
+        count *= n
+    if len(values) != count:
+        raise ValueError(f"{len(values)} strings for a shape of {count}")
+    array = np.empty(count, dtype=object)
+    array[:] = values
+    return array.reshape(tensor.shape)
+
+
+def _invalid(message: str) -> EngineError:
+    return EngineError(message, Code.INVALID_REQUEST)

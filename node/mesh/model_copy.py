@@ -1,0 +1,150 @@
+"""Hashing and copying model files in steps: neither blocks the node nor outlives a cancel."""
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol, TypeVar
+
+import trio
+
+from aigrid.protocol.errors import Code, LocalError, UsageError
+from aigrid.protocol.limits import MIB
+
+STEP_BYTES: Final = 8 * MIB
+SPARE_BYTES: Final = 64 * MIB
+"""Left free on the disk: the node has records and keys to write."""
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, bytes done and bytes in all (0 where unknown)."""
+
+
+class RunBlocking(Protocol):
+    """Runs a function that blocks: in a thread, or in a simulation directly."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """The `RunBlocking` of a real node."""
+    return await trio.to_thread.run_sync(function)
+
+
+async def inline(function: Callable[[], T]) -> T:
+    """The `RunBlocking` of a simulation."""
+    await trio.lowlevel.checkpoint()
+    return function()
+
+
+def no_progress(_what: str, _done: int, _all: int) -> None:
+    """The `Progress` of whoever does not care."""
+
+
+class FileReader:
+    """Reads a regular file once, hashing it, and writes what it read to `target` if there is one.
+
+    Raises:
+        UsageError: `model_file_missing` where the file cannot be read.
+        LocalError: `hash_mismatch` for more bytes than `max_bytes`, and what `disk_error` says.
+    """
+
+    def __init__(self, path: Path, *, target: Path | None = None, max_bytes: int = 2**62) -> None:
+        self.path = path
+        self.done_bytes = 0
+        self._max_bytes = max_bytes
+        self._hash = hashlib.sha256()
+        self._source = open_regular(path)
+        try:
+            self._target: BinaryIO | None = target.open("xb") if target is not None else None
+        except OSError as error:
+            self._source.close()
+            raise disk_error(error) from None
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def step(self) -> bool:
+        """Handle the next piece; False once all is done and written."""
+        try:
+            data = self._source.read(STEP_BYTES)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        self.done_bytes += len(data)
+        if self.done_bytes > self._max_bytes:
+            raise LocalError(
+                f"{self.path.name} is larger than the {self._max_bytes} bytes declared",
+                Code.HASH_MISMATCH,
+            )
+        self._hash.update(data)
+        if self._target is not None:
+            try:
+                self._target.write(data)
+                if not data:
+                    sync(self._target)
+            except OSError as error:
+                raise disk_error(error) from None
+        return bool(data)
+
+    def close(self) -> None:
+        self._source.close()
+        if self._target is not None:
+            self._target.close()
+
+
+async def read_all(
+    reader: FileReader, run_blocking: RunBlocking, progress: Progress, what: str, all_bytes: int
+) -> str:
+    """Read to the end, step by step; the SHA-256 in hex."""
+    try:
+        while await run_blocking(reader.step):
+            progress(what, reader.done_bytes, all_bytes)
+    finally:
+        reader.close()
+    return reader.sha256
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open for reading, but no folder, device or pipe.
+
+    Raises:
+        UsageError: `model_file_missing`.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{path} is not a regular file", Code.MODEL_FILE_MISSING)
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def sync(stream: BinaryIO) -> None:
+    """Make what was written survive a power cut."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def check_room(directory: Path, needed_bytes: int) -> None:
+    """Raise LocalError (`data_directory_unusable`) unless so much fits on the disk."""
+    free = shutil.disk_usage(directory).free
+    if needed_bytes + SPARE_BYTES > free:
+        raise LocalError(
+            f"{needed_bytes // MIB} MiB are needed in {directory}, {free // MIB} MiB are free",
+            Code.DATA_DIRECTORY_UNUSABLE,
+        )
+
+
+def disk_error(error: OSError) -> LocalError:
+    """What went wrong on this node's own disk, in one sentence."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return LocalError("the disk is full", Code.DATA_DIRECTORY_UNUSABLE)
+    where = f" {error.filename}" if error.filename else ""
+    return LocalError(f"cannot write{where}: {error.strerror}", Code.DATA_DIRECTORY_UNUSABLE)
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot read {path}: {error.strerror}", Code.MODEL_FILE_MISSING)

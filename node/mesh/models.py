@@ -1,0 +1,252 @@
+"""The models on this node's disk.
+
+    <directory>/<model id>/model.json     what the model is: `ModelDescription` as JSON
+    <directory>/<model id>/files/<name>   its files: copies, never links, hash-checked on the way in
+    <directory>/.incoming-*, .removed-*   unfinished business, deleted at the next start
+
+A model appears by one rename, complete, or not at all.
+"""
+
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from aigrid.engines.base import ModelSource
+from aigrid.engines.formats import inspect
+from aigrid.node.mesh.model_copy import (
+    FileReader,
+    Progress,
+    RunBlocking,
+    check_room,
+    disk_error,
+    in_thread,
+    no_progress,
+    read_all,
+    sync,
+)
+from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, UsageError
+from aigrid.protocol.limits import MIB
+from aigrid.protocol.model import ModelDescription, ModelFile, model_id
+
+DESCRIPTION_FILE, FILES_FOLDER = "model.json", "files"
+DESCRIPTION_MAX_BYTES: Final = MIB
+_TASKS: Final = {"gguf": "text-generation"}
+
+log = structlog.get_logger(__name__)
+
+
+class LocalModels:
+    """Call `open` before anything else."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        cache_directory: Path | None = None,
+        run_blocking: RunBlocking = in_thread,
+        token: Callable[[], str] = secrets.token_hex,
+    ) -> None:
+        self._directory = directory
+        self._cache_directory = cache_directory
+        self._run_blocking = run_blocking
+        self._token = token
+        self._models: dict[str, ModelDescription] = {}
+
+    async def open(self) -> None:
+        """Learn what is on the disk; what is damaged is left alone and reported.
+
+        Raises:
+            LocalError: `data_directory_unusable`.
+        """
+        self._models = await self._run_blocking(self._scan)
+
+    def list(self) -> dict[str, ModelDescription]:
+        """Model id -> description, in order of id."""
+        return dict(sorted(self._models.items()))
+
+    def description(self, model: str) -> ModelDescription:
+        """Raises InvalidRequestError (`model_not_found`)."""
+        if model not in self._models:
+            raise InvalidRequestError(
+                f"no model {model} on this node", Code.MODEL_NOT_FOUND, param="model"
+            )
+        return self._models[model]
+
+    def source(self, model: str) -> ModelSource:
+        """What an engine loads.
+
+        Raises:
+            InvalidRequestError: `model_not_found`.
+            UsageError: `model_file_missing` where a file has gone or changed its size.
+        """
+        description = self.description(model)
+        folder = self._directory.absolute() / model / FILES_FOLDER
+        files = {file.name: folder / file.name for file in description.files}
+        for file in description.files:
+            if not _is_whole(files[file.name], file.bytes):
+                raise UsageError(
+                    f"{file.name} of model {model} is gone or damaged", Code.MODEL_FILE_MISSING
+                )
+        return ModelSource(
+            model,
+            description.format,
+            files,
+            description.task,
+            description.options,
+            self._cache_directory,
+        )
+
+    async def describe_path(
+        self, path: Path, *, task: str = "", progress: Progress = no_progress
+    ) -> ModelDescription:
+        """What a GGUF or ONNX file is, as the model of one file.
+
+        The file's own name is not part of it, so that the same bytes are the same model for
+        everybody. `task` is needed where the format does not imply one.
+
+        Raises:
+            UsageError: `model_file_missing`, or `usage` for a missing task.
+            EngineError: `unsafe_file`, `unsupported_model`.
+        """
+        report = await self._run_blocking(lambda: inspect(path))
+        task = task or _TASKS.get(report.format, "")
+        if not task:
+            raise UsageError(f"say what a model in format {report.format} is for: --capability")
+        reader = FileReader(path)
+        sha256 = await read_all(
+            reader, self._run_blocking, progress, f"hashing {path.name}", report.size_bytes
+        )
+        file = ModelFile(f"model.{report.format}", sha256, reader.done_bytes)
+        return ModelDescription(report.format, task, (file,), report.precision)
+
+    async def add(
+        self,
+        description: ModelDescription,
+        files: Mapping[str, Path],
+        *,
+        progress: Progress = no_progress,
+    ) -> str:
+        """Copy `files` (name -> where it is now) in; the model id. Adding again changes nothing.
+
+        Raises:
+            LocalError: `hash_mismatch`, `malformed` for a description that is not allowed,
+                `data_directory_unusable` where the disk is full or may not be written.
+            UsageError: `model_file_missing`.
+        """
+        description = _checked(description, files)
+        model = model_id(description)
+        if model in self._models:
+            return model
+        incoming = self._directory / f".incoming-{self._token()}"
+        try:
+            needed = sum(file.bytes for file in description.files)
+            await self._run_blocking(lambda: self._prepare(incoming, needed))
+            for file in description.files:
+                await self._copy(file, files[file.name], incoming / FILES_FOLDER, progress)
+            await self._run_blocking(lambda: self._finish(incoming, model, description))
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._run_blocking(lambda: shutil.rmtree(incoming, ignore_errors=True))
+        self._models[model] = description
+        return model
+
+    async def remove(self, model: str) -> None:
+        """Delete a model; a worker that has it open is not disturbed.
+
+        Raises:
+            InvalidRequestError: `model_not_found`.
+            LocalError: `data_directory_unusable`.
+        """
+        self.description(model)
+        del self._models[model]
+        removed = self._directory / f".removed-{self._token()}"
+        await self._run_blocking(lambda: self._delete(model, removed))
+
+    async def _copy(self, file: ModelFile, path: Path, folder: Path, progress: Progress) -> None:
+        reader = FileReader(path, target=folder / file.name, max_bytes=file.bytes)
+        sha256 = await read_all(
+            reader, self._run_blocking, progress, f"copying {file.name}", file.bytes
+        )
+        if sha256 != file.sha256 or reader.done_bytes != file.bytes:
+            raise LocalError(
+                f"{file.name} is not what its description says: SHA-256 is {sha256}",
+                Code.HASH_MISMATCH,
+            )
+
+    def _scan(self) -> dict[str, ModelDescription]:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folders = sorted(self._directory.iterdir())
+        except OSError as error:
+            raise disk_error(error) from None
+        found = {}
+        for folder in folders:
+            if folder.name.startswith((".incoming-", ".removed-")):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif (description := _read(folder)) is not None:
+                found[folder.name] = description
+            elif folder.is_dir():
+                log.warning("model_damaged", model=folder.name)
+        return found
+
+    def _prepare(self, incoming: Path, needed_bytes: int) -> None:
+        try:
+            check_room(self._directory, needed_bytes)
+            incoming.mkdir(mode=0o700)
+            (incoming / FILES_FOLDER).mkdir(mode=0o700)
+        except OSError as error:
+            raise disk_error(error) from None
+
+    def _finish(self, incoming: Path, model: str, description: ModelDescription) -> None:
+        try:
+            with (incoming / DESCRIPTION_FILE).open("xb") as stream:
+                stream.write(msgspec.json.format(msgspec.json.encode(description)))
+                sync(stream)
+            final = self._directory / model
+            if final.exists():  # damaged, or it would have been in the list
+                final.rename(self._directory / f".removed-{self._token()}")
+            incoming.rename(final)
+        except OSError as error:
+            raise disk_error(error) from None
+
+    def _delete(self, model: str, removed: Path) -> None:
+        try:
+            (self._directory / model).rename(removed)
+        except OSError as error:
+            raise disk_error(error) from None
+        shutil.rmtree(removed, ignore_errors=True)
+
+
+def _checked(description: ModelDescription, files: Mapping[str, Path]) -> ModelDescription:
+    try:
+        checked = msgspec.convert(msgspec.to_builtins(description), ModelDescription)
+    except msgspec.ValidationError as error:
+        raise LocalError(f"the model's description: {error}", Code.MALFORMED) from None
+    names = [file.name for file in checked.files]
+    if len(set(names)) != len(names) or set(names) != set(files):
+        raise LocalError("the files given are not those described", Code.MALFORMED)
+    return checked
+
+
+def _read(folder: Path) -> ModelDescription | None:
+    """The description in a folder, if all of it is as it was written."""
+    path = folder / DESCRIPTION_FILE
+    try:
+        if path.stat().st_size > DESCRIPTION_MAX_BYTES:
+            return None
+        description = msgspec.json.decode(path.read_bytes(), type=ModelDescription)
+    except (OSError, ValueError):
+        return None
+    files = folder / FILES_FOLDER
+    whole = all(_is_whole(files / file.name, file.bytes) for file in description.files)
+    return description if whole and model_id(description) == folder.name else None
+
+
+def _is_whole(path: Path, size_bytes: int) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == size_bytes

@@ -1,0 +1,350 @@
+"""Which models are loaded: leases, single-flight loading, eviction, unloading.
+
+The pool decides; the spawner does. A model that is leased is never unloaded; what can never fit is
+refused before anything is evicted for it; a load that fails fails all who wait for it, and the next
+lease tries again.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from copy import copy
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import structlog
+import trio
+
+from aigrid.engines.base import Estimate, ModelSource
+from aigrid.engines.devices import memory
+from aigrid.node.mesh.models import LocalModels
+from aigrid.node.workers import Worker, WorkerSpawner
+from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError
+from aigrid.protocol.limits import LIMITS, MIB, Limits
+
+QUEUE_MAX: Final = 16
+BUDGET_SHARE: Final = 0.8
+State = Literal["warm", "loading", "on_disk"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """How much the pool may take.
+
+    Attributes:
+        threads: of each worker.
+        memory_bytes: of all workers together; None is 80 % of what is free when the pool starts.
+        queue_max: leases of one model that may wait for a load or a slot.
+    """
+
+    threads: int = 1
+    memory_bytes: int | None = None
+    queue_max: int = QUEUE_MAX
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """Somebody who waits for a slot: `admitted` once he holds one, else the model went away."""
+
+    come: trio.Event
+    admitted: bool = False
+
+
+class _Entry:
+    """One model that is loading or loaded. Leases wait in order of arrival."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.reserved_bytes = 0
+        self.worker: Worker | None = None
+        self.error: AigridError | None = None
+        self.settled = trio.Event()
+        self.closing = False
+        self.leases = 0
+        self.idle_since = 0.0
+        self.waiters: deque[_Turn] = deque()
+        self.waiting = 0
+
+    @property
+    def idle(self) -> bool:
+        return self.worker is not None and not (self.leases or self.waiting or self.closing)
+
+    @property
+    def slots(self) -> int:
+        return max(1, self.worker.estimate.slots) if self.worker is not None else 0
+
+
+class ModelPool:
+    """Leases loaded models. `run` is a service; leases before it has started are refused."""
+
+    def __init__(
+        self,
+        spawner: WorkerSpawner,
+        local_models: LocalModels,
+        *,
+        engine_for: Callable[[ModelSource], str],
+        config: PoolConfig,
+        limits: Limits = LIMITS,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._spawner = spawner
+        self._local_models = local_models
+        self._engine_for = engine_for
+        self._config = config
+        self._limits = limits
+        self._on_change = on_change
+        self._entries: dict[str, _Entry] = {}
+        self._reserved_bytes = 0
+        self._budget_bytes = 0
+        self._nursery: trio.Nursery | None = None
+        self._idle_changed = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load and unload until cancelled; then nothing is loaded any more."""
+        budget = self._config.memory_bytes
+        self._budget_bytes = budget if budget is not None else int(memory()[1] * BUDGET_SHARE)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self._unload_idle()
+        finally:
+            self._nursery = None
+            with trio.CancelScope(shield=True):
+                await self._kill(list(self._entries.values()))
+
+    def states(self) -> dict[str, State]:
+        """Model id -> what it would take to use it here, for every model on the disk."""
+        states: dict[str, State] = dict.fromkeys(self._local_models.list(), "on_disk")
+        for model, entry in self._entries.items():
+            if model in states:
+                states[model] = "warm" if entry.worker is not None else "loading"
+        return states
+
+    def estimate(self, model: str) -> Estimate | None:
+        """Slots, memory and context of a loaded model."""
+        entry = self._entries.get(model)
+        return entry.worker.estimate if entry is not None and entry.worker is not None else None
+
+    def busy(self, model: str) -> int:
+        """How many requests of a model run or wait here now."""
+        entry = self._entries.get(model)
+        return entry.leases + entry.waiting if entry is not None else 0
+
+    @asynccontextmanager
+    async def lease(self, model: str) -> AsyncIterator[Worker]:
+        """Hold one slot of a loaded model, loading it if need be.
+
+        Raises:
+            InvalidRequestError: `model_not_found`.
+            EngineError: why it cannot be loaded (`out_of_memory`, `engine_crashed`, ...).
+            LocalError: `busy`, with a time to try again; `shutting_down`.
+        """
+        entry = await self._acquire(model)
+        try:
+            if entry.worker is None:
+                raise RuntimeError("a lease without a worker")
+            yield entry.worker
+        finally:
+            self._release(entry)
+
+    async def unload(self, model: str) -> None:
+        """Unload a model once its last lease has ended; new leases load it anew."""
+        entry = self._entries.get(model)
+        if entry is not None and entry.worker is not None:
+            self._drop(entry)
+            if not entry.leases:
+                await self._kill([entry])
+
+    # -- leasing
+
+    async def _acquire(self, model: str) -> _Entry:
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            entry = self._entries.get(model) or self._begin(model)
+            if await self._wait_in_line(entry):
+                return entry
+
+    async def _wait_in_line(self, entry: _Entry) -> bool:
+        """Wait for load and slot; False where the worker went away meanwhile."""
+        if entry.worker is not None and not entry.waiters and entry.leases < entry.slots:
+            entry.leases += 1
+            return True
+        if entry.waiting >= self._config.queue_max:
+            raise LocalError(
+                "every slot of this model is taken and the queue is full",
+                Code.BUSY,
+                retry_after_seconds=self._limits.retry_after_seconds,
+            )
+        entry.waiting += 1
+        try:
+            await entry.settled.wait()
+            if entry.error is not None:
+                raise copy(entry.error)
+            return await self._wait_for_slot(entry)
+        finally:
+            entry.waiting -= 1
+            self._note_idle(entry)
+
+    async def _wait_for_slot(self, entry: _Entry) -> bool:
+        if entry.leases < entry.slots and not entry.waiters and not entry.closing:
+            entry.leases += 1
+            return True
+        if entry.closing:
+            return False
+        turn = _Turn(trio.Event())
+        entry.waiters.append(turn)
+        try:
+            await turn.come.wait()
+        except trio.Cancelled:
+            if turn.admitted:
+                self._release(entry)
+            elif turn in entry.waiters:
+                entry.waiters.remove(turn)
+            raise
+        if turn.admitted and entry.closing:
+            self._release(entry)
+        return turn.admitted and not entry.closing
+
+    def _release(self, entry: _Entry) -> None:
+        entry.leases -= 1
+        self._admit_next(entry)
+        self._note_idle(entry)
+        if entry.closing and not entry.leases and self._nursery is not None:
+            self._nursery.start_soon(self._kill, [entry])
+
+    def _admit_next(self, entry: _Entry) -> None:
+        while entry.waiters and entry.leases < entry.slots and not entry.closing:
+            entry.leases += 1
+            turn = entry.waiters.popleft()
+            turn.admitted = True
+            turn.come.set()
+
+    # -- loading
+
+    def _begin(self, model: str) -> _Entry:
+        if self._nursery is None:
+            raise LocalError("this node is stopping", Code.SHUTTING_DOWN)
+        source = self._local_models.source(model)
+        engine = self._engine_for(source)
+        entry = self._entries[model] = _Entry(model)
+        # In a task of its own, so that a caller who leaves does not cancel it for the others.
+        self._nursery.start_soon(self._load, entry, source, engine)
+        self._on_change()
+        return entry
+
+    async def _load(self, entry: _Entry, source: ModelSource, engine: str) -> None:
+        started = trio.current_time()
+        try:
+            worker = await self._spawner.spawn(
+                source,
+                engine=engine,
+                threads=self._config.threads,
+                admit=lambda estimate: self._admit(entry, estimate),
+            )
+        except AigridError as error:
+            entry.error = error
+            log.warning("load_failed", model=entry.model, engine=engine, code=error.code)
+            self._forget(entry)
+            entry.settled.set()
+            return
+        except trio.Cancelled:
+            entry.error = LocalError("this node is stopping", Code.SHUTTING_DOWN)
+            self._forget(entry)
+            entry.settled.set()
+            raise
+        more = max(0, worker.estimate.memory_bytes - entry.reserved_bytes)
+        entry.reserved_bytes += more
+        self._reserved_bytes += more
+        entry.worker = worker
+        entry.settled.set()
+        self._note_idle(entry)
+        self._on_change()
+        seconds = round(trio.current_time() - started, 3)
+        log.info("model_loaded", model=entry.model, engine=engine, seconds=seconds)
+        await self._until_dead(entry, worker)
+
+    async def _until_dead(self, entry: _Entry, worker: Worker) -> None:
+        await worker.died.wait()
+        self._drop(entry)
+        self._forget(entry)
+
+    async def _admit(self, entry: _Entry, estimate: Estimate) -> None:
+        """Make room, evicting what was idle longest; decided at once, then carried out."""
+        needed = estimate.memory_bytes
+        if needed > self._budget_bytes:
+            raise EngineError(
+                f"the model needs {_mib(needed)}, this node has {_mib(self._budget_bytes)}",
+                Code.OUT_OF_MEMORY,
+            )
+        free = self._budget_bytes - self._reserved_bytes
+        victims: list[_Entry] = []
+        idle = (other for other in self._entries.values() if other.idle)
+        for other in sorted(idle, key=lambda other: other.idle_since):
+            if free >= needed:
+                break
+            victims.append(other)
+            free += other.reserved_bytes
+        if free < needed:
+            raise LocalError(
+                "the memory that the model needs is in use",
+                Code.BUSY,
+                retry_after_seconds=self._limits.retry_after_seconds,
+            )
+        entry.reserved_bytes = needed
+        self._reserved_bytes += needed
+        for victim in victims:
+            self._drop(victim)
+        await self._kill(victims)
+
+    # -- unloading
+
+    async def _unload_idle(self) -> None:
+        """Unload what has been idle too long. Sleeps until something can be due."""
+        while True:
+            self._idle_changed = trio.Event()
+            now = trio.current_time()
+            wait = self._limits.model_idle_seconds
+            due = [e for e in self._entries.values() if e.idle and e.idle_since + wait <= now]
+            for entry in due:
+                log.info("model_unloaded", model=entry.model, idle_seconds=wait)
+                self._drop(entry)
+            await self._kill(due)
+            left = [e.idle_since + wait for e in self._entries.values() if e.idle]
+            with trio.move_on_at(min(left, default=float("inf"))):
+                await self._idle_changed.wait()
+
+    def _note_idle(self, entry: _Entry) -> None:
+        if entry.idle:
+            entry.idle_since = trio.current_time()
+            self._idle_changed.set()
+
+    def _drop(self, entry: _Entry) -> None:
+        """Take an entry out of use: no new leases; who waits for a slot looks again."""
+        entry.closing = True
+        if self._entries.get(entry.model) is entry:
+            del self._entries[entry.model]
+            self._on_change()
+        while entry.waiters:
+            entry.waiters.popleft().come.set()
+
+    def _forget(self, entry: _Entry) -> None:
+        """Give back what an entry had reserved, once its worker is gone or never came."""
+        self._reserved_bytes -= entry.reserved_bytes
+        entry.reserved_bytes = 0
+        if self._entries.get(entry.model) is entry:
+            del self._entries[entry.model]
+            self._on_change()
+
+    async def _kill(self, entries: list[_Entry]) -> None:
+        async with trio.open_nursery() as nursery:
+            for entry in entries:
+                self._drop(entry)
+                if entry.worker is not None:
+                    nursery.start_soon(entry.worker.kill)
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes // MIB} MiB"
