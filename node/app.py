@@ -16,7 +16,8 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.engines.base import Probe
+from aigrid.engines.base import Estimate, ModelSource, Probe
+from aigrid.engines.registry import EngineTable
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
@@ -34,7 +35,7 @@ from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.inbound import Inbound
 from aigrid.node.mesh.hosting import Hosting
 from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.pool import ModelPool
+from aigrid.node.mesh.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
@@ -64,6 +65,7 @@ class World:
     keys: GridKeys
     database: Path | None
     memory_bytes: int | None = None
+    cores: int = 1
 
 
 class Node:
@@ -83,6 +85,8 @@ class Node:
         self.now_ms = world.now_ms
         self._world = world
         self._probes: tuple[Probe, ...] = ()
+        self._probed = trio.Event()
+        self._engines = EngineTable(())
         self._store = Store(world.database)
         self.local = LocalState(self._store)
         self._build_graph(authority)
@@ -145,12 +149,17 @@ class Node:
 
     def _build_mesh(self) -> None:
         world = self._world
-        self.models = LocalModels(self.config.data_dir / "models", run_blocking=world.run_blocking)
+        self.models = LocalModels(
+            self.config.data_dir / "models",
+            cache_directory=self.config.data_dir / "cache",
+            run_blocking=world.run_blocking,
+            token=lambda: world.random_bytes(8).hex(),
+        )
         self.pool = ModelPool(
             world.spawner,
             self.models,
-            threads=self.config.threads,
-            memory_bytes=world.memory_bytes,
+            engine_for=self._engine_for,
+            config=PoolConfig(self.config.threads or world.cores, world.memory_bytes),
             on_change=self._offers_changed,
         )
         self.hosting = Hosting(
@@ -158,6 +167,7 @@ class Node:
             graph=self.graph,
             models=self.models,
             pool=self.pool,
+            estimate=self._estimate,
             now_ms=self.now_ms,
             changed=self._offers_changed,
         )
@@ -193,12 +203,14 @@ class Node:
         """Serve until cancelled; `stop` first for a clean farewell."""
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
+            await self.models.open()
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
+            await nursery.start(self._world.spawner.run)
+            nursery.start_soon(self._probe)
             self.grid.found()
             self.transport.announce_nearby(self.grid.did, self.config.name)
             for service in (
-                self._world.spawner,
                 self.rpc,
                 self.grid,
                 self.pool,
@@ -210,7 +222,7 @@ class Node:
             ):
                 await nursery.start(service.run)
             nursery.start_soon(self._expire)
-            nursery.start_soon(self._probe)
+            await self._probed.wait()
             task_status.started()
             await trio.sleep_forever()
 
@@ -318,9 +330,18 @@ class Node:
         self.on_switched()
 
     async def _probe(self) -> None:
-        """Ask the engines what they can do here; a node serves before it has heard."""
+        """Ask the engines what they can do here, while the other services start."""
         self._probes = await self._world.spawner.probe()
+        self._engines = EngineTable(self._probes)
+        self._probed.set()
         self.announcer.poke()
+
+    def _engine_for(self, source: ModelSource) -> str:
+        return self._engines.engine_for(source)
+
+    async def _estimate(self, source: ModelSource) -> Estimate:
+        engine = self._engine_for(source)
+        return await self._world.spawner.estimate(source, engine=engine)
 
     async def _expire(self) -> None:
         while True:

@@ -22,6 +22,7 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.control import SOCKET_FILE, ControlServer
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
+from aigrid.node.mesh.model_copy import in_thread
 from aigrid.node.workers import ProcessSpawner
 from aigrid.protocol.errors import AigridError, Code, UsageError
 from aigrid.protocol.limits import LIMITS
@@ -87,9 +88,10 @@ def _build(config: NodeConfig) -> Node:
         now_ms=wall_ms,
         rng=random.Random(secrets.randbits(64)),  # noqa: S311 - jitter and ties, no secrets
         random_bytes=secrets.token_bytes,
-        run_blocking=trio.to_thread.run_sync,
+        run_blocking=in_thread,
         keys=DirectoryKeys(data_dir),
         database=database,
+        cores=os.cpu_count() or 1,
     )
     return Node(config, world, identity=identity, authority=authority)
 

@@ -8,7 +8,7 @@ import trio
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.network.transport import Transport
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import RECORDS_TOPIC, Records, decode_records, encode
 from aigrid.protocol.record import Record
@@ -107,8 +107,10 @@ class Gossip:
 
 
 def take_in(graph: Metagraph, raws: list[bytes], *, now_ms: int, peer_id: str) -> int:
-    """Ingest records from a peer; how many changed something. Refusals are logged by code."""
+    """Ingest records from a peer; how many changed something. What is wrong with others is logged."""
     changed, refusals = graph.ingest_batch(raws, now_ms=now_ms, received_from=peer_id)
     for refusal in refusals:
+        if refusal.code is Code.SUPERSEDED:
+            continue  # the peer has not heard the newer one yet
         log.info("record refused", peer=peer_id, code=refusal.code.value)
     return len(changed)

@@ -4,14 +4,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio
+
+from aigrid.engines.base import Estimate, ModelSource
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool
-from aigrid.node.mesh.starter import fetch_starter
+from aigrid.node.mesh.starter import fetch
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import Kind, ModelBody, Offer
+from aigrid.protocol.kinds import Kind, ModelBody, Offer, OfferState
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
@@ -38,6 +41,7 @@ class Hosting:
         graph: Metagraph,
         models: LocalModels,
         pool: ModelPool,
+        estimate: Callable[[ModelSource], Awaitable[Estimate]],
         now_ms: NowMs,
         changed: Callable[[], None],
     ) -> None:
@@ -45,6 +49,7 @@ class Hosting:
         self._graph = graph
         self._models = models
         self._pool = pool
+        self._estimate = estimate
         self._now_ms = now_ms
         self._changed = changed
 
@@ -55,8 +60,10 @@ class Hosting:
         for model in self._models.list():
             manifest = self._manifest(model)
             if manifest is not None:
-                state = states[model]
-                found.append(Offer(model, manifest.content_id, state.state, state.slots))
+                state: OfferState = "warm" if states.get(model) == "warm" else "on_disk"
+                estimate = self._pool.estimate(model)
+                slots = estimate.slots if estimate is not None else 1
+                found.append(Offer(model, manifest.content_id, state, slots))
         return tuple(found)
 
     def offered(self, model: str) -> bool:
@@ -67,7 +74,7 @@ class Hosting:
         self, path: Path, *, capability: str, name: str = "", license_id: str = ""
     ) -> Published:
         """Copy a model file in, sign a manifest for it, and offer it."""
-        description = await self._models.describe_path(path, capability)
+        description = await self._models.describe_path(path, task=capability)
         files = {file.name: path for file in description.files}
         return await self.add(
             description,
@@ -79,9 +86,9 @@ class Hosting:
 
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
-        starter = await fetch_starter(name, self._models, progress)
-        return self._announce(
-            starter.description, starter.name, starter.capabilities, starter.license
+        starter = await fetch(name, self._models, progress)
+        return await self._announce(
+            starter.model, starter.name, starter.capabilities, starter.license
         )
 
     async def add(
@@ -94,8 +101,15 @@ class Hosting:
         license_id: str,
     ) -> Published:
         """Put a described model on the shelf, and offer it."""
-        await self._models.add(description, files)
-        return self._announce(description, name, capabilities, license_id)
+        known = model_id(description) in self._models.list()
+        model = await self._models.add(description, files)
+        try:
+            return await self._announce(model, name, capabilities, license_id)
+        except BaseException:
+            if not known:
+                with trio.CancelScope(shield=True):
+                    await self._models.remove(model)
+            raise
 
     async def withdraw(self, model: str) -> str:
         """Stop offering a model (a name or an id), and take our manifest back; returns the id."""
@@ -120,15 +134,12 @@ class Hosting:
         self._changed()
         return found[0]
 
-    def _announce(
-        self,
-        description: ModelDescription,
-        name: str,
-        capabilities: tuple[str, ...],
-        license_id: str,
+    async def _announce(
+        self, model: str, name: str, capabilities: tuple[str, ...], license_id: str
     ) -> Published:
-        model = model_id(description)
-        estimate = self._pool.estimate(model)
+        """Sign a manifest, once an engine here has said that it can run the model."""
+        estimate = await self._estimate(self._models.source(model))
+        description = self._models.description(model)
         body = ModelBody(
             id=MODEL_URN + model,
             name=name,

@@ -32,10 +32,10 @@ class NoKeys:
         pass
 
 
-async def run_inline(function: Any, *args: Any) -> Any:
+async def run_inline(function: Any) -> Any:
     """There are no threads in virtual time."""
     await trio.lowlevel.checkpoint()
-    return function(*args)
+    return function()
 
 
 @dataclass
