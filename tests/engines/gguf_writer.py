@@ -1,0 +1,220 @@
+"""Writes GGUF files for tests: whole, tiny llama models, and what no honest writer would make."""
+
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
+U8, U32, I32, F32, BOOL, STRING, ARRAY, U64 = 0, 4, 5, 6, 7, 8, 9, 10
+CHATML = (
+    "{% for message in messages %}{% if message['role'] == 'tool' %}"
+    "{{ raise_exception('no tools here') }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def text(value):
+    data = value if isinstance(value, bytes) else value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def value(item):
+    """Type and bytes of a value: str, bool, int (u32), float (f32), or a list of one of them."""
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, bool):
+        return struct.pack("<IB", BOOL, item)
+    if isinstance(item, int):
+        return struct.pack("<II", U32, item)
+    if isinstance(item, float):
+        return struct.pack("<If", F32, item)
+    if isinstance(item, str):
+        return struct.pack("<I", STRING) + text(item)
+    if isinstance(item[0], str):
+        return struct.pack("<IIQ", ARRAY, STRING, len(item)) + b"".join(map(text, item))
+    return struct.pack(f"<IIQ{len(item)}i", ARRAY, I32, len(item), *item)
+
+
+@dataclass
+class Tensor:
+    """`dims` as in the file; what is None is filled in honestly."""
+
+    name: str
+    dims: tuple
+    kind: int
+    data: bytes
+    offset: int | None = None
+
+
+@dataclass
+class Gguf:
+    metadata: dict = field(default_factory=dict)
+    tensors: list = field(default_factory=list)
+    magic: bytes = b"GGUF"
+    version: int = 3
+    tensor_count: int | None = None
+    key_count: int | None = None
+    alignment: int = 32
+    extra_keys: bytes = b""
+
+    def build(self) -> bytes:
+        count = len(self.tensors) if self.tensor_count is None else self.tensor_count
+        keys = len(self.metadata) if self.key_count is None else self.key_count
+        head = self.magic + struct.pack("<IQQ", self.version, count, keys)
+        head += b"".join(text(key) + value(item) for key, item in self.metadata.items())
+        head += self.extra_keys
+        body = b""
+        for tensor in self.tensors:
+            offset = len(body) if tensor.offset is None else tensor.offset
+            head += text(tensor.name) + struct.pack("<I", len(tensor.dims))
+            head += struct.pack(f"<{len(tensor.dims)}Q", *tensor.dims)
+            head += struct.pack("<IQ", tensor.kind, offset)
+            body += tensor.data + bytes(-len(tensor.data) % self.alignment)
+        return head + bytes(-len(head) % self.alignment) + body
+
+
+def pack(weights: np.ndarray, kind: str) -> bytes:
+    """Store a matrix (rows, columns) as a tensor type; rounding is whatever comes out."""
+    if kind == "F32":
+        return weights.astype("<f4").tobytes()
+    if kind == "F16":
+        return weights.astype("<f2").tobytes()
+    if kind == "BF16":
+        return (weights.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    blocks = weights.reshape(-1, 32)
+    low, high = blocks.min(1), blocks.max(1)
+    out = []
+    for block, least, most in zip(blocks, low, high, strict=True):
+        if kind == "Q8_0":
+            scale = np.float16(np.abs(block).max() / 127 or 1)
+            codes = np.clip(np.round(block / scale), -127, 127).astype(np.int8)
+            out.append(scale.tobytes() + codes.tobytes())
+            continue
+        if kind == "Q4_0":
+            scale = np.float16(block[np.abs(block).argmax()] / -8 or 1)
+            codes = np.clip(np.round(block / scale) + 8, 0, 15).astype(np.uint8)
+            head = scale.tobytes()
+        else:
+            scale, minimum = np.float16((most - least) / 15 or 1), np.float16(least)
+            codes = np.clip(np.round((block - minimum) / scale), 0, 15).astype(np.uint8)
+            head = scale.tobytes() + minimum.tobytes()
+        out.append(head + (codes[:16] | (codes[16:] << 4)).tobytes())
+    return b"".join(out)
+
+
+def unpack(data: bytes, kind: str, columns: int) -> np.ndarray:
+    """The weights that are stored, one block after the other, straight from the format's text."""
+    if kind in {"F32", "F16"}:
+        return np.frombuffer(data, "<f4" if kind == "F32" else "<f2").reshape(-1, columns)
+    if kind == "BF16":
+        wide = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+        return wide.view(np.float32).reshape(-1, columns)
+    size = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[kind]
+    weights = []
+    for start in range(0, len(data), size):
+        block = data[start : start + size]
+        (scale,) = struct.unpack_from("<e", block)
+        if kind == "Q8_0":
+            weights += [scale * code for code in struct.unpack_from("<32b", block, 2)]
+            continue
+        codes = [byte & 15 for byte in block[-16:]] + [byte >> 4 for byte in block[-16:]]
+        if kind == "Q4_0":
+            weights += [scale * (code - 8) for code in codes]
+        else:
+            (minimum,) = struct.unpack_from("<e", block, 2)
+            weights += [scale * code + minimum for code in codes]
+    return np.array(weights, np.float64).reshape(-1, columns)
+
+
+def byte_letters() -> list[str]:
+    """The letters of the 256 bytes, in the order of the bytes."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    letters, spare = [], 256
+    for byte in range(256):
+        letters.append(chr(byte) if byte in printable else chr(spare))
+        spare += byte not in printable
+    return letters
+
+
+MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w"]
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TOKENS = [*SPECIALS, *byte_letters(), *("".join(merge.split(" ")) for merge in MERGES)]
+LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, HEAD_SIZE = 2, 64, 96, 4, 2, 16
+ENDING = 2
+
+
+def tokenizer_metadata(**changes) -> dict:
+    kinds = [3] * len(SPECIALS) + [1] * (len(TOKENS) - len(SPECIALS))
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": TOKENS,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": MERGES,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": ENDING,
+        "tokenizer.chat_template": CHATML,
+    } | changes
+
+
+def llama_metadata(**changes) -> dict:
+    return {
+        "general.architecture": "llama",
+        "llama.block_count": LAYERS,
+        "llama.context_length": 128,
+        "llama.embedding_length": WIDTH,
+        "llama.feed_forward_length": HIDDEN,
+        "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": KV_HEADS,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": HEAD_SIZE,
+        "llama.rope.freq_base": 10000.0,
+    } | changes
+
+
+def tiny_llama(
+    kind="F32", *, seed=0, head=None, factors=False, kinds=None, metadata=None, without=()
+) -> Gguf:
+    """A random model. `head` is the type of a separate head; `kinds` overrides types by name."""
+    rng = np.random.default_rng(seed)
+    tensors = []
+
+    def add(name, rows, columns, wanted, spread):
+        wanted = (kinds or {}).get(name, wanted)
+        data = pack(rng.normal(0, spread, (rows, columns)), wanted)
+        tensors.append(Tensor(f"{name}.weight", (columns, rows), TYPES[wanted], data))
+
+    def norm(name):
+        data = (1 + rng.normal(0, 0.1, WIDTH)).astype("<f4").tobytes()
+        tensors.append(Tensor(f"{name}.weight", (WIDTH,), TYPES["F32"], data))
+
+    add("token_embd", len(TOKENS), WIDTH, kind, 1)
+    for layer in range(LAYERS):
+        prefix = f"blk.{layer}."
+        norm(f"{prefix}attn_norm")
+        add(f"{prefix}attn_q", HEADS * HEAD_SIZE, WIDTH, kind, 0.2)
+        add(f"{prefix}attn_k", KV_HEADS * HEAD_SIZE, WIDTH, kind, 0.2)
+        add(f"{prefix}attn_v", KV_HEADS * HEAD_SIZE, WIDTH, kind, 0.2)
+        add(f"{prefix}attn_output", WIDTH, HEADS * HEAD_SIZE, kind, 0.2)
+        norm(f"{prefix}ffn_norm")
+        add(f"{prefix}ffn_gate", HIDDEN, WIDTH, kind, 0.2)
+        add(f"{prefix}ffn_up", HIDDEN, WIDTH, kind, 0.2)
+        add(f"{prefix}ffn_down", WIDTH, HIDDEN, kind, 0.2)
+    norm("output_norm")
+    if head is not None:
+        add("output", len(TOKENS), WIDTH, head, 0.5)
+    if factors:
+        data = np.linspace(1, 4, HEAD_SIZE // 2).astype("<f4").tobytes()
+        tensors.append(Tensor("rope_freqs.weight", (HEAD_SIZE // 2,), TYPES["F32"], data))
+    whole = llama_metadata() | tokenizer_metadata() | (metadata or {})
+    whole = {key: item for key, item in whole.items() if key not in without}
+    return Gguf(whole, [tensor for tensor in tensors if tensor.name not in without])
+
+
+def write(directory: Path, model: Gguf, name="tiny.gguf") -> Path:
+    path = directory / name
+    path.write_bytes(model.build())
+    return path

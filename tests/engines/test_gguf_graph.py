@@ -1,0 +1,215 @@
+"""The graph computes what the file says: compared with a plain forward pass in float64."""
+
+import numpy as np
+import pytest
+
+from aigrid.engines import gguf, gguf_quant, graph_cache
+from aigrid.engines.base import CancelToken
+from aigrid.engines.llama import read_config
+from aigrid.engines.onnx_decoder import Run
+from aigrid.engines.onnx_text import OnnxTextEngine
+from aigrid.protocol.errors import Code, EngineError
+from tests.engines.gguf_writer import TYPES, Gguf, Tensor, pack, tiny_llama, unpack, write
+from tests.engines.llama_reference import Reference
+from tests.engines.texts import source
+
+PROMPT = [1, 40, 41, 42, 7, 99, 150, 3]
+NEXT = [17, 200, 5]
+VARIANTS = {
+    **{kind: {"kind": kind} for kind in TYPES},
+    "separate head": {"kind": "Q4_1", "head": "Q8_0"},
+    "mixed attention": {"kind": "Q4_0", "kinds": {"blk.0.attn_v": "F16", "blk.1.ffn_up": "Q8_0"}},
+    "stretched rotation": {"kind": "F32", "factors": True},
+    "linear scaling": {
+        "kind": "F32",
+        "metadata": {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0},
+    },
+}
+
+
+def decoder(path, **options):
+    engine = OnnxTextEngine()
+    engine.load(source(path, **options), threads=1)
+    return engine._loaded.decoder
+
+
+def step_logits(model, tmp_path, **options):
+    """Logits after the prompt and after each further token, and those of the reference."""
+    made, run = decoder(write(tmp_path, model), **options), Run(CancelToken())
+    got = []
+    assert made.prefill(PROMPT, run)
+    got.append(made.logits.copy())
+    for token in NEXT:
+        assert made.step([token], run)
+        got.append(made.logits.copy())
+    expected = Reference(model).logits(PROMPT + NEXT)[len(PROMPT) - 1 :]
+    return np.array(got), expected
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_are_those_of_the_reference(name, tmp_path):
+    got, expected = step_logits(tiny_llama(**VARIANTS[name]), tmp_path, exact_inputs=True)
+    np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_logits_with_rounded_inputs_stay_close(kind, tmp_path):
+    got, expected = step_logits(tiny_llama(kind), tmp_path)
+    assert np.sqrt(((got - expected) ** 2).mean()) < 0.03 * np.sqrt((expected**2).mean())
+
+
+def test_prefill_in_chunks_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 3)
+    got, expected = step_logits(tiny_llama("F32"), tmp_path)
+    np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_a_second_conversation_reuses_the_common_beginning(tmp_path, monkeypatch):
+    model = tiny_llama("F32")
+    made, run = decoder(write(tmp_path, model)), Run(CancelToken())
+    made.prefill([*PROMPT, 9, 9, 9], run)
+    computed = []
+    monkeypatch.setattr(
+        made, "_embed", lambda ids, real=made._embed: computed.extend(ids) or real(ids)
+    )
+    second = [*PROMPT, 8, 7]
+    made.prefill(second, run)
+    assert computed == [8, 7]
+    expected = Reference(model).logits(second)[-1]
+    np.testing.assert_allclose(made.logits, expected, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_unpacking_gives_the_stored_weights(kind):
+    weights = np.random.default_rng(1).normal(0, 1, (5, 64))
+    data = pack(weights, kind)
+    model = Gguf(tensors=[_tensor(kind, data)]).build()
+    tensor = gguf.parse(model).tensors["w"]
+    got = gguf_quant.dense(gguf_quant.raw_rows(model, tensor), kind)
+    np.testing.assert_allclose(got, unpack(data, kind, 64), rtol=1e-6, atol=1e-6)
+    assert np.abs(got - weights).max() < 0.4
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_unpacking_agrees_with_the_public_package(kind):
+    public = pytest.importorskip("gguf")
+    data = pack(np.random.default_rng(2).normal(0, 1, (3, 96)), kind)
+    model = Gguf(tensors=[_tensor(kind, data, columns=96)]).build()
+    tensor = gguf.parse(model).tensors["w"]
+    raw = gguf_quant.raw_rows(model, tensor)
+    if kind in {"F32", "F16"}:
+        raw = raw.view("<f4" if kind == "F32" else "<f2")
+    expected = public.quants.dequantize(raw, public.GGMLQuantizationType(TYPES[kind]))
+    np.testing.assert_array_equal(
+        gguf_quant.dense(gguf_quant.raw_rows(model, tensor), kind), expected
+    )
+
+
+def test_sizes_of_types_agree_with_the_public_package():
+    public = pytest.importorskip("gguf")
+    for number, kind in gguf.TENSOR_TYPES.items():
+        theirs = public.GGMLQuantizationType(number)
+        assert theirs.name == kind.name
+        assert public.GGML_QUANT_SIZES[theirs] == (kind.elements, kind.size_bytes)
+
+
+def _tensor(kind, data, columns=64):
+    size = gguf.TENSOR_TYPES[TYPES[kind]]
+    rows = len(data) // (columns // size.elements * size.size_bytes)
+    return Tensor("w", (columns, rows), TYPES[kind], data)
+
+
+def test_the_graph_is_built_once_and_kept_by_content(tmp_path):
+    cache = tmp_path / "cache"
+    path = write(tmp_path, tiny_llama("Q4_1"))
+    decoder(path, cache=cache)
+    (kept,) = [entry for entry in cache.iterdir() if entry.is_dir()]
+    before = {file.name: file.stat().st_mtime_ns for file in kept.iterdir()}
+    decoder(path, cache=cache)
+    assert {file.name: file.stat().st_mtime_ns for file in kept.iterdir()} == before
+    decoder(write(tmp_path, tiny_llama("Q4_1", seed=1), "other.gguf"), cache=cache)
+    assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 2
+
+
+def test_a_damaged_graph_is_built_again(tmp_path):
+    cache = tmp_path / "cache"
+    path = write(tmp_path, tiny_llama("Q4_1"))
+    decoder(path, cache=cache)
+    (kept,) = [entry for entry in cache.iterdir() if entry.is_dir()]
+    (kept / "graph.onnx").write_bytes(b"damaged")
+    decoder(path, cache=cache)
+    assert (kept / "graph.onnx").stat().st_size > 100
+
+
+def test_what_a_killed_builder_left_is_cleared(tmp_path):
+    cache = tmp_path / "cache"
+    (cache / "building-killed").mkdir(parents=True)
+    decoder(write(tmp_path, tiny_llama("F32")), cache=cache)
+    assert not (cache / "building-killed").exists()
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(graph_cache.gguf_graph, "build", fail)
+    cache = tmp_path / "cache"
+    with pytest.raises(EngineError, match="No space left") as caught:
+        decoder(write(tmp_path, tiny_llama("F32")), cache=cache)
+    assert caught.value.code == Code.ENGINE_FAILED
+    assert [entry.name for entry in cache.iterdir()] == ["build.lock"]
+
+
+def test_infinite_weights_end_in_a_typed_error(tmp_path):
+    model = tiny_llama("F32")
+    tensor = next(t for t in model.tensors if t.name == "blk.1.ffn_down.weight")
+    tensor.data = np.full(len(tensor.data) // 4, np.inf, "<f4").tobytes()
+    made = decoder(write(tmp_path, model))
+    with pytest.raises(EngineError, match="not finite") as caught:
+        made.prefill(PROMPT, Run(CancelToken()))
+    assert caught.value.code == Code.ENGINE_FAILED
+
+
+UNSUPPORTED = {
+    "another architecture": {"metadata": {"general.architecture": "mamba"}},
+    "no architecture": {"without": ("general.architecture",)},
+    "a missing length": {"without": ("llama.embedding_length",)},
+    "a length of another type": {"metadata": {"llama.block_count": "two"}},
+    "a huge length": {"metadata": {"llama.block_count": 4_000_000_000}},
+    "no epsilon": {"without": ("llama.attention.layer_norm_rms_epsilon",)},
+    "an epsilon of zero": {"metadata": {"llama.attention.layer_norm_rms_epsilon": 0.0}},
+    "heads that do not share": {"metadata": {"llama.attention.head_count_kv": 3}},
+    "keys per layer": {"metadata": {"llama.attention.head_count_kv": [2, 2]}},
+    "odd heads": {"metadata": {"llama.attention.head_count": 8}},
+    "partial rotation": {"metadata": {"llama.rope.dimension_count": 8}},
+    "yarn": {"metadata": {"llama.rope.scaling.type": "yarn"}},
+    "experts": {"metadata": {"llama.expert_count": 8}},
+    "an unknown setting": {"metadata": {"llama.attention.scale": 0.5}},
+    "a missing tensor": {"without": ("blk.1.ffn_up.weight",)},
+    "a missing embedding": {"without": ("token_embd.weight",)},
+    "another vocabulary": {"metadata": {"llama.vocab_size": 7}},
+    "another shape": {"metadata": {"llama.feed_forward_length": 128}},
+    "a layer less": {"metadata": {"llama.block_count": 1}},
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_cannot_be_computed_exactly_is_refused(name):
+    model = gguf.parse(tiny_llama(**UNSUPPORTED[name]).build())
+    with pytest.raises(EngineError) as caught:
+        read_config(model)
+    assert caught.value.code == Code.UNSUPPORTED_MODEL
+
+
+def test_experts_that_are_not_there_are_fine():
+    read_config(gguf.parse(tiny_llama(metadata={"llama.expert_count": 0}).build()))
+
+
+def test_an_unsupported_type_is_named(tmp_path):
+    model = tiny_llama("F32")
+    tensor = next(t for t in model.tensors if t.name == "blk.0.ffn_down.weight")
+    # Six blocks of Q5_1 in each row of the file, as a writer of that type would make them.
+    tensor.kind, tensor.data = 7, bytes(64 * 3 * 24)
+    with pytest.raises(EngineError, match=r"ffn_down.*Q5_1") as caught:
+        OnnxTextEngine().estimate(source(write(tmp_path, model)))
+    assert caught.value.code == Code.UNSUPPORTED_QUANTISATION
