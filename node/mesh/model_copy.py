@@ -19,8 +19,8 @@ SPARE_BYTES: Final = 64 * MIB
 """Left free on the disk: the node has records and keys to write."""
 
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, bytes done and bytes in all (0 where unknown)."""
+Progress = Callable[[str], Awaitable[None]]
+"""Told in a few words what is being done, now and then."""
 
 
 class RunBlocking(Protocol):
@@ -40,8 +40,25 @@ async def inline(function: Callable[[], T]) -> T:
     return function()
 
 
-def no_progress(_what: str, _done: int, _all: int) -> None:
+async def no_progress(_what: str) -> None:
     """The `Progress` of whoever does not care."""
+    await trio.lowlevel.checkpoint()
+
+
+class Milestones:
+    """Tells `progress` of every tenth of some work."""
+
+    def __init__(self, progress: Progress, what: str, all_bytes: int) -> None:
+        self._progress = progress
+        self._what = what
+        self._all_bytes = all_bytes
+        self._tenths = 0
+
+    async def reach(self, done_bytes: int) -> None:
+        tenths = 10 * done_bytes // self._all_bytes if self._all_bytes else 0
+        if tenths > self._tenths:
+            self._tenths = tenths
+            await self._progress(f"{self._what}: {tenths * 10} %")
 
 
 class FileReader:
@@ -100,9 +117,10 @@ async def read_all(
     reader: FileReader, run_blocking: RunBlocking, progress: Progress, what: str, all_bytes: int
 ) -> str:
     """Read to the end, step by step; the SHA-256 in hex."""
+    milestones = Milestones(progress, what, all_bytes)
     try:
         while await run_blocking(reader.step):
-            progress(what, reader.done_bytes, all_bytes)
+            await milestones.reach(reader.done_bytes)
     finally:
         reader.close()
     return reader.sha256

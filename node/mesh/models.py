@@ -54,7 +54,7 @@ class LocalModels:
     ) -> None:
         self._directory = directory
         self._cache_directory = cache_directory
-        self._run_blocking = run_blocking
+        self.run_blocking = run_blocking
         self._token = token
         self._models: dict[str, ModelDescription] = {}
 
@@ -64,7 +64,7 @@ class LocalModels:
         Raises:
             LocalError: `data_directory_unusable`.
         """
-        self._models = await self._run_blocking(self._scan)
+        self._models = await self.run_blocking(self._scan)
 
     def list(self) -> dict[str, ModelDescription]:
         """Model id -> description, in order of id."""
@@ -114,13 +114,13 @@ class LocalModels:
             UsageError: `model_file_missing`, or `usage` for a missing task.
             EngineError: `unsafe_file`, `unsupported_model`.
         """
-        report = await self._run_blocking(lambda: inspect(path))
+        report = await self.run_blocking(lambda: inspect(path))
         task = task or _TASKS.get(report.format, "")
         if not task:
             raise UsageError(f"say what a model in format {report.format} is for: --capability")
         reader = FileReader(path)
         sha256 = await read_all(
-            reader, self._run_blocking, progress, f"hashing {path.name}", report.size_bytes
+            reader, self.run_blocking, progress, f"hashing {path.name}", report.size_bytes
         )
         file = ModelFile(f"model.{report.format}", sha256, reader.done_bytes)
         return ModelDescription(report.format, task, (file,), report.precision)
@@ -146,13 +146,13 @@ class LocalModels:
         incoming = self._directory / f".incoming-{self._token()}"
         try:
             needed = sum(file.bytes for file in description.files)
-            await self._run_blocking(lambda: self._prepare(incoming, needed))
+            await self.run_blocking(lambda: self._prepare(incoming, needed))
             for file in description.files:
                 await self._copy(file, files[file.name], incoming / FILES_FOLDER, progress)
-            await self._run_blocking(lambda: self._finish(incoming, model, description))
+            await self.run_blocking(lambda: self._finish(incoming, model, description))
         finally:
             with trio.CancelScope(shield=True):
-                await self._run_blocking(lambda: shutil.rmtree(incoming, ignore_errors=True))
+                await self.run_blocking(lambda: shutil.rmtree(incoming, ignore_errors=True))
         self._models[model] = description
         return model
 
@@ -166,12 +166,12 @@ class LocalModels:
         self.description(model)
         del self._models[model]
         removed = self._directory / f".removed-{self._token()}"
-        await self._run_blocking(lambda: self._delete(model, removed))
+        await self.run_blocking(lambda: self._delete(model, removed))
 
     async def _copy(self, file: ModelFile, path: Path, folder: Path, progress: Progress) -> None:
         reader = FileReader(path, target=folder / file.name, max_bytes=file.bytes)
         sha256 = await read_all(
-            reader, self._run_blocking, progress, f"copying {file.name}", file.bytes
+            reader, self.run_blocking, progress, f"copying {file.name}", file.bytes
         )
         if sha256 != file.sha256 or reader.done_bytes != file.bytes:
             raise LocalError(

