@@ -75,6 +75,7 @@ class FileReader:
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
         self._source = open_regular(path)
+        self.all_bytes = os.fstat(self._source.fileno()).st_size
         try:
             self._target: BinaryIO | None = target.open("xb") if target is not None else None
         except OSError as error:
@@ -114,10 +115,10 @@ class FileReader:
 
 
 async def read_all(
-    reader: FileReader, run_blocking: RunBlocking, progress: Progress, what: str, all_bytes: int
+    reader: FileReader, run_blocking: RunBlocking, progress: Progress, what: str
 ) -> str:
     """Read to the end, step by step; the SHA-256 in hex."""
-    milestones = Milestones(progress, what, all_bytes)
+    milestones = Milestones(progress, what, reader.all_bytes)
     try:
         while await run_blocking(reader.step):
             await milestones.reach(reader.done_bytes)

@@ -119,9 +119,7 @@ class LocalModels:
         if not task:
             raise UsageError(f"say what a model in format {report.format} is for: --capability")
         reader = FileReader(path)
-        sha256 = await read_all(
-            reader, self.run_blocking, progress, f"hashing {path.name}", report.size_bytes
-        )
+        sha256 = await read_all(reader, self.run_blocking, progress, f"hashing {path.name}")
         file = ModelFile(f"model.{report.format}", sha256, reader.done_bytes)
         return ModelDescription(report.format, task, (file,), report.precision)
 
@@ -170,9 +168,7 @@ class LocalModels:
 
     async def _copy(self, file: ModelFile, path: Path, folder: Path, progress: Progress) -> None:
         reader = FileReader(path, target=folder / file.name, max_bytes=file.bytes)
-        sha256 = await read_all(
-            reader, self.run_blocking, progress, f"copying {file.name}", file.bytes
-        )
+        sha256 = await read_all(reader, self.run_blocking, progress, f"copying {file.name}")
         if sha256 != file.sha256 or reader.done_bytes != file.bytes:
             raise LocalError(
                 f"{file.name} is not what its description says: SHA-256 is {sha256}",

