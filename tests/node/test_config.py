@@ -1,0 +1,137 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aigrid.node.config import NodeConfig, default_data_dir, load
+from aigrid.protocol.errors import Code, UsageError
+from aigrid.protocol.identity import Identity
+
+PEER = Identity(bytes(32)).peer_id
+BOOTSTRAP = f"/ip4/192.0.2.1/tcp/4001/p2p/{PEER}"
+
+
+def merged(
+    tmp_path: Path,
+    toml: str = "",
+    environment: dict[str, str] | None = None,
+    **flags: Any,
+) -> NodeConfig:
+    if toml:
+        (tmp_path / "config.toml").write_text(toml)
+    return load(tmp_path, flags, environment=environment or {}, hostname="box.example.org")
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = merged(tmp_path)
+    assert config == NodeConfig(data_dir=tmp_path, name="box")
+    assert (config.gateway, config.gateway_explicit) == (("127.0.0.1", 8080), False)
+
+
+def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
+    config = merged(
+        tmp_path,
+        'name = "file"\nthreads = 1\nmdns = false\nlisten = ["/ip4/0.0.0.0/tcp/1"]',
+        {"AIGRID_THREADS": "2", "AIGRID_GATEWAY": "localhost:9000", "AIGRID_LISTEN": ""},
+        threads=3,
+        name=None,
+        gateway="[::1]:0",
+    )
+    assert (config.name, config.threads, config.mdns) == ("file", 3, False)
+    assert config.listen == ("/ip4/0.0.0.0/tcp/1",)
+    assert (config.gateway, config.gateway_explicit) == (("::1", 0), True)
+
+
+def test_environment_spells_lists_and_truth(tmp_path: Path) -> None:
+    config = merged(
+        tmp_path,
+        environment={
+            "AIGRID_BOOTSTRAP": f"{BOOTSTRAP}, {BOOTSTRAP}",
+            "AIGRID_OPEN": "yes",
+            "AIGRID_MDNS": "0",
+            "AIGRID_SOMETHING_ELSE": "is not ours to judge",
+        },
+    )
+    assert config.bootstrap == (BOOTSTRAP,)
+    assert config.open_to_strangers
+    assert not config.mdns
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("listen", ["/ip4/0.0.0.0/udp/1"]),
+        ("listen", ["/ip4/300.0.0.0/tcp/1"]),
+        ("listen", ["/ip4/0.0.0.0/tcp/70000"]),
+        ("listen", ["/dns4/example.org/tcp/1"]),
+        ("listen", ["4001"]),
+        ("listen", 4001),
+        ("bootstrap", ["/ip4/192.0.2.1/tcp/4001"]),
+        ("bootstrap", ["/ip4/192.0.2.1/tcp/4001/p2p/12D3KooW"]),
+        ("bootstrap", [f"/ip4/192.0.2.1/tcp/0/p2p/{PEER}"]),
+        ("bootstrap", [BOOTSTRAP] * 65),
+        ("gateway", "8080"),
+        ("gateway", "127.0.0.1:port"),
+        ("gateway", "127.0.0.1:65536"),
+        ("mdns", "maybe"),
+        ("open", 1),
+        ("name", ""),
+        ("name", "a\x1b[31m"),
+        ("name", "a" * 97),
+        ("threads", -1),
+        ("threads", True),
+        ("threads", "many"),
+        ("thread", 1),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(tmp_path: Path, key: str, value: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        merged(tmp_path, **{key: value})
+    assert caught.value.code is Code.USAGE
+    assert f"--{key}" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "192.168.1.2", "", "[::]", "example.org", "127.0.0.1.nip.io"]
+)
+def test_another_interface_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        merged(tmp_path, gateway=f"{host}:8080")
+    assert caught.value.code is Code.UNSAFE_BINDING
+    assert caught.value.info.exit == 2
+
+
+@pytest.mark.parametrize("toml", ["name = ", "\udcff", 'unknown = "x"', "x = " + "1" * 70000])
+def test_a_wrong_file_is_named(tmp_path: Path, toml: str) -> None:
+    (tmp_path / "config.toml").write_bytes(toml.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError, match=r"config\.toml"):
+        merged(tmp_path)
+
+
+def test_a_wrong_environment_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the environment: AIGRID_THREADS"):
+        merged(tmp_path, environment={"AIGRID_THREADS": "x"})
+
+
+def test_a_bootstrap_address_may_be_a_name(tmp_path: Path) -> None:
+    address = f"/dns4/example.org/tcp/4001/p2p/{PEER}"
+    assert merged(tmp_path, bootstrap=[address]).bootstrap == (address,)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "/home/u/.local/share/aigrid"),
+        ({"XDG_DATA_HOME": "/data"}, "/data/aigrid"),
+        ({"XDG_DATA_HOME": "relative/is/ignored"}, "/home/u/.local/share/aigrid"),
+        ({"XDG_DATA_HOME": "/data", "AIGRID_DATA_DIR": "/here"}, "/here"),
+    ],
+)
+def test_default_data_directory(environment: dict[str, str], expected: str) -> None:
+    assert default_data_dir(environment, Path("/home/u")) == Path(expected)
+
+
+@pytest.mark.parametrize(("hostname", "name"), [("a b\x1b.c", "ab"), ("", "node"), ("ü-1", "ü-1")])
+def test_hostname_is_made_fit_to_show(tmp_path: Path, hostname: str, name: str) -> None:
+    assert load(tmp_path, {}, environment={}, hostname=hostname).name == name
