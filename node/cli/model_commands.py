@@ -119,8 +119,12 @@ def ask(
     if not text.strip():
         raise UsageError("the question is empty: give `aigrid ask` a TEXT")
 
+    shown = False
+
     def on_event(event: dict[str, Any]) -> None:
+        nonlocal shown
         if not as_json:
+            shown = True
             sys.stdout.write(printable(event.get("text", "")))
             sys.stdout.flush()
 
@@ -129,8 +133,7 @@ def ask(
     if as_json:
         print_json(body)
         return
-    sys.stdout.write("\n")
+    sys.stdout.write("\n" if shown else f"{printable(body.get('text', ''))}\n")
     sys.stdout.flush()
     nodes = ", ".join(str(segment.get("node")) for segment in body.get("segments", []))
     render.note(f"{body.get('model')} on {nodes}")
-

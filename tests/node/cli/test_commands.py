@@ -1,0 +1,284 @@
+"""Every command: what it asks of the node, what it prints, with what status it ends."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.node.cli.conftest import Cli, ScriptedNode
+
+from aigrid.node.cli.session import now_ms
+from aigrid.node.keys import load_pending_invitation
+from aigrid.protocol.errors import CODES, AigridError, Code, VerificationError
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.kinds import AvailabilityBody, Kind
+from aigrid.protocol.membership import invitation_text, issue_invitation
+from aigrid.protocol.record import build
+
+GRID = Identity(b"g" * 32)
+CANDIDATE = {
+    "model": "bm",
+    "name": "m",
+    "record": "br",
+    "node": "12D3",
+    "signer": "did:key:z1",
+    "state": "warm",
+    "valid_until": "2026-01-01T00:00:00.000Z",
+}
+PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
+    (["status"], "status", {}, {"peer_id": "12D3", "peers": [], "records": {"NodeRecord": 1}}),
+    (["peers"], "peers", {}, {"peers": [{"peer_id": "p", "did": "d", "alive": True}]}),
+    (["peers"], "peers", {}, {"peers": []}),
+    (
+        ["models"],
+        "models",
+        {},
+        {"models": [{"model": "b", "name": "m", "node": "p", "state": "warm"}]},
+    ),
+    (["models"], "models", {}, {"models": []}),
+    (
+        ["models", "fetch", "smollm2"],
+        "models_fetch",
+        {"name": "smollm2"},
+        {"model": "b", "record": "r"},
+    ),
+    (["withdraw", "m"], "withdraw", {"model": "m"}, {"model": "b"}),
+    (
+        ["find", "text-generation"],
+        "find",
+        {"capability": "text-generation"},
+        {"candidates": [CANDIDATE]},
+    ),
+    (["invite", "did:key:z"], "invite", {"did": "did:key:z"}, {"invitation": "i", "expires": "t"}),
+    (["join", "inv"], "join", {"invitation": "inv"}, {"grid": "g", "state": "member"}),
+    (["join", "--grid", "g"], "join_request", {"grid": "g"}, {"grid": "g", "state": "member"}),
+    (["requests"], "requests", {}, {"requests": [{"id": "1", "code": "123 456", "did": "d"}]}),
+    (["approve", "1"], "approve", {"id": "1"}, {"did": "d", "state": "member"}),
+    (["remove", "d"], "remove", {"did": "d"}, {"did": "d", "state": "removed"}),
+    (
+        ["ask", "hi", "--model", "m"],
+        "ask",
+        {"text": "hi", "model": "m", "capability": ""},
+        {"text": "ho", "model": "m", "segments": [{"node": "p", "model": "b", "tokens": 1}]},
+    ),
+]
+
+
+@pytest.mark.parametrize("case", PASSED_THROUGH, ids=lambda case: " ".join(case[0]))
+def test_a_command_prints_what_the_node_answers(
+    cli: Cli,
+    node: ScriptedNode,
+    case: tuple[list[str], str, dict[str, Any], dict[str, Any]],
+) -> None:
+    arguments, method, params, result = case
+    node.answers[method] = result
+    done = cli(*arguments, "--json")
+    assert (done.status, done.body) == (0, result)
+    assert node.calls == [(method, params)]
+    done = cli(*arguments)
+    assert done.status == 0
+    assert done.out.strip()
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_code_has_its_exit_status_and_one_sentence(
+    cli: Cli, node: ScriptedNode, code: Code
+) -> None:
+    node.answers["status"] = AigridError("it\ndid not\x1b[31m work", code)
+    done = cli("status", "--json")
+    assert done.status == CODES[code].exit
+    assert done.body["error"]["code"] == code.value
+    done = cli("status")
+    assert done.status == CODES[code].exit
+    assert done.out == ""
+    assert done.err.startswith("aigrid: it did not")
+    assert done.err.count("\n") == 1
+    assert "\x1b" not in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["status"], ["peers"], ["models"], ["models", "fetch", "x"], ["find", "x"], ["ask", "x"]),
+        *(["invite", "x"], ["join"], ["requests"], ["approve", "1"], ["record", "show", "x"]),
+    ],
+)
+def test_without_a_node_it_is_said_how_to_start_one(cli: Cli, arguments: list[str]) -> None:
+    done = cli(*arguments, "--json")
+    assert (done.status, done.body["error"]["code"]) == (2, "not_running")
+    done = cli(*arguments)
+    assert done.status == 2
+    assert "`aigrid up`" in done.err
+
+
+def test_id_makes_a_key_once_without_a_node(cli: Cli) -> None:
+    first = cli("id", "--json")
+    assert first.status == 0
+    assert set(first.body) == {"did", "peer_id"}
+    assert cli("id").out.strip() == first.body["did"]
+
+
+def test_a_path_is_made_absolute(
+    cli: Cli, node: ScriptedNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.onnx").touch()
+    monkeypatch.chdir(tmp_path)
+    node.answers["publish"] = {"model": "b", "record": "r"}
+    done = cli(
+        "publish", "m.onnx", "--capability", "image-classification", "--license", "MIT", "--json"
+    )
+    assert done.body == {"model": "b", "record": "r"}
+    sent = {"path": str(tmp_path / "m.onnx"), "capability": "image-classification"}
+    assert node.calls == [("publish", {**sent, "name": "", "license": "MIT"})]
+
+
+def test_a_missing_model_file_is_usage(cli: Cli) -> None:
+    done = cli("publish", "/nowhere/m.onnx", "--capability", "text-generation", "--json")
+    assert (done.status, done.body["error"]["code"]) == (2, "model_file_missing")
+
+
+def test_an_answer_streams_and_cannot_command_the_terminal(cli: Cli, node: ScriptedNode) -> None:
+    node.events["ask"] = [{"text": "a\x1b]0;owned\x07"}, {"text": "b\n"}]
+    node.answers["ask"] = {"text": "ab\n", "model": "m", "segments": []}
+    done = cli("ask", "hi")
+    assert done.out == "a]0;ownedb\n\n"
+
+
+def test_a_question_may_come_from_stdin(
+    cli: Cli, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.answers["ask"] = {"text": "", "model": "m", "segments": []}
+    monkeypatch.setattr("sys.stdin", io.StringIO("from stdin"))
+    assert cli("ask", "-", "--json").status == 0
+    assert node.calls[0][1]["text"] == "from stdin"
+
+
+def test_an_empty_question_is_usage(cli: Cli) -> None:
+    assert cli("ask", " ").status == 2
+
+
+def invitation(
+    cli: Cli, *, did: str | None = None, begins_ms: int = 0, lasts_ms: int = 60_000
+) -> str:
+    did = did or cli("id", "--json").body["did"]
+    record = issue_invitation(
+        GRID,
+        did,
+        peer_id=GRID.peer_id,
+        addresses=("/ip4/127.0.0.1/tcp/1",),
+        nonce="n" * 16,
+        now_ms=now_ms() + begins_ms,
+        valid_ms=lasts_ms,
+    )
+    return invitation_text(record)
+
+
+def test_without_a_node_an_invitation_waits_for_up(cli: Cli, data_dir: Path) -> None:
+    text = invitation(cli)
+    done = cli("join", text, "--json")
+    assert (done.status, done.body) == (0, {"grid": GRID.did, "state": "pending"})
+    assert load_pending_invitation(data_dir) == text
+    assert "`aigrid up`" in cli("join", f" {text[:40]}\n {text[40:]} ").out
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"did": GRID.did}, "invitation_not_yours"),
+        ({"begins_ms": -120_000}, "invitation_expired"),
+        ({"begins_ms": 600_000}, "invitation_invalid"),
+    ],
+)
+def test_an_invitation_that_cannot_be_redeemed_is_not_kept(
+    cli: Cli, data_dir: Path, given: dict[str, Any], code: str
+) -> None:
+    done = cli("join", invitation(cli, **given), "--json")
+    assert (done.status, done.body["error"]["code"]) == (3, code)
+    assert load_pending_invitation(data_dir) is None
+
+
+@pytest.mark.parametrize("text", ["garbage", "aigrid-invitation-", "aigrid-invitation-AAAA"])
+def test_garbage_is_no_invitation(cli: Cli, text: str) -> None:
+    done = cli("join", text, "--json")
+    assert (done.status, done.body["error"]["code"]) == (3, "invitation_invalid")
+
+
+def test_join_alone_asks_the_one_grid_nearby_and_shows_the_code(
+    cli: Cli, node: ScriptedNode
+) -> None:
+    node.answers["nearby"] = {"grids": [{"grid": "g1", "name": "n", "peers": ["p"]}]}
+    node.answers["join_request"] = {"grid": "g1", "state": "member"}
+    node.events["join_request"] = [{"state": "waiting", "code": "123 456"}]
+    done = cli("join", "--json")
+    assert done.body == {"grid": "g1", "state": "member"}
+    assert "123 456" in done.err
+    assert "123 456" in cli("join").out
+
+
+def test_join_alone_does_not_guess_among_grids(cli: Cli, node: ScriptedNode) -> None:
+    node.answers["nearby"] = {
+        "grids": [{"grid": g, "name": "n", "peers": []} for g in ("g1", "g2")]
+    }
+    done = cli("join", "--json")
+    assert done.status == 2
+    assert "g1, g2" in done.body["error"]["message"]
+    node.answers["nearby"] = {"grids": []}
+    assert cli("join").status == 1
+
+
+def signed(*, begins_ms: int = 0) -> bytes:
+    now = now_ms() + begins_ms
+    body = AvailabilityBody(id=GRID.did, offers=())
+    return build(Kind.AVAILABILITY, body, GRID, valid_from_ms=now, valid_until_ms=now + 60_000).raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (signed(), ""),
+        (signed() + b"\n", ""),
+        (signed(begins_ms=-90_000), "expired"),
+        (signed(begins_ms=600_000), "from_future"),
+        (signed().replace(b'"offers"', b'"0ffers"'), "unknown_field"),
+        (b'{"a":1,"a":2}', "duplicate_key"),
+        (b"{}", "unsigned"),
+        (b"\xff", "malformed"),
+        (b" " * 70_000, "record_too_large"),
+    ],
+)
+def test_a_record_is_verified_without_a_node(
+    cli: Cli, tmp_path: Path, raw: bytes, code: str
+) -> None:
+    file = tmp_path / "r.json"
+    file.write_bytes(raw)
+    done = cli("record", "verify", str(file), "--json")
+    assert done.body == {"ok": not code, "code": code}
+    assert done.status == (1 if code else 0)
+    assert cli("record", "verify", str(file)).status == done.status
+
+
+def test_a_missing_record_file_is_usage(cli: Cli) -> None:
+    assert cli("record", "verify", "/nowhere").status == 2
+
+
+def test_a_shown_record_verifies_when_saved(cli: Cli, node: ScriptedNode, tmp_path: Path) -> None:
+    record = json.loads(signed())
+    node.answers["record_show"] = {"record": record, "id": "b"}
+    shown = cli("record", "show", "b", "--json")
+    (tmp_path / "r.json").write_text(shown.out)
+    assert cli("record", "verify", str(tmp_path / "r.json")).status == 0
+    assert json.loads(cli("record", "show", "b").out) == record
+
+
+def test_importing_a_record(cli: Cli, node: ScriptedNode, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    file.write_bytes(signed() + b"\n")
+    node.answers["record_import"] = {"ok": True, "code": "", "record": "b"}
+    assert cli("record", "import", str(file), "--json").body == {"ok": True, "code": ""}
+    assert node.calls[0][1]["raw"].encode() == file.read_bytes()[:-1]
+    node.answers["record_import"] = VerificationError("not signed by a member", Code.NOT_MEMBER)
+    done = cli("record", "import", str(file), "--json")
+    assert (done.status, done.body) == (3, {"ok": False, "code": "not_member"})
+    file.write_bytes(b"\xff")
+    assert cli("record", "import", str(file), "--json").body == {"ok": False, "code": "malformed"}

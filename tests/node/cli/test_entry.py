@@ -1,0 +1,186 @@
+"""The way in and the way out: what is imported, what is refused, what becomes of a crash."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.node.cli.conftest import Cli, ScriptedNode
+
+from aigrid.node.cli import entry, node_commands
+from aigrid.node.control import ControlClient
+
+HEAVY = ("libp2p", "multiaddr", "onnxruntime", "onnx", "numpy", "trio", "starlette", "msgspec")
+
+
+def aigrid(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import sys; from aigrid.node.cli import main; sys.exit(main())",
+    ]
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=60, check=False, **options
+    )
+
+
+def test_help_and_parsing_import_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom aigrid.node.cli.entry import run\n"
+        "assert run(['--help']) == 0 and run(['nonsense']) == 2 and run(['up', '--help']) == 0\n"
+        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not found, found"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_command_to_the_node_needs_no_trio(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom aigrid.node.cli.entry import run\n"
+        f"assert run(['--data-dir', {str(tmp_path)!r}, 'status']) == 2\n"
+        "assert 'trio' not in sys.modules and 'libp2p' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["status", "--nonsense"], ["invite"], ["up", "--threads", "x"], ["models", "x"]],
+)
+def test_what_cannot_be_parsed_is_usage(cli: Cli, arguments: list[str]) -> None:
+    done = cli(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    done = cli(*arguments, "--json")
+    assert (done.status, done.body["error"]["code"]) == (2, "usage")
+
+
+def test_no_command_shows_the_help(cli: Cli) -> None:
+    done = cli()
+    assert done.status == 2
+    assert "ask" in done.out
+
+
+def test_the_version(cli: Cli) -> None:
+    assert cli("--version").out.startswith("aigrid 0.")
+
+
+def test_an_unexpected_exception_leaves_a_sentence_and_a_crash_log(
+    cli: Cli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ControlClient, "call", broken)
+    done = cli("ask", "a secret question")
+    assert done.status == 1
+    assert done.err.count("\n") == 1
+    assert "Traceback" not in done.err
+    crash = data_dir / "crash.log"
+    assert str(crash) in done.err
+    assert "ZeroDivisionError" in crash.read_text()
+    assert "command ask" in crash.read_text()
+    assert "secret" not in crash.read_text()
+    assert stat.S_IMODE(crash.stat().st_mode) == 0o600
+    assert cli("status", "--json").body["error"]["code"] == "internal"
+
+
+def test_an_interrupt_is_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (KeyboardInterrupt(), BaseExceptionGroup("", [KeyboardInterrupt()])):
+
+        def interrupted(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(ControlClient, "call", interrupted)
+        done = cli("status")
+        assert (done.status, done.err) == (130, "")
+
+
+def test_a_reader_that_leaves_is_no_crash(node: ScriptedNode, data_dir: Path) -> None:
+    node.answers["status"] = {"pad": "x" * 1_000_000}
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import sys; from aigrid.node.cli import main; sys.exit(main())",
+    ]
+    done = subprocess.run(
+        [*command, "--data-dir", str(data_dir), "status", "--json"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--gateway", "0.0.0.0:8080"], "unsafe_binding"),
+        (["--listen", "nonsense"], "usage"),
+        (["--bootstrap", "/ip4/127.0.0.1/tcp/1"], "usage"),
+    ],
+)
+def test_up_refuses_before_it_starts(cli: Cli, arguments: list[str], code: str) -> None:
+    done = cli("up", *arguments, "--json")
+    assert (done.status, done.body["error"]["code"]) == (2, code)
+
+
+def test_up_on_an_unusable_directory_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = aigrid("up", "--data-dir", str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    done = aigrid("up", "--data-dir", str(tmp_path / "file"), "--json")
+    assert json.loads(done.stdout)["error"]["code"] == "data_directory_unusable"
+
+
+def test_the_data_directory_comes_from_the_environment(tmp_path: Path) -> None:
+    done = aigrid("id", env={**os.environ, "AIGRID_DATA_DIR": str(tmp_path / "here")})
+    assert done.returncode == 0
+    assert (tmp_path / "here" / "node.key").exists()
+
+
+def test_the_ready_line_is_the_event_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    event = {
+        "event": "ready",
+        "peer_id": "p",
+        "grid": "g",
+        "gateway": "http://127.0.0.1:1",
+        "pid": 1,
+    }
+    node_commands._announce(event, as_json=True, command="aigrid")
+    assert json.loads(capsys.readouterr().out) == event
+    node_commands._announce(event, as_json=False, command="aigrid --data-dir 'a b'")
+    shown = capsys.readouterr().out
+    assert "http://127.0.0.1:1/v1" in shown
+    assert "aigrid --data-dir 'a b' invite DID" in shown
+
+
+def test_every_command_is_known_to_the_crash_log() -> None:
+    expected = {"up", "id", "status", "peers", "invite", "join", "requests", "approve", "remove"}
+    expected |= {"models", "publish", "withdraw", "find", "ask", "record"}
+    assert entry._command_names() == expected
