@@ -27,6 +27,7 @@ from aigrid.protocol.errors import (
 )
 from aigrid.protocol.inference import Finish, InferChunk, TextChunk, TextRequest, TokenLogprob
 
+_NAME_SHOWN_CHARS = 100
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -115,7 +116,9 @@ class GatewayCore:
                 param="model",
             )
         raise InvalidRequestError(
-            f"No node offers a model {wanted!r}.", Code.MODEL_NOT_FOUND, param="model"
+            f"No node offers a model {wanted[:_NAME_SHOWN_CHARS]!r}.",
+            Code.MODEL_NOT_FOUND,
+            param="model",
         )
 
     def status(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from aigrid.node.gateway.core import GatewayCore, Generation
 from aigrid.node.gateway.guard import check_json
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_request import ChatCall, decode_chat
+from aigrid.node.gateway.turn import Turn
 from aigrid.node.mesh.answer import Answer
 from aigrid.protocol.errors import AigridError
 
@@ -107,7 +108,7 @@ class _Stream:
     def __init__(self, chat: _Chat, send: Send) -> None:
         self._chat = chat
         self._send = send
-        self._turn = trio.Lock()
+        self._turn = Turn()
         self._began = False
         self._ended = False
         self._wrote_at = 0.0
@@ -134,13 +135,15 @@ class _Stream:
             )
             pending = encoder.role()
             async for step in generation:
-                data = pending + encoder.piece(step)
-                pending = b""
+                pending += encoder.piece(step)
                 if step.finish is None:
-                    await self._write(data, headers)
+                    await self._write(pending, headers)
+                    pending = b""
                 else:
-                    data += encoder.finish(step.finish, generation.segments)
-                    await self._write(data, headers, last=True)
+                    pending += encoder.finish(step.finish, generation.segments)
+        # Only now: with the last write the server tells us that the client is gone, which must
+        # not cancel the mesh's own end.
+        await self._write(pending, headers, last=True)
 
     async def _fail(self, error: AigridError) -> None:
         """End with an error event, or raise it while it can still be an HTTP status."""

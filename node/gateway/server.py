@@ -26,6 +26,7 @@ from anycorn.worker_context import WorkerContext
 
 from aigrid.node.gateway import openai
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.turn import Turn
 from aigrid.protocol.errors import Code, LocalError, UsageError
 from aigrid.protocol.limits import KIB
 
@@ -35,6 +36,7 @@ _log = structlog.get_logger("aigrid.gateway")
 _RECEIVE_MAX_BYTES = 64 * KIB
 _WRITE_MAX_BYTES = 64 * KIB
 _BACKLOG = 1024
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 _HEARD_OUT = {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -105,12 +107,19 @@ class _Connection:
         self._limits = server.limits
         self._stream = stream
         self._reading = trio.CancelScope()
-        self._writing = trio.Lock()
+        self._turn = Turn()
         self._waits_for_request = True
         self._closing = False
         self._broken = False
 
     async def run(self) -> None:
+        """Serve the client until it leaves or is cut off.
+
+        Raises:
+            OSError: it had left already.
+        """
+        client = _address(self._stream.socket.getpeername())
+        server = _address(self._stream.socket.getsockname())
         self._server.connections[self] = None
         self._server.quiet[self] = None
         try:
@@ -121,8 +130,8 @@ class _Connection:
                     self._server.context,
                     tasks,
                     ConnectionState({}),
-                    _address(self._stream.socket.getpeername()),
-                    _address(self._stream.socket.getsockname()),
+                    client,
+                    server,
                     self._send,
                     None,
                 )
@@ -147,7 +156,7 @@ class _Connection:
             while True:
                 try:
                     data = await self._stream.receive_some(_RECEIVE_MAX_BYTES)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                except _GONE:
                     return
                 if not data:
                     return
@@ -168,7 +177,9 @@ class _Connection:
     async def _send(self, event: Event) -> None:
         """What the protocol wants done."""
         if isinstance(event, RawData):
-            if event.data and not self._broken:
+            if self._broken:
+                await trio.lowlevel.checkpoint()  # so that the reader gets to end the request
+            elif event.data:
                 await self._write(event.data)
         elif isinstance(event, Updated):
             self._note(idle=event.idle)
@@ -181,15 +192,18 @@ class _Connection:
             if not self._broken:
                 try:
                     await self._stream.send_eof()
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                except (*_GONE, trio.BusyResourceError):
                     self.give_up()
             await self._protocol.handle(Closed())
 
     def _note(self, *, idle: bool) -> None:
         if idle:
-            self._waits_for_request = True
+            # The next header may have begun already, behind the request just answered.
+            begun = bool(self._protocol.connection.trailing_data[0])
+            self._waits_for_request = not begun
             self._server.quiet[self] = None
-            self._set_deadline(self._limits.keep_alive_seconds)
+            limits = self._limits
+            self._set_deadline(limits.header_seconds if begun else limits.keep_alive_seconds)
         else:
             self._waits_for_request = False
             self._server.quiet.pop(self, None)
@@ -197,12 +211,12 @@ class _Connection:
 
     async def _write(self, data: bytes) -> None:
         view = memoryview(data)
-        async with self._writing:
+        async with self._turn:
             for start in range(0, len(view), _WRITE_MAX_BYTES):
                 with trio.move_on_after(self._limits.write_seconds) as scope:
                     try:
                         await self._stream.send_all(view[start : start + _WRITE_MAX_BYTES])
-                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    except _GONE:
                         self._broken = True
                     except trio.Cancelled:
                         # A part may be out: nothing that follows would make sense.
@@ -295,7 +309,7 @@ class HttpServer:
         try:
             await _Connection(self, stream).run()
         except OSError:
-            pass  # the client left between accept and the first look at its address
+            await trio.aclose_forcefully(stream)  # the client left before we looked
         except Exception as error:  # noqa: BLE001  boundary: one connection fails alone
             self.counters["connection_failures"] += 1
             _log.error("connection_failed", error=type(error).__name__)

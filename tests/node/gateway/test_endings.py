@@ -33,7 +33,7 @@ def flooding() -> ScriptedMesh:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("when", ["plain", "before_first", "mid_stream"])
-async def test_a_client_that_leaves_cancels_its_request(when, reset):
+async def test_a_client_that_leaves_cancels_its_request(when: str, reset: bool) -> None:
     if when == "mid_stream":
         mesh = ScriptedMesh((text("Hello"), FOREVER))
     else:
@@ -56,7 +56,7 @@ async def test_a_client_that_leaves_cancels_its_request(when, reset):
             assert b"200" in await read_all(await connect(address, chat_bytes()))
 
 
-async def test_a_client_that_leaves_in_its_body_leaves_nothing_behind():
+async def test_a_client_that_leaves_in_its_body_leaves_nothing_behind() -> None:
     mesh = ScriptedMesh()
     async with gateway(mesh) as (_, address):
         with trio.fail_after(5):
@@ -65,7 +65,7 @@ async def test_a_client_that_leaves_in_its_body_leaves_nothing_behind():
             assert len(mesh.asked) == 1
 
 
-async def test_a_client_that_does_not_read_is_cut_and_its_request_cancelled():
+async def test_a_client_that_does_not_read_is_cut_and_its_request_cancelled() -> None:
     mesh = flooding()
     async with gateway(mesh, write_seconds=0.2) as (served, address):
         with trio.fail_after(10):
@@ -76,7 +76,7 @@ async def test_a_client_that_does_not_read_is_cut_and_its_request_cancelled():
     assert mesh.ended == ["cancelled"]
 
 
-async def test_a_plain_answer_that_is_not_read_is_cut():
+async def test_a_plain_answer_that_is_not_read_is_cut() -> None:
     mesh = ScriptedMesh((*[FLOOD] * 300, (Finish("stop"),)))
     async with gateway(mesh, write_seconds=0.2) as (served, address):
         with trio.fail_after(10):
@@ -87,7 +87,7 @@ async def test_a_plain_answer_that_is_not_read_is_cut():
             await trio.aclose_forcefully(stream)
 
 
-async def test_live_streams_may_finish_when_the_node_stops():
+async def test_live_streams_may_finish_when_the_node_stops() -> None:
     mesh = ScriptedMesh((text("Hello"), 0.2, *HELLO))
     async with gateway(mesh) as (served, address):
         with trio.fail_after(5):
@@ -98,7 +98,7 @@ async def test_live_streams_may_finish_when_the_node_stops():
     assert mesh.ended == ["clean"]
 
 
-async def test_new_work_is_refused_while_live_streams_finish():
+async def test_new_work_is_refused_while_live_streams_finish() -> None:
     mesh = ScriptedMesh((text("Hello"), 0.5, *HELLO))
     async with gateway(mesh) as (served, address):
         with trio.fail_after(5):
@@ -120,7 +120,7 @@ async def test_new_work_is_refused_while_live_streams_finish():
             assert b"data: [DONE]" in await read_all(live)
 
 
-async def test_streams_that_outlive_the_drain_end_in_an_error_event():
+async def test_streams_that_outlive_the_drain_end_in_an_error_event() -> None:
     mesh = ScriptedMesh((text("Hello"), FOREVER))
     async with gateway(mesh, drain_seconds=0.1) as (served, address):
         with trio.fail_after(5):
@@ -134,7 +134,7 @@ async def test_streams_that_outlive_the_drain_end_in_an_error_event():
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_requests_without_a_first_chunk_get_503_when_the_node_stops(streaming):
+async def test_requests_without_a_first_chunk_get_503_when_the_node_stops(streaming: bool) -> None:
     mesh = ScriptedMesh(before_first=FOREVER)
     async with gateway(mesh, drain_seconds=0.1) as (served, address):
         with trio.fail_after(5):
@@ -146,7 +146,7 @@ async def test_requests_without_a_first_chunk_get_503_when_the_node_stops(stream
     assert b"retry-after" in answer
 
 
-async def test_cancelling_the_gateway_still_says_goodbye():
+async def test_cancelling_the_gateway_still_says_goodbye() -> None:
     mesh = ScriptedMesh((text("Hello"), FOREVER))
     with trio.fail_after(5):
         async with gateway(mesh) as (_, address):
@@ -155,7 +155,7 @@ async def test_cancelling_the_gateway_still_says_goodbye():
         assert b'"code":"shutting_down"' in await read_all(stream)
 
 
-async def test_a_client_that_does_not_read_does_not_hang_the_stop():
+async def test_a_client_that_does_not_read_does_not_hang_the_stop() -> None:
     mesh = flooding()
     async with gateway(mesh, drain_seconds=0.1, farewell_seconds=0.2) as (served, address):
         stream = await connect(address, chat_bytes(stream=True))
@@ -168,7 +168,7 @@ async def test_a_client_that_does_not_read_does_not_hang_the_stop():
         await trio.aclose_forcefully(stream)
 
 
-async def test_silent_connections_are_closed_at_once_when_the_node_stops():
+async def test_silent_connections_are_closed_at_once_when_the_node_stops() -> None:
     async with gateway(ScriptedMesh()) as (served, address):
         silent = await connect(address)
         kept = await connect(

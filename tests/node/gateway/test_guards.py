@@ -2,6 +2,7 @@
 
 import json
 import socket
+from typing import Any
 
 import pytest
 import trio
@@ -26,21 +27,21 @@ pytestmark = pytest.mark.trio
 JSON = "Content-Type: application/json"
 
 
-async def exchange(data: bytes, *, mesh: ScriptedMesh | None = None, **limits) -> bytes:
+async def exchange(data: bytes, *, mesh: ScriptedMesh | None = None, **limits: Any) -> bytes:
     """Everything the gateway says to `data` until it closes."""
     async with gateway(mesh or ScriptedMesh(), **limits) as (_, address):
         with trio.fail_after(5):
             return await read_all(await connect(address, data))
 
 
-def parts(answer: bytes) -> tuple[int, dict[str, str], dict]:
+def parts(answer: bytes) -> tuple[int, dict[str, str], Any]:
     header, _, body = answer.partition(b"\r\n\r\n")
     status, *fields = header.decode().split("\r\n")
     headers = dict(field.lower().split(": ", 1) for field in fields)
     return int(status.split()[1]), headers, json.loads(body or b"{}")
 
 
-async def refused(data: bytes, **limits) -> tuple[int, str]:
+async def refused(data: bytes, **limits: Any) -> tuple[int, str]:
     status, headers, body = parts(await exchange(data, **limits))
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert headers["x-request-id"]
@@ -49,7 +50,7 @@ async def refused(data: bytes, **limits) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST:80", "[::1]:8080"])
-async def test_loopback_hosts_are_served(host):
+async def test_loopback_hosts_are_served(host: str) -> None:
     status, _, body = parts(await exchange(head("GET", "/healthz", host=host)))
     assert (status, body) == (200, {"status": "ok"})
 
@@ -66,7 +67,7 @@ async def test_loopback_hosts_are_served(host):
         "a@localhost",
     ],
 )
-async def test_other_hosts_are_refused(host):
+async def test_other_hosts_are_refused(host: str) -> None:
     assert await refused(head("GET", "/v1/models", host=host)) == (403, "host_not_allowed")
 
 
@@ -81,20 +82,20 @@ async def test_other_hosts_are_refused(host):
         "Sec-Fetch-Site: same-site",
     ],
 )
-async def test_pages_of_other_origins_are_refused(header):
+async def test_pages_of_other_origins_are_refused(header: str) -> None:
     mesh = ScriptedMesh()
     assert await refused(chat_bytes(header), mesh=mesh) == (403, "origin_not_allowed")
     assert not mesh.asked
 
 
 @pytest.mark.parametrize("header", ["Origin: http://localhost", "Sec-Fetch-Site: same-origin"])
-async def test_pages_of_our_own_are_served(header):
+async def test_pages_of_our_own_are_served(header: str) -> None:
     status, headers, _ = parts(await exchange(chat_bytes(header)))
     assert status == 200
     assert not any(name.startswith("access-control") for name in headers)
 
 
-async def test_a_preflight_gets_no_permission():
+async def test_a_preflight_gets_no_permission() -> None:
     data = head("OPTIONS", "/v1/models", "Access-Control-Request-Method: POST")
     assert await refused(data) == (405, "method_not_allowed")
 
@@ -108,25 +109,25 @@ async def test_a_preflight_gets_no_permission():
         (JSON, "Content-Encoding: gzip", "Content-Length: 2"),
     ],
 )
-async def test_a_body_must_be_plain_json(headers):
+async def test_a_body_must_be_plain_json(headers: tuple[str, ...]) -> None:
     data = head("POST", "/v1/chat/completions", *headers) + b"{}"
     assert await refused(data) == (415, "unsupported_media_type")
 
 
-async def test_unknown_paths_and_methods_are_refused_in_kind():
+async def test_unknown_paths_and_methods_are_refused_in_kind() -> None:
     assert await refused(head("GET", "/v2/x")) == (404, "not_found")
     assert await refused(head("GET", "/v1/models/no/such")) == (404, "model_not_found")
     status, headers, _ = parts(await exchange(head("GET", "/v1/chat/completions")))
     assert (status, headers["allow"]) == (405, "post")
 
 
-async def test_models_with_slashes_and_colons_have_a_path():
+async def test_models_with_slashes_and_colons_have_a_path() -> None:
     for path in (NAME, NAME.replace("/", "%2F").replace(":", "%3A")):
         status, _, body = parts(await exchange(head("GET", f"/v1/models/{path}")))
         assert (status, body["id"]) == (200, NAME)
 
 
-async def test_head_has_no_body_and_status_has_the_nodes_own():
+async def test_head_has_no_body_and_status_has_the_nodes_own() -> None:
     header, _, body = (await exchange(head("HEAD", "/v1/models"))).partition(b"\r\n\r\n")
     assert header.startswith(b"HTTP/1.1 200")
     assert not body
@@ -134,30 +135,30 @@ async def test_head_has_no_body_and_status_has_the_nodes_own():
     assert status["peers"] == 2
 
 
-async def test_a_declared_length_over_the_cap_is_refused_at_once_and_heard():
+async def test_a_declared_length_over_the_cap_is_refused_at_once_and_heard() -> None:
     # The client goes on sending: without a lingering close the answer would be lost to a reset.
     data = head("POST", "/v1/chat/completions", JSON, "Content-Length: 3000000") + b" " * 3_000_000
     assert await refused(data, body_max_bytes=1000) == (413, "body_too_large")
 
 
-async def test_a_chunked_body_over_the_cap_is_refused():
+async def test_a_chunked_body_over_the_cap_is_refused() -> None:
     data = head("POST", "/v1/chat/completions", JSON, "Transfer-Encoding: chunked")
     data += (b"200\r\n" + b" " * 512 + b"\r\n") * 3
     assert await refused(data, body_max_bytes=1000) == (413, "body_too_large")
 
 
-async def test_large_bodies_together_are_bounded():
+async def test_large_bodies_together_are_bounded() -> None:
     data = head("POST", "/v1/chat/completions", JSON, "Content-Length: 900") + b" " * 900
     assert await refused(data, bodies_max_bytes=500) == (503, "busy")
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"model":'])
-async def test_a_stalled_body_is_cut_off(sent):
+async def test_a_stalled_body_is_cut_off(sent: bytes) -> None:
     data = head("POST", "/v1/chat/completions", JSON, "Content-Length: 100") + sent
     assert await refused(data, body_seconds=0.1) == (408, "request_timeout")
 
 
-async def test_a_trickled_body_is_cut_off():
+async def test_a_trickled_body_is_cut_off() -> None:
     data = head("POST", "/v1/chat/completions", JSON, "Content-Length: 100000")
     async with gateway(ScriptedMesh(), body_seconds=0.3) as (_, address):
         stream = await connect(address, data)
@@ -180,11 +181,11 @@ async def trickle(stream: trio.SocketStream) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
-async def test_a_slow_header_is_cut_off(sent):
+async def test_a_slow_header_is_cut_off(sent: bytes) -> None:
     assert await exchange(sent, header_seconds=0.1) == b""
 
 
-async def test_a_trickled_header_is_cut_off():
+async def test_a_trickled_header_is_cut_off() -> None:
     async with gateway(ScriptedMesh(), header_seconds=0.2) as (_, address):
         stream = await connect(address, b"GET /healthz HTTP/1.1\r\nx: ")
         with trio.fail_after(5):
@@ -194,7 +195,7 @@ async def test_a_trickled_header_is_cut_off():
                 nursery.cancel_scope.cancel()
 
 
-async def test_an_answered_connection_is_kept_then_closed_when_silent():
+async def test_an_answered_connection_is_kept_then_closed_when_silent() -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with gateway(ScriptedMesh(), keep_alive_seconds=0.3, header_seconds=0.1) as (_, address):
         stream = await connect(address)
@@ -220,18 +221,18 @@ async def test_an_answered_connection_is_kept_then_closed_when_silent():
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
     ],
 )
-async def test_what_is_no_http_1_is_refused(data, status):
+async def test_what_is_no_http_1_is_refused(data: bytes, status: bytes) -> None:
     assert (await exchange(data)).split()[1] == status
 
 
 @pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
-async def test_upgrades_are_ignored(upgrade):
+async def test_upgrades_are_ignored(upgrade: str) -> None:
     data = head("GET", "/healthz", f"Upgrade: {upgrade}", "Connection: upgrade, close")
     data = data.replace(b"Connection: close\r\n", b"")
     assert parts(await exchange(data))[0] == 200
 
 
-async def test_a_new_client_takes_the_place_of_the_longest_silent_one():
+async def test_a_new_client_takes_the_place_of_the_longest_silent_one() -> None:
     async with gateway(ScriptedMesh(), connections_max=3) as (served, address):
         with trio.fail_after(5):
             silent = [await connect(address) for _ in range(5)]
@@ -241,7 +242,7 @@ async def test_a_new_client_takes_the_place_of_the_longest_silent_one():
             assert served.counters()["connections_evicted"] >= 3
 
 
-async def test_too_many_busy_connections_are_told_so():
+async def test_too_many_busy_connections_are_told_so() -> None:
     limits = {"connections_max": 2, "first_chunk_seconds": 0.01}
     async with gateway(ScriptedMesh((float("inf"),)), **limits) as (served, address):
         with trio.fail_after(5):
@@ -254,21 +255,22 @@ async def test_too_many_busy_connections_are_told_so():
     assert served.counters()["connections_refused"] == 1
 
 
-async def test_many_connects_and_resets_leave_the_gateway_well():
-    async with gateway(ScriptedMesh()) as (_, address):
+async def test_many_connects_and_resets_leave_the_gateway_well() -> None:
+    async with gateway(ScriptedMesh()) as (served, address):
         with trio.fail_after(20):
             for _ in range(200):
                 stream = await connect(address, b"POST /v1/chat/completions HTTP/1.1\r\n")
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 await trio.aclose_forcefully(stream)
             assert parts(await read_all(await connect(address, chat_bytes())))[0] == 200
+            assert not any(served.counters().values())
 
 
 def core() -> GatewayCore:
     return GatewayCore(ScriptedMesh(), now_ms=lambda: 0, token=tokens())
 
 
-async def test_only_loopback_may_be_bound():
+async def test_only_loopback_may_be_bound() -> None:
     for host in ("127.0.0.1", "127.5.5.5", "::1", "[::1]", "localhost"):
         assert loopback_address(host)
     for host in ("0.0.0.0", "::", "192.168.1.2", "example.org", "", "::ffff:127.0.0.1"):
@@ -277,7 +279,7 @@ async def test_only_loopback_may_be_bound():
         assert caught.value.code is Code.UNSAFE_BINDING
 
 
-async def test_a_port_in_use_is_a_usage_error():
+async def test_a_port_in_use_is_a_usage_error() -> None:
     async with gateway(ScriptedMesh()) as (_, address):
         second = Gateway(core(), "127.0.0.1", int(address.rpartition(":")[2]))
         async with trio.open_nursery() as nursery:

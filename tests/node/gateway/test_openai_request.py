@@ -24,7 +24,7 @@ def refusal(data: bytes) -> tuple[Code, str | None]:
     return caught.value.code, caught.value.param
 
 
-def test_a_plain_request_takes_the_defaults():
+def test_a_plain_request_takes_the_defaults() -> None:
     call = decode_chat(body())
     assert (call.model, call.stream, call.include_usage) == ("m", False, False)
     assert call.request.messages == (ChatMessage("user", "hi"),)
@@ -32,7 +32,7 @@ def test_a_plain_request_takes_the_defaults():
     assert call.request.max_tokens is call.request.seed is call.request.top_logprobs is None
 
 
-def test_every_supported_field_arrives():
+def test_every_supported_field_arrives() -> None:
     call = decode_chat(
         body(
             stream=True,
@@ -56,13 +56,13 @@ def test_every_supported_field_arrives():
     assert (request.stop, request.seed, request.top_logprobs) == (("END",), -3, 2)
 
 
-def test_text_parts_are_joined():
+def test_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     call = decode_chat(body(messages=[{"role": "system", "content": parts}]))
     assert call.request.messages == (ChatMessage("system", "ab"),)
 
 
-def test_fields_that_change_nothing_are_ignored():
+def test_fields_that_change_nothing_are_ignored() -> None:
     decode_chat(
         body(
             metadata={"a": 1},
@@ -95,7 +95,7 @@ def test_fields_that_change_nothing_are_ignored():
         ("top_k", 5),
     ],
 )
-def test_what_would_change_the_answer_is_refused_by_name(name, value):
+def test_what_would_change_the_answer_is_refused_by_name(name: str, value: Any) -> None:
     assert refusal(body(**{name: value})) == (Code.UNSUPPORTED_PARAMETER, name)
 
 
@@ -129,11 +129,11 @@ def test_what_would_change_the_answer_is_refused_by_name(name, value):
         ({"stream": "yes"}, "stream"),
     ],
 )
-def test_wrong_values_name_their_field(fields, param):
+def test_wrong_values_name_their_field(fields: dict[str, Any], param: str) -> None:
     assert refusal(body(**fields)) == (Code.INVALID_REQUEST, param)
 
 
-def test_images_and_tool_calls_are_refused_where_they_stand():
+def test_images_and_tool_calls_are_refused_where_they_stand() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:"}}
     found = refusal(body(messages=[USER, {"role": "user", "content": [image]}]))
     assert found == (Code.UNSUPPORTED_PARAMETER, "messages[1].content[0]")
@@ -160,7 +160,7 @@ def test_images_and_tool_calls_are_refused_where_they_stand():
         b'{"model":"\\ud800","messages":[{"role":"user","content":"x"}]}',
     ],
 )
-def test_what_is_no_request_is_refused(data):
+def test_what_is_no_request_is_refused(data: bytes) -> None:
     assert refusal(data)[0] is Code.INVALID_REQUEST
 
 
@@ -171,11 +171,11 @@ def test_what_is_no_request_is_refused(data):
         b'{"model":"a","messages":[{"role":"user","content":"x","content":"y"}]}',
     ],
 )
-def test_a_repeated_member_is_refused(data):
+def test_a_repeated_member_is_refused(data: bytes) -> None:
     assert refusal(data)[0] is Code.DUPLICATE_KEY
 
 
-def test_a_refusal_does_not_repeat_what_the_client_wrote():
+def test_a_refusal_does_not_repeat_what_the_client_wrote() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         decode_chat(body(messages=[{"role": "my secret prompt", "content": "x"}]))
     assert "secret" not in caught.value.message
@@ -197,17 +197,17 @@ def decodes_or_refuses(data: bytes) -> None:
 
 
 @given(st.dictionaries(FIELDS, JSON))
-def test_random_fields_are_accepted_or_refused(fields):
+def test_random_fields_are_accepted_or_refused(fields: dict[str, Any]) -> None:
     decodes_or_refuses(body(**fields))
 
 
 @given(JSON)
-def test_random_json_is_accepted_or_refused(value):
+def test_random_json_is_accepted_or_refused(value: Any) -> None:
     decodes_or_refuses(json.dumps(value).encode())
     decodes_or_refuses(body(messages=value))
 
 
 @given(st.binary())
-def test_random_bytes_are_refused(data):
+def test_random_bytes_are_refused(data: bytes) -> None:
     decodes_or_refuses(data)
     decodes_or_refuses(body()[:-1] + b',"x":' + data + b"}")
