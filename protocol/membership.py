@@ -114,6 +114,7 @@ def check_invitation(raw: bytes, *, did: str, now_ms: int) -> tuple[Record, Invi
 def short_code(*, grid: str, joiner: str, host: str, joiner_nonce: bytes, host_nonce: bytes) -> str:
     """Six digits that both ends show; equal only when both talk about the same two keys.
 
+    `grid` is the grid's DID; `joiner` and `host` are the PeerIds that the connection proved.
     As in Bluetooth's numeric comparison, the joiner commits to its nonce before it sees the host's,
     so somebody in the middle has one guess in a million per attempt.
     """

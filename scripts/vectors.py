@@ -107,15 +107,15 @@ def joining() -> Any:
         "short_codes": [
             {
                 "grid": AUTHORITY.did,
-                "joiner": NEWCOMER.did,
-                "host": NODE.did,
+                "joiner": NEWCOMER.peer_id,
+                "host": NODE.peer_id,
                 "joiner_nonce": joiners.hex(),
                 "host_nonce": hosts.hex(),
                 "commitment": commitment(joiners).hex(),
                 "code": short_code(
                     grid=AUTHORITY.did,
-                    joiner=NEWCOMER.did,
-                    host=NODE.did,
+                    joiner=NEWCOMER.peer_id,
+                    host=NODE.peer_id,
                     joiner_nonce=joiners,
                     host_nonce=hosts,
                 ),

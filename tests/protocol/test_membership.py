@@ -203,8 +203,8 @@ def code(
 ) -> str:
     return short_code(
         grid=grid.did,
-        joiner=joiner.did,
-        host=host.did,
+        joiner=joiner.peer_id,
+        host=host.peer_id,
         joiner_nonce=nonces[0],
         host_nonce=nonces[1],
     )
@@ -252,8 +252,8 @@ def test_the_code_is_computed_as_in_the_specification() -> None:
     parts = (
         b"aigrid-join-1",
         ALICE.did.encode(),
-        BOB.did.encode(),
-        CAROL.did.encode(),
+        BOB.peer_id.encode(),
+        CAROL.peer_id.encode(),
         b"j" * 16,
         b"h" * 16,
     )
