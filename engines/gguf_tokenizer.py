@@ -75,9 +75,10 @@ class GgufTokenizer:
     def encode(self, text: str) -> list[int]:
         """Tokens of a text; the names of control tokens in it become those tokens."""
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            text.encode()
         except UnicodeEncodeError:
             raise EngineError("the text is not valid Unicode", Code.INVALID_REQUEST) from None
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         if self.adds_bos and self.bos is not None and ids[:1] != [self.bos]:
             ids.insert(0, self.bos)
         return ids

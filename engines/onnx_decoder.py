@@ -82,6 +82,7 @@ class Decoder:
         self._reuse = reuse
         self._binding = session.io_binding()
         self._kept: list[int] = []
+        self._whole = 0
         self._bound = 0
         try:
             self._embeddings = np.zeros((min(PREFILL_CHUNK, context), config.width), np.float32)
@@ -107,24 +108,30 @@ class Decoder:
         self._bind_output("logits", self.logits, (1, 1, config.vocabulary))
 
     def prefill(self, tokens: Sequence[int], run: "Run") -> bool:
-        """Compute `tokens` as a whole sequence; False if cancelled.
+        """Begin a sequence anew with `tokens`; False if cancelled.
 
-        What the last sequence has in common with it at the beginning is not computed again.
+        Whole chunks that the last sequence began with as well are not computed again. Reuse never
+        changes a result: what a chunk gives depends, in the last bits, on where it begins and ends,
+        so these are the same for every sequence.
         """
-        known = 0
+        common = 0
         # The last token has to be computed in any case: its logits are what is asked for.
-        for kept, token in zip(self._kept, tokens[:-1], strict=False):
-            if kept != token or not self._reuse:
+        for kept, token in zip(self._kept[: self._whole], tokens[:-1], strict=False):
+            if kept != token:
                 break
-            known += 1
-        del self._kept[known:]
-        for start in range(known, len(tokens), PREFILL_CHUNK):
-            if not self.step(tokens[start : start + PREFILL_CHUNK], run):
+            common += 1
+        self._whole = common // PREFILL_CHUNK * PREFILL_CHUNK if self._reuse else 0
+        del self._kept[self._whole :]
+        for start in range(self._whole, len(tokens), PREFILL_CHUNK):
+            chunk = tokens[start : start + PREFILL_CHUNK]
+            if not self.step(chunk, run):
                 return False
+            if len(chunk) == PREFILL_CHUNK:
+                self._whole += PREFILL_CHUNK
         return True
 
     def step(self, tokens: Sequence[int], run: "Run") -> bool:
-        """Append up to `PREFILL_CHUNK` tokens; False if cancelled.
+        """Append 1 to `PREFILL_CHUNK` tokens to the sequence; False if cancelled.
 
         Raises:
             EngineError: `engine_failed` if the runtime fails or the logits are not finite.

@@ -207,7 +207,11 @@ def _generate(loaded: _Loaded, plan: Plan, run: "Run") -> Iterator[TextChunk | F
         if token in ending or stream.feed(piece(token)).stopped:
             yield "stop"
             return
-    alive = decoder.prefill((*plan.prompt, *plan.continued), run)
+    alive = decoder.prefill(plan.prompt, run)
+    # One by one, as they were computed when they were chosen: in chunks the last bits would differ,
+    # and with them, sooner or later, a token.
+    for token in plan.continued:
+        alive = alive and decoder.step((token,), run)
     first = len(plan.continued)
     for position in range(first, first + plan.budget):
         if not alive:

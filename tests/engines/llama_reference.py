@@ -1,7 +1,6 @@
 """The llama forward pass in float64, written for reading: what the graph has to agree with."""
 
 import numpy as np
-
 from tests.engines.gguf_writer import HEAD_SIZE, HEADS, KV_HEADS, LAYERS, TYPES, Gguf, unpack
 
 KINDS = {number: name for name, number in TYPES.items()}

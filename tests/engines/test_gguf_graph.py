@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.engines.gguf_writer import TYPES, Gguf, Tensor, pack, tiny_llama, unpack, write
+from tests.engines.llama_reference import Reference
+from tests.engines.texts import source
 
 from aigrid.engines import gguf, gguf_quant, graph_cache
 from aigrid.engines.base import CancelToken
@@ -9,9 +12,6 @@ from aigrid.engines.llama import read_config
 from aigrid.engines.onnx_decoder import Run
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.errors import Code, EngineError
-from tests.engines.gguf_writer import TYPES, Gguf, Tensor, pack, tiny_llama, unpack, write
-from tests.engines.llama_reference import Reference
-from tests.engines.texts import source
 
 PROMPT = [1, 40, 41, 42, 7, 99, 150, 3]
 NEXT = [17, 200, 5]
@@ -64,19 +64,40 @@ def test_prefill_in_chunks_is_the_same(tmp_path, monkeypatch):
     np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
 
 
-def test_a_second_conversation_reuses_the_common_beginning(tmp_path, monkeypatch):
-    model = tiny_llama("F32")
-    made, run = decoder(write(tmp_path, model)), Run(CancelToken())
-    made.prefill([*PROMPT, 9, 9, 9], run)
+def test_a_second_conversation_reuses_whole_chunks_and_changes_no_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 4)
+    path, run = write(tmp_path, tiny_llama("Q4_1")), Run(CancelToken())
+    made, fresh = decoder(path), decoder(path, reuse_prefix=False)
     computed = []
-    monkeypatch.setattr(
-        made, "_embed", lambda ids, real=made._embed: computed.extend(ids) or real(ids)
-    )
-    second = [*PROMPT, 8, 7]
-    made.prefill(second, run)
-    assert computed == [8, 7]
-    expected = Reference(model).logits(second)[-1]
-    np.testing.assert_allclose(made.logits, expected, atol=2e-4 * np.abs(expected).max())
+    real = made._embed
+    monkeypatch.setattr(made, "_embed", lambda ids: computed.extend(ids) or real(ids))
+    made.prefill([*PROMPT, 9, 9, 9], run)
+    for token in (8, 7, 6):
+        made.step([token], run)
+    for sequence, known in (
+        ([*PROMPT, 9, 9, 9, 8, 7, 6, 5], 8),
+        ([*PROMPT, 9, 9, 9, 8], 8),
+        ([*PROMPT, 9, 9, 9, 7, 1], 8),
+        (PROMPT, 4),
+        ([2, *PROMPT], 0),
+    ):
+        computed.clear()
+        made.prefill(sequence, run)
+        assert computed == sequence[known:]
+        fresh.prefill(sequence, run)
+        np.testing.assert_array_equal(made.logits, fresh.logits)
+
+
+def test_a_cancelled_prefill_leaves_no_wrong_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 4)
+    path, cancel = write(tmp_path, tiny_llama("Q4_1")), CancelToken()
+    made, fresh = decoder(path), decoder(path)
+    real = made._embed
+    monkeypatch.setattr(made, "_embed", lambda ids: cancel.cancel() or real(ids))
+    assert not made.prefill([3] * 11, Run(cancel))
+    for some in (made, fresh):
+        assert some.prefill([3] * 11, Run(CancelToken()))
+    np.testing.assert_array_equal(made.logits, fresh.logits)
 
 
 @pytest.mark.parametrize("kind", TYPES)

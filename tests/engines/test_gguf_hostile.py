@@ -6,10 +6,6 @@ import tracemalloc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from aigrid.engines import gguf
-from aigrid.engines.llama import read_config
-from aigrid.protocol.errors import Code, EngineError
 from tests.engines.gguf_writer import (
     ARRAY,
     BOOL,
@@ -22,6 +18,10 @@ from tests.engines.gguf_writer import (
     text,
     tiny_llama,
 )
+
+from aigrid.engines import gguf
+from aigrid.engines.llama import read_config
+from aigrid.protocol.errors import Code, EngineError
 
 WHOLE = tiny_llama("Q4_1").build()
 BODY = bytes(128)

@@ -1,5 +1,7 @@
 """However an answer is cut into tokens, the same text comes out, and never half a character."""
 
+from itertools import pairwise
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -8,7 +10,7 @@ from aigrid.engines.text_stream import TextStream
 
 def cut(data, places):
     marks = sorted({min(place, len(data)) for place in places} | {0, len(data)})
-    return [data[start:end] for start, end in zip(marks, marks[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(marks)]
 
 
 def say(pieces, stops=()):

@@ -1,0 +1,77 @@
+"""A chat template is a stranger's program: it renders, refuses or fails, each with its code."""
+
+import pytest
+from tests.engines.gguf_writer import CHATML
+
+from aigrid.engines.chat_template import TEMPLATE_CHARS_MAX, ChatTemplate
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import ChatMessage
+
+HELLO = (ChatMessage("user", "hello <b> & {{ 1 }}"),)
+
+
+def render(source, messages=HELLO):
+    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages)
+
+
+def test_messages_are_rendered_as_they_are():
+    assert render(CHATML) == (
+        "<|im_start|>user\nhello <b> & {{ 1 }}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_developer_speaks_as_the_system():
+    assert "<|im_start|>system\nbe" in render(CHATML, (ChatMessage("developer", "be brief"),))
+
+
+def test_special_tokens_and_json_are_there():
+    assert render("{{ bos_token }}{{ {'a': '<é>'} | tojson }}{{ eos_token }}") == (
+        '<s>{"a": "<é>"}</s>'
+    )
+
+
+def test_loops_may_be_left():
+    assert (
+        render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}")
+        == "01"
+    )
+
+
+def test_refused_messages_are_an_invalid_request():
+    with pytest.raises(EngineError, match="no tools here") as caught:
+        render(CHATML, (ChatMessage("tool", "4"),))
+    assert caught.value.code == Code.INVALID_REQUEST
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for",
+        "{{ nosuch.attribute }}",
+        "{{ ''.__class__.__mro__ }}{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{% for i in range(100000000) %}a{% endfor %}",
+        "{% for i in range(90000) %}{{ 'aaaaaaaaaaaaaaaaaaaaaaa' }}{% endfor %}",
+        "{{ 'a' * 10000000000 }}",
+        "{{ 10000000000 * [1] }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ 2 ** 10000000000 }}",
+        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% include 'x' %}",
+        "{# " + "a" * TEMPLATE_CHARS_MAX + " #}",
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    ],
+)
+def test_a_hostile_template_is_an_unsupported_model(source):
+    with pytest.raises(EngineError) as caught:
+        render(source)
+    assert caught.value.code == Code.UNSUPPORTED_MODEL
+
+
+def test_plain_arithmetic_is_allowed():
+    assert (
+        render("{{ 2 ** 3 }} {{ 7 % 4 }} {{ 'a' + 'b' }} {{ 'ab' * 2 }} {{ 2 * 3 }}")
+        == "8 3 ab abab 6"
+    )

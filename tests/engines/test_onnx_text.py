@@ -1,0 +1,301 @@
+"""The whole engine on a tiny random model: requests, endings, continuations, cancelling, errors."""
+
+import threading
+
+import numpy as np
+import pytest
+from tests.engines.gguf_writer import ENDING, tiny_llama, write
+from tests.engines.texts import ask, load, source
+
+from aigrid.engines import onnx_decoder
+from aigrid.engines.base import CancelToken, Engine, ModelSource
+from aigrid.engines.onnx_text import OnnxTextEngine
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import ChatMessage, Finish, TensorRequest, TextChunk, TextRequest
+
+HELLO = (ChatMessage("user", "hello world"),)
+# Bytes that decode to letters, so that stop strings can be taken from the answers.
+SEEDED = {"prompt": "hello", "temperature": 3.0, "seed": 11}
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_path):
+    return load(tiny_path)
+
+
+def refused(engine, code, **fields):
+    with pytest.raises(EngineError) as caught:
+        ask(engine, **fields)
+    assert caught.value.code == code
+    return str(caught.value)
+
+
+def test_it_is_an_engine(engine):
+    assert isinstance(engine, Engine)
+    found = OnnxTextEngine().probe()
+    assert (found.problem, found.formats) == ("", ("gguf",))
+
+
+def test_an_answer_has_a_chunk_for_each_token_and_counts(engine):
+    chunks = list(engine.infer(TextRequest(messages=HELLO, max_tokens=9, seed=1), CancelToken()))
+    assert all(isinstance(chunk, TextChunk) for chunk in chunks[:-1])
+    assert chunks[-1].prompt_tokens == len(
+        engine._loaded.tokenizer.encode(engine._loaded.template.render(HELLO))
+    )
+    assert chunks[-1].completion_tokens == sum(len(chunk.token_ids) for chunk in chunks[:-1])
+
+
+def test_greedy_takes_the_likeliest_of_the_distribution_it_reports(engine):
+    _, ids, logprobs, _ = ask(engine, prompt="hello", max_tokens=12, top_logprobs=3)
+    assert [entry.token_id for entry in logprobs] == ids
+    for entry in logprobs:
+        assert entry.top[0][0] == entry.token_id
+        assert entry.top[0][2] == entry.logprob
+        values = [value for _, _, value in entry.top]
+        assert values == sorted(values, reverse=True)
+        assert sum(map(np.exp, values)) <= 1 + 1e-6
+
+
+def test_log_probabilities_do_not_depend_on_how_it_samples(engine):
+    plain = ask(engine, prompt="hello", max_tokens=1, top_logprobs=4)[2]
+    shaped = ask(engine, **SEEDED, top_p=0.3, max_tokens=1, top_logprobs=4)[2]
+    assert shaped[0].top == plain[0].top
+
+
+def test_no_log_probabilities_unless_asked(engine):
+    assert ask(engine, prompt="hello", max_tokens=3)[2] == []
+    assert ask(engine, prompt="hello", max_tokens=1, top_logprobs=0)[2][0].top == ()
+
+
+def test_the_same_seed_gives_the_same_answer(engine):
+    assert ask(engine, **SEEDED, max_tokens=30) == ask(engine, **SEEDED, max_tokens=30)
+    answers = {ask(engine, prompt="hello", temperature=2.0, max_tokens=30)[0] for _ in range(3)}
+    assert len(answers) > 1
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 0.0}, {"temperature": 3.0, "seed": 11}])
+def test_a_continuation_elsewhere_is_the_rest_of_the_answer(engine, tiny_path, fields):
+    text, ids, _, finish = ask(engine, prompt="hello", max_tokens=30, **fields)
+    chunks = list(engine.infer(TextRequest(prompt="hello", max_tokens=30, **fields), CancelToken()))
+    elsewhere = load(tiny_path)
+    for count in (1, 7, len(ids) - 1):
+        said = "".join(chunk.text for chunk in chunks[:count])
+        more, rest, _, end = ask(
+            elsewhere,
+            prompt="hello",
+            continued_ids=tuple(ids[:count]),
+            max_tokens=30 - count,
+            **fields,
+        )
+        assert rest == ids[count:]
+        assert said + more == text
+        assert (end.reason, end.prompt_tokens) == (finish.reason, finish.prompt_tokens)
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_said(engine):
+    text, ids, _, _ = ask(engine, **SEEDED, max_tokens=40)
+    for start in range(1, len(text) - 3):
+        stop = text[start : start + 3]
+        cut, fewer, _, finish = ask(engine, **SEEDED, max_tokens=40, stop=(stop,))
+        assert cut == text[: text.index(stop)]
+        assert fewer == ids[: len(fewer)]
+        assert finish.reason == "stop"
+
+
+def test_a_continuation_goes_on_within_a_stop_string(engine):
+    text, ids, _, _ = ask(engine, **SEEDED, max_tokens=40)
+    stop = text[5:9]
+    whole = ask(engine, **SEEDED, max_tokens=40, stop=(stop,))
+    request = TextRequest(**SEEDED, max_tokens=40, stop=(stop,))
+    chunks = list(engine.infer(request, CancelToken()))
+    for count in range(1, len(whole[1]) + 1):
+        said = "".join(chunk.text for chunk in chunks[:count])
+        more, rest, _, finish = ask(
+            engine, **SEEDED, continued_ids=tuple(ids[:count]), max_tokens=40, stop=(stop,)
+        )
+        assert (said + more, rest) == (whole[0], whole[1][count:])
+        assert finish.reason == "stop"
+
+
+def test_an_answer_that_already_ended_is_not_continued(engine):
+    assert ask(engine, prompt="hello", continued_ids=(7, ENDING))[1:] == (
+        [],
+        [],
+        Finish("stop", 1, 0),
+    )
+
+
+def test_the_ending_token_ends_the_answer(engine, monkeypatch):
+    _, ids, _, _ = ask(engine, prompt="hello", max_tokens=10)
+    ended = ids.index(ids[4])
+    monkeypatch.setattr(engine._loaded.tokenizer, "ending", frozenset({ids[4]}))
+    _, fewer, _, finish = ask(engine, prompt="hello", max_tokens=10)
+    assert (fewer, finish.reason) == (ids[:ended], "stop")
+
+
+def test_max_tokens_and_the_context_bound_the_answer(engine):
+    assert ask(engine, prompt="hello", max_tokens=5)[3] == Finish("length", 1, 5)
+    engine._loaded.tokenizer.ending, kept = frozenset(), engine._loaded.tokenizer.ending
+    try:
+        assert ask(engine, prompt="hello")[3] == Finish("length", 1, 127)
+    finally:
+        engine._loaded.tokenizer.ending = kept
+
+
+def test_context_overflow_says_how_many_and_how_many_fit(engine):
+    code = Code.CONTEXT_LENGTH_EXCEEDED
+    message = refused(engine, code, token_ids=(5,) * 128)
+    assert "128" in message
+    assert "128 fit" in message
+    assert "100 more" in refused(engine, code, token_ids=(5,) * 29, max_tokens=100)
+    refused(engine, code, token_ids=(5,) * 100, continued_ids=(5,) * 28)
+    assert "or more" in refused(engine, code, prompt="a" * 10_000_000)
+    assert "or more" in refused(engine, code, messages=(ChatMessage("user", "a" * 10_000_000),))
+    assert ask(engine, token_ids=(5,) * 127, max_tokens=1)[3].completion_tokens <= 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"messages": HELLO, "prompt": "hello"},
+        {"prompt": ""},
+        {"token_ids": ()},
+        {"token_ids": (10_000,)},
+        {"token_ids": (-1,)},
+        {"prompt": "a", "continued_ids": (10_000,)},
+        {"prompt": "\ud800"},
+        {"prompt": "a", "max_tokens": 0},
+        {"prompt": "a", "temperature": -1.0},
+        {"prompt": "a", "top_p": 0.0},
+        {"prompt": "a", "stop": ("",)},
+        {"prompt": "a", "stop": ("a",) * 17},
+        {"prompt": "a", "top_logprobs": 21},
+        {"messages": HELLO * 2049},
+        {"messages": (ChatMessage("tool", "4"),)},
+    ],
+)
+def test_a_request_out_of_range_is_invalid(engine, fields):
+    refused(engine, Code.INVALID_REQUEST, **fields)
+    assert ask(engine, prompt="hello", max_tokens=1)[3].completion_tokens == 1
+
+
+def test_a_tensor_request_is_of_another_engine(engine):
+    with pytest.raises(EngineError) as caught:
+        engine.infer(TensorRequest(inputs={}), CancelToken())
+    assert caught.value.code == Code.INVALID_REQUEST
+
+
+def test_a_model_without_a_template_takes_prompts_only(tmp_path):
+    bare = load(write(tmp_path, tiny_llama("F32", without=("tokenizer.chat_template",))))
+    refused(bare, Code.INVALID_REQUEST, messages=HELLO)
+    assert ask(bare, prompt="hello", max_tokens=2)[3].completion_tokens == 2
+
+
+def test_cancelling_stops_before_the_next_token(engine):
+    cancel, seen = CancelToken(), []
+    for chunk in engine.infer(TextRequest(prompt="hello", max_tokens=100, seed=1), cancel):
+        seen.append(chunk)
+        if len(seen) == 3:
+            cancel.cancel()
+    assert seen[-1] == Finish("cancelled", 1, 3)
+    assert len(seen) == 4
+    assert engine.stats().running == 0
+
+
+def test_a_request_cancelled_before_it_began_computes_nothing(engine):
+    cancel = CancelToken()
+    cancel.cancel()
+    assert ask(engine, cancel, prompt="hello")[1:] == ([], [], Finish("cancelled", 1, 0))
+
+
+def test_cancelling_reaches_into_a_running_step(engine):
+    """The hook ends a run that is under way; the engine answers the next request as before."""
+    before = ask(engine, prompt="hello again", max_tokens=3)
+    cancel = CancelToken()
+
+    class Stuck:
+        """A session whose run ends only when it is told to."""
+
+        def run_with_iobinding(self, binding, options):
+            started.set()
+            while not options.terminate:
+                released.wait(0.001)
+            raise RuntimeError("Exiting due to terminate flag being set to true.")
+
+    started, released = threading.Event(), threading.Event()
+    decoder = engine._loaded.decoder
+    real, decoder._session = decoder._session, Stuck()
+    canceller = threading.Thread(target=lambda: (started.wait(), cancel.cancel()))
+    canceller.start()
+    try:
+        assert ask(engine, cancel, prompt="hello again")[3].reason == "cancelled"
+    finally:
+        canceller.join()
+        decoder._session = real
+    assert ask(engine, prompt="hello again", max_tokens=3) == before
+
+
+def test_a_failing_runtime_is_a_typed_error(engine, monkeypatch):
+    class Broken:
+        def run_with_iobinding(self, *_):
+            raise RuntimeError("/secret/path is broken")
+
+    monkeypatch.setattr(engine._loaded.decoder, "_session", Broken())
+    assert "secret" not in refused(engine, Code.ENGINE_FAILED, prompt="hello")
+
+
+def test_memory_that_is_not_there_is_a_typed_error(tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(onnx_decoder, "rotary_tables", none)
+    with pytest.raises(EngineError) as caught:
+        load(write(tmp_path, tiny_llama("F32")))
+    assert caught.value.code == Code.OUT_OF_MEMORY
+
+
+def test_stats_count_what_was_done(tiny_path):
+    engine = load(tiny_path)
+    prompt = engine._loaded.tokenizer.encode("hello")
+    ask(engine, prompt="hello", max_tokens=4)
+    with pytest.raises(EngineError):
+        ask(engine, prompt="")
+    stats = engine.stats()
+    assert (stats.requests, stats.running) == (2, 0)
+    assert (stats.tokens_in, stats.tokens_out) == (len(prompt), 4)
+    assert stats.busy_seconds > 0
+
+
+def test_the_estimate_tells_context_precision_and_memory(tiny_path):
+    estimate = OnnxTextEngine().estimate(source(tiny_path))
+    assert (estimate.context_tokens, estimate.precision, estimate.slots) == (128, "q4_1", 1)
+    assert estimate.memory_bytes > 1024 * 1024
+    assert OnnxTextEngine().estimate(source(tiny_path, context=32)).context_tokens == 32
+    assert OnnxTextEngine().estimate(source(tiny_path, context=10**9)).context_tokens == 128
+
+
+@pytest.mark.parametrize(
+    "options", [{"context": 0}, {"context": "all"}, {"spin": 1}, {"exact_inputs": "yes"}]
+)
+def test_options_of_another_type_are_refused(tiny_path, options):
+    with pytest.raises(EngineError) as caught:
+        load(tiny_path, **options)
+    assert caught.value.code == Code.UNSUPPORTED_MODEL
+
+
+def test_a_source_without_one_gguf_is_refused(tiny_path):
+    for files, form in (
+        ({}, "gguf"),
+        ({"a.gguf": tiny_path, "b.gguf": tiny_path}, "gguf"),
+        ({"a.gguf": tiny_path}, "onnx"),
+    ):
+        with pytest.raises(EngineError) as caught:
+            OnnxTextEngine().estimate(ModelSource("m", form, files, "text-generation"))
+        assert caught.value.code == Code.UNSUPPORTED_MODEL
+
+
+def test_an_unloaded_engine_says_so(tiny_path):
+    engine = load(tiny_path)
+    engine.unload()
+    refused(engine, Code.ENGINE_FAILED, prompt="hello")

@@ -1,0 +1,114 @@
+"""The starter model: real answers from real weights."""
+
+import threading
+import time
+
+import pytest
+from tests.engines.texts import ask, load, source
+
+from aigrid.engines.base import CancelToken
+from aigrid.engines.onnx_text import OnnxTextEngine
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import ChatMessage, Finish, TextRequest
+
+pytestmark = pytest.mark.model
+FRANCE = (ChatMessage("user", "What is the capital of France?"),)
+STORY = (ChatMessage("user", "Tell a story about a fox."),)
+
+
+@pytest.fixture(scope="module")
+def engine(smollm2_path, tmp_path_factory):
+    return load(smollm2_path, cache=tmp_path_factory.mktemp("cache"), threads=2, spin=False)
+
+
+def test_it_knows_the_capital_of_france(engine):
+    text, _, _, finish = ask(engine, messages=FRANCE, max_tokens=40)
+    assert "Paris" in text
+    assert finish.reason == "stop"
+    assert "<|" not in text
+
+
+def test_it_ends_by_itself_and_knows_the_conversation(engine):
+    first = ask(engine, messages=FRANCE, max_tokens=40)[0]
+    turns = (*FRANCE, ChatMessage("assistant", first), ChatMessage("user", "And of Italy?"))
+    assert "Rome" in ask(engine, messages=turns, max_tokens=60)[0]
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 0.0}, {"temperature": 0.9, "top_p": 0.9}])
+def test_a_continuation_is_the_rest_of_the_answer(engine, fields):
+    fields = {"messages": STORY, "seed": 42, **fields}
+    text, ids, _, _ = ask(engine, max_tokens=40, **fields)
+    # Another conversation in between, so that no keys and values are left from the first.
+    ask(engine, messages=FRANCE, max_tokens=1)
+    _, rest, _, finish = ask(engine, max_tokens=25, continued_ids=tuple(ids[:15]), **fields)
+    assert rest == ids[15:]
+    assert finish.completion_tokens == 25
+    assert text
+
+
+def test_a_stop_string_that_spans_tokens_is_not_said(engine):
+    text, _, _, _ = ask(engine, messages=STORY, max_tokens=40)
+    stop = text[30:45]
+    cut, _, _, finish = ask(engine, messages=STORY, max_tokens=40, stop=("never said", stop))
+    assert cut == text[: text.index(stop)]
+    assert finish.reason == "stop"
+
+
+def test_log_probabilities_are_sane(engine):
+    logprobs = ask(engine, messages=FRANCE, max_tokens=6, top_logprobs=5)[2]
+    for entry in logprobs:
+        assert entry.logprob <= 0
+        assert entry.top[0][:2] == (entry.token_id, entry.token)
+        assert len(entry.top) == 5
+    assert "Paris" in "".join(entry.token for entry in logprobs)
+
+
+def test_cancelling_stops_within_a_token(engine):
+    cancel, chunks = CancelToken(), []
+    for chunk in engine.infer(TextRequest(messages=STORY, temperature=0.0), cancel):
+        chunks.append(chunk)
+        if len(chunks) == 4:
+            cancel.cancel()
+    assert chunks[-1].reason == "cancelled"
+    assert len(chunks) == 5
+
+
+def test_cancelling_cuts_a_prefill_short(engine):
+    cancel = CancelToken()
+    tokens = tuple(1000 + index for index in range(3500))
+    began = time.perf_counter()
+    timer = threading.Timer(0.1, cancel.cancel)
+    timer.start()
+    chunks = list(engine.infer(TextRequest(token_ids=tokens), cancel))
+    took = time.perf_counter() - began
+    timer.join()
+    assert chunks == [Finish("cancelled", 3500, 0)]
+    # The whole would take seconds, and one chunk of 256 tokens some tenths of one.
+    assert took < 1
+    assert "Paris" in ask(engine, messages=FRANCE, max_tokens=20)[0]
+
+
+def test_context_overflow_is_typed(engine):
+    long = (ChatMessage("user", "one two three " * 2000),)
+    with pytest.raises(EngineError, match=r"has \d+ tokens .* 4096 fit") as caught:
+        ask(engine, messages=long)
+    assert caught.value.code == Code.CONTEXT_LENGTH_EXCEEDED
+
+
+def test_other_scripts_come_out_whole(engine):
+    tokenizer = engine._loaded.tokenizer
+    for text in ("你好,世界 🌍", "naïve Ελλάδα", "  two\n\n\tthree 1234"):
+        tokens = tokenizer.encode(text)
+        assert b"".join(map(tokenizer.piece, tokens)).decode() == text
+
+
+def test_loading_is_quick_once_built_and_within_the_estimate(smollm2_path, tmp_path):
+    load(smollm2_path, cache=tmp_path, context=256)
+    began = time.perf_counter()
+    engine = OnnxTextEngine()
+    model = source(smollm2_path, cache=tmp_path, context=256)
+    estimate = engine.estimate(model)
+    engine.load(model, threads=1)
+    assert time.perf_counter() - began < 10
+    assert (estimate.precision, estimate.context_tokens) == ("q4_1", 256)
+    assert smollm2_path.stat().st_size < estimate.memory_bytes < 2**30
