@@ -15,6 +15,9 @@ from aigrid.protocol.limits import LIMITS
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=LIMITS.max_tokens_max)]
+# JSON, in which the gateway passes it on, knows neither NaN nor infinities.
+Finite = Annotated[float, Meta(ge=-1e38, le=1e38)]
+TokenCount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 StopText = Annotated[str, Meta(min_length=1, max_length=LIMITS.stop_max_chars)]
 _TEMPERATURE_MAX = 1e6  # and not infinite
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -82,10 +85,12 @@ InferRequest = TextRequest | TensorRequest
 class TokenLogprob(msgspec.Struct, frozen=True):
     """Natural log-probability of a token under the unmodified distribution."""
 
-    token_id: int
+    token_id: TokenId
     token: str
-    logprob: float
-    top: tuple[tuple[int, str, float], ...] = ()
+    logprob: Finite
+    top: Annotated[
+        tuple[tuple[TokenId, str, Finite], ...], Meta(max_length=LIMITS.top_logprobs_max)
+    ] = ()
 
 
 class TextChunk(msgspec.Struct, frozen=True, tag="text"):
@@ -96,7 +101,7 @@ class TextChunk(msgspec.Struct, frozen=True, tag="text"):
     """
 
     text: str
-    token_ids: tuple[int, ...] = ()
+    token_ids: TokenIds = ()
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
@@ -110,8 +115,8 @@ class Finish(msgspec.Struct, frozen=True, tag="finish"):
     """The clean end of an answer, with token counts (0 where the model has no tokens)."""
 
     reason: FinishReason
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: TokenCount = 0
+    completion_tokens: TokenCount = 0
 
 
 InferChunk = TextChunk | TensorChunk | Finish

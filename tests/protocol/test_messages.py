@@ -16,7 +16,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import code_of, encode, refusal
 
 texts = st.text(max_size=20)
-floats = st.floats(allow_nan=False)
+floats = st.floats(-1e38, 1e38)
 token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
 raw_records = st.binary(max_size=40)
 nonces = st.binary(min_size=16, max_size=32)
@@ -53,10 +53,10 @@ tensor_requests = st.builds(
 )
 token_logprobs = st.builds(
     inference.TokenLogprob,
-    token_id=wire_ints,
+    token_id=st.integers(0, 2**31 - 1),
     token=texts,
     logprob=floats,
-    top=st.lists(st.tuples(wire_ints, texts, floats), max_size=2).map(tuple),
+    top=st.lists(st.tuples(st.integers(0, 2**31 - 1), texts, floats), max_size=2).map(tuple),
 )
 chunks = (
     st.builds(
@@ -69,8 +69,8 @@ chunks = (
     | st.builds(
         inference.Finish,
         reason=st.sampled_from(["stop", "length", "cancelled"]),
-        prompt_tokens=wire_ints,
-        completion_tokens=wire_ints,
+        prompt_tokens=st.integers(0, 2**53 - 1),
+        completion_tokens=st.integers(0, 2**53 - 1),
     )
 )
 batches = st.builds(messages.Records, records=st.lists(raw_records, max_size=3).map(tuple))
@@ -91,7 +91,11 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
     ),
     "rpc_answer": (
         messages.decode_rpc_answer,
-        st.builds(messages.Pong, wall_ms=wire_ints, running=wire_ints)
+        st.builds(
+            messages.Pong,
+            wall_ms=st.integers(0, 253_402_300_799_999),
+            running=st.integers(0, 1_000_000),
+        )
         | batches
         | st.builds(messages.Chunks, chunks=st.lists(chunks, max_size=3).map(tuple)),
     ),
@@ -231,6 +235,10 @@ def tensor(**fields: Any) -> bytes:
     return packed("infer", request_id="12345678", model="m", manifest="m", request=request)
 
 
+def chunk(kind: str, **fields: Any) -> bytes:
+    return packed("chunks", chunks=[{"type": kind, **fields}])
+
+
 @pytest.mark.parametrize(
     ("name", "raw"),
     [
@@ -261,6 +269,20 @@ def tensor(**fields: Any) -> bytes:
         ("rpc_request", tensor(shape=[1] * (LIMITS.tensor_rank_max + 1))),
         ("rpc_request", tensor(shape=[-1])),
         ("rpc_request", tensor(dtype="x" * 17)),
+        ("rpc_answer", packed("pong", wall_ms=-1)),
+        ("rpc_answer", packed("pong", wall_ms=0, running=-1)),
+        ("rpc_answer", chunk("text", text="", token_ids=[-1])),
+        ("rpc_answer", chunk("finish", reason="stop", completion_tokens=-1)),
+        ("rpc_answer", chunk("finish", reason="bored")),
+        *(
+            ("rpc_answer", chunk("text", text="", logprobs=[said]))
+            for said in (
+                {"token_id": 1, "token": "", "logprob": float("nan")},
+                {"token_id": 1, "token": "", "logprob": float("-inf")},
+                {"token_id": 1, "token": "", "logprob": 0.0, "top": [[1, "", float("inf")]]},
+                {"token_id": 1, "token": "", "logprob": 0.0, "top": [[1, "", 0.0]] * 21},
+            )
+        ),
         ("records", packed("records", records=[b""] * 1025)),
         ("records", packed("records", records=[bytes(LIMITS.record_max_bytes + 1)])),
         ("join_request", packed("ask", name="x", commitment=bytes(31))),
@@ -282,6 +304,7 @@ def test_messages_out_of_bounds_are_a_protocol_violation(name: str, raw: bytes) 
 def test_the_plain_requests_of_these_tests_are_within_bounds() -> None:
     messages.decode_rpc_request(text())
     messages.decode_rpc_request(tensor())
+    messages.decode_rpc_answer(chunk("text", text=""))
 
 
 def test_a_refusal_carries_its_code_and_can_always_be_sent() -> None:
