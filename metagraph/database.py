@@ -19,6 +19,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE records (
         content_id TEXT NOT NULL PRIMARY KEY,
+        sha256 BLOB NOT NULL,
         issuer TEXT NOT NULL,
         kind TEXT NOT NULL,
         subject TEXT NOT NULL,

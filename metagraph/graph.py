@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from aigrid.metagraph.index import Index
-from aigrid.metagraph.store import PutResult, Store, Summary, digest_of
+from aigrid.metagraph.store import PutResult, Store
 from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import Identity
@@ -179,12 +179,15 @@ class Metagraph:
         record = self._memberships.get(did)
         return record if record is not None and record.valid_until_ms > now_ms else None
 
-    def live_records(self, now_ms: int) -> list[Record]:
-        """Everything believed now."""
+    def live_records(self, now_ms: int, *, issuer: str | None = None) -> list[Record]:
+        """Everything believed now, or what is believed of one issuer (which is much quicker)."""
+        records = self.store.live(now_ms) if issuer is None else self.store.of_issuer(issuer)
         return [
             record
-            for record in self.store.live(now_ms)
-            if not record.withdrawn and self._may_say(record.kind, record.issuer, now_ms)
+            for record in records
+            if not record.withdrawn
+            and record.valid_until_ms > now_ms
+            and self._may_say(record.kind, record.issuer, now_ms)
         ]
 
     def manifests_of(self, model_id: str, now_ms: int) -> tuple[Record, ...]:
@@ -203,15 +206,17 @@ class Metagraph:
         digests = self.store.digests(now_ms, LIMITS.sync_known_max)
         return b"".join(digest[:KNOWN_ID_BYTES] for digest in digests)
 
-    def records_unknown_to(self, known: bytes, *, now_ms: int) -> list[Summary]:
+    def records_unknown_to(self, known: bytes, *, now_ms: int) -> list[Record]:
         """What to answer to such a request: withdrawals included, memberships first."""
         ids = {known[i : i + KNOWN_ID_BYTES] for i in range(0, len(known), KNOWN_ID_BYTES)}
-        return [
-            summary
-            for summary in self.store.summaries(now_ms)
-            if digest_of(summary.content_id)[:KNOWN_ID_BYTES] not in ids
-            and self._may_say(summary.kind, summary.issuer, now_ms)
-        ]
+        return self.store.records(
+            [
+                summary.content_id
+                for summary in self.store.summaries(now_ms)
+                if summary.sha256[:KNOWN_ID_BYTES] not in ids
+                and self._may_say(summary.kind, summary.issuer, now_ms)
+            ]
+        )
 
     # --- inside
 
@@ -333,7 +338,7 @@ class Metagraph:
 
     def _remember_refusal(self, record: Record, error: VerificationError) -> None:
         """A superseded record stays so; any other refused here may be welcome later."""
-        digest = digest_of(record.content_id)
+        digest = hashlib.sha256(record.raw).digest()
         if error.code is Code.SUPERSEDED:
             self._refusals.put(digest, (error.message, error.code))
         else:

@@ -6,8 +6,8 @@ anywhere, so that nothing old comes back: not after a withdrawal, not after expi
 restart. Who may say what is decided above, in `graph`.
 """
 
-import base64
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -29,9 +29,6 @@ _REMEMBERED_PER_RECORD = 8
 
 _FIELDS = "kind, issuer, subject, valid_from_ms, valid_until_ms, withdrawn, content_id, raw"
 _OF_KEY = "issuer = ? AND kind = ? AND subject = ?"
-_EVERY_DIGEST = (
-    "SELECT content_id FROM records WHERE valid_until_ms > ? ORDER BY valid_from_ms DESC"
-)
 
 
 class PutResult(Enum):
@@ -50,13 +47,14 @@ class Stored:
     received_from: str | None
 
 
-class Summary(msgspec.Struct, frozen=True):
-    """What sync needs to know of a record before it reads it."""
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What there is to know of a record without reading it. `sha256` is that of its bytes."""
 
     content_id: str
+    sha256: bytes
     kind: Kind
     issuer: str
-    raw: bytes
 
 
 class _Envelope(msgspec.Struct):
@@ -127,6 +125,11 @@ class Store:
             self._write(record, now_ms, received_from, account)
         return PutResult.CHANGED
 
+    def records(self, content_ids: Iterable[str]) -> list[Record]:
+        """The stored records with these content ids, in this order."""
+        found = (self.get(content_id) for content_id in content_ids)
+        return [stored.record for stored in found if stored is not None]
+
     def has(self, content_id: str) -> bool:
         return (
             self.database.row("SELECT 1 FROM records WHERE content_id = ?", (content_id,))
@@ -166,17 +169,21 @@ class Store:
 
     def digests(self, now_ms: int, count_max: int) -> list[bytes]:
         """SHA-256 of the live records, newest first."""
-        rows = self.database.rows(f"{_EVERY_DIGEST} LIMIT ?", (now_ms, count_max))
-        return [digest_of(content_id) for (content_id,) in rows]
+        rows = self.database.rows(
+            "SELECT sha256 FROM records WHERE valid_until_ms > ? "
+            "ORDER BY valid_from_ms DESC LIMIT ?",
+            (now_ms, count_max),
+        )
+        return [sha256 for (sha256,) in rows]
 
     def summaries(self, now_ms: int) -> Iterator[Summary]:
-        """Live records as they go to a peer: memberships first, then oldest first."""
+        """Live records in the order in which a peer needs them: memberships, then oldest first."""
         rows = self.database.rows(
-            "SELECT content_id, kind, issuer, raw FROM records WHERE valid_until_ms > ? "
+            "SELECT content_id, sha256, kind, issuer FROM records WHERE valid_until_ms > ? "
             "ORDER BY kind != ?, valid_from_ms",
             (now_ms, Kind.MEMBERSHIP.value),
         )
-        return (Summary(row[0], Kind(row[1]), row[2], row[3]) for row in rows)
+        return (Summary(row[0], row[1], Kind(row[2]), row[3]) for row in rows)
 
     def expire(self, now_ms: int) -> list[Record]:
         """Delete what is no longer valid, and return it."""
@@ -256,9 +263,10 @@ class Store:
         self, record: Record, now_ms: int, received_from: str | None, account: str | None
     ) -> None:
         self.database.execute(
-            "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.content_id,
+                hashlib.sha256(record.raw).digest(),
                 *record.key,
                 record.valid_from_ms,
                 record.valid_until_ms,
@@ -274,12 +282,6 @@ class Store:
             "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?, ?, ?, ?)",
             (*record.key, record.valid_from_ms, record.content_id, account, until_ms),
         )
-
-
-def digest_of(content_id: str) -> bytes:
-    """The SHA-256 inside a record's content id."""
-    body = content_id[1:].upper()
-    return base64.b32decode(body + "=" * (-len(body) % 8))[-32:]
 
 
 def _record(row: tuple[Any, ...]) -> Record:

@@ -311,7 +311,7 @@ def test_a_restarted_node_believes_the_same(tmp_path: Path) -> None:
 def made_anew(made: Metagraph) -> Metagraph:
     """The same records, ingested once more by another node."""
     other = graph()
-    raws = [summary.raw for summary in made.records_unknown_to(b"", now_ms=NOW)]
+    raws = [record.raw for record in made.records_unknown_to(b"", now_ms=NOW)]
     _, refusals = other.ingest_batch(raws, now_ms=NOW, received_from="peer")
     assert refusals == []
     return other
@@ -337,10 +337,10 @@ def test_sync_sends_what_the_other_lacks_memberships_first_and_withdrawals_too()
     ingest(made, about, node_record(ANN), node_record(BEN))
     made.withdraw(Kind.MEMBERSHIP, BEN.did, AUTHORITY, now_ms=NOW)
     answer = made.records_unknown_to(b"", now_ms=NOW + 1)
-    assert [summary.kind for summary in answer[:2]] == [Kind.MEMBERSHIP] * 2
-    assert {summary.issuer for summary in answer} == {AUTHORITY.did, ANN.did}  # not BEN's
+    assert [record.kind for record in answer[:2]] == [Kind.MEMBERSHIP] * 2
+    assert {record.issuer for record in answer} == {AUTHORITY.did, ANN.did}  # not BEN's
     other = graph()
-    raws = [summary.raw for summary in answer]
+    raws = [record.raw for record in answer]
     assert other.ingest_batch(raws, now_ms=NOW + 1, received_from="peer")[1] == []
     assert visible(other, NOW + 1) == visible(made, NOW + 1)
     known = other.known_ids(now_ms=NOW + 1)
