@@ -1,12 +1,13 @@
 """The side of the join protocol that wants in, or greets a fellow member."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 import trio
 
 from aigrid.node.discovery.grid import Grid, NowMs, RandomBytes
-from aigrid.node.discovery.join_wire import read_message, write_message
+from aigrid.node.discovery.join_wire import finish, read_message, write_message
 from aigrid.node.network.transport import JOIN_PROTOCOL, PeerAddress, Transport
 from aigrid.protocol.errors import (
     AigridError,
@@ -146,11 +147,12 @@ class JoinClient:
             try:
                 await write_message(stream, encode(message))
                 answer = decode_join_answer(await read_message(stream))
+                with suppress(RemoteError):  # we have the answer: a lost connection is no matter
+                    await finish(stream)
             except BaseException:
                 with trio.CancelScope(shield=True), trio.move_on_after(1):
                     await stream.reset()
                 raise
-            await stream.close()
             return _accepted(answer, peer.peer_id)
         raise RemoteError("the peer does not answer", Code.TIMEOUT, peer=peer.peer_id)
 

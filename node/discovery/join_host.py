@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from aigrid.node.discovery.grid import Grid, NowMs, RandomBytes
-from aigrid.node.discovery.join_wire import read_message, write_message
+from aigrid.node.discovery.join_wire import finish, read_message, write_message
 from aigrid.node.discovery.rate import TokenBuckets
 from aigrid.node.network.transport import Stream
 from aigrid.protocol.errors import (
@@ -90,7 +90,7 @@ class JoinHost:
                     log.info("join refused", peer=stream.peer_id, code=error.code.value)
                     answer = refusal(error)
                 await write_message(stream, encode(answer))
-                await stream.close()
+                await finish(stream)
         except (RemoteError, trio.TooSlowError):
             await stream.reset()
 

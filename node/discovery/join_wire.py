@@ -29,6 +29,13 @@ async def read_message(stream: Stream) -> bytes:
     return await _read_exactly(stream, size)
 
 
+async def finish(stream: Stream) -> None:
+    """Close our side and wait for the other's end, so that the stream is gone on both."""
+    await stream.close()
+    if await stream.receive_some(1):
+        raise RemoteError("the peer went on after its message", peer=stream.peer_id)
+
+
 async def _read_exactly(stream: Stream, count: int) -> bytes:
     data = bytearray()
     while len(data) < count:

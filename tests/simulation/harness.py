@@ -58,9 +58,14 @@ class Simulation:
         self.nodes: dict[str, SimNode] = {}
         self.trace: list[str] = []
         self._nursery = nursery
+        self._skipped_seconds = 0.0
 
     def now_ms(self) -> int:
-        return START_MS + round(trio.current_time() * 1000)
+        return START_MS + round((trio.current_time() + self._skipped_seconds) * 1000)
+
+    def skip_seconds(self, seconds: float) -> None:
+        """Let the wall clock of everybody jump, as after a suspend."""
+        self._skipped_seconds += seconds
 
     def note(self, *parts: object) -> None:
         self.trace.append(f"{trio.current_time():.6f} " + " ".join(map(str, parts)))

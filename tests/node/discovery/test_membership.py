@@ -1,0 +1,258 @@
+"""Joining, being refused, being removed: the real services in virtual time."""
+
+import pytest
+import trio
+
+from aigrid.node.discovery.join_wire import read_message, write_message
+from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, PeerAddress
+from aigrid.protocol.errors import AigridError, Code, RemoteError
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.membership import invitation_text, issue_invitation
+from aigrid.protocol.messages import Present, Redeem, decode_join_answer, encode
+from tests.simulation.harness import Simulation, eventually
+
+
+@pytest.fixture
+async def sim(tmp_path):
+    async with trio.open_nursery() as nursery:
+        yield Simulation(3, tmp_path, nursery)
+        nursery.cancel_scope.cancel()
+
+
+def address(sim, name):
+    node = sim.nodes[name].node
+    return PeerAddress(node.identity.peer_id, node.transport.listen_addresses)
+
+
+async def code_of(awaitable):
+    with pytest.raises(AigridError) as caught:
+        await awaitable
+    return caught.value.code
+
+
+async def test_a_fresh_node_is_a_private_grid_of_one(sim, autojump_clock):
+    node = (await sim.start("a")).node
+    assert node.grid.members() == {node.identity.did}
+    assert node.grid.authority.did == node.grid.did
+    assert node.grid.own_membership().body.role == "authority"
+
+
+async def test_an_invitation_makes_its_holder_a_member_everywhere(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    await sim.join("b", "a")
+    await sim.join("c", "a")
+    nodes = [sim.nodes[name].node for name in "abc"]
+    await eventually(lambda: all(len(n.peers.alive_members()) == 2 for n in nodes), seconds=10)
+    assert len({node.grid.did for node in nodes}) == 1
+    assert nodes[1].grid.authority is None
+
+
+async def test_an_invitation_is_redeemed_once(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    a, b = sim.nodes["a"].node, sim.nodes["b"].node
+    text = invitation_text(a.grid.invite(b.identity.did))
+    await b.join_client.redeem(text)
+    a.grid.remove(b.identity.did)
+    sim.kill("b")
+    again = (await sim.start("b", incarnation=2)).node
+    again.graph.switch_grid(again.identity.did)  # as if its directory were fresh
+    assert await code_of(redeem_raw(sim, again, text)) is Code.INVITATION_USED
+
+
+async def redeem_raw(sim, node, text):
+    """Redeem without the joiner's own checks: what a hostile joiner would send."""
+    from aigrid.protocol.membership import parse_invitation
+
+    record, body = parse_invitation(text)
+    host = PeerAddress(body.peer_id, body.addresses)
+    return await node.join_client._exchange(host, Redeem(record.raw))
+
+
+async def test_a_stolen_invitation_is_refused(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    a, b, thief = (sim.nodes[name].node for name in "abc")
+    text = invitation_text(a.grid.invite(b.identity.did))
+    assert await code_of(thief.join_client.redeem(text)) is Code.INVITATION_NOT_YOURS
+    assert await code_of(redeem_raw(sim, thief, text)) is Code.INVITATION_NOT_YOURS
+    assert a.grid.members() == {a.identity.did}
+    await b.join_client.redeem(text)  # and the thief did not use it up
+
+
+async def test_an_expired_invitation_is_refused(sim, autojump_clock):
+    a, b = (await sim.start("a")).node, (await sim.start("b")).node
+    text = invitation_text(a.grid.invite(b.identity.did, valid_seconds=60))
+    await trio.sleep(61)
+    assert await code_of(b.join_client.redeem(text)) is Code.INVITATION_EXPIRED
+    assert await code_of(redeem_raw(sim, b, text)) is Code.INVITATION_EXPIRED
+
+
+async def test_an_invitation_by_somebody_else_is_refused(sim, autojump_clock):
+    a, b = (await sim.start("a")).node, (await sim.start("b")).node
+    impostor = Identity(b"\x07" * 32)
+    forged = issue_invitation(
+        impostor,
+        b.identity.did,
+        peer_id=a.identity.peer_id,
+        addresses=a.transport.listen_addresses,
+        nonce="0" * 32,
+        now_ms=sim.now_ms(),
+        valid_ms=60_000,
+    )
+    code = await code_of(b.join_client.redeem(invitation_text(forged)))
+    assert code is Code.INVITATION_INVALID
+    assert b.grid.members() == {b.identity.did}
+
+
+async def test_only_the_authority_invites(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    b = sim.nodes["b"].node
+    with pytest.raises(AigridError) as caught:
+        b.grid.invite(Identity(b"\x01" * 32).did)
+    assert (caught.value.code, caught.value.info.exit) == (Code.NOT_AUTHORITY, 3)
+
+
+async def test_a_grid_with_other_members_is_not_left(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    await sim.join("b", "a")
+    a, b, c = (sim.nodes[name].node for name in "abc")
+    to_c = [invitation_text(c.grid.invite(n.identity.did)) for n in (a, b)]
+    assert await code_of(a.join_client.redeem(to_c[0])) is Code.GRID_NOT_EMPTY
+    assert await code_of(b.join_client.redeem(to_c[1])) is Code.GRID_NOT_EMPTY
+
+
+async def test_a_stranger_reaches_the_join_protocol_and_nothing_else(sim, autojump_clock):
+    a, stranger = (await sim.start("a")).node, (await sim.start("s")).node
+    await sim.publish_echo("a", "secret")
+    stranger.transport.allow_dial(a.identity.peer_id)
+    await stranger.transport.connect(address(sim, "a"))
+    assert await code_of(
+        stranger.transport.open_stream(a.identity.peer_id, RPC_PROTOCOL)
+    ) in (Code.NOT_MEMBER, Code.UNREACHABLE)
+    assert await code_of(stranger.join_client.greet(address(sim, "a"))) is Code.NOT_MEMBER
+    await trio.sleep(20)
+    assert all(r.issuer == stranger.identity.did or r.issuer == stranger.grid.did
+               for r in stranger.graph.live_records(sim.now_ms()))
+    assert stranger.router.models() == ()
+
+
+async def test_a_removed_member_is_cut_off_at_once_everywhere(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    await sim.join("b", "a")
+    await sim.join("c", "a")
+    a, b, c = (sim.nodes[name].node for name in "abc")
+    await eventually(lambda: len(c.peers.alive_members()) == 2, seconds=10)
+    await sim.publish_echo("b", "parrot")
+    await eventually(lambda: len(c.router.models()) == 1, seconds=5)
+    a.grid.remove(b.identity.did)
+    b_peer = b.identity.peer_id
+    await eventually(
+        lambda: b_peer not in a.transport.members and b_peer not in c.transport.members, seconds=3
+    )
+    assert c.router.models() == ()
+    await trio.sleep(30)
+    assert b_peer not in a.transport.connected() | c.transport.connected()
+    assert await code_of(b.join_client.greet(address(sim, "c"))) is Code.NOT_MEMBER
+
+
+async def test_asking_shows_one_code_on_both_ends_and_needs_approval(sim, autojump_clock):
+    a, b = (await sim.start("a")).node, (await sim.start("b")).node
+    codes, done = [], trio.Event()
+
+    async def show(code):
+        codes.append(code)
+
+    async def ask():
+        await b.join_client.ask(address(sim, "a"), show)
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await eventually(lambda: codes and a.join_host.waiting(), seconds=5)
+        (asking,) = a.join_host.waiting()
+        assert codes == [asking.code]
+        assert b.grid.did != a.grid.did
+        await trio.sleep(40)  # longer than a stranger may stay
+        a.join_host.approve(asking.request)
+        with trio.fail_after(20):
+            await done.wait()
+    assert b.grid.did == a.grid.did
+
+
+async def test_only_the_authority_can_be_asked(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    await sim.join("b", "a")
+    c = sim.nodes["c"].node
+
+    async def show(code):
+        raise AssertionError(code)
+
+    assert await code_of(c.join_client.ask(address(sim, "b"), show)) is Code.NOT_AUTHORITY
+
+
+async def test_join_messages_that_do_not_hold_are_limited_and_members_are_not(sim, autojump_clock):
+    a, s = (await sim.start("a")).node, (await sim.start("s")).node
+    codes = [
+        await code_of(s.join_client._exchange(address(sim, "a"), Present(b"{}")))
+        for _ in range(LIMITS.join_burst + 3)
+    ]
+    assert codes[: LIMITS.join_burst] == [Code.UNSIGNED] * LIMITS.join_burst
+    assert set(codes[LIMITS.join_burst :]) == {Code.RATE_LIMITED}
+    assert a.join_host.limited == 3
+    await sim.start("b")
+    await sim.join("b", "a")  # from another address: not affected
+
+
+async def test_garbage_on_the_join_protocol_ends_only_that_stream(sim, autojump_clock):
+    a, s = (await sim.start("a")).node, (await sim.start("s")).node
+    s.transport.allow_dial(a.identity.peer_id)
+    await s.transport.connect(address(sim, "a"))
+    stream = await s.transport.open_stream(a.identity.peer_id, JOIN_PROTOCOL)
+    await stream.send_all((1 << 30).to_bytes(4, "big") + b"x" * 100)
+    with pytest.raises(RemoteError):
+        await read_message(stream)
+    stream = await s.transport.open_stream(a.identity.peer_id, JOIN_PROTOCOL)
+    await write_message(stream, b"\xff garbage")
+    answer = decode_join_answer(await read_message(stream))
+    assert answer.code == Code.PROTOCOL_VIOLATION.value
+
+
+async def test_a_membership_is_renewed_before_it_runs_out(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    b = sim.nodes["b"].node
+    first = b.grid.own_membership()
+    with trio.CancelScope():
+        node = sim.nodes["a"].node
+        half = LIMITS.membership_default_seconds // 2
+        sim.skip_seconds(half + 3600)
+        await eventually(
+            lambda: (m := b.grid.own_membership()) is not None
+            and m.content_id != first.content_id,
+            seconds=60,
+        )
+    assert node.grid.own_membership() is not None
+
+
+async def test_a_restarted_member_is_back_on_its_new_address(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    await sim.join("b", "a")
+    await sim.join("c", "a")
+    a, c = sim.nodes["a"].node, sim.nodes["c"].node
+    await sim.publish_echo("b", "parrot")
+    await eventually(lambda: len(c.router.models()) == 1, seconds=10)
+    sim.kill("b")
+    assert await eventually(lambda: not c.router.models(), seconds=2) <= 2
+    b = (await sim.start("b", incarnation=1)).node
+    await eventually(lambda: len(c.router.models()) == 1, seconds=10)
+    assert b.grid.did == a.grid.did
