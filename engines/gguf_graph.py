@@ -4,6 +4,8 @@ A quantised matrix becomes `MatMulNBits`, which computes `scale * (code - 2**(bi
 a minimum, `scale * code + minimum`, needs `minimum + scale * 2**(bits-1)` more for every weight of
 a block: that is one small matrix product with the sum of the inputs over each block.
 
+`graph_cache.GRAPH_VERSION` has to be raised whenever another graph would be built.
+
 The graph computes one step of one sequence:
 
     embeddings      float32 [1, S, width]       S new positions
@@ -15,7 +17,7 @@ The graph computes one step of one sequence:
 """
 
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +27,8 @@ from onnx import TensorProto, helper
 from aigrid.engines import gguf_quant
 from aigrid.engines.gguf import Buffer, GgufFile
 from aigrid.engines.gguf_quant import BLOCK, Blocks
-from aigrid.engines.llama import EMBEDDING, FINAL_NORM, HEAD, LlamaConfig
-
-GRAPH_VERSION: Final = 1
-GRAPH_FILE, WEIGHTS_FILE = "graph.onnx", "weights.bin"
+from aigrid.engines.graph_cache import GRAPH_FILE, WEIGHTS_FILE
+from aigrid.engines.llama import EMBEDDING, FINAL_NORM, HEAD, LlamaConfig, past_names
 
 _MICROSOFT = "com.microsoft"
 _INLINE_BYTES = 4096
@@ -182,11 +182,6 @@ def _declare(graph: _Graph, config: LlamaConfig) -> None:
         graph.outputs.append(values(f"present.{name}", TensorProto.FLOAT, past))
     graph.outputs.append(values("logits", TensorProto.FLOAT, [1, 1, config.vocabulary]))
     graph.constant("last_axis", np.array([-1], np.int64))
-
-
-def past_names(config: LlamaConfig) -> list[str]:
-    """`L.key` and `L.value` of each layer, in order."""
-    return [f"{layer}.{part}" for layer in range(config.layers) for part in ("key", "value")]
 
 
 def _network(graph: _Graph, config: LlamaConfig) -> None:

@@ -8,19 +8,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from aigrid.engines import gguf_graph
 from aigrid.engines.gguf import Buffer, GgufFile
 from aigrid.engines.llama import LlamaConfig
 from aigrid.protocol.errors import Code, EngineError
 
+GRAPH_VERSION: Final = 1
+GRAPH_FILE, WEIGHTS_FILE = "graph.onnx", "weights.bin"
 _UNFINISHED = "building-"
 
 
 def content_key(buffer: Buffer, accuracy: int) -> str:
     """The name of a graph: what it was built from, and how."""
     digest = hashlib.sha256(buffer).hexdigest()
-    return f"llama-{digest}-v{gguf_graph.GRAPH_VERSION}-a{accuracy}"
+    return f"llama-{digest}-v{GRAPH_VERSION}-a{accuracy}"
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def graph_directory(
     try:
         if cache is None:
             with tempfile.TemporaryDirectory(prefix="aigrid-graph-") as name:
-                gguf_graph.build(model, config, buffer, Path(name), accuracy=accuracy)
+                _build(model, config, buffer, Path(name), accuracy)
                 yield Path(name)
             return
         finished = cache / key
@@ -75,13 +77,22 @@ def _build_into(
             shutil.rmtree(stale, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=cache))
         try:
-            gguf_graph.build(model, config, buffer, unfinished, accuracy=accuracy)
+            _build(model, config, buffer, unfinished, accuracy)
             for path in unfinished.iterdir():
                 _flush(path)
             unfinished.rename(finished)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+
+def _build(
+    model: GgufFile, config: LlamaConfig, buffer: Buffer, directory: Path, accuracy: int
+) -> None:
+    # The builder imports `onnx`, which takes as long as loading a model that is already built.
+    from aigrid.engines.gguf_graph import build
+
+    build(model, config, buffer, directory, accuracy=accuracy)
 
 
 def _flush(path: Path) -> None:

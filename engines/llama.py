@@ -136,6 +136,11 @@ def layer_matrices(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, int]]]
     yield "ffn_down", (config.hidden, config.width)
 
 
+def past_names(config: LlamaConfig) -> list[str]:
+    """`L.key` and `L.value` of each layer, in order: the buffers that a step goes on from."""
+    return [f"{layer}.{part}" for layer in range(config.layers) for part in ("key", "value")]
+
+
 def _check_keys(model: GgufFile) -> None:
     for key in model.metadata:
         if key.startswith("llama.") and key not in _KNOWN_KEYS:

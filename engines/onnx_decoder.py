@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 from aigrid.engines import devices
 from aigrid.engines.base import CancelToken
-from aigrid.engines.gguf_graph import GRAPH_FILE, past_names
 from aigrid.engines.gguf_quant import Floats
-from aigrid.engines.llama import LlamaConfig, rotary_tables
+from aigrid.engines.graph_cache import GRAPH_FILE
+from aigrid.engines.llama import LlamaConfig, past_names, rotary_tables
 from aigrid.protocol.errors import Code, EngineError
 
-# Bounds the memory of a prefill (attention scores grow with it) and still keeps the cores busy.
-PREFILL_CHUNK: Final = 256
+# Larger chunks are no faster and take more memory, and of a common beginning only whole ones count.
+PREFILL_CHUNK: Final = 64
 
 Embed = Callable[[Sequence[int]], Floats]
 

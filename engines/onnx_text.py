@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aigrid.engines import gguf, gguf_quant, sampling
 from aigrid.engines.base import CancelToken, EngineStats, Estimate, ModelSource, Probe, wrong_task
 from aigrid.engines.devices import devices
+from aigrid.engines.graph_cache import content_key, discard, graph_directory
 from aigrid.engines.llama import (
     EMBEDDING,
     ROPE_FACTORS,
@@ -30,6 +31,7 @@ from aigrid.engines.llama import (
     layer_matrices,
     read_config,
 )
+from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Decoder, Run, open_session, spins
 from aigrid.engines.text_request import Plan, make_plan
 from aigrid.engines.text_stream import TextStream
 from aigrid.protocol.errors import Code, EngineError
@@ -46,11 +48,9 @@ from aigrid.protocol.inference import (
 if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
     from aigrid.engines.gguf_tokenizer import GgufTokenizer
-    from aigrid.engines.onnx_decoder import Decoder, Run
 
 DEFAULT_CONTEXT: Final = 4096
 _RUNTIME_BYTES: Final = 128 * 1024 * 1024
-_PREFILL_TOKENS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class _Loaded:
     context: int
     tokenizer: "GgufTokenizer"
     template: "ChatTemplate | None"
-    decoder: "Decoder"
+    decoder: Decoder
 
 
 class OnnxTextEngine:
@@ -98,7 +98,7 @@ class OnnxTextEngine:
         config, tensors = opened.config, opened.model.tensors.values()
         weights = sum(_session_bytes(tensor) for tensor in tensors)
         # What the widest layer and the attention scores take while a chunk is computed.
-        work = 4 * _PREFILL_TOKENS * (8 * config.hidden + config.heads * context)
+        work = 4 * PREFILL_CHUNK * (8 * config.hidden + config.heads * context)
         return Estimate(
             # Twice, because weights are mapped from a file and packed again for the processor.
             memory_bytes=_RUNTIME_BYTES
@@ -113,7 +113,6 @@ class OnnxTextEngine:
     def load(self, source: ModelSource, *, threads: int) -> Estimate:
         from aigrid.engines.chat_template import ChatTemplate
         from aigrid.engines.gguf_tokenizer import GgufTokenizer
-        from aigrid.engines.graph_cache import content_key
 
         estimate, opened = self.estimate(source), self._open(source)
         accuracy = 1 if _flag(source, "exact_inputs", default=False) else 4
@@ -160,8 +159,6 @@ class OnnxTextEngine:
     def _answer(
         self, loaded: _Loaded, request: TextRequest, cancel: CancelToken
     ) -> Iterator[InferChunk]:
-        from aigrid.engines.onnx_decoder import Run
-
         began = time.perf_counter()
         self._count(requests=1, running=1)
         produced = prompt = 0
@@ -197,7 +194,7 @@ class OnnxTextEngine:
             self._stats = replace(self._stats, **now)
 
 
-def _generate(loaded: _Loaded, plan: Plan, run: "Run") -> Iterator[TextChunk | FinishReason]:
+def _generate(loaded: _Loaded, plan: Plan, run: Run) -> Iterator[TextChunk | FinishReason]:
     """Chunks, then the reason of the end."""
     tokenizer, decoder = loaded.tokenizer, loaded.decoder
     piece, ending, choose = tokenizer.piece, tokenizer.ending, sampling.choose
@@ -251,10 +248,8 @@ def _logprobs(loaded: _Loaded, token: int, top: int | None) -> tuple[TokenLogpro
 
 def _decoder(
     opened: _Opened, source: ModelSource, key: str, accuracy: int, threads: int
-) -> "Decoder":
+) -> Decoder:
     """Open a session, if need be on a graph built anew, and give it its buffers."""
-    from aigrid.engines.onnx_decoder import Decoder, spins
-
     threads = max(1, threads)
     spin = _flag(source, "spin", default=spins(threads))
     session = _session(opened, source.cache_directory, key, accuracy, threads, spin=spin)
@@ -281,9 +276,6 @@ def _decoder(
 def _session(
     opened: _Opened, cache: Path | None, key: str, accuracy: int, threads: int, *, spin: bool
 ) -> Any:
-    from aigrid.engines.graph_cache import discard, graph_directory
-    from aigrid.engines.onnx_decoder import open_session
-
     def attempt() -> Any:
         with graph_directory(
             opened.model, opened.config, opened.buffer, accuracy=accuracy, cache=cache, key=key

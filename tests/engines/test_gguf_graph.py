@@ -6,7 +6,7 @@ from tests.engines.gguf_writer import TYPES, Gguf, Tensor, pack, tiny_llama, unp
 from tests.engines.llama_reference import Reference
 from tests.engines.texts import source
 
-from aigrid.engines import gguf, gguf_quant, graph_cache
+from aigrid.engines import gguf, gguf_quant
 from aigrid.engines.base import CancelToken
 from aigrid.engines.llama import read_config
 from aigrid.engines.onnx_decoder import Run
@@ -173,7 +173,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(graph_cache.gguf_graph, "build", fail)
+    monkeypatch.setattr("aigrid.engines.gguf_graph.build", fail)
     cache = tmp_path / "cache"
     with pytest.raises(EngineError, match="No space left") as caught:
         decoder(write(tmp_path, tiny_llama("F32")), cache=cache)
