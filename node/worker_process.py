@@ -188,28 +188,24 @@ class WorkerProcess:
     # -- receiving
 
     async def _read(self) -> None:
-        cutter = ipc.FrameCutter()
-        while True:
-            try:
-                data = await self._socket.recv(READ_BYTES)
-            except OSError:
-                data = b""
-            if not data:
-                self._read_all.set()
-                break
-            self._pinged_at = None
-            try:
-                reports = [ipc.decode_report(body) for body in cutter.feed(data)]
-            except ValueError:
-                self._give_up(
-                    EngineError("the worker sent what is no message", Code.ENGINE_CRASHED)
-                )
-                return
-            self._deliver(reports)
+        try:
+            await self._read_reports()
+        except ValueError:
+            self._give_up(EngineError("the worker sent what is no message", Code.ENGINE_CRASHED))
+            return
+        finally:
+            self._read_all.set()
         with trio.move_on_after(self._limits.worker_stop_seconds):
             await self._exited.wait()
         if not self._exited.is_set():
             self._give_up(EngineError("the worker closed its socket", Code.ENGINE_CRASHED))
+
+    async def _read_reports(self) -> None:
+        cutter = ipc.FrameCutter()
+        with contextlib.suppress(OSError):
+            while data := await self._socket.recv(READ_BYTES):
+                self._pinged_at = None
+                self._deliver([ipc.decode_report(body) for body in cutter.feed(data)])
 
     def _deliver(self, reports: list[ipc.Report]) -> None:
         for report in reports:
