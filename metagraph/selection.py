@@ -11,7 +11,8 @@ from enum import StrEnum
 
 from aigrid.metagraph.index import Candidate
 
-_STATES = {"warm": 0, "on_disk": 1, "can_fetch": 2}
+_STATES = {"warm": 0, "on_disk": 1, "can_fetch": 3}
+_BUSY = 2
 _COUNTED_FAILURES_MAX = 16  # more do not lengthen the pause any more
 
 
@@ -123,7 +124,7 @@ def rank(
 ) -> Ranking:
     """Drop what cannot serve, order the rest.
 
-    Order: warm before on disk before fetchable; answering peers before unknown ones before those
+    Order: warm before on disk before busy before fetchable; answering peers before unknown ones before those
     that just failed; this node before others; the faster before the slower, by a factor; and among
     equals the less busy of two drawn at random, so that not everybody asks the same node.
 
@@ -168,9 +169,8 @@ def _refusal(
         return Dropped(candidate, Reason.EXCLUDED, "excluded by the caller")
     if seen is not None and not seen.alive:
         return Dropped(candidate, Reason.DEAD, "does not answer")
-    running = 0 if seen is None else seen.running
-    if running >= candidate.slots:
-        return Dropped(candidate, Reason.FULL, f"{running} of {candidate.slots} slots in use")
+    if not candidate.slots:
+        return Dropped(candidate, Reason.FULL, "offers no slots")
     left = 0.0 if seen is None else _cooling_seconds_left(seen, strategy)
     if seen is not None and left > 0:
         text = f"failed {seen.failures_in_row} times in a row"
@@ -201,7 +201,7 @@ def _score(
     return _Scored(
         candidate=candidate,
         tier=(
-            _STATES[candidate.state],
+            _readiness(candidate, running),
             doubt,
             0 if local else 1,
             math.floor(math.log(max(latency_ms, 1.0), strategy.latency_step)),
@@ -216,6 +216,14 @@ def _score(
             f"{running} of {candidate.slots} slots in use",
         ),
     )
+
+
+def _readiness(candidate: Candidate, running: int) -> int:
+    """How soon it can start: what was last heard of its load may be seconds old, so a node that
+    seems full is asked late rather than never; it says `busy` itself if it is."""
+    if running >= candidate.slots and candidate.state != "can_fetch":
+        return _BUSY
+    return _STATES[candidate.state]
 
 
 def _doubt(seen: Observation | None, strategy: Strategy) -> tuple[int, str]:

@@ -83,7 +83,6 @@ def test_a_single_failure_is_forgiven_in_time() -> None:
         (candidate("a", valid_until_ms=NOW), SEEN, (), Reason.EXPIRED),
         (candidate("a"), SEEN, ("a",), Reason.EXCLUDED),
         (candidate("a"), Observation(alive=False), (), Reason.DEAD),
-        (candidate("a"), Observation(running=4), (), Reason.FULL),
         (candidate("a", slots=0), SEEN, (), Reason.FULL),
         (
             candidate("a"),
@@ -166,12 +165,23 @@ def test_every_candidate_is_kept_or_dropped_once_whatever_their_order(
         state = seen.get(one.node, SEEN)
         assert one.node != "f"
         assert state.alive
-        assert state.running < one.slots
+        assert one.slots
         assert one.valid_until_ms > NOW
-    assert [c.state for c in kept] == sorted(
-        (c.state for c in kept), key=["warm", "on_disk", "can_fetch"].index
-    )
+    waits = [readiness(c, seen.get(c.node, SEEN)) for c in kept]
+    assert waits == sorted(waits)
     assert all(k.explanation for k in made.kept)
+
+
+def readiness(one: Candidate, state: Observation) -> str:
+    busy = state.running >= one.slots and one.state != "can_fetch"
+    return {"warm": "0", "on_disk": "1", "can_fetch": "3"}[one.state] if not busy else "2"
+
+
+def test_a_node_that_seems_full_is_asked_late_but_asked() -> None:
+    full = {"a": Observation(running=4)}
+    cold = candidate("b", state="on_disk")
+    far = candidate("c", state="can_fetch")
+    assert order(ranked(candidate("a"), cold, far, seen=full)) == ["b", "a", "c"]
 
 
 def test_a_strategy_can_be_chosen() -> None:
