@@ -108,7 +108,9 @@ class NodeProcess:
             if newline:
                 return line
             if not self.alive:
-                raise NodeFailedError(f"the node ended: {self._said()}", self._status())
+                raise NodeFailedError(
+                    f"the node ended ({self._status()}): {self._said()}", self._status()
+                )
             return None
 
         line = wait_for(first_line, timeout_seconds=timeout_seconds, what="a ready node")
@@ -329,6 +331,9 @@ def stream_chat(
     finally:
         connection.close()
     segments = final.get("aigrid", {}).get("segments", [])
+    if segments:  # headers that left before the model was loaded cannot say who serves
+        served_by = served_by or str(segments[-1]["node"])
+        model = model or str(segments[-1]["model"])
     tokens = sum(int(segment["tokens"]) for segment in segments)
     return Chat("".join(parts), model, served_by, tokens, first - began, last - first)
 

@@ -34,6 +34,7 @@ from scripts.nodes import (
 )
 
 from aigrid.engines.devices import threads as all_threads
+from aigrid.protocol.errors import AigridError
 
 MODEL = "smollm2"
 QUESTION = "What is a grid of computers good for? Answer in two sentences."
@@ -45,7 +46,7 @@ NAMES = ("A", "B", "C")
 
 def main() -> int:
     arguments = _parse()
-    console = Console(stderr=arguments.json, highlight=False)
+    console = Console(stderr=arguments.json, highlight=False, emoji=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     root = Path(tempfile.mkdtemp(prefix="aigrid-quickstart-"))
     nodes: list[NodeProcess] = []
@@ -56,13 +57,16 @@ def main() -> int:
             sys.stdout.flush()
         if not arguments.once:
             _stay(console, nodes)
-    except NodeFailedError as error:
+    except (NodeFailedError, AigridError, KeyboardInterrupt, BaseExceptionGroup) as error:
+        cause = _cause(error)
+        if isinstance(cause, KeyboardInterrupt):
+            return 130
+        if not isinstance(cause, NodeFailedError | AigridError):
+            raise
         if arguments.json:
-            sys.stdout.write(json.dumps({"ok": False, "error": str(error)}) + "\n")
-        console.print(f"Failed: {error}", style="red", markup=False)
+            sys.stdout.write(json.dumps({"ok": False, "error": str(cause)}) + "\n")
+        console.print(f"Failed: {cause}", style="red", markup=False)
         return 1
-    except KeyboardInterrupt:
-        return 130
     finally:
         with console.status("Stopping the nodes"):
             stop_all(nodes)
@@ -145,7 +149,7 @@ def _fetch(console: Console, b: NodeProcess, c: NodeProcess) -> str:
 
 
 def _ask(console: Console, c: NodeProcess) -> Chat:
-    console.print(f"\nAsking C, which holds no model: [bold]{QUESTION}[/bold]")
+    console.print(f"\nAsking C, which holds no model: {QUESTION}")
     body = _body(QUESTION, TIMED_TOKENS)
     chat = stream_chat(c.gateway, body, on_text=partial(console.out, end="", highlight=False))
     console.print(
@@ -226,6 +230,13 @@ def _stay(console: Console, nodes: list[NodeProcess]) -> None:
     while all(node.alive for node in nodes):
         time.sleep(0.5)
     raise NodeFailedError("a node ended by itself")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first of what a nursery bundled."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

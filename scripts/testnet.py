@@ -42,7 +42,7 @@ COLUMNS = (
 
 def main() -> int:
     arguments = _parse()
-    console = Console()
+    console = Console(highlight=False, emoji=False)
     signal.signal(signal.SIGTERM, _interrupt)
     root = Path(tempfile.mkdtemp(prefix="aigrid-testnet-"))
     nodes = [
