@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.protocol import strategies
 from tests.protocol.strategies import ALICE, NOW_MS, document_of, forge
@@ -85,7 +85,7 @@ def test_arbitrary_json(value: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_record_with_something_odd_anywhere_in_it(kind: Kind, data: st.DataObject) -> None:
     record = strategies.example(kind)
@@ -102,7 +102,7 @@ def test_a_record_with_something_odd_anywhere_in_it(kind: Kind, data: st.DataObj
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_signed_record_with_something_odd_in_its_body(kind: Kind, data: st.DataObject) -> None:
     record = strategies.example(kind)

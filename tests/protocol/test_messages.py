@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.protocol.strategies import shown
 
@@ -123,7 +123,7 @@ codecs = pytest.mark.parametrize("name", list(CODECS))
 
 
 @codecs
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(data=st.data())
 def test_messages_round_trip(name: str, data: st.DataObject) -> None:
     decode, values = CODECS[name]
@@ -182,7 +182,7 @@ def test_random_msgpack_raises_nothing_but_remote_errors(name: str, value: Any) 
 
 
 @codecs
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(data=st.data())
 def test_damaged_messages_raise_nothing_but_remote_errors(name: str, data: st.DataObject) -> None:
     decode, values = CODECS[name]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.protocol.strategies import ALICE, BOB, NOW_MS, example, example_bodies, records
 
@@ -25,7 +25,7 @@ def refused(raw: bytes) -> bool:
 
 
 @kinds
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(data=st.data())
 def test_what_is_built_verifies_to_the_same(kind: Kind, data: st.DataObject) -> None:
     record = data.draw(records(kind))
