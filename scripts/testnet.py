@@ -138,7 +138,9 @@ def _table(
             str(status.get("requests", {}).get("served", "-")),
             f"{used.rss_bytes / MIB:.0f}",
             f"{used.pss_bytes / MIB:.0f}",
-            f"{100 * cpu_seconds / elapsed_seconds:.1f}" if elapsed_seconds > 0 else "-",
+            f"{100 * cpu_seconds / elapsed_seconds:.1f}"
+            if elapsed_seconds > REFRESH_SECONDS / 2
+            else "-",
         )
     return table
 
