@@ -163,7 +163,12 @@ class ModelPool:
     async def _acquire(self, model: str) -> _Entry:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
-            entry = self._entries.get(model) or self._begin(model)
+            entry = self._entries.get(model)
+            if entry is not None and entry.worker is not None and entry.worker.died.is_set():
+                self._bury(entry)  # its own task has not come to it yet
+                entry = None
+            if entry is None:
+                entry = self._begin(model)
             if await self._wait_in_line(entry):
                 return entry
 
@@ -268,6 +273,9 @@ class ModelPool:
 
     async def _until_dead(self, entry: _Entry, worker: Worker) -> None:
         await worker.died.wait()
+        self._bury(entry)
+
+    def _bury(self, entry: _Entry) -> None:
         self._drop(entry)
         self._forget(entry)
 

@@ -1,0 +1,126 @@
+"""What node and worker say to each other, and how a worker sends it."""
+
+import socket
+import threading
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.engines.doubles import source
+
+from aigrid.engines import ipc
+from aigrid.engines.base import Estimate
+from aigrid.engines.worker import Job, Outbox
+from aigrid.protocol.errors import Code
+from aigrid.protocol.inference import Finish, TextChunk, TextRequest
+
+ORDERS: tuple[ipc.Order, ...] = (
+    ipc.Examine("echo", "", ipc.source_to_wire(source(delay_ms=1))),
+    ipc.Load(2),
+    ipc.Infer(7, TextRequest(prompt="hello", stop=("x",))),
+    ipc.Cancel(7),
+    ipc.Taken(7, 3),
+    ipc.Ping(),
+    ipc.Stop(),
+    ipc.ProbeAll(),
+)
+REPORTS: tuple[ipc.Report, ...] = (
+    ipc.Hello(1),
+    ipc.Loaded(Estimate(5, 2)),
+    ipc.Chunk(7, TextChunk("x", (1, 2))),
+    ipc.Chunk(7, Finish("stop", 1, 2)),
+    ipc.Failed(7, "busy", "later"),
+)
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    cutter, bodies = ipc.FrameCutter(), []
+    while data:
+        size = sizes.pop() if sizes else len(data)
+        bodies += cutter.feed(data[:size])
+        data = data[size:]
+    return bodies
+
+
+@given(st.lists(st.integers(1, 40), max_size=60))
+def test_messages_survive_however_the_stream_is_cut(sizes: list[int]) -> None:
+    sent = b"".join(map(ipc.encode, ORDERS))
+    assert tuple(ipc.decode_order(body) for body in cut(sent, list(sizes))) == ORDERS
+    said = b"".join(map(ipc.encode, REPORTS))
+    assert tuple(ipc.decode_report(body) for body in cut(said, list(sizes))) == REPORTS
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_nothing_but_value_errors(data: bytes) -> None:
+    try:
+        ipc.decode_report(data)
+    except ValueError:
+        pass
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(ValueError):
+        ipc.decode_report(b"\x91" * 5000)
+
+
+def test_a_frame_that_is_too_large_is_refused_by_its_length_alone() -> None:
+    with pytest.raises(ValueError, match="a frame of"):
+        ipc.FrameCutter().feed((ipc.FRAME_MAX_BYTES + 1).to_bytes(4, "big"))
+
+
+def test_a_source_survives_the_wire() -> None:
+    made = source(delay_ms=1, flag=True)
+    wire = msgspec.msgpack.decode(msgspec.msgpack.encode(ipc.source_to_wire(made)), type=ipc.Source)
+    assert ipc.source_from_wire(wire) == made
+
+
+def test_a_code_that_is_not_known_becomes_a_failure() -> None:
+    assert ipc.engine_error(ipc.Failed(1, "nonsense", "x")).code is Code.ENGINE_FAILED
+
+
+def test_frames_posted_by_many_threads_all_arrive_whole() -> None:
+    ours, theirs = socket.socketpair()
+    outbox = Outbox(theirs)
+
+    def post(number: int) -> None:
+        for index in range(200):
+            outbox.post(ipc.encode(ipc.Chunk(number, TextChunk(str(index)))))
+
+    threads = [threading.Thread(target=post, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    cutter = ipc.FrameCutter()
+    got: dict[int, list[str]] = {n: [] for n in range(4)}
+    while sum(map(len, got.values())) < 800:
+        for body in cutter.feed(ours.recv(1 << 16)):
+            report = ipc.decode_report(body)
+            assert isinstance(report, ipc.Chunk)
+            assert isinstance(report.chunk, TextChunk)
+            got[report.id].append(report.chunk.text)
+    for thread in threads:
+        thread.join()
+    assert all(texts == [str(n) for n in range(200)] for texts in got.values())
+    ours.close()
+    theirs.close()
+
+
+def test_a_job_waits_for_credit_and_a_cancel_sets_it_free() -> None:
+    job, passed = Job(), threading.Semaphore(0)
+
+    def take() -> None:
+        for _ in range(ipc.CHUNK_WINDOW + 4):
+            job.take()
+            passed.release()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    for _ in range(ipc.CHUNK_WINDOW):
+        assert passed.acquire(timeout=5)
+    assert not passed.acquire(timeout=0.05)
+    job.grant(1)
+    assert passed.acquire(timeout=5)
+    assert not passed.acquire(timeout=0.05)
+    job.cancel.cancel()
+    thread.join(timeout=5)
+    assert not thread.is_alive()

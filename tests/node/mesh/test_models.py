@@ -1,0 +1,226 @@
+"""Models on disk: whole, as described, or not there."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+from tests.engines.gguf_writer import tiny_llama, write
+from tests.engines.onnx_models import linear, save
+from tests.node.mesh.shelf import described, echo_model, empty_shelf
+
+from aigrid.node.mesh import model_copy
+from aigrid.node.mesh.model_copy import inline
+from aigrid.node.mesh.models import LocalModels
+from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.model import ModelDescription, ModelFile, model_id
+
+T = TypeVar("T")
+DATA = b"weights" * 1000
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "w").write_bytes(DATA)
+    return tmp_path
+
+
+def left_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+async def test_a_model_is_copied_and_found_again_after_a_restart(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    description = described("w.onnx", DATA)
+    model = await models.add(description, {"w.onnx": here / "w"})
+    assert model == model_id(description)
+    (here / "w").write_bytes(b"changed")
+    again = await empty_shelf(here / "models")
+    assert again.list() == {model: description}
+    source = again.source(model)
+    assert source.files["w.onnx"].read_bytes() == DATA
+    assert source.files["w.onnx"].is_absolute()
+    assert (source.format, source.task) == ("onnx", "tabular-classification")
+    assert await again.add(description, {"w.onnx": here / "absent"}) == model
+
+
+async def test_copies_are_never_links(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    (here / "link").symlink_to(here / "w")
+    model = await models.add(described("w.onnx", DATA), {"w.onnx": here / "link"})
+    copy = models.source(model).files["w.onnx"]
+    assert not copy.is_symlink()
+    assert copy.stat().st_nlink == 1
+    assert copy.stat().st_ino != (here / "w").stat().st_ino
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ModelFile("w.onnx", "0" * 64, len(DATA)),
+        ModelFile("w.onnx", described("w", DATA).files[0].sha256, len(DATA) - 1),
+        ModelFile("w.onnx", described("w", DATA).files[0].sha256, len(DATA) + 1),
+    ],
+)
+async def test_what_is_not_as_described_is_refused_and_leaves_nothing(
+    here: Path, wrong: ModelFile
+) -> None:
+    models = await empty_shelf(here / "models")
+    description = ModelDescription("onnx", "x", (wrong,))
+    with pytest.raises(AigridError) as refused:
+        await models.add(description, {"w.onnx": here / "w"})
+    assert refused.value.code is Code.HASH_MISMATCH
+    assert left_in(here / "models") == []
+    assert models.list() == {}
+
+
+@pytest.mark.parametrize("name", ["../w", "a/b", ".hidden", "", "x" * 200, "a\n"])
+async def test_a_name_that_leaves_the_folder_is_refused(here: Path, name: str) -> None:
+    models = await empty_shelf(here / "models")
+    with pytest.raises(AigridError) as refused:
+        await models.add(described(name, DATA), {name: here / "w"})
+    assert refused.value.code is Code.MALFORMED
+    assert left_in(here) == ["models", "w"]
+
+
+@pytest.mark.parametrize("files", [{}, {"w.onnx": "w", "more": "w"}, {"other": "w"}])
+async def test_the_files_have_to_be_those_described(here: Path, files: dict[str, str]) -> None:
+    models = await empty_shelf(here / "models")
+    with pytest.raises(AigridError) as refused:
+        await models.add(
+            described("w.onnx", DATA), {name: here / path for name, path in files.items()}
+        )
+    assert refused.value.code is Code.MALFORMED
+
+
+@pytest.mark.parametrize("path", ["absent", ".", "pipe"])
+async def test_a_source_that_is_no_file_is_missing(here: Path, path: str) -> None:
+    os.mkfifo(here / "pipe")
+    models = await empty_shelf(here / "models")
+    with pytest.raises(AigridError) as refused:
+        await models.add(described("w.onnx", DATA), {"w.onnx": here / path})
+    assert refused.value.code is Code.MODEL_FILE_MISSING
+    assert left_in(here / "models") == []
+
+
+async def test_a_full_disk_is_said_and_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = await empty_shelf(here / "models")
+
+    def full(_stream: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(model_copy, "sync", full)
+    with pytest.raises(AigridError, match="disk is full") as refused:
+        await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"})
+    assert refused.value.code is Code.DATA_DIRECTORY_UNUSABLE
+    assert left_in(here / "models") == []
+
+
+async def test_a_model_larger_than_the_disk_is_refused_before_copying(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    huge = ModelDescription("onnx", "x", (ModelFile("w.onnx", "0" * 64, 2**52),))
+    with pytest.raises(AigridError, match="are free") as refused:
+        await models.add(huge, {"w.onnx": here / "w"})
+    assert refused.value.code is Code.DATA_DIRECTORY_UNUSABLE
+
+
+async def test_a_cancelled_copy_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_copy, "STEP_BYTES", 10)
+    steps = 0
+
+    async def slowly(function: Callable[[], T]) -> T:
+        nonlocal steps
+        steps += 1
+        if steps == 20:
+            scope.cancel()
+        return await inline(function)
+
+    models = LocalModels(here / "models", run_blocking=slowly)
+    await models.open()
+    with trio.CancelScope() as scope:
+        await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"})
+    assert scope.cancelled_caught
+    assert left_in(here / "models") == []
+
+
+async def test_unfinished_and_damaged_folders_are_not_models(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    model = await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"})
+    (here / "models" / ".incoming-1").mkdir()
+    (here / "models" / "nonsense").mkdir()
+    assert list((await empty_shelf(here / "models")).list()) == [model]
+    assert left_in(here / "models") == sorted([model, "nonsense"])
+    file = models.source(model).files["w.onnx"]
+    file.write_bytes(DATA[:-1])
+    with pytest.raises(AigridError) as missing:
+        models.source(model)
+    assert missing.value.code is Code.MODEL_FILE_MISSING
+    damaged = await empty_shelf(here / "models")
+    assert damaged.list() == {}
+    assert await damaged.add(described("w.onnx", DATA), {"w.onnx": here / "w"}) == model
+    assert damaged.source(model).files["w.onnx"].read_bytes() == DATA
+
+
+async def test_a_renamed_folder_is_not_believed(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    model = await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"})
+    other = model_id(echo_model())
+    (here / "models" / model).rename(here / "models" / other)
+    assert (await empty_shelf(here / "models")).list() == {}
+
+
+async def test_a_removed_model_is_gone(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    model = await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"})
+    await models.remove(model)
+    assert left_in(here / "models") == []
+    for ask in (models.source, models.description):
+        with pytest.raises(AigridError) as unknown:
+            ask(model)
+        assert unknown.value.code is Code.MODEL_NOT_FOUND
+
+
+async def test_a_model_without_files_needs_none(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    model = await models.add(echo_model(delay_ms=5), {})
+    assert models.source(model).options == {"delay_ms": 5}
+
+
+async def test_a_file_describes_itself_whatever_its_name(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    one, two = save(here / "one.bin", linear()), save(here / "two", linear())
+    description = await models.describe_path(one, task="tabular-regression")
+    assert description == await models.describe_path(two, task="tabular-regression")
+    assert (description.format, description.precision) == ("onnx", "float32")
+    model = await models.add(description, {"model.onnx": one})
+    assert models.source(model).task == "tabular-regression"
+    llama = await models.describe_path(write(here, tiny_llama(kind="Q8_0")))
+    assert (llama.format, llama.task, llama.precision) == ("gguf", "text-generation", "q8_0")
+
+
+async def test_what_cannot_be_published_says_why(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    with pytest.raises(AigridError, match="--capability") as refused:
+        await models.describe_path(save(here / "m", linear()))
+    assert refused.value.code is Code.USAGE
+    (here / "evil").write_bytes(b"\x80\x04abcdefgh")
+    with pytest.raises(AigridError) as unsafe:
+        await models.describe_path(here / "evil", task="x")
+    assert unsafe.value.code is Code.UNSAFE_FILE
+
+
+async def test_progress_is_told_in_tenths(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_copy, "STEP_BYTES", 10)
+    told: list[str] = []
+
+    async def progress(what: str) -> None:
+        told.append(what)
+
+    models = await empty_shelf(here / "models")
+    await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"}, progress=progress)
+    assert told == [f"copying w.onnx: {n} %" for n in range(10, 101, 10)]

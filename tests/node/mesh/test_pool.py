@@ -1,0 +1,410 @@
+"""The pool, in virtual time: who waits, who is refused, what is unloaded when."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.node.mesh.shelf import echo_model, empty_shelf
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from aigrid.engines.base import ModelSource
+from aigrid.engines.echo import EchoEngine
+from aigrid.node.inline_workers import InlineSpawner, InlineWorker
+from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.pool import ModelPool, PoolConfig
+from aigrid.node.workers import Admit
+from aigrid.protocol.errors import AigridError, Code, EngineError
+from aigrid.protocol.inference import TextRequest
+from aigrid.protocol.limits import LIMITS
+
+IDLE_SECONDS = 30.0
+
+
+class Spawner(InlineSpawner):
+    """Fails as often as it is told to."""
+
+    failures = 0
+
+    async def spawn(
+        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+    ) -> InlineWorker:
+        if self.failures:
+            self.failures -= 1
+            await trio.sleep(self.start_seconds)
+            raise EngineError("engine echo died with SIGSEGV", Code.ENGINE_CRASHED)
+        return await super().spawn(source, engine=engine, threads=threads, admit=admit)
+
+
+@dataclass
+class World:
+    pool: ModelPool
+    models: LocalModels
+    spawner: Spawner
+    changes: list[dict[str, str]]
+
+    async def add(self, **options: str | float) -> str:
+        return await self.models.add(echo_model(**options), {})
+
+    def state(self, model: str) -> str:
+        return self.pool.states()[model]
+
+
+@asynccontextmanager
+async def running(directory: Path, **config: Any) -> AsyncIterator[World]:
+    models, spawner = await empty_shelf(directory / "models"), Spawner(start_seconds=1.0)
+    changes: list[dict[str, str]] = []
+    pool = ModelPool(
+        spawner,
+        models,
+        engine_for=lambda _: "echo",
+        config=PoolConfig(**{"memory_bytes": 100, **config}),
+        limits=replace(LIMITS, model_idle_seconds=IDLE_SECONDS),
+        on_change=lambda: changes.append(dict(pool.states())),
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(spawner.run)
+        await nursery.start(pool.run)
+        yield World(pool, models, spawner, changes)
+        nursery.cancel_scope.cancel()
+
+
+async def hold(world: World, model: str, until: trio.Event, got: Callable[[], None]) -> None:
+    async with world.pool.lease(model):
+        got()
+        await until.wait()
+
+
+async def test_a_lease_loads_and_the_change_is_told(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        assert world.state(model) == "on_disk"
+        started = trio.current_time()
+        async with (
+            world.pool.lease(model) as worker,
+            worker.infer(TextRequest(prompt="a b")) as batches,
+        ):
+            assert sum([len(batch) async for batch in batches]) == 3
+            assert world.pool.busy(model) == 1
+        assert trio.current_time() - started == 1.0
+        assert [change[model] for change in world.changes] == ["loading", "warm"]
+        estimate = world.pool.estimate(model)
+        assert estimate is not None
+        assert estimate.slots == 8
+        assert world.pool.busy(model) == 0
+
+
+async def test_all_who_wait_share_one_load(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        workers = []
+
+        async def lease() -> None:
+            async with world.pool.lease(model) as worker:
+                workers.append(worker)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(lease)
+        assert len(workers) == 6
+        assert len(world.spawner.spawned) == 1
+
+
+async def test_a_failed_load_fails_all_who_wait_and_the_next_tries_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model, failed = await world.add(), []
+        world.spawner.failures = 1
+
+        async def lease() -> None:
+            try:
+                async with world.pool.lease(model):
+                    pass
+            except EngineError as error:
+                failed.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(lease)
+        assert [error.code for error in failed] == [Code.ENGINE_CRASHED] * 3
+        assert len({id(error) for error in failed}) == 3  # each may be annotated by its task
+        assert world.state(model) == "on_disk"
+        await lease()
+        assert len(failed) == 3
+        assert world.state(model) == "warm"
+
+
+async def test_who_leaves_does_not_cancel_the_load_for_the_others(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        with trio.move_on_after(0.5):
+            async with world.pool.lease(model):
+                pass
+        async with world.pool.lease(model):
+            assert trio.current_time() == pytest.approx(1.0)
+        assert len(world.spawner.spawned) == 1
+
+
+async def test_a_load_that_nobody_waits_for_any_more_is_unloaded_when_idle(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        with trio.move_on_after(0.5):
+            async with world.pool.lease(model):
+                pass
+        await trio.sleep(2)
+        assert world.state(model) == "warm"
+        await trio.sleep(IDLE_SECONDS)
+        assert world.state(model) == "on_disk"
+
+
+async def test_slots_bound_who_runs_and_the_queue_bounds_who_waits(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, queue_max=2) as world:
+        model = await world.add(slots=1)
+        release, order = [trio.Event() for _ in range(3)], []
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(
+                    hold, world, model, release[number], lambda n=number: order.append(n)
+                )
+                await trio.sleep(2)
+            assert order == [0]
+            with pytest.raises(AigridError) as refused:
+                async with world.pool.lease(model):
+                    pass
+            assert refused.value.code is Code.BUSY
+            assert refused.value.retry_after_seconds == LIMITS.retry_after_seconds
+            for event in release:
+                event.set()
+        assert order == [0, 1, 2]
+
+
+async def test_a_waiter_who_gives_up_leaves_no_slot_behind(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add(slots=1)
+        async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+            await stack.enter_async_context(world.pool.lease(model))
+            scope = trio.CancelScope()
+
+            async def wait() -> None:
+                with scope:
+                    async with world.pool.lease(model):
+                        pytest.fail("a slot for somebody who has left")
+
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            # In one step: the waiter is cancelled, then the slot becomes free and is his.
+            scope.cancel()
+            await stack.aclose()
+        async with world.pool.lease(model):
+            assert world.pool.busy(model) == 1
+        assert world.pool.busy(model) == 0
+
+
+async def test_idle_models_are_unloaded_and_used_ones_are_not(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        idle, used = await world.add(delay_ms=1), await world.add(delay_ms=2)
+        async with world.pool.lease(idle):
+            pass
+        async with world.pool.lease(used):
+            await trio.sleep(IDLE_SECONDS * 3)
+            assert world.state(idle) == "on_disk"
+            assert world.state(used) == "warm"
+            assert world.spawner.spawned[0].died.is_set()
+        await trio.sleep(IDLE_SECONDS - 1)
+        assert world.state(used) == "warm"
+        await trio.sleep(2)
+        assert world.state(used) == "on_disk"
+        assert world.changes[-1] == {idle: "on_disk", used: "on_disk"}
+
+
+async def test_what_can_never_fit_is_refused_without_evicting_anything(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        small, huge = await world.add(memory_bytes=60), await world.add(memory_bytes=101)
+        async with world.pool.lease(small):
+            pass
+        with pytest.raises(AigridError) as refused:
+            async with world.pool.lease(huge):
+                pass
+        assert refused.value.code is Code.OUT_OF_MEMORY
+        assert world.state(small) == "warm"
+
+
+async def test_room_is_made_by_evicting_what_was_idle_longest(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        models = [await world.add(memory_bytes=40, slots=n) for n in (1, 2, 3)]
+        for model in (models[0], models[1], models[0]):
+            async with world.pool.lease(model):
+                await trio.sleep(1)
+        async with world.pool.lease(models[2]):
+            assert [world.state(m) for m in models] == ["warm", "on_disk", "warm"]
+
+
+async def test_what_is_leased_is_never_evicted(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with running(tmp_path) as world:
+        held, other = await world.add(memory_bytes=60), await world.add(memory_bytes=50)
+        async with world.pool.lease(held) as worker:
+            with pytest.raises(AigridError) as refused:
+                async with world.pool.lease(other):
+                    pass
+            assert refused.value.code is Code.BUSY
+            assert not worker.died.is_set()
+        async with world.pool.lease(other):
+            assert world.state(held) == "on_disk"
+
+
+async def test_memory_is_given_back_however_a_worker_goes(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model, other = await world.add(memory_bytes=90), await world.add(memory_bytes=91)
+        async with world.pool.lease(model):
+            world.spawner.spawned[-1].crash()
+        world.spawner.failures = 1
+        with pytest.raises(EngineError):
+            async with world.pool.lease(model):
+                pass
+        async with world.pool.lease(other):
+            pass
+        await world.pool.unload(other)
+        async with world.pool.lease(model):
+            pass
+        assert world.pool._reserved_bytes == 90
+
+
+async def test_a_worker_that_dies_while_idle_is_noticed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        async with world.pool.lease(model):
+            pass
+        world.spawner.spawned[-1].crash()
+        await wait_all_tasks_blocked()
+        assert world.state(model) == "on_disk"
+        assert world.changes[-1] == {model: "on_disk"}
+        async with world.pool.lease(model):
+            assert world.state(model) == "warm"
+
+
+async def test_a_crash_fails_the_request_and_who_waits_gets_a_new_worker(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model, got = await world.add(slots=1, delay_ms=100), []
+
+        async def second() -> None:
+            async with world.pool.lease(model) as worker:
+                got.append(worker)
+
+        async with trio.open_nursery() as nursery:
+            async with world.pool.lease(model) as first:
+                nursery.start_soon(second)
+                async with first.infer(TextRequest(prompt="a b c")) as batches:
+                    await anext(batches)
+                    world.spawner.spawned[-1].crash()
+                    with pytest.raises(EngineError) as failed:
+                        await anext(batches)
+                assert failed.value.code is Code.ENGINE_CRASHED
+        assert got == [world.spawner.spawned[1]]
+
+
+async def test_unloading_waits_for_the_last_lease(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        async with world.pool.lease(model) as worker:
+            await world.pool.unload(model)
+            assert not worker.died.is_set()
+            assert world.state(model) == "on_disk"
+        await wait_all_tasks_blocked()
+        assert worker.died.is_set()
+
+
+async def test_a_model_that_is_not_here_is_not_found(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        with pytest.raises(AigridError) as unknown:
+            async with world.pool.lease("nothing"):
+                pass
+        assert unknown.value.code is Code.MODEL_NOT_FOUND
+
+
+async def test_stopping_kills_what_is_loaded_and_refuses_more(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        async with world.pool.lease(model):
+            pass
+    assert world.spawner.spawned[0].died.is_set()
+    with pytest.raises(AigridError) as refused:
+        async with world.pool.lease(model):
+            pass
+    assert refused.value.code is Code.SHUTTING_DOWN
+
+
+async def test_random_use_never_breaks_the_books(tmp_path: Path, autojump_clock: MockClock) -> None:
+    import random
+
+    rng = random.Random(5)
+    async with running(tmp_path, queue_max=4) as world:
+        models = [await world.add(memory_bytes=m, slots=1 + m % 3) for m in (20, 30, 40, 50, 60)]
+        outcomes: dict[str, int] = {}
+
+        async def use() -> None:
+            await trio.sleep(rng.uniform(0, 200))
+            outcome = "gave up"
+            with trio.move_on_after(rng.choice([0.5, 3, 1000])):
+                try:
+                    async with world.pool.lease(rng.choice(models)) as worker:
+                        await trio.sleep(rng.uniform(0, 5))
+                        outcome = "crashed" if worker.died.is_set() else "served"
+                except AigridError as error:
+                    outcome = str(error.code)
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+        async def crash() -> None:
+            for _ in range(20):
+                await trio.sleep(rng.uniform(1, 15))
+                alive = [w for w in world.spawner.spawned if not w.died.is_set()]
+                if alive:
+                    rng.choice(alive).crash()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crash)
+            for _ in range(300):
+                nursery.start_soon(use)
+        assert sum(outcomes.values()) == 300
+        assert outcomes["served"] > 100
+        assert set(outcomes) <= {"served", "crashed", "gave up", "busy"}
+        await trio.sleep(IDLE_SECONDS + 1)
+        assert set(world.pool.states().values()) == {"on_disk"}
+        assert world.pool._reserved_bytes == 0
+        assert all(worker.died.is_set() for worker in world.spawner.spawned)
+
+
+def test_the_double_runs_only_engines_that_never_wait() -> None:
+    assert set(InlineSpawner().engines) == {"echo"}
+    assert InlineSpawner().engines["echo"] is EchoEngine
