@@ -59,6 +59,29 @@ class Stuck:
             raise
 
 
+async def upper(stream: Stream) -> None:
+    while data := await stream.receive_some(1000):
+        await stream.send_all(data.upper())
+
+
+async def shout(transport: MemoryTransport, peer_id: str, protocol: str = RPC_PROTOCOL) -> bytes:
+    stream = await transport.open_stream(peer_id, protocol)
+    await stream.send_all(b"hello")
+    answer = await stream.receive_some(100)
+    await stream.close()
+    return answer
+
+
+async def run_until_cancelled(
+    transport: MemoryTransport,
+    *,
+    task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
+) -> None:
+    async with transport.running():
+        task_status.started()
+        await trio.sleep_forever()
+
+
 class Pair:
     """A client "a" and a server "b", admitted and connected."""
 
@@ -84,5 +107,6 @@ async def pair(handler: RpcHandler = echo, *, limits: Limits = LIMITS) -> AsyncI
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(two.client.run)
         await a.connect(address("b"))
-        yield two
+        with trio.fail_after(3600):  # virtual seconds: a test fails rather than hangs
+            yield two
         nursery.cancel_scope.cancel()

@@ -1,10 +1,8 @@
 """The memory transport keeps the promises of the interface: gate, failures, determinism."""
 
-import random
-
 import pytest
 import trio
-from tests.node.network.pairs import address, network, node
+from tests.node.network.pairs import address, network, node, run_until_cancelled, shout, upper
 from trio.testing import MockClock
 
 from aigrid.node.network.memory_transport import MemoryTransport
@@ -18,19 +16,6 @@ from aigrid.node.network.transport import (
 )
 from aigrid.protocol.errors import Code, LocalError, RemoteError, UsageError
 from aigrid.protocol.limits import LIMITS
-
-
-async def upper(stream: Stream) -> None:
-    while data := await stream.receive_some(1000):
-        await stream.send_all(data.upper())
-
-
-async def shout(transport: MemoryTransport, peer_id: str, protocol: str = RPC_PROTOCOL) -> bytes:
-    stream = await transport.open_stream(peer_id, protocol)
-    await stream.send_all(b"hello")
-    answer = await stream.receive_some(100)
-    await stream.close()
-    return answer
 
 
 async def refused(transport: MemoryTransport, peer_id: str, protocol: str = RPC_PROTOCOL) -> Code:
@@ -147,16 +132,6 @@ async def test_strangers_are_few_and_do_not_stay(autojump_clock: MockClock) -> N
         await trio.sleep(LIMITS.stranger_seconds + 1)
         assert member.connected() == {"friend"}
         nursery.cancel_scope.cancel()
-
-
-async def run_until_cancelled(
-    transport: MemoryTransport,
-    *,
-    task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
-) -> None:
-    async with transport.running():
-        task_status.started()
-        await trio.sleep_forever()
 
 
 async def test_a_member_removed_is_cut_off(autojump_clock: MockClock) -> None:
@@ -277,6 +252,25 @@ async def test_nothing_passes_until_it_is_healed(autojump_clock: MockClock, fail
         assert await stream.receive_some(100) == b"HELLO"
 
 
+async def test_a_stream_opened_meanwhile_is_there_when_it_is_healed(
+    autojump_clock: MockClock,
+) -> None:
+    net = network()
+    a, b = node(net, "a", "b"), node(net, "b", "a")
+    b.handle_stream(RPC_PROTOCOL, upper)
+    async with a.running(), b.running(), trio.open_nursery() as nursery:
+        await a.connect(address("b"))
+        net.partition("a", "b")
+
+        async def heal() -> None:
+            await trio.sleep(2)
+            net.heal("a", "b")
+
+        nursery.start_soon(heal)
+        assert await shout(a, "b") == b"HELLO"
+        assert trio.current_time() > 2
+
+
 async def test_two_that_dial_each_other_at_once_share_a_connection(
     autojump_clock: MockClock,
 ) -> None:
@@ -342,52 +336,3 @@ async def test_nearby_nodes_are_seen_while_they_live(autojump_clock: MockClock) 
         assert [(seen.peer, seen.grid) for seen in a.nearby()] == [(address("b"), "did:key:grid")]
         net.kill("b")
         assert a.nearby() == ()
-
-
-async def trace(seed: int) -> list[tuple[float, str, str]]:
-    """What ten nodes that dial, gossip and talk at random see, with the time."""
-    net, rng = network(seed), random.Random(seed)
-    names = [f"n{number}" for number in range(10)]
-    nodes = [node(net, name, *names) for name in names]
-    seen: list[tuple[float, str, str]] = []
-
-    async def listen(transport: MemoryTransport) -> None:
-        async with transport.subscribe("t") as messages:
-            async for publisher, data in messages:
-                seen.append((trio.current_time(), transport.peer_id, f"{publisher} {data!r}"))
-
-    async def act(transport: MemoryTransport) -> None:
-        for _ in range(10):
-            peer_id = rng.choice(names)
-            try:
-                await transport.connect(address(peer_id))
-                answer = await shout(transport, peer_id)
-                seen.append((trio.current_time(), transport.peer_id, f"{peer_id} {answer!r}"))
-            except RemoteError as error:
-                seen.append((trio.current_time(), transport.peer_id, error.code))
-            await transport.publish("t", peer_id.encode())
-
-    async with trio.open_nursery() as nursery:
-        for transport in nodes:
-            transport.handle_stream(RPC_PROTOCOL, upper)
-            await nursery.start(run_until_cancelled, transport)
-            nursery.start_soon(listen, transport)
-        for transport in nodes:
-            nursery.start_soon(act, transport)
-        await trio.sleep(1)
-        net.kill("n3")
-        await trio.sleep(10)
-        nursery.cancel_scope.cancel()
-    return seen
-
-
-def test_the_same_seed_gives_the_same_trace() -> None:
-    def run(seed: int) -> list[tuple[float, str, str]]:
-        trio._core._run._r.seed(seed)
-        clock = MockClock(autojump_threshold=0)
-        return trio.run(trace, seed, clock=clock)
-
-    first, again, other = run(1), run(1), run(2)
-    assert len(first) > 300
-    assert first == again
-    assert first != other

@@ -9,7 +9,7 @@ from tests.node.network.pairs import SMALL, Stuck, address, echo, node, pair, re
 from trio.testing import MockClock
 
 from aigrid.node.network.streams import RpcClient, RpcServer, Send
-from aigrid.node.network.transport import RPC_PROTOCOL, Stream
+from aigrid.node.network.transport import RPC_PROTOCOL, PeerChange, PeerEvent, Stream
 from aigrid.protocol.errors import (
     Code,
     LocalError,
@@ -60,6 +60,51 @@ async def test_a_kill_in_the_middle_of_a_stream_is_connection_lost_at_once(
         with pytest.raises(RemoteError) as caught:
             await two.client.ask("b", b"", silence_seconds=5)
         assert caught.value.code is Code.UNREACHABLE
+
+
+async def test_calls_fail_at_once_when_the_transport_says_that_the_peer_is_gone(
+    autojump_clock: MockClock,
+) -> None:
+    async with pair(Stuck()) as two:
+        async with two.client.call("b", b"", silence_seconds=60) as answer:
+            await anext(answer)
+            started = trio.current_time()
+            two.a._events.emit(PeerEvent(PeerChange.DISCONNECTED, "b"))  # the stream itself is well
+            with pytest.raises(RemoteError) as caught:
+                await anext(answer)
+        assert caught.value.code is Code.CONNECTION_LOST
+        assert trio.current_time() == started
+        await trio.sleep(1)
+        assert two.pooled == 0
+
+
+async def test_a_stream_whose_caller_gave_up_while_it_was_opened_serves_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    opened = 0
+
+    async def counted(stream: Stream) -> None:
+        nonlocal opened
+        opened += 1
+        await RpcServer(echo).serve(stream)
+
+    async with pair(limits=replace(LIMITS, streams_per_peer_max=1)) as two:
+        two.b.handle_stream(RPC_PROTOCOL, counted)
+        with trio.move_on_after(0.001):
+            await two.client.ask("b", b"x", silence_seconds=5)
+        await trio.sleep(1)
+        assert await two.client.ask("b", b"y", silence_seconds=5) == b"y"
+        assert opened == 1
+
+
+async def test_a_request_that_does_not_go_on_is_given_up(autojump_clock: MockClock) -> None:
+    async with pair() as two:
+        stream = await two.a.open_stream("b", RPC_PROTOCOL)
+        await stream.send_all(encode(FrameKind.REQUEST_PART, b"x"))
+        started = trio.current_time()
+        with pytest.raises(RemoteError):
+            await read_all(stream)
+        assert trio.current_time() - started == pytest.approx(LIMITS.rpc_timeout_seconds, abs=0.2)
 
 
 async def test_a_restarted_peer_is_served_again(autojump_clock: MockClock) -> None:
