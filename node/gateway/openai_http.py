@@ -1,5 +1,6 @@
 """OpenAI's endpoints: HTTP in, `openai_request` and `core` called, `openai` out."""
 
+import math
 from dataclasses import dataclass
 
 import msgspec
@@ -111,7 +112,7 @@ class _Stream:
         self._turn = Turn()
         self._began = False
         self._ended = False
-        self._wrote_at = 0.0
+        self._wrote_at = -math.inf
 
     async def run(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._keep_alive)
@@ -157,8 +158,6 @@ class _Stream:
         """Send headers without waiting for ever, and a comment whenever the stream is silent."""
         await trio.sleep(self._chat.limits.first_chunk_seconds)
         silence_seconds = self._chat.limits.keepalive_seconds
-        if not self._began:
-            await self._write(openai.KEEPALIVE)
         while not self._ended:
             await trio.sleep_until(self._wrote_at + silence_seconds)
             if trio.current_time() >= self._wrote_at + silence_seconds:

@@ -153,6 +153,7 @@ def test_images_and_tool_calls_are_refused_where_they_stand() -> None:
         b'{"model":"a"}',
         b'{"model":"\xff","messages":[]}',
         body()[:-1] + b',"unknown":"\xff"}',
+        body()[:-1] + b',"unknown":"\xff","long":"' + b"x" * 300_000 + b'"}',
         body()[:-1] + b',"seed":NaN}',
         body()[:-1] + b',"seed":' + b"9" * 5000 + b"}",
         body()[:-1] + b',"unknown":' + b"[" * 100_000,
