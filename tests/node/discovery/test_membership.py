@@ -132,13 +132,16 @@ async def test_a_stranger_reaches_the_join_protocol_and_nothing_else(sim, autoju
     await sim.publish_echo("a", "secret")
     stranger.transport.allow_dial(a.identity.peer_id)
     await stranger.transport.connect(address(sim, "a"))
-    assert await code_of(
-        stranger.transport.open_stream(a.identity.peer_id, RPC_PROTOCOL)
-    ) in (Code.NOT_MEMBER, Code.UNREACHABLE)
+    assert await code_of(stranger.transport.open_stream(a.identity.peer_id, RPC_PROTOCOL)) in (
+        Code.NOT_MEMBER,
+        Code.UNREACHABLE,
+    )
     assert await code_of(stranger.join_client.greet(address(sim, "a"))) is Code.NOT_MEMBER
     await trio.sleep(20)
-    assert all(r.issuer == stranger.identity.did or r.issuer == stranger.grid.did
-               for r in stranger.graph.live_records(sim.now_ms()))
+    assert all(
+        r.issuer == stranger.identity.did or r.issuer == stranger.grid.did
+        for r in stranger.graph.live_records(sim.now_ms())
+    )
     assert stranger.router.models() == ()
 
 
@@ -236,8 +239,7 @@ async def test_a_membership_is_renewed_before_it_runs_out(sim, autojump_clock):
         half = LIMITS.membership_default_seconds // 2
         sim.skip_seconds(half + 3600)
         await eventually(
-            lambda: (m := b.grid.own_membership()) is not None
-            and m.content_id != first.content_id,
+            lambda: (m := b.grid.own_membership()) is not None and m.content_id != first.content_id,
             seconds=60,
         )
     assert node.grid.own_membership() is not None

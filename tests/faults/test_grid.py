@@ -1,0 +1,189 @@
+"""The main job on real parts: three node processes, libp2p between them, the real openai SDK."""
+
+import json
+import time
+
+import httpx
+import openai
+import pytest
+import rfc8785
+
+from scripts.nodes import NodeProcess, wait_for
+from tests.faults.conftest import MODEL, ProcessGrid, offered
+
+pytestmark = pytest.mark.process
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+def client(grid: ProcessGrid) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{grid.asker.gateway}/v1", api_key="none", max_retries=0)
+
+
+def test_a_node_without_a_model_lists_it(grid, client):
+    (model,) = client.models.list().data
+    assert model.id == MODEL
+    assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_a_node_without_a_model_answers_with_it(grid, client):
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=MESSAGES, max_tokens=5, temperature=0
+    )
+    answer = raw.parse()
+    assert raw.headers["x-aigrid-node"] == grid.holder.peer_id
+    assert raw.headers["x-request-id"]
+    (segment,) = answer.model_extra["aigrid"]["segments"]
+    assert segment["node"] == grid.holder.peer_id
+    assert segment["tokens"] == answer.usage.completion_tokens <= 5
+
+
+def test_a_stream_is_the_same_answer_in_pieces(grid, client):
+    ask = {"model": MODEL, "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
+    whole = client.chat.completions.create(**ask).choices[0].message.content
+    chunks = list(client.chat.completions.create(**ask, stream=True))
+    pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+    assert "".join(pieces) == whole
+    assert chunks[-1].model_extra["aigrid"]["segments"][0]["node"] == grid.holder.peer_id
+
+
+def test_find_names_the_serving_node_and_the_key_that_signed(grid):
+    (candidate,) = grid.asker.cli("find", "text-generation")["candidates"]
+    assert candidate["node"] == grid.holder.peer_id
+    assert candidate["signer"] == grid.holder.ready["did"]
+    shown = grid.asker.cli("record", "show", candidate["record"])
+    assert shown["issuer"] == grid.holder.ready["did"]
+
+
+def test_a_record_verifies_offline_and_a_changed_one_does_not(grid, tmp_path):
+    (candidate,) = grid.asker.cli("find", "text-generation")["candidates"]
+    shown = grid.asker.cli("record", "show", candidate["record"])
+    path = tmp_path / "record.json"
+    path.write_bytes(rfc8785.dumps(shown))
+    assert grid.asker.cli("record", "verify", str(path)) == {"ok": True, "code": ""}
+    changed = json.loads(path.read_bytes())
+    changed["credentialSubject"]["offers"][0]["slots"] += 1
+    path.write_bytes(rfc8785.dumps(changed))
+    with pytest.raises(Exception, match="record") as caught:
+        grid.asker.cli("record", "verify", str(path))
+    assert (caught.value.status, caught.value.code) == (1, "bad_signature")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"model": MODEL, "messages": []}, 400, "invalid_request"),
+        ({"model": "nobody-has-this", "messages": MESSAGES}, 404, "model_not_found"),
+        (
+            {"model": MODEL, "messages": [{"role": "user", "content": "x " * 5000}]},
+            400,
+            "context_length_exceeded",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_served_says_why(grid, body, status, code):
+    answer = httpx.post(f"{grid.asker.gateway}/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_an_uninvited_node_learns_nothing(grid):
+    listen = grid.authority.ready["listen"][0]
+    stranger = grid.add("stranger", "--bootstrap", listen)
+    try:
+        before = grid.asker.cli("status")["records"]
+        time.sleep(5)
+        status = stranger.cli("status")
+        assert status["models"] == [] and status["peers"] == []
+        assert stranger.cli("find", "text-generation") == {"candidates": []}
+        assert status["grid"] != grid.authority.ready["grid"]
+        assert all(
+            stranger.peer_id not in str(member.cli("peers"))
+            for member in (grid.authority, grid.holder, grid.asker)
+        )
+        assert grid.asker.cli("status")["records"] == before
+    finally:
+        stranger.stop()
+        grid.nodes.remove(stranger)
+
+
+def test_a_killed_holder_leaves_routing_at_once_and_comes_back(grid, client):
+    pids = grid.authority.pid, grid.asker.pid
+    grid.holder.kill9()
+    killed = time.monotonic()
+    wait_for(lambda: offered(grid.asker) == [], timeout_seconds=2, what="the offer to go")
+    assert time.monotonic() - killed < 2
+    answer = httpx.post(
+        f"{grid.asker.gateway}/v1/chat/completions", json={"model": MODEL, "messages": MESSAGES}
+    )
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "no_candidate"
+    assert int(answer.headers["retry-after"]) >= 1
+
+    old = grid.holder.ready["listen"]
+    grid.holder.start()
+    assert grid.holder.ready["listen"] != old
+    wait_for(
+        lambda: offered(grid.asker) == [grid.holder.peer_id],
+        timeout_seconds=20,
+        what="the offer to come back",
+    )
+    text = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=3)
+    assert text.usage.completion_tokens >= 1
+    assert (grid.authority.pid, grid.asker.pid) == pids
+    assert grid.authority.alive and grid.asker.alive
+
+
+def test_a_second_holder_answers_when_the_first_is_killed(grid, client):
+    second = grid.add("second")
+    grid.join(second)
+    grid.publish(second)
+    wait_for(lambda: len(offered(grid.asker)) == 2, timeout_seconds=20, what="two holders")
+    second.kill9()
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=MESSAGES, max_tokens=3
+    )
+    assert raw.headers["x-aigrid-node"] == grid.holder.peer_id
+    grid.nodes.remove(second)
+
+
+def test_a_removed_member_is_cut_off(grid):
+    gone = grid.add("gone")
+    grid.join(gone)
+    wait_for(lambda: offered(gone), timeout_seconds=20, what="the offer at the newcomer")
+    grid.authority.cli("remove", gone.ready["did"])
+    wait_for(
+        lambda: not any(p["alive"] for p in gone.cli("peers")["peers"]),
+        timeout_seconds=10,
+        what="everybody to hang up",
+    )
+    assert offered(gone) == []
+    gone.stop()
+    grid.nodes.remove(gone)
+
+
+def test_an_invitation_may_wait_for_the_node_to_start(grid):
+    late = NodeProcess(grid.directory / "late")
+    did = late.cli("id")["did"]
+    state = late.cli("join", grid.authority.cli("invite", did)["invitation"])
+    assert state == {"grid": grid.authority.ready["grid"], "state": "pending"}
+    late.start()
+    wait_for(
+        lambda: late.read_ready_file()["grid"] == grid.authority.ready["grid"],
+        timeout_seconds=20,
+        what="the invitation to be redeemed",
+    )
+    assert late.stop() == 0
+
+
+def test_only_the_authority_invites(grid):
+    with pytest.raises(Exception, match="authority") as caught:
+        grid.asker.cli("invite", grid.asker.ready["did"])
+    assert (caught.value.status, caught.value.code) == (3, "not_authority")
+
+
+def test_a_stopped_node_withdraws_its_offers(grid):
+    wait_for(lambda: offered(grid.asker), timeout_seconds=20, what="an offer")
+    assert grid.holder.stop() == 0
+    wait_for(lambda: offered(grid.asker) == [], timeout_seconds=2, what="the offer to go")
+    grid.holder.start()
+    wait_for(lambda: offered(grid.asker), timeout_seconds=20, what="the offer to come back")
