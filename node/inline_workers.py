@@ -92,7 +92,7 @@ class InlineWorker:
         self.failure: EngineError | None = None
         self._loaded = loaded
         self._chunk_seconds = chunk_seconds
-        self._slots = trio.CapacityLimiter(estimate.slots)
+        self._slots = trio.Semaphore(estimate.slots)
         self._running: set[trio.CancelScope] = set()
 
     def stats(self) -> EngineStats:
@@ -117,6 +117,8 @@ class InlineWorker:
         if self.died.is_set():
             raise self._gone()
         async with self._slots:
+            if self.died.is_set():
+                raise self._gone()
             token = CancelToken()
             chunks = self._loaded.infer(request, token)
             answer = _Answer(self, chunks, self._chunk_seconds)

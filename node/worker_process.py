@@ -190,8 +190,10 @@ class WorkerProcess:
     async def _read(self) -> None:
         try:
             await self._read_reports()
-        except ValueError:
-            self._give_up(EngineError("the worker sent what is no message", Code.ENGINE_CRASHED))
+        except ValueError as error:
+            self._give_up(
+                EngineError(f"the worker broke the protocol: {error}", Code.ENGINE_CRASHED)
+            )
             return
         finally:
             self._read_all.set()
@@ -205,31 +207,32 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             while data := await self._socket.recv(READ_BYTES):
                 self._pinged_at = None
-                self._deliver([ipc.decode_report(body) for body in cutter.feed(data)])
+                for body in cutter.feed(data):
+                    self._deliver(ipc.decode_report(body), len(body))
 
-    def _deliver(self, reports: list[ipc.Report]) -> None:
-        for report in reports:
-            if isinstance(report, ipc.Chunk):
-                job = self._requests.get(report.id)
-                if job is None:
-                    continue
-                job.add(report.chunk)
-                if isinstance(report.chunk, Finish):
-                    del self._requests[report.id]
-            elif isinstance(report, ipc.Failed) and report.id:
-                if (job := self._requests.pop(report.id, None)) is not None:
-                    job.fail(ipc.engine_error(report))
-            elif isinstance(report, ipc.Pong):
-                self._stats = report.stats
-            else:
-                answer = ipc.engine_error(report) if isinstance(report, ipc.Failed) else report
-                try:
-                    self._orders_in.send_nowait(answer)
-                except trio.WouldBlock:
-                    self._give_up(EngineError("the worker talks too much", Code.ENGINE_CRASHED))
+    def _deliver(self, report: ipc.Report, size_bytes: int) -> None:
+        if isinstance(report, ipc.Chunk):
+            job = self._requests.get(report.id)
+            if job is None:
+                return
+            if isinstance(report.chunk, Finish):
+                del self._requests[report.id]
+            if not job.add(report.chunk, size_bytes):
+                raise ValueError("more chunks than were asked for")
+        elif isinstance(report, ipc.Failed) and report.id:
+            if (job := self._requests.pop(report.id, None)) is not None:
+                job.fail(ipc.engine_error(report))
+        elif isinstance(report, ipc.Pong):
+            self._stats = report.stats
+        else:
+            answer = ipc.engine_error(report) if isinstance(report, ipc.Failed) else report
+            try:
+                self._orders_in.send_nowait(answer)
+            except trio.WouldBlock:
+                raise ValueError("more answers than orders") from None
 
     async def _keep_output(self) -> None:
-        with contextlib.suppress(trio.BrokenResourceError):
+        with contextlib.suppress(trio.BrokenResourceError, OSError):
             while data := await self._output.receive_some(4 * KIB):
                 self._tail += data
                 del self._tail[: -self._bounds.output_bytes]
@@ -276,15 +279,15 @@ class WorkerProcess:
         return EngineError(f"the worker of engine {self.engine} was stopped", Code.ENGINE_CRASHED)
 
     async def _wait_exit(self) -> None:
-        if sys.platform == "linux":
-            pidfd = os.pidfd_open(self._popen.pid)
+        pidfd = _pidfd(self._popen.pid)
+        if pidfd is None:
+            await trio.to_thread.run_sync(self._popen.wait, abandon_on_cancel=True)
+        else:
             try:
                 await trio.lowlevel.wait_readable(pidfd)
             finally:
                 os.close(pidfd)
             self._popen.poll()
-        else:
-            await trio.to_thread.run_sync(self._popen.wait, abandon_on_cancel=True)
         self._exited.set()
 
     async def _after_exit(self) -> None:
@@ -315,6 +318,16 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 self._log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._log_file.write_bytes(self._tail)
+
+
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, where the system has them."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def _oom_kills() -> int:

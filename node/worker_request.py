@@ -30,27 +30,37 @@ class WorkerBounds:
 
 
 BOUNDS: Final = WorkerBounds()
+UNREAD_MAX_BYTES: Final = 2 * ipc.FRAME_MAX_BYTES
 
 
 class RunningRequest:
     """Iterates over the answer. Silence counts only while somebody waits for more."""
 
-    __slots__ = ("_cancelled", "_error", "_lot", "_over", "_ready", "_since", "_take", "_taken")
+    __slots__ = (
+        *("_bytes", "_cancelled", "_error", "_lot"),
+        *("_over", "_ready", "_since", "_take", "_taken"),
+    )
     _since: float | None
 
     def __init__(self, take: Callable[[int], None]) -> None:
         self._take = take
         self._taken = 0
         self._ready: list[InferChunk] = []
+        self._bytes = 0
         self._error: EngineError | None = None
         self._lot = trio.lowlevel.ParkingLot()
         self._since = None
         self._cancelled = False
         self._over = False
 
-    def add(self, chunk: InferChunk) -> None:
+    def add(self, chunk: InferChunk, size_bytes: int) -> bool:
+        """Keep a chunk for whoever reads; False where the worker sends more than it may."""
+        if self._cancelled:
+            return True
         self._ready.append(chunk)
+        self._bytes += size_bytes
         self._lot.unpark()
+        return len(self._ready) <= ipc.CHUNK_WINDOW + 1 and self._bytes <= UNREAD_MAX_BYTES
 
     def fail(self, error: EngineError) -> None:
         self._error = error
@@ -75,6 +85,7 @@ class RunningRequest:
             await self._wait()
         chunks = tuple(self._ready)
         self._ready.clear()
+        self._bytes = 0
         self._taken += len(chunks)
         if isinstance(chunks[-1], Finish):
             self._over = True

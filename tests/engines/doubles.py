@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from aigrid.engines import ipc
 from aigrid.engines.base import CancelToken, Estimate, ModelSource, Probe
 from aigrid.engines.echo import EchoEngine
 from aigrid.protocol.errors import Code, EngineError
@@ -69,6 +70,12 @@ class BadEngine(EchoEngine):
             case "flood":
                 fd = int(sys.argv[sys.argv.index("--fd") + 1])
                 os.write(fd, b"\xff\xff\xff\xff")
+                threading.Event().wait()
+            case "too much":  # chunks of the first request, whatever the node grants
+                fd = int(sys.argv[sys.argv.index("--fd") + 1])
+                frame = ipc.encode(ipc.Chunk(1, TextChunk("x" * 1000)))
+                for _ in range(ipc.CHUNK_WINDOW * 4):
+                    os.write(fd, frame)
                 threading.Event().wait()
             case "close":
                 os.close(int(sys.argv[sys.argv.index("--fd") + 1]))

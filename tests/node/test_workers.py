@@ -18,6 +18,7 @@ from tests.engines.doubles import HERE, source
 
 from aigrid.engines import ipc
 from aigrid.engines.base import Estimate
+from aigrid.node import worker_process
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.worker_request import WorkerBounds
 from aigrid.node.workers import ProcessSpawner, Worker
@@ -329,27 +330,51 @@ async def test_stopping_the_spawner_leaves_no_worker(tmp_path: Path) -> None:
     assert refused.value.code is Code.SHUTTING_DOWN
 
 
+async def test_a_worker_that_ignores_its_window_is_killed(tmp_path: Path) -> None:
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner, "bad")
+        async with worker.infer(TextRequest(prompt="too much")) as batches:
+            await eventually(worker.died.is_set)
+            with pytest.raises(EngineError) as failed:
+                await rest(batches)
+        assert failed.value.code is Code.ENGINE_CRASHED
+
+
+async def test_without_process_descriptors_the_end_is_noticed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "_pidfd", lambda _: None)
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner)
+        os.kill(worker.pid, signal.SIGKILL)
+        with trio.fail_after(5):
+            await worker.died.wait()
+
+
 PARENT = """
-import os, sys, trio
+import sys, trio
 from pathlib import Path
-from typing import Any
-from aigrid.node.worker_process import WorkerProcess
-from aigrid.node.workers import ProcessSpawner, Worker
-from tests.engines.doubles import source
+from aigrid.node.workers import ProcessSpawner
+from aigrid.protocol.inference import TextRequest
+from tests.engines.doubles import HERE, source
 async def main():
-    spawner = ProcessSpawner(Path(sys.argv[1]))
+    spawner = ProcessSpawner(
+        Path(sys.argv[1]), environment={"PYTHONPATH": "."}, factories={"bad": f"{HERE}:BadEngine"}
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(spawner.run)
-        worker = await spawner.spawn(source(), engine="echo", threads=1)
-        print(worker.pid, flush=True)
-        await trio.sleep_forever()
+        worker = await spawner.spawn(source(), engine="bad", threads=1)
+        async with worker.infer(TextRequest(prompt=sys.argv[2])) as batches:
+            print(worker.pid, flush=True)
+            await trio.sleep_forever()
 trio.run(main)
 """
 
 
 @pytest.mark.process
-async def test_kill_nine_of_the_node_leaves_no_worker(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+@pytest.mark.parametrize("doing", ["cancelled?", "hold"])
+async def test_kill_nine_of_the_node_leaves_no_worker(tmp_path: Path, doing: str) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path), doing]
     parent = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
     assert parent.stdout is not None
     worker = psutil.Process(int(await parent.stdout.receive_some()))
