@@ -200,7 +200,7 @@ def _runtime_errors(doing: str) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise EngineError(f"no memory to {doing}", Code.OUT_OF_MEMORY) from error
-    except Exception as error:
+    except Exception as error:  # boundary: an engine call
         raise EngineError(
             f"onnxruntime could not {doing} ({type(error).__name__})", Code.ENGINE_FAILED
         ) from error

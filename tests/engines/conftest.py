@@ -18,7 +18,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 @pytest.fixture(scope="session")
-def tiny_path(tmp_path_factory) -> Path:
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama of two layers whose weights are random."""
     return write(tmp_path_factory.mktemp("tiny"), tiny_llama("Q4_1", seed=3))
 

@@ -1,8 +1,10 @@
 """Writes GGUF files for tests: whole, tiny llama models, and what no honest writer would make."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +18,12 @@ CHATML = (
 )
 
 
-def text(value):
+def text(value: str | bytes) -> bytes:
     data = value if isinstance(value, bytes) else value.encode()
     return struct.pack("<Q", len(data)) + data
 
 
-def value(item):
+def value(item: Any) -> bytes:
     """Type and bytes of a value: str, bool, int (u32), float (f32), or a list of one of them."""
     if isinstance(item, bytes):
         return item
@@ -146,7 +148,7 @@ LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, HEAD_SIZE = 2, 64, 96, 4, 2, 16
 ENDING = 2
 
 
-def tokenizer_metadata(**changes) -> dict:
+def tokenizer_metadata(**changes: Any) -> dict:
     kinds = [3] * len(SPECIALS) + [1] * (len(TOKENS) - len(SPECIALS))
     return {
         "tokenizer.ggml.model": "gpt2",
@@ -160,7 +162,7 @@ def tokenizer_metadata(**changes) -> dict:
     } | changes
 
 
-def llama_metadata(**changes) -> dict:
+def llama_metadata(**changes: Any) -> dict:
     return {
         "general.architecture": "llama",
         "llama.block_count": LAYERS,
@@ -176,18 +178,25 @@ def llama_metadata(**changes) -> dict:
 
 
 def tiny_llama(
-    kind="F32", *, seed=0, head=None, factors=False, kinds=None, metadata=None, without=()
+    kind: str = "F32",
+    *,
+    seed: int = 0,
+    head: str | None = None,
+    factors: bool = False,
+    kinds: dict[str, str] | None = None,
+    metadata: dict[str, Any] | None = None,
+    without: Sequence[str] = (),
 ) -> Gguf:
     """A random model. `head` is the type of a separate head; `kinds` overrides types by name."""
     rng = np.random.default_rng(seed)
     tensors = []
 
-    def add(name, rows, columns, wanted, spread):
+    def add(name: str, rows: int, columns: int, wanted: str, spread: float) -> None:
         wanted = (kinds or {}).get(name, wanted)
         data = pack(rng.normal(0, spread, (rows, columns)), wanted)
         tensors.append(Tensor(f"{name}.weight", (columns, rows), TYPES[wanted], data))
 
-    def norm(name):
+    def norm(name: str) -> None:
         data = (1 + rng.normal(0, 0.1, WIDTH)).astype("<f4").tobytes()
         tensors.append(Tensor(f"{name}.weight", (WIDTH,), TYPES["F32"], data))
 
@@ -214,7 +223,7 @@ def tiny_llama(
     return Gguf(whole, [tensor for tensor in tensors if tensor.name not in without])
 
 
-def write(directory: Path, model: Gguf, name="tiny.gguf") -> Path:
+def write(directory: Path, model: Gguf, name: str = "tiny.gguf") -> Path:
     path = directory / name
     path.write_bytes(model.build())
     return path

@@ -1,8 +1,12 @@
 """The llama forward pass in float64, written for reading: what the graph has to agree with."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from tests.engines.gguf_writer import HEAD_SIZE, HEADS, KV_HEADS, LAYERS, TYPES, Gguf, unpack
 
+Array = np.ndarray[Any, Any]
 KINDS = {number: name for name, number in TYPES.items()}
 
 
@@ -19,7 +23,7 @@ class Reference:
             frequencies = frequencies / self.weights["rope_freqs.weight"][0]
         self.frequencies = frequencies / model.metadata.get("llama.rope.scaling.factor", 1.0)
 
-    def logits(self, tokens) -> np.ndarray:
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """After every position: (tokens, vocabulary)."""
         hidden = self.weights["token_embd.weight"][list(tokens)].astype(np.float64)
         for layer in range(LAYERS):
@@ -32,21 +36,21 @@ class Reference:
         head = "output" if "output.weight" in self.weights else "token_embd"
         return self._times(self._norm(hidden, "output_norm"), head)
 
-    def _times(self, values, name):
+    def _times(self, values: Array, name: str) -> Array:
         return values @ self.weights[f"{name}.weight"].astype(np.float64).T
 
-    def _norm(self, values, name):
+    def _norm(self, values: Array, name: str) -> Array:
         mean = (values**2).mean(-1, keepdims=True)
         return values / np.sqrt(mean + self.epsilon) * self.weights[f"{name}.weight"][0]
 
-    def _rotate(self, heads):
+    def _rotate(self, heads: Array) -> Array:
         """Turn each pair of neighbours by its angle; heads is (positions, heads, size)."""
         angles = np.outer(np.arange(len(heads)), self.frequencies)[:, None]
         pairs = heads[..., 0::2] + 1j * heads[..., 1::2]
         turned = pairs * np.exp(1j * angles)
         return np.stack([turned.real, turned.imag], -1).reshape(heads.shape)
 
-    def _attention(self, normed, prefix):
+    def _attention(self, normed: Array, prefix: str) -> Array:
         count = len(normed)
         query = self._rotate(self._times(normed, f"{prefix}q").reshape(count, HEADS, HEAD_SIZE))
         key = self._rotate(self._times(normed, f"{prefix}k").reshape(count, KV_HEADS, HEAD_SIZE))

@@ -10,34 +10,34 @@ from aigrid.protocol.inference import ChatMessage
 HELLO = (ChatMessage("user", "hello <b> & {{ 1 }}"),)
 
 
-def render(source, messages=HELLO):
+def render(source: str, messages: tuple[ChatMessage, ...] = HELLO) -> str:
     return ChatTemplate(source, bos="<s>", eos="</s>").render(messages)
 
 
-def test_messages_are_rendered_as_they_are():
+def test_messages_are_rendered_as_they_are() -> None:
     assert render(CHATML) == (
         "<|im_start|>user\nhello <b> & {{ 1 }}<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
-def test_a_developer_speaks_as_the_system():
+def test_a_developer_speaks_as_the_system() -> None:
     assert "<|im_start|>system\nbe" in render(CHATML, (ChatMessage("developer", "be brief"),))
 
 
-def test_special_tokens_and_json_are_there():
+def test_special_tokens_and_json_are_there() -> None:
     assert render("{{ bos_token }}{{ {'a': '<é>'} | tojson }}{{ eos_token }}") == (
         '<s>{"a": "<é>"}</s>'
     )
 
 
-def test_loops_may_be_left():
+def test_loops_may_be_left() -> None:
     assert (
         render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}")
         == "01"
     )
 
 
-def test_refused_messages_are_an_invalid_request():
+def test_refused_messages_are_an_invalid_request() -> None:
     with pytest.raises(EngineError, match="no tools here") as caught:
         render(CHATML, (ChatMessage("tool", "4"),))
     assert caught.value.code == Code.INVALID_REQUEST
@@ -64,13 +64,13 @@ def test_refused_messages_are_an_invalid_request():
         "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     ],
 )
-def test_a_hostile_template_is_an_unsupported_model(source):
+def test_a_hostile_template_is_an_unsupported_model(source: str) -> None:
     with pytest.raises(EngineError) as caught:
         render(source)
     assert caught.value.code == Code.UNSUPPORTED_MODEL
 
 
-def test_plain_arithmetic_is_allowed():
+def test_plain_arithmetic_is_allowed() -> None:
     assert (
         render("{{ 2 ** 3 }} {{ 7 % 4 }} {{ 'a' + 'b' }} {{ 'ab' * 2 }} {{ 2 * 3 }}")
         == "8 3 ab abab 6"

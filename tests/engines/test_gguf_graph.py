@@ -1,21 +1,25 @@
 """The graph computes what the file says: compared with a plain forward pass in float64."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
 import numpy as np
 import pytest
 from tests.engines.gguf_writer import TYPES, Gguf, Tensor, pack, tiny_llama, unpack, write
-from tests.engines.llama_reference import Reference
-from tests.engines.texts import source
+from tests.engines.llama_reference import Array, Reference
+from tests.engines.texts import inside, source
 
 from aigrid.engines import gguf, gguf_quant
 from aigrid.engines.base import CancelToken
 from aigrid.engines.llama import read_config
-from aigrid.engines.onnx_decoder import Run
+from aigrid.engines.onnx_decoder import Decoder, Run
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.errors import Code, EngineError
 
 PROMPT = [1, 40, 41, 42, 7, 99, 150, 3]
 NEXT = [17, 200, 5]
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     **{kind: {"kind": kind} for kind in TYPES},
     "separate head": {"kind": "Q4_1", "head": "Q8_0"},
     "mixed attention": {"kind": "Q4_0", "kinds": {"blk.0.attn_v": "F16", "blk.1.ffn_up": "Q8_0"}},
@@ -27,13 +31,14 @@ VARIANTS = {
 }
 
 
-def decoder(path, **options):
+def decoder(path: Path, **options: Any) -> Decoder:
     engine = OnnxTextEngine()
     engine.load(source(path, **options), threads=1)
-    return engine._loaded.decoder
+    made: Decoder = inside(engine).decoder
+    return made
 
 
-def step_logits(model, tmp_path, **options):
+def step_logits(model: Gguf, tmp_path: Path, **options: Any) -> tuple[Array, Array]:
     """Logits after the prompt and after each further token, and those of the reference."""
     made, run = decoder(write(tmp_path, model), **options), Run(CancelToken())
     got = []
@@ -47,30 +52,37 @@ def step_logits(model, tmp_path, **options):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_logits_are_those_of_the_reference(name, tmp_path):
+def test_logits_are_those_of_the_reference(name: str, tmp_path: Path) -> None:
     got, expected = step_logits(tiny_llama(**VARIANTS[name]), tmp_path, exact_inputs=True)
     np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
-def test_logits_with_rounded_inputs_stay_close(kind, tmp_path):
+def test_logits_with_rounded_inputs_stay_close(kind: str, tmp_path: Path) -> None:
     got, expected = step_logits(tiny_llama(kind), tmp_path)
     assert np.sqrt(((got - expected) ** 2).mean()) < 0.03 * np.sqrt((expected**2).mean())
 
 
-def test_prefill_in_chunks_is_the_same(tmp_path, monkeypatch):
+def test_prefill_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 3)
     got, expected = step_logits(tiny_llama("F32"), tmp_path)
     np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
 
 
-def test_a_second_conversation_reuses_whole_chunks_and_changes_no_bit(tmp_path, monkeypatch):
+def test_a_second_conversation_reuses_whole_chunks_and_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 4)
     path, run = write(tmp_path, tiny_llama("Q4_1")), Run(CancelToken())
     made, fresh = decoder(path), decoder(path, reuse_prefix=False)
-    computed = []
+    computed: list[int] = []
     real = made._embed
-    monkeypatch.setattr(made, "_embed", lambda ids: computed.extend(ids) or real(ids))
+
+    def embed(tokens: Sequence[int]) -> Array:
+        computed.extend(tokens)
+        return real(tokens)
+
+    monkeypatch.setattr(made, "_embed", embed)
     made.prefill([*PROMPT, 9, 9, 9], run)
     for token in (8, 7, 6):
         made.step([token], run)
@@ -88,12 +100,19 @@ def test_a_second_conversation_reuses_whole_chunks_and_changes_no_bit(tmp_path, 
         np.testing.assert_array_equal(made.logits, fresh.logits)
 
 
-def test_a_cancelled_prefill_leaves_no_wrong_beginning(tmp_path, monkeypatch):
+def test_a_cancelled_prefill_leaves_no_wrong_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 4)
     path, cancel = write(tmp_path, tiny_llama("Q4_1")), CancelToken()
     made, fresh = decoder(path), decoder(path)
     real = made._embed
-    monkeypatch.setattr(made, "_embed", lambda ids: cancel.cancel() or real(ids))
+
+    def embed(tokens: Sequence[int]) -> Array:
+        cancel.cancel()
+        return real(tokens)
+
+    monkeypatch.setattr(made, "_embed", embed)
     assert not made.prefill([3] * 11, Run(cancel))
     for some in (made, fresh):
         assert some.prefill([3] * 11, Run(CancelToken()))
@@ -101,7 +120,7 @@ def test_a_cancelled_prefill_leaves_no_wrong_beginning(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_unpacking_gives_the_stored_weights(kind):
+def test_unpacking_gives_the_stored_weights(kind: str) -> None:
     weights = np.random.default_rng(1).normal(0, 1, (5, 64))
     data = pack(weights, kind)
     model = Gguf(tensors=[_tensor(kind, data)]).build()
@@ -112,7 +131,7 @@ def test_unpacking_gives_the_stored_weights(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_unpacking_agrees_with_the_public_package(kind):
+def test_unpacking_agrees_with_the_public_package(kind: str) -> None:
     public = pytest.importorskip("gguf")
     data = pack(np.random.default_rng(2).normal(0, 1, (3, 96)), kind)
     model = Gguf(tensors=[_tensor(kind, data, columns=96)]).build()
@@ -126,7 +145,7 @@ def test_unpacking_agrees_with_the_public_package(kind):
     )
 
 
-def test_sizes_of_types_agree_with_the_public_package():
+def test_sizes_of_types_agree_with_the_public_package() -> None:
     public = pytest.importorskip("gguf")
     for number, kind in gguf.TENSOR_TYPES.items():
         theirs = public.GGMLQuantizationType(number)
@@ -134,13 +153,13 @@ def test_sizes_of_types_agree_with_the_public_package():
         assert public.GGML_QUANT_SIZES[theirs] == (kind.elements, kind.size_bytes)
 
 
-def _tensor(kind, data, columns=64):
+def _tensor(kind: str, data: bytes, columns: int = 64) -> Tensor:
     size = gguf.TENSOR_TYPES[TYPES[kind]]
     rows = len(data) // (columns // size.elements * size.size_bytes)
     return Tensor("w", (columns, rows), TYPES[kind], data)
 
 
-def test_the_graph_is_built_once_and_kept_by_content(tmp_path):
+def test_the_graph_is_built_once_and_kept_by_content(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     path = write(tmp_path, tiny_llama("Q4_1"))
     decoder(path, cache=cache)
@@ -152,7 +171,7 @@ def test_the_graph_is_built_once_and_kept_by_content(tmp_path):
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 2
 
 
-def test_a_damaged_graph_is_built_again(tmp_path):
+def test_a_damaged_graph_is_built_again(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     path = write(tmp_path, tiny_llama("Q4_1"))
     decoder(path, cache=cache)
@@ -162,15 +181,17 @@ def test_a_damaged_graph_is_built_again(tmp_path):
     assert (kept / "graph.onnx").stat().st_size > 100
 
 
-def test_what_a_killed_builder_left_is_cleared(tmp_path):
+def test_what_a_killed_builder_left_is_cleared(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (cache / "building-killed").mkdir(parents=True)
     decoder(write(tmp_path, tiny_llama("F32")), cache=cache)
     assert not (cache / "building-killed").exists()
 
 
-def test_a_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(*_, **__):
+def test_a_failed_build_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("aigrid.engines.gguf_graph.build", fail)
@@ -181,7 +202,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [entry.name for entry in cache.iterdir()] == ["build.lock"]
 
 
-def test_infinite_weights_end_in_a_typed_error(tmp_path):
+def test_infinite_weights_end_in_a_typed_error(tmp_path: Path) -> None:
     model = tiny_llama("F32")
     tensor = next(t for t in model.tensors if t.name == "blk.1.ffn_down.weight")
     tensor.data = np.full(len(tensor.data) // 4, np.inf, "<f4").tobytes()
@@ -191,7 +212,7 @@ def test_infinite_weights_end_in_a_typed_error(tmp_path):
     assert caught.value.code == Code.ENGINE_FAILED
 
 
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, dict[str, Any]] = {
     "another architecture": {"metadata": {"general.architecture": "mamba"}},
     "no architecture": {"without": ("general.architecture",)},
     "a missing length": {"without": ("llama.embedding_length",)},
@@ -215,18 +236,18 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_cannot_be_computed_exactly_is_refused(name):
+def test_what_cannot_be_computed_exactly_is_refused(name: str) -> None:
     model = gguf.parse(tiny_llama(**UNSUPPORTED[name]).build())
     with pytest.raises(EngineError) as caught:
         read_config(model)
     assert caught.value.code == Code.UNSUPPORTED_MODEL
 
 
-def test_experts_that_are_not_there_are_fine():
+def test_experts_that_are_not_there_are_fine() -> None:
     read_config(gguf.parse(tiny_llama(metadata={"llama.expert_count": 0}).build()))
 
 
-def test_an_unsupported_type_is_named(tmp_path):
+def test_an_unsupported_type_is_named(tmp_path: Path) -> None:
     model = tiny_llama("F32")
     tensor = next(t for t in model.tensors if t.name == "blk.0.ffn_down.weight")
     # Six blocks of Q5_1 in each row of the file, as a writer of that type would make them.

@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -27,11 +28,16 @@ WHOLE = tiny_llama("Q4_1").build()
 BODY = bytes(128)
 
 
-def array(kind, count, body=b""):
+def array(kind: int, count: int, body: bytes = b"") -> bytes:
     return struct.pack("<IIQ", ARRAY, kind, count) + body
 
 
-def one(dims=(32,), kind=TYPES["F32"], offset=None, data=BODY):
+def one(
+    dims: tuple[int, ...] = (32,),
+    kind: int = TYPES["F32"],
+    offset: int | None = None,
+    data: bytes = BODY,
+) -> Gguf:
     return Gguf(tensors=[Tensor("w", dims, kind, data, offset)])
 
 
@@ -91,7 +97,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_header_is_unsafe(name):
+def test_a_hostile_header_is_unsafe(name: str) -> None:
     with pytest.raises(EngineError) as caught:
         gguf.parse(HOSTILE[name])
     assert caught.value.code == Code.UNSAFE_FILE
@@ -106,13 +112,13 @@ def test_a_hostile_header_is_unsafe(name):
         (one(kind=2**32 - 1).build(), Code.UNSUPPORTED_QUANTISATION),
     ],
 )
-def test_what_is_only_unknown_is_unsupported(data, code):
+def test_what_is_only_unknown_is_unsupported(data: bytes, code: Code) -> None:
     with pytest.raises(EngineError) as caught:
         gguf.parse(data)
     assert caught.value.code == code
 
 
-def test_every_truncation_is_unsafe():
+def test_every_truncation_is_unsafe() -> None:
     header = len(WHOLE) - len(WHOLE.partition(b"output_norm.weight")[2])
     for size in [*range(0, header, 97), header, len(WHOLE) // 2, len(WHOLE) - 1]:
         with pytest.raises(EngineError) as caught:
@@ -120,7 +126,7 @@ def test_every_truncation_is_unsafe():
         assert caught.value.code == Code.UNSAFE_FILE
 
 
-def test_a_promise_of_all_memory_allocates_none():
+def test_a_promise_of_all_memory_allocates_none() -> None:
     tracemalloc.start()
     try:
         for name in ("an array of all memory", "a string of all memory", "strings beyond the end"):
@@ -132,7 +138,7 @@ def test_a_promise_of_all_memory_allocates_none():
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_random_bytes_raise_nothing_else(data, begun):
+def test_random_bytes_raise_nothing_else(data: bytes, begun: bool) -> None:
     try:
         gguf.parse(b"GGUF" + struct.pack("<I", 3) + data if begun else data)
     except EngineError:
@@ -140,7 +146,7 @@ def test_random_bytes_raise_nothing_else(data, begun):
 
 
 @given(st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 255)), min_size=1, max_size=8))
-def test_a_changed_file_raises_nothing_else(changes):
+def test_a_changed_file_raises_nothing_else(changes: list[tuple[int, int]]) -> None:
     data = bytearray(WHOLE)
     for place, byte in changes:
         data[place] = byte
@@ -150,7 +156,7 @@ def test_a_changed_file_raises_nothing_else(changes):
         pass
 
 
-def test_an_honest_header_is_read():
+def test_an_honest_header_is_read() -> None:
     model = gguf.parse(WHOLE)
     assert model.text("general.architecture") == "llama"
     assert model.number("llama.attention.layer_norm_rms_epsilon") == pytest.approx(1e-5)
@@ -158,7 +164,7 @@ def test_an_honest_header_is_read():
     assert read_config(model).tied
 
 
-def test_older_and_aligned_files_are_read():
+def test_older_and_aligned_files_are_read() -> None:
     tensors = [Tensor("w", (4, 2), TYPES["F32"], struct.pack("<8f", *range(8)))]
     data = Gguf({"general.alignment": 64}, tensors, version=2, alignment=64).build()
     tensor = gguf.parse(data).tensors["w"]
@@ -166,7 +172,7 @@ def test_older_and_aligned_files_are_read():
     assert struct.unpack_from("<8f", data, tensor.offset) == tuple(range(8))
 
 
-def test_no_file_and_an_empty_one_are_named(tmp_path):
+def test_no_file_and_an_empty_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
         gguf.map_file(tmp_path / "none.gguf")
     assert caught.value.code == Code.MODEL_FILE_MISSING

@@ -1,5 +1,7 @@
 """Text to tokens and back, for the tokenizers that a GGUF may carry."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,13 +12,13 @@ from aigrid.engines.gguf_tokenizer import GgufTokenizer
 from aigrid.protocol.errors import Code, EngineError
 
 
-def tokenizer(**changes):
+def tokenizer(**changes: Any) -> GgufTokenizer:
     metadata = tokenizer_metadata(**changes)
     kept = {key: item for key, item in metadata.items() if item is not None}
     return GgufTokenizer(gguf.parse(Gguf(kept).build()), len(TOKENS))
 
 
-def pieces(made, text):
+def pieces(made: GgufTokenizer, text: str) -> list[str]:
     return [made.name(token) for token in made.encode(text)]
 
 
@@ -25,7 +27,7 @@ PLAIN = tokenizer()
 
 @pytest.mark.parametrize("pre", ["smollm", "default", "gpt-2", "llama-bpe"])
 @given(st.text(max_size=40))
-def test_text_survives_the_way_there_and_back(pre, text):
+def test_text_survives_the_way_there_and_back(pre: str, text: str) -> None:
     made = MADE[pre]
     assert b"".join(map(made.piece, made.encode(text))).decode() == text
 
@@ -36,7 +38,7 @@ MADE = {
 }
 
 
-def test_merges_are_applied_in_order():
+def test_merges_are_applied_in_order() -> None:
     assert pieces(PLAIN, "hello w") == ["hello", " w"]
     assert pieces(PLAIN, "hell") == ["hell"]
 
@@ -51,7 +53,7 @@ def test_merges_are_applied_in_order():
         ("gpt-2", ["1234"]),
     ],
 )
-def test_digits_are_split_as_the_model_was_trained(pre, expected):
+def test_digits_are_split_as_the_model_was_trained(pre: str, expected: list[str]) -> None:
     spare = ["12", "123", "1234"]
     tokens = [*TOKENS[: -len(spare)], *spare]
     made = tokenizer(
@@ -64,7 +66,7 @@ def test_digits_are_split_as_the_model_was_trained(pre, expected):
     assert pieces(made, "1234") == expected
 
 
-def test_control_tokens_are_read_and_not_said():
+def test_control_tokens_are_read_and_not_said() -> None:
     tokens = PLAIN.encode("<|im_start|>a<|im_end|>")
     assert [tokens[0], tokens[-1]] == [1, 2]
     assert b"".join(map(PLAIN.piece, tokens)) == b"a"
@@ -72,21 +74,21 @@ def test_control_tokens_are_read_and_not_said():
     assert PLAIN.ending == {0, 2}
 
 
-def test_a_beginning_is_added_once_where_the_model_wants_it():
+def test_a_beginning_is_added_once_where_the_model_wants_it() -> None:
     made = tokenizer(**{"tokenizer.ggml.add_bos_token": True})
     assert made.encode("a")[:1] == [1]
     assert made.encode("<|im_start|>a")[:2] != [1, 1]
     assert PLAIN.encode("a")[:1] != [1]
 
 
-def test_tokens_of_the_user_are_literal():
+def test_tokens_of_the_user_are_literal() -> None:
     kinds = [3, 3, 4] + [1] * (len(TOKENS) - 3)
     made = tokenizer(**{"tokenizer.ggml.token_type": kinds, "tokenizer.ggml.eos_token_id": 0})
     assert made.encode("<|im_end|>") == [2]
     assert made.piece(2) == b"<|im_end|>"
 
 
-def test_a_lone_surrogate_is_an_invalid_request():
+def test_a_lone_surrogate_is_an_invalid_request() -> None:
     with pytest.raises(EngineError) as caught:
         PLAIN.encode("\ud800")
     assert caught.value.code == Code.INVALID_REQUEST
@@ -110,13 +112,13 @@ def test_a_lone_surrogate_is_an_invalid_request():
         {"tokenizer.ggml.bos_token_id": "one"},
     ],
 )
-def test_what_does_not_fit_is_unsupported(changes):
+def test_what_does_not_fit_is_unsupported(changes: Any) -> None:
     with pytest.raises(EngineError) as caught:
         tokenizer(**changes)
     assert caught.value.code == Code.UNSUPPORTED_MODEL
 
 
-def test_a_vocabulary_without_specials_has_no_ending():
+def test_a_vocabulary_without_specials_has_no_ending() -> None:
     made = tokenizer(
         **{
             "tokenizer.ggml.token_type": None,

@@ -1,51 +1,68 @@
 """The whole engine on a tiny random model: requests, endings, continuations, cancelling, errors."""
 
 import threading
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from tests.engines.contract import EngineContract
 from tests.engines.gguf_writer import ENDING, tiny_llama, write
-from tests.engines.texts import ask, load, source
+from tests.engines.texts import ask, inside, load, source, stream
 
 from aigrid.engines import onnx_decoder
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import ChatMessage, Finish, TensorRequest, TextChunk, TextRequest
+from aigrid.protocol.inference import ChatMessage, Finish, TensorRequest, TextRequest
 
 HELLO = (ChatMessage("user", "hello world"),)
 # Bytes that decode to letters, so that stop strings can be taken from the answers.
-SEEDED = {"prompt": "hello", "temperature": 3.0, "seed": 11}
+SEEDED: dict[str, Any] = {"prompt": "hello", "temperature": 3.0, "seed": 11}
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_path):
+def engine(tiny_path: Path) -> OnnxTextEngine:
     return load(tiny_path)
 
 
-def refused(engine, code, **fields):
+class TestOnnxTextEngine(EngineContract):
+    engine = OnnxTextEngine
+
+    @pytest.fixture
+    def source(self, tiny_path: Path) -> ModelSource:
+        return source(tiny_path)
+
+    @pytest.fixture
+    def request_(self) -> TextRequest:
+        return TextRequest(prompt="hello", max_tokens=6, top_logprobs=2, seed=3)
+
+    @pytest.fixture
+    def wrong_request(self) -> TensorRequest:
+        return TensorRequest(inputs={})
+
+
+def refused(engine: OnnxTextEngine, code: Code, **fields: Any) -> str:
     with pytest.raises(EngineError) as caught:
         ask(engine, **fields)
     assert caught.value.code == code
     return str(caught.value)
 
 
-def test_it_is_an_engine(engine):
+def test_it_is_an_engine(engine: OnnxTextEngine) -> None:
     assert isinstance(engine, Engine)
     found = OnnxTextEngine().probe()
     assert (found.problem, found.formats) == ("", ("gguf",))
 
 
-def test_an_answer_has_a_chunk_for_each_token_and_counts(engine):
-    chunks = list(engine.infer(TextRequest(messages=HELLO, max_tokens=9, seed=1), CancelToken()))
-    assert all(isinstance(chunk, TextChunk) for chunk in chunks[:-1])
-    assert chunks[-1].prompt_tokens == len(
-        engine._loaded.tokenizer.encode(engine._loaded.template.render(HELLO))
-    )
-    assert chunks[-1].completion_tokens == sum(len(chunk.token_ids) for chunk in chunks[:-1])
+def test_an_answer_has_a_chunk_for_each_token_and_counts(engine: OnnxTextEngine) -> None:
+    chunks, finish = stream(engine, messages=HELLO, max_tokens=9, seed=1)
+    assert [len(chunk.token_ids) for chunk in chunks[:9]] == [1] * finish.completion_tokens
+    rendered = inside(engine).template.render(HELLO)
+    assert finish.prompt_tokens == len(inside(engine).tokenizer.encode(rendered))
 
 
-def test_greedy_takes_the_likeliest_of_the_distribution_it_reports(engine):
+def test_greedy_takes_the_likeliest_of_the_distribution_it_reports(engine: OnnxTextEngine) -> None:
     _, ids, logprobs, _ = ask(engine, prompt="hello", max_tokens=12, top_logprobs=3)
     assert [entry.token_id for entry in logprobs] == ids
     for entry in logprobs:
@@ -56,27 +73,29 @@ def test_greedy_takes_the_likeliest_of_the_distribution_it_reports(engine):
         assert sum(map(np.exp, values)) <= 1 + 1e-6
 
 
-def test_log_probabilities_do_not_depend_on_how_it_samples(engine):
+def test_log_probabilities_do_not_depend_on_how_it_samples(engine: OnnxTextEngine) -> None:
     plain = ask(engine, prompt="hello", max_tokens=1, top_logprobs=4)[2]
     shaped = ask(engine, **SEEDED, top_p=0.3, max_tokens=1, top_logprobs=4)[2]
     assert shaped[0].top == plain[0].top
 
 
-def test_no_log_probabilities_unless_asked(engine):
+def test_no_log_probabilities_unless_asked(engine: OnnxTextEngine) -> None:
     assert ask(engine, prompt="hello", max_tokens=3)[2] == []
     assert ask(engine, prompt="hello", max_tokens=1, top_logprobs=0)[2][0].top == ()
 
 
-def test_the_same_seed_gives_the_same_answer(engine):
+def test_the_same_seed_gives_the_same_answer(engine: OnnxTextEngine) -> None:
     assert ask(engine, **SEEDED, max_tokens=30) == ask(engine, **SEEDED, max_tokens=30)
     answers = {ask(engine, prompt="hello", temperature=2.0, max_tokens=30)[0] for _ in range(3)}
     assert len(answers) > 1
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0.0}, {"temperature": 3.0, "seed": 11}])
-def test_a_continuation_elsewhere_is_the_rest_of_the_answer(engine, tiny_path, fields):
+def test_a_continuation_elsewhere_is_the_rest_of_the_answer(
+    engine: OnnxTextEngine, tiny_path: Path, fields: Any
+) -> None:
     text, ids, _, finish = ask(engine, prompt="hello", max_tokens=30, **fields)
-    chunks = list(engine.infer(TextRequest(prompt="hello", max_tokens=30, **fields), CancelToken()))
+    chunks, _ = stream(engine, prompt="hello", max_tokens=30, **fields)
     elsewhere = load(tiny_path)
     for count in (1, 7, len(ids) - 1):
         said = "".join(chunk.text for chunk in chunks[:count])
@@ -92,7 +111,7 @@ def test_a_continuation_elsewhere_is_the_rest_of_the_answer(engine, tiny_path, f
         assert (end.reason, end.prompt_tokens) == (finish.reason, finish.prompt_tokens)
 
 
-def test_a_stop_string_ends_the_answer_and_is_not_said(engine):
+def test_a_stop_string_ends_the_answer_and_is_not_said(engine: OnnxTextEngine) -> None:
     text, ids, _, _ = ask(engine, **SEEDED, max_tokens=40)
     for start in range(1, len(text) - 3):
         stop = text[start : start + 3]
@@ -102,12 +121,11 @@ def test_a_stop_string_ends_the_answer_and_is_not_said(engine):
         assert finish.reason == "stop"
 
 
-def test_a_continuation_goes_on_within_a_stop_string(engine):
+def test_a_continuation_goes_on_within_a_stop_string(engine: OnnxTextEngine) -> None:
     text, ids, _, _ = ask(engine, **SEEDED, max_tokens=40)
     stop = text[5:9]
     whole = ask(engine, **SEEDED, max_tokens=40, stop=(stop,))
-    request = TextRequest(**SEEDED, max_tokens=40, stop=(stop,))
-    chunks = list(engine.infer(request, CancelToken()))
+    chunks, _ = stream(engine, **SEEDED, max_tokens=40, stop=(stop,))
     for count in range(1, len(whole[1]) + 1):
         said = "".join(chunk.text for chunk in chunks[:count])
         more, rest, _, finish = ask(
@@ -117,7 +135,7 @@ def test_a_continuation_goes_on_within_a_stop_string(engine):
         assert finish.reason == "stop"
 
 
-def test_an_answer_that_already_ended_is_not_continued(engine):
+def test_an_answer_that_already_ended_is_not_continued(engine: OnnxTextEngine) -> None:
     assert ask(engine, prompt="hello", continued_ids=(7, ENDING))[1:] == (
         [],
         [],
@@ -125,24 +143,26 @@ def test_an_answer_that_already_ended_is_not_continued(engine):
     )
 
 
-def test_the_ending_token_ends_the_answer(engine, monkeypatch):
+def test_the_ending_token_ends_the_answer(
+    engine: OnnxTextEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, ids, _, _ = ask(engine, prompt="hello", max_tokens=10)
     ended = ids.index(ids[4])
-    monkeypatch.setattr(engine._loaded.tokenizer, "ending", frozenset({ids[4]}))
+    monkeypatch.setattr(inside(engine).tokenizer, "ending", frozenset({ids[4]}))
     _, fewer, _, finish = ask(engine, prompt="hello", max_tokens=10)
     assert (fewer, finish.reason) == (ids[:ended], "stop")
 
 
-def test_max_tokens_and_the_context_bound_the_answer(engine):
+def test_max_tokens_and_the_context_bound_the_answer(engine: OnnxTextEngine) -> None:
     assert ask(engine, prompt="hello", max_tokens=5)[3] == Finish("length", 1, 5)
-    engine._loaded.tokenizer.ending, kept = frozenset(), engine._loaded.tokenizer.ending
+    inside(engine).tokenizer.ending, kept = frozenset(), inside(engine).tokenizer.ending
     try:
         assert ask(engine, prompt="hello")[3] == Finish("length", 1, 127)
     finally:
-        engine._loaded.tokenizer.ending = kept
+        inside(engine).tokenizer.ending = kept
 
 
-def test_context_overflow_says_how_many_and_how_many_fit(engine):
+def test_context_overflow_says_how_many_and_how_many_fit(engine: OnnxTextEngine) -> None:
     code = Code.CONTEXT_LENGTH_EXCEEDED
     message = refused(engine, code, token_ids=(5,) * 128)
     assert "128" in message
@@ -175,24 +195,18 @@ def test_context_overflow_says_how_many_and_how_many_fit(engine):
         {"messages": (ChatMessage("tool", "4"),)},
     ],
 )
-def test_a_request_out_of_range_is_invalid(engine, fields):
+def test_a_request_out_of_range_is_invalid(engine: OnnxTextEngine, fields: Any) -> None:
     refused(engine, Code.INVALID_REQUEST, **fields)
     assert ask(engine, prompt="hello", max_tokens=1)[3].completion_tokens == 1
 
 
-def test_a_tensor_request_is_of_another_engine(engine):
-    with pytest.raises(EngineError) as caught:
-        engine.infer(TensorRequest(inputs={}), CancelToken())
-    assert caught.value.code == Code.INVALID_REQUEST
-
-
-def test_a_model_without_a_template_takes_prompts_only(tmp_path):
+def test_a_model_without_a_template_takes_prompts_only(tmp_path: Path) -> None:
     bare = load(write(tmp_path, tiny_llama("F32", without=("tokenizer.chat_template",))))
     refused(bare, Code.INVALID_REQUEST, messages=HELLO)
     assert ask(bare, prompt="hello", max_tokens=2)[3].completion_tokens == 2
 
 
-def test_cancelling_stops_before_the_next_token(engine):
+def test_cancelling_stops_before_the_next_token(engine: OnnxTextEngine) -> None:
     cancel, seen = CancelToken(), []
     for chunk in engine.infer(TextRequest(prompt="hello", max_tokens=100, seed=1), cancel):
         seen.append(chunk)
@@ -203,13 +217,13 @@ def test_cancelling_stops_before_the_next_token(engine):
     assert engine.stats().running == 0
 
 
-def test_a_request_cancelled_before_it_began_computes_nothing(engine):
+def test_a_request_cancelled_before_it_began_computes_nothing(engine: OnnxTextEngine) -> None:
     cancel = CancelToken()
     cancel.cancel()
     assert ask(engine, cancel, prompt="hello")[1:] == ([], [], Finish("cancelled", 1, 0))
 
 
-def test_cancelling_reaches_into_a_running_step(engine):
+def test_cancelling_reaches_into_a_running_step(engine: OnnxTextEngine) -> None:
     """The hook ends a run that is under way; the engine answers the next request as before."""
     before = ask(engine, prompt="hello again", max_tokens=3)
     cancel = CancelToken()
@@ -217,16 +231,21 @@ def test_cancelling_reaches_into_a_running_step(engine):
     class Stuck:
         """A session whose run ends only when it is told to."""
 
-        def run_with_iobinding(self, binding, options):
+        def run_with_iobinding(self, binding: object, options: Any) -> None:
             started.set()
             while not options.terminate:
                 released.wait(0.001)
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
     started, released = threading.Event(), threading.Event()
-    decoder = engine._loaded.decoder
+    decoder = inside(engine).decoder
     real, decoder._session = decoder._session, Stuck()
-    canceller = threading.Thread(target=lambda: (started.wait(), cancel.cancel()))
+
+    def cancel_once_started() -> None:
+        started.wait()
+        cancel.cancel()
+
+    canceller = threading.Thread(target=cancel_once_started)
     canceller.start()
     try:
         assert ask(engine, cancel, prompt="hello again")[3].reason == "cancelled"
@@ -236,17 +255,21 @@ def test_cancelling_reaches_into_a_running_step(engine):
     assert ask(engine, prompt="hello again", max_tokens=3) == before
 
 
-def test_a_failing_runtime_is_a_typed_error(engine, monkeypatch):
+def test_a_failing_runtime_is_a_typed_error(
+    engine: OnnxTextEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Broken:
-        def run_with_iobinding(self, *_):
+        def run_with_iobinding(self, *_: object) -> None:
             raise RuntimeError("/secret/path is broken")
 
-    monkeypatch.setattr(engine._loaded.decoder, "_session", Broken())
+    monkeypatch.setattr(inside(engine).decoder, "_session", Broken())
     assert "secret" not in refused(engine, Code.ENGINE_FAILED, prompt="hello")
 
 
-def test_memory_that_is_not_there_is_a_typed_error(tmp_path, monkeypatch):
-    def none(*_, **__):
+def test_memory_that_is_not_there_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> NoReturn:
         raise MemoryError
 
     monkeypatch.setattr(onnx_decoder, "rotary_tables", none)
@@ -255,9 +278,9 @@ def test_memory_that_is_not_there_is_a_typed_error(tmp_path, monkeypatch):
     assert caught.value.code == Code.OUT_OF_MEMORY
 
 
-def test_stats_count_what_was_done(tiny_path):
+def test_stats_count_what_was_done(tiny_path: Path) -> None:
     engine = load(tiny_path)
-    prompt = engine._loaded.tokenizer.encode("hello")
+    prompt = inside(engine).tokenizer.encode("hello")
     ask(engine, prompt="hello", max_tokens=4)
     with pytest.raises(EngineError):
         ask(engine, prompt="")
@@ -267,7 +290,7 @@ def test_stats_count_what_was_done(tiny_path):
     assert stats.busy_seconds > 0
 
 
-def test_the_estimate_tells_context_precision_and_memory(tiny_path):
+def test_the_estimate_tells_context_precision_and_memory(tiny_path: Path) -> None:
     estimate = OnnxTextEngine().estimate(source(tiny_path))
     assert (estimate.context_tokens, estimate.precision, estimate.slots) == (128, "q4_1", 1)
     assert estimate.memory_bytes > 1024 * 1024
@@ -278,13 +301,13 @@ def test_the_estimate_tells_context_precision_and_memory(tiny_path):
 @pytest.mark.parametrize(
     "options", [{"context": 0}, {"context": "all"}, {"spin": 1}, {"exact_inputs": "yes"}]
 )
-def test_options_of_another_type_are_refused(tiny_path, options):
+def test_options_of_another_type_are_refused(tiny_path: Path, options: Any) -> None:
     with pytest.raises(EngineError) as caught:
         load(tiny_path, **options)
     assert caught.value.code == Code.UNSUPPORTED_MODEL
 
 
-def test_a_source_without_one_gguf_is_refused(tiny_path):
+def test_a_source_without_one_gguf_is_refused(tiny_path: Path) -> None:
     for files, form in (
         ({}, "gguf"),
         ({"a.gguf": tiny_path, "b.gguf": tiny_path}, "gguf"),
@@ -295,7 +318,7 @@ def test_a_source_without_one_gguf_is_refused(tiny_path):
         assert caught.value.code == Code.UNSUPPORTED_MODEL
 
 
-def test_an_unloaded_engine_says_so(tiny_path):
+def test_an_unloaded_engine_says_so(tiny_path: Path) -> None:
     engine = load(tiny_path)
     engine.unload()
     refused(engine, Code.ENGINE_FAILED, prompt="hello")

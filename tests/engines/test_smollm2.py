@@ -2,9 +2,11 @@
 
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.engines.texts import ask, load, source
+from tests.engines.texts import ask, inside, load, source
 
 from aigrid.engines.base import CancelToken
 from aigrid.engines.onnx_text import OnnxTextEngine
@@ -17,25 +19,25 @@ STORY = (ChatMessage("user", "Tell a story about a fox."),)
 
 
 @pytest.fixture(scope="module")
-def engine(smollm2_path, tmp_path_factory):
+def engine(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxTextEngine:
     return load(smollm2_path, cache=tmp_path_factory.mktemp("cache"), threads=2, spin=False)
 
 
-def test_it_knows_the_capital_of_france(engine):
+def test_it_knows_the_capital_of_france(engine: OnnxTextEngine) -> None:
     text, _, _, finish = ask(engine, messages=FRANCE, max_tokens=40)
     assert "Paris" in text
     assert finish.reason == "stop"
     assert "<|" not in text
 
 
-def test_it_ends_by_itself_and_knows_the_conversation(engine):
+def test_it_ends_by_itself_and_knows_the_conversation(engine: OnnxTextEngine) -> None:
     first = ask(engine, messages=FRANCE, max_tokens=40)[0]
     turns = (*FRANCE, ChatMessage("assistant", first), ChatMessage("user", "And of Italy?"))
     assert "Rome" in ask(engine, messages=turns, max_tokens=60)[0]
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0.0}, {"temperature": 0.9, "top_p": 0.9}])
-def test_a_continuation_is_the_rest_of_the_answer(engine, fields):
+def test_a_continuation_is_the_rest_of_the_answer(engine: OnnxTextEngine, fields: Any) -> None:
     fields = {"messages": STORY, "seed": 42, **fields}
     text, ids, _, _ = ask(engine, max_tokens=40, **fields)
     # Another conversation in between, so that no keys and values are left from the first.
@@ -46,7 +48,7 @@ def test_a_continuation_is_the_rest_of_the_answer(engine, fields):
     assert text
 
 
-def test_a_stop_string_that_spans_tokens_is_not_said(engine):
+def test_a_stop_string_that_spans_tokens_is_not_said(engine: OnnxTextEngine) -> None:
     text, _, _, _ = ask(engine, messages=STORY, max_tokens=40)
     stop = text[30:45]
     cut, _, _, finish = ask(engine, messages=STORY, max_tokens=40, stop=("never said", stop))
@@ -54,7 +56,7 @@ def test_a_stop_string_that_spans_tokens_is_not_said(engine):
     assert finish.reason == "stop"
 
 
-def test_log_probabilities_are_sane(engine):
+def test_log_probabilities_are_sane(engine: OnnxTextEngine) -> None:
     logprobs = ask(engine, messages=FRANCE, max_tokens=6, top_logprobs=5)[2]
     for entry in logprobs:
         assert entry.logprob <= 0
@@ -63,17 +65,18 @@ def test_log_probabilities_are_sane(engine):
     assert "Paris" in "".join(entry.token for entry in logprobs)
 
 
-def test_cancelling_stops_within_a_token(engine):
+def test_cancelling_stops_within_a_token(engine: OnnxTextEngine) -> None:
     cancel, chunks = CancelToken(), []
     for chunk in engine.infer(TextRequest(messages=STORY, temperature=0.0), cancel):
         chunks.append(chunk)
         if len(chunks) == 4:
             cancel.cancel()
-    assert chunks[-1].reason == "cancelled"
-    assert len(chunks) == 5
+    finish = chunks[-1]
+    assert isinstance(finish, Finish)
+    assert (finish.reason, finish.completion_tokens, len(chunks)) == ("cancelled", 4, 5)
 
 
-def test_cancelling_cuts_a_prefill_short(engine):
+def test_cancelling_cuts_a_prefill_short(engine: OnnxTextEngine) -> None:
     cancel = CancelToken()
     tokens = tuple(1000 + index for index in range(3500))
     began = time.perf_counter()
@@ -88,21 +91,23 @@ def test_cancelling_cuts_a_prefill_short(engine):
     assert "Paris" in ask(engine, messages=FRANCE, max_tokens=20)[0]
 
 
-def test_context_overflow_is_typed(engine):
+def test_context_overflow_is_typed(engine: OnnxTextEngine) -> None:
     long = (ChatMessage("user", "one two three " * 2000),)
     with pytest.raises(EngineError, match=r"has \d+ tokens .* 4096 fit") as caught:
         ask(engine, messages=long)
     assert caught.value.code == Code.CONTEXT_LENGTH_EXCEEDED
 
 
-def test_other_scripts_come_out_whole(engine):
-    tokenizer = engine._loaded.tokenizer
+def test_other_scripts_come_out_whole(engine: OnnxTextEngine) -> None:
+    tokenizer = inside(engine).tokenizer
     for text in ("你好,世界 🌍", "naïve Ελλάδα", "  two\n\n\tthree 1234"):
         tokens = tokenizer.encode(text)
         assert b"".join(map(tokenizer.piece, tokens)).decode() == text
 
 
-def test_loading_is_quick_once_built_and_within_the_estimate(smollm2_path, tmp_path):
+def test_loading_is_quick_once_built_and_within_the_estimate(
+    smollm2_path: Path, tmp_path: Path
+) -> None:
     load(smollm2_path, cache=tmp_path, context=256)
     began = time.perf_counter()
     engine = OnnxTextEngine()

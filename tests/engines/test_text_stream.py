@@ -1,5 +1,6 @@
 """However an answer is cut into tokens, the same text comes out, and never half a character."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from hypothesis import example, given
@@ -8,12 +9,12 @@ from hypothesis import strategies as st
 from aigrid.engines.text_stream import TextStream
 
 
-def cut(data, places):
+def cut(data: bytes, places: list[int]) -> list[bytes]:
     marks = sorted({min(place, len(data)) for place in places} | {0, len(data)})
     return [data[start:end] for start, end in pairwise(marks)]
 
 
-def say(pieces, stops=()):
+def say(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> tuple[list[str], str, bool]:
     """What was said piece by piece, then at the end, and whether a stop string ended it."""
     stream, said = TextStream(stops), []
     for piece in pieces:
@@ -25,7 +26,7 @@ def say(pieces, stops=()):
     return said, last.text, last.stopped
 
 
-def text_before_stop(text, stops):
+def text_before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The plain way: look at every beginning of the text, shortest first."""
     for end in range(len(text) + 1):
         starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
@@ -39,14 +40,14 @@ alphabet = st.text("abé€😀", max_size=30)
 
 
 @given(st.binary(max_size=40), places)
-def test_any_bytes_in_any_pieces_give_the_same_text(data, marks):
+def test_any_bytes_in_any_pieces_give_the_same_text(data: bytes, marks: list[int]) -> None:
     said, rest, stopped = say(cut(data, marks))
     assert "".join(said) + rest == data.decode(errors="replace")
     assert not stopped
 
 
 @given(alphabet, places)
-def test_what_was_said_is_whole_characters(text, marks):
+def test_what_was_said_is_whole_characters(text: str, marks: list[int]) -> None:
     pieces = cut(text.encode(), marks)
     said, rest, _ = say(pieces)
     assert rest == ""
@@ -60,13 +61,15 @@ def test_what_was_said_is_whole_characters(text, marks):
 @given(alphabet, st.lists(st.text("abé😀", min_size=1, max_size=4), min_size=1, max_size=4), places)
 @example("abcd", ["abcd", "bc"], [3])
 @example("aab", ["ab"], [1, 2])
-def test_stop_strings_end_the_text_wherever_it_is_cut(text, stops, marks):
+def test_stop_strings_end_the_text_wherever_it_is_cut(
+    text: str, stops: Sequence[str], marks: list[int]
+) -> None:
     said, rest, stopped = say(cut(text.encode(), marks), stops)
     assert ("".join(said) + rest, stopped) == text_before_stop(text, stops)
 
 
 @given(alphabet, st.text("abé😀", min_size=1, max_size=4), places)
-def test_no_part_of_a_stop_string_is_said(text, stop, marks):
+def test_no_part_of_a_stop_string_is_said(text: str, stop: str, marks: list[int]) -> None:
     stream, said = TextStream([stop]), ""
     for piece in cut((text + stop).encode(), marks):
         said += stream.feed(piece).text
@@ -74,7 +77,7 @@ def test_no_part_of_a_stop_string_is_said(text, stop, marks):
         assert len(said) <= before
 
 
-def test_what_is_held_back_is_said_at_the_end():
+def test_what_is_held_back_is_said_at_the_end() -> None:
     stream = TextStream(["<stop>"])
     assert stream.feed(b"one <st").text == "one "
     assert stream.feed(b"ep").text == "<step"
@@ -82,13 +85,13 @@ def test_what_is_held_back_is_said_at_the_end():
     assert stream.end().text == "<sto"
 
 
-def test_a_cut_off_character_ends_as_a_replacement():
+def test_a_cut_off_character_ends_as_a_replacement() -> None:
     stream = TextStream()
     assert stream.feed("é".encode()[:1]).text == ""
     assert stream.end().text == "\ufffd"
 
 
-def test_nothing_is_said_after_a_stop():
+def test_nothing_is_said_after_a_stop() -> None:
     stream = TextStream(["."])
     assert stream.feed(b"a.b").text == "a"
     assert stream.feed(b"c").text == ""
