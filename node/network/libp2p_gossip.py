@@ -28,13 +28,16 @@ class _Mailbox:
         self._arrived.set()
         return fits
 
-    async def read(self) -> AsyncIterator[tuple[str, bytes]]:
-        while True:
-            while not self.messages:
-                self._arrived = trio.Event()
-                await self._arrived.wait()
-            await trio.lowlevel.checkpoint()
-            yield self.messages.popleft()
+    def __aiter__(self) -> "_Mailbox":
+        return self
+
+    async def __anext__(self) -> tuple[str, bytes]:
+        """Not a generator: a reader with a time limit may be cancelled and read on."""
+        await trio.lowlevel.checkpoint()
+        while not self.messages:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        return self.messages.popleft()
 
 
 class Gossip:
@@ -45,6 +48,9 @@ class Gossip:
         self._own = str(library.peer_id)
         self._gate = gate
         self._mailboxes: dict[str, list[_Mailbox]] = {}
+        self._joining: dict[Any, trio.Lock] = {}
+        self._join = self._pubsub._handle_new_peer  # noqa: SLF001 - see compat
+        self._pubsub._handle_new_peer = self._join_once  # noqa: SLF001 - as above
         self._push = self._pubsub.push_msg
         self._pubsub.push_msg = self._push_guarded
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
@@ -63,13 +69,35 @@ class Gossip:
         boxes.append(mailbox)
         try:
             await self._pubsub.subscribe(topic)
-            yield mailbox.read()
+            yield mailbox
         finally:
             boxes.remove(mailbox)
             if not boxes:
                 del self._mailboxes[topic]
                 with trio.CancelScope(shield=True):
                     await self._pubsub.unsubscribe(topic)
+
+    async def _join_once(self, peer: Any) -> None:
+        """Open the gossip stream to a peer, and one only, though the library asks twice."""
+        lock = self._joining.setdefault(peer, trio.Lock())
+        try:
+            async with lock:
+                greeted_with = set(self._pubsub.topic_ids)
+                await self._join(peer)  # does nothing if the other was quicker
+                self._tell_changes(peer, greeted_with)
+        finally:
+            if not lock.locked() and self._joining.get(peer) is lock:
+                del self._joining[peer]
+
+    def _tell_changes(self, peer: Any, greeted_with: set[str]) -> None:
+        """What was subscribed to while the greeting was on its way is told to nobody else."""
+        queue = self._pubsub.peer_queues.get(peer)
+        if queue is None:
+            return
+        topics = set(self._pubsub.topic_ids)
+        for topic in topics ^ greeted_with:
+            rpc, _ = self._pubsub._build_announce_rpc(topic, subscribe=topic in topics)  # noqa: SLF001 - see compat
+            queue.push(rpc)
 
     async def _push_guarded(self, forwarder: Any, message: Any) -> None:
         """Every message, ours included, before it is seen, delivered or forwarded."""

@@ -1,0 +1,171 @@
+"""Gossip and DHT among members, and what strangers cannot do to either."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from libp2p.pubsub.pb import rpc_pb2
+from tests.node.network import nodes
+
+from aigrid.node.network import compat, libp2p_gossip, negotiation
+from aigrid.node.network.libp2p_transport import Libp2pTransport
+from aigrid.node.network.muxer import Muxer
+from aigrid.protocol.limits import LIMITS
+
+
+async def in_mesh(node: Libp2pTransport, *others: Libp2pTransport) -> None:
+    """Wait until `node` forwards what it publishes to all of the others."""
+    peers = {o._library.peer_id for o in others}
+    await nodes.eventually(lambda: peers <= set(node._library.gossip.mesh.get("topic", ())))
+
+
+async def test_message_reaches_members_once_and_not_its_publisher(start: nodes.Start) -> None:
+    one, two, three = await start(), await start(), await start()
+    await nodes.befriend(one, two)
+    await nodes.befriend(two, three)
+    one.admit([three.peer_id])
+    three.admit([one.peer_id])
+    async with one.subscribe("topic") as at_one, two.subscribe("topic"):
+        async with three.subscribe("topic") as at_three:
+            await in_mesh(two, one, three)
+            await in_mesh(one, two)
+            await one.publish("topic", b"first")
+            await one.publish("topic", b"second")
+            await three.publish("topic", b"answer")
+            with trio.fail_after(5):
+                got = [await at_three.__anext__() for _ in range(2)]
+                assert await at_one.__anext__() == (three.peer_id, b"answer")
+    assert sorted(got) == [(one.peer_id, b"first"), (one.peer_id, b"second")]
+
+
+async def test_restarted_publisher_is_heard_at_once(start: nodes.Start, pair: nodes.Pair) -> None:
+    """The library would repeat sequence numbers, and peers would drop them as seen."""
+    one, _ = pair
+    again = compat.build(nodes.new_seed(), lambda: ())
+    assert abs(one._library.pubsub.counter - again.pubsub.counter) > 1 << 32
+
+
+async def test_oversized_message_is_refused_before_it_is_sent(pair: nodes.Pair) -> None:
+    with pytest.raises(ValueError):
+        await pair[0].publish("topic", b"x" * (LIMITS.gossip_max_bytes + 1))
+
+
+async def test_undrained_subscription_drops_the_oldest(
+    monkeypatch: pytest.MonkeyPatch, pair: nodes.Pair
+) -> None:
+    monkeypatch.setattr(libp2p_gossip, "MAILBOX_MAX", 4)
+    one, two = pair
+    async with one.subscribe("topic"), two.subscribe("topic") as heard:
+        await in_mesh(one, two)
+        for i in range(10):
+            await one.publish("topic", str(i).encode())
+        await nodes.eventually(lambda: two.counters()["gossip_dropped"] == 6)
+        assert [(await heard.__anext__())[1] for _ in range(4)] == [b"6", b"7", b"8", b"9"]
+
+
+async def in_tables(one: Libp2pTransport, two: Libp2pTransport) -> None:
+    await nodes.eventually(lambda: one._dht.holds(two._library.peer_id))
+    await nodes.eventually(lambda: two._dht.holds(one._library.peer_id))
+
+
+def signed(library: compat.Library, data: bytes) -> Any:
+    """A message as `Pubsub.publish` would build it."""
+    message = rpc_pb2.Message(
+        data=data, topicIDs=["topic"], from_id=library.peer_id.to_bytes(), seqno=b"\0" * 8
+    )
+    signature = library.host.get_private_key().sign(b"libp2p-pubsub:" + message.SerializeToString())
+    message.key = library.host.get_public_key().serialize()
+    message.signature = signature
+    return message
+
+
+async def inject(muxer: Muxer, *messages: Any) -> None:
+    stream = await muxer.open_stream()
+    await negotiation.select(stream, compat.MESHSUB_PROTOCOL)
+    data = rpc_pb2.RPC(publish=list(messages)).SerializeToString()
+    await stream.write(negotiation.encode_varint(len(data)) + data)
+
+
+async def test_message_by_a_stranger_is_dropped_though_a_member_forwards_it(
+    pair: nodes.Pair, hostile: nodes.Hostile, new_hostile: Callable[[], nodes.Hostile]
+) -> None:
+    one, two = pair
+    two.admit([hostile.peer_id])
+    stranger = new_hostile().library
+    forged = signed(stranger, b"forged")
+    forged.from_id = one._library.peer_id.to_bytes()
+    async with two.subscribe("topic") as heard:
+        await inject(
+            await hostile.connect(two),
+            signed(stranger, b"stranger"),
+            forged,
+            signed(hostile.library, b"x" * (LIMITS.gossip_max_bytes + 1)),
+            signed(hostile.library, b"member"),
+        )
+        with trio.fail_after(5):
+            assert await heard.__anext__() == (hostile.peer_id, b"member")
+        with trio.move_on_after(0.1):
+            pytest.fail(f"heard {await heard.__anext__()}")
+    assert two.counters()["gossip_refused"] == 2
+
+
+async def test_provider_is_found_with_its_addresses(start: nodes.Start) -> None:
+    one, two, three = await start(), await start(), await start()
+    for node in (two, three):
+        await nodes.befriend(one, node)
+        await in_tables(one, node)
+    two.admit([three.peer_id])
+    three.admit([two.peer_id])
+    await one.provide("model")
+    await two.provide("model")
+    found = await three.find_providers("model")
+    assert {p.peer_id: p.addresses for p in found} == {
+        one.peer_id: one.listen_addresses,
+        two.peer_id: two.listen_addresses,
+    }
+    assert await three.find_providers("unknown") == ()
+
+
+async def test_dht_alone_and_with_dead_peers_answers_in_time(start: nodes.Start) -> None:
+    one = await start()
+    with trio.fail_after(2):
+        await one.provide("model")
+        assert [p.peer_id for p in await one.find_providers("model")] == [one.peer_id]
+        assert await one.find_providers("unknown") == ()
+
+
+async def test_dht_keeps_no_values_and_speaks_its_own_protocol(pair: nodes.Pair) -> None:
+    one, _ = pair
+    handlers = set(one._library.host.multiselect.handlers)
+    assert compat.KAD_PROTOCOL in handlers
+    assert not [h for h in handlers if "ipfs/kad" in h]
+    with pytest.raises(Exception):  # noqa: B017
+        await one._library.dht.put_value("/aigrid/x", b"v")
+
+
+async def test_subscription_made_during_the_greeting_is_told(start: nodes.Start) -> None:
+    one, two = await start(), await start()
+    pubsub: Any = one._library.pubsub
+    hello = pubsub.get_hello_packet
+
+    def hello_then_subscribe() -> Any:
+        packet = hello()
+        pubsub.subscribed_topics_receive["late"] = object()
+        return packet
+
+    pubsub.get_hello_packet = hello_then_subscribe
+    await nodes.befriend(one, two)
+    topics = two._library.pubsub.peer_topics
+    await nodes.eventually(lambda: one._library.peer_id in topics.get("late", ()))
+
+
+async def test_reader_with_a_time_limit_can_read_on(pair: nodes.Pair) -> None:
+    one, two = pair
+    async with one.subscribe("topic"), two.subscribe("topic") as heard:
+        await in_mesh(one, two)
+        with trio.move_on_after(0.01):
+            await heard.__anext__()
+        await one.publish("topic", b"late")
+        with trio.fail_after(5):
+            assert await heard.__anext__() == (one.peer_id, b"late")

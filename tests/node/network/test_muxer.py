@@ -1,0 +1,320 @@
+"""Our Yamux: frames, windows, time, and a hostile other end. No sockets; time is virtual."""
+
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from libp2p.stream_muxer.exceptions import (
+    MuxedConnUnavailable,
+    MuxedStreamClosed,
+    MuxedStreamEOF,
+    MuxedStreamReset,
+)
+from libp2p.stream_muxer.yamux.yamux import Yamux
+
+from aigrid.node.network import muxer as muxer_module
+from aigrid.node.network import yamux_frames as frames
+from aigrid.node.network.muxed_stream import ConnectionLostError, MuxedStream
+from aigrid.node.network.muxer import Muxer
+
+Ends = tuple[Muxer, Muxer]
+
+
+class Pipe:
+    """A secured connection in memory."""
+
+    def __init__(self, stream: trio.abc.Stream, *, is_initiator: bool) -> None:
+        self._stream = stream
+        self.is_initiator = is_initiator
+        self.writes: list[bytes] = []
+
+    async def read(self, n: int | None = None) -> bytes:
+        data = bytes(await self._stream.receive_some(n))
+        if not data:
+            raise ConnectionError("closed")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        await self._stream.send_all(data)
+
+    async def close(self) -> None:
+        await self._stream.aclose()
+
+    def get_remote_address(self) -> tuple[str, int]:
+        return ("127.0.0.1", 1)
+
+    def get_transport_addresses(self) -> list[Any]:
+        return []
+
+    def get_connection_type(self) -> None:
+        return None
+
+
+def pipes() -> tuple[Pipe, Pipe]:
+    left, right = trio.testing.memory_stream_pair()
+    return Pipe(left, is_initiator=True), Pipe(right, is_initiator=False)
+
+
+@pytest.fixture
+async def ends(nursery: trio.Nursery) -> Ends:
+    left, right = pipes()
+    both = Muxer(left, "peer"), Muxer(right, "peer")
+    for end in both:
+        nursery.start_soon(end.start)
+        await end.event_started.wait()
+    return both
+
+
+def writes_of(end: Muxer) -> list[bytes]:
+    assert isinstance(end.secured_conn, Pipe)
+    return end.secured_conn.writes
+
+
+async def connected_streams(ends: Ends) -> tuple[MuxedStream, MuxedStream]:
+    ours = await ends[0].open_stream()
+    return ours, await ends[1].accept_stream()
+
+
+async def test_slow_reader_keeps_its_stream(autojump_clock: object, ends: Ends) -> None:
+    """T3: the library resets a stream whose window stays closed for 5 s."""
+    for end in ends:
+        end.window_bytes = muxer_module.MEMBER_WINDOW_BYTES
+    ours, theirs = await connected_streams(ends)
+    data = random.Random(1).randbytes(3 << 20)
+    received = bytearray()
+
+    async def write() -> None:
+        await ours.write(data)
+        await ours.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await trio.sleep(60)
+        with suppress(MuxedStreamEOF):
+            while True:
+                received += await theirs.read(100_000)
+    assert bytes(received) == data
+
+
+async def test_frames_fit_one_noise_message_and_updates_are_rare(
+    autojump_clock: object, ends: Ends
+) -> None:
+    ours, theirs = await connected_streams(ends)
+    with trio.move_on_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.write, bytes(4 << 20))
+            for _ in range(4 << 10):
+                await theirs.read(1024)
+            nursery.cancel_scope.cancel()
+    assert max(map(len, writes_of(ends[0]))) <= frames.NOISE_MESSAGE_MAX_BYTES
+    assert len(writes_of(ends[1])) < 100
+
+
+async def test_window_bounds_what_an_idle_reader_holds(autojump_clock: object, ends: Ends) -> None:
+    ours, theirs = await connected_streams(ends)
+    with trio.move_on_after(1):
+        await ours.write(bytes(8 << 20))
+    assert len(theirs._buffer) == frames.INITIAL_WINDOW_BYTES
+
+
+async def test_every_ending_is_told_apart(autojump_clock: object, ends: Ends) -> None:
+    ours, theirs = await connected_streams(ends)
+    await ours.write(b"x")
+    await ours.close()
+    assert await theirs.read() == b"x"
+    with pytest.raises(MuxedStreamEOF):
+        await theirs.read()
+    with pytest.raises(MuxedStreamClosed):
+        await ours.write(b"y")
+    await theirs.write(b"after your end")
+    assert await ours.read(100) == b"after your end"
+    await theirs.close()
+    with pytest.raises(MuxedStreamEOF):
+        await ours.read()
+    ours, theirs = await connected_streams(ends)
+    await ours.reset()
+    with pytest.raises(MuxedStreamReset):
+        await theirs.read()
+    ours, theirs = await connected_streams(ends)
+    ends[0].die("cable cut")
+    with pytest.raises(ConnectionLostError):
+        await theirs.read()
+    with pytest.raises(ConnectionLostError):
+        await ours.write(b"z")
+    with pytest.raises(MuxedConnUnavailable):
+        await ends[0].open_stream()
+    await trio.sleep(1)
+    assert [len(end.streams) for end in ends] == [1, 1]  # the one whose ends are still held
+
+
+async def test_reset_wakes_our_own_reader_and_writer(autojump_clock: object, ends: Ends) -> None:
+    ours, _ = await connected_streams(ends)
+    async with trio.open_nursery() as nursery:
+
+        async def expect(operation: Callable[..., Awaitable[object]], *args: bytes) -> None:
+            with pytest.raises(MuxedStreamReset):
+                await operation(*args)
+
+        nursery.start_soon(expect, ours.read)
+        nursery.start_soon(expect, ours.write, bytes(8 << 20))
+        await trio.sleep(1)
+        await ours.reset()
+
+
+async def test_silent_peer_is_noticed(autojump_clock: object, nursery: trio.Nursery) -> None:
+    left, right = pipes()
+    alone = Muxer(left, "peer")
+    nursery.start_soon(alone.start)
+    await trio.sleep(1)
+    assert alone.is_established
+    with trio.fail_after(40):
+        await alone.event_closed.wait()
+    assert right
+
+
+@pytest.mark.parametrize(
+    "violation",
+    [
+        frames.HEADER.pack(1, 0, 0, 1, 0),
+        frames.HEADER.pack(0, 9, 0, 1, 0),
+        frames.HEADER.pack(0, frames.DATA, frames.SYN, 1, (1 << 20) + 1),
+        frames.HEADER.pack(0, frames.DATA, frames.SYN, 2, 0),  # not an id of the dialer
+        frames.HEADER.pack(0, frames.DATA, frames.SYN, 0, 0),
+        frames.window_update(1, 0, frames.SYN) * 2,
+        frames.window_update(1, 0, frames.SYN)
+        + frames.HEADER.pack(0, frames.DATA, 0, 1, 300_000)
+        + bytes(300_000),  # beyond the window
+        frames.ping(1, frames.SYN) * 10_000,  # never reading the answers
+        b"".join(frames.window_update(i, 0, frames.SYN) for i in range(1, 20_001, 2)),
+    ],
+)
+async def test_violation_ends_the_connection(
+    autojump_clock: object, nursery: trio.Nursery, violation: bytes
+) -> None:
+    left, right = trio.testing.lockstep_stream_pair()
+    victim = Muxer(Pipe(right, is_initiator=False), "peer")
+    nursery.start_soon(victim.start)
+    await victim.event_started.wait()
+    with trio.fail_after(5):
+        try:
+            await left.send_all(violation)
+        except trio.BrokenResourceError:
+            pass
+        await victim.event_closed.wait()
+    assert victim.dead
+    assert not victim.is_established
+
+
+async def test_cancelled_reads_and_writes_leave_other_streams_whole(
+    autojump_clock: object, ends: Ends
+) -> None:
+    rng = random.Random(3)
+    ours, theirs = await connected_streams(ends)
+    sent = rng.randbytes(2 << 20)
+    received = bytearray()
+
+    async def read_all() -> None:
+        with suppress(MuxedStreamEOF):
+            while True:
+                received.extend(await theirs.read(5000))
+
+    async def disturb() -> None:
+        for _ in range(200):
+            one = await ends[0].open_stream()
+            with trio.move_on_after(rng.uniform(0, 0.01)):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(one.write, bytes(400_000))
+                    nursery.start_soon(one.read)
+            await one.reset()
+            other = await ends[1].accept_stream()
+            await other.reset()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_all)
+        nursery.start_soon(disturb)
+        for start in range(0, len(sent), 50_000):
+            await ours.write(sent[start : start + 50_000])
+            await trio.sleep(0.01)
+        await ours.close()
+    assert bytes(received) == sent
+
+
+async def test_speaks_with_the_library_yamux(nursery: trio.Nursery) -> None:
+    left, right = pipes()
+    ours, theirs = Muxer(left, "peer"), Yamux(right, "peer")
+
+    async def echo() -> None:
+        while True:
+            stream = await theirs.accept_stream()
+            await stream.write(await stream.read(1 << 20))
+            await stream.close()
+
+    nursery.start_soon(ours.start)
+    nursery.start_soon(theirs.start)
+    await ours.event_started.wait()
+    await theirs.event_started.wait()
+    nursery.start_soon(echo)
+    with trio.fail_after(5):
+        stream = await ours.open_stream()
+        await stream.write(b"hello")
+        assert await stream.read() == b"hello"
+        with pytest.raises(MuxedStreamEOF):
+            await stream.read()
+        await stream.close()
+        back = await theirs.open_stream()
+        await back.write(b"other way")
+        accepted = await ours.accept_stream()
+        assert await accepted.read() == b"other way"
+        await back.reset()
+        with pytest.raises(MuxedStreamReset):
+            await accepted.read()
+    nursery.cancel_scope.cancel()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=300).map(lambda b: frames.data(7, memoryview(b))),
+            st.builds(frames.window_update, st.integers(0, 99), st.integers(0, 1 << 31)),
+            st.builds(frames.ping, st.integers(0, 1 << 31), st.sampled_from([1, 2])),
+        )
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_frames_survive_any_cutting(sent: list[bytes], rng: random.Random) -> None:
+    data, position = b"".join(sent), 0
+    pieces: list[bytes] = []
+    while position < len(data):
+        cut = rng.randrange(1, 60)
+        pieces.append(data[position : position + cut])
+        position += cut
+    assert joined(pieces) == joined([data])
+
+
+def joined(pieces: list[bytes]) -> tuple[list[tuple[int, ...]], bytes]:
+    """Frames with the payload of one DATA frame put together again."""
+    parser = frames.Parser(1 << 20)
+    out: list[tuple[int, ...]] = []
+    payloads = b""
+    for piece in pieces:
+        for kind, flags, stream_id, length, payload in parser.feed(piece):
+            payloads += payload
+            if not payload:
+                out.append((kind, flags, stream_id, length, len(payloads)))
+    return out, payloads
+
+
+@given(st.binary(max_size=2000))
+def test_random_bytes_are_frames_or_violations(data: bytes) -> None:
+    try:
+        for frame in frames.Parser(1 << 20).feed(data):
+            assert len(frame) == 5
+    except frames.ViolationError:
+        pass
