@@ -90,7 +90,7 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._hooks: list["CancelHook"] = []
+        self._hooks: list[CancelHook] = []
         self._lock = threading.Lock()
 
     def cancel(self) -> None:

@@ -124,9 +124,10 @@ def rank(
 ) -> Ranking:
     """Drop what cannot serve, order the rest.
 
-    Order: warm before on disk before busy before fetchable; answering peers before unknown ones before those
-    that just failed; this node before others; the faster before the slower, by a factor; and among
-    equals the less busy of two drawn at random, so that not everybody asks the same node.
+    Order: warm before on disk before busy before fetchable; answering peers before unknown ones
+    before those that just failed; this node before others; the faster before the slower, by a
+    factor; and among equals the less busy of two drawn at random, so that not everybody asks the
+    same node.
 
     Args:
         candidates: in any order, which does not matter.
@@ -219,8 +220,11 @@ def _score(
 
 
 def _readiness(candidate: Candidate, running: int) -> int:
-    """How soon it can start: what was last heard of its load may be seconds old, so a node that
-    seems full is asked late rather than never; it says `busy` itself if it is."""
+    """How soon it can start.
+
+    What was last heard of its load may be seconds old, so a node that seems full is asked late
+    rather than never; it says `busy` itself if it is.
+    """
     if running >= candidate.slots and candidate.state != "can_fetch":
         return _BUSY
     return _STATES[candidate.state]

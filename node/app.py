@@ -141,6 +141,7 @@ class Node:
             self.rpc,
             greet=self.join_client.greet,
             known_addresses=lambda: self.known.addresses(self.transport.members),
+            now_ms=self.now_ms,
             rng=world.rng,
         )
         self.gossip = Gossip(self.transport, self.graph, now_ms=self.now_ms, spreads=self._is_ours)
@@ -249,6 +250,7 @@ class Node:
             "open": self.config.open_to_strangers,
             "listen": list(self.transport.listen_addresses),
             "peers": self.peer_list(),
+            "clock_ahead_ms": self.peers.clock_ahead_ms(),
             "models": [
                 {"model": m.model, "name": m.name, "node": node, "state": m.state}
                 for m in self.router.models()

@@ -242,11 +242,11 @@ class NodeCommands:
         problem: AigridError = NoCandidateError("no node of that grid is seen on the local network")
         for host in hosts:
             try:
-                grid = await self._node.join_client.ask(host, show)
+                await self._node.join_client.ask(host, params.grid, show)
             except AigridError as error:  # a host may be gone or lack the key: the next may not
                 problem = error
                 continue
-            return {"grid": grid, "state": "member"}
+            return {"grid": params.grid, "state": "member"}
         raise problem
 
     async def _requests(self, _: Nothing, __: Emit) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from aigrid.protocol.limits import LIMITS
 log = structlog.get_logger()
 Announce = Callable[[dict[str, Any]], None]
 READY_FILE = "ready.json"
-_REDEEM_PAUSE_SECONDS = 2.0
+_REDEEM_PAUSE_SECONDS, _REDEEM_FIRST_SECONDS = 2.0, 5.0
 _GATEWAY_PORTS_TRIED = 32
 
 
@@ -107,13 +107,15 @@ async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) 
         address = await nursery.start(gateway.run)
         await nursery.start(control.run)
         event = functools.partial(_ready_event, node, address)
+        with trio.move_on_after(_REDEEM_FIRST_SECONDS):
+            await _redeem_pending(node, config.data_dir)
         node.on_switched = lambda: _write_ready(ready, event())
         _write_ready(ready, event())
         announce(event())
         nursery.start_soon(_redeem_pending, node, config.data_dir)
         await stopping.wait()
         log.info("stopping")
-        with trio.move_on_after(LIMITS.drain_seconds + 1):
+        with trio.move_on_after(LIMITS.drain_seconds + 2):
             async with trio.open_nursery() as farewell:
                 farewell.start_soon(gateway.stop)
                 farewell.start_soon(node.stop)

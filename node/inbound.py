@@ -20,6 +20,6 @@ class Inbound:
         if isinstance(message, Ping):
             await send(encode(Pong(self._now_ms(), self._serving.running)))
         elif isinstance(message, Sync):
-            await self._sync.serve(message, send)
+            await self._sync.serve(peer_id, message, send)
         elif isinstance(message, Infer):
             await self._serving.serve(peer_id, message, send)

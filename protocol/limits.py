@@ -67,6 +67,8 @@ class Limits:
     infer_silence_seconds: float = _limit(60.0, "silence within a streamed answer")
     drain_seconds: float = _limit(5.0, "time live requests get when a node stops")
     sync_interval_seconds: float = _limit(15.0, "between two syncs with a random peer")
+    syncs_burst: int = _limit(20, "sync requests of one peer at once")
+    syncs_per_second: float = _limit(0.5, "sync requests of one peer, sustained")
     sync_known_max: int = _limit(32768, "records named as known in one sync request")
     provide_seconds: float = _limit(1800.0, "DHT hints are renewed")
     seek_seconds: float = _limit(3.0, "following DHT hints before giving up")

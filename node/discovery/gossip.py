@@ -107,7 +107,7 @@ class Gossip:
 
 
 def take_in(graph: Metagraph, raws: list[bytes], *, now_ms: int, peer_id: str) -> int:
-    """Ingest records from a peer; how many changed something. What is wrong with others is logged."""
+    """Ingest records from a peer; how many changed something. Others are logged by code."""
     changed, refusals = graph.ingest_batch(raws, now_ms=now_ms, received_from=peer_id)
     for refusal in refusals:
         if refusal.code is Code.SUPERSEDED:

@@ -116,6 +116,11 @@ class Grid:
             raise PolicyDeniedError(f"{did} is not a member", Code.NOT_MEMBER)
         self._graph.withdraw(Kind.MEMBERSHIP, did, authority, now_ms=self._now_ms())
 
+    def removed_ms(self, did: str) -> int | None:
+        """When the membership of `did` was withdrawn, if that is the last word on it."""
+        newest = self._graph.store.newest((self.did, Kind.MEMBERSHIP.value, did))
+        return newest.valid_from_ms if newest is not None and newest.withdrawn else None
+
     def invite(self, did: str, *, valid_seconds: int | None = None) -> Record:
         """An invitation bound to `did`, redeemable here."""
         authority = self._require_authority()

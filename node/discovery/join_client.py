@@ -80,17 +80,20 @@ class JoinClient:
         self._adopt(body.grid, answer, host.peer_id)
         return body.grid
 
-    async def ask(self, host: PeerAddress, show_code: ShowCode) -> str:
-        """Ask to be let in, and wait until the operator there decides; returns the grid's DID.
+    async def ask(self, host: PeerAddress, grid: str, show_code: ShowCode) -> None:
+        """Ask to be let into `grid`, and wait until the operator there decides.
 
-        `show_code` gets the digits that both ends compare.
+        `show_code` gets the digits that both ends compare. What mDNS says of a host is hearsay, so
+        one that turns out to be of another grid is left before anything is revealed.
         """
         self._grid.check_can_leave()
         nonce = self._random_bytes(16)
         answer = await self._exchange(host, AskToJoin(self._name, commitment(nonce)))
         if not isinstance(answer, Challenge):
             raise RemoteError("an unexpected answer", peer=host.peer_id)
-        grid, request = answer.grid, answer.request
+        if answer.grid != grid:
+            raise VerificationError("the host is of another grid than announced", Code.NOT_MEMBER)
+        request = answer.request
         code = short_code(
             grid=grid,
             joiner=self._grid.identity.peer_id,
@@ -106,7 +109,6 @@ class JoinClient:
         if isinstance(answer, Pending):
             raise PolicyDeniedError("nobody approved the request in time", Code.JOIN_PENDING)
         self._adopt(grid, answer, host.peer_id)
-        return grid
 
     async def greet(self, peer: PeerAddress) -> None:
         """Present our membership to a peer, and check its own: after this both serve each other.

@@ -85,7 +85,7 @@ class JoinHost:
             with trio.fail_after(LIMITS.stranger_stream_seconds):
                 raw = await read_message(stream)
                 try:
-                    answer: JoinAnswer = await self._answer(stream, decode_join_request(raw))
+                    answer: JoinAnswer = await self._answer(stream, raw)
                 except AigridError as error:
                     log.info("join refused", peer=stream.peer_id, code=error.code.value)
                     answer = refusal(error)
@@ -97,7 +97,8 @@ class JoinHost:
     def waiting(self) -> tuple[Asking, ...]:
         """Requests that the operator can approve, oldest first."""
         self._forget_expired()
-        return tuple(asking for asking in self._asking.values() if asking.code)
+        waiting = self._asking.values()
+        return tuple(a for a in waiting if a.code and not a.decided.is_set())
 
     def approve(self, request: str) -> str:
         """Admit who asked; returns its DID. Raises PolicyDeniedError for an unknown request."""
@@ -110,8 +111,13 @@ class JoinHost:
         asking.decided.set()
         return did
 
-    async def _answer(self, stream: Stream, message: JoinRequest) -> JoinAnswer:
+    async def _answer(self, stream: Stream, raw: bytes) -> JoinAnswer:
         peer_id = stream.peer_id
+        try:
+            message: JoinRequest = decode_join_request(raw)
+        except RemoteError:
+            self._limit(stream.remote_host)
+            raise
         if isinstance(message, Present | Redeem):
             return self._prove(message, stream)
         self._limit(stream.remote_host)
@@ -152,6 +158,11 @@ class JoinHost:
         invitation, body = check_invitation(message.invitation, did=did, now_ms=self._now_ms())
         if self._grid.authority is None or invitation.issuer != self._grid.did:
             raise VerificationError("the invitation is not to this grid", Code.INVITATION_INVALID)
+        removed_ms = self._grid.removed_ms(did)
+        if removed_ms is not None and invitation.valid_from_ms <= removed_ms:
+            raise VerificationError(
+                "the invitation is older than the member's removal", Code.INVITATION_USED
+            )
         if not self._redeem_once(body.nonce, invitation.valid_until_ms):
             raise VerificationError("the invitation was redeemed already", Code.INVITATION_USED)
         return self._welcome(self._grid.admit(did).raw)
@@ -199,7 +210,6 @@ class JoinHost:
             await asking.decided.wait()
         if not asking.decided.is_set():
             return Pending()
-        self._asking.pop(asking.request, None)
         member = self._grid.membership_of(peer_id)
         return self._welcome(member.raw)
 

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from aigrid.metagraph.selection import Observation
+from aigrid.node.discovery.grid import NowMs
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress, PeerChange, Transport
 from aigrid.protocol.errors import AigridError
@@ -20,7 +21,6 @@ from aigrid.protocol.messages import Ping, Pong, decode_rpc_answer, encode
 
 log = structlog.get_logger()
 _TTFT_WEIGHT = 0.3
-_CLOCK_WARNING_MS = 60_000
 
 
 @dataclass(slots=True)
@@ -33,6 +33,7 @@ class PeerState:
     ttft_ms: float | None = None
     failures_in_row: int = 0
     failed_seconds: float = 0.0
+    clock_ahead_ms: int = 0
     redial_seconds: float = 0.0
     dial_after_seconds: float = 0.0
 
@@ -51,19 +52,20 @@ class Peers:
         *,
         greet: Callable[[PeerAddress], Awaitable[None]],
         known_addresses: Callable[[], tuple[PeerAddress, ...]],
+        now_ms: NowMs,
         rng: random.Random,
     ) -> None:
         self._transport = transport
         self._rpc = rpc
         self._greet = greet
         self._known_addresses = known_addresses
+        self._now_ms = now_ms
         self._rng = rng
         self._states: dict[str, PeerState] = {}
         self._nursery: trio.Nursery | None = None
         self._redial = trio.Event()
         self._contacting: set[str] = set()
         self.on_alive: Callable[[str], Awaitable[None]] = _nothing
-        self.clock_offsets_ms: dict[str, int] = {}
 
     def alive(self, peer_id: str) -> bool:
         state = self._states.get(peer_id)
@@ -193,7 +195,16 @@ class Peers:
                 for peer_id in self._transport.connected() & members:
                     nursery.start_soon(self._ping, peer_id)
 
+    def clock_ahead_ms(self) -> int:
+        """How far our clock is ahead of the others': the median over live peers.
+
+        Beyond `clock_skew_seconds` our records are refused as from the future.
+        """
+        seen = sorted(state.clock_ahead_ms for state in self._states.values() if state.alive)
+        return seen[len(seen) // 2] if seen else 0
+
     async def _ping(self, peer_id: str) -> None:
+        sent_ms = self._now_ms()
         try:
             body = await self._rpc.ask(
                 peer_id, encode(Ping()), silence_seconds=LIMITS.ping_timeout_seconds
@@ -206,7 +217,9 @@ class Peers:
                 log.info("peer silent", peer=peer_id, code=error.code.value)
             return
         if isinstance(answer, Pong):
-            self._states.setdefault(peer_id, PeerState()).running = answer.running
+            state = self._states.setdefault(peer_id, PeerState())
+            state.running = answer.running
+            state.clock_ahead_ms = (sent_ms + self._now_ms()) // 2 - answer.wall_ms
             await self._revive(peer_id)
 
 

@@ -9,8 +9,9 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.gossip import batches, take_in
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
+from aigrid.node.discovery.rate import TokenBuckets
 from aigrid.node.network.streams import RpcClient, Send
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import (
     KNOWN_ID_BYTES,
@@ -35,10 +36,17 @@ class RecordSync:
         self._now_ms = now_ms
         self._rng = rng
         self._nursery: trio.Nursery | None = None
+        self._rate = TokenBuckets(burst=LIMITS.syncs_burst, per_second=LIMITS.syncs_per_second)
         peers.on_alive = self.on_alive
 
-    async def serve(self, message: Sync, send: Send) -> None:
+    async def serve(self, peer_id: str, message: Sync, send: Send) -> None:
         """Send the live records that `message` does not name, in batches."""
+        if not self._rate.take(peer_id, trio.current_time()):
+            raise LocalError(
+                "too many sync requests",
+                Code.RATE_LIMITED,
+                retry_after_seconds=1 / LIMITS.syncs_per_second,
+            )
         unknown = self._graph.records_unknown_to(message.known, now_ms=self._now_ms())
         for batch in batches([r.raw for r in unknown], LIMITS.gossip_max_bytes):
             await send(encode(Records(batch)))

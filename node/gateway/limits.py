@@ -32,7 +32,7 @@ class GatewayLimits:
     keep_alive_seconds: float = 25.0
     write_seconds: float = 20.0
     linger_seconds: float = 2.0
-    first_chunk_seconds: float = 1.0
+    first_chunk_seconds: float = 10.0
     keepalive_seconds: float = 3.0
     drain_seconds: float = LIMITS.drain_seconds
     farewell_seconds: float = 1.0

@@ -9,7 +9,7 @@ import trio
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.network.streams import Send
 from aigrid.protocol.errors import Code, NoCandidateError
-from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest, check_text
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Chunks, Infer, encode
 
@@ -42,6 +42,8 @@ class Serving:
                 Code.SHUTTING_DOWN,
                 retry_after_seconds=LIMITS.retry_after_seconds,
             )
+        if isinstance(request, TextRequest):
+            check_text(request)
         if not self._offered(model):
             raise NoCandidateError(f"this node does not offer {model}")
         self.running += 1

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from tests.engines.gguf_writer import tiny_llama, write
 

@@ -7,8 +7,7 @@ import httpx
 import openai
 import pytest
 import rfc8785
-
-from scripts.nodes import NodeProcess, wait_for
+from scripts.nodes import NodeFailedError, NodeProcess, wait_for
 from tests.faults.conftest import MODEL, ProcessGrid, offered
 
 pytestmark = pytest.mark.process
@@ -64,7 +63,7 @@ def test_a_record_verifies_offline_and_a_changed_one_does_not(grid, tmp_path):
     changed = json.loads(path.read_bytes())
     changed["credentialSubject"]["offers"][0]["slots"] += 1
     path.write_bytes(rfc8785.dumps(changed))
-    with pytest.raises(Exception, match="record") as caught:
+    with pytest.raises(NodeFailedError, match="record") as caught:
         grid.asker.cli("record", "verify", str(path))
     assert (caught.value.status, caught.value.code) == (1, "bad_signature")
 
@@ -93,7 +92,7 @@ def test_an_uninvited_node_learns_nothing(grid):
         before = grid.asker.cli("status")["records"]
         time.sleep(5)
         status = stranger.cli("status")
-        assert status["models"] == [] and status["peers"] == []
+        assert (status["models"], status["peers"]) == ([], [])
         assert stranger.cli("find", "text-generation") == {"candidates": []}
         assert status["grid"] != grid.authority.ready["grid"]
         assert all(
@@ -130,7 +129,7 @@ def test_a_killed_holder_leaves_routing_at_once_and_comes_back(grid, client):
     text = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=3)
     assert text.usage.completion_tokens >= 1
     assert (grid.authority.pid, grid.asker.pid) == pids
-    assert grid.authority.alive and grid.asker.alive
+    assert all(node.alive for node in (grid.authority, grid.asker))
 
 
 def test_a_second_holder_answers_when_the_first_is_killed(grid, client):
@@ -176,7 +175,7 @@ def test_an_invitation_may_wait_for_the_node_to_start(grid):
 
 
 def test_only_the_authority_invites(grid):
-    with pytest.raises(Exception, match="authority") as caught:
+    with pytest.raises(NodeFailedError, match="authority") as caught:
         grid.asker.cli("invite", grid.asker.ready["did"])
     assert (caught.value.status, caught.value.code) == (3, "not_authority")
 

