@@ -1,0 +1,68 @@
+"""A pool in virtual time, and what it told of its changes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import trio
+from tests.node.mesh.shelf import echo_model, empty_shelf
+
+from aigrid.engines.base import ModelSource
+from aigrid.node.inline_workers import InlineSpawner, InlineWorker
+from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.pool import ModelPool, PoolConfig
+from aigrid.node.workers import Admit
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import LIMITS
+
+IDLE_SECONDS = 30.0
+
+
+class Spawner(InlineSpawner):
+    """Fails as often as it is told to."""
+
+    failures = 0
+
+    async def spawn(
+        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+    ) -> InlineWorker:
+        if self.failures:
+            self.failures -= 1
+            await trio.sleep(self.start_seconds)
+            raise EngineError("engine echo died with SIGSEGV", Code.ENGINE_CRASHED)
+        return await super().spawn(source, engine=engine, threads=threads, admit=admit)
+
+
+@dataclass
+class World:
+    pool: ModelPool
+    models: LocalModels
+    spawner: Spawner
+    changes: list[dict[str, str]]
+
+    async def add(self, **options: str | float) -> str:
+        return await self.models.add(echo_model(**options), {})
+
+    def state(self, model: str) -> str:
+        return self.pool.states()[model]
+
+
+@asynccontextmanager
+async def running(directory: Path, **config: Any) -> AsyncIterator[World]:
+    models, spawner = await empty_shelf(directory / "models"), Spawner(start_seconds=1.0)
+    changes: list[dict[str, str]] = []
+    pool = ModelPool(
+        spawner,
+        models,
+        engine_for=lambda _: "echo",
+        config=PoolConfig(**{"memory_bytes": 100, **config}),
+        limits=replace(LIMITS, model_idle_seconds=IDLE_SECONDS),
+        on_change=lambda: changes.append(dict(pool.states())),
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(spawner.run)
+        await nursery.start(pool.run)
+        yield World(pool, models, spawner, changes)
+        nursery.cancel_scope.cancel()
