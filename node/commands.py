@@ -24,6 +24,8 @@ from aigrid.protocol.record import check_time, verify_form_and_signature
 from aigrid.protocol.timestamp import format_ms
 
 Method = Callable[[Any, Emit], Awaitable[dict[str, Any]]]
+# One question at a terminal: short, and steady enough for a small model.
+_ASK_TOKENS, _ASK_TEMPERATURE, _ASK_TOP_P = 512, 0.2, 0.9
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -176,7 +178,12 @@ class NodeCommands:
     async def _ask(self, params: Ask, emit: Emit) -> dict[str, Any]:
         node = self._node
         capability = "" if params.model else params.capability or "text-generation"
-        request = TextRequest(messages=(ChatMessage("user", params.text),))
+        request = TextRequest(
+            messages=(ChatMessage("user", params.text),),
+            max_tokens=_ASK_TOKENS,
+            temperature=_ASK_TEMPERATURE,
+            top_p=_ASK_TOP_P,
+        )
         parts: list[str] = []
         async with node.router.infer(
             params.model or "",

