@@ -165,6 +165,12 @@ def map_file(path: Path) -> mmap.mmap:
         ) from None
 
 
+def release(mapped: mmap.mmap) -> None:
+    """Stop counting the pages read so far as ours; those still needed come back by themselves."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def parse(buffer: Buffer) -> GgufFile:
     """Read and check a header.
 

@@ -8,6 +8,7 @@ Options of the task mapping:
         tell from the time to the first token whether the last one began with the same words.
 """
 
+import mmap
 import os
 import secrets
 import threading
@@ -58,7 +59,7 @@ class _Opened:
     """A file whose header was checked."""
 
     path: Path
-    buffer: gguf.Buffer
+    buffer: mmap.mmap
     model: gguf.GgufFile
     config: LlamaConfig
 
@@ -129,6 +130,8 @@ class OnnxTextEngine:
                 )
         decoder = _decoder(opened, source, key.result(), accuracy, threads)
         self._loaded = _Loaded(opened.config, estimate.context_tokens, tokenizer, template, decoder)
+        # Hashing and building read all of the file; answering takes a row of it per token.
+        gguf.release(opened.buffer)
         reserved = estimate.context_tokens * opened.config.kv_bytes_per_token
         resident = _resident_bytes()
         # The header with its 100,000 strings is not needed again.
