@@ -117,6 +117,8 @@ class NodeProcess:
         self.first_line_seconds = time.monotonic() - started
         event = json.loads(line)
         if event.get("event") != "ready":
+            with suppress(subprocess.TimeoutExpired):
+                self._wait(timeout_seconds)
             raise NodeFailedError(f"the node did not start: {self._said()}", self._status())
         self.ready = event
         return dict(event)
@@ -191,6 +193,10 @@ class NodeProcess:
             return str(json.loads(out.splitlines()[-1])["error"]["message"])
         except (ValueError, LookupError, TypeError):
             return (self.stderr_path.read_text(errors="replace").strip() or out)[-2000:]
+
+    def _wait(self, timeout_seconds: float) -> None:
+        if self._process is not None:
+            self._process.wait(timeout_seconds)
 
     def _status(self) -> int | None:
         return None if self._process is None else self._process.poll()

@@ -194,6 +194,7 @@ def _disable_auto_connect(swarm: Any) -> None:
 
     swarm._schedule_auto_connect = lambda: None  # noqa: SLF001 - see the module
     swarm.auto_connector.maybe_connect = nothing
+    swarm.auto_connector.record_disconnect = lambda _peer: None  # remembers every peer for ever
     swarm.auto_connector.run_background_task = nothing
     swarm.connection_pruner.maybe_prune_connections = nothing
 

@@ -277,7 +277,7 @@ class Connections:
             raise NotAMemberError(str(peer_id))
         try:
             addresses = [str(a) for a in self._library.host.get_peerstore().addrs(peer_id)]
-        except Exception as error:
+        except Exception as error:  # the peerstore raises its own kind for a peer it lacks
             raise compat.SwarmException(f"no address of {peer_id}") from error
         try:
             return [(await self.dial(str(peer_id), addresses)).swarm_conn]

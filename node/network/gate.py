@@ -33,7 +33,7 @@ COUNTERS = (
     "strangers_evicted",
     "strangers_expired",
     "streams_refused",  # over the cap of its peer
-    "streams_failed",  # negotiation or handler raised
+    "streams_failed",  # negotiation or handler raised on a live connection
     "outbound_refused",  # dials and streams to peers that are not members
     "gossip_refused",  # from or by a peer that is not a member, or over size
     "gossip_dropped",  # oldest message of a subscription nobody drained
@@ -171,7 +171,10 @@ class Gate:
             self.on_refused_often(peer_id)
 
     def _failed(self, stream: Any, peer_id: str, error: BaseException) -> None:
-        self.counts["streams_failed"] += 1
         stream.muxed_stream.abandon()
+        if stream.muxed_stream.conn.dead is not None:
+            return
+        self.counts["streams_failed"] += 1
         code = error.code.value if isinstance(error, AigridError) else type(error).__name__
-        _log.info("stream failed", peer=peer_id, protocol=stream.get_protocol(), error=code)
+        log = _log.info if self.is_member(peer_id) else _log.debug  # strangers fill no log
+        log("stream failed", peer=peer_id, protocol=stream.get_protocol(), error=code)

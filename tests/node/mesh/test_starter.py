@@ -149,7 +149,7 @@ async def test_what_is_not_as_pinned_is_refused_and_leaves_no_model(
 
 
 async def test_a_name_that_is_not_in_the_catalogue_lists_what_is(world: World) -> None:
-    with pytest.raises(AigridError, match="there is smollm2") as refused:
+    with pytest.raises(AigridError, match="there is echo, smollm2") as refused:
         await fetch("gpt-9", world.models, cache_directory=world.directory / "cache")
     assert refused.value.code is Code.MODEL_NOT_FOUND
 

@@ -59,12 +59,13 @@ async def echo(stream: Stream) -> None:
 
 async def ask(node: Libp2pTransport, peer_id: str, data: bytes, protocol: str = ECHO) -> bytes:
     """Send, end, read to the end."""
-    stream = await node.open_stream(peer_id, protocol)
-    await stream.send_all(data)
-    await stream.close()
     answer = b""
-    while part := await stream.receive_some(65536):
-        answer += part
+    with trio.fail_after(10):
+        stream = await node.open_stream(peer_id, protocol)
+        await stream.send_all(data)
+        await stream.close()
+        while part := await stream.receive_some(65536):
+            answer += part
     return answer
 
 
