@@ -34,7 +34,7 @@ async def test_handler_that_raises_ends_only_its_stream(start: nodes.Start) -> N
     one, two = await start(), await start(handlers={"/test/boom/1": boom})
     await nodes.befriend(one, two)
     stream = await one.open_stream(two.peer_id, "/test/boom/1")
-    with pytest.raises(RemoteError) as caught:
+    with trio.fail_after(5), pytest.raises(RemoteError) as caught:
         await stream.receive_some(10)
     assert caught.value.code is Code.CONNECTION_LOST
     assert two.counters()["streams_failed"] == 1
