@@ -162,8 +162,6 @@ class Metagraph:
         for record in foreign:
             self.index.remove(record)
         self._memberships.clear()
-        self._refusals.clear()
-        self._verified.clear()
         self.grid = grid
 
     # --- questions
@@ -361,6 +359,3 @@ class _Memo(Generic[T]):
         self._items[digest] = item
         if len(self._items) > self._items_max:
             self._items.popitem(last=False)
-
-    def clear(self) -> None:
-        self._items.clear()

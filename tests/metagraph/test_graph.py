@@ -26,6 +26,7 @@ from tests.protocol.strategies import example
 
 from aigrid.metagraph import graph as graph_module
 from aigrid.metagraph.graph import Metagraph
+from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
 from aigrid.protocol.canonical import canonical, parse
 from aigrid.protocol.errors import Code, UsageError, VerificationError
@@ -330,6 +331,23 @@ def test_switching_grids_keeps_only_what_we_said(tmp_path: Path) -> None:
     assert ingest(made, ours, membership(ANN, by=BEN), theirs)[1] == []
     assert made.members(NOW) == {OWN.did, ANN.did}
     assert made.index.resolve(MODELS[1], NOW) == (MODELS[1],)
+
+
+def test_leaving_a_grid_of_ones_own_leaves_its_memberships_too() -> None:
+    made = Metagraph(Store(), Index(), grid=OWN.did, own_did=OWN.did, open_to_strangers=False)
+    ingest(made, membership(OWN, by=OWN), node_record(OWN))
+    assert made.members(NOW) == {OWN.did}
+    made.switch_grid(AUTHORITY.did)
+    assert made.counts(NOW) == {"NodeRecord": 1}
+    assert made.members(NOW) == frozenset()
+
+
+def test_what_expired_while_the_node_was_down_is_gone_at_start(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    ingest(graph(store), node_record(OWN, life=1000))
+    store.close()
+    made = graph(Store(tmp_path / "db"), now=NOW + 1000)
+    assert made.store.next_expiry_ms() is None
 
 
 def test_sync_sends_what_the_other_lacks_memberships_first_and_withdrawals_too() -> None:

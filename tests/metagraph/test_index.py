@@ -55,10 +55,12 @@ def histories(draw: st.DrawFn) -> tuple[list[Step], Believed]:
     """Steps of feeding, and what is believed at the end: key -> (record, until)."""
     known = draw(st.lists(manifests, max_size=5, unique_by=lambda record: record.content_id))
     targets = [record.content_id for record in known] + [content_id(b"never seen")]
+    models = {record.content_id: record.subject.removeprefix(MODEL_URN) for record in known}
+    pairs = st.sampled_from(targets).map(lambda of: (models.get(of, MODELS[0]), of))
+    mismatched = st.tuples(st.sampled_from(MODELS), st.sampled_from(targets))
     offers = st.builds(
-        Offer,
-        model=st.sampled_from(MODELS),
-        manifest=st.sampled_from(targets),
+        lambda pair, **rest: Offer(model=pair[0], manifest=pair[1], **rest),
+        pairs | pairs | pairs | mismatched,
         state=st.sampled_from(["warm", "on_disk", "can_fetch"]),
         slots=st.integers(0, 3),
         latency_ms=st.integers(0, 3),
@@ -236,6 +238,15 @@ def test_expiry_is_looked_at_when_the_question_is_asked() -> None:
     assert index.manifest(about.content_id, NOW + 999) == about
     assert index.manifest(about.content_id, NOW + 1000) is None
     assert index.resolve(MODELS[0], NOW + 1000) == ()
+
+
+def test_an_offer_ends_with_its_manifest() -> None:
+    index, about = Index(), manifest(ANN, life=100)
+    index.add(availability(BEN, offer(about), life=500))
+    index.add(about)
+    (found,) = index.offers_of_model(MODELS[0], NOW + 99)
+    assert found.valid_until_ms == NOW + 100
+    assert index.offers_of_model(MODELS[0], NOW + 100) == ()
 
 
 def test_one_name_for_several_models_gives_them_all() -> None:
