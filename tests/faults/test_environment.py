@@ -4,7 +4,6 @@ import os
 import socket
 
 import pytest
-
 from scripts.nodes import NodeFailedError, NodeProcess
 
 pytestmark = pytest.mark.process

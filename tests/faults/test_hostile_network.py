@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 
 import httpx
 import pytest
-
 from scripts.nodes import wait_for
 from tests.faults.conftest import MODEL, ProcessGrid
 
@@ -49,9 +48,7 @@ def member_traffic(grid: ProcessGrid) -> Iterator[list[float]]:
 
 def test_300_idle_connections_disturb_nobody(grid):
     with member_traffic(grid):
-        idle = []
-        for _ in range(300):
-            idle.append(socket.create_connection(address(grid), 5))
+        idle = [socket.create_connection(address(grid), 5) for _ in range(300)]
         time.sleep(2)
         newcomer = grid.add("newcomer")
         grid.join(newcomer)
