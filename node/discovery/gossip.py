@@ -60,9 +60,8 @@ class Gossip:
 
     def repeat(self, issuer: str) -> None:
         """Spread again what `issuer` says: whoever listens now has not heard it."""
-        for record in self._graph.live_records(self._now_ms()):
-            if record.issuer == issuer:
-                self._on_record(record)
+        for record in self._graph.live_records(self._now_ms(), issuer=issuer):
+            self._on_record(record)
 
     async def flush(self) -> None:
         """Send what waits, now."""

@@ -46,17 +46,29 @@ def test_a_stream_is_the_same_answer_in_pieces(grid, client):
     assert chunks[-1].model_extra["aigrid"]["segments"][0]["node"] == grid.holder.peer_id
 
 
+def current_offer(grid):
+    """The offer as found, and its record; asked again if it was replaced in between."""
+
+    def attempt():
+        (candidate,) = grid.asker.cli("find", "text-generation")["candidates"]
+        try:
+            return candidate, grid.asker.cli("record", "show", candidate["record"])
+        except NodeFailedError as error:
+            assert error.code == "not_found"
+            return None
+
+    return wait_for(attempt, timeout_seconds=10, what="an offer that stays for a moment")
+
+
 def test_find_names_the_serving_node_and_the_key_that_signed(grid):
-    (candidate,) = grid.asker.cli("find", "text-generation")["candidates"]
+    candidate, shown = current_offer(grid)
     assert candidate["node"] == grid.holder.peer_id
     assert candidate["signer"] == grid.holder.ready["did"]
-    shown = grid.asker.cli("record", "show", candidate["record"])
     assert shown["issuer"] == grid.holder.ready["did"]
 
 
 def test_a_record_verifies_offline_and_a_changed_one_does_not(grid, tmp_path):
-    (candidate,) = grid.asker.cli("find", "text-generation")["candidates"]
-    shown = grid.asker.cli("record", "show", candidate["record"])
+    _, shown = current_offer(grid)
     path = tmp_path / "record.json"
     path.write_bytes(rfc8785.dumps(shown))
     assert grid.asker.cli("record", "verify", str(path)) == {"ok": True, "code": ""}
