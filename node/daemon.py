@@ -144,7 +144,7 @@ def _ready_event(node: Node, gateway: str) -> dict[str, Any]:
         "peer_id": node.identity.peer_id,
         "did": node.identity.did,
         "grid": node.grid.did,
-        "gateway": gateway,
+        "gateway": f"http://{gateway}",
         "listen": [
             f"{address}/p2p/{node.identity.peer_id}" for address in node.transport.listen_addresses
         ],
