@@ -76,8 +76,7 @@ class NodeProcess:
     @property
     def gateway(self) -> str:
         """Base URL of the gateway, without a path."""
-        told = str(self.ready["gateway"])
-        return told if told.startswith("http") else f"http://{told}"
+        return str(self.ready["gateway"])
 
     def start(self, *, timeout_seconds: float = 60.0) -> dict[str, Any]:
         """Start the node and wait until it serves; the ready event."""
