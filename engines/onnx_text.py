@@ -45,12 +45,12 @@ from aigrid.protocol.inference import (
     TextRequest,
     TokenLogprob,
 )
+from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
     from aigrid.engines.gguf_tokenizer import GgufTokenizer
 
-DEFAULT_CONTEXT: Final = 4096
 _RUNTIME_BYTES: Final = 128 * 1024 * 1024
 
 
@@ -303,7 +303,7 @@ def _gguf_path(source: ModelSource) -> Path:
 
 
 def _context(source: ModelSource, config: LlamaConfig) -> int:
-    wanted = source.options.get("context", min(config.context, DEFAULT_CONTEXT))
+    wanted = source.options.get("context", min(config.context, LIMITS.context_default_tokens))
     if type(wanted) is not int or wanted < 1:
         raise EngineError("the option context must be a number of tokens", Code.UNSUPPORTED_MODEL)
     return min(wanted, config.context)

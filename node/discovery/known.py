@@ -13,7 +13,6 @@ from aigrid.protocol.identity import peer_id_of_did
 from aigrid.protocol.limits import LIMITS
 
 _SETTING = "addresses"
-_PEERS_MAX = 1024
 _decoder = msgspec.json.Decoder(dict[str, tuple[str, ...]])
 
 
@@ -37,7 +36,7 @@ class KnownPeers:
             return
         self._addresses.pop(peer_id, None)
         self._addresses[peer_id] = addresses
-        while len(self._addresses) > _PEERS_MAX:
+        while len(self._addresses) > LIMITS.peers_known_max:
             del self._addresses[next(iter(self._addresses))]
         self._local.set(_SETTING, msgspec.json.encode(self._addresses).decode())
 

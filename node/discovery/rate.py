@@ -2,6 +2,8 @@
 
 from collections import OrderedDict
 
+from aigrid.protocol.limits import LIMITS
+
 
 class TokenBuckets:
     """`burst` tokens at once per key, refilled at `per_second`; the least recent key is forgotten.
@@ -10,7 +12,9 @@ class TokenBuckets:
     leniency; pair it with one bucket for everybody.
     """
 
-    def __init__(self, *, burst: float, per_second: float, keys_max: int = 4096) -> None:
+    def __init__(
+        self, *, burst: float, per_second: float, keys_max: int = LIMITS.rate_keys_max
+    ) -> None:
         self._burst = burst
         self._per_second = per_second
         self._keys_max = keys_max

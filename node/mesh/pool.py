@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import structlog
 import trio
@@ -22,8 +22,6 @@ from aigrid.node.workers import Worker, WorkerSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError
 from aigrid.protocol.limits import LIMITS, MIB, Limits
 
-QUEUE_MAX: Final = 16
-BUDGET_SHARE: Final = 0.8
 State = Literal["warm", "loading", "on_disk"]
 
 log = structlog.get_logger(__name__)
@@ -35,13 +33,14 @@ class PoolConfig:
 
     Attributes:
         threads: of each worker.
-        memory_bytes: of all workers together; None is 80 % of what is free when the pool starts.
+        memory_bytes: of all workers together; None is `memory_share` of what is free when the pool
+            starts.
         queue_max: leases of one model that may wait for a load or a slot.
     """
 
     threads: int = 1
     memory_bytes: int | None = None
-    queue_max: int = QUEUE_MAX
+    queue_max: int = LIMITS.model_queue_max
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +103,9 @@ class ModelPool:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load and unload until cancelled; then nothing is loaded any more."""
         budget = self._config.memory_bytes
-        self._budget_bytes = budget if budget is not None else int(memory()[1] * BUDGET_SHARE)
+        self._budget_bytes = (
+            budget if budget is not None else int(memory()[1] * self._limits.memory_share)
+        )
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

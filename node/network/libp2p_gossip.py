@@ -11,19 +11,17 @@ from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
 from aigrid.protocol.limits import LIMITS
 
-MAILBOX_MAX = 1024  # messages of one subscription that wait to be read
-
 
 class _Mailbox:
     """Messages of one subscription, oldest dropped first."""
 
     def __init__(self) -> None:
-        self.messages: deque[tuple[str, bytes]] = deque(maxlen=MAILBOX_MAX)
+        self.messages: deque[tuple[str, bytes]] = deque(maxlen=LIMITS.gossip_waiting_max)
         self._arrived = trio.Event()
 
     def put(self, publisher: str, data: bytes) -> bool:
         """Whether it fitted without dropping another."""
-        fits = len(self.messages) < MAILBOX_MAX
+        fits = len(self.messages) < LIMITS.gossip_waiting_max
         self.messages.append((publisher, data))
         self._arrived.set()
         return fits

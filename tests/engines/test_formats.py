@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.engines.gguf_writer import tiny_llama, write
 from tests.engines.onnx_models import linear, model, save, value
 
-from aigrid.engines import onnx_check
 from aigrid.engines.formats import detect, inspect
 from aigrid.engines.onnx_check import check_onnx
 from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import LIMITS
 
 
 def named(path: Path, data: bytes) -> Path:
@@ -146,7 +146,7 @@ HOSTILE = {
     "negative sizes": lambda: linear(_negative),
     "too little data": lambda: linear(_short),
     "no type": lambda: linear(_no_type),
-    "branches in branches": lambda: _nested(onnx_check.DEPTH_MAX + 1),
+    "branches in branches": lambda: _nested(LIMITS.onnx_depth_max + 1),
 }
 
 

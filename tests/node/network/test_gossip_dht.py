@@ -1,6 +1,7 @@
 """Gossip and DHT among members, and what strangers cannot do to either."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ async def test_oversized_message_is_refused_before_it_is_sent(pair: nodes.Pair) 
 async def test_undrained_subscription_drops_the_oldest(
     monkeypatch: pytest.MonkeyPatch, pair: nodes.Pair
 ) -> None:
-    monkeypatch.setattr(libp2p_gossip, "MAILBOX_MAX", 4)
+    monkeypatch.setattr(libp2p_gossip, "LIMITS", replace(LIMITS, gossip_waiting_max=4))
     one, two = pair
     async with one.subscribe("topic"), two.subscribe("topic") as heard:
         await in_mesh(one, two)
