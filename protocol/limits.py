@@ -111,7 +111,6 @@ class Limits:
     redial_max_seconds: float = _limit(60.0, "longest pause before dialling a member again")
     gossip_interval_seconds: float = _limit(1.0, "shortest time between two batches")
     gossip_waiting_max: int = _limit(1024, "unread messages of one topic, more are dropped")
-    peers_known_max: int = _limit(1024, "peers whose addresses are remembered")
     # DHT and local network
     dht_call_seconds: float = _limit(8.0, "one operation on the DHT")
     dht_query_seconds: float = _limit(3.0, "one peer's answer in it")
