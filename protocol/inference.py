@@ -96,12 +96,17 @@ class TextChunk(msgspec.Struct, frozen=True, tag="text"):
     """A piece of the answer.
 
     `text` is complete UTF-8 and holds back what may yet become a stop string, so it may be empty
-    while `token_ids` is not. Tokens are reported exactly once, in order.
+    while `token_ids` is not. Tokens are reported exactly once, in order. A chunk with nothing in it
+    is a sign of life.
     """
 
     text: str
     token_ids: TokenIds = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def says_nothing(self) -> bool:
+        return not (self.text or self.token_ids or self.logprobs)
 
 
 class TensorChunk(msgspec.Struct, frozen=True, tag="tensor"):

@@ -101,6 +101,7 @@ class Limits:
     infer_silence_seconds: float = _limit(60.0, "silence within a streamed answer")
     drain_seconds: float = _limit(5.0, "time live requests get when a node stops")
     sync_interval_seconds: float = _limit(15.0, "between two syncs with a random peer")
+    sync_seconds: float = _limit(60.0, "one sync, however much there is to fetch")
     syncs_burst: int = _limit(20, "sync requests of one peer at once")
     syncs_per_second: float = _limit(0.5, "sync requests of one peer, sustained")
     sync_known_max: int = _limit(32768, "records named as known in one sync request")
@@ -144,6 +145,7 @@ class Limits:
     http_connections_max: int = _limit(512, "HTTP connections at once")
     retry_after_seconds: float = _limit(2.0, "Retry-After where nothing better is known")
     attempts_max: int = _limit(3, "candidates tried before the first chunk")
+    answer_silence_seconds: float = _limit(600.0, "nothing but signs of life within an answer")
     # Inference
     messages_max: int = _limit(2048, "messages of one chat request")
     max_tokens_max: int = _limit(131072, "tokens one request may ask for")

@@ -215,7 +215,10 @@ class _Decoded:
 
 
 class _AnswerChunks:
-    """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment."""
+    """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment.
+
+    Signs of life are not passed on, and none is the beginning of an answer.
+    """
 
     def __init__(self, batches: Batches, candidate: Candidate) -> None:
         self._batches = batches
@@ -248,6 +251,17 @@ class _AnswerChunks:
         return batch
 
     async def _fetch(self) -> tuple[InferChunk, ...]:
+        deadline = trio.current_time() + LIMITS.answer_silence_seconds
+        while True:
+            batch = await self._receive()
+            if not all(isinstance(c, TextChunk) and c.says_nothing for c in batch):
+                return batch
+            if trio.current_time() >= deadline:
+                raise RemoteError(
+                    "signs of life, and no answer", Code.TIMEOUT, peer=self._candidate.node
+                )
+
+    async def _receive(self) -> tuple[InferChunk, ...]:
         try:
             return await anext(self._batches)
         except StopAsyncIteration:
