@@ -99,7 +99,7 @@ class RpcClient:
                 task_status.started()
                 async for event in events:
                     if event.change is PeerChange.DISCONNECTED:
-                        self._drop(event.peer_id)
+                        self._lost(event.peer_id)
             finally:
                 self._nursery = None
                 nursery.cancel_scope.cancel()
@@ -204,7 +204,14 @@ class RpcClient:
         peer.idle.append(stream)
         peer.waiting.unpark()
 
-    def _drop(self, peer_id: str) -> None:
+    def _lost(self, peer_id: str) -> None:
+        """A connection has ended: drop the peer's streams at once, unless it has a new one.
+
+        Events may come late and do not say which connection they are about; streams of one that
+        was replaced fail by themselves.
+        """
+        if peer_id in self._transport.connected():
+            return
         peer = self._peers.get(peer_id)
         for stream in tuple(peer.streams) if peer is not None else ():
             stream.fail(lost(peer_id))
