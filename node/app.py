@@ -256,7 +256,7 @@ class Node:
                 for m in self.router.models()
                 for node in m.nodes
             ],
-            "records": len(self.graph.live_records(self.now_ms())),
+            "records": sum(self.graph.counts(self.now_ms()).values()),
             "requests": {"running": self.serving.running, "served": self.serving.served},
             "refused": {
                 "records": dict(self.graph.refused),
