@@ -15,7 +15,7 @@ async def test_status_counts_records_without_reading_them(
         sim = Simulation(1, tmp_path, nursery)
         node = (await sim.start("one")).node
         await sim.publish_echo("one", "parrot")
-        await eventually(lambda: node.router.models(), seconds=30)
+        await eventually(node.router.models, seconds=30)
         expected = len(node.graph.live_records(node.now_ms()))
         monkeypatch.setattr(node.graph, "live_records", None)  # reads, and decodes, all of them
         assert node.status()["records"] == expected == 4
