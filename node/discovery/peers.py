@@ -25,9 +25,13 @@ _TTFT_WEIGHT = 0.3
 
 @dataclass(slots=True)
 class PeerState:
-    """What this node has seen of a peer. Times are monotonic seconds."""
+    """What this node has seen of a peer. Times are monotonic seconds.
+
+    `replaced`: it is on a new connection, and `on_alive` has not been told yet.
+    """
 
     alive: bool = False
+    replaced: bool = False
     seen_seconds: float = 0.0
     running: int = 0
     ttft_ms: float | None = None
@@ -149,15 +153,19 @@ class Peers:
         state = self._states.setdefault(peer_id, PeerState())
         state.seen_seconds = trio.current_time()
         state.redial_seconds = 0.0
-        if not state.alive:
-            state.alive = True
+        if not state.alive or state.replaced:
+            state.alive, state.replaced = True, False
             state.failures_in_row = 0
             log.info("peer alive", peer=peer_id)
             await self.on_alive(peer_id)
 
     def _lost(self, peer_id: str) -> None:
-        state = self._states.get(peer_id)
-        if state is not None and state.alive:
+        state = self._states.setdefault(peer_id, PeerState())
+        if peer_id in self._transport.connected():
+            # Events may come late and name no connection: this one has been replaced meanwhile.
+            state.replaced = True
+            return
+        if state.alive:
             state.alive = False
             log.info("peer lost", peer=peer_id)
         self._postpone(peer_id)
