@@ -95,6 +95,11 @@ class Side:
         """Bytes that `data_to_send` would return."""
         return self._unsent_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a frame that is not complete yet."""
+        return self._decoder.held_bytes
+
     def data_to_send(self) -> bytes:
         """Everything that is ready to be written, joined; empty when there is nothing."""
         out, self._out, self._unsent_bytes = self._out, [], 0

@@ -126,15 +126,14 @@ class JoinHost:
         return await self._decide(message, peer_id)
 
     def _prove(self, message: Present | Redeem, stream: Stream) -> Welcome:
-        host, now_seconds = stream.remote_host, trio.current_time()
-        if not self._each.has(host, now_seconds):
-            self._refuse_for_rate()
+        """Whoever can prove itself gets in, whatever others at its address have sent."""
         try:
             if isinstance(message, Redeem):
                 return self._redeem(message, stream.peer_id)
             record = self._grid.meet(message.membership, peer_id=stream.peer_id)
         except AigridError:
-            self._each.take(host, now_seconds)
+            if not self._each.take(stream.remote_host, trio.current_time()):
+                self._refuse_for_rate()
             raise
         return self._welcome(record.raw)
 

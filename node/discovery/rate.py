@@ -20,11 +20,6 @@ class TokenBuckets:
         self._keys_max = keys_max
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def has(self, key: str, now_seconds: float) -> bool:
-        """Whether `key` has a token, without taking it."""
-        level, since = self._levels.get(key, (self._burst, now_seconds))
-        return min(self._burst, level + (now_seconds - since) * self._per_second) >= 1
-
     def take(self, key: str, now_seconds: float) -> bool:
         """Whether `key` still had a token."""
         level, since = self._levels.pop(key, (self._burst, now_seconds))

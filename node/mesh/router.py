@@ -7,6 +7,7 @@ one is tried. After it, the answer ends in an explicit error.
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from aigrid.metagraph.selection import Ranking, rank
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.serving import Batches, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
@@ -32,7 +34,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
 from aigrid.protocol.kinds import NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Infer, decode_rpc_answer, encode
+from aigrid.protocol.messages import Infer, encode
 from aigrid.protocol.model import MODEL_URN
 
 log = structlog.get_logger()
@@ -181,7 +183,12 @@ class Router:
                     candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
                 )
             )
-            batches = _Decoded(bodies, candidate.node)
+            batches = RemoteAnswer(
+                bodies,
+                request,
+                peer=candidate.node,
+                failed=partial(self._peers.failed, candidate.node),
+            )
         chunks = _AnswerChunks(batches, candidate)
         await chunks.first()
         return chunks
@@ -195,23 +202,6 @@ class Router:
                 raise RemoteError(
                     "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
                 )
-
-
-class _Decoded:
-    """DATA bodies of an RPC answer as batches of chunks."""
-
-    def __init__(self, bodies: AsyncIterator[bytes], peer: str) -> None:
-        self._bodies = bodies
-        self._peer = peer
-
-    def __aiter__(self) -> "_Decoded":
-        return self
-
-    async def __anext__(self) -> tuple[InferChunk, ...]:
-        answer = decode_rpc_answer(await anext(self._bodies))
-        if not isinstance(answer, Chunks):
-            raise RemoteError("an unexpected answer", peer=self._peer)
-        return answer.chunks
 
 
 class _AnswerChunks:
@@ -276,6 +266,7 @@ class _AnswerChunks:
 _OF_THE_NODE = frozenset(
     {
         Code.PROTOCOL_VIOLATION,
+        Code.FRAME_TOO_LARGE,
         Code.INTERNAL,
         Code.ENGINE_FAILED,
         Code.MODEL_FILE_MISSING,

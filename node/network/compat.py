@@ -113,6 +113,7 @@ def build(signing_seed: bytes, listen_addresses: Callable[[], tuple[str, ...]]) 
     _silence()
     for module in _KAD_MODULES:
         module.PROTOCOL_ID = TProtocol(KAD_PROTOCOL)
+        module.MAX_DHT_MESSAGE_SIZE = LIMITS.dht_message_bytes
     keys = ed25519_key_pair(signing_seed)
     peer_id = generate_peer_id_from(keys)
     peerstore = PeerStore()
@@ -179,6 +180,7 @@ def _dht(host: Any) -> Any:
     add_provider = store.add_provider
 
     def bounded(key: bytes, provider: Any) -> None:
+        del provider.addrs[LIMITS.addresses_max :]
         if key in store.providers or len(store.providers) < LIMITS.dht_keys_max:
             add_provider(key, provider)
 

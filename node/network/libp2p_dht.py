@@ -1,6 +1,7 @@
 """Provider hints in the grid's own Kad-DHT."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,24 @@ class Dht:
         self._gate = gate
         self._add = self._dht.routing_table.add_peer
         self._dht.routing_table.add_peer = self._add_member
+        self._streams: Counter[str] = Counter()
+        library.host.set_stream_handler(compat.KAD_PROTOCOL, self._serve)
+
+    async def _serve(self, stream: Any) -> None:
+        """The library serves 12 streams at once, for as long as they stay: nobody gets all."""
+        peer = str(stream.muxed_conn.peer_id)
+        if self._streams[peer] >= LIMITS.dht_streams_per_peer_max:
+            self._gate.counts["streams_refused"] += 1
+            await stream.reset()
+            return
+        self._streams[peer] += 1
+        try:
+            with trio.fail_after(LIMITS.dht_stream_seconds):
+                await self._dht.handle_stream(stream)
+        finally:
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
 
     async def _add_member(self, peer: Any, *, skip_server_mode_check: bool = False) -> bool:
         if not self._gate.is_member(str(getattr(peer, "peer_id", peer))):

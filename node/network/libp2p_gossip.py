@@ -7,8 +7,10 @@ from typing import Any
 
 import trio
 
+from aigrid.node.discovery.rate import TokenBuckets
 from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
+from aigrid.node.network.gossip_control import GossipControl
 from aigrid.protocol.limits import LIMITS
 
 
@@ -53,6 +55,10 @@ class Gossip:
         self._pubsub.push_msg = self._push_guarded
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
         self._pubsub.notify_subscriptions = self._deliver
+        GossipControl(self._pubsub, library.gossip, gate)
+        self._rate = TokenBuckets(
+            burst=LIMITS.gossip_messages_burst, per_second=LIMITS.gossip_messages_per_second
+        )
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Raises ValueError above `limits.gossip_max_bytes`."""
@@ -99,10 +105,11 @@ class Gossip:
 
     async def _push_guarded(self, forwarder: Any, message: Any) -> None:
         """Every message, ours included, before it is seen, delivered or forwarded."""
-        publisher = str(compat.ID(message.from_id))
+        via = str(forwarder)
         if (
-            not self._gate.is_member(str(forwarder))
-            or not self._gate.is_member(publisher)
+            not self._gate.is_member(via)
+            or (via != self._own and not self._rate.take(via, trio.current_time()))
+            or not self._gate.is_member(str(compat.ID(message.from_id)))
             or len(message.data) > LIMITS.gossip_max_bytes
         ):
             self._gate.counts["gossip_refused"] += 1

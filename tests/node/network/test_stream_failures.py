@@ -132,10 +132,15 @@ async def test_a_stream_whose_caller_gave_up_while_it_was_opened_serves_the_next
         assert opened == 1
 
 
-async def test_a_request_that_does_not_go_on_is_given_up(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(
+    "begun", [encode(FrameKind.REQUEST_PART, b"x"), encode(FrameKind.REQUEST, b"half a frame")[:-1]]
+)
+async def test_a_request_that_does_not_go_on_is_given_up(
+    autojump_clock: MockClock, begun: bytes
+) -> None:
     async with pair() as two:
         stream = await two.a.open_stream("b", RPC_PROTOCOL)
-        await stream.send_all(encode(FrameKind.REQUEST_PART, b"x"))
+        await stream.send_all(begun)
         started = trio.current_time()
         with pytest.raises(RemoteError):
             await read_all(stream)
