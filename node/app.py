@@ -41,6 +41,7 @@ from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
 from aigrid.node.workers import WorkerSpawner
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
@@ -97,6 +98,8 @@ class Node:
     def _build_graph(self, authority: Identity | None) -> None:
         grid = self.local.grid or (authority.did if authority is not None else "")
         self.local.grid = grid
+        if authority is not None and authority.did != grid:
+            authority = None  # of a grid that was left, by a node that died before retiring it
         self.graph = Metagraph(
             self._store,
             Index(),
@@ -123,6 +126,7 @@ class Node:
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
             name=self.config.name,
+            remember=lambda host: self.known.learn(did_of_peer_id(host.peer_id), host.addresses),
         )
         self.join_host = JoinHost(
             self.grid,
@@ -197,6 +201,7 @@ class Node:
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
+        self.peers.on_alive = self._on_alive
         self.grid.on_switched = self._on_switched
         self.on_switched: Callable[[], None] = lambda: None
 
@@ -321,6 +326,10 @@ class Node:
                 self.known.learn(record.issuer, record.body.addresses)
             self.peers.poke()
 
+    async def _on_alive(self, peer_id: str) -> None:
+        self.hints.poke()
+        await self.sync.on_alive(peer_id)
+
     def _on_switched(self) -> None:
         """We are in another grid: forget the peers of the old one, say everything again."""
         self.local.grid = self.grid.did
@@ -332,8 +341,18 @@ class Node:
         self.on_switched()
 
     async def _probe(self) -> None:
-        """Ask the engines what they can do here, while the other services start."""
-        self._probes = await self._world.spawner.probe()
+        """Ask the engines what they can do here, while the other services start.
+
+        A node that cannot ask now still routes; it goes on trying.
+        """
+        while True:
+            try:
+                self._probes = await self._world.spawner.probe()
+                break
+            except AigridError as error:
+                log.warning("engines not probed", code=error.code.value, reason=error.message)
+                self._probed.set()
+                await trio.sleep(LIMITS.worker_start_seconds)
         self._engines = EngineTable(self._probes)
         self._probed.set()
         self.announcer.poke()
@@ -348,4 +367,7 @@ class Node:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(_EXPIRE_SECONDS)
-            self.graph.expire(self.now_ms())
+            try:
+                self.graph.expire(self.now_ms())
+            except AigridError as error:  # a full disk: the index looks at the time by itself
+                log.warning("nothing expired", code=error.code.value, reason=error.message)

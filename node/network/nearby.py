@@ -89,7 +89,7 @@ class NearbyNodes(RecordUpdateListener):  # type: ignore[misc]  # zeroconf is un
         """Until cancelled. A network without multicast is logged, not raised."""
         try:
             zeroconf = await trio.to_thread.run_sync(self._open)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - boundary: zeroconf, and the network behind it
             _log.warning("no mDNS on this network", error=str(error))
             return
         try:

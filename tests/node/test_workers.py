@@ -384,3 +384,19 @@ async def test_kill_nine_of_the_node_leaves_no_worker(tmp_path: Path, doing: str
     await parent.wait()
     await eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     await parent.stdout.aclose()
+
+
+@pytest.mark.parametrize("call", ["socket.socketpair", "os.pipe"])
+async def test_without_descriptors_a_worker_is_refused_and_nothing_leaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def none_left() -> None:
+        raise OSError(24, "Too many open files")
+
+    async with spawning(tmp_path) as spawner:
+        before = psutil.Process().num_fds()
+        with monkeypatch.context() as patch:
+            patch.setattr(call, none_left)
+            with pytest.raises(EngineError, match="Too many open files"):
+                await spawner.probe()
+        assert psutil.Process().num_fds() == before

@@ -84,3 +84,14 @@ async def test_nodes_see_each_other_on_loopback() -> None:
         assert (seen.peer.peer_id, seen.grid) == (one.peer_id, one.did)
         assert seen.name == "first [31m node"
         nursery.cancel_scope.cancel()
+
+
+async def test_mdns_that_cannot_start_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = NearbyNodes(Identity(b"\x01" * 32).peer_id)
+
+    def fail() -> None:
+        raise RuntimeError("no event loop")
+
+    monkeypatch.setattr(node, "_open", fail)
+    with trio.fail_after(5):
+        await node.run(("/ip4/192.0.2.1/tcp/1",))
