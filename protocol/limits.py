@@ -47,7 +47,7 @@ class Limits:
     gossip_control_max: int = _limit(128, "IHAVE, IWANT, GRAFT and PRUNE in one gossip frame")
     gossip_ids_max: int = _limit(5000, "message ids in these")
     gossip_wanted_bytes: int = _limit(512 * KIB, "gossip messages sent for one frame of IWANTs")
-    dht_message_bytes: int = _limit(256 * KIB, "a message of the DHT")
+    dht_message_bytes: int = _limit(64 * KIB, "a message of the DHT")
     dht_streams_per_peer_max: int = _limit(4, "DHT streams open from one peer")
     dht_stream_seconds: float = _limit(10.0, "how long one may last")
     stream_credit_bytes: int = _limit(1 * MIB, "unread bytes a receiver allows per direction")

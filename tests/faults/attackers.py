@@ -236,11 +236,9 @@ class Attacker:
 
     # Gossip
 
-    def message(
-        self, data: bytes, *, seqno: int, publisher: Identity | None = None, signed: bool = True
-    ) -> Any:
+    def message(self, data: bytes, *, seqno: int, publisher: str = "", signed: bool = True) -> Any:
         """A pubsub message, signed with our key whoever is said to publish it."""
-        said = compat.ID.from_base58((publisher or self.identity).peer_id)
+        said = compat.ID.from_base58(publisher or self.peer_id)
         made = rpc_pb2.Message(
             from_id=said.to_bytes(),
             data=data,
