@@ -40,7 +40,10 @@ class TokenBucket:
 
 
 class TokenBuckets:
-    """One bucket per key, for a bounded number of keys; the longest unused is forgotten first."""
+    """One bucket per key, for a bounded number of keys; the longest unused is forgotten first.
+
+    A key forgotten has a full bucket again: `keys_max` bounds memory at the price of leniency.
+    """
 
     __slots__ = ("_buckets", "_burst", "_keys_max", "_per_second")
 

@@ -7,9 +7,9 @@ from typing import NoReturn
 import structlog
 import trio
 
+from aigrid.metagraph.quota import TokenBucket, TokenBuckets
 from aigrid.node.discovery.grid import Grid, NowMs, RandomBytes
 from aigrid.node.discovery.join_wire import finish, read_message, write_message
-from aigrid.node.discovery.rate import TokenBuckets
 from aigrid.node.network.transport import Stream
 from aigrid.protocol.errors import (
     AigridError,
@@ -76,7 +76,9 @@ class JoinHost:
         self._approve_everybody = approve_everybody
         self._asking: dict[str, Asking] = {}
         self._each = TokenBuckets(burst=LIMITS.join_burst, per_second=LIMITS.join_per_second)
-        self._all = TokenBuckets(burst=LIMITS.joins_burst, per_second=LIMITS.joins_per_second)
+        self._all = TokenBucket(
+            burst=LIMITS.joins_burst, per_second=LIMITS.joins_per_second, now_seconds=0.0
+        )
         self.limited = 0
 
     async def serve(self, stream: Stream) -> None:
@@ -132,14 +134,16 @@ class JoinHost:
                 return self._redeem(message, stream.peer_id)
             record = self._grid.meet(message.membership, peer_id=stream.peer_id)
         except AigridError:
-            if not self._each.take(stream.remote_host, trio.current_time()):
+            now_seconds = trio.current_time()
+            if not self._each.of(stream.remote_host, now_seconds).take(now_seconds):
                 self._refuse_for_rate()
             raise
         return self._welcome(record.raw)
 
     def _limit(self, host: str) -> None:
         now_seconds = trio.current_time()
-        if not (self._each.take(host, now_seconds) and self._all.take("", now_seconds)):
+        each = self._each.of(host, now_seconds)
+        if not (each.take(now_seconds) and self._all.take(now_seconds)):
             self._refuse_for_rate()
 
     def _refuse_for_rate(self) -> NoReturn:

@@ -15,7 +15,7 @@ import trio
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
-from aigrid.metagraph.selection import Ranking, rank
+from aigrid.metagraph.selection import Observation, Ranking, rank
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
@@ -142,6 +142,7 @@ class Router:
         """Order candidates by what this node has observed."""
         nodes = {candidate.node for candidate in candidates}
         observations = {node: self._peers.observation(node) for node in nodes}
+        observations[self._own_peer_id] = Observation(running=self._serving.running)
         return rank(
             candidates,
             observations,
@@ -160,7 +161,7 @@ class Router:
         return CODES[error.code].retry or error.code in _OF_THE_NODE
 
     def _nobody(self, what: str, problem: AigridError | None) -> AigridError:
-        if problem is not None and problem.code in (Code.BUSY, Code.OUT_OF_MEMORY):
+        if problem is not None and problem.code in _TOLD:
             return problem
         return NoCandidateError(
             f"no live node can serve {what!r} now",
@@ -261,6 +262,9 @@ class _AnswerChunks:
                 peer=self._candidate.node,
             ) from None
 
+
+# Of these the client hears, when no other candidate did better: the node is there.
+_TOLD = frozenset({Code.BUSY, Code.OUT_OF_MEMORY, Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT})
 
 # Codes that say something about the node that was asked rather than about the request.
 _OF_THE_NODE = frozenset(

@@ -5,13 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 import trio
 
-from aigrid.node.discovery.rate import TokenBuckets
+from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_control import GossipControl
 from aigrid.protocol.limits import LIMITS
+
+_log = structlog.get_logger(__name__)
 
 
 class _Mailbox:
@@ -64,7 +67,11 @@ class Gossip:
         """Raises ValueError above `limits.gossip_max_bytes`."""
         if len(data) > LIMITS.gossip_max_bytes:
             raise ValueError(f"a gossip message of {len(data)} bytes")
-        await self._pubsub.publish(topic, data)
+        try:
+            await self._pubsub.publish(topic, data)
+        except Exception as error:  # noqa: BLE001 - boundary: the library; best effort is the promise
+            self._gate.counts["tasks_failed"] += 1
+            _log.info("not published", error=type(error).__name__)
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
@@ -106,9 +113,10 @@ class Gossip:
     async def _push_guarded(self, forwarder: Any, message: Any) -> None:
         """Every message, ours included, before it is seen, delivered or forwarded."""
         via = str(forwarder)
+        now_seconds = trio.current_time()
         if (
             not self._gate.is_member(via)
-            or (via != self._own and not self._rate.take(via, trio.current_time()))
+            or (via != self._own and not self._rate.of(via, now_seconds).take(now_seconds))
             or not self._gate.is_member(str(compat.ID(message.from_id)))
             or len(message.data) > LIMITS.gossip_max_bytes
         ):

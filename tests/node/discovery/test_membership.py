@@ -350,7 +350,7 @@ async def test_a_host_too_busy_to_be_polled_does_not_end_the_asking(sim, autojum
     done = trio.Event()
 
     async def show(code):
-        while a.join_host._all.take("", trio.current_time()):
+        while a.join_host._all.take(trio.current_time()):
             pass  # as if others had asked
 
     async def ask():

@@ -170,3 +170,15 @@ async def test_reader_with_a_time_limit_can_read_on(pair: nodes.Pair) -> None:
         await one.publish("topic", b"late")
         with trio.fail_after(5):
             assert await heard.__anext__() == (one.peer_id, b"late")
+
+
+async def test_publishing_is_best_effort_whatever_the_library_raises(
+    monkeypatch: pytest.MonkeyPatch, pair: nodes.Pair
+) -> None:
+    async def fail(*_args: object) -> None:
+        raise KeyError("a peer that left")
+
+    one, _ = pair
+    monkeypatch.setattr(one._library.pubsub, "publish", fail)
+    await one.publish("topic", b"data")
+    assert one.counters()["tasks_failed"] == 1
