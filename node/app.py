@@ -106,6 +106,7 @@ class Node:
             grid=grid,
             own_did=self.identity.did,
             open_to_strangers=self.config.open_to_strangers,
+            now_ms=self.now_ms(),
         )
         self.grid = Grid(
             identity=self.identity,
@@ -256,11 +257,7 @@ class Node:
             "listen": list(self.transport.listen_addresses),
             "peers": self.peer_list(),
             "clock_ahead_ms": self.peers.clock_ahead_ms(),
-            "models": [
-                {"model": m.model, "name": m.name, "node": node, "state": m.state}
-                for m in self.router.models()
-                for node in m.nodes
-            ],
+            "models": self.model_list(),
             "records": sum(self.graph.counts(self.now_ms()).values()),
             "requests": {"running": self.serving.running, "served": self.serving.served},
             "refused": {
@@ -269,6 +266,14 @@ class Node:
                 "network": self.transport.counters(),
             },
         }
+
+    def model_list(self) -> list[dict[str, Any]]:
+        """Every model that live nodes offer, once per node."""
+        return [
+            {"model": m.model, "name": m.name, "node": node, "state": m.state}
+            for m in self.router.models()
+            for node in m.nodes
+        ]
 
     def peer_list(self) -> list[dict[str, Any]]:
         """Every other member, alive or not."""

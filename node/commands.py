@@ -18,7 +18,7 @@ from aigrid.protocol.errors import (
     UsageError,
 )
 from aigrid.protocol.identity import did_of_peer_id, peer_id_of_did
-from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
+from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text
 from aigrid.protocol.record import check_time, verify_form_and_signature
 from aigrid.protocol.timestamp import format_ms
@@ -141,7 +141,7 @@ class NodeCommands:
         return {"peers": self._node.peer_list()}
 
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return {"models": self._node.status()["models"]}
+        return {"models": self._node.model_list()}
 
     async def _models_fetch(self, params: Name, emit: Emit) -> dict[str, Any]:
         async def progress(text: str) -> None:
@@ -196,8 +196,6 @@ class NodeCommands:
                     if isinstance(chunk, TextChunk) and chunk.text:
                         parts.append(chunk.text)
                         await emit({"text": chunk.text})
-                    elif isinstance(chunk, Finish):
-                        break
         segments = [msgspec.to_builtins(segment) for segment in answer.segments]
         return {"text": "".join(parts), "model": answer.name, "segments": segments}
 

@@ -37,7 +37,7 @@ class Ping(_Message, frozen=True, tag="ping"):
 
 
 class Pong(_Message, frozen=True, tag="pong"):
-    """`wall_ms` is the answering node's clock; `queue` its running requests."""
+    """`wall_ms` is the answering node's clock; `running` its requests in progress."""
 
     wall_ms: Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
     running: Annotated[int, Meta(ge=0, le=1_000_000)] = 0

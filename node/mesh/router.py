@@ -121,7 +121,7 @@ class Router:
                 chunks.segments = answer.segments
                 yield answer
                 return
-        raise self._nobody(model or capability, problem)
+        raise self._nobody(model or capability, problem, ranking.retry_after_seconds)
 
     async def _candidates(self, model: str, capability: str) -> Ranking:
         ranking = self._rank(model, capability)
@@ -160,12 +160,14 @@ class Router:
             self._peers.failed(candidate.node)
         return CODES[error.code].retry or error.code in _OF_THE_NODE
 
-    def _nobody(self, what: str, problem: AigridError | None) -> AigridError:
+    def _nobody(
+        self, what: str, problem: AigridError | None, cooling_seconds: float | None
+    ) -> AigridError:
         if problem is not None and problem.code in _TOLD:
             return problem
         return NoCandidateError(
             f"no live node can serve {what!r} now",
-            retry_after_seconds=LIMITS.retry_after_seconds,
+            retry_after_seconds=cooling_seconds or LIMITS.retry_after_seconds,
         )
 
     async def _open(

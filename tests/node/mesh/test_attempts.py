@@ -214,3 +214,16 @@ async def test_a_broken_engine_of_our_own_does_not_count_against_a_peer(sim, aut
     answer, _ = await ask(asker)
     assert (answer.node, answer.attempts, len(calls)) == (*holders, 2, 1)
     assert asker.peers._states[answer.node].failures_in_row == 0
+
+
+async def test_while_the_only_holder_is_left_alone_the_client_hears_for_how_long(
+    sim, autojump_clock
+):
+    asker, holders = await grid(sim, 1)
+    (node,) = holders.values()
+    node.serving.infer = refusing(EngineError("died", Code.ENGINE_CRASHED), [])
+    for _ in range(3):
+        await refused(asker)
+    error = await refused(asker)
+    assert error.code is Code.NO_CANDIDATE
+    assert LIMITS.retry_after_seconds < error.retry_after_seconds <= 60
