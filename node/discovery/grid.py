@@ -136,8 +136,16 @@ class Grid:
             valid_ms=min(seconds, LIMITS.invitation_ttl_seconds) * 1000,
         )
 
-    def check_can_leave(self) -> None:
-        """Raise PolicyDeniedError(`grid_not_empty`) unless we are alone in our grid."""
+    def check_can_join(self, grid: str) -> None:
+        """Raise PolicyDeniedError(`grid_not_empty`) unless we may become a member of `grid`.
+
+        We may leave a grid of which we are the only member, and return to one that removed us or
+        let our membership run out.
+        """
+        if grid == self.did:
+            if self.own_membership() is not None:
+                raise PolicyDeniedError("this node is in that grid already", Code.GRID_NOT_EMPTY)
+            return
         others = self.members() - {self.identity.did}
         if others or self.authority is None:
             raise PolicyDeniedError(
@@ -157,9 +165,9 @@ class Grid:
         now_ms = self._now_ms()
         check_membership(membership, grid=grid, peer_id=self.identity.peer_id, now_ms=now_ms)
         check_membership(ours, grid=grid, peer_id=host, now_ms=now_ms)
-        returning = grid == self.did
+        returning = grid == self.did  # our membership may have come by another way meanwhile
         if not returning:
-            self.check_can_leave()
+            self.check_can_join(grid)
             self._graph.switch_grid(grid)
             self._membership = Membership(grid, None)
         _, refusals = self._graph.ingest_batch(

@@ -75,10 +75,7 @@ class JoinClient:
         parsed, _ = parse_invitation(text)
         own = self._grid.identity
         invitation, body = check_invitation(parsed.raw, did=own.did, now_ms=self._now_ms())
-        if body.grid != self._grid.did:
-            self._grid.check_can_leave()
-        elif self._grid.own_membership() is not None:
-            raise PolicyDeniedError("this node is in that grid already", Code.GRID_NOT_EMPTY)
+        self._grid.check_can_join(body.grid)
         host = PeerAddress(body.peer_id, body.addresses)
         answer = await self._exchange(host, Redeem(invitation.raw))
         self._adopt(body.grid, answer, host)
@@ -90,7 +87,7 @@ class JoinClient:
         `show_code` gets the digits that both ends compare. What mDNS says of a host is hearsay, so
         one that turns out to be of another grid is left before anything is revealed.
         """
-        self._grid.check_can_leave()
+        self._grid.check_can_join(grid)
         nonce = self._random_bytes(16)
         answer = await self._exchange(host, AskToJoin(self._name, commitment(nonce)))
         if not isinstance(answer, Challenge):

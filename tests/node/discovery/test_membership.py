@@ -392,3 +392,24 @@ async def test_the_key_of_a_grid_that_was_left_admits_nobody(sim, autojump_clock
     # As when the node died before it could put the key of its grid of one away.
     b = (await sim.start("b", incarnation=1, with_authority=True)).node
     assert (b.grid.did, b.grid.authority) == (grid, None)
+
+
+async def test_a_removed_member_may_ask_to_be_let_in_again(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    a, b = sim.nodes["a"].node, sim.nodes["b"].node
+    await eventually(b.peers.alive_members, seconds=10)
+    a.grid.remove(b.identity.did)
+    withdrawal = a.graph.store.newest((a.grid.did, "Membership", b.identity.did))
+    await trio.sleep(5)
+    b.graph.ingest_batch([withdrawal.raw], now_ms=sim.now_ms(), received_from=None)
+
+    async def show(code):
+        pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(b.join_client.ask, address(sim, "a"), a.grid.did, show)
+        await eventually(a.join_host.waiting, seconds=10)
+        a.join_host.approve(a.join_host.waiting()[0].request)
+    await eventually(b.peers.alive_members, seconds=10)
