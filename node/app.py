@@ -262,7 +262,7 @@ class Node:
             "requests": {"running": self.serving.running, "served": self.serving.served},
             "refused": {
                 "records": dict(self.graph.refused),
-                "joins": self.join_host.limited,
+                "joins": dict(self.join_host.refused),
                 "network": self.transport.counters(),
             },
         }
@@ -270,9 +270,8 @@ class Node:
     def model_list(self) -> list[dict[str, Any]]:
         """Every model that live nodes offer, once per node."""
         return [
-            {"model": m.model, "name": m.name, "node": node, "state": m.state}
-            for m in self.router.models()
-            for node in m.nodes
+            {"model": c.model, "name": c.name, "node": c.node, "state": c.state}
+            for c in self.router.offers()
         ]
 
     def peer_list(self) -> list[dict[str, Any]]:

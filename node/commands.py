@@ -244,7 +244,10 @@ class NodeCommands:
             await emit({"state": "waiting", "code": code})
 
         hosts = [s.peer for s in self._node.transport.nearby() if s.grid == params.grid]
-        problem: AigridError = NoCandidateError("no node of that grid is seen on the local network")
+        hosts += self._node.known.bootstrap  # of whichever grid: each says which before we reveal
+        problem: AigridError = NoCandidateError(
+            "no node of that grid is seen, or named by --bootstrap"
+        )
         for host in hosts:
             try:
                 await self._node.join_client.ask(host, params.grid, show)

@@ -168,7 +168,7 @@ def _rewrite_ready(path: Path, event: dict[str, Any]) -> None:
 
 async def _on_signal(stopping: trio.Event) -> None:
     """The first signal asks politely, the second insists."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async for _ in signals:
             if stopping.is_set():
                 os._exit(1)

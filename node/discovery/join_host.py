@@ -1,5 +1,6 @@
 """The side of the join protocol that lets others in: redeeming, presenting, asking."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -79,7 +80,7 @@ class JoinHost:
         self._all = TokenBucket(
             burst=LIMITS.joins_burst, per_second=LIMITS.joins_per_second, now_seconds=0.0
         )
-        self.limited = 0
+        self.refused: Counter[Code] = Counter()
 
     async def serve(self, stream: Stream) -> None:
         """One message each way. Errors become `Refused`; the handler never raises for them."""
@@ -89,6 +90,7 @@ class JoinHost:
                 try:
                     answer: JoinAnswer = await self._answer(stream, raw)
                 except AigridError as error:
+                    self.refused[error.code] += 1
                     log.info("join refused", peer=stream.peer_id, code=error.code.value)
                     answer = refusal(error)
                 await write_message(stream, encode(answer))
@@ -147,7 +149,6 @@ class JoinHost:
             self._refuse_for_rate()
 
     def _refuse_for_rate(self) -> NoReturn:
-        self.limited += 1
         raise PolicyDeniedError("too many join messages", Code.RATE_LIMITED)
 
     def _welcome(self, membership: bytes) -> Welcome:

@@ -33,6 +33,11 @@ class KnownPeers:
         stored = local.get(_SETTING)
         self._addresses: dict[str, tuple[str, ...]] = _decoder.decode(stored) if stored else {}
 
+    @property
+    def bootstrap(self) -> tuple[PeerAddress, ...]:
+        """What the operator named."""
+        return self._bootstrap
+
     def learn(self, did: str, addresses: tuple[str, ...]) -> None:
         """Remember what a member's NodeRecord says."""
         peer_id = peer_id_of_did(did)

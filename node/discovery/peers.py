@@ -5,7 +5,8 @@ A peer is *alive* from its connection until that ends or a ping goes unanswered 
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -15,7 +16,7 @@ from aigrid.metagraph.selection import Observation
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress, PeerChange, Transport
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Ping, Pong, decode_rpc_answer, encode
 
@@ -69,6 +70,7 @@ class Peers:
         self._redial = trio.Event()
         self._contacting: dict[str, trio.Event] = {}
         self._pinging: set[str] = set()
+        self._waiting: dict[str, set[trio.CancelScope]] = {}
         self.on_alive: Callable[[str], Awaitable[None]] = _nothing
 
     def alive(self, peer_id: str) -> bool:
@@ -199,6 +201,28 @@ class Peers:
                 await self._redial.wait()
             self._redial = trio.Event()
 
+    @contextmanager
+    def while_alive(self, peer_id: str) -> Iterator[None]:
+        """Give up what is awaited inside once the peer falls silent.
+
+        A frozen process keeps its connection, so waiting for its answer would take the whole
+        silence limit, although the ping knows better.
+
+        Raises:
+            RemoteError: `timeout`.
+        """
+        with trio.CancelScope() as scope:
+            waiting = self._waiting.setdefault(peer_id, set())
+            waiting.add(scope)
+            try:
+                yield
+            finally:
+                waiting.discard(scope)
+                if not waiting and self._waiting.get(peer_id) is waiting:
+                    del self._waiting[peer_id]
+        if scope.cancelled_caught:
+            raise RemoteError("the node fell silent", Code.TIMEOUT, peer=peer_id)
+
     async def _ping_all(self, nursery: trio.Nursery) -> None:
         while True:
             await trio.sleep(LIMITS.ping_interval_seconds * self._rng.uniform(0.8, 1.2))
@@ -237,6 +261,8 @@ class Peers:
             if state is not None and state.alive:
                 state.alive = False
                 log.info("peer silent", peer=peer_id, code=error.code.value)
+                for scope in tuple(self._waiting.get(peer_id, ())):
+                    scope.cancel()
             return False
         if not isinstance(answer, Pong) or peer_id not in self._transport.members:
             return False

@@ -233,7 +233,11 @@ class ModelPool:
     def _begin(self, model: str) -> _Entry:
         if self._nursery is None:
             raise LocalError("this node is stopping", Code.SHUTTING_DOWN)
-        source = self._local_models.source(model)
+        try:
+            source = self._local_models.source(model)
+        except AigridError as error:
+            self._set_aside(model, error)
+            raise
         engine = self._engine_for(source)
         entry = self._entries[model] = _Entry(model)
         # In a task of its own, so that a caller who leaves does not cancel it for the others.
@@ -244,6 +248,7 @@ class ModelPool:
     async def _load(self, entry: _Entry, source: ModelSource, engine: str) -> None:
         started = trio.current_time()
         try:
+            await self._local_models.check(entry.model)
             worker = await self._spawner.spawn(
                 source,
                 engine=engine,
@@ -255,6 +260,7 @@ class ModelPool:
             log.warning("load_failed", model=entry.model, engine=engine, code=error.code)
             self._forget(entry)
             entry.settled.set()
+            self._set_aside(entry.model, error)
             return
         except trio.Cancelled:
             entry.error = LocalError("this node is stopping", Code.SHUTTING_DOWN)
@@ -271,6 +277,13 @@ class ModelPool:
         seconds = round(trio.current_time() - started, 3)
         log.info("model_loaded", model=entry.model, engine=engine, seconds=seconds)
         await self._until_dead(entry, worker)
+
+    def _set_aside(self, model: str, error: AigridError) -> None:
+        """Stop offering a model whose files are gone or damaged."""
+        if error.code in (Code.MODEL_FILE_MISSING, Code.HASH_MISMATCH):
+            log.error("model_damaged", model=model, code=error.code)
+            self._local_models.set_aside(model)
+            self._on_change()
 
     async def _until_dead(self, entry: _Entry, worker: Worker) -> None:
         await worker.died.wait()

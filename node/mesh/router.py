@@ -80,6 +80,16 @@ class Router:
                 views.append(_view(summary, live))
         return tuple(sorted(views, key=lambda view: (view.name, view.model)))
 
+    def offers(self) -> tuple[Candidate, ...]:
+        """What live nodes offer, each under its own name, sorted by name and node."""
+        live = [
+            candidate
+            for summary in self._graph.index.models(self._now_ms())
+            for candidate in summary.candidates
+            if self._peers.alive(candidate.node)
+        ]
+        return tuple(sorted(live, key=lambda c: (c.name, c.model, c.node)))
+
     def resolve(self, model: str) -> str:
         """The model id of a name or id. Raises InvalidRequestError."""
         found = self._graph.index.resolve(model.removeprefix(MODEL_URN), self._now_ms())
@@ -156,9 +166,10 @@ class Router:
         log.info(
             "candidate failed", peer=candidate.node, model=candidate.model, code=error.code.value
         )
-        if isinstance(error, RemoteError) and error.code is not Code.BUSY:
+        of_the_node = CODES[error.code].retry or error.code in _OF_THE_NODE
+        if isinstance(error, RemoteError) and of_the_node and error.code not in _NO_FAULT:
             self._peers.failed(candidate.node)
-        return CODES[error.code].retry or error.code in _OF_THE_NODE
+        return of_the_node
 
     def _nobody(
         self, what: str, problem: AigridError | None, cooling_seconds: float | None
@@ -178,23 +189,31 @@ class Router:
             batches: Batches = await stack.enter_async_context(
                 self._serving.infer(candidate.model, request)
             )
-        else:
-            await self._connect(candidate)
-            message = Infer(request_id, candidate.model, candidate.manifest, request)
-            bodies = await stack.enter_async_context(
-                self._rpc.call(
-                    candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
-                )
-            )
-            batches = RemoteAnswer(
-                bodies,
-                request,
-                peer=candidate.node,
-                failed=partial(self._peers.failed, candidate.node),
-            )
-        chunks = _AnswerChunks(batches, candidate)
-        await chunks.first()
+            chunks = _AnswerChunks(batches, candidate)
+            await chunks.first()
+            return chunks
+        await self._connect(candidate)
+        with self._peers.while_alive(candidate.node):
+            batches = await self._ask(stack, candidate, request, request_id)
+            chunks = _AnswerChunks(batches, candidate)
+            await chunks.first()
         return chunks
+
+    async def _ask(
+        self, stack: AsyncExitStack, candidate: Candidate, request: InferRequest, request_id: str
+    ) -> Batches:
+        message = Infer(request_id, candidate.model, candidate.manifest, request)
+        bodies = await stack.enter_async_context(
+            self._rpc.call(
+                candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
+            )
+        )
+        return RemoteAnswer(
+            bodies,
+            request,
+            peer=candidate.node,
+            failed=partial(self._peers.failed, candidate.node),
+        )
 
     async def _connect(self, candidate: Candidate) -> None:
         if not self._peers.alive(candidate.node):
@@ -279,6 +298,22 @@ _OF_THE_NODE = frozenset(
         Code.HASH_MISMATCH,
         Code.NOT_MEMBER,
         Code.DENIED,
+        Code.MODEL_NOT_FOUND,
+        Code.UNSUPPORTED_MODEL,
+        Code.UNSUPPORTED_QUANTISATION,
+        Code.DATA_DIRECTORY_UNUSABLE,
+    }
+)
+
+# What a sound node says when it has no room: the next one is asked, and this one keeps its name.
+_NO_FAULT = frozenset(
+    {
+        Code.BUSY,
+        Code.RATE_LIMITED,
+        Code.OVER_RATE,
+        Code.OUT_OF_MEMORY,
+        Code.NO_CANDIDATE,
+        Code.SHUTTING_DOWN,
     }
 )
 

@@ -223,3 +223,12 @@ def test_a_damaged_file_raises_nothing_but_engine_errors(
         check_onnx(path)
     with suppress(EngineError):
         inspect(path)
+
+
+@pytest.mark.parametrize("size", [4, 24, 100, 400])
+def test_a_broken_gguf_is_unsafe_and_nothing_else(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(tiny_llama().build()[:size])
+    with pytest.raises(EngineError) as refused:
+        inspect(path)
+    assert refused.value.code is Code.UNSAFE_FILE

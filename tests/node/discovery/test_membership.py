@@ -212,7 +212,7 @@ async def test_join_messages_that_do_not_hold_are_limited_and_members_are_not(si
     ]
     assert codes[: LIMITS.join_burst] == [Code.UNSIGNED] * LIMITS.join_burst
     assert set(codes[LIMITS.join_burst :]) == {Code.RATE_LIMITED}
-    assert a.join_host.limited == 3
+    assert a.join_host.refused[Code.RATE_LIMITED] == 3
     await sim.start("b")
     await sim.join("b", "a")  # from another address: not affected
 
@@ -359,7 +359,7 @@ async def test_a_host_too_busy_to_be_polled_does_not_end_the_asking(sim, autojum
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
-        await eventually(lambda: a.join_host.limited, seconds=60)
+        await eventually(lambda: a.join_host.refused[Code.RATE_LIMITED], seconds=60)
         a.join_host.approve(a.join_host.waiting()[0].request)
         with trio.fail_after(60):
             await done.wait()

@@ -227,3 +227,28 @@ async def test_while_the_only_holder_is_left_alone_the_client_hears_for_how_long
     error = await refused(asker)
     assert error.code is Code.NO_CANDIDATE
     assert LIMITS.retry_after_seconds < error.retry_after_seconds <= 60
+
+
+async def test_bad_requests_do_not_count_against_the_node_that_refuses_them(sim, autojump_clock):
+    asker, holders = await grid(sim, 1)
+    (holder,) = holders.values()
+    serve, holder.serving.infer = (
+        holder.serving.infer,
+        refusing(InvalidRequestError("too long", Code.CONTEXT_LENGTH_EXCEEDED), []),
+    )
+    for _ in range(5):
+        assert (await refused(asker)).code is Code.CONTEXT_LENGTH_EXCEEDED
+    holder.serving.infer = serve
+    answer, _ = await ask(asker)
+    assert answer.node in holders
+
+
+async def test_a_frozen_holder_is_given_up_as_soon_as_it_is_silent(sim, autojump_clock):
+    asker, holders = await grid(sim, 2)
+    first, _ = await ask(asker)
+    sim.network.freeze(first.node)
+    began = trio.current_time()
+    seen = {(await ask(asker))[0].node for _ in range(4)}
+    bound = LIMITS.ping_interval_seconds * 1.2 + LIMITS.ping_timeout_seconds + 1
+    assert trio.current_time() - began < bound
+    assert seen == set(holders) - {first.node}

@@ -6,6 +6,7 @@ from tests.simulation.harness import Simulation, eventually
 
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.kinds import Kind
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription
 
 
@@ -104,3 +105,29 @@ async def test_a_model_is_offered_again_after_a_restart(sim, autojump_clock):
     node = (await sim.start("a", incarnation=1, with_authority=True)).node
     assert [offer.model for offer in node.hosting.offers()] == [model]
     await eventually(node.router.models, seconds=3)
+
+
+async def test_a_model_beyond_what_a_record_holds_is_refused(sim, autojump_clock):
+    await sim.start("a")
+    for n in range(LIMITS.offers_max):
+        await sim.publish_echo("a", f"m{n}")
+    with pytest.raises(AigridError) as caught:
+        await sim.publish_echo("a", "one-more")
+    assert caught.value.code is Code.OVER_QUOTA
+    assert len(sim.nodes["a"].node.hosting.offers()) == LIMITS.offers_max
+
+
+async def test_each_holder_lists_a_model_under_its_own_name(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    description = ModelDescription(format="echo", task="text-generation", files=())
+    for name, called in (("a", "parrot"), ("b", "my parrot")):
+        await sim.nodes[name].node.hosting.add(
+            description, {}, name=called, capabilities=("text-generation",), license_id=""
+        )
+    listed = sim.nodes["b"].node.model_list
+    await eventually(lambda: len(listed()) == 2, seconds=10)
+    own = sim.nodes["b"].node.identity.peer_id
+    assert [m["name"] for m in listed() if m["node"] == own] == ["my parrot"]
+    await sim.nodes["b"].node.hosting.withdraw("my parrot")
