@@ -262,7 +262,7 @@ class Node:
             "requests": {"running": self.serving.running, "served": self.serving.served},
             "refused": {
                 "records": dict(self.graph.refused),
-                "joins": dict(self.join_host.refused),
+                "joins": self.join_host.refused.total(),
                 "network": self.transport.counters(),
             },
         }
