@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from aigrid.metagraph import capabilities
 from aigrid.metagraph.index import Candidate
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
@@ -151,7 +150,7 @@ class NodeCommands:
         return {"model": published.model, "name": published.name, "record": published.record}
 
     async def _publish(self, params: Publish, _: Emit) -> dict[str, Any]:
-        if not capabilities.known(params.capability):
+        if not self._node.graph.index.concepts.known(params.capability, self._node.now_ms()):
             raise UsageError(
                 f"{params.capability!r} is not a capability known here; "
                 "names are Hugging Face pipeline tags, such as text-generation"
@@ -168,7 +167,7 @@ class NodeCommands:
         return {"model": await self._node.hosting.withdraw(params.model)}
 
     async def _find(self, params: Find, _: Emit) -> dict[str, Any]:
-        if not capabilities.known(params.capability):
+        if not self._node.graph.index.concepts.known(params.capability, self._node.now_ms()):
             raise UsageError(f"{params.capability!r} is not a capability known here")
         node = self._node
         found = node.graph.index.offers_of_capability(params.capability, node.now_ms())
