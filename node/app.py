@@ -40,6 +40,8 @@ from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
+from aigrid.node.query_process import StartDataset
+from aigrid.node.querying import Querying
 from aigrid.node.workers import WorkerSpawner
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
@@ -66,6 +68,7 @@ class World:
     database: Path | None
     memory_bytes: int | None = None
     cores: int = 1
+    start_dataset: StartDataset | None = None
 
 
 class Node:
@@ -104,6 +107,7 @@ class Node:
             own_did=self.identity.did,
             open_to_strangers=self.config.open_to_strangers,
         )
+        self.querying = Querying(self.graph, start=self._world.start_dataset, now_ms=self.now_ms)
         self.grid = Grid(
             identity=self.identity,
             membership=Membership(grid, authority),
@@ -220,6 +224,7 @@ class Node:
                 self.sync,
                 self.peers,
                 self.hints,
+                self.querying,
             ):
                 await nursery.start(service.run)
             nursery.start_soon(self._expire)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.protocol.errors import (
@@ -25,6 +26,18 @@ from aigrid.protocol.timestamp import format_ms
 Method = Callable[[Any, Emit], Awaitable[dict[str, Any]]]
 # One question at a terminal: short, and steady enough for a small model.
 _ASK_TOKENS, _ASK_TEMPERATURE, _ASK_TOP_P = 512, 0.2, 0.9
+
+_EXPORT_RECORDS = 64  # in one event; of up to `record_max_bytes` each
+_FORMATS: dict[str, tuple[AnswerFormat, ...]] = {
+    "": (),
+    "json": (AnswerFormat.JSON, AnswerFormat.JSONLD),
+    "csv": (AnswerFormat.CSV,),
+    "tsv": (AnswerFormat.TSV,),
+    "xml": (AnswerFormat.XML,),
+    "turtle": (AnswerFormat.TURTLE,),
+    "nquads": (AnswerFormat.NQUADS,),
+    "jsonld": (AnswerFormat.JSONLD,),
+}
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -96,6 +109,13 @@ class Raw(msgspec.Struct, forbid_unknown_fields=True):
     raw: str
 
 
+class Query(msgspec.Struct, forbid_unknown_fields=True):
+    """A SPARQL query, and the name of a format; without one, the usual one."""
+
+    query: str
+    format: str = ""
+
+
 class NodeCommands:
     """Implements `control.Commands` over a `Node`."""
 
@@ -110,6 +130,8 @@ class NodeCommands:
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
             "ask": (Ask, self._ask),
+            "query": (Query, self._query),
+            "export": (Nothing, self._export),
             "record_show": (Id, self._record_show),
             "record_import": (Raw, self._record_import),
             "invite": (Did, self._invite),
@@ -199,6 +221,27 @@ class NodeCommands:
                         break
         segments = [msgspec.to_builtins(segment) for segment in answer.segments]
         return {"text": "".join(parts), "model": answer.name, "segments": segments}
+
+    async def _query(self, params: Query, _: Emit) -> dict[str, Any]:
+        wanted = _FORMATS.get(params.format)
+        if wanted is None:
+            raise UsageError(f"there is no format {params.format!r}: {', '.join(_FORMATS)}")
+        answer = await self._node.querying.query(params.query, wanted)
+        if wanted and answer.answer_format not in wanted:
+            allowed = formats_of(answer.form)
+            names = [name for name, formats in _FORMATS.items() if set(formats) & set(allowed)]
+            raise UsageError(f"{answer.form} is answered as {' or '.join(names)}")
+        return {"media_type": answer.answer_format.value, "text": answer.body.decode("utf-8")}
+
+    async def _export(self, _: Nothing, emit: Emit) -> dict[str, Any]:
+        graph, count = self._node.graph, 0
+        believed = graph.believed(self._node.now_ms())
+        for start in range(0, len(believed), _EXPORT_RECORDS):
+            records = graph.store.records(believed[start : start + _EXPORT_RECORDS])
+            said = [(r.content_id, r.raw.decode("utf-8")) for r in records if not r.withdrawn]
+            count += len(said)
+            await emit({"records": said})
+        return {"records": count}
 
     async def _record_show(self, params: Id, _: Emit) -> dict[str, Any]:
         stored = self._node.graph.store.get(params.id)

@@ -168,8 +168,9 @@ def _body(report: ipc.Report) -> bytes:
     if isinstance(report, ipc.Answer):
         return report.body
     if isinstance(report, ipc.Failed):
-        code = Code(report.code)
-        if code is Code.QUERY_TOO_EXPENSIVE:
-            raise AigridError(report.message, code)
+        if report.code == Code.QUERY_TOO_EXPENSIVE:
+            raise AigridError(report.message, Code.QUERY_TOO_EXPENSIVE)
+        malformed = report.code == Code.QUERY_MALFORMED
+        code = Code.QUERY_MALFORMED if malformed else Code.QUERY_REFUSED
         raise InvalidRequestError(report.message, code, param="query")
     raise AigridError("The query process answered out of turn.", Code.INTERNAL)

@@ -173,6 +173,14 @@ async def test_a_query_that_reaches_further_is_refused_before_there_is_a_process
         assert caught.value.code is Code.QUERY_REFUSED
 
 
+def alive(process: ChildProcess) -> bool:
+    return Path(f"/proc/{process.pid}").exists()
+
+
+def open_files(process: ChildProcess) -> int:
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
+
 async def child() -> ChildProcess:
     return await start_child(QUICK)
 
@@ -192,7 +200,7 @@ async def test_the_process_itself_can_reach_neither_network_nor_files():
                 assert not isinstance(report, ipc.Answer) or b"root:" not in report.body
             with pytest.raises(TimeoutError):
                 server.accept()
-            assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) <= 5
+            assert open_files(process) <= 5
         finally:
             await process.kill()
 
@@ -206,7 +214,7 @@ async def test_a_process_that_breaks_the_protocol_is_gone(what):
         await process._stream.send_all(ipc.HEADER.pack(2**31))
     with pytest.raises(DatasetLostError):
         await process.report(seconds=5)
-    assert not Path(f"/proc/{process.pid}").exists()
+    assert not alive(process)
 
 
 async def test_it_dies_with_its_connection_and_leaves_no_zombie():
@@ -215,7 +223,7 @@ async def test_it_dies_with_its_connection_and_leaves_no_zombie():
     with trio.fail_after(5):
         with pytest.raises(DatasetLostError):
             await process.report(seconds=5)
-    assert not Path(f"/proc/{process.pid}").exists()
+    assert not alive(process)
 
 
 async def test_a_cancelled_query_costs_the_process_and_nothing_else():
