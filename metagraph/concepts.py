@@ -61,6 +61,18 @@ class LiveConcepts:
                 self._above[name] = found
         return found
 
+    def task_of(self, name: str) -> str:
+        """The shipped capability nearest above `name`, or itself: what engines know it as."""
+        level, seen = [name], {name}
+        while level:
+            for at in level:
+                if self._shipped.known(at):
+                    return at
+            broader = (self._published[at].broader for at in level if at in self._published)
+            level = [above for names in broader for above in names if above not in seen]
+            seen.update(level)
+        return name
+
     def satisfied(self, names: Iterable[str]) -> dict[str, int]:
         """What a model with these capabilities can be asked for, and until when."""
         found: dict[str, int] = {}

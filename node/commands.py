@@ -16,9 +16,12 @@ from aigrid.protocol.errors import (
     InvalidRequestError,
     NoCandidateError,
     UsageError,
+    VerificationError,
 )
 from aigrid.protocol.identity import did_of_peer_id, peer_id_of_did
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
+from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.membership import invitation_text
 from aigrid.protocol.record import check_time, verify_form_and_signature
 from aigrid.protocol.timestamp import format_ms
@@ -51,7 +54,7 @@ class Did(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Name(msgspec.Struct, forbid_unknown_fields=True):
-    """A starter model's name."""
+    """The name of a starter model, or of a capability of our own."""
 
     name: str
 
@@ -109,6 +112,16 @@ class Raw(msgspec.Struct, forbid_unknown_fields=True):
     raw: str
 
 
+class NewCapability(msgspec.Struct, forbid_unknown_fields=True):
+    """A capability for this node's own namespace."""
+
+    name: str
+    broader: tuple[str, ...]
+    labels: dict[str, str]
+    input_schema: dict[str, Any] = {}
+    output_schema: dict[str, Any] = {}
+
+
 class Query(msgspec.Struct, forbid_unknown_fields=True):
     """A SPARQL query, and the name of a format; without one, the usual one."""
 
@@ -130,6 +143,8 @@ class NodeCommands:
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
             "ask": (Ask, self._ask),
+            "capability_publish": (NewCapability, self._capability_publish),
+            "capability_withdraw": (Name, self._capability_withdraw),
             "query": (Query, self._query),
             "export": (Nothing, self._export),
             "record_show": (Id, self._record_show),
@@ -221,6 +236,37 @@ class NodeCommands:
                         break
         segments = [msgspec.to_builtins(segment) for segment in answer.segments]
         return {"text": "".join(parts), "model": answer.name, "segments": segments}
+
+    async def _capability_publish(self, params: NewCapability, _: Emit) -> dict[str, Any]:
+        node, now_ms = self._node, self._node.now_ms()
+        for name in params.broader:
+            if not node.graph.index.concepts.known(name, now_ms):
+                raise UsageError(f"{name!r} is not a capability known here")
+        body = CapabilityBody(
+            id=f"{node.identity.did}#{params.name}",
+            broader=params.broader,
+            labels=params.labels,
+            input_schema=params.input_schema,
+            output_schema=params.output_schema,
+        )
+        ttl_ms = LIMITS.capability_ttl_seconds * 1000
+        try:
+            record = node.graph.issue(
+                Kind.CAPABILITY, body, node.identity, now_ms=now_ms, ttl_ms=ttl_ms
+            )
+        except VerificationError as error:
+            if error.code not in (Code.MALFORMED, Code.ISSUER_NOT_KEY):
+                raise
+            raise UsageError(f"this is no capability: {error.message}") from None
+        return {"capability": body.id, "record": record.content_id}
+
+    async def _capability_withdraw(self, params: Name, _: Emit) -> dict[str, Any]:
+        node = self._node
+        iri = f"{node.identity.did}#{params.name.rpartition('#')[2]}"
+        record = node.graph.withdraw(Kind.CAPABILITY, iri, node.identity, now_ms=node.now_ms())
+        if record is None:
+            raise InvalidRequestError(f"this node has not published {iri}", Code.NOT_FOUND)
+        return {"capability": iri, "record": record.content_id}
 
     async def _query(self, params: Query, _: Emit) -> dict[str, Any]:
         wanted = _FORMATS.get(params.format)

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from aigrid.node.cli import (
+    capability_commands,
     grid_commands,
     model_commands,
     node_commands,
@@ -79,6 +80,7 @@ app.command()(model_commands.publish)
 app.command()(model_commands.withdraw)
 app.command()(model_commands.find)
 app.command()(model_commands.ask)
+app.add_typer(capability_commands.capability_app, name="capability")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")

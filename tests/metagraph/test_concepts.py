@@ -132,3 +132,13 @@ def test_only_members_extend_the_taxonomy_of_a_grid(member: bool) -> None:
     _, refusals = graph.ingest_batch([raw], now_ms=NOW, received_from=None)
     assert bool(refusals) is not member
     assert graph.index.concepts.known(LEGAL, NOW) is member
+
+
+def test_engines_know_a_published_capability_by_the_shipped_one_above_it() -> None:
+    concepts = LiveConcepts(default_taxonomy())
+    concepts.put(body(LEGAL, "summarization"), NOW + 1)
+    concepts.put(body(COURT, f"{ANN.did}#nowhere", LEGAL, COURT), NOW + 1)
+    assert concepts.task_of("translation") == "translation"
+    assert concepts.task_of(LEGAL) == "summarization"
+    assert concepts.task_of(COURT) == "summarization"
+    assert concepts.task_of(f"{ANN.did}#nowhere") == f"{ANN.did}#nowhere"

@@ -9,6 +9,7 @@ from tests.metagraph.world import (
     ANN,
     MINUTE_MS,
     NOW,
+    OWN,
     manifest,
     node_record,
     with_members,
@@ -18,7 +19,7 @@ from tests.metagraph.world import (
 from aigrid.metagraph.query import check_query
 from aigrid.node.commands import NodeCommands
 from aigrid.node.querying import QueryAnswer
-from aigrid.protocol.errors import UsageError
+from aigrid.protocol.errors import InvalidRequestError, UsageError
 from aigrid.protocol.kinds import Kind
 
 
@@ -81,3 +82,44 @@ async def test_everything_that_is_believed_is_exported():
     assert await commands(graph).call("export", {}, emit) == {"records": 2}
     assert {content_id for content_id, _ in said} == {r.content_id for r in graph.live_records(NOW)}
     assert all(json.loads(raw)["proof"] for _, raw in said)
+
+
+def publisher() -> tuple[NodeCommands, Any]:
+    graph = with_members()
+    node: Any = SimpleNamespace(graph=graph, identity=OWN, now_ms=lambda: NOW)
+    return NodeCommands(node), graph
+
+
+NEW = {"name": "legal", "broader": ["summarization"], "labels": {"en": "Legal"}}
+
+
+async def test_a_capability_is_published_and_withdrawn():
+    node, graph = publisher()
+    iri = f"{OWN.did}#legal"
+    answer = await node.call("capability_publish", {**NEW, "input_schema": {"a": 1}}, ignore)
+    assert answer["capability"] == iri
+    assert graph.index.concepts.known(iri, NOW)
+    below = {"name": "court", "broader": [iri], "labels": {"de": "Gericht"}}
+    await node.call("capability_publish", below, ignore)
+    assert graph.index.concepts.known(f"{OWN.did}#court", NOW)
+    assert (await node.call("capability_withdraw", {"name": iri}, ignore))["capability"] == iri
+    assert not graph.index.concepts.known(f"{OWN.did}#court", NOW)
+    with pytest.raises(InvalidRequestError):
+        await node.call("capability_withdraw", {"name": "legal"}, ignore)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "Le gal"},
+        {"name": ""},
+        {"broader": ["unheard-of"]},
+        {"broader": []},
+        {"labels": {}},
+        {"labels": {"en": "\x1b"}},
+    ],
+)
+async def test_what_is_no_capability_is_a_usage_error(change):
+    node, _ = publisher()
+    with pytest.raises(UsageError):
+        await node.call("capability_publish", {**NEW, **change}, ignore)
