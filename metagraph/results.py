@@ -68,7 +68,7 @@ def _json(names: Sequence[str], found: Iterable[Row], out: Bounded) -> None:
     for row in found:
         bound = {n: _json_term(v) for n, v in zip(names, row, strict=True) if v is not None}
         out.add(comma + _dumps(bound))
-        comma = ",\n"
+        comma = ","
     out.add("]}}\n")
 
 

@@ -95,7 +95,7 @@ def context_term(name: str, term: Term) -> Any:
     """The definition of a term.
 
     Names that a prefix completes are read in a context that has no other terms, lest a capability
-    called "license" be taken for the property.
+    called "license" be taken for the property. The field's own name stays a term there.
     """
     said: dict[str, Any] = {"@id": term.iri}
     if term.many:
