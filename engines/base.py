@@ -146,7 +146,8 @@ class Engine(Protocol):
         """Run one request; the last chunk is `Finish`.
 
         At most `Estimate.slots` calls run at once, each in a thread of its own. A cancelled request
-        ends with `Finish(reason="cancelled")`.
+        ends with `Finish(reason="cancelled")`. An engine that computes for long without a result
+        yields an empty `TextChunk` now and then: `worker_silence_seconds` of silence mean trouble.
         """
 
     def stats(self) -> EngineStats:

@@ -6,7 +6,7 @@ may build. A loop that yields nothing is bounded by the worker's time limit.
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
@@ -16,11 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import ChatMessage
-
-TEMPLATE_CHARS_MAX: Final = 128 * 1024
-# What a template writes around the messages themselves.
-OVERHEAD_CHARS_MAX: Final = 256 * 1024
-_OPERAND_MAX: Final = 64 * 1024 * 1024
+from aigrid.protocol.limits import LIMITS
 
 
 class _RejectedError(Exception):
@@ -35,8 +31,10 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
-        if len(source) > TEMPLATE_CHARS_MAX:
-            raise _unsupported(f"the chat template is longer than {TEMPLATE_CHARS_MAX} characters")
+        if len(source) > LIMITS.template_max_chars:
+            raise _unsupported(
+                f"the chat template is longer than {LIMITS.template_max_chars} characters"
+            )
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _reject
@@ -53,7 +51,9 @@ class ChatTemplate:
             EngineError: `invalid_request` if the template refuses the messages,
                 `unsupported_model` if it fails or never ends.
         """
-        limit = OVERHEAD_CHARS_MAX + 2 * sum(len(message.content) for message in messages)
+        limit = LIMITS.template_overhead_max_chars + 2 * sum(
+            len(message.content) for message in messages
+        )
         turns = [{"role": _role(message), "content": message.content} for message in messages]
         try:
             pieces = self._template.generate(
@@ -98,7 +98,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             size *= max(numbers)
         if operator in {"**", "%"} and (size or any(abs(n) > 1 << 32 for n in numbers)):
             raise SecurityError(f"the operator {operator} is for small numbers only")
-        if size > _OPERAND_MAX:
+        if size > LIMITS.template_operand_max:
             raise SecurityError(f"the operator {operator} would make {size} items")
         return super().call_binop(context, operator, left, right)
 

@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 from aigrid.engines.base import Device
-
-_TOOL_SECONDS = 2.0
+from aigrid.protocol.limits import LIMITS
 
 
 def devices() -> tuple[Device, ...]:
@@ -86,7 +85,7 @@ def _read(path: str) -> str:
 def _tool(*command: str) -> str:
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False
+            command, capture_output=True, text=True, timeout=LIMITS.device_tool_seconds, check=False
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""

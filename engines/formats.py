@@ -83,10 +83,11 @@ def inspect(path: Path) -> FileReport:
 
 
 def _inspect_gguf(path: Path) -> FileReport:
-    with gguf.map_file(path) as mapped:
-        size = len(mapped)
-        with memoryview(mapped) as view:
-            tensors = gguf.parse(view).tensors.values()
+    # Not in a `with`: an error of the parser holds views into the map, which then cannot be closed
+    # yet; it is once nothing looks into it any more.
+    mapped = gguf.map_file(path)
+    size = len(mapped)
+    tensors = gguf.parse(memoryview(mapped)).tensors.values()
     by_type: Counter[str] = Counter()
     for tensor in tensors:
         by_type[tensor.type.name] += tensor.size_bytes

@@ -2,7 +2,7 @@
 
 Source of the format: the `gguf.md` of ggml-org/ggml; versions 2 and 3, little-endian. Nothing is
 allocated from a count in the file before the bytes that it promises are known to be there, so the
-work is bounded by the size of the file and by `Bounds`.
+work is bounded by the size of the file and by the `gguf_` limits.
 """
 
 import math
@@ -15,27 +15,11 @@ from types import MappingProxyType
 from typing import Final
 
 from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import LIMITS
 
 Buffer = bytes | bytearray | mmap.mmap | memoryview
 Scalar = str | int | float | bool
 MetadataValue = Scalar | tuple[Scalar, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a header may hold; each is far above the largest file in use."""
-
-    keys: int = 4096
-    tensors: int = 65536
-    key_bytes: int = 1024
-    string_bytes: int = 1024 * 1024
-    array_items: int = 1024 * 1024
-    items_in_all: int = 4 * 1024 * 1024
-    rank: int = 4
-    alignment: int = 65536
-
-
-BOUNDS: Final = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +173,14 @@ def parse(buffer: Buffer) -> GgufFile:
             Code.UNSUPPORTED_MODEL,
         )
     tensor_count, key_count = cursor.scalar(_U64), cursor.scalar(_U64)
-    if tensor_count > BOUNDS.tensors or key_count > BOUNDS.keys:
+    if tensor_count > LIMITS.gguf_tensors_max or key_count > LIMITS.gguf_keys_max:
         raise _unsafe(f"{tensor_count} tensors and {key_count} keys are more than is allowed")
     metadata = _read_metadata(cursor, key_count)
     infos = [_read_tensor(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if (
         type(alignment) is not int
-        or not 8 <= alignment <= BOUNDS.alignment
+        or not 8 <= alignment <= LIMITS.gguf_alignment_max
         or alignment & (alignment - 1)
     ):
         raise _unsafe(f"alignment {alignment!r} is not a power of two in range")
@@ -277,7 +261,7 @@ class _Cursor:
 
     def value(self, kind: int) -> MetadataValue:
         if kind == _STRING:
-            return self.string(BOUNDS.string_bytes)
+            return self.string(LIMITS.gguf_string_max_bytes)
         if kind == _BOOL:
             return self.boolean()
         if kind == _ARRAY:
@@ -289,11 +273,11 @@ class _Cursor:
 
     def array(self) -> tuple[Scalar, ...]:
         kind, count = self.scalar(_U32), self.scalar(_U64)
-        self.items += min(count, BOUNDS.items_in_all + 1)
-        if count > BOUNDS.array_items or self.items > BOUNDS.items_in_all:
+        self.items += min(count, LIMITS.gguf_items_max + 1)
+        if count > LIMITS.gguf_array_items_max or self.items > LIMITS.gguf_items_max:
             raise _unsafe(f"a list of {count} items is longer than is allowed")
         if kind == _STRING:
-            return tuple(self.strings(count, BOUNDS.string_bytes))
+            return tuple(self.strings(count, LIMITS.gguf_string_max_bytes))
         if kind == _BOOL:
             return tuple([self.boolean() for _ in range(count)])
         form = _SCALARS.get(kind)
@@ -306,7 +290,7 @@ class _Cursor:
 def _read_metadata(cursor: _Cursor, count: int) -> dict[str, MetadataValue]:
     metadata: dict[str, MetadataValue] = {}
     for _ in range(count):
-        key = cursor.string(BOUNDS.key_bytes)
+        key = cursor.string(LIMITS.gguf_key_max_bytes)
         if key in metadata:
             raise _unsafe(f"the key {key!r} stands twice in the header")
         metadata[key] = cursor.value(cursor.scalar(_U32))
@@ -314,9 +298,9 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, MetadataValue]:
 
 
 def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    name = cursor.string(BOUNDS.key_bytes)
+    name = cursor.string(LIMITS.gguf_key_max_bytes)
     rank = cursor.scalar(_U32)
-    if not 1 <= rank <= BOUNDS.rank:
+    if not 1 <= rank <= LIMITS.gguf_rank_max:
         raise _unsafe(f"tensor {name!r} has {rank} dimensions")
     dims = tuple([cursor.scalar(_U64) for _ in range(rank)])
     return name, dims, cursor.scalar(_U32), cursor.scalar(_U64)

@@ -18,10 +18,10 @@ from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, MIB
 
 FRAME_MAX_BYTES: Final = max(LIMITS.request_max_bytes, LIMITS.tensor_max_bytes) + MIB
-CHUNK_WINDOW: Final = 256
+CHUNK_WINDOW: Final = LIMITS.worker_chunks_max
 """Chunks of one request that may be on their way or unread; the node grants more with `Taken`."""
 
-MESSAGE_MAX_CHARS: Final = 512
+MESSAGE_MAX_CHARS: Final = LIMITS.error_message_max_chars
 _HEADER = struct.Struct(">I")
 
 

@@ -16,8 +16,6 @@ from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
 
 FILE_MAX_BYTES: Final = 2**31 - 1  # protobuf's own bound
-DEPTH_MAX: Final = 32
-ELEMENTS_MAX: Final = 1 << 40
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 FORBIDDEN_OPERATORS: Final = frozenset({"EPContext", "PythonOp", "PythonOpGrad"})
 """Of the allowed domains, but they read other files or run other code."""
@@ -147,8 +145,8 @@ class _Check:
         self._open = [_Part("model", 0, len(self._view), 0)]
         while self._open:
             part = self._open.pop()
-            if part.depth > DEPTH_MAX:
-                raise _unsafe(f"the ONNX graph is nested more than {DEPTH_MAX} deep")
+            if part.depth > LIMITS.onnx_depth_max:
+                raise _unsafe(f"the ONNX graph is nested more than {LIMITS.onnx_depth_max} deep")
             getattr(self, f"_{part.kind}")(part)
         return self._found
 
@@ -256,7 +254,7 @@ class _Check:
             raise _unsafe("an ONNX tensor has no type that is known")
         count = 1
         for n in dims:
-            count = min(count * n, ELEMENTS_MAX)
+            count = min(count * n, LIMITS.onnx_elements_max)
         name, bits = _TYPES[kind]
         stored = -(-count * bits // 8)
         # Raw data says exactly what is there. Otherwise numbers are varints, of a byte at least.

@@ -107,8 +107,8 @@ class Decoder:
             self._held.append(values)
         self._bind_output("logits", self.logits, (1, 1, config.vocabulary))
 
-    def prefill(self, tokens: Sequence[int], run: "Run") -> bool:
-        """Begin a sequence anew with `tokens`; False if cancelled.
+    def prefill(self, tokens: Sequence[int], run: "Run") -> Iterator[bool]:
+        """Begin a sequence anew with `tokens`, a chunk per item; False, the last, if cancelled.
 
         Whole chunks that the last sequence began with as well are not computed again. Reuse never
         changes a result: what a chunk gives depends, in the last bits, on where it begins and ends,
@@ -124,11 +124,12 @@ class Decoder:
         del self._kept[self._whole :]
         for start in range(self._whole, len(tokens), PREFILL_CHUNK):
             chunk = tokens[start : start + PREFILL_CHUNK]
-            if not self.step(chunk, run):
-                return False
-            if len(chunk) == PREFILL_CHUNK:
+            alive = self.step(chunk, run)
+            if alive and len(chunk) == PREFILL_CHUNK:
                 self._whole += PREFILL_CHUNK
-        return True
+            yield alive
+            if not alive:
+                return
 
     def step(self, tokens: Sequence[int], run: "Run") -> bool:
         """Append 1 to `PREFILL_CHUNK` tokens to the sequence; False if cancelled.

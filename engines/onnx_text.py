@@ -45,13 +45,15 @@ from aigrid.protocol.inference import (
     TextRequest,
     TokenLogprob,
 )
+from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
     from aigrid.engines.gguf_tokenizer import GgufTokenizer
 
-DEFAULT_CONTEXT: Final = 4096
 _RUNTIME_BYTES: Final = 128 * 1024 * 1024
+# Who waits takes a longer silence for trouble, so an empty chunk says that the work goes on.
+_SIGN_OF_LIFE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +209,11 @@ def _generate(loaded: _Loaded, plan: Plan, run: Run) -> Iterator[TextChunk | Fin
         if token in ending or stream.feed(piece(token)).stopped:
             yield "stop"
             return
-    alive = decoder.prefill(plan.prompt, run)
-    # One by one, as they were computed when they were chosen: in chunks the last bits would differ,
-    # and with them, sooner or later, a token.
-    for token in plan.continued:
-        alive = alive and decoder.step((token,), run)
+    alive, heard = True, time.monotonic()
+    for alive in _catch_up(decoder, plan, run):
+        if alive and time.monotonic() - heard >= _SIGN_OF_LIFE_SECONDS:
+            heard = time.monotonic()
+            yield TextChunk("")
     first = len(plan.continued)
     for position in range(first, first + plan.budget):
         if not alive:
@@ -232,6 +234,20 @@ def _generate(loaded: _Loaded, plan: Plan, run: Run) -> Iterator[TextChunk | Fin
             alive = decoder.step((token,), run)
     yield from _rest(stream)
     yield "length"
+
+
+def _catch_up(decoder: Decoder, plan: Plan, run: Run) -> Iterator[bool]:
+    """Compute what was said before, step by step; False, the last, if cancelled."""
+    alive = True
+    for alive in decoder.prefill(plan.prompt, run):
+        yield alive
+    # One by one, as they were computed when they were chosen: in chunks the last bits would differ,
+    # and with them, sooner or later, a token.
+    for token in plan.continued:
+        if not alive:
+            return
+        alive = decoder.step((token,), run)
+        yield alive
 
 
 def _rest(stream: TextStream) -> Iterator[TextChunk]:
@@ -303,7 +319,7 @@ def _gguf_path(source: ModelSource) -> Path:
 
 
 def _context(source: ModelSource, config: LlamaConfig) -> int:
-    wanted = source.options.get("context", min(config.context, DEFAULT_CONTEXT))
+    wanted = source.options.get("context", min(config.context, LIMITS.context_default_tokens))
     if type(wanted) is not int or wanted < 1:
         raise EngineError("the option context must be a number of tokens", Code.UNSUPPORTED_MODEL)
     return min(wanted, config.context)

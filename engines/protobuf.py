@@ -1,15 +1,16 @@
 """Walks protobuf messages without building them, for checks before a runtime parses a file.
 
 Source of the format: protobuf.dev, "Encoding". Groups, which no format here uses, are refused.
-Nothing is copied but what is asked for; the work is bounded by `FIELDS_MAX`.
+Nothing is copied but what is asked for; the work is bounded by `LIMITS.protobuf_fields_max`.
 """
 
 import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from aigrid.protocol.limits import LIMITS
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-FIELDS_MAX: Final = 4_000_000
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _MASK64: Final = 2**64 - 1
 
@@ -33,7 +34,7 @@ class Walker:
 
     def __init__(self, buffer: memoryview) -> None:
         self._buffer = buffer
-        self._left = FIELDS_MAX
+        self._left = LIMITS.protobuf_fields_max
 
     def fields(self, start: int, end: int) -> Iterator[Field]:
         """The fields of the message in [start, end), in order."""

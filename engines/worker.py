@@ -25,9 +25,9 @@ from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.engines.registry import load_engine, probe_all
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import Finish, InferRequest, TensorChunk, TextChunk
+from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 256 * 1024
-OPEN_FILES_MAX = 256
 _PR_SET_PDEATHSIG = 1
 
 
@@ -213,7 +213,11 @@ def confine(memory_bytes: int) -> None:
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(OPEN_FILES_MAX, hard)
+        most = (
+            LIMITS.worker_open_files_max
+            if hard == resource.RLIM_INFINITY
+            else min(LIMITS.worker_open_files_max, hard)
+        )
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, most) if soft >= 0 else most, most))
         if memory_bytes:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aigrid.protocol.errors import Code, UsageError
-
-_BUSY_TIMEOUT_SECONDS = 2.0
+from aigrid.protocol.limits import LIMITS
 
 # Step n brings a database from user_version n to n + 1. Steps are never edited once released.
 MIGRATIONS: tuple[str, ...] = (
@@ -71,7 +70,7 @@ class Database:
         with _one_sentence():
             self._connection = sqlite3.connect(
                 ":memory:" if path is None else path,
-                timeout=_BUSY_TIMEOUT_SECONDS,
+                timeout=LIMITS.database_busy_seconds,
                 isolation_level=None,
             )
         try:

@@ -25,9 +25,6 @@ from aigrid.protocol.record import (
     verify_form_and_signature,
 )
 
-_REFUSED_MAX = 8192
-_WAITING_MAX = 256  # of up to `record_max_bytes` each
-
 Listener = Callable[[Record], None]
 T = TypeVar("T")
 
@@ -60,8 +57,8 @@ class Metagraph:
         self.refused: Counter[Code] = Counter()
         self.listeners: list[Listener] = []
         self._memberships: dict[str, Record] = {}
-        self._refusals: _Memo[tuple[str, Code]] = _Memo(_REFUSED_MAX)
-        self._verified: _Memo[Record] = _Memo(_WAITING_MAX)
+        self._refusals: _Memo[tuple[str, Code]] = _Memo(LIMITS.refusals_kept_max)
+        self._verified: _Memo[Record] = _Memo(LIMITS.records_waiting_max)
         self._load(now_ms)
 
     # --- records coming in

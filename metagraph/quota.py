@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-_KEYS_MAX = 4096
+from aigrid.protocol.limits import LIMITS
 
 
 class TokenBucket:
@@ -40,11 +40,16 @@ class TokenBucket:
 
 
 class TokenBuckets:
-    """One bucket per key, for a bounded number of keys; the longest unused is forgotten first."""
+    """One bucket per key, for a bounded number of keys; the longest unused is forgotten first.
+
+    A key forgotten has a full bucket again: `keys_max` bounds memory at the price of leniency.
+    """
 
     __slots__ = ("_buckets", "_burst", "_keys_max", "_per_second")
 
-    def __init__(self, *, per_second: float, burst: float, keys_max: int = _KEYS_MAX) -> None:
+    def __init__(
+        self, *, per_second: float, burst: float, keys_max: int = LIMITS.rate_keys_max
+    ) -> None:
         self._per_second = per_second
         self._burst = burst
         self._keys_max = keys_max

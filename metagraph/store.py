@@ -23,10 +23,6 @@ from aigrid.protocol.kinds import KINDS, Body, Kind, WithdrawnBody
 from aigrid.protocol.limits import LIMITS, Limits
 from aigrid.protocol.record import Record, RecordKey, remembered_until_ms
 
-# Keys whose newest rank is remembered, per record an account may have live: somebody who publishes
-# ever new short-lived keys stops here.
-_REMEMBERED_PER_RECORD = 8
-
 _FIELDS = "kind, issuer, subject, valid_from_ms, valid_until_ms, withdrawn, content_id, raw"
 _OF_KEY = "issuer = ? AND kind = ? AND subject = ?"
 
@@ -244,10 +240,10 @@ class Store:
         if remembered:
             return
         (keys,) = self.database.row("SELECT COUNT(*) FROM remembered WHERE account = ?", (account,))
-        if keys >= most * _REMEMBERED_PER_RECORD:
-            raise VerificationError(
-                f"more than {most * _REMEMBERED_PER_RECORD} keys used of late", Code.OVER_QUOTA
-            )
+        # Somebody who publishes ever new short-lived keys stops here.
+        most *= self._limits.keys_per_record_max
+        if keys >= most:
+            raise VerificationError(f"more than {most} keys used of late", Code.OVER_QUOTA)
 
     def _check_rate(self, account: str, now_ms: int) -> None:
         now_seconds = now_ms / 1000

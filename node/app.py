@@ -43,6 +43,7 @@ from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.workers import WorkerSpawner
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
@@ -100,12 +101,15 @@ class Node:
     def _build_graph(self, authority: Identity | None) -> None:
         grid = self.local.grid or (authority.did if authority is not None else "")
         self.local.grid = grid
+        if authority is not None and authority.did != grid:
+            authority = None  # of a grid that was left, by a node that died before retiring it
         self.graph = Metagraph(
             self._store,
             Index(),
             grid=grid,
             own_did=self.identity.did,
             open_to_strangers=self.config.open_to_strangers,
+            now_ms=self.now_ms(),
         )
         self.querying = Querying(self.graph, start=self._world.start_dataset, now_ms=self.now_ms)
         self.grid = Grid(
@@ -127,6 +131,7 @@ class Node:
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
             name=self.config.name,
+            remember=lambda host: self.known.learn(did_of_peer_id(host.peer_id), host.addresses),
         )
         self.join_host = JoinHost(
             self.grid,
@@ -201,6 +206,7 @@ class Node:
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
+        self.peers.on_alive = self._on_alive
         self.grid.on_switched = self._on_switched
         self.on_switched: Callable[[], None] = lambda: None
 
@@ -256,19 +262,22 @@ class Node:
             "listen": list(self.transport.listen_addresses),
             "peers": self.peer_list(),
             "clock_ahead_ms": self.peers.clock_ahead_ms(),
-            "models": [
-                {"model": m.model, "name": m.name, "node": node, "state": m.state}
-                for m in self.router.models()
-                for node in m.nodes
-            ],
-            "records": len(self.graph.live_records(self.now_ms())),
+            "models": self.model_list(),
+            "records": sum(self.graph.counts(self.now_ms()).values()),
             "requests": {"running": self.serving.running, "served": self.serving.served},
             "refused": {
                 "records": dict(self.graph.refused),
-                "joins": self.join_host.limited,
+                "joins": dict(self.join_host.refused),
                 "network": self.transport.counters(),
             },
         }
+
+    def model_list(self) -> list[dict[str, Any]]:
+        """Every model that live nodes offer, once per node."""
+        return [
+            {"model": c.model, "name": c.name, "node": c.node, "state": c.state}
+            for c in self.router.offers()
+        ]
 
     def peer_list(self) -> list[dict[str, Any]]:
         """Every other member, alive or not."""
@@ -326,6 +335,10 @@ class Node:
                 self.known.learn(record.issuer, record.body.addresses)
             self.peers.poke()
 
+    async def _on_alive(self, peer_id: str) -> None:
+        self.hints.poke()
+        await self.sync.on_alive(peer_id)
+
     def _on_switched(self) -> None:
         """We are in another grid: forget the peers of the old one, say everything again."""
         self.local.grid = self.grid.did
@@ -337,8 +350,18 @@ class Node:
         self.on_switched()
 
     async def _probe(self) -> None:
-        """Ask the engines what they can do here, while the other services start."""
-        self._probes = await self._world.spawner.probe()
+        """Ask the engines what they can do here, while the other services start.
+
+        A node that cannot ask now still routes; it goes on trying.
+        """
+        while True:
+            try:
+                self._probes = await self._world.spawner.probe()
+                break
+            except AigridError as error:
+                log.warning("engines not probed", code=error.code.value, reason=error.message)
+                self._probed.set()
+                await trio.sleep(LIMITS.worker_start_seconds)
         self._engines = EngineTable(self._probes)
         self._probed.set()
         self.announcer.poke()
@@ -353,4 +376,7 @@ class Node:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(_EXPIRE_SECONDS)
-            self.graph.expire(self.now_ms())
+            try:
+                self.graph.expire(self.now_ms())
+            except AigridError as error:  # a full disk: the index looks at the time by itself
+                log.warning("nothing expired", code=error.code.value, reason=error.message)

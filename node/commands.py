@@ -19,7 +19,7 @@ from aigrid.protocol.errors import (
     VerificationError,
 )
 from aigrid.protocol.identity import did_of_peer_id, peer_id_of_did
-from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
+from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
 from aigrid.protocol.kinds import CapabilityBody, Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.membership import invitation_text
@@ -177,7 +177,7 @@ class NodeCommands:
         return {"peers": self._node.peer_list()}
 
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return {"models": self._node.status()["models"]}
+        return {"models": self._node.model_list()}
 
     async def _models_fetch(self, params: Name, emit: Emit) -> dict[str, Any]:
         async def progress(text: str) -> None:
@@ -232,8 +232,6 @@ class NodeCommands:
                     if isinstance(chunk, TextChunk) and chunk.text:
                         parts.append(chunk.text)
                         await emit({"text": chunk.text})
-                    elif isinstance(chunk, Finish):
-                        break
         segments = [msgspec.to_builtins(segment) for segment in answer.segments]
         return {"text": "".join(parts), "model": answer.name, "segments": segments}
 
@@ -334,7 +332,10 @@ class NodeCommands:
             await emit({"state": "waiting", "code": code})
 
         hosts = [s.peer for s in self._node.transport.nearby() if s.grid == params.grid]
-        problem: AigridError = NoCandidateError("no node of that grid is seen on the local network")
+        hosts += self._node.known.bootstrap  # of whichever grid: each says which before we reveal
+        problem: AigridError = NoCandidateError(
+            "no node of that grid is seen, or named by --bootstrap"
+        )
         for host in hosts:
             try:
                 await self._node.join_client.ask(host, params.grid, show)

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from aigrid.protocol.errors import Code, UsageError, VerificationError
-from aigrid.protocol.limits import KIB, LIMITS
+from aigrid.protocol.limits import LIMITS
 
 CONFIG_FILE = "config.toml"
 DEFAULT_GATEWAY_HOST = "127.0.0.1"
 DEFAULT_GATEWAY_PORT = 8080
-THREADS_MAX = 1024
 
-_CONFIG_MAX_BYTES = 64 * KIB
-_ADDRESSES_MAX = 64
 _PORT_MAX = 65535
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
@@ -119,9 +116,9 @@ class _BadValueError(Exception):
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            raw = file.read(_CONFIG_MAX_BYTES + 1)
-        if len(raw) > _CONFIG_MAX_BYTES:
-            raise UsageError(f"{path} is larger than {_CONFIG_MAX_BYTES} bytes")
+            raw = file.read(LIMITS.config_max_bytes + 1)
+        if len(raw) > LIMITS.config_max_bytes:
+            raise UsageError(f"{path} is larger than {LIMITS.config_max_bytes} bytes")
         return tomllib.loads(raw.decode("utf-8"))
     except FileNotFoundError:
         return {}
@@ -151,8 +148,8 @@ def _addresses(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise _BadValueError("must be a list of multiaddrs")
-    if len(items) > _ADDRESSES_MAX:
-        raise _BadValueError(f"lists more than {_ADDRESSES_MAX} addresses")
+    if len(items) > LIMITS.config_addresses_max:
+        raise _BadValueError(f"lists more than {LIMITS.config_addresses_max} addresses")
     return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
 
 
@@ -238,8 +235,12 @@ def _name(value: Any) -> str:
 def _threads(value: Any) -> int:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= THREADS_MAX:
-        raise _BadValueError(f"must be a number from 0 (all cores) to {THREADS_MAX}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not 0 <= value <= LIMITS.threads_max
+    ):
+        raise _BadValueError(f"must be a number from 0 (all cores) to {LIMITS.threads_max}")
     return value
 
 

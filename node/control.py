@@ -29,7 +29,6 @@ from aigrid.protocol.limits import LIMITS
 __all__ = ["SOCKET_FILE", "Commands", "ControlClient", "ControlServer", "Emit"]
 
 _BACKLOG = 64
-_CONNECTIONS_MAX = 64
 _RECEIVE_BYTES = 65536
 
 log = structlog.get_logger()
@@ -53,7 +52,7 @@ class ControlServer:
     def __init__(self, path: Path, commands: Commands) -> None:
         self._path = path
         self._commands = commands
-        self._connections = trio.CapacityLimiter(_CONNECTIONS_MAX)
+        self._connections = trio.CapacityLimiter(LIMITS.control_connections_max)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; the socket is gone afterwards.

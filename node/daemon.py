@@ -110,12 +110,15 @@ async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) 
         address = await nursery.start(gateway.run)
         await nursery.start(control.run)
         event = functools.partial(_ready_event, node, address)
+        # Waited for, but never cut off: an invitation is redeemed once, and the answer may be
+        # on its way.
+        redeemed = trio.Event()
+        nursery.start_soon(_redeem_pending, node, config.data_dir, redeemed)
         with trio.move_on_after(_REDEEM_FIRST_SECONDS):
-            await _redeem_pending(node, config.data_dir)
-        node.on_switched = lambda: _write_ready(ready, event())
+            await redeemed.wait()
+        node.on_switched = lambda: _rewrite_ready(ready, event())
         _write_ready(ready, event())
         announce(event())
-        nursery.start_soon(_redeem_pending, node, config.data_dir)
         await stopping.wait()
         log.info("stopping")
         with trio.move_on_after(LIMITS.drain_seconds + 2):
@@ -159,28 +162,34 @@ def _write_ready(path: Path, event: dict[str, Any]) -> None:
     keys.write_private(path, json.dumps(event).encode() + b"\n")
 
 
+def _rewrite_ready(path: Path, event: dict[str, Any]) -> None:
+    try:
+        _write_ready(path, event)
+    except OSError as error:  # the node serves all the same
+        log.warning("ready file not rewritten", reason=error.strerror)
+
+
 async def _on_signal(stopping: trio.Event) -> None:
     """The first signal asks politely, the second insists."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async for _ in signals:
             if stopping.is_set():
                 os._exit(1)
             stopping.set()
 
 
-async def _redeem_pending(node: Node, data_dir: Path) -> None:
+async def _redeem_pending(node: Node, data_dir: Path, done: trio.Event) -> None:
     """Redeem the invitation that `aigrid join` left before the node was up."""
     invitation = keys.load_pending_invitation(data_dir)
     while invitation is not None:
         try:
             grid = await node.join_client.redeem(invitation)
+            log.info("invitation redeemed", grid=grid)
         except AigridError as error:
             log.warning("invitation not redeemed", code=error.code.value, reason=error.message)
-            if not error.info.retry:
-                keys.clear_pending_invitation(data_dir)
-                return
-            await trio.sleep(_REDEEM_PAUSE_SECONDS)
-            continue
-        log.info("invitation redeemed", grid=grid)
+            if error.info.retry:
+                await trio.sleep(_REDEEM_PAUSE_SECONDS)
+                continue
         keys.clear_pending_invitation(data_dir)
-        return
+        break
+    done.set()

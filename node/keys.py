@@ -25,7 +25,6 @@ PENDING_INVITATION_FILE = "pending-invitation"
 
 _SECRET_MULTICODEC = b"\x80\x26"
 _SECRET_CHARS_MAX = 64
-_KEY_FILE_MAX_BYTES = 4096
 
 
 def open_data_directory(data_dir: Path) -> None:
@@ -196,7 +195,7 @@ def _load(path: Path) -> Identity | None:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(_KEY_FILE_MAX_BYTES + 1)
+            raw = file.read(LIMITS.key_file_max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -9,7 +9,7 @@ import trio
 from aigrid.engines import ipc
 from aigrid.protocol.errors import EngineError
 from aigrid.protocol.inference import Finish, InferChunk
-from aigrid.protocol.limits import KIB
+from aigrid.protocol.limits import LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,10 @@ class WorkerBounds:
         output_bytes: kept of what a worker printed last.
     """
 
-    heartbeat_seconds: float = 5.0
-    heartbeat_silence_seconds: float = 20.0
-    cancel_seconds: float = 10.0
-    output_bytes: int = 16 * KIB
+    heartbeat_seconds: float = LIMITS.worker_heartbeat_seconds
+    heartbeat_silence_seconds: float = LIMITS.worker_heartbeat_silence_seconds
+    cancel_seconds: float = LIMITS.worker_cancel_seconds
+    output_bytes: int = LIMITS.worker_output_max_bytes
 
 
 BOUNDS: Final = WorkerBounds()

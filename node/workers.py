@@ -169,8 +169,16 @@ class ProcessSpawner:
     async def _start(self, engine: str, model_id: str = "") -> WorkerProcess:
         if self._nursery is None:
             raise EngineError("this node is stopping", Code.SHUTTING_DOWN)
-        ours, theirs = socket.socketpair()
-        output, output_end = os.pipe()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise _cannot_start(error) from None
+        try:
+            output, output_end = os.pipe()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise _cannot_start(error) from None
         try:
             # Not in a thread, as trio would: Linux kills a worker when the *thread* that started
             # it ends (PR_SET_PDEATHSIG), and trio's threads end after ten idle seconds.
@@ -185,9 +193,7 @@ class ProcessSpawner:
         except OSError as error:
             ours.close()
             os.close(output)
-            raise EngineError(
-                f"cannot start a worker: {error.strerror}", Code.ENGINE_CRASHED
-            ) from None
+            raise _cannot_start(error) from None
         finally:
             theirs.close()
             os.close(output_end)
@@ -216,3 +222,7 @@ class ProcessSpawner:
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
         return {**kept, **self.environment}
+
+
+def _cannot_start(error: OSError) -> EngineError:
+    return EngineError(f"cannot start a worker: {error.strerror}", Code.ENGINE_CRASHED)

@@ -24,7 +24,6 @@ from typing import Final, NamedTuple
 
 from aigrid.protocol.errors import RemoteError
 from aigrid.protocol.framing import (
-    ERROR_BODY_MAX_BYTES,
     HEADER_BYTES,
     FrameDecoder,
     FrameKind,
@@ -33,10 +32,7 @@ from aigrid.protocol.framing import (
     encode_credit,
     header,
 )
-from aigrid.protocol.limits import Limits
-
-# Control frames are small and answer something, so a peer that reads never lets this many wait.
-_CONTROL_MAX_BYTES: Final = 65536
+from aigrid.protocol.limits import LIMITS, Limits
 
 
 class RequestReceived(NamedTuple):
@@ -82,8 +78,11 @@ class Side:
         self._decoder = FrameDecoder(limits.frame_max_bytes)
         self._out: list[bytes] = []
         self._unsent_bytes = 0
+        # Control frames are small and answer something, so a peer that reads never lets many wait.
         self._unsent_max_bytes = (
-            limits.stream_credit_bytes + 2 * limits.frame_max_bytes + _CONTROL_MAX_BYTES
+            limits.stream_credit_bytes
+            + 2 * limits.frame_max_bytes
+            + limits.unsent_control_max_bytes
         )
         self._open_windows()
 
@@ -95,6 +94,11 @@ class Side:
     def unsent_bytes(self) -> int:
         """Bytes that `data_to_send` would return."""
         return self._unsent_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a frame that is not complete yet."""
+        return self._decoder.held_bytes
 
     def data_to_send(self) -> bytes:
         """Everything that is ready to be written, joined; empty when there is nothing."""
@@ -140,5 +144,5 @@ FINAL_KINDS: Final = frozenset({FrameKind.END, FrameKind.ERROR, FrameKind.CANCEL
 
 
 def check_final(kind: FrameKind, body: bytes) -> None:
-    if len(body) > (ERROR_BODY_MAX_BYTES if kind is FrameKind.ERROR else 0):
+    if len(body) > (LIMITS.error_body_max_bytes if kind is FrameKind.ERROR else 0):
         raise RemoteError(f"a {kind.name} frame with a body of {len(body)} bytes")

@@ -19,9 +19,6 @@ from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.limits import LIMITS
 
 HEADER_BYTES = 5
-ERROR_BODY_MAX_BYTES = 4096
-ERROR_MESSAGE_MAX_CHARS = 512
-RETRY_AFTER_MAX_SECONDS = 86400.0
 
 _HEADER = struct.Struct(">IB")
 _LENGTH = struct.Struct(">I")
@@ -157,8 +154,8 @@ def decode_credit(body: bytes) -> int:
 
 
 def encode_error(error: AigridError) -> bytes:
-    """Body of an ERROR; the message is cut to `ERROR_MESSAGE_MAX_CHARS`."""
-    text = error.message[:ERROR_MESSAGE_MAX_CHARS].encode("utf-8", "replace").decode()
+    """Body of an ERROR; the message is cut to `LIMITS.error_message_max_chars`."""
+    text = error.message[: LIMITS.error_message_max_chars].encode("utf-8", "replace").decode()
     return _ERROR_ENCODER.encode(ErrorBody(error.code, text, error.retry_after_seconds))
 
 
@@ -168,7 +165,7 @@ def decode_error(body: bytes) -> RemoteError:
     Raises:
         RemoteError: `protocol_violation` when the body is not one.
     """
-    if len(body) > ERROR_BODY_MAX_BYTES:
+    if len(body) > LIMITS.error_body_max_bytes:
         raise RemoteError(f"an error of {len(body)} bytes")
     try:
         said = _ERROR_DECODER.decode(body)
@@ -180,5 +177,9 @@ def decode_error(body: bytes) -> RemoteError:
         code = Code.INTERNAL
     after = said.retry_after_seconds
     if after is not None:
-        after = min(max(after, 0.0), RETRY_AFTER_MAX_SECONDS) if math.isfinite(after) else None
-    return RemoteError(said.message[:ERROR_MESSAGE_MAX_CHARS], code, retry_after_seconds=after)
+        after = (
+            min(max(after, 0.0), LIMITS.retry_after_max_seconds) if math.isfinite(after) else None
+        )
+    return RemoteError(
+        said.message[: LIMITS.error_message_max_chars], code, retry_after_seconds=after
+    )

@@ -19,7 +19,6 @@ TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=LIMITS.max_tokens_max)
 Finite = Annotated[float, Meta(ge=-1e38, le=1e38)]
 TokenCount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 StopText = Annotated[str, Meta(min_length=1, max_length=LIMITS.stop_max_chars)]
-_TEMPERATURE_MAX = 1e6  # and not infinite
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -51,7 +50,7 @@ class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields
     token_ids: TokenIds | None = None
     continued_ids: TokenIds = ()
     max_tokens: Annotated[int, Meta(ge=0, le=LIMITS.max_tokens_max)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=_TEMPERATURE_MAX)] = 1.0
+    temperature: Annotated[float, Meta(ge=0, le=LIMITS.temperature_max)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     seed: int | None = None
     stop: Annotated[tuple[StopText, ...], Meta(max_length=LIMITS.stop_max)] = ()
@@ -97,12 +96,17 @@ class TextChunk(msgspec.Struct, frozen=True, tag="text"):
     """A piece of the answer.
 
     `text` is complete UTF-8 and holds back what may yet become a stop string, so it may be empty
-    while `token_ids` is not. Tokens are reported exactly once, in order.
+    while `token_ids` is not. Tokens are reported exactly once, in order. A chunk with nothing in it
+    is a sign of life.
     """
 
     text: str
     token_ids: TokenIds = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def says_nothing(self) -> bool:
+        return not (self.text or self.token_ids or self.logprobs)
 
 
 class TensorChunk(msgspec.Struct, frozen=True, tag="tensor"):

@@ -37,7 +37,7 @@ class Ping(_Message, frozen=True, tag="ping"):
 
 
 class Pong(_Message, frozen=True, tag="pong"):
-    """`wall_ms` is the answering node's clock; `queue` its running requests."""
+    """`wall_ms` is the answering node's clock; `running` its requests in progress."""
 
     wall_ms: Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
     running: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
@@ -50,7 +50,7 @@ class Sync(_Message, frozen=True, tag="sync"):
     `Records` batches.
     """
 
-    known: Annotated[bytes, Meta(max_length=512 * 1024)] = b""
+    known: Annotated[bytes, Meta(max_length=LIMITS.sync_known_max * KNOWN_ID_BYTES)] = b""
 
 
 class Records(_Message, frozen=True, tag="records"):
@@ -137,7 +137,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     """No, and why."""
 
     code: str
-    message: Annotated[str, Meta(max_length=512)]
+    message: Annotated[str, Meta(max_length=LIMITS.error_message_max_chars)]
 
 
 JoinRequest = Redeem | Present | AskToJoin | Reveal
@@ -181,7 +181,10 @@ def decode_join_answer(data: bytes) -> JoinAnswer:
 
 def refusal(error: AigridError) -> Refused:
     """An error as the join protocol says it."""
-    return Refused(error.code.value, error.message[:512].encode("utf-8", "replace").decode())
+    return Refused(
+        error.code.value,
+        error.message[: LIMITS.error_message_max_chars].encode("utf-8", "replace").decode(),
+    )
 
 
 def code_of(text: str) -> Code:

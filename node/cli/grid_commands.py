@@ -42,7 +42,9 @@ def join(
     elif grid is not None:
         raise UsageError("an invitation already names its grid: leave out --grid")
     else:
-        body = _redeem(here, sys.stdin.read(_LONGEST) if invitation == "-" else invitation)
+        body = _redeem(
+            here, sys.stdin.read(LIMITS.invitation_max_chars) if invitation == "-" else invitation
+        )
     show(body, _show_joined, as_json=as_json)
 
 
@@ -77,9 +79,6 @@ def remove(ctx: typer.Context, did: Did, *, as_json: Json = False) -> None:
         lambda _: render.say("Removed."),
         as_json=as_json,
     )
-
-
-_LONGEST = 4 * LIMITS.join_max_bytes
 
 
 def _redeem(here: Session, text: str) -> dict[str, Any]:

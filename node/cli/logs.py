@@ -13,10 +13,9 @@ from pathlib import Path
 import structlog
 
 from aigrid.protocol.errors import Code, UsageError
-from aigrid.protocol.limits import MIB
+from aigrid.protocol.limits import LIMITS
 
 LOG_FILE = "node.log"
-_LOG_MAX_BYTES = 8 * MIB
 _LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
 
 
@@ -68,7 +67,7 @@ def configure(data_dir: Path, environment: Mapping[str, str]) -> None:
 def _file_handler(path: Path, shared: list[structlog.typing.Processor]) -> logging.Handler:
     try:
         path.touch(mode=0o600)
-        handler = RotatingFileHandler(path, maxBytes=_LOG_MAX_BYTES, backupCount=1)
+        handler = RotatingFileHandler(path, maxBytes=LIMITS.log_max_bytes, backupCount=1)
     except OSError as error:
         raise UsageError(
             f"cannot write the log {path}: {error.strerror}", Code.DATA_DIRECTORY_UNUSABLE

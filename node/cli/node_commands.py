@@ -35,7 +35,8 @@ def up(
         bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
     ] = None,
     open_: Annotated[
-        bool | None, typer.Option("--open", help="Serve nodes that are not members, too.")
+        bool | None,
+        typer.Option("--open", help="Admit whoever asks; serve strangers, too."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
     threads: Annotated[

@@ -7,6 +7,7 @@ import trio
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import KINDS, AvailabilityBody, Kind, NodeBody, Offer
 from aigrid.protocol.limits import LIMITS
@@ -18,7 +19,11 @@ _SETTLE_SECONDS = 0.05
 
 
 class Announcer:
-    """`describe` and `offers` are asked for the current state; `poke` says it may have changed."""
+    """`describe` and `offers` are asked for the current state; `poke` says it may have changed.
+
+    What cannot be said now (the clock was set back, the disk is full, a plug-in describes itself in
+    a way that no record allows) is logged and tried again: none of it may end the node.
+    """
 
     def __init__(
         self,
@@ -57,10 +62,12 @@ class Announcer:
     def withdraw(self) -> None:
         """Take our offers back: we are stopping."""
         self._stopped = True
-        if Kind.AVAILABILITY in self._last:
+        try:
             self._graph.withdraw(
                 Kind.AVAILABILITY, self._identity.did, self._identity, now_ms=self._now_ms()
             )
+        except AigridError as error:
+            log.warning("offers not withdrawn", code=error.code.value, reason=error.message)
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         self.announce()
@@ -76,7 +83,13 @@ class Announcer:
         now_ms = self._now_ms()
         last = self._last.get(kind)
         ttl_ms = KINDS[kind].ttl_seconds * 1000
-        if last is None or last.body != body or last.valid_until_ms - now_ms < ttl_ms // 2:
+        if last is not None and last.body == body and last.valid_until_ms - now_ms >= ttl_ms // 2:
+            return
+        try:
             self._last[kind] = self._graph.issue(
                 kind, body, self._identity, now_ms=now_ms, ttl_ms=ttl_ms
+            )
+        except AigridError as error:
+            log.warning(
+                "not announced", kind=kind.value, code=error.code.value, reason=error.message
             )

@@ -81,7 +81,10 @@ class Gossip:
                 self._receive(publisher, data)
 
     def spread(self, record: Record) -> None:
-        """Put a record into the next batch."""
+        """Put a record into the next batch. One too large for any is left to sync."""
+        if _OVERHEAD_BYTES + len(record.raw) + _PER_RECORD_BYTES > LIMITS.gossip_max_bytes:
+            log.info("record too large for gossip", kind=record.kind.value)
+            return
         self._outbox[record.key] = record  # only the newest of a key is worth sending
         self._filled.set()
 
@@ -92,10 +95,9 @@ class Gossip:
     def _receive(self, publisher: str, data: bytes) -> None:
         try:
             records = decode_records(data).records
-        except AigridError as error:
+            take_in(self._graph, list(records), now_ms=self._now_ms(), peer_id=publisher)
+        except AigridError as error:  # theirs, or our own disk: neither may end the service
             log.info("gossip refused", peer=publisher, code=error.code.value)
-            return
-        take_in(self._graph, list(records), now_ms=self._now_ms(), peer_id=publisher)
 
     async def _send(self) -> None:
         while True:

@@ -13,7 +13,7 @@ import trio
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.network.transport import Transport
-from aigrid.protocol.errors import Code, PolicyDeniedError, VerificationError
+from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError, VerificationError
 from aigrid.protocol.identity import Identity, did_of_peer_id, peer_id_of_did, public_key_of_did
 from aigrid.protocol.kinds import Kind, MembershipBody
 from aigrid.protocol.limits import LIMITS
@@ -136,8 +136,16 @@ class Grid:
             valid_ms=min(seconds, LIMITS.invitation_ttl_seconds) * 1000,
         )
 
-    def check_can_leave(self) -> None:
-        """Raise PolicyDeniedError(`grid_not_empty`) unless we are alone in our grid."""
+    def check_can_join(self, grid: str) -> None:
+        """Raise PolicyDeniedError(`grid_not_empty`) unless we may become a member of `grid`.
+
+        We may leave a grid of which we are the only member, and return to one that removed us or
+        let our membership run out.
+        """
+        if grid == self.did:
+            if self.own_membership() is not None:
+                raise PolicyDeniedError("this node is in that grid already", Code.GRID_NOT_EMPTY)
+            return
         others = self.members() - {self.identity.did}
         if others or self.authority is None:
             raise PolicyDeniedError(
@@ -146,7 +154,9 @@ class Grid:
             )
 
     def adopt(self, grid: str, membership: bytes, ours: bytes, *, host: str) -> None:
-        """Leave our grid of one for `grid`, which `host` (a PeerId) admitted us to.
+        """Become a member of `grid`, to which `host` (a PeerId) admitted us.
+
+        It is another grid, for which we leave our grid of one, or our own, which had removed us.
 
         Raises:
             VerificationError: when the membership or the host's own does not hold.
@@ -155,14 +165,27 @@ class Grid:
         now_ms = self._now_ms()
         check_membership(membership, grid=grid, peer_id=self.identity.peer_id, now_ms=now_ms)
         check_membership(ours, grid=grid, peer_id=host, now_ms=now_ms)
-        self.check_can_leave()
-        self._graph.switch_grid(grid)
-        self._keys.retire_authority()
-        self._membership = Membership(grid, None)
-        for raw in (membership, ours):
-            self._graph.ingest(raw, now_ms=now_ms, received_from=host)
+        returning = grid == self.did  # our membership may have come by another way meanwhile
+        if not returning:
+            self.check_can_join(grid)
+            self._graph.switch_grid(grid)
+            self._membership = Membership(grid, None)
+        _, refusals = self._graph.ingest_batch(
+            (membership, ours), now_ms=now_ms, received_from=host
+        )
+        if self.own_membership() is None:
+            raise refusals[0]
         log.info("joined", grid=grid, host=host)
         self.on_switched()
+        if not returning:
+            self._retire_authority()
+
+    def _retire_authority(self) -> None:
+        """Last of all: until the new grid is on the disk, the key of the old one is needed."""
+        try:
+            self._keys.retire_authority()
+        except AigridError as error:  # unused from now on, wherever it lies
+            log.warning("authority key not retired", code=error.code.value, reason=error.message)
 
     def meet(self, raw: bytes, *, peer_id: str) -> Record:
         """Take note of the membership that `peer_id` presents, which admits it.
@@ -183,8 +206,11 @@ class Grid:
         self._admit_all()
         task_status.started()
         while True:
-            await self._shut_out()
-            self._renew()
+            try:
+                await self._shut_out()
+                self._renew()
+            except AigridError as error:  # a full disk, a clock set back: next time, then
+                log.warning("memberships not kept", code=error.code.value, reason=error.message)
             with trio.move_on_after(1.0):
                 await self._poke.wait()
             self._poke = trio.Event()
@@ -213,9 +239,10 @@ class Grid:
             await self._transport.remove(peer_id)
 
     def _renew(self) -> None:
-        """Reissue memberships that are past half their life."""
+        """Reissue memberships that are past half their life; our own even after a long sleep."""
         if self.authority is None:
             return
+        self.found()
         now_ms = self._now_ms()
         half_ms = LIMITS.membership_default_seconds * 500
         for did in self.members():

@@ -55,12 +55,15 @@ class JoinClient:
         now_ms: NowMs,
         random_bytes: RandomBytes,
         name: str,
+        remember: Callable[[PeerAddress], None],
     ) -> None:
+        """`remember` is told where the host is that let us in: at first it is all we know."""
         self._grid = grid
         self._transport = transport
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._name = name
+        self._remember = remember
 
     async def redeem(self, text: str) -> str:
         """Join by invitation; returns the grid's DID.
@@ -72,12 +75,10 @@ class JoinClient:
         parsed, _ = parse_invitation(text)
         own = self._grid.identity
         invitation, body = check_invitation(parsed.raw, did=own.did, now_ms=self._now_ms())
-        if body.grid == self._grid.did:
-            raise PolicyDeniedError("this node is in that grid already", Code.GRID_NOT_EMPTY)
-        self._grid.check_can_leave()
+        self._grid.check_can_join(body.grid)
         host = PeerAddress(body.peer_id, body.addresses)
         answer = await self._exchange(host, Redeem(invitation.raw))
-        self._adopt(body.grid, answer, host.peer_id)
+        self._adopt(body.grid, answer, host)
         return body.grid
 
     async def ask(self, host: PeerAddress, grid: str, show_code: ShowCode) -> None:
@@ -86,7 +87,7 @@ class JoinClient:
         `show_code` gets the digits that both ends compare. What mDNS says of a host is hearsay, so
         one that turns out to be of another grid is left before anything is revealed.
         """
-        self._grid.check_can_leave()
+        self._grid.check_can_join(grid)
         nonce = self._random_bytes(16)
         answer = await self._exchange(host, AskToJoin(self._name, commitment(nonce)))
         if not isinstance(answer, Challenge):
@@ -108,7 +109,7 @@ class JoinClient:
                 answer = await self._poll(host, Reveal(request, nonce))
         if isinstance(answer, Pending):
             raise PolicyDeniedError("nobody approved the request in time", Code.JOIN_PENDING)
-        self._adopt(grid, answer, host.peer_id)
+        self._adopt(grid, answer, host)
 
     async def greet(self, peer: PeerAddress) -> None:
         """Present our membership to a peer, and check its own: after this both serve each other.
@@ -125,18 +126,21 @@ class JoinClient:
             raise RemoteError("an unexpected answer", peer=peer.peer_id)
         self._grid.meet(answer.ours, peer_id=peer.peer_id)
 
-    def _adopt(self, grid: str, answer: JoinAnswer, host: str) -> None:
+    def _adopt(self, grid: str, answer: JoinAnswer, host: PeerAddress) -> None:
         if not isinstance(answer, Welcome):
-            raise RemoteError("an unexpected answer", peer=host)
+            raise RemoteError("an unexpected answer", peer=host.peer_id)
         own = self._grid.identity.peer_id
         check_membership(answer.membership, grid=grid, peer_id=own, now_ms=self._now_ms())
-        self._grid.adopt(grid, answer.membership, answer.ours, host=host)
+        self._grid.adopt(grid, answer.membership, answer.ours, host=host.peer_id)
+        self._remember(host)
 
     async def _poll(self, host: PeerAddress, message: Reveal) -> JoinAnswer:
-        """Ask again; a host that is away for a moment is no reason to give up."""
+        """Ask again; a host that is away or busy for a moment is no reason to give up."""
         try:
             return await self._exchange(host, message)
-        except RemoteError as error:
+        except AigridError as error:
+            if not (isinstance(error, RemoteError) or error.info.retry):
+                raise
             log.info("join poll failed", peer=host.peer_id, code=error.code.value)
             await trio.sleep(LIMITS.join_poll_seconds)
             return Pending()

@@ -1,5 +1,6 @@
 """The side of the join protocol that lets others in: redeeming, presenting, asking."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -7,9 +8,9 @@ from typing import NoReturn
 import structlog
 import trio
 
+from aigrid.metagraph.quota import TokenBucket, TokenBuckets
 from aigrid.node.discovery.grid import Grid, NowMs, RandomBytes
 from aigrid.node.discovery.join_wire import finish, read_message, write_message
-from aigrid.node.discovery.rate import TokenBuckets
 from aigrid.node.network.transport import Stream
 from aigrid.protocol.errors import (
     AigridError,
@@ -76,8 +77,10 @@ class JoinHost:
         self._approve_everybody = approve_everybody
         self._asking: dict[str, Asking] = {}
         self._each = TokenBuckets(burst=LIMITS.join_burst, per_second=LIMITS.join_per_second)
-        self._all = TokenBuckets(burst=LIMITS.joins_burst, per_second=LIMITS.joins_per_second)
-        self.limited = 0
+        self._all = TokenBucket(
+            burst=LIMITS.joins_burst, per_second=LIMITS.joins_per_second, now_seconds=0.0
+        )
+        self.refused: Counter[Code] = Counter()
 
     async def serve(self, stream: Stream) -> None:
         """One message each way. Errors become `Refused`; the handler never raises for them."""
@@ -87,6 +90,7 @@ class JoinHost:
                 try:
                     answer: JoinAnswer = await self._answer(stream, raw)
                 except AigridError as error:
+                    self.refused[error.code] += 1
                     log.info("join refused", peer=stream.peer_id, code=error.code.value)
                     answer = refusal(error)
                 await write_message(stream, encode(answer))
@@ -126,25 +130,25 @@ class JoinHost:
         return await self._decide(message, peer_id)
 
     def _prove(self, message: Present | Redeem, stream: Stream) -> Welcome:
-        host, now_seconds = stream.remote_host, trio.current_time()
-        if not self._each.has(host, now_seconds):
-            self._refuse_for_rate()
+        """Whoever can prove itself gets in, whatever others at its address have sent."""
         try:
             if isinstance(message, Redeem):
                 return self._redeem(message, stream.peer_id)
             record = self._grid.meet(message.membership, peer_id=stream.peer_id)
         except AigridError:
-            self._each.take(host, now_seconds)
+            now_seconds = trio.current_time()
+            if not self._each.of(stream.remote_host, now_seconds).take(now_seconds):
+                self._refuse_for_rate()
             raise
         return self._welcome(record.raw)
 
     def _limit(self, host: str) -> None:
         now_seconds = trio.current_time()
-        if not (self._each.take(host, now_seconds) and self._all.take("", now_seconds)):
+        each = self._each.of(host, now_seconds)
+        if not (each.take(now_seconds) and self._all.take(now_seconds)):
             self._refuse_for_rate()
 
     def _refuse_for_rate(self) -> NoReturn:
-        self.limited += 1
         raise PolicyDeniedError("too many join messages", Code.RATE_LIMITED)
 
     def _welcome(self, membership: bytes) -> Welcome:

@@ -5,6 +5,7 @@ back together. They are hints: whoever answers there must prove its key and its 
 """
 
 import msgspec
+import structlog
 
 from aigrid.metagraph.local import LocalState
 from aigrid.node.network.transport import PeerAddress
@@ -12,23 +13,30 @@ from aigrid.protocol.errors import UsageError
 from aigrid.protocol.identity import peer_id_of_did
 from aigrid.protocol.limits import LIMITS
 
+log = structlog.get_logger()
 _SETTING = "addresses"
-_PEERS_MAX = 1024
 _decoder = msgspec.json.Decoder(dict[str, tuple[str, ...]])
 
 
 class KnownPeers:
     """PeerId -> addresses, persisted; the least recently learned are forgotten first.
 
-    `bootstrap` are multiaddrs with `/p2p/`, dialled whether or not they are members yet.
+    `bootstrap` are multiaddrs with `/p2p/`, dialled whether or not they are members yet; this
+    node's own may be among them, so that one list can be given to every node.
     """
 
     def __init__(self, local: LocalState, *, own_peer_id: str, bootstrap: tuple[str, ...]) -> None:
         self._local = local
         self._own_peer_id = own_peer_id
-        self._bootstrap = tuple(_parse(text) for text in bootstrap)
+        given = map(_parse, bootstrap)
+        self._bootstrap = tuple(peer for peer in given if peer.peer_id != own_peer_id)
         stored = local.get(_SETTING)
         self._addresses: dict[str, tuple[str, ...]] = _decoder.decode(stored) if stored else {}
+
+    @property
+    def bootstrap(self) -> tuple[PeerAddress, ...]:
+        """What the operator named."""
+        return self._bootstrap
 
     def learn(self, did: str, addresses: tuple[str, ...]) -> None:
         """Remember what a member's NodeRecord says."""
@@ -37,9 +45,12 @@ class KnownPeers:
             return
         self._addresses.pop(peer_id, None)
         self._addresses[peer_id] = addresses
-        while len(self._addresses) > _PEERS_MAX:
+        while len(self._addresses) > LIMITS.peers_known_max:
             del self._addresses[next(iter(self._addresses))]
-        self._local.set(_SETTING, msgspec.json.encode(self._addresses).decode())
+        try:
+            self._local.set(_SETTING, msgspec.json.encode(self._addresses).decode())
+        except UsageError as error:  # a hint for the next start: no reason to refuse the record
+            log.warning("addresses not kept", code=error.code.value, reason=error.message)
 
     def addresses(self, members: frozenset[str]) -> tuple[PeerAddress, ...]:
         """Whom to keep a connection to: bootstrap peers, and members whose address is known."""

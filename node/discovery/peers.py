@@ -5,7 +5,8 @@ A peer is *alive* from its connection until that ends or a ping goes unanswered 
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -15,7 +16,7 @@ from aigrid.metagraph.selection import Observation
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress, PeerChange, Transport
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Ping, Pong, decode_rpc_answer, encode
 
@@ -25,9 +26,13 @@ _TTFT_WEIGHT = 0.3
 
 @dataclass(slots=True)
 class PeerState:
-    """What this node has seen of a peer. Times are monotonic seconds."""
+    """What this node has seen of a peer. Times are monotonic seconds.
+
+    `replaced`: it is on a new connection, and `on_alive` has not been told yet.
+    """
 
     alive: bool = False
+    replaced: bool = False
     seen_seconds: float = 0.0
     running: int = 0
     ttft_ms: float | None = None
@@ -62,9 +67,10 @@ class Peers:
         self._now_ms = now_ms
         self._rng = rng
         self._states: dict[str, PeerState] = {}
-        self._nursery: trio.Nursery | None = None
         self._redial = trio.Event()
-        self._contacting: set[str] = set()
+        self._contacting: dict[str, trio.Event] = {}
+        self._pinging: set[str] = set()
+        self._waiting: dict[str, set[trio.CancelScope]] = {}
         self.on_alive: Callable[[str], Awaitable[None]] = _nothing
 
     def alive(self, peer_id: str) -> bool:
@@ -113,9 +119,8 @@ class Peers:
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery, self._transport.events() as events:
-            self._nursery = nursery
-            nursery.start_soon(self._ping_all)
-            nursery.start_soon(self._keep_connected)
+            nursery.start_soon(self._ping_all, nursery)
+            nursery.start_soon(self._keep_connected, nursery)
             task_status.started()
             async for event in events:
                 if event.change is PeerChange.CONNECTED:
@@ -129,35 +134,47 @@ class Peers:
         return self.alive(peer.peer_id)
 
     async def _contact(self, peer: PeerAddress) -> None:
-        if peer.peer_id in self._contacting:
+        contact = self._contacting.get(peer.peer_id)
+        if contact is not None:
+            await contact.wait()
             return
         if not peer.addresses and peer.peer_id not in self._transport.members:
             return  # a stranger has connected: it is for it to say what it wants
-        self._contacting.add(peer.peer_id)
+        contact = self._contacting[peer.peer_id] = trio.Event()
         try:
             await self._greet(peer)
-            await self._revive(peer.peer_id)
+            if self._revive(peer.peer_id):
+                await self.on_alive(peer.peer_id)
         except AigridError as error:
             log.info("peer not reached", peer=peer.peer_id, code=error.code.value)
             self._postpone(peer.peer_id)
         finally:
-            self._contacting.discard(peer.peer_id)
+            del self._contacting[peer.peer_id]
+            contact.set()
 
-    async def _revive(self, peer_id: str) -> None:
+    def _revive(self, peer_id: str) -> bool:
+        """Whether the peer was not alive before."""
         if peer_id not in self._transport.connected():
-            return
+            return False
         state = self._states.setdefault(peer_id, PeerState())
         state.seen_seconds = trio.current_time()
         state.redial_seconds = 0.0
-        if not state.alive:
-            state.alive = True
-            state.failures_in_row = 0
-            log.info("peer alive", peer=peer_id)
-            await self.on_alive(peer_id)
+        if state.alive and not state.replaced:
+            return False
+        state.alive, state.replaced = True, False
+        state.failures_in_row = 0
+        log.info("peer alive", peer=peer_id)
+        return True
 
     def _lost(self, peer_id: str) -> None:
         state = self._states.get(peer_id)
-        if state is not None and state.alive:
+        if state is None:
+            return  # a stranger has gone: nothing is kept of those, or they could fill the memory
+        if peer_id in self._transport.connected():
+            # Events may come late and name no connection: this one has been replaced meanwhile.
+            state.replaced = True
+            return
+        if state.alive:
             state.alive = False
             log.info("peer lost", peer=peer_id)
         self._postpone(peer_id)
@@ -168,7 +185,7 @@ class Peers:
         state.redial_seconds = pause
         state.dial_after_seconds = trio.current_time() + pause * self._rng.uniform(0.8, 1.2)
 
-    async def _keep_connected(self) -> None:
+    async def _keep_connected(self, nursery: trio.Nursery) -> None:
         while True:
             now_seconds = trio.current_time()
             connected = self._transport.connected()
@@ -176,24 +193,43 @@ class Peers:
             for peer in self._known_addresses():
                 state = self._states.get(peer.peer_id)
                 due = state is None or state.dial_after_seconds <= now_seconds
-                if room > 0 and due and peer.peer_id not in connected:
+                busy = peer.peer_id in connected or peer.peer_id in self._contacting
+                if room > 0 and due and not busy:
                     room -= 1
-                    self._spawn(peer)
+                    nursery.start_soon(self._contact, peer)
             with trio.move_on_after(1.0):
                 await self._redial.wait()
             self._redial = trio.Event()
 
-    def _spawn(self, peer: PeerAddress) -> None:
-        if self._nursery is not None and peer.peer_id not in self._contacting:
-            self._nursery.start_soon(self._contact, peer)
+    @contextmanager
+    def while_alive(self, peer_id: str) -> Iterator[None]:
+        """Give up what is awaited inside once the peer falls silent.
 
-    async def _ping_all(self) -> None:
+        A frozen process keeps its connection, so waiting for its answer would take the whole
+        silence limit, although the ping knows better.
+
+        Raises:
+            RemoteError: `timeout`.
+        """
+        with trio.CancelScope() as scope:
+            waiting = self._waiting.setdefault(peer_id, set())
+            waiting.add(scope)
+            try:
+                yield
+            finally:
+                waiting.discard(scope)
+                if not waiting and self._waiting.get(peer_id) is waiting:
+                    del self._waiting[peer_id]
+        if scope.cancelled_caught:
+            raise RemoteError("the node fell silent", Code.TIMEOUT, peer=peer_id)
+
+    async def _ping_all(self, nursery: trio.Nursery) -> None:
         while True:
             await trio.sleep(LIMITS.ping_interval_seconds * self._rng.uniform(0.8, 1.2))
             members = self._transport.members - {self._transport.peer_id}
-            async with trio.open_nursery() as nursery:
-                for peer_id in self._transport.connected() & members:
-                    nursery.start_soon(self._ping, peer_id)
+            # A peer that is slow to answer, or to sync, holds up nobody else's ping.
+            for peer_id in sorted(self._transport.connected() & members - self._pinging):
+                nursery.start_soon(self._ping, peer_id)
 
     def clock_ahead_ms(self) -> int:
         """How far our clock is ahead of the others': the median over live peers.
@@ -204,6 +240,16 @@ class Peers:
         return seen[len(seen) // 2] if seen else 0
 
     async def _ping(self, peer_id: str) -> None:
+        self._pinging.add(peer_id)
+        try:
+            revived = await self._hear(peer_id)
+        finally:
+            self._pinging.discard(peer_id)
+        if revived:
+            await self.on_alive(peer_id)
+
+    async def _hear(self, peer_id: str) -> bool:
+        """Ping once; whether the peer was not alive before."""
         sent_ms = self._now_ms()
         try:
             body = await self._rpc.ask(
@@ -215,12 +261,15 @@ class Peers:
             if state is not None and state.alive:
                 state.alive = False
                 log.info("peer silent", peer=peer_id, code=error.code.value)
-            return
-        if isinstance(answer, Pong):
-            state = self._states.setdefault(peer_id, PeerState())
-            state.running = answer.running
-            state.clock_ahead_ms = (sent_ms + self._now_ms()) // 2 - answer.wall_ms
-            await self._revive(peer_id)
+                for scope in tuple(self._waiting.get(peer_id, ())):
+                    scope.cancel()
+            return False
+        if not isinstance(answer, Pong) or peer_id not in self._transport.members:
+            return False
+        state = self._states.setdefault(peer_id, PeerState())
+        state.running = answer.running
+        state.clock_ahead_ms = (sent_ms + self._now_ms()) // 2 - answer.wall_ms
+        return self._revive(peer_id)
 
 
 async def _nothing(peer_id: str) -> None:

@@ -46,12 +46,12 @@ class ProviderHints:
         task_status.started()
         told: frozenset[str] = frozenset()
         while True:
+            self._poke = trio.Event()  # before looking: what changes from here on is not missed
             keys = self._keys()
             if self._transport.connected():
                 for key in sorted(keys - told):
                     await self._transport.provide(key)
                 told = keys
-            self._poke = trio.Event()
             with trio.move_on_after(LIMITS.provide_seconds) as scope:
                 await self._poke.wait()
                 await trio.sleep(LIMITS.gossip_interval_seconds)

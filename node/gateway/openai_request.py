@@ -14,14 +14,10 @@ import msgspec
 
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import ChatMessage, TextRequest
-from aigrid.protocol.limits import KIB, LIMITS
+from aigrid.protocol.limits import LIMITS
 
 _ABSENT = msgspec.Raw()
-_MODEL_MAX_CHARS = 512
 _SEED_MAX = 2**63
-# Repeated members are looked for with the standard library, which builds objects for everything;
-# msgspec skips what we do not name. Above this size only msgspec reads a body: the last one wins.
-_DUPLICATES_SOUGHT_MAX_BYTES = 256 * KIB
 _NEUTRAL_MAX_BYTES = 64
 
 # Fields that change the answer, with the values that do not.
@@ -107,7 +103,7 @@ def decode_chat(body: bytes) -> ChatCall:
     """
     parsed = _parse(body)
     _refuse_unsupported(parsed)
-    if not parsed.model or len(parsed.model) > _MODEL_MAX_CHARS:
+    if not parsed.model or len(parsed.model) > LIMITS.model_field_max_chars:
         raise _invalid("model", "must name a model")
     return ChatCall(
         model=parsed.model,
@@ -132,7 +128,8 @@ def _parse(body: bytes) -> _Body:
         # msgspec checks only the strings that it keeps.
         body.decode()
         parsed = _DECODER.decode(body)
-        if len(body) <= _DUPLICATES_SOUGHT_MAX_BYTES:
+        # The standard library builds objects for everything; msgspec skips what we do not name.
+        if len(body) <= LIMITS.duplicates_sought_max_bytes:
             json.loads(body, object_pairs_hook=_unique, parse_int=str)
     except InvalidRequestError:
         raise

@@ -12,7 +12,7 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.mesh.starter import fetch
-from aigrid.protocol.errors import Code, InvalidRequestError
+from aigrid.protocol.errors import Code, InvalidRequestError, LocalError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind, ModelBody, Offer, OfferState
 from aigrid.protocol.limits import LIMITS
@@ -87,6 +87,7 @@ class Hosting:
 
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
+        self._check_room(known=False)
         starter = await fetch(name, self._models, progress)
         return await self._announce(
             starter.model, starter.name, starter.capabilities, starter.license
@@ -103,6 +104,7 @@ class Hosting:
     ) -> Published:
         """Put a described model on the shelf, and offer it."""
         known = model_id(description) in self._models.list()
+        self._check_room(known=known)
         model = await self._models.add(description, files)
         try:
             return await self._announce(model, name, capabilities, license_id)
@@ -111,6 +113,13 @@ class Hosting:
                 with trio.CancelScope(shield=True):
                     await self._models.remove(model)
             raise
+
+    def _check_room(self, *, known: bool) -> None:
+        if not known and len(self._models.list()) >= LIMITS.offers_max:
+            raise LocalError(
+                f"a node offers at most {LIMITS.offers_max} models; withdraw one first",
+                Code.OVER_QUOTA,
+            )
 
     async def withdraw(self, model: str) -> str:
         """Stop offering a model (a name or an id), and take our manifest back; returns the id."""

@@ -12,11 +12,9 @@ from typing import BinaryIO, Final, Protocol, TypeVar
 import trio
 
 from aigrid.protocol.errors import Code, LocalError, UsageError
-from aigrid.protocol.limits import MIB
+from aigrid.protocol.limits import LIMITS, MIB
 
 STEP_BYTES: Final = 8 * MIB
-SPARE_BYTES: Final = 64 * MIB
-"""Left free on the disk: the node has records and keys to write."""
 
 T = TypeVar("T")
 Progress = Callable[[str], Awaitable[None]]
@@ -150,7 +148,7 @@ def sync(stream: BinaryIO) -> None:
 def check_room(directory: Path, needed_bytes: int) -> None:
     """Raise LocalError (`data_directory_unusable`) unless so much fits on the disk."""
     free = shutil.disk_usage(directory).free
-    if needed_bytes + SPARE_BYTES > free:
+    if needed_bytes + LIMITS.disk_spare_bytes > free:
         raise LocalError(
             f"{needed_bytes // MIB} MiB are needed in {directory}, {free // MIB} MiB are free",
             Code.DATA_DIRECTORY_UNUSABLE,

@@ -38,6 +38,8 @@ DESCRIPTION_FILE, FILES_FOLDER = "model.json", "files"
 DESCRIPTION_MAX_BYTES: Final = MIB
 _TASKS: Final = {"gguf": "text-generation"}
 
+_Marks = dict[str, tuple[int, int, int, int]]
+
 log = structlog.get_logger(__name__)
 
 
@@ -57,6 +59,7 @@ class LocalModels:
         self.run_blocking = run_blocking
         self._token = token
         self._models: dict[str, ModelDescription] = {}
+        self._checked: dict[str, _Marks] = {}
 
     async def open(self) -> None:
         """Learn what is on the disk; what is damaged is left alone and reported.
@@ -101,6 +104,30 @@ class LocalModels:
             description.options,
             self._cache_directory,
         )
+
+    async def check(self, model: str) -> None:
+        """Hash the files of a model, unless nothing has touched them since that was last done.
+
+        Raises:
+            LocalError: `hash_mismatch`.
+            UsageError: `model_file_missing`.
+        """
+        source = self.source(model)
+        marks = await self.run_blocking(lambda: _marks(source))
+        if self._checked.get(model) == marks:
+            return
+        for file in self.description(model).files:
+            reader = FileReader(source.files[file.name])
+            found = await read_all(reader, self.run_blocking, no_progress, file.name)
+            if found != file.sha256:
+                raise LocalError(
+                    f"{file.name} of model {model} is not what was published", Code.HASH_MISMATCH
+                )
+        self._checked[model] = marks
+
+    def set_aside(self, model: str) -> None:
+        """Forget a damaged model until the next start; its files stay for a person to look at."""
+        self._models.pop(model, None)
 
     async def describe_path(
         self, path: Path, *, task: str = "", progress: Progress = no_progress
@@ -242,6 +269,12 @@ def _read(folder: Path) -> ModelDescription | None:
     files = folder / FILES_FOLDER
     whole = all(_is_whole(files / file.name, file.bytes) for file in description.files)
     return description if whole and model_id(description) == folder.name else None
+
+
+def _marks(source: ModelSource) -> _Marks:
+    """What changes when somebody writes to a file."""
+    found = {name: path.stat() for name, path in source.files.items()}
+    return {name: (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found.items()}
 
 
 def _is_whole(path: Path, size_bytes: int) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import structlog
 import trio
@@ -22,8 +22,6 @@ from aigrid.node.workers import Worker, WorkerSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError
 from aigrid.protocol.limits import LIMITS, MIB, Limits
 
-QUEUE_MAX: Final = 16
-BUDGET_SHARE: Final = 0.8
 State = Literal["warm", "loading", "on_disk"]
 
 log = structlog.get_logger(__name__)
@@ -35,13 +33,14 @@ class PoolConfig:
 
     Attributes:
         threads: of each worker.
-        memory_bytes: of all workers together; None is 80 % of what is free when the pool starts.
+        memory_bytes: of all workers together; None is `memory_share` of what is free when the pool
+            starts.
         queue_max: leases of one model that may wait for a load or a slot.
     """
 
     threads: int = 1
     memory_bytes: int | None = None
-    queue_max: int = QUEUE_MAX
+    queue_max: int = LIMITS.model_queue_max
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +103,9 @@ class ModelPool:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load and unload until cancelled; then nothing is loaded any more."""
         budget = self._config.memory_bytes
-        self._budget_bytes = budget if budget is not None else int(memory()[1] * BUDGET_SHARE)
+        self._budget_bytes = (
+            budget if budget is not None else int(memory()[1] * self._limits.memory_share)
+        )
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -232,7 +233,11 @@ class ModelPool:
     def _begin(self, model: str) -> _Entry:
         if self._nursery is None:
             raise LocalError("this node is stopping", Code.SHUTTING_DOWN)
-        source = self._local_models.source(model)
+        try:
+            source = self._local_models.source(model)
+        except AigridError as error:
+            self._set_aside(model, error)
+            raise
         engine = self._engine_for(source)
         entry = self._entries[model] = _Entry(model)
         # In a task of its own, so that a caller who leaves does not cancel it for the others.
@@ -243,6 +248,7 @@ class ModelPool:
     async def _load(self, entry: _Entry, source: ModelSource, engine: str) -> None:
         started = trio.current_time()
         try:
+            await self._local_models.check(entry.model)
             worker = await self._spawner.spawn(
                 source,
                 engine=engine,
@@ -254,6 +260,7 @@ class ModelPool:
             log.warning("load_failed", model=entry.model, engine=engine, code=error.code)
             self._forget(entry)
             entry.settled.set()
+            self._set_aside(entry.model, error)
             return
         except trio.Cancelled:
             entry.error = LocalError("this node is stopping", Code.SHUTTING_DOWN)
@@ -270,6 +277,13 @@ class ModelPool:
         seconds = round(trio.current_time() - started, 3)
         log.info("model_loaded", model=entry.model, engine=engine, seconds=seconds)
         await self._until_dead(entry, worker)
+
+    def _set_aside(self, model: str, error: AigridError) -> None:
+        """Stop offering a model whose files are gone or damaged."""
+        if error.code in (Code.MODEL_FILE_MISSING, Code.HASH_MISMATCH):
+            log.error("model_damaged", model=model, code=error.code)
+            self._local_models.set_aside(model)
+            self._on_change()
 
     async def _until_dead(self, entry: _Entry, worker: Worker) -> None:
         await worker.died.wait()

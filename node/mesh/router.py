@@ -7,6 +7,7 @@ one is tried. After it, the answer ends in an explicit error.
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -14,10 +15,11 @@ import trio
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
-from aigrid.metagraph.selection import Ranking, rank
+from aigrid.metagraph.selection import Observation, Ranking, rank
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.serving import Batches, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
@@ -32,7 +34,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
 from aigrid.protocol.kinds import NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Infer, decode_rpc_answer, encode
+from aigrid.protocol.messages import Infer, encode
 from aigrid.protocol.model import MODEL_URN
 
 log = structlog.get_logger()
@@ -78,6 +80,16 @@ class Router:
                 views.append(_view(summary, live))
         return tuple(sorted(views, key=lambda view: (view.name, view.model)))
 
+    def offers(self) -> tuple[Candidate, ...]:
+        """What live nodes offer, each under its own name, sorted by name and node."""
+        live = [
+            candidate
+            for summary in self._graph.index.models(self._now_ms())
+            for candidate in summary.candidates
+            if self._peers.alive(candidate.node)
+        ]
+        return tuple(sorted(live, key=lambda c: (c.name, c.model, c.node)))
+
     def resolve(self, model: str) -> str:
         """The model id of a name or id. Raises InvalidRequestError."""
         found = self._graph.index.resolve(model.removeprefix(MODEL_URN), self._now_ms())
@@ -119,7 +131,7 @@ class Router:
                 chunks.segments = answer.segments
                 yield answer
                 return
-        raise self._nobody(model or capability, problem)
+        raise self._nobody(model or capability, problem, ranking.retry_after_seconds)
 
     async def _candidates(self, model: str, capability: str) -> Ranking:
         ranking = self._rank(model, capability)
@@ -140,6 +152,7 @@ class Router:
         """Order candidates by what this node has observed."""
         nodes = {candidate.node for candidate in candidates}
         observations = {node: self._peers.observation(node) for node in nodes}
+        observations[self._own_peer_id] = Observation(running=self._serving.running)
         return rank(
             candidates,
             observations,
@@ -153,16 +166,19 @@ class Router:
         log.info(
             "candidate failed", peer=candidate.node, model=candidate.model, code=error.code.value
         )
-        if isinstance(error, RemoteError) and error.code is not Code.BUSY:
+        of_the_node = CODES[error.code].retry or error.code in _OF_THE_NODE
+        if isinstance(error, RemoteError) and of_the_node and error.code not in _NO_FAULT:
             self._peers.failed(candidate.node)
-        return CODES[error.code].retry or error.code in _OF_THE_NODE
+        return of_the_node
 
-    def _nobody(self, what: str, problem: AigridError | None) -> AigridError:
-        if problem is not None and problem.code in (Code.BUSY, Code.OUT_OF_MEMORY):
+    def _nobody(
+        self, what: str, problem: AigridError | None, cooling_seconds: float | None
+    ) -> AigridError:
+        if problem is not None and problem.code in _TOLD:
             return problem
         return NoCandidateError(
             f"no live node can serve {what!r} now",
-            retry_after_seconds=LIMITS.retry_after_seconds,
+            retry_after_seconds=cooling_seconds or LIMITS.retry_after_seconds,
         )
 
     async def _open(
@@ -173,18 +189,31 @@ class Router:
             batches: Batches = await stack.enter_async_context(
                 self._serving.infer(candidate.model, request)
             )
-        else:
-            await self._connect(candidate)
-            message = Infer(request_id, candidate.model, candidate.manifest, request)
-            bodies = await stack.enter_async_context(
-                self._rpc.call(
-                    candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
-                )
-            )
-            batches = _Decoded(bodies, candidate.node)
-        chunks = _AnswerChunks(batches, candidate)
-        await chunks.first()
+            chunks = _AnswerChunks(batches, candidate)
+            await chunks.first()
+            return chunks
+        await self._connect(candidate)
+        with self._peers.while_alive(candidate.node):
+            batches = await self._ask(stack, candidate, request, request_id)
+            chunks = _AnswerChunks(batches, candidate)
+            await chunks.first()
         return chunks
+
+    async def _ask(
+        self, stack: AsyncExitStack, candidate: Candidate, request: InferRequest, request_id: str
+    ) -> Batches:
+        message = Infer(request_id, candidate.model, candidate.manifest, request)
+        bodies = await stack.enter_async_context(
+            self._rpc.call(
+                candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
+            )
+        )
+        return RemoteAnswer(
+            bodies,
+            request,
+            peer=candidate.node,
+            failed=partial(self._peers.failed, candidate.node),
+        )
 
     async def _connect(self, candidate: Candidate) -> None:
         if not self._peers.alive(candidate.node):
@@ -197,25 +226,11 @@ class Router:
                 )
 
 
-class _Decoded:
-    """DATA bodies of an RPC answer as batches of chunks."""
-
-    def __init__(self, bodies: AsyncIterator[bytes], peer: str) -> None:
-        self._bodies = bodies
-        self._peer = peer
-
-    def __aiter__(self) -> "_Decoded":
-        return self
-
-    async def __anext__(self) -> tuple[InferChunk, ...]:
-        answer = decode_rpc_answer(await anext(self._bodies))
-        if not isinstance(answer, Chunks):
-            raise RemoteError("an unexpected answer", peer=self._peer)
-        return answer.chunks
-
-
 class _AnswerChunks:
-    """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment."""
+    """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment.
+
+    Signs of life are not passed on, and none is the beginning of an answer.
+    """
 
     def __init__(self, batches: Batches, candidate: Candidate) -> None:
         self._batches = batches
@@ -248,6 +263,17 @@ class _AnswerChunks:
         return batch
 
     async def _fetch(self) -> tuple[InferChunk, ...]:
+        deadline = trio.current_time() + LIMITS.answer_silence_seconds
+        while True:
+            batch = await self._receive()
+            if not all(isinstance(c, TextChunk) and c.says_nothing for c in batch):
+                return batch
+            if trio.current_time() >= deadline:
+                raise RemoteError(
+                    "signs of life, and no answer", Code.TIMEOUT, peer=self._candidate.node
+                )
+
+    async def _receive(self) -> tuple[InferChunk, ...]:
         try:
             return await anext(self._batches)
         except StopAsyncIteration:
@@ -258,16 +284,36 @@ class _AnswerChunks:
             ) from None
 
 
+# Of these the client hears, when no other candidate did better: the node is there.
+_TOLD = frozenset({Code.BUSY, Code.OUT_OF_MEMORY, Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT})
+
 # Codes that say something about the node that was asked rather than about the request.
 _OF_THE_NODE = frozenset(
     {
         Code.PROTOCOL_VIOLATION,
+        Code.FRAME_TOO_LARGE,
         Code.INTERNAL,
         Code.ENGINE_FAILED,
         Code.MODEL_FILE_MISSING,
         Code.HASH_MISMATCH,
         Code.NOT_MEMBER,
         Code.DENIED,
+        Code.MODEL_NOT_FOUND,
+        Code.UNSUPPORTED_MODEL,
+        Code.UNSUPPORTED_QUANTISATION,
+        Code.DATA_DIRECTORY_UNUSABLE,
+    }
+)
+
+# What a sound node says when it has no room: the next one is asked, and this one keeps its name.
+_NO_FAULT = frozenset(
+    {
+        Code.BUSY,
+        Code.RATE_LIMITED,
+        Code.OVER_RATE,
+        Code.OUT_OF_MEMORY,
+        Code.NO_CANDIDATE,
+        Code.SHUTTING_DOWN,
     }
 )
 

@@ -33,10 +33,9 @@ from aigrid.node.mesh.model_copy import (
 )
 from aigrid.node.mesh.models import LocalModels
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError
-from aigrid.protocol.limits import MIB
+from aigrid.protocol.limits import LIMITS, MIB
 from aigrid.protocol.model import ModelDescription, ModelFile, model_id
 
-DOWNLOAD_SECONDS: Final = 1800.0
 _ERROR_MAX_CHARS: Final = 300
 
 
@@ -257,7 +256,7 @@ async def pip_download(requirement: str, folder: Path) -> None:
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     command += [requirement, "-d", str(folder)]
     try:
-        with trio.fail_after(DOWNLOAD_SECONDS):
+        with trio.fail_after(LIMITS.download_seconds):
             done = await trio.run_process(
                 command,
                 capture_stdout=True,
@@ -267,7 +266,8 @@ async def pip_download(requirement: str, folder: Path) -> None:
             )
     except trio.TooSlowError:
         raise LocalError(
-            f"pip did not download {requirement} in {DOWNLOAD_SECONDS:.0f} s", Code.UNREACHABLE
+            f"pip did not download {requirement} in {LIMITS.download_seconds:.0f} s",
+            Code.UNREACHABLE,
         ) from None
     if done.returncode:
         raise _pip_error(requirement, done.stderr.decode("utf-8", "replace"))

@@ -50,6 +50,7 @@ from multiaddr import Multiaddr
 from aigrid.node.network import negotiation, yamux_frames
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
+from aigrid.protocol.limits import LIMITS
 
 __all__ = [
     "ID",
@@ -72,9 +73,6 @@ MESHSUB_PROTOCOL = "/meshsub/1.1.0"  # 1.2 adds IDONTWANT, which costs more than
 KAD_PROTOCOL = "/aigrid/kad/1.0.0"
 IDENTIFY_PROTOCOL = str(IdentifyID)
 IDENTIFY_PUSH_PROTOCOL = str(IdentifyPushID)
-CONNECTIONS_MAX = 1024
-PROVIDER_KEYS_MAX = 65536
-PROVIDES_PER_WINDOW = 128
 RESTART_SECONDS = 1.0
 _KAD_MODULES = (
     libp2p.kad_dht.common,
@@ -115,6 +113,7 @@ def build(signing_seed: bytes, listen_addresses: Callable[[], tuple[str, ...]]) 
     _silence()
     for module in _KAD_MODULES:
         module.PROTOCOL_ID = TProtocol(KAD_PROTOCOL)
+        module.MAX_DHT_MESSAGE_SIZE = LIMITS.dht_message_bytes
     keys = ed25519_key_pair(signing_seed)
     peer_id = generate_peer_id_from(keys)
     peerstore = PeerStore()
@@ -127,9 +126,9 @@ def build(signing_seed: bytes, listen_addresses: Callable[[], tuple[str, ...]]) 
         connection_config=ConnectionConfig(
             min_connections=0,
             low_watermark=0,
-            high_watermark=CONNECTIONS_MAX,
-            max_connections=CONNECTIONS_MAX,
-            max_connections_per_peer=4,
+            high_watermark=LIMITS.connections_max,
+            max_connections=LIMITS.connections_max,
+            max_connections_per_peer=LIMITS.connections_per_peer_max,
         ),
     )
     _disable_auto_connect(swarm)
@@ -176,12 +175,13 @@ def _dht(host: Any) -> Any:
         strict_validation=True,
         max_peers_per_subnet=0,  # members of one grid often share a network
     )
-    dht._provider_rate_max = PROVIDES_PER_WINDOW  # noqa: SLF001 - 10 per 10 s is less than a node offers
+    dht._provider_rate_max = LIMITS.dht_provides_burst  # noqa: SLF001 - 10 per 10 s is less than a node offers
     store = dht.provider_store
     add_provider = store.add_provider
 
     def bounded(key: bytes, provider: Any) -> None:
-        if key in store.providers or len(store.providers) < PROVIDER_KEYS_MAX:
+        del provider.addrs[LIMITS.addresses_max :]
+        if key in store.providers or len(store.providers) < LIMITS.dht_keys_max:
             add_provider(key, provider)
 
     store.add_provider = bounded

@@ -146,7 +146,7 @@ class Connections:
     async def _enter(self, muxer: Muxer, direction: str = "unknown") -> Any:
         """Stands in for `Swarm.add_conn`: every connection passes, whoever made it."""
         peer_id, inbound = str(muxer.peer_id), direction == "inbound"
-        if sum(map(len, self._links.values())) >= compat.CONNECTIONS_MAX:
+        if sum(map(len, self._links.values())) >= LIMITS.connections_max:
             self._gate.counts["connections_refused"] += 1
             raise compat.SwarmException("too many connections")
         evicted = self._gate.enter(muxer, peer_id, inbound=inbound)

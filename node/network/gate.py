@@ -12,14 +12,11 @@ import structlog
 import trio
 
 from aigrid.node.network import negotiation
-from aigrid.node.network.muxer import MEMBER_WINDOW_BYTES, Muxer
+from aigrid.node.network.muxer import Muxer
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
 
-MEMBER_STREAMS_MAX = LIMITS.streams_per_peer_max + 32  # the library's own beside the RPC streams
-NEGOTIATE_SECONDS = 10.0
-LINGER_SECONDS = 5.0
-REFUSALS_MAX = 64  # of one stranger's streams, then its connection is closed
+_MEMBER_STREAMS_MAX = LIMITS.streams_per_peer_max + LIMITS.library_streams_max
 
 Handler = Callable[[Any], Awaitable[None]]
 _log = structlog.get_logger(__name__)
@@ -92,7 +89,7 @@ class Gate:
     def enter(self, muxer: Muxer, peer_id: str, *, inbound: bool) -> Muxer | None:
         """Let an authenticated connection in; the stranger to close to make room, if any."""
         if self.is_member(peer_id):
-            muxer.window_bytes = MEMBER_WINDOW_BYTES
+            muxer.window_bytes = LIMITS.mux_window_bytes
             return None
         if not inbound:
             return None
@@ -127,7 +124,7 @@ class Gate:
         peer_id = str(raw.conn.peer_id)
         member = self.is_member(peer_id)
         served = self._served.setdefault(peer_id, set())
-        if len(served) >= (MEMBER_STREAMS_MAX if member else LIMITS.stranger_streams_max):
+        if len(served) >= (_MEMBER_STREAMS_MAX if member else LIMITS.stranger_streams_max):
             self._refuse(raw, peer_id, member=member)
             return
         seconds = math.inf if member else LIMITS.stranger_stream_seconds
@@ -151,10 +148,10 @@ class Gate:
                 del self._served[peer_id]
             if scope.cancelled_caught:
                 raw.abandon()
-        await raw.linger(LINGER_SECONDS)
+        await raw.linger(LIMITS.stream_linger_seconds)
 
     async def _run(self, stream: Any, peer_id: str, table: Mapping[Any, Handler]) -> None:
-        with trio.fail_after(NEGOTIATE_SECONDS):
+        with trio.fail_after(LIMITS.negotiate_seconds):
             protocol = await negotiation.offer(stream.muxed_stream, table.keys())
         stream.set_protocol(protocol)
         if table is not self.lobby:
@@ -167,7 +164,7 @@ class Gate:
         if member:
             return
         self._refusals[peer_id] = self._refusals.get(peer_id, 0) + 1
-        if self._refusals[peer_id] >= REFUSALS_MAX:
+        if self._refusals[peer_id] >= LIMITS.stranger_refusals_max:
             self.on_refused_often(peer_id)
 
     def _failed(self, stream: Any, peer_id: str, error: BaseException) -> None:

@@ -1,6 +1,7 @@
 """Provider hints in the grid's own Kad-DHT."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,10 +14,6 @@ from aigrid.node.network.tcp import parse_address
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.limits import LIMITS
 
-CALL_SECONDS = 8.0
-QUERY_SECONDS = 3.0
-QUERIES_MAX = 10
-PROVIDERS_MAX = 64
 _log = structlog.get_logger(__name__)
 
 
@@ -29,6 +26,24 @@ class Dht:
         self._gate = gate
         self._add = self._dht.routing_table.add_peer
         self._dht.routing_table.add_peer = self._add_member
+        self._streams: Counter[str] = Counter()
+        library.host.set_stream_handler(compat.KAD_PROTOCOL, self._serve)
+
+    async def _serve(self, stream: Any) -> None:
+        """The library serves 12 streams at once, for as long as they stay: nobody gets all."""
+        peer = str(stream.muxed_conn.peer_id)
+        if self._streams[peer] >= LIMITS.dht_streams_per_peer_max:
+            self._gate.counts["streams_refused"] += 1
+            await stream.reset()
+            return
+        self._streams[peer] += 1
+        try:
+            with trio.fail_after(LIMITS.dht_stream_seconds):
+                await self._dht.handle_stream(stream)
+        finally:
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
 
     async def _add_member(self, peer: Any, *, skip_server_mode_check: bool = False) -> bool:
         if not self._gate.is_member(str(getattr(peer, "peer_id", peer))):
@@ -49,7 +64,7 @@ class Dht:
 
     async def provide(self, key: str) -> None:
         try:
-            with trio.fail_after(CALL_SECONDS):
+            with trio.fail_after(LIMITS.dht_call_seconds):
                 await self._dht.provider_store.provide(_hash(key))
         except Exception as error:  # noqa: BLE001 - boundary: the library, and peers behind it
             self._failed("provide", error)
@@ -61,10 +76,10 @@ class Dht:
         store = self._dht.provider_store
         try:
             self._collect(found, store.get_providers(digest))
-            with trio.move_on_after(CALL_SECONDS) as scope:
+            with trio.move_on_after(LIMITS.dht_call_seconds) as scope:
                 closest = await self._dht.peer_routing.find_closest_peers_network(digest)
                 async with trio.open_nursery() as nursery:
-                    for peer in closest[:QUERIES_MAX]:
+                    for peer in closest[: LIMITS.dht_queries_max]:
                         if peer != self._own and self._gate.is_member(str(peer)):
                             nursery.start_soon(self._ask, peer, digest, found)
             if scope.cancelled_caught:
@@ -75,7 +90,7 @@ class Dht:
 
     async def _ask(self, peer: Any, digest: bytes, found: dict[str, PeerAddress]) -> None:
         try:
-            with trio.move_on_after(QUERY_SECONDS):
+            with trio.move_on_after(LIMITS.dht_query_seconds):
                 (
                     providers,
                     _closer,
@@ -89,7 +104,7 @@ class Dht:
     def _collect(self, found: dict[str, PeerAddress], providers: Iterable[Any]) -> None:
         for provider in providers:
             peer_id = str(provider.peer_id)
-            if len(found) < PROVIDERS_MAX and self._gate.is_member(peer_id):
+            if len(found) < LIMITS.dht_providers_max and self._gate.is_member(peer_id):
                 found[peer_id] = PeerAddress(peer_id, usable(provider.addrs))
 
     def _failed(self, call: str, error: Exception) -> None:

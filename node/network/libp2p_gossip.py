@@ -5,25 +5,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 import trio
 
+from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
+from aigrid.node.network.gossip_control import GossipControl
 from aigrid.protocol.limits import LIMITS
 
-MAILBOX_MAX = 1024  # messages of one subscription that wait to be read
+_log = structlog.get_logger(__name__)
 
 
 class _Mailbox:
     """Messages of one subscription, oldest dropped first."""
 
     def __init__(self) -> None:
-        self.messages: deque[tuple[str, bytes]] = deque(maxlen=MAILBOX_MAX)
+        self.messages: deque[tuple[str, bytes]] = deque(maxlen=LIMITS.gossip_waiting_max)
         self._arrived = trio.Event()
 
     def put(self, publisher: str, data: bytes) -> bool:
         """Whether it fitted without dropping another."""
-        fits = len(self.messages) < MAILBOX_MAX
+        fits = len(self.messages) < LIMITS.gossip_waiting_max
         self.messages.append((publisher, data))
         self._arrived.set()
         return fits
@@ -55,12 +58,20 @@ class Gossip:
         self._pubsub.push_msg = self._push_guarded
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
         self._pubsub.notify_subscriptions = self._deliver
+        GossipControl(self._pubsub, library.gossip, gate)
+        self._rate = TokenBuckets(
+            burst=LIMITS.gossip_messages_burst, per_second=LIMITS.gossip_messages_per_second
+        )
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Raises ValueError above `limits.gossip_max_bytes`."""
         if len(data) > LIMITS.gossip_max_bytes:
             raise ValueError(f"a gossip message of {len(data)} bytes")
-        await self._pubsub.publish(topic, data)
+        try:
+            await self._pubsub.publish(topic, data)
+        except Exception as error:  # noqa: BLE001 - boundary: the library; best effort is the promise
+            self._gate.counts["tasks_failed"] += 1
+            _log.info("not published", error=type(error).__name__)
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
@@ -101,10 +112,12 @@ class Gossip:
 
     async def _push_guarded(self, forwarder: Any, message: Any) -> None:
         """Every message, ours included, before it is seen, delivered or forwarded."""
-        publisher = str(compat.ID(message.from_id))
+        via = str(forwarder)
+        now_seconds = trio.current_time()
         if (
-            not self._gate.is_member(str(forwarder))
-            or not self._gate.is_member(publisher)
+            not self._gate.is_member(via)
+            or (via != self._own and not self._rate.of(via, now_seconds).take(now_seconds))
+            or not self._gate.is_member(str(compat.ID(message.from_id)))
             or len(message.data) > LIMITS.gossip_max_bytes
         ):
             self._gate.counts["gossip_refused"] += 1

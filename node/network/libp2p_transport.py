@@ -21,11 +21,10 @@ import trio
 
 from aigrid.node.network import compat, negotiation, tcp
 from aigrid.node.network.connections import Connections
-from aigrid.node.network.gate import NEGOTIATE_SECONDS, Gate, NotAMemberError
+from aigrid.node.network.gate import Gate, NotAMemberError
 from aigrid.node.network.libp2p_dht import Dht
 from aigrid.node.network.libp2p_gossip import Gossip
 from aigrid.node.network.libp2p_stream import LOST, Libp2pStream
-from aigrid.node.network.muxer import MEMBER_WINDOW_BYTES
 from aigrid.node.network.nearby import NearbyNodes
 from aigrid.node.network.peer_events import EventFeed
 from aigrid.node.network.transport import (
@@ -38,9 +37,7 @@ from aigrid.node.network.transport import (
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.limits import LIMITS
 
-WELCOME_SECONDS = 10.0
 SHUTDOWN_SECONDS = 0.8
-STRANGER_STREAM_MAX_BYTES = 4 * LIMITS.join_max_bytes
 _log = structlog.get_logger(__name__)
 
 
@@ -169,7 +166,7 @@ class Libp2pTransport:
             if peer_id in self._gate.members:
                 continue
             self._gate.admit(peer_id)
-            self._connections.widen(peer_id, MEMBER_WINDOW_BYTES)
+            self._connections.widen(peer_id, LIMITS.mux_window_bytes)
             if self._connections.live(peer_id) is not None:
                 self._welcome_soon(peer_id)
 
@@ -209,7 +206,7 @@ class Libp2pTransport:
         identity = _identity(peer_id)
         host = self._library.host
         try:
-            with trio.move_on_after(WELCOME_SECONDS):
+            with trio.move_on_after(LIMITS.welcome_seconds):
                 await host._identify_peer(identity, reason="member")  # noqa: SLF001 - see compat
                 await self._library.pubsub.ensure_peer_stream(identity, 1.0)
                 await self._dht.add(identity, host.get_peerstore().addrs(identity))
@@ -276,7 +273,7 @@ class Libp2pTransport:
         async def serve(stream: Any) -> None:
             raw = stream.muxed_stream
             peer_id = str(raw.conn.peer_id)
-            limit = None if self._gate.is_member(peer_id) else STRANGER_STREAM_MAX_BYTES
+            limit = None if self._gate.is_member(peer_id) else LIMITS.stranger_stream_max_bytes
             await handler(Libp2pStream(raw, peer_id, limit))
 
         self._library.host.set_stream_handler(protocol, serve)
@@ -322,7 +319,7 @@ async def _negotiate(raw: Any, peer_id: str, protocol: str) -> None:
     """Raises RemoteError(not_member | connection_lost | timeout | protocol_violation)."""
     chosen = False
     try:
-        with trio.fail_after(NEGOTIATE_SECONDS):
+        with trio.fail_after(LIMITS.negotiate_seconds):
             await negotiation.select(raw, protocol)
         chosen = True
     except trio.TooSlowError as error:

@@ -15,15 +15,9 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.muxed_stream import MuxedStream
+from aigrid.protocol.limits import LIMITS
 
 STRANGER_WINDOW_BYTES = frames.INITIAL_WINDOW_BYTES
-MEMBER_WINDOW_BYTES = 1 << 20
-OUTBOX_HIGH_BYTES = 256 * 1024
-CONTROL_MAX_BYTES = 64 * 1024
-INBOUND_STREAMS_MAX = 256
-PING_INTERVAL_SECONDS = 15.0
-PING_TIMEOUT_SECONDS = 10.0
-WRITE_STALL_SECONDS = 20.0
 GOODBYE_SECONDS = 0.05
 
 
@@ -56,9 +50,9 @@ class Muxer:
         self._next_id = 1 if self.is_initiator else 2
         self._inbound = 0
         self._accept_send, self._accept_receive = trio.open_memory_channel[MuxedStream](
-            INBOUND_STREAMS_MAX
+            LIMITS.mux_streams_max
         )
-        self._parser = frames.Parser(MEMBER_WINDOW_BYTES)
+        self._parser = frames.Parser(LIMITS.mux_window_bytes)
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._control_bytes = 0
@@ -121,7 +115,7 @@ class Muxer:
     @property
     def is_congested(self) -> bool:
         """Whether writers of data should wait."""
-        return self._outbox_bytes >= OUTBOX_HIGH_BYTES
+        return self._outbox_bytes >= LIMITS.mux_unsent_bytes
 
     async def wait_room(self) -> None:
         await self._room.wait()
@@ -137,7 +131,7 @@ class Muxer:
     def send_control(self, frame: bytes) -> None:
         """As `send`; a peer that provokes frames faster than it reads them is cut off."""
         self._control_bytes += len(frame)
-        if self._control_bytes > CONTROL_MAX_BYTES:
+        if self._control_bytes > LIMITS.mux_control_max_bytes:
             self.die("peer provokes more than it reads")
             return
         self.send(frame)
@@ -147,7 +141,7 @@ class Muxer:
             await self._outgoing.wait()
             while self._outbox:
                 batch, control_bytes = self._next_batch()
-                with trio.move_on_after(WRITE_STALL_SECONDS) as scope:
+                with trio.move_on_after(LIMITS.mux_write_seconds) as scope:
                     await self.secured_conn.write(batch)
                 if scope.cancelled_caught:
                     self.die("peer stopped reading")
@@ -212,7 +206,7 @@ class Muxer:
         if ours or stream_id == 0 or stream_id in self.streams:
             raise frames.ViolationError(f"stream {stream_id} opened")
         stream = MuxedStream(stream_id, self, is_initiator=False)
-        if self._inbound >= INBOUND_STREAMS_MAX or not self._queue(stream):
+        if self._inbound >= LIMITS.mux_streams_max or not self._queue(stream):
             self.send_control(frames.window_update(stream_id, 0, frames.RST))
             return
         self.streams[stream_id] = stream
@@ -261,13 +255,13 @@ class Muxer:
             self._pong = trio.Event()
             sent_at = trio.current_time()
             self.send_control(frames.ping(self._ping_value, frames.SYN))
-            with trio.move_on_after(PING_TIMEOUT_SECONDS):
+            with trio.move_on_after(LIMITS.mux_ping_timeout_seconds):
                 await self._pong.wait()
             if not self._pong.is_set():
                 self.die("no answer to a ping")
                 return
             self._round_trip_seconds = trio.current_time() - sent_at
-            await trio.sleep(PING_INTERVAL_SECONDS)
+            await trio.sleep(LIMITS.mux_ping_interval_seconds)
 
     def die(self, why: str) -> None:
         """End the connection now; every reader and writer learns why."""

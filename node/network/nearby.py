@@ -20,14 +20,9 @@ from aigrid.node.network.tcp import parse_address
 from aigrid.node.network.transport import Nearby, PeerAddress
 from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.identity import public_key_of_did, public_key_of_peer_id
+from aigrid.protocol.limits import LIMITS
 
 SERVICE_TYPE = "_aigrid._tcp.local."
-SEEN_MAX = 64
-EXPIRY_SECONDS = 120.0
-RECORD_TTL_SECONDS = 60  # asked for again at three quarters of it
-NAME_MAX_CHARS = 64
-GRID_MAX_CHARS = 128
-ADDRESSES_MAX = 8
 TXT_TYPE = 16
 _log = structlog.get_logger(__name__)
 
@@ -60,11 +55,11 @@ class NearbyNodes(RecordUpdateListener):  # type: ignore[misc]  # zeroconf is un
 
     def announce(self, grid: str, name: str) -> None:
         """What to say from now on."""
-        self._said = (grid[:GRID_MAX_CHARS], sanitise(name))
+        self._said = (grid[: LIMITS.nearby_grid_max_chars], sanitise(name))
         self._changed.set()
 
     def seen(self) -> tuple[Nearby, ...]:
-        oldest = self._clock() - EXPIRY_SECONDS
+        oldest = self._clock() - LIMITS.nearby_expiry_seconds
         with self._lock:
             for peer_id in [p for p, seen in self._seen.items() if seen.at < oldest]:
                 del self._seen[peer_id]
@@ -80,7 +75,7 @@ class NearbyNodes(RecordUpdateListener):  # type: ignore[misc]  # zeroconf is un
             self._seen.pop(peer_id, None)
             if gone:
                 return
-            while len(self._seen) >= SEEN_MAX:
+            while len(self._seen) >= LIMITS.nearby_max:
                 self._seen.pop(next(iter(self._seen)))
             self._seen[peer_id] = _Seen(nearby, self._clock())
 
@@ -94,7 +89,7 @@ class NearbyNodes(RecordUpdateListener):  # type: ignore[misc]  # zeroconf is un
         """Until cancelled. A network without multicast is logged, not raised."""
         try:
             zeroconf = await trio.to_thread.run_sync(self._open)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - boundary: zeroconf, and the network behind it
             _log.warning("no mDNS on this network", error=str(error))
             return
         try:
@@ -127,7 +122,7 @@ class NearbyNodes(RecordUpdateListener):  # type: ignore[misc]  # zeroconf is un
     def _info(self, addresses: tuple[str, ...], grid: str, name: str) -> Any:
         said = [a for a in addresses if "/127." not in a and "/::1/" not in a] or list(addresses)
         entries = [f"id={self._own}", f"grid={grid}", f"name={name}"]
-        entries += [f"a{i}={a}" for i, a in enumerate(said[:ADDRESSES_MAX])]
+        entries += [f"a{i}={a}" for i, a in enumerate(said[: LIMITS.nearby_addresses_max])]
         return ServiceInfo(
             SERVICE_TYPE,
             f"{self._own}.{SERVICE_TYPE}",
@@ -135,8 +130,8 @@ class NearbyNodes(RecordUpdateListener):  # type: ignore[misc]  # zeroconf is un
             properties=encode_text(entries),
             server=f"{self._own}.local.",
             parsed_addresses=[parse_address(a).host for a in said if "/ip4/" in a],
-            host_ttl=RECORD_TTL_SECONDS,
-            other_ttl=RECORD_TTL_SECONDS,
+            host_ttl=LIMITS.nearby_ttl_seconds,
+            other_ttl=LIMITS.nearby_ttl_seconds,
         )
 
 
@@ -165,7 +160,7 @@ def parse_text(text: bytes) -> Nearby | None:
     except VerificationError:
         return None
     addresses: list[str] = []
-    for i in range(ADDRESSES_MAX):
+    for i in range(LIMITS.nearby_addresses_max):
         try:
             addresses.append(str(parse_address(fields.get(f"a{i}", ""))))
         except ValueError:
@@ -177,5 +172,5 @@ def parse_text(text: bytes) -> Nearby | None:
 
 def sanitise(name: str) -> str:
     """Printable characters only, one line, at most 64."""
-    kept = "".join(c if c.isprintable() else " " for c in name[: 4 * NAME_MAX_CHARS])
-    return " ".join(kept.split())[:NAME_MAX_CHARS]
+    kept = "".join(c if c.isprintable() else " " for c in name[: 4 * LIMITS.nearby_name_max_chars])
+    return " ".join(kept.split())[: LIMITS.nearby_name_max_chars]

@@ -8,12 +8,11 @@ from collections.abc import Collection
 from typing import Final, Protocol
 
 from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.limits import LIMITS
 
 HEADER: Final = "/multistream/1.0.0"
 NOT_AVAILABLE: Final = "na"
 LIST: Final = "ls"
-LINE_MAX_BYTES: Final = 1024
-PROPOSALS_MAX: Final = 16
 
 
 class ByteStream(Protocol):
@@ -63,7 +62,7 @@ async def offer(stream: ByteStream, protocols: Collection[str]) -> str:
     await stream.write(encode_line(HEADER))
     if await read_line(stream) != HEADER:
         raise RemoteError("The peer does not speak multistream-select.")
-    for _ in range(PROPOSALS_MAX):
+    for _ in range(LIMITS.negotiation_proposals_max):
         proposal = await read_line(stream)
         if proposal in protocols:
             await stream.write(encode_line(proposal))
@@ -79,7 +78,7 @@ async def offer(stream: ByteStream, protocols: Collection[str]) -> str:
 async def read_line(stream: ByteStream) -> str:
     """One line; nothing beyond it is taken from the stream. Raises RemoteError."""
     length = await _read_varint(stream)
-    if not 0 < length <= LINE_MAX_BYTES:
+    if not 0 < length <= LIMITS.negotiation_line_max_bytes:
         raise RemoteError(f"A line of {length} bytes while negotiating.")
     line = bytearray()
     while len(line) < length:

@@ -14,9 +14,6 @@ from aigrid.protocol.exchange import Cancelled, Data, Ended, Event, Failed
 from aigrid.protocol.exchange_client import ClientExchange
 from aigrid.protocol.limits import Limits
 
-IDLE_SECONDS: Final = 60.0
-# How long a peer may take to stop its work and acknowledge a cancel before the stream is given up.
-_CANCEL_SECONDS: Final = 5.0
 # A reader that finds bodies waiting lets others run after this many.
 _RUN_MAX: Final = 32
 
@@ -30,6 +27,7 @@ class ClientStream(StreamTasks):
     def __init__(
         self, stream: Stream, limits: Limits, on_idle: "Callable[[ClientStream], None]"
     ) -> None:
+        self._limits = limits
         self._client = ClientExchange(limits)
         super().__init__(stream, self._client)
         self._on_idle = on_idle
@@ -60,11 +58,11 @@ class ClientStream(StreamTasks):
             self._rest()
         else:
             self._client.cancel()
-            self.expire_at(trio.current_time() + _CANCEL_SECONDS)
+            self.expire_at(trio.current_time() + self._limits.cancel_seconds)
             self.flush()
 
     def _rest(self) -> None:
-        self.expire_at(trio.current_time() + IDLE_SECONDS)
+        self.expire_at(trio.current_time() + self._limits.stream_idle_seconds)
         self._on_idle(self)
 
     async def receive(self, silence_seconds: float) -> bytes | None:

@@ -55,8 +55,9 @@ class ServerStream(StreamTasks):
             self._work.cancel()
 
     def _on_read(self) -> None:
-        # A request that does not go on would hold its bytes for ever.
+        # A request that does not go on would hold its bytes for ever, and so would half a frame.
         arriving = self._server.state in {ServerState.RECEIVING, ServerState.DISCARDING}
+        arriving = arriving or self._server.held_bytes > 0
         wait = self._limits.rpc_timeout_seconds if arriving else math.inf
         deadline = trio.current_time() + wait
         if not (deadline == self._scope.deadline == math.inf):

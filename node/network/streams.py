@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Final
 
 import structlog
 import trio
@@ -20,10 +19,6 @@ from aigrid.protocol.exchange_server import RequestBudget
 from aigrid.protocol.limits import LIMITS, Limits
 
 __all__ = ["RpcClient", "RpcHandler", "RpcServer", "Send"]
-
-# Callers that wait for one of a peer's streams, and requests of one peer held here, per limit.
-_WAITING_PER_STREAM: Final = 4
-_REQUESTS_HELD: Final = 2
 
 _log = structlog.get_logger()
 
@@ -49,7 +44,7 @@ class RpcServer:
             await stream.reset()
             return
         self._streams[peer_id] = count + 1
-        room = _REQUESTS_HELD * self._limits.request_max_bytes
+        room = self._limits.requests_held_max * self._limits.request_max_bytes
         budget = self._budgets.setdefault(peer_id, RequestBudget(room))
         try:
             await ServerStream(stream, self._handler, self._limits, budget).run()
@@ -104,7 +99,7 @@ class RpcClient:
                 task_status.started()
                 async for event in events:
                     if event.change is PeerChange.DISCONNECTED:
-                        self._drop(event.peer_id)
+                        self._lost(event.peer_id)
             finally:
                 self._nursery = None
                 nursery.cancel_scope.cancel()
@@ -154,8 +149,9 @@ class RpcClient:
         raise RemoteError("no stream to the peer in time", Code.TIMEOUT, peer=peer_id)
 
     async def _queue(self, peer_id: str, peer: _Peer) -> None:
-        if len(peer.waiting) >= _WAITING_PER_STREAM * self._limits.streams_per_peer_max:
-            wait = self._limits.retry_after_seconds
+        limits = self._limits
+        if len(peer.waiting) >= limits.callers_per_stream_max * limits.streams_per_peer_max:
+            wait = limits.retry_after_seconds
             message = "too many requests wait for this peer"
             raise RemoteError(message, Code.BUSY, peer=peer_id, retry_after_seconds=wait)
         await peer.waiting.park()
@@ -208,7 +204,14 @@ class RpcClient:
         peer.idle.append(stream)
         peer.waiting.unpark()
 
-    def _drop(self, peer_id: str) -> None:
+    def _lost(self, peer_id: str) -> None:
+        """A connection has ended: drop the peer's streams at once, unless it has a new one.
+
+        Events may come late and do not say which connection they are about; streams of one that
+        was replaced fail by themselves.
+        """
+        if peer_id in self._transport.connected():
+            return
         peer = self._peers.get(peer_id)
         for stream in tuple(peer.streams) if peer is not None else ():
             stream.fail(lost(peer_id))

@@ -38,6 +38,9 @@ class BadEngine(EchoEngine):
             stopped.wait()
             sys.stdout.write("was cancelled\n")
             sys.stdout.flush()
+        elif prompt == "going, going":
+            yield TextChunk("going")
+            self._misbehave("hang")
         elif prompt == "half":
             yield TextChunk("half", (1,))
             self._misbehave("exit")

@@ -3,9 +3,10 @@
 import pytest
 from tests.engines.gguf_writer import CHATML
 
-from aigrid.engines.chat_template import TEMPLATE_CHARS_MAX, ChatTemplate
+from aigrid.engines.chat_template import ChatTemplate
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import ChatMessage
+from aigrid.protocol.limits import LIMITS
 
 HELLO = (ChatMessage("user", "hello <b> & {{ 1 }}"),)
 
@@ -60,7 +61,7 @@ def test_refused_messages_are_an_invalid_request() -> None:
         "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{% include 'x' %}",
-        "{# " + "a" * TEMPLATE_CHARS_MAX + " #}",
+        "{# " + "a" * LIMITS.template_max_chars + " #}",
         "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     ],
 )

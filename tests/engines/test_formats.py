@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.engines.gguf_writer import tiny_llama, write
 from tests.engines.onnx_models import linear, model, save, value
 
-from aigrid.engines import onnx_check
 from aigrid.engines.formats import detect, inspect
 from aigrid.engines.onnx_check import check_onnx
 from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import LIMITS
 
 
 def named(path: Path, data: bytes) -> Path:
@@ -146,7 +146,7 @@ HOSTILE = {
     "negative sizes": lambda: linear(_negative),
     "too little data": lambda: linear(_short),
     "no type": lambda: linear(_no_type),
-    "branches in branches": lambda: _nested(onnx_check.DEPTH_MAX + 1),
+    "branches in branches": lambda: _nested(LIMITS.onnx_depth_max + 1),
 }
 
 
@@ -223,3 +223,12 @@ def test_a_damaged_file_raises_nothing_but_engine_errors(
         check_onnx(path)
     with suppress(EngineError):
         inspect(path)
+
+
+@pytest.mark.parametrize("size", [4, 24, 100, 400])
+def test_a_broken_gguf_is_unsafe_and_nothing_else(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(tiny_llama().build()[:size])
+    with pytest.raises(EngineError) as refused:
+        inspect(path)
+    assert refused.value.code is Code.UNSAFE_FILE

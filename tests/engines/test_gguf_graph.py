@@ -42,7 +42,7 @@ def step_logits(model: Gguf, tmp_path: Path, **options: Any) -> tuple[Array, Arr
     """Logits after the prompt and after each further token, and those of the reference."""
     made, run = decoder(write(tmp_path, model), **options), Run(CancelToken())
     got = []
-    assert made.prefill(PROMPT, run)
+    assert all(made.prefill(PROMPT, run))
     got.append(made.logits.copy())
     for token in NEXT:
         assert made.step([token], run)
@@ -83,7 +83,7 @@ def test_a_second_conversation_reuses_whole_chunks_and_changes_no_bit(
         return real(tokens)
 
     monkeypatch.setattr(made, "_embed", embed)
-    made.prefill([*PROMPT, 9, 9, 9], run)
+    all(made.prefill([*PROMPT, 9, 9, 9], run))
     for token in (8, 7, 6):
         made.step([token], run)
     for sequence, known in (
@@ -94,9 +94,9 @@ def test_a_second_conversation_reuses_whole_chunks_and_changes_no_bit(
         ([2, *PROMPT], 0),
     ):
         computed.clear()
-        made.prefill(sequence, run)
+        all(made.prefill(sequence, run))
         assert computed == sequence[known:]
-        fresh.prefill(sequence, run)
+        all(fresh.prefill(sequence, run))
         np.testing.assert_array_equal(made.logits, fresh.logits)
 
 
@@ -113,9 +113,9 @@ def test_a_cancelled_prefill_leaves_no_wrong_beginning(
         return real(tokens)
 
     monkeypatch.setattr(made, "_embed", embed)
-    assert not made.prefill([3] * 11, Run(cancel))
+    assert not all(made.prefill([3] * 11, Run(cancel)))
     for some in (made, fresh):
-        assert some.prefill([3] * 11, Run(CancelToken()))
+        assert all(some.prefill([3] * 11, Run(CancelToken())))
     np.testing.assert_array_equal(made.logits, fresh.logits)
 
 
@@ -208,7 +208,7 @@ def test_infinite_weights_end_in_a_typed_error(tmp_path: Path) -> None:
     tensor.data = np.full(len(tensor.data) // 4, np.inf, "<f4").tobytes()
     made = decoder(write(tmp_path, model))
     with pytest.raises(EngineError, match="not finite") as caught:
-        made.prefill(PROMPT, Run(CancelToken()))
+        all(made.prefill(PROMPT, Run(CancelToken())))
     assert caught.value.code == Code.ENGINE_FAILED
 
 

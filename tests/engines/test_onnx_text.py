@@ -10,11 +10,11 @@ from tests.engines.contract import EngineContract
 from tests.engines.gguf_writer import ENDING, tiny_llama, write
 from tests.engines.texts import ask, inside, load, source, stream
 
-from aigrid.engines import onnx_decoder
+from aigrid.engines import onnx_decoder, onnx_text
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import ChatMessage, Finish, TensorRequest, TextRequest
+from aigrid.protocol.inference import ChatMessage, Finish, TensorRequest, TextChunk, TextRequest
 
 HELLO = (ChatMessage("user", "hello world"),)
 # Bytes that decode to letters, so that stop strings can be taken from the answers.
@@ -204,6 +204,23 @@ def test_a_model_without_a_template_takes_prompts_only(tmp_path: Path) -> None:
     bare = load(write(tmp_path, tiny_llama("F32", without=("tokenizer.chat_template",))))
     refused(bare, Code.INVALID_REQUEST, messages=HELLO)
     assert ask(bare, prompt="hello", max_tokens=2)[3].completion_tokens == 2
+
+
+def test_work_before_the_first_token_shows_signs_of_life(
+    engine: OnnxTextEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_decoder, "PREFILL_CHUNK", 4)
+    request = TextRequest(
+        token_ids=(3, 4, 5) * 4, continued_ids=(7, 8, 9), max_tokens=2, temperature=0.0
+    )
+    plain = list(engine.infer(request, CancelToken()))
+    assert TextChunk("") not in plain  # it took no second
+
+    monkeypatch.setattr(onnx_text, "_SIGN_OF_LIFE_SECONDS", 0.0)
+    inside(engine).decoder._whole = 0  # nothing of the last conversation is of use
+    told = list(engine.infer(request, CancelToken()))
+    assert [chunk for chunk in told if chunk != TextChunk("")] == plain
+    assert told.index(plain[0]) == 6  # after 3 blocks and 3 tokens
 
 
 def test_cancelling_stops_before_the_next_token(engine: OnnxTextEngine) -> None:

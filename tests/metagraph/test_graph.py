@@ -141,9 +141,9 @@ def test_a_signature_is_checked_once_per_content_id(monkeypatch: pytest.MonkeyPa
 
 def test_the_memory_of_refusals_is_bounded() -> None:
     made = graph()
-    for n in range(graph_module._REFUSED_MAX + 10):
+    for n in range(LIMITS.refusals_kept_max + 10):
         made.ingest_batch([b"%d" % n], now_ms=NOW, received_from="peer")
-    assert len(made._refusals._items) == graph_module._REFUSED_MAX
+    assert len(made._refusals._items) == LIMITS.refusals_kept_max
 
 
 def test_in_a_batch_memberships_count_first() -> None:

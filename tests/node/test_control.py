@@ -5,6 +5,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from aigrid.protocol.errors import (
     PolicyDeniedError,
     UsageError,
 )
+from aigrid.protocol.limits import LIMITS
 
 
 class Scripted:
@@ -270,7 +272,7 @@ async def test_a_silent_caller_is_cut_off(path: Path, clock: MockClock) -> None:
 async def test_too_many_callers_are_turned_away(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(control, "LIMITS", replace(LIMITS, control_connections_max=2))
     async with serving(path) as commands:
         held = [await trio.open_unix_socket(path) for _ in range(2)]
         for stream in held:

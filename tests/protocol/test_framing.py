@@ -7,10 +7,7 @@ from hypothesis import strategies as st
 
 from aigrid.protocol.errors import Code, LocalError, RemoteError
 from aigrid.protocol.framing import (
-    ERROR_BODY_MAX_BYTES,
-    ERROR_MESSAGE_MAX_CHARS,
     HEADER_BYTES,
-    RETRY_AFTER_MAX_SECONDS,
     Frame,
     FrameDecoder,
     FrameKind,
@@ -21,6 +18,7 @@ from aigrid.protocol.framing import (
     encode_error,
     header,
 )
+from aigrid.protocol.limits import LIMITS
 
 frames = st.lists(st.builds(Frame, st.sampled_from(FrameKind), st.binary(max_size=40)), max_size=8)
 
@@ -85,10 +83,10 @@ def test_a_decoder_stays_broken() -> None:
 @given(st.sampled_from(Code), st.text(), st.none() | st.floats(0, 1000))
 def test_errors_cross_the_wire(code: Code, message: str, after: float | None) -> None:
     body = encode_error(LocalError(message, code, retry_after_seconds=after))
-    assert len(body) <= ERROR_BODY_MAX_BYTES
+    assert len(body) <= LIMITS.error_body_max_bytes
     error = decode_error(body)
     assert (error.code, error.retry_after_seconds) == (code, after)
-    assert error.message == message[:ERROR_MESSAGE_MAX_CHARS]
+    assert error.message == message[: LIMITS.error_message_max_chars]
 
 
 def test_a_message_that_is_no_unicode_still_crosses() -> None:
@@ -102,7 +100,12 @@ def test_an_unknown_code_becomes_internal() -> None:
 
 @pytest.mark.parametrize(
     ("said", "kept"),
-    [(-1.0, 0.0), (1e9, RETRY_AFTER_MAX_SECONDS), (float("nan"), None), (float("inf"), None)],
+    [
+        (-1.0, 0.0),
+        (1e9, LIMITS.retry_after_max_seconds),
+        (float("nan"), None),
+        (float("inf"), None),
+    ],
 )
 def test_a_strange_retry_after_is_brought_into_bounds(said: float, kept: float | None) -> None:
     body = {"code": "busy", "message": "", "retry_after_seconds": said}
@@ -110,7 +113,7 @@ def test_a_strange_retry_after_is_brought_into_bounds(said: float, kept: float |
 
 
 def test_an_overlong_error_body_is_a_violation() -> None:
-    body = msgspec.msgpack.encode({"code": "busy", "message": "m" * ERROR_BODY_MAX_BYTES})
+    body = msgspec.msgpack.encode({"code": "busy", "message": "m" * LIMITS.error_body_max_bytes})
     with pytest.raises(RemoteError) as caught:
         decode_error(body)
     assert caught.value.code is Code.PROTOCOL_VIOLATION

@@ -73,7 +73,13 @@ class Simulation:
     def trace_hash(self) -> str:
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
 
-    async def start(self, name: str, *, incarnation: int = 0) -> SimNode:
+    async def start(
+        self, name: str, *, incarnation: int = 0, with_authority: bool | None = None
+    ) -> SimNode:
+        """Start a node; a later `incarnation` restarts it on its database and another address.
+
+        Only the first one brings an authority key, unless `with_authority` says otherwise.
+        """
         identity = Identity(hashlib.sha256(f"{self.seed}/{name}".encode()).digest())
         authority = Identity(hashlib.sha256(f"{self.seed}/{name}/grid".encode()).digest())
         rng = random.Random(f"{self.seed}/{name}/{incarnation}")
@@ -97,8 +103,8 @@ class Simulation:
             memory_bytes=1 << 30,
         )
         config = NodeConfig(data_dir=home, name=name, threads=1)
-        fresh = incarnation == 0
-        node = Node(config, world, identity=identity, authority=authority if fresh else None)
+        holds = incarnation == 0 if with_authority is None else with_authority
+        node = Node(config, world, identity=identity, authority=authority if holds else None)
         sim_node = SimNode(name, node)
         self.nodes[name] = sim_node
         await self._nursery.start(partial(self._run, sim_node))

@@ -6,7 +6,7 @@ from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.discovery.join_wire import read_message, write_message
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, PeerAddress
-from aigrid.protocol.errors import AigridError, Code, RemoteError
+from aigrid.protocol.errors import AigridError, Code, RemoteError, UsageError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.membership import invitation_text, issue_invitation
@@ -212,7 +212,7 @@ async def test_join_messages_that_do_not_hold_are_limited_and_members_are_not(si
     ]
     assert codes[: LIMITS.join_burst] == [Code.UNSIGNED] * LIMITS.join_burst
     assert set(codes[LIMITS.join_burst :]) == {Code.RATE_LIMITED}
-    assert a.join_host.limited == 3
+    assert a.join_host.refused[Code.RATE_LIMITED] == 3
     await sim.start("b")
     await sim.join("b", "a")  # from another address: not affected
 
@@ -288,3 +288,128 @@ async def test_a_removed_member_does_not_return_by_an_older_invitation(sim, auto
     assert await code_of(redeem_raw(sim, b, spare)) is Code.INVITATION_USED
     fresh = invitation_text(a.grid.invite(b.identity.did))
     assert (await redeem_raw(sim, b, fresh)).membership
+
+
+async def test_a_removed_member_returns_by_a_newer_invitation(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    await sim.join("b", "a")
+    await sim.join("c", "a")
+    a, b, c = (sim.nodes[name].node for name in "abc")
+    await sim.publish_echo("b", "parrot")
+    await eventually(lambda: len(c.router.models()) == 1, seconds=10)
+    a.grid.remove(b.identity.did)
+    await eventually(lambda: b.identity.did not in c.grid.members(), seconds=5)
+    await trio.sleep(5)
+    text = invitation_text(a.grid.invite(b.identity.did))
+    b.graph.ingest(  # as one that has heard of its removal
+        a.graph.store.newest((a.grid.did, "Membership", b.identity.did)).raw,
+        now_ms=sim.now_ms(),
+        received_from=None,
+    )
+    assert b.grid.own_membership() is None
+    await b.join_client.redeem(text)
+    await eventually(lambda: len(c.router.models()) == 1, seconds=30)
+    await eventually(lambda: len(b.peers.alive_members()) == 2, seconds=10)
+
+
+async def test_a_member_whose_membership_ran_out_is_invited_again(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    await trio.sleep(3)
+    sim.kill("b")
+    sim.skip_seconds(LIMITS.membership_default_seconds + 1)
+    await trio.sleep(3)
+    a, b = sim.nodes["a"].node, (await sim.start("b", incarnation=1)).node
+    assert b.grid.own_membership() is None
+    await b.join_client.redeem(invitation_text(a.grid.invite(b.identity.did)))
+    await eventually(lambda: b.peers.alive_members() and a.peers.alive_members(), seconds=10)
+
+
+async def test_a_member_in_good_standing_redeems_nothing(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    a, b = sim.nodes["a"].node, sim.nodes["b"].node
+    again = invitation_text(a.grid.invite(b.identity.did))
+    assert await code_of(b.join_client.redeem(again)) is Code.GRID_NOT_EMPTY
+
+
+async def test_a_node_killed_just_after_it_joined_finds_its_grid_again(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    sim.kill("b")
+    b = (await sim.start("b", incarnation=1)).node
+    await eventually(b.peers.alive_members, seconds=10)
+
+
+async def test_a_host_too_busy_to_be_polled_does_not_end_the_asking(sim, autojump_clock):
+    a, b = (await sim.start("a")).node, (await sim.start("b")).node
+    done = trio.Event()
+
+    async def show(code):
+        while a.join_host._all.take(trio.current_time()):
+            pass  # as if others had asked
+
+    async def ask():
+        await b.join_client.ask(address(sim, "a"), a.grid.did, show)
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await eventually(lambda: a.join_host.refused[Code.RATE_LIMITED], seconds=60)
+        a.join_host.approve(a.join_host.waiting()[0].request)
+        with trio.fail_after(60):
+            await done.wait()
+    assert b.grid.did == a.grid.did
+
+
+async def test_the_authority_key_goes_out_of_use_only_once_the_new_grid_is_kept(
+    sim, autojump_clock
+):
+    a, b = (await sim.start("a")).node, (await sim.start("b")).node
+    kept = []
+
+    class Keys:
+        def retire_authority(self):
+            kept.append((b.local.grid, b.grid.own_membership() is not None))
+            raise UsageError("the disk is full", Code.DATA_DIRECTORY_UNUSABLE)
+
+    b.grid._keys = Keys()
+    await sim.join("b", "a")
+    assert kept == [(a.grid.did, True)]
+    assert b.grid.did == a.grid.did
+
+
+async def test_the_key_of_a_grid_that_was_left_admits_nobody(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    grid = sim.nodes["b"].node.grid.did
+    sim.kill("b")
+    # As when the node died before it could put the key of its grid of one away.
+    b = (await sim.start("b", incarnation=1, with_authority=True)).node
+    assert (b.grid.did, b.grid.authority) == (grid, None)
+
+
+async def test_a_removed_member_may_ask_to_be_let_in_again(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    await sim.join("b", "a")
+    a, b = sim.nodes["a"].node, sim.nodes["b"].node
+    await eventually(b.peers.alive_members, seconds=10)
+    a.grid.remove(b.identity.did)
+    withdrawal = a.graph.store.newest((a.grid.did, "Membership", b.identity.did))
+    await trio.sleep(5)
+    b.graph.ingest_batch([withdrawal.raw], now_ms=sim.now_ms(), received_from=None)
+
+    async def show(code):
+        pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(b.join_client.ask, address(sim, "a"), a.grid.did, show)
+        await eventually(a.join_host.waiting, seconds=10)
+        a.join_host.approve(a.join_host.waiting()[0].request)
+    await eventually(b.peers.alive_members, seconds=10)

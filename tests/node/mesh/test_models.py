@@ -224,3 +224,18 @@ async def test_progress_is_told_in_tenths(here: Path, monkeypatch: pytest.Monkey
     models = await empty_shelf(here / "models")
     await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"}, progress=progress)
     assert told == [f"copying w.onnx: {n} %" for n in range(10, 101, 10)]
+
+
+async def test_a_file_that_was_tampered_with_is_found_before_it_is_loaded(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    model = await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"})
+    await models.check(model)
+    (path,) = models.source(model).files.values()
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(AigridError) as refused:
+        await models.check(model)
+    assert refused.value.code is Code.HASH_MISMATCH
+    models.set_aside(model)
+    assert model not in models.list()
+    assert path.exists()

@@ -14,7 +14,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamErro
 from tests.node.network import nodes
 
 from aigrid.node.network import compat, gate, negotiation
-from aigrid.node.network.libp2p_transport import STRANGER_STREAM_MAX_BYTES, Libp2pTransport
+from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.transport import PeerAddress, PeerChange, Stream
@@ -160,7 +160,7 @@ async def test_stranger_has_few_streams_and_a_flood_ends_it(
         while muxer.dead is None:
             with suppress(MuxedStreamError, MuxedConnUnavailable, RemoteError):
                 await open_lobby(muxer)
-    assert two.counters()["streams_refused"] >= gate.REFUSALS_MAX
+    assert two.counters()["streams_refused"] >= LIMITS.stranger_refusals_max
 
 
 async def test_stranger_stream_ends_with_its_time(
@@ -181,7 +181,7 @@ async def test_stranger_stream_carries_little(pair: nodes.Pair, hostile: nodes.H
         while True:
             await stream.write(b"x" * LIMITS.join_max_bytes)
             carried += len(await stream.read(LIMITS.join_max_bytes))
-    assert carried <= STRANGER_STREAM_MAX_BYTES
+    assert carried <= LIMITS.stranger_stream_max_bytes
 
 
 async def test_stranger_leaves_when_its_time_is_up(

@@ -1,6 +1,7 @@
 """Gossip and DHT among members, and what strangers cannot do to either."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ async def test_oversized_message_is_refused_before_it_is_sent(pair: nodes.Pair) 
 async def test_undrained_subscription_drops_the_oldest(
     monkeypatch: pytest.MonkeyPatch, pair: nodes.Pair
 ) -> None:
-    monkeypatch.setattr(libp2p_gossip, "MAILBOX_MAX", 4)
+    monkeypatch.setattr(libp2p_gossip, "LIMITS", replace(LIMITS, gossip_waiting_max=4))
     one, two = pair
     async with one.subscribe("topic"), two.subscribe("topic") as heard:
         await in_mesh(one, two)
@@ -169,3 +170,15 @@ async def test_reader_with_a_time_limit_can_read_on(pair: nodes.Pair) -> None:
         await one.publish("topic", b"late")
         with trio.fail_after(5):
             assert await heard.__anext__() == (one.peer_id, b"late")
+
+
+async def test_publishing_is_best_effort_whatever_the_library_raises(
+    monkeypatch: pytest.MonkeyPatch, pair: nodes.Pair
+) -> None:
+    async def fail(*_args: object) -> None:
+        raise KeyError("a peer that left")
+
+    one, _ = pair
+    monkeypatch.setattr(one._library.pubsub, "publish", fail)
+    await one.publish("topic", b"data")
+    assert one.counters()["tasks_failed"] == 1

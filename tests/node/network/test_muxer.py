@@ -18,10 +18,10 @@ from libp2p.stream_muxer.exceptions import (
 )
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
-from aigrid.node.network import muxer as muxer_module
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.muxed_stream import ConnectionLostError, MuxedStream
 from aigrid.node.network.muxer import Muxer
+from aigrid.protocol.limits import LIMITS
 
 Ends = tuple[Muxer, Muxer]
 
@@ -85,7 +85,7 @@ async def connected_streams(ends: Ends) -> tuple[MuxedStream, MuxedStream]:
 async def test_slow_reader_keeps_its_stream(autojump_clock: object, ends: Ends) -> None:
     """T3: the library resets a stream whose window stays closed for 5 s."""
     for end in ends:
-        end.window_bytes = muxer_module.MEMBER_WINDOW_BYTES
+        end.window_bytes = LIMITS.mux_window_bytes
     ours, theirs = await connected_streams(ends)
     data = random.Random(1).randbytes(3 << 20)
     received = bytearray()

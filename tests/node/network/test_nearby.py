@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.node.network import nodes
 
-from aigrid.node.network import nearby
 from aigrid.node.network.nearby import NearbyNodes, encode_text, parse_text, sanitise
 from aigrid.protocol.identity import Identity
+from aigrid.protocol.limits import LIMITS
 
 
 def text(number: int = 1, changes: Mapping[str, str] = MappingProxyType({})) -> bytes:
@@ -47,7 +47,7 @@ def test_random_bytes_are_no_announcement(data: bytes) -> None:
 @given(st.text(max_size=400))
 def test_name_is_printable_and_short(name: str) -> None:
     clean = sanitise(name)
-    assert len(clean) <= nearby.NAME_MAX_CHARS
+    assert len(clean) <= LIMITS.nearby_name_max_chars
     assert clean.isprintable()
 
 
@@ -57,11 +57,11 @@ def test_list_is_bounded_forgets_and_leaves_ourselves_out() -> None:
     nodes = NearbyNodes(own, clock=lambda: now[0])
     for number in range(1, 100):
         nodes.heard(text(number))
-    assert len(nodes.seen()) == nearby.SEEN_MAX
+    assert len(nodes.seen()) == LIMITS.nearby_max
     assert own not in {n.peer.peer_id for n in nodes.seen()}
     nodes.heard(text(99), gone=True)
-    assert len(nodes.seen()) == nearby.SEEN_MAX - 1
-    now[0] += nearby.EXPIRY_SECONDS - 1
+    assert len(nodes.seen()) == LIMITS.nearby_max - 1
+    now[0] += LIMITS.nearby_expiry_seconds - 1
     nodes.heard(text(2))
     now[0] += 2
     assert [n.peer.peer_id for n in nodes.seen()] == [Identity((2).to_bytes(32, "big")).peer_id]
@@ -84,3 +84,14 @@ async def test_nodes_see_each_other_on_loopback() -> None:
         assert (seen.peer.peer_id, seen.grid) == (one.peer_id, one.did)
         assert seen.name == "first [31m node"
         nursery.cancel_scope.cancel()
+
+
+async def test_mdns_that_cannot_start_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = NearbyNodes(Identity(b"\x01" * 32).peer_id)
+
+    def fail() -> None:
+        raise RuntimeError("no event loop")
+
+    monkeypatch.setattr(node, "_open", fail)
+    with trio.fail_after(5):
+        await node.run(("/ip4/192.0.2.1/tcp/1",))

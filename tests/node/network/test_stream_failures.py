@@ -63,12 +63,13 @@ async def test_a_kill_in_the_middle_of_a_stream_is_connection_lost_at_once(
 
 
 async def test_calls_fail_at_once_when_the_transport_says_that_the_peer_is_gone(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pair(Stuck()) as two:
         async with two.client.call("b", b"", silence_seconds=60) as answer:
             await anext(answer)
             started = trio.current_time()
+            monkeypatch.setattr(two.a, "connected", frozenset)
             two.a._events.emit(PeerEvent(PeerChange.DISCONNECTED, "b"))  # the stream itself is well
             with pytest.raises(RemoteError) as caught:
                 await anext(answer)
@@ -76,6 +77,40 @@ async def test_calls_fail_at_once_when_the_transport_says_that_the_peer_is_gone(
         assert trio.current_time() == started
         await trio.sleep(1)
         assert two.pooled == 0
+
+
+async def test_a_loss_that_is_heard_of_late_spares_the_streams_of_the_new_connection(
+    autojump_clock: MockClock,
+) -> None:
+    async with pair() as two:
+        old = two.client.call("b", b"old", silence_seconds=60)
+        async with old as answer:
+            await two.a.disconnect("b")
+            await trio.sleep(1)
+            await two.a.connect(address("b"))
+            async with two.client.call("b", b"new", silence_seconds=60) as fresh:
+                two.a._events.emit(PeerEvent(PeerChange.DISCONNECTED, "b"))
+                await trio.sleep(1)
+                assert [body async for body in fresh] == [b"new"]
+            with pytest.raises(RemoteError) as caught:
+                await anext(answer)
+            assert caught.value.code is Code.CONNECTION_LOST
+        assert two.pooled == 1
+
+
+async def test_a_stream_of_a_replaced_connection_fails_by_itself(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair(Stuck()) as two:
+        monkeypatch.setattr(two.client, "_lost", lambda _peer_id: None)
+        async with two.client.call("b", b"", silence_seconds=60) as answer:
+            await anext(answer)
+            started = trio.current_time()
+            await two.a.disconnect("b")
+            with pytest.raises(RemoteError) as caught:
+                await anext(answer)
+        assert caught.value.code is Code.CONNECTION_LOST
+        assert trio.current_time() - started < 0.1
 
 
 async def test_a_stream_whose_caller_gave_up_while_it_was_opened_serves_the_next(
@@ -97,10 +132,15 @@ async def test_a_stream_whose_caller_gave_up_while_it_was_opened_serves_the_next
         assert opened == 1
 
 
-async def test_a_request_that_does_not_go_on_is_given_up(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(
+    "begun", [encode(FrameKind.REQUEST_PART, b"x"), encode(FrameKind.REQUEST, b"half a frame")[:-1]]
+)
+async def test_a_request_that_does_not_go_on_is_given_up(
+    autojump_clock: MockClock, begun: bytes
+) -> None:
     async with pair() as two:
         stream = await two.a.open_stream("b", RPC_PROTOCOL)
-        await stream.send_all(encode(FrameKind.REQUEST_PART, b"x"))
+        await stream.send_all(begun)
         started = trio.current_time()
         with pytest.raises(RemoteError):
             await read_all(stream)

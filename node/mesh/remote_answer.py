@@ -1,0 +1,84 @@
+"""What another node answers, held to what it was asked: a member may be anything but honest."""
+
+from collections.abc import AsyncIterator, Callable
+
+from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.inference import (
+    Finish,
+    InferChunk,
+    InferRequest,
+    TensorChunk,
+    TextChunk,
+    TextRequest,
+)
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Chunks, decode_rpc_answer
+
+
+class RemoteAnswer:
+    """DATA bodies of an RPC answer as batches of chunks.
+
+    Chunks of another kind than asked for, more tokens or more bytes than they can take, and
+    whatever comes after `Finish` are a `protocol_violation`. `failed` is called when the answer
+    ends otherwise than with `Finish` once it has begun: until then the caller may ask elsewhere.
+    """
+
+    def __init__(
+        self,
+        bodies: AsyncIterator[bytes],
+        request: InferRequest,
+        *,
+        peer: str,
+        failed: Callable[[], None],
+    ) -> None:
+        self._bodies = bodies
+        self._peer = peer
+        self._failed = failed
+        self._begun = False
+        self._kind: type[InferChunk] = TensorChunk
+        self._tokens_left, self._bytes_left = 0, LIMITS.tensor_max_bytes + LIMITS.frame_max_bytes
+        if isinstance(request, TextRequest):
+            self._kind = TextChunk
+            asked = request.max_tokens
+            self._tokens_left = LIMITS.max_tokens_max if asked is None else asked
+            each = LIMITS.token_max_bytes * (1 + (request.top_logprobs or 0))
+            self._bytes_left = LIMITS.frame_max_bytes + self._tokens_left * each
+
+    def __aiter__(self) -> "RemoteAnswer":
+        return self
+
+    async def __anext__(self) -> tuple[InferChunk, ...]:
+        try:
+            batch = await self._receive()
+        except RemoteError:
+            if self._begun:
+                self._failed()
+            raise
+        self._begun = True
+        return batch
+
+    async def _receive(self) -> tuple[InferChunk, ...]:
+        try:
+            body = await anext(self._bodies)
+        except StopAsyncIteration:
+            raise RemoteError(
+                "the answer stopped before its end", Code.CONNECTION_LOST, peer=self._peer
+            ) from None
+        answer = decode_rpc_answer(body)
+        if not isinstance(answer, Chunks):
+            raise RemoteError("an unexpected answer", peer=self._peer)
+        self._check(answer.chunks, len(body))
+        return answer.chunks
+
+    def _check(self, batch: tuple[InferChunk, ...], size: int) -> None:
+        self._bytes_left -= size
+        for position, chunk in enumerate(batch, 1):
+            if isinstance(chunk, Finish):
+                if position < len(batch):
+                    raise RemoteError("the answer goes on after its end", peer=self._peer)
+            elif not isinstance(chunk, self._kind):
+                raise RemoteError("an answer of another kind than asked for", peer=self._peer)
+            elif isinstance(chunk, TextChunk):
+                self._tokens_left -= len(chunk.token_ids)
+        if self._tokens_left < 0 or self._bytes_left < 0:
+            raise RemoteError("a longer answer than asked for", peer=self._peer)

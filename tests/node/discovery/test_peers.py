@@ -1,0 +1,128 @@
+"""Who is alive, over whole nodes in virtual time: slow, silent and strange peers."""
+
+import itertools
+
+import pytest
+import trio
+from tests.simulation.harness import Simulation, eventually
+
+from aigrid.node.network.transport import PeerAddress
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Records, encode
+
+
+@pytest.fixture
+async def sim(tmp_path):
+    async with trio.open_nursery() as nursery:
+        yield Simulation(5, tmp_path, nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def grid(sim, *names):
+    """Nodes of one grid that know each other."""
+    nodes = [(await sim.start(name)).node for name in names]
+    for name in names[1:]:
+        await sim.join(name, names[0])
+    await eventually(
+        lambda: all(len(n.peers.alive_members()) == len(names) - 1 for n in nodes), seconds=20
+    )
+    return nodes
+
+
+async def never_ending(peer_id, message, send):
+    while True:
+        await send(encode(Records(())))
+        await trio.sleep(LIMITS.rpc_timeout_seconds / 2)
+
+
+async def test_a_peer_whose_sync_never_ends_holds_up_no_pings(sim, autojump_clock):
+    a, b, c = await grid(sim, "a", "b", "c")
+    b.sync.serve = never_ending
+    a.peers._states[b.identity.peer_id].alive = False  # the next ping revives it, and syncs
+    await eventually(lambda: a.peers.alive(b.identity.peer_id), seconds=5)
+    sim.network.freeze(c.identity.peer_id)
+    silent_seconds = await eventually(
+        lambda: not a.peers.alive(c.identity.peer_id), seconds=2 * LIMITS.rpc_timeout_seconds
+    )
+    ping_seconds = 1.2 * LIMITS.ping_interval_seconds + 2 * LIMITS.ping_timeout_seconds
+    assert silent_seconds <= ping_seconds + 0.1
+
+
+async def test_a_frozen_peer_does_not_slow_the_pings_of_another(sim, autojump_clock):
+    a, b, c = await grid(sim, "a", "b", "c")
+    sim.network.freeze(b.identity.peer_id)
+    await eventually(lambda: not a.peers.alive(b.identity.peer_id), seconds=10)
+    seen = []
+    for _ in range(10):
+        state = a.peers._states[c.identity.peer_id]
+        before = state.seen_seconds
+        await eventually(lambda: state.seen_seconds != before, seconds=10)  # noqa: B023
+        seen.append(state.seen_seconds)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(seen)]
+    assert max(gaps) <= 1.2 * LIMITS.ping_interval_seconds + 0.5
+
+
+async def test_a_frozen_peer_that_thaws_is_alive_again(sim, autojump_clock):
+    a, b = await grid(sim, "a", "b")
+    sim.network.freeze(b.identity.peer_id)
+    await eventually(lambda: not a.peers.alive(b.identity.peer_id), seconds=10)
+    sim.network.thaw(b.identity.peer_id)
+    await eventually(lambda: a.peers.alive(b.identity.peer_id), seconds=10)
+
+
+async def test_a_sync_that_never_ends_is_left(sim, autojump_clock):
+    a, b = await grid(sim, "a", "b")
+    b.sync.serve = never_ending
+    start = trio.current_time()
+    assert await a.sync.pull(b.identity.peer_id) == 0
+    assert trio.current_time() - start <= LIMITS.sync_seconds
+
+
+async def test_strangers_that_come_and_go_leave_nothing_behind(sim, autojump_clock):
+    a, b = await grid(sim, "a", "b")
+    at = PeerAddress(a.identity.peer_id, a.transport.listen_addresses)
+    for n in range(5):
+        stranger = (await sim.start(f"s{n}")).node
+        stranger.transport.allow_dial(at.peer_id)
+        await stranger.transport.connect(at)
+        await trio.sleep(1)
+        sim.kill(f"s{n}")
+        await trio.sleep(1)
+    assert a.peers._states.keys() == {b.identity.peer_id}
+
+
+async def test_whoever_asks_while_a_peer_is_contacted_waits_for_that(sim, autojump_clock):
+    a, b = await grid(sim, "a", "b")
+    at = PeerAddress(b.identity.peer_id, b.transport.listen_addresses)
+    await a.transport.disconnect(b.identity.peer_id)
+    await eventually(lambda: not a.peers.alive(b.identity.peer_id), seconds=1)
+    found = []
+
+    async def contact():
+        found.append(await a.peers.contact(at))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(contact)
+    assert found == [True] * 3
+
+
+async def test_a_node_back_after_a_restart_tells_the_dht_what_it_has(sim, autojump_clock):
+    await grid(sim, "a", "b")
+    await sim.publish_echo("b", "parrot")
+    sim.kill("b")
+    b = (await sim.start("b", incarnation=1)).node
+    told = []
+
+    async def provide(key):
+        told.append(key)
+
+    b.transport.provide = provide
+    await eventually(b.peers.alive_members, seconds=20)
+    await eventually(lambda: len(told) == 3, seconds=5)  # grid, model, capability
+
+
+async def test_the_clock_of_the_others_is_compared(sim, autojump_clock):
+    a, *_ = await grid(sim, "a", "b", "c")
+    a.peers._now_ms = lambda: sim.now_ms() + 5000
+    await eventually(lambda: 4900 <= a.peers.clock_ahead_ms() <= 5100, seconds=10)

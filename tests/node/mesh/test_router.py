@@ -1,0 +1,105 @@
+"""Answers that begin with signs of life, over whole nodes in virtual time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from tests.simulation.harness import Simulation, eventually
+from trio.testing import MockClock
+
+from aigrid.engines.base import CancelToken
+from aigrid.engines.echo import EchoEngine
+from aigrid.node.inline_workers import InlineSpawner
+from aigrid.protocol.errors import AigridError, Code, EngineError
+from aigrid.protocol.inference import InferChunk, InferRequest, TextChunk, TextRequest
+from aigrid.protocol.limits import LIMITS
+
+SIGN = TextChunk("")
+
+
+class Late(EchoEngine):
+    """Computes for three chunks before it says something."""
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        yield from (SIGN, SIGN, SIGN)
+        yield from super().infer(request, cancel)
+
+
+class Failing(EchoEngine):
+    """Shows that it is at work, and fails."""
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        yield SIGN
+        raise EngineError("something is wrong", Code.ENGINE_FAILED)
+
+
+class Endless(EchoEngine):
+    """Is at work for ever."""
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        while True:
+            yield SIGN
+
+
+@asynccontextmanager
+async def grid(directory: Path, *engines: Callable[[], EchoEngine], seed: int = 1):
+    """Node "asker", and one node for each engine that offers "parrot" on it."""
+    async with trio.open_nursery() as nursery:
+        sim = Simulation(seed, directory, nursery)
+        asker = (await sim.start("asker")).node
+        for number, engine in enumerate(engines):
+            name = f"holder{number}"
+            spawner = (await sim.start(name)).node._world.spawner
+            assert isinstance(spawner, InlineSpawner)
+            spawner.engines, spawner.chunk_seconds = {"echo": engine}, 5.0
+            await sim.join(name, "asker")
+            model = await sim.publish_echo(name, "parrot")
+        await eventually(
+            lambda: [len(view.nodes) for view in asker.router.models()] == [len(engines)],
+            seconds=30,
+        )
+        yield asker, model
+        nursery.cancel_scope.cancel()
+
+
+async def test_signs_of_life_are_not_the_beginning_and_are_not_passed_on(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path, Late) as (asker, model):
+        request = TextRequest(prompt="hello there")
+        async with asker.router.infer(model, request, request_id="request-1") as answer:
+            batches = [batch async for batch in answer.chunks]
+        chunks = [chunk for batch in batches for chunk in batch if isinstance(chunk, TextChunk)]
+        assert "".join(chunk.text for chunk in chunks).strip() == "hello there"
+        assert SIGN not in chunks
+        first_ms = asker.peers.observation(answer.node).ttft_ms
+        assert first_ms is not None
+        assert first_ms >= 20_000
+
+
+async def test_who_fails_after_a_sign_of_life_is_replaced(
+    tmp_path_factory: pytest.TempPathFactory, autojump_clock: MockClock
+) -> None:
+    attempts = []
+    for seed in range(6):
+        directory = tmp_path_factory.mktemp(f"grid{seed}")
+        async with grid(directory, Failing, EchoEngine, seed=seed) as (asker, model):
+            request = TextRequest(prompt="hello there")
+            async with asker.router.infer(model, request, request_id="request-1") as answer:
+                assert [batch async for batch in answer.chunks]
+            attempts.append(answer.attempts)
+    assert 2 in attempts
+
+
+async def test_signs_of_life_alone_are_a_timeout(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with grid(tmp_path, Endless) as (asker, model):
+        began = trio.current_time()
+        with pytest.raises(AigridError):
+            async with asker.router.infer(
+                model, TextRequest(prompt="hello"), request_id="request-1"
+            ):
+                raise AssertionError
+        waited = trio.current_time() - began
+        assert LIMITS.answer_silence_seconds <= waited < LIMITS.answer_silence_seconds + 30
