@@ -12,15 +12,23 @@ from typing import Annotated
 
 import msgspec
 
-from aigrid.protocol.kinds import CapabilityName, Name
+from aigrid.protocol.kinds import Capability, JsonSchema, Name
 
 
 class Concept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One capability; `broader` names those directly above it."""
+    """One capability; `broader` names those directly above it.
 
-    name: CapabilityName
+    Attributes:
+        tag: whether its name is a pipeline tag of Hugging Face.
+        input: JSON Schema of a request's input, empty where nothing is said; `output` likewise.
+    """
+
+    name: Capability
     label: Name
-    broader: tuple[CapabilityName, ...]
+    broader: tuple[Capability, ...]
+    tag: bool = True
+    input: JsonSchema = {}
+    output: JsonSchema = {}
 
 
 class _Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -185,6 +185,14 @@ class Metagraph:
             and self._may_say(record.kind, record.issuer, now_ms)
         ]
 
+    def believed(self, now_ms: int) -> list[str]:
+        """The content ids of everything believed now, withdrawals included."""
+        return [
+            summary.content_id
+            for summary in self.store.summaries(now_ms)
+            if self._may_say(summary.kind, summary.issuer, now_ms)
+        ]
+
     def manifests_of(self, model_id: str, now_ms: int) -> tuple[Record, ...]:
         """The manifests of a model, whether or not anybody offers it."""
         return self.index.manifests_of(model_id, now_ms)

@@ -7,13 +7,15 @@ so nothing stale is answered even before `remove` is called.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
 from aigrid.metagraph.capabilities import Taxonomy, default_taxonomy
+from aigrid.metagraph.concepts import LiveConcepts, is_published
 from aigrid.protocol.kinds import (
     AvailabilityBody,
+    CapabilityBody,
     Kind,
     ModelBody,
     Offer,
@@ -28,6 +30,7 @@ _peer_id = functools.lru_cache(maxsize=16384)(node_peer_id)
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 _OfferKey = tuple[str, str]  # DID of the node, model id
+_INDEXED = frozenset({Kind.MODEL, Kind.AVAILABILITY, Kind.NODE, Kind.CAPABILITY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Candidate:
         state: how soon it can start.
         slots: requests at once.
         latency_ms: declared time to the first chunk, 0 where the node says nothing.
-        valid_until_ms: when offer, manifest or a membership behind them ends.
+        valid_until_ms: when offer, manifest, a membership behind them, or the published
+            capability by which it was found ends.
         context_tokens: 0 where it does not apply.
     """
 
@@ -115,7 +119,7 @@ class Index:
     """What is offered by whom. Knows nothing of members: it is fed only with what is believed."""
 
     def __init__(self, taxonomy: Taxonomy | None = None) -> None:
-        self._taxonomy = taxonomy if taxonomy is not None else default_taxonomy()
+        self.concepts = LiveConcepts(taxonomy if taxonomy is not None else default_taxonomy())
         self._current: dict[tuple[str, str, str], _Entry] = {}
         self._manifests: dict[str, _Entry] = {}
         self._manifests_of_name: dict[str, dict[str, _Entry]] = {}
@@ -124,6 +128,7 @@ class Index:
         self._candidates: dict[_OfferKey, Candidate] = {}
         self._of_model: dict[str, _Pool] = {}
         self._of_capability: dict[str, _Pool] = {}
+        self._refilable: dict[_OfferKey, tuple[str, ...]] = {}  # where those that may move stand
 
     def add(self, record: Record, *, until_ms: int | None = None) -> None:
         """Believe `record` instead of whatever had its key, until it or `until_ms` expires.
@@ -131,11 +136,14 @@ class Index:
         A withdrawal takes the key out.
         """
         self._drop(record.key)
-        if record.withdrawn or record.kind not in (Kind.MODEL, Kind.AVAILABILITY, Kind.NODE):
+        if record.withdrawn or record.kind not in _INDEXED:
             return
         until_ms = record.valid_until_ms if until_ms is None else until_ms
         entry = _Entry(record, min(record.valid_until_ms, until_ms))
         self._current[record.key] = entry
+        if isinstance(record.body, CapabilityBody):
+            self.concepts.put(record.body, entry.until_ms)
+            self._refile()
         if isinstance(record.body, ModelBody):
             self._add_manifest(entry, record.body)
         elif isinstance(record.body, AvailabilityBody):
@@ -237,7 +245,10 @@ class Index:
         if entry is None:
             return
         record = entry.record
-        if isinstance(record.body, ModelBody):
+        if isinstance(record.body, CapabilityBody):
+            self.concepts.drop(record.subject)
+            self._refile()
+        elif isinstance(record.body, ModelBody):
             del self._manifests[record.content_id]
             _discard(self._manifests_of_name, record.body.name, record.content_id)
             _discard(self._manifests_of_model, _model_of(record), record.content_id)
@@ -275,20 +286,35 @@ class Index:
         )
         self._candidates[key] = candidate
         self._of_model.setdefault(offer.model, _Pool()).put(key, candidate)
-        for name in self._satisfied(candidate):
-            self._of_capability.setdefault(name, _Pool()).put(key, candidate)
+        self._file(key, candidate)
+
+    def _file(self, key: _OfferKey, candidate: Candidate) -> None:
+        """Put a candidate under what it declares, and under all that is broader."""
+        filed = self.concepts.satisfied(candidate.capabilities)
+        for name, until_ms in filed.items():
+            known = candidate
+            if until_ms < candidate.valid_until_ms:
+                known = replace(candidate, valid_until_ms=until_ms)
+            self._of_capability.setdefault(name, _Pool()).put(key, known)
+        if any(map(is_published, candidate.capabilities)):
+            self._refilable[key] = tuple(filed)
+
+    def _refile(self) -> None:
+        """A capability somebody published came or went: where it was declared, start over."""
+        for key, names in list(self._refilable.items()):
+            candidate = self._candidates[key]
+            for name in names:
+                _take_out(self._of_capability, name, key, candidate)
+            self._file(key, candidate)
 
     def _hide(self, key: _OfferKey) -> None:
         candidate = self._candidates.pop(key, None)
         if candidate is None:
             return
         _take_out(self._of_model, candidate.model, key, candidate)
-        for name in self._satisfied(candidate):
+        names = self._refilable.pop(key, None) or self.concepts.satisfied(candidate.capabilities)
+        for name in names:
             _take_out(self._of_capability, name, key, candidate)
-
-    def _satisfied(self, candidate: Candidate) -> frozenset[str]:
-        own = candidate.capabilities
-        return frozenset(own).union(*(self._taxonomy.ancestors(name) for name in own))
 
 
 def _model_of(manifest: Record) -> str:

@@ -40,6 +40,8 @@ from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
+from aigrid.node.query_process import StartDataset
+from aigrid.node.querying import Querying
 from aigrid.node.workers import WorkerSpawner
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
@@ -67,6 +69,7 @@ class World:
     database: Path | None
     memory_bytes: int | None = None
     cores: int = 1
+    start_dataset: StartDataset | None = None
 
 
 class Node:
@@ -108,6 +111,7 @@ class Node:
             open_to_strangers=self.config.open_to_strangers,
             now_ms=self.now_ms(),
         )
+        self.querying = Querying(self.graph, start=self._world.start_dataset, now_ms=self.now_ms)
         self.grid = Grid(
             identity=self.identity,
             membership=Membership(grid, authority),
@@ -226,6 +230,7 @@ class Node:
                 self.sync,
                 self.peers,
                 self.hints,
+                self.querying,
             ):
                 await nursery.start(service.run)
             nursery.start_soon(self._expire)

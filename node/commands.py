@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from aigrid.metagraph import capabilities
 from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.protocol.errors import (
@@ -16,9 +16,12 @@ from aigrid.protocol.errors import (
     InvalidRequestError,
     NoCandidateError,
     UsageError,
+    VerificationError,
 )
 from aigrid.protocol.identity import did_of_peer_id, peer_id_of_did
 from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
+from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.membership import invitation_text
 from aigrid.protocol.record import check_time, verify_form_and_signature
 from aigrid.protocol.timestamp import format_ms
@@ -26,6 +29,18 @@ from aigrid.protocol.timestamp import format_ms
 Method = Callable[[Any, Emit], Awaitable[dict[str, Any]]]
 # One question at a terminal: short, and steady enough for a small model.
 _ASK_TOKENS, _ASK_TEMPERATURE, _ASK_TOP_P = 512, 0.2, 0.9
+
+_EXPORT_RECORDS = 64  # in one event; of up to `record_max_bytes` each
+_FORMATS: dict[str, tuple[AnswerFormat, ...]] = {
+    "": (),
+    "json": (AnswerFormat.JSON, AnswerFormat.JSONLD),
+    "csv": (AnswerFormat.CSV,),
+    "tsv": (AnswerFormat.TSV,),
+    "xml": (AnswerFormat.XML,),
+    "turtle": (AnswerFormat.TURTLE,),
+    "nquads": (AnswerFormat.NQUADS,),
+    "jsonld": (AnswerFormat.JSONLD,),
+}
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,7 +54,7 @@ class Did(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Name(msgspec.Struct, forbid_unknown_fields=True):
-    """A starter model's name."""
+    """The name of a starter model, or of a capability of our own."""
 
     name: str
 
@@ -97,6 +112,23 @@ class Raw(msgspec.Struct, forbid_unknown_fields=True):
     raw: str
 
 
+class NewCapability(msgspec.Struct, forbid_unknown_fields=True):
+    """A capability for this node's own namespace."""
+
+    name: str
+    broader: tuple[str, ...]
+    labels: dict[str, str]
+    input_schema: dict[str, Any] = {}
+    output_schema: dict[str, Any] = {}
+
+
+class Query(msgspec.Struct, forbid_unknown_fields=True):
+    """A SPARQL query, and the name of a format; without one, the usual one."""
+
+    query: str
+    format: str = ""
+
+
 class NodeCommands:
     """Implements `control.Commands` over a `Node`."""
 
@@ -111,6 +143,10 @@ class NodeCommands:
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
             "ask": (Ask, self._ask),
+            "capability_publish": (NewCapability, self._capability_publish),
+            "capability_withdraw": (Name, self._capability_withdraw),
+            "query": (Query, self._query),
+            "export": (Nothing, self._export),
             "record_show": (Id, self._record_show),
             "record_import": (Raw, self._record_import),
             "invite": (Did, self._invite),
@@ -151,7 +187,7 @@ class NodeCommands:
         return {"model": published.model, "name": published.name, "record": published.record}
 
     async def _publish(self, params: Publish, _: Emit) -> dict[str, Any]:
-        if not capabilities.known(params.capability):
+        if not self._node.graph.index.concepts.known(params.capability, self._node.now_ms()):
             raise UsageError(
                 f"{params.capability!r} is not a capability known here; "
                 "names are Hugging Face pipeline tags, such as text-generation"
@@ -168,7 +204,7 @@ class NodeCommands:
         return {"model": await self._node.hosting.withdraw(params.model)}
 
     async def _find(self, params: Find, _: Emit) -> dict[str, Any]:
-        if not capabilities.known(params.capability):
+        if not self._node.graph.index.concepts.known(params.capability, self._node.now_ms()):
             raise UsageError(f"{params.capability!r} is not a capability known here")
         node = self._node
         found = node.graph.index.offers_of_capability(params.capability, node.now_ms())
@@ -198,6 +234,58 @@ class NodeCommands:
                         await emit({"text": chunk.text})
         segments = [msgspec.to_builtins(segment) for segment in answer.segments]
         return {"text": "".join(parts), "model": answer.name, "segments": segments}
+
+    async def _capability_publish(self, params: NewCapability, _: Emit) -> dict[str, Any]:
+        node, now_ms = self._node, self._node.now_ms()
+        for name in params.broader:
+            if not node.graph.index.concepts.known(name, now_ms):
+                raise UsageError(f"{name!r} is not a capability known here")
+        body = CapabilityBody(
+            id=f"{node.identity.did}#{params.name}",
+            broader=params.broader,
+            labels=params.labels,
+            input_schema=params.input_schema,
+            output_schema=params.output_schema,
+        )
+        ttl_ms = LIMITS.capability_ttl_seconds * 1000
+        try:
+            record = node.graph.issue(
+                Kind.CAPABILITY, body, node.identity, now_ms=now_ms, ttl_ms=ttl_ms
+            )
+        except VerificationError as error:
+            if error.code not in (Code.MALFORMED, Code.ISSUER_NOT_KEY):
+                raise
+            raise UsageError(f"this is no capability: {error.message}") from None
+        return {"capability": body.id, "record": record.content_id}
+
+    async def _capability_withdraw(self, params: Name, _: Emit) -> dict[str, Any]:
+        node = self._node
+        iri = f"{node.identity.did}#{params.name.rpartition('#')[2]}"
+        record = node.graph.withdraw(Kind.CAPABILITY, iri, node.identity, now_ms=node.now_ms())
+        if record is None:
+            raise InvalidRequestError(f"this node has not published {iri}", Code.NOT_FOUND)
+        return {"capability": iri, "record": record.content_id}
+
+    async def _query(self, params: Query, _: Emit) -> dict[str, Any]:
+        wanted = _FORMATS.get(params.format)
+        if wanted is None:
+            raise UsageError(f"there is no format {params.format!r}: {', '.join(_FORMATS)}")
+        answer = await self._node.querying.query(params.query, wanted)
+        if wanted and answer.answer_format not in wanted:
+            allowed = formats_of(answer.form)
+            names = [name for name, formats in _FORMATS.items() if set(formats) & set(allowed)]
+            raise UsageError(f"{answer.form} is answered as {' or '.join(names)}")
+        return {"media_type": answer.answer_format.value, "text": answer.body.decode("utf-8")}
+
+    async def _export(self, _: Nothing, emit: Emit) -> dict[str, Any]:
+        graph, count = self._node.graph, 0
+        believed = graph.believed(self._node.now_ms())
+        for start in range(0, len(believed), _EXPORT_RECORDS):
+            records = graph.store.records(believed[start : start + _EXPORT_RECORDS])
+            said = [(r.content_id, r.raw.decode("utf-8")) for r in records if not r.withdrawn]
+            count += len(said)
+            await emit({"records": said})
+        return {"records": count}
 
     async def _record_show(self, params: Id, _: Emit) -> dict[str, Any]:
         stored = self._node.graph.store.get(params.id)

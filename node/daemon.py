@@ -23,6 +23,8 @@ from aigrid.node.control import SOCKET_FILE, ControlServer
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.mesh.model_copy import in_thread
+from aigrid.node.query_process import start_child
+from aigrid.node.querying import Querying
 from aigrid.node.workers import ProcessSpawner
 from aigrid.protocol.errors import AigridError, Code, UsageError
 from aigrid.protocol.limits import LIMITS
@@ -92,13 +94,14 @@ def _build(config: NodeConfig) -> Node:
         keys=DirectoryKeys(data_dir),
         database=database,
         cores=os.cpu_count() or 1,
+        start_dataset=start_child,
     )
     return Node(config, world, identity=identity, authority=authority)
 
 
 async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) -> None:
     core = GatewayCore(node.router, now_ms=wall_ms, token=node.new_request_id)
-    gateway = _bind_gateway(core, config)
+    gateway = _bind_gateway(core, node.querying, config)
     control = ControlServer(config.data_dir / SOCKET_FILE, NodeCommands(node))
     async with trio.open_nursery() as nursery:
         stopping = trio.Event()
@@ -125,12 +128,12 @@ async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) 
         nursery.cancel_scope.cancel()
 
 
-def _bind_gateway(core: GatewayCore, config: NodeConfig) -> Gateway:
+def _bind_gateway(core: GatewayCore, querying: Querying, config: NodeConfig) -> Gateway:
     """Take the gateway's port; the default one yields to the next free one."""
     host, port = config.gateway
     last = port if config.gateway_explicit else port + _GATEWAY_PORTS_TRIED
     while True:
-        gateway = Gateway(core, host=host, port=port)
+        gateway = Gateway(core, host=host, port=port, queries=querying)
         try:
             gateway.bind()
         except UsageError as error:

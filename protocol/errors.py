@@ -56,6 +56,9 @@ class Code(StrEnum):
     RATE_LIMITED = "rate_limited"
     BUSY = "busy"
     NO_CANDIDATE = "no_candidate"
+    QUERY_MALFORMED = "query_malformed"
+    QUERY_REFUSED = "query_refused"
+    QUERY_TOO_EXPENSIVE = "query_too_expensive"
     CANCELLED = "cancelled"
     SHUTTING_DOWN = "shutting_down"
     # Between peers
@@ -172,6 +175,11 @@ CODES: dict[Code, CodeInfo] = {
     Code.NO_CANDIDATE: _elsewhere(
         503, "Start a node that holds the model, or wait.", status=EXIT_NO_CANDIDATE
     ),
+    Code.QUERY_MALFORMED: _request(400, "Correct the query where the message points."),
+    Code.QUERY_REFUSED: _request(
+        400, "Ask with SELECT, ASK, CONSTRUCT or DESCRIBE, of this node's data alone."
+    ),
+    Code.QUERY_TOO_EXPENSIVE: _request(503, "Narrow the query, or add a LIMIT."),
     Code.CANCELLED: _request(499, "Send the request again if it is still wanted."),
     Code.SHUTTING_DOWN: _elsewhere(503, "Ask another node."),
     Code.UNREACHABLE: _elsewhere(503, "Check the address and that the node is up."),

@@ -4,6 +4,7 @@ A body is the `credentialSubject` of the credential. Field names are camelCase o
 kind may instead carry the withdrawal body `{"id": ..., "withdrawn": true}`.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from aigrid.protocol.canonical import is_content_id, plain
+from aigrid.protocol.canonical import canonical, is_content_id, plain
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import peer_id_of_did, public_key_of_did, public_key_of_peer_id
 from aigrid.protocol.limits import LIMITS
@@ -26,7 +27,19 @@ Addresses = Annotated[tuple[Multiaddr, ...], Meta(max_length=LIMITS.addresses_ma
 CapabilityName = Annotated[
     str, Meta(max_length=LIMITS.name_max_chars, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*\Z")
 ]
+# An IRI in the namespace of whoever issued it: `DID#name`.
+_OWN_CAPABILITY = r"did:key:z[1-9A-HJ-NP-Za-km-z]{40,64}#[a-z0-9]+(-[a-z0-9]+)*"
+Capability = Annotated[
+    str,
+    Meta(
+        max_length=LIMITS.capability_max_chars,
+        pattern=rf"^([a-z0-9]+(-[a-z0-9]+)*|{_OWN_CAPABILITY})\Z",
+    ),
+]
+Language = Annotated[str, Meta(pattern=r"^[a-z]{2,3}(-[a-z]{2})?\Z")]
+JsonSchema = dict[str, Any]
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 OfferState = Literal["warm", "on_disk", "can_fetch"]
 
 
@@ -66,7 +79,7 @@ class ModelBody(_Body, frozen=True):
 
     name: Name
     capabilities: Annotated[
-        tuple[CapabilityName, ...], Meta(min_length=1, max_length=LIMITS.capabilities_max)
+        tuple[Capability, ...], Meta(min_length=1, max_length=LIMITS.capabilities_max)
     ]
     model: ModelDescription
     license: Label = ""
@@ -89,6 +102,19 @@ class AvailabilityBody(_Body, frozen=True):
     """All offers of a node. `id` is its DID."""
 
     offers: Annotated[tuple[Offer, ...], Meta(max_length=LIMITS.offers_max)]
+
+
+class CapabilityBody(_Body, frozen=True):
+    """A capability of the issuer's own. `id` is the issuer's DID, `#` and a name.
+
+    Whatever offers it also offers everything named in `broader`. `labels` are by language;
+    `inputSchema` and `outputSchema` are JSON Schemas, `{}` where nothing is said.
+    """
+
+    broader: Annotated[tuple[Capability, ...], Meta(min_length=1, max_length=LIMITS.broader_max)]
+    labels: Annotated[dict[Language, Name], Meta(min_length=1, max_length=LIMITS.labels_max)]
+    input_schema: JsonSchema = {}
+    output_schema: JsonSchema = {}
 
 
 class MembershipBody(_Body, frozen=True):
@@ -119,6 +145,7 @@ class Kind(StrEnum):
     NODE = "NodeRecord"
     MODEL = "ModelManifest"
     AVAILABILITY = "AvailabilityRecord"
+    CAPABILITY = "CapabilityRecord"
     MEMBERSHIP = "Membership"
     INVITATION = "Invitation"
 
@@ -167,6 +194,23 @@ def _check_model(_issuer: str, body: ModelBody) -> None:
         raise VerificationError("the id is not the content id of the model's description")
 
 
+def _id_is_own_capability(issuer: str, body: _Body) -> None:
+    namespace, _, name = body.id.partition("#")
+    if namespace != issuer:
+        raise VerificationError("a capability of another's namespace", Code.ISSUER_NOT_KEY)
+    if not _NAME.fullmatch(name) or len(body.id) > LIMITS.capability_max_chars:
+        raise VerificationError("the id is not that of a capability")
+
+
+def _check_capability(issuer: str, body: CapabilityBody) -> None:
+    _id_is_own_capability(issuer, body)
+    if body.id in body.broader:
+        raise VerificationError("a capability is not broader than itself")
+    for schema in (body.input_schema, body.output_schema):
+        if len(canonical(schema)) > LIMITS.capability_schema_max_bytes:
+            raise VerificationError("a JSON Schema is too large")
+
+
 def _check_membership(issuer: str, body: MembershipBody) -> None:
     public_key_of_did(body.id)
     if body.grid != issuer:
@@ -186,6 +230,9 @@ KINDS: dict[Kind, KindRule] = {
     Kind.AVAILABILITY: KindRule(
         AvailabilityBody, LIMITS.availability_ttl_seconds, _check_availability, _about_itself
     ),
+    Kind.CAPABILITY: KindRule(
+        CapabilityBody, LIMITS.capability_ttl_seconds, _check_capability, _id_is_own_capability
+    ),
     Kind.MEMBERSHIP: KindRule(
         MembershipBody, LIMITS.membership_ttl_seconds, _check_membership, _id_is_did
     ),
@@ -194,7 +241,15 @@ KINDS: dict[Kind, KindRule] = {
     ),
 }
 
-Body = NodeBody | ModelBody | AvailabilityBody | MembershipBody | InvitationBody | WithdrawnBody
+Body = (
+    NodeBody
+    | ModelBody
+    | AvailabilityBody
+    | CapabilityBody
+    | MembershipBody
+    | InvitationBody
+    | WithdrawnBody
+)
 
 
 def decode_body(kind: Kind, issuer: str, subject: Any) -> Body:

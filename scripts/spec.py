@@ -149,6 +149,8 @@ def shape(kind: inspect.Type) -> str:
             return "null"
         case inspect.BoolType():
             return "boolean"
+        case inspect.AnyType():
+            return "any JSON value"
     raise AssertionError(kind)
 
 

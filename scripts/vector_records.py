@@ -13,6 +13,7 @@ from aigrid.protocol.kinds import (
     KINDS,
     AvailabilityBody,
     Body,
+    CapabilityBody,
     DeviceClaim,
     EngineClaim,
     Kind,
@@ -72,10 +73,25 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
             NODE,
         ),
         (Kind.AVAILABILITY, AvailabilityBody(id=NODE.did, offers=(manifest,)), NODE),
+        (
+            Kind.CAPABILITY,
+            CapabilityBody(
+                id=f"{NODE.did}#legal-summarization",
+                broader=("summarization",),
+                labels={"en": "Legal summarization", "de": "Juristische Zusammenfassung"},
+                input_schema={"type": "string", "maxLength": 100_000},
+            ),
+            NODE,
+        ),
         (Kind.AVAILABILITY, WithdrawnBody(id=NODE.did, withdrawn=True), NODE),
         (
             Kind.MODEL,
             WithdrawnBody(id=MODEL_URN + model_id(DESCRIPTION), withdrawn=True),
+            NODE,
+        ),
+        (
+            Kind.CAPABILITY,
+            WithdrawnBody(id=f"{NODE.did}#legal-summarization", withdrawn=True),
             NODE,
         ),
         (Kind.MEMBERSHIP, WithdrawnBody(id=NODE.did, withdrawn=True), AUTHORITY),

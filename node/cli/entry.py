@@ -15,7 +15,14 @@ from typing import Annotated
 
 import typer
 
-from aigrid.node.cli import grid_commands, model_commands, node_commands, record_commands
+from aigrid.node.cli import (
+    capability_commands,
+    grid_commands,
+    model_commands,
+    node_commands,
+    query_commands,
+    record_commands,
+)
 from aigrid.node.cli.session import Session, print_json, printable
 from aigrid.node.control_client import expected_error
 from aigrid.protocol.errors import CODES, EXIT_FAILED, EXIT_USAGE, Code
@@ -73,6 +80,9 @@ app.command()(model_commands.publish)
 app.command()(model_commands.withdraw)
 app.command()(model_commands.find)
 app.command()(model_commands.ask)
+app.add_typer(capability_commands.capability_app, name="capability")
+app.command()(query_commands.query)
+app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")
 
 

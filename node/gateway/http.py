@@ -5,7 +5,7 @@ import socket
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import BaseRoute, Route, Router
 
 from aigrid.node.gateway.asgi import BodyReader, Boundary
 from aigrid.node.gateway.core import GatewayCore
@@ -13,6 +13,7 @@ from aigrid.node.gateway.guard import allowed_hosts, loopback_address
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_http import OpenAiEndpoints, json_response
 from aigrid.node.gateway.server import HttpServer, listen
+from aigrid.node.gateway.sparql_http import Queries, SparqlEndpoint
 from aigrid.protocol.errors import Code, LocalError
 
 
@@ -27,9 +28,16 @@ class Gateway:
     """
 
     def __init__(
-        self, core: GatewayCore, host: str, port: int, *, limits: GatewayLimits | None = None
+        self,
+        core: GatewayCore,
+        host: str,
+        port: int,
+        *,
+        limits: GatewayLimits | None = None,
+        queries: Queries | None = None,
     ) -> None:
         self._core = core
+        self._queries = queries
         self._host = loopback_address(host)
         self._port = port
         self._limits = limits or GatewayLimits()
@@ -104,11 +112,13 @@ class Gateway:
 
     def _app(self) -> Boundary:
         bodies = BodyReader(self._limits)
-        routes = [
+        routes: list[BaseRoute] = [
             *OpenAiEndpoints(self._core, bodies, self._limits).routes(),
             Route("/healthz", self._health, methods=["GET"]),
             Route("/aigrid/v1/status", self._status, methods=["GET"]),
         ]
+        if self._queries is not None:
+            routes += SparqlEndpoint(self._queries, self._limits).routes()
         router = Router(routes, redirect_slashes=False)
         return Boundary(router, self._core, self._limits, self._hosts)
 

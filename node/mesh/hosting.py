@@ -74,7 +74,8 @@ class Hosting:
         self, path: Path, *, capability: str, name: str = "", license_id: str = ""
     ) -> Published:
         """Copy a model file in, sign a manifest for it, and offer it."""
-        description = await self._models.describe_path(path, task=capability)
+        task = self._graph.index.concepts.task_of(capability)
+        description = await self._models.describe_path(path, task=task)
         files = {file.name: path for file in description.files}
         return await self.add(
             description,

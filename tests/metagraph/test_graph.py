@@ -18,6 +18,7 @@ from tests.metagraph.world import (
     membership,
     node_record,
     offer,
+    signed,
     visible,
     with_members,
     withdrawal,
@@ -30,7 +31,7 @@ from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
 from aigrid.protocol.canonical import canonical, parse
 from aigrid.protocol.errors import Code, UsageError, VerificationError
-from aigrid.protocol.kinds import AvailabilityBody, Kind, MembershipBody, NodeBody
+from aigrid.protocol.kinds import AvailabilityBody, CapabilityBody, Kind, MembershipBody, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, verify_form_and_signature
 
@@ -58,12 +59,16 @@ def edited(record: Record, **members: object) -> bytes:
     return canonical({**document, **members})
 
 
+CAPABILITY = CapabilityBody(id=f"{ANN.did}#x", broader=("text",), labels={"en": "x"})
+
+
 def shared(kind: Kind) -> Record:
     """A record of `kind` that a grid with ANN in it believes."""
     return {
         Kind.NODE: node_record(ANN),
         Kind.MODEL: manifest(ANN),
         Kind.AVAILABILITY: availability(ANN, offer(manifest(ANN))),
+        Kind.CAPABILITY: signed(CAPABILITY, Kind.CAPABILITY, ANN),
         Kind.MEMBERSHIP: membership(BEN),
     }[kind]
 

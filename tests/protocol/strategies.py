@@ -89,7 +89,9 @@ def model_bodies(_issuer: Identity) -> st.SearchStrategy[Body]:
             kinds.ModelBody,
             id=st.just(MODEL_URN + model_id(description)),
             name=names,
-            capabilities=st.lists(capabilities, min_size=1, max_size=16).map(tuple),
+            capabilities=st.lists(
+                capabilities | identities.flatmap(own_capability_iris), min_size=1, max_size=16
+            ).map(tuple),
             model=st.just(description),
             license=labels,
             languages=st.lists(labels, max_size=3).map(tuple),
@@ -104,6 +106,42 @@ def availability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
         kinds.AvailabilityBody,
         id=st.just(issuer.did),
         offers=st.lists(offers, max_size=5, unique_by=lambda offer: offer.model).map(tuple),
+    )
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.text(max_size=8)
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | safe_floats
+    | st.booleans(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+schemas = st.dictionaries(st.text(max_size=8), json_values, max_size=3)
+
+
+def own_capability_iris(issuer: Identity) -> st.SearchStrategy[str]:
+    return capabilities.map(lambda name: f"{issuer.did}#{name}")
+
+
+def capability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    above = capabilities | identities.flatmap(own_capability_iris)
+    return own_capability_iris(issuer).flatmap(
+        lambda iri: st.builds(
+            kinds.CapabilityBody,
+            id=st.just(iri),
+            broader=st.lists(above.filter(lambda name: name != iri), min_size=1, max_size=4).map(
+                tuple
+            ),
+            labels=st.dictionaries(
+                st.sampled_from(["en", "de", "fr-ch", "zh-tw", "gsw"]), names, min_size=1
+            ),
+            input_schema=schemas,
+            output_schema=schemas,
+        )
     )
 
 
@@ -131,6 +169,7 @@ BODIES: dict[Kind, Callable[[Identity], st.SearchStrategy[Body]]] = {
     Kind.NODE: node_bodies,
     Kind.MODEL: model_bodies,
     Kind.AVAILABILITY: availability_bodies,
+    Kind.CAPABILITY: capability_bodies,
     Kind.MEMBERSHIP: membership_bodies,
     Kind.INVITATION: invitation_bodies,
 }
@@ -186,6 +225,12 @@ def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
         Kind.AVAILABILITY: kinds.AvailabilityBody(
             id=issuer.did,
             offers=(kinds.Offer(of_model, content_id(b"a manifest"), "warm", 4, 120),),
+        ),
+        Kind.CAPABILITY: kinds.CapabilityBody(
+            id=f"{issuer.did}#legal-summarization",
+            broader=("summarization",),
+            labels={"en": "Legal summarization", "de": "Juristische Zusammenfassung"},
+            input_schema={"type": "string", "maxLength": 100_000},
         ),
         Kind.MEMBERSHIP: kinds.MembershipBody(id=BOB.did, grid=issuer.did),
         Kind.INVITATION: kinds.InvitationBody(

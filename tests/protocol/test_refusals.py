@@ -76,6 +76,7 @@ def test_a_field_that_the_kind_does_not_have(kind: Kind) -> None:
 @kinds
 def test_every_missing_field_of_a_body_without_a_default(kind: Kind) -> None:
     optional = {"region", "license", "languages", "memoryBytes", "contextTokens", "role"}
+    optional |= {"inputSchema", "outputSchema"}
     for name in document_of(example(kind))["credentialSubject"]:
 
         def leave_out(document: Document, name: str = name) -> None:
@@ -259,7 +260,7 @@ def test_withdrawals_hold_and_are_about_a_possible_key(kind: Kind) -> None:
     )
     assert record.withdrawn
     assert record.key == example(kind).key
-    itself = kind in (Kind.NODE, Kind.AVAILABILITY)
+    itself = kind in (Kind.NODE, Kind.AVAILABILITY, Kind.CAPABILITY)
     for stranger in ("x", "urn:aigrid:model:", "urn:aigrid:model:" + content_id(b"")[:-1]):
         expected = Code.ISSUER_NOT_KEY if itself else Code.MALFORMED
         assert code_of(forge(example(kind), withdrawn(kind, stranger))) is expected

@@ -1,0 +1,105 @@
+"""The taxonomy as it is now: what ships with the node, and what CapabilityRecords add to it.
+
+A published capability counts once everything above it leads up to a shipped one, and for as long
+as the records on the way are believed. Those that wait for another's record, or stand in a circle,
+are kept and not known.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aigrid.metagraph.capabilities import Taxonomy
+from aigrid.protocol.kinds import CapabilityBody
+
+FOREVER_MS: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    broader: tuple[str, ...]
+    until_ms: int
+
+
+def is_published(name: str) -> bool:
+    """Whether a capability's name is an IRI in somebody's own namespace."""
+    return "#" in name
+
+
+class LiveConcepts:
+    """Shipped and published capabilities. Order of arrival changes nothing."""
+
+    def __init__(self, shipped: Taxonomy) -> None:
+        self._shipped = shipped
+        self._published: dict[str, _Published] = {}
+        self._above: dict[str, Mapping[str, int]] = {}  # memo of `ancestors`
+
+    def put(self, body: CapabilityBody, until_ms: int) -> None:
+        """Believe a CapabilityRecord's body until then."""
+        self._published[body.id] = _Published(body.broader, until_ms)
+        self._above.clear()
+
+    def drop(self, iri: str) -> None:
+        self._published.pop(iri, None)
+        self._above.clear()
+
+    def known(self, name: str, now_ms: int) -> bool:
+        """Whether `name` is a shipped capability, or a published one that leads up to one."""
+        if self._shipped.known(name):
+            return True
+        return any(
+            until_ms > now_ms and self._shipped.known(above)
+            for above, until_ms in self.ancestors(name).items()
+        )
+
+    def ancestors(self, name: str) -> Mapping[str, int]:
+        """Everything broader than `name`, each with the time until which that is so."""
+        found = self._above.get(name)
+        if found is None:
+            found = self._climb(name)
+            if name in self._published or self._shipped.known(name):  # not whatever was asked for
+                self._above[name] = found
+        return found
+
+    def task_of(self, name: str) -> str:
+        """The shipped capability nearest above `name`, or itself: what engines know it as."""
+        level, seen = [name], {name}
+        while level:
+            for at in level:
+                if self._shipped.known(at):
+                    return at
+            broader = (self._published[at].broader for at in level if at in self._published)
+            level = [above for names in broader for above in names if above not in seen]
+            seen.update(level)
+        return name
+
+    def satisfied(self, names: Iterable[str]) -> dict[str, int]:
+        """What a model with these capabilities can be asked for, and until when."""
+        found: dict[str, int] = {}
+        for name in names:
+            found[name] = FOREVER_MS
+            for above, until_ms in self.ancestors(name).items():
+                found[above] = max(until_ms, found.get(above, 0))
+        return found
+
+    def _climb(self, name: str) -> Mapping[str, int]:
+        """Follow `broader` upwards, the ways that hold longest first."""
+        if not is_published(name):
+            return dict.fromkeys(self._shipped.ancestors(name), FOREVER_MS)
+        best: dict[str, int] = {}
+        waiting = [(name, FOREVER_MS)]
+        while waiting:
+            at, until_ms = waiting.pop()
+            published = self._published.get(at)
+            if published is None:
+                if self._shipped.known(at):
+                    for above in self._shipped.ancestors(at):
+                        best[above] = max(until_ms, best.get(above, 0))
+                continue
+            until_ms = min(until_ms, published.until_ms)
+            for above in published.broader:
+                if until_ms > best.get(above, 0):
+                    best[above] = until_ms
+                    waiting.append((above, until_ms))
+        best.pop(name, None)
+        return best

@@ -1,0 +1,156 @@
+"""Which RDF term stands for which field of a record: one table.
+
+The mapping to quads, the JSON-LD context and the SHACL shapes all follow it (the last two are made
+by `scripts/vocabulary.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from aigrid.protocol.kinds import Kind
+from aigrid.protocol.model import MODEL_URN
+
+AIG: Final = "https://w3id.org/aigrid/ns#"
+CAPABILITY: Final = "https://w3id.org/aigrid/capability/"
+RECORD_URN: Final = "urn:aigrid:record:"
+PROVENANCE: Final = AIG + "provenance"
+VOCABULARY: Final = AIG + "vocabulary"
+
+CRED: Final = "https://www.w3.org/2018/credentials#"
+DCAT: Final = "http://www.w3.org/ns/dcat#"
+DCT: Final = "http://purl.org/dc/terms/"
+FAIR4ML: Final = "https://w3id.org/fair4ml#"
+PROV: Final = "http://www.w3.org/ns/prov#"
+RDF: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+SCHEMA: Final = "https://schema.org/"
+SEC: Final = "https://w3id.org/security#"
+SKOS: Final = "http://www.w3.org/2004/02/skos/core#"
+XSD: Final = "http://www.w3.org/2001/XMLSchema#"
+
+PREFIXES: Final[Mapping[str, str]] = {
+    "aig": AIG,
+    "cap": CAPABILITY,
+    "cred": CRED,
+    "dcat": DCAT,
+    "dct": DCT,
+    "fair4ml": FAIR4ML,
+    "prov": PROV,
+    "rdf": RDF,
+    "schema": SCHEMA,
+    "sec": SEC,
+    "skos": SKOS,
+    "xsd": XSD,
+}
+
+
+class Form(Enum):
+    """How a JSON value becomes objects of triples."""
+
+    TEXT = "a string"
+    NUMBER = "an integer"
+    TRUTH = "a boolean"
+    REFERENCE = "a string that is an IRI, or one once `prefix` stands before it"
+    LABELS = "strings by language"
+    JSON = "any JSON, as one rdf:JSON literal"
+    NODE = "an object: a node of its own"
+    OPTIONS = "an object of scalars with free names: a node for each member"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What stands for a field.
+
+    Attributes:
+        iri: the property.
+        prefix: see `Form.REFERENCE`; a value with a colon in it is an IRI already.
+        many: the field is an array.
+        fields: of the node, for `Form.NODE`.
+    """
+
+    iri: str
+    form: Form = Form.TEXT
+    prefix: str = ""
+    many: bool = False
+    fields: Mapping[str, "Term"] = field(default_factory=dict)
+
+
+def _number(iri: str) -> Term:
+    return Term(iri, Form.NUMBER)
+
+
+def _nodes(iri: str, fields: Mapping[str, Term]) -> Term:
+    return Term(iri, Form.NODE, many=True, fields=fields)
+
+
+_NAME = Term(SCHEMA + "name")
+_MEMORY = _number(AIG + "memoryBytes")
+_ADDRESSES = Term(AIG + "address", many=True)
+_GRID = Term(AIG + "grid", Form.REFERENCE)
+_ENGINE = {
+    "name": _NAME,
+    "version": Term(SCHEMA + "softwareVersion"),
+    "formats": Term(AIG + "format", many=True),
+}
+_DEVICE = {"kind": Term(AIG + "deviceKind"), "name": _NAME, "memoryBytes": _MEMORY}
+_FILE = {
+    "name": _NAME,
+    "sha256": Term(AIG + "sha256"),
+    "bytes": _number(DCAT + "byteSize"),
+}
+_DESCRIPTION = {
+    "format": Term(AIG + "format"),
+    "task": Term(FAIR4ML + "mlTask"),
+    "precision": Term(AIG + "precision"),
+    "files": _nodes(DCAT + "distribution", _FILE),
+    "options": Term(AIG + "option", Form.OPTIONS),
+}
+_OFFER = {
+    "model": Term(AIG + "offersModel", Form.REFERENCE, prefix=MODEL_URN),
+    "manifest": Term(AIG + "underManifest", Form.REFERENCE, prefix=RECORD_URN),
+    "state": Term(AIG + "state"),
+    "slots": _number(AIG + "slots"),
+    "latencyMs": _number(AIG + "latencyMs"),
+}
+WITHDRAWN: Final[Mapping[str, Term]] = {"withdrawn": Term(AIG + "withdrawn", Form.TRUTH)}
+TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
+    Kind.NODE: {
+        "protocolVersion": _number(AIG + "protocolVersion"),
+        "software": Term(AIG + "software"),
+        "addresses": _ADDRESSES,
+        "engines": _nodes(AIG + "engine", _ENGINE),
+        "devices": _nodes(AIG + "device", _DEVICE),
+        "region": Term(AIG + "region"),
+    },
+    Kind.MODEL: {
+        "name": _NAME,
+        "capabilities": Term(AIG + "capability", Form.REFERENCE, prefix=CAPABILITY, many=True),
+        "model": Term(AIG + "description", Form.NODE, fields=_DESCRIPTION),
+        "license": Term(SCHEMA + "license"),
+        "languages": Term(SCHEMA + "inLanguage", many=True),
+        "memoryBytes": _MEMORY,
+        "contextTokens": _number(AIG + "contextTokens"),
+    },
+    Kind.AVAILABILITY: {"offers": _nodes(AIG + "offer", _OFFER)},
+    Kind.CAPABILITY: {
+        "broader": Term(SKOS + "broader", Form.REFERENCE, prefix=CAPABILITY, many=True),
+        "labels": Term(SKOS + "prefLabel", Form.LABELS),
+        "inputSchema": Term(AIG + "inputSchema", Form.JSON),
+        "outputSchema": Term(AIG + "outputSchema", Form.JSON),
+    },
+    Kind.MEMBERSHIP: {"grid": _GRID, "role": Term(AIG + "role")},
+    Kind.INVITATION: {
+        "grid": _GRID,
+        "peerId": Term(AIG + "peerId"),
+        "addresses": _ADDRESSES,
+        "nonce": Term(AIG + "nonce"),
+    },
+}
+OPTION_NAME, OPTION_VALUE = SCHEMA + "propertyID", SCHEMA + "value"
+EMPTY = AIG + "empty"
+
+
+def graph_iri(content_id: str) -> str:
+    """The IRI of a record: of its credential, and of the named graph that holds its triples."""
+    return RECORD_URN + content_id
