@@ -57,6 +57,7 @@ class Limits:
     dht_stream_seconds: float = _limit(10.0, "how long one may last")
     stream_credit_bytes: int = _limit(1 * MIB, "unread bytes a receiver allows per direction")
     streams_per_peer_max: int = _limit(64, "RPC streams open to or from one peer")
+    streams_urgent: int = _limit(2, "of these, kept free for pings")
     error_body_max_bytes: int = _limit(4096, "the body of an ERROR frame")
     error_message_max_chars: int = _limit(512, "the message of an error, cut beyond")
     retry_after_max_seconds: float = _limit(86400.0, "retry_after_seconds that is believed")

@@ -253,7 +253,10 @@ class Peers:
         sent_ms = self._now_ms()
         try:
             body = await self._rpc.ask(
-                peer_id, encode(Ping()), silence_seconds=LIMITS.ping_timeout_seconds
+                peer_id,
+                encode(Ping()),
+                silence_seconds=LIMITS.ping_timeout_seconds,
+                urgent=True,  # requests may take every other stream, and the peer is alive
             )
             answer = decode_rpc_answer(body)
         except AigridError as error:

@@ -105,9 +105,11 @@ class RpcClient:
                 nursery.cancel_scope.cancel()
 
     def call(
-        self, peer_id: str, request: bytes, *, silence_seconds: float
+        self, peer_id: str, request: bytes, *, silence_seconds: float, urgent: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bodies of the answer. Leaving the context early cancels the work at the peer.
+
+        An `urgent` call may use the streams that are kept free of others.
 
         A request that went out on a pooled stream is sent once more if that stream turns out dead
         before anything came back and the peer is still connected: handlers may see it twice.
@@ -117,11 +119,14 @@ class RpcClient:
                 `timeout` after `silence_seconds` without a body, `busy`, `not_member`.
             InvalidRequestError: `body_too_large`.
         """
-        return _Call(self, peer_id, request, silence_seconds)
+        return _Call(self, peer_id, request, silence_seconds, urgent=urgent)
 
-    async def ask(self, peer_id: str, request: bytes, *, silence_seconds: float) -> bytes:
+    async def ask(
+        self, peer_id: str, request: bytes, *, silence_seconds: float, urgent: bool = False
+    ) -> bytes:
         """The one body of the answer; `protocol_violation` when there is another number of them."""
-        async with self.call(peer_id, request, silence_seconds=silence_seconds) as answer:
+        call = self.call(peer_id, request, silence_seconds=silence_seconds, urgent=urgent)
+        async with call as answer:
             bodies = [body async for body in _first(answer, 2)]
         if len(bodies) != 1:
             raise RemoteError(f"{len(bodies)} bodies where one was due", peer=peer_id)
@@ -132,19 +137,23 @@ class RpcClient:
         return self._nursery is not None and peer_id in self._transport.connected()
 
     async def acquire(
-        self, peer_id: str, silence_seconds: float, *, fresh: bool
+        self, peer_id: str, silence_seconds: float, *, fresh: bool, urgent: bool
     ) -> tuple[ClientStream, bool]:
         """A stream of our own until `release`, and whether it was used before."""
+        streams_max = self._limits.streams_per_peer_max
+        kept_free = 0 if urgent else self._limits.streams_urgent
+        busy_max = max(1, streams_max - kept_free)
         with trio.move_on_after(silence_seconds):
             while True:
                 peer = self._peers.setdefault(peer_id, _Peer())
-                stream = None if fresh else _pop_idle(peer)
-                if stream is not None:
-                    return stream, True
-                if peer.count < self._limits.streams_per_peer_max:
-                    return await self._open(peer_id, peer), False
-                if fresh and peer.idle:
-                    peer.idle.popleft().fail(lost(peer_id))
+                if peer.count - len(peer.idle) < busy_max:
+                    stream = None if fresh else _pop_idle(peer)
+                    if stream is not None:
+                        return stream, True
+                    if peer.count < streams_max:
+                        return await self._open(peer_id, peer), False
+                    if fresh and peer.idle:
+                        peer.idle.popleft().fail(lost(peer_id))
                 await self._queue(peer_id, peer)
         raise RemoteError("no stream to the peer in time", Code.TIMEOUT, peer=peer_id)
 
@@ -237,12 +246,19 @@ class _Call:
     """One call: the context that holds a stream, and the bodies that come out of it."""
 
     def __init__(
-        self, client: RpcClient, peer_id: str, request: bytes, silence_seconds: float
+        self,
+        client: RpcClient,
+        peer_id: str,
+        request: bytes,
+        silence_seconds: float,
+        *,
+        urgent: bool,
     ) -> None:
         self._client = client
         self._peer_id = peer_id
         self._request = request
         self._silence_seconds = silence_seconds
+        self._urgent = urgent
         self._stream: ClientStream | None = None
         self._reused = self._over = False
 
@@ -252,7 +268,7 @@ class _Call:
 
     async def _start(self, *, fresh: bool) -> ClientStream:
         stream, self._reused = await self._client.acquire(
-            self._peer_id, self._silence_seconds, fresh=fresh
+            self._peer_id, self._silence_seconds, fresh=fresh, urgent=self._urgent
         )
         self._stream = stream
         try:

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
@@ -217,3 +218,22 @@ async def test_too_many_waiting_callers_are_told_that_the_peer_is_busy(
             for _ in range(8):
                 nursery.start_soon(ask)
         assert sorted(codes) == [*[Code.BUSY] * 3, *[Code.TIMEOUT] * 5]
+
+
+async def test_a_ping_gets_through_while_requests_take_every_other_stream(
+    autojump_clock: MockClock,
+) -> None:
+    async def handler(peer_id: str, body: bytes, send: Send) -> None:
+        if body == b"long":
+            await trio.sleep(60)
+        await send(body)
+
+    async with pair(handler) as two, trio.open_nursery() as nursery:
+        for _ in range(2 * LIMITS.streams_per_peer_max):
+            nursery.start_soon(partial(two.client.ask, "b", b"long", silence_seconds=200))
+        await trio.sleep(1)
+        for _ in range(3):
+            began = trio.current_time()
+            assert await two.client.ask("b", b"ping", silence_seconds=3, urgent=True) == b"ping"
+            assert trio.current_time() - began < 1
+        nursery.cancel_scope.cancel()
