@@ -115,7 +115,9 @@ def test_a_signed_record_with_something_odd_in_its_body(kind: Kind, data: st.Dat
     except VerificationError:
         return
     assert read.raw == raw
-    assert read.body == decode_body(kind, read.issuer, changed)
+    # As it reads after signing: the canonical form of 0.0 is 0.
+    said = json.loads(raw)["credentialSubject"]
+    assert read.body == decode_body(kind, read.issuer, said)
 
 
 @pytest.mark.parametrize("kind", list(Kind))
