@@ -118,7 +118,7 @@ class Limits:
     sync_seconds: float = _limit(60.0, "one sync, however much there is to fetch")
     syncs_burst: int = _limit(20, "sync requests of one peer at once")
     syncs_per_second: float = _limit(0.5, "sync requests of one peer, sustained")
-    reconcile_max_bytes: int = _limit(256 * KIB, "a reconciliation message")
+    reconcile_max_bytes: int = _limit(64 * KIB, "a reconciliation message")
     reconcile_rounds_max: int = _limit(64, "reconciliation messages of one conversation, each way")
     sync_known_max: int = _limit(32768, "records named as known in one sync request")
     provide_seconds: float = _limit(1800.0, "DHT hints are renewed")
