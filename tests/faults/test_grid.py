@@ -98,12 +98,21 @@ def test_a_request_that_cannot_be_served_says_why(grid, body, status, code):
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
+def refused_joins(node):
+    return node.cli("status")["refused"]["joins"]
+
+
 def test_an_uninvited_node_learns_nothing(grid):
     listen = grid.authority.ready["listen"][0]
+    before = grid.asker.cli("status")["records"]
+    refused = refused_joins(grid.authority)
     stranger = grid.add("stranger", "--bootstrap", listen)
     try:
-        before = grid.asker.cli("status")["records"]
-        time.sleep(5)
+        wait_for(
+            lambda: refused_joins(grid.authority) > refused,
+            timeout_seconds=30,
+            what="the stranger to be turned away",
+        )
         status = stranger.cli("status")
         assert (status["models"], status["peers"]) == ([], [])
         assert stranger.cli("find", "text-generation") == {"candidates": []}

@@ -49,7 +49,6 @@ def member_traffic(grid: ProcessGrid) -> Iterator[list[float]]:
 def test_300_idle_connections_disturb_nobody(grid):
     with member_traffic(grid):
         idle = [socket.create_connection(address(grid), 5) for _ in range(300)]
-        time.sleep(2)
         newcomer = grid.add("newcomer")
         grid.join(newcomer)
         assert newcomer.stop() == 0
