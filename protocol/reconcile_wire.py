@@ -156,9 +156,7 @@ class _Reader:
             raise RemoteError("a bound longer than an id")
         prefix = self.take(length)
         if encoded == 0:
-            if prefix:
-                raise RemoteError("a bound beyond infinity")
-            return INFINITY
+            return INFINITY  # some implementations send a prefix with it, which says nothing
         self._timestamp += encoded - 1
         if self._timestamp > TIMESTAMP_MAX:
             raise RemoteError("a timestamp beyond 64 bits")

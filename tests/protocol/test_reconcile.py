@@ -160,7 +160,6 @@ HOSTILE = {
     "a varint of 65 bits": "61" + "82" + "80" * 8 + "00" + "00" + "00",
     "a varint without end": "61" + "ff" * 40,
     "a long id prefix": "610121" + "00" * 33 + "00",
-    "infinity with a prefix": "610001aa00",
     "timestamps that overflow": "61" + ("81" + "ff" * 8 + "7e" + "0000") + "050000",
     "an unknown mode": "610000" + "03",
     "descending bounds": "61" + "0101bb00" + "0101aa00",
@@ -177,6 +176,10 @@ def test_what_the_protocol_does_not_allow_is_refused(name, initiator):
     with pytest.raises(RemoteError) as caught:
         reconciler.reconcile(bytes.fromhex(HOSTILE[name]))
     assert caught.value.code is Code.PROTOCOL_VIOLATION
+
+
+def test_a_prefix_of_infinity_says_nothing():
+    assert [r.upper for r in decode_ranges(bytes.fromhex("610002aabb00"))] == [INFINITY]
 
 
 def test_another_version_is_answered_with_ours_and_ends_an_initiator():
