@@ -71,7 +71,7 @@ class Limits:
     syncs_per_second: float = _limit(4.0, "requests of one peer that belong to repair, sustained")
     sync_ids_max: int = _limit(4096, "records asked for in one request")
     sync_push_max: int = _limit(4096, "records pushed in one conversation")
-    reconcile_max_bytes: int = _limit(256 * KIB, "a reconciliation message")
+    reconcile_max_bytes: int = _limit(64 * KIB, "a reconciliation message")
     reconcile_rounds_max: int = _limit(64, "reconciliation messages of one conversation, each way")
     provide_seconds: float = _limit(1800.0, "DHT hints are renewed")
     seek_seconds: float = _limit(3.0, "following DHT hints before giving up")

@@ -25,6 +25,9 @@ from aigrid.protocol.reconcile_wire import (
 FRAME_BYTES_MIN = 4096
 _BUCKETS = 16
 _RESERVED_BYTES = 200  # of a frame, for the ranges that end a message which became too long
+# A message of F bytes holds at most F / 19 fingerprints. What answers it is at most a skip and a
+# list for each, and F / 19 new fingerprints: there is no reason for more than F / 6 ranges.
+_BYTES_PER_RANGE = 6
 _VERSIONS = range(0x60, 0x70)
 
 
@@ -86,7 +89,7 @@ class Reconciler:
                 raise RemoteError("a version of reconciliation that is not known here")
             return Step(bytes([VERSION]), [], [])
         turn = _Turn(self._items, self._frame_max_bytes, initiator=self._initiator)
-        for each in decode_ranges(message):
+        for each in decode_ranges(message, self._frame_max_bytes // _BYTES_PER_RANGE):
             if not turn.take(each):
                 break
         if not self._initiator:

@@ -43,8 +43,8 @@ class Range:
     ids: tuple[bytes, ...] = ()
 
 
-def decode_ranges(message: bytes) -> Iterator[Range]:
-    """The ranges that follow the version byte, one at a time.
+def decode_ranges(message: bytes, ranges_max: int) -> Iterator[Range]:
+    """The ranges that follow the version byte, one at a time, at most `ranges_max`.
 
     Raises:
         RemoteError: `protocol_violation`, where the first mistake is met.
@@ -53,6 +53,9 @@ def decode_ranges(message: bytes) -> Iterator[Range]:
     reader.take(1)
     lower = ZERO
     while reader.left:
+        if not ranges_max:
+            raise RemoteError("more ranges than there is reason for")
+        ranges_max -= 1
         if lower == INFINITY:
             raise RemoteError("a range after infinity")
         upper = reader.bound()

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -36,7 +37,8 @@ one_item = (few_ids | near_ids | any_ids).map(timed)
 def talk(ours, theirs, frame_max_bytes=FRAME_BYTES_MIN, rounds_max=64):
     """(have, need, messages) of a conversation between two sets of items."""
     initiator = Reconciler(Items(ours), frame_max_bytes=frame_max_bytes, rounds_max=rounds_max)
-    have, need, messages = [], [], [initiator.initiate()]
+    have, need = [], []
+    messages: list[Any] = [initiator.initiate()]
     while True:
         responder = Reconciler(Items(theirs), frame_max_bytes=frame_max_bytes)  # stateless
         answer = responder.reconcile(messages[-1])
@@ -138,7 +140,7 @@ def test_bounds_and_varints_are_read_as_written(timestamp, prefix):
     writer = Writer()
     writer.skip(bound)
     writer.id_list(INFINITY, [bytes(32)])
-    ranges = list(decode_ranges(writer.message()))
+    ranges = list(decode_ranges(writer.message(), 2))
     assert [(r.upper, r.mode, r.ids) for r in ranges] == [
         (bound, Mode.SKIP, ()),
         (INFINITY, Mode.ID_LIST, (bytes(32),)),
@@ -179,7 +181,7 @@ def test_what_the_protocol_does_not_allow_is_refused(name, initiator):
 
 
 def test_a_prefix_of_infinity_says_nothing():
-    assert [r.upper for r in decode_ranges(bytes.fromhex("610002aabb00"))] == [INFINITY]
+    assert [r.upper for r in decode_ranges(bytes.fromhex("610002aabb00"), 1)] == [INFINITY]
 
 
 def test_another_version_is_answered_with_ours_and_ends_an_initiator():
@@ -198,6 +200,13 @@ def test_an_initiator_is_not_led_on_for_ever():
         assert initiator.reconcile(other).reply is not None
     with pytest.raises(RemoteError):
         initiator.reconcile(other)
+
+
+def test_a_message_of_countless_ranges_is_refused():
+    reconciler = Reconciler(Items([]), frame_max_bytes=6000)
+    assert reconciler.reconcile(b"\x61" + b"\x02\x00\x00" * 1000).reply == b"\x61"
+    with pytest.raises(RemoteError):
+        reconciler.reconcile(b"\x61" + b"\x02\x00\x00" * 1001)
 
 
 def test_a_message_over_its_size_is_refused_unread():

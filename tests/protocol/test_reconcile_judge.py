@@ -135,7 +135,7 @@ def meaning(messages):
     return [
         [
             (one.upper.ljust(40, b"\0"), one.mode, one.fingerprint, one.ids)
-            for one in decode_ranges(each)
+            for one in decode_ranges(each, FRAME)
         ]
         for each in messages
     ]

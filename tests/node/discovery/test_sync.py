@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -26,6 +27,7 @@ from aigrid.protocol.messages import (
     decode_rpc_request,
     encode,
 )
+from aigrid.protocol.reconcile_wire import INFINITY, Writer
 from aigrid.protocol.record import build
 
 LIFE_MS = 30 * 86_400_000
@@ -171,7 +173,8 @@ def sync_over(wire, graph=None):
     graph = graph or Metagraph(
         Store(), Index(), grid="did:key:zGrid", own_did="did:key:zOwn", open_to_strangers=True
     )
-    return RecordSync(graph, wire, NoPeers(), now_ms=lambda: 1, rng=random.Random(0))
+    peers: Any = NoPeers()
+    return RecordSync(graph, wire, peers, now_ms=lambda: 1, rng=random.Random(0))
 
 
 def named(*ids):
@@ -200,12 +203,23 @@ async def test_a_peer_that_never_agrees_is_left_after_bounded_rounds():
 
 
 async def test_many_needs_are_asked_for_in_bounded_requests():
-    ids = [n.to_bytes(32, "big") for n in range(LIMITS.sync_ids_max + 10)]
-    listed = b"\x61\x00\x00\x02\xa0\x0a" + b"".join(ids)  # varint of 4106
-    wire = Wire(lambda m: [Reconciled(listed)] if isinstance(m, Reconcile) else [])
+    ids = [n.to_bytes(32, "big") for n in range(6000)]
+
+    def lists(message):
+        if isinstance(message, Fetch):
+            return []
+        round_ = len([m for m in wire.requests if isinstance(m, Reconcile)])
+        writer = Writer()
+        writer.skip((round_ - 1).to_bytes(8, "big"))
+        writer.id_list(round_.to_bytes(8, "big"), ids[2000 * (round_ - 1) : 2000 * round_])
+        if round_ < 3:
+            writer.fingerprint(INFINITY, bytes(16))
+        return [Reconciled(writer.message())]
+
+    wire = Wire(lists)
     await sync_over(wire).sync("peer", push=True)
     fetches = [m.ids for m in wire.requests if isinstance(m, Fetch)]
-    assert [len(one) for one in fetches] == [LIMITS.sync_ids_max, 10]
+    assert [len(one) for one in fetches] == [LIMITS.sync_ids_max, 6000 - LIMITS.sync_ids_max]
     assert [one for fetch in fetches for one in fetch] == ids
 
 
