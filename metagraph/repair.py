@@ -20,10 +20,9 @@ _REUSE_MS_PER_RECORD = 0.02
 MaySay = Callable[[Kind, str], bool]
 
 
-def item_timestamp(kind: Kind, valid_from_ms: int) -> int:
-    """Where in the order a record has its place."""
-    seconds = valid_from_ms // 1000
-    return seconds // 60 if kind is Kind.MEMBERSHIP else seconds
+def _ms_per_step(kind: Kind) -> int:
+    """Of the timestamps by which records are ordered."""
+    return 60_000 if kind is Kind.MEMBERSHIP else 1000
 
 
 class Repair:
@@ -64,10 +63,12 @@ class Repair:
         return now_ms < self._built_ms + _REUSE_MS_PER_RECORD * len(self._items)
 
     def _live(self, may_say: MaySay, now_ms: int) -> Iterator[bytes]:
-        allowed: dict[tuple[str, str], bool] = {}
+        divisors: dict[tuple[str, str], int] = {}  # 0: may not be said
         for sha256, kind, issuer, valid_from_ms in self._store.live_digests(now_ms):
             who = (kind, issuer)
-            if who not in allowed:
-                allowed[who] = may_say(Kind(kind), issuer)
-            if allowed[who]:
-                yield item(item_timestamp(Kind(kind), valid_from_ms), sha256)
+            divisor = divisors.get(who)
+            if divisor is None:
+                allowed = may_say(Kind(kind), issuer)
+                divisor = divisors[who] = _ms_per_step(Kind(kind)) if allowed else 0
+            if divisor:
+                yield item(valid_from_ms // divisor, sha256)

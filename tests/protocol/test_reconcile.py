@@ -43,6 +43,7 @@ def talk(ours, theirs, frame_max_bytes=FRAME_BYTES_MIN, rounds_max=64):
         responder = Reconciler(Items(theirs), frame_max_bytes=frame_max_bytes)  # stateless
         answer = responder.reconcile(messages[-1])
         assert (answer.have_ids, answer.need_ids) == ([], [])
+        assert answer.reply is not None
         messages.append(answer.reply)
         step = initiator.reconcile(answer.reply)
         have += step.have_ids
