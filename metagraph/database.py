@@ -82,6 +82,11 @@ class Database:
             self._connection.close()
             raise
 
+    @property
+    def changes(self) -> int:
+        """How many rows this connection has changed: it grows with each change."""
+        return self._connection.total_changes
+
     def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:
             return self._connection.execute(statement, values)

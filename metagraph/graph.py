@@ -6,17 +6,19 @@ its issuer is a member. Losing a membership hides what its holder said; renewing
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from aigrid.metagraph.index import Index
+from aigrid.metagraph.repair import MaySay, Repair
 from aigrid.metagraph.store import PutResult, Store
-from aigrid.protocol.canonical import content_id
+from aigrid.protocol.canonical import content_id, record_cid
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import KINDS, Body, Kind, WithdrawnBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import KNOWN_ID_BYTES
+from aigrid.protocol.reconcile_items import Items
 from aigrid.protocol.record import (
     Record,
     RecordKey,
@@ -56,6 +58,7 @@ class Metagraph:
         self.open_to_strangers = open_to_strangers
         self.refused: Counter[Code] = Counter()
         self.listeners: list[Listener] = []
+        self._repair = Repair(store)
         self._memberships: dict[str, Record] = {}
         self._refusals: _Memo[tuple[str, Code]] = _Memo(LIMITS.refusals_kept_max)
         self._verified: _Memo[Record] = _Memo(LIMITS.records_waiting_max)
@@ -188,9 +191,9 @@ class Metagraph:
     def believed(self, now_ms: int) -> list[str]:
         """The content ids of everything believed now, withdrawals included."""
         return [
-            summary.content_id
-            for summary in self.store.summaries(now_ms)
-            if self._may_say(summary.kind, summary.issuer, now_ms)
+            record_cid(sha256)
+            for sha256, kind, issuer, _ in self.store.live_digests(now_ms)
+            if self._may_say(Kind(kind), issuer, now_ms)
         ]
 
     def manifests_of(self, model_id: str, now_ms: int) -> tuple[Record, ...]:
@@ -201,25 +204,13 @@ class Metagraph:
         """How many live records are held of each kind."""
         return self.store.counts(now_ms)
 
-    def known_ids(self, *, now_ms: int) -> bytes:
-        """What `messages.Sync` carries: the start of the SHA-256 of the records held, newest first.
+    def items(self, now_ms: int) -> Items:
+        """What reconciliation compares: all that we may say, withdrawals included."""
+        return self._repair.items(self.grid, self._may_say_at(now_ms), now_ms=now_ms)
 
-        At most `sync_known_max` of them.
-        """
-        digests = self.store.digests(now_ms, LIMITS.sync_known_max)
-        return b"".join(digest[:KNOWN_ID_BYTES] for digest in digests)
-
-    def records_unknown_to(self, known: bytes, *, now_ms: int) -> list[Record]:
-        """What to answer to such a request: withdrawals included, memberships first."""
-        ids = {known[i : i + KNOWN_ID_BYTES] for i in range(0, len(known), KNOWN_ID_BYTES)}
-        return self.store.records(
-            [
-                summary.content_id
-                for summary in self.store.summaries(now_ms)
-                if summary.sha256[:KNOWN_ID_BYTES] not in ids
-                and self._may_say(summary.kind, summary.issuer, now_ms)
-            ]
-        )
+    def raws(self, sha256s: Sequence[bytes], *, now_ms: int) -> Iterator[bytes]:
+        """Of these the records that we hold and may say: memberships first, then oldest first."""
+        return self._repair.raws(sha256s, self._may_say_at(now_ms), now_ms=now_ms)
 
     # --- inside
 
@@ -325,6 +316,9 @@ class Metagraph:
             self.index.add(record, until_ms=self._memberships[record.issuer].valid_until_ms)
         else:
             self.index.remove(record)
+
+    def _may_say_at(self, now_ms: int) -> MaySay:
+        return partial(self._may_say, now_ms=now_ms)
 
     def _may_say(self, kind: Kind, issuer: str, now_ms: int) -> bool:
         if kind is Kind.MEMBERSHIP:

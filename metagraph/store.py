@@ -7,7 +7,7 @@ restart. Who may say what is decided above, in `graph`.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -45,10 +45,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What there is to know of a record without reading it. `sha256` is that of its bytes."""
+    """What there is to know of a record without reading it."""
 
     content_id: str
-    sha256: bytes
     kind: Kind
     issuer: str
 
@@ -163,23 +162,36 @@ class Store:
         rows = self.database.rows(f"SELECT {_FIELDS} FROM records WHERE issuer = ?", (issuer,))  # noqa: S608
         return [_record(row) for row in rows]
 
-    def digests(self, now_ms: int, count_max: int) -> list[bytes]:
-        """SHA-256 of the live records, newest first."""
-        rows = self.database.rows(
-            "SELECT sha256 FROM records WHERE valid_until_ms > ? "
-            "ORDER BY valid_from_ms DESC LIMIT ?",
-            (now_ms, count_max),
+    def live_digests(self, now_ms: int) -> Iterator[tuple[bytes, str, str, int]]:
+        """(SHA-256, kind, issuer, `validFrom`) of the live records."""
+        return self.database.rows(
+            "SELECT sha256, kind, issuer, valid_from_ms FROM records WHERE valid_until_ms > ?",
+            (now_ms,),
         )
-        return [sha256 for (sha256,) in rows]
 
-    def summaries(self, now_ms: int) -> Iterator[Summary]:
-        """Live records in the order in which a peer needs them: memberships, then oldest first."""
+    def summaries(self, content_ids: Sequence[str], now_ms: int) -> list[Summary]:
+        """Those that are live, in the order in which a peer needs them: memberships, then oldest.
+
+        At most 30,000 may be asked for.
+        """
+        marks = ",".join("?" * len(content_ids))
         rows = self.database.rows(
-            "SELECT content_id, sha256, kind, issuer FROM records WHERE valid_until_ms > ? "
-            "ORDER BY kind != ?, valid_from_ms",
-            (now_ms, Kind.MEMBERSHIP.value),
+            "SELECT content_id, kind, issuer FROM records "  # noqa: S608 - only question marks
+            f"WHERE content_id IN ({marks}) AND valid_until_ms > ? "
+            "ORDER BY kind != ?, valid_from_ms, content_id",
+            (*content_ids, now_ms, Kind.MEMBERSHIP.value),
         )
-        return (Summary(row[0], row[1], Kind(row[2]), row[3]) for row in rows)
+        return [Summary(row[0], Kind(row[1]), row[2]) for row in rows]
+
+    def raw(self, content_id: str) -> bytes | None:
+        """The bytes of the record with this content id."""
+        row = self.database.row("SELECT raw FROM records WHERE content_id = ?", (content_id,))
+        return None if row is None else bytes(row[0])
+
+    @property
+    def changes(self) -> int:
+        """A number that is another one whenever something has changed."""
+        return self.database.changes
 
     def expire(self, now_ms: int) -> list[Record]:
         """Delete what is no longer valid, and return it."""

@@ -4,7 +4,16 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import Send
-from aigrid.protocol.messages import Infer, Ping, Pong, Sync, decode_rpc_request, encode
+from aigrid.protocol.messages import (
+    Fetch,
+    Infer,
+    Ping,
+    Pong,
+    Push,
+    Reconcile,
+    decode_rpc_request,
+    encode,
+)
 
 
 class Inbound:
@@ -19,7 +28,7 @@ class Inbound:
         message = decode_rpc_request(body)
         if isinstance(message, Ping):
             await send(encode(Pong(self._now_ms(), self._serving.running)))
-        elif isinstance(message, Sync):
+        elif isinstance(message, Reconcile | Fetch | Push):
             await self._sync.serve(peer_id, message, send)
         elif isinstance(message, Infer):
             await self._serving.serve(peer_id, message, send)

@@ -70,6 +70,11 @@ def content_id(canonical_bytes: bytes) -> str:
     return _cid(_CID_PREFIX_JSON, hashlib.sha256(canonical_bytes).digest())
 
 
+def record_cid(sha256: bytes) -> str:
+    """Content id of a record whose canonical bytes have this SHA-256."""
+    return _cid(_CID_PREFIX_JSON, sha256)
+
+
 def file_cid(sha256: bytes) -> str:
     """The CID of a file, from the SHA-256 of its bytes."""
     return _cid(_CID_PREFIX_RAW, sha256)

@@ -17,11 +17,13 @@ from aigrid.protocol.model import PRINTABLE
 
 PROTOCOL_VERSION = 1
 RECORDS_TOPIC = "records"
-KNOWN_ID_BYTES = 16
 
 RequestId = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
 CidText = Annotated[str, Meta(max_length=64)]
 RawRecord = Annotated[bytes, Meta(max_length=LIMITS.record_max_bytes)]
+RecordBatch = Annotated[tuple[RawRecord, ...], Meta(max_length=1024)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+ReconcileMessage = Annotated[bytes, Meta(min_length=1, max_length=LIMITS.reconcile_max_bytes)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=32)]
 
 
@@ -43,20 +45,40 @@ class Pong(_Message, frozen=True, tag="pong"):
     running: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
-class Sync(_Message, frozen=True, tag="sync"):
-    """Send me the live records I do not have.
+class Reconcile(_Message, frozen=True, tag="reconcile"):
+    """One message of reconciliation, from the initiator. Answered by one `Reconciled`."""
 
-    `known` is a concatenation of the first 16 bytes of the SHA-256 of each record held. Answered by
-    `Records` batches.
-    """
+    message: ReconcileMessage
 
-    known: Annotated[bytes, Meta(max_length=LIMITS.sync_known_max * KNOWN_ID_BYTES)] = b""
+
+class Reconciled(_Message, frozen=True, tag="reconciled"):
+    """The responder's message."""
+
+    message: ReconcileMessage
+
+
+class Fetch(_Message, frozen=True, tag="fetch"):
+    """Send me these records: `ids` are their SHA-256. Answered by `Records` batches."""
+
+    ids: Annotated[tuple[Digest, ...], Meta(max_length=LIMITS.sync_ids_max)]
+
+
+class Push(_Message, frozen=True, tag="push"):
+    """Here are records that you lack. Answered by one `Pushed`."""
+
+    records: RecordBatch
+
+
+class Pushed(_Message, frozen=True, tag="pushed"):
+    """How many of them were news."""
+
+    changed: Annotated[int, Meta(ge=0, le=1024)]
 
 
 class Records(_Message, frozen=True, tag="records"):
     """A batch of signed records, each in canonical form. Also the body of a gossip message."""
 
-    records: Annotated[tuple[RawRecord, ...], Meta(max_length=1024)]
+    records: RecordBatch
 
 
 class Infer(_Message, frozen=True, tag="infer"):
@@ -77,8 +99,8 @@ class Chunks(_Message, frozen=True, tag="chunks"):
     chunks: tuple[InferChunk, ...]
 
 
-RpcRequest = Ping | Sync | Infer
-RpcAnswer = Pong | Records | Chunks
+RpcRequest = Ping | Reconcile | Fetch | Push | Infer
+RpcAnswer = Pong | Reconciled | Records | Pushed | Chunks
 
 
 # --- The join protocol

@@ -177,14 +177,18 @@ def wire_messages() -> Any:
     examples: dict[str, list[Any]] = {
         "rpc_request": [
             messages.Ping(),
-            messages.Sync(known=bytes(range(16))),
+            messages.Reconcile(b"\x61\x00\x00\x02\x00"),
+            messages.Fetch((bytes(range(32)),)),
+            messages.Push((raw,)),
             infer(text),
             infer(inference.TextRequest(token_ids=(1, 2), continued_ids=(3,))),
             infer(inference.TensorRequest({"x": tensor}, ("y",))),
         ],
         "rpc_answer": [
             messages.Pong(NOW_MS, 2),
+            messages.Reconciled(b"\x61"),
             messages.Records((raw,)),
+            messages.Pushed(1),
             messages.Chunks(
                 (
                     inference.TextChunk(" world", (42,), (logprob,)),

@@ -1,6 +1,6 @@
 """Spreading what changed: batches of our own records out, everybody's in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 import trio
@@ -18,21 +18,19 @@ _OVERHEAD_BYTES = 64
 _PER_RECORD_BYTES = 5
 
 
-def batches(raws: list[bytes], max_bytes: int) -> list[tuple[bytes, ...]]:
+def batches(raws: Iterable[bytes], max_bytes: int) -> Iterator[tuple[bytes, ...]]:
     """Split records, in order, into batches whose message stays within `max_bytes`."""
-    result: list[tuple[bytes, ...]] = []
     batch: list[bytes] = []
     size = _OVERHEAD_BYTES
     for raw in raws:
         cost = len(raw) + _PER_RECORD_BYTES
         if batch and size + cost > max_bytes:
-            result.append(tuple(batch))
+            yield tuple(batch)
             batch, size = [], _OVERHEAD_BYTES
         batch.append(raw)
         size += cost
     if batch:
-        result.append(tuple(batch))
-    return result
+        yield tuple(batch)
 
 
 class Gossip:
@@ -107,7 +105,7 @@ class Gossip:
             await trio.sleep(LIMITS.gossip_interval_seconds)
 
 
-def take_in(graph: Metagraph, raws: list[bytes], *, now_ms: int, peer_id: str) -> int:
+def take_in(graph: Metagraph, raws: Iterable[bytes], *, now_ms: int, peer_id: str) -> int:
     """Ingest records from a peer; how many changed something. Others are logged by code."""
     changed, refusals = graph.ingest_batch(raws, now_ms=now_ms, received_from=peer_id)
     for refusal in refusals:

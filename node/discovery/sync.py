@@ -1,6 +1,10 @@
-"""Repair: fetch from a peer the live records we do not have, on contact and then periodically."""
+"""Repair: two nodes compare what they hold, and send each other what is missing.
+
+The side that asks keeps the state of the conversation; the other answers each request by itself.
+"""
 
 import random
+from typing import TypeVar
 
 import structlog
 import trio
@@ -14,18 +18,24 @@ from aigrid.node.network.streams import RpcClient, Send
 from aigrid.protocol.errors import AigridError, Code, LocalError, RemoteError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import (
-    KNOWN_ID_BYTES,
+    Fetch,
+    Push,
+    Pushed,
+    Reconcile,
+    Reconciled,
     Records,
-    Sync,
+    RpcAnswer,
     decode_rpc_answer,
     encode,
 )
+from aigrid.protocol.reconcile import Reconciler
 
 log = structlog.get_logger()
+T = TypeVar("T", bound=RpcAnswer)
 
 
 class RecordSync:
-    """Both directions: `serve` answers a peer's `Sync`, `pull` asks one."""
+    """Both sides: `serve` answers a peer's requests, `sync` makes ours."""
 
     def __init__(
         self, graph: Metagraph, rpc: RpcClient, peers: Peers, *, now_ms: NowMs, rng: random.Random
@@ -37,9 +47,10 @@ class RecordSync:
         self._rng = rng
         self._nursery: trio.Nursery | None = None
         self._rate = TokenBuckets(burst=LIMITS.syncs_burst, per_second=LIMITS.syncs_per_second)
+        self._talking: set[str] = set()
 
-    async def serve(self, peer_id: str, message: Sync, send: Send) -> None:
-        """Send the live records that `message` does not name, in batches."""
+    async def serve(self, peer_id: str, message: Reconcile | Fetch | Push, send: Send) -> None:
+        """Answer one request of a conversation."""
         now_seconds = trio.current_time()
         bucket = self._rate.of(peer_id, now_seconds)
         if not bucket.take(now_seconds):
@@ -48,44 +59,49 @@ class RecordSync:
                 Code.RATE_LIMITED,
                 retry_after_seconds=bucket.wait_seconds(now_seconds),
             )
-        unknown = self._graph.records_unknown_to(message.known, now_ms=self._now_ms())
-        for batch in batches([r.raw for r in unknown], LIMITS.gossip_max_bytes):
-            await send(encode(Records(batch)))
+        if isinstance(message, Fetch):
+            found = self._graph.raws(message.ids, now_ms=self._now_ms())
+            for batch in batches(found, LIMITS.gossip_max_bytes):
+                await send(encode(Records(batch)))
+        elif isinstance(message, Push):
+            now_ms = self._now_ms()
+            changed = take_in(self._graph, message.records, now_ms=now_ms, peer_id=peer_id)
+            await send(encode(Pushed(changed)))
+        else:
+            step = Reconciler(self._graph.items(self._now_ms())).reconcile(message.message)
+            if step.reply is not None:  # a responder always has one
+                await send(encode(Reconciled(step.reply)))
 
-    async def pull(self, peer_id: str) -> int:
-        """Ask a peer; how many of its records were news. Failures are the peer's, and logged.
+    async def sync(self, peer_id: str, *, push: bool) -> int:
+        """Reconcile with a peer; how many of its records were news.
 
-        A peer that never ends its answer is left after `sync_seconds`, with what it sent so far.
+        Where `push` is set it is sent what it lacks, too. Failures are the peer's, and logged; one
+        that never ends is left after `sync_seconds`, with what it sent so far.
         """
-        known = self._graph.known_ids(now_ms=self._now_ms())
-        request = Sync(known[: LIMITS.sync_known_max * KNOWN_ID_BYTES])
-        news = 0
+        if peer_id in self._talking:
+            return 0
+        self._talking.add(peer_id)
+        conversation = _Conversation(self._graph, self._rpc, peer_id, now_ms=self._now_ms)
         try:
             with trio.move_on_after(LIMITS.sync_seconds):
-                async with self._rpc.call(
-                    peer_id, encode(request), silence_seconds=LIMITS.rpc_timeout_seconds
-                ) as answers:
-                    async for body in answers:
-                        news += self._take_in(body, peer_id)
+                have = await conversation.compare_and_fetch()
+                if push:
+                    await conversation.push(have)
         except AigridError as error:
             log.info("sync failed", peer=peer_id, code=error.code.value)
-        return news
-
-    def _take_in(self, body: bytes, peer_id: str) -> int:
-        answer = decode_rpc_answer(body)
-        if not isinstance(answer, Records):
-            raise RemoteError("an unexpected answer", peer=peer_id)
-        raws = list(answer.records)
-        return take_in(self._graph, raws, now_ms=self._now_ms(), peer_id=peer_id)
+        finally:
+            self._talking.discard(peer_id)
+        return conversation.news
 
     async def on_alive(self, peer_id: str) -> None:
-        """A peer is back: pull now, and again shortly for what it announced meanwhile.
+        """A peer is back: take what it has now, and again shortly what it announced meanwhile.
 
-        The second pull covers the moment before GossipSub has the newcomer in its mesh.
+        The second time covers the moment before GossipSub has the newcomer in its mesh. At first
+        each side only takes, since both ask at the same moment.
         """
-        await self.pull(peer_id)
+        await self.sync(peer_id, push=False)
         if self._nursery is not None:
-            self._nursery.start_soon(self._pull_later, peer_id)
+            self._nursery.start_soon(self._sync_later, peer_id)
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -95,9 +111,74 @@ class RecordSync:
                 await trio.sleep(LIMITS.sync_interval_seconds * self._rng.uniform(0.8, 1.2))
                 alive = sorted(self._peers.alive_members())
                 if alive:
-                    await self.pull(self._rng.choice(alive))
+                    await self.sync(self._rng.choice(alive), push=True)
 
-    async def _pull_later(self, peer_id: str) -> None:
+    async def _sync_later(self, peer_id: str) -> None:
         await trio.sleep(2 * LIMITS.gossip_interval_seconds)
         if self._peers.alive(peer_id):
-            await self.pull(peer_id)
+            await self.sync(peer_id, push=True)
+
+
+class _Conversation:
+    """Our side of one; any method may raise the AigridError that ended it."""
+
+    def __init__(self, graph: Metagraph, rpc: RpcClient, peer_id: str, *, now_ms: NowMs) -> None:
+        self.news = 0
+        self._graph = graph
+        self._rpc = rpc
+        self._peer_id = peer_id
+        self._now_ms = now_ms
+
+    async def compare_and_fetch(self) -> list[bytes]:
+        """Find the differences and take what we lack; SHA-256 of what the peer lacks.
+
+        What is needed is asked for in the order in which it was named, which names memberships
+        first, as soon as it fills a request: a long difference is never held as a whole.
+        """
+        reconciler = Reconciler(self._graph.items(self._now_ms()))
+        have: list[bytes] = []
+        need: list[bytes] = []
+        message: bytes | None = reconciler.initiate()
+        while message is not None:
+            answer = await self._ask(Reconcile(message), Reconciled)
+            step = reconciler.reconcile(answer.message)
+            have += step.have_ids[: LIMITS.sync_push_max - len(have)]
+            need += step.need_ids
+            while len(need) >= LIMITS.sync_ids_max:
+                await self._fetch(need[: LIMITS.sync_ids_max])
+                del need[: LIMITS.sync_ids_max]
+            message = step.reply
+        if need:
+            await self._fetch(need)
+        return have
+
+    async def push(self, sha256s: list[bytes]) -> None:
+        """Send what the peer lacks, unless what it sent has replaced it meanwhile."""
+        raws = self._graph.raws(sha256s, now_ms=self._now_ms())
+        for batch in batches(raws, LIMITS.gossip_max_bytes):
+            await self._ask(Push(batch), Pushed)
+
+    async def _fetch(self, sha256s: list[bytes]) -> None:
+        left = len(sha256s)
+        async with self._rpc.call(
+            self._peer_id,
+            encode(Fetch(tuple(sha256s))),
+            silence_seconds=LIMITS.rpc_timeout_seconds,
+        ) as answers:
+            async for body in answers:
+                answer = decode_rpc_answer(body)
+                if not isinstance(answer, Records) or len(answer.records) > left:
+                    raise RemoteError("an answer that was not asked for", peer=self._peer_id)
+                left -= len(answer.records)
+                self.news += take_in(
+                    self._graph, answer.records, now_ms=self._now_ms(), peer_id=self._peer_id
+                )
+
+    async def _ask(self, request: Reconcile | Push, kind: type[T]) -> T:
+        body = await self._rpc.ask(
+            self._peer_id, encode(request), silence_seconds=LIMITS.rpc_timeout_seconds
+        )
+        answer = decode_rpc_answer(body)
+        if not isinstance(answer, kind):
+            raise RemoteError("an answer that was not asked for", peer=self._peer_id)
+        return answer

@@ -38,7 +38,8 @@ from aigrid.protocol.kinds import (
     NodeBody,
     WithdrawnBody,
 )
-from aigrid.protocol.messages import Infer, Records, Sync, encode
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Fetch, Infer, Records, encode
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
 from aigrid.protocol.record import Record, build
 
@@ -282,7 +283,10 @@ async def test_what_breaks_the_rules_of_an_exchange_ends_its_stream_alone(grid, 
             b"\x93" * 999,
         ):
             assert await say(mallory, muxer, frame(request, body)) == "protocol_violation"
-        codes = {await say(mallory, muxer, frame(request, encode(Sync()))) for _ in range(60)}
+        codes = {
+            await say(mallory, muxer, frame(request, encode(Fetch(()))))
+            for _ in range(2 * LIMITS.syncs_burst)
+        }
         assert "rate_limited" in codes
         await steady.write(ping)  # a stream beside all that
         with trio.fail_after(5):

@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from aigrid.protocol.canonical import canonical, parse
 from aigrid.protocol.errors import Code, UsageError, VerificationError
 from aigrid.protocol.kinds import AvailabilityBody, CapabilityBody, Kind, MembershipBody, NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.record import Record, verify_form_and_signature
+from aigrid.protocol.record import Record, verify, verify_form_and_signature
 
 
 def ingest(
@@ -317,7 +318,7 @@ def test_a_restarted_node_believes_the_same(tmp_path: Path) -> None:
 def made_anew(made: Metagraph) -> Metagraph:
     """The same records, ingested once more by another node."""
     other = graph()
-    raws = [record.raw for record in made.records_unknown_to(b"", now_ms=NOW)]
+    raws = list(made.raws(said(made, NOW), now_ms=NOW))
     _, refusals = other.ingest_batch(raws, now_ms=NOW, received_from="peer")
     assert refusals == []
     return other
@@ -355,31 +356,63 @@ def test_what_expired_while_the_node_was_down_is_gone_at_start(tmp_path: Path) -
     assert made.store.next_expiry_ms() is None
 
 
-def test_sync_sends_what_the_other_lacks_memberships_first_and_withdrawals_too() -> None:
+def said(made, now=NOW + 1):
+    """SHA-256 of what may be said to a peer, in order."""
+    items = made.items(now)
+    return items.ids(0, len(items))
+
+
+def test_what_may_be_said_is_memberships_first_and_withdrawals_too() -> None:
     made, about = with_members(ANN, BEN), manifest(ANN)
     ingest(made, about, node_record(ANN), node_record(BEN))
     made.withdraw(Kind.MEMBERSHIP, BEN.did, AUTHORITY, now_ms=NOW)
-    answer = made.records_unknown_to(b"", now_ms=NOW + 1)
-    assert [record.kind for record in answer[:2]] == [Kind.MEMBERSHIP] * 2
-    assert {record.issuer for record in answer} == {AUTHORITY.did, ANN.did}  # not BEN's
+    answer = list(made.raws(said(made), now_ms=NOW + 1))
+    records = [verify(raw, now_ms=NOW + 1) for raw in answer]
+    assert [record.kind for record in records[:2]] == [Kind.MEMBERSHIP] * 2
+    assert {record.issuer for record in records} == {AUTHORITY.did, ANN.did}  # not BEN's
+    assert len(records) == len(said(made)) == 4
+    assert hashlib.sha256(answer[0]).digest() in said(made)[:2]
     other = graph()
-    raws = [record.raw for record in answer]
-    assert other.ingest_batch(raws, now_ms=NOW + 1, received_from="peer")[1] == []
+    assert other.ingest_batch(answer, now_ms=NOW + 1, received_from="peer")[1] == []
     assert visible(other, NOW + 1) == visible(made, NOW + 1)
-    known = other.known_ids(now_ms=NOW + 1)
-    assert len(known) == 16 * len(answer)
-    assert made.records_unknown_to(known, now_ms=NOW + 1) == []
-    lacking = made.records_unknown_to(known[16:], now_ms=NOW + 1)
-    assert len(lacking) == 1
-    assert made.records_unknown_to(b"odd", now_ms=NOW + 1) == answer
+    assert said(other) == said(made)
 
 
-def test_expired_records_are_neither_known_nor_sent() -> None:
+def test_what_may_not_be_said_is_not_sent_when_asked_for() -> None:
+    made, hidden = with_members(ANN, BEN), node_record(BEN)
+    ingest(made, hidden)
+    digest = hashlib.sha256(hidden.raw).digest()
+    assert list(made.raws((digest, bytes(32)), now_ms=NOW)) == [hidden.raw]
+    made.withdraw(Kind.MEMBERSHIP, BEN.did, AUTHORITY, now_ms=NOW)
+    assert list(made.raws((digest,), now_ms=NOW)) == []
+
+
+def test_expired_records_are_neither_named_nor_sent() -> None:
     made = with_members(ANN)
     ingest(made, node_record(ANN, life=1000))
-    assert len(made.known_ids(now_ms=NOW + 999)) == 32
-    assert len(made.known_ids(now_ms=NOW + 1000)) == 16
-    assert len(made.records_unknown_to(b"", now_ms=NOW + 1000)) == 1
+    named = said(made, NOW + 999)
+    assert len(named) == 2
+    assert len(said(made, NOW + 1000)) == 1
+    assert len(list(made.raws(named, now_ms=NOW + 1000))) == 1
+
+
+def test_a_membership_that_ends_silences_its_holder() -> None:
+    made = graph()
+    ingest(made, membership(ANN, life=1000), node_record(ANN), membership(BEN))
+    assert len(said(made, NOW + 999)) == 3
+    assert len(said(made, NOW + 1000)) == 1
+
+
+def test_a_snapshot_is_kept_until_something_changes() -> None:
+    made = with_members(ANN)
+    first = made.items(NOW)
+    assert made.items(NOW + 1000) is first
+    ingest(made, node_record(ANN))
+    second = made.items(NOW + 1000)
+    assert len(second) == 2
+    assert made.items(NOW) is not second  # the clock was set back
+    made.switch_grid(OWN.did)
+    assert len(made.items(NOW + 1000)) == 0
 
 
 def test_a_membership_is_issued_with_the_authoritys_key() -> None:

@@ -73,6 +73,7 @@ chunks = (
         completion_tokens=st.integers(0, 2**53 - 1),
     )
 )
+digests = st.binary(min_size=32, max_size=32)
 batches = st.builds(messages.Records, records=st.lists(raw_records, max_size=3).map(tuple))
 
 Strategy = st.SearchStrategy[Any]
@@ -80,7 +81,9 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
     "rpc_request": (
         messages.decode_rpc_request,
         st.builds(messages.Ping)
-        | st.builds(messages.Sync, known=st.binary(max_size=64))
+        | st.builds(messages.Reconcile, message=st.binary(min_size=1, max_size=64))
+        | st.builds(messages.Fetch, ids=st.lists(digests, max_size=3).map(tuple))
+        | st.builds(messages.Push, records=st.lists(raw_records, max_size=3).map(tuple))
         | st.builds(
             messages.Infer,
             request_id=request_ids,
@@ -97,6 +100,8 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
             running=st.integers(0, 1_000_000),
         )
         | batches
+        | st.builds(messages.Reconciled, message=st.binary(min_size=1, max_size=64))
+        | st.builds(messages.Pushed, changed=st.integers(0, 1024))
         | st.builds(messages.Chunks, chunks=st.lists(chunks, max_size=3).map(tuple)),
     ),
     "records": (messages.decode_records, batches),

@@ -74,7 +74,7 @@ async def test_a_sync_that_never_ends_is_left(sim, autojump_clock):
     a, b = await grid(sim, "a", "b")
     b.sync.serve = never_ending
     start = trio.current_time()
-    assert await a.sync.pull(b.identity.peer_id) == 0
+    assert await a.sync.sync(b.identity.peer_id, push=False) == 0
     assert trio.current_time() - start <= LIMITS.sync_seconds
 
 
