@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.task import TaskMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class ModelSource:
         format: "onnx", "gguf", "echo"...
         files: name in the manifest -> absolute path of a regular file whose hash was checked.
         task: Hugging Face pipeline tag the model is loaded for.
-        options: adapter's own settings from the task mapping (strings, numbers, booleans).
+        options: the adapter's own settings (strings, numbers, booleans).
+        mapping: how typed input and output are made; None where the adapter knows by itself.
         cache_directory: where the engine may keep derived files, by content; None for nowhere.
     """
 
@@ -57,6 +59,7 @@ class ModelSource:
     task: str
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     cache_directory: Path | None = None
+    mapping: TaskMapping | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,10 @@ class CancelToken:
         hook()
 
 
+class Cancelled(Exception):  # noqa: N818 -- not an error: nobody waits for the answer any more
+    """A run was cut short because its `CancelToken` was set."""
+
+
 class CancelHook(Protocol):
     """Anything callable without arguments."""
 
@@ -155,6 +162,21 @@ class Engine(Protocol):
 
     def unload(self) -> None:
         """Flush what must not be lost; the process is killed afterwards."""
+
+
+def model_file(source: ModelSource, format_: str) -> Path:
+    """The one model file of a source: its mapping may need further files beside it.
+
+    Raises:
+        EngineError: `unsupported_model` for another format, or none or several such files.
+    """
+    found = [path for name, path in source.files.items() if name.endswith(f".{format_}")]
+    if source.format != format_ or len(found) != 1:
+        raise EngineError(
+            f"a model in format {format_} has one file *.{format_}, this one has {len(found)}",
+            Code.UNSUPPORTED_MODEL,
+        )
+    return found[0]
 
 
 def wrong_task(engine: str, request: InferRequest) -> EngineError:

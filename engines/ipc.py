@@ -16,6 +16,7 @@ from aigrid.engines.base import EngineStats, Estimate, ModelSource, Probe
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.task import TaskMapping
 
 FRAME_MAX_BYTES: Final = max(LIMITS.request_max_bytes, LIMITS.tensor_max_bytes) + MIB
 CHUNK_WINDOW: Final = LIMITS.worker_chunks_max
@@ -34,6 +35,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     task: str
     options: dict[str, str | int | float | bool]
     cache_directory: str | None
+    mapping: TaskMapping | None = None
 
 
 class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -209,6 +211,7 @@ def source_to_wire(source: ModelSource) -> Source:
         source.task,
         dict(source.options),
         str(source.cache_directory) if source.cache_directory is not None else None,
+        source.mapping,
     )
 
 
@@ -221,6 +224,7 @@ def source_from_wire(source: Source) -> ModelSource:
         source.task,
         source.options,
         Path(source.cache_directory) if source.cache_directory is not None else None,
+        source.mapping,
     )
 
 

@@ -24,7 +24,7 @@ from aigrid.engines import ipc
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.engines.registry import load_engine, probe_all
 from aigrid.protocol.errors import AigridError, Code
-from aigrid.protocol.inference import Finish, InferRequest, TensorChunk, TextChunk
+from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 256 * 1024
@@ -161,7 +161,7 @@ class Host:
             if isinstance(chunk, Finish):
                 self._end(job_id, ipc.Chunk(job_id, chunk))
                 return
-            if not isinstance(chunk, TextChunk | TensorChunk):
+            if not isinstance(chunk, TextChunk | TensorChunk | TaskChunk):
                 raise TypeError(f"the engine yielded a {type(chunk).__name__}")
             job.take()
             post(encode(chunk_type(job_id, chunk)))

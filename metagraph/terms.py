@@ -80,6 +80,14 @@ def _number(iri: str) -> Term:
     return Term(iri, Form.NUMBER)
 
 
+def _numbers(iri: str) -> Term:
+    return Term(iri, Form.NUMBER, many=True)
+
+
+def _node(iri: str, fields: Mapping[str, Term]) -> Term:
+    return Term(iri, Form.NODE, fields=fields)
+
+
 def _nodes(iri: str, fields: Mapping[str, Term]) -> Term:
     return Term(iri, Form.NODE, many=True, fields=fields)
 
@@ -99,12 +107,76 @@ _FILE = {
     "sha256": Term(AIG + "sha256"),
     "bytes": _number(DCAT + "byteSize"),
 }
+_TENSOR = Term(AIG + "tensor")
+_TEXT_INPUT = {
+    "tokenizer": Term(AIG + "tokenizer"),
+    "maxTokens": _number(AIG + "maxTokens"),
+    "truncate": Term(AIG + "truncate", Form.TRUTH),
+    "ids": Term(AIG + "idsTensor"),
+    "mask": Term(AIG + "maskTensor"),
+    "types": Term(AIG + "typesTensor"),
+    "template": Term(AIG + "template"),
+}
+_IMAGE_INPUT = {
+    "width": _number(SCHEMA + "width"),
+    "height": _number(SCHEMA + "height"),
+    "tensor": _TENSOR,
+    "resize": Term(AIG + "resize"),
+    "channels": Term(AIG + "channels"),
+    "layout": Term(AIG + "layout"),
+    "divisor": Term(AIG + "divisor"),
+    "mean": Term(AIG + "mean", many=True),
+    "std": Term(AIG + "std", many=True),
+}
+_AUDIO_INPUT = {
+    "sampleRate": _number(AIG + "sampleRate"),
+    "tensor": _TENSOR,
+    "windowSamples": _number(AIG + "windowSamples"),
+    "contextSamples": _number(AIG + "contextSamples"),
+    "rateTensor": Term(AIG + "rateTensor"),
+    "stateTensor": Term(AIG + "stateTensor"),
+    "stateOutput": Term(AIG + "stateOutput"),
+    "stateShape": _numbers(AIG + "stateShape"),
+}
+_FEATURE = {"name": _NAME, "categories": Term(AIG + "category", many=True)}
+_TABLE_INPUT = {
+    "features": _nodes(AIG + "feature", _FEATURE),
+    "tensor": _TENSOR,
+    "window": _number(AIG + "window"),
+}
+_BYTES_INPUT = {
+    "begin": _number(AIG + "beginBytes"),
+    "end": _number(AIG + "endBytes"),
+    "block": _number(AIG + "blockBytes"),
+    "padding": _number(AIG + "padding"),
+    "tensor": _TENSOR,
+}
+_TASK_OUTPUT = {
+    "tensor": _TENSOR,
+    "labels": Term(AIG + "label", many=True),
+    "labelsFile": Term(AIG + "labelsFile"),
+    "activation": Term(AIG + "activation"),
+    "pooling": Term(AIG + "pooling"),
+    "normalize": Term(AIG + "normalize", Form.TRUTH),
+    "top": _number(AIG + "top"),
+    "threshold": Term(AIG + "threshold"),
+    "greaterIsAnomalous": Term(AIG + "greaterIsAnomalous", Form.TRUTH),
+}
+_MAPPING = {
+    "text": _node(AIG + "textInput", _TEXT_INPUT),
+    "image": _node(AIG + "imageInput", _IMAGE_INPUT),
+    "audio": _node(AIG + "audioInput", _AUDIO_INPUT),
+    "table": _node(AIG + "tableInput", _TABLE_INPUT),
+    "bytes": _node(AIG + "bytesInput", _BYTES_INPUT),
+    "output": _node(AIG + "output", _TASK_OUTPUT),
+}
 _DESCRIPTION = {
     "format": Term(AIG + "format"),
     "task": Term(FAIR4ML + "mlTask"),
     "precision": Term(AIG + "precision"),
     "files": _nodes(DCAT + "distribution", _FILE),
     "options": Term(AIG + "option", Form.OPTIONS),
+    "mapping": _node(AIG + "mapping", _MAPPING),
 }
 _OFFER = {
     "model": Term(AIG + "offersModel", Form.REFERENCE, prefix=MODEL_URN),

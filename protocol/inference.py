@@ -19,6 +19,7 @@ TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=LIMITS.max_tokens_max)
 Finite = Annotated[float, Meta(ge=-1e38, le=1e38)]
 TokenCount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 StopText = Annotated[str, Meta(min_length=1, max_length=LIMITS.stop_max_chars)]
+JsonText = Annotated[bytes, Meta(min_length=1, max_length=LIMITS.task_json_max_bytes)]
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -78,7 +79,24 @@ class TensorRequest(msgspec.Struct, frozen=True, tag="tensor", forbid_unknown_fi
     outputs: Annotated[tuple[str, ...], Meta(max_length=LIMITS.tensors_max)] = ()
 
 
-InferRequest = TextRequest | TensorRequest
+class TaskRequest(msgspec.Struct, frozen=True, tag="task", forbid_unknown_fields=True):
+    """Run a task once, with input and output as its capability's schemas say.
+
+    Attributes:
+        task: the capability asked for: a pipeline tag, or a published one's IRI.
+        input: JSON text; images, sounds and files in it are base64.
+        parameters: settings of this request ("top_k", "threshold"...).
+    """
+
+    task: Annotated[str, Meta(min_length=1, max_length=LIMITS.capability_max_chars)]
+    input: JsonText
+    parameters: Annotated[
+        dict[Annotated[str, Meta(max_length=64)], str | int | float | bool],
+        Meta(max_length=LIMITS.task_parameters_max),
+    ] = {}
+
+
+InferRequest = TextRequest | TensorRequest | TaskRequest
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -115,6 +133,12 @@ class TensorChunk(msgspec.Struct, frozen=True, tag="tensor"):
     outputs: Annotated[dict[str, Tensor], Meta(max_length=LIMITS.tensors_max)]
 
 
+class TaskChunk(msgspec.Struct, frozen=True, tag="task"):
+    """The answer to a task: JSON text."""
+
+    output: JsonText
+
+
 class Finish(msgspec.Struct, frozen=True, tag="finish"):
     """The clean end of an answer, with token counts (0 where the model has no tokens)."""
 
@@ -123,7 +147,7 @@ class Finish(msgspec.Struct, frozen=True, tag="finish"):
     completion_tokens: TokenCount = 0
 
 
-InferChunk = TextChunk | TensorChunk | Finish
+InferChunk = TextChunk | TensorChunk | TaskChunk | Finish
 
 
 def check_text(request: TextRequest) -> None:

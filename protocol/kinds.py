@@ -17,7 +17,8 @@ from aigrid.protocol.canonical import canonical, is_content_id, plain
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import peer_id_of_did, public_key_of_did, public_key_of_peer_id
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.model import MODEL_URN, PRINTABLE, ModelDescription, model_id
+from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
+from aigrid.protocol.names import PRINTABLE
 
 SubjectId = Annotated[str, Meta(min_length=1, max_length=128)]
 Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]

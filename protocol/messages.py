@@ -13,7 +13,7 @@ from msgspec import Meta
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.model import PRINTABLE
+from aigrid.protocol.names import PRINTABLE
 
 PROTOCOL_VERSION = 1
 RECORDS_TOPIC = "records"

@@ -9,21 +9,16 @@ reissued.
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from aigrid.protocol.canonical import canonical, content_id
 from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.names import PRINTABLE, FileName
+from aigrid.protocol.task import TaskMapping
 
 MODEL_URN = "urn:aigrid:model:"
 
-# What people are shown holds no control, line-separating or direction-changing characters. Here and
-# elsewhere `\Z`: a `$` would let a line feed through at the end.
-PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"
-FileName = Annotated[
-    str,
-    Meta(max_length=LIMITS.name_max_chars, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\Z"),
-]
 Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Scalar = str | int | float | bool
 
@@ -44,7 +39,9 @@ class ModelDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         task: Hugging Face pipeline tag of the mapping.
         precision: of the weights, as the format names it ("q4_1", "float32"), or "".
         files: sorted by name.
-        options: settings of the task mapping that change answers.
+        options: the adapter's own settings that change answers.
+        mapping: how typed input and output are made; see `task`. Unset: the adapter knows, or the
+            model takes tensors only.
     """
 
     format: Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+\Z")]
@@ -52,6 +49,7 @@ class ModelDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     files: Annotated[tuple[ModelFile, ...], Meta(max_length=LIMITS.files_max)]
     precision: Annotated[str, Meta(max_length=32, pattern=PRINTABLE)] = ""
     options: dict[Annotated[str, Meta(max_length=64)], Scalar] = {}
+    mapping: TaskMapping | UnsetType = UNSET
 
 
 def model_id(description: ModelDescription) -> str:

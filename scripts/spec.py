@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from aigrid.protocol import framing, inference, kinds, limits, messages, model
+from aigrid.protocol import framing, inference, kinds, limits, messages, model, names, task
 from aigrid.protocol.errors import CODES
 from aigrid.protocol.kinds import KINDS, Kind
 
@@ -66,7 +66,18 @@ def claims() -> str:
 
 
 def models() -> str:
-    used = (model.ModelDescription, model.ModelFile)
+    used = (
+        model.ModelDescription,
+        model.ModelFile,
+        task.TaskMapping,
+        task.TextInput,
+        task.ImageInput,
+        task.AudioInput,
+        task.TableInput,
+        task.Feature,
+        task.BytesInput,
+        task.TaskOutput,
+    )
     return "\n".join(struct_section(struct, f"### {struct.__name__}") for struct in used)
 
 
@@ -84,9 +95,11 @@ def inference_types() -> str:
         inference.ChatMessage,
         inference.TensorRequest,
         inference.Tensor,
+        inference.TaskRequest,
         inference.TextChunk,
         inference.TokenLogprob,
         inference.TensorChunk,
+        inference.TaskChunk,
         inference.Finish,
     )
     return "\n".join(struct_section(struct, f"### {struct.__name__}") for struct in used)
@@ -115,6 +128,8 @@ def struct_section(struct: type[msgspec.Struct], heading: str) -> str:
 def default(field: inspect.Field) -> str:
     if field.required:
         return "required"
+    if field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT:
+        return "absent"
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     return f"`{quoted(value)}`"
 
@@ -157,7 +172,7 @@ def shape(kind: inspect.Type) -> str:
 def text_shape(kind: inspect.StrType) -> str:
     words = "string"
     pattern = kind.pattern
-    if pattern == model.PRINTABLE:
+    if pattern == names.PRINTABLE:
         words = "printable string"
         pattern = None
     words += span(kind.min_length, kind.max_length, "characters")

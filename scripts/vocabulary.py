@@ -188,7 +188,8 @@ def value_shape(kind: inspect.Type, term: Term, indent: str) -> list[str]:
         case Form.JSON:
             return ["sh:datatype rdf:JSON"]
         case Form.TRUTH:
-            return ["sh:datatype xsd:boolean ; sh:hasValue true"]
+            said = ["sh:datatype xsd:boolean"]
+            return said if isinstance(kind, inspect.BoolType) else [*said, "sh:hasValue true"]
         case Form.NUMBER:
             assert isinstance(kind, inspect.IntType)
             most = INTEGER_MAX if kind.le is None else int(kind.le)

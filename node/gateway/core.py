@@ -25,7 +25,15 @@ from aigrid.protocol.errors import (
     NoCandidateError,
     RemoteError,
 )
-from aigrid.protocol.inference import Finish, InferChunk, TextChunk, TextRequest, TokenLogprob
+from aigrid.protocol.inference import (
+    Finish,
+    InferChunk,
+    TaskChunk,
+    TaskRequest,
+    TextChunk,
+    TextRequest,
+    TokenLogprob,
+)
 
 _NAME_SHOWN_CHARS = 100
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -33,11 +41,15 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What was ready together: text, its tokens, and with the last step how the answer ended."""
+    """What was ready together: text, its tokens, and with the last step how the answer ended.
+
+    `output` is the answer of a typed task, as JSON text; then there is no text.
+    """
 
     text: str
     logprobs: tuple[TokenLogprob, ...]
     finish: Finish | None
+    output: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,16 @@ class Listed:
 
     listed_id: str
     view: ModelView
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswer:
+    """A typed task's answer: who gave it, and its output as JSON text."""
+
+    answer: Answer
+    output: bytes
+    finish: Finish
+    segments: tuple[Segment, ...]
 
 
 class GatewayCore:
@@ -129,6 +151,23 @@ class GatewayCore:
     def generate(self, model: str, request: TextRequest, *, request_id: str) -> "Generation":
         """Ask for text; see `Generation`."""
         return Generation(self, self._inference.infer(model, request, request_id=request_id))
+
+    async def run_task(self, model: str, request: TaskRequest, *, request_id: str) -> TaskAnswer:
+        """Run a typed task on `model`, or where that is empty on whatever model can do it.
+
+        Raises:
+            AigridError: when there is no complete answer.
+        """
+        asked = self._inference.infer(
+            model, request, request_id=request_id, capability=request.task
+        )
+        async with Generation(self, asked) as generation:
+            steps = [step async for step in generation]
+            finish = steps[-1].finish
+            output = b"".join(step.output for step in steps)
+            if finish is None or not output:
+                raise EngineError("The model answered without a result.")
+            return TaskAnswer(generation.answer, output, finish, tuple(generation.segments))
 
     # Stopping
     @property
@@ -236,7 +275,7 @@ class Generation:
                 raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
             step = _merge(chunks)
             if step.finish is None:
-                if step.text or step.logprobs:
+                if step.text or step.logprobs or step.output:
                     return step
                 continue
             self._ended = True
@@ -267,14 +306,20 @@ def _merge(chunks: tuple[InferChunk, ...]) -> Step:
         return Step(chunks[0].text, chunks[0].logprobs, finish)
     texts: list[str] = []
     logprobs: list[TokenLogprob] = []
+    output = b""
     for chunk in chunks:
         if isinstance(chunk, Finish):
             raise RemoteError("The answer went on after its end.")
+        if isinstance(chunk, TaskChunk):
+            if output:
+                raise RemoteError("The answer has two results.")
+            output = chunk.output
+            continue
         if not isinstance(chunk, TextChunk):
             raise EngineError("The model answers with tensors, not text.", Code.UNSUPPORTED_MODEL)
         texts.append(chunk.text)
         logprobs += chunk.logprobs
-    return Step("".join(texts), tuple(logprobs), finish)
+    return Step("".join(texts), tuple(logprobs), finish, output)
 
 
 def _stopping_error() -> AigridError:

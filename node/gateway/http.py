@@ -14,6 +14,7 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_http import OpenAiEndpoints, json_response
 from aigrid.node.gateway.server import HttpServer, listen
 from aigrid.node.gateway.sparql_http import Queries, SparqlEndpoint
+from aigrid.node.gateway.task_http import TaskEndpoints
 from aigrid.protocol.errors import Code, LocalError
 
 
@@ -114,6 +115,7 @@ class Gateway:
         bodies = BodyReader(self._limits)
         routes: list[BaseRoute] = [
             *OpenAiEndpoints(self._core, bodies, self._limits).routes(),
+            *TaskEndpoints(self._core, bodies).routes(),
             Route("/healthz", self._health, methods=["GET"]),
             Route("/aigrid/v1/status", self._status, methods=["GET"]),
         ]

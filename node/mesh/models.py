@@ -103,6 +103,7 @@ class LocalModels:
             description.task,
             description.options,
             self._cache_directory,
+            None if description.mapping is msgspec.UNSET else description.mapping,
         )
 
     async def check(self, model: str) -> None:

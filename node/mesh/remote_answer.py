@@ -7,6 +7,8 @@ from aigrid.protocol.inference import (
     Finish,
     InferChunk,
     InferRequest,
+    TaskChunk,
+    TaskRequest,
     TensorChunk,
     TextChunk,
     TextRequest,
@@ -37,7 +39,9 @@ class RemoteAnswer:
         self._begun = False
         self._kind: type[InferChunk] = TensorChunk
         self._tokens_left, self._bytes_left = 0, LIMITS.tensor_max_bytes + LIMITS.frame_max_bytes
-        if isinstance(request, TextRequest):
+        if isinstance(request, TaskRequest):
+            self._kind = TaskChunk
+        elif isinstance(request, TextRequest):
             self._kind = TextChunk
             asked = request.max_tokens
             self._tokens_left = LIMITS.max_tokens_max if asked is None else asked

@@ -20,7 +20,14 @@ import pytest
 
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TensorChunk, TextChunk
+from aigrid.protocol.inference import (
+    Finish,
+    InferChunk,
+    InferRequest,
+    TaskChunk,
+    TensorChunk,
+    TextChunk,
+)
 
 
 class EngineContract:
@@ -68,7 +75,7 @@ class EngineContract:
         chunks = self.chunks(loaded, request_)
         assert [type(c) for c in chunks].count(Finish) == 1
         assert isinstance(chunks[-1], Finish)
-        assert all(isinstance(c, TextChunk | TensorChunk) for c in chunks[:-1])
+        assert all(isinstance(c, TextChunk | TensorChunk | TaskChunk) for c in chunks[:-1])
 
     def test_chunks_survive_the_wire(self, loaded: Engine, request_: InferRequest) -> None:
         for chunk in self.chunks(loaded, request_):

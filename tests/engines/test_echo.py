@@ -17,6 +17,7 @@ from aigrid.protocol.inference import (
     Tensor,
     TensorChunk,
     TensorRequest,
+    TextChunk,
     TextRequest,
 )
 
@@ -42,7 +43,7 @@ def answer(request: TextRequest) -> tuple[str, Finish, list[int]]:
     engine.load(echo_source(), threads=1)
     *chunks, finish = engine.infer(request, CancelToken())
     assert isinstance(finish, Finish)
-    texts = [c for c in chunks if not isinstance(c, Finish | TensorChunk)]
+    texts = [c for c in chunks if isinstance(c, TextChunk)]
     return "".join(c.text for c in texts), finish, [i for c in texts for i in c.token_ids]
 
 

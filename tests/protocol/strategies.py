@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec import UNSET
 
-from aigrid.protocol import kinds
+from aigrid.protocol import kinds, task
 from aigrid.protocol.canonical import canonical, content_id, file_cid
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Body, Kind
@@ -42,6 +43,55 @@ files = st.builds(
     sha256=st.binary(min_size=32, max_size=32).map(bytes.hex),
     bytes=counts,
 )
+tensors = st.text(shown, max_size=16)
+decimals = st.from_regex(r"-?(0|[1-9][0-9]{0,3})(\.[0-9]{1,4})?", fullmatch=True)
+image_inputs = st.builds(
+    task.ImageInput,
+    width=st.integers(1, 4096),
+    height=st.integers(1, 4096),
+    tensor=tensors,
+    resize=st.sampled_from(["stretch", "crop", "pad"]),
+    channels=st.sampled_from(["rgb", "bgr", "gray"]),
+    layout=st.sampled_from(["nchw", "nhwc"]),
+    divisor=decimals,
+    mean=st.lists(decimals, max_size=4).map(tuple),
+    std=st.lists(decimals, max_size=4).map(tuple),
+)
+audio_inputs = st.builds(
+    task.AudioInput,
+    sample_rate=st.integers(1000, 384_000),
+    tensor=tensors,
+    state_shape=st.lists(st.integers(1, 4096), max_size=4).map(tuple),
+)
+table_inputs = st.builds(
+    task.TableInput,
+    features=st.lists(
+        st.builds(
+            task.Feature,
+            name=st.text(shown, min_size=1, max_size=16),
+            categories=st.lists(tensors, max_size=3).map(tuple),
+        ),
+        max_size=3,
+    ).map(tuple),
+    window=st.integers(0, 65536),
+)
+task_outputs = st.builds(
+    task.TaskOutput,
+    tensor=tensors,
+    labels=st.lists(tensors, max_size=4).map(tuple),
+    normalize=st.booleans(),
+    threshold=decimals,
+    greater_is_anomalous=st.booleans(),
+)
+mappings = st.builds(
+    task.TaskMapping,
+    text=st.just(UNSET) | st.builds(task.TextInput, template=st.text(max_size=20)),
+    image=st.just(UNSET) | image_inputs,
+    audio=st.just(UNSET) | audio_inputs,
+    table=st.just(UNSET) | table_inputs,
+    bytes=st.just(UNSET) | st.builds(task.BytesInput, begin=st.integers(0, 2**20)),
+    output=task_outputs,
+)
 descriptions = st.builds(
     ModelDescription,
     format=st.from_regex(r"[a-z0-9_]{1,32}", fullmatch=True),
@@ -49,6 +99,7 @@ descriptions = st.builds(
     files=st.lists(files, max_size=5, unique_by=lambda file: file.name.lower()).map(tuple),
     precision=st.text(shown, max_size=32),
     options=st.dictionaries(st.text(max_size=64), scalars, max_size=4),
+    mapping=st.just(UNSET) | mappings,
 )
 offers = st.builds(
     kinds.Offer,

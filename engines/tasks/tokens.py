@@ -1,0 +1,85 @@
+"""Text to token ids, in batches that a model takes."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from msgspec import UNSET
+
+from aigrid.engines.tasks.base import Array, Setup, invalid, unsupported
+from aigrid.protocol.limits import MIB
+from aigrid.protocol.task import TextInput
+
+TOKENIZER_MAX_BYTES: Final = 64 * MIB
+BATCH_TOKENS: Final = 16_384  # of one run, padding included: bounds memory, costs no speed
+
+Pair = tuple[str, str]
+
+
+class Tokens:
+    """The model's tokenizer, and the tensors it fills."""
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.mapping.text is UNSET:
+            raise unsupported(f"{setup.name} needs a mapping of text")
+        self.mapping: TextInput = setup.mapping.text
+        path = setup.file(self.mapping.tokenizer, what="tokenizer")
+        if path.stat().st_size > TOKENIZER_MAX_BYTES:
+            raise unsupported(f"{path.name} is too large for a tokenizer")
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 -- boundary: the library raises it
+            raise unsupported(f"{path.name} is not a tokenizer: {error}"[:300]) from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if self.mapping.truncate and self.mapping.max_tokens:
+            self._tokenizer.enable_truncation(self.mapping.max_tokens)
+        known = setup.runner.inputs
+        wanted = (self.mapping.ids, self.mapping.mask, self.mapping.types)
+        self._ids, self._mask, self._types = (
+            setup.input_name(name) if name else "" for name in wanted
+        )
+        if unfilled := known.keys() - {self._ids, self._mask, self._types}:
+            raise unsupported(f"nothing fills the input {min(unfilled)!r} of the model")
+
+    def encode(self, texts: Sequence[str] | Sequence[Pair]) -> list[Any]:
+        """One encoding for each text or pair, none longer than the model takes.
+
+        Raises:
+            EngineError: `invalid_request` for one that is longer.
+        """
+        encodings = self._tokenizer.encode_batch(list(texts))
+        most = self.mapping.max_tokens
+        for n, encoding in enumerate(encodings):
+            if most and len(encoding.ids) > most:
+                raise invalid(f"text {n} has {len(encoding.ids)} tokens, the model takes {most}")
+            if not encoding.ids:
+                raise invalid(f"text {n} has no tokens")
+        return encodings
+
+    def feeds(self, encodings: Sequence[Any]) -> tuple[dict[str, Array], Array]:
+        """Input tensors of a batch, and its mask: int64 [batch, tokens]."""
+        shape = (len(encodings), max(len(e.ids) for e in encodings))
+        ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
+        for row, encoding in enumerate(encodings):
+            length = len(encoding.ids)
+            ids[row, :length] = encoding.ids
+            mask[row, :length] = encoding.attention_mask
+            types[row, :length] = encoding.type_ids
+        named = ((self._ids, ids), (self._mask, mask), (self._types, types))
+        return {name: array for name, array in named if name}, mask
+
+
+def batches(encodings: Sequence[Any], tokens_max: int = BATCH_TOKENS) -> list[list[int]]:
+    """Positions in batches of similar length, so that little is padded; pure."""
+    order = sorted(range(len(encodings)), key=lambda n: len(encodings[n].ids))
+    made: list[list[int]] = []
+    for position in order:
+        length = len(encodings[position].ids)
+        if made and (len(made[-1]) + 1) * length <= tokens_max:
+            made[-1].append(position)
+        else:
+            made.append([position])
+    return made

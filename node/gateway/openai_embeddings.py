@@ -1,0 +1,101 @@
+"""OpenAI's embeddings: bytes in, a task request; a task's answer, bytes out.
+
+Source: https://platform.openai.com/docs/api-reference/embeddings.
+"""
+
+import base64
+import struct
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from aigrid.node.gateway.core import TaskAnswer
+from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
+from aigrid.protocol.inference import TaskRequest
+from aigrid.protocol.limits import LIMITS
+
+TASK: Final = "feature-extraction"
+_encode = msgspec.json.Encoder().encode
+_vectors = msgspec.json.Decoder(list[list[float]])
+
+
+class _Body(msgspec.Struct):
+    model: str
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsCall:
+    """What a client asked for; `as_base64` for little-endian float32 in base64."""
+
+    model: str
+    request: TaskRequest
+    count: int
+    as_base64: bool
+
+
+def decode_embeddings(body: bytes) -> EmbeddingsCall:
+    """Decode and check the body of `POST /v1/embeddings`.
+
+    Raises:
+        InvalidRequestError: whatever is wrong with it; `param` names the field where there is one.
+    """
+    try:
+        parsed = msgspec.json.decode(body, type=_Body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequestError(f"The body is not a request for embeddings: {error}.") from None
+    if not 0 < len(parsed.model) <= LIMITS.model_field_max_chars:
+        raise InvalidRequestError("`model` must name a model.", param="model")
+    texts = [parsed.input] if isinstance(parsed.input, str) else parsed.input
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidRequestError(
+            "`input` must be a text or an array of texts: send text, not token ids.", param="input"
+        )
+    if not 0 < len(texts) <= LIMITS.task_items_max or not all(texts):
+        raise InvalidRequestError(
+            f"`input` must have 1 to {LIMITS.task_items_max} texts, none of them empty.",
+            param="input",
+        )
+    if parsed.dimensions is not None:
+        raise InvalidRequestError(
+            "`dimensions` is not supported: leave it out.", param="dimensions"
+        )
+    request = TaskRequest(TASK, _encode(texts))
+    return EmbeddingsCall(parsed.model, request, len(texts), parsed.encoding_format == "base64")
+
+
+def embeddings_body(call: EmbeddingsCall, found: TaskAnswer) -> bytes:
+    """The answer as OpenAI's clients read it.
+
+    Raises:
+        EngineError: when the output is not one vector of equal length for each text.
+    """
+    try:
+        vectors = _vectors.decode(found.output)
+    except msgspec.DecodeError:
+        vectors = []
+    if len(vectors) != call.count or len({len(vector) for vector in vectors}) != 1:
+        raise EngineError("The model did not answer with vectors.", Code.ENGINE_FAILED)
+    data = [
+        {"object": "embedding", "index": n, "embedding": _spelled(vector, call.as_base64)}
+        for n, vector in enumerate(vectors)
+    ]
+    tokens = found.finish.prompt_tokens
+    return _encode(
+        {
+            "object": "list",
+            "data": data,
+            "model": found.answer.name,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "aigrid": {"segments": found.segments},
+        }
+    )
+
+
+def _spelled(vector: list[float], as_base64: bool) -> list[float] | str:  # noqa: FBT001
+    if not as_base64:
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,98 @@
+"""Typed tasks over HTTP: `POST /aigrid/v1/tasks/{task}`, and OpenAI's embeddings on top of them.
+
+Input and output are those of the task's capability (SPEC 13.1); the body names a model, or leaves
+the choice to the node.
+"""
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from aigrid.node.gateway.asgi import JSON_TYPE, REQUEST_ID, BodyReader, until_gone
+from aigrid.node.gateway.core import GatewayCore, TaskAnswer
+from aigrid.node.gateway.guard import check_json
+from aigrid.node.gateway.openai_embeddings import decode_embeddings, embeddings_body
+from aigrid.protocol.errors import InvalidRequestError
+from aigrid.protocol.inference import TaskRequest
+from aigrid.protocol.limits import LIMITS
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    input: msgspec.Raw
+    model: str = ""
+    parameters: dict[str, str | int | float | bool] = {}
+
+
+class TaskEndpoints:
+    """The routes of typed tasks, over one core."""
+
+    def __init__(self, core: GatewayCore, bodies: BodyReader) -> None:
+        self._core = core
+        self._bodies = bodies
+
+    def routes(self) -> list[BaseRoute]:
+        """A task is a capability's name, which may be an IRI."""
+        return [
+            Route("/aigrid/v1/tasks/{task:path}", self._task, methods=["POST"]),
+            Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+        ]
+
+    async def _task(self, request: Request) -> Response:
+        model, task = decode_task(request.path_params["task"], await self._read(request))
+        found = await self._run(request, model, task)
+        body = {
+            "task": task.task,
+            "model": found.answer.name,
+            "output": msgspec.Raw(found.output),
+            "usage": {"prompt_tokens": found.finish.prompt_tokens},
+            "aigrid": {"segments": found.segments},
+        }
+        return _answered(found, _encode(body))
+
+    async def _embeddings(self, request: Request) -> Response:
+        call = decode_embeddings(await self._read(request))
+        found = await self._run(request, call.model, call.request)
+        return _answered(found, embeddings_body(call, found))
+
+    async def _read(self, request: Request) -> bytes:
+        headers = dict(request.scope["headers"])
+        check_json(headers)
+        return await self._bodies.read(headers, request.receive)
+
+    async def _run(self, request: Request, model: str, task: TaskRequest) -> TaskAnswer:
+        async def run(_nursery: Any) -> TaskAnswer:
+            return await self._core.run_task(model, task, request_id=request.scope[REQUEST_ID])
+
+        return await until_gone(request.receive, run)
+
+
+def decode_task(task: str, body: bytes) -> tuple[str, TaskRequest]:
+    """The model asked for, which may be empty, and the request.
+
+    Raises:
+        InvalidRequestError: what is wrong with the body.
+    """
+    try:
+        parsed = msgspec.json.decode(body, type=_Body)
+        request = msgspec.convert(
+            {"task": task, "input": bytes(parsed.input), "parameters": parsed.parameters},
+            TaskRequest,
+        )
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"The body is not a task request: {error}. "
+            'Send {"input": ..., "model": "...", "parameters": {...}}.'
+        ) from None
+    if len(parsed.model) > LIMITS.model_field_max_chars:
+        raise InvalidRequestError("The name of the model is too long.", param="model")
+    return parsed.model, request
+
+
+def _answered(found: TaskAnswer, body: bytes) -> Response:
+    headers = {"x-aigrid-node": found.answer.node, "x-aigrid-model": found.answer.model}
+    return Response(body, headers=headers, media_type=JSON_TYPE)
