@@ -6,7 +6,10 @@ from typing import Final
 import msgspec
 
 from aigrid.engines.base import Cancelled, CancelToken, ModelSource
+from aigrid.engines.tasks.audio import SoundClassification, VoiceActivity
 from aigrid.engines.tasks.base import Runner, Setup, Task, TaskCall, invalid, unsupported
+from aigrid.engines.tasks.content import FileType
+from aigrid.engines.tasks.image import ImageClassification, ImageEmbedding
 from aigrid.engines.tasks.tabular import Anomalies, TableClassification, TableRegression
 from aigrid.engines.tasks.text import (
     Embedding,
@@ -30,6 +33,11 @@ TASKS: Final[Mapping[str, Callable[[Setup], Task]]] = {
     "tabular-classification": TableClassification,
     "tabular-regression": TableRegression,
     "anomaly-detection": Anomalies,
+    "image-classification": ImageClassification,
+    "image-feature-extraction": ImageEmbedding,
+    "audio-classification": SoundClassification,
+    "voice-activity-detection": VoiceActivity,
+    "file-type-detection": FileType,
 }
 
 

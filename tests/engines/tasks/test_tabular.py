@@ -12,6 +12,7 @@ from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.onnx import OnnxEngine
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest
+from aigrid.protocol.task import TaskMapping, TaskOutput
 
 
 def run(source: ModelSource, given, **parameters):
@@ -91,12 +92,11 @@ def test_unknown_parameters_and_tasks_are_refused_by_name(tmp_path):
 def test_a_mapping_that_does_not_fit_the_model_is_refused_at_load(tmp_path):
     source, _ = models.classifier(tmp_path)
     mapping = source.mapping
+    assert mapping is not None
     for wrong in (
         replace(source, task="translation"),
-        replace(source, mapping=type(mapping)(output=mapping.output)),
-        replace(
-            source, mapping=type(mapping)(table=mapping.table, output=type(mapping.output)("z"))
-        ),
+        replace(source, mapping=TaskMapping(output=mapping.output)),
+        replace(source, mapping=TaskMapping(table=mapping.table, output=TaskOutput("z"))),
     ):
         with pytest.raises(EngineError) as info:
             OnnxEngine().load(wrong, threads=1)

