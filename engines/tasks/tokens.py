@@ -11,7 +11,7 @@ from aigrid.protocol.limits import MIB
 from aigrid.protocol.task import TextInput
 
 TOKENIZER_MAX_BYTES: Final = 64 * MIB
-BATCH_TOKENS: Final = 16_384  # of one run, padding included: bounds memory, costs no speed
+BATCH_TOKENS: Final = 4096  # of one run, padding included: bounds memory, costs no speed
 
 Pair = tuple[str, str]
 
