@@ -268,8 +268,7 @@ def nodes(folder: Path, rounds: int, seed: int) -> dict[str, Any]:
         for content_id in shown.values():
             control.call("record_show", {"id": content_id})
         killer = threading.Timer(rng.uniform(0.05, BURST_SECONDS), node.kill9)
-        killer.start()
-        said, in_flight = _tell(control, node.data_dir, rng)
+        said, in_flight = _tell(control, node.data_dir, rng, killer)
         killer.join()
         acknowledged += len(said)
         store = Store(node.data_dir / "records.db")
@@ -277,7 +276,9 @@ def nodes(folder: Path, rounds: int, seed: int) -> dict[str, Any]:
         held = {record.subject: record.content_id for record in store.live(0)}
         store.close()
         shown |= said
-        lost = {s for s, content_id in shown.items() if held.get(s) != content_id} - {in_flight}
+        lost = {s for s, content_id in shown.items() if held.get(s) != content_id}
+        if in_flight in held:
+            lost.discard(in_flight)
         if lost:
             raise LostError(f"{len(lost)} of {len(shown)} are lost: {sorted(lost)[:3]}")
         shown |= {in_flight: held[in_flight]} if in_flight in held else {}
@@ -285,7 +286,9 @@ def nodes(folder: Path, rounds: int, seed: int) -> dict[str, Any]:
     return {"rounds": rounds, "acknowledged": acknowledged, "first_starts_killed": rounds}
 
 
-def _tell(control: ControlClient, data_dir: Path, rng: random.Random) -> tuple[dict[str, str], str]:
+def _tell(
+    control: ControlClient, data_dir: Path, rng: random.Random, killer: threading.Timer
+) -> tuple[dict[str, str], str]:
     """Publish and import until the node is gone: subject -> content id, and what was under way."""
     own = f"{control.call('status', {})['did']}#"
     imports = _to_import(data_dir, Identity(rng.randbytes(32)))
@@ -311,6 +314,8 @@ def _tell(control: ControlClient, data_dir: Path, rng: random.Random) -> tuple[d
             if error.code not in (Code.CONNECTION_LOST, Code.NOT_RUNNING):
                 raise
             return said, subject
+        if not killer.ident:
+            killer.start()
 
 
 def _to_import(data_dir: Path, member: Identity) -> list[Record]:
