@@ -53,8 +53,8 @@ def test_whichever_statement_of_the_first_opening_is_the_last(tmp_path: Path) ->
         done = subprocess.run([sys.executable, "-c", KILLED_BEFORE, path, str(killed)], check=False)
         store = Store(path)
         crash.check_sound(store)
-        store.put(OLD, now_ms=NOW_MS, received_from=None, account="a")
-        assert list(store.live(NOW_MS)) == [OLD]
+        graph = world.with_members(ANN, store=store)
+        assert graph.ingest(OLD.raw, now_ms=NOW_MS, received_from=None) == OLD
         store.close()
         if done.returncode == 0:
             break
