@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 import trio
 
+from aigrid.metagraph.filters import Filters, Found, find
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
 from aigrid.metagraph.selection import Observation, Ranking, rank
@@ -146,20 +147,36 @@ class Router:
             candidates = self._graph.index.offers_of_model(self.resolve(model), now_ms)
         else:
             candidates = self._graph.index.offers_of_capability(capability, now_ms)
-        return self.rank(candidates)
+        return self._order(candidates)
 
-    def rank(self, candidates: tuple[Candidate, ...]) -> Ranking:
+    def find(self, filters: Filters) -> Found:
+        """What is known here of a capability, filtered, and in the order of asking."""
+        now_ms = self._now_ms()
+        offers = self._graph.index.offers_of_capability(filters.capability, now_ms)
+        return find(
+            self._graph.index,
+            filters,
+            offers,
+            self._observations(offers),
+            now_ms=now_ms,
+            rank=self._order,
+        )
+
+    def _order(self, candidates: tuple[Candidate, ...]) -> Ranking:
         """Order candidates by what this node has observed."""
-        nodes = {candidate.node for candidate in candidates}
-        observations = {node: self._peers.observation(node) for node in nodes}
-        observations[self._own_peer_id] = Observation(running=self._serving.running)
         return rank(
             candidates,
-            observations,
+            self._observations(candidates),
             now_ms=self._now_ms(),
             rng=self._rng,
             own_peer_id=self._own_peer_id,
         )
+
+    def _observations(self, candidates: tuple[Candidate, ...]) -> dict[str, Observation]:
+        nodes = {candidate.node for candidate in candidates}
+        observations = {node: self._peers.observation(node) for node in nodes}
+        observations[self._own_peer_id] = Observation(running=self._serving.running)
+        return observations
 
     def _worth_another(self, candidate: Candidate, error: AigridError) -> bool:
         """Whether the next candidate may do better; note the failure if it is this one's."""
