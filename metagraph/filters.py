@@ -72,8 +72,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 f"{self.capability[:64]!r} is no capability's name: give one such as "
                 "`text-generation`, or the IRI that `aigrid capability publish` printed"
             )
-        texts = {name: getattr(self, name) for name in ("format", "precision", "license", "region")}
-        for name, text in {**texts, "language": self.language}.items():
+        for name in ("format", "precision", "license", "region"):
+            text: str | None = getattr(self, name)
             if text is not None and not (
                 1 <= len(text) <= LIMITS.name_max_chars and text.isprintable()
             ):
@@ -81,10 +81,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     f"{name} has 1 to {LIMITS.name_max_chars} characters that can be shown: "
                     f"leave `--{name}` out to find any"
                 )
-        if self.language is not None and not _fits(_LANGUAGE_RANGE, self.language):
-            raise UsageError(
-                f"{self.language!r} is no language tag (BCP 47): give one such as `en` or `pt-BR`"
-            )
+        if self.language is not None:
+            check_language(self.language)
         if self.latency_ms_max is not None and not 1 <= self.latency_ms_max <= _LATENCY_MS_MAX:
             raise UsageError("the latency is in milliseconds, at least 1: such as `500`")
         for did in (self.issuer, self.signer):
@@ -112,6 +110,14 @@ class Found:
         """How many offers each filter removed; those that cannot serve are not among them."""
         counted = Counter(one.reason for one in self.dropped)
         return {reason.value: counted[reason] for reason in _FILTERS if counted[reason]}
+
+
+def check_language(tag: str) -> None:
+    """Raises UsageError for what has not the form of a BCP 47 tag."""
+    if len(tag) > LIMITS.name_max_chars or not _fits(_LANGUAGE_RANGE, tag):
+        raise UsageError(
+            f"{tag[:64]!r} is no language tag (BCP 47): give one such as `en` or `pt-BR`"
+        )
 
 
 def find(
@@ -182,7 +188,8 @@ def _why(index: Index, asked: str, declared: tuple[str, ...], now_ms: int) -> st
         return f"{asked} is declared"
     above = index.concepts.ancestors
     narrower = [name for name in declared if above(name).get(asked, 0) > now_ms]
-    return f"{', '.join(narrower)} is narrower than {asked}"
+    verb = "is" if len(narrower) == 1 else "are"
+    return f"{', '.join(narrower)} {verb} narrower than {asked}"
 
 
 @dataclass(frozen=True, slots=True)

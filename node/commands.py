@@ -9,7 +9,7 @@ import msgspec
 from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
-from aigrid.node.finding import Find, check_capability, find
+from aigrid.node.finding import Find, check_capability, check_languages, find
 from aigrid.node.record_view import describe
 from aigrid.protocol.errors import (
     AigridError,
@@ -85,6 +85,7 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True):
     capability: str
     name: str | None = None
     license: str | None = None
+    languages: tuple[str, ...] = ()
 
 
 class Model(msgspec.Struct, forbid_unknown_fields=True):
@@ -189,6 +190,7 @@ class NodeCommands:
             capability=params.capability,
             name=params.name or "",
             license_id=params.license or "",
+            languages=check_languages(params.languages),
         )
         return {"model": published.model, "name": published.name, "record": published.record}
 

@@ -3,11 +3,12 @@
 from typing import Any
 
 from aigrid.metagraph.concepts import LiveConcepts
-from aigrid.metagraph.filters import Filters, Found
+from aigrid.metagraph.filters import Filters, Found, check_language
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection import Dropped
 from aigrid.node.app import Node
 from aigrid.protocol.errors import NoCandidateError, UsageError
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.timestamp import format_ms
 
 
@@ -41,6 +42,15 @@ def check_capability(concepts: LiveConcepts, name: str, now_ms: int) -> None:
     """Raises UsageError unless a model may be published under this capability here."""
     if not concepts.known(name, now_ms):
         raise UsageError(unknown_capability(concepts, name, now_ms))
+
+
+def check_languages(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """The tags, each once. Raises UsageError for what a manifest cannot state."""
+    for tag in tags:
+        check_language(tag)
+    if len(tags) > LIMITS.languages_max:
+        raise UsageError(f"a manifest states at most {LIMITS.languages_max} languages; name fewer")
+    return tuple(dict.fromkeys(tags))
 
 
 def unknown_capability(concepts: LiveConcepts, name: str, now_ms: int) -> str:

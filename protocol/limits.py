@@ -32,6 +32,7 @@ class Limits:
     offers_max: int = _limit(64, "offers in one AvailabilityRecord")
     addresses_max: int = _limit(16, "addresses in one record or invitation")
     capabilities_max: int = _limit(16, "capabilities of one manifest")
+    languages_max: int = _limit(64, "languages of one manifest")
     capability_ttl_seconds: int = _limit(366 * DAY, "longest validity of a CapabilityRecord")
     capability_max_chars: int = _limit(128, "the IRI of a capability somebody published")
     capability_schema_max_bytes: int = _limit(16 * KIB, "a JSON Schema of one, in canonical form")

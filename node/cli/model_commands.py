@@ -59,6 +59,9 @@ def publish(
     license_: Annotated[
         str | None, typer.Option("--license", help="SPDX id, such as Apache-2.0.")
     ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="BCP 47, such as en; repeatable.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Offer a model of this machine to the grid."""
@@ -72,6 +75,7 @@ def publish(
             "capability": capability,
             "name": name or "",
             "license": license_ or "",
+            **({"languages": language} if language else {}),
         },
     )
     show(body, lambda _: render.say(f"Published {body['model']}"), as_json=as_json)

@@ -46,14 +46,15 @@ def _show_record(body: dict[str, Any]) -> None:
     Console(highlight=False, soft_wrap=True).print_json(data=body["record"], ensure_ascii=True)
     verified = body["verified"]
     checked = "good" if verified["ok"] else f"{verified['code']}: {verified['message']}"
-    origin = body["received_from"] or "nobody: signed or imported on this node"
+    peer = body["received_from"]
+    origin = f" from {peer}" if peer else ", signed or imported on this node"
     for label, text in (
         ("Content id", body["id"]),
         ("Signed by", body["signer"]),
-        ("Signature", f"{checked} (verified just now)"),
+        ("Signature", f"{checked}, verified just now"),
         ("Valid", f"{body['valid_from']} to {body['valid_until']}"),
         ("State", f"{body['state']}: {body['because']}"),
-        ("Received", f"{body['received']} from {origin}"),
+        ("Received", f"{body['received']}{origin}"),
     ):
         render.say(f"{label:<12}{text}")
 
