@@ -6,7 +6,7 @@ What is not stated satisfies no filter. The same questions in SPARQL: SPEC.md, s
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -94,22 +94,21 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What filters and selection made of the offers of a capability: each is in one of the two.
+    """What filters and selection made of the offers of a capability.
 
     Attributes:
         kept: best first.
         dropped: with the first filter that it failed, or why it cannot serve; the explanation has
             every filter.
+        removed: how many offers each filter removed, by its name; one that fails several counts
+            for the first.
+        more: how many that fit were not ranked, for there are too many.
     """
 
     kept: tuple[Kept, ...]
     dropped: tuple[Dropped, ...]
-
-    @property
-    def removed(self) -> dict[str, int]:
-        """How many offers each filter removed; those that cannot serve are not among them."""
-        counted = Counter(one.reason for one in self.dropped)
-        return {reason.value: counted[reason] for reason in _FILTERS if counted[reason]}
+    removed: Mapping[str, int]
+    more: int
 
 
 def check_language(tag: str) -> None:
@@ -120,66 +119,94 @@ def check_language(tag: str) -> None:
         )
 
 
-def find(
-    index: Index,
-    filters: Filters,
-    candidates: Iterable[Candidate],
-    observations: Mapping[str, Observation],
-    *,
-    now_ms: int,
-    rank: Callable[[tuple[Candidate, ...]], Ranking],
-) -> Found:
-    """Filter offers of `filters.capability`, and order what is left.
+class Sieve:
+    """Takes the offers of a capability one by one and says what filters leave of them.
 
-    Args:
-        index: where manifests, nodes and capabilities are looked up.
-        filters: checked.
-        candidates: as `index` has them.
-        observations: by PeerId.
-        now_ms: wall time.
-        rank: `selection.rank` with all that it needs besides.
+    Of those that fit, and of those that do not, `limit` are kept; the others are counted.
     """
-    fitting: dict[tuple[str, str], Kept] = {}
-    unfit: list[Dropped] = []
-    for candidate in candidates:
-        result = _sift(index, filters, candidate, observations.get(candidate.node), now_ms)
-        if isinstance(result, Kept):
-            fitting[candidate.signer, candidate.model] = result
-        else:
-            unfit.append(result)
-    ranking = rank(tuple(kept.candidate for kept in fitting.values()))
 
-    def whole(ranked: Kept | Dropped) -> tuple[str, ...]:
-        sifted = fitting[ranked.candidate.signer, ranked.candidate.model]
+    def __init__(
+        self,
+        index: Index,
+        filters: Filters,
+        observe: Callable[[str], Observation | None],
+        *,
+        now_ms: int,
+        limit: int = LIMITS.find_offers_max,
+    ) -> None:
+        """Start with nothing.
+
+        Args:
+            index: where manifests, nodes and capabilities are looked up.
+            filters: checked.
+            observe: what was seen of the node with this PeerId.
+            now_ms: wall time.
+            limit: see above.
+        """
+        self._index = index
+        self._filters = filters
+        self._observe = observe
+        self._now_ms = now_ms
+        self._limit = limit
+        self._fitting: dict[tuple[str, str], Kept] = {}
+        self._unfit: list[Dropped] = []
+        self._removed: Counter[Reason] = Counter()
+        self._more = 0
+
+    def add(self, candidate: Candidate) -> None:
+        """Consider an offer of `filters.capability`."""
+        result = self._sift(candidate)
+        if isinstance(result, Dropped):
+            self._removed[result.reason] += 1
+            if len(self._unfit) < self._limit:
+                self._unfit.append(result)
+        elif len(self._fitting) < self._limit:
+            self._fitting[candidate.signer, candidate.model] = result
+        else:
+            self._more += 1
+
+    def found(self, rank: Callable[[tuple[Candidate, ...]], Ranking]) -> Found:
+        """Order what is left by `rank`: `selection.rank` with all that it needs besides."""
+        ranking = rank(tuple(kept.candidate for kept in self._fitting.values()))
+        return Found(
+            tuple(replace(kept, explanation=self._whole(kept)) for kept in ranking.kept),
+            (
+                *self._unfit,
+                *(replace(one, explanation=self._whole(one)) for one in ranking.dropped),
+            ),
+            {name.value: self._removed[name] for name in _FILTERS if self._removed[name]},
+            self._more,
+        )
+
+    def _whole(self, ranked: Kept | Dropped) -> tuple[str, ...]:
+        sifted = self._fitting[ranked.candidate.signer, ranked.candidate.model]
         return sifted.explanation + ranked.explanation
 
-    return Found(
-        tuple(replace(kept, explanation=whole(kept)) for kept in ranking.kept),
-        (*unfit, *(replace(one, explanation=whole(one)) for one in ranking.dropped)),
-    )
-
-
-def _sift(
-    index: Index, filters: Filters, candidate: Candidate, seen: Observation | None, now_ms: int
-) -> Kept | Dropped:
-    manifest = index.manifest(candidate.manifest, now_ms)
-    if manifest is None or not isinstance(manifest.body, ModelBody):
-        return Dropped(candidate, Reason.EXPIRED, ("its manifest has expired",))
-    node = index.node(candidate.signer, now_ms)
-    about = node.body if node is not None else None
-    region = about.region if isinstance(about, NodeBody) else ""
-    known = _Known(
-        candidate, manifest.issuer, manifest.body, region, known_latency(candidate, seen)
-    )
-    reason: Reason | None = None
-    explanation = [_why(index, filters.capability, candidate.capabilities, now_ms)]
-    for of, holds, text in _checks(filters, known):
-        explanation.append(text)
-        if not holds and reason is None:
-            reason = of
-    if reason is not None:
-        return Dropped(candidate, reason, tuple(explanation))
-    return Kept(candidate, tuple(explanation))
+    def _sift(self, candidate: Candidate) -> Kept | Dropped:
+        manifest = self._index.manifest(candidate.manifest, self._now_ms)
+        if manifest is None or not isinstance(manifest.body, ModelBody):
+            return Dropped(candidate, Reason.EXPIRED, ("its manifest is not believed any more",))
+        node = self._index.node(candidate.signer, self._now_ms)
+        about = node.body if node is not None else None
+        region = about.region if isinstance(about, NodeBody) else ""
+        known = _Known(
+            candidate,
+            manifest.issuer,
+            manifest.body,
+            region,
+            known_latency(candidate, self._observe(candidate.node)),
+        )
+        reason: Reason | None = None
+        explanation = [
+            _why(self._index, self._filters.capability, candidate.capabilities, self._now_ms)
+        ]
+        for of, holds, text in _checks(self._filters, known):
+            explanation.append(text)
+            if not holds and reason is None:
+                reason = of
+        if reason is not None:
+            return Dropped(candidate, reason, tuple(explanation))
+        return Kept(candidate, tuple(explanation))
 
 
 def _why(index: Index, asked: str, declared: tuple[str, ...], now_ms: int) -> str:

@@ -21,6 +21,8 @@ class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
 async def find(node: Node, params: Find) -> dict[str, Any]:
     """The candidates, best first; what was dropped, too, where an explanation is asked for.
 
+    `more` is how many others fit, where there are too many to rank them all.
+
     Raises:
         UsageError: for a filter that cannot be meant.
         NoCandidateError: for a capability that is not known here, and, without `explain`, where
@@ -30,12 +32,15 @@ async def find(node: Node, params: Find) -> dict[str, Any]:
     concepts, now_ms = node.graph.index.concepts, node.now_ms()
     if not concepts.known(params.capability, now_ms):
         raise NoCandidateError(unknown_capability(concepts, params.capability, now_ms))
-    found = node.router.find(params)
+    found = await node.router.find(params)
     if params.explain:
         return _explained(found)
     if found.removed and not found.kept:
         raise NoCandidateError(_nothing_left(found))
-    return {"candidates": [_candidate(kept.candidate) for kept in found.kept]}
+    return {
+        "candidates": [_candidate(kept.candidate) for kept in found.kept],
+        **({"more": found.more} if found.more else {}),
+    }
 
 
 def check_capability(concepts: LiveConcepts, name: str, now_ms: int) -> None:
@@ -68,7 +73,8 @@ def _explained(found: Found) -> dict[str, Any]:
             {**_candidate(kept.candidate), "reasons": list(kept.explanation)} for kept in found.kept
         ],
         "dropped": [_dropped(one) for one in found.dropped],
-        "removed": found.removed,
+        "removed": dict(found.removed),
+        "more": found.more,
     }
 
 
@@ -82,10 +88,11 @@ def _dropped(one: Dropped) -> dict[str, Any]:
 
 def _nothing_left(found: Found) -> str:
     counts = [f"{name} removed {count}" for name, count in found.removed.items()]
-    unable = len(found.dropped) - sum(found.removed.values())
+    unable = sum(one.reason.value not in found.removed for one in found.dropped)
+    offers = sum(found.removed.values()) + unable
     counts += [f"{unable} cannot serve now"] if unable else []
     return (
-        f"of {len(found.dropped)} offers the filters leave none: {', '.join(counts)}; "
+        f"of {offers} offers the filters leave none: {', '.join(counts)}; "
         "`--explain` shows what each of them states"
     )
 

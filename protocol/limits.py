@@ -184,6 +184,7 @@ class Limits:
     queries_waiting_max: int = _limit(8, "SPARQL queries running or waiting")
     dataset_memory_bytes: int = _limit(2048 * MIB, "address space of the process that answers them")
     dataset_idle_seconds: float = _limit(600.0, "it stays without being asked")
+    find_offers_max: int = _limit(1000, "offers ranked, and dropped ones explained, by `find`")
     # This node
     config_max_bytes: int = _limit(64 * KIB, "a configuration file")
     config_addresses_max: int = _limit(64, "addresses in one setting")

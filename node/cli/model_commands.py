@@ -140,6 +140,8 @@ def find(
     params = {name: value for name, value in given.items() if value is not None}
     body = session(ctx).call("find", {"capability": capability, **params})
     show(body, _show_explained if explain else _show_found, as_json=as_json)
+    if body.get("more"):
+        render.note(f"{body['more']} more fit; filter more narrowly to have them ranked")
     if body.get("removed") and not body["candidates"]:  # with --explain it is no error
         raise typer.Exit(EXIT_NO_CANDIDATE)
 

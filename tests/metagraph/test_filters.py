@@ -19,7 +19,7 @@ from tests.metagraph.world import (
     signed,
 )
 
-from aigrid.metagraph.filters import Filters, Found, find
+from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.selection import Observation, Reason, rank
 from aigrid.protocol.errors import UsageError
@@ -63,14 +63,18 @@ def asked(
     *,
     seen: Observation | None = None,
     now: int = NOW,
+    limit: int = 9,
     **filters: Any,
 ) -> Found:
     wanted = Filters(capability=capability, **filters)
     wanted.check()
     offers = index.offers_of_capability(capability, NOW)
     observations = {ANN.peer_id: seen} if seen else {}
+    sieve = Sieve(index, wanted, observations.get, now_ms=now, limit=limit)
+    for candidate in offers:
+        sieve.add(candidate)
     order = partial(rank, observations=observations, rng=random.Random(0), now_ms=now)
-    return find(index, wanted, offers, observations, now_ms=now, rank=order)
+    return sieve.found(order)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +178,18 @@ def test_it_is_said_which_capability_is_narrower():
     ):
         (kept,) = asked(index, name).kept
         assert kept.explanation[0] == why
+
+
+def test_more_than_can_be_ranked_is_counted():
+    index = grid()
+    manifest = index.manifests_of(index.models(NOW)[0].model, NOW)[0]
+    for n in range(5):
+        index.add(availability(Identity(bytes([n]) * 32), offer(manifest, "on_disk")))
+    found = asked(index, limit=2)
+    assert (len(found.kept), found.more, found.kept[0].candidate.state) == (2, 4, "warm")
+    found = asked(index, limit=2, warm=True)
+    assert (len(found.kept), len(found.dropped)) == (1, 2)
+    assert (found.removed, found.more) == ({"warm": 5}, 0)
 
 
 def test_without_filters_nothing_but_the_order_is_decided():

@@ -13,7 +13,7 @@ from tests.metagraph.world import NOW, signed
 
 from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.dataset import Dataset
-from aigrid.metagraph.filters import Filters, find
+from aigrid.metagraph.filters import Filters, Sieve
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.query import AnswerFormat
 from aigrid.metagraph.selection import rank
@@ -115,8 +115,10 @@ def world(rng: random.Random) -> tuple[list[Record], list[str]]:
 def by_index(index: Index, wanted: Filters) -> set[tuple[str, str, str]]:
     wanted.check()
     offers = index.offers_of_capability(wanted.capability, NOW)
-    order = partial(rank, observations={}, rng=random.Random(0), now_ms=NOW)
-    found = find(index, wanted, offers, {}, now_ms=NOW, rank=order)
+    sieve = Sieve(index, wanted, lambda _: None, now_ms=NOW)
+    for candidate in offers:
+        sieve.add(candidate)
+    found = sieve.found(partial(rank, observations={}, rng=random.Random(0), now_ms=NOW))
     assert len(found.kept) + len(found.dropped) == len(offers)
     assert sum(found.removed.values()) == len(found.dropped)
     return {(c.signer, c.model, c.manifest) for c in (kept.candidate for kept in found.kept)}
