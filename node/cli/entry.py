@@ -126,7 +126,7 @@ def _report(code: Code, message: str, *, as_json: bool) -> int:
         sentence = " ".join(printable(message).split()).rstrip(".")
         if not any(mark in sentence for mark in "`;") and code is not Code.INTERNAL:
             sentence += f"; {info.next_step[0].lower()}{info.next_step[1:].rstrip('.')}"
-        sys.stderr.write(f"aigrid: {sentence}.\n")
+        sys.stderr.write(f"aigrid: {sentence}{'' if sentence.endswith('?') else '.'}\n")
     return info.exit
 
 

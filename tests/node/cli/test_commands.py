@@ -383,6 +383,8 @@ def test_a_message_that_says_what_to_do_gets_no_second_advice(cli: Cli, node: Sc
     for message in ("a node offers at most 64 models; withdraw one first", "x: run `aigrid id`"):
         node.answers["status"] = AigridError(message, Code.OVER_QUOTA)
         assert cli("status").err == f"aigrid: {message}.\n"
+    node.answers["status"] = AigridError("did you mean `this`?", Code.NO_CANDIDATE)
+    assert cli("status").err == "aigrid: did you mean `this`?\n"
     node.answers["status"] = AigridError("no.", Code.OVER_QUOTA)
     assert cli("status").err == "aigrid: no; withdraw records of this issuer first.\n"
 
