@@ -35,7 +35,7 @@ async def find(node: Node, params: Find) -> dict[str, Any]:
     found = await node.router.find(params)
     if params.explain:
         return _explained(found)
-    if found.removed and not found.kept:
+    if found.removed and not (found.kept or found.more):
         raise NoCandidateError(_nothing_left(found))
     return {
         "candidates": [_candidate(kept.candidate) for kept in found.kept],

@@ -142,7 +142,7 @@ def find(
     show(body, _show_explained if explain else _show_found, as_json=as_json)
     if body.get("more"):
         render.note(f"{body['more']} more fit; filter more narrowly to have them ranked")
-    if body.get("removed") and not body["candidates"]:  # with --explain it is no error
+    elif body.get("removed") and not body["candidates"]:  # with --explain it is no error
         raise typer.Exit(EXIT_NO_CANDIDATE)
 
 

@@ -366,6 +366,10 @@ def test_filters_that_leave_nothing_end_in_4(cli: Cli, node: ScriptedNode) -> No
     assert (done.status, done.body) == (4, answer)
     done = cli("find", "text", "--warm", "--explain")
     assert (done.status, done.out.splitlines()[-1]) == (4, "None is left.")
+    node.answers["find"] = {**answer, "more": 7}
+    done = cli("find", "text", "--warm", "--explain")
+    assert done.status == 0
+    assert "7 more fit" in done.err
     node.answers["find"] = {"candidates": [], "dropped": [], "removed": {}}
     done = cli("find", "text", "--warm", "--explain")
     assert (done.status, done.out) == (0, "Nobody offers this now.\n")
