@@ -15,19 +15,16 @@ def describe(graph: Metagraph, content_id: str, *, now_ms: int) -> dict[str, Any
 
     `verified` is `{"ok", "code", "message"}`. `state` is `believed`, `withdrawn` (a withdrawal that
     is believed: it takes back what was said under the key) or the code of what is against it:
-    `expired`, `from_future`, `not_member`, or that of a failed check. A superseded record is not
-    held any more. `received_from` is a PeerId; None for a record signed or imported here.
+    `expired`, `from_future`, `not_member`, or that of a failed check. `received_from` is a PeerId;
+    None for a record signed or imported here.
 
     Raises:
-        InvalidRequestError: `not_found`.
+        InvalidRequestError: `superseded`, where that is remembered, else `not_found`: of each key
+            only the newest record is held.
     """
     stored = graph.store.get(content_id)
     if stored is None:
-        raise InvalidRequestError(
-            f"no record {content_id[:64]} is held here: it never came, has expired, or was "
-            "superseded by a newer one of its key; `aigrid query` finds those that are believed",
-            Code.NOT_FOUND,
-        )
+        raise _not_held(graph, content_id)
     record = stored.record
     against = _signature_problem(record.raw, content_id)
     verified = {
@@ -48,6 +45,20 @@ def describe(graph: Metagraph, content_id: str, *, now_ms: int) -> dict[str, Any
         "received_from": stored.received_from,
         "received": format_ms(stored.received_ms),
     }
+
+
+def _not_held(graph: Metagraph, content_id: str) -> InvalidRequestError:
+    newer = graph.store.successor(content_id)
+    if newer is not None:
+        return InvalidRequestError(
+            f"that record was superseded by a newer one of its key: `aigrid record show {newer}`",
+            Code.SUPERSEDED,
+        )
+    return InvalidRequestError(
+        f"no record {content_id[:64]} is held here: it never came, has expired, or was superseded "
+        "long ago; `aigrid query` finds those that are believed",
+        Code.NOT_FOUND,
+    )
 
 
 def _signature_problem(raw: bytes, content_id: str) -> VerificationError | None:

@@ -68,6 +68,7 @@ class Limits:
         8, "keys of one issuer remembered, per live record that it may have"
     )
     refusals_kept_max: int = _limit(8192, "records remembered as refused, not to be verified again")
+    successors_kept_max: int = _limit(8192, "superseded records whose successor is remembered")
     records_waiting_max: int = _limit(256, "verified records remembered while they were not taken")
     database_busy_seconds: float = _limit(2.0, "waiting for another process at the database")
     peers_known_max: int = _limit(1024, "peers whose addresses are remembered")

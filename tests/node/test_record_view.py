@@ -20,7 +20,7 @@ from tests.metagraph.world import (
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.commands import NodeCommands
-from aigrid.protocol.errors import InvalidRequestError
+from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.record import Record, verify
 from aigrid.protocol.timestamp import format_ms
@@ -72,12 +72,17 @@ async def test_why_an_issuer_is_believed():
     assert (await shown(graph, own.content_id))["received_from"] is None
 
 
-async def test_a_superseded_record_is_gone_and_its_withdrawal_is_shown_as_one():
+async def test_a_superseded_record_is_gone_and_its_successor_is_named():
     graph = with_members(ANN)
-    old = taken(graph, manifest(ANN))
-    gone = taken(graph, withdrawal(Kind.MODEL, old.subject, ANN, NOW + 1, 200 * MINUTE_MS))
-    with pytest.raises(InvalidRequestError, match="superseded"):
-        await shown(graph, old.content_id)
+    oldest, old = taken(graph, manifest(ANN)), taken(graph, manifest(ANN, start=NOW + 1))
+    gone = taken(graph, withdrawal(Kind.MODEL, old.subject, ANN, NOW + 2, 200 * MINUTE_MS))
+    for record in (oldest, old):
+        with pytest.raises(InvalidRequestError, match=gone.content_id) as caught:
+            await shown(graph, record.content_id)
+        assert caught.value.code is Code.SUPERSEDED
+    with pytest.raises(InvalidRequestError) as caught:
+        await shown(graph, "bnothing")
+    assert caught.value.code is Code.NOT_FOUND
     body = await shown(graph, gone.content_id)
     assert (body["state"], body["verified"]["ok"]) == ("withdrawn", True)
 
