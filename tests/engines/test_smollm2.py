@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engines.requantise import requantise
 from tests.engines.texts import ask, inside, load, source
 
 from aigrid.engines.base import CancelToken
@@ -28,6 +29,17 @@ def test_it_knows_the_capital_of_france(engine: OnnxTextEngine) -> None:
     assert "Paris" in text
     assert finish.reason == "stop"
     assert "<|" not in text
+
+
+@pytest.mark.parametrize("kind", ["Q4_K_M", "Q6_K"])
+def test_it_knows_the_capital_of_france_in_other_types(
+    kind: str, smollm2_path: Path, tmp_path: Path
+) -> None:
+    engine = load(requantise(smollm2_path, kind, tmp_path / "other.gguf"), threads=2, spin=False)
+    text, _, _, finish = ask(engine, messages=FRANCE, max_tokens=40)
+    assert "Paris" in text
+    assert finish.reason == "stop"
+    engine.unload()
 
 
 def test_it_ends_by_itself_and_knows_the_conversation(engine: OnnxTextEngine) -> None:
