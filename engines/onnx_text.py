@@ -1,7 +1,7 @@
 """Text generation from a llama-family GGUF on plain onnxruntime, on the CPU.
 
-The architectures are `llama` (Llama 1 to 3, Mistral and others that say so) and `qwen2`. Quantised
-weights stay in 4 or 8 bits; F16 and BF16 are widened to float32, which the estimate counts.
+The architectures are `llama` and `qwen2`, with a tokenizer of byte-level BPE. Quantised weights
+stay in 4 or 8 bits; F16 and BF16 are widened to float32, which the estimate counts.
 
 Options of the task mapping:
     context: tokens that a conversation may have; by default the model's own, at most 4096.

@@ -35,7 +35,7 @@ from aigrid.protocol.inference import ChatMessage
 ONE_LAYER = Shape(layers=1, width=768, hidden=2048, heads=12, kv_heads=4, head_size=64)
 LAYERS = 12
 ANEW = ("Q4_0", "Q5_0", "Q5_1", "Q8_0", "Q4_K_M", "Q6_K")
-QUESTION = (ChatMessage("user", "What is the capital of France?"),)
+QUESTION = (ChatMessage("user", "Name three colours."),)
 
 
 def random_llama(kind: str) -> Gguf:

@@ -96,24 +96,20 @@ def pack(weights: np.ndarray, kind: str) -> bytes:
     if kind.startswith("Q5_"):
         return public.quants.quantize(weights.astype(np.float32), PUBLIC(TYPES[kind])).tobytes()
     blocks = weights.reshape(-1, 32)
-    low, high = blocks.min(1), blocks.max(1)
-    out = []
-    for block, least, most in zip(blocks, low, high, strict=True):
-        if kind == "Q8_0":
-            scale = np.float16(np.abs(block).max() / 127 or 1)
-            codes = np.clip(np.round(block / scale), -127, 127).astype(np.int8)
-            out.append(scale.tobytes() + codes.tobytes())
-            continue
-        if kind == "Q4_0":
-            scale = np.float16(block[np.abs(block).argmax()] / -8 or 1)
-            codes = np.clip(np.round(block / scale) + 8, 0, 15).astype(np.uint8)
-            head = scale.tobytes()
-        else:
-            scale, minimum = np.float16((most - least) / 15 or 1), np.float16(least)
-            codes = np.clip(np.round((block - minimum) / scale), 0, 15).astype(np.uint8)
-            head = scale.tobytes() + minimum.tobytes()
-        out.append(head + (codes[:16] | (codes[16:] << 4)).tobytes())
-    return b"".join(out)
+    least, most = blocks.min(1, keepdims=True), blocks.max(1, keepdims=True)
+    furthest = np.where(-least > most, least, most)
+    scale = {"Q8_0": np.abs(furthest) / 127, "Q4_0": furthest / -8, "Q4_1": (most - least) / 15}
+    half = np.where(scale[kind] == 0, 1, scale[kind]).astype("<f2")
+    head = [half.view(np.uint8)]
+    if kind == "Q8_0":
+        codes = np.clip(np.round(blocks / half), -127, 127).astype(np.int8).view(np.uint8)
+        return np.concatenate([*head, codes], axis=1).tobytes()
+    minimum = -8 * half.astype(np.float64)
+    if kind == "Q4_1":
+        minimum = least.astype("<f2")
+        head.append(minimum.view(np.uint8))
+    codes = np.clip(np.round((blocks - minimum) / half), 0, 15).astype(np.uint8)
+    return np.concatenate([*head, codes[:, :16] | codes[:, 16:] << 4], axis=1).tobytes()
 
 
 def unpack(data: bytes, kind: str, columns: int) -> np.ndarray:

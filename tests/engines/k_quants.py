@@ -54,11 +54,11 @@ def _from_minimum(units: Array, block: int, top: int, scale_top: int) -> tuple[A
 def _around_zero(units: Array, middle: int, scale_top: int) -> tuple[Array, Array, Array]:
     """Codes from 0 to `2 * middle - 1`, scales of 16 weights as integers, their float16."""
     blocks = units.reshape(len(units), 16, 16)
-    step = np.abs(blocks).max(-1) / middle
-    d = (step.max(-1, keepdims=True) / scale_top).astype(np.float16).astype(np.float64)
-    scales = np.minimum(_over(step, np.broadcast_to(d, step.shape)), scale_top)
-    # Every other scale below zero, as writers may have them.
-    scales[:, 1::2] *= -1
+    furthest = np.abs(blocks).argmax(-1)[..., None]
+    # There is one code more below the middle than above it, so that is where the furthest goes.
+    step = np.take_along_axis(blocks, furthest, -1)[..., 0] / -middle
+    d = (np.abs(step).max(-1, keepdims=True) / scale_top).astype(np.float16).astype(np.float64)
+    scales = np.clip(_over(step, np.broadcast_to(d, step.shape)), -scale_top, scale_top)
     size = np.broadcast_to((d * scales)[..., None], blocks.shape)
     codes = np.clip(_over(blocks, size) + middle, 0, 2 * middle - 1)
     return codes.reshape(len(units), 256).astype(np.uint8), scales.astype(np.int8), _halves(d)
