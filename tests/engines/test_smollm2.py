@@ -36,11 +36,11 @@ def test_in_other_types_it_says_what_its_weights_say(smollm2_path: Path, tmp_pat
     mixed = requantise(smollm2_path, "Q4_K_M", tmp_path / "mixed.gguf")
     widened = requantise(mixed, "F32", tmp_path / "widened.gguf")
     answers = [
-        ask(load(path, threads=2, spin=False, exact_inputs=True), messages=FRANCE, max_tokens=18)
+        ask(load(path, threads=2, spin=False, exact_inputs=True), messages=FRANCE, max_tokens=12)
         for path in (mixed, widened)
     ]
     assert answers[0][1] == answers[1][1]
-    assert "capital of France" in answers[0][0]
+    assert "City of Light" in answers[0][0]
 
 
 def test_it_ends_by_itself_and_knows_the_conversation(engine: OnnxTextEngine) -> None:
