@@ -88,15 +88,15 @@ _entry = msgspec.json.Decoder(_Entry)
 _metadata = msgspec.json.Decoder(dict[str, str])
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """Map a file for reading; it is closed when nothing looks into it any more.
+def map_file(path: Path, *, access: int = mmap.ACCESS_READ) -> mmap.mmap:
+    """Map a file; it is closed when nothing looks into it any more.
 
     Raises:
         EngineError: `unsafe_file` for an empty file, `model_file_missing` where there is none.
     """
     try:
         with path.open("rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            return mmap.mmap(stream.fileno(), 0, access=access)
     except ValueError:
         raise _unsafe("the safetensors file is empty") from None
     except OSError as error:

@@ -21,6 +21,7 @@ DEFAULT_GATEWAY_PORT = 8080
 
 _PORT_MAX = 65535
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_ENGINE = re.compile(r"[a-z0-9_]{1,64}")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
     "0": False,
     "false": False,
@@ -45,6 +46,7 @@ class NodeConfig:
         name: shown to people beside the PeerId.
         region: where the node is, as its operator calls it; "" says nothing.
         threads: for inference; 0 means all cores.
+        engines: names of engines that come first where several can run a model, best first.
         json: whether output is for programs.
     """
 
@@ -58,6 +60,7 @@ class NodeConfig:
     name: str = "node"
     region: str = ""
     threads: int = 0
+    engines: tuple[str, ...] = ()
     json: bool = False
 
 
@@ -246,6 +249,16 @@ def _threads(value: Any) -> int:
     return value
 
 
+def _engines(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise _BadValueError("must be a list of names of engines")
+    names = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    if len(names) > LIMITS.config_engines_max or not all(map(_ENGINE.fullmatch, names)):
+        raise _BadValueError(f"must be at most {LIMITS.config_engines_max} names such as onnx_text")
+    return names
+
+
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "listen": ("listen", _listen),
     "gateway": ("gateway", _gateway),
@@ -255,5 +268,6 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _name),
     "region": ("region", _name),
     "threads": ("threads", _threads),
+    "engine": ("engines", _engines),
     "json": ("json", _boolean),
 }

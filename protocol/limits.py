@@ -199,6 +199,7 @@ class Limits:
     # This node
     config_max_bytes: int = _limit(64 * KIB, "a configuration file")
     config_addresses_max: int = _limit(64, "addresses in one setting")
+    config_engines_max: int = _limit(16, "engines that may be named as preferred")
     threads_max: int = _limit(1024, "threads that may be configured")
     invitation_max_chars: int = _limit(64 * KIB, "an invitation as text, read from standard input")
     key_file_max_bytes: int = _limit(4096, "a key file")

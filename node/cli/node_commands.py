@@ -45,6 +45,10 @@ def up(
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="Engine that comes first where several can run a model; repeatable."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
@@ -64,6 +68,7 @@ def up(
             "name": name,
             "region": region,
             "threads": threads,
+            "engine": engine or None,
             "json": as_json or None,
         },
         environment=os.environ,

@@ -258,7 +258,7 @@ def test_weights_that_are_no_numbers_end_in_an_error(tmp_path: Path) -> None:
 def test_it_is_installed_and_chosen_for_safetensors(tmp_path: Path) -> None:
     source = save(tmp_path, CONFIG, weights(CONFIG))
     table = EngineTable([probe("onnx"), probe("onnx_encoder"), probe("echo")])
-    assert table.engine_for(source) == "onnx_encoder"
+    assert table.engines_for(source) == ("onnx_encoder",)
 
 
 def _upper(array: np.ndarray) -> np.ndarray:

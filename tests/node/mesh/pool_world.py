@@ -56,7 +56,7 @@ async def running(directory: Path, **config: Any) -> AsyncIterator[World]:
     pool = ModelPool(
         spawner,
         models,
-        engine_for=lambda _: "echo",
+        engines_for=lambda _: ("echo",),
         config=PoolConfig(**{"memory_bytes": 100, **config}),
         limits=replace(LIMITS, model_idle_seconds=IDLE_SECONDS),
         on_change=lambda: changes.append(dict(pool.states())),
