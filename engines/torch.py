@@ -28,7 +28,7 @@ from aigrid.engines.devices import devices
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
 from aigrid.engines.text_generate import Tally, answer
-from aigrid.engines.torch_model import FORMAT, HEADS, Opened, build, offline, open_files
+from aigrid.engines.torch_model import FORMAT, HEADS, WRITERS, Opened, build, offline, open_files
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS, MIB
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from aigrid.engines.torch_decoder import TorchDecoder
 
 GENERATION: Final = "text-generation"
+GENERATION_FILE: Final = "generation_config.json"
 RUNTIME_BYTES: Final = 512 * MIB
 _ITEM_BYTES: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -91,7 +92,7 @@ class TorchEngine:
             )
         )
         hidden = _number(config, "intermediate_size", "n_inner") or 4 * width
-        if source.task == GENERATION:
+        if source.task == GENERATION or _table(source) == WRITERS:
             context = _context(source, config)
             kept = 2 * layers * width * context * item  # keys and values, were no head shared
             work = LIMITS.context_default_tokens * (2 * hidden + 6 * width) * 4
@@ -157,6 +158,10 @@ def _tasks(source: ModelSource, model: Any, device: Any) -> Tasks:
 
     if source.mapping is None:
         raise EngineError(f"a model for {source.task} needs a task mapping", Code.UNSUPPORTED_MODEL)
+    if _table(source) == WRITERS:
+        from aigrid.engines.torch_writer import TorchWriter
+
+        return Tasks(source, TorchWriter(model, _generation(source), device=device))
     vectors = _table(source) == HEADS["feature-extraction"]
     output = "last_hidden_state" if vectors else "logits"
     return Tasks(source, TorchRunner(model, source.mapping, device=device, output=output))
@@ -168,11 +173,8 @@ def _speaker(
     from aigrid.engines.hf_tokenizer import HfTokenizer, chat_template
     from aigrid.engines.torch_decoder import TorchDecoder
 
-    said = [opened.config]
-    if "generation_config.json" in source.files:
-        said.append(read_json(source.files["generation_config.json"]))
     ending: set[int] = set()
-    for config in said:
+    for config in (opened.config, _generation(source)):
         value = config.get("eos_token_id")
         found = value if isinstance(value, list) else [value]
         ending |= {token for token in found if type(token) is int}
@@ -184,6 +186,11 @@ def _speaker(
         chat_template(source.files),
         TorchDecoder(model, device=device, vocabulary=vocabulary),
     )
+
+
+def _generation(source: ModelSource) -> dict[str, Any]:
+    path = source.files.get(GENERATION_FILE)
+    return {} if path is None else read_json(path)
 
 
 def _context(source: ModelSource, config: dict[str, Any]) -> int:

@@ -22,10 +22,12 @@ from aigrid.protocol.limits import MIB
 FORMAT: Final = "safetensors"
 CONFIG_FILE: Final = "config.json"
 BUFFERS_MAX_BYTES: Final = 512 * MIB
-DECODERS: Final = "MODEL_FOR_CAUSAL_LM_MAPPING"
+WRITERS: Final = "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING"
 HEADS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "text-generation": DECODERS,
+        "text-generation": "MODEL_FOR_CAUSAL_LM_MAPPING",
+        "translation": WRITERS,
+        "summarization": WRITERS,
         "feature-extraction": "MODEL_MAPPING",
         "sentence-similarity": "MODEL_MAPPING",
         "text-ranking": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
@@ -201,8 +203,11 @@ def _check_size(opened: Opened, kind: Any, config: Any) -> None:
     buffers = sum(buffer.nbytes for buffer in shell.buffers())
     if buffers > BUFFERS_MAX_BYTES:
         raise _unsupported(f"{CONFIG_FILE} asks for {buffers} bytes beside the weights")
-    # A head that embeds nothing may be missing, such as a pooler that the task does not use.
-    spare = 2 * (getattr(config, "hidden_size", 0) or 0) ** 2
+    # A pooler that the task does not use may be missing, and tables of positions are computed.
+    width, positions = (
+        int(getattr(config, name, 0) or 0) for name in ("hidden_size", "max_position_embeddings")
+    )
+    spare = min(2 * width * (width + positions), BUFFERS_MAX_BYTES // 4)
     if wanted > opened.elements + spare:
         raise _unsupported(f"{CONFIG_FILE} asks for {wanted} weights, there are {opened.elements}")
 

@@ -52,7 +52,7 @@ class TorchRunner:
         self._model = model
         self._device = device
         self._output = output
-        self._longest = _longest(model)
+        self._longest = longest_of(model)
         self._rows = {
             name: int(getattr(model.config, size, 0) or 0)
             for name, size in (("input_ids", "vocab_size"), ("token_type_ids", "type_vocab_size"))
@@ -117,7 +117,7 @@ def _wanted(mapping: TaskMapping) -> dict[str, tuple[int | None, ...]]:
     return found
 
 
-def _longest(model: Any) -> int:
+def longest_of(model: Any) -> int:
     """How many tokens a text may have; 0 for any number."""
     import torch
 

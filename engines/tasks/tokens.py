@@ -59,6 +59,11 @@ class Tokens:
                 raise invalid(f"text {n} has no tokens")
         return encodings
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
     def feeds(self, encodings: Sequence[Any]) -> tuple[dict[str, Array], Array]:
         """Input tensors of a batch, and its mask: int64 [batch, tokens]."""
         shape = (len(encodings), max(len(e.ids) for e in encodings))

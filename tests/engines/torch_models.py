@@ -88,3 +88,28 @@ def speaker(folder: Path, model: Any, **options: Any) -> ModelSource:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return saved(folder, model, "text-generation", tokenizer=byte_level(), **options)
+
+
+def t5() -> Any:
+    """A sequence-to-sequence model of two layers, with relative positions."""
+    torch.manual_seed(8)
+    config = transformers.T5Config(
+        vocab_size=320, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        decoder_start_token_id=0, eos_token_id=1, pad_token_id=0, initializer_factor=3.0,
+    )  # fmt: skip
+    return transformers.T5ForConditionalGeneration(config).eval()
+
+
+def marian(**settings: Any) -> Any:
+    """The same with fixed positions, as small translators have them."""
+    torch.manual_seed(9)
+    config = transformers.MarianConfig(
+        vocab_size=320, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, encoder_attention_heads=4, decoder_attention_heads=4,
+        max_position_embeddings=64, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0,
+        forced_eos_token_id=None, init_std=0.3,
+    )  # fmt: skip
+    model = transformers.MarianMTModel(config).eval()
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    return model
