@@ -225,11 +225,22 @@ def test_what_is_not_supported_is_refused_by_name(
     assert says in error.message
 
 
-@pytest.mark.parametrize("config", [b"", b"[]", b"{", b'{"a":' * 9999, bytes(2 << 20)])
-def test_a_configuration_that_is_none_is_refused(tmp_path: Path, config: bytes) -> None:
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (b"", "not a model's configuration"),
+        (b"[]", "not a model's configuration"),
+        (b"{", "not a model's configuration"),
+        (b'{"a":' * 9999, "not a model's configuration"),
+        (b'{"a":"' + b"x" * (2 << 20) + b'"}', "too large"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path, config: bytes, says: str) -> None:
     source = save(tmp_path, CONFIG, weights(CONFIG))
     source.files["config.json"].write_bytes(config)
-    assert refused(source).code is Code.UNSUPPORTED_MODEL
+    error = refused(source)
+    assert error.code is Code.UNSUPPORTED_MODEL
+    assert says in error.message
 
 
 def test_weights_alone_are_not_a_model(tmp_path: Path) -> None:

@@ -47,7 +47,12 @@ HOSTILE = {
     "nesting": raw(b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     "objects in objects": raw(b'{"w":' * 5000 + b"0" + b"}" * 5000),
     "too many tensors": raw(
-        b"{" + b",".join(b'"%d":0' % n for n in range(LIMITS.safetensors_tensors_max + 2)) + b"}"
+        b"{"
+        + b",".join(
+            b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % n
+            for n in range(LIMITS.safetensors_tensors_max + 2)
+        )
+        + b"}"
     ),
     "a tensor that is a number": made(w=1),
     "no shape": raw(b'{"w":{"dtype":"F32","data_offsets":[0,8]}}', bytes(8)),
@@ -72,6 +77,7 @@ HOSTILE = {
     "a gap before": made(w=entry(offsets=[4, 12]), data=bytes(12)),
     "a gap between": made(v=entry([1], "F32", [0, 4]), w=entry(offsets=[8, 16]), data=bytes(16)),
     "an overlap": made(v=entry(), w=entry(offsets=[4, 12]), data=bytes(12)),
+    "an overlap that a gap makes up for": made(v=entry(), w=entry(offsets=[4, 12]), data=bytes(16)),
     "the same bytes twice": made(v=entry(), w=entry()),
     "bytes that belong to nobody": made(w=entry(), data=bytes(9)),
     "code hidden behind the data": made(w=entry(), data=bytes(8) + b"\x80\x04cos\nsystem\n."),

@@ -285,3 +285,17 @@ def test_which_engine_is_chosen_can_be_said(tmp_path: Path, bert: ModelSource) -
     preferring = EngineTable(probes, prefer=("torch",))
     assert preferring.engines_for(bert) == ("torch", "onnx_encoder")
     assert EngineTable(probes).engines_for(speaker(tmp_path, llama()))[0] == "torch"
+
+
+@pytest.mark.parametrize("kind", [OnnxEncoderEngine, TorchEngine])
+def test_tokens_that_the_model_does_not_have_are_refused(
+    tmp_path: Path, kind: type[Engine], capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A tokenizer that does not belong to the weights: on an accelerator this would end the worker.
+    few = {**CONFIG, "vocab_size": 8}
+    engine = load(bert_models.save(tmp_path, few, weights(few)), kind)
+    with pytest.raises(EngineError, match=r"does not accept|between 0 and 7") as caught:
+        ask(engine, "feature-extraction", ["the fox"])
+    assert caught.value.code is Code.INVALID_REQUEST
+    capfd.readouterr()  # what the runtime says of it
+    assert ask(engine, "feature-extraction", ["the cat"])
