@@ -69,6 +69,8 @@ class Limits:
     refusals_kept_max: int = _limit(8192, "records remembered as refused, not to be verified again")
     records_waiting_max: int = _limit(256, "verified records remembered while they were not taken")
     database_busy_seconds: float = _limit(2.0, "waiting for another process at the database")
+    database_cache_bytes: int = _limit(32 * MIB, "pages of the database kept in memory")
+    database_log_bytes: int = _limit(32 * MIB, "changes written ahead, before the file itself is")
     peers_known_max: int = _limit(1024, "peers whose addresses are remembered")
     callers_per_stream_max: int = _limit(4, "callers waiting for a peer's streams, per stream")
     requests_held_max: int = _limit(2, "requests of one peer in memory, in units of the largest")

@@ -88,7 +88,8 @@ def made(count: int, rng: random.Random) -> list[Record]:
             capabilities=(rng.choice(names),),
             model=of,
         )
-        manifests.append(sign(Kind.MODEL, body, Identity(b"m" * 32)))
+        publisher = Identity(b"m" * 28 + (n // 400).to_bytes(4, "big"))  # within its quota
+        manifests.append(sign(Kind.MODEL, body, publisher))
     for n in range(nodes):
         who = Identity(n.to_bytes(32, "big"))
         where = ("/ip4/192.0.2.1/tcp/4001",)

@@ -56,7 +56,7 @@ def refused(made: Metagraph, raw: bytes, code: Code, now: int = NOW) -> None:
 
 
 def edited(record: Record, **members: object) -> bytes:
-    document = parse(record.raw, max_bytes=10**6, depth_max=16)
+    document = parse(record.raw, max_bytes=10**6, depth_max=16).value
     return canonical({**document, **members})
 
 
