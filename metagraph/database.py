@@ -77,8 +77,8 @@ class Database:
             self.execute("PRAGMA journal_mode = WAL")
             self.execute("PRAGMA synchronous = NORMAL")
             self.execute("PRAGMA foreign_keys = ON")
-            # Keys are hashes: a batch touches pages everywhere. Each is read from the file once, and
-            # written back once for many batches.
+            # Keys are hashes: a batch touches pages everywhere. Each is read from the file once,
+            # and written back once for many batches.
             self.execute(f"PRAGMA cache_size = -{LIMITS.database_cache_bytes // 1024}")
             page_bytes = int(self.row("PRAGMA page_size")[0])
             self.execute(f"PRAGMA wal_autocheckpoint = {LIMITS.database_log_bytes // page_bytes}")

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.repair import MaySay, Repair
 from aigrid.metagraph.store import PutResult, Store
-from aigrid.protocol.canonical import content_id, record_cid
+from aigrid.protocol.canonical import record_cid
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import KINDS, Body, Kind, WithdrawnBody
@@ -230,7 +230,7 @@ class Metagraph:
         refusal = self._refusals.get(digest)
         if refusal is not None:
             raise VerificationError(*refusal)
-        if self.store.has(content_id(raw)):
+        if self.store.has(record_cid(digest)):
             return None
         record = self._verified.get(digest)
         if record is not None:

@@ -6,6 +6,7 @@ descriptions and `raw` (0x55) for the bytes of a file. Source: multiformats CID 
 """
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -63,7 +64,8 @@ def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Parsed:
     plain = value is not None
     if not plain:
         value = _parse_slowly(raw, depth_max)
-    _check_depth(value, depth_max)
+    if raw.count(b"{") + raw.count(b"[") > depth_max:  # fewer cannot nest as deep
+        _check_depth(value, depth_max)
     if b"\\u" in raw:
         _check_surrogates(value)
     return Parsed(value, plain)
@@ -77,9 +79,10 @@ def plain(error: Exception) -> str:
 
 def content_id(canonical_bytes: bytes) -> str:
     """The CID of canonical JSON bytes."""
-    return _cid(_CID_PREFIX_JSON, hashlib.sha256(canonical_bytes).digest())
+    return record_cid(hashlib.sha256(canonical_bytes).digest())
 
 
+@functools.lru_cache(maxsize=256)  # of a record that comes in, it is asked for twice
 def record_cid(sha256: bytes) -> str:
     """Content id of a record whose canonical bytes have this SHA-256."""
     return _cid(_CID_PREFIX_JSON, sha256)

@@ -150,6 +150,8 @@ class _Conversation:
             message = step.reply
         if need:
             await self._fetch(need)
+        if not step.complete:
+            log.info("sync goes on next time", peer=self._peer_id)
         return have
 
     async def push(self, sha256s: list[bytes]) -> None:
