@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import trio
 
@@ -70,11 +70,23 @@ def opened(path: Path) -> Metagraph:
     )
 
 
-def per_second(count: int, began: float) -> float:
-    return count / (time.perf_counter() - began)
+class Rate:
+    """Of what happens within: per second of time, and of this process's CPU (which load spares)."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.wall = self.cpu = 0.0
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.wall = self._count / (time.perf_counter() - self._began[0])
+        self.cpu = self._count / (time.process_time() - self._began[1])
 
 
-def signature_rate(records: Iterable[Record]) -> float:
+def signature_rate(records: Iterable[Record]) -> Rate:
     signed = []
     for record in records:
         document = json.loads(record.raw)
@@ -82,26 +94,25 @@ def signature_rate(records: Iterable[Record]) -> float:
         value = multibase_decode(proof.pop("proofValue"), max_chars=100)
         assert value is not None
         signed.append((public_key_of_did(record.issuer), jcs_hash(document, proof), value))
-    began = time.perf_counter()
-    assert all(verify_signature(*one) for one in signed)
-    return per_second(len(signed), began)
+    with Rate(len(signed)) as rate:
+        assert all(verify_signature(*one) for one in signed)
+    return rate
 
 
-def verify_rate(records: list[Record]) -> float:
-    began = time.perf_counter()
-    for record in records:
-        verify_form_and_signature(record.raw)
-    return per_second(len(records), began)
+def verify_rate(records: list[Record]) -> Rate:
+    with Rate(len(records)) as rate:
+        for record in records:
+            verify_form_and_signature(record.raw)
+    return rate
 
 
-def ingest_rate(records: list[Record], path: Path) -> float:
+def ingest_rate(records: list[Record], path: Path) -> Rate:
     messages = list(batches((record.raw for record in records), LIMITS.gossip_max_bytes))
     graph = opened(path)
-    began = time.perf_counter()
-    for message in messages:
-        _, refusals = graph.ingest_batch(message, now_ms=NOW, received_from="peer")
-        assert not refusals, refusals[0]
-    rate = per_second(len(records), began)
+    with Rate(len(records)) as rate:
+        for message in messages:
+            _, refusals = graph.ingest_batch(message, now_ms=NOW, received_from="peer")
+            assert not refusals, refusals[0]
     graph.store.close()
     return rate
 
@@ -112,14 +123,16 @@ def taken_in(count: int, path: Path) -> dict[str, Any]:
     before = signature_rate(sample)
     verified = verify_rate(sample)
     ingested = ingest_rate(records, path)
-    signature = (before + signature_rate(sample)) / 2
+    after = signature_rate(sample)
+    signature, signature_cpu = (before.wall + after.wall) / 2, (before.cpu + after.cpu) / 2
     return {
         "records": len(records),
         "raw_mb": round(sum(len(record.raw) for record in records) / 1e6, 1),
         "signature_per_s": round(signature),
-        "verify_per_s": round(verified),
-        "ingest_per_s": round(ingested),
-        "share": round(ingested / signature, 3),
+        "verify_per_s": round(verified.wall),
+        "ingest_per_s": round(ingested.wall),
+        "share": round(ingested.wall / signature, 3),
+        "share_by_cpu": round(ingested.cpu / signature_cpu, 3),
     }
 
 
