@@ -102,8 +102,8 @@ def made(count: int, rng: random.Random) -> list[Record]:
 
 def ms(seconds: list[float]) -> dict[str, float]:
     return {
-        "p50_ms": round(median(seconds) * 1000, 3),
-        "p99_ms": round(quantiles(seconds, n=100)[98] * 1000, 3),
+        "p50_ms": round(median(seconds) * 1000, 4),
+        "p99_ms": round(quantiles(seconds, n=100)[98] * 1000, 4),
     }
 
 
