@@ -8,6 +8,7 @@ import msgspec
 
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.query import AnswerFormat, formats_of
+from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.protocol.errors import (
@@ -93,9 +94,10 @@ class Model(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Find(msgspec.Struct, forbid_unknown_fields=True):
-    """A capability's name."""
+    """A capability's name; `ask` asks the grid even if something is known here."""
 
     capability: str
+    ask: bool = False
 
 
 class Ask(msgspec.Struct, forbid_unknown_fields=True):
@@ -204,6 +206,8 @@ class NodeCommands:
         return {"model": await self._node.hosting.withdraw(params.model)}
 
     async def _find(self, params: Find, _: Emit) -> dict[str, Any]:
+        wanted = Wanted("capability", params.capability)
+        await self._node.queries.look_for(wanted, widely=params.ask)
         if not self._node.graph.index.concepts.known(params.capability, self._node.now_ms()):
             raise UsageError(f"{params.capability!r} is not a capability known here")
         node = self._node

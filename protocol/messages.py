@@ -5,7 +5,7 @@ protocol (`/aigrid/join/1`, one message each way, strangers too) and gossip batc
 `records`).
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -75,6 +75,19 @@ class Pushed(_Message, frozen=True, tag="pushed"):
     changed: Annotated[int, Meta(ge=0, le=1024)]
 
 
+class Find(_Message, frozen=True, tag="find"):
+    """Who offers this? Answered by `Records` batches, at most `limit` records in all.
+
+    `name` is a capability's name or IRI, or a model's id or name.
+    """
+
+    by: Literal["capability", "model"]
+    name: Annotated[
+        str, Meta(min_length=1, max_length=LIMITS.capability_max_chars, pattern=PRINTABLE)
+    ]
+    limit: Annotated[int, Meta(ge=1, le=LIMITS.find_records_max)]
+
+
 class Records(_Message, frozen=True, tag="records"):
     """A batch of signed records, each in canonical form. Also the body of a gossip message."""
 
@@ -99,7 +112,7 @@ class Chunks(_Message, frozen=True, tag="chunks"):
     chunks: tuple[InferChunk, ...]
 
 
-RpcRequest = Ping | Reconcile | Fetch | Push | Infer
+RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer
 RpcAnswer = Pong | Reconciled | Records | Pushed | Chunks
 
 

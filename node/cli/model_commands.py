@@ -95,11 +95,14 @@ def find(
     ctx: typer.Context,
     capability: Annotated[str, typer.Argument(help="Such as text-generation.")],
     *,
+    widely: Annotated[
+        bool, typer.Option("--ask", help="Ask other nodes, whatever is known here.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Who offers a capability, best first, and which key signed the offer."""
     show(
-        session(ctx).call("find", {"capability": capability}),
+        session(ctx).call("find", {"capability": capability, "ask": widely}),
         lambda body: render.rows(body["candidates"], _CANDIDATES, empty="Nobody offers this now."),
         as_json=as_json,
     )

@@ -16,6 +16,7 @@ import trio
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
 from aigrid.metagraph.selection import Observation, Ranking, rank
+from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
@@ -44,7 +45,7 @@ _STATES = ("warm", "on_disk", "can_fetch")
 class Router:
     """Implements `Inference` over the grid.
 
-    `reach(model)` may bring candidates in from the DHT, when the index has none.
+    `reach(wanted)` may bring candidates in from other nodes, when the index has none.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Router:
         peers: Peers,
         rpc: RpcClient,
         serving: Serving,
-        reach: Callable[[str], Awaitable[None]],
+        reach: Callable[[Wanted], Awaitable[object]],
         status: Callable[[], dict[str, Any]],
         now_ms: NowMs,
         rng: random.Random,
@@ -134,11 +135,13 @@ class Router:
         raise self._nobody(model or capability, problem, ranking.retry_after_seconds)
 
     async def _candidates(self, model: str, capability: str) -> Ranking:
-        ranking = self._rank(model, capability)
-        if not ranking.kept:
-            await self._reach(self.resolve(model) if model else capability)
+        name = model.removeprefix(MODEL_URN)
+        if not model or self._graph.index.resolve(name, self._now_ms()):
             ranking = self._rank(model, capability)
-        return ranking
+            if ranking.kept:
+                return ranking
+        await self._reach(Wanted("model", name) if model else Wanted("capability", capability))
+        return self._rank(model, capability)
 
     def _rank(self, model: str, capability: str) -> Ranking:
         now_ms = self._now_ms()

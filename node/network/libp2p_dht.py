@@ -104,7 +104,7 @@ class Dht:
     def _collect(self, found: dict[str, PeerAddress], providers: Iterable[Any]) -> None:
         for provider in providers:
             peer_id = str(provider.peer_id)
-            if len(found) < LIMITS.dht_providers_max and self._gate.is_member(peer_id):
+            if len(found) < LIMITS.dht_providers_max:
                 found[peer_id] = PeerAddress(peer_id, usable(provider.addrs))
 
     def _failed(self, call: str, error: Exception) -> None:
