@@ -219,7 +219,6 @@ JUNK = {
     "unrelated": says(records(*UNRELATED)),
     "expired": says(records(ANSWER[0], OFFER[2], availability(ANN, offer(DESCRIBED), life=1))),
     "another message": says(Pushed(1)),
-    "an empty batch": says(Records(())),
     "too many": says(records(*[b"%d" % n for n in range(LIMITS.find_records_max + 1)])),
     "too many in all": says(*[records(*ANSWER)] * (LIMITS.find_records_max // 4 + 1)),
     "too large": says(*[records(bytes(LIMITS.record_max_bytes))] * 17),
@@ -265,6 +264,21 @@ async def test_an_answer_that_never_ends_is_left_in_time(new_grid, autojump_cloc
     assert not await grid.queries.ask(ECHO)
     assert trio.current_time() - start == pytest.approx(LIMITS.find_seconds)
     assert held(grid) == set()
+
+
+async def test_batches_without_records_are_not_waited_through(new_grid, autojump_clock):
+    sent = 0
+
+    async def empty():
+        nonlocal sent
+        for _ in range(1000):
+            sent += 1
+            yield Records(())
+
+    grid = await new_grid(hinted=("liar",))
+    grid.answers = {"liar": empty}
+    assert not await grid.queries.ask(ECHO)
+    assert sent == 1
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "line\nbreak", "\ud800"])
