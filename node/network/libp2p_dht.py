@@ -78,10 +78,11 @@ class Dht:
             self._collect(found, store.get_providers(digest))
             with trio.move_on_after(LIMITS.dht_call_seconds) as scope:
                 closest = await self._dht.peer_routing.find_closest_peers_network(digest)
+                # Members name those they know, the long gone and our strangers included.
+                members = [p for p in closest if p != self._own and self._gate.is_member(str(p))]
                 async with trio.open_nursery() as nursery:
-                    for peer in closest[: LIMITS.dht_queries_max]:
-                        if peer != self._own and self._gate.is_member(str(peer)):
-                            nursery.start_soon(self._ask, peer, digest, found)
+                    for peer in members[: LIMITS.dht_queries_max]:
+                        nursery.start_soon(self._ask, peer, digest, found)
             if scope.cancelled_caught:
                 self._gate.counts["dht_failed"] += 1
         except Exception as error:  # noqa: BLE001 - boundary: as above
