@@ -124,7 +124,7 @@ class Limits:
     reconcile_rounds_max: int = _limit(64, "reconciliation messages of one conversation, each way")
     provide_seconds: float = _limit(1800.0, "DHT hints are renewed")
     provide_keys_max: int = _limit(256, "DHT keys under which a node gives itself as a hint")
-    seek_seconds: float = _limit(3.0, "asking the DHT for hints before going on without")
+    seek_seconds: float = _limit(3.0, "asking the DHT for hints")
     find_peers_max: int = _limit(8, "peers asked by one typed query")
     find_records_max: int = _limit(64, "records in the answer to one")
     find_max_bytes: int = _limit(1 * MIB, "these records together")

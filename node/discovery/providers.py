@@ -82,12 +82,11 @@ class ProviderHints:
                 told = frozenset()
 
     async def providers(self, key: str) -> list[PeerAddress]:
-        """Whom the DHT names for `key`, ourselves apart; none if it does not answer in time.
+        """Whom the DHT names for `key`, ourselves apart.
 
         Some may be no members, or not known here to be: a greeting tells.
         """
-        found: tuple[PeerAddress, ...] = ()
-        if self._transport.connected():
-            with trio.move_on_after(LIMITS.seek_seconds):
-                found = await self._transport.find_providers(key)
+        if not self._transport.connected():
+            return []
+        found = await self._transport.find_providers(key)
         return [peer for peer in found if peer.peer_id != self._transport.peer_id]

@@ -148,7 +148,10 @@ class Transport(Protocol):
     async def provide(self, key: str) -> None: ...
 
     async def find_providers(self, key: str) -> tuple[PeerAddress, ...]:
-        """What members say; whom they name need not be a member, nor be known as one."""
+        """What members say within `seek_seconds`.
+
+        Whom they name need not be a member, nor be known as one.
+        """
 
     # Local network
     def announce_nearby(self, grid: str, name: str) -> None:

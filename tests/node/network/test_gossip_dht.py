@@ -147,6 +147,21 @@ async def test_many_strangers_near_a_key_do_not_hide_the_members(
     assert [peer.peer_id for peer in await two.find_providers("model")] == [one.peer_id]
 
 
+async def test_members_that_are_gone_do_not_keep_the_others_from_being_asked(
+    start: nodes.Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await start(), await start()
+    await nodes.befriend(one, two)
+    await in_tables(one, two)
+    await one.provide("model")
+
+    async def lost(*_args: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(two._library.dht.peer_routing, "find_closest_peers_network", lost)
+    assert [peer.peer_id for peer in await two.find_providers("model")] == [one.peer_id]
+
+
 async def test_hints_name_peers_that_are_not_known_as_members(start: nodes.Start) -> None:
     one, two, three = await start(), await start(), await start()
     for node in (two, three):
