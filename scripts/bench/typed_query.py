@@ -7,8 +7,8 @@ an authority, a holder with a small model, and for each run a fresh asker that h
 authority. `first` is a chat through the asker's gateway that names the model: hint, dialling and
 greeting the holder, typed query, and the answer; `second` is the same once more, so the difference
 is the price of finding. `query` is a typed query to everybody once these are connected. Times are
-milliseconds. Bytes are those of the asker's libp2p connections both ways, Noise and what nodes say
-to each other anyway (`idle`, as long as a first request takes) included.
+milliseconds. `bytes` are those of all libp2p connections of the asker during the first request, both
+ways, Noise included; each of `peers_asked` got one `Find`, and answered `record_bytes`.
 """
 
 import argparse
@@ -99,14 +99,11 @@ def _measure(asker: NodeProcess, holder: NodeProcess) -> dict[str, float]:
     after, queries = _bytes(asker), _control(asker, "status")["typed_queries"]
     second_ms, _ = _timed(lambda: stream_chat(asker.gateway, ASK))
     query_ms, _ = _timed(lambda: _control(asker, "find", capability="text", ask=True))
-    began = _bytes(asker)
-    time.sleep(first_ms / 1000)
     return {
         "first_ms": first_ms,
         "second_ms": second_ms,
         "query_ms": query_ms,
         "bytes": after - before,
-        "idle_bytes": _bytes(asker) - began,
         "peers_asked": queries["peers"],
         "records": queries["records"],
         "record_bytes": queries["bytes"],
