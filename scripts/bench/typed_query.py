@@ -7,7 +7,7 @@ an authority, a holder with a small model, and for each run a fresh asker that h
 authority. `first` is a chat through the asker's gateway that names the model: hint, dialling and
 greeting the holder, typed query, and the answer; `second` is the same once more, so the difference
 is the price of finding. `query` is a typed query to everybody once these are connected. Times are
-milliseconds. `bytes` are those of all libp2p connections of the asker during the first request, both
+milliseconds. `bytes` are all of the libp2p connections of the asker during the first request, both
 ways, Noise included; each of `peers_asked` got one `Find`, and answered `record_bytes`.
 """
 
