@@ -44,6 +44,7 @@ class NodeConfig:
         open_to_strangers: whether nodes that are not members are served.
         name: shown to people beside the PeerId.
         threads: for inference; 0 means all cores.
+        interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
     """
 
@@ -56,6 +57,7 @@ class NodeConfig:
     open_to_strangers: bool = False
     name: str = "node"
     threads: int = 0
+    interests: frozenset[str] | None = None
     json: bool = False
 
 
@@ -244,6 +246,25 @@ def _threads(value: Any) -> int:
     return value
 
 
+def _interests(value: Any) -> frozenset[str]:
+    from aigrid.metagraph.branches import EVERYBODYS, roots  # late: load libsodium
+    from aigrid.metagraph.capabilities import known
+    from aigrid.protocol.kinds import NO_BRANCH
+
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise _BadValueError("must be a list of capabilities")
+    names = {name.strip() for name in names if name.strip()}
+    unknown = sorted(name[:80] for name in names if not known(name) and name != NO_BRANCH)
+    if unknown or not names:
+        raise _BadValueError(
+            f"must name shipped capabilities, or {NO_BRANCH}, unlike {', '.join(unknown[:3])!r}"
+        )
+    if NO_BRANCH in names and len(names) > 1:
+        raise _BadValueError(f"names {NO_BRANCH} beside others")
+    return EVERYBODYS.union(*map(roots, names - {NO_BRANCH}))
+
+
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "listen": ("listen", _listen),
     "gateway": ("gateway", _gateway),
@@ -252,5 +273,6 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "open": ("open_to_strangers", _boolean),
     "name": ("name", _name),
     "threads": ("threads", _threads),
+    "interest": ("interests", _interests),
     "json": ("json", _boolean),
 }

@@ -42,6 +42,13 @@ def up(
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
+    interest: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Capability whose branch of the metagraph to replicate, or `none`; repeatable. "
+            "Without it: everything. What is not replicated is asked of others when needed."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
@@ -60,6 +67,7 @@ def up(
             "open": open_,
             "name": name,
             "threads": threads,
+            "interest": interest or None,
             "json": as_json or None,
         },
         environment=os.environ,
