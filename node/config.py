@@ -43,6 +43,7 @@ class NodeConfig:
         mdns: whether to announce and look for nodes on the local network.
         open_to_strangers: whether nodes that are not members are served.
         name: shown to people beside the PeerId.
+        region: where the node is, as its operator calls it; "" says nothing.
         threads: for inference; 0 means all cores.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
@@ -56,6 +57,7 @@ class NodeConfig:
     mdns: bool = True
     open_to_strangers: bool = False
     name: str = "node"
+    region: str = ""
     threads: int = 0
     interests: frozenset[str] | None = None
     json: bool = False
@@ -272,6 +274,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mdns": ("mdns", _boolean),
     "open": ("open_to_strangers", _boolean),
     "name": ("name", _name),
+    "region": ("region", _name),
     "threads": ("threads", _threads),
     "interest": ("interests", _interests),
     "json": ("json", _boolean),

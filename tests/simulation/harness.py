@@ -80,6 +80,7 @@ class Simulation:
         incarnation: int = 0,
         with_authority: bool | None = None,
         interests: frozenset[str] | None = None,
+        region: str = "",
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -108,7 +109,7 @@ class Simulation:
             database=home / "records.db",
             memory_bytes=1 << 30,
         )
-        config = NodeConfig(data_dir=home, name=name, threads=1, interests=interests)
+        config = NodeConfig(data_dir=home, name=name, region=region, threads=1, interests=interests)
         holds = incarnation == 0 if with_authority is None else with_authority
         node = Node(config, world, identity=identity, authority=authority if holds else None)
         sim_node = SimNode(name, node)
@@ -137,7 +138,13 @@ class Simulation:
         self.note(name, "killed")
 
     async def publish_echo(
-        self, name: str, model_name: str, *, capability: str = "text-generation", **options: Any
+        self,
+        name: str,
+        model_name: str,
+        *,
+        capability: str = "text-generation",
+        languages: tuple[str, ...] = (),
+        **options: Any,
     ) -> str:
         description = ModelDescription(
             format="echo", task="text-generation", files=(), options={"tag": model_name, **options}
@@ -148,6 +155,7 @@ class Simulation:
             name=model_name,
             capabilities=(capability,),
             license_id="Apache-2.0",
+            languages=languages,
         )
         self.note(name, "published", published.model[-8:])
         return published.model
