@@ -26,9 +26,11 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
 from aigrid.node.discovery.grid import Grid, GridKeys, Membership, NowMs, RandomBytes
+from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.join_client import JoinClient
 from aigrid.node.discovery.join_host import JoinHost
 from aigrid.node.discovery.known import KnownPeers
+from aigrid.node.discovery.mingling import Mingling
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, hint_keys
 from aigrid.node.discovery.sync import RecordSync
@@ -154,11 +156,19 @@ class Node:
             now_ms=self.now_ms,
             rng=world.rng,
         )
-        self.gossip = Gossip(self.transport, self.graph, now_ms=self.now_ms, spreads=self._is_ours)
-        self.sync = RecordSync(self.graph, self.rpc, self.peers, now_ms=self.now_ms, rng=world.rng)
+        self.interests = Interests(self.graph, chosen=self.config.interests, now_ms=self.now_ms)
+        self.gossip = Gossip(
+            self.transport, self.graph, self.interests, now_ms=self.now_ms, spreads=self._is_ours
+        )
+        self.sync = RecordSync(
+            self.graph, self.rpc, self.peers, self.interests, now_ms=self.now_ms, rng=world.rng
+        )
         self.hints = ProviderHints(self.transport, keys=self._hint_keys)
         self.queries = TypedQueries(
             self.graph, self.rpc, self.peers, self.hints, now_ms=self.now_ms, rng=world.rng
+        )
+        self.mingling = Mingling(
+            self.transport, self.peers, self.interests, self.grid, rng=world.rng
         )
 
     def _build_mesh(self) -> None:
@@ -210,6 +220,7 @@ class Node:
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
+        self.interests.listeners.append(self.announcer.poke)
         self.peers.on_alive = self._on_alive
         self.grid.on_switched = self._on_switched
         self.on_switched: Callable[[], None] = lambda: None
@@ -235,6 +246,7 @@ class Node:
                 self.peers,
                 self.hints,
                 self.queries,
+                self.mingling,
                 self.querying,
             ):
                 await nursery.start(service.run)
@@ -267,6 +279,7 @@ class Node:
             "listen": list(self.transport.listen_addresses),
             "peers": self.peer_list(),
             "clock_ahead_ms": self.peers.clock_ahead_ms(),
+            "interests": sorted(self.interests.branches),
             "models": self.model_list(),
             "records": sum(self.graph.counts(self.now_ms()).values()),
             "requests": {"running": self.serving.running, "served": self.serving.served},
@@ -307,6 +320,7 @@ class Node:
                 for d in devices.values()
             ),
             region=self.config.region,
+            branches=self.interests.announced(),
         )
 
     def _is_ours(self, record: Record) -> bool:

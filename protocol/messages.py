@@ -1,8 +1,8 @@
 """What peers say to each other, as msgpack (msgspec Structs tagged by `type`).
 
 Three conversations: RPC requests and their DATA bodies (`/aigrid/rpc/1`, members), the join
-protocol (`/aigrid/join/1`, one message each way, strangers too) and gossip batches (topic
-`records`).
+protocol (`/aigrid/join/1`, one message each way, strangers too) and gossip batches (topics
+`records` and, for each branch of the capabilities, `records/BRANCH`).
 """
 
 from typing import Annotated, Literal, TypeVar
@@ -12,11 +12,13 @@ from msgspec import Meta
 
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.kinds import CapabilityName
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import PRINTABLE
 
 PROTOCOL_VERSION = 1
 RECORDS_TOPIC = "records"
+EVERYBODY = "everybody"
 
 RequestId = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
 CidText = Annotated[str, Meta(max_length=64)]
@@ -46,13 +48,17 @@ class Pong(_Message, frozen=True, tag="pong"):
 
 
 class Reconcile(_Message, frozen=True, tag="reconcile"):
-    """One message of reconciliation, from the initiator. Answered by one `Reconciled`."""
+    """One message of reconciliation, from the initiator. Answered by one `Reconciled`.
+
+    Only records of `branch` are compared, or with `EVERYBODY` those of no branch; None: all.
+    """
 
     message: ReconcileMessage
+    branch: CapabilityName | None = None
 
 
 class Reconciled(_Message, frozen=True, tag="reconciled"):
-    """The responder's message."""
+    """The responder's message; one without ranges where it takes no part in the branch."""
 
     message: ReconcileMessage
 

@@ -178,6 +178,7 @@ def wire_messages() -> Any:
         "rpc_request": [
             messages.Ping(),
             messages.Reconcile(b"\x61\x00\x00\x02\x00"),
+            messages.Reconcile(b"\x61\x00\x00\x02\x00", branch="text"),
             messages.Fetch((bytes(range(32)),)),
             messages.Push((raw,)),
             messages.Find("capability", "text-generation", 64),
