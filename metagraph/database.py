@@ -57,6 +57,8 @@ MIGRATIONS: tuple[str, ...] = (
         value TEXT NOT NULL
     ) WITHOUT ROWID;
     """,
+    # 0: not worked out yet, which the store does when it is opened.
+    "ALTER TABLE records ADD COLUMN branches INTEGER NOT NULL DEFAULT 0",
 )
 
 

@@ -210,9 +210,12 @@ class Metagraph:
         """How many live records are held of each kind."""
         return self.store.counts(now_ms)
 
-    def items(self, now_ms: int) -> Items:
-        """What reconciliation compares: all that we may say, withdrawals included."""
-        return self._repair.items(self.grid, self._may_say_at(now_ms), now_ms=now_ms)
+    def items(self, now_ms: int, *, branch: str | None = None) -> Items:
+        """What reconciliation compares: all that we may say, withdrawals included.
+
+        `branch` is one of `BRANCHES`, `EVERYBODY` for what belongs to none, or None for all.
+        """
+        return self._repair.items(self.grid, branch, self._may_say_at(now_ms), now_ms=now_ms)
 
     def raws(self, sha256s: Sequence[bytes], *, now_ms: int) -> Iterator[bytes]:
         """Of these the records that we hold and may say: memberships first, then oldest first."""

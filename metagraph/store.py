@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from aigrid.metagraph.branches import branches_of, mask, scope_mask
 from aigrid.metagraph.database import Database
 from aigrid.metagraph.quota import TokenBuckets
 from aigrid.protocol.errors import Code, UsageError, VerificationError
@@ -74,6 +75,7 @@ class Store:
             UsageError: `data_directory_unusable`; any other method may raise it too.
         """
         self.database = Database(path)
+        self._place()
         self._limits = limits
         self._successors: OrderedDict[str, str] = OrderedDict()
         self._rates = TokenBuckets(
@@ -175,11 +177,14 @@ class Store:
         rows = self.database.rows(f"SELECT {_FIELDS} FROM records WHERE issuer = ?", (issuer,))  # noqa: S608
         return [_record(row) for row in rows]
 
-    def live_digests(self, now_ms: int) -> Iterator[tuple[bytes, str, str, int]]:
-        """(SHA-256, kind, issuer, `validFrom`) of the live records."""
+    def live_digests(
+        self, now_ms: int, *, branch: str | None = None
+    ) -> Iterator[tuple[bytes, str, str, int]]:
+        """(SHA-256, kind, issuer, `validFrom`) of the live records, or of those of a branch."""
         return self.database.rows(
-            "SELECT sha256, kind, issuer, valid_from_ms FROM records WHERE valid_until_ms > ?",
-            (now_ms,),
+            "SELECT sha256, kind, issuer, valid_from_ms FROM records "
+            "WHERE valid_until_ms > ? AND branches & ?",
+            (now_ms, scope_mask(branch)),
         )
 
     def summaries(self, content_ids: Sequence[str], now_ms: int) -> list[Summary]:
@@ -241,6 +246,16 @@ class Store:
             )
         )
 
+    def _place(self) -> None:
+        """Note the branches of records that were written before these were kept."""
+        with self.transaction():
+            rows = self.database.rows(f"SELECT {_FIELDS} FROM records WHERE branches = 0")  # noqa: S608
+            for record in list(map(_record, rows)):
+                self.database.execute(
+                    "UPDATE records SET branches = ? WHERE content_id = ?",
+                    (mask(branches_of(record.body)), record.content_id),
+                )
+
     def _remembered(self, key: RecordKey) -> tuple[int, str] | None:
         row: tuple[int, str] | None = self.database.row(
             f"SELECT valid_from_ms, content_id FROM remembered WHERE {_OF_KEY}",  # noqa: S608
@@ -284,7 +299,7 @@ class Store:
         self, record: Record, now_ms: int, received_from: str | None, account: str | None
     ) -> None:
         self.database.execute(
-            "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.content_id,
                 hashlib.sha256(record.raw).digest(),
@@ -296,6 +311,7 @@ class Store:
                 now_ms,
                 received_from,
                 record.raw,
+                mask(branches_of(record.body)),
             ),
         )
         until_ms = remembered_until_ms(record.kind, record.valid_from_ms)

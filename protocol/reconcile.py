@@ -29,6 +29,7 @@ _RESERVED_BYTES = 200  # of a frame, for the ranges that end a message which bec
 # list for each, and F / 19 new fingerprints: there is no reason for more than F / 6 ranges.
 _BYTES_PER_RANGE = 6
 _VERSIONS = range(0x60, 0x70)
+NOTHING_TO_COMPARE = bytes([VERSION])  # a message without ranges, which settles everything
 
 
 class Step(NamedTuple):

@@ -50,8 +50,10 @@ class NodeProcess:
         *options: str,
         local: bool = True,
         environment: Mapping[str, str] | None = None,
+        entry: Sequence[str] = AIGRID,
     ) -> None:
         self.data_dir = data_dir
+        self.entry = tuple(entry)
         self.options = (*(LOCAL if local else ()), *options)
         self.ready: dict[str, Any] = {}
         self.first_line_seconds = 0.0
@@ -86,7 +88,7 @@ class NodeProcess:
     def launch(self) -> None:
         """Start the node without waiting."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = [*AIGRID, "up", "--data-dir", str(self.data_dir), "--json", *self.options]
+        command = [*self.entry, "up", "--data-dir", str(self.data_dir), "--json", *self.options]
         with self.stdout_path.open("wb") as out, self.stderr_path.open("ab") as err:
             self._process = subprocess.Popen(
                 command,

@@ -55,6 +55,7 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
                 engines=(EngineClaim("onnx_text", "1", ("gguf",)),),
                 devices=(DeviceClaim("cpu", "Eight cores \u00e0 3 GHz", 16 * 2**30),),
                 region="eu",
+                branches=("text", "vision"),
             ),
             NODE,
         ),
@@ -72,7 +73,11 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
             ),
             NODE,
         ),
-        (Kind.AVAILABILITY, AvailabilityBody(id=NODE.did, offers=(manifest,)), NODE),
+        (
+            Kind.AVAILABILITY,
+            AvailabilityBody(id=NODE.did, offers=(manifest,), branches=("text",)),
+            NODE,
+        ),
         (
             Kind.CAPABILITY,
             CapabilityBody(

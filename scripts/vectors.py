@@ -178,8 +178,12 @@ def wire_messages() -> Any:
         "rpc_request": [
             messages.Ping(),
             messages.Reconcile(b"\x61\x00\x00\x02\x00"),
+            messages.Reconcile(b"\x61\x00\x00\x02\x00", branch="text"),
             messages.Fetch((bytes(range(32)),)),
             messages.Push((raw,)),
+            messages.Find("capability", "text-generation", 64),
+            messages.Find("capability", f"{NODE.did}#legal-writing", 1),
+            messages.Find("model", model, 64),
             infer(text),
             infer(inference.TextRequest(token_ids=(1, 2), continued_ids=(3,))),
             infer(inference.TensorRequest({"x": tensor}, ("y",))),

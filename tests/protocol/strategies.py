@@ -50,6 +50,7 @@ descriptions = st.builds(
     precision=st.text(shown, max_size=32),
     options=st.dictionaries(st.text(max_size=64), scalars, max_size=4),
 )
+branches = st.lists(capabilities, max_size=4, unique=True).map(lambda names: tuple(sorted(names)))
 offers = st.builds(
     kinds.Offer,
     model=content_ids,
@@ -80,6 +81,7 @@ def node_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
             st.builds(kinds.DeviceClaim, kind=names, name=labels, memory_bytes=counts), max_size=3
         ).map(tuple),
         region=labels,
+        branches=branches,
     )
 
 
@@ -106,6 +108,7 @@ def availability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
         kinds.AvailabilityBody,
         id=st.just(issuer.did),
         offers=st.lists(offers, max_size=5, unique_by=lambda offer: offer.model).map(tuple),
+        branches=branches,
     )
 
 

@@ -11,6 +11,7 @@ from tests.simulation.harness import Simulation, eventually
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
+from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.protocol.errors import Code, LocalError, RemoteError
 from aigrid.protocol.identity import Identity
@@ -32,6 +33,7 @@ from aigrid.protocol.record import build
 
 LIFE_MS = 30 * 86_400_000
 ABSENT = Identity(bytes([77]) * 32)  # a member that is never there to speak for itself
+PEER = Identity(bytes([78]) * 32).peer_id
 
 
 @pytest.fixture
@@ -169,12 +171,13 @@ class NoPeers:
     on_alive = None
 
 
-def sync_over(wire, graph=None):
+def sync_over(wire, graph=None, chosen=None):
     graph = graph or Metagraph(
-        Store(), Index(), grid="did:key:zGrid", own_did="did:key:zOwn", open_to_strangers=True
+        Store(), Index(), grid="did:key:zGrid", own_did=ABSENT.did, open_to_strangers=True
     )
     peers: Any = NoPeers()
-    return RecordSync(graph, wire, peers, now_ms=lambda: 1, rng=random.Random(0))
+    interests = Interests(graph, chosen=chosen, now_ms=lambda: 1)
+    return RecordSync(graph, wire, peers, interests, now_ms=lambda: 1, rng=random.Random(0))
 
 
 def named(*ids):
@@ -189,7 +192,7 @@ def named(*ids):
 async def test_more_than_was_asked_for_is_not_taken(fetched):
     wire = Wire(lambda m: [Reconciled(named(bytes(32)))] if isinstance(m, Reconcile) else fetched)
     sync = sync_over(wire)
-    assert await sync.sync("peer", push=True) == 0
+    assert await sync.sync(PEER, push=True) == 0
     assert [type(m) for m in wire.requests] == [Reconcile, Fetch]
 
 
@@ -198,7 +201,7 @@ async def test_a_peer_that_never_agrees_is_left_after_bounded_rounds():
         return [Reconciled(b"\x61\x00\x00\x01" + bytes(16))]
 
     wire = Wire(differs)
-    await sync_over(wire).sync("peer", push=True)
+    await sync_over(wire).sync(PEER, push=True)
     assert len(wire.requests) == LIMITS.reconcile_rounds_max + 1
 
 
@@ -217,7 +220,7 @@ async def test_many_needs_are_asked_for_in_bounded_requests():
         return [Reconciled(writer.message())]
 
     wire = Wire(lists)
-    await sync_over(wire).sync("peer", push=True)
+    await sync_over(wire).sync(PEER, push=True)
     fetches = [m.ids for m in wire.requests if isinstance(m, Fetch)]
     assert [len(one) for one in fetches] == [LIMITS.sync_ids_max, 6000 - LIMITS.sync_ids_max]
     assert [one for fetch in fetches for one in fetch] == ids
