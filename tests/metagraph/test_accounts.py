@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts.bench import strangers
 from tests.metagraph.test_graph import ingest
 from tests.metagraph.test_store import put, versions
 from tests.metagraph.world import (
@@ -318,3 +319,28 @@ def test_an_older_database_is_counted_when_it_is_opened(tmp_path: Path) -> None:
     store = Store(tmp_path / "db")
     assert held(store) == {MEMBERSHIPS: 2, ANN.did: 4, PEER_A: 2}
     assert exact(store)
+
+
+@pytest.mark.parametrize("per_second", [10.0, 1000.0])
+def test_thousands_of_strangers_through_three_peers_leave_members_alone(
+    tmp_path: Path, per_second: float
+) -> None:
+    limits = replace(
+        LIMITS,
+        records_per_introducer_max=100,
+        strangers_records_max=200,
+        records_burst_per_issuer=50,
+        keys_per_record_max=2,
+    )
+    world = strangers.World(tmp_path / "db", 5, limits=limits)
+    now = NOW
+    for n in range(0, 2000, 20):
+        now = NOW + round(n * 1000 / (3 * per_second))
+        raws = [strangers.stranger_record((m, now)) for m in range(n, n + 20)]
+        world.push(raws, now, f"peer-{n // 20 % 3}")
+        held_now = world.held()
+        assert held_now["strangers"] <= 200
+        assert held_now["strangers_keys"] <= 400
+    assert world.members_kept
+    assert world.held()["strangers"] >= 150
+    assert exact(world.graph.store)
