@@ -35,6 +35,7 @@ from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, hint_keys
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
+from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
 from aigrid.node.mesh.hosting import Hosting
 from aigrid.node.mesh.models import LocalModels
@@ -55,7 +56,6 @@ from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 RunBlocking = Callable[..., Awaitable[Any]]
-_EXPIRE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +248,9 @@ class Node:
                 self.queries,
                 self.mingling,
                 self.querying,
+                Expiry(self.graph, now_ms=self.now_ms),
             ):
                 await nursery.start(service.run)
-            nursery.start_soon(self._expire)
             await self._probed.wait()
             task_status.started()
             await trio.sleep_forever()
@@ -342,7 +342,8 @@ class Node:
 
     def _on_record(self, record: Record) -> None:
         if record.kind is Kind.NODE:
-            if isinstance(record.body, NodeBody):
+            is_member = self.graph.membership_of(record.issuer, self.now_ms()) is not None
+            if is_member and isinstance(record.body, NodeBody):
                 self.known.learn(record.issuer, record.body.addresses)
             self.peers.poke()
         elif record.kind is Kind.CAPABILITY:
@@ -385,11 +386,3 @@ class Node:
     async def _estimate(self, source: ModelSource) -> Estimate:
         engine = self._engine_for(source)
         return await self._world.spawner.estimate(source, engine=engine)
-
-    async def _expire(self) -> None:
-        while True:
-            await trio.sleep(_EXPIRE_SECONDS)
-            try:
-                self.graph.expire(self.now_ms())
-            except AigridError as error:  # a full disk: the index looks at the time by itself
-                log.warning("nothing expired", code=error.code.value, reason=error.message)

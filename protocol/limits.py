@@ -41,7 +41,12 @@ class Limits:
     branches_max: int = _limit(16, "branches named in one record")
     files_max: int = _limit(64, "files of one model")
     name_max_chars: int = _limit(96, "a model's, node's or file's name")
-    records_per_issuer_max: int = _limit(512, "live records of one issuer")
+    record_unit_bytes: int = _limit(4 * KIB, "what counts as one record, begun ones included")
+    records_per_issuer_max: int = _limit(512, "live records of one member")
+    members_records_max: int = _limit(256 * KIB, "live records of all members together")
+    memberships_max: int = _limit(256 * KIB, "Memberships, withdrawn ones included")
+    records_per_introducer_max: int = _limit(2048, "records of strangers that one peer introduced")
+    strangers_records_max: int = _limit(16 * KIB, "records of all strangers together")
     records_per_second_per_issuer: float = _limit(10.0, "accepted records of one issuer, sustained")
     records_burst_per_issuer: int = _limit(600, "accepted records of one issuer at once")
     # Frames and streams
@@ -66,8 +71,9 @@ class Limits:
     # What a node keeps of peers and their records
     rate_keys_max: int = _limit(4096, "issuers, peers or addresses whose rates are counted at once")
     keys_per_record_max: int = _limit(
-        8, "keys of one issuer remembered, per live record that it may have"
+        8, "keys remembered of one member, introducer or all strangers, per record they may have"
     )
+    expired_at_once_max: int = _limit(512, "records deleted at once when they have expired")
     refusals_kept_max: int = _limit(8192, "records remembered as refused, not to be verified again")
     successors_kept_max: int = _limit(8192, "superseded records whose successor is remembered")
     records_waiting_max: int = _limit(256, "verified records remembered while they were not taken")
