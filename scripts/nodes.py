@@ -41,7 +41,8 @@ class NodeFailedError(Exception):
 class NodeProcess:
     """One `aigrid up` on a data directory of its own, in a process group of its own.
 
-    It dies with this process: by the kernel's hand on Linux, at exit elsewhere.
+    It dies with this process: by the kernel's hand on Linux, at exit elsewhere. `entry` is the
+    command that stands for `aigrid`.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class NodeProcess:
         *options: str,
         local: bool = True,
         environment: Mapping[str, str] | None = None,
+        entry: Sequence[str] = AIGRID,
     ) -> None:
         self.data_dir = data_dir
         self.options = (*(LOCAL if local else ()), *options)
         self.ready: dict[str, Any] = {}
         self.first_line_seconds = 0.0
         self._environment = {**os.environ, **(environment or {})}
+        self._entry = tuple(entry)
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self._kill)
 
@@ -86,7 +89,7 @@ class NodeProcess:
     def launch(self) -> None:
         """Start the node without waiting."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = [*AIGRID, "up", "--data-dir", str(self.data_dir), "--json", *self.options]
+        command = [*self._entry, "up", "--data-dir", str(self.data_dir), "--json", *self.options]
         with self.stdout_path.open("wb") as out, self.stderr_path.open("ab") as err:
             self._process = subprocess.Popen(
                 command,
