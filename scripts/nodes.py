@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +26,7 @@ AIGRID = (
 )
 LOCAL = ("--listen", "/ip4/127.0.0.1/tcp/0", "--gateway", "127.0.0.1:0", "--no-mdns")
 POLL_SECONDS = 0.02
+AT_ONCE = 4  # commands, so that many nodes on few cores still answer in time
 _PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
@@ -246,6 +249,21 @@ def stop_all(nodes: Sequence[NodeProcess]) -> None:
             os.kill(node.pid, signal.SIGTERM)
     for node in nodes:
         node.stop()
+
+
+def form_grid(nodes: Sequence[NodeProcess]) -> None:
+    """Start all, and let the first invite the others. Returns before all have met."""
+    first, *others = nodes
+    first.start()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for node in others:  # started from this thread: the kernel ties them to it
+            node.launch()
+        list(pool.map(NodeProcess.wait_ready, others))
+        list(pool.map(partial(_invite_and_join, first), others))
+
+
+def _invite_and_join(first: NodeProcess, node: NodeProcess) -> None:
+    node.cli("join", first.cli("invite", str(node.ready["did"]))["invitation"])
 
 
 def run_cli(
