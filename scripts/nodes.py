@@ -179,6 +179,15 @@ class NodeProcess:
                 )
         return total
 
+    def workers(self, module: str) -> list[int]:
+        """Process ids of the node's children that run `python -m MODULE`."""
+        found = []
+        for pid in _descendants(self.pid):
+            with suppress(OSError):
+                if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    found.append(pid)
+        return found
+
     def pss_bytes(self) -> int:
         """Proportional set size of the node's own process; 0 where the kernel does not tell."""
         found = _usage(self.pid)

@@ -1,6 +1,7 @@
 """SPARQL in a process that can be killed: it follows the metagraph, and survives what it is asked."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -179,6 +180,15 @@ async def test_the_process_itself_can_reach_neither_network_nor_files():
             assert open_files(process) <= 5
         finally:
             await process.kill()
+
+
+async def test_the_process_gives_way_to_the_node():
+    process = await child()
+    try:
+        ours, its = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, process.pid))
+        assert its > ours
+    finally:
+        await process.kill()
 
 
 @pytest.mark.parametrize("what", ["order", "frame"])
