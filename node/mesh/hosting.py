@@ -71,7 +71,13 @@ class Hosting:
         return model in self._models.list() and self._manifest(model) is not None
 
     async def publish(
-        self, path: Path, *, capability: str, name: str = "", license_id: str = ""
+        self,
+        path: Path,
+        *,
+        capability: str,
+        name: str = "",
+        license_id: str = "",
+        languages: tuple[str, ...] = (),
     ) -> Published:
         """Copy a model file in, sign a manifest for it, and offer it."""
         task = self._graph.index.concepts.task_of(capability)
@@ -83,6 +89,7 @@ class Hosting:
             name=name or path.stem.lower(),
             capabilities=(capability,),
             license_id=license_id,
+            languages=languages,
         )
 
     async def fetch(self, name: str, progress: Progress) -> Published:
@@ -90,7 +97,7 @@ class Hosting:
         self._check_room(known=False)
         starter = await fetch(name, self._models, progress)
         return await self._announce(
-            starter.model, starter.name, starter.capabilities, starter.license
+            starter.model, starter.name, starter.capabilities, license_id=starter.license
         )
 
     async def add(
@@ -101,13 +108,16 @@ class Hosting:
         name: str,
         capabilities: tuple[str, ...],
         license_id: str,
+        languages: tuple[str, ...] = (),
     ) -> Published:
         """Put a described model on the shelf, and offer it."""
         known = model_id(description) in self._models.list()
         self._check_room(known=known)
         model = await self._models.add(description, files)
         try:
-            return await self._announce(model, name, capabilities, license_id)
+            return await self._announce(
+                model, name, capabilities, license_id=license_id, languages=languages
+            )
         except BaseException:
             if not known:
                 with trio.CancelScope(shield=True):
@@ -145,7 +155,13 @@ class Hosting:
         return found[0]
 
     async def _announce(
-        self, model: str, name: str, capabilities: tuple[str, ...], license_id: str
+        self,
+        model: str,
+        name: str,
+        capabilities: tuple[str, ...],
+        *,
+        license_id: str,
+        languages: tuple[str, ...] = (),
     ) -> Published:
         """Sign a manifest, once an engine here has said that it can run the model."""
         estimate = await self._estimate(self._models.source(model))
@@ -156,6 +172,7 @@ class Hosting:
             capabilities=capabilities,
             model=description,
             license=license_id,
+            languages=languages,
             memory_bytes=estimate.memory_bytes,
             context_tokens=estimate.context_tokens,
         )
