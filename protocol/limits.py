@@ -126,6 +126,7 @@ class Limits:
     infer_silence_seconds: float = _limit(60.0, "silence within a streamed answer")
     drain_seconds: float = _limit(5.0, "time live requests get when a node stops")
     sync_interval_seconds: float = _limit(15.0, "between two syncs with a random peer")
+    sync_again_seconds: float = _limit(2.0, "the same, after a sync that brought news")
     sync_seconds: float = _limit(60.0, "one sync, however much there is to fetch")
     syncs_burst: int = _limit(100, "requests of one peer that belong to repair, at once")
     syncs_per_second: float = _limit(4.0, "requests of one peer that belong to repair, sustained")

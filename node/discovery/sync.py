@@ -122,11 +122,13 @@ class RecordSync:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
+            news = 0
             while True:
-                await trio.sleep(LIMITS.sync_interval_seconds * self._rng.uniform(0.8, 1.2))
+                # Where one peer had news, we may lack more that it lacks itself: ask the next soon.
+                pause = LIMITS.sync_again_seconds if news else LIMITS.sync_interval_seconds
+                await trio.sleep(pause * self._rng.uniform(0.8, 1.2))
                 alive = sorted(self._peers.alive_members())
-                if alive:
-                    await self.sync(self._rng.choice(alive), push=True)
+                news = await self.sync(self._rng.choice(alive), push=True) if alive else 0
 
     async def _sync_later(self, peer_id: str) -> None:
         await trio.sleep(2 * LIMITS.gossip_interval_seconds)

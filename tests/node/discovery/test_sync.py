@@ -96,6 +96,30 @@ async def test_what_gossip_lost_arrives_within_one_period(grid, autojump_clock):
     assert took > 0
 
 
+async def test_a_sync_that_brought_news_is_soon_followed_by_another(
+    grid, autojump_clock, monkeypatch
+):
+    syncs = []
+    b = node_of(grid, "b").sync
+    real = b.sync
+
+    async def noted(peer_id, *, push):
+        syncs.append((trio.current_time(), await real(peer_id, push=push)))
+        return syncs[-1][1]
+
+    async def nothing(peer_id, *, push):
+        return 0
+
+    monkeypatch.setattr(b, "sync", noted)
+    monkeypatch.setattr(node_of(grid, "a").sync, "sync", nothing)
+    tell(grid, "a", absent_member(grid), said_by_absent(grid))
+    await trio.sleep(3 * LIMITS.sync_interval_seconds)
+    (first, news), (second, none), (third, _) = syncs[:3]
+    assert news > none == 0
+    assert second - first <= 1.2 * LIMITS.sync_again_seconds + 1
+    assert third - second >= 0.8 * LIMITS.sync_interval_seconds
+
+
 @pytest.mark.parametrize("teller", ["a", "b"])
 async def test_one_conversation_repairs_both_ways_withdrawals_included(
     grid, autojump_clock, teller
