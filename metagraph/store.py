@@ -236,6 +236,10 @@ class Store:
         row = self.database.row("SELECT MIN(valid_until_ms) FROM records")
         return None if row[0] is None else int(row[0])
 
+    def size(self) -> int:
+        """How many records are kept, expired ones included."""
+        return int(self.database.row("SELECT COUNT(*) FROM records")[0])
+
     def counts(self, now_ms: int) -> dict[str, int]:
         """How many live records there are of each kind, withdrawals apart."""
         return dict(
