@@ -267,6 +267,10 @@ class Store:
         due = [end for end in (self.next_expiry_ms(), forgotten) if end is not None]
         return min(due, default=None)
 
+    def size(self) -> int:
+        """How many records are kept, expired ones included."""
+        return int(self.database.row("SELECT COUNT(*) FROM records")[0])
+
     def counts(self, now_ms: int) -> dict[str, int]:
         """How many live records there are of each kind, withdrawals apart."""
         return dict(

@@ -211,6 +211,11 @@ def refusals() -> Any:
         ("a field too many", resigned(record, lambda d: d[subject].update(price=1)), NOW_MS),
         ("a field too few", resigned(record, lambda d: d[subject].pop("offers")), NOW_MS),
         (
+            "branches that do not ascend",
+            resigned(record, lambda d: d[subject].update(branches=["vision", "text"])),
+            NOW_MS,
+        ),
+        (
             "about another node",
             resigned(record, lambda d: d[subject].update(id=AUTHORITY.did)),
             NOW_MS,

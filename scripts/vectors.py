@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from scripts.vector_branches import branches
 from scripts.vector_reconcile import reconcile
 from scripts.vector_records import (
     AUTHORITY,
@@ -234,6 +235,7 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "joining": joining,
     "frames": frames,
     "messages": wire_messages,
+    "branches": branches,
     "reconcile": reconcile,
 }
 
