@@ -121,7 +121,9 @@ async def test_no_honest_node_shows_or_passes_on_what_must_not_be_seen(
         assert all(now >= then + len(evil) for then, now in zip(refused, after, strict=True))
         names = {content_id(raw) for raw in evil}
         names |= {hashlib.sha256(raw).hexdigest() for raw in evil}
+        members = {each.node.identity.did for each in sim.nodes.values()}
         for node in nodes:
+            assert node.grid.members() == members
             assert seen(node).isdisjoint(names)
         assert published.isdisjoint(evil)
         nursery.cancel_scope.cancel()
