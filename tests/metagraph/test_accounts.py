@@ -306,12 +306,27 @@ def test_no_flood_takes_a_members_record_and_the_counts_stay_exact(rng: random.R
 
 def test_an_older_database_is_counted_when_it_is_opened(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "db")
-    connection.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
+    connection.executescript("".join(f"{step};" for step in MIGRATIONS[:2]))
+    connection.execute("PRAGMA user_version = 2")
     kinds = ["Membership", "NodeRecord", "NodeRecord", "NodeRecord"]
     accounts = [None, ANN.did, ANN.did, PEER_A]
     for n, (kind, account) in enumerate(zip(kinds, accounts, strict=True)):
-        row = (f"id{n}", b"", "x", kind, str(n), NOW, NOW, False, account, NOW, None, b"x" * 4097)
-        connection.execute(f"INSERT INTO records VALUES ({', '.join('?' * 12)})", row)
+        row = (
+            f"id{n}",
+            b"",
+            "x",
+            kind,
+            str(n),
+            NOW,
+            NOW,
+            False,
+            account,
+            NOW,
+            None,
+            b"x" * 4097,
+            1,
+        )
+        connection.execute(f"INSERT INTO records VALUES ({', '.join('?' * 13)})", row)
         known = ("x", kind, str(n), NOW, f"id{n}", account, NOW)
         connection.execute("INSERT INTO remembered VALUES (?, ?, ?, ?, ?, ?, ?)", known)
     connection.commit()

@@ -70,7 +70,7 @@ def lie_in_sync(mallory: SimNode, evil: list[bytes], monkeypatch: pytest.MonkeyP
         del now_ms
         return [by_id[sha256] for sha256 in sha256s if sha256 in by_id]
 
-    monkeypatch.setattr(graph, "items", lambda _now_ms: lies)
+    monkeypatch.setattr(graph, "items", lambda _now_ms, **_branch: lies)
     monkeypatch.setattr(graph, "raws", raws)
 
 
