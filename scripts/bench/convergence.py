@@ -4,8 +4,8 @@
     python scripts/bench/convergence.py --drop 0.2
 
 Real node processes on this machine. Records (capabilities, relabelled and withdrawn ones,
-manifests, offers) are published at random nodes through their control sockets, each in its node's
-own name.
+manifests, models that are served and withdrawn) are published at random nodes through their
+control sockets, each in its node's own name.
 Then the 25 questions of `convergence_mix.py` go round all nodes until the answers are alike, byte
 for byte, and contain every record. Prints one JSON line; seconds count from the last publish:
 
@@ -79,7 +79,7 @@ class Bench:
     def publish(self, count: int, per_second: float, rng: random.Random) -> float:
         """Each node says its things in order; the seconds that saying all of it took."""
         publishers = [
-            Publisher(node.data_dir.name, load_or_create_identity(node.data_dir))
+            Publisher(node.data_dir.name, load_or_create_identity(node.data_dir), node.data_dir)
             for node in self.nodes
         ]
         queues = [ThreadPoolExecutor(1) for _ in self.nodes]
@@ -95,7 +95,8 @@ class Bench:
 
     def newest(self) -> dict[str, int]:
         """Content id of what now stands under each key, and which node said it."""
-        return {str(said.result()["record"]): at for at, said in self.published.values()}
+        said = [(at, one.result()) for at, one in self.published.values()]
+        return {str(result["record"]): at for at, result in said if "record" in result}
 
 
 def main() -> int:

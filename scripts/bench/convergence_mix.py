@@ -5,14 +5,17 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from onnx import TensorProto, helper
 
 from aigrid.node.control_client import ControlClient
 from aigrid.node.daemon import wall_ms
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import AvailabilityBody, Kind, ModelBody, Offer
-from aigrid.protocol.limits import DAY, LIMITS
+from aigrid.protocol.kinds import Kind, ModelBody
+from aigrid.protocol.limits import DAY
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import build
 
@@ -61,18 +64,22 @@ class Publisher:
 
     name: str
     identity: Identity
+    folder: Path
     capabilities: list[str] = field(default_factory=list)
     withdrawn: set[str] = field(default_factory=set)
-    offers: list[Offer] = field(default_factory=list)
+    served: list[str] = field(default_factory=list)
 
     def next(self, rng: random.Random, number: int) -> tuple[str, Call]:
         """The key under which it is said, and the call."""
         standing = [name for name in self.capabilities if name not in self.withdrawn]
         drawn = rng.random()
-        if drawn < 0.3:
+        if drawn < 0.25:
             return self._manifest(rng, number)
-        if drawn < 0.45 and self.offers:
-            return self._availability()
+        if drawn < 0.35:
+            return self._model(rng, number)
+        if drawn < 0.4 and self.served:
+            model = self.served.pop()
+            return f"serves {self.name} {model}", ("withdraw", {"model": model})
         if drawn < 0.5 and standing:
             name = rng.choice(standing)
             self.withdrawn.add(name)
@@ -103,22 +110,35 @@ class Publisher:
             languages=(rng.choice(("en", "de")),),
             memory_bytes=rng.randrange(1 << 30),
         )
-        content_id, call = self._signed(Kind.MODEL, body, DAY)
-        self.offers.append(Offer(model, content_id, "warm", 1, rng.randrange(200)))
-        return f"model {self.name} {model}", call
+        return f"model {self.name} {model}", self._signed(Kind.MODEL, body, DAY)
 
-    def _availability(self) -> tuple[str, Call]:
-        body = AvailabilityBody(self.identity.did, tuple(self.offers[-LIMITS.offers_max :]))
-        _, call = self._signed(Kind.AVAILABILITY, body, LIMITS.availability_ttl_seconds)
-        return f"availability {self.name}", call
+    def _model(self, rng: random.Random, number: int) -> tuple[str, Call]:
+        """A file that the node can serve: it signs a manifest and offers it."""
+        name = f"served{number}"
+        path = self.folder / f"{name}.onnx"
+        path.write_bytes(tiny_onnx(number))
+        own = [f"{self.identity.did}#{name}" for name in self.capabilities]
+        self.served.append(name)
+        about = {"path": str(path), "name": name, "capability": rng.choice((*SHIPPED, *own[-1:]))}
+        return f"serves {self.name} {name}", ("publish", about)
 
-    def _signed(self, kind: Kind, body: Any, seconds: int) -> tuple[str, Call]:
+    def _signed(self, kind: Kind, body: Any, seconds: int) -> Call:
         """As the node's operator would, with its key; the node verifies it like any other."""
         now_ms = wall_ms()
         record = build(
             kind, body, self.identity, valid_from_ms=now_ms, valid_until_ms=now_ms + seconds * 1000
         )
-        return record.content_id, ("record_import", {"raw": record.raw.decode("utf-8")})
+        return "record_import", {"raw": record.raw.decode("utf-8")}
+
+
+def tiny_onnx(number: int) -> bytes:
+    """y = x + number."""
+    add = helper.make_node("Add", ["x", "n"], ["y"])
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    held = [helper.make_tensor("n", TensorProto.FLOAT, [1], [float(number)])]
+    graph = helper.make_graph([add], "g", shapes[:1], shapes[1:], initializer=held)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(made.SerializeToString())
 
 
 def questions(published: list[str]) -> list[tuple[str, Callable[[ControlClient], str]]]:
