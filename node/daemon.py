@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 import trio
 
+from aigrid.metagraph.branches import TOPICS
 from aigrid.node import keys
 from aigrid.node.app import Node, World
 from aigrid.node.commands import NodeCommands
@@ -80,6 +81,7 @@ def _build(config: NodeConfig) -> Node:
         authority = keys.create_authority(data_dir)
     transport = Libp2pTransport(
         signing_seed=identity.seed,
+        topics=TOPICS,
         listen=config.listen,
         mdns=config.mdns,
         open_to_strangers=config.open_to_strangers,
