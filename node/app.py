@@ -262,6 +262,7 @@ class Node:
             "listen": list(self.transport.listen_addresses),
             "peers": self.peer_list(),
             "clock_ahead_ms": self.peers.clock_ahead_ms(),
+            "sandbox": self._world.spawner.sandbox,
             "models": self.model_list(),
             "records": sum(self.graph.counts(self.now_ms()).values()),
             "requests": {"running": self.serving.running, "served": self.serving.served},
