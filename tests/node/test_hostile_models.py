@@ -14,15 +14,17 @@ from tests.engines.gguf_writer import tiny_llama
 from tests.engines.gguf_writer import write as gguf_write
 from tests.engines.hostile_files import CONTAINED, SECRET, make_place, write
 from tests.engines.onnx_models import linear, save
-from tests.node.test_workers import BOUNDS_HERE, LIMITS_HERE, ask, spawning
+from tests.node.test_workers import LIMITS_HERE, ask, spawning
 
 from aigrid.engines.base import ModelSource
+from aigrid.node.worker_request import BOUNDS
 from aigrid.node.workers import ProcessSpawner
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import ChatMessage, Tensor, TensorChunk, TensorRequest, TextRequest
 
-PATIENCE = replace(LIMITS_HERE, worker_silence_seconds=2.0, worker_load_seconds=20.0)
+PATIENCE = replace(LIMITS_HERE, worker_silence_seconds=4.0, worker_load_seconds=20.0)
 ANSWERED = "answered"
+PARTS = 6  # of the hostile models, each with a node of its own
 TYPED = {
     *(Code.ENGINE_CRASHED, Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT, Code.OUT_OF_MEMORY),
     *(Code.UNSUPPORTED_MODEL, Code.UNSAFE_FILE, Code.INVALID_REQUEST),
@@ -89,14 +91,15 @@ def _said(error: EngineError, path: Path) -> str:
     return "a path of this machine" if str(path.parent) in error.message else error.code
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_each_ends_in_a_typed_error_or_an_honest_answer_and_nothing_else_happens(
-    tmp_path: Path,
+    tmp_path: Path, part: int
 ) -> None:
     place, cache = make_place(tmp_path), tmp_path / "cache"
     wrong = {}
-    async with spawning(tmp_path, limits=PATIENCE, bounds=BOUNDS_HERE) as spawner:
+    async with spawning(tmp_path, limits=PATIENCE, bounds=BOUNDS) as spawner:
         neighbour = await spawner.spawn(source(), engine="echo", threads=1)
-        for name in CONTAINED:
+        for name in CONTAINED[part::PARTS]:
             path = write(name, place)
             before = _state(tmp_path)
             got = await _outcome(spawner, name, path, cache)
@@ -122,7 +125,7 @@ async def test_numbers_that_are_none_are_refused_in_text_and_passed_on_as_tensor
     tmp_path: Path,
 ) -> None:
     place = make_place(tmp_path)
-    async with spawning(tmp_path, limits=PATIENCE) as spawner:
+    async with spawning(tmp_path, limits=PATIENCE, bounds=BOUNDS) as spawner:
         engine, made = _source(write("onnx: what is not a number", place), tmp_path / "cache")
         worker = await spawner.spawn(made, engine=engine, threads=1)
         chunk = (await ask(worker, _request("onnx", "")))[0]
@@ -144,7 +147,7 @@ async def test_an_honest_model_is_given_all_it_needs(tmp_path: Path) -> None:
     place = make_place(tmp_path)
     path = save(place.models / "model.onnx", linear())
     llama = gguf_write(place.models, tiny_llama("Q4_1"), "model.gguf")
-    async with spawning(tmp_path, limits=PATIENCE) as spawner:
+    async with spawning(tmp_path, limits=PATIENCE, bounds=BOUNDS) as spawner:
         engine, made = _source(path, tmp_path / "cache")
         worker = await spawner.spawn(made, engine=engine, threads=2)
         x = Tensor("float32", (1, 3), np.ones(3, np.float32).tobytes())
