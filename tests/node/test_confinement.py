@@ -148,15 +148,15 @@ async def test_memory_beyond_the_bound_is_a_typed_error_and_the_worker_lives(
     tmp_path: Path,
 ) -> None:
     async with spawning(tmp_path) as spawner:
-        worker = await start(spawner, "bad", memory_bytes=16 * MIB)
+        worker = await start(spawner, "bad", memory_bytes=512 * MIB)
         slack = (os.cpu_count() or 1) * LIMITS.worker_thread_bytes
-        most = allowance_bytes(16 * MIB, memory()[0]) + slack
-        found = await attempt(worker, {"some": ["memory", str(most // 2)]})
+        most = allowance_bytes(512 * MIB, memory()[0]) + slack
+        found = await attempt(worker, {"some": ["memory", str(most - 128 * MIB)]})
         assert found == {"some": "done"}
-        found = await attempt(worker, {"all": ["memory", str(most)]})
+        found = await attempt(worker, {"all": ["memory", str(most + 64 * MIB)]})
         assert found == {"all": "ENOMEM"}
         with pytest.raises(EngineError) as refused:
-            await ask(worker, f"allocate {most}")
+            await ask(worker, f"allocate {most + 64 * MIB}")
         assert refused.value.code is Code.OUT_OF_MEMORY
         assert (await ask(worker, "still here"))[-1].reason == "stop"
 
