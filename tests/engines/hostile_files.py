@@ -151,7 +151,8 @@ def _entry(dtype: str = "F32", shape: Any = (4,), offsets: Any = (0, 16), **more
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets, **more}
 
 
-GOOD = struct.pack("<Q", 60) + json.dumps({"w": _entry()}).encode().ljust(60) + bytes(16)
+_HEADER = json.dumps({"w": _entry()}).encode()
+GOOD: Final = struct.pack("<Q", len(_HEADER)) + _HEADER + bytes(16)
 SAFETENSORS: Final[dict[str, Make]] = {
     **{f"cut at {size}": _cut(GOOD, size) for size in (4, 8, 40, len(GOOD) - 1)},
     "a header of all memory": _safetensors({"w": _entry()}, bytes(16), size=2**63),
