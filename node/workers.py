@@ -40,6 +40,9 @@ ENVIRONMENT_KEPT: Final = frozenset(
 )
 """All that a worker sees of the node's environment: no tokens, no keys, no home."""
 
+QUIET: Final = {"ORT_DISABLE_TELEMETRY": "1"}
+"""Newer onnxruntimes make an id of the machine and keep a database of events, to be sent off."""
+
 
 class Worker(Protocol):
     """A loaded model. At most `estimate.slots` requests run at once; further ones wait inside.
@@ -259,7 +262,7 @@ class ProcessSpawner:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
-        return {**kept, **self.environment}
+        return {**kept, **QUIET, **self.environment}
 
 
 def _needs(probe: Probe) -> Needs:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -202,6 +203,12 @@ async def test_a_worker_has_no_capabilities_and_no_way_to_new_ones(tmp_path: Pat
         facts = dict(line.split(":\t", 1) for line in status if ":\t" in line)
         assert int(facts["CapEff"], 16) == int(facts["CapPrm"], 16) == 0
         assert facts["NoNewPrivs"] == "1"
+
+
+def test_a_runtime_keeps_no_record_of_who_used_it(tmp_path: Path) -> None:
+    environment = ProcessSpawner(tmp_path)._environment() | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import onnxruntime"], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 async def test_probing_tells_what_would_confine_a_worker(tmp_path: Path) -> None:
