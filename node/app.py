@@ -280,6 +280,7 @@ class Node:
             "peers": self.peer_list(),
             "clock_ahead_ms": self.peers.clock_ahead_ms(),
             "interests": sorted(self.interests.branches),
+            "sandbox": self._world.spawner.sandbox,
             "models": self.model_list(),
             "records": sum(self.graph.counts(self.now_ms()).values()),
             "requests": {"running": self.serving.running, "served": self.serving.served},

@@ -88,7 +88,7 @@ def _build(config: NodeConfig) -> Node:
     )
     world = World(
         transport=transport,
-        spawner=ProcessSpawner(data_dir / "logs"),
+        spawner=ProcessSpawner(data_dir / "logs", data_dir / "scratch"),
         now_ms=wall_ms,
         rng=random.Random(secrets.randbits(64)),  # noqa: S311 - jitter and ties, no secrets
         random_bytes=secrets.token_bytes,

@@ -275,7 +275,13 @@ class ModelPool:
         self._note_idle(entry)
         self._on_change()
         seconds = round(trio.current_time() - started, 3)
-        log.info("model_loaded", model=entry.model, engine=engine, seconds=seconds)
+        log.info(
+            "model_loaded",
+            model=entry.model,
+            engine=engine,
+            seconds=seconds,
+            sandbox=worker.sandbox,
+        )
         await self._until_dead(entry, worker)
 
     def _set_aside(self, model: str, error: AigridError) -> None:
@@ -293,8 +299,11 @@ class ModelPool:
         self._drop(entry)
         self._forget(entry)
 
-    async def _admit(self, entry: _Entry, estimate: Estimate) -> None:
-        """Make room, evicting what was idle longest; decided at once, then carried out."""
+    async def _admit(self, entry: _Entry, estimate: Estimate) -> int:
+        """Make room, evicting what was idle longest; decided at once, then carried out.
+
+        What is told is the whole budget: see `Admit`.
+        """
         needed = estimate.memory_bytes
         if needed > self._budget_bytes:
             raise EngineError(
@@ -320,6 +329,7 @@ class ModelPool:
         for victim in victims:
             self._drop(victim)
         await self._kill(victims)
+        return self._budget_bytes
 
     # -- unloading
 
