@@ -13,6 +13,19 @@ import typer
 from aigrid.node.cli import render
 from aigrid.node.cli.session import Json, print_json, session, show
 
+Interest = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Capability whose branch of the metagraph to replicate, or `none`; repeatable. "
+        "Without it: everything. What is not replicated is asked of others when needed."
+    ),
+]
+
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(help="Engine that comes first where several can run a model; repeatable."),
+]
+
 
 def up(
     ctx: typer.Context,
@@ -45,10 +58,8 @@ def up(
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(help="Engine that comes first where several can run a model; repeatable."),
-    ] = None,
+    engine: Engines = None,
+    interest: Interest = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
@@ -69,6 +80,7 @@ def up(
             "region": region,
             "threads": threads,
             "engine": engine or None,
+            "interest": interest or None,
             "json": as_json or None,
         },
         environment=os.environ,

@@ -271,7 +271,13 @@ class ModelPool:
         self._note_idle(entry)
         self._on_change()
         seconds = round(trio.current_time() - started, 3)
-        log.info("model_loaded", model=entry.model, engine=worker.engine, seconds=seconds)
+        log.info(
+            "model_loaded",
+            model=entry.model,
+            engine=worker.engine,
+            seconds=seconds,
+            sandbox=worker.sandbox,
+        )
         await self._until_dead(entry, worker)
 
     async def _spawn(self, entry: _Entry, source: ModelSource, engine: str) -> Worker:
@@ -299,8 +305,11 @@ class ModelPool:
         self._drop(entry)
         self._forget(entry)
 
-    async def _admit(self, entry: _Entry, estimate: Estimate) -> None:
-        """Make room, evicting what was idle longest; decided at once, then carried out."""
+    async def _admit(self, entry: _Entry, estimate: Estimate) -> int:
+        """Make room, evicting what was idle longest; decided at once, then carried out.
+
+        What is told is the whole budget: see `Admit`.
+        """
         needed = estimate.memory_bytes
         if needed > self._budget_bytes:
             raise EngineError(
@@ -326,6 +335,7 @@ class ModelPool:
         for victim in victims:
             self._drop(victim)
         await self._kill(victims)
+        return self._budget_bytes
 
     # -- unloading
 
