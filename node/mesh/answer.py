@@ -1,10 +1,11 @@
 """What the mesh hands to whoever asked: the types between router, gateway and control socket."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
 
 
@@ -47,6 +48,23 @@ class Answer:
     chunks: AsyncIterator[tuple[InferChunk, ...]]
     attempts: int = 1
     segments: list[Segment] = field(default_factory=list)
+
+
+def the_one(model: str, found: Collection[str], *, unknown: str) -> str:
+    """The one model id among those `found` under what somebody calls `model`.
+
+    Raises:
+        InvalidRequestError: `model_not_found`, with the text `unknown`, or `ambiguous_model`.
+    """
+    if not found:
+        raise InvalidRequestError(unknown, Code.MODEL_NOT_FOUND, param="model")
+    if len(found) > 1:
+        raise InvalidRequestError(
+            f"{model!r} names several models: {', '.join(sorted(found))}",
+            Code.AMBIGUOUS_MODEL,
+            param="model",
+        )
+    return next(iter(found))
 
 
 class Inference(Protocol):
