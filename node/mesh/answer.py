@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
@@ -85,6 +85,3 @@ class Inference(Protocol):
             NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),
             RemoteError, EngineError.
         """
-
-    def status(self) -> dict[str, Any]:
-        """The body of `GET /aigrid/v1/status`."""

@@ -8,7 +8,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
 
 import structlog
 import trio
@@ -58,7 +57,6 @@ class Router:
         rpc: RpcClient,
         serving: Serving,
         reach: Callable[[Wanted], Awaitable[object]],
-        status: Callable[[], dict[str, Any]],
         now_ms: NowMs,
         rng: random.Random,
     ) -> None:
@@ -70,7 +68,6 @@ class Router:
         self._reach = reach
         self._rng = rng
         self._now_ms = now_ms
-        self.status = status
 
     def models(self) -> tuple[ModelView, ...]:
         """Everything offered by live nodes, sorted by name."""
