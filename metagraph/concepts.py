@@ -66,8 +66,7 @@ class LiveConcepts:
 
     def broadest(self) -> tuple[str, ...]:
         """The shipped capabilities with nothing above them, by name."""
-        concepts = self._shipped.concepts
-        return tuple(sorted(name for name, concept in concepts.items() if not concept.broader))
+        return tuple(sorted(self._shipped.roots))
 
     def ancestors(self, name: str) -> Mapping[str, int]:
         """Everything broader than `name`, each with the time until which that is so."""

@@ -170,14 +170,6 @@ class Index:
         """Who offers this capability or a narrower one; warm ones first, at most `limit`."""
         return _live(self._of_capability.get(name), now_ms, limit)
 
-    def offers_of_node(self, did: str, now_ms: int) -> tuple[Candidate, ...]:
-        """What one node offers."""
-        entry = self._current.get((did, Kind.AVAILABILITY.value, did))
-        if entry is None or not isinstance(entry.record.body, AvailabilityBody):
-            return ()
-        found = (self._candidates.get((did, offer.model)) for offer in entry.record.body.offers)
-        return tuple(c for c in found if c is not None and c.valid_until_ms > now_ms)
-
     def candidates(self, now_ms: int) -> tuple[Candidate, ...]:
         """Every offer there is."""
         return tuple(c for c in self._candidates.values() if c.valid_until_ms > now_ms)

@@ -316,13 +316,10 @@ class Store:
             self.database.execute("DELETE FROM records WHERE content_id = ?", (content_id,))
 
     def _check_rate(self, account: str, now_ms: int) -> None:
-        now_seconds = now_ms / 1000
-        bucket = self._rates.of(account, now_seconds)
-        if not bucket.take(now_seconds):
+        wait_seconds = self._rates.take(account, now_ms / 1000)
+        if wait_seconds:
             raise VerificationError(
-                "too many records at once",
-                Code.OVER_RATE,
-                retry_after_seconds=bucket.wait_seconds(now_seconds),
+                "too many records at once", Code.OVER_RATE, retry_after_seconds=wait_seconds
             )
 
     def _write(

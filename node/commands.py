@@ -11,6 +11,7 @@ from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.finding import Find, check_capability, check_languages, find
 from aigrid.node.record_view import describe
+from aigrid.node.status import models_of, peers_of, status_of
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -167,13 +168,13 @@ class NodeCommands:
         return await run(arguments, emit)
 
     async def _status(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return self._node.status()
+        return status_of(self._node)
 
     async def _peers(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return {"peers": self._node.peer_list()}
+        return {"peers": peers_of(self._node)}
 
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return {"models": self._node.model_list()}
+        return {"models": models_of(self._node)}
 
     async def _models_fetch(self, params: Name, emit: Emit) -> dict[str, Any]:
         async def progress(text: str) -> None:

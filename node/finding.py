@@ -31,7 +31,7 @@ async def find(node: Node, params: Find) -> dict[str, Any]:
             there are offers and the filters leave none.
     """
     params.check()
-    await node.queries.look_for(Wanted("capability", params.capability), widely=params.ask)
+    await node.typed_queries.look_for(Wanted("capability", params.capability), widely=params.ask)
     concepts, now_ms = node.graph.index.concepts, node.now_ms()
     if not concepts.known(params.capability, now_ms):
         raise NoCandidateError(unknown_capability(concepts, params.capability, now_ms))

@@ -149,7 +149,7 @@ class Limits:
     connections_elsewhere: int = _limit(4, "members sought whose interests go beyond one's own")
     redial_seconds: float = _limit(2.0, "first pause before dialling a member again")
     redial_max_seconds: float = _limit(60.0, "longest pause before dialling a member again")
-    gossip_interval_seconds: float = _limit(1.0, "shortest time between two batches")
+    gossip_interval_seconds: float = _limit(1.0, "shortest time between publishing changes")
     gossip_waiting_max: int = _limit(1024, "unread messages of one topic, more are dropped")
     # DHT and local network
     dht_call_seconds: float = _limit(8.0, "one operation on the DHT")

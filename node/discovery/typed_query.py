@@ -16,7 +16,7 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.quota import TokenBucket, TokenBuckets
 from aigrid.metagraph.typed_query import Wanted, gather, offers, related
-from aigrid.node.discovery.gossip import batches, take_in
+from aigrid.node.discovery.batches import send_records, take_in
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, capability_key, model_key
@@ -101,13 +101,10 @@ class TypedQueries:
 
     async def serve(self, peer_id: str, message: Find, send: Send) -> None:
         """Send the records behind the offers that we know and whose nodes we do not know dead."""
-        now_seconds = trio.current_time()
-        bucket = self._served.of(peer_id, now_seconds)
-        if not bucket.take(now_seconds):
+        wait_seconds = self._served.take(peer_id, trio.current_time())
+        if wait_seconds:
             raise LocalError(
-                "too many typed queries",
-                Code.RATE_LIMITED,
-                retry_after_seconds=bucket.wait_seconds(now_seconds),
+                "too many typed queries", Code.RATE_LIMITED, retry_after_seconds=wait_seconds
             )
         self.counts["served"] += 1
         wanted, now_ms = Wanted(message.by, message.name), self._now_ms()
@@ -119,8 +116,7 @@ class TypedQueries:
             now_ms=now_ms,
             limit=message.limit,
         )
-        for batch in batches((record.raw for record in found), LIMITS.gossip_max_bytes):
-            await send(encode(Records(batch)))
+        await send_records(send, (record.raw for record in found))
 
     # --- asking
 

@@ -43,7 +43,7 @@ class Asked:
 async def send(
     method: str, *, asked: Asked | None = None, target: str = "/sparql", **sent: Any
 ) -> httpx.Response:
-    core = GatewayCore(ScriptedMesh(), now_ms=lambda: NOW_MS, token=tokens())
+    core = GatewayCore(ScriptedMesh(), status=dict, now_ms=lambda: NOW_MS, token=tokens())
     served = Gateway(core, "127.0.0.1", 0, queries=asked or Asked())
     async with trio.open_nursery() as nursery:
         address = await nursery.start(served.run)
