@@ -37,6 +37,7 @@ class Limits:
     capability_max_chars: int = _limit(128, "the IRI of a capability somebody published")
     capability_schema_max_bytes: int = _limit(16 * KIB, "a JSON Schema of one, in canonical form")
     broader_max: int = _limit(8, "capabilities named directly above one")
+    published_above_max: int = _limit(32, "published capabilities above one, at any distance")
     labels_max: int = _limit(32, "languages in which one is labelled")
     branches_max: int = _limit(16, "branches named in one record")
     files_max: int = _limit(64, "files of one model")
