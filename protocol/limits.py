@@ -139,6 +139,7 @@ class Limits:
     provide_keys_max: int = _limit(256, "DHT keys under which a node gives itself as a hint")
     seek_seconds: float = _limit(3.0, "asking the DHT for hints")
     find_peers_max: int = _limit(8, "peers asked by one typed query")
+    find_unhinted_max: int = _limit(2, "of these, kept for members that no hint names")
     find_records_max: int = _limit(64, "records in the answer to one")
     find_max_bytes: int = _limit(1 * MIB, "these records together")
     find_seconds: float = _limit(8.0, "a typed query, hints and dialling included")

@@ -161,13 +161,17 @@ def test_what_stands_below_too_many_published_ones_has_nothing_above_it() -> Non
 def test_any_number_of_published_capabilities_moves_the_offers_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    index, filed = Index(), []
+    index = Index()
+    filed: list[tuple[str, ...]] = []
     for record in offered(COURT):
         index.add(record)
     satisfied = index.concepts.satisfied
-    monkeypatch.setattr(
-        index.concepts, "satisfied", lambda names: filed.append(names) or satisfied(names)
-    )
+
+    def counted(names: tuple[str, ...]) -> dict[str, int]:
+        filed.append(names)
+        return satisfied(names)
+
+    monkeypatch.setattr(index.concepts, "satisfied", counted)
     for n in range(50):
         index.add(capability(BEN, COURT, "summarization", start=NOW + n))
         index.add(capability(ANN, f"{ANN.did}#n{n}", "summarization"))
