@@ -15,7 +15,8 @@ from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import KIB, LIMITS, Limits
 
 READ_BYTES: Final = 256 * KIB
-_NICE: Final = 10  # routing goes first, also while a process that was lost is replaced
+# Than this node: routing goes first, also while a process that was lost is replaced.
+_NICER, _NICEST = 10, 19
 
 
 class DatasetLostError(Exception):
@@ -122,7 +123,8 @@ async def start_child(limits: Limits = LIMITS) -> ChildProcess:
             env={name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT},
             pass_fds=(theirs.fileno(),),
         )
-        os.setpriority(os.PRIO_PROCESS, popen.pid, _NICE)
+        nice = min(_NICEST, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
+        os.setpriority(os.PRIO_PROCESS, popen.pid, nice)
     except OSError as error:
         ours.close()
         raise LocalError(

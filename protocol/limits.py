@@ -76,6 +76,8 @@ class Limits:
     )
     expired_at_once_max: int = _limit(512, "records deleted at once when they have expired")
     refusals_kept_max: int = _limit(8192, "records remembered as refused, not to be verified again")
+    refusals_for_room_max: int = _limit(32768, "records remembered as refused for want of room")
+    refused_for_room_seconds: int = _limit(300, "before one is fetched again from the same peer")
     successors_kept_max: int = _limit(8192, "superseded records whose successor is remembered")
     records_waiting_max: int = _limit(256, "verified records remembered while they were not taken")
     database_busy_seconds: float = _limit(2.0, "waiting for another process at the database")
