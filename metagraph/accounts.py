@@ -199,27 +199,29 @@ class Accounts:
             (_INTRODUCED, unknown, issuer),
         )
 
-    def forget_surplus(self, account: str) -> None:
+    def forget_surplus(self, account: str, now_ms: int) -> None:
         """Forget keys of strangers beyond their bounds: those that would be forgotten next anyway.
 
-        A key with a record is kept. Of each kind the latest time forgotten is kept instead of the
+        A key with a record is kept, and one from the future: what is new could not be told from
+        what is forgotten. Of each kind the latest time forgotten is kept instead of the
         keys: nothing that old of an unknown key is taken in from strangers, so nothing comes back.
         """
         limits = self._limits
         most = limits.records_per_introducer_max * limits.keys_per_record_max
         if self.held(account)[1] > most:
-            self._forget(account, max(1, most // _FORGOTTEN_SHARE))
+            self._forget(account, max(1, most // _FORGOTTEN_SHARE), now_ms)
         most_all = limits.strangers_records_max * limits.keys_per_record_max
         if self.held(_STRANGERS)[1] > most_all:
-            self._forget(self._fullest("keys"), max(1, most // _FORGOTTEN_SHARE))
+            self._forget(self._fullest("keys"), max(1, most // _FORGOTTEN_SHARE), now_ms)
 
-    def _forget(self, account: str, count: int) -> None:
+    def _forget(self, account: str, count: int, now_ms: int) -> None:
         rows = self._database.rows(
             "SELECT issuer, kind, subject, valid_from_ms, until_ms FROM remembered AS k"
-            " WHERE account = ? AND NOT EXISTS (SELECT 1 FROM records AS r WHERE"
-            " (r.issuer, r.kind, r.subject) = (k.issuer, k.kind, k.subject))"
+            " WHERE account = ? AND valid_from_ms <= ?"
+            " AND NOT EXISTS (SELECT 1 FROM records AS r"
+            " WHERE (r.issuer, r.kind, r.subject) = (k.issuer, k.kind, k.subject))"
             " ORDER BY until_ms LIMIT ?",
-            (account, count),
+            (account, now_ms, count),
         )
         for issuer, kind, subject, valid_from_ms, until_ms in list(rows):
             self._database.execute(

@@ -126,7 +126,7 @@ class Store:
             self._evict(going)
             self._write(record, now_ms, received_from, account)
             if is_introduced(account):
-                self.accounts.forget_surplus(account)
+                self.accounts.forget_surplus(account, now_ms)
         if known is not None and known[1] != record.content_id:
             self._successors[known[1]] = record.content_id
             if len(self._successors) > self._limits.successors_kept_max:
