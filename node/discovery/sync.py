@@ -158,7 +158,7 @@ class _Conversation:
             answer = await self._ask(Reconcile(message, branch), Reconciled)
             step = reconciler.reconcile(answer.message)
             have += step.have_ids[: LIMITS.sync_push_max - len(have)]
-            need += step.need_ids
+            need += self._graph.lacking(step.need_ids, peer_id=self._peer_id, now_ms=self._now_ms())
             while len(need) >= LIMITS.sync_ids_max:
                 await self._fetch(need[: LIMITS.sync_ids_max])
                 del need[: LIMITS.sync_ids_max]
