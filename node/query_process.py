@@ -26,6 +26,10 @@ class DatasetLostError(Exception):
 class DatasetProcess(Protocol):
     """A dataset somewhere it can be killed."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether it died by itself, or was killed by somebody else."""
+
     async def order(self, order: ipc.Order, *, seconds: float) -> ipc.Report:
         """Give an order and wait for its report, one at a time.
 
@@ -52,6 +56,10 @@ class ChildProcess:
     @property
     def pid(self) -> int:
         return self._popen.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._popen.poll() is not None
 
     async def order(self, order: ipc.Order, *, seconds: float) -> ipc.Report:
         await self._send(ipc.encode(order), seconds)

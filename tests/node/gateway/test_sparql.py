@@ -184,3 +184,10 @@ def test_an_accept_header_may_be_anything():
         AnswerFormat.TURTLE,
         AnswerFormat.CSV,
     )
+
+
+async def test_who_posts_another_type_is_told_those_of_this_path():
+    answer = await send("POST", asked=Asked(), json={"query": ASK})
+    message = answer.json()["error"]["message"]
+    assert "application/sparql-query" in message
+    assert "application/json" not in message
