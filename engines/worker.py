@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from aigrid.engines import ipc
-from aigrid.engines.base import CancelToken, Engine, ModelSource
+from aigrid.engines.base import CancelToken, Engine, ModelSource, ServerEngine
 from aigrid.engines.registry import load_engine, probe_all
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
 
@@ -129,6 +129,8 @@ class Host:
                 self._threads.submit(self._guarded, 0, lambda: self._load(order))
             case ipc.ProbeAll():
                 self._threads.submit(self._guarded, 0, self._probe)
+            case ipc.Discover():
+                self._threads.submit(self._guarded, 0, lambda: self._discover(order))
             case ipc.Stop():
                 self._stop()
 
@@ -146,6 +148,12 @@ class Host:
 
     def _probe(self) -> None:
         self._report(ipc.Probed(probe_all()))
+
+    def _discover(self, order: ipc.Discover) -> None:
+        engine = load_engine(order.engine, order.factory)
+        if not isinstance(engine, ServerEngine):
+            raise EngineError(f"engine {order.engine} knows no servers", Code.UNSUPPORTED_MODEL)
+        self._report(ipc.Discovered(engine.discover(order.endpoint, order.model)))
 
     def _infer(self, job_id: int, request: InferRequest, job: Job) -> None:
         self._guarded(job_id, lambda: self._stream(job_id, request, job))

@@ -178,6 +178,7 @@ class Node:
             models=self.models,
             pool=self.pool,
             estimate=self._estimate,
+            discover=world.spawner.discover,
             now_ms=self.now_ms,
             changed=self._offers_changed,
         )
@@ -235,6 +236,7 @@ class Node:
                 await nursery.start(service.run)
             nursery.start_soon(self._expire)
             await self._probed.wait()
+            await nursery.start(self.hosting.watch.run)
             task_status.started()
             await trio.sleep_forever()
 

@@ -1,6 +1,7 @@
 """The methods behind the control socket: what the command line can ask of a running node."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.upstream_commands import PublishUpstream, publish_upstream
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -140,6 +142,7 @@ class NodeCommands:
             "models": (Nothing, self._models),
             "models_fetch": (Name, self._models_fetch),
             "publish": (Publish, self._publish),
+            "publish_upstream": (PublishUpstream, partial(publish_upstream, node)),
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
             "ask": (Ask, self._ask),

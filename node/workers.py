@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from aigrid.engines import ipc
-from aigrid.engines.base import EngineStats, Estimate, ModelSource, Probe
+from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.worker_request import BOUNDS, WorkerBounds
 from aigrid.protocol.errors import Code, EngineError
@@ -29,7 +29,7 @@ Admit = Callable[[Estimate], Awaitable[None]]
 ENVIRONMENT_KEPT: Final = frozenset(
     {
         *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "TMP"),
-        *("PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+        *("PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
         *("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
     }
 )
@@ -64,6 +64,9 @@ class Worker(Protocol):
     def stats(self) -> EngineStats:
         """Counters as last heard."""
 
+    async def refresh(self) -> EngineStats:
+        """Counters as they are now. Raises EngineError where the worker does not answer."""
+
     async def kill(self) -> None:
         """End the worker and everything in it; returns once its memory is free again."""
 
@@ -76,6 +79,9 @@ class WorkerSpawner(Protocol):
 
     async def probe(self) -> tuple[Probe, ...]:
         """What the installed engines can do here, asked in a short-lived child."""
+
+    async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
+        """What a server serves, asked in a short-lived child; see `ServerEngine.discover`."""
 
     async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
         """What loading would take, from headers, asked in a short-lived child.
@@ -131,6 +137,18 @@ class ProcessSpawner:
                 ipc.ProbeAll(), ipc.Probed, timeout_seconds=self.limits.worker_start_seconds
             )
             return report.probes
+        finally:
+            await process.kill()
+
+    async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
+        process = await self._start(engine)
+        try:
+            report = await process.order(
+                ipc.Discover(engine, self.factories.get(engine, ""), endpoint, model),
+                ipc.Discovered,
+                timeout_seconds=self.limits.worker_load_seconds,
+            )
+            return report.served
         finally:
             await process.kill()
 

@@ -13,7 +13,17 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from aigrid.protocol import framing, inference, kinds, limits, messages, model, names, task
+from aigrid.protocol import (
+    framing,
+    inference,
+    kinds,
+    limits,
+    messages,
+    model,
+    names,
+    task,
+    upstream,
+)
 from aigrid.protocol.errors import CODES
 from aigrid.protocol.kinds import KINDS, Kind
 
@@ -77,6 +87,8 @@ def models() -> str:
         task.Feature,
         task.BytesInput,
         task.TaskOutput,
+        upstream.Upstream,
+        upstream.TensorSpec,
     )
     return "\n".join(struct_section(struct, f"### {struct.__name__}") for struct in used)
 
