@@ -158,6 +158,7 @@ class ModelPool:
 
         No slot is held. Raises what `lease` raises.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         entry = self._entry(model)
         entry.resident = True
         await entry.settled.wait()
