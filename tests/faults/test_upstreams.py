@@ -5,6 +5,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -80,7 +81,7 @@ def test_another_nodes_gateway_joins_as_a_server(pair, tmp_path):
 
         answer = ask(asker, "parrot", "one two three")
         assert answer.choices[0].message.content == "one two three"
-        said = answer.to_dict()
+        said: Any = answer.to_dict()
         assert said["usage"]["completion_tokens"] == 3
         (segment,) = said["aigrid"]["segments"]
         assert (segment["node"], segment["tokens"]) == (front.peer_id, 3)
