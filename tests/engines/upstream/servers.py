@@ -195,6 +195,13 @@ class _Handler(BaseHTTPRequestHandler):
             case "endless header":
                 self.wfile.write(b"HTTP/1.1 200 OK\r\n")
                 self._flood(b"X-Again: " + b"y" * 1000 + b"\r\n")
+            case "drips":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                try:
+                    while not self.server.over.wait(0.02):
+                        self.wfile.write(b"y")
+                except OSError:
+                    self.server.client_left.set()
             case "endless line":
                 self._begin()
                 self._flood(b"10000\r\n" + b"z" * 65536 + b"\r\n")
@@ -217,6 +224,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _complain(self) -> bool:
         """Answer with an error, where the mode is one."""
         match self.server.mode:
+            case "compresses":
+                self._send(200, b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+            case "is cut short":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\ndata: {}\n")
+            case "wrong chunks":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
             case "refuses":
                 said = f"max_tokens is too large, says {self.server.root}\x1b[31m"
                 self._json({"error": {"message": said}}, 400)
