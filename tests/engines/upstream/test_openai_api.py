@@ -187,6 +187,15 @@ def test_an_answer_without_end_is_cut_off(server, mode):
     assert server.client_left.wait(30)
 
 
+def test_half_an_answer_is_told_from_a_wrong_one(server):
+    engine = loaded(server, "feature-extraction")
+    request = TaskRequest("feature-extraction", b'["a"]')
+    server.mode = "is cut short"
+    assert failure(engine, request).code is Code.CONNECTION_LOST
+    server.mode = "no json"
+    assert failure(engine, request).code is Code.ENGINE_FAILED
+
+
 def test_an_answer_longer_than_asked_for_is_cut_off(server):
     engine = loaded(server)
     server.mode = "talks for ever"

@@ -136,6 +136,19 @@ async def test_a_withdrawn_model_leaves_neither_worker_nor_key(sim, tmp_path, au
     assert node.hosting.watch.problem(model) == ""
 
 
+async def test_withdrawing_while_the_worker_starts_anew_leaves_none(sim, autojump_clock):
+    node = (await sim.start("a")).node
+    model = await publish(sim)
+    spawner = node._world.spawner
+    await trio.sleep(10)
+    spawner.start_seconds = 5.0
+    spawner.spawned[0].crash()
+    await eventually(lambda: node.pool.states()[model] == "loading", seconds=5)
+    await node.hosting.withdraw(model)
+    await eventually(lambda: len(spawner.spawned) == 2, seconds=10)
+    await eventually(spawner.spawned[1].died.is_set, seconds=10)
+
+
 async def test_neither_address_nor_key_is_in_a_record(sim, autojump_clock):
     node = (await sim.start("a")).node
     model = await publish(sim)
