@@ -67,6 +67,8 @@ TENSOR_TYPES: Final[Mapping[int, TensorType]] = MappingProxyType(
             (34, "TQ1_0", 256, 54),
             (35, "TQ2_0", 256, 66),
             (39, "MXFP4", 32, 17),
+            (40, "NVFP4", 64, 36),
+            (41, "Q1_0", 128, 18),
         )
     }
 )
@@ -315,7 +317,9 @@ def _place(
         kind = TENSOR_TYPES.get(number)
         if kind is None:
             raise EngineError(
-                f"tensor {name!r} has the unknown type {number}", Code.UNSUPPORTED_QUANTISATION
+                f"tensor {name!r} has the type {number}, which is unknown here; the engine "
+                "llama_cpp may know it",
+                Code.UNSUPPORTED_QUANTISATION,
             )
         if name in tensors:
             raise _unsafe(f"the tensor {name!r} stands twice in the header")

@@ -1,8 +1,8 @@
-"""Build an ONNX graph for plain onnxruntime from a llama-architecture GGUF, weights unchanged.
+"""Build an ONNX graph for plain onnxruntime from a llama-family GGUF, weights unchanged.
 
 A quantised matrix becomes `MatMulNBits`, which computes `scale * (code - 2**(bits-1))`. A type with
-a minimum, `scale * code + minimum`, needs `minimum + scale * 2**(bits-1)` more for every weight of
-a block: that is one small matrix product with the sum of the inputs over each block.
+a minimum, `scale * (code - zero) + minimum`, needs `minimum + scale * (2**(bits-1) - zero)` more
+for each weight of a block: one small matrix product with the sum of the inputs over each block.
 
 `graph_cache.GRAPH_VERSION` has to be raised whenever another graph would be built.
 
@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 
 from aigrid.engines import gguf_quant
 from aigrid.engines.gguf import Buffer, GgufFile
-from aigrid.engines.gguf_quant import BLOCK, Blocks
+from aigrid.engines.gguf_quant import Blocks
 from aigrid.engines.graph_cache import GRAPH_FILE, WEIGHTS_FILE
 from aigrid.engines.llama import EMBEDDING, FINAL_NORM, HEAD, LlamaConfig, past_names
 
@@ -74,7 +74,7 @@ class _Graph:
         self._buffer = buffer
         self._stream = stream
         self._accuracy = accuracy
-        self._block_sums: dict[str, str] = {}
+        self._block_sums: dict[tuple[str, int], str] = {}
 
     def node(
         self, op: str, inputs: list[str], outputs: list[str], domain: str = "", **settings: Any
@@ -106,9 +106,10 @@ class _Graph:
         self.initializers.append(proto)
         return name
 
-    def vector(self, name: str) -> str:
-        raw = gguf_quant.raw_rows(self._buffer, self._model.tensors[name])
-        return self.constant(name, gguf_quant.dense(raw, "F32")[0])
+    def vector(self, *names: str) -> str:
+        """One or more vectors, one after the other."""
+        parts = [gguf_quant.raw_rows(self._buffer, self._model.tensors[name]) for name in names]
+        return self.constant(names[0], gguf_quant.dense(np.concatenate(parts, -1), "F32")[0])
 
     def type_of(self, name: str) -> str:
         return self._model.tensors[name].type.name
@@ -125,7 +126,7 @@ class _Graph:
         return self.node("MatMul", [source, weights], [label])
 
     def _blocked(self, source: str, blocks: Blocks, label: str) -> str:
-        rows, count, _ = blocks.codes.shape
+        rows, count, size = blocks.codes.shape
         codes = blocks.codes
         if blocks.bits == 4:
             codes = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
@@ -138,10 +139,10 @@ class _Graph:
             ],
             [f"{label}.scaled" if blocks.minimum is not None else label],
             _MICROSOFT,
-            K=count * BLOCK,
+            K=count * size,
             N=rows,
             bits=blocks.bits,
-            block_size=BLOCK,
+            block_size=size,
             accuracy_level=self._accuracy,
         )
         if blocks.minimum is None:
@@ -149,20 +150,21 @@ class _Graph:
         offsets = blocks.minimum + blocks.scales * np.float32((1 << blocks.bits - 1) - blocks.zero)
         shifted = self.node(
             "MatMul",
-            [self._sums(source, count), self.constant(f"{label}.offsets", offsets.T)],
+            [self._sums(source, count, size), self.constant(f"{label}.offsets", offsets.T)],
             [f"{label}.shifted"],
         )
         return self.node("Add", [scaled, shifted], [label])
 
-    def _sums(self, source: str, count: int) -> str:
+    def _sums(self, source: str, count: int, size: int) -> str:
         """Sums over the blocks of an input, shared by all the matrices it meets."""
-        if source not in self._block_sums:
-            shape = self.constant(f"{source}.shape", np.array([0, 0, count, BLOCK], np.int64))
-            split = self.node("Reshape", [source, shape], [f"{source}.blocks"])
-            self._block_sums[source] = self.node(
-                "ReduceSum", [split, "last_axis"], [f"{source}.sums"], keepdims=0
+        if (source, size) not in self._block_sums:
+            label = f"{source}.by{size}"
+            shape = self.constant(f"{label}.shape", np.array([0, 0, count, size], np.int64))
+            split = self.node("Reshape", [source, shape], [f"{label}.blocks"])
+            self._block_sums[source, size] = self.node(
+                "ReduceSum", [split, "last_axis"], [f"{label}.sums"], keepdims=0
             )
-        return self._block_sums[source]
+        return self._block_sums[source, size]
 
 
 def _declare(graph: _Graph, config: LlamaConfig) -> None:
@@ -227,12 +229,11 @@ def _norm(
 
 
 def _attention(graph: _Graph, config: LlamaConfig, layer: int, source: str) -> str:
-    names = [f"blk.{layer}.attn_{part}.weight" for part in "qkv"]
-    label = f"blk.{layer}.qkv"
-    if len({graph.type_of(name) for name in names}) == 1:
-        projected = [graph.matrix(source, names, label), "", ""]
+    names = [f"blk.{layer}.attn_{part}" for part in "qkv"]
+    if len({graph.type_of(f"{name}.weight") for name in names}) == 1:
+        projected = [_project(graph, config, source, names, f"blk.{layer}.qkv"), "", ""]
     else:
-        projected = [graph.matrix(source, [name], f"{name}.out") for name in names]
+        projected = [_project(graph, config, source, [name], f"{name}.out") for name in names]
     past = [f"past.{layer}.key", f"past.{layer}.value"]
     present = [f"present.{layer}.key", f"present.{layer}.value"]
     return graph.node(
@@ -243,9 +244,16 @@ def _attention(graph: _Graph, config: LlamaConfig, layer: int, source: str) -> s
         num_heads=config.heads,
         kv_num_heads=config.kv_heads,
         do_rotary=1,
-        # Writers of this architecture order the rows of Q and K so that neighbours rotate.
-        rotary_interleaved=1,
+        rotary_interleaved=int(config.neighbours_rotate),
     )
+
+
+def _project(graph: _Graph, config: LlamaConfig, source: str, names: list[str], label: str) -> str:
+    product = graph.matrix(source, [f"{name}.weight" for name in names], label)
+    if not config.biased:
+        return product
+    bias = graph.vector(*(f"{name}.bias" for name in names))
+    return graph.node("Add", [product, bias], [f"{label}.biased"])
 
 
 def _feed_forward(graph: _Graph, prefix: str, source: str) -> str:

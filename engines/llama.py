@@ -1,4 +1,4 @@
-"""What a llama-architecture GGUF says about itself, checked against its tensors.
+"""What a llama-family GGUF says about itself, checked against its tensors.
 
 Whatever could change the arithmetic and is not understood is refused: an answer from a model that
 was almost computed right is worse than none.
@@ -6,6 +6,7 @@ was almost computed right is worse than none.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -22,9 +23,12 @@ EMBEDDING, HEAD, FINAL_NORM, ROPE_FACTORS = (
     "rope_freqs.weight",
 )
 
+# Whether neighbours in a head rotate together (writers order the rows of Q and K for it), or each
+# element with the one half a head away.
+_ARCHITECTURES: Final[Mapping[str, bool]] = MappingProxyType({"llama": True, "qwen2": False})
+
 _KNOWN_KEYS: Final = frozenset(
-    f"llama.{key}"
-    for key in (
+    (
         "attention.head_count",
         "attention.head_count_kv",
         "attention.key_length",
@@ -51,7 +55,8 @@ class LlamaConfig:
     """The shape of the network; lengths in elements.
 
     `rope_scale` divides positions (linear scaling), 1.0 leaves them. `tied` says that the output
-    head is the embedding.
+    head is the embedding, `biased` that queries, keys and values have a bias, `neighbours_rotate`
+    which pairs of a head's elements the rotation turns.
     """
 
     layers: int
@@ -66,6 +71,8 @@ class LlamaConfig:
     rope_base: float
     rope_scale: float
     tied: bool
+    biased: bool
+    neighbours_rotate: bool
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -79,32 +86,35 @@ def read_config(model: GgufFile) -> LlamaConfig:
         EngineError: `unsupported_model` for what this engine cannot compute,
             `unsupported_quantisation` for a tensor type it cannot run.
     """
-    architecture = model.text("general.architecture")
-    if architecture != "llama":
-        raise _unsupported(f"architecture {architecture!r} is not supported, only llama")
-    _check_keys(model)
-    width = model.integer("llama.embedding_length", low=1, high=1 << 20)
-    heads = model.integer("llama.attention.head_count", low=1, high=4096)
-    kv_heads = model.integer("llama.attention.head_count_kv", heads, low=1, high=heads)
-    head_size = model.integer("llama.attention.key_length", width // heads, low=1, high=4096)
+    kind = model.text("general.architecture")
+    if kind not in _ARCHITECTURES:
+        known = " and ".join(_ARCHITECTURES)
+        raise _unsupported(f"architecture {kind!r} is not supported, only {known}")
+    _check_keys(model, kind)
+    width = model.integer(f"{kind}.embedding_length", low=1, high=1 << 20)
+    heads = model.integer(f"{kind}.attention.head_count", low=1, high=4096)
+    kv_heads = model.integer(f"{kind}.attention.head_count_kv", heads, low=1, high=heads)
+    head_size = model.integer(f"{kind}.attention.key_length", width // heads, low=1, high=4096)
     embedding = model.tensors.get(EMBEDDING)
     if embedding is None or len(embedding.dims) != 2:
         raise _unsupported(f"the tensor {EMBEDDING!r} is missing or not a matrix")
     config = LlamaConfig(
-        layers=model.integer("llama.block_count", low=1, high=1024),
+        layers=model.integer(f"{kind}.block_count", low=1, high=1024),
         width=width,
-        hidden=model.integer("llama.feed_forward_length", low=1, high=1 << 24),
+        hidden=model.integer(f"{kind}.feed_forward_length", low=1, high=1 << 24),
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
         vocabulary=embedding.dims[1],
-        context=model.integer("llama.context_length", low=1, high=1 << 24),
-        epsilon=model.number("llama.attention.layer_norm_rms_epsilon"),
-        rope_base=model.number("llama.rope.freq_base", 10000.0),
-        rope_scale=_rope_scale(model),
+        context=model.integer(f"{kind}.context_length", low=1, high=1 << 24),
+        epsilon=model.number(f"{kind}.attention.layer_norm_rms_epsilon"),
+        rope_base=model.number(f"{kind}.rope.freq_base", 10000.0),
+        rope_scale=_rope_scale(model, kind),
         tied=HEAD not in model.tensors,
+        biased="blk.0.attn_q.bias" in model.tensors,
+        neighbours_rotate=_ARCHITECTURES[kind],
     )
-    _check_shape(model, config)
+    _check_shape(model, kind, config)
     _check_tensors(model.tensors, config)
     return config
 
@@ -141,31 +151,33 @@ def past_names(config: LlamaConfig) -> list[str]:
     return [f"{layer}.{part}" for layer in range(config.layers) for part in ("key", "value")]
 
 
-def _check_keys(model: GgufFile) -> None:
-    for key in model.metadata:
-        if key.startswith("llama.") and key not in _KNOWN_KEYS:
-            # Files of the llama architecture may state the experts they do not have.
-            if key.startswith("llama.expert") and model.metadata[key] == 0:
-                continue
-            raise _unsupported(f"the model's setting {key} is not supported")
+def _check_keys(model: GgufFile, kind: str) -> None:
+    prefix = f"{kind}."
+    for key, value in model.metadata.items():
+        name = key.removeprefix(prefix)
+        # Files of the llama architecture may state the experts they do not have.
+        absent = name.startswith("expert") and value == 0
+        if name == key or name in _KNOWN_KEYS or absent:
+            continue
+        raise _unsupported(f"the model's setting {key} is not supported")
 
 
-def _rope_scale(model: GgufFile) -> float:
-    kind = model.text("llama.rope.scaling.type", "none")
-    if kind not in {"none", "linear"}:
-        raise _unsupported(f"rotary scaling {kind!r} is not supported")
-    factor = model.number("llama.rope.scaling.factor", 1.0) if kind == "linear" else 1.0
+def _rope_scale(model: GgufFile, kind: str) -> float:
+    scaling = model.text(f"{kind}.rope.scaling.type", "none")
+    if scaling not in {"none", "linear"}:
+        raise _unsupported(f"rotary scaling {scaling!r} is not supported")
+    factor = model.number(f"{kind}.rope.scaling.factor", 1.0) if scaling == "linear" else 1.0
     # Writers put 0 for "not scaled".
     return factor or 1.0
 
 
-def _check_shape(model: GgufFile, config: LlamaConfig) -> None:
+def _check_shape(model: GgufFile, kind: str, config: LlamaConfig) -> None:
     size = config.head_size
-    if model.integer("llama.attention.value_length", size, high=4096) != size:
+    if model.integer(f"{kind}.attention.value_length", size, high=4096) != size:
         raise _unsupported("keys and values of different lengths are not supported")
-    if model.integer("llama.rope.dimension_count", size, high=4096) != size:
+    if model.integer(f"{kind}.rope.dimension_count", size, high=4096) != size:
         raise _unsupported("rotating only a part of each head is not supported")
-    if model.integer("llama.vocab_size", config.vocabulary, high=1 << 24) != config.vocabulary:
+    if model.integer(f"{kind}.vocab_size", config.vocabulary, high=1 << 24) != config.vocabulary:
         raise _unsupported("the vocabulary's size is not that of the embedding")
     if size % 16:
         raise _unsupported(f"heads of {size} elements are not supported, only multiples of 16")
@@ -189,6 +201,8 @@ def _check_tensors(tensors: Mapping[str, GgufTensor], config: LlamaConfig) -> No
             wanted[f"blk.{layer}.{norm}.weight"] = (config.width,)
         for name, dims in layer_matrices(config):
             wanted[f"blk.{layer}.{name}.weight"] = dims
+            if config.biased and name in {"attn_q", "attn_k", "attn_v"}:
+                wanted[f"blk.{layer}.{name}.bias"] = dims[1:]
     for name, expected in wanted.items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -200,7 +214,7 @@ def _check_tensors(tensors: Mapping[str, GgufTensor], config: LlamaConfig) -> No
             raise _unsupported(f"tensor {name!r} must be of type F32")
     extra = next((name for name in tensors if name not in wanted), None)
     if extra is not None:
-        raise _unsupported(f"the tensor {extra!r} has no place in a llama model")
+        raise _unsupported(f"the tensor {extra!r} has no place in this model")
 
 
 def _unsupported(message: str) -> EngineError:

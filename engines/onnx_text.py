@@ -1,9 +1,13 @@
-"""Text generation from a llama-architecture GGUF on plain onnxruntime, on the CPU.
+"""Text generation from a llama-family GGUF on plain onnxruntime, on the CPU.
+
+The architectures are `llama` and `qwen2`, with a tokenizer of byte-level BPE. Quantised weights
+stay in 4 or 8 bits; F16 and BF16 are widened to float32, which the estimate counts.
 
 Options of the task mapping:
     context: tokens that a conversation may have; by default the model's own, at most 4096.
     spin: whether waiting threads burn their core; by default where a core is left to others.
-    exact_inputs: compute quantised matrices with float32 inputs instead of 8-bit blocks; slower.
+    exact_inputs: compute quantised matrices with float32 inputs instead of 8-bit blocks; slower,
+        and very much so for Q5, Q6 and Q8 types, whose matrices are then widened at each step.
     reuse_prefix: keep the last conversation's keys and values for the next (default). A caller can
         tell from the time to the first token whether the last one began with the same words.
 """
@@ -99,7 +103,7 @@ class OnnxTextEngine:
         opened = self._open(source)
         context = _context(source, opened.config)
         config, tensors = opened.config, opened.model.tensors.values()
-        weights = sum(_session_bytes(tensor) for tensor in tensors)
+        weights = sum(gguf_quant.unpacked_bytes(tensor) for tensor in tensors)
         # What the widest layer and the attention scores take while a chunk is computed.
         work = 4 * PREFILL_CHUNK * (8 * config.hidden + config.heads * context)
         return Estimate(
@@ -332,21 +336,13 @@ def _flag(source: ModelSource, name: str, *, default: bool) -> bool:
     return value
 
 
-def _session_bytes(tensor: gguf.GgufTensor) -> int:
-    """What a tensor takes in the graph, where scales are float32 and plain types too."""
-    elements = tensor.size_bytes // tensor.type.size_bytes * tensor.type.elements
-    if not gguf_quant.is_blocked(tensor.type.name):
-        return elements * 4
-    codes = elements if tensor.type.name == "Q8_0" else elements // 2
-    return codes + elements // gguf_quant.BLOCK * 8
-
-
 def _precision(opened: _Opened) -> str:
     """The type that most of the layers' weights have."""
     tensors, counted = opened.model.tensors, Counter[str]()
-    for name, _ in layer_matrices(opened.config):
-        tensor = tensors[f"blk.0.{name}.weight"]
-        counted[tensor.type.name.lower()] += tensor.dims[0] * tensor.dims[1]
+    for layer in range(opened.config.layers):
+        for name, (inputs, outputs) in layer_matrices(opened.config):
+            kind = tensors[f"blk.{layer}.{name}.weight"].type.name
+            counted[kind.lower()] += inputs * outputs
     return counted.most_common(1)[0][0]
 
 

@@ -5,14 +5,17 @@ as the records on the way are believed. Those that wait for another's record, or
 are kept and not known.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from aigrid.metagraph.capabilities import Taxonomy
 from aigrid.protocol.kinds import CapabilityBody
 
 FOREVER_MS: Final = 2**63 - 1
+_SUGGESTED, _COMPARED = 3, 1000  # strangers may publish any number of capabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,20 @@ class LiveConcepts:
             until_ms > now_ms and self._shipped.known(above)
             for above, until_ms in self.ancestors(name).items()
         )
+
+    def similar(self, name: str, now_ms: int) -> tuple[str, ...]:
+        """Known capabilities that somebody who wrote `name` may have meant, the nearest first."""
+        published = (iri for iri in islice(self._published, _COMPARED) if self.known(iri, now_ms))
+        by_name = {iri.rpartition("#")[2]: iri for iri in published}
+        by_name |= {shipped: shipped for shipped in self._shipped.concepts}
+        wanted = name.rpartition("#")[2].lower().replace(" ", "-").replace("_", "-")
+        found = difflib.get_close_matches(wanted, by_name, n=_SUGGESTED)
+        return tuple(by_name[near] for near in found)
+
+    def broadest(self) -> tuple[str, ...]:
+        """The shipped capabilities with nothing above them, by name."""
+        concepts = self._shipped.concepts
+        return tuple(sorted(name for name, concept in concepts.items() if not concept.broader))
 
     def ancestors(self, name: str) -> Mapping[str, int]:
         """Everything broader than `name`, each with the time until which that is so."""

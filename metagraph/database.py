@@ -1,7 +1,10 @@
 """The one SQLite database of a node: opening, schema migrations, transactions, errors.
 
-WAL with synchronous=NORMAL: after kill -9 every committed transaction is there; after a power
-failure the last ones may be missing, but the file is sound.
+WAL with synchronous=NORMAL: a commit is in the kernel's hands before it returns, so that after
+kill -9 every committed transaction is there, and none by halves (`scripts/bench/crash.py`). After
+a power failure the last ones may be missing, but the file is sound: the log is synced before a
+checkpoint overwrites pages. What is missing comes back from peers that had it, and what its issuer
+says next still comes after it, since a `validFrom` is no earlier than the wall clock.
 """
 
 import contextlib

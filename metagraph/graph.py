@@ -188,6 +188,12 @@ class Metagraph:
             and self._may_say(record.kind, record.issuer, now_ms)
         ]
 
+    def check_believed(self, record: Record, now_ms: int) -> None:
+        """Raises VerificationError(`from_future` | `expired` | `not_member`) unless it is now."""
+        check_time(record, now_ms)
+        if not self._may_say(record.kind, record.issuer, now_ms):
+            raise VerificationError("the issuer is not a member", Code.NOT_MEMBER)
+
     def believed(self, now_ms: int) -> list[str]:
         """The content ids of everything believed now, withdrawals included."""
         return [

@@ -58,13 +58,22 @@ DEFAULT_STRATEGY = Strategy()
 
 
 class Reason(StrEnum):
-    """Why a candidate is not asked."""
+    """Why a candidate is not asked: it cannot serve, or it is not what `Filters` ask for."""
 
     EXPIRED = "expired"
     EXCLUDED = "excluded"
     DEAD = "dead"
     FULL = "full"
     COOLING = "cooling"
+    LANGUAGE = "language"
+    FORMAT = "format"
+    PRECISION = "precision"
+    LICENSE = "license"
+    REGION = "region"
+    WARM = "warm"
+    LATENCY = "latency"
+    ISSUER = "issuer"
+    SIGNER = "signer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class Dropped:
 
     candidate: Candidate
     reason: Reason
-    explanation: str
+    explanation: tuple[str, ...]
     retry_after_seconds: float | None = None
 
 
@@ -165,17 +174,17 @@ def _refusal(
     strategy: Strategy,
 ) -> Dropped | None:
     if now_ms is not None and candidate.valid_until_ms <= now_ms:
-        return Dropped(candidate, Reason.EXPIRED, "the offer has expired")
+        return Dropped(candidate, Reason.EXPIRED, ("the offer has expired",))
     if candidate.node in excluded:
-        return Dropped(candidate, Reason.EXCLUDED, "excluded by the caller")
+        return Dropped(candidate, Reason.EXCLUDED, ("excluded by the caller",))
     if seen is not None and not seen.alive:
-        return Dropped(candidate, Reason.DEAD, "does not answer")
+        return Dropped(candidate, Reason.DEAD, ("does not answer",))
     if not candidate.slots:
-        return Dropped(candidate, Reason.FULL, "offers no slots")
+        return Dropped(candidate, Reason.FULL, ("offers no slots",))
     left = 0.0 if seen is None else _cooling_seconds_left(seen, strategy)
     if seen is not None and left > 0:
         text = f"failed {seen.failures_in_row} times in a row"
-        return Dropped(candidate, Reason.COOLING, text, retry_after_seconds=left)
+        return Dropped(candidate, Reason.COOLING, (text,), retry_after_seconds=left)
     return None
 
 
@@ -190,13 +199,7 @@ def _cooling_seconds_left(seen: Observation, strategy: Strategy) -> float:
 def _score(
     candidate: Candidate, seen: Observation | None, *, local: bool, strategy: Strategy
 ) -> _Scored:
-    observed = None if seen is None else seen.ttft_ms
-    if observed is not None:
-        latency_ms, source = observed, "observed"
-    elif candidate.latency_ms:
-        latency_ms, source = float(candidate.latency_ms), "declared"
-    else:
-        latency_ms, source = strategy.assumed_latency_ms, "assumed"
+    latency_ms, source = known_latency(candidate, seen) or (strategy.assumed_latency_ms, "assumed")
     doubt, doubt_text = _doubt(seen, strategy)
     running = 0 if seen is None else seen.running
     return _Scored(
@@ -217,6 +220,13 @@ def _score(
             f"{running} of {candidate.slots} slots in use",
         ),
     )
+
+
+def known_latency(candidate: Candidate, seen: Observation | None) -> tuple[float, str] | None:
+    """Milliseconds to the first chunk, and whether they were observed or declared, if known."""
+    if seen is not None and seen.ttft_ms is not None:
+        return seen.ttft_ms, "observed"
+    return (float(candidate.latency_ms), "declared") if candidate.latency_ms else None
 
 
 def _readiness(candidate: Candidate, running: int) -> int:

@@ -7,6 +7,7 @@ restart. Who may say what is decided above, in `graph`.
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Store:
         """
         self.database = Database(path)
         self._limits = limits
+        self._successors: OrderedDict[str, str] = OrderedDict()
         self._rates = TokenBuckets(
             per_second=limits.records_per_second_per_issuer, burst=limits.records_burst_per_issuer
         )
@@ -118,6 +120,10 @@ class Store:
                 self._check_rate(account, now_ms)
         with self.transaction():
             self._write(record, now_ms, received_from, account)
+        if known is not None and known[1] != record.content_id:
+            self._successors[known[1]] = record.content_id
+            if len(self._successors) > self._limits.successors_kept_max:
+                self._successors.popitem(last=False)
         return PutResult.CHANGED
 
     def records(self, content_ids: Iterable[str]) -> list[Record]:
@@ -138,6 +144,13 @@ class Store:
             (content_id,),
         )
         return None if row is None else Stored(_record(row), row[8], row[9])
+
+    def successor(self, content_id: str) -> str | None:
+        """What took the place of a record lately: the content id of the newest of its key."""
+        newer = self._successors.get(content_id)
+        while newer is not None and newer in self._successors:
+            newer = self._successors[newer]
+        return newer
 
     def newest(self, key: RecordKey) -> Record | None:
         """The stored record of `key`, a withdrawal included."""

@@ -302,6 +302,7 @@ class Node:
                 DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
                 for d in devices.values()
             ),
+            region=self.config.region,
         )
 
     def _is_ours(self, record: Record) -> bool:

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.finding import Find, check_capability, check_languages, find
+from aigrid.node.record_view import describe
 from aigrid.node.upstream_commands import PublishUpstream, publish_upstream
 from aigrid.protocol.errors import (
     AigridError,
@@ -86,18 +87,13 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True):
     capability: str
     name: str | None = None
     license: str | None = None
+    languages: tuple[str, ...] = ()
 
 
 class Model(msgspec.Struct, forbid_unknown_fields=True):
     """A model's name or id."""
 
     model: str
-
-
-class Find(msgspec.Struct, forbid_unknown_fields=True):
-    """A capability's name."""
-
-    capability: str
 
 
 class Ask(msgspec.Struct, forbid_unknown_fields=True):
@@ -190,16 +186,14 @@ class NodeCommands:
         return {"model": published.model, "name": published.name, "record": published.record}
 
     async def _publish(self, params: Publish, _: Emit) -> dict[str, Any]:
-        if not self._node.graph.index.concepts.known(params.capability, self._node.now_ms()):
-            raise UsageError(
-                f"{params.capability!r} is not a capability known here; "
-                "names are Hugging Face pipeline tags, such as text-generation"
-            )
+        concepts = self._node.graph.index.concepts
+        check_capability(concepts, params.capability, self._node.now_ms())
         published = await self._node.hosting.publish(
             Path(params.path),
             capability=params.capability,
             name=params.name or "",
             license_id=params.license or "",
+            languages=check_languages(params.languages),
         )
         return {"model": published.model, "name": published.name, "record": published.record}
 
@@ -207,12 +201,7 @@ class NodeCommands:
         return {"model": await self._node.hosting.withdraw(params.model)}
 
     async def _find(self, params: Find, _: Emit) -> dict[str, Any]:
-        if not self._node.graph.index.concepts.known(params.capability, self._node.now_ms()):
-            raise UsageError(f"{params.capability!r} is not a capability known here")
-        node = self._node
-        found = node.graph.index.offers_of_capability(params.capability, node.now_ms())
-        ranking = node.router.rank(found)
-        return {"candidates": [_candidate(kept.candidate) for kept in ranking.kept]}
+        return await find(self._node, params)
 
     async def _ask(self, params: Ask, emit: Emit) -> dict[str, Any]:
         node = self._node
@@ -241,8 +230,7 @@ class NodeCommands:
     async def _capability_publish(self, params: NewCapability, _: Emit) -> dict[str, Any]:
         node, now_ms = self._node, self._node.now_ms()
         for name in params.broader:
-            if not node.graph.index.concepts.known(name, now_ms):
-                raise UsageError(f"{name!r} is not a capability known here")
+            check_capability(node.graph.index.concepts, name, now_ms)
         body = CapabilityBody(
             id=f"{node.identity.did}#{params.name}",
             broader=params.broader,
@@ -291,16 +279,7 @@ class NodeCommands:
         return {"records": count}
 
     async def _record_show(self, params: Id, _: Emit) -> dict[str, Any]:
-        stored = self._node.graph.store.get(params.id)
-        if stored is None:
-            raise InvalidRequestError(f"no record {params.id} is known here", Code.NOT_FOUND)
-        return {
-            "record": msgspec.json.decode(stored.record.raw),
-            "id": params.id,
-            "signer": stored.record.issuer,
-            "received_from": stored.received_from,
-            "received": format_ms(stored.received_ms),
-        }
+        return describe(self._node.graph, params.id, now_ms=self._node.now_ms())
 
     async def _record_import(self, params: Raw, _: Emit) -> dict[str, Any]:
         raw = params.raw.strip().encode("utf-8", "replace")
@@ -369,15 +348,3 @@ class NodeCommands:
     async def _remove(self, params: Did, _: Emit) -> dict[str, Any]:
         self._node.grid.remove(params.did)
         return {"did": params.did, "state": "removed"}
-
-
-def _candidate(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "model": candidate.model,
-        "name": candidate.name,
-        "record": candidate.record,
-        "node": candidate.node,
-        "signer": candidate.signer,
-        "state": candidate.state,
-        "valid_until": format_ms(candidate.valid_until_ms),
-    }

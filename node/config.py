@@ -43,6 +43,7 @@ class NodeConfig:
         mdns: whether to announce and look for nodes on the local network.
         open_to_strangers: whether nodes that are not members are served.
         name: shown to people beside the PeerId.
+        region: where the node is, as its operator calls it; "" says nothing.
         threads: for inference; 0 means all cores.
         json: whether output is for programs.
     """
@@ -55,6 +56,7 @@ class NodeConfig:
     mdns: bool = True
     open_to_strangers: bool = False
     name: str = "node"
+    region: str = ""
     threads: int = 0
     json: bool = False
 
@@ -251,6 +253,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mdns": ("mdns", _boolean),
     "open": ("open_to_strangers", _boolean),
     "name": ("name", _name),
+    "region": ("region", _name),
     "threads": ("threads", _threads),
     "json": ("json", _boolean),
 }

@@ -9,6 +9,7 @@ from aigrid.engines.base import Endpoint
 from aigrid.engines.upstream.address import DIALECTS, is_server, locate
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.finding import check_capability, check_languages
 from aigrid.node.mesh.hosting import ServerModel
 from aigrid.protocol.errors import EngineError, UsageError
 from aigrid.protocol.limits import LIMITS
@@ -26,6 +27,7 @@ class PublishUpstream(msgspec.Struct, forbid_unknown_fields=True):
     capability: str = ""
     name: str = ""
     license: str = ""
+    languages: tuple[str, ...] = ()
     key: str = ""
     mapping: dict[str, Any] = {}
 
@@ -34,8 +36,7 @@ async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict
     """Publish, and say what was signed."""
     engine, usual, endpoint = _server(params)
     capability = params.capability or usual
-    if not node.graph.index.concepts.known(capability, node.now_ms()):
-        raise UsageError(f"{capability!r} is not a capability known here")
+    check_capability(node.graph.index.concepts, capability, node.now_ms())
     try:
         mapping = msgspec.convert(params.mapping, TaskMapping) if params.mapping else UNSET
     except msgspec.ValidationError as error:
@@ -45,6 +46,7 @@ async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict
         capability=capability,
         name=params.name,
         license_id=params.license,
+        languages=check_languages(params.languages),
     )
     return {"model": published.model, "name": published.name, "record": published.record}
 

@@ -192,7 +192,9 @@ CODES: dict[Code, CodeInfo] = {
     Code.ENGINE_TIMEOUT: _elsewhere(504, "Send the request again."),
     Code.OUT_OF_MEMORY: _elsewhere(503, "Use a smaller model or a node with more memory."),
     Code.UNSUPPORTED_MODEL: _request(400, "See `aigrid models` for what this node can run."),
-    Code.UNSUPPORTED_QUANTISATION: _request(400, "Use a Q4_1, Q8_0, F16 or F32 file."),
+    Code.UNSUPPORTED_QUANTISATION: _request(
+        400, "Use Q4 to Q8, K, F16 or F32 types, or llama_cpp."
+    ),
     Code.UNSAFE_FILE: _request(400, "Use ONNX without external data, GGUF or safetensors."),
     Code.HASH_MISMATCH: _request(400, "Fetch the file again from a trusted source."),
     Code.MODEL_FILE_MISSING: _environment("Fetch it first: `aigrid models fetch NAME`."),

@@ -84,7 +84,7 @@ class ModelBody(_Body, frozen=True):
     ]
     model: ModelDescription
     license: Label = ""
-    languages: Annotated[tuple[Label, ...], Meta(max_length=64)] = ()
+    languages: Annotated[tuple[Label, ...], Meta(max_length=LIMITS.languages_max)] = ()
     memory_bytes: Count = 0
     context_tokens: Count = 0
 

@@ -32,6 +32,7 @@ class Limits:
     offers_max: int = _limit(64, "offers in one AvailabilityRecord")
     addresses_max: int = _limit(16, "addresses in one record or invitation")
     capabilities_max: int = _limit(16, "capabilities of one manifest")
+    languages_max: int = _limit(64, "languages of one manifest")
     capability_ttl_seconds: int = _limit(366 * DAY, "longest validity of a CapabilityRecord")
     capability_max_chars: int = _limit(128, "the IRI of a capability somebody published")
     capability_schema_max_bytes: int = _limit(16 * KIB, "a JSON Schema of one, in canonical form")
@@ -71,6 +72,7 @@ class Limits:
         8, "keys of one issuer remembered, per live record that it may have"
     )
     refusals_kept_max: int = _limit(8192, "records remembered as refused, not to be verified again")
+    successors_kept_max: int = _limit(8192, "superseded records whose successor is remembered")
     records_waiting_max: int = _limit(256, "verified records remembered while they were not taken")
     database_busy_seconds: float = _limit(2.0, "waiting for another process at the database")
     peers_known_max: int = _limit(1024, "peers whose addresses are remembered")
@@ -194,6 +196,7 @@ class Limits:
     queries_waiting_max: int = _limit(8, "SPARQL queries running or waiting")
     dataset_memory_bytes: int = _limit(2048 * MIB, "address space of the process that answers them")
     dataset_idle_seconds: float = _limit(600.0, "it stays without being asked")
+    find_offers_max: int = _limit(1000, "offers ranked, and dropped ones explained, by `find`")
     # This node
     config_max_bytes: int = _limit(64 * KIB, "a configuration file")
     config_addresses_max: int = _limit(64, "addresses in one setting")

@@ -124,9 +124,9 @@ def _report(code: Code, message: str, *, as_json: bool) -> int:
         print_json({"error": {"code": code.value, "message": message}})
     else:
         sentence = " ".join(printable(message).split()).rstrip(".")
-        if "`" not in sentence and code is not Code.INTERNAL:
+        if not any(mark in sentence for mark in "`;") and code is not Code.INTERNAL:
             sentence += f"; {info.next_step[0].lower()}{info.next_step[1:].rstrip('.')}"
-        sys.stderr.write(f"aigrid: {sentence}.\n")
+        sys.stderr.write(f"aigrid: {sentence}{'' if sentence.endswith('?') else '.'}\n")
     return info.exit
 
 

@@ -10,7 +10,7 @@ import typer
 from aigrid.engines.upstream.address import is_server
 from aigrid.node.cli import render
 from aigrid.node.cli.session import Json, print_json, printable, session, show
-from aigrid.protocol.errors import Code, UsageError
+from aigrid.protocol.errors import EXIT_NO_CANDIDATE, Code, UsageError
 from aigrid.protocol.limits import LIMITS, MIB
 
 models_app = typer.Typer(invoke_without_command=True, help="The models that are offered.")
@@ -75,6 +75,9 @@ def publish(
     license_: Annotated[
         str | None, typer.Option("--license", help="SPDX id, such as Apache-2.0.")
     ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="BCP 47, such as en; repeatable.")
+    ] = None,
     upstream_model: Annotated[
         str | None, typer.Option(help="What the server calls the model.")
     ] = None,
@@ -88,36 +91,27 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Offer a model of this machine, or of a server that it reaches, to the grid."""
+    said = {"capability": capability or "", "name": name or "", "license": license_ or ""}
+    params: dict[str, Any] = {**said, **({"languages": language} if language else {})}
     if is_server(source):
-        said = {"url": source, "model": upstream_model, "capability": capability, "name": name}
-        params: dict[str, Any] = {key: value or "" for key, value in said.items()}
-        params["license"] = license_ or ""
+        params |= {"url": source, "model": upstream_model or ""}
         if key_file is not None:
             params["key"] = _read(key_file, "the key").strip()
         if task_mapping is not None:
             params["mapping"] = _json_object(_read(task_mapping, "the task mapping"))
         body = session(ctx).call("publish_upstream", params)
-        show(body, lambda _: render.say(f"Published {body['model']}"), as_json=as_json)
-        return
-    if upstream_model or key_file or task_mapping:
+    elif upstream_model or key_file or task_mapping:
         raise UsageError(
             "--upstream-model, --key-file and --task-mapping are for the address of a server: "
             "openai+http://HOST:PORT/v1 or oip+http://HOST:PORT"
         )
-    if capability is None:
+    elif capability is None:
         raise UsageError("say what the model does: --capability, a Hugging Face pipeline tag")
-    path = Path(source).expanduser().absolute()
-    if not path.exists():
-        raise UsageError(f"there is no model at {path}", Code.MODEL_FILE_MISSING)
-    body = session(ctx).call(
-        "publish",
-        {
-            "path": str(path),
-            "capability": capability,
-            "name": name or "",
-            "license": license_ or "",
-        },
-    )
+    else:
+        path = Path(source).expanduser().absolute()
+        if not path.exists():
+            raise UsageError(f"there is no model at {path}", Code.MODEL_FILE_MISSING)
+        body = session(ctx).call("publish", {"path": str(path), **params})
     show(body, lambda _: render.say(f"Published {body['model']}"), as_json=as_json)
 
 
@@ -162,14 +156,71 @@ def find(
     ctx: typer.Context,
     capability: Annotated[str, typer.Argument(help="Such as text-generation.")],
     *,
+    language: Annotated[
+        str | None, typer.Option(help="BCP 47; en finds en-GB, too.", metavar="TAG")
+    ] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="Such as gguf.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Such as q4_1.")] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="SPDX id, such as Apache-2.0.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="As nodes state it.")] = None,
+    warm: Annotated[bool, typer.Option("--warm", help="Only what is loaded already.")] = False,
+    max_latency: Annotated[
+        int | None,
+        typer.Option(metavar="MS", help="To the first chunk, observed or else declared."),
+    ] = None,
+    issuer: Annotated[
+        str | None, typer.Option(metavar="DID", help="Who signed the model's manifest.")
+    ] = None,
+    signer: Annotated[
+        str | None, typer.Option(metavar="DID", help="Who signed the offer: the node.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of every offer why it is where it is.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Who offers a capability, best first, and which key signed the offer."""
-    show(
-        session(ctx).call("find", {"capability": capability}),
-        lambda body: render.rows(body["candidates"], _CANDIDATES, empty="Nobody offers this now."),
-        as_json=as_json,
-    )
+    """Who offers a capability or a narrower one, best first, and which key signed the offer."""
+    given = {
+        "language": language,
+        "format": format_,
+        "precision": precision,
+        "license": license_,
+        "region": region,
+        "warm": warm or None,
+        "latency_ms_max": max_latency,
+        "issuer": issuer,
+        "signer": signer,
+        "explain": explain or None,
+    }
+    params = {name: value for name, value in given.items() if value is not None}
+    body = session(ctx).call("find", {"capability": capability, **params})
+    show(body, _show_explained if explain else _show_found, as_json=as_json)
+    if body.get("more"):
+        render.note(f"{body['more']} more fit; filter more narrowly to have them ranked")
+    elif body.get("removed") and not body["candidates"]:  # with --explain it is no error
+        raise typer.Exit(EXIT_NO_CANDIDATE)
+
+
+def _show_found(body: dict[str, Any]) -> None:
+    render.rows(body["candidates"], _CANDIDATES, empty="Nobody offers this now.")
+
+
+def _show_explained(body: dict[str, Any]) -> None:
+    for place, one in enumerate(body["candidates"], start=1):
+        _show_reasons(f"{place}.", one)
+    for one in body["dropped"]:
+        _show_reasons(f"dropped ({one['reason']}):", one)
+    if not body["candidates"]:
+        render.say("None is left." if body["dropped"] else "Nobody offers this now.")
+
+
+def _show_reasons(place: str, one: dict[str, Any]) -> None:
+    render.say(f"{place} {one['name']} on {one['node']}", style="bold")
+    render.say(f"    model {one['model']}, offer signed by {one['signer']}")
+    for reason in one["reasons"]:
+        render.say(f"    {reason}")
 
 
 def ask(

@@ -39,6 +39,9 @@ def up(
         typer.Option("--open", help="Admit whoever asks; serve strangers, too."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Where this node is, such as eu; `find` can ask for it.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
@@ -59,6 +62,7 @@ def up(
             "mdns": mdns,
             "open": open_,
             "name": name,
+            "region": region,
             "threads": threads,
             "json": as_json or None,
         },

@@ -20,19 +20,43 @@ def show_record(
     ctx: typer.Context,
     record: Annotated[str, typer.Argument(metavar="ID", help="Its content id.")],
     *,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="With --json: the check and the origin, too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print a record as it was signed; with --json, byte for byte."""
+    """Print a record, verify it anew, and say where it came from.
+
+    With --json only the record, byte for byte as it was signed, unless --explain is given.
+    """
     from aigrid.protocol.canonical import canonical
 
     body = session(ctx).call("record_show", {"id": record})
-    document = body.get("record", body)
-    if as_json:
-        typer.echo(canonical(document).decode("utf-8"))
+    if as_json and not explain:
+        typer.echo(canonical(body["record"]).decode("utf-8"))
     else:
-        from rich.console import Console
+        show(body, _show_record, as_json=as_json)
+    if not body["verified"]["ok"]:
+        raise typer.Exit(CODES[Code(body["verified"]["code"])].exit)
 
-        Console(highlight=False, soft_wrap=True).print_json(data=document, ensure_ascii=True)
+
+def _show_record(body: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print_json(data=body["record"], ensure_ascii=True)
+    verified = body["verified"]
+    checked = "good" if verified["ok"] else f"{verified['code']}: {verified['message']}"
+    peer = body["received_from"]
+    origin = f" from {peer}" if peer else ", signed or imported on this node"
+    for label, text in (
+        ("Content id", body["id"]),
+        ("Signed by", body["signer"]),
+        ("Signature", f"{checked}, verified just now"),
+        ("Valid", f"{body['valid_from']} to {body['valid_until']}"),
+        ("State", f"{body['state']}: {body['because']}"),
+        ("Received", f"{body['received']}{origin}"),
+    ):
+        render.say(f"{label:<12}{text}")
 
 
 @record_app.command()

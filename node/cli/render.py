@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -72,9 +71,10 @@ def ready(event: Mapping[str, Any], command: str) -> None:
         lines.append(f"  {command} {suggestion}", style="cyan")
         lines.append(f"   {why}\n", style="dim")
     lines.append("\nCtrl-C stops the node.", style="dim")
-    Console(highlight=False, soft_wrap=True).print(
-        Panel(lines, title="AIGrid node is ready", border_style="green", expand=False)
-    )
+    # No box: what is made to be copied may be wider than the terminal.
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text("AIGrid node is ready\n", style="bold green"))
+    console.print(lines)
 
 
 def _cell(value: Any) -> str:

@@ -104,7 +104,13 @@ class Hosting:
         )
 
     async def publish(
-        self, path: Path, *, capability: str, name: str = "", license_id: str = ""
+        self,
+        path: Path,
+        *,
+        capability: str,
+        name: str = "",
+        license_id: str = "",
+        languages: tuple[str, ...] = (),
     ) -> Published:
         """Copy a model file in, sign a manifest for it, and offer it."""
         task = self._graph.index.concepts.task_of(capability)
@@ -116,6 +122,7 @@ class Hosting:
             name=name or path.stem.lower(),
             capabilities=(capability,),
             license_id=license_id,
+            languages=languages,
         )
 
     async def fetch(self, name: str, progress: Progress) -> Published:
@@ -123,7 +130,7 @@ class Hosting:
         self._check_room(known=False)
         starter = await fetch(name, self._models, progress)
         return await self._announce(
-            starter.model, starter.name, starter.capabilities, starter.license
+            starter.model, starter.name, starter.capabilities, license_id=starter.license
         )
 
     async def publish_upstream(
@@ -133,6 +140,7 @@ class Hosting:
         capability: str,
         name: str = "",
         license_id: str = "",
+        languages: tuple[str, ...] = (),
     ) -> Published:
         """Offer a model behind a server, once the server has answered a trial request.
 
@@ -165,6 +173,7 @@ class Hosting:
             name=name or upstream.model[: LIMITS.name_max_chars],
             capabilities=(capability,),
             license_id=license_id,
+            languages=languages,
             endpoint=endpoint,
         )
 
@@ -176,6 +185,7 @@ class Hosting:
         name: str,
         capabilities: tuple[str, ...],
         license_id: str,
+        languages: tuple[str, ...] = (),
         endpoint: Endpoint | None = None,
     ) -> Published:
         """Put a described model on the shelf, and offer it."""
@@ -187,7 +197,9 @@ class Hosting:
         try:
             if known and endpoint is not None:
                 await self._move(model, endpoint)
-            return await self._announce(model, name, capabilities, license_id)
+            return await self._announce(
+                model, name, capabilities, license_id=license_id, languages=languages
+            )
         except BaseException:
             with trio.CancelScope(shield=True):
                 if not known:
@@ -232,7 +244,13 @@ class Hosting:
         return found[0]
 
     async def _announce(
-        self, model: str, name: str, capabilities: tuple[str, ...], license_id: str
+        self,
+        model: str,
+        name: str,
+        capabilities: tuple[str, ...],
+        *,
+        license_id: str,
+        languages: tuple[str, ...] = (),
     ) -> Published:
         """Sign a manifest, once an engine here has said that it can run the model.
 
@@ -251,6 +269,7 @@ class Hosting:
             capabilities=capabilities,
             model=description,
             license=license_id,
+            languages=languages,
             memory_bytes=estimate.memory_bytes,
             context_tokens=estimate.context_tokens,
         )

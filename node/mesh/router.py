@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 import trio
 
+from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
 from aigrid.metagraph.selection import Observation, Ranking, rank
@@ -39,6 +40,7 @@ from aigrid.protocol.model import MODEL_URN
 
 log = structlog.get_logger()
 _STATES = ("warm", "on_disk", "can_fetch")
+_AT_A_TIME = 256  # offers filtered before others get their turn
 
 
 class Router:
@@ -146,20 +148,34 @@ class Router:
             candidates = self._graph.index.offers_of_model(self.resolve(model), now_ms)
         else:
             candidates = self._graph.index.offers_of_capability(capability, now_ms)
-        return self.rank(candidates)
+        return self._order(candidates)
 
-    def rank(self, candidates: tuple[Candidate, ...]) -> Ranking:
+    async def find(self, filters: Filters) -> Found:
+        """What is known here of a capability, filtered, and in the order of asking."""
+        now_ms = self._now_ms()
+        sieve = Sieve(self._graph.index, filters, self._observation, now_ms=now_ms)
+        offers = self._graph.index.offers_of_capability(filters.capability, now_ms)
+        for number, candidate in enumerate(offers):
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()  # there may be any number
+            sieve.add(candidate)
+        return sieve.found(self._order)
+
+    def _order(self, candidates: tuple[Candidate, ...]) -> Ranking:
         """Order candidates by what this node has observed."""
         nodes = {candidate.node for candidate in candidates}
-        observations = {node: self._peers.observation(node) for node in nodes}
-        observations[self._own_peer_id] = Observation(running=self._serving.running)
         return rank(
             candidates,
-            observations,
+            {node: self._observation(node) for node in nodes},
             now_ms=self._now_ms(),
             rng=self._rng,
             own_peer_id=self._own_peer_id,
         )
+
+    def _observation(self, node: str) -> Observation:
+        if node == self._own_peer_id:
+            return Observation(running=self._serving.running)
+        return self._peers.observation(node)
 
     def _worth_another(self, candidate: Candidate, error: AigridError) -> bool:
         """Whether the next candidate may do better; note the failure if it is this one's."""

@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gguf as public
 import numpy as np
+from tests.engines.k_quants import pack_k
 
-TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
+PUBLIC = public.GGMLQuantizationType
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8}
+TYPES |= {"Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "BF16": 30}
 U8, U32, I32, F32, BOOL, STRING, ARRAY, U64 = 0, 4, 5, 6, 7, 8, 9, 10
 CHATML = (
     "{% for message in messages %}{% if message['role'] == 'tool' %}"
@@ -68,14 +72,15 @@ class Gguf:
         head = self.magic + struct.pack("<IQQ", self.version, count, keys)
         head += b"".join(text(key) + value(item) for key, item in self.metadata.items())
         head += self.extra_keys
-        body = b""
+        body, size = [], 0
         for tensor in self.tensors:
-            offset = len(body) if tensor.offset is None else tensor.offset
+            offset = size if tensor.offset is None else tensor.offset
             head += text(tensor.name) + struct.pack("<I", len(tensor.dims))
             head += struct.pack(f"<{len(tensor.dims)}Q", *tensor.dims)
             head += struct.pack("<IQ", tensor.kind, offset)
-            body += tensor.data + bytes(-len(tensor.data) % self.alignment)
-        return head + bytes(-len(head) % self.alignment) + body
+            body += [tensor.data, bytes(-len(tensor.data) % self.alignment)]
+            size += len(body[-2]) + len(body[-1])
+        return head + bytes(-len(head) % self.alignment) + b"".join(body)
 
 
 def pack(weights: np.ndarray, kind: str) -> bytes:
@@ -86,34 +91,40 @@ def pack(weights: np.ndarray, kind: str) -> bytes:
         return weights.astype("<f2").tobytes()
     if kind == "BF16":
         return (weights.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    if kind.endswith("_K"):
+        return pack_k(weights, kind)
+    if kind.startswith("Q5_"):
+        return public.quants.quantize(weights.astype(np.float32), PUBLIC(TYPES[kind])).tobytes()
     blocks = weights.reshape(-1, 32)
-    low, high = blocks.min(1), blocks.max(1)
-    out = []
-    for block, least, most in zip(blocks, low, high, strict=True):
-        if kind == "Q8_0":
-            scale = np.float16(np.abs(block).max() / 127 or 1)
-            codes = np.clip(np.round(block / scale), -127, 127).astype(np.int8)
-            out.append(scale.tobytes() + codes.tobytes())
-            continue
-        if kind == "Q4_0":
-            scale = np.float16(block[np.abs(block).argmax()] / -8 or 1)
-            codes = np.clip(np.round(block / scale) + 8, 0, 15).astype(np.uint8)
-            head = scale.tobytes()
-        else:
-            scale, minimum = np.float16((most - least) / 15 or 1), np.float16(least)
-            codes = np.clip(np.round((block - minimum) / scale), 0, 15).astype(np.uint8)
-            head = scale.tobytes() + minimum.tobytes()
-        out.append(head + (codes[:16] | (codes[16:] << 4)).tobytes())
-    return b"".join(out)
+    least, most = blocks.min(1, keepdims=True), blocks.max(1, keepdims=True)
+    furthest = np.where(-least > most, least, most)
+    scale = {"Q8_0": np.abs(furthest) / 127, "Q4_0": furthest / -8, "Q4_1": (most - least) / 15}
+    half = np.where(scale[kind] == 0, 1, scale[kind]).astype("<f2")
+    head = [half.view(np.uint8)]
+    if kind == "Q8_0":
+        codes = np.clip(np.round(blocks / half), -127, 127).astype(np.int8).view(np.uint8)
+        return np.concatenate([*head, codes], axis=1).tobytes()
+    minimum = -8 * half.astype(np.float64)
+    if kind == "Q4_1":
+        minimum = least.astype("<f2")
+        head.append(minimum.view(np.uint8))
+    codes = np.clip(np.round((blocks - minimum) / half), 0, 15).astype(np.uint8)
+    return np.concatenate([*head, codes[:, :16] | codes[:, 16:] << 4], axis=1).tobytes()
 
 
 def unpack(data: bytes, kind: str, columns: int) -> np.ndarray:
-    """The weights that are stored, one block after the other, straight from the format's text."""
+    """The weights that are stored: the simple types straight from the format's text, one block
+    after the other, the others as the public package reads them.
+    """
     if kind in {"F32", "F16"}:
         return np.frombuffer(data, "<f4" if kind == "F32" else "<f2").reshape(-1, columns)
     if kind == "BF16":
         wide = np.frombuffer(data, "<u2").astype(np.uint32) << 16
         return wide.view(np.float32).reshape(-1, columns)
+    if kind not in {"Q4_0", "Q4_1", "Q8_0"}:
+        elements, size = public.GGML_QUANT_SIZES[PUBLIC(TYPES[kind])]
+        rows = np.frombuffer(data, np.uint8).reshape(-1, columns // elements * size)
+        return public.quants.dequantize(rows, PUBLIC(TYPES[kind]))
     size = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[kind]
     weights = []
     for start in range(0, len(data), size):
@@ -144,8 +155,22 @@ def byte_letters() -> list[str]:
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w"]
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TOKENS = [*SPECIALS, *byte_letters(), *("".join(merge.split(" ")) for merge in MERGES)]
-LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, HEAD_SIZE = 2, 64, 96, 4, 2, 16
 ENDING = 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Lengths of a model; the queries and keys of one head have `head_size` elements."""
+
+    layers: int = 2
+    width: int = 64
+    hidden: int = 96
+    heads: int = 4
+    kv_heads: int = 2
+    head_size: int = 16
+
+
+TINY, WIDE = Shape(), Shape(width=256, hidden=512, head_size=64)
 
 
 def tokenizer_metadata(**changes: Any) -> dict:
@@ -162,19 +187,19 @@ def tokenizer_metadata(**changes: Any) -> dict:
     } | changes
 
 
-def llama_metadata(**changes: Any) -> dict:
+def llama_metadata(shape: Shape = TINY, kind: str = "llama") -> dict:
     return {
-        "general.architecture": "llama",
-        "llama.block_count": LAYERS,
-        "llama.context_length": 128,
-        "llama.embedding_length": WIDTH,
-        "llama.feed_forward_length": HIDDEN,
-        "llama.attention.head_count": HEADS,
-        "llama.attention.head_count_kv": KV_HEADS,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.dimension_count": HEAD_SIZE,
-        "llama.rope.freq_base": 10000.0,
-    } | changes
+        "general.architecture": kind,
+        f"{kind}.block_count": shape.layers,
+        f"{kind}.context_length": 128,
+        f"{kind}.embedding_length": shape.width,
+        f"{kind}.feed_forward_length": shape.hidden,
+        f"{kind}.attention.head_count": shape.heads,
+        f"{kind}.attention.head_count_kv": shape.kv_heads,
+        f"{kind}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{kind}.rope.dimension_count": shape.head_size,
+        f"{kind}.rope.freq_base": 10000.0,
+    }
 
 
 def tiny_llama(
@@ -186,9 +211,21 @@ def tiny_llama(
     kinds: dict[str, str] | None = None,
     metadata: dict[str, Any] | None = None,
     without: Sequence[str] = (),
+    architecture: str = "llama",
+    biases: bool = False,
+    shape: Shape | None = None,
 ) -> Gguf:
-    """A random model. `head` is the type of a separate head; `kinds` overrides types by name."""
+    """A random model. `head` is the type of a separate head; `kinds` overrides types by name.
+
+    Without a `shape` it is wide enough for the K types if there is one.
+    """
     rng = np.random.default_rng(seed)
+    used = (kind, head or "", *(kinds or {}).values())
+    if shape is None:
+        shape = WIDE if any(name.endswith("_K") for name in used) else TINY
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    # Sums over more inputs would make the softmax of a random model a choice of one.
+    spread = 0.2 * (TINY.width / shape.width) ** 0.5
     tensors = []
 
     def add(name: str, rows: int, columns: int, wanted: str, spread: float) -> None:
@@ -196,29 +233,32 @@ def tiny_llama(
         data = pack(rng.normal(0, spread, (rows, columns)), wanted)
         tensors.append(Tensor(f"{name}.weight", (columns, rows), TYPES[wanted], data))
 
-    def norm(name: str) -> None:
-        data = (1 + rng.normal(0, 0.1, WIDTH)).astype("<f4").tobytes()
-        tensors.append(Tensor(f"{name}.weight", (WIDTH,), TYPES["F32"], data))
+    def vector(name: str, mean: float, size: int) -> None:
+        data = rng.normal(mean, 0.1, size).astype("<f4").tobytes()
+        tensors.append(Tensor(name, (size,), TYPES["F32"], data))
 
-    add("token_embd", len(TOKENS), WIDTH, kind, 1)
-    for layer in range(LAYERS):
+    add("token_embd", len(TOKENS), shape.width, kind, 1)
+    for layer in range(shape.layers):
         prefix = f"blk.{layer}."
-        norm(f"{prefix}attn_norm")
-        add(f"{prefix}attn_q", HEADS * HEAD_SIZE, WIDTH, kind, 0.2)
-        add(f"{prefix}attn_k", KV_HEADS * HEAD_SIZE, WIDTH, kind, 0.2)
-        add(f"{prefix}attn_v", KV_HEADS * HEAD_SIZE, WIDTH, kind, 0.2)
-        add(f"{prefix}attn_output", WIDTH, HEADS * HEAD_SIZE, kind, 0.2)
-        norm(f"{prefix}ffn_norm")
-        add(f"{prefix}ffn_gate", HIDDEN, WIDTH, kind, 0.2)
-        add(f"{prefix}ffn_up", HIDDEN, WIDTH, kind, 0.2)
-        add(f"{prefix}ffn_down", WIDTH, HIDDEN, kind, 0.2)
-    norm("output_norm")
+        vector(f"{prefix}attn_norm.weight", 1, shape.width)
+        add(f"{prefix}attn_q", queries, shape.width, kind, spread)
+        add(f"{prefix}attn_k", keys, shape.width, kind, spread)
+        add(f"{prefix}attn_v", keys, shape.width, kind, spread)
+        if biases:
+            for part, size in (("q", queries), ("k", keys), ("v", keys)):
+                vector(f"{prefix}attn_{part}.bias", 0.2, size)
+        add(f"{prefix}attn_output", shape.width, queries, kind, spread)
+        vector(f"{prefix}ffn_norm.weight", 1, shape.width)
+        add(f"{prefix}ffn_gate", shape.hidden, shape.width, kind, spread)
+        add(f"{prefix}ffn_up", shape.hidden, shape.width, kind, spread)
+        add(f"{prefix}ffn_down", shape.width, shape.hidden, kind, spread)
+    vector("output_norm.weight", 1, shape.width)
     if head is not None:
-        add("output", len(TOKENS), WIDTH, head, 0.5)
+        add("output", len(TOKENS), shape.width, head, 0.5)
     if factors:
-        data = np.linspace(1, 4, HEAD_SIZE // 2).astype("<f4").tobytes()
-        tensors.append(Tensor("rope_freqs.weight", (HEAD_SIZE // 2,), TYPES["F32"], data))
-    whole = llama_metadata() | tokenizer_metadata() | (metadata or {})
+        data = np.linspace(1, 4, shape.head_size // 2).astype("<f4").tobytes()
+        tensors.append(Tensor("rope_freqs.weight", (shape.head_size // 2,), TYPES["F32"], data))
+    whole = llama_metadata(shape, architecture) | tokenizer_metadata() | (metadata or {})
     whole = {key: item for key, item in whole.items() if key not in without}
     return Gguf(whole, [tensor for tensor in tensors if tensor.name not in without])
 

@@ -6,11 +6,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from tests.engines.gguf_writer import TYPES, Gguf, Tensor, pack, tiny_llama, unpack, write
+from tests.engines.gguf_writer import TYPES, Gguf, tiny_llama, write
 from tests.engines.llama_reference import Array, Reference
 from tests.engines.texts import inside, source
 
-from aigrid.engines import gguf, gguf_quant
+from aigrid.engines import gguf
 from aigrid.engines.base import CancelToken
 from aigrid.engines.llama import read_config
 from aigrid.engines.onnx_decoder import Decoder, Run
@@ -19,10 +19,21 @@ from aigrid.protocol.errors import Code, EngineError
 
 PROMPT = [1, 40, 41, 42, 7, 99, 150, 3]
 NEXT = [17, 200, 5]
+# What llama.cpp's Q4_K_M is made of, the last layer apart.
+Q4_K_M = {"blk.0.attn_v": "Q6_K", "blk.0.ffn_down": "Q6_K", "output": "Q6_K"}
 VARIANTS: dict[str, dict[str, Any]] = {
     **{kind: {"kind": kind} for kind in TYPES},
     "separate head": {"kind": "Q4_1", "head": "Q8_0"},
     "mixed attention": {"kind": "Q4_0", "kinds": {"blk.0.attn_v": "F16", "blk.1.ffn_up": "Q8_0"}},
+    "a mix of K types": {"kind": "Q4_K", "head": "Q6_K", "kinds": Q4_K_M},
+    "blocks of both sizes": {
+        "kind": "Q4_K",
+        "kinds": {"blk.0.attn_k": "Q2_K", "blk.1.ffn_gate": "Q3_K", "blk.1.ffn_up": "Q2_K"},
+    },
+    "biases": {"kind": "Q4_1", "biases": True},
+    "biases in a mix": {"kind": "Q4_K", "kinds": Q4_K_M, "head": "Q6_K", "biases": True},
+    "qwen2": {"kind": "Q4_0", "architecture": "qwen2", "biases": True, "head": "Q8_0"},
+    "qwen2 in a K type, tied": {"kind": "Q6_K", "architecture": "qwen2", "biases": True},
     "stretched rotation": {"kind": "F32", "factors": True},
     "linear scaling": {
         "kind": "F32",
@@ -57,10 +68,23 @@ def test_logits_are_those_of_the_reference(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.startswith("Q")])
+def test_the_greedy_answer_is_that_of_the_reference(kind: str, tmp_path: Path) -> None:
+    model = tiny_llama(kind, seed=5)
+    made, run = decoder(write(tmp_path, model), exact_inputs=True), Run(CancelToken())
+    reference, said = Reference(model), list(PROMPT)
+    assert all(made.prefill(PROMPT, run))
+    for _ in range(12):
+        said.append(int(made.logits.argmax()))
+        made.step(said[-1:], run)
+    # Each prefix gives the token that follows it, so one pass judges them all.
+    assert reference.logits(said[:-1]).argmax(-1)[len(PROMPT) - 1 :].tolist() == said[len(PROMPT) :]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.startswith("Q")])
 def test_logits_with_rounded_inputs_stay_close(kind: str, tmp_path: Path) -> None:
     got, expected = step_logits(tiny_llama(kind), tmp_path)
-    assert np.sqrt(((got - expected) ** 2).mean()) < 0.03 * np.sqrt((expected**2).mean())
+    assert np.sqrt(((got - expected) ** 2).mean()) < 0.04 * np.sqrt((expected**2).mean())
 
 
 def test_prefill_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,46 +143,6 @@ def test_a_cancelled_prefill_leaves_no_wrong_beginning(
     np.testing.assert_array_equal(made.logits, fresh.logits)
 
 
-@pytest.mark.parametrize("kind", TYPES)
-def test_unpacking_gives_the_stored_weights(kind: str) -> None:
-    weights = np.random.default_rng(1).normal(0, 1, (5, 64))
-    data = pack(weights, kind)
-    model = Gguf(tensors=[_tensor(kind, data)]).build()
-    tensor = gguf.parse(model).tensors["w"]
-    got = gguf_quant.dense(gguf_quant.raw_rows(model, tensor), kind)
-    np.testing.assert_allclose(got, unpack(data, kind, 64), rtol=1e-6, atol=1e-6)
-    assert np.abs(got - weights).max() < 0.4
-
-
-@pytest.mark.parametrize("kind", TYPES)
-def test_unpacking_agrees_with_the_public_package(kind: str) -> None:
-    public = pytest.importorskip("gguf")
-    data = pack(np.random.default_rng(2).normal(0, 1, (3, 96)), kind)
-    model = Gguf(tensors=[_tensor(kind, data, columns=96)]).build()
-    tensor = gguf.parse(model).tensors["w"]
-    raw = gguf_quant.raw_rows(model, tensor)
-    if kind in {"F32", "F16"}:
-        raw = raw.view("<f4" if kind == "F32" else "<f2")
-    expected = public.quants.dequantize(raw, public.GGMLQuantizationType(TYPES[kind]))
-    np.testing.assert_array_equal(
-        gguf_quant.dense(gguf_quant.raw_rows(model, tensor), kind), expected
-    )
-
-
-def test_sizes_of_types_agree_with_the_public_package() -> None:
-    public = pytest.importorskip("gguf")
-    for number, kind in gguf.TENSOR_TYPES.items():
-        theirs = public.GGMLQuantizationType(number)
-        assert theirs.name == kind.name
-        assert public.GGML_QUANT_SIZES[theirs] == (kind.elements, kind.size_bytes)
-
-
-def _tensor(kind: str, data: bytes, columns: int = 64) -> Tensor:
-    size = gguf.TENSOR_TYPES[TYPES[kind]]
-    rows = len(data) // (columns // size.elements * size.size_bytes)
-    return Tensor("w", (columns, rows), TYPES[kind], data)
-
-
 def test_the_graph_is_built_once_and_kept_by_content(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     path = write(tmp_path, tiny_llama("Q4_1"))
@@ -212,6 +196,17 @@ def test_infinite_weights_end_in_a_typed_error(tmp_path: Path) -> None:
     assert caught.value.code == Code.ENGINE_FAILED
 
 
+@pytest.mark.parametrize("kind", ["Q4_1", "Q5_1", "Q4_K", "Q6_K"])
+def test_scales_that_are_no_numbers_end_in_a_typed_error(kind: str, tmp_path: Path) -> None:
+    model = tiny_llama(kind)
+    tensor = next(t for t in model.tensors if t.name == "blk.1.ffn_down.weight")
+    tensor.data = b"\xff" * len(tensor.data)
+    made = decoder(write(tmp_path, model))
+    with pytest.raises(EngineError, match="not finite") as caught:
+        all(made.prefill(PROMPT, Run(CancelToken())))
+    assert caught.value.code == Code.ENGINE_FAILED
+
+
 UNSUPPORTED: dict[str, dict[str, Any]] = {
     "another architecture": {"metadata": {"general.architecture": "mamba"}},
     "no architecture": {"without": ("general.architecture",)},
@@ -225,6 +220,13 @@ UNSUPPORTED: dict[str, dict[str, Any]] = {
     "odd heads": {"metadata": {"llama.attention.head_count": 8}},
     "partial rotation": {"metadata": {"llama.rope.dimension_count": 8}},
     "yarn": {"metadata": {"llama.rope.scaling.type": "yarn"}},
+    "yarn in another architecture": {
+        "architecture": "qwen2",
+        "metadata": {"qwen2.rope.scaling.type": "yarn"},
+    },
+    "settings of another architecture": {"metadata": {"general.architecture": "qwen2"}},
+    "a bias in one place": {"biases": True, "without": ("blk.1.attn_k.bias",)},
+    "a bias where there is none": {"biases": True, "without": ("blk.0.attn_q.bias",)},
     "experts": {"metadata": {"llama.expert_count": 8}},
     "an unknown setting": {"metadata": {"llama.attention.scale": 0.5}},
     "a missing tensor": {"without": ("blk.1.ffn_up.weight",)},
@@ -245,13 +247,3 @@ def test_what_cannot_be_computed_exactly_is_refused(name: str) -> None:
 
 def test_experts_that_are_not_there_are_fine() -> None:
     read_config(gguf.parse(tiny_llama(metadata={"llama.expert_count": 0}).build()))
-
-
-def test_an_unsupported_type_is_named(tmp_path: Path) -> None:
-    model = tiny_llama("F32")
-    tensor = next(t for t in model.tensors if t.name == "blk.0.ffn_down.weight")
-    # Six blocks of Q5_1 in each row of the file, as a writer of that type would make them.
-    tensor.kind, tensor.data = 7, bytes(64 * 3 * 24)
-    with pytest.raises(EngineError, match=r"ffn_down.*Q5_1") as caught:
-        OnnxTextEngine().estimate(source(write(tmp_path, model)))
-    assert caught.value.code == Code.UNSUPPORTED_QUANTISATION

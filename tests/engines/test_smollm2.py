@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engines.requantise import requantise
 from tests.engines.texts import ask, inside, load, source
 
 from aigrid.engines.base import CancelToken
@@ -28,6 +29,18 @@ def test_it_knows_the_capital_of_france(engine: OnnxTextEngine) -> None:
     assert "Paris" in text
     assert finish.reason == "stop"
     assert "<|" not in text
+
+
+def test_in_other_types_it_says_what_its_weights_say(smollm2_path: Path, tmp_path: Path) -> None:
+    # Rows of 576 are too short for the K types, so Q5_0 and Q8_0 stand beside Q4_K and Q6_K.
+    mixed = requantise(smollm2_path, "Q4_K_M", tmp_path / "mixed.gguf")
+    widened = requantise(mixed, "F32", tmp_path / "widened.gguf")
+    answers = [
+        ask(load(path, threads=2, spin=False, exact_inputs=True), messages=FRANCE, max_tokens=12)
+        for path in (mixed, widened)
+    ]
+    assert answers[0][1] == answers[1][1]
+    assert "City of Light" in answers[0][0]
 
 
 def test_it_ends_by_itself_and_knows_the_conversation(engine: OnnxTextEngine) -> None:

@@ -75,6 +75,21 @@ def test_a_duplicate_changes_nothing() -> None:
     assert stored.received_ms == NOW
 
 
+def test_what_superseded_a_record_is_remembered_for_a_bounded_number() -> None:
+    store = Store(limits=replace(LIMITS, successors_kept_max=2))
+    chain = [node_record(ANN, start=NOW + n) for n in range(4)]
+    for record in chain[:3]:
+        put(store, record)
+    newest = chain[2].content_id
+    assert [store.successor(r.content_id) for r in chain[:3]] == [newest, newest, None]
+    put(store, chain[3])
+    assert store.successor(chain[0].content_id) is None
+    assert store.successor(chain[2].content_id) == chain[3].content_id
+    store.delete([chain[3]])
+    assert put(store, chain[3]) is PutResult.CHANGED  # it comes back, and does not follow itself
+    assert store.successor(chain[3].content_id) is None
+
+
 def test_an_older_record_is_superseded_and_a_newer_one_replaces() -> None:
     store = Store()
     old, new = node_record(ANN), node_record(ANN, start=NOW + 1)

@@ -81,7 +81,9 @@ async def test_models_find_and_ask(sim, autojump_clock):
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}
     assert (found["node"], found["signer"]) == (peer, b.node.identity.did)
-    assert (await a("record_show", id=found["record"]))["signer"] == b.node.identity.did
+    shown = await a("record_show", id=found["record"])
+    assert (shown["signer"], shown["state"]) == (b.node.identity.did, "believed")
+    assert (shown["received_from"], shown["verified"]["ok"]) == (peer, True)
     answer = await a("ask", text="hello you")
     assert (answer["text"], answer["model"]) == ("hello you", "parrot")
     assert answer["segments"] == [{"node": peer, "model": model, "tokens": 2}]
@@ -92,7 +94,7 @@ async def test_models_find_and_ask(sim, autojump_clock):
 async def test_what_nobody_has(sim, autojump_clock):
     a = Console((await sim.start("a")).node)
     assert await a("find", capability="fill-mask") == {"candidates": []}
-    assert await a.refused("find", capability="cooking") is Code.USAGE
+    assert await a.refused("find", capability="cooking") is Code.NO_CANDIDATE
     assert await a.refused("ask", text="hi") is Code.NO_CANDIDATE
     assert await a.refused("ask", text="hi", model="nothing") is Code.MODEL_NOT_FOUND
     assert await a.refused("record_show", id="bnothing") is Code.NOT_FOUND

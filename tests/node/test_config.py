@@ -31,13 +31,14 @@ def test_defaults(tmp_path: Path) -> None:
 def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
     config = merged(
         tmp_path,
-        'name = "file"\nthreads = 1\nmdns = false\nlisten = ["/ip4/0.0.0.0/tcp/1"]',
+        'name = "file"\nregion = "eu"\nthreads = 1\nmdns = false\nlisten = ["/ip4/0.0.0.0/tcp/1"]',
         {"AIGRID_THREADS": "2", "AIGRID_GATEWAY": "localhost:9000", "AIGRID_LISTEN": ""},
         threads=3,
         name=None,
         gateway="[::1]:0",
     )
     assert (config.name, config.threads, config.mdns) == ("file", 3, False)
+    assert config.region == "eu"
     assert config.listen == ("/ip4/0.0.0.0/tcp/1",)
     assert (config.gateway, config.gateway_explicit) == (("::1", 0), True)
 

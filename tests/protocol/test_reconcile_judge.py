@@ -6,11 +6,10 @@ reference's own JavaScript is not published there (the name `negentropy` is not 
 
 import json
 import random
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from tests.protocol import judges
 
 from aigrid.protocol.reconcile import Reconciler
 from aigrid.protocol.reconcile_items import Items, item
@@ -18,69 +17,39 @@ from aigrid.protocol.reconcile_wire import decode_ranges
 
 PACKAGES = ("@nostr-dev-kit/sync@1.0.0", "nostr-tools@2.25.2")
 # The first imports a client library that its negentropy does not use: these names are enough.
-STAND_IN = (
-    "export const NDKRelaySet = 0, NDKSubscriptionCacheUsage = 0, fetchRelayInformation = 0;\n"
-)
+STAND_IN = {
+    "@nostr-dev-kit/ndk/package.json": '{"type": "module", "main": "index.js"}',
+    "@nostr-dev-kit/ndk/index.js": "export const NDKRelaySet = 0, NDKSubscriptionCacheUsage = 0;\n"
+    "export const fetchRelayInformation = 0;\n",
+}
 SCRIPT = Path(__file__).with_name("negentropy_judge.mjs")
 VECTORS = Path(__file__).parents[1] / "vectors" / "reconcile.json"
 FRAME = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("node and npm are needed to run other implementations of negentropy")
-    folder = tmp_path_factory.mktemp("negentropy")
-    (folder / "package.json").write_text('{"name": "judge", "private": true}')
-    options = ("--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund")
-    done = subprocess.run(
-        [npm, "install", *options, *PACKAGES],
-        cwd=folder,
-        capture_output=True,
-        timeout=180,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip("npm could not install other implementations of negentropy")
-    stand_in = folder / "node_modules" / "@nostr-dev-kit" / "ndk"
-    stand_in.mkdir()
-    (stand_in / "package.json").write_text('{"type": "module", "main": "index.js"}')
-    (stand_in / "index.js").write_text(STAND_IN)
-    shutil.copy(SCRIPT, folder / SCRIPT.name)
-    process = subprocess.Popen(
-        [node, SCRIPT.name], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    yield process
-    process.kill()
-    process.wait()
+def judge():
+    with judges.judge(SCRIPT, PACKAGES, extra=STAND_IN) as running:
+        yield running
 
 
 class Side:
     """One side of a conversation, held by the judge."""
 
-    def __init__(self, process, kind, items, frame=0):
-        self.process = process
-        self.side = self.ask(
+    def __init__(self, judge, kind, items, frame=0):
+        self.judge = judge
+        self.side = judge.ask(
             "new",
             kind=kind,
             items=[(timestamp, one.hex()) for timestamp, one in items],
             frame=frame,
         )
 
-    def ask(self, call, **more):
-        self.process.stdin.write(json.dumps({"call": call, **more}) + "\n")
-        self.process.stdin.flush()
-        said = json.loads(self.process.stdout.readline())
-        if "error" in said:
-            raise AssertionError(said["error"])
-        return said["answer"]
-
     def initiate(self):
-        return bytes.fromhex(self.ask("initiate", side=self.side))
+        return bytes.fromhex(self.judge.ask("initiate", side=self.side))
 
     def reconcile(self, message):
-        step = self.ask("reconcile", side=self.side, message=message.hex())
+        step = self.judge.ask("reconcile", side=self.side, message=message.hex())
         reply = step["reply"]
         return (
             None if reply is None else bytes.fromhex(reply),

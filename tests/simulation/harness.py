@@ -74,7 +74,12 @@ class Simulation:
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
 
     async def start(
-        self, name: str, *, incarnation: int = 0, with_authority: bool | None = None
+        self,
+        name: str,
+        *,
+        incarnation: int = 0,
+        with_authority: bool | None = None,
+        region: str = "",
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -102,7 +107,7 @@ class Simulation:
             database=home / "records.db",
             memory_bytes=1 << 30,
         )
-        config = NodeConfig(data_dir=home, name=name, threads=1)
+        config = NodeConfig(data_dir=home, name=name, region=region, threads=1)
         holds = incarnation == 0 if with_authority is None else with_authority
         node = Node(config, world, identity=identity, authority=authority if holds else None)
         sim_node = SimNode(name, node)
@@ -130,7 +135,9 @@ class Simulation:
         sim_node.scope.cancel()
         self.note(name, "killed")
 
-    async def publish_echo(self, name: str, model_name: str, **options: Any) -> str:
+    async def publish_echo(
+        self, name: str, model_name: str, *, languages: tuple[str, ...] = (), **options: Any
+    ) -> str:
         description = ModelDescription(
             format="echo", task="text-generation", files=(), options={"tag": model_name, **options}
         )
@@ -140,6 +147,7 @@ class Simulation:
             name=model_name,
             capabilities=("text-generation",),
             license_id="Apache-2.0",
+            languages=languages,
         )
         self.note(name, "published", published.model[-8:])
         return published.model

@@ -51,6 +51,27 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
         {"capability": "text-generation"},
         {"candidates": [CANDIDATE]},
     ),
+    (
+        [
+            *("find", "text", "--language", "en", "--format", "gguf", "--precision", "q4_1"),
+            *("--license", "MIT", "--region", "eu", "--warm", "--max-latency", "500"),
+            *("--issuer", "did:key:z1", "--signer", "did:key:z2"),
+        ],
+        "find",
+        {
+            "capability": "text",
+            "language": "en",
+            "format": "gguf",
+            "precision": "q4_1",
+            "license": "MIT",
+            "region": "eu",
+            "warm": True,
+            "latency_ms_max": 500,
+            "issuer": "did:key:z1",
+            "signer": "did:key:z2",
+        },
+        {"candidates": [CANDIDATE]},
+    ),
     (["invite", "did:key:z"], "invite", {"did": "did:key:z"}, {"invitation": "i", "expires": "t"}),
     (["join", "inv"], "join", {"invitation": "inv"}, {"grid": "g", "state": "member"}),
     (["join", "--grid", "g"], "join_request", {"grid": "g"}, {"grid": "g", "state": "member"}),
@@ -263,13 +284,113 @@ def test_a_missing_record_file_is_usage(cli: Cli) -> None:
     assert cli("record", "verify", "/nowhere").status == 2
 
 
+def described(**other: Any) -> dict[str, Any]:
+    return {
+        "record": json.loads(signed()),
+        "id": "bafy",
+        "signer": GRID.did,
+        "verified": {"ok": True, "code": "", "message": ""},
+        "state": "believed",
+        "because": "the grid is open",
+        "valid_from": "t1",
+        "valid_until": "t2",
+        "received_from": "12D3",
+        "received": "t3",
+        **other,
+    }
+
+
 def test_a_shown_record_verifies_when_saved(cli: Cli, node: ScriptedNode, tmp_path: Path) -> None:
-    record = json.loads(signed())
-    node.answers["record_show"] = {"record": record, "id": "b"}
+    body = node.answers["record_show"] = described()
     shown = cli("record", "show", "b", "--json")
     (tmp_path / "r.json").write_text(shown.out)
     assert cli("record", "verify", str(tmp_path / "r.json")).status == 0
-    assert json.loads(cli("record", "show", "b").out) == record
+    assert cli("record", "show", "b", "--json", "--explain").body == body
+
+
+def test_a_person_is_shown_the_record_its_check_and_its_origin(
+    cli: Cli, node: ScriptedNode
+) -> None:
+    body = node.answers["record_show"] = described()
+    done = cli("record", "show", "b")
+    text, _, rest = done.out.partition("\n}\n")
+    assert json.loads(text + "}") == body["record"]
+    assert rest.splitlines() == [
+        "Content id  bafy",
+        f"Signed by   {GRID.did}",
+        "Signature   good, verified just now",
+        "Valid       t1 to t2",
+        "State       believed: the grid is open",
+        "Received    t3 from 12D3",
+    ]
+    node.answers["record_show"] = described(received_from=None)
+    assert "Received    t3, signed or imported on this node" in cli("record", "show", "b").out
+
+
+def test_a_record_that_does_not_verify_is_shown_and_is_a_failure(
+    cli: Cli, node: ScriptedNode
+) -> None:
+    verified = {"ok": False, "code": "bad_signature", "message": "it\x1b[1m does not match"}
+    node.answers["record_show"] = described(verified=verified, state="bad_signature")
+    done = cli("record", "show", "b")
+    assert done.status == 1
+    assert "Signature   bad_signature: it[1m does not match, verified just now" in done.out
+    assert cli("record", "show", "b", "--json").status == 1
+
+
+def test_an_explanation_shows_each_offer_with_its_reasons(cli: Cli, node: ScriptedNode) -> None:
+    kept = {**CANDIDATE, "reasons": ["translation is narrower than text", "warm"]}
+    dropped = {**CANDIDATE, "name": "n\x1b[1m", "reason": "warm", "reasons": ["warm: on disk"]}
+    answer = {"candidates": [kept], "dropped": [dropped], "removed": {"warm": 1}}
+    node.answers["find"] = answer
+    done = cli("find", "text", "--warm", "--explain")
+    assert done.status == 0
+    assert done.out.splitlines() == [
+        "1. m on 12D3",
+        "    model bm, offer signed by did:key:z1",
+        "    translation is narrower than text",
+        "    warm",
+        "dropped (warm): n[1m on 12D3",
+        "    model bm, offer signed by did:key:z1",
+        "    warm: on disk",
+    ]
+    assert cli("find", "text", "--warm", "--explain", "--json").body == answer
+    assert node.calls[0][1] == {"capability": "text", "warm": True, "explain": True}
+
+
+def test_filters_that_leave_nothing_end_in_4(cli: Cli, node: ScriptedNode) -> None:
+    dropped = {**CANDIDATE, "reason": "warm", "reasons": ["warm: on disk"]}
+    answer = {"candidates": [], "dropped": [dropped], "removed": {"warm": 1}}
+    node.answers["find"] = answer
+    done = cli("find", "text", "--warm", "--explain", "--json")
+    assert (done.status, done.body) == (4, answer)
+    done = cli("find", "text", "--warm", "--explain")
+    assert (done.status, done.out.splitlines()[-1]) == (4, "None is left.")
+    node.answers["find"] = {**answer, "more": 7}
+    done = cli("find", "text", "--warm", "--explain")
+    assert done.status == 0
+    assert "7 more fit" in done.err
+    node.answers["find"] = {"candidates": [], "dropped": [], "removed": {}}
+    done = cli("find", "text", "--warm", "--explain")
+    assert (done.status, done.out) == (0, "Nobody offers this now.\n")
+
+
+def test_languages_of_a_model_are_stated(cli: Cli, node: ScriptedNode, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").touch()
+    node.answers["publish"] = {"model": "b", "record": "r"}
+    path = str(tmp_path / "m.onnx")
+    cli("publish", path, "--capability", "c", "--language", "en", "--language", "pt-BR")
+    assert node.calls[0][1]["languages"] == ["en", "pt-BR"]
+
+
+def test_a_message_that_says_what_to_do_gets_no_second_advice(cli: Cli, node: ScriptedNode) -> None:
+    for message in ("a node offers at most 64 models; withdraw one first", "x: run `aigrid id`"):
+        node.answers["status"] = AigridError(message, Code.OVER_QUOTA)
+        assert cli("status").err == f"aigrid: {message}.\n"
+    node.answers["status"] = AigridError("did you mean `this`?", Code.NO_CANDIDATE)
+    assert cli("status").err == "aigrid: did you mean `this`?\n"
+    node.answers["status"] = AigridError("no.", Code.OVER_QUOTA)
+    assert cli("status").err == "aigrid: no; withdraw records of this issuer first.\n"
 
 
 def test_importing_a_record(cli: Cli, node: ScriptedNode, tmp_path: Path) -> None:

@@ -164,6 +164,18 @@ def test_the_data_directory_comes_from_the_environment(tmp_path: Path) -> None:
     assert (tmp_path / "here" / "node.key").exists()
 
 
+def test_what_is_made_to_be_copied_is_not_cut_at_the_terminals_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command = f"aigrid --data-dir /{'long/' * 20}d"
+    event = {"event": "ready", "peer_id": "p" * 52, "grid": "g" * 90, "gateway": "127.0.0.1:1"}
+    node_commands._announce(event, as_json=False, command=command)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("g" * 90) for line in lines)
+    assert any(line.startswith(f"  {command} models fetch smollm2   ") for line in lines)
+
+
 def test_the_ready_line_is_the_event_itself(capsys: pytest.CaptureFixture[str]) -> None:
     event = {
         "event": "ready",

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aigrid.node.network import negotiation
@@ -62,6 +62,8 @@ async def test_offer_gives_up_on_endless_proposals() -> None:
         st.binary(max_size=200), st.binary(max_size=50).map(lambda b: lines(negotiation.HEADER) + b)
     )
 )
+@example(b"\x04\xff\xfe\xfd\n")  # T7: a whole line, not UTF-8
+@example(lines(negotiation.HEADER) + b"\x04\xff\xfe\xfd\n")
 def test_random_bytes_raise_nothing_but_remote_error(said: bytes) -> None:
     async def run() -> None:
         for call in (

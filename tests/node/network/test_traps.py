@@ -2,6 +2,7 @@
 
 import random
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ import trio
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from tests.node.network import nodes
 
-from aigrid.node.network import compat, negotiation
+from aigrid.node.network import compat, connections, negotiation
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.transport import PeerAddress, Stream
 from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.limits import LIMITS
 
 GARBAGE = [
     b"\xff" * 12,
@@ -166,6 +168,9 @@ async def test_garbage_before_and_while_negotiating_leaves_the_host(
         raw = await nodes.raw_connection(two)
         await raw.write(junk)
         await raw.close()
+    with trio.fail_after(5):  # each of them ended only its own stream
+        assert await hostile.is_served(muxer, nodes.LOBBY)
+    assert two.counters()["streams_failed"] > 0
     assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
 
 
@@ -182,8 +187,10 @@ async def test_frames_that_break_yamux_end_only_that_connection(
 
 
 async def test_more_than_250_connections_in_a_lifetime(
-    pair: nodes.Pair, hostile: nodes.Hostile
+    pair: nodes.Pair, hostile: nodes.Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Far fewer at once than come: what one took, the next must get.
+    monkeypatch.setattr(connections, "LIMITS", replace(LIMITS, connections_max=40, pre_auth_max=8))
     one, two = pair
     for _ in range(320):
         muxer = await hostile.connect(two)

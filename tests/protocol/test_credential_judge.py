@@ -1,0 +1,211 @@
+"""The reference verifier of W3C credentials as a judge: what we sign it verifies, and nothing else.
+
+`@digitalbazaar/vc` under Node knows nothing of us but the JSON-LD context, which it is given.
+"""
+
+import base64
+import copy
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.protocol import judges, strategies
+from tests.protocol.strategies import ALICE, BOB, NOW_MS, document_of
+from tests.protocol.test_hostile_records import places, replaced
+
+from aigrid.protocol.canonical import canonical
+from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.identity import multibase, multibase_decode
+from aigrid.protocol.kinds import Kind, WithdrawnBody
+from aigrid.protocol.record import (
+    CONTEXTS,
+    Record,
+    verify,
+    verify_form_and_signature,
+)
+from aigrid.protocol.timestamp import format_ms
+
+PACKAGES = (
+    "@digitalbazaar/vc@7.3.0",
+    "@digitalbazaar/data-integrity@2.5.0",
+    "@digitalbazaar/eddsa-jcs-2022-cryptosuite@1.0.0",
+    "@digitalbazaar/ed25519-multikey@1.3.1",
+    "canonicalize@2.1.0",
+    "jsonld@9.0.0",
+)
+SCRIPT = Path(__file__).with_name("credential_judge.mjs")
+CONTEXT = Path(__file__).parents[2] / "metagraph" / "vocabulary" / "context.jsonld"
+SECRET_KEY_MULTICODEC = b"\x80\x26"
+STATEMENTS = [(kind, withdrawn) for kind in Kind for withdrawn in (False, True)]
+AT_MS = NOW_MS + 60_000  # every example is valid then
+DAY_MS = 86_400_000
+
+
+class Verifier:
+    def __init__(self, judge: judges.Judge) -> None:
+        self.judge = judge
+        judge.ask("context", url=CONTEXTS[1], document=json.loads(CONTEXT.read_text()))
+
+    def refusals(self, raws: list[bytes], *, at_ms: int = AT_MS) -> list[str | None]:
+        """For each credential None if it verifies, else why it does not."""
+        now = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
+        answers: list[str | None] = self.judge.ask(
+            "verify", credentials=[raw.decode() for raw in raws], now=now
+        )
+        return answers
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with judges.judge(SCRIPT, PACKAGES) as running:
+        yield Verifier(running)
+
+
+def statement(kind: Kind, *, withdrawn: bool) -> Record:
+    body = strategies.example_bodies()[kind]
+    return strategies.example(
+        kind, body=WithdrawnBody(id=body.id, withdrawn=True) if withdrawn else None
+    )
+
+
+def respelled(text: str, place: int) -> str:
+    """With another character of the same sort at `place`, so that its form often stays right."""
+    old = text[place]
+    for sort in ("0123456789", "abcdefghijk", "ABCDEFGHJK"):
+        if old in sort:
+            return text[:place] + sort[(sort.index(old) + 1) % len(sort)] + text[place + 1 :]
+    return text[:place] + ("a" if old != "a" else "b") + text[place + 1 :]
+
+
+def others(value: Any) -> list[Any]:
+    """Values that differ from `value` in one thing."""
+    if isinstance(value, bool):
+        return [not value, str(value).lower(), int(value)]
+    if isinstance(value, int | float):
+        return [value + 1, -value - 1, str(value)]
+    if isinstance(value, str):
+        places = {0, len(value) // 2, max(len(value) - 2, 0), len(value) - 1} if value else set()
+        changed = [respelled(value, place) for place in sorted(places)]
+        return [*changed, value + " ", value.replace(ALICE.did, BOB.did), [value], None]
+    if isinstance(value, list):
+        return [[*value, value[-1] if value else "x"], value[::-1], {}, value[:-1]]
+    return [{**value, "unknown": 1}, {}, []]
+
+
+def mutants(document: dict[str, Any]) -> set[bytes]:
+    """Canonical bytes of `document` with one field changed in some way, added or removed."""
+    found = [{**document, "unknown": 1}]
+    for path in places(document):
+        value = document
+        for name in path:
+            value = value[name]
+        found += [replaced(document, path, other) for other in others(value)]
+        removed = copy.deepcopy(document)
+        inner: Any = removed
+        for name in path[:-1]:
+            inner = inner[name]
+        del inner[path[-1]]
+        found.append(removed)
+    return {canonical(changed) for changed in found} - {canonical(document)}
+
+
+def left_open(document: dict[str, Any]) -> set[bytes]:
+    """Other spellings of `document` that say the same, and that the judge verifies.
+
+    By the cryptosuite a document's contexts have only to begin with those of the proof (which then
+    replace them), a proof may stand in a list, and a signature may be in base64url. That a space
+    may follow it is the judge's own leniency.
+    """
+    contexts, proof = document["@context"], document["proof"]
+    signature = multibase_decode(proof["proofValue"], max_chars=100)
+    assert signature is not None
+    in_base64 = "u" + base64.urlsafe_b64encode(signature).decode().rstrip("=")
+    return {
+        canonical({**document, "@context": [*contexts, contexts[-1]]}),
+        canonical({**document, "proof": [proof]}),
+        canonical({**document, "proof": {**proof, "proofValue": in_base64}}),
+        canonical({**document, "proof": {**proof, "proofValue": proof["proofValue"] + " "}}),
+    }
+
+
+def ours_refuses(raw: bytes) -> bool:
+    try:
+        verify(raw, now_ms=AT_MS)
+    except VerificationError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("kind", "withdrawn"), STATEMENTS)
+def test_every_kind_of_record_verifies(judge, kind, withdrawn):
+    record = statement(kind, withdrawn=withdrawn)
+    assert judge.refusals([record.raw]) == [None]
+    verify(record.raw, now_ms=AT_MS)
+
+
+@pytest.mark.parametrize(("kind", "withdrawn"), STATEMENTS)
+def test_no_record_verifies_after_a_change_of_one_field(judge, kind, withdrawn):
+    document = document_of(statement(kind, withdrawn=withdrawn))
+    changed = mutants(document)
+    assert len(changed) > 100
+    raws = list(changed)
+    verified = {raw for raw, why in zip(raws, judge.refusals(raws), strict=True) if why is None}
+    assert verified - left_open(document) == set()
+    assert {raw for raw in raws if not ours_refuses(raw)} == set()
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@settings(max_examples=30)
+@given(data=st.data())
+def test_any_record_verifies_whatever_it_says(judge, kind, data):
+    record = data.draw(strategies.records(kind))
+    assert judge.refusals([record.raw], at_ms=record.valid_from_ms) == [None]
+    # Each member means something in the contexts: JSON-LD in safe mode refuses any other.
+    assert judge.judge.ask("quads", credential=record.raw.decode())
+
+
+def test_it_agrees_on_the_dates(judge):
+    record = strategies.example(Kind.NODE)
+    long_before = record.valid_from_ms - DAY_MS
+    assert judge.refusals([record.raw], at_ms=long_before) != [None]
+    assert judge.refusals([record.raw], at_ms=record.valid_until_ms + DAY_MS) != [None]
+
+
+def test_other_spellings_that_verify_there_are_refused_here(judge):
+    """Nothing that was said is changed, but a record has one spelling, and so one content id."""
+    raws = list(left_open(document_of(strategies.example(Kind.NODE))))
+    assert judge.refusals(raws) == [None] * len(raws)
+    assert all(map(ours_refuses, raws))
+
+
+def issued_there(judge: Verifier, record: Record, *, created: str | None) -> bytes:
+    unsigned = document_of(record)
+    del unsigned["proof"]
+    signed: str = judge.judge.ask(
+        "issue",
+        credential=unsigned,
+        did=ALICE.did,
+        publicKeyMultibase=ALICE.did.removeprefix("did:key:"),
+        secretKeyMultibase=multibase(SECRET_KEY_MULTICODEC + ALICE.seed),
+        created=created,
+    )
+    return signed.encode()
+
+
+@pytest.mark.parametrize(("kind", "withdrawn"), STATEMENTS)
+def test_what_it_issues_is_what_we_issue(judge, kind, withdrawn):
+    record = statement(kind, withdrawn=withdrawn)
+    raw = issued_there(judge, record, created=format_ms(record.valid_from_ms))
+    assert raw == record.raw  # Ed25519 signs alike wherever it signs
+    assert verify_form_and_signature(raw) == record
+
+
+def test_what_it_dates_by_its_own_clock_is_refused(judge):
+    raw = issued_there(judge, strategies.example(Kind.MEMBERSHIP), created=None)
+    with pytest.raises(VerificationError) as caught:
+        verify_form_and_signature(raw)
+    assert caught.value.code is Code.UNKNOWN_FIELD
