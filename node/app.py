@@ -265,6 +265,7 @@ class Node:
             "peers": self.peer_list(),
             "clock_ahead_ms": self.peers.clock_ahead_ms(),
             "models": self.model_list(),
+            "withheld": self.hosting.withheld(),
             "records": sum(self.graph.counts(self.now_ms()).values()),
             "requests": {"running": self.serving.running, "served": self.serving.served},
             "refused": {

@@ -58,6 +58,7 @@ class _Meta(msgspec.Struct):
 
 class _Model(msgspec.Struct):
     id: str
+    owned_by: str | None = None
     max_model_len: int | None = None
     context_length: int | None = None
     max_context_length: int | None = None
@@ -106,7 +107,7 @@ class OpenAiEngine(UpstreamEngine):
     tasks = ("text-generation", EMBEDDING)
 
     def connect(self, client: Client, source: ModelSource, upstream: Upstream) -> Backend:
-        return OpenAiModel(client, upstream.model, source.task, self._limits)
+        return OpenAiModel(client, upstream, source.task, self._limits)
 
     def served(self, client: Client, model: str) -> tuple[Served, ...]:
         if model:
@@ -117,9 +118,10 @@ class OpenAiEngine(UpstreamEngine):
 class OpenAiModel:
     """One model at one server."""
 
-    def __init__(self, client: Client, model: str, task: str, limits: Limits) -> None:
+    def __init__(self, client: Client, upstream: Upstream, task: str, limits: Limits) -> None:
         self._client = client
-        self._model = model
+        self._model = upstream.model
+        self._publisher = upstream.publisher
         self._task = task
         self._limits = limits
         self._by_prompt = False
@@ -132,7 +134,13 @@ class OpenAiModel:
         ) as answer:
             if answer.status >= 500:
                 raise EngineError(f"the server is not well: status {answer.status}")
-        return find(self._client, self._model, self._limits), self._waiting()
+        model = _entry(self._client, self._model, self._limits)
+        if model.aigrid is not None and model.owned_by == self._publisher:
+            raise EngineError(
+                "the server's model is one that this node publishes: it would ask itself",
+                Code.UNSUPPORTED_MODEL,
+            )
+        return _served(self._client, model, self._limits), self._waiting()
 
     def trial(self, bounds: Bounds) -> None:
         """See `Backend.trial`. Finds out whether the model takes messages, or prompts only."""
@@ -232,13 +240,7 @@ class OpenAiModel:
 
 def listed(client: Client, limits: Limits) -> tuple[Served, ...]:
     """All models of a server."""
-    said = ask_json(client, "/models", _Models, bounds=brief(limits))
-    return tuple(
-        Served(
-            model.id, model.aigrid.model if model.aigrid is not None else "", model.context_tokens
-        )
-        for model in said.data[: limits.upstream_models_max]
-    )
+    return tuple(_plain(model) for model in _entries(client, limits))
 
 
 def find(client: Client, name: str, limits: Limits) -> Served:
@@ -247,9 +249,29 @@ def find(client: Client, name: str, limits: Limits) -> Served:
     Raises:
         EngineError: `unsupported_model` where it has no such model.
     """
-    served = next((model for model in listed(client, limits) if model.name == name), None)
-    if served is None:
-        raise EngineError("the server does not have the model", Code.UNSUPPORTED_MODEL)
+    return _served(client, _entry(client, name, limits), limits)
+
+
+def _entries(client: Client, limits: Limits) -> list[_Model]:
+    said = ask_json(client, "/models", _Models, bounds=brief(limits))
+    return said.data[: limits.upstream_models_max]
+
+
+def _entry(client: Client, name: str, limits: Limits) -> _Model:
+    for model in _entries(client, limits):
+        if model.id == name:
+            return model
+    raise EngineError("the server does not have the model", Code.UNSUPPORTED_MODEL)
+
+
+def _plain(model: _Model) -> Served:
+    """As `GET /v1/models` has it; a gateway of a grid says which model it is exactly."""
+    version = model.aigrid.model if model.aigrid is not None else ""
+    return Served(model.id, version, model.context_tokens)
+
+
+def _served(client: Client, model: _Model, limits: Limits) -> Served:
+    served = _plain(model)
     return served if served.version else _with_digest(client, served, limits)
 
 

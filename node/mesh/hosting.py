@@ -95,6 +95,14 @@ class Hosting:
                 found.append(Offer(model, manifest.content_id, state, slots))
         return tuple(found)
 
+    def withheld(self) -> list[dict[str, str]]:
+        """The models here that are not offered now, and why."""
+        return [
+            {"model": model, "name": self._name(model), "problem": problem}
+            for model in self._models.list()
+            if (problem := self.watch.problem(model))
+        ]
+
     def offered(self, model: str) -> bool:
         """Whether a request for `model` may be served here."""
         return (

@@ -90,6 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         match self.path:
+            case "/v1/models" if server.mode == "ourselves":
+                model = {"id": "parrot", "owned_by": "did:key:zme", "aigrid": {"model": "bafy"}}
+                self._json({"data": [model]})
             case "/v1/models":
                 self._json({"data": [{"id": "parrot", "max_model_len": 2048}, {"id": "other"}]})
             case "/api/tags" if server.digest:

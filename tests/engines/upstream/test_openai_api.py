@@ -279,6 +279,13 @@ def test_another_version_under_the_same_name_is_not_what_was_published(server):
     assert "version" in refused.value.message
 
 
+def test_a_node_does_not_stand_in_front_of_itself(server):
+    server.mode = "ourselves"
+    with pytest.raises(EngineError) as refused:
+        OpenAiEngine(QUICK).load(text_source(server), threads=1)
+    assert "ask itself" in refused.value.message
+
+
 def test_requests_that_wait_at_the_server_are_told(server):
     server.metrics = 'vllm:num_requests_waiting{model_name="parrot"} 7.0\nother 3\n'
     assert loaded(server).stats().waiting == 7

@@ -91,11 +91,14 @@ async def test_it_is_withdrawn_while_the_server_does_not_answer(sim, autojump_cl
     Behind.problem = "generation is dead"
     await eventually(lambda: not a.router.models(), seconds=5)
     assert not b.hosting.offered(model)
+    problem = {"model": model, "name": "parrot", "problem": "generation is dead"}
+    assert b.status()["withheld"] == [problem]
     with pytest.raises(AigridError) as refused:
         await sim.ask("a", "parrot", "hello")
     assert refused.value.code is Code.NO_CANDIDATE
     Behind.problem = ""
     await eventually(a.router.models, seconds=5)
+    assert b.status()["withheld"] == []
     assert (await sim.ask("a", "parrot", "hello"))[0] == "hello"
 
 
