@@ -30,7 +30,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What an engine found on this machine; `problem` says why it cannot run, or is empty."""
+    """What an engine found on this machine; `problem` says why it cannot run, or is empty.
+
+    `network` is for an adapter that asks other servers and has its own list of those it may: its
+    workers may connect. Workers of an engine whose `devices` are not all "cpu" may use
+    accelerators, and their memory is not bounded by the system.
+    """
 
     engine: str
     version: str
@@ -38,6 +43,7 @@ class Probe:
     tasks: tuple[str, ...]
     devices: tuple[Device, ...]
     problem: str = ""
+    network: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,23 @@
 """What a file is, by its content and never by its name, and whether it may come near a runtime."""
 
 import mmap
+import pickletools
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from aigrid.engines import gguf
 from aigrid.engines.onnx_check import check_onnx, looks_like_onnx
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.limits import MIB
+from aigrid.protocol.limits import KIB, MIB
 
 SAFETENSORS_HEADER_MAX_BYTES: Final = 100 * MIB  # the format's own bound
 _ZIPS: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _PICKLE_PROTOCOL: Final = 0x80
+_OLD_PICKLES: Final = b"(c]}"
+_SAMPLE_BYTES: Final = 64 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,21 @@ def _detect(head: bytes, view: memoryview) -> str:
         return "zip"
     if head[0] == _PICKLE_PROTOCOL and 2 <= head[1] <= 5:
         return "pickle"
+    if head[0] in _OLD_PICKLES and _is_old_pickle(view):
+        return "pickle"
     declared = int.from_bytes(head[:8], "little")
     if 2 <= declared <= min(SAFETENSORS_HEADER_MAX_BYTES, len(view) - 8) and head[8:9] == b"{":
         return "safetensors"
     return "onnx" if looks_like_onnx(view) else "other"
+
+
+def _is_old_pickle(view: memoryview) -> bool:
+    """Whether this is a pickle of protocol 0 or 1, which have no mark of their own."""
+    try:
+        operations = list(islice(pickletools.genops(bytes(view[:_SAMPLE_BYTES])), 16))
+    except Exception:  # noqa: BLE001 - boundary: whatever the disassembler says, it is none
+        return False
+    return view[-1] == ord(".") and len(operations) > 1
 
 
 def inspect(path: Path) -> FileReport:

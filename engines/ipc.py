@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
+from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, MIB
@@ -44,18 +45,21 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
 class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Node: which engine and model this worker is for; answered with `Examined`.
 
-    `factory` is "module:Class" for an engine that is not found by its entry point, or "".
+    `factory` is "module:Class" for an engine that is not found by its entry point, or "". Before
+    the worker opens the model it gives up whatever `needs` does not name.
     """
 
     engine: str
     factory: str
     source: Source
+    needs: Needs = Needs()
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Node: load what was examined; answered with `Loaded`."""
+    """Node: load what was examined, within so much memory; answered with `Loaded`."""
 
     threads: int
+    memory_bytes: int
 
 
 class Infer(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -112,9 +116,10 @@ class Examined(msgspec.Struct, frozen=True, array_like=True, tag=21):
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=22):
-    """Worker: what loading took."""
+    """Worker: what loading took, and what confines this process now, for people."""
 
     estimate: Estimate
+    sandbox: str
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=23):
@@ -139,9 +144,10 @@ class Pong(msgspec.Struct, frozen=True, array_like=True, tag=25):
 
 
 class Probed(msgspec.Struct, frozen=True, array_like=True, tag=26):
-    """Worker: every engine installed here."""
+    """Worker: every engine installed here, and what would confine a worker, for people."""
 
     probes: tuple[Probe, ...]
+    sandbox: str
 
 
 class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):

@@ -7,6 +7,7 @@ are native code or read files, sizes that the file cannot hold, nesting beyond r
 
 import mmap
 from collections import Counter
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -171,6 +172,7 @@ class _Check:
             if item.number == 1:
                 domain = self._walker.text(item)
                 self._found.domains.add(domain)
+                self._bounded(self._found.domains)
 
     def _function(self, part: _Part) -> None:
         name = domain = ""
@@ -187,6 +189,7 @@ class _Check:
                 case _Node.FUNCTION_DEFAULT:
                     self._enter("attribute", item, part.depth)
         self._found.functions.add((domain, name))
+        self._bounded(self._found.functions)
 
     def _graph(self, part: _Part) -> None:
         for item in self._walker.fields(part.start, part.end):
@@ -213,6 +216,7 @@ class _Check:
         if len(operators) != 2 or len(domains) > 2:
             raise _unsafe("an ONNX node has no operator, or two")
         self._found.operators.add((max(domains), max(operators)))
+        self._bounded(self._found.operators)
 
     def _attribute(self, part: _Part) -> None:
         single = 0
@@ -223,7 +227,7 @@ class _Check:
                     self._enter("tensor", item, part.depth)
                 case _Attribute.GRAPH | _Attribute.GRAPHS:
                     single += item.number == _Attribute.GRAPH
-                    self._enter("graph", item, part.depth + 1)
+                    self._enter("graph", item, part.depth)
                 case _Attribute.SPARSE | _Attribute.SPARSES:
                     raise _unsupported("sparse weights are not supported")
         if single > 1:
@@ -263,9 +267,16 @@ class _Check:
             raise _unsafe(f"an ONNX tensor of shape {dims[:8]} has only {data_bytes} bytes")
         self._found.bytes_by_type[name] += stored
 
+    @staticmethod
+    def _bounded(names: Sized) -> None:
+        if len(names) > LIMITS.onnx_operators_max:
+            raise _unsafe(f"the ONNX file names more than {LIMITS.onnx_operators_max} operators")
+
     def _enter(self, kind: str, item: Field, depth: int) -> None:
         if item.wire != BYTES:
             raise ValueError(f"a {kind} that is none")
+        if len(self._open) >= LIMITS.onnx_parts_max:
+            raise _unsafe(f"the ONNX graph has more than {LIMITS.onnx_parts_max} parts")
         self._open.append(_Part(kind, item.start, item.end, depth + (kind == "graph")))
 
 

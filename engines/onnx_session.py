@@ -37,7 +37,7 @@ class OnnxGraph:
         try:
             session = ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
         except Exception as error:  # boundary: an engine call
-            raise _load_error(error) from error
+            raise _load_error(error, path) from error
         optional = session.get_overridable_initializers()
         self._session = session
         self._inputs = {
@@ -145,10 +145,12 @@ def _answer(names: Sequence[str], arrays: Sequence[Any]) -> TensorChunk:
     return TensorChunk(outputs)
 
 
-def _load_error(error: Exception) -> EngineError:
+def _load_error(error: Exception, path: Path) -> EngineError:
     if _is_memory(error):
         return EngineError("not enough memory to load the model", Code.OUT_OF_MEMORY)
-    return EngineError(f"ONNX Runtime refuses the model: {_said(error)}", Code.UNSUPPORTED_MODEL)
+    # Whoever asked for the model reads this, and it is not for him where it lies on this machine.
+    said = str(error).replace(str(path), path.name)
+    return EngineError(f"ONNX Runtime refuses the model: {_said(said)}", Code.UNSUPPORTED_MODEL)
 
 
 def _run_error(error: Exception) -> EngineError:
@@ -164,7 +166,7 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "bad_alloc" in said or "failed to allocate" in said
 
 
-def _said(error: Exception) -> str:
+def _said(error: Exception | str) -> str:
     return " ".join(str(error).split())[:_MESSAGE_MAX_CHARS]
 
 

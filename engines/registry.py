@@ -20,16 +20,25 @@ def engine_names() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
 
 
+def factory_of(name: str, factory: str = "") -> str:
+    """Where an engine comes from: "module:Class".
+
+    Raises:
+        EngineError: `unsupported_model` where there is none.
+    """
+    found = factory or next((e.value for e in entry_points(group=GROUP, name=name)), "")
+    if not found:
+        raise EngineError(f"no engine {name!r} is installed", Code.UNSUPPORTED_MODEL)
+    return found
+
+
 def load_engine(name: str, factory: str = "") -> Engine:
     """Construct an engine by name, or from `factory` ("module:Class").
 
     Raises:
         EngineError: `unsupported_model` where there is none, `engine_failed` for a broken plug-in.
     """
-    found = factory or next((e.value for e in entry_points(group=GROUP, name=name)), "")
-    if not found:
-        raise EngineError(f"no engine {name!r} is installed", Code.UNSUPPORTED_MODEL)
-    module, _, attribute = found.partition(":")
+    module, _, attribute = factory_of(name, factory).partition(":")
     try:
         engine = getattr(importlib.import_module(module), attribute)()
     except Exception as error:  # boundary: a plug-in's load

@@ -1,10 +1,11 @@
 """The worker process: one engine, one model, driven over an inherited socket.
 
-    python -P -m aigrid.engines.worker --fd N [--memory-bytes M]
+    python -P -m aigrid.engines.worker --fd N [--scratch DIRECTORY]
 
 The main thread only reads orders, so that a cancel or a ping is heard whatever the engine does.
 Loading and each request run in threads of their own. The process ends with its socket: when the
-node dies, however it dies, its workers do.
+node dies, however it dies, its workers do. Before it opens a model it gives up what it does not
+need for that (`sandbox`), which is why a process examines one model and no other.
 """
 
 import argparse
@@ -14,21 +15,22 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NoReturn
 
-from aigrid.engines import ipc
+from aigrid.engines import ipc, sandbox
 from aigrid.engines.base import CancelToken, Engine, ModelSource, ServerEngine
-from aigrid.engines.registry import load_engine, probe_all
+from aigrid.engines.registry import factory_of, load_engine, probe_all
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 256 * 1024
-_PR_SET_PDEATHSIG = 1
 
 
 class Outbox:
@@ -87,8 +89,11 @@ class Job:
 class Host:
     """Carries out orders for one model."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, scratch: Path | None) -> None:
         self._connection = connection
+        self._scratch = scratch
+        self._files = sandbox.Files()
+        self._held = sandbox.Plan()
         self._outbox = Outbox(connection)
         self._jobs: dict[int, Job] = {}
         self._engine: Engine | None = None
@@ -124,30 +129,57 @@ class Host:
                 if self._engine is not None:
                     self._report(ipc.Pong(self._engine.stats()))
             case ipc.Examine():
-                self._threads.submit(self._guarded, 0, lambda: self._examine(order))
+                # In this thread, while it is the only one: what it gives up, the others never have.
+                self._guarded(0, lambda: self._begin(order))
             case ipc.Load():
                 self._threads.submit(self._guarded, 0, lambda: self._load(order))
             case ipc.ProbeAll():
-                self._threads.submit(self._guarded, 0, self._probe)
+                confined = sandbox.rehearse()
+                self._threads.submit(self._guarded, 0, lambda: self._probe(confined))
             case ipc.Discover():
-                self._threads.submit(self._guarded, 0, lambda: self._discover(order))
+                self._guarded(0, lambda: self._ask(order))  # in this thread: see Examine
             case ipc.Stop():
                 self._stop()
 
-    def _examine(self, order: ipc.Examine) -> None:
-        self._source = ipc.source_from_wire(order.source)
+    def _begin(self, order: ipc.Examine) -> None:
+        source = self._source = ipc.source_from_wire(order.source)
+        module = factory_of(order.engine, order.factory).partition(":")[0]
+        cache = source.cache_directory
+        if cache is not None:
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = [path for path in (cache, self._scratch) if path is not None]
+        self._files = sandbox.Files(tuple(source.files.values()), tuple(own))
+        wanted = sandbox.plan(sandbox.machine(), order.needs)
+        self._held = sandbox.enter(wanted, order.needs, self._files, [module.partition(".")[0]])
+        self._threads.submit(self._guarded, 0, lambda: self._examine(order, source))
+
+    def _examine(self, order: ipc.Examine, source: ModelSource) -> None:
+        if self._held.bounded:
+            room = 2 * self._files.size_bytes + LIMITS.worker_headroom_bytes
+            sandbox.bound_memory(room, final=False)
         self._engine = load_engine(order.engine, order.factory)
-        self._report(ipc.Examined(self._engine.estimate(self._source)))
+        self._report(ipc.Examined(self._engine.estimate(source)))
 
     def _load(self, order: ipc.Load) -> None:
         if self._engine is None or self._source is None:
             raise RuntimeError("load before examine")
+        if self._held.bounded:
+            sandbox.bound_memory(order.memory_bytes + 2 * self._files.size_bytes, final=True)
         estimate = self._engine.load(self._source, threads=order.threads)
         self._threads = ThreadPoolExecutor(max_workers=max(1, estimate.slots))
-        self._report(ipc.Loaded(estimate))
+        self._report(ipc.Loaded(estimate, sandbox.describe(self._held, order.memory_bytes)))
 
-    def _probe(self) -> None:
-        self._report(ipc.Probed(probe_all()))
+    def _probe(self, confined: str) -> None:
+        self._report(ipc.Probed(probe_all(), confined))
+
+    def _ask(self, order: ipc.Discover) -> None:
+        needs = sandbox.Needs(network=True)
+        own = [path for path in (self._scratch,) if path is not None]
+        module = factory_of(order.engine, order.factory).partition(":")[0]
+        packages = [module.partition(".")[0]]
+        wanted = sandbox.plan(sandbox.machine(), needs)
+        sandbox.enter(wanted, needs, sandbox.Files((), tuple(own)), packages)
+        self._threads.submit(self._guarded, 0, lambda: self._discover(order))
 
     def _discover(self, order: ipc.Discover) -> None:
         engine = load_engine(order.engine, order.factory)
@@ -209,11 +241,8 @@ class Host:
         os._exit(0)
 
 
-def confine(memory_bytes: int) -> None:
-    """Limit what this process may take, before anything foreign is imported.
-
-    `memory_bytes` bounds the address space, 0 does not; not for engines that map a GPU's memory.
-    """
+def confine() -> None:
+    """Limit what this process may take, before anything foreign is imported."""
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node decides; ^C reaches the whole group
     with contextlib.suppress(ImportError, OSError, ValueError):  # where the system has them
@@ -227,31 +256,22 @@ def confine(memory_bytes: int) -> None:
             else min(LIMITS.worker_open_files_max, hard)
         )
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, most) if soft >= 0 else most, most))
-        if memory_bytes:
-            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when the thread that started it ends."""
-    if sys.platform == "linux":
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def main() -> NoReturn:
     """Run until the socket closes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--memory-bytes", type=int, default=0)
+    parser.add_argument("--scratch", type=Path)
     arguments = parser.parse_args()
-    die_with_parent()
-    confine(arguments.memory_bytes)
+    sandbox.die_with_parent()
+    confine()
     faulthandler.enable()
+    if arguments.scratch is not None:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(arguments.scratch)
     os.set_inheritable(arguments.fd, False)  # noqa: FBT003 -- positional only
     try:
-        Host(socket.socket(fileno=arguments.fd)).serve()
+        Host(socket.socket(fileno=arguments.fd), arguments.scratch).serve()
     except BaseException:  # noqa: BLE001 -- boundary: end now, without waiting for engine threads
         traceback.print_exc()
         sys.stderr.flush()

@@ -16,6 +16,67 @@ from typing import Any
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
+_UNITS = "(length(raw) + 4095) / 4096"
+_TOTAL = """CASE WHEN account = 'memberships' THEN 'all memberships'
+    WHEN account GLOB 'via *' THEN 'strangers' ELSE 'members' END"""
+
+
+def _counted(table: str, units: str, keys: str) -> str:
+    """Triggers that keep `accounts` the sums over the rows of `table`, totals included."""
+
+    def change(row: str, sign: str) -> str:
+        amounts = f"{sign}({units}), {sign}({keys})".replace("raw", f"{row}.raw")
+        total = _TOTAL.replace("account", f"{row}.account")
+        return f"""INSERT INTO accounts
+            SELECT {row}.account, {total}, {amounts} WHERE {row}.account IS NOT NULL
+            UNION ALL SELECT {total}, NULL, {amounts} WHERE {row}.account IS NOT NULL
+            ON CONFLICT (account) DO UPDATE
+            SET units = units + excluded.units, keys = keys + excluded.keys;"""  # noqa: S608
+
+    old, new = (units.replace("raw", f"{row}.raw") for row in ("OLD", "NEW"))
+    return f"""
+    CREATE TRIGGER {table}_added AFTER INSERT ON {table} BEGIN {change("NEW", "+")} END;
+    CREATE TRIGGER {table}_deleted AFTER DELETE ON {table} BEGIN {change("OLD", "-")} END;
+    CREATE TRIGGER {table}_changed AFTER UPDATE ON {table}
+    WHEN OLD.account IS NOT NEW.account OR {old} != {new}
+    BEGIN {change("OLD", "-")} {change("NEW", "+")} END;
+    """
+
+
+# Brings about `accounts`, which counts what is charged to whom (see `accounts.py`). Its rows
+# without `total` are the totals.
+_ACCOUNTS = f"""
+    CREATE TABLE accounts (
+        account TEXT NOT NULL PRIMARY KEY,
+        total TEXT,
+        units INTEGER NOT NULL,
+        keys INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX accounts_by_units ON accounts (total, units DESC, account);
+    CREATE TABLE forgotten (
+        kind TEXT NOT NULL PRIMARY KEY,
+        valid_from_ms INTEGER NOT NULL,
+        until_ms INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    UPDATE records SET account = 'memberships' WHERE kind = 'Membership';
+    UPDATE remembered SET account = 'memberships' WHERE kind = 'Membership';
+    INSERT INTO accounts SELECT account, {_TOTAL}, SUM(units), SUM(keys) FROM (
+        SELECT account, {_UNITS} AS units, 0 AS keys FROM records
+        UNION ALL SELECT account, 0, 1 FROM remembered
+    ) WHERE account IS NOT NULL GROUP BY account;
+    INSERT INTO accounts SELECT total, NULL, SUM(units), SUM(keys) FROM accounts GROUP BY total;
+    CREATE TRIGGER accounts_emptied AFTER UPDATE ON accounts WHEN NEW.units = 0 AND NEW.keys = 0
+    BEGIN DELETE FROM accounts WHERE account = NEW.account; END;
+    {_counted("records", _UNITS, "0")}
+    {_counted("remembered", "0", "1")}
+    DROP INDEX records_by_account;
+    CREATE INDEX records_by_account ON records (account, valid_until_ms, content_id);
+    DROP INDEX records_by_expiry;
+    CREATE INDEX records_by_expiry ON records (valid_until_ms, kind, withdrawn);
+    DROP INDEX remembered_by_account;
+    CREATE INDEX remembered_by_account ON remembered (account, until_ms);
+"""  # noqa: S608 - constants
+
 # Step n brings a database from user_version n to n + 1. Steps are never edited once released.
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -57,6 +118,9 @@ MIGRATIONS: tuple[str, ...] = (
         value TEXT NOT NULL
     ) WITHOUT ROWID;
     """,
+    # 0: not worked out yet, which the store does when it is opened.
+    "ALTER TABLE records ADD COLUMN branches INTEGER NOT NULL DEFAULT 0",
+    _ACCOUNTS,
 )
 
 
@@ -80,6 +144,11 @@ class Database:
             self.execute("PRAGMA journal_mode = WAL")
             self.execute("PRAGMA synchronous = NORMAL")
             self.execute("PRAGMA foreign_keys = ON")
+            # Keys are hashes: a batch touches pages everywhere. Each is read from the file once,
+            # and written back once for many batches.
+            self.execute(f"PRAGMA cache_size = -{LIMITS.database_cache_bytes // 1024}")
+            page_bytes = int(self.row("PRAGMA page_size")[0])
+            self.execute(f"PRAGMA wal_autocheckpoint = {LIMITS.database_log_bytes // page_bytes}")
             self._migrate()
         except UsageError:
             self._connection.close()
@@ -143,9 +212,20 @@ class Database:
                     Code.DATA_DIRECTORY_UNUSABLE,
                 )
             for script in MIGRATIONS[version:]:
-                for statement in script.split(";"):
+                for statement in _statements(script):
                     self.execute(statement)
             self.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if part.strip() and sqlite3.complete_statement(
+            statement
+        ):  # and not in the middle of a trigger
+            yield statement
+            statement = ""
 
 
 @contextlib.contextmanager

@@ -3,15 +3,14 @@
     python -P -m aigrid.metagraph.dataset_worker --fd N --memory-bytes M --seconds S
 
 Before the first order it gives up what it needs no more: it can open neither files nor sockets
-(RLIMIT_NOFILE is 0; the socket it has stays open), its address space is bounded, it yields the
-processor to others. Each query gets a bound of CPU time; the wall clock is watched by the node.
+(RLIMIT_NOFILE is 0; the socket it has stays open), and its address space is bounded. Each query
+gets a bound of CPU time. The node watches the wall clock, and has lowered the priority.
 """
 
 import argparse
 import contextlib
 import ctypes
 import math
-import os
 import resource
 import signal
 import socket
@@ -24,7 +23,6 @@ from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import AigridError
 
 _PR_SET_PDEATHSIG = 1
-_NICE = 10
 
 
 def main() -> int:
@@ -58,7 +56,6 @@ def confine(memory_bytes: int) -> None:
     """Give up files, sockets, and memory beyond a bound; die with whoever started us."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if memory_bytes and sys.platform == "linux":

@@ -32,7 +32,9 @@ class Feed:
         self._following = False
         self._compare = False
         self._grid = graph.grid
+        self._evicted: list[str] = []
         graph.listeners.append(self._on_record)
+        graph.eviction_listeners.append(self._on_evicted)
 
     def start_over(self) -> None:
         """The dataset is a new, empty one."""
@@ -48,7 +50,7 @@ class Feed:
         """What brings the dataset up to date, in batches, each to be applied before the next."""
         if self._grid != self._graph.grid:
             self._grid, self._compare = self._graph.grid, True
-        gone = self._expired(now_ms)
+        gone, self._evicted = self._evicted + self._expired(now_ms), []
         if self._compare:
             self._compare = False
             self._changed.clear()
@@ -61,6 +63,7 @@ class Feed:
         self._held.clear()
         self._changed.clear()
         self._ends.clear()
+        self._evicted.clear()
 
     def _on_record(self, record: Record) -> None:
         if not self._following:
@@ -69,6 +72,13 @@ class Feed:
             self._compare = True
         elif not self._compare:
             self._changed[record.key] = record
+
+    def _on_evicted(self, record: Record) -> None:
+        self._changed.pop(record.key, None)
+        held = self._held.get(record.key)
+        if held is not None:  # what is held was that record, or one before it
+            del self._held[record.key]
+            self._evicted.append(held.content_id)
 
     def _expired(self, now_ms: int) -> list[str]:
         gone = []

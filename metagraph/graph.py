@@ -5,15 +5,17 @@ its issuer is a member. Losing a membership hides what its holder said; renewing
 """
 
 import hashlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
+from aigrid.metagraph.accounts import MEMBERSHIPS, introduced_by
 from aigrid.metagraph.index import Index
+from aigrid.metagraph.memo import Memo
 from aigrid.metagraph.repair import MaySay, Repair
 from aigrid.metagraph.store import PutResult, Store
-from aigrid.protocol.canonical import content_id, record_cid
+from aigrid.protocol.canonical import record_cid
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import KINDS, Body, Kind, WithdrawnBody
@@ -38,6 +40,7 @@ class Metagraph:
         grid: DID of the grid whose memberships count.
         refused: how many records were refused, by code.
         listeners: called with each record that changed something, after it is committed.
+        eviction_listeners: called with each record of a stranger that made room for others.
     """
 
     def __init__(
@@ -58,10 +61,11 @@ class Metagraph:
         self.open_to_strangers = open_to_strangers
         self.refused: Counter[Code] = Counter()
         self.listeners: list[Listener] = []
+        self.eviction_listeners: list[Listener] = []
         self._repair = Repair(store)
         self._memberships: dict[str, Record] = {}
-        self._refusals: _Memo[tuple[str, Code]] = _Memo(LIMITS.refusals_kept_max)
-        self._verified: _Memo[Record] = _Memo(LIMITS.records_waiting_max)
+        self._refusals: Memo[tuple[str, Code]] = Memo(LIMITS.refusals_kept_max)
+        self._verified: Memo[Record] = Memo(LIMITS.records_waiting_max)
         self._load(now_ms)
 
     # --- records coming in
@@ -142,13 +146,18 @@ class Metagraph:
     # --- time and place
 
     def expire(self, now_ms: int) -> list[Record]:
-        """Forget what is no longer valid; returns it. Due at `store.next_expiry_ms()`."""
-        gone = self.store.expire(now_ms)
+        """Forget what is no longer valid; returns it. Due at `store.next_due_ms()`.
+
+        At most `expired_at_once_max` records go: more may still be due.
+        """
+        gone = self.store.expire(now_ms, records_max=LIMITS.expired_at_once_max)
         for record in gone:
             self.index.remove(record)
             if self._memberships.get(record.subject) == record:
                 del self._memberships[record.subject]
+                self._charge(record.subject, member=False)
                 self._show_all_of(record.subject)
+        self._drop_evicted({})
         return gone
 
     def switch_grid(self, grid: str) -> None:
@@ -163,6 +172,7 @@ class Metagraph:
             self.index.remove(record)
         self._memberships.clear()
         self.grid = grid
+        self._charge_all()
 
     # --- questions
 
@@ -210,9 +220,12 @@ class Metagraph:
         """How many live records are held of each kind."""
         return self.store.counts(now_ms)
 
-    def items(self, now_ms: int) -> Items:
-        """What reconciliation compares: all that we may say, withdrawals included."""
-        return self._repair.items(self.grid, self._may_say_at(now_ms), now_ms=now_ms)
+    def items(self, now_ms: int, *, branch: str | None = None) -> Items:
+        """What reconciliation compares: all that we may say, withdrawals included.
+
+        `branch` is one of `BRANCHES`, `EVERYBODY` for what belongs to none, or None for all.
+        """
+        return self._repair.items(self.grid, branch, self._may_say_at(now_ms), now_ms=now_ms)
 
     def raws(self, sha256s: Sequence[bytes], *, now_ms: int) -> Iterator[bytes]:
         """Of these the records that we hold and may say: memberships first, then oldest first."""
@@ -225,8 +238,30 @@ class Metagraph:
         for record in self.store.of_issuer(self.grid):
             if record.kind is Kind.MEMBERSHIP and not record.withdrawn:
                 self._memberships[record.subject] = record
+        self._charge_all()
         for record in self.store.live(0):
             self._show(record)
+
+    def _charge_all(self) -> None:
+        """Who is not a member (any more) counts as a stranger."""
+        for issuer in self.store.accounts.members():
+            if issuer not in self._memberships:
+                self._charge(issuer, member=False)
+        self._drop_evicted({})
+
+    def _charge(self, issuer: str, *, member: bool) -> None:
+        """What `issuer` said counts against itself if it is a member, else its introducers."""
+        if issuer != self.own_did:
+            (self.store.admit if member else self.store.expel)(issuer)
+
+    def _drop_evicted(self, changed: dict[RecordKey, Record]) -> None:
+        """Follow the store, in what was just `changed` as well."""
+        for record in self.store.take_evicted():
+            if changed.get(record.key) == record:
+                del changed[record.key]
+            self.index.remove(record)
+            for listener in self.eviction_listeners:
+                listener(record)
 
     def _verify(self, raw: bytes) -> Record | None:
         """Everything that depends on the bytes alone, once per content id; None if it is stored."""
@@ -236,7 +271,7 @@ class Metagraph:
         refusal = self._refusals.get(digest)
         if refusal is not None:
             raise VerificationError(*refusal)
-        if self.store.has(content_id(raw)):
+        if self.store.has(record_cid(digest)):
             return None
         record = self._verified.get(digest)
         if record is not None:
@@ -264,6 +299,7 @@ class Metagraph:
                 except VerificationError as error:
                     refusals.append(self._count(error))
                     self._remember_refusal(record, error)
+        self._drop_evicted(changed)
         for record in changed.values():
             self._apply(record)
         for record in changed.values():
@@ -280,24 +316,25 @@ class Metagraph:
         check_time(record, now_ms)
         member = joined.get(record.issuer) or self._memberships.get(record.issuer)
         is_member = member is not None and not member.withdrawn and member.valid_until_ms > now_ms
-        account: str | None = record.issuer
+        account = record.issuer
         if record.kind is Kind.MEMBERSHIP:
             if record.issuer != self.grid:
                 raise VerificationError("a membership of another grid", Code.NOT_MEMBER)
-            account = None  # the authority may have more members than anybody has records
+            account = MEMBERSHIPS  # there may be more members than anybody has records
         elif record.issuer != self.own_did and not is_member:
             if not self.open_to_strangers:
                 raise VerificationError("the issuer is not a member", Code.NOT_MEMBER)
-            account = f"via {received_from}"  # new keys are free: the introducer answers for them
+            account = introduced_by(received_from)  # keys are free: the introducer answers for them
         result = self.store.put(
             record,
             now_ms=now_ms,
             received_from=received_from,
             account=account,
-            rated=record.issuer != self.own_did,
+            rated=account not in {self.own_did, MEMBERSHIPS},
         )
         if record.kind is Kind.MEMBERSHIP and result is PutResult.CHANGED:
             joined[record.subject] = record
+            self._charge(record.subject, member=not record.withdrawn)
         return result
 
     def _apply(self, record: Record) -> None:
@@ -346,21 +383,3 @@ class Metagraph:
             self._refusals.put(digest, (error.message, error.code))
         else:
             self._verified.put(digest, record)
-
-
-class _Memo(Generic[T]):
-    """A bounded table by digest; what was put in first is forgotten first."""
-
-    __slots__ = ("_items", "_items_max")
-
-    def __init__(self, items_max: int) -> None:
-        self._items: OrderedDict[bytes, T] = OrderedDict()
-        self._items_max = items_max
-
-    def get(self, digest: bytes) -> T | None:
-        return self._items.get(digest)
-
-    def put(self, digest: bytes, item: T) -> None:
-        self._items[digest] = item
-        if len(self._items) > self._items_max:
-            self._items.popitem(last=False)

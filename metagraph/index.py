@@ -25,7 +25,7 @@ from aigrid.protocol.kinds import (
     node_peer_id,
 )
 from aigrid.protocol.model import MODEL_URN
-from aigrid.protocol.record import Record
+from aigrid.protocol.record import Record, RecordKey
 
 _peer_id = functools.lru_cache(maxsize=16384)(node_peer_id)
 
@@ -122,7 +122,7 @@ class Index:
 
     def __init__(self, taxonomy: Taxonomy | None = None) -> None:
         self.concepts = LiveConcepts(taxonomy if taxonomy is not None else default_taxonomy())
-        self._current: dict[tuple[str, str, str], _Entry] = {}
+        self._current: dict[RecordKey, _Entry] = {}
         self._manifests: dict[str, _Entry] = {}
         self._manifests_of_name: dict[str, dict[str, _Entry]] = {}
         self._manifests_of_model: dict[str, dict[str, _Entry]] = {}
@@ -213,7 +213,11 @@ class Index:
 
     def node(self, did: str, now_ms: int) -> Record | None:
         """The live NodeRecord of a node."""
-        return _live_record(self._current.get((did, Kind.NODE.value, did)), now_ms)
+        return self.record((did, Kind.NODE.value, did), now_ms)
+
+    def record(self, key: RecordKey, now_ms: int) -> Record | None:
+        """The live record of a key, of any kind that is indexed."""
+        return _live_record(self._current.get(key), now_ms)
 
     def models(self, now_ms: int) -> tuple[ModelSummary, ...]:
         """Every model with a live manifest, in order of id."""
@@ -242,7 +246,7 @@ class Index:
         for key, offer in self._offers.get(content_id, {}).items():
             self._show(key, offer)
 
-    def _drop(self, key: tuple[str, str, str]) -> None:
+    def _drop(self, key: RecordKey) -> None:
         entry = self._current.pop(key, None)
         if entry is None:
             return

@@ -6,26 +6,22 @@ anywhere, so that nothing old comes back: not after a withdrawal, not after expi
 restart. Who may say what is decided above, in `graph`.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
+from aigrid.metagraph.accounts import Accounts, is_introduced
+from aigrid.metagraph.branches import branches_of, mask, scope_mask
 from aigrid.metagraph.database import Database
 from aigrid.metagraph.quota import TokenBuckets
-from aigrid.protocol.errors import Code, UsageError, VerificationError
-from aigrid.protocol.kinds import KINDS, Body, Kind, WithdrawnBody
+from aigrid.metagraph.rows import FIELDS, INSERT, OF_KEY, REMEMBER, record_of, row_of
+from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS, Limits
 from aigrid.protocol.record import Record, RecordKey, remembered_until_ms
-
-_FIELDS = "kind, issuer, subject, valid_from_ms, valid_until_ms, withdrawn, content_id, raw"
-_OF_KEY = "issuer = ? AND kind = ? AND subject = ?"
 
 
 class PutResult(Enum):
@@ -53,17 +49,6 @@ class Summary:
     issuer: str
 
 
-class _Envelope(msgspec.Struct):
-    credential_subject: msgspec.Raw = msgspec.field(name="credentialSubject")
-
-
-_envelope = msgspec.json.Decoder(_Envelope)
-_withdrawn = msgspec.json.Decoder(WithdrawnBody)
-_bodies: dict[Kind, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(rule.body) for kind, rule in KINDS.items()
-}
-
-
 class Store:
     """Records that were verified, newest of each key only."""
 
@@ -74,18 +59,27 @@ class Store:
             UsageError: `data_directory_unusable`; any other method may raise it too.
         """
         self.database = Database(path)
+        self.accounts = Accounts(self.database, limits)
+        self._evicted: list[Record] = []
         self._limits = limits
         self._successors: OrderedDict[str, str] = OrderedDict()
         self._rates = TokenBuckets(
             per_second=limits.records_per_second_per_issuer, burst=limits.records_burst_per_issuer
         )
+        self._place()
 
     def close(self) -> None:
         self.database.close()
 
-    def transaction(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
         """All puts within are one transaction; a refused put does not undo the others."""
-        return self.database.transaction()
+        try:
+            with self.database.transaction():
+                yield
+        except BaseException:
+            self._evicted.clear()  # they are there again
+            raise
 
     def put(
         self,
@@ -102,29 +96,60 @@ class Store:
             record: valid now, from somebody who may say it: both were checked.
             now_ms: wall time.
             received_from: PeerId that passed it on.
-            account: whose quota and rate it counts against; None for nobody's.
-            rated: whether the rate applies.
+            account: whose quota and rate it counts against (see `accounts`); None for nobody's.
+            rated: whether the rate, and the bound of all members together, apply.
 
         Raises:
-            VerificationError: `superseded`, `over_quota` or `over_rate`; nothing has changed then.
+            VerificationError: `superseded`, `over_quota` or `over_rate`. Nothing has changed then,
+                but that a withdrawal counts where there is no room for it, too.
         """
         known = self._remembered(record.key)
-        if known is not None and record.rank <= known:
-            if record.rank < known:
+        if known is not None and record.rank <= known[:2]:
+            if record.rank < known[:2]:
                 raise VerificationError("a newer record of this key is known", Code.SUPERSEDED)
             if self.has(record.content_id):
                 return PutResult.DUPLICATE
+        going: list[str] = []
         if account is not None:
-            self._check_quota(record, account, now_ms, remembered=known is not None)
+            payer = account
+            if known is not None and is_introduced(account) and is_introduced(known[2]):
+                account = known[2]  # who introduced a key answers for it, whoever renews it
+            try:
+                going = self._room(record, account, now_ms, known=known is not None, own=not rated)
+            except VerificationError:
+                if known is not None and record.withdrawn:
+                    self._remember(record, account)
+                raise
             if rated:
-                self._check_rate(account, now_ms)
+                self._check_rate(payer, now_ms)
         with self.transaction():
+            self._evict(going)
             self._write(record, now_ms, received_from, account)
+            if is_introduced(account):
+                self.accounts.forget_surplus(account)
         if known is not None and known[1] != record.content_id:
             self._successors[known[1]] = record.content_id
             if len(self._successors) > self._limits.successors_kept_max:
                 self._successors.popitem(last=False)
         return PutResult.CHANGED
+
+    def take_evicted(self) -> list[Record]:
+        """What made room for others since this was last asked."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
+
+    def admit(self, issuer: str) -> None:
+        """`issuer` is a member from now on: charge to itself as much of its own as it may have."""
+        with self.transaction():
+            self._evict(self.accounts.beyond_allowance(issuer))
+            self.accounts.admit(issuer)
+
+    def expel(self, issuer: str) -> None:
+        """`issuer` is a stranger from now on, and what it said may have to make room."""
+        with self.transaction():
+            self.accounts.expel(issuer)
+            while going := self.accounts.surplus():
+                self._evict(going)
 
     def records(self, content_ids: Iterable[str]) -> list[Record]:
         """The stored records with these content ids, in this order."""
@@ -140,10 +165,10 @@ class Store:
     def get(self, content_id: str) -> Stored | None:
         """The record with this content id, expired or withdrawn ones included until they go."""
         row = self.database.row(
-            f"SELECT {_FIELDS}, received_ms, received_from FROM records WHERE content_id = ?",  # noqa: S608
+            f"SELECT {FIELDS}, received_ms, received_from FROM records WHERE content_id = ?",  # noqa: S608
             (content_id,),
         )
-        return None if row is None else Stored(_record(row), row[8], row[9])
+        return None if row is None else Stored(record_of(row), row[8], row[9])
 
     def successor(self, content_id: str) -> str | None:
         """What took the place of a record lately: the content id of the newest of its key."""
@@ -154,8 +179,8 @@ class Store:
 
     def newest(self, key: RecordKey) -> Record | None:
         """The stored record of `key`, a withdrawal included."""
-        row = self.database.row(f"SELECT {_FIELDS} FROM records WHERE {_OF_KEY}", key)  # noqa: S608
-        return None if row is None else _record(row)
+        row = self.database.row(f"SELECT {FIELDS} FROM records WHERE {OF_KEY}", key)  # noqa: S608
+        return None if row is None else record_of(row)
 
     def newest_valid_from_ms(self, key: RecordKey) -> int:
         """The greatest `validFrom` ever seen of `key`, 0 if none is remembered."""
@@ -165,21 +190,24 @@ class Store:
     def live(self, now_ms: int) -> Iterator[Record]:
         """All records valid now, withdrawals included. Finish reading before writing."""
         rows = self.database.rows(
-            f"SELECT {_FIELDS} FROM records WHERE valid_until_ms > ?",  # noqa: S608
+            f"SELECT {FIELDS} FROM records WHERE valid_until_ms > ?",  # noqa: S608
             (now_ms,),
         )
-        return map(_record, rows)
+        return map(record_of, rows)
 
     def of_issuer(self, issuer: str) -> list[Record]:
         """Everything stored that `issuer` said."""
-        rows = self.database.rows(f"SELECT {_FIELDS} FROM records WHERE issuer = ?", (issuer,))  # noqa: S608
-        return [_record(row) for row in rows]
+        rows = self.database.rows(f"SELECT {FIELDS} FROM records WHERE issuer = ?", (issuer,))  # noqa: S608
+        return [record_of(row) for row in rows]
 
-    def live_digests(self, now_ms: int) -> Iterator[tuple[bytes, str, str, int]]:
-        """(SHA-256, kind, issuer, `validFrom`) of the live records."""
+    def live_digests(
+        self, now_ms: int, *, branch: str | None = None
+    ) -> Iterator[tuple[bytes, str, str, int]]:
+        """(SHA-256, kind, issuer, `validFrom`) of the live records, or of those of a branch."""
         return self.database.rows(
-            "SELECT sha256, kind, issuer, valid_from_ms FROM records WHERE valid_until_ms > ?",
-            (now_ms,),
+            "SELECT sha256, kind, issuer, valid_from_ms FROM records "
+            "WHERE valid_until_ms > ? AND branches & ?",
+            (now_ms, scope_mask(branch)),
         )
 
     def summaries(self, content_ids: Sequence[str], now_ms: int) -> list[Summary]:
@@ -206,30 +234,42 @@ class Store:
         """A number that is another one whenever something has changed."""
         return self.database.changes
 
-    def expire(self, now_ms: int) -> list[Record]:
-        """Delete what is no longer valid, and return it."""
+    def expire(self, now_ms: int, *, records_max: int = -1) -> list[Record]:
+        """Delete what is no longer valid, soonest ended first, and return it.
+
+        With `records_max` at most so many go: ask again while `next_due_ms` lies in the past.
+        """
         with self.transaction():
             rows = self.database.rows(
-                f"SELECT {_FIELDS} FROM records WHERE valid_until_ms <= ?",  # noqa: S608
-                (now_ms,),
+                f"SELECT {FIELDS} FROM records WHERE valid_until_ms <= ? "  # noqa: S608
+                "ORDER BY valid_until_ms LIMIT ?",
+                (now_ms, records_max),
             )
-            gone = [_record(row) for row in rows]
-            self.database.execute("DELETE FROM records WHERE valid_until_ms <= ?", (now_ms,))
+            gone = [record_of(row) for row in rows]
+            self._delete(record.content_id for record in gone)
             self.database.execute("DELETE FROM remembered WHERE until_ms <= ?", (now_ms,))
+            self.database.execute("DELETE FROM forgotten WHERE until_ms <= ?", (now_ms,))
         return gone
 
     def delete(self, records: list[Record]) -> None:
         """Drop records without forgetting their rank: these may come back, older ones may not."""
         with self.transaction():
-            for record in records:
-                self.database.execute(
-                    "DELETE FROM records WHERE content_id = ?", (record.content_id,)
-                )
+            self._delete(record.content_id for record in records)
 
     def next_expiry_ms(self) -> int | None:
-        """When `expire` next has something to delete; None if there are no records."""
+        """When the next record ends; None if there are no records."""
         row = self.database.row("SELECT MIN(valid_until_ms) FROM records")
         return None if row[0] is None else int(row[0])
+
+    def next_due_ms(self) -> int | None:
+        """When `expire` next has something to delete: a record, or a rank; None if never."""
+        forgotten = self.database.row("SELECT MIN(until_ms) FROM remembered")[0]
+        due = [end for end in (self.next_expiry_ms(), forgotten) if end is not None]
+        return min(due, default=None)
+
+    def size(self) -> int:
+        """How many records are kept, expired ones included."""
+        return int(self.database.row("SELECT COUNT(*) FROM records")[0])
 
     def counts(self, now_ms: int) -> dict[str, int]:
         """How many live records there are of each kind, withdrawals apart."""
@@ -241,34 +281,39 @@ class Store:
             )
         )
 
-    def _remembered(self, key: RecordKey) -> tuple[int, str] | None:
-        row: tuple[int, str] | None = self.database.row(
-            f"SELECT valid_from_ms, content_id FROM remembered WHERE {_OF_KEY}",  # noqa: S608
+    def _place(self) -> None:
+        """Note the branches of records that were written before these were kept."""
+        with self.transaction():
+            rows = self.database.rows(f"SELECT {FIELDS} FROM records WHERE branches = 0")  # noqa: S608
+            for record in list(map(record_of, rows)):
+                self.database.execute(
+                    "UPDATE records SET branches = ? WHERE content_id = ?",
+                    (mask(branches_of(record.body)), record.content_id),
+                )
+
+    def _remembered(self, key: RecordKey) -> tuple[int, str, str | None] | None:
+        row: tuple[int, str, str | None] | None = self.database.row(
+            f"SELECT valid_from_ms, content_id, account FROM remembered WHERE {OF_KEY}",  # noqa: S608
             key,
         )
         return row
 
-    def _check_quota(self, record: Record, account: str, now_ms: int, *, remembered: bool) -> None:
-        most = self._limits.records_per_issuer_max
-        replaces = self.database.row(
-            f"SELECT 1 FROM records WHERE {_OF_KEY} AND valid_until_ms > ?",  # noqa: S608
-            (*record.key, now_ms),
-        )
-        if replaces is not None:
-            return
-        (live,) = self.database.row(
-            "SELECT COUNT(*) FROM records WHERE account = ? AND valid_until_ms > ?",
-            (account, now_ms),
-        )
-        if live >= most:
-            raise VerificationError(f"more than {most} live records", Code.OVER_QUOTA)
-        if remembered:
-            return
-        (keys,) = self.database.row("SELECT COUNT(*) FROM remembered WHERE account = ?", (account,))
-        # Somebody who publishes ever new short-lived keys stops here.
-        most *= self._limits.keys_per_record_max
-        if keys >= most:
-            raise VerificationError(f"more than {most} keys used of late", Code.OVER_QUOTA)
+    def _room(
+        self, record: Record, account: str, now_ms: int, *, known: bool, own: bool
+    ) -> list[str]:
+        """The content ids of what must go for `record` to be charged to `account`."""
+        if is_introduced(account):
+            return self.accounts.room_for(record, account, known=known)
+        self.accounts.check_member(record, account, now_ms, known=known, bounded=not own)
+        return []
+
+    def _evict(self, content_ids: list[str]) -> None:
+        self._evicted += self.records(content_ids)
+        self._delete(content_ids)
+
+    def _delete(self, content_ids: Iterable[str]) -> None:
+        for content_id in content_ids:
+            self.database.execute("DELETE FROM records WHERE content_id = ?", (content_id,))
 
     def _check_rate(self, account: str, now_ms: int) -> None:
         now_seconds = now_ms / 1000
@@ -284,37 +329,14 @@ class Store:
         self, record: Record, now_ms: int, received_from: str | None, account: str | None
     ) -> None:
         self.database.execute(
-            "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                record.content_id,
-                hashlib.sha256(record.raw).digest(),
-                *record.key,
-                record.valid_from_ms,
-                record.valid_until_ms,
-                record.withdrawn,
-                account,
-                now_ms,
-                received_from,
-                record.raw,
-            ),
+            INSERT,
+            row_of(record, now_ms, received_from, account),
         )
+        self._remember(record, account)
+
+    def _remember(self, record: Record, account: str | None) -> None:
         until_ms = remembered_until_ms(record.kind, record.valid_from_ms)
         self.database.execute(
-            "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?, ?, ?, ?)",
+            REMEMBER,
             (*record.key, record.valid_from_ms, record.content_id, account, until_ms),
         )
-
-
-def _record(row: tuple[Any, ...]) -> Record:
-    """Rebuild a record. It was verified before it was written, so only its body is decoded."""
-    kind_text, issuer, subject, valid_from_ms, valid_until_ms, withdrawn, content_id, raw = row[:8]
-    try:
-        kind = Kind(kind_text)
-        decoder = _withdrawn if withdrawn else _bodies[kind]
-        body: Body = decoder.decode(_envelope.decode(raw).credential_subject)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise UsageError(
-            "The data directory cannot be used: a stored record is damaged.",
-            Code.DATA_DIRECTORY_UNUSABLE,
-        ) from error
-    return Record(kind, issuer, subject, valid_from_ms, valid_until_ms, body, content_id, raw)

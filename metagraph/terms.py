@@ -95,6 +95,7 @@ def _nodes(iri: str, fields: Mapping[str, Term]) -> Term:
 _NAME = Term(SCHEMA + "name")
 _MEMORY = _number(AIG + "memoryBytes")
 _ADDRESSES = Term(AIG + "address", many=True)
+_BRANCHES = Term(AIG + "branch", Form.REFERENCE, prefix=CAPABILITY, many=True)
 _GRID = Term(AIG + "grid", Form.REFERENCE)
 _ENGINE = {
     "name": _NAME,
@@ -207,6 +208,7 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "engines": _nodes(AIG + "engine", _ENGINE),
         "devices": _nodes(AIG + "device", _DEVICE),
         "region": Term(AIG + "region"),
+        "branches": _BRANCHES,
     },
     Kind.MODEL: {
         "name": _NAME,
@@ -217,7 +219,7 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "memoryBytes": _MEMORY,
         "contextTokens": _number(AIG + "contextTokens"),
     },
-    Kind.AVAILABILITY: {"offers": _nodes(AIG + "offer", _OFFER)},
+    Kind.AVAILABILITY: {"offers": _nodes(AIG + "offer", _OFFER), "branches": _BRANCHES},
     Kind.CAPABILITY: {
         "broader": Term(SKOS + "broader", Form.REFERENCE, prefix=CAPABILITY, many=True),
         "labels": Term(SKOS + "prefLabel", Form.LABELS),

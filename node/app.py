@@ -26,12 +26,16 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
 from aigrid.node.discovery.grid import Grid, GridKeys, Membership, NowMs, RandomBytes
+from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.join_client import JoinClient
 from aigrid.node.discovery.join_host import JoinHost
 from aigrid.node.discovery.known import KnownPeers
+from aigrid.node.discovery.mingling import Mingling
 from aigrid.node.discovery.peers import Peers
-from aigrid.node.discovery.providers import ProviderHints, capability_key, grid_key, model_key
+from aigrid.node.discovery.providers import ProviderHints, hint_keys
 from aigrid.node.discovery.sync import RecordSync
+from aigrid.node.discovery.typed_query import TypedQueries
+from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
 from aigrid.node.mesh.hosting import Hosting
 from aigrid.node.mesh.models import LocalModels
@@ -52,7 +56,6 @@ from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 RunBlocking = Callable[..., Awaitable[Any]]
-_EXPIRE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +156,20 @@ class Node:
             now_ms=self.now_ms,
             rng=world.rng,
         )
-        self.gossip = Gossip(self.transport, self.graph, now_ms=self.now_ms, spreads=self._is_ours)
-        self.sync = RecordSync(self.graph, self.rpc, self.peers, now_ms=self.now_ms, rng=world.rng)
-        self.hints = ProviderHints(self.transport, self.peers, keys=self._hint_keys)
+        self.interests = Interests(self.graph, chosen=self.config.interests, now_ms=self.now_ms)
+        self.gossip = Gossip(
+            self.transport, self.graph, self.interests, now_ms=self.now_ms, spreads=self._is_ours
+        )
+        self.sync = RecordSync(
+            self.graph, self.rpc, self.peers, self.interests, now_ms=self.now_ms, rng=world.rng
+        )
+        self.hints = ProviderHints(self.transport, keys=self._hint_keys)
+        self.queries = TypedQueries(
+            self.graph, self.rpc, self.peers, self.hints, now_ms=self.now_ms, rng=world.rng
+        )
+        self.mingling = Mingling(
+            self.transport, self.peers, self.interests, self.grid, rng=world.rng
+        )
 
     def _build_mesh(self) -> None:
         world = self._world
@@ -196,17 +210,18 @@ class Node:
             peers=self.peers,
             rpc=self.rpc,
             serving=self.serving,
-            reach=self._reach,
+            reach=self.queries.ask,
             status=self.status,
             now_ms=self.now_ms,
             rng=world.rng,
         )
 
     def _wire(self) -> None:
-        inbound = Inbound(self.sync, self.serving, now_ms=self.now_ms)
+        inbound = Inbound(self.sync, self.queries, self.serving, now_ms=self.now_ms)
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
+        self.interests.listeners.append(self.announcer.poke)
         self.peers.on_alive = self._on_alive
         self.grid.on_switched = self._on_switched
         self.on_switched: Callable[[], None] = lambda: None
@@ -231,10 +246,12 @@ class Node:
                 self.sync,
                 self.peers,
                 self.hints,
+                self.queries,
+                self.mingling,
                 self.querying,
+                Expiry(self.graph, now_ms=self.now_ms),
             ):
                 await nursery.start(service.run)
-            nursery.start_soon(self._expire)
             await self._probed.wait()
             await nursery.start(self.hosting.watch.run)
             task_status.started()
@@ -264,10 +281,13 @@ class Node:
             "listen": list(self.transport.listen_addresses),
             "peers": self.peer_list(),
             "clock_ahead_ms": self.peers.clock_ahead_ms(),
+            "interests": sorted(self.interests.branches),
+            "sandbox": self._world.spawner.sandbox,
             "models": self.model_list(),
             "withheld": self.hosting.withheld(),
             "records": sum(self.graph.counts(self.now_ms()).values()),
             "requests": {"running": self.serving.running, "served": self.serving.served},
+            "typed_queries": dict(self.queries.counts),
             "refused": {
                 "records": dict(self.graph.refused),
                 "joins": self.join_host.refused.total(),
@@ -304,6 +324,7 @@ class Node:
                 for d in devices.values()
             ),
             region=self.config.region,
+            branches=self.interests.announced(),
         )
 
     def _is_ours(self, record: Record) -> bool:
@@ -313,21 +334,11 @@ class Node:
         )
 
     def _hint_keys(self) -> frozenset[str]:
-        grid = self.grid.did
-        keys = {grid_key(grid)}
-        for offer in self.hosting.offers():
-            keys.add(model_key(grid, offer.model))
-            manifest = self.graph.index.manifest(offer.manifest, self.now_ms())
-            if manifest is not None and isinstance(manifest.body, ModelBody):
-                names = manifest.body.capabilities
-                keys.update(capability_key(grid, name) for name in names)
-        return frozenset(keys)
-
-    async def _reach(self, what: str) -> None:
-        grid = self.grid.did
-        for key in (model_key(grid, what), capability_key(grid, what)):
-            if await self.hints.seek(key):
-                return
+        index, now_ms = self.graph.index, self.now_ms()
+        manifests = (index.manifest(offer.manifest, now_ms) for offer in self.hosting.offers())
+        bodies = [record.body for record in manifests if record is not None]
+        offered = [body for body in bodies if isinstance(body, ModelBody)]
+        return hint_keys(self.grid.did, offered, index.concepts, now_ms)
 
     def _offers_changed(self) -> None:
         self.announcer.poke()
@@ -335,9 +346,12 @@ class Node:
 
     def _on_record(self, record: Record) -> None:
         if record.kind is Kind.NODE:
-            if isinstance(record.body, NodeBody):
+            is_member = self.graph.membership_of(record.issuer, self.now_ms()) is not None
+            if is_member and isinstance(record.body, NodeBody):
                 self.known.learn(record.issuer, record.body.addresses)
             self.peers.poke()
+        elif record.kind is Kind.CAPABILITY:
+            self.hints.poke()  # what we offer may now be known by more names
 
     async def _on_alive(self, peer_id: str) -> None:
         self.hints.poke()
@@ -376,11 +390,3 @@ class Node:
     async def _estimate(self, source: ModelSource) -> Estimate:
         engine = self._engine_for(source)
         return await self._world.spawner.estimate(source, engine=engine)
-
-    async def _expire(self) -> None:
-        while True:
-            await trio.sleep(_EXPIRE_SECONDS)
-            try:
-                self.graph.expire(self.now_ms())
-            except AigridError as error:  # a full disk: the index looks at the time by itself
-                log.warning("nothing expired", code=error.code.value, reason=error.message)

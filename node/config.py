@@ -45,6 +45,7 @@ class NodeConfig:
         name: shown to people beside the PeerId.
         region: where the node is, as its operator calls it; "" says nothing.
         threads: for inference; 0 means all cores.
+        interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
     """
 
@@ -58,6 +59,7 @@ class NodeConfig:
     name: str = "node"
     region: str = ""
     threads: int = 0
+    interests: frozenset[str] | None = None
     json: bool = False
 
 
@@ -246,6 +248,25 @@ def _threads(value: Any) -> int:
     return value
 
 
+def _interests(value: Any) -> frozenset[str]:
+    from aigrid.metagraph.branches import EVERYBODYS, roots  # late: load libsodium
+    from aigrid.metagraph.capabilities import known
+    from aigrid.protocol.kinds import NO_BRANCH
+
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise _BadValueError("must be a list of capabilities")
+    names = {name.strip() for name in names if name.strip()}
+    unknown = sorted(name[:80] for name in names if not known(name) and name != NO_BRANCH)
+    if unknown or not names:
+        raise _BadValueError(
+            f"must name shipped capabilities, or {NO_BRANCH}, unlike {', '.join(unknown[:3])!r}"
+        )
+    if NO_BRANCH in names and len(names) > 1:
+        raise _BadValueError(f"names {NO_BRANCH} beside others")
+    return EVERYBODYS.union(*map(roots, names - {NO_BRANCH}))
+
+
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "listen": ("listen", _listen),
     "gateway": ("gateway", _gateway),
@@ -255,5 +276,6 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _name),
     "region": ("region", _name),
     "threads": ("threads", _threads),
+    "interest": ("interests", _interests),
     "json": ("json", _boolean),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 import trio
 
+from aigrid.metagraph.branches import TOPICS
 from aigrid.node import keys
 from aigrid.node.app import Node, World
 from aigrid.node.commands import NodeCommands
@@ -80,13 +81,14 @@ def _build(config: NodeConfig) -> Node:
         authority = keys.create_authority(data_dir)
     transport = Libp2pTransport(
         signing_seed=identity.seed,
+        topics=TOPICS,
         listen=config.listen,
         mdns=config.mdns,
         open_to_strangers=config.open_to_strangers,
     )
     world = World(
         transport=transport,
-        spawner=ProcessSpawner(data_dir / "logs"),
+        spawner=ProcessSpawner(data_dir / "logs", data_dir / "scratch"),
         now_ms=wall_ms,
         rng=random.Random(secrets.randbits(64)),  # noqa: S311 - jitter and ties, no secrets
         random_bytes=secrets.token_bytes,

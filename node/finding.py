@@ -6,6 +6,7 @@ from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.metagraph.filters import Filters, Found, check_language
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection import Dropped
+from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.app import Node
 from aigrid.protocol.errors import NoCandidateError, UsageError
 from aigrid.protocol.limits import LIMITS
@@ -13,9 +14,10 @@ from aigrid.protocol.timestamp import format_ms
 
 
 class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Filters, and whether to say why of every offer that was considered."""
+    """Filters; whether to say why of every offer, and to ask others though some are known here."""
 
     explain: bool = False
+    ask: bool = False
 
 
 async def find(node: Node, params: Find) -> dict[str, Any]:
@@ -29,6 +31,7 @@ async def find(node: Node, params: Find) -> dict[str, Any]:
             there are offers and the filters leave none.
     """
     params.check()
+    await node.queries.look_for(Wanted("capability", params.capability), widely=params.ask)
     concepts, now_ms = node.graph.index.concepts, node.now_ms()
     if not concepts.known(params.capability, now_ms):
         raise NoCandidateError(unknown_capability(concepts, params.capability, now_ms))

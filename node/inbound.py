@@ -2,10 +2,12 @@
 
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.sync import RecordSync
+from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import Send
 from aigrid.protocol.messages import (
     Fetch,
+    Find,
     Infer,
     Ping,
     Pong,
@@ -19,8 +21,11 @@ from aigrid.protocol.messages import (
 class Inbound:
     """The handler of `/aigrid/rpc/1`; raises AigridError, which crosses as an error frame."""
 
-    def __init__(self, sync: RecordSync, serving: Serving, *, now_ms: NowMs) -> None:
+    def __init__(
+        self, sync: RecordSync, queries: TypedQueries, serving: Serving, *, now_ms: NowMs
+    ) -> None:
         self._sync = sync
+        self._queries = queries
         self._serving = serving
         self._now_ms = now_ms
 
@@ -30,5 +35,7 @@ class Inbound:
             await send(encode(Pong(self._now_ms(), self._serving.running)))
         elif isinstance(message, Reconcile | Fetch | Push):
             await self._sync.serve(peer_id, message, send)
+        elif isinstance(message, Find):
+            await self._queries.serve(peer_id, message, send)
         elif isinstance(message, Infer):
             await self._serving.serve(peer_id, message, send)

@@ -29,6 +29,8 @@ from aigrid.protocol.inference import Finish, InferChunk, InferRequest
 
 ENGINES: Final[Mapping[str, Callable[[], Engine]]] = {"echo": EchoEngine}
 
+SANDBOX: Final = "none: engines run in the node's own process"
+
 
 @dataclass
 class InlineSpawner:
@@ -44,6 +46,7 @@ class InlineSpawner:
     start_seconds: float = 0.1
     chunk_seconds: float = 0.0
     spawned: "list[InlineWorker]" = field(default_factory=list)
+    sandbox: str = SANDBOX
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -98,6 +101,7 @@ class InlineWorker:
     ) -> None:
         self.engine = engine
         self.estimate = estimate
+        self.sandbox = SANDBOX
         self.died = trio.Event()
         self.failure: EngineError | None = None
         self._loaded = loaded

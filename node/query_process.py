@@ -15,6 +15,7 @@ from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import KIB, LIMITS, Limits
 
 READ_BYTES: Final = 256 * KIB
+_NICE: Final = 10  # routing goes first, also while a process that was lost is replaced
 
 
 class DatasetLostError(Exception):
@@ -121,6 +122,7 @@ async def start_child(limits: Limits = LIMITS) -> ChildProcess:
             env={name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT},
             pass_fds=(theirs.fileno(),),
         )
+        os.setpriority(os.PRIO_PROCESS, popen.pid, _NICE)
     except OSError as error:
         ours.close()
         raise LocalError(

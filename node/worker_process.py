@@ -6,6 +6,7 @@ way out, `_give_up`, and one place that says it is gone, the end of `run`.
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,9 @@ from aigrid.protocol.inference import Finish, InferChunk, InferRequest
 from aigrid.protocol.limits import KIB, Limits
 
 READ_BYTES: Final = 256 * KIB
+_OUT_OF_MEMORY: Final = (b"std::bad_alloc", b"MemoryError", b"out of memory")
+"""Last words of a runtime that gives up where nobody catches its exception."""
+
 ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered)
 
 log = structlog.get_logger(__name__)
@@ -43,12 +47,14 @@ class WorkerProcess:
         *,
         engine: str,
         log_file: Path,
+        scratch: Path,
         limits: Limits,
         bounds: WorkerBounds,
     ) -> None:
         connection.setblocking(False)  # noqa: FBT003 -- positional only
         self.engine = engine
         self.estimate = Estimate(0)
+        self.sandbox = ""
         self.died = trio.Event()
         self.failure: EngineError | None = None
         self._popen = popen
@@ -56,6 +62,7 @@ class WorkerProcess:
         self._socket = trio.socket.from_stdlib_socket(connection)
         self._output = trio.lowlevel.FdStream(output)
         self._log_file = log_file
+        self._scratch = scratch
         self._limits = limits
         self._bounds = bounds
         self._tail = bytearray()
@@ -109,6 +116,7 @@ class WorkerProcess:
         finally:
             self._popen.kill()
             self._popen.wait()  # a killed process: at once, but for giving its memory back
+            shutil.rmtree(self._scratch, ignore_errors=True)
             self._fail_requests(self.failure or self._stopped())
             self._socket.close()
             with trio.CancelScope(shield=True):
@@ -328,6 +336,8 @@ class WorkerProcess:
                 f"engine {self.engine} was killed: the machine ran out of memory",
                 Code.OUT_OF_MEMORY,
             )
+        if returncode == -signal.SIGABRT and any(said in self._tail for said in _OUT_OF_MEMORY):
+            return EngineError(f"engine {self.engine} ran out of memory", Code.OUT_OF_MEMORY)
         return EngineError(
             f"engine {self.engine} died with {_describe_exit(returncode)}", Code.ENGINE_CRASHED
         )

@@ -5,9 +5,11 @@ real processes; `inline_workers.InlineSpawner` does within one process, in virtu
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -18,13 +20,16 @@ import trio
 
 from aigrid.engines import ipc
 from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
+from aigrid.engines.devices import memory
+from aigrid.engines.sandbox import Needs, allowance_bytes
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.worker_request import BOUNDS, WorkerBounds
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, Limits
 
-Admit = Callable[[Estimate], Awaitable[None]]
+Admit = Callable[[Estimate], Awaitable[int]]
+"""Makes room for a model, or raises; the memory in bytes that this node has for models at all."""
 
 ENVIRONMENT_KEPT: Final = frozenset(
     {
@@ -35,17 +40,22 @@ ENVIRONMENT_KEPT: Final = frozenset(
 )
 """All that a worker sees of the node's environment: no tokens, no keys, no home."""
 
+QUIET: Final = {"ORT_DISABLE_TELEMETRY": "1"}
+"""Newer onnxruntimes make an id of the machine and keep a database of events, to be sent off."""
+
 
 class Worker(Protocol):
     """A loaded model. At most `estimate.slots` requests run at once; further ones wait inside.
 
     Attributes:
+        sandbox: what confines it, for people.
         died: set once the worker is gone, for whatever reason, and nothing of it is left.
         failure: why it went, where that was not asked for.
     """
 
     engine: str
     estimate: Estimate
+    sandbox: str
     died: trio.Event
     failure: EngineError | None
 
@@ -72,7 +82,13 @@ class Worker(Protocol):
 
 
 class WorkerSpawner(Protocol):
-    """Starts workers. `run` is a service and has to be started before anything else is asked."""
+    """Starts workers. `run` is a service and has to be started before anything else is asked.
+
+    Attributes:
+        sandbox: what confines a worker on this machine, for people; "" until it was probed.
+    """
+
+    sandbox: str
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after workers until cancelled; then none is left."""
@@ -108,20 +124,25 @@ class ProcessSpawner:
 
     Attributes:
         log_directory: gets the last output of workers that died, one file per engine and model.
-        memory_bytes: bound of a worker's address space; 0 for none.
+        scratch_directory: where each worker has a directory of its own while it lives; None for the
+            system's. It is emptied at the start.
         environment: added to what a worker sees.
         factories: engine name -> "module:Class", for engines without an entry point.
     """
 
     log_directory: Path
-    memory_bytes: int = 0
+    scratch_directory: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     factories: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = LIMITS
     bounds: WorkerBounds = BOUNDS
+    sandbox: str = field(default="", init=False)
+    _needs: dict[str, Needs] = field(default_factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        if self.scratch_directory is not None:
+            shutil.rmtree(self.scratch_directory, ignore_errors=True)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -136,6 +157,8 @@ class ProcessSpawner:
             report = await process.order(
                 ipc.ProbeAll(), ipc.Probed, timeout_seconds=self.limits.worker_start_seconds
             )
+            self.sandbox = report.sandbox
+            self._needs = {probe.engine: _needs(probe) for probe in report.probes}
             return report.probes
         finally:
             await process.kill()
@@ -165,22 +188,26 @@ class ProcessSpawner:
         process = await self._start(engine, source.model_id)
         try:
             estimate = await self._examine(process, source, engine)
-            if admit is not None:
-                await admit(estimate)
+            budget = memory()[0] if admit is None else await admit(estimate)
             loaded = await process.order(
-                ipc.Load(threads), ipc.Loaded, timeout_seconds=self.limits.worker_load_seconds
+                ipc.Load(threads, allowance_bytes(estimate.memory_bytes, budget)),
+                ipc.Loaded,
+                timeout_seconds=self.limits.worker_load_seconds,
             )
         except BaseException:
             await process.kill()
             raise
-        process.estimate = loaded.estimate
+        process.estimate, process.sandbox = loaded.estimate, loaded.sandbox
         return process
 
     async def _examine(self, process: WorkerProcess, source: ModelSource, engine: str) -> Estimate:
+        # An engine that was not asked what it needs gets nothing but a processor.
+        needs = self._needs.get(engine, Needs())
+        order = ipc.Examine(
+            engine, self.factories.get(engine, ""), ipc.source_to_wire(source), needs
+        )
         examined = await process.order(
-            ipc.Examine(engine, self.factories.get(engine, ""), ipc.source_to_wire(source)),
-            ipc.Examined,
-            timeout_seconds=self.limits.worker_start_seconds,
+            order, ipc.Examined, timeout_seconds=self.limits.worker_start_seconds
         )
         return examined.estimate
 
@@ -192,16 +219,23 @@ class ProcessSpawner:
         except OSError as error:
             raise _cannot_start(error) from None
         try:
-            output, output_end = os.pipe()
+            scratch = self._scratch()
         except OSError as error:
             ours.close()
             theirs.close()
             raise _cannot_start(error) from None
         try:
+            output, output_end = os.pipe()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            scratch.rmdir()
+            raise _cannot_start(error) from None
+        try:
             # Not in a thread, as trio would: Linux kills a worker when the *thread* that started
             # it ends (PR_SET_PDEATHSIG), and trio's threads end after ten idle seconds.
             popen = subprocess.Popen(  # noqa: ASYNC220 -- see above; it takes about a millisecond
-                self._command(theirs.fileno()),
+                self._command(theirs.fileno(), scratch),
                 stdin=subprocess.DEVNULL,
                 stdout=output_end,
                 stderr=output_end,
@@ -211,6 +245,7 @@ class ProcessSpawner:
         except OSError as error:
             ours.close()
             os.close(output)
+            scratch.rmdir()
             raise _cannot_start(error) from None
         finally:
             theirs.close()
@@ -222,6 +257,7 @@ class ProcessSpawner:
             output,
             engine=engine,
             log_file=self.log_directory / f"worker-{name}.log",
+            scratch=scratch,
             limits=self.limits,
             bounds=self.bounds,
         )
@@ -233,13 +269,23 @@ class ProcessSpawner:
             raise
         return process
 
-    def _command(self, fd: int) -> list[str]:
+    def _command(self, fd: int, scratch: Path) -> list[str]:
         command = [sys.executable, "-P", "-m", "aigrid.engines.worker", "--fd", str(fd)]
-        return [*command, "--memory-bytes", str(self.memory_bytes)]
+        return [*command, "--scratch", str(scratch)]
+
+    def _scratch(self) -> Path:
+        if self.scratch_directory is not None:
+            self.scratch_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="aigrid-worker-", dir=self.scratch_directory))
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
-        return {**kept, **self.environment}
+        return {**kept, **QUIET, **self.environment}
+
+
+def _needs(probe: Probe) -> Needs:
+    accelerator = any(device.kind != "cpu" for device in probe.devices)
+    return Needs(accelerator=accelerator, network=probe.network)
 
 
 def _cannot_start(error: OSError) -> EngineError:

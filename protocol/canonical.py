@@ -6,18 +6,30 @@ descriptions and `raw` (0x55) for the bytes of a file. Source: multiformats CID 
 """
 
 import base64
+import functools
 import hashlib
 import json
-from typing import Any, NoReturn
+import re
+from typing import Any, NamedTuple, NoReturn
 
 import rfc8785
 
+from aigrid.protocol import plain_json
 from aigrid.protocol.errors import Code, VerificationError
 
 _CID_PREFIX_JSON = b"\x01\x80\x04\x12\x20"
 _CID_PREFIX_RAW = b"\x01\x55\x12\x20"
-_CID_CHARS_JSON, _CID_CHARS_RAW = 61, 59
+# Eight characters of base32 hold the five bytes of one prefix; the four bytes of the other, and two
+# bits of the digest, take seven. The last character carries one bit of the digest, or three.
+_CID = re.compile(r"bagaaiera[a-z2-7]{51}[aq]|bafkrei[a-h][a-z2-7]{50}[aeimquy4]")
 _ERROR_CHARS = 200
+
+
+class Parsed(NamedTuple):
+    """A JSON value; `plain`, if its text was shown to be canonical (see `plain_json`)."""
+
+    value: Any
+    plain: bool
 
 
 def canonical(value: Any) -> bytes:
@@ -27,13 +39,16 @@ def canonical(value: Any) -> bytes:
         VerificationError: `malformed`, for what JCS cannot express (integers beyond 2**53, NaN,
             lone surrogates, other types).
     """
+    quickly = plain_json.write(value)
+    if quickly is not None:
+        return quickly
     try:
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
         raise VerificationError(f"not expressible in canonical JSON: {plain(error)}") from None
 
 
-def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Any:
+def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Parsed:
     """Parse JSON as it came from outside.
 
     Raises:
@@ -45,18 +60,15 @@ def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Any:
         raise VerificationError(
             f"{len(raw)} bytes; at most {max_bytes} are allowed", Code.RECORD_TOO_LARGE
         )
-    try:
-        value = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except RecursionError:
-        raise VerificationError(f"nested deeper than {depth_max}") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
-        raise VerificationError(f"not JSON: {error}") from None
-    _check_depth(value, depth_max)
+    value = plain_json.read(raw)
+    plain = value is not None
+    if not plain:
+        value = _parse_slowly(raw, depth_max)
+    if raw.count(b"{") + raw.count(b"[") > depth_max:  # fewer cannot nest as deep
+        _check_depth(value, depth_max)
     if b"\\u" in raw:
         _check_surrogates(value)
-    return value
+    return Parsed(value, plain)
 
 
 def plain(error: Exception) -> str:
@@ -67,9 +79,10 @@ def plain(error: Exception) -> str:
 
 def content_id(canonical_bytes: bytes) -> str:
     """The CID of canonical JSON bytes."""
-    return _cid(_CID_PREFIX_JSON, hashlib.sha256(canonical_bytes).digest())
+    return record_cid(hashlib.sha256(canonical_bytes).digest())
 
 
+@functools.lru_cache(maxsize=256)  # of a record that comes in, it is asked for twice
 def record_cid(sha256: bytes) -> str:
     """Content id of a record whose canonical bytes have this SHA-256."""
     return _cid(_CID_PREFIX_JSON, sha256)
@@ -82,19 +95,23 @@ def file_cid(sha256: bytes) -> str:
 
 def is_content_id(text: str) -> bool:
     """Whether `text` is a content id in its one canonical spelling."""
-    if len(text) not in (_CID_CHARS_JSON, _CID_CHARS_RAW) or text[0] != "b" or not text.isascii():
-        return False
-    body = text[1:].upper()
-    try:
-        raw = base64.b32decode(body + "=" * (-len(body) % 8))
-    except ValueError:
-        return False
-    prefix = _CID_PREFIX_JSON if len(text) == _CID_CHARS_JSON else _CID_PREFIX_RAW
-    return raw.startswith(prefix) and _cid(prefix, raw[len(prefix) :]) == text
+    return _CID.fullmatch(text) is not None
 
 
 def _cid(prefix: bytes, digest: bytes) -> str:
     return "b" + base64.b32encode(prefix + digest).decode("ascii").rstrip("=").lower()
+
+
+def _parse_slowly(raw: bytes, depth_max: int) -> Any:
+    """Parse what is not plain, or is wrong in a way that has to be named."""
+    try:
+        return json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except RecursionError:
+        raise VerificationError(f"nested deeper than {depth_max}") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
+        raise VerificationError(f"not JSON: {error}") from None
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -37,6 +38,9 @@ Capability = Annotated[
         pattern=rf"^([a-z0-9]+(-[a-z0-9]+)*|{_OWN_CAPABILITY})\Z",
     ),
 ]
+# Roots of the shipped capabilities, each once, in order: so that a set of them has one spelling.
+Branches = Annotated[tuple[CapabilityName, ...], Meta(max_length=LIMITS.branches_max)]
+NO_BRANCH = "none"
 Language = Annotated[str, Meta(pattern=r"^[a-z]{2,3}(-[a-z]{2})?\Z")]
 JsonSchema = dict[str, Any]
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
@@ -65,7 +69,10 @@ class DeviceClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 
 class NodeBody(_Body, frozen=True):
-    """What a node says of itself. `id` is its DID."""
+    """What a node says of itself. `id` is its DID.
+
+    `branches` are those that it takes part in; none named: all. `NO_BRANCH` alone: none of them.
+    """
 
     protocol_version: Annotated[int, Meta(ge=1, le=1_000_000)]
     software: Label
@@ -73,6 +80,7 @@ class NodeBody(_Body, frozen=True):
     engines: Annotated[tuple[EngineClaim, ...], Meta(max_length=32)]
     devices: Annotated[tuple[DeviceClaim, ...], Meta(max_length=64)]
     region: Label = ""
+    branches: Branches = ()
 
 
 class ModelBody(_Body, frozen=True):
@@ -100,9 +108,10 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
 
 
 class AvailabilityBody(_Body, frozen=True):
-    """All offers of a node. `id` is its DID."""
+    """All offers of a node. `id` is its DID. `branches` are theirs; none named: everybody's."""
 
     offers: Annotated[tuple[Offer, ...], Meta(max_length=LIMITS.offers_max)]
+    branches: Branches = ()
 
 
 class CapabilityBody(_Body, frozen=True):
@@ -172,6 +181,16 @@ def _about_itself(issuer: str, body: _Body) -> None:
         raise VerificationError("only a node itself may say this", Code.ISSUER_NOT_KEY)
 
 
+def _check_node(issuer: str, body: NodeBody) -> None:
+    _about_itself(issuer, body)
+    _check_branches(body.branches)
+
+
+def _check_branches(branches: tuple[str, ...]) -> None:
+    if any(a >= b for a, b in pairwise(branches)):
+        raise VerificationError("branches are named once, in ascending order")
+
+
 def _id_is_did(_issuer: str, body: _Body) -> None:
     public_key_of_did(body.id)
 
@@ -188,6 +207,7 @@ def _check_availability(issuer: str, body: AvailabilityBody) -> None:
             raise VerificationError("an offer names a model and a manifest by content id")
     if len({offer.model for offer in body.offers}) != len(body.offers):
         raise VerificationError("a model is offered twice")
+    _check_branches(body.branches)
 
 
 def _check_model(issuer: str, body: ModelBody) -> None:
@@ -231,7 +251,7 @@ def _check_invitation(issuer: str, body: InvitationBody) -> None:
 
 
 KINDS: dict[Kind, KindRule] = {
-    Kind.NODE: KindRule(NodeBody, LIMITS.node_ttl_seconds, _about_itself, _about_itself),
+    Kind.NODE: KindRule(NodeBody, LIMITS.node_ttl_seconds, _check_node, _about_itself),
     Kind.MODEL: KindRule(ModelBody, LIMITS.manifest_ttl_seconds, _check_model, _id_is_model),
     Kind.AVAILABILITY: KindRule(
         AvailabilityBody, LIMITS.availability_ttl_seconds, _check_availability, _about_itself

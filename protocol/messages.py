@@ -1,22 +1,24 @@
 """What peers say to each other, as msgpack (msgspec Structs tagged by `type`).
 
 Three conversations: RPC requests and their DATA bodies (`/aigrid/rpc/1`, members), the join
-protocol (`/aigrid/join/1`, one message each way, strangers too) and gossip batches (topic
-`records`).
+protocol (`/aigrid/join/1`, one message each way, strangers too) and gossip batches (topics
+`records` and, for each branch of the capabilities, `records/BRANCH`).
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.kinds import CapabilityName
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.names import PRINTABLE
 
 PROTOCOL_VERSION = 1
 RECORDS_TOPIC = "records"
+EVERYBODY = "everybody"
 
 RequestId = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
 CidText = Annotated[str, Meta(max_length=64)]
@@ -46,13 +48,17 @@ class Pong(_Message, frozen=True, tag="pong"):
 
 
 class Reconcile(_Message, frozen=True, tag="reconcile"):
-    """One message of reconciliation, from the initiator. Answered by one `Reconciled`."""
+    """One message of reconciliation, from the initiator. Answered by one `Reconciled`.
+
+    Only records of `branch` are compared, or with `EVERYBODY` those of no branch; None: all.
+    """
 
     message: ReconcileMessage
+    branch: CapabilityName | None = None
 
 
 class Reconciled(_Message, frozen=True, tag="reconciled"):
-    """The responder's message."""
+    """The responder's message; one without ranges where it takes no part in the branch."""
 
     message: ReconcileMessage
 
@@ -73,6 +79,19 @@ class Pushed(_Message, frozen=True, tag="pushed"):
     """How many of them were news."""
 
     changed: Annotated[int, Meta(ge=0, le=1024)]
+
+
+class Find(_Message, frozen=True, tag="find"):
+    """Who offers this? Answered by `Records` batches, at most `limit` records in all.
+
+    `name` is a capability's name or IRI, or a model's id or name.
+    """
+
+    by: Literal["capability", "model"]
+    name: Annotated[
+        str, Meta(min_length=1, max_length=LIMITS.capability_max_chars, pattern=PRINTABLE)
+    ]
+    limit: Annotated[int, Meta(ge=1, le=LIMITS.find_records_max)]
 
 
 class Records(_Message, frozen=True, tag="records"):
@@ -99,7 +118,7 @@ class Chunks(_Message, frozen=True, tag="chunks"):
     chunks: tuple[InferChunk, ...]
 
 
-RpcRequest = Ping | Reconcile | Fetch | Push | Infer
+RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer
 RpcAnswer = Pong | Reconciled | Records | Pushed | Chunks
 
 

@@ -29,19 +29,22 @@ _RESERVED_BYTES = 200  # of a frame, for the ranges that end a message which bec
 # list for each, and F / 19 new fingerprints: there is no reason for more than F / 6 ranges.
 _BYTES_PER_RANGE = 6
 _VERSIONS = range(0x60, 0x70)
+NOTHING_TO_COMPARE = bytes([VERSION])  # a message without ranges, which settles everything
 
 
 class Step(NamedTuple):
     """What came of a message.
 
-    `reply` goes back to its sender, and is None when an initiator has nothing left to ask.
-    `have_ids` are held here and not there, `need_ids` there and not here, each named in one step
-    only; a responder learns neither.
+    `reply` goes back to its sender, and is None when an initiator has nothing left to ask, or no
+    rounds left: then it is not `complete`, and another conversation, after the records named so
+    far were exchanged, finds the rest. `have_ids` are held here and not there, `need_ids` there and
+    not here, each named in one step only; a responder learns neither.
     """
 
     reply: bytes | None
     have_ids: list[bytes]
     need_ids: list[bytes]
+    complete: bool = True
 
 
 class Reconciler:
@@ -77,8 +80,7 @@ class Reconciler:
         """Take in the other side's message.
 
         Raises:
-            RemoteError: `protocol_violation`, for anything that the protocol does not allow, and
-                when an initiator is led on for more than `rounds_max` messages.
+            RemoteError: `protocol_violation`, for anything that the protocol does not allow.
         """
         if len(message) > self._frame_max_bytes:
             raise RemoteError("a reconciliation message over its size")
@@ -99,7 +101,7 @@ class Reconciler:
             return Step(None, have, need)
         self._rounds_left -= 1
         if self._rounds_left < 0:
-            raise RemoteError("reconciliation does not come to an end")
+            return Step(None, have, need, complete=False)
         return Step(turn.out.message(), have, need)
 
 

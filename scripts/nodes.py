@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +26,7 @@ AIGRID = (
 )
 LOCAL = ("--listen", "/ip4/127.0.0.1/tcp/0", "--gateway", "127.0.0.1:0", "--no-mdns")
 POLL_SECONDS = 0.02
+AT_ONCE = 4  # commands, so that many nodes on few cores still answer in time
 _PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
@@ -41,7 +44,8 @@ class NodeFailedError(Exception):
 class NodeProcess:
     """One `aigrid up` on a data directory of its own, in a process group of its own.
 
-    It dies with this process: by the kernel's hand on Linux, at exit elsewhere.
+    It dies with this process: by the kernel's hand on Linux, at exit elsewhere. `entry` is the
+    command that stands for `aigrid`.
     """
 
     def __init__(
@@ -50,12 +54,14 @@ class NodeProcess:
         *options: str,
         local: bool = True,
         environment: Mapping[str, str] | None = None,
+        entry: Sequence[str] = AIGRID,
     ) -> None:
         self.data_dir = data_dir
         self.options = (*(LOCAL if local else ()), *options)
         self.ready: dict[str, Any] = {}
         self.first_line_seconds = 0.0
         self._environment = {**os.environ, **(environment or {})}
+        self._entry = tuple(entry)
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self._kill)
 
@@ -86,7 +92,7 @@ class NodeProcess:
     def launch(self) -> None:
         """Start the node without waiting."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = [*AIGRID, "up", "--data-dir", str(self.data_dir), "--json", *self.options]
+        command = [*self._entry, "up", "--data-dir", str(self.data_dir), "--json", *self.options]
         with self.stdout_path.open("wb") as out, self.stderr_path.open("ab") as err:
             self._process = subprocess.Popen(
                 command,
@@ -173,6 +179,15 @@ class NodeProcess:
                 )
         return total
 
+    def workers(self, module: str) -> list[int]:
+        """Process ids of the node's children that run `python -m MODULE`."""
+        found = []
+        for pid in _descendants(self.pid):
+            with suppress(OSError):
+                if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    found.append(pid)
+        return found
+
     def pss_bytes(self) -> int:
         """Proportional set size of the node's own process; 0 where the kernel does not tell."""
         found = _usage(self.pid)
@@ -243,6 +258,21 @@ def stop_all(nodes: Sequence[NodeProcess]) -> None:
             os.kill(node.pid, signal.SIGTERM)
     for node in nodes:
         node.stop()
+
+
+def form_grid(nodes: Sequence[NodeProcess]) -> None:
+    """Start all, and let the first invite the others. Returns before all have met."""
+    first, *others = nodes
+    first.start()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for node in others:  # started from this thread: the kernel ties them to it
+            node.launch()
+        list(pool.map(NodeProcess.wait_ready, others))
+        list(pool.map(partial(_invite_and_join, first), others))
+
+
+def _invite_and_join(first: NodeProcess, node: NodeProcess) -> None:
+    node.cli("join", first.cli("invite", str(node.ready["did"]))["invitation"])
 
 
 def run_cli(

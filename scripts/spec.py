@@ -13,6 +13,10 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.bench import scale
+
 from aigrid.protocol import (
     framing,
     inference,
@@ -243,6 +247,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "join-messages": join_messages,
     "inference": inference_types,
     "frame-kinds": frame_kinds,
+    "scale": scale.table,
 }
 
 

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,10 +20,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.nodes import NodeFailedError, NodeProcess, Usage, stop_all
+from scripts.nodes import AT_ONCE, NodeFailedError, NodeProcess, Usage, form_grid, stop_all
 
 MIB = 1024 * 1024
-AT_ONCE = 4
 REFRESH_SECONDS = 2.0
 COLUMNS = (
     "NODE",
@@ -50,7 +48,8 @@ def main() -> int:
         for i in range(arguments.nodes)
     ]
     try:
-        _form_grid(console, nodes)
+        with console.status(f"Starting {len(nodes)} nodes"):
+            form_grid(nodes)
         if arguments.echo:
             nodes[-1].cli("models", "fetch", "echo")
         _watch(console, nodes, arguments.seconds)
@@ -75,21 +74,6 @@ def _parse() -> argparse.Namespace:
     if arguments.nodes < 1:
         parser.error("--nodes must be at least 1")
     return arguments
-
-
-def _form_grid(console: Console, nodes: list[NodeProcess]) -> None:
-    first, *others = nodes
-    with console.status(f"Starting {len(nodes)} nodes"):
-        first.start()
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for node in others:  # started from this thread: the kernel ties them to it
-                node.launch()
-            list(pool.map(NodeProcess.wait_ready, others))
-            list(pool.map(partial(_invite_and_join, first), others))
-
-
-def _invite_and_join(first: NodeProcess, node: NodeProcess) -> None:
-    node.cli("join", first.cli("invite", str(node.ready["did"]))["invitation"])
 
 
 def _watch(console: Console, nodes: list[NodeProcess], seconds: float) -> None:

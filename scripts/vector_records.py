@@ -55,6 +55,7 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
                 engines=(EngineClaim("onnx_text", "1", ("gguf",)),),
                 devices=(DeviceClaim("cpu", "Eight cores \u00e0 3 GHz", 16 * 2**30),),
                 region="eu",
+                branches=("text", "vision"),
             ),
             NODE,
         ),
@@ -72,7 +73,11 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
             ),
             NODE,
         ),
-        (Kind.AVAILABILITY, AvailabilityBody(id=NODE.did, offers=(manifest,)), NODE),
+        (
+            Kind.AVAILABILITY,
+            AvailabilityBody(id=NODE.did, offers=(manifest,), branches=("text",)),
+            NODE,
+        ),
         (
             Kind.CAPABILITY,
             CapabilityBody(
@@ -205,6 +210,11 @@ def refusals() -> Any:
         ("a member too many", resigned(record, lambda d: d.update(name="x")), NOW_MS),
         ("a field too many", resigned(record, lambda d: d[subject].update(price=1)), NOW_MS),
         ("a field too few", resigned(record, lambda d: d[subject].pop("offers")), NOW_MS),
+        (
+            "branches that do not ascend",
+            resigned(record, lambda d: d[subject].update(branches=["vision", "text"])),
+            NOW_MS,
+        ),
         (
             "about another node",
             resigned(record, lambda d: d[subject].update(id=AUTHORITY.did)),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from scripts.vector_branches import branches
 from scripts.vector_reconcile import reconcile
 from scripts.vector_records import (
     AUTHORITY,
@@ -191,8 +192,12 @@ def wire_messages() -> Any:
         "rpc_request": [
             messages.Ping(),
             messages.Reconcile(b"\x61\x00\x00\x02\x00"),
+            messages.Reconcile(b"\x61\x00\x00\x02\x00", branch="text"),
             messages.Fetch((bytes(range(32)),)),
             messages.Push((raw,)),
+            messages.Find("capability", "text-generation", 64),
+            messages.Find("capability", f"{NODE.did}#legal-writing", 1),
+            messages.Find("model", model, 64),
             infer(text),
             infer(inference.TextRequest(token_ids=(1, 2), continued_ids=(3,))),
             infer(inference.TensorRequest({"x": tensor}, ("y",))),
@@ -243,6 +248,7 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "joining": joining,
     "frames": frames,
     "messages": wire_messages,
+    "branches": branches,
     "reconcile": reconcile,
 }
 

@@ -68,7 +68,8 @@ class UpstreamEngine(ABC):
         """See `ServerEngine.discover`."""
 
     def probe(self) -> Probe:
-        return Probe(self.name, version("aigrid-node"), (self.name,), self.tasks, devices())
+        found = version("aigrid-node")
+        return Probe(self.name, found, (self.name,), self.tasks, devices(), network=True)
 
     def discover(self, endpoint: Endpoint, model: str) -> tuple[Served, ...]:
         return self.served(Client(endpoint, limits=self._limits), model)

@@ -179,6 +179,9 @@ def find(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say of every offer why it is where it is.")
     ] = False,
+    widely: Annotated[
+        bool, typer.Option("--ask", help="Ask other nodes, whatever is known here.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Who offers a capability or a narrower one, best first, and which key signed the offer."""
@@ -193,6 +196,7 @@ def find(
         "issuer": issuer,
         "signer": signer,
         "explain": explain or None,
+        "ask": widely or None,
     }
     params = {name: value for name, value in given.items() if value is not None}
     body = session(ctx).call("find", {"capability": capability, **params})

@@ -13,6 +13,14 @@ import typer
 from aigrid.node.cli import render
 from aigrid.node.cli.session import Json, print_json, session, show
 
+Interest = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Capability whose branch of the metagraph to replicate, or `none`; repeatable. "
+        "Without it: everything. What is not replicated is asked of others when needed."
+    ),
+]
+
 
 def up(
     ctx: typer.Context,
@@ -45,6 +53,7 @@ def up(
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
+    interest: Interest = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
@@ -64,6 +73,7 @@ def up(
             "name": name,
             "region": region,
             "threads": threads,
+            "interest": interest or None,
             "json": as_json or None,
         },
         environment=os.environ,

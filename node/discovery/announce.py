@@ -5,6 +5,7 @@ from collections.abc import Callable
 import structlog
 import trio
 
+from aigrid.metagraph.branches import EVERYBODYS, branches_of, joined
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
 from aigrid.protocol.errors import AigridError
@@ -57,11 +58,33 @@ class Announcer:
             return
         self._issue(Kind.NODE, self._describe())
         offers = self._offers()[: LIMITS.offers_max]
-        self._issue(Kind.AVAILABILITY, AvailabilityBody(id=self._identity.did, offers=offers))
+        if offers:
+            self._issue(Kind.AVAILABILITY, self._availability(offers))
+        else:
+            self._take_back()
 
     def withdraw(self) -> None:
         """Take our offers back: we are stopping."""
         self._stopped = True
+        self._take_back()
+
+    def _availability(self, offers: tuple[Offer, ...]) -> AvailabilityBody:
+        """Our offers, for whoever replicates one of their branches, or one of those before.
+
+        Otherwise who replicates only a branch in which we offer nothing any more would go on
+        believing the record that said we do.
+        """
+        now_ms, own = self._now_ms(), self._identity.did
+        manifests = [self._graph.index.manifest(offer.manifest, now_ms) for offer in offers]
+        parts = [EVERYBODYS if m is None else branches_of(m.body) for m in manifests]
+        said = self._graph.store.newest((own, Kind.AVAILABILITY.value, own))
+        if said is not None and not said.withdrawn and said.valid_until_ms > now_ms:
+            parts.append(branches_of(said.body))
+        return AvailabilityBody(id=own, offers=offers, branches=tuple(sorted(joined(parts))))
+
+    def _take_back(self) -> None:
+        """What nobody offers need not be said: a withdrawal reaches everybody, once."""
+        self._last.pop(Kind.AVAILABILITY, None)
         try:
             self._graph.withdraw(
                 Kind.AVAILABILITY, self._identity.did, self._identity, now_ms=self._now_ms()

@@ -1,12 +1,14 @@
-"""Spreading what changed: batches of our own records out, everybody's in."""
+"""Spreading what changed: batches of our own records out, those of our branches in."""
 
 from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 import trio
 
+from aigrid.metagraph.branches import branches_of, topics_of
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.interests import Interests
 from aigrid.node.network.transport import Transport
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.limits import LIMITS
@@ -36,24 +38,29 @@ def batches(raws: Iterable[bytes], max_bytes: int) -> Iterator[tuple[bytes, ...]
 class Gossip:
     """The first change goes out at once, then at most one batch per `gossip_interval_seconds`.
 
-    `spreads(record)` says whether a changed record is ours to spread: others' records reach
-    everybody from their own issuers.
+    There is a topic for each branch, and one for what is everybody's: a record goes out on those of
+    its own branches, and we listen on those of ours. `spreads(record)` says whether a changed
+    record is ours to spread: others' records reach everybody from their own issuers.
     """
 
     def __init__(
         self,
         transport: Transport,
         graph: Metagraph,
+        interests: Interests,
         *,
         now_ms: NowMs,
         spreads: Callable[[Record], bool],
     ) -> None:
         self._transport = transport
         self._graph = graph
+        self._interests = interests
         self._now_ms = now_ms
         self._spreads = spreads
         self._outbox: dict[tuple[str, str, str], Record] = {}
         self._filled = trio.Event()
+        self._moved = trio.Event()
+        interests.listeners.append(self._on_interests)
         graph.listeners.append(self._on_record)
 
     def repeat(self, issuer: str) -> None:
@@ -63,20 +70,46 @@ class Gossip:
 
     async def flush(self) -> None:
         """Send what waits, now."""
-        pending = [record.raw for record in self._outbox.values()]
+        pending: dict[str, list[bytes]] = {}
+        for record in self._outbox.values():
+            for topic in topics_of(branches_of(record.body)):
+                pending.setdefault(topic, []).append(record.raw)
         self._outbox.clear()
-        for batch in batches(pending, LIMITS.gossip_max_bytes):
-            await self._transport.publish(RECORDS_TOPIC, encode(Records(batch)))
+        for topic, raws in pending.items():
+            for batch in batches(raws, LIMITS.gossip_max_bytes):
+                await self._transport.publish(topic, encode(Records(batch)))
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        async with (
-            trio.open_nursery() as nursery,
-            self._transport.subscribe(RECORDS_TOPIC) as messages,
-        ):
+        listening: dict[str, trio.CancelScope] = {}
+        async with trio.open_nursery() as nursery:
+            await self._follow(listening, nursery)
             nursery.start_soon(self._send)
             task_status.started()
-            async for publisher, data in messages:
-                self._receive(publisher, data)
+            while True:
+                await self._moved.wait()
+                await self._follow(listening, nursery)
+
+    async def _follow(self, listening: dict[str, trio.CancelScope], nursery: trio.Nursery) -> None:
+        """Listen on the topics of our branches, and on no others any more."""
+        self._moved = trio.Event()
+        wanted = dict.fromkeys((RECORDS_TOPIC, *topics_of(self._interests.branches)))
+        for topic in listening.keys() - wanted.keys():
+            listening.pop(topic).cancel()
+        for topic in wanted:
+            if topic not in listening:
+                listening[topic] = await nursery.start(self._listen, topic)
+
+    async def _listen(
+        self, topic: str, *, task_status: "trio.TaskStatus[trio.CancelScope]"
+    ) -> None:
+        with trio.CancelScope() as scope:
+            async with self._transport.subscribe(topic) as messages:
+                task_status.started(scope)
+                async for publisher, data in messages:
+                    self._receive(publisher, data)
+
+    def _on_interests(self) -> None:
+        self._moved.set()
 
     def spread(self, record: Record) -> None:
         """Put a record into the next batch. One too large for any is left to sync."""

@@ -71,6 +71,7 @@ class Peers:
         self._contacting: dict[str, trio.Event] = {}
         self._pinging: set[str] = set()
         self._waiting: dict[str, set[trio.CancelScope]] = {}
+        self._nursery: trio.Nursery | None = None
         self.on_alive: Callable[[str], Awaitable[None]] = _nothing
 
     def alive(self, peer_id: str) -> bool:
@@ -119,6 +120,7 @@ class Peers:
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery, self._transport.events() as events:
+            self._nursery = nursery
             nursery.start_soon(self._ping_all, nursery)
             nursery.start_soon(self._keep_connected, nursery)
             task_status.started()
@@ -129,7 +131,7 @@ class Peers:
                     self._lost(event.peer_id)
 
     async def contact(self, peer: PeerAddress) -> bool:
-        """Connect to a peer and greet it; whether it is alive now."""
+        """Connect to a peer and greet it; whether it is alive now. Nothing is synced before."""
         await self._contact(peer)
         return self.alive(peer.peer_id)
 
@@ -143,8 +145,8 @@ class Peers:
         contact = self._contacting[peer.peer_id] = trio.Event()
         try:
             await self._greet(peer)
-            if self._revive(peer.peer_id):
-                await self.on_alive(peer.peer_id)
+            if self._revive(peer.peer_id) and self._nursery is not None:
+                self._nursery.start_soon(self.on_alive, peer.peer_id)
         except AigridError as error:
             log.info("peer not reached", peer=peer.peer_id, code=error.code.value)
             self._postpone(peer.peer_id)

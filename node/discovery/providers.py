@@ -1,16 +1,18 @@
-"""DHT hints: telling who may have what, and following hints when the metagraph has no answer.
+"""DHT hints: telling who may have what, and reading what others told.
 
 A hint says only whom to ask; what is believed are the signed records that peer then sends.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 import trio
 
-from aigrid.node.discovery.peers import Peers
-from aigrid.node.network.transport import Transport
+from aigrid.metagraph.concepts import LiveConcepts, is_published
+from aigrid.node.network.transport import PeerAddress, Transport
+from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import MODEL_URN
 
 log = structlog.get_logger()
 
@@ -20,21 +22,42 @@ def grid_key(grid: str) -> str:
 
 
 def capability_key(grid: str, capability: str) -> str:
+    """`capability` is a name or an IRI; the transport hashes keys, so length is no matter."""
     return f"aigrid/capability/{grid}/{capability}"
 
 
 def model_key(grid: str, model: str) -> str:
+    """`model` is an id or a name."""
     return f"aigrid/model/{grid}/{model}"
 
 
-class ProviderHints:
-    """Announces `keys()` whenever poked and every `provide_seconds`; `seek` follows hints."""
+def hint_keys(
+    grid: str, offered: Iterable[ModelBody], concepts: LiveConcepts, now_ms: int
+) -> frozenset[str]:
+    """What a node that offers these models may be asked for, broader capabilities included.
 
-    def __init__(
-        self, transport: Transport, peers: Peers, *, keys: Callable[[], frozenset[str]]
-    ) -> None:
+    Beyond `provide_keys_max` the least useful are left out: names first, which others may have
+    given to other models, then capabilities that only few can know.
+    """
+    bodies = list(offered)
+    satisfied = [concepts.satisfied(body.capabilities) for body in bodies]
+    capabilities = {name for one in satisfied for name, until in one.items() if until > now_ms}
+    groups = (
+        {grid_key(grid)},
+        {model_key(grid, body.id.removeprefix(MODEL_URN)) for body in bodies},
+        {capability_key(grid, name) for name in capabilities if not is_published(name)},
+        {capability_key(grid, name) for name in capabilities if is_published(name)},
+        {model_key(grid, body.name) for body in bodies},
+    )
+    ordered = [key for group in groups for key in sorted(group)]
+    return frozenset(ordered[: LIMITS.provide_keys_max])
+
+
+class ProviderHints:
+    """Announces `keys()` whenever poked and every `provide_seconds`; `providers` reads hints."""
+
+    def __init__(self, transport: Transport, *, keys: Callable[[], frozenset[str]]) -> None:
         self._transport = transport
-        self._peers = peers
         self._keys = keys
         self._poke = trio.Event()
 
@@ -58,17 +81,12 @@ class ProviderHints:
             if scope.cancelled_caught:
                 told = frozenset()
 
-    async def seek(self, key: str) -> int:
-        """Contact the members that the DHT names for `key`; how many are alive."""
-        if not self._unreached():
-            return 0  # we are connected to every member: a hint can tell nothing new
-        found = 0
-        with trio.move_on_after(LIMITS.seek_seconds):
-            for peer in await self._transport.find_providers(key):
-                if peer.peer_id in self._transport.members and not self._peers.alive(peer.peer_id):
-                    found += await self._peers.contact(peer)
-        return found
+    async def providers(self, key: str) -> list[PeerAddress]:
+        """Whom the DHT names for `key`, ourselves apart.
 
-    def _unreached(self) -> frozenset[str]:
-        own = frozenset({self._transport.peer_id})
-        return self._transport.members - self._peers.alive_members() - own
+        Some may be no members, or not known here to be: a greeting tells.
+        """
+        if not self._transport.connected():
+            return []
+        found = await self._transport.find_providers(key)
+        return [peer for peer in found if peer.peer_id != self._transport.peer_id]

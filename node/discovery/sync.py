@@ -13,6 +13,7 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.discovery.gossip import batches, take_in
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.network.streams import RpcClient, Send
 from aigrid.protocol.errors import AigridError, Code, LocalError, RemoteError
@@ -28,7 +29,7 @@ from aigrid.protocol.messages import (
     decode_rpc_answer,
     encode,
 )
-from aigrid.protocol.reconcile import Reconciler
+from aigrid.protocol.reconcile import NOTHING_TO_COMPARE, Reconciler
 
 log = structlog.get_logger()
 T = TypeVar("T", bound=RpcAnswer)
@@ -38,11 +39,19 @@ class RecordSync:
     """Both sides: `serve` answers a peer's requests, `sync` makes ours."""
 
     def __init__(
-        self, graph: Metagraph, rpc: RpcClient, peers: Peers, *, now_ms: NowMs, rng: random.Random
+        self,
+        graph: Metagraph,
+        rpc: RpcClient,
+        peers: Peers,
+        interests: Interests,
+        *,
+        now_ms: NowMs,
+        rng: random.Random,
     ) -> None:
         self._graph = graph
         self._rpc = rpc
         self._peers = peers
+        self._interests = interests
         self._now_ms = now_ms
         self._rng = rng
         self._nursery: trio.Nursery | None = None
@@ -68,12 +77,17 @@ class RecordSync:
             changed = take_in(self._graph, message.records, now_ms=now_ms, peer_id=peer_id)
             await send(encode(Pushed(changed)))
         else:
-            step = Reconciler(self._graph.items(self._now_ms())).reconcile(message.message)
-            if step.reply is not None:  # a responder always has one
-                await send(encode(Reconciled(step.reply)))
+            await send(encode(Reconciled(self._compared(message))))
+
+    def _compared(self, request: Reconcile) -> bytes:
+        if request.branch is not None and not self._interests.takes_part(request.branch):
+            return NOTHING_TO_COMPARE
+        items = self._graph.items(self._now_ms(), branch=request.branch)
+        step = Reconciler(items).reconcile(request.message)
+        return step.reply or NOTHING_TO_COMPARE  # a responder always has one
 
     async def sync(self, peer_id: str, *, push: bool) -> int:
-        """Reconcile with a peer; how many of its records were news.
+        """Reconcile with a peer what both replicate; how many of its records were news.
 
         Where `push` is set it is sent what it lacks, too. Failures are the peer's, and logged; one
         that never ends is left after `sync_seconds`, with what it sent so far.
@@ -84,9 +98,10 @@ class RecordSync:
         conversation = _Conversation(self._graph, self._rpc, peer_id, now_ms=self._now_ms)
         try:
             with trio.move_on_after(LIMITS.sync_seconds):
-                have = await conversation.compare_and_fetch()
-                if push:
-                    await conversation.push(have)
+                for branch in self._interests.shared(peer_id):
+                    have = await conversation.compare_and_fetch(branch)
+                    if push and self._interests.may_push(peer_id, branch):
+                        await conversation.push(have)
         except AigridError as error:
             log.info("sync failed", peer=peer_id, code=error.code.value)
         finally:
@@ -107,11 +122,13 @@ class RecordSync:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
+            news = 0
             while True:
-                await trio.sleep(LIMITS.sync_interval_seconds * self._rng.uniform(0.8, 1.2))
+                # Where one peer had news, we may lack more that it lacks itself: ask the next soon.
+                pause = LIMITS.sync_again_seconds if news else LIMITS.sync_interval_seconds
+                await trio.sleep(pause * self._rng.uniform(0.8, 1.2))
                 alive = sorted(self._peers.alive_members())
-                if alive:
-                    await self.sync(self._rng.choice(alive), push=True)
+                news = await self.sync(self._rng.choice(alive), push=True) if alive else 0
 
     async def _sync_later(self, peer_id: str) -> None:
         await trio.sleep(2 * LIMITS.gossip_interval_seconds)
@@ -129,18 +146,20 @@ class _Conversation:
         self._peer_id = peer_id
         self._now_ms = now_ms
 
-    async def compare_and_fetch(self) -> list[bytes]:
+    async def compare_and_fetch(self, branch: str | None) -> list[bytes]:
         """Find the differences and take what we lack; SHA-256 of what the peer lacks.
+
+        Only records of `branch` are compared, or all of them.
 
         What is needed is asked for in the order in which it was named, which names memberships
         first, as soon as it fills a request: a long difference is never held as a whole.
         """
-        reconciler = Reconciler(self._graph.items(self._now_ms()))
+        reconciler = Reconciler(self._graph.items(self._now_ms(), branch=branch))
         have: list[bytes] = []
         need: list[bytes] = []
         message: bytes | None = reconciler.initiate()
         while message is not None:
-            answer = await self._ask(Reconcile(message), Reconciled)
+            answer = await self._ask(Reconcile(message, branch), Reconciled)
             step = reconciler.reconcile(answer.message)
             have += step.have_ids[: LIMITS.sync_push_max - len(have)]
             need += step.need_ids
@@ -150,6 +169,8 @@ class _Conversation:
             message = step.reply
         if need:
             await self._fetch(need)
+        if not step.complete:
+            log.info("sync goes on next time", peer=self._peer_id)
         return have
 
     async def push(self, sha256s: list[bytes]) -> None:

@@ -10,6 +10,7 @@ A model appears by one rename, complete, or not at all.
 
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -112,7 +113,8 @@ class LocalModels:
             files,
             description.task,
             description.options,
-            self._cache_directory,
+            # Of its own: who gets at a worker of one model must not get at another's graph.
+            self._cache_directory / model if self._cache_directory is not None else None,
             None if description.mapping is msgspec.UNSET else description.mapping,
             upstream,
             endpoint,
@@ -278,6 +280,8 @@ class LocalModels:
         except OSError as error:
             raise disk_error(error) from None
         shutil.rmtree(removed, ignore_errors=True)
+        if self._cache_directory is not None:
+            shutil.rmtree(self._cache_directory / model, ignore_errors=True)
 
 
 def _checked(description: ModelDescription, files: Mapping[str, Path]) -> ModelDescription:
@@ -312,4 +316,9 @@ def _marks(source: ModelSource) -> _Marks:
 
 
 def _is_whole(path: Path, size_bytes: int) -> bool:
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == size_bytes
+    """A file of that size and no link: not of another name, not of another file elsewhere."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size == size_bytes

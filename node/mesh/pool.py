@@ -162,10 +162,8 @@ class ModelPool:
         entry = self._entry(model)
         entry.resident = True
         await entry.settled.wait()
-        if entry.error is not None:
-            raise copy(entry.error)
         if entry.worker is None:
-            raise RuntimeError("a load without a worker")
+            raise copy(entry.error) if entry.error else RuntimeError("a load without a worker")
         return entry.worker
 
     async def unload(self, model: str) -> None:
@@ -294,7 +292,13 @@ class ModelPool:
         self._note_idle(entry)
         self._on_change()
         seconds = round(trio.current_time() - started, 3)
-        log.info("model_loaded", model=entry.model, engine=engine, seconds=seconds)
+        log.info(
+            "model_loaded",
+            model=entry.model,
+            engine=engine,
+            seconds=seconds,
+            sandbox=worker.sandbox,
+        )
         await self._until_dead(entry, worker)
 
     def _set_aside(self, model: str, error: AigridError) -> None:
@@ -312,8 +316,11 @@ class ModelPool:
         self._drop(entry)
         self._forget(entry)
 
-    async def _admit(self, entry: _Entry, estimate: Estimate) -> None:
-        """Make room, evicting what was idle longest; decided at once, then carried out."""
+    async def _admit(self, entry: _Entry, estimate: Estimate) -> int:
+        """Make room, evicting what was idle longest; decided at once, then carried out.
+
+        What is told is the whole budget: see `Admit`.
+        """
         needed = estimate.memory_bytes
         if needed > self._budget_bytes:
             raise EngineError(
@@ -339,6 +346,7 @@ class ModelPool:
         for victim in victims:
             self._drop(victim)
         await self._kill(victims)
+        return self._budget_bytes
 
     # -- unloading
 

@@ -17,6 +17,7 @@ from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
 from aigrid.metagraph.selection import Observation, Ranking, rank
+from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
@@ -46,7 +47,7 @@ _AT_A_TIME = 256  # offers filtered before others get their turn
 class Router:
     """Implements `Inference` over the grid.
 
-    `reach(model)` may bring candidates in from the DHT, when the index has none.
+    `reach(wanted)` may bring candidates in from other nodes, when the index has none.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Router:
         peers: Peers,
         rpc: RpcClient,
         serving: Serving,
-        reach: Callable[[str], Awaitable[None]],
+        reach: Callable[[Wanted], Awaitable[object]],
         status: Callable[[], dict[str, Any]],
         now_ms: NowMs,
         rng: random.Random,
@@ -136,11 +137,13 @@ class Router:
         raise self._nobody(model or capability, problem, ranking.retry_after_seconds)
 
     async def _candidates(self, model: str, capability: str) -> Ranking:
-        ranking = self._rank(model, capability)
-        if not ranking.kept:
-            await self._reach(self.resolve(model) if model else capability)
+        name = model.removeprefix(MODEL_URN)
+        if not model or self._graph.index.resolve(name, self._now_ms()):
             ranking = self._rank(model, capability)
-        return ranking
+            if ranking.kept:
+                return ranking
+        await self._reach(Wanted("model", name) if model else Wanted("capability", capability))
+        return self._rank(model, capability)
 
     def _rank(self, model: str, capability: str) -> Ranking:
         now_ms = self._now_ms()

@@ -108,7 +108,11 @@ class _RefuseAll(Validator):  # type: ignore[misc]  # the library is untyped
         return 0
 
 
-def build(signing_seed: bytes, listen_addresses: Callable[[], tuple[str, ...]]) -> Library:
+def build(
+    signing_seed: bytes,
+    listen_addresses: Callable[[], tuple[str, ...]],
+    topics: frozenset[str] = frozenset(),
+) -> Library:
     """A host without listeners, its GossipSub and its DHT, not yet running."""
     _silence()
     for module in _KAD_MODULES:
@@ -139,7 +143,7 @@ def build(signing_seed: bytes, listen_addresses: Callable[[], tuple[str, ...]]) 
     )
     host._schedule_identify = lambda _peer_id, *, reason: None  # noqa: SLF001, ARG005 - ours runs for members only
     gossip = _gossip()
-    pubsub = Pubsub(host, gossip, strict_signing=True)
+    pubsub = Pubsub(host, gossip, strict_signing=True, allowed_topics=topics)
     # The library counts from the wall clock in seconds: after a restart it would repeat numbers
     # that peers have seen and drop as duplicates.
     pubsub.counter = secrets.randbits(62)
@@ -158,6 +162,9 @@ def _gossip() -> Any:
         spam_protection_enabled=False,  # drops above 10 messages a second, by the wall clock
         eclipse_protection_enabled=False,  # grafts by IP diversity; members are vouched for
         do_px=False,
+        # Messages held for each peer that does not listen, in case it is about to: the rest comes
+        # with the next sync, and most peers never listen to most branches.
+        max_pending_messages_per_peer=8,
     )
     # Only the adaptive part prunes these.
     gossip.recent_message_deliveries = defaultdict(lambda: deque(maxlen=16))

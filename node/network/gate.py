@@ -55,7 +55,7 @@ class Gate:
         self.on_refused_often: Callable[[str], None] = lambda _peer: None
         self.on_member_stream: Callable[[str, str], None] = lambda _peer, _protocol: None
         self._open = open_to_strangers
-        self._invited: set[str] = set()
+        self._invited: dict[str, None] = {}
         self._served: dict[str, set[trio.CancelScope]] = {}
         self._strangers: dict[Muxer, str] = {}
         self._refusals: dict[str, int] = {}
@@ -70,17 +70,20 @@ class Gate:
 
     def admit(self, peer_id: str) -> None:
         self.members.add(peer_id)
-        self._invited.discard(peer_id)
+        self._invited.pop(peer_id, None)
         for muxer in [m for m, peer in self._strangers.items() if peer == peer_id]:
             del self._strangers[muxer]
 
     def invite(self, peer_id: str) -> None:
-        self._invited.add(peer_id)
+        """Let us dial a stranger. Hints may name any number of those: the oldest is forgotten."""
+        self._invited[peer_id] = None
+        if len(self._invited) > LIMITS.peers_known_max:
+            del self._invited[next(iter(self._invited))]
 
     def expel(self, peer_id: str) -> None:
         """No member any more, and whatever is being served to it stops."""
         self.members.discard(peer_id)
-        self._invited.discard(peer_id)
+        self._invited.pop(peer_id, None)
         for scope in tuple(self._served.get(peer_id, ())):
             scope.cancel()
 

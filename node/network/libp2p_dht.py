@@ -70,18 +70,25 @@ class Dht:
             self._failed("provide", error)
 
     async def find_providers(self, key: str) -> tuple[PeerAddress, ...]:
-        """Asks the closest peers even when something is known here: a local hint may be partial."""
+        """Asks the closest peers even when something is known here: a local hint may be partial.
+
+        What was found within `seek_seconds` is returned. Half of that is for the way there, which
+        is long where members are gone: then those are asked that are the closest known here.
+        """
         digest = _hash(key)
         found: dict[str, PeerAddress] = {}
         store = self._dht.provider_store
         try:
             self._collect(found, store.get_providers(digest))
-            with trio.move_on_after(LIMITS.dht_call_seconds) as scope:
-                closest = await self._dht.peer_routing.find_closest_peers_network(digest)
+            with trio.move_on_after(LIMITS.seek_seconds) as scope:
+                closest = self._dht.routing_table.find_local_closest_peers(digest)
+                with trio.move_on_after(LIMITS.seek_seconds / 2):
+                    closest = await self._dht.peer_routing.find_closest_peers_network(digest)
+                # Members name those they know, the long gone and our strangers included.
+                members = [p for p in closest if p != self._own and self._gate.is_member(str(p))]
                 async with trio.open_nursery() as nursery:
-                    for peer in closest[: LIMITS.dht_queries_max]:
-                        if peer != self._own and self._gate.is_member(str(peer)):
-                            nursery.start_soon(self._ask, peer, digest, found)
+                    for peer in members[: LIMITS.dht_queries_max]:
+                        nursery.start_soon(self._ask, peer, digest, found)
             if scope.cancelled_caught:
                 self._gate.counts["dht_failed"] += 1
         except Exception as error:  # noqa: BLE001 - boundary: as above
@@ -104,7 +111,7 @@ class Dht:
     def _collect(self, found: dict[str, PeerAddress], providers: Iterable[Any]) -> None:
         for provider in providers:
             peer_id = str(provider.peer_id)
-            if len(found) < LIMITS.dht_providers_max and self._gate.is_member(peer_id):
+            if len(found) < LIMITS.dht_providers_max:
                 found[peer_id] = PeerAddress(peer_id, usable(provider.addrs))
 
     def _failed(self, call: str, error: Exception) -> None:

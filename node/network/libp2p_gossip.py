@@ -52,6 +52,7 @@ class Gossip:
         self._gate = gate
         self._mailboxes: dict[str, list[_Mailbox]] = {}
         self._joining: dict[Any, trio.Lock] = {}
+        self._subscribing = trio.Lock()
         self._join = self._pubsub._handle_new_peer  # noqa: SLF001 - see compat
         self._pubsub._handle_new_peer = self._join_once  # noqa: SLF001 - as above
         self._push = self._pubsub.push_msg
@@ -79,14 +80,17 @@ class Gossip:
         boxes = self._mailboxes.setdefault(topic, [])
         boxes.append(mailbox)
         try:
-            await self._pubsub.subscribe(topic)
+            async with self._subscribing:
+                await self._pubsub.subscribe(topic)
             yield mailbox
         finally:
             boxes.remove(mailbox)
-            if not boxes:
-                del self._mailboxes[topic]
-                with trio.CancelScope(shield=True):
-                    await self._pubsub.unsubscribe(topic)
+            # The library leaves a topic after it has told everybody, whoever joined it meanwhile.
+            with trio.CancelScope(shield=True):
+                async with self._subscribing:
+                    if not boxes and self._mailboxes.get(topic) is boxes:
+                        del self._mailboxes[topic]
+                        await self._pubsub.unsubscribe(topic)
 
     async def _join_once(self, peer: Any) -> None:
         """Open the gossip stream to a peer, and one only, though the library asks twice."""
@@ -119,10 +123,19 @@ class Gossip:
             or (via != self._own and not self._rate.of(via, now_seconds).take(now_seconds))
             or not self._gate.is_member(str(compat.ID(message.from_id)))
             or len(message.data) > LIMITS.gossip_max_bytes
+            or not self._on_one_topic(message, ours=via == self._own)
         ):
             self._gate.counts["gossip_refused"] += 1
             return
         await self._push(forwarder, message)
+
+    def _on_one_topic(self, message: Any, *, ours: bool) -> bool:
+        """What a message is about. The library would keep something for every topic it names.
+
+        Ours may be of a topic that we do not listen to; it goes to peers that do.
+        """
+        topics = self._pubsub.allowed_topics if ours else self._pubsub.topic_ids
+        return len(message.topicIDs) == 1 and message.topicIDs[0] in topics
 
     def _deliver(self, message: Any) -> None:
         publisher = str(compat.ID(message.from_id))

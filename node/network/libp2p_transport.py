@@ -46,6 +46,7 @@ class Libp2pTransport:
 
     Args:
         signing_seed: the node's 32-byte Ed25519 seed.
+        topics: all there may be; of no other is anything kept, delivered or forwarded.
         listen: multiaddrs `/ip4|ip6/.../tcp/PORT`; none means `tcp.DEFAULT_PORT` on all
             interfaces, or the next free port.
         mdns: announce ourselves on the local network and listen for others.
@@ -58,13 +59,14 @@ class Libp2pTransport:
         self,
         *,
         signing_seed: bytes,
+        topics: frozenset[str],
         listen: tuple[str, ...] = (),
         mdns: bool = False,
         open_to_strangers: bool = False,
     ) -> None:
         self._listen = listen
         self._addresses: tuple[str, ...] = ()
-        self._library = compat.build(signing_seed, lambda: self._addresses)
+        self._library = compat.build(signing_seed, lambda: self._addresses, topics)
         self._peer_id = str(self._library.peer_id)
         self._gate = Gate(self._peer_id, open_to_strangers=open_to_strangers)
         self._gate.on_refused_often = self._close_soon

@@ -385,8 +385,7 @@ class MemoryTransport:
         await trio.sleep(2 * self._network.draw_latency_seconds())
         if not any(self._is_member(peer_id) for peer_id in self._connections):
             return ()
-        found = self._network.providers(key)
-        return tuple(peer for peer in found if self._is_member(peer.peer_id))
+        return self._network.providers(key)
 
     def announce_nearby(self, grid: str, name: str) -> None:
         self.announced = (grid, name)

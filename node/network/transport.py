@@ -144,10 +144,14 @@ class Transport(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, bytes]]]:
         """(publisher's PeerId, data) of messages by others; drops the oldest when not drained."""
 
-    # DHT hints, members only. Never taken for liveness; keys are plain strings.
+    # DHT hints, told among members. Never taken for liveness; keys are plain strings.
     async def provide(self, key: str) -> None: ...
 
-    async def find_providers(self, key: str) -> tuple[PeerAddress, ...]: ...
+    async def find_providers(self, key: str) -> tuple[PeerAddress, ...]:
+        """What members say within `seek_seconds`.
+
+        Whom they name need not be a member, nor be known as one.
+        """
 
     # Local network
     def announce_nearby(self, grid: str, name: str) -> None:

@@ -1,19 +1,25 @@
 """Engines that misbehave, each in the way that a prompt or an option names."""
 
 import ctypes
+import errno
+import json
+import mmap
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from aigrid.engines import ipc
 from aigrid.engines.base import CancelToken, Estimate, ModelSource, Probe
 from aigrid.engines.echo import EchoEngine
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import InferChunk, InferRequest, TextChunk, TextRequest
+from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk, TextRequest
 
 HERE = "tests.engines.doubles"
 
@@ -23,10 +29,18 @@ class BadEngine(EchoEngine):
 
     def load(self, source: ModelSource, *, threads: int) -> Estimate:
         self._misbehave(str(source.options.get("load", "")))
-        return super().load(replace(source, options={}), threads=threads)
+        kept = {k: v for k, v in source.options.items() if k == "memory_bytes"}
+        return super().load(replace(source, options=kept, files={}), threads=threads)
+
+    def estimate(self, source: ModelSource) -> Estimate:
+        return super().estimate(replace(source, files={}))
 
     def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         assert isinstance(request, TextRequest)
+        if (request.prompt or "").startswith("{"):
+            yield TextChunk(json.dumps(_attempts(json.loads(request.prompt or ""))))
+            yield Finish("stop")
+            return
         yield from self._begin(request.prompt, cancel)
         yield from super().infer(request, cancel)
 
@@ -48,6 +62,8 @@ class BadEngine(EchoEngine):
             return
         elif prompt == "nonsense":
             yield "not a chunk"
+        elif prompt is not None and prompt.startswith(("allocate ", "keep ")):
+            self._kept = bytearray(b"x") * int(prompt.split()[1])
         elif prompt == "environment":
             yield TextChunk(" ".join(sorted(os.environ)))
         else:
@@ -85,6 +101,12 @@ class BadEngine(EchoEngine):
                 threading.Event().wait()
             case "memory":
                 raise MemoryError
+            case "bad_alloc":  # as an exception of C++ that nobody catches
+                sys.stderr.write(
+                    "terminate called after throwing an instance of 'std::bad_alloc'\n"
+                )
+                sys.stderr.flush()
+                os.abort()
             case "secret":
                 raise KeyError("yranac"[::-1])
             case "refuse":
@@ -93,6 +115,52 @@ class BadEngine(EchoEngine):
                 for _ in range(2000):
                     sys.stdout.write("x" * 100)
                 sys.stdout.flush()
+
+
+def _attempts(attempts: dict[str, list[str]]) -> dict[str, str]:
+    """Try what a worker must not do; name -> "done", or why not."""
+    found = {}
+    for name, (what, *arguments) in attempts.items():
+        try:
+            _attempt(what, *arguments)
+            found[name] = "done"
+        except OSError as error:
+            found[name] = errno.errorcode.get(error.errno or 0, str(error))
+    return found
+
+
+def _attempt(what: str, argument: str = "") -> None:
+    match what:
+        case "read":
+            Path(argument).read_bytes()
+        case "list":
+            list(Path(argument).iterdir())
+        case "write":
+            Path(argument).write_bytes(b"x")
+        case "append":
+            Path(argument).open("ab").close()  # not written: it may be a program of ours
+        case "remove":
+            Path(argument).unlink()
+        case "link":
+            Path(argument).symlink_to("/etc")
+        case "run":
+            subprocess.run([argument], check=True)
+        case "tcp" | "udp" | "unix":
+            family = socket.AF_UNIX if what == "unix" else socket.AF_INET
+            kind = socket.SOCK_DGRAM if what == "udp" else socket.SOCK_STREAM
+            with socket.socket(family, kind) as made:
+                made.settimeout(5)
+                made.connect("\0" + argument if what == "unix" else ("127.0.0.1", int(argument)))
+        case "listen":
+            with socket.socket() as made:
+                made.bind(("127.0.0.1", 0))
+                made.listen()
+        case "signal":
+            os.kill(int(argument), 0)
+        case "memory":
+            mmap.mmap(-1, int(argument)).close()  # room that is not used
+        case _:
+            raise ValueError(what)
 
 
 class BrokenEngine:

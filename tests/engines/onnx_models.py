@@ -37,7 +37,9 @@ def model(
     return made
 
 
-def value(name: str, shape: Sequence[int | str | None], kind: int = TensorProto.FLOAT) -> Any:
+def value(
+    name: str, shape: Sequence[int | str | None] | None, kind: int = TensorProto.FLOAT
+) -> Any:
     return helper.make_tensor_value_info(name, kind, shape)
 
 

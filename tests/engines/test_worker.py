@@ -17,7 +17,7 @@ from aigrid.protocol.inference import Finish, TextChunk, TextRequest
 
 ORDERS: tuple[ipc.Order, ...] = (
     ipc.Examine("echo", "", ipc.source_to_wire(source(delay_ms=1))),
-    ipc.Load(2),
+    ipc.Load(2, 5 * 2**20),
     ipc.Infer(7, TextRequest(prompt="hello", stop=("x",))),
     ipc.Cancel(7),
     ipc.Taken(7, 3),
@@ -27,7 +27,7 @@ ORDERS: tuple[ipc.Order, ...] = (
 )
 REPORTS: tuple[ipc.Report, ...] = (
     ipc.Hello(1),
-    ipc.Loaded(Estimate(5, 2)),
+    ipc.Loaded(Estimate(5, 2), "landlock 7"),
     ipc.Chunk(7, TextChunk("x", (1, 2))),
     ipc.Chunk(7, Finish("stop", 1, 2)),
     ipc.Failed(7, "busy", "later"),

@@ -54,7 +54,7 @@ def current_offer(grid):
         try:
             return candidate, grid.asker.cli("record", "show", candidate["record"])
         except NodeFailedError as error:
-            if error.code != "not_found":
+            if error.code not in ("not_found", "superseded"):
                 raise
             return None
 

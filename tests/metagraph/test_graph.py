@@ -56,7 +56,7 @@ def refused(made: Metagraph, raw: bytes, code: Code, now: int = NOW) -> None:
 
 
 def edited(record: Record, **members: object) -> bytes:
-    document = parse(record.raw, max_bytes=10**6, depth_max=16)
+    document = parse(record.raw, max_bytes=10**6, depth_max=16).value
     return canonical({**document, **members})
 
 
@@ -413,6 +413,29 @@ def test_a_snapshot_is_kept_until_something_changes() -> None:
     assert made.items(NOW) is not second  # the clock was set back
     made.switch_grid(OWN.did)
     assert len(made.items(NOW + 1000)) == 0
+
+
+def test_a_branch_has_a_snapshot_of_its_own() -> None:
+    made = with_members(ANN)
+    ingest(made, manifest(ANN), node_record(ANN))
+    text, everybodys = made.items(NOW, branch="text"), made.items(NOW, branch="everybody")
+    assert (len(text), len(everybodys), len(made.items(NOW))) == (1, 2, 3)
+    assert len(made.items(NOW, branch="vision")) == 0
+    assert len(made.items(NOW, branch="no-such-branch")) == 0
+    assert made.items(NOW, branch="text") is text
+    assert made.items(NOW, branch="everybody") is everybodys
+
+
+def test_a_small_branch_of_a_large_store_is_not_gathered_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aigrid.metagraph.repair._REUSE_MS_PER_RECORD", 100)
+    made = with_members(ANN)
+    ingest(made, manifest(ANN))
+    text = made.items(NOW, branch="text")
+    ingest(made, manifest(ANN, 1))
+    assert made.items(NOW + 199, branch="text") is text  # two records were looked at, for one
+    assert len(made.items(NOW + 200, branch="text")) == 2
 
 
 def test_a_membership_is_issued_with_the_authoritys_key() -> None:

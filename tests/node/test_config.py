@@ -82,6 +82,10 @@ def test_environment_spells_lists_and_truth(tmp_path: Path) -> None:
         ("threads", -1),
         ("threads", True),
         ("threads", "many"),
+        ("interest", ["poetry"]),
+        ("interest", ["none", "text"]),
+        ("interest", [" "]),
+        ("interest", 7),
         ("thread", 1),
     ],
 )
@@ -113,6 +117,20 @@ def test_a_wrong_file_is_named(tmp_path: Path, toml: str) -> None:
 def test_a_wrong_environment_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the environment: AIGRID_THREADS"):
         merged(tmp_path, environment={"AIGRID_THREADS": "x"})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("text-to-speech", {"audio"}),
+        (["translation", "text", "vision"], {"text", "vision"}),
+        ("translation, graph-ml", {"text", "utility"}),
+        ("none", set()),
+    ],
+)
+def test_a_capability_stands_for_its_branch(tmp_path: Path, value: Any, expected: Any) -> None:
+    assert merged(tmp_path, interest=value).interests == expected
+    assert merged(tmp_path).interests is None
 
 
 def test_a_bootstrap_address_may_be_a_name(tmp_path: Path) -> None:

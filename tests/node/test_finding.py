@@ -92,8 +92,13 @@ async def test_offers_that_fit_and_do_not_answer_are_told_apart(here, sim):
 def graph_alone() -> tuple[NodeCommands, Any]:
     """The commands of a node of which nothing but its graph is there."""
     graph = with_members()
-    node: Any = SimpleNamespace(graph=graph, now_ms=lambda: NOW)
+    queries = SimpleNamespace(look_for=nobody_knows)
+    node: Any = SimpleNamespace(graph=graph, queries=queries, now_ms=lambda: NOW)
     return NodeCommands(node), graph
+
+
+async def nobody_knows(*_args: Any, **_options: Any) -> None:
+    pass
 
 
 async def ignore(_event: dict[str, Any]) -> None:

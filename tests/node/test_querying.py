@@ -1,6 +1,7 @@
 """SPARQL in a process that can be killed: it follows the metagraph, and survives what it is asked."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+from scripts.hostile_queries import EXPENSIVE, reaching
 from tests.metagraph.world import (
     ANN,
     AUTHORITY,
@@ -122,22 +124,6 @@ async def test_what_a_member_said_goes_and_comes_with_the_membership():
         assert await ids(service) == set()
 
 
-VALUES = "VALUES ?%s { 0 1 2 3 4 5 6 7 8 9 }"
-MANY = " ".join(VALUES % name for name in "abcdefghijkl")
-# Each ends by time or by memory; what its answer would be does not matter.
-EXPENSIVE = {
-    "cartesian product": "SELECT (COUNT(*) AS ?n) { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i . ?j ?k ?l }",
-    "cartesian product, sorted": f"SELECT * {{ {MANY} }} ORDER BY ?a",
-    "deep paths": "SELECT (COUNT(*) AS ?n) { ?a (!<x:y>|^!<x:y>)* ?b . ?b (!<x:y>|^!<x:y>)* ?c }",
-    "regular expressions": f"SELECT ?a {{ {MANY} BIND(REPLACE(STR(?a), '(.*)*x', 'y') AS ?r)"
-    " FILTER(REGEX(CONCAT(STR(?a), STR(?r)), '^(([a-z])+.)+[A-Z]([a-z])+$')) }",
-    "a string that doubles": "SELECT (STRLEN(?z) AS ?n) { BIND('0123456789' AS ?s0) "
-    + " ".join(f"BIND(CONCAT(?s{i}, ?s{i}) AS ?s{i + 1})" for i in range(40))
-    + " BIND(?s40 AS ?z) }",
-    "nesting": "SELECT * { FILTER(" + "(" * 20_000 + "1" + ")" * 20_000 + ") }",
-}
-
-
 @pytest.mark.parametrize("what", list(EXPENSIVE))
 async def test_an_expensive_query_ends_within_its_limit_and_the_next_is_answered(what):
     graph = with_members(ANN)
@@ -154,22 +140,14 @@ async def test_an_expensive_query_ends_within_its_limit_and_the_next_is_answered
         assert service.replaced == 1
 
 
-REFUSED = {
-    "a service": "SELECT * { SERVICE <http://127.0.0.1:%d/> { ?s ?p ?o } }",
-    "a file": "SELECT * FROM <file:///etc/passwd> { ?s ?p ?o } # %d",
-    "loading": "LOAD <http://127.0.0.1:%d/>",
-    "10 MB": "SELECT * {} # %d" + "x" * 10_000_000,
-}
-
-
-@pytest.mark.parametrize("what", list(REFUSED))
+@pytest.mark.parametrize("what", list(reaching()))
 async def test_a_query_that_reaches_further_is_refused_before_there_is_a_process(what):
     async def never() -> Any:
         raise AssertionError(what)
 
     async with querying(with_members(ANN), start=never) as service:
         with pytest.raises(AigridError) as caught:
-            await service.query(REFUSED[what] % 1)
+            await service.query(reaching()[what])
         assert caught.value.code is Code.QUERY_REFUSED
 
 
@@ -192,17 +170,25 @@ async def test_the_process_itself_can_reach_neither_network_nor_files():
         port = server.getsockname()[1]
         process = await child()
         try:
-            for text in (
-                f"SELECT * {{ SERVICE <http://127.0.0.1:{port}/> {{ ?s ?p ?o }} }}",
-                "SELECT * FROM <file:///etc/passwd> { ?s ?p ?o }",
-            ):
-                report = await process.order(ipc.Ask(text, AnswerFormat.CSV), seconds=5)
+            texts = reaching(url=f"http://127.0.0.1:{port}/")
+            for what in ("a service", "a file"):
+                order = ipc.Ask(texts[what], AnswerFormat.CSV)
+                report = await process.order(order, seconds=5)
                 assert not isinstance(report, ipc.Answer) or b"root:" not in report.body
             with pytest.raises(TimeoutError):
                 server.accept()
             assert open_files(process) <= 5
         finally:
             await process.kill()
+
+
+async def test_the_process_gives_way_to_the_node():
+    process = await child()
+    try:
+        ours, its = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, process.pid))
+        assert its > ours
+    finally:
+        await process.kill()
 
 
 @pytest.mark.parametrize("what", ["order", "frame"])

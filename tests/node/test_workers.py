@@ -18,6 +18,8 @@ from tests.engines.doubles import HERE, source
 
 from aigrid.engines import ipc
 from aigrid.engines.base import Endpoint, Estimate
+from aigrid.engines.devices import memory
+from aigrid.engines.sandbox import allowance_bytes
 from aigrid.node import worker_process
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.worker_request import RunningRequest, WorkerBounds
@@ -265,7 +267,7 @@ async def test_what_is_not_admitted_is_not_loaded(tmp_path: Path) -> None:
     async with spawning(tmp_path) as spawner:
         seen = []
 
-        async def admit(estimate: Estimate) -> None:
+        async def admit(estimate: Estimate) -> int:
             seen.append(estimate.memory_bytes)
             raise EngineError("too large", Code.OUT_OF_MEMORY)
 
@@ -312,11 +314,14 @@ async def test_workers_are_limited_and_start_in_the_thread_that_stays(
         return popen(*args, **kwargs)
 
     monkeypatch.setattr(subprocess, "Popen", spy)
-    async with spawning(tmp_path, memory_bytes=4096 * MIB) as spawner:
-        worker = await start(spawner)
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner, memory_bytes=64 * MIB)
         process = psutil.Process(worker.pid)
         assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
-        assert process.rlimit(psutil.RLIMIT_AS) == (4096 * MIB, 4096 * MIB)
+        soft, hard = process.rlimit(psutil.RLIMIT_AS)
+        slack = (os.cpu_count() or 1) * LIMITS.worker_thread_bytes
+        allowed = allowance_bytes(64 * MIB, memory()[0]) + slack
+        assert allowed < soft == hard < allowed + 1024 * MIB
         assert process.rlimit(psutil.RLIMIT_NOFILE)[1] <= 256
         assert os.getsid(worker.pid) == os.getsid(0)
     # Linux kills a worker when the thread that started it ends, so it must not be a pool's.

@@ -121,6 +121,7 @@ descriptions = st.builds(
     mapping=st.just(UNSET) | mappings,
     upstream=st.just(UNSET) | upstreams,
 )
+branches = st.lists(capabilities, max_size=4, unique=True).map(lambda names: tuple(sorted(names)))
 offers = st.builds(
     kinds.Offer,
     model=content_ids,
@@ -151,6 +152,7 @@ def node_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
             st.builds(kinds.DeviceClaim, kind=names, name=labels, memory_bytes=counts), max_size=3
         ).map(tuple),
         region=labels,
+        branches=branches,
     )
 
 
@@ -186,6 +188,7 @@ def availability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
         kinds.AvailabilityBody,
         id=st.just(issuer.did),
         offers=st.lists(offers, max_size=5, unique_by=lambda offer: offer.model).map(tuple),
+        branches=branches,
     )
 
 

@@ -85,6 +85,12 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
         | st.builds(messages.Fetch, ids=st.lists(digests, max_size=3).map(tuple))
         | st.builds(messages.Push, records=st.lists(raw_records, max_size=3).map(tuple))
         | st.builds(
+            messages.Find,
+            by=st.sampled_from(["capability", "model"]),
+            name=st.from_regex(r"[!-~]{1,128}", fullmatch=True),
+            limit=st.integers(1, LIMITS.find_records_max),
+        )
+        | st.builds(
             messages.Infer,
             request_id=request_ids,
             model=st.text(max_size=64),

@@ -69,7 +69,7 @@ def talk(initiator, new_responder):
     messages, have, need = [initiator.initiate()], set(), set()
     for _ in range(100):
         messages.append(new_responder().reconcile(messages[-1])[0])
-        reply, some_have, some_need = initiator.reconcile(messages[-1])
+        reply, some_have, some_need = initiator.reconcile(messages[-1])[:3]
         have.update(some_have)
         need.update(some_need)
         if reply is None:

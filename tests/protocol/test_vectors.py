@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,35 @@ def test_records_are_accepted_and_refusals_refused() -> None:
         with pytest.raises(VerificationError) as caught:
             verify(bytes.fromhex(vector["record"]), now_ms=vector["now_ms"])
         assert caught.value.code == vector["code"], vector["what"]
+
+
+def test_branches_agree_with_the_taxonomy_as_published() -> None:
+    """By the Turtle file, which another implementation has, too."""
+    text = (ROOT / "metagraph" / "vocabulary" / "capabilities.ttl").read_text(encoding="utf-8")
+    below: dict[str, str] = {}
+    known = set()
+    for concept in re.findall(r"^cap:\S+ a skos:Concept ;$.*?\.$", text, re.MULTILINE | re.DOTALL):
+        name, *above = re.findall(r"^(?: +skos:broader )?cap:(\S+)", concept, re.MULTILINE)
+        known.add(name)
+        if above:
+            (below[name],) = above
+    for vector in load("branches"):
+        body = vector["credential_subject"]
+        named = body.get("capabilities" if "capabilities" in body else "branches", [])
+        if vector["kind"] == "NodeRecord" and named == ["none"]:
+            assert (vector["branches"], vector["topics"]) == (["none"], [])
+            continue
+        roots = {root_of(name, below) for name in named}
+        expected = sorted(roots) if set(named) <= known else []
+        assert vector["branches"] == expected
+        topics = {f"records/{branch}" for branch in expected} or {"records"}
+        assert set(vector["topics"]) == topics
+
+
+def root_of(name: str, below: dict[str, str]) -> str:
+    while name in below:
+        name = below[name]
+    return name
 
 
 def test_messages_are_read_back() -> None:

@@ -79,11 +79,13 @@ class Simulation:
         *,
         incarnation: int = 0,
         with_authority: bool | None = None,
+        interests: frozenset[str] | None = None,
         region: str = "",
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
-        Only the first one brings an authority key, unless `with_authority` says otherwise.
+        Only the first one brings an authority key, unless `with_authority` says otherwise. It
+        replicates everything, unless `interests` names branches.
         """
         identity = Identity(hashlib.sha256(f"{self.seed}/{name}".encode()).digest())
         authority = Identity(hashlib.sha256(f"{self.seed}/{name}/grid".encode()).digest())
@@ -107,7 +109,7 @@ class Simulation:
             database=home / "records.db",
             memory_bytes=1 << 30,
         )
-        config = NodeConfig(data_dir=home, name=name, region=region, threads=1)
+        config = NodeConfig(data_dir=home, name=name, region=region, threads=1, interests=interests)
         holds = incarnation == 0 if with_authority is None else with_authority
         node = Node(config, world, identity=identity, authority=authority if holds else None)
         sim_node = SimNode(name, node)
@@ -136,7 +138,13 @@ class Simulation:
         self.note(name, "killed")
 
     async def publish_echo(
-        self, name: str, model_name: str, *, languages: tuple[str, ...] = (), **options: Any
+        self,
+        name: str,
+        model_name: str,
+        *,
+        capability: str = "text-generation",
+        languages: tuple[str, ...] = (),
+        **options: Any,
     ) -> str:
         description = ModelDescription(
             format="echo", task="text-generation", files=(), options={"tag": model_name, **options}
@@ -145,7 +153,7 @@ class Simulation:
             description,
             {},
             name=model_name,
-            capabilities=("text-generation",),
+            capabilities=(capability,),
             license_id="Apache-2.0",
             languages=languages,
         )

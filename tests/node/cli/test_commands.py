@@ -46,9 +46,9 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
     ),
     (["withdraw", "m"], "withdraw", {"model": "m"}, {"model": "b"}),
     (
-        ["find", "text-generation"],
+        ["find", "text-generation", "--ask"],
         "find",
-        {"capability": "text-generation"},
+        {"capability": "text-generation", "ask": True},
         {"candidates": [CANDIDATE]},
     ),
     (

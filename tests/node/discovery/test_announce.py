@@ -13,6 +13,9 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import ModelDescription, model_id
 
 MODEL = world.manifest(world.OWN)
+VISION = world.signed(
+    world.model_body(1, capabilities=("object-detection",)), Kind.MODEL, world.OWN
+)
 
 
 class Said:
@@ -20,9 +23,10 @@ class Said:
 
     def __init__(self):
         self.graph = world.with_members(world.OWN)
+        self.graph.ingest_batch((MODEL.raw, VISION.raw), now_ms=world.NOW, received_from=None)
         self.now_ms = world.NOW
         self.software = "one"
-        self.offers: tuple[Offer, ...] = ()
+        self.offers: tuple[Offer, ...] = (world.offer(MODEL),)
         self.announcer = Announcer(
             self.graph,
             world.OWN,
@@ -59,6 +63,51 @@ def test_nothing_is_said_again_before_it_changes_or_is_past_half_its_life():
     said.software = "two"
     said.announcer.announce()
     assert said.newest(Kind.NODE).body.software == "two"
+
+
+def branches(said):
+    return said.newest(Kind.AVAILABILITY).body.branches
+
+
+def test_who_offers_nothing_says_nothing_and_takes_back_what_it_said():
+    said = Said()
+    offers, said.offers = said.offers, ()
+    said.announcer.announce()
+    assert said.newest(Kind.AVAILABILITY) is None
+    said.offers = offers
+    said.announcer.announce()
+    assert said.newest(Kind.AVAILABILITY).body.offers == offers
+    said.offers = ()
+    said.announcer.announce()
+    gone = said.newest(Kind.AVAILABILITY)
+    assert gone.withdrawn
+    said.announcer.announce()
+    assert said.newest(Kind.AVAILABILITY) == gone
+
+
+def test_offers_are_for_their_branches_and_for_those_they_were_in_before():
+    said = Said()
+    said.announcer.announce()
+    assert branches(said) == ("text",)
+    said.offers = (world.offer(VISION),)
+    said.announcer.announce()
+    assert branches(said) == ("text", "vision")  # or who replicates text alone believes the first
+    said.offers = ()
+    said.announcer.announce()
+    said.offers = (world.offer(VISION),)
+    said.announcer.announce()
+    assert branches(said) == ("vision",)  # the withdrawal has reached everybody
+    said.now_ms += LIMITS.availability_ttl_seconds * 1000 + 60_000
+    said.offers = (world.offer(MODEL),)
+    said.announcer.announce()
+    assert branches(said) == ("text",)  # the one before has expired everywhere
+
+
+def test_an_offer_whose_manifest_is_not_known_is_everybodys():
+    said = Said()
+    said.offers = (world.offer(MODEL), world.offer(world.manifest(world.ANN, 2)))
+    said.announcer.announce()
+    assert branches(said) == ()
 
 
 def test_more_offers_than_a_record_holds_are_cut():

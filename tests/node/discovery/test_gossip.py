@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.metagraph import world
 
 from aigrid.node.discovery.gossip import Gossip, batches
+from aigrid.node.discovery.interests import Interests
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
@@ -34,9 +35,10 @@ class Wire:
 
 
 @asynccontextmanager
-async def running(graph, spreads=lambda _: True):
+async def running(graph, spreads=lambda _: True, chosen=None):
     wire = Wire()
-    gossip = Gossip(wire, graph, now_ms=lambda: world.NOW, spreads=spreads)  # type: ignore[arg-type]
+    interests = Interests(graph, chosen=chosen, now_ms=lambda: world.NOW)
+    gossip = Gossip(wire, graph, interests, now_ms=lambda: world.NOW, spreads=spreads)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         await nursery.start(gossip.run)
         yield wire, gossip

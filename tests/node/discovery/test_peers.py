@@ -119,7 +119,7 @@ async def test_a_node_back_after_a_restart_tells_the_dht_what_it_has(sim, autoju
 
     b.transport.provide = provide
     await eventually(b.peers.alive_members, seconds=20)
-    await eventually(lambda: len(told) == 3, seconds=5)  # grid, model, capability
+    await eventually(lambda: len(told) == 5, seconds=5)  # grid, model twice, capability twice
 
 
 async def test_the_clock_of_the_others_is_compared(sim, autojump_clock):

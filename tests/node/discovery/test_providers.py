@@ -5,27 +5,30 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from aigrid.node.discovery.providers import ProviderHints
+from aigrid.metagraph.capabilities import default_taxonomy
+from aigrid.metagraph.concepts import LiveConcepts
+from aigrid.node.discovery.providers import ProviderHints, capability_key, hint_keys, model_key
 from aigrid.node.network.transport import PeerAddress
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.kinds import CapabilityBody, ModelBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 
-OWN, ANN, BEN, STRANGER = "own", "ann", "ben", "stranger"
+OWN, ANN, STRANGER = "own", "ann", "stranger"
+OWN_DID = Identity(bytes(32)).did
 
 
 class World:
-    """As much of a transport and of peers as hints need."""
+    """As much of a transport as hints need."""
 
     peer_id = OWN
 
     def __init__(self):
-        self.members = frozenset({OWN, ANN, BEN})
         self.links = frozenset({ANN})
-        self.living = {ANN}
         self.told: Counter[str] = Counter()
         self.providers: tuple[PeerAddress, ...] = ()
-        self.contacted: list[str] = []
         self.keys = frozenset({"grid"})
-        self.hints = ProviderHints(self, self, keys=lambda: self.keys)  # type: ignore[arg-type]
+        self.hints = ProviderHints(self, keys=lambda: self.keys)  # type: ignore[arg-type]
 
     def connected(self):
         return self.links
@@ -37,16 +40,6 @@ class World:
     async def find_providers(self, key):
         await trio.sleep(0.5)
         return self.providers
-
-    def alive(self, peer_id):
-        return peer_id in self.living
-
-    def alive_members(self):
-        return frozenset(self.living)
-
-    async def contact(self, peer):
-        self.contacted.append(peer.peer_id)
-        return peer.peer_id == BEN
 
 
 @asynccontextmanager
@@ -101,16 +94,51 @@ async def test_a_key_taken_back_and_given_again_is_told_again(autojump_clock):
         assert world.told == {"grid": 2}
 
 
-async def test_hints_are_followed_to_members_that_are_not_reached_yet(autojump_clock):
+async def test_whoever_is_named_is_passed_on_but_this_node(autojump_clock):
     world = World()
-    world.providers = tuple(PeerAddress(p, ("/ip4/192.0.2.1/tcp/1",)) for p in (ANN, BEN, STRANGER))
-    assert await world.hints.seek("model") == 1
-    assert world.contacted == [BEN]
+    world.providers = tuple(PeerAddress(p, ("/ip4/192.0.2.1/tcp/1",)) for p in (ANN, OWN, STRANGER))
+    assert [peer.peer_id for peer in await world.hints.providers("model")] == [ANN, STRANGER]
 
 
-async def test_nobody_is_asked_when_every_member_is_reached(autojump_clock):
+async def test_nobody_is_asked_by_a_node_that_is_alone(autojump_clock):
     world = World()
-    world.living = {ANN, BEN}
+    world.links = frozenset()
     start = trio.current_time()
-    assert await world.hints.seek("model") == 0
+    assert await world.hints.providers("model") == []
     assert trio.current_time() == start
+
+
+def model(n, name, *capabilities):
+    description = ModelDescription(format="echo", task="t", files=(), options={"n": n})
+    return ModelBody(
+        id=MODEL_URN + model_id(description),
+        name=name,
+        capabilities=capabilities,
+        model=description,
+    )
+
+
+def test_a_model_is_hinted_at_by_id_by_name_and_by_all_that_is_broader():
+    concepts = LiveConcepts(default_taxonomy())
+    ours, theirs = f"{OWN_DID}#letters", f"{OWN_DID}#love-letters"
+    label = {"en": "x"}
+    concepts.put(CapabilityBody(id=ours, broader=("text-generation",), labels=label), 100)
+    concepts.put(CapabilityBody(id=theirs, broader=(ours,), labels=label), 50)
+    body = model(1, "echo", theirs)
+    always = {
+        "aigrid/grid/G",
+        model_key("G", body.id.removeprefix(MODEL_URN)),
+        model_key("G", "echo"),
+    }
+    named = {capability_key("G", name) for name in (theirs, ours, "text-generation", "text")}
+    assert hint_keys("G", [body], concepts, 10) >= always | named
+    assert hint_keys("G", [body], concepts, 60) == always | {capability_key("G", theirs)}
+
+
+def test_keys_are_bounded_and_the_grids_own_is_among_them():
+    concepts = LiveConcepts(default_taxonomy())
+    bodies = [model(n, f"m{n}", *(f"c{n}-{i}" for i in range(16))) for n in range(64)]
+    keys = hint_keys("G", bodies, concepts, 0)
+    assert len(keys) == LIMITS.provide_keys_max
+    assert "aigrid/grid/G" in keys
+    assert {model_key("G", body.id.removeprefix(MODEL_URN)) for body in bodies} <= keys

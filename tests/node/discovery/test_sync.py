@@ -11,6 +11,7 @@ from tests.simulation.harness import Simulation, eventually
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
+from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.protocol.errors import Code, LocalError, RemoteError
 from aigrid.protocol.identity import Identity
@@ -32,6 +33,7 @@ from aigrid.protocol.record import build
 
 LIFE_MS = 30 * 86_400_000
 ABSENT = Identity(bytes([77]) * 32)  # a member that is never there to speak for itself
+PEER = Identity(bytes([78]) * 32).peer_id
 
 
 @pytest.fixture
@@ -92,6 +94,30 @@ async def test_what_gossip_lost_arrives_within_one_period(grid, autojump_clock):
         seconds=1.5 * LIMITS.sync_interval_seconds,
     )
     assert took > 0
+
+
+async def test_a_sync_that_brought_news_is_soon_followed_by_another(
+    grid, autojump_clock, monkeypatch
+):
+    syncs = []
+    b = node_of(grid, "b").sync
+    real = b.sync
+
+    async def noted(peer_id, *, push):
+        syncs.append((trio.current_time(), await real(peer_id, push=push)))
+        return syncs[-1][1]
+
+    async def nothing(peer_id, *, push):
+        return 0
+
+    monkeypatch.setattr(b, "sync", noted)
+    monkeypatch.setattr(node_of(grid, "a").sync, "sync", nothing)
+    tell(grid, "a", absent_member(grid), said_by_absent(grid))
+    await trio.sleep(3 * LIMITS.sync_interval_seconds)
+    (first, news), (second, none), (third, _) = syncs[:3]
+    assert news > none == 0
+    assert second - first <= 1.2 * LIMITS.sync_again_seconds + 1
+    assert third - second >= 0.8 * LIMITS.sync_interval_seconds
 
 
 @pytest.mark.parametrize("teller", ["a", "b"])
@@ -169,12 +195,13 @@ class NoPeers:
     on_alive = None
 
 
-def sync_over(wire, graph=None):
+def sync_over(wire, graph=None, chosen=None):
     graph = graph or Metagraph(
-        Store(), Index(), grid="did:key:zGrid", own_did="did:key:zOwn", open_to_strangers=True
+        Store(), Index(), grid="did:key:zGrid", own_did=ABSENT.did, open_to_strangers=True
     )
     peers: Any = NoPeers()
-    return RecordSync(graph, wire, peers, now_ms=lambda: 1, rng=random.Random(0))
+    interests = Interests(graph, chosen=chosen, now_ms=lambda: 1)
+    return RecordSync(graph, wire, peers, interests, now_ms=lambda: 1, rng=random.Random(0))
 
 
 def named(*ids):
@@ -189,7 +216,7 @@ def named(*ids):
 async def test_more_than_was_asked_for_is_not_taken(fetched):
     wire = Wire(lambda m: [Reconciled(named(bytes(32)))] if isinstance(m, Reconcile) else fetched)
     sync = sync_over(wire)
-    assert await sync.sync("peer", push=True) == 0
+    assert await sync.sync(PEER, push=True) == 0
     assert [type(m) for m in wire.requests] == [Reconcile, Fetch]
 
 
@@ -198,7 +225,7 @@ async def test_a_peer_that_never_agrees_is_left_after_bounded_rounds():
         return [Reconciled(b"\x61\x00\x00\x01" + bytes(16))]
 
     wire = Wire(differs)
-    await sync_over(wire).sync("peer", push=True)
+    await sync_over(wire).sync(PEER, push=True)
     assert len(wire.requests) == LIMITS.reconcile_rounds_max + 1
 
 
@@ -217,7 +244,7 @@ async def test_many_needs_are_asked_for_in_bounded_requests():
         return [Reconciled(writer.message())]
 
     wire = Wire(lists)
-    await sync_over(wire).sync("peer", push=True)
+    await sync_over(wire).sync(PEER, push=True)
     fetches = [m.ids for m in wire.requests if isinstance(m, Fetch)]
     assert [len(one) for one in fetches] == [LIMITS.sync_ids_max, 6000 - LIMITS.sync_ids_max]
     assert [one for fetch in fetches for one in fetch] == ids

@@ -166,6 +166,37 @@ async def test_unfinished_and_damaged_folders_are_not_models(here: Path) -> None
     assert damaged.source(model).files["w.onnx"].read_bytes() == DATA
 
 
+@pytest.mark.parametrize("hard", [True, False])
+async def test_a_link_in_the_place_of_a_file_is_not_believed(here: Path, hard: bool) -> None:
+    data = b"weights"
+    (here / "model.onnx").write_bytes(data)
+    models = await empty_shelf(here / "models")
+    model = await models.add(described("model.onnx", data), {"model.onnx": here / "model.onnx"})
+    inside = here / "models" / model / "files" / "model.onnx"
+    inside.unlink()
+    if hard:
+        inside.hardlink_to(here / "model.onnx")
+    else:
+        inside.symlink_to(here / "model.onnx")
+    with pytest.raises(AigridError) as refused:
+        models.source(model)
+    assert refused.value.code is Code.MODEL_FILE_MISSING
+    assert (await empty_shelf(here / "models")).list() == {}
+
+
+async def test_each_model_has_a_cache_of_its_own_that_goes_with_it(here: Path) -> None:
+    models = LocalModels(here / "models", cache_directory=here / "cache", run_blocking=inline)
+    await models.open()
+    found = [await models.add(echo_model(delay_ms=delay), {}) for delay in (1, 2)]
+    caches = [models.source(model).cache_directory for model in found]
+    assert caches == [here / "cache" / model for model in found]
+    for cache in caches:
+        assert cache is not None
+        cache.mkdir(parents=True)
+    await models.remove(found[0])
+    assert list((here / "cache").iterdir()) == [caches[1]]
+
+
 async def test_a_renamed_folder_is_not_believed(here: Path) -> None:
     models = await empty_shelf(here / "models")
     model = await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"})

@@ -21,6 +21,7 @@ async def start(nursery: trio.Nursery) -> nodes.Start:
     ) -> Libp2pTransport:
         node = Libp2pTransport(
             signing_seed=seed or nodes.new_seed(),
+            topics=nodes.TOPICS,
             listen=listen,
             open_to_strangers=open_to_strangers,
         )

@@ -14,6 +14,7 @@ from aigrid.node.network.transport import PeerAddress, Stream, StreamHandler
 from aigrid.protocol.errors import RemoteError
 from aigrid.protocol.identity import Identity
 
+TOPICS = frozenset({"topic", "late", "other"})
 LOCAL = ("/ip4/127.0.0.1/tcp/0",)
 ECHO, LOBBY = "/test/echo/1", "/test/lobby/1"
 Pair = tuple[Libp2pTransport, Libp2pTransport]

@@ -84,6 +84,17 @@ async def test_dialing_and_streams_to_strangers_are_refused(start: nodes.Start) 
     assert one.counters()["outbound_refused"] == 2
 
 
+async def test_peers_that_may_be_dialled_are_forgotten_when_there_are_many(
+    start: nodes.Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, peers_known_max=3)
+    one = await start()
+    named = [nodes.peer_id_of_seed(nodes.new_seed()) for _ in range(10)]
+    for peer_id in named:
+        one.allow_dial(peer_id)
+    assert [one._gate.may_dial(peer_id) for peer_id in named] == [False] * 7 + [True] * 3
+
+
 async def test_joiner_is_admitted_on_the_connection_it_has(start: nodes.Start) -> None:
     host, joiner = await start(), await start()
     joiner.allow_dial(host.peer_id)

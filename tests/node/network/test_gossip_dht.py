@@ -128,6 +128,51 @@ async def test_provider_is_found_with_its_addresses(start: nodes.Start) -> None:
     assert await three.find_providers("unknown") == ()
 
 
+async def test_many_strangers_near_a_key_do_not_hide_the_members(
+    start: nodes.Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await start(), await start()
+    await nodes.befriend(one, two)
+    await in_tables(one, two)
+    await one.provide("model")
+    strangers = [
+        compat.ID.from_base58(nodes.peer_id_of_seed(nodes.new_seed()))
+        for _ in range(2 * LIMITS.dht_queries_max)
+    ]
+
+    async def closest(*_args: object) -> list[Any]:
+        return [*strangers, one._library.peer_id]
+
+    monkeypatch.setattr(two._library.dht.peer_routing, "find_closest_peers_network", closest)
+    assert [peer.peer_id for peer in await two.find_providers("model")] == [one.peer_id]
+
+
+async def test_members_that_are_gone_do_not_keep_the_others_from_being_asked(
+    start: nodes.Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await start(), await start()
+    await nodes.befriend(one, two)
+    await in_tables(one, two)
+    await one.provide("model")
+
+    async def lost(*_args: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(two._library.dht.peer_routing, "find_closest_peers_network", lost)
+    assert [peer.peer_id for peer in await two.find_providers("model")] == [one.peer_id]
+
+
+async def test_hints_name_peers_that_are_not_known_as_members(start: nodes.Start) -> None:
+    one, two, three = await start(), await start(), await start()
+    for node in (two, three):
+        await nodes.befriend(one, node)
+        await in_tables(one, node)
+    await two.provide("model")
+    (found,) = await three.find_providers("model")
+    assert (found.peer_id, found.addresses) == (two.peer_id, two.listen_addresses)
+    assert two.peer_id not in three.members
+
+
 async def test_dht_alone_and_with_dead_peers_answers_in_time(start: nodes.Start) -> None:
     one = await start()
     with trio.fail_after(2):

@@ -23,7 +23,11 @@ async def echo(stream):
     while data := await stream.receive_some(65536):
         await stream.send_all(data)
 async def main():
-    node = Libp2pTransport(signing_seed=bytes.fromhex(sys.argv[1]), listen=("/ip4/127.0.0.1/tcp/0",))
+    node = Libp2pTransport(
+        signing_seed=bytes.fromhex(sys.argv[1]),
+        topics=frozenset(),
+        listen=("/ip4/127.0.0.1/tcp/0",),
+    )
     node.admit([sys.argv[2]])
     node.handle_stream("/test/echo/1", echo)
     async with node.running():

@@ -1,0 +1,103 @@
+"""What belongs to the answer of a typed query: "who offers this?", answered by signed records.
+
+One rule for both sides. Whoever is asked gathers, for each offer, the records from which a node
+that knows nothing but the grid's authority can verify and index it; whoever asked takes of an
+answer only what it would itself have gathered from it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from aigrid.metagraph.concepts import is_published
+from aigrid.metagraph.index import Candidate, Index
+from aigrid.protocol.kinds import Kind
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record import Record
+
+MembershipOf = Callable[[str], Record | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A capability (name or IRI) or a model (id or name) that somebody should offer."""
+
+    by: Literal["capability", "model"]
+    name: str
+
+
+def offers(wanted: Wanted, index: Index, now_ms: int) -> tuple[Candidate, ...]:
+    """The live offers of it that `index` knows, soonest first, as many as an answer may hold."""
+    most = LIMITS.find_records_max
+    if wanted.by == "capability":
+        return index.offers_of_capability(wanted.name, now_ms, limit=most)
+    models = index.resolve(wanted.name, now_ms)
+    found = (c for model in models for c in index.offers_of_model(model, now_ms, limit=most))
+    return tuple(found)[:most]
+
+
+def gather(
+    wanted: Wanted,
+    candidates: Iterable[Candidate],
+    index: Index,
+    membership_of: MembershipOf,
+    *,
+    now_ms: int,
+    limit: int,
+) -> list[Record]:
+    """The records behind `candidates`, memberships first, at most `limit`, `find_max_bytes` in all.
+
+    An offer is there with all that it takes, or not at all. `membership_of` gets a DID.
+    """
+    chosen: dict[str, Record] = {}
+    room_bytes = LIMITS.find_max_bytes
+    for candidate in candidates:
+        grounds = {
+            record.content_id: record for record in _grounds(wanted, candidate, index, now_ms)
+        }
+        for issuer in sorted({record.issuer for record in grounds.values()}):
+            membership = membership_of(issuer)
+            if membership is not None:
+                grounds[membership.content_id] = membership
+        new = {name: record for name, record in grounds.items() if name not in chosen}
+        size = sum(len(record.raw) for record in new.values())
+        if len(chosen) + len(new) <= limit and size <= room_bytes:
+            chosen |= new
+            room_bytes -= size
+    return sorted(chosen.values(), key=lambda record: record.kind is not Kind.MEMBERSHIP)
+
+
+def related(wanted: Wanted, answer: Iterable[Record], *, now_ms: int) -> list[Record]:
+    """Of an answer what belongs to it: what `gather` finds where nothing else is known."""
+    index, memberships, count = Index(), dict[str, Record](), 0
+    for record in answer:
+        count += 1
+        if record.kind is Kind.MEMBERSHIP:
+            memberships[record.subject] = record
+        else:
+            index.add(record)
+    found = offers(wanted, index, now_ms)
+    return gather(wanted, found, index, memberships.get, now_ms=now_ms, limit=count)
+
+
+def _grounds(wanted: Wanted, candidate: Candidate, index: Index, now_ms: int) -> Iterator[Record]:
+    """What an offer stands on, memberships apart."""
+    did = candidate.signer
+    records = [
+        index.record((did, Kind.AVAILABILITY.value, did), now_ms),
+        index.node(did, now_ms),
+        index.manifest(candidate.manifest, now_ms),
+    ]
+    if wanted.by == "capability":
+        records += (
+            index.record((name.partition("#")[0], Kind.CAPABILITY.value, name), now_ms)
+            for name in _concepts(wanted.name, candidate, index)
+        )
+    return (record for record in records if record is not None)
+
+
+def _concepts(name: str, candidate: Candidate, index: Index) -> list[str]:
+    """The published capabilities that say why this candidate has the capability `name`."""
+    above = index.concepts.ancestors
+    declared = [one for one in candidate.capabilities if one == name or name in above(one)]
+    return sorted({at for one in declared for at in (one, *above(one)) if is_published(at)})
