@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.task import TaskMapping
+from aigrid.protocol.upstream import TensorSpec, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,28 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is, and the key to it. Known to this node and its worker alone."""
+
+    url: str = field(repr=False)
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model as its server reports it; 0 and "" where it does not.
+
+    `inputs` and `outputs` are empty for models of text.
+    """
+
+    name: str
+    version: str = ""
+    context_tokens: int = 0
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSource:
     """A verified model on this machine's disk.
 
@@ -57,6 +80,7 @@ class ModelSource:
         options: the adapter's own settings (strings, numbers, booleans).
         mapping: how typed input and output are made; None where the adapter knows by itself.
         cache_directory: where the engine may keep derived files, by content; None for nowhere.
+        upstream, endpoint: of a model behind a server: what it is there, and where that is.
     """
 
     model_id: str
@@ -66,6 +90,8 @@ class ModelSource:
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     cache_directory: Path | None = None
     mapping: TaskMapping | None = None
+    upstream: Upstream | None = None
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +109,20 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counters since load."""
+    """Counters since load.
+
+    Attributes:
+        waiting: requests that wait at the server behind the engine, as far as it tells.
+        problem: why no request would be answered now, or "": the model is not offered meanwhile.
+    """
 
     requests: int = 0
     running: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     busy_seconds: float = 0.0
+    waiting: int = 0
+    problem: str = ""
 
 
 class CancelToken:
@@ -168,6 +201,18 @@ class Engine(Protocol):
 
     def unload(self) -> None:
         """Flush what must not be lost; the process is killed afterwards."""
+
+
+@runtime_checkable
+class ServerEngine(Engine, Protocol):
+    """An engine for models behind a server. Its worker stays loaded while the model is offered."""
+
+    def discover(self, endpoint: Endpoint, model: str) -> tuple[Served, ...]:
+        """Ask a server for `model`, or where that is "" for all that it has (names may be all).
+
+        Raises:
+            EngineError: `usage`, `unreachable`, `unsupported_model` where it has no such model.
+        """
 
 
 def model_file(source: ModelSource, format_: str) -> Path:

@@ -12,12 +12,13 @@ from typing import Final
 
 import msgspec
 
-from aigrid.engines.base import EngineStats, Estimate, ModelSource, Probe
+from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, MIB
 from aigrid.protocol.task import TaskMapping
+from aigrid.protocol.upstream import Upstream
 
 FRAME_MAX_BYTES: Final = max(LIMITS.request_max_bytes, LIMITS.tensor_max_bytes) + MIB
 CHUNK_WINDOW: Final = LIMITS.worker_chunks_max
@@ -37,6 +38,8 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     options: dict[str, str | int | float | bool]
     cache_directory: str | None
     mapping: TaskMapping | None = None
+    upstream: Upstream | None = None
+    endpoint: Endpoint | None = None
 
 
 class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -91,6 +94,15 @@ class ProbeAll(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """Node: what can run here? Answered with `Probed`."""
 
 
+class Discover(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Node: what does a server serve, under this name or at all? Answered with `Discovered`."""
+
+    engine: str
+    factory: str
+    endpoint: Endpoint
+    model: str
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Worker: ready for orders."""
 
@@ -138,8 +150,14 @@ class Probed(msgspec.Struct, frozen=True, array_like=True, tag=26):
     sandbox: str
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll
-Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed
+class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):
+    """Worker: the models of a server."""
+
+    served: tuple[Served, ...]
+
+
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll | Discover
+Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
@@ -218,6 +236,8 @@ def source_to_wire(source: ModelSource) -> Source:
         dict(source.options),
         str(source.cache_directory) if source.cache_directory is not None else None,
         source.mapping,
+        source.upstream,
+        source.endpoint,
     )
 
 
@@ -231,6 +251,8 @@ def source_from_wire(source: Source) -> ModelSource:
         source.options,
         Path(source.cache_directory) if source.cache_directory is not None else None,
         source.mapping,
+        source.upstream,
+        source.endpoint,
     )
 
 

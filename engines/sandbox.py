@@ -229,6 +229,8 @@ def _rules(needs: Needs, files: Files, packages: Iterable[str]) -> list[tuple[Pa
     devices = [Path(name) for name in _SYSTEM_DEVICES]
     if needs.network:
         reading += _NETWORK_FILES
+        named = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        reading += filter(None, named)
     if needs.accelerator:
         reading += _ACCELERATOR_FILES
         devices += [path for name in _ACCELERATOR_DEVICES for path in Path("/dev").glob(name)]

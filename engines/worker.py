@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from aigrid.engines import ipc, sandbox
-from aigrid.engines.base import CancelToken, Engine, ModelSource
+from aigrid.engines.base import CancelToken, Engine, ModelSource, ServerEngine
 from aigrid.engines.registry import factory_of, load_engine, probe_all
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
 
@@ -136,6 +136,8 @@ class Host:
             case ipc.ProbeAll():
                 confined = sandbox.rehearse()
                 self._threads.submit(self._guarded, 0, lambda: self._probe(confined))
+            case ipc.Discover():
+                self._guarded(0, lambda: self._ask(order))  # in this thread: see Examine
             case ipc.Stop():
                 self._stop()
 
@@ -169,6 +171,21 @@ class Host:
 
     def _probe(self, confined: str) -> None:
         self._report(ipc.Probed(probe_all(), confined))
+
+    def _ask(self, order: ipc.Discover) -> None:
+        needs = sandbox.Needs(network=True)
+        own = [path for path in (self._scratch,) if path is not None]
+        module = factory_of(order.engine, order.factory).partition(":")[0]
+        packages = [module.partition(".")[0]]
+        wanted = sandbox.plan(sandbox.machine(), needs)
+        sandbox.enter(wanted, needs, sandbox.Files((), tuple(own)), packages)
+        self._threads.submit(self._guarded, 0, lambda: self._discover(order))
+
+    def _discover(self, order: ipc.Discover) -> None:
+        engine = load_engine(order.engine, order.factory)
+        if not isinstance(engine, ServerEngine):
+            raise EngineError(f"engine {order.engine} knows no servers", Code.UNSUPPORTED_MODEL)
+        self._report(ipc.Discovered(engine.discover(order.endpoint, order.model)))
 
     def _infer(self, job_id: int, request: InferRequest, job: Job) -> None:
         self._guarded(job_id, lambda: self._stream(job_id, request, job))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
+from msgspec import UNSET
+
 from aigrid.metagraph.capabilities import Taxonomy, default_taxonomy
 from aigrid.metagraph.concepts import LiveConcepts, is_published
 from aigrid.protocol.kinds import (
@@ -267,7 +269,7 @@ class Index:
             return
         node = self._current[(key[0], Kind.AVAILABILITY.value, key[0])]
         body = manifest.record.body
-        if not isinstance(body, ModelBody):
+        if not isinstance(body, ModelBody) or not _may_offer(body, node.record.issuer):
             return
         candidate = Candidate(
             model=offer.model,
@@ -315,6 +317,12 @@ class Index:
         names = self._refilable.pop(key, None) or self.concepts.satisfied(candidate.capabilities)
         for name in names:
             _take_out(self._of_capability, name, key, candidate)
+
+
+def _may_offer(body: ModelBody, node: str) -> bool:
+    """A model behind a server is offered by the node in front of it, and by nobody else."""
+    upstream = body.model.upstream
+    return upstream is UNSET or upstream.publisher == node
 
 
 def _model_of(manifest: Record) -> str:

@@ -171,6 +171,18 @@ _MAPPING = {
     "bytes": _node(AIG + "bytesInput", _BYTES_INPUT),
     "output": _node(AIG + "output", _TASK_OUTPUT),
 }
+_TENSOR_SPEC = {
+    "name": _NAME,
+    "datatype": Term(AIG + "datatype"),
+    "shape": _numbers(AIG + "shape"),
+}
+_UPSTREAM = {
+    "publisher": Term(DCT + "publisher", Form.REFERENCE),
+    "model": Term(AIG + "upstreamModel"),
+    "version": Term(SCHEMA + "softwareVersion"),
+    "inputs": _nodes(AIG + "inputTensor", _TENSOR_SPEC),
+    "outputs": _nodes(AIG + "outputTensor", _TENSOR_SPEC),
+}
 _DESCRIPTION = {
     "format": Term(AIG + "format"),
     "task": Term(FAIR4ML + "mlTask"),
@@ -178,6 +190,7 @@ _DESCRIPTION = {
     "files": _nodes(DCAT + "distribution", _FILE),
     "options": Term(AIG + "option", Form.OPTIONS),
     "mapping": _node(AIG + "mapping", _MAPPING),
+    "upstream": _node(AIG + "upstream", _UPSTREAM),
 }
 _OFFER = {
     "model": Term(AIG + "offersModel", Form.REFERENCE, prefix=MODEL_URN),

@@ -193,6 +193,7 @@ class Node:
             models=self.models,
             pool=self.pool,
             estimate=self._estimate,
+            discover=world.spawner.discover,
             now_ms=self.now_ms,
             changed=self._offers_changed,
         )
@@ -252,6 +253,7 @@ class Node:
             ):
                 await nursery.start(service.run)
             await self._probed.wait()
+            await nursery.start(self.hosting.watch.run)
             task_status.started()
             await trio.sleep_forever()
 

@@ -1,6 +1,7 @@
 """The methods behind the control socket: what the command line can ask of a running node."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aigrid.node.finding import (
 )
 from aigrid.node.record_view import describe
 from aigrid.node.status import models_of, peers_of, status_of
+from aigrid.node.upstream_commands import PublishUpstream, publish_upstream
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -144,6 +146,7 @@ class NodeCommands:
             "models": (Nothing, self._models),
             "models_fetch": (Name, self._models_fetch),
             "publish": (Publish, self._publish),
+            "publish_upstream": (PublishUpstream, partial(publish_upstream, node)),
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
             "ask": (Ask, self._ask),

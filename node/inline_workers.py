@@ -13,11 +13,14 @@ import trio
 
 from aigrid.engines.base import (
     CancelToken,
+    Endpoint,
     Engine,
     EngineStats,
     Estimate,
     ModelSource,
     Probe,
+    Served,
+    ServerEngine,
 )
 from aigrid.engines.echo import EchoEngine
 from aigrid.node.workers import Admit
@@ -63,6 +66,13 @@ class InlineSpawner:
         await trio.lowlevel.checkpoint()
         return self._engine(engine).estimate(source)
 
+    async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
+        await trio.lowlevel.checkpoint()
+        found = self._engine(engine)
+        if not isinstance(found, ServerEngine):
+            raise EngineError(f"engine {engine} knows no servers", Code.UNSUPPORTED_MODEL)
+        return found.discover(endpoint, model)
+
     async def spawn(
         self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
     ) -> "InlineWorker":
@@ -100,6 +110,12 @@ class InlineWorker:
         self._running: set[trio.CancelScope] = set()
 
     def stats(self) -> EngineStats:
+        return self._loaded.stats()
+
+    async def refresh(self) -> EngineStats:
+        await trio.lowlevel.checkpoint()
+        if self.died.is_set():
+            raise self._gone()
         return self._loaded.stats()
 
     async def kill(self) -> None:

@@ -24,6 +24,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "interests": sorted(node.interests.branches),
         "sandbox": node.sandbox,
         "models": models_of(node),
+        "withheld": node.hosting.withheld(),
         "records": sum(node.graph.counts(now_ms).values()),
         "requests": {"running": node.serving.running, "served": node.serving.served},
         "typed_queries": dict(node.typed_queries.counts),

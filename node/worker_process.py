@@ -31,7 +31,7 @@ READ_BYTES: Final = 256 * KIB
 _OUT_OF_MEMORY: Final = (b"std::bad_alloc", b"MemoryError", b"out of memory")
 """Last words of a runtime that gives up where nobody catches its exception."""
 
-ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed)
+ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered)
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +75,7 @@ class WorkerProcess:
         self._asked_to_stop = False
         self._pinged_at: float | None = None
         self._stats = EngineStats()
+        self._heard = trio.Event()
         self._orders_in, self._orders_out = trio.open_memory_channel[ipc.Report | EngineError](2)
         self._oom_kills = _oom_kills()
 
@@ -83,6 +84,23 @@ class WorkerProcess:
         return self._popen.pid
 
     def stats(self) -> EngineStats:
+        return self._stats
+
+    async def refresh(self) -> EngineStats:
+        """Ask for counters. The worker is killed where it does not answer."""
+        self._heard = trio.Event()
+        if not self._exited.is_set():
+            self._post(ipc.Ping())
+        with trio.move_on_after(self._bounds.heartbeat_silence_seconds):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_first_of, self._exited, nursery.cancel_scope)
+                await self._heard.wait()
+                nursery.cancel_scope.cancel()
+        if self._exited.is_set():
+            raise self.failure or self._stopped()
+        if not self._heard.is_set():
+            self._time_out("did not answer a ping")
+            raise self.failure or self._stopped()
         return self._stats
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -232,6 +250,7 @@ class WorkerProcess:
                 job.fail(ipc.engine_error(report))
         elif isinstance(report, ipc.Pong):
             self._stats = report.stats
+            self._heard.set()
         else:
             answer = ipc.engine_error(report) if isinstance(report, ipc.Failed) else report
             try:
@@ -347,6 +366,11 @@ def _oom_kills() -> int:
             return next((int(line.split()[1]) for line in facts if line.startswith("oom_kill ")), 0)
     except (OSError, ValueError):
         return 0
+
+
+async def _first_of(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _describe_exit(returncode: int) -> str:

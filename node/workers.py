@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import trio
 
 from aigrid.engines import ipc
-from aigrid.engines.base import EngineStats, Estimate, ModelSource, Probe
+from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.devices import memory
 from aigrid.engines.sandbox import Needs, allowance_bytes
 from aigrid.node.worker_process import WorkerProcess
@@ -34,7 +34,7 @@ Admit = Callable[[Estimate], Awaitable[int]]
 ENVIRONMENT_KEPT: Final = frozenset(
     {
         *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "TMP"),
-        *("PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+        *("PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
         *("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
     }
 )
@@ -74,6 +74,9 @@ class Worker(Protocol):
     def stats(self) -> EngineStats:
         """Counters as last heard."""
 
+    async def refresh(self) -> EngineStats:
+        """Counters as they are now. Raises EngineError where the worker does not answer."""
+
     async def kill(self) -> None:
         """End the worker and everything in it; returns once its memory is free again."""
 
@@ -92,6 +95,9 @@ class WorkerSpawner(Protocol):
 
     async def probe(self) -> tuple[Probe, ...]:
         """What the installed engines can do here, asked in a short-lived child."""
+
+    async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
+        """What a server serves, asked in a short-lived child; see `ServerEngine.discover`."""
 
     async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
         """What loading would take, from headers, asked in a short-lived child.
@@ -154,6 +160,18 @@ class ProcessSpawner:
             self.sandbox = report.sandbox
             self._needs = {probe.engine: _needs(probe) for probe in report.probes}
             return report.probes
+        finally:
+            await process.kill()
+
+    async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
+        process = await self._start(engine)
+        try:
+            report = await process.order(
+                ipc.Discover(engine, self.factories.get(engine, ""), endpoint, model),
+                ipc.Discovered,
+                timeout_seconds=self.limits.worker_load_seconds,
+            )
+            return report.served
         finally:
             await process.kill()
 

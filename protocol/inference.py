@@ -100,13 +100,16 @@ InferRequest = TextRequest | TensorRequest | TaskRequest
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """Natural log-probability of a token under the unmodified distribution."""
+    """Natural log-probability of a token under the unmodified distribution.
 
-    token_id: TokenId
+    Ids are None where the engine knows tokens by their text only.
+    """
+
+    token_id: TokenId | None
     token: str
     logprob: Finite
     top: Annotated[
-        tuple[tuple[TokenId, str, Finite], ...], Meta(max_length=LIMITS.top_logprobs_max)
+        tuple[tuple[TokenId | None, str, Finite], ...], Meta(max_length=LIMITS.top_logprobs_max)
     ] = ()
 
 
@@ -114,8 +117,9 @@ class TextChunk(msgspec.Struct, frozen=True, tag="text"):
     """A piece of the answer.
 
     `text` is complete UTF-8 and holds back what may yet become a stop string, so it may be empty
-    while `token_ids` is not. Tokens are reported exactly once, in order. A chunk with nothing in it
-    is a sign of life.
+    while `token_ids` is not. Tokens are reported exactly once, in order. An engine that is not told
+    the ids of its tokens leaves `token_ids` empty throughout: then `Finish` alone counts them, and
+    nobody can go on where the answer broke off. A chunk with nothing in it is a sign of life.
     """
 
     text: str

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
 from aigrid.protocol.canonical import canonical, is_content_id, plain
 from aigrid.protocol.errors import Code, VerificationError
@@ -212,9 +212,14 @@ def _check_availability(issuer: str, body: AvailabilityBody) -> None:
     _check_branches(body.branches)
 
 
-def _check_model(_issuer: str, body: ModelBody) -> None:
+def _check_model(issuer: str, body: ModelBody) -> None:
     if body.id != MODEL_URN + model_id(body.model):
         raise VerificationError("the id is not the content id of the model's description")
+    upstream = body.model.upstream
+    if upstream is not UNSET and upstream.publisher != issuer:
+        raise VerificationError(
+            "only its publisher describes a model behind a server", Code.ISSUER_NOT_KEY
+        )
 
 
 def _id_is_own_capability(issuer: str, body: _Body) -> None:

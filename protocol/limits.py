@@ -42,6 +42,7 @@ class Limits:
     task_labels_max: int = _limit(1024, "labels or categories in a task mapping")
     task_features_max: int = _limit(256, "columns in a task mapping")
     mapping_template_max_chars: int = _limit(2048, "a template in a task mapping")
+    upstream_name_max_chars: int = _limit(256, "a model's name or version behind a server")
     branches_max: int = _limit(16, "branches named in one record")
     files_max: int = _limit(64, "files of one model")
     name_max_chars: int = _limit(96, "a model's, node's or file's name")
@@ -253,6 +254,26 @@ class Limits:
         256 * KIB, "what a chat template writes, beyond twice the messages"
     )
     template_operand_max: int = _limit(64 * MIB, "items that an operator in a template may make")
+    # Models behind somebody's server
+    upstream_connect_seconds: float = _limit(5.0, "connecting to the server, name and TLS included")
+    upstream_silence_seconds: float = _limit(45.0, "silence of the server within an answer")
+    upstream_answer_seconds: float = _limit(1800.0, "a whole answer of the server")
+    upstream_read_seconds: float = _limit(10.0, "a whole answer about its state")
+    upstream_load_seconds: float = _limit(90.0, "the trial request when the model is loaded")
+    upstream_probe_seconds: float = _limit(20.0, "the trial request that is repeated")
+    upstream_interval_seconds: float = _limit(
+        15.0, "without a good answer before the trial request is repeated"
+    )
+    upstream_retry_seconds: float = _limit(2.0, "first pause after one that failed")
+    upstream_retry_max_seconds: float = _limit(60.0, "longest pause after one that failed")
+    upstream_watch_seconds: float = _limit(2.0, "between two looks of the node at its worker")
+    upstream_slots: int = _limit(32, "requests that one model's server gets at once")
+    upstream_headers_max_bytes: int = _limit(64 * KIB, "the header of an answer")
+    upstream_state_max_bytes: int = _limit(4 * MIB, "an answer about the server's state")
+    upstream_event_max_bytes: int = _limit(1 * MIB, "one event of a stream")
+    upstream_models_max: int = _limit(1024, "models of a server that are looked at")
+    upstream_url_max_chars: int = _limit(2048, "a server's address")
+    upstream_key_max_bytes: int = _limit(8192, "a server's API key")
     # Workers
     worker_start_seconds: float = _limit(20.0, "a worker process to say hello")
     worker_load_seconds: float = _limit(120.0, "loading a model, its first build included")

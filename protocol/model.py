@@ -16,6 +16,7 @@ from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.names import PRINTABLE, FileName
 from aigrid.protocol.task import TaskMapping
+from aigrid.protocol.upstream import Upstream
 
 MODEL_URN = "urn:aigrid:model:"
 
@@ -42,6 +43,8 @@ class ModelDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         options: the adapter's own settings that change answers.
         mapping: how typed input and output are made; see `task`. Unset: the adapter knows, or the
             model takes tensors only.
+        upstream: the model is behind somebody's server: see `upstream`. Such a model has no files
+            but what its mapping needs.
     """
 
     format: Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+\Z")]
@@ -50,6 +53,7 @@ class ModelDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     precision: Annotated[str, Meta(max_length=32, pattern=PRINTABLE)] = ""
     options: dict[Annotated[str, Meta(max_length=64)], Scalar] = {}
     mapping: TaskMapping | UnsetType = UNSET
+    upstream: Upstream | UnsetType = UNSET
 
 
 def model_id(description: ModelDescription) -> str:

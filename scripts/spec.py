@@ -17,7 +17,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.bench import scale
 
-from aigrid.protocol import framing, inference, kinds, limits, messages, model, names, task
+from aigrid.protocol import (
+    framing,
+    inference,
+    kinds,
+    limits,
+    messages,
+    model,
+    names,
+    task,
+    upstream,
+)
 from aigrid.protocol.errors import CODES
 from aigrid.protocol.kinds import KINDS, Kind
 
@@ -81,6 +91,8 @@ def models() -> str:
         task.Feature,
         task.BytesInput,
         task.TaskOutput,
+        upstream.Upstream,
+        upstream.TensorSpec,
     )
     return "\n".join(struct_section(struct, f"### {struct.__name__}") for struct in used)
 

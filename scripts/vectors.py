@@ -34,6 +34,7 @@ from aigrid.protocol.framing import FrameKind
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.membership import commitment, invitation_text, short_code
 from aigrid.protocol.model import ModelDescription, model_id
+from aigrid.protocol.upstream import TensorSpec, Upstream
 
 FOLDER = Path(__file__).parents[1] / "tests" / "vectors"
 
@@ -79,6 +80,18 @@ def models() -> Any:
     described = [
         ModelDescription(format="echo", task="text-generation", files=()),
         DESCRIPTION,
+        ModelDescription(
+            format="open_inference",
+            task="tensor",
+            files=(),
+            upstream=Upstream(
+                publisher=Identity(bytes([1]) * 32).did,
+                model="iris",
+                version="2",
+                inputs=(TensorSpec("x", "FP32", (-1, 4)),),
+                outputs=(TensorSpec("probabilities", "FP32", (-1, 3)),),
+            ),
+        ),
     ]
     vectors = []
     for description in described:

@@ -3,24 +3,50 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import trio
+from msgspec import UNSET, UnsetType
 
-from aigrid.engines.base import Estimate, ModelSource
+from aigrid.engines.base import Endpoint, Estimate, ModelSource, Served
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.answer import the_one
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.mesh.starter import fetch
-from aigrid.protocol.errors import Code, LocalError
+from aigrid.node.mesh.watch import UpstreamWatch
+from aigrid.protocol.errors import Code, LocalError, UsageError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind, ModelBody, Offer, OfferState
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
+from aigrid.protocol.task import TaskMapping
+from aigrid.protocol.upstream import Upstream
 
 Progress = Callable[[str], Awaitable[None]]
+
+
+class Discover(Protocol):
+    """See `WorkerSpawner.discover`."""
+
+    def __call__(
+        self, endpoint: Endpoint, model: str, /, *, engine: str
+    ) -> Awaitable[tuple[Served, ...]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerModel:
+    """A model behind a server: which engine speaks to it, where it is, what it is called there.
+
+    Without a `model`, publishing fails with a list of what the server has.
+    """
+
+    engine: str
+    endpoint: Endpoint
+    model: str
+    mapping: TaskMapping | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +69,7 @@ class Hosting:
         models: LocalModels,
         pool: ModelPool,
         estimate: Callable[[ModelSource], Awaitable[Estimate]],
+        discover: Discover,
         now_ms: NowMs,
         changed: Callable[[], None],
     ) -> None:
@@ -51,8 +78,10 @@ class Hosting:
         self._models = models
         self._pool = pool
         self._estimate = estimate
+        self._discover = discover
         self._now_ms = now_ms
         self._changed = changed
+        self.watch = UpstreamWatch(models, pool, changed=changed)
 
     def offers(self) -> tuple[Offer, ...]:
         """What this node can serve now."""
@@ -60,16 +89,28 @@ class Hosting:
         found = []
         for model in self._models.list():
             manifest = self._manifest(model)
-            if manifest is not None:
+            if manifest is not None and not self.watch.problem(model):
                 state: OfferState = "warm" if states.get(model) == "warm" else "on_disk"
                 estimate = self._pool.estimate(model)
                 slots = estimate.slots if estimate is not None else 1
                 found.append(Offer(model, manifest.content_id, state, slots))
         return tuple(found)
 
+    def withheld(self) -> list[dict[str, str]]:
+        """The models here that are not offered now, and why."""
+        return [
+            {"model": model, "name": self._name(model), "problem": problem}
+            for model in self._models.list()
+            if (problem := self.watch.problem(model))
+        ]
+
     def offered(self, model: str) -> bool:
         """Whether a request for `model` may be served here."""
-        return model in self._models.list() and self._manifest(model) is not None
+        return (
+            model in self._models.list()
+            and self._manifest(model) is not None
+            and not self.watch.problem(model)
+        )
 
     async def publish(
         self,
@@ -101,6 +142,50 @@ class Hosting:
             starter.model, starter.name, starter.capabilities, license_id=starter.license
         )
 
+    async def publish_upstream(
+        self,
+        upstream: ServerModel,
+        *,
+        capability: str,
+        name: str = "",
+        license_id: str = "",
+        languages: tuple[str, ...] = (),
+    ) -> Published:
+        """Offer a model behind a server, once the server has answered a trial request.
+
+        Raises:
+            UsageError: where no model is named, with what the server has; for a wrong address.
+            EngineError: why the server does not answer.
+        """
+        endpoint, engine = upstream.endpoint, upstream.engine
+        if not upstream.model:
+            served = await self._discover(endpoint, "", engine=engine)
+            names = ", ".join(sorted(model.name for model in served)) or "none"
+            raise UsageError(f"name one of the server's models with --upstream-model: {names}")
+        (served_as,) = await self._discover(endpoint, upstream.model, engine=engine)
+        description = ModelDescription(
+            engine,
+            self._graph.index.concepts.task_of(capability),
+            (),
+            mapping=upstream.mapping,
+            upstream=Upstream(
+                self._identity.did,
+                served_as.name,
+                served_as.version,
+                served_as.inputs,
+                served_as.outputs,
+            ),
+        )
+        return await self.add(
+            description,
+            {},
+            name=name or upstream.model[: LIMITS.name_max_chars],
+            capabilities=(capability,),
+            license_id=license_id,
+            languages=languages,
+            endpoint=endpoint,
+        )
+
     async def add(
         self,
         description: ModelDescription,
@@ -110,20 +195,32 @@ class Hosting:
         capabilities: tuple[str, ...],
         license_id: str,
         languages: tuple[str, ...] = (),
+        endpoint: Endpoint | None = None,
     ) -> Published:
         """Put a described model on the shelf, and offer it."""
-        known = model_id(description) in self._models.list()
+        model = model_id(description)
+        known = model in self._models.list()
         self._check_room(known=known)
-        model = await self._models.add(description, files)
+        before = self._models.endpoint(model) if known else None
+        await self._models.add(description, files, endpoint=endpoint)
         try:
+            if known and endpoint is not None:
+                await self._move(model, endpoint)
             return await self._announce(
                 model, name, capabilities, license_id=license_id, languages=languages
             )
         except BaseException:
-            if not known:
-                with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):
+                if not known:
                     await self._models.remove(model)
+                elif before is not None:
+                    await self._move(model, before)
             raise
+
+    async def _move(self, model: str, endpoint: Endpoint) -> None:
+        """The server of a model is elsewhere, or wants another key."""
+        await self._models.set_endpoint(model, endpoint)
+        await self._pool.unload(model)
 
     def _check_room(self, *, known: bool) -> None:
         if not known and len(self._models.list()) >= LIMITS.offers_max:
@@ -139,8 +236,8 @@ class Hosting:
         manifest = self._own_manifest(one)
         if manifest is not None:
             self._graph.withdraw(Kind.MODEL, MODEL_URN + one, self._identity, now_ms=self._now_ms())
+        await self._models.remove(one)  # first: who sees its worker end does not load it again
         await self._pool.unload(one)
-        await self._models.remove(one)
         self._changed()
         return one
 
@@ -153,9 +250,17 @@ class Hosting:
         license_id: str,
         languages: tuple[str, ...] = (),
     ) -> Published:
-        """Sign a manifest, once an engine here has said that it can run the model."""
-        estimate = await self._estimate(self._models.source(model))
+        """Sign a manifest, once an engine here has said that it can run the model.
+
+        Where the model is behind a server, the server has to have answered.
+        """
         description = self._models.description(model)
+        if description.upstream is UNSET:
+            estimate = await self._estimate(self._models.source(model))
+        else:
+            estimate = (await self._pool.resident(model)).estimate
+            self.watch.note(model, "")
+            self.watch.poke()
         body = ModelBody(
             id=MODEL_URN + model,
             name=name,

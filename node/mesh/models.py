@@ -1,6 +1,7 @@
 """The models on this node's disk.
 
     <directory>/<model id>/model.json     what the model is: `ModelDescription` as JSON
+    <directory>/<model id>/endpoint.json  of a model behind a server: see `endpoint_file`
     <directory>/<model id>/files/<name>   its files: copies, never links, hash-checked on the way in
     <directory>/.incoming-*, .removed-*   unfinished business, deleted at the next start
 
@@ -18,8 +19,9 @@ import msgspec
 import structlog
 import trio
 
-from aigrid.engines.base import ModelSource
+from aigrid.engines.base import Endpoint, ModelSource
 from aigrid.engines.formats import inspect
+from aigrid.node.mesh.endpoint_file import read_endpoint, write_endpoint
 from aigrid.node.mesh.model_copy import (
     FileReader,
     Progress,
@@ -87,9 +89,17 @@ class LocalModels:
 
         Raises:
             InvalidRequestError: `model_not_found`.
-            UsageError: `model_file_missing` where a file has gone or changed its size.
+            UsageError: `model_file_missing` where a file has gone or changed its size, or where
+                nothing says where the model's server is.
         """
         description = self.description(model)
+        upstream = None if description.upstream is msgspec.UNSET else description.upstream
+        endpoint = self.endpoint(model)
+        if upstream is not None and endpoint is None:
+            raise UsageError(
+                f"nothing says where the server of model {model} is: publish it again",
+                Code.MODEL_FILE_MISSING,
+            )
         folder = self._directory.absolute() / model / FILES_FOLDER
         files = {file.name: folder / file.name for file in description.files}
         for file in description.files:
@@ -106,7 +116,20 @@ class LocalModels:
             # Of its own: who gets at a worker of one model must not get at another's graph.
             self._cache_directory / model if self._cache_directory is not None else None,
             None if description.mapping is msgspec.UNSET else description.mapping,
+            upstream,
+            endpoint,
         )
+
+    def endpoint(self, model: str) -> Endpoint | None:
+        """Where a model's server is; None for a model with files of its own."""
+        if self.description(model).upstream is msgspec.UNSET:
+            return None
+        return read_endpoint(self._directory / model)
+
+    async def set_endpoint(self, model: str, endpoint: Endpoint) -> None:
+        """The server is elsewhere now. Raises LocalError (`data_directory_unusable`)."""
+        self.description(model)
+        await self.run_blocking(lambda: self._write_endpoint(self._directory / model, endpoint))
 
     async def check(self, model: str) -> None:
         """Hash the files of a model, unless nothing has touched them since that was last done.
@@ -158,6 +181,7 @@ class LocalModels:
         description: ModelDescription,
         files: Mapping[str, Path],
         *,
+        endpoint: Endpoint | None = None,
         progress: Progress = no_progress,
     ) -> str:
         """Copy `files` (name -> where it is now) in; the model id. Adding again changes nothing.
@@ -175,6 +199,8 @@ class LocalModels:
         try:
             needed = sum(file.bytes for file in description.files)
             await self.run_blocking(lambda: self._prepare(incoming, needed))
+            if endpoint is not None:
+                await self.run_blocking(lambda: self._write_endpoint(incoming, endpoint))
             for file in description.files:
                 await self._copy(file, files[file.name], incoming / FILES_FOLDER, progress)
             await self.run_blocking(lambda: self._finish(incoming, model, description))
@@ -238,6 +264,13 @@ class LocalModels:
             if final.exists():  # damaged, or it would have been in the list
                 final.rename(self._directory / f".removed-{self._token()}")
             incoming.rename(final)
+        except OSError as error:
+            raise disk_error(error) from None
+
+    @staticmethod
+    def _write_endpoint(folder: Path, endpoint: Endpoint) -> None:
+        try:
+            write_endpoint(folder, endpoint)
         except OSError as error:
             raise disk_error(error) from None
 

@@ -66,10 +66,12 @@ class _Entry:
         self.idle_since = 0.0
         self.waiters: deque[_Turn] = deque()
         self.waiting = 0
+        self.resident = False
 
     @property
     def idle(self) -> bool:
-        return self.worker is not None and not (self.leases or self.waiting or self.closing)
+        taken = self.leases or self.waiting or self.closing or self.resident
+        return self.worker is not None and not taken
 
     @property
     def slots(self) -> int:
@@ -152,6 +154,19 @@ class ModelPool:
         finally:
             self._release(entry)
 
+    async def resident(self, model: str) -> Worker:
+        """The worker of a model, loaded if need be, which from now on stays until `unload`.
+
+        No slot is held. Raises what `lease` raises.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        entry = self._entry(model)
+        entry.resident = True
+        await entry.settled.wait()
+        if entry.worker is None:
+            raise copy(entry.error) if entry.error else RuntimeError("a load without a worker")
+        return entry.worker
+
     async def unload(self, model: str) -> None:
         """Unload a model once its last lease has ended; new leases load it anew."""
         entry = self._entries.get(model)
@@ -165,14 +180,16 @@ class ModelPool:
     async def _acquire(self, model: str) -> _Entry:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
-            entry = self._entries.get(model)
-            if entry is not None and entry.worker is not None and entry.worker.died.is_set():
-                self._bury(entry)  # its own task has not come to it yet
-                entry = None
-            if entry is None:
-                entry = self._begin(model)
+            entry = self._entry(model)
             if await self._wait_in_line(entry):
                 return entry
+
+    def _entry(self, model: str) -> _Entry:
+        entry = self._entries.get(model)
+        if entry is not None and entry.worker is not None and entry.worker.died.is_set():
+            self._bury(entry)  # its own task has not come to it yet
+            entry = None
+        return entry if entry is not None else self._begin(model)
 
     async def _wait_in_line(self, entry: _Entry) -> bool:
         """Wait for load and slot; False where the worker went away meanwhile."""

@@ -38,6 +38,7 @@ class RemoteAnswer:
         self._failed = failed
         self._begun = False
         self._kind: type[InferChunk] = TensorChunk
+        self._tokens_allowed = 0
         self._tokens_left, self._bytes_left = 0, LIMITS.tensor_max_bytes + LIMITS.frame_max_bytes
         if isinstance(request, TaskRequest):
             self._kind = TaskChunk
@@ -45,6 +46,7 @@ class RemoteAnswer:
             self._kind = TextChunk
             asked = request.max_tokens
             self._tokens_left = LIMITS.max_tokens_max if asked is None else asked
+            self._tokens_allowed = self._tokens_left
             each = LIMITS.token_max_bytes * (1 + (request.top_logprobs or 0))
             self._bytes_left = LIMITS.frame_max_bytes + self._tokens_left * each
 
@@ -80,6 +82,8 @@ class RemoteAnswer:
             if isinstance(chunk, Finish):
                 if position < len(batch):
                     raise RemoteError("the answer goes on after its end", peer=self._peer)
+                if self._kind is TextChunk and chunk.completion_tokens > self._tokens_allowed:
+                    raise RemoteError("a longer answer than asked for", peer=self._peer)
             elif not isinstance(chunk, self._kind):
                 raise RemoteError("an answer of another kind than asked for", peer=self._peer)
             elif isinstance(chunk, TextChunk):

@@ -262,6 +262,8 @@ class _AnswerChunks:
                 self._tokens += len(chunk.token_ids)
             elif isinstance(chunk, Finish):
                 self._finished = True
+                # Where tokens come without ids, the end alone says how many there were.
+                self._tokens = self._tokens or chunk.completion_tokens
         if self._finished:
             own = self._candidate
             self.segments.append(Segment(own.node, own.model, self._tokens))

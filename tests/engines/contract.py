@@ -34,6 +34,7 @@ class EngineContract:
     """Runs in the test's own process; what a worker adds is tested once, in test_workers."""
 
     engine: type[Engine]
+    tokens_have_ids = True  # False where a server counts them and names none
 
     @pytest.fixture
     def loaded(self, source: ModelSource) -> Iterator[Engine]:
@@ -85,7 +86,11 @@ class EngineContract:
     def test_tokens_are_counted(self, loaded: Engine, request_: InferRequest) -> None:
         *chunks, finish = self.chunks(loaded, request_)
         told = sum(len(c.token_ids) for c in chunks if isinstance(c, TextChunk))
-        assert finish.completion_tokens == told
+        if self.tokens_have_ids:
+            assert finish.completion_tokens == told
+        else:
+            assert told == 0
+            assert finish.completion_tokens > 0
 
     def test_a_cancelled_request_says_so(self, loaded: Engine, request_: InferRequest) -> None:
         cancel = CancelToken()

@@ -199,3 +199,15 @@ async def test_the_next_host_is_asked_when_one_is_gone(sim, autojump_clock):
 async def test_a_grid_that_nobody_announces_cannot_be_asked(sim, autojump_clock):
     a = Console((await sim.start("a")).node)
     assert await a.refused("join_request", grid=SOMEBODY.did) is Code.NO_CANDIDATE
+
+
+async def test_publishing_what_is_behind_a_server_needs_a_plain_address(sim, autojump_clock):
+    a = Console((await sim.start("a")).node)
+    for url in ("http://host/v1", "openai+http://me:secret@host/v1", "openai+ftp://host"):
+        assert await a.refused("publish_upstream", url=url) is Code.USAGE
+    good = "openai+http://127.0.0.1:1/v1"
+    assert await a.refused("publish_upstream", url=good, capability="cooking") is Code.USAGE
+    mapping = {"output": {"top": "many"}}
+    assert await a.refused("publish_upstream", url=good, mapping=mapping) is Code.USAGE
+    code = await a.refused("publish_upstream", url=good, model="parrot")
+    assert code is Code.UNSUPPORTED_MODEL  # the simulation has no such engine

@@ -17,7 +17,7 @@ import trio
 from tests.engines.doubles import HERE, source
 
 from aigrid.engines import ipc
-from aigrid.engines.base import Estimate
+from aigrid.engines.base import Endpoint, Estimate
 from aigrid.engines.devices import memory
 from aigrid.engines.sandbox import allowance_bytes
 from aigrid.node import worker_process
@@ -405,3 +405,31 @@ async def test_without_descriptors_a_worker_is_refused_and_nothing_leaks(
             with pytest.raises(EngineError, match="Too many open files"):
                 await spawner.probe()
         assert psutil.Process().num_fds() == before
+
+
+async def test_counters_are_asked_for(tmp_path: Path) -> None:
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner)
+        await ask(worker, "a b")
+        assert (await worker.refresh()).requests == 1
+        await worker.kill()
+        with pytest.raises(EngineError):
+            await worker.refresh()
+
+
+async def test_a_worker_that_does_not_tell_its_counters_is_killed(tmp_path: Path) -> None:
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner, "bad")
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(EngineError) as failed:
+            await worker.refresh()
+        assert failed.value.code is Code.ENGINE_TIMEOUT
+        await worker.died.wait()
+        assert not psutil.pid_exists(worker.pid)
+
+
+async def test_an_engine_that_knows_no_servers_says_so(tmp_path: Path) -> None:
+    async with spawning(tmp_path) as spawner:
+        with pytest.raises(EngineError) as refused:
+            await spawner.discover(Endpoint("http://127.0.0.1:1"), "", engine="echo")
+        assert refused.value.code is Code.UNSUPPORTED_MODEL

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -16,6 +17,7 @@ from aigrid.protocol.kinds import Body, Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
 from aigrid.protocol.record import Record, build, sign_jcs, verification_method
+from aigrid.protocol.upstream import TensorSpec, Upstream
 
 NOW_MS = 1_790_000_000_000
 ALICE, BOB, CAROL = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
@@ -92,6 +94,23 @@ mappings = st.builds(
     bytes=st.just(UNSET) | st.builds(task.BytesInput, begin=st.integers(0, 2**20)),
     output=task_outputs,
 )
+tensor_specs = st.lists(
+    st.builds(
+        TensorSpec,
+        name=st.text(shown, min_size=1, max_size=16),
+        datatype=st.sampled_from(["FP32", "INT64", "BYTES"]),
+        shape=st.lists(st.integers(-1, 2**31 - 1), max_size=4).map(tuple),
+    ),
+    max_size=3,
+).map(tuple)
+upstreams = st.builds(
+    Upstream,
+    publisher=st.just(ALICE.did),
+    model=st.text(shown, min_size=1, max_size=16),
+    version=st.text(shown, max_size=16),
+    inputs=tensor_specs,
+    outputs=tensor_specs,
+)
 descriptions = st.builds(
     ModelDescription,
     format=st.from_regex(r"[a-z0-9_]{1,32}", fullmatch=True),
@@ -100,6 +119,7 @@ descriptions = st.builds(
     precision=st.text(shown, max_size=32),
     options=st.dictionaries(st.text(max_size=64), scalars, max_size=4),
     mapping=st.just(UNSET) | mappings,
+    upstream=st.just(UNSET) | upstreams,
 )
 branches = st.lists(capabilities, max_size=4, unique=True).map(lambda names: tuple(sorted(names)))
 offers = st.builds(
@@ -136,8 +156,17 @@ def node_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
     )
 
 
-def model_bodies(_issuer: Identity) -> st.SearchStrategy[Body]:
-    return descriptions.flatmap(
+def published_by(issuer: Identity, description: ModelDescription) -> ModelDescription:
+    """A model behind a server is described by its publisher only."""
+    if description.upstream is UNSET:
+        return description
+    upstream = msgspec.structs.replace(description.upstream, publisher=issuer.did)
+    return msgspec.structs.replace(description, upstream=upstream)
+
+
+def model_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    described = descriptions.map(lambda description: published_by(issuer, description))
+    return described.flatmap(
         lambda description: st.builds(
             kinds.ModelBody,
             id=st.just(MODEL_URN + model_id(description)),

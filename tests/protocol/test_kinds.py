@@ -10,9 +10,10 @@ from tests.protocol.strategies import ALICE, BOB, example_bodies, labels
 
 from aigrid.protocol.canonical import canonical, content_id
 from aigrid.protocol.errors import Code, VerificationError
-from aigrid.protocol.kinds import KINDS, Kind, decode_body, encode_body, node_peer_id
+from aigrid.protocol.kinds import KINDS, Kind, ModelBody, decode_body, encode_body, node_peer_id
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.model import MODEL_URN
+from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
+from aigrid.protocol.upstream import Upstream
 
 CID = content_id(b"x")
 OFFER: dict[str, Any] = {"model": CID, "manifest": CID, "state": "warm"}
@@ -202,3 +203,20 @@ def test_invitations_alone_are_not_shared() -> None:
 
 def test_the_subject_of_a_node_record_leads_to_its_peer() -> None:
     assert node_peer_id(ALICE.did) == ALICE.peer_id
+
+
+def test_only_its_publisher_describes_a_model_behind_a_server():
+    description = ModelDescription(
+        "openai_api", "text-generation", (), upstream=Upstream(ALICE.did, "parrot")
+    )
+    body = ModelBody(
+        id=MODEL_URN + model_id(description),
+        name="parrot",
+        capabilities=("text-generation",),
+        model=description,
+    )
+    subject = encode_body(body)
+    assert decode_body(Kind.MODEL, ALICE.did, subject) == body
+    with pytest.raises(VerificationError) as refused:
+        decode_body(Kind.MODEL, BOB.did, subject)
+    assert refused.value.code is Code.ISSUER_NOT_KEY

@@ -404,3 +404,41 @@ def test_importing_a_record(cli: Cli, node: ScriptedNode, tmp_path: Path) -> Non
     assert (done.status, done.body) == (3, {"ok": False, "code": "not_member"})
     file.write_bytes(b"\xff")
     assert cli("record", "import", str(file), "--json").body == {"ok": False, "code": "malformed"}
+
+
+def test_what_is_behind_a_server_is_published_with_its_key(
+    cli: Cli, node: ScriptedNode, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("k3y\n")
+    (tmp_path / "mapping").write_text('{"output": {"top": 3}}')
+    node.answers["publish_upstream"] = {"model": "b", "name": "parrot", "record": "r"}
+    done = cli(
+        *("publish", "oip+http://127.0.0.1:8000", "--upstream-model", "iris", "--name", "flowers"),
+        *("--capability", "tabular-classification", "--license", "MIT"),
+        *("--key-file", str(tmp_path / "key"), "--task-mapping", str(tmp_path / "mapping")),
+        "--json",
+    )
+    assert done.body == node.answers["publish_upstream"]
+    sent = {"url": "oip+http://127.0.0.1:8000", "model": "iris", "name": "flowers"}
+    more = {"license": "MIT", "key": "k3y", "mapping": {"output": {"top": 3}}}
+    asked = {**sent, "capability": "tabular-classification", **more}
+    assert node.calls == [("publish_upstream", asked)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["m.onnx"],
+        ["m.onnx", "--capability", "fill-mask", "--upstream-model", "parrot"],
+        ["m.onnx", "--capability", "fill-mask", "--key-file", "k"],
+        ["openai+http://127.0.0.1:1/v1", "--key-file", "/nowhere/key"],
+        ["oip+http://127.0.0.1:1", "--task-mapping", "/dev/null"],
+        ["oip+http://127.0.0.1:1", "--key-file", "/dev/zero"],
+    ],
+)
+def test_a_publication_that_makes_no_sense_is_usage(
+    cli: Cli, node: ScriptedNode, arguments: list[str]
+) -> None:
+    done = cli("publish", *arguments, "--json")
+    assert (done.status, done.body["error"]["code"]) == (2, "usage")
+    assert node.calls == []

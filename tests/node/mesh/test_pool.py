@@ -191,6 +191,34 @@ async def test_idle_models_are_unloaded_and_used_ones_are_not(
         assert world.changes[-1] == {idle: "on_disk", used: "on_disk"}
 
 
+async def test_a_resident_model_stays_holds_no_slot_and_goes_when_unloaded(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add(slots=1)
+        worker = await world.pool.resident(model)
+        assert await world.pool.resident(model) is worker
+        async with world.pool.lease(model) as leased:
+            assert leased is worker
+        await trio.sleep(100 * IDLE_SECONDS)
+        assert world.state(model) == "warm"
+        await world.pool.unload(model)
+        assert worker.died.is_set()
+        assert world.state(model) == "on_disk"
+
+
+async def test_a_resident_model_that_cannot_be_loaded_says_why(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        world.spawner.failures = 1
+        with pytest.raises(EngineError) as failed:
+            await world.pool.resident(model)
+        assert failed.value.code is Code.ENGINE_CRASHED
+        await world.pool.resident(model)
+
+
 async def test_what_can_never_fit_is_refused_without_evicting_anything(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -56,6 +56,7 @@ async def read(request: InferRequest, *batches: tuple[InferChunk, ...] | bytes) 
     [
         (TEXT, [(TextChunk("a", (1,)), TextChunk("b", (2,))), (TextChunk("c"), END)]),
         (TEXT, [(), (TextChunk(""),), (END,)]),
+        (TEXT, [(TextChunk("a b"), Finish("stop", 1, 2))]),
         (TextRequest(prompt="x"), [(TextChunk("a", tuple(range(1000))),)] * 100),
         (TENSORS, [(OUTPUT, END)]),
     ],
@@ -75,6 +76,7 @@ async def test_an_answer_that_holds_passes_whole(request_, batches):
         (TEXT, [encode(Pong(1))], 0),
         (TEXT, [b"\xc1"], 0),
         (TEXT, [(TextChunk("abc", (1, 2, 3)),)], 0),
+        (TEXT, [(TextChunk("a b c"),), (Finish("stop", 1, 3),)], 1),
         (TEXT, [(TextChunk("a", (1,)),)] * 9, 2),
         (TEXT, [(HUGE,)] * 9, 1),
         (TENSORS, [(TensorChunk({"x": Tensor("uint8", (1 << 19,), bytes(1 << 19))}),)] * 99, 65),
