@@ -8,12 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from aigrid.engines import gguf
+from aigrid.engines import gguf, safetensors
 from aigrid.engines.onnx_check import check_onnx, looks_like_onnx
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.limits import KIB, MIB
+from aigrid.protocol.limits import KIB
 
-SAFETENSORS_HEADER_MAX_BYTES: Final = 100 * MIB  # the format's own bound
 _ZIPS: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _PICKLE_PROTOCOL: Final = 0x80
 _OLD_PICKLES: Final = b"(c]}"
@@ -61,7 +60,7 @@ def _detect(head: bytes, view: memoryview) -> str:
     if head[0] in _OLD_PICKLES and _is_old_pickle(view):
         return "pickle"
     declared = int.from_bytes(head[:8], "little")
-    if 2 <= declared <= min(SAFETENSORS_HEADER_MAX_BYTES, len(view) - 8) and head[8:9] == b"{":
+    if 2 <= declared <= len(view) - 8 and head[8:9] == b"{":
         return "safetensors"
     return "onnx" if looks_like_onnx(view) else "other"
 
@@ -89,12 +88,16 @@ def inspect(path: Path) -> FileReport:
             return FileReport(kind, facts.precision, facts.size_bytes)
         case "gguf":
             return _inspect_gguf(path)
+        case "safetensors":
+            return _inspect_safetensors(path)
         case "zip" | "pickle":
             raise EngineError(
                 f"{path.name} is a {kind} file: loading one can run code that is hidden in it",
                 Code.UNSAFE_FILE,
             )
-    raise EngineError(f"{path.name} is neither GGUF nor ONNX ({kind})", Code.UNSUPPORTED_MODEL)
+    raise EngineError(
+        f"{path.name} is no GGUF, ONNX or safetensors ({kind})", Code.UNSUPPORTED_MODEL
+    )
 
 
 def _inspect_gguf(path: Path) -> FileReport:
@@ -108,3 +111,11 @@ def _inspect_gguf(path: Path) -> FileReport:
         by_type[tensor.type.name] += tensor.size_bytes
     common = by_type.most_common(1)
     return FileReport("gguf", common[0][0].lower() if common else "", size)
+
+
+def _inspect_safetensors(path: Path) -> FileReport:
+    mapped = safetensors.map_file(path)  # see above
+    found = safetensors.parse(mapped)
+    if not found.tensors:
+        raise EngineError(f"{path.name} holds no tensors", Code.UNSUPPORTED_MODEL)
+    return FileReport("safetensors", found.precision, len(mapped))

@@ -17,22 +17,19 @@ The graph computes one step of one sequence:
 """
 
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 from onnx import TensorProto, helper
 
 from aigrid.engines import gguf_quant
 from aigrid.engines.gguf import Buffer, GgufFile
 from aigrid.engines.gguf_quant import Blocks
-from aigrid.engines.graph_cache import GRAPH_FILE, WEIGHTS_FILE
+from aigrid.engines.graph_cache import WEIGHTS_FILE
+from aigrid.engines.graph_writer import GraphWriter
 from aigrid.engines.llama import EMBEDDING, FINAL_NORM, HEAD, LlamaConfig, past_names
 
 _MICROSOFT = "com.microsoft"
-_INLINE_BYTES = 4096
-_ALIGNMENT = 4096
 
 
 def build(
@@ -52,59 +49,18 @@ def build(
         graph = _Graph(model, buffer, stream, accuracy)
         _declare(graph, config)
         _network(graph, config)
-        proto = helper.make_model(
-            helper.make_graph(
-                graph.nodes, "llama", graph.inputs, graph.outputs, graph.initializers
-            ),
-            opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(_MICROSOFT, 1)],
-            ir_version=10,
-        )
-    (directory / GRAPH_FILE).write_bytes(proto.SerializeToString())
+        graph.save(directory, "llama")
 
 
-class _Graph:
+class _Graph(GraphWriter):
     """Nodes and weights as they are added."""
 
     def __init__(self, model: GgufFile, buffer: Buffer, stream: BinaryIO, accuracy: int) -> None:
-        self.nodes: list[Any] = []
-        self.inputs: list[Any] = []
-        self.outputs: list[Any] = []
-        self.initializers: list[Any] = []
+        super().__init__(stream)
         self._model = model
         self._buffer = buffer
-        self._stream = stream
         self._accuracy = accuracy
         self._block_sums: dict[tuple[str, int], str] = {}
-
-    def node(
-        self, op: str, inputs: list[str], outputs: list[str], domain: str = "", **settings: Any
-    ) -> str:
-        """Add a node and return its first output."""
-        self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **settings))
-        return outputs[0]
-
-    def constant(self, name: str, values: npt.NDArray[Any]) -> str:
-        """Add a constant, a large one in the file of weights, from where it is mapped."""
-        values = np.ascontiguousarray(values)
-        if values.nbytes < _INLINE_BYTES:
-            self.initializers.append(onnx.numpy_helper.from_array(values, name))
-            return name
-        self._stream.write(bytes(-self._stream.tell() % _ALIGNMENT))
-        proto = TensorProto(
-            name=name,
-            dims=values.shape,
-            data_type=helper.np_dtype_to_tensor_dtype(values.dtype),
-            data_location=TensorProto.EXTERNAL,
-        )
-        for key, value in (
-            ("location", WEIGHTS_FILE),
-            ("offset", self._stream.tell()),
-            ("length", values.nbytes),
-        ):
-            proto.external_data.add(key=key, value=str(value))
-        self._stream.write(values.data)
-        self.initializers.append(proto)
-        return name
 
     def vector(self, *names: str) -> str:
         """One or more vectors, one after the other."""

@@ -15,10 +15,10 @@ from aigrid.protocol.errors import Code, EngineError
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
-# Control tokens that end an answer even where the metadata name only one of them.
-_ENDING: Final = frozenset(
+ENDING: Final = frozenset(
     {"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"}
 )
+"""Control tokens that end an answer even where the model names only one of them."""
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
@@ -68,7 +68,7 @@ class GgufTokenizer:
         self.ending = frozenset(token for token in named if token is not None) | {
             token
             for token, (text, kind) in enumerate(zip(self._tokens, self._kinds, strict=True))
-            if kind == _CONTROL and text in _ENDING
+            if kind == _CONTROL and text in ENDING
         }
         self.longest_bytes = max(len(text.encode()) for text in self._tokens)
 
@@ -87,13 +87,13 @@ class GgufTokenizer:
         """The bytes that a token adds to the text; none for a control token."""
         kind, text = self._kinds[token], self._tokens[token]
         if kind == _NORMAL:
-            return _to_bytes(text)
+            return bytes_of(text)
         return text.encode() if kind == _USER_DEFINED else b""
 
     def name(self, token: int) -> str:
         """A token for a person to read, control tokens included."""
         if self._kinds[token] == _NORMAL:
-            return _to_bytes(self._tokens[token]).decode(errors="replace")
+            return bytes_of(self._tokens[token]).decode(errors="replace")
         return self._tokens[token]
 
     def text_of(self, token: int | None) -> str:
@@ -165,7 +165,8 @@ def _byte_letters() -> dict[str, int]:
 _BYTES: Final = _byte_letters()
 
 
-def _to_bytes(text: str) -> bytes:
+def bytes_of(text: str) -> bytes:
+    """The bytes of a token of byte-level BPE."""
     try:
         return bytes([_BYTES[letter] for letter in text])
     except KeyError:

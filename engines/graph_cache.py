@@ -1,11 +1,11 @@
-"""Built graphs, kept by the content of the GGUF that they came from."""
+"""Built graphs, kept by the content of the model that they came from."""
 
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,9 @@ from aigrid.protocol.errors import Code, EngineError
 GRAPH_VERSION: Final = 2
 GRAPH_FILE, WEIGHTS_FILE = "graph.onnx", "weights.bin"
 _UNFINISHED = "building-"
+
+Build = Callable[[Path], None]
+"""Writes a graph and its weights into an existing directory."""
 
 
 def content_key(buffer: Buffer, accuracy: int) -> str:
@@ -35,7 +38,21 @@ def graph_directory(
     cache: Path | None,
     key: str,
 ) -> Iterator[Path]:
-    """Give a directory with a finished graph, built if need be.
+    """`built`, for a GGUF."""
+
+    def build(directory: Path) -> None:
+        # The builder imports `onnx`, which takes as long as loading a model that is already built.
+        from aigrid.engines.gguf_graph import build
+
+        build(model, config, buffer, directory, accuracy=accuracy)
+
+    with built(build, cache=cache, key=key) as directory:
+        yield directory
+
+
+@contextmanager
+def built(build: Build, *, cache: Path | None, key: str) -> Iterator[Path]:
+    """Give a directory with a finished graph, which `build` writes if need be.
 
     Without a cache the directory is gone at the end; a session that maps its files keeps them.
 
@@ -45,12 +62,12 @@ def graph_directory(
     try:
         if cache is None:
             with tempfile.TemporaryDirectory(prefix="aigrid-graph-") as name:
-                _build(model, config, buffer, Path(name), accuracy)
+                build(Path(name))
                 yield Path(name)
             return
         finished = cache / key
         if not finished.is_dir():
-            _build_into(finished, model, config, buffer, accuracy)
+            _build_into(finished, build)
     except OSError as error:
         raise EngineError(
             f"cannot write the model's graph: {error.strerror}", Code.ENGINE_FAILED
@@ -63,9 +80,7 @@ def discard(cache: Path, key: str) -> None:
     shutil.rmtree(cache / key, ignore_errors=True)
 
 
-def _build_into(
-    finished: Path, model: GgufFile, config: LlamaConfig, buffer: Buffer, accuracy: int
-) -> None:
+def _build_into(finished: Path, build: Build) -> None:
     cache = finished.parent
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "build.lock").open("w") as lock:
@@ -77,22 +92,13 @@ def _build_into(
             shutil.rmtree(stale, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=cache))
         try:
-            _build(model, config, buffer, unfinished, accuracy)
+            build(unfinished)
             for path in unfinished.iterdir():
                 _flush(path)
             unfinished.rename(finished)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-
-
-def _build(
-    model: GgufFile, config: LlamaConfig, buffer: Buffer, directory: Path, accuracy: int
-) -> None:
-    # The builder imports `onnx`, which takes as long as loading a model that is already built.
-    from aigrid.engines.gguf_graph import build
-
-    build(model, config, buffer, directory, accuracy=accuracy)
 
 
 def _flush(path: Path) -> None:

@@ -14,9 +14,6 @@ Options of the task mapping:
 
 import mmap
 import os
-import secrets
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from aigrid.engines import gguf, gguf_quant, sampling
+from aigrid.engines import gguf, gguf_quant
 from aigrid.engines.base import CancelToken, EngineStats, Estimate, ModelSource, Probe, wrong_task
 from aigrid.engines.devices import devices
 from aigrid.engines.graph_cache import content_key, discard, graph_directory
@@ -37,18 +34,9 @@ from aigrid.engines.llama import (
     read_config,
 )
 from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Decoder, Run, open_session, spins
-from aigrid.engines.text_request import Plan, make_plan
-from aigrid.engines.text_stream import TextStream
+from aigrid.engines.text_generate import Tally, answer
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import (
-    Finish,
-    FinishReason,
-    InferChunk,
-    InferRequest,
-    TextChunk,
-    TextRequest,
-    TokenLogprob,
-)
+from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
@@ -56,8 +44,6 @@ if TYPE_CHECKING:
     from aigrid.engines.gguf_tokenizer import GgufTokenizer
 
 _RUNTIME_BYTES: Final = 128 * 1024 * 1024
-# Who waits takes a longer silence for trouble, so an empty chunk says that the work goes on.
-_SIGN_OF_LIFE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +73,7 @@ class OnnxTextEngine:
     def __init__(self) -> None:
         self._opened: _Opened | None = None
         self._loaded: _Loaded | None = None
-        self._stats = EngineStats()
-        self._lock = threading.Lock()
+        self._tally = Tally()
 
     def probe(self) -> Probe:
         problem, found = "", ""
@@ -149,10 +134,11 @@ class OnnxTextEngine:
             raise wrong_task(self.name, request)
         if self._loaded is None:
             raise EngineError("no model is loaded", Code.ENGINE_FAILED)
-        return self._answer(self._loaded, request, cancel)
+        vocabulary = self._loaded.config.vocabulary
+        return answer(self._loaded, request, Run(cancel), self._tally, vocabulary=vocabulary)
 
     def stats(self) -> EngineStats:
-        return self._stats
+        return self._tally.stats
 
     def unload(self) -> None:
         self._loaded = self._opened = None
@@ -164,109 +150,6 @@ class OnnxTextEngine:
             model = gguf.parse(buffer)
             self._opened = _Opened(path, buffer, model, read_config(model))
         return self._opened
-
-    def _answer(
-        self, loaded: _Loaded, request: TextRequest, cancel: CancelToken
-    ) -> Iterator[InferChunk]:
-        began = time.perf_counter()
-        self._count(requests=1, running=1)
-        produced = prompt = 0
-        try:
-            plan = make_plan(
-                request,
-                loaded.tokenizer,
-                loaded.template,
-                context=loaded.context,
-                vocabulary=loaded.config.vocabulary,
-                fresh_seed=secrets.randbits(63),
-            )
-            prompt = len(plan.prompt)
-            reason: FinishReason
-            for item in _generate(loaded, plan, Run(cancel)):
-                if isinstance(item, TextChunk):
-                    produced += len(item.token_ids)
-                    yield item
-                else:
-                    reason = item
-            yield Finish(reason, prompt, produced)
-        finally:
-            self._count(
-                running=-1,
-                tokens_in=prompt,
-                tokens_out=produced,
-                busy_seconds=time.perf_counter() - began,
-            )
-
-    def _count(self, **changes: float) -> None:
-        with self._lock:
-            now = {name: getattr(self._stats, name) + by for name, by in changes.items()}
-            self._stats = replace(self._stats, **now)
-
-
-def _generate(loaded: _Loaded, plan: Plan, run: Run) -> Iterator[TextChunk | FinishReason]:
-    """Chunks, then the reason of the end."""
-    tokenizer, decoder = loaded.tokenizer, loaded.decoder
-    piece, ending, choose = tokenizer.piece, tokenizer.ending, sampling.choose
-    stream = TextStream(plan.stops)
-    # What the client already has is not said again, only what the other node still held back.
-    for token in plan.continued:
-        if token in ending or stream.feed(piece(token)).stopped:
-            yield "stop"
-            return
-    alive, heard = True, time.monotonic()
-    for alive in _catch_up(decoder, plan, run):
-        if alive and time.monotonic() - heard >= _SIGN_OF_LIFE_SECONDS:
-            heard = time.monotonic()
-            yield TextChunk("")
-    first = len(plan.continued)
-    for position in range(first, first + plan.budget):
-        if not alive:
-            yield "cancelled"
-            return
-        token = choose(decoder.logits, plan.sampling, position)
-        if token in ending:
-            yield from _rest(stream)
-            yield "stop"
-            return
-        said = stream.feed(piece(token))
-        logprobs = _logprobs(loaded, token, plan.top_logprobs)
-        yield TextChunk(said.text, (token,), logprobs)
-        if said.stopped:
-            yield "stop"
-            return
-        if position + 1 < first + plan.budget:
-            alive = decoder.step((token,), run)
-    yield from _rest(stream)
-    yield "length"
-
-
-def _catch_up(decoder: Decoder, plan: Plan, run: Run) -> Iterator[bool]:
-    """Compute what was said before, step by step; False, the last, if cancelled."""
-    alive = True
-    for alive in decoder.prefill(plan.prompt, run):
-        yield alive
-    # One by one, as they were computed when they were chosen: in chunks the last bits would differ,
-    # and with them, sooner or later, a token.
-    for token in plan.continued:
-        if not alive:
-            return
-        alive = decoder.step((token,), run)
-        yield alive
-
-
-def _rest(stream: TextStream) -> Iterator[TextChunk]:
-    rest = stream.end().text
-    if rest:
-        yield TextChunk(rest)
-
-
-def _logprobs(loaded: _Loaded, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
-    if top is None:
-        return ()
-    name = loaded.tokenizer.name
-    logprob, best = sampling.log_probabilities(loaded.decoder.logits, token, top)
-    alternatives = tuple((other, name(other), value) for other, value in best)
-    return (TokenLogprob(token, name(token), logprob, alternatives),)
 
 
 def _decoder(

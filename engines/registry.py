@@ -5,7 +5,7 @@ A plug-in that cannot be imported or that breaks the interface is reported as a 
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from typing import Final
 
@@ -66,11 +66,16 @@ def probe_all() -> tuple[Probe, ...]:
 class EngineTable:
     """Chooses the engine for a model among those that were probed."""
 
-    def __init__(self, probes: Iterable[Probe]) -> None:
+    def __init__(self, probes: Iterable[Probe], prefer: Sequence[str] = ()) -> None:
+        """`prefer`: names of engines that come first where they can, best first."""
         self.probes = tuple(probes)
+        self._prefer = tuple(prefer)
 
-    def engine_for(self, source: ModelSource) -> str:
-        """The name of an engine that works here, takes the format and, best, knows the task.
+    def engines_for(self, source: ModelSource) -> tuple[str, ...]:
+        """Names of engines that work here and take the format, best first.
+
+        Those that know the task come before those that do not, whatever is preferred. One that
+        then refuses the model itself leaves it to the next.
 
         Raises:
             EngineError: `unsupported_model`, saying why not.
@@ -83,4 +88,10 @@ class EngineTable:
                 f"a model in format {source.format!r} cannot run here ({why})",
                 Code.UNSUPPORTED_MODEL,
             )
-        return min(able, key=lambda p: bool(p.tasks) and source.task not in p.tasks).engine
+        ranks = {name: rank for rank, name in enumerate(self._prefer)}
+
+        def order(probe: Probe) -> tuple[bool, int]:
+            unknown = bool(probe.tasks) and source.task not in probe.tasks
+            return unknown, ranks.get(probe.engine, len(ranks))
+
+        return tuple(probe.engine for probe in sorted(able, key=order))

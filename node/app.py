@@ -37,6 +37,7 @@ from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
+from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.hosting import Hosting
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool, PoolConfig
@@ -182,7 +183,7 @@ class Node:
         self.pool = ModelPool(
             world.spawner,
             self.models,
-            engine_for=self._engine_for,
+            engines_for=self._engines_for,
             config=PoolConfig(self.config.threads or world.cores, world.memory_bytes),
             on_change=self._offers_changed,
         )
@@ -380,13 +381,15 @@ class Node:
                 log.warning("engines not probed", code=error.code.value, reason=error.message)
                 self._probed.set()
                 await trio.sleep(LIMITS.worker_start_seconds)
-        self._engines = EngineTable(self._probes)
+        self._engines = EngineTable(self._probes, self.config.engines)
         self._probed.set()
         self.announcer.poke()
 
-    def _engine_for(self, source: ModelSource) -> str:
-        return self._engines.engine_for(source)
+    def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
+        return self._engines.engines_for(source)
 
     async def _estimate(self, source: ModelSource) -> Estimate:
-        engine = self._engine_for(source)
-        return await self._world.spawner.estimate(source, engine=engine)
+        return await first_able(
+            self._engines_for(source),
+            lambda engine: self._world.spawner.estimate(source, engine=engine),
+        )

@@ -21,6 +21,7 @@ DEFAULT_GATEWAY_PORT = 8080
 
 _PORT_MAX = 65535
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_ENGINE = re.compile(r"[a-z0-9_]{1,64}")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
     "0": False,
     "false": False,
@@ -45,6 +46,7 @@ class NodeConfig:
         name: shown to people beside the PeerId.
         region: where the node is, as its operator calls it; "" says nothing.
         threads: for inference; 0 means all cores.
+        engines: names of engines that come first where several can run a model, best first.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
     """
@@ -59,6 +61,7 @@ class NodeConfig:
     name: str = "node"
     region: str = ""
     threads: int = 0
+    engines: tuple[str, ...] = ()
     interests: frozenset[str] | None = None
     json: bool = False
 
@@ -248,6 +251,16 @@ def _threads(value: Any) -> int:
     return value
 
 
+def _engines(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise _BadValueError("must be a list of names of engines")
+    names = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    if len(names) > LIMITS.config_engines_max or not all(map(_ENGINE.fullmatch, names)):
+        raise _BadValueError(f"must be at most {LIMITS.config_engines_max} names such as onnx_text")
+    return names
+
+
 def _interests(value: Any) -> frozenset[str]:
     from aigrid.metagraph.branches import EVERYBODYS, roots  # late: load libsodium
     from aigrid.metagraph.capabilities import known
@@ -276,6 +289,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _name),
     "region": ("region", _name),
     "threads": ("threads", _threads),
+    "engine": ("engines", _engines),
     "interest": ("interests", _interests),
     "json": ("json", _boolean),
 }

@@ -220,6 +220,7 @@ class Limits:
     # This node
     config_max_bytes: int = _limit(64 * KIB, "a configuration file")
     config_addresses_max: int = _limit(64, "addresses in one setting")
+    config_engines_max: int = _limit(16, "engines that may be named as preferred")
     threads_max: int = _limit(1024, "threads that may be configured")
     invitation_max_chars: int = _limit(64 * KIB, "an invitation as text, read from standard input")
     key_file_max_bytes: int = _limit(4096, "a key file")
@@ -236,6 +237,9 @@ class Limits:
     gguf_items_max: int = _limit(4 * 1024 * 1024, "items of all arrays together")
     gguf_rank_max: int = _limit(4, "dimensions of a tensor in a GGUF file")
     gguf_alignment_max: int = _limit(65536, "alignment of the tensors' data")
+    safetensors_header_max_bytes: int = _limit(8 * MIB, "the header of a safetensors file")
+    safetensors_tensors_max: int = _limit(65536, "tensors of a safetensors file")
+    model_config_max_bytes: int = _limit(1 * MIB, "the config.json beside a model's weights")
     onnx_depth_max: int = _limit(32, "nesting of an ONNX graph")
     onnx_parts_max: int = _limit(512 * 1024, "nodes, tensors and attributes of one ONNX graph")
     onnx_operators_max: int = _limit(4096, "different operators of an ONNX file")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -40,6 +40,19 @@ class Runner(Protocol):
         Raises:
             Cancelled: when `cancel` was set before the end.
             EngineError: `invalid_request` for tensors it does not accept, `out_of_memory`.
+        """
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A loaded model that writes: tokens in, other tokens out."""
+
+    def write(self, tokens: Sequence[int], most: int, cancel: CancelToken) -> list[int]:
+        """At most `most` tokens, special ones among them.
+
+        Raises:
+            Cancelled: when `cancel` was set before the end.
+            EngineError: `invalid_request` for tokens it does not accept, `out_of_memory`.
         """
 
 

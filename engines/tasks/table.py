@@ -19,6 +19,7 @@ from aigrid.engines.tasks.text import (
     TokenClassification,
     ZeroShot,
 )
+from aigrid.engines.tasks.written import Rewriting
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest
 from aigrid.protocol.limits import LIMITS
 
@@ -41,10 +42,19 @@ TASKS: Final[Mapping[str, Callable[[Setup], Task]]] = {
 }
 
 
+WRITTEN: Final[Mapping[str, Callable[[Setup], Task]]] = {
+    "translation": Rewriting,
+    "summarization": Rewriting,
+}
+"""Tasks for engines whose runner is a `Writer`, too."""
+
 ALSO: Final[Mapping[str, tuple[str, ...]]] = {
     "feature-extraction": ("sentence-similarity", "text-ranking"),
 }
 """What else a model mapped for a task can do, for whoever has vectors can compare them."""
+
+
+_ALL: Final = {**TASKS, **WRITTEN}
 
 
 class Tasks:
@@ -52,12 +62,12 @@ class Tasks:
 
     def __init__(self, source: ModelSource, runner: Runner) -> None:
         """Raises EngineError: `unsupported_model` where mapping, task and model do not fit."""
-        if source.mapping is None or source.task not in TASKS:
+        if source.mapping is None or source.task not in _ALL:
             raise unsupported(f"there is no mapping for the task {source.task!r}")
         names = (source.task, *ALSO.get(source.task, ()))
         setup = Setup(source.task, source.mapping, source.files, runner)
         self._own = source.task
-        self._tasks = {name: TASKS[name](setup) for name in names}
+        self._tasks = {name: _ALL[name](setup) for name in names}
 
     def run(self, request: TaskRequest, cancel: CancelToken) -> Iterator[TaskChunk | Finish]:
         """The answer and `Finish`.

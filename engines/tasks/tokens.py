@@ -11,7 +11,7 @@ from aigrid.protocol.limits import MIB
 from aigrid.protocol.task import TextInput
 
 TOKENIZER_MAX_BYTES: Final = 64 * MIB
-BATCH_TOKENS: Final = 16_384  # of one run, padding included: bounds memory, costs no speed
+BATCH_TOKENS: Final = 4096  # of one run, padding included: bounds memory, costs no speed
 
 Pair = tuple[str, str]
 
@@ -58,6 +58,11 @@ class Tokens:
             if not encoding.ids:
                 raise invalid(f"text {n} has no tokens")
         return encodings
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
 
     def feeds(self, encodings: Sequence[Any]) -> tuple[dict[str, Array], Array]:
         """Input tensors of a batch, and its mask: int64 [batch, tokens]."""

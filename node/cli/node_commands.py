@@ -21,6 +21,11 @@ Interest = Annotated[
     ),
 ]
 
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(help="Engine that comes first where several can run a model; repeatable."),
+]
+
 
 def up(
     ctx: typer.Context,
@@ -53,6 +58,7 @@ def up(
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
+    engine: Engines = None,
     interest: Interest = None,
     as_json: Json = False,
 ) -> None:
@@ -73,6 +79,7 @@ def up(
             "name": name,
             "region": region,
             "threads": threads,
+            "engine": engine or None,
             "interest": interest or None,
             "json": as_json or None,
         },

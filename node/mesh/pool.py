@@ -6,7 +6,7 @@ lease tries again.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import trio
 
 from aigrid.engines.base import Estimate, ModelSource
 from aigrid.engines.devices import memory
+from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.workers import Worker, WorkerSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError
@@ -85,14 +86,14 @@ class ModelPool:
         spawner: WorkerSpawner,
         local_models: LocalModels,
         *,
-        engine_for: Callable[[ModelSource], str],
+        engines_for: Callable[[ModelSource], Sequence[str]],
         config: PoolConfig,
         limits: Limits = LIMITS,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._spawner = spawner
         self._local_models = local_models
-        self._engine_for = engine_for
+        self._engines_for = engines_for
         self._config = config
         self._limits = limits
         self._on_change = on_change
@@ -154,10 +155,7 @@ class ModelPool:
             self._release(entry)
 
     async def resident(self, model: str) -> Worker:
-        """The worker of a model, loaded if need be, which from now on stays until `unload`.
-
-        No slot is held. Raises what `lease` raises.
-        """
+        """The worker of a model, which stays until `unload`; no slot is held. Raises as `lease`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         entry = self._entry(model)
         entry.resident = True
@@ -255,26 +253,21 @@ class ModelPool:
         except AigridError as error:
             self._set_aside(model, error)
             raise
-        engine = self._engine_for(source)
+        engines = self._engines_for(source)
         entry = self._entries[model] = _Entry(model)
         # In a task of its own, so that a caller who leaves does not cancel it for the others.
-        self._nursery.start_soon(self._load, entry, source, engine)
+        self._nursery.start_soon(self._load, entry, source, engines)
         self._on_change()
         return entry
 
-    async def _load(self, entry: _Entry, source: ModelSource, engine: str) -> None:
+    async def _load(self, entry: _Entry, source: ModelSource, engines: Sequence[str]) -> None:
         started = trio.current_time()
         try:
             await self._local_models.check(entry.model)
-            worker = await self._spawner.spawn(
-                source,
-                engine=engine,
-                threads=self._config.threads,
-                admit=lambda estimate: self._admit(entry, estimate),
-            )
+            worker = await first_able(engines, lambda name: self._spawn(entry, source, name))
         except AigridError as error:
             entry.error = error
-            log.warning("load_failed", model=entry.model, engine=engine, code=error.code)
+            log.warning("load_failed", model=entry.model, engines=engines, code=error.code)
             self._forget(entry)
             entry.settled.set()
             self._set_aside(entry.model, error)
@@ -295,11 +288,21 @@ class ModelPool:
         log.info(
             "model_loaded",
             model=entry.model,
-            engine=engine,
+            engine=worker.engine,
             seconds=seconds,
             sandbox=worker.sandbox,
         )
         await self._until_dead(entry, worker)
+
+    async def _spawn(self, entry: _Entry, source: ModelSource, engine: str) -> Worker:
+        self._reserved_bytes -= entry.reserved_bytes  # of an engine that refused while it loaded
+        entry.reserved_bytes = 0
+        return await self._spawner.spawn(
+            source,
+            engine=engine,
+            threads=self._config.threads,
+            admit=lambda estimate: self._admit(entry, estimate),
+        )
 
     def _set_aside(self, model: str, error: AigridError) -> None:
         """Stop offering a model whose files are gone or damaged."""
@@ -324,7 +327,7 @@ class ModelPool:
         needed = estimate.memory_bytes
         if needed > self._budget_bytes:
             raise EngineError(
-                f"the model needs {_mib(needed)}, this node has {_mib(self._budget_bytes)}",
+                f"the model needs {needed // MIB} MiB, this node has {self._budget_bytes // MIB}",
                 Code.OUT_OF_MEMORY,
             )
         free = self._budget_bytes - self._reserved_bytes
@@ -393,7 +396,3 @@ class ModelPool:
                 self._drop(entry)
                 if entry.worker is not None:
                     nursery.start_soon(entry.worker.kill)
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes // MIB} MiB"

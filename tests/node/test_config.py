@@ -43,6 +43,15 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
     assert (config.gateway, config.gateway_explicit) == (("::1", 0), True)
 
 
+def test_engines_are_named_in_order(tmp_path: Path) -> None:
+    assert merged(tmp_path, 'engine = ["torch", "onnx"]').engines == ("torch", "onnx")
+    named = merged(tmp_path, environment={"AIGRID_ENGINE": "torch, onnx, torch"})
+    assert named.engines == ("torch", "onnx")
+    for wrong in ("../torch", "Torch", ",".join(f"e{n}" for n in range(99))):
+        with pytest.raises(UsageError, match="_ENGINE must"):
+            merged(tmp_path, environment={"AIGRID_ENGINE": wrong})
+
+
 def test_environment_spells_lists_and_truth(tmp_path: Path) -> None:
     config = merged(
         tmp_path,

@@ -9,7 +9,8 @@ from typing import Any
 import trio
 from tests.node.mesh.shelf import echo_model, empty_shelf
 
-from aigrid.engines.base import ModelSource
+from aigrid.engines.base import Estimate, ModelSource
+from aigrid.engines.echo import EchoEngine
 from aigrid.node.inline_workers import InlineSpawner, InlineWorker
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool, PoolConfig
@@ -35,6 +36,13 @@ class Spawner(InlineSpawner):
         return await super().spawn(source, engine=engine, threads=threads, admit=admit)
 
 
+class Picky(EchoEngine):
+    """Finds out only while it loads that the model is not for it."""
+
+    def load(self, source: ModelSource, *, threads: int) -> Estimate:
+        raise EngineError("this engine has no such architecture", Code.UNSUPPORTED_MODEL)
+
+
 @dataclass
 class World:
     pool: ModelPool
@@ -50,13 +58,15 @@ class World:
 
 
 @asynccontextmanager
-async def running(directory: Path, **config: Any) -> AsyncIterator[World]:
+async def running(
+    directory: Path, *, engines: tuple[str, ...] = ("echo",), **config: Any
+) -> AsyncIterator[World]:
     models, spawner = await empty_shelf(directory / "models"), Spawner(start_seconds=1.0)
     changes: list[dict[str, str]] = []
     pool = ModelPool(
         spawner,
         models,
-        engine_for=lambda _: "echo",
+        engines_for=lambda _: engines,
         config=PoolConfig(**{"memory_bytes": 100, **config}),
         limits=replace(LIMITS, model_idle_seconds=IDLE_SECONDS),
         on_change=lambda: changes.append(dict(pool.states())),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.node.mesh.pool_world import IDLE_SECONDS, World, running
+from tests.node.mesh.pool_world import IDLE_SECONDS, Picky, World, running
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aigrid.engines.echo import EchoEngine
@@ -41,6 +41,20 @@ async def test_a_lease_loads_and_the_change_is_told(
         assert estimate is not None
         assert estimate.slots == 8
         assert world.pool.busy(model) == 0
+
+
+async def test_an_engine_that_refuses_leaves_model_and_memory_to_the_next(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    # Room for one of them: what the first had reserved must be free for the second.
+    async with running(tmp_path, engines=("picky", "echo"), memory_bytes=60) as world:
+        world.spawner.engines = {"picky": Picky, "echo": EchoEngine}
+        model = await world.add(memory_bytes=50)
+        async with world.pool.lease(model) as worker:
+            assert worker.engine == "echo"
+        await world.pool.unload(model)
+        async with world.pool.lease(await world.add(memory_bytes=55)) as worker:
+            assert worker.engine == "echo"
 
 
 async def test_all_who_wait_share_one_load(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from tests.node.mesh.shelf import empty_shelf
 
+from aigrid.engines.formats import inspect
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.starter import (
     CATALOGUE,
@@ -215,6 +216,18 @@ def test_the_cache_is_where_the_environment_says() -> None:
     assert default_cache_directory({"AIGRID_CACHE": "/x"}) == Path("/x")
     assert default_cache_directory({"XDG_CACHE_HOME": "/y"}) == Path("/y/aigrid")
     assert default_cache_directory({}) == Path.home() / ".cache" / "aigrid"
+
+
+@pytest.mark.model
+async def test_the_starter_for_vectors_has_all_its_files(tmp_path: Path) -> None:
+    models = LocalModels(tmp_path / "models")
+    await models.open()
+    fetched = await fetch("minilm", models)
+    source = models.source(fetched.model)
+    assert set(source.files) == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert source.mapping == CATALOGUE["minilm"].mapping
+    report = inspect(source.files["model.safetensors"])
+    assert (report.format, report.precision) == (source.format, fetched.description.precision)
 
 
 @pytest.mark.model

@@ -1,0 +1,250 @@
+"""Models of the architectures that transformers knows, from safetensors, on torch.
+
+Text generation and tasks on texts and images, on the CPU and on any accelerator that torch has.
+Weights keep the precision that they have in their file; the CPU, which is slow at halves, computes
+with float32.
+
+Options of the model:
+    context: tokens that a conversation may have; by default the model's own, at most 4096.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+
+from aigrid.engines.base import (
+    CancelToken,
+    Device,
+    EngineStats,
+    Estimate,
+    ModelSource,
+    Probe,
+    wrong_task,
+)
+from aigrid.engines.bert import read_json
+from aigrid.engines.devices import devices
+from aigrid.engines.tasks import Tasks
+from aigrid.engines.tasks.tokens import BATCH_TOKENS
+from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.torch_model import FORMAT, HEADS, WRITERS, Opened, build, offline, open_files
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import InferChunk, InferRequest, TaskRequest, TextRequest
+from aigrid.protocol.limits import LIMITS, MIB
+
+if TYPE_CHECKING:
+    from aigrid.engines.chat_template import ChatTemplate
+    from aigrid.engines.hf_tokenizer import HfTokenizer
+    from aigrid.engines.torch_decoder import TorchDecoder
+
+GENERATION: Final = "text-generation"
+GENERATION_FILE: Final = "generation_config.json"
+RUNTIME_BYTES: Final = 512 * MIB
+_ITEM_BYTES: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    """A model that writes text."""
+
+    context: int
+    vocabulary: int
+    tokenizer: "HfTokenizer"
+    template: "ChatTemplate | None"
+    decoder: "TorchDecoder"
+
+
+class TorchEngine:
+    """One model, one request at a time."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        self._speaker: _Speaker | None = None
+        self._tasks: Tasks | None = None
+        self._tally = Tally()
+
+    def probe(self) -> Probe:
+        found, problem, places = "", "", devices()
+        try:
+            found = f"{version('torch')} transformers {version('transformers')}"
+            places = (*places, *_accelerators())
+        except PackageNotFoundError as error:
+            problem = f"{error.name} is not installed: pip install 'aigrid-node[torch]'"
+        except (ImportError, OSError) as error:
+            problem = f"torch cannot be used: {error}"[:300]
+        return Probe(self.name, found, (FORMAT,), tuple(HEADS), places, problem)
+
+    def estimate(self, source: ModelSource) -> Estimate:
+        opened = open_files(source)
+        _table(source)
+        precision = _precision(opened)
+        item = _ITEM_BYTES[precision]
+        config = opened.config
+        width, layers, heads, longest = (
+            _number(config, *names)
+            for names in (
+                ("hidden_size", "n_embd", "d_model"),
+                ("num_hidden_layers", "n_layer", "num_layers"),
+                ("num_attention_heads", "n_head"),
+                ("max_position_embeddings", "n_positions"),
+            )
+        )
+        hidden = _number(config, "intermediate_size", "n_inner") or 4 * width
+        if source.task == GENERATION or _table(source) == WRITERS:
+            context = _context(source, config)
+            kept = 2 * layers * width * context * item  # keys and values, were no head shared
+            work = LIMITS.context_default_tokens * (2 * hidden + 6 * width) * 4
+            work += _number(config, "vocab_size") * 8
+        else:
+            context = longest
+            kept = 0
+            work = BATCH_TOKENS * (2 * hidden + 6 * width + 2 * heads * min(longest, 512)) * 4
+        # The weights once more, for they are read while their copies are made.
+        memory = RUNTIME_BYTES + opened.elements * item * 2 + kept + work
+        return Estimate(memory, 1, context, precision)
+
+    def load(self, source: ModelSource, *, threads: int) -> Estimate:
+        estimate, opened = self.estimate(source), open_files(source)
+        offline()
+        import torch
+
+        torch.set_num_threads(max(1, threads))
+        device = _device()
+        dtype = getattr(torch, _precision(opened))
+        model = build(opened, _table(source), device=device, dtype=dtype)
+        if source.task == GENERATION:
+            self._speaker = _speaker(source, opened, model, device, estimate.context_tokens)
+        else:
+            self._tasks = _tasks(source, model, device)
+        return estimate
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        if isinstance(request, TextRequest) and self._speaker is not None:
+            speaker = self._speaker
+            return answer(speaker, request, cancel, self._tally, vocabulary=speaker.vocabulary)
+        if isinstance(request, TaskRequest) and self._tasks is not None:
+            return self._counted(self._tasks.run(request, cancel))
+        if self._speaker is None and self._tasks is None:
+            raise EngineError("no model is loaded")
+        raise wrong_task(self.name, request)
+
+    def stats(self) -> EngineStats:
+        return self._tally.stats
+
+    def unload(self) -> None:
+        self._speaker = self._tasks = None
+
+    def _counted(self, chunks: Iterator[InferChunk]) -> Iterator[InferChunk]:
+        with self._tally.request():
+            yield from chunks
+
+
+def _table(source: ModelSource) -> str:
+    table = HEADS.get(source.task)
+    if table is None:
+        raise EngineError(
+            f"torch does {', '.join(HEADS)}, not {source.task!r}", Code.UNSUPPORTED_MODEL
+        )
+    pooled = source.mapping is not None and source.mapping.output.pooling != "none"
+    if source.task == "text-ranking" and pooled:
+        return HEADS["feature-extraction"]
+    return table
+
+
+def _tasks(source: ModelSource, model: Any, device: Any) -> Tasks:
+    from aigrid.engines.torch_runner import TorchRunner
+
+    if source.mapping is None:
+        raise EngineError(f"a model for {source.task} needs a task mapping", Code.UNSUPPORTED_MODEL)
+    if _table(source) == WRITERS:
+        from aigrid.engines.torch_writer import TorchWriter
+
+        return Tasks(source, TorchWriter(model, _generation(source), device=device))
+    vectors = _table(source) == HEADS["feature-extraction"]
+    output = "last_hidden_state" if vectors else "logits"
+    return Tasks(source, TorchRunner(model, source.mapping, device=device, output=output))
+
+
+def _speaker(
+    source: ModelSource, opened: Opened, model: Any, device: Any, context: int
+) -> _Speaker:
+    from aigrid.engines.hf_tokenizer import HfTokenizer, chat_template
+    from aigrid.engines.torch_decoder import TorchDecoder
+
+    ending: set[int] = set()
+    for config in (opened.config, _generation(source)):
+        value = config.get("eos_token_id")
+        found = value if isinstance(value, list) else [value]
+        ending |= {token for token in found if type(token) is int}
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return _Speaker(
+        context,
+        vocabulary,
+        HfTokenizer(source.files, frozenset(ending)),
+        chat_template(source.files),
+        TorchDecoder(model, device=device, vocabulary=vocabulary),
+    )
+
+
+def _generation(source: ModelSource) -> dict[str, Any]:
+    path = source.files.get(GENERATION_FILE)
+    return {} if path is None else read_json(path)
+
+
+def _context(source: ModelSource, config: dict[str, Any]) -> int:
+    most = _number(config, "max_position_embeddings", "n_positions") or 2**20
+    wanted = source.options.get("context", min(most, LIMITS.context_default_tokens))
+    if type(wanted) is not int or wanted < 1:
+        raise EngineError("the option context must be a number of tokens", Code.UNSUPPORTED_MODEL)
+    return min(wanted, most)
+
+
+def _precision(opened: Opened) -> str:
+    """What is computed with: the weights' own type, on the CPU float32."""
+    if opened.precision not in _ITEM_BYTES:
+        raise EngineError(
+            f"weights of {opened.precision} are not supported", Code.UNSUPPORTED_QUANTISATION
+        )
+    return "float32" if _device_kind() == "cpu" else opened.precision
+
+
+def _device_kind() -> str:
+    return str(getattr(_device(), "type", "cpu"))
+
+
+def _device() -> Any:
+    """The accelerator that torch has here, or the CPU."""
+    import torch
+
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
+
+
+def _accelerators() -> tuple[Device, ...]:
+    import torch
+
+    if not torch.accelerator.is_available():
+        return ()
+    kind = str(torch.accelerator.current_accelerator())
+    found = []
+    for index in range(torch.accelerator.device_count()):
+        free = total = 0
+        with suppress(RuntimeError, NotImplementedError, AttributeError):  # not every backend tells
+            free, total = torch.accelerator.get_memory_info(index)
+        module = getattr(torch, kind, None)
+        named = getattr(module, "get_device_name", None)
+        name = str(named(index)) if named is not None else kind
+        found.append(Device(kind, name[:96], total, free))
+    return tuple(found)
+
+
+def _number(config: dict[str, Any], *names: str) -> int:
+    """The first of several spellings that is a sensible number, else 0."""
+    for name in names:
+        value = config.get(name)
+        if type(value) is int and 0 < value <= 2**31:
+            return value
+    return 0

@@ -1,0 +1,93 @@
+"""Sequence-to-sequence models of torch: a text in, another text out (translation, summaries)."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aigrid.engines.base import Cancelled, CancelToken
+from aigrid.engines.tasks.base import Array
+from aigrid.engines.torch_model import failed
+from aigrid.engines.torch_runner import CancelSwitch, longest_of
+from aigrid.protocol.errors import Code, EngineError
+
+BEAMS_MAX: Final = 8
+# What of a model's `generation_config.json` changes its answers and bounds no memory by itself.
+_KEPT: Final = frozenset(
+    {
+        "bad_words_ids", "bos_token_id", "decoder_start_token_id", "early_stopping",
+        "eos_token_id", "forced_bos_token_id", "forced_eos_token_id", "length_penalty",
+        "no_repeat_ngram_size", "num_beams", "pad_token_id", "repetition_penalty",
+    }
+)  # fmt: skip
+
+
+class TorchWriter:
+    """A `Writer` for tasks."""
+
+    def __init__(self, model: Any, generation: Mapping[str, Any], *, device: Any) -> None:
+        """`generation`: the model's `generation_config.json`, or nothing.
+
+        Raises:
+            EngineError: `unsupported_model` for settings that transformers does not take.
+        """
+        from transformers import GenerationConfig
+
+        settings = {name: value for name, value in generation.items() if name in _KEPT}
+        beams = settings.get("num_beams", 1)
+        if type(beams) is not int or not 1 <= beams <= BEAMS_MAX:
+            raise EngineError(f"num_beams is 1 to {BEAMS_MAX}", Code.UNSUPPORTED_MODEL)
+        for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id"):
+            if settings.get(name) is None and getattr(model.config, name, None) is not None:
+                settings[name] = getattr(model.config, name)
+        try:
+            self._settings = GenerationConfig(**settings, do_sample=False)
+        except Exception as error:  # boundary: an engine call
+            raise failed(error, Code.UNSUPPORTED_MODEL) from error
+        self._model = model
+        self._device = device
+        self._switch = CancelSwitch(model)
+        self._longest = longest_of(model)
+        self._vocabulary = int(model.config.vocab_size)
+        known = inspect.signature(model.forward).parameters
+        self._inputs = {n: (None, None) for n in ("input_ids", "attention_mask") if n in known}
+
+    @property
+    def inputs(self) -> Mapping[str, Sequence[int | None]]:
+        """What a text becomes."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """It writes tokens, and has no tensors to give."""
+        return ()
+
+    def run(self, feeds: Mapping[str, Array], cancel: CancelToken) -> Mapping[str, Array]:
+        """Raises EngineError: `invalid_request`."""
+        raise EngineError("this model writes text", Code.INVALID_REQUEST)
+
+    def write(self, tokens: Sequence[int], most: int, cancel: CancelToken) -> list[int]:
+        """See `Writer.write`."""
+        import torch
+
+        if not all(0 <= token < self._vocabulary for token in tokens):
+            raise EngineError("the text has unknown tokens", Code.INVALID_REQUEST)
+        if self._longest and len(tokens) > self._longest:
+            raise EngineError(
+                f"{len(tokens)} tokens; the model takes {self._longest}", Code.INVALID_REQUEST
+            )
+        most = min(most, self._longest - 1) if self._longest else most
+        try:
+            with torch.inference_mode(), self._switch.on(cancel):
+                given = torch.tensor([list(tokens)], device=self._device)
+                made = self._model.generate(
+                    input_ids=given,
+                    attention_mask=torch.ones_like(given),
+                    generation_config=self._settings,
+                    max_new_tokens=most,
+                )
+                found: list[int] = made[0].tolist()
+        except Cancelled:
+            raise
+        except Exception as error:  # boundary: an engine call
+            raise failed(error, Code.ENGINE_FAILED) from error
+        return found
