@@ -13,7 +13,7 @@ which it came, so that repair does not bring back for ever what has gone.
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from aigrid.metagraph.database import Database
+from aigrid.metagraph.database import UNITS, Database
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.limits import Limits
 from aigrid.protocol.record import Record, RecordKey
@@ -22,7 +22,6 @@ MEMBERSHIPS = "memberships"
 _INTRODUCED = "via "
 # The totals, rows of the same table.
 _MEMBERS, _STRANGERS = "members", "strangers"
-_UNITS = "(length(raw) + 4095) / 4096"
 # A member may hold this share of the room that is left for all: who holds little still finds some
 # when those who hold much have long been stopped.
 _SHARES = 128
@@ -163,7 +162,7 @@ class Accounts:
     def beyond_allowance(self, issuer: str) -> list[str]:
         """What a stranger holds that it could not hold as a member: content ids."""
         rows = self._database.rows(
-            f"SELECT content_id, {_UNITS} FROM records "  # noqa: S608 - constants
+            f"SELECT content_id, {UNITS} FROM records "  # noqa: S608 - constants
             "WHERE issuer = ? AND account GLOB 'via *' ORDER BY valid_until_ms DESC, content_id",
             (issuer,),
         )
@@ -200,27 +199,29 @@ class Accounts:
             (_INTRODUCED, unknown, issuer),
         )
 
-    def forget_surplus(self, account: str) -> None:
+    def forget_surplus(self, account: str, now_ms: int) -> None:
         """Forget keys of strangers beyond their bounds: those that would be forgotten next anyway.
 
-        A key with a record is kept. Of each kind the latest time forgotten is kept instead of the
+        A key with a record is kept, and one from the future: what is new could not be told from
+        what is forgotten. Of each kind the latest time forgotten is kept instead of the
         keys: nothing that old of an unknown key is taken in from strangers, so nothing comes back.
         """
         limits = self._limits
         most = limits.records_per_introducer_max * limits.keys_per_record_max
         if self.held(account)[1] > most:
-            self._forget(account, max(1, most // _FORGOTTEN_SHARE))
+            self._forget(account, max(1, most // _FORGOTTEN_SHARE), now_ms)
         most_all = limits.strangers_records_max * limits.keys_per_record_max
         if self.held(_STRANGERS)[1] > most_all:
-            self._forget(self._fullest("keys"), max(1, most // _FORGOTTEN_SHARE))
+            self._forget(self._fullest("keys"), max(1, most // _FORGOTTEN_SHARE), now_ms)
 
-    def _forget(self, account: str, count: int) -> None:
+    def _forget(self, account: str, count: int, now_ms: int) -> None:
         rows = self._database.rows(
             "SELECT issuer, kind, subject, valid_from_ms, until_ms FROM remembered AS k"
-            " WHERE account = ? AND NOT EXISTS (SELECT 1 FROM records AS r WHERE"
-            " (r.issuer, r.kind, r.subject) = (k.issuer, k.kind, k.subject))"
+            " WHERE account = ? AND valid_from_ms <= ?"
+            " AND NOT EXISTS (SELECT 1 FROM records AS r"
+            " WHERE (r.issuer, r.kind, r.subject) = (k.issuer, k.kind, k.subject))"
             " ORDER BY until_ms LIMIT ?",
-            (account, count),
+            (account, now_ms, count),
         )
         for issuer, kind, subject, valid_from_ms, until_ms in list(rows):
             self._database.execute(
@@ -251,7 +252,7 @@ class Accounts:
     ) -> list[tuple[int, str]]:
         """(`validUntil`, content id) of the next to expire that make up `units`; [] if none do."""
         rows = self._database.rows(
-            f"SELECT valid_until_ms, content_id, {_UNITS} FROM records "  # noqa: S608 - a constant
+            f"SELECT valid_until_ms, content_id, {UNITS} FROM records "  # noqa: S608 - a constant
             "WHERE account = ? AND (issuer, kind, subject) IS NOT (?, ?, ?) "
             "ORDER BY valid_until_ms, content_id LIMIT ?",
             (account, *(but or (None, None, None)), units),
@@ -266,7 +267,7 @@ class Accounts:
     def _replaced(self, key: RecordKey, account: str, now_ms: int) -> int:
         """Units of a record valid then that a new one of `key` gives back to `account`."""
         row = self._database.row(
-            f"SELECT {_UNITS} FROM records WHERE issuer = ? AND kind = ? AND subject = ? "  # noqa: S608
+            f"SELECT {UNITS} FROM records WHERE issuer = ? AND kind = ? AND subject = ? "  # noqa: S608
             "AND account = ? AND valid_until_ms > ?",
             (*key, account, now_ms),
         )
@@ -275,7 +276,7 @@ class Accounts:
     def _due(self, account: str, now_ms: int) -> int:
         """Units of what has expired and is not deleted yet."""
         row = self._database.row(
-            f"SELECT COALESCE(SUM({_UNITS}), 0) FROM records "  # noqa: S608 - a constant
+            f"SELECT COALESCE(SUM({UNITS}), 0) FROM records "  # noqa: S608 - a constant
             "WHERE account = ? AND valid_until_ms <= ?",
             (account, now_ms),
         )

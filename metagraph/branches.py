@@ -14,9 +14,7 @@ from aigrid.protocol.kinds import NO_BRANCH, AvailabilityBody, Body, ModelBody, 
 from aigrid.protocol.messages import EVERYBODY, RECORDS_TOPIC
 
 EVERYBODYS: Final[frozenset[str]] = frozenset()
-BRANCHES: Final = tuple(
-    name for name, concept in default_taxonomy().concepts.items() if not concept.broader
-)
+BRANCHES: Final = default_taxonomy().roots
 _ALL: Final = frozenset(BRANCHES)
 # In the store. A node's own affair, but kept on its disk: the order of these never changes.
 _BITS: Final = {name: 1 << bit for bit, name in enumerate((EVERYBODY, NO_BRANCH, *BRANCHES))}

@@ -45,6 +45,7 @@ class Taxonomy:
             if concept.name in self.concepts:
                 raise ValueError(f"capability {concept.name!r} is defined twice")
             self.concepts[concept.name] = concept
+        self.roots = tuple(name for name, one in self.concepts.items() if not one.broader)
         self._ancestors: dict[str, frozenset[str]] = {}
         for name in self.concepts:
             self._close(name, ())

@@ -6,6 +6,7 @@ are kept and not known.
 """
 
 import difflib
+import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +14,7 @@ from typing import Final
 
 from aigrid.metagraph.capabilities import Taxonomy
 from aigrid.protocol.kinds import CapabilityBody
+from aigrid.protocol.limits import LIMITS
 
 FOREVER_MS: Final = 2**63 - 1
 _SUGGESTED, _COMPARED = 3, 1000  # strangers may publish any number of capabilities
@@ -66,8 +68,7 @@ class LiveConcepts:
 
     def broadest(self) -> tuple[str, ...]:
         """The shipped capabilities with nothing above them, by name."""
-        concepts = self._shipped.concepts
-        return tuple(sorted(name for name, concept in concepts.items() if not concept.broader))
+        return tuple(sorted(self._shipped.roots))
 
     def ancestors(self, name: str) -> Mapping[str, int]:
         """Everything broader than `name`, each with the time until which that is so."""
@@ -100,23 +101,32 @@ class LiveConcepts:
         return found
 
     def _climb(self, name: str) -> Mapping[str, int]:
-        """Follow `broader` upwards, the ways that hold longest first."""
+        """Follow `broader` upwards, the ways that hold longest first: each is gone through once.
+
+        Nothing is above one with more published ones above it than `published_above_max`.
+        """
         if not is_published(name):
             return dict.fromkeys(self._shipped.ancestors(name), FOREVER_MS)
         best: dict[str, int] = {}
-        waiting = [(name, FOREVER_MS)]
+        waiting = [(-FOREVER_MS, name)]
+        climbed: set[str] = set()
         while waiting:
-            at, until_ms = waiting.pop()
+            negated_ms, at = heapq.heappop(waiting)
+            if at in climbed:
+                continue
+            climbed.add(at)
             published = self._published.get(at)
             if published is None:
                 if self._shipped.known(at):
                     for above in self._shipped.ancestors(at):
-                        best[above] = max(until_ms, best.get(above, 0))
+                        best[above] = max(-negated_ms, best.get(above, 0))
                 continue
-            until_ms = min(until_ms, published.until_ms)
+            until_ms = min(-negated_ms, published.until_ms)
             for above in published.broader:
                 if until_ms > best.get(above, 0):
                     best[above] = until_ms
-                    waiting.append((above, until_ms))
+                    heapq.heappush(waiting, (-until_ms, above))
+            if sum(map(is_published, best)) > LIMITS.published_above_max:
+                return {}
         best.pop(name, None)
         return best

@@ -16,7 +16,8 @@ from typing import Any
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
-_UNITS = "(length(raw) + 4095) / 4096"
+# What a record counts (`accounts.units_of`), as the triggers have it for good.
+UNITS = "(length(raw) + 4095) / 4096"
 _TOTAL = """CASE WHEN account = 'memberships' THEN 'all memberships'
     WHEN account GLOB 'via *' THEN 'strangers' ELSE 'members' END"""
 
@@ -61,13 +62,13 @@ _ACCOUNTS = f"""
     UPDATE records SET account = 'memberships' WHERE kind = 'Membership';
     UPDATE remembered SET account = 'memberships' WHERE kind = 'Membership';
     INSERT INTO accounts SELECT account, {_TOTAL}, SUM(units), SUM(keys) FROM (
-        SELECT account, {_UNITS} AS units, 0 AS keys FROM records
+        SELECT account, {UNITS} AS units, 0 AS keys FROM records
         UNION ALL SELECT account, 0, 1 FROM remembered
     ) WHERE account IS NOT NULL GROUP BY account;
     INSERT INTO accounts SELECT total, NULL, SUM(units), SUM(keys) FROM accounts GROUP BY total;
     CREATE TRIGGER accounts_emptied AFTER UPDATE ON accounts WHEN NEW.units = 0 AND NEW.keys = 0
     BEGIN DELETE FROM accounts WHERE account = NEW.account; END;
-    {_counted("records", _UNITS, "0")}
+    {_counted("records", UNITS, "0")}
     {_counted("remembered", "0", "1")}
     DROP INDEX records_by_account;
     CREATE INDEX records_by_account ON records (account, valid_until_ms, content_id);

@@ -66,6 +66,7 @@ class Metagraph:
         self._memberships: dict[str, Record] = {}
         self._refusals: Memo[tuple[str, Code]] = Memo(LIMITS.refusals_kept_max)
         self._verified: Memo[Record] = Memo(LIMITS.records_waiting_max)
+        self._no_room: Memo[int] = Memo(LIMITS.refusals_for_room_max)  # until when
         self._load(now_ms)
 
     # --- records coming in
@@ -171,6 +172,7 @@ class Metagraph:
         for record in foreign:
             self.index.remove(record)
         self._memberships.clear()
+        self._no_room.clear()
         self.grid = grid
         self._charge_all()
 
@@ -226,6 +228,12 @@ class Metagraph:
         `branch` is one of `BRANCHES`, `EVERYBODY` for what belongs to none, or None for all.
         """
         return self._repair.items(self.grid, branch, self._may_say_at(now_ms), now_ms=now_ms)
+
+    def lacking(self, sha256s: Iterable[bytes], *, peer_id: str, now_ms: int) -> list[bytes]:
+        """Of these the ones worth fetching from a peer: not what there lately was no room for."""
+        peer, longest_ms = peer_id.encode(), LIMITS.refused_for_room_seconds * 1000
+        left_ms = ((one, (self._no_room.get(one + peer) or 0) - now_ms) for one in sha256s)
+        return [one for one, left in left_ms if not 0 < left <= longest_ms]  # clocks are set back
 
     def raws(self, sha256s: Sequence[bytes], *, now_ms: int) -> Iterator[bytes]:
         """Of these the records that we hold and may say: memberships first, then oldest first."""
@@ -298,7 +306,7 @@ class Metagraph:
                         changed[record.key] = record
                 except VerificationError as error:
                     refusals.append(self._count(error))
-                    self._remember_refusal(record, error)
+                    self._remember_refusal(record, error, now_ms, received_from)
         self._drop_evicted(changed)
         for record in changed.values():
             self._apply(record)
@@ -341,6 +349,7 @@ class Metagraph:
         if record.kind is not Kind.MEMBERSHIP:
             self._show(record)
             return
+        self._no_room.clear()  # what was a stranger's may be a member's now
         if record.withdrawn:
             self._memberships.pop(record.subject, None)
         else:
@@ -376,10 +385,15 @@ class Metagraph:
         self.refused[error.code] += 1
         return error
 
-    def _remember_refusal(self, record: Record, error: VerificationError) -> None:
+    def _remember_refusal(
+        self, record: Record, error: VerificationError, now_ms: int, received_from: str | None
+    ) -> None:
         """A superseded record stays so; any other refused here may be welcome later."""
         digest = hashlib.sha256(record.raw).digest()
         if error.code is Code.SUPERSEDED:
             self._refusals.put(digest, (error.message, error.code))
         else:
             self._verified.put(digest, record)
+        if error.code is Code.OVER_QUOTA and received_from is not None:
+            until_ms = now_ms + LIMITS.refused_for_room_seconds * 1000
+            self._no_room.put(digest + received_from.encode(), until_ms)

@@ -131,6 +131,7 @@ class Index:
         self._of_model: dict[str, _Pool] = {}
         self._of_capability: dict[str, _Pool] = {}
         self._refilable: dict[_OfferKey, tuple[str, ...]] = {}  # where those that may move stand
+        self._moved = False  # they may, since a capability somebody published came or went
 
     def add(self, record: Record, *, until_ms: int | None = None) -> None:
         """Believe `record` instead of whatever had its key, until it or `until_ms` expires.
@@ -145,7 +146,7 @@ class Index:
         self._current[record.key] = entry
         if isinstance(record.body, CapabilityBody):
             self.concepts.put(record.body, entry.until_ms)
-            self._refile()
+            self._moved = True
         if isinstance(record.body, ModelBody):
             self._add_manifest(entry, record.body)
         elif isinstance(record.body, AvailabilityBody):
@@ -170,15 +171,9 @@ class Index:
         self, name: str, now_ms: int, *, limit: int | None = None
     ) -> tuple[Candidate, ...]:
         """Who offers this capability or a narrower one; warm ones first, at most `limit`."""
+        if self._moved:
+            self._refile()
         return _live(self._of_capability.get(name), now_ms, limit)
-
-    def offers_of_node(self, did: str, now_ms: int) -> tuple[Candidate, ...]:
-        """What one node offers."""
-        entry = self._current.get((did, Kind.AVAILABILITY.value, did))
-        if entry is None or not isinstance(entry.record.body, AvailabilityBody):
-            return ()
-        found = (self._candidates.get((did, offer.model)) for offer in entry.record.body.offers)
-        return tuple(c for c in found if c is not None and c.valid_until_ms > now_ms)
 
     def candidates(self, now_ms: int) -> tuple[Candidate, ...]:
         """Every offer there is."""
@@ -253,7 +248,7 @@ class Index:
         record = entry.record
         if isinstance(record.body, CapabilityBody):
             self.concepts.drop(record.subject)
-            self._refile()
+            self._moved = True
         elif isinstance(record.body, ModelBody):
             del self._manifests[record.content_id]
             _discard(self._manifests_of_name, record.body.name, record.content_id)
@@ -306,7 +301,8 @@ class Index:
             self._refilable[key] = tuple(filed)
 
     def _refile(self) -> None:
-        """A capability somebody published came or went: where it was declared, start over."""
+        """Start over where published capabilities were declared: once for any number of changes."""
+        self._moved = False
         for key, names in list(self._refilable.items()):
             candidate = self._candidates[key]
             for name in names:

@@ -22,3 +22,6 @@ class Memo(Generic[T]):
         self._items[digest] = item
         if len(self._items) > self._items_max:
             self._items.popitem(last=False)
+
+    def clear(self) -> None:
+        self._items.clear()

@@ -55,6 +55,11 @@ class TokenBuckets:
         self._keys_max = keys_max
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
+    def take(self, key: str, now_seconds: float) -> float:
+        """Take a token of `key`: 0 if there was one, else the seconds until there is."""
+        bucket = self.of(key, now_seconds)
+        return 0.0 if bucket.take(now_seconds) else bucket.wait_seconds(now_seconds)
+
     def of(self, key: str, now_seconds: float) -> TokenBucket:
         """The bucket of `key`, full if it was not used lately."""
         bucket = self._buckets.get(key)

@@ -5,7 +5,7 @@ What a node says of itself is only the last tie-breaker: what was observed of it
 
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -61,7 +61,6 @@ class Reason(StrEnum):
     """Why a candidate is not asked: it cannot serve, or it is not what `Filters` ask for."""
 
     EXPIRED = "expired"
-    EXCLUDED = "excluded"
     DEAD = "dead"
     FULL = "full"
     COOLING = "cooling"
@@ -127,7 +126,6 @@ def rank(
     *,
     rng: random.Random,
     own_peer_id: str | None = None,
-    excluded: Collection[str] = (),
     now_ms: int | None = None,
     strategy: Strategy = DEFAULT_STRATEGY,
 ) -> Ranking:
@@ -143,7 +141,6 @@ def rank(
         observations: by PeerId; a peer without one is not known to be dead.
         rng: decides among equals; the same state gives the same ranking.
         own_peer_id: of this node.
-        excluded: PeerIds the caller does not want, such as those that already failed it.
         now_ms: wall time; None where the candidates come straight from the index.
         strategy: how to choose.
     """
@@ -152,7 +149,7 @@ def rank(
     for candidate in sorted(candidates, key=lambda c: (c.node, c.model, c.record)):
         local = candidate.node == own_peer_id
         seen = observations.get(candidate.node, Observation() if local else None)
-        refusal = _refusal(candidate, seen, now_ms, excluded, strategy)
+        refusal = _refusal(candidate, seen, now_ms, strategy)
         if refusal is not None:
             dropped.append(refusal)
             continue
@@ -170,13 +167,10 @@ def _refusal(
     candidate: Candidate,
     seen: Observation | None,
     now_ms: int | None,
-    excluded: Collection[str],
     strategy: Strategy,
 ) -> Dropped | None:
     if now_ms is not None and candidate.valid_until_ms <= now_ms:
         return Dropped(candidate, Reason.EXPIRED, ("the offer has expired",))
-    if candidate.node in excluded:
-        return Dropped(candidate, Reason.EXCLUDED, ("excluded by the caller",))
     if seen is not None and not seen.alive:
         return Dropped(candidate, Reason.DEAD, ("does not answer",))
     if not candidate.slots:

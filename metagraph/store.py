@@ -126,7 +126,7 @@ class Store:
             self._evict(going)
             self._write(record, now_ms, received_from, account)
             if is_introduced(account):
-                self.accounts.forget_surplus(account)
+                self.accounts.forget_surplus(account, now_ms)
         if known is not None and known[1] != record.content_id:
             self._successors[known[1]] = record.content_id
             if len(self._successors) > self._limits.successors_kept_max:
@@ -316,13 +316,10 @@ class Store:
             self.database.execute("DELETE FROM records WHERE content_id = ?", (content_id,))
 
     def _check_rate(self, account: str, now_ms: int) -> None:
-        now_seconds = now_ms / 1000
-        bucket = self._rates.of(account, now_seconds)
-        if not bucket.take(now_seconds):
+        wait_seconds = self._rates.take(account, now_ms / 1000)
+        if wait_seconds:
             raise VerificationError(
-                "too many records at once",
-                Code.OVER_RATE,
-                retry_after_seconds=bucket.wait_seconds(now_seconds),
+                "too many records at once", Code.OVER_RATE, retry_after_seconds=wait_seconds
             )
 
     def _write(

@@ -5,8 +5,11 @@ that knows nothing but the grid's authority can verify and index it; whoever ask
 answer only what it would itself have gathered from it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Literal
 
 from aigrid.metagraph.concepts import is_published
@@ -27,13 +30,24 @@ class Wanted:
 
 
 def offers(wanted: Wanted, index: Index, now_ms: int) -> tuple[Candidate, ...]:
-    """The live offers of it that `index` knows, soonest first, as many as an answer may hold."""
-    most = LIMITS.find_records_max
+    """The live offers of it that `index` knows: of each node one before the second of any.
+
+    Soonest first among these, so that one node with many offers leaves room for others' in an
+    answer. At most `find_offers_max`.
+    """
+    most = LIMITS.find_offers_max
     if wanted.by == "capability":
-        return index.offers_of_capability(wanted.name, now_ms, limit=most)
-    models = index.resolve(wanted.name, now_ms)
-    found = (c for model in models for c in index.offers_of_model(model, now_ms, limit=most))
-    return tuple(found)[:most]
+        found = index.offers_of_capability(wanted.name, now_ms, limit=most)
+    else:
+        models = index.resolve(wanted.name, now_ms)
+        of_each = (index.offers_of_model(model, now_ms, limit=most) for model in models)
+        found = tuple(islice(chain.from_iterable(of_each), most))
+    seen: Counter[str] = Counter()
+    ranked: list[tuple[int, Candidate]] = []
+    for candidate in found:
+        ranked.append((seen[candidate.node], candidate))
+        seen[candidate.node] += 1
+    return tuple(candidate for _, candidate in sorted(ranked, key=itemgetter(0)))
 
 
 def gather(
@@ -47,11 +61,12 @@ def gather(
 ) -> list[Record]:
     """The records behind `candidates`, memberships first, at most `limit`, `find_max_bytes` in all.
 
-    An offer is there with all that it takes, or not at all. `membership_of` gets a DID.
+    No more than the first `find_records_max` candidates are looked at. An offer is there with all
+    that it takes, or not at all. `membership_of` gets a DID.
     """
     chosen: dict[str, Record] = {}
     room_bytes = LIMITS.find_max_bytes
-    for candidate in candidates:
+    for candidate in islice(candidates, LIMITS.find_records_max):
         grounds = {
             record.content_id: record for record in _grounds(wanted, candidate, index, now_ms)
         }

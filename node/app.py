@@ -165,7 +165,7 @@ class Node:
             self.graph, self.rpc, self.peers, self.interests, now_ms=self.now_ms, rng=world.rng
         )
         self.hints = ProviderHints(self.transport, keys=self._hint_keys)
-        self.queries = TypedQueries(
+        self.typed_queries = TypedQueries(
             self.graph, self.rpc, self.peers, self.hints, now_ms=self.now_ms, rng=world.rng
         )
         self.mingling = Mingling(
@@ -211,14 +211,13 @@ class Node:
             peers=self.peers,
             rpc=self.rpc,
             serving=self.serving,
-            reach=self.queries.ask,
-            status=self.status,
+            reach=self.typed_queries.ask,
             now_ms=self.now_ms,
             rng=world.rng,
         )
 
     def _wire(self) -> None:
-        inbound = Inbound(self.sync, self.queries, self.serving, now_ms=self.now_ms)
+        inbound = Inbound(self.sync, self.typed_queries, self.serving, now_ms=self.now_ms)
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
@@ -247,7 +246,7 @@ class Node:
                 self.sync,
                 self.peers,
                 self.hints,
-                self.queries,
+                self.typed_queries,
                 self.mingling,
                 self.querying,
                 Expiry(self.graph, now_ms=self.now_ms),
@@ -265,51 +264,13 @@ class Node:
         with trio.move_on_after(LIMITS.drain_seconds):
             await self.serving.drain()
 
+    @property
+    def sandbox(self) -> str:
+        """What holds workers in, in words."""
+        return self._world.spawner.sandbox
+
     def new_request_id(self) -> str:
         return self._world.random_bytes(12).hex()
-
-    def status(self) -> dict[str, Any]:
-        """The body of `/aigrid/v1/status`."""
-        own = self.identity
-        return {
-            "peer_id": own.peer_id,
-            "did": own.did,
-            "name": self.config.name,
-            "version": version("aigrid-node"),
-            "grid": self.grid.did,
-            "authority": self.grid.authority is not None,
-            "open": self.config.open_to_strangers,
-            "listen": list(self.transport.listen_addresses),
-            "peers": self.peer_list(),
-            "clock_ahead_ms": self.peers.clock_ahead_ms(),
-            "interests": sorted(self.interests.branches),
-            "sandbox": self._world.spawner.sandbox,
-            "models": self.model_list(),
-            "withheld": self.hosting.withheld(),
-            "records": sum(self.graph.counts(self.now_ms()).values()),
-            "requests": {"running": self.serving.running, "served": self.serving.served},
-            "typed_queries": dict(self.queries.counts),
-            "refused": {
-                "records": dict(self.graph.refused),
-                "joins": self.join_host.refused.total(),
-                "network": self.transport.counters(),
-            },
-        }
-
-    def model_list(self) -> list[dict[str, Any]]:
-        """Every model that live nodes offer, once per node."""
-        return [
-            {"model": c.model, "name": c.name, "node": c.node, "state": c.state}
-            for c in self.router.offers()
-        ]
-
-    def peer_list(self) -> list[dict[str, Any]]:
-        """Every other member, alive or not."""
-        others = self.transport.members - {self.identity.peer_id}
-        return [
-            {"peer_id": peer, "did": did_of_peer_id(peer), "alive": self.peers.alive(peer)}
-            for peer in sorted(others)
-        ]
 
     def _describe(self) -> NodeBody:
         probes = [probe for probe in self._probes if not probe.problem]

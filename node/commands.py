@@ -8,10 +8,18 @@ from typing import Any
 import msgspec
 
 from aigrid.metagraph.query import AnswerFormat, formats_of
+from aigrid.metagraph.terms import RECORD_URN
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
-from aigrid.node.finding import Find, check_capability, check_languages, find
+from aigrid.node.finding import (
+    Find,
+    check_capability,
+    check_languages,
+    check_new_capability,
+    find,
+)
 from aigrid.node.record_view import describe
+from aigrid.node.status import models_of, peers_of, status_of
 from aigrid.node.upstream_commands import PublishUpstream, publish_upstream
 from aigrid.protocol.errors import (
     AigridError,
@@ -164,19 +172,22 @@ class NodeCommands:
             raise UsageError(f"this node has no command {method[:64]!r}")
         schema, run = entry
         try:
+            msgspec.json.encode(params)  # half surrogate pairs: how bytes that are no text arrive
             arguments = msgspec.convert(params, schema)
+        except UnicodeEncodeError:
+            raise UsageError(f"{method}: not UTF-8; give it as UTF-8 text") from None
         except msgspec.ValidationError as error:
             raise UsageError(f"{method}: {error}") from None
         return await run(arguments, emit)
 
     async def _status(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return self._node.status()
+        return status_of(self._node)
 
     async def _peers(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return {"peers": self._node.peer_list()}
+        return {"peers": peers_of(self._node)}
 
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return {"models": self._node.model_list()}
+        return {"models": models_of(self._node)}
 
     async def _models_fetch(self, params: Name, emit: Emit) -> dict[str, Any]:
         async def progress(text: str) -> None:
@@ -229,12 +240,14 @@ class NodeCommands:
 
     async def _capability_publish(self, params: NewCapability, _: Emit) -> dict[str, Any]:
         node, now_ms = self._node, self._node.now_ms()
+        languages = {language.lower(): label for language, label in params.labels.items()}
+        check_new_capability(params.name, tuple(languages))
         for name in params.broader:
             check_capability(node.graph.index.concepts, name, now_ms)
         body = CapabilityBody(
             id=f"{node.identity.did}#{params.name}",
             broader=params.broader,
-            labels=params.labels,
+            labels=languages,
             input_schema=params.input_schema,
             output_schema=params.output_schema,
         )
@@ -251,10 +264,16 @@ class NodeCommands:
 
     async def _capability_withdraw(self, params: Name, _: Emit) -> dict[str, Any]:
         node = self._node
-        iri = f"{node.identity.did}#{params.name.rpartition('#')[2]}"
+        namespace, name = params.name.rpartition("#")[::2]
+        iri = f"{node.identity.did}#{name}"
+        if namespace not in ("", node.identity.did):
+            raise UsageError(f"{params.name[:160]} is another node's; only that can withdraw it")
         record = node.graph.withdraw(Kind.CAPABILITY, iri, node.identity, now_ms=node.now_ms())
         if record is None:
-            raise InvalidRequestError(f"this node has not published {iri}", Code.NOT_FOUND)
+            raise InvalidRequestError(
+                f"this node has not published {iri[:160]}; `aigrid capability publish` would",
+                Code.NOT_FOUND,
+            )
         return {"capability": iri, "record": record.content_id}
 
     async def _query(self, params: Query, _: Emit) -> dict[str, Any]:
@@ -279,7 +298,9 @@ class NodeCommands:
         return {"records": count}
 
     async def _record_show(self, params: Id, _: Emit) -> dict[str, Any]:
-        return describe(self._node.graph, params.id, now_ms=self._node.now_ms())
+        return describe(
+            self._node.graph, params.id.removeprefix(RECORD_URN), now_ms=self._node.now_ms()
+        )
 
     async def _record_import(self, params: Raw, _: Emit) -> dict[str, Any]:
         raw = params.raw.strip().encode("utf-8", "replace")

@@ -26,6 +26,7 @@ from aigrid.node.gateway.http import Gateway
 from aigrid.node.mesh.model_copy import in_thread
 from aigrid.node.query_process import start_child
 from aigrid.node.querying import Querying
+from aigrid.node.status import status_of
 from aigrid.node.workers import ProcessSpawner
 from aigrid.protocol.errors import AigridError, Code, UsageError
 from aigrid.protocol.limits import LIMITS
@@ -102,7 +103,12 @@ def _build(config: NodeConfig) -> Node:
 
 
 async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) -> None:
-    core = GatewayCore(node.router, now_ms=wall_ms, token=node.new_request_id)
+    core = GatewayCore(
+        node.router,
+        status=functools.partial(status_of, node),
+        now_ms=wall_ms,
+        token=node.new_request_id,
+    )
     gateway = _bind_gateway(core, node.querying, config)
     control = ControlServer(config.data_dir / SOCKET_FILE, NodeCommands(node))
     async with trio.open_nursery() as nursery:

@@ -1,5 +1,6 @@
 """`find`: who offers a capability, under which filters, and why in this order."""
 
+import re
 from typing import Any
 
 from aigrid.metagraph.concepts import LiveConcepts
@@ -9,6 +10,7 @@ from aigrid.metagraph.selection import Dropped
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.app import Node
 from aigrid.protocol.errors import NoCandidateError, UsageError
+from aigrid.protocol.kinds import CAPABILITY_NAME, LABEL_LANGUAGE
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.timestamp import format_ms
 
@@ -31,7 +33,7 @@ async def find(node: Node, params: Find) -> dict[str, Any]:
             there are offers and the filters leave none.
     """
     params.check()
-    await node.queries.look_for(Wanted("capability", params.capability), widely=params.ask)
+    await node.typed_queries.look_for(Wanted("capability", params.capability), widely=params.ask)
     concepts, now_ms = node.graph.index.concepts, node.now_ms()
     if not concepts.known(params.capability, now_ms):
         raise NoCandidateError(unknown_capability(concepts, params.capability, now_ms))
@@ -50,6 +52,24 @@ def check_capability(concepts: LiveConcepts, name: str, now_ms: int) -> None:
     """Raises UsageError unless a model may be published under this capability here."""
     if not concepts.known(name, now_ms):
         raise UsageError(unknown_capability(concepts, name, now_ms))
+
+
+def check_new_capability(name: str, languages: tuple[str, ...]) -> None:
+    """Raises UsageError for a name, or the language of a label, that no CapabilityRecord takes.
+
+    What else it does not take is said when it is built.
+    """
+    if not re.fullmatch(CAPABILITY_NAME, name):
+        raise UsageError(
+            f"{name[:64]!r} is no capability's name: use small letters, digits and single hyphens, "
+            "such as `legal-summarization`"
+        )
+    for language in languages:
+        if not re.fullmatch(LABEL_LANGUAGE, language):
+            raise UsageError(
+                f"{language[:64]!r} is no language of a label: give a language, or one with a "
+                "country, such as `en` or `pt-br`"
+            )
 
 
 def check_languages(tags: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import KIB, LIMITS, Limits
 
 READ_BYTES: Final = 256 * KIB
-_NICE: Final = 10  # routing goes first, also while a process that was lost is replaced
+# Than this node: routing goes first, also while a process that was lost is replaced.
+_NICER, _NICEST = 10, 19
 
 
 class DatasetLostError(Exception):
@@ -24,6 +25,10 @@ class DatasetLostError(Exception):
 
 class DatasetProcess(Protocol):
     """A dataset somewhere it can be killed."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it died by itself, or was killed by somebody else."""
 
     async def order(self, order: ipc.Order, *, seconds: float) -> ipc.Report:
         """Give an order and wait for its report, one at a time.
@@ -51,6 +56,10 @@ class ChildProcess:
     @property
     def pid(self) -> int:
         return self._popen.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._popen.poll() is not None
 
     async def order(self, order: ipc.Order, *, seconds: float) -> ipc.Report:
         await self._send(ipc.encode(order), seconds)
@@ -122,7 +131,8 @@ async def start_child(limits: Limits = LIMITS) -> ChildProcess:
             env={name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT},
             pass_fds=(theirs.fileno(),),
         )
-        os.setpriority(os.PRIO_PROCESS, popen.pid, _NICE)
+        nice = min(_NICEST, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
+        os.setpriority(os.PRIO_PROCESS, popen.pid, nice)
     except OSError as error:
         ours.close()
         raise LocalError(

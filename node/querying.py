@@ -114,6 +114,9 @@ class Querying:
 
     async def _current(self) -> DatasetProcess:
         """The process, started if there is none, and brought up to date. Needs the turn."""
+        if self._process is not None and self._process.ended:  # no query has to answer for that
+            await self._process.kill()
+            self._process = None
         if self._process is None:
             if self._start is None:
                 raise RuntimeError("no way to start a dataset")

@@ -166,7 +166,9 @@ CODES: dict[Code, CodeInfo] = {
     Code.METHOD_NOT_ALLOWED: _request(405, "Use the method named in the Allow header."),
     Code.REQUEST_TIMEOUT: _request(408, "Send the whole request without pausing."),
     Code.BODY_TOO_LARGE: _request(413, "Send a smaller body."),
-    Code.UNSUPPORTED_MEDIA_TYPE: _request(415, "Send Content-Type: application/json."),
+    Code.UNSUPPORTED_MEDIA_TYPE: _request(
+        415, "Send a content type that the path takes, uncompressed."
+    ),
     Code.HOST_NOT_ALLOWED: _request(403, "Address the gateway as 127.0.0.1 or localhost."),
     Code.ORIGIN_NOT_ALLOWED: _request(403, "Web pages of other origins may not call this node."),
     Code.DENIED: _denied("Ask the operator of the serving node."),

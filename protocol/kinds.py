@@ -41,10 +41,12 @@ Capability = Annotated[
 # Roots of the shipped capabilities, each once, in order: so that a set of them has one spelling.
 Branches = Annotated[tuple[CapabilityName, ...], Meta(max_length=LIMITS.branches_max)]
 NO_BRANCH = "none"
-Language = Annotated[str, Meta(pattern=r"^[a-z]{2,3}(-[a-z]{2})?\Z")]
+LABEL_LANGUAGE = r"[a-z]{2,3}(-[a-z]{2})?"
+Language = Annotated[str, Meta(pattern=rf"^{LABEL_LANGUAGE}\Z")]
 JsonSchema = dict[str, Any]
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+CAPABILITY_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
+_NAME = re.compile(CAPABILITY_NAME)
 OfferState = Literal["warm", "on_disk", "can_fetch"]
 
 

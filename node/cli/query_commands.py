@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aigrid.node.cli.session import Json, print_json, printable, session
-from aigrid.protocol.errors import UsageError
+from aigrid.protocol.errors import Code, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
@@ -109,7 +109,13 @@ def _serialized(quads: "Iterable[Quad]", export_format: ExportFormat) -> str:
 
 def _write(text: str) -> None:
     """Print as it is into a file or pipe; a terminal gets no control characters."""
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-    if not text.endswith("\n"):
-        sys.stdout.write("\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        if not text.endswith("\n"):
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        problem = f"cannot write the answer: {error.strerror}; write it somewhere else"
+        raise LocalError(problem, Code.ENVIRONMENT) from None

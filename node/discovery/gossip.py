@@ -1,42 +1,26 @@
 """Spreading what changed: batches of our own records out, those of our branches in."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import structlog
 import trio
 
 from aigrid.metagraph.branches import branches_of, topics_of
 from aigrid.metagraph.graph import Metagraph
+from aigrid.node.discovery.batches import batches, fits, take_in
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.interests import Interests
 from aigrid.node.network.transport import Transport
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import RECORDS_TOPIC, Records, decode_records, encode
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
-_OVERHEAD_BYTES = 64
-_PER_RECORD_BYTES = 5
-
-
-def batches(raws: Iterable[bytes], max_bytes: int) -> Iterator[tuple[bytes, ...]]:
-    """Split records, in order, into batches whose message stays within `max_bytes`."""
-    batch: list[bytes] = []
-    size = _OVERHEAD_BYTES
-    for raw in raws:
-        cost = len(raw) + _PER_RECORD_BYTES
-        if batch and size + cost > max_bytes:
-            yield tuple(batch)
-            batch, size = [], _OVERHEAD_BYTES
-        batch.append(raw)
-        size += cost
-    if batch:
-        yield tuple(batch)
 
 
 class Gossip:
-    """The first change goes out at once, then at most one batch per `gossip_interval_seconds`.
+    """The first change goes out at once, then what has changed each `gossip_interval_seconds`.
 
     There is a topic for each branch, and one for what is everybody's: a record goes out on those of
     its own branches, and we listen on those of ours. `spreads(record)` says whether a changed
@@ -76,7 +60,7 @@ class Gossip:
                 pending.setdefault(topic, []).append(record.raw)
         self._outbox.clear()
         for topic, raws in pending.items():
-            for batch in batches(raws, LIMITS.gossip_max_bytes):
+            for batch in batches(raws):
                 await self._transport.publish(topic, encode(Records(batch)))
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
@@ -113,7 +97,7 @@ class Gossip:
 
     def spread(self, record: Record) -> None:
         """Put a record into the next batch. One too large for any is left to sync."""
-        if _OVERHEAD_BYTES + len(record.raw) + _PER_RECORD_BYTES > LIMITS.gossip_max_bytes:
+        if not fits(record.raw):
             log.info("record too large for gossip", kind=record.kind.value)
             return
         self._outbox[record.key] = record  # only the newest of a key is worth sending
@@ -126,7 +110,7 @@ class Gossip:
     def _receive(self, publisher: str, data: bytes) -> None:
         try:
             records = decode_records(data).records
-            take_in(self._graph, list(records), now_ms=self._now_ms(), peer_id=publisher)
+            take_in(self._graph, records, now_ms=self._now_ms(), peer_id=publisher)
         except AigridError as error:  # theirs, or our own disk: neither may end the service
             log.info("gossip refused", peer=publisher, code=error.code.value)
 
@@ -136,13 +120,3 @@ class Gossip:
             self._filled = trio.Event()
             await self.flush()
             await trio.sleep(LIMITS.gossip_interval_seconds)
-
-
-def take_in(graph: Metagraph, raws: Iterable[bytes], *, now_ms: int, peer_id: str) -> int:
-    """Ingest records from a peer; how many changed something. Others are logged by code."""
-    changed, refusals = graph.ingest_batch(raws, now_ms=now_ms, received_from=peer_id)
-    for refusal in refusals:
-        if refusal.code is Code.SUPERSEDED:
-            continue  # the peer has not heard the newer one yet
-        log.info("record refused", peer=peer_id, code=refusal.code.value)
-    return len(changed)

@@ -167,9 +167,12 @@ class JoinHost:
             raise VerificationError(
                 "the invitation is older than the member's removal", Code.INVITATION_USED
             )
-        if not self._redeem_once(body.nonce, invitation.valid_until_ms):
+        if self._redeem_once(body.nonce, invitation.valid_until_ms):
+            return self._welcome(self._grid.admit(did).raw)
+        if did not in self._grid.members():
             raise VerificationError("the invitation was redeemed already", Code.INVITATION_USED)
-        return self._welcome(self._grid.admit(did).raw)
+        # The first Welcome may have been lost on the way; saying it again grants nothing.
+        return self._welcome(self._grid.membership_of(peer_id).raw)
 
     def _challenge(self, message: AskToJoin, peer_id: str) -> Challenge:
         if self._grid.authority is None:

@@ -131,11 +131,14 @@ class Peers:
                     self._lost(event.peer_id)
 
     async def contact(self, peer: PeerAddress) -> bool:
-        """Connect to a peer and greet it; whether it is alive now. Nothing is synced before."""
-        await self._contact(peer)
+        """Connect to a peer and greet it; whether it is alive now. Nothing is synced before.
+
+        Who and where it is may be anybody's word: a failure is not held against it.
+        """
+        await self._contact(peer, postpone=False)
         return self.alive(peer.peer_id)
 
-    async def _contact(self, peer: PeerAddress) -> None:
+    async def _contact(self, peer: PeerAddress, *, postpone: bool = True) -> None:
         contact = self._contacting.get(peer.peer_id)
         if contact is not None:
             await contact.wait()
@@ -149,7 +152,8 @@ class Peers:
                 self._nursery.start_soon(self.on_alive, peer.peer_id)
         except AigridError as error:
             log.info("peer not reached", peer=peer.peer_id, code=error.code.value)
-            self._postpone(peer.peer_id)
+            if postpone:
+                self._postpone(peer.peer_id)
         finally:
             del self._contacting[peer.peer_id]
             contact.set()

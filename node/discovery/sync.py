@@ -11,7 +11,7 @@ import trio
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.quota import TokenBuckets
-from aigrid.node.discovery.gossip import batches, take_in
+from aigrid.node.discovery.batches import batches, send_records, take_in
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.peers import Peers
@@ -55,23 +55,19 @@ class RecordSync:
         self._now_ms = now_ms
         self._rng = rng
         self._nursery: trio.Nursery | None = None
-        self._rate = TokenBuckets(burst=LIMITS.syncs_burst, per_second=LIMITS.syncs_per_second)
+        self._rates = TokenBuckets(burst=LIMITS.syncs_burst, per_second=LIMITS.syncs_per_second)
         self._talking: set[str] = set()
 
     async def serve(self, peer_id: str, message: Reconcile | Fetch | Push, send: Send) -> None:
         """Answer one request of a conversation."""
-        now_seconds = trio.current_time()
-        bucket = self._rate.of(peer_id, now_seconds)
-        if not bucket.take(now_seconds):
+        wait_seconds = self._rates.take(peer_id, trio.current_time())
+        if wait_seconds:
             raise LocalError(
-                "too many sync requests",
-                Code.RATE_LIMITED,
-                retry_after_seconds=bucket.wait_seconds(now_seconds),
+                "too many sync requests", Code.RATE_LIMITED, retry_after_seconds=wait_seconds
             )
         if isinstance(message, Fetch):
             found = self._graph.raws(message.ids, now_ms=self._now_ms())
-            for batch in batches(found, LIMITS.gossip_max_bytes):
-                await send(encode(Records(batch)))
+            await send_records(send, found)
         elif isinstance(message, Push):
             now_ms = self._now_ms()
             changed = take_in(self._graph, message.records, now_ms=now_ms, peer_id=peer_id)
@@ -162,7 +158,7 @@ class _Conversation:
             answer = await self._ask(Reconcile(message, branch), Reconciled)
             step = reconciler.reconcile(answer.message)
             have += step.have_ids[: LIMITS.sync_push_max - len(have)]
-            need += step.need_ids
+            need += self._graph.lacking(step.need_ids, peer_id=self._peer_id, now_ms=self._now_ms())
             while len(need) >= LIMITS.sync_ids_max:
                 await self._fetch(need[: LIMITS.sync_ids_max])
                 del need[: LIMITS.sync_ids_max]
@@ -176,7 +172,7 @@ class _Conversation:
     async def push(self, sha256s: list[bytes]) -> None:
         """Send what the peer lacks, unless what it sent has replaced it meanwhile."""
         raws = self._graph.raws(sha256s, now_ms=self._now_ms())
-        for batch in batches(raws, LIMITS.gossip_max_bytes):
+        for batch in batches(raws):
             await self._ask(Push(batch), Pushed)
 
     async def _fetch(self, sha256s: list[bytes]) -> None:

@@ -16,13 +16,14 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.quota import TokenBucket, TokenBuckets
 from aigrid.metagraph.typed_query import Wanted, gather, offers, related
-from aigrid.node.discovery.gossip import batches, take_in
+from aigrid.node.discovery.batches import send_records, take_in
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, capability_key, model_key
 from aigrid.node.network.streams import RpcClient, Send
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.errors import AigridError, Code, LocalError, RemoteError, VerificationError
+from aigrid.protocol.identity import did_of_peer_id
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import (
     Find,
@@ -101,13 +102,10 @@ class TypedQueries:
 
     async def serve(self, peer_id: str, message: Find, send: Send) -> None:
         """Send the records behind the offers that we know and whose nodes we do not know dead."""
-        now_seconds = trio.current_time()
-        bucket = self._served.of(peer_id, now_seconds)
-        if not bucket.take(now_seconds):
+        wait_seconds = self._served.take(peer_id, trio.current_time())
+        if wait_seconds:
             raise LocalError(
-                "too many typed queries",
-                Code.RATE_LIMITED,
-                retry_after_seconds=bucket.wait_seconds(now_seconds),
+                "too many typed queries", Code.RATE_LIMITED, retry_after_seconds=wait_seconds
             )
         self.counts["served"] += 1
         wanted, now_ms = Wanted(message.by, message.name), self._now_ms()
@@ -119,8 +117,7 @@ class TypedQueries:
             now_ms=now_ms,
             limit=message.limit,
         )
-        for batch in batches((record.raw for record in found), LIMITS.gossip_max_bytes):
-            await send(encode(Records(batch)))
+        await send_records(send, (record.raw for record in found))
 
     # --- asking
 
@@ -160,13 +157,18 @@ class TypedQueries:
         return question
 
     async def _pursue(self, question: _Question) -> None:
-        """Those whom the DHT names first; others that are there if these offer nothing."""
-        wanted, widely = question.key
+        """Those whom the DHT names first; others that are there if these offer nothing in time."""
+        _, widely = question.key
         try:
             with trio.move_on_after(LIMITS.find_seconds):
-                await self._ask_all(question, await self._hinted(wanted))
-                if widely or not question.answered:
-                    await self._ask_all(question, self._others(question))
+                async with trio.open_nursery() as nursery:
+                    hinted = trio.Event()
+                    nursery.start_soon(self._ask_hinted, question, hinted)
+                    with trio.move_on_after(LIMITS.find_seconds / 2):
+                        await hinted.wait()
+                    if widely or not question.answered:
+                        others = self._others(question)
+                        await self._ask_all(question, others, LIMITS.find_peers_max)
         finally:
             del self._questions[question.key]
             self._unanswered.pop(question.key, None)
@@ -177,22 +179,41 @@ class TypedQueries:
             question.found.set()
             question.over.set()
 
+    async def _ask_hinted(self, question: _Question, done: trio.Event) -> None:
+        """Anybody may be named, or name others: some are left to be asked without a hint."""
+        peers_max = LIMITS.find_peers_max - LIMITS.find_unhinted_max
+        await self._ask_all(question, await self._hinted(question.wanted), peers_max)
+        done.set()
+
     async def _hinted(self, wanted: Wanted) -> list[PeerAddress]:
-        """Whom the DHT names, those that are there first."""
+        """Whom the DHT names: those that are there first, then those that are known members."""
         key_of = capability_key if wanted.by == "capability" else model_key
         peers = await self._hints.providers(key_of(self._graph.grid, wanted.name))
         self._rng.shuffle(peers)  # who answers the DHT's question first chooses nobody for us
-        return sorted(peers, key=lambda peer: not self._peers.alive(peer.peer_id))
+        return sorted(
+            peers,
+            key=lambda at: (not self._peers.alive(at.peer_id), not self._is_member(at.peer_id)),
+        )
+
+    def _is_member(self, peer_id: str) -> bool:
+        try:
+            did = did_of_peer_id(peer_id)
+        except VerificationError:
+            return False
+        return self._graph.membership_of(did, self._now_ms()) is not None
 
     def _others(self, question: _Question) -> list[PeerAddress]:
         alive = sorted(self._peers.alive_members() - question.asked)
         self._rng.shuffle(alive)
         return [PeerAddress(peer_id, ()) for peer_id in alive]
 
-    async def _ask_all(self, question: _Question, peers: Iterable[PeerAddress]) -> None:
+    async def _ask_all(
+        self, question: _Question, peers: Iterable[PeerAddress], peers_max: int
+    ) -> None:
+        """Ask until `peers_max` have been asked this question; returns when these have spoken."""
         async with trio.open_nursery() as nursery:
             for peer in peers:
-                if len(question.asked) < LIMITS.find_peers_max:
+                if len(question.asked) < peers_max and peer.peer_id not in question.asked:
                     question.asked.add(peer.peer_id)
                     nursery.start_soon(self._ask_one, question, peer)
 

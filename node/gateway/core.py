@@ -73,14 +73,21 @@ class TaskAnswer:
 class GatewayCore:
     """The one entry to the mesh for all dialects.
 
-    `now_ms` is wall time in milliseconds since the epoch; `token` returns a fresh random name of
-    8 to 64 characters out of letters, digits, `_` and `-`.
+    `status` gives the body of `GET /aigrid/v1/status`; `now_ms` is wall time in milliseconds since
+    the epoch; `token` returns a fresh random name of 8 to 64 characters out of letters, digits, `_`
+    and `-`.
     """
 
     def __init__(
-        self, inference: Inference, *, now_ms: Callable[[], int], token: Callable[[], str]
+        self,
+        inference: Inference,
+        *,
+        status: Callable[[], dict[str, Any]],
+        now_ms: Callable[[], int],
+        token: Callable[[], str],
     ) -> None:
         self._inference = inference
+        self.status = status
         self._now_ms = now_ms
         self._token = token
         self._requests: set[str] = set()
@@ -142,10 +149,6 @@ class GatewayCore:
             Code.MODEL_NOT_FOUND,
             param="model",
         )
-
-    def status(self) -> dict[str, Any]:
-        """What this node says about itself and its grid."""
-        return self._inference.status()
 
     # Generation
     def generate(self, model: str, request: TextRequest, *, request_id: str) -> "Generation":

@@ -71,6 +71,8 @@ def check_json(headers: Mapping[bytes, bytes]) -> None:
     """
     kind = headers.get(b"content-type", b"").decode("latin-1")
     if kind.partition(";")[0].strip().lower() != "application/json":
-        raise InvalidRequestError("The body must be JSON.", Code.UNSUPPORTED_MEDIA_TYPE)
+        raise InvalidRequestError(
+            "The body must be JSON (Content-Type: application/json).", Code.UNSUPPORTED_MEDIA_TYPE
+        )
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise InvalidRequestError("The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE)

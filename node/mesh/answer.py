@@ -1,10 +1,11 @@
 """What the mesh hands to whoever asked: the types between router, gateway and control socket."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
+from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
 
 
@@ -49,6 +50,23 @@ class Answer:
     segments: list[Segment] = field(default_factory=list)
 
 
+def the_one(model: str, found: Collection[str], *, unknown: str) -> str:
+    """The one model id among those `found` under what somebody calls `model`.
+
+    Raises:
+        InvalidRequestError: `model_not_found`, with the text `unknown`, or `ambiguous_model`.
+    """
+    if not found:
+        raise InvalidRequestError(unknown, Code.MODEL_NOT_FOUND, param="model")
+    if len(found) > 1:
+        raise InvalidRequestError(
+            f"{model!r} names several models: {', '.join(sorted(found))}",
+            Code.AMBIGUOUS_MODEL,
+            param="model",
+        )
+    return next(iter(found))
+
+
 class Inference(Protocol):
     """What the gateway needs from the mesh."""
 
@@ -67,6 +85,3 @@ class Inference(Protocol):
             NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),
             RemoteError, EngineError.
         """
-
-    def status(self) -> dict[str, Any]:
-        """The body of `GET /aigrid/v1/status`."""

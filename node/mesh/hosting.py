@@ -11,11 +11,12 @@ from msgspec import UNSET, UnsetType
 from aigrid.engines.base import Endpoint, Estimate, ModelSource, Served
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.mesh.answer import the_one
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.mesh.starter import fetch
 from aigrid.node.mesh.watch import UpstreamWatch
-from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, UsageError
+from aigrid.protocol.errors import Code, LocalError, UsageError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind, ModelBody, Offer, OfferState
 from aigrid.protocol.limits import LIMITS
@@ -231,25 +232,14 @@ class Hosting:
     async def withdraw(self, model: str) -> str:
         """Stop offering a model (a name or an id), and take our manifest back; returns the id."""
         found = [m for m in self._models.list() if model in (m, self._name(m))]
-        if not found:
-            raise InvalidRequestError(
-                f"this node does not hold {model!r}", Code.MODEL_NOT_FOUND, param="model"
-            )
-        if len(found) > 1:
-            raise InvalidRequestError(
-                f"{model!r} names several models: {', '.join(sorted(found))}",
-                Code.AMBIGUOUS_MODEL,
-                param="model",
-            )
-        manifest = self._own_manifest(found[0])
+        one = the_one(model, found, unknown=f"this node does not hold {model!r}")
+        manifest = self._own_manifest(one)
         if manifest is not None:
-            self._graph.withdraw(
-                Kind.MODEL, MODEL_URN + found[0], self._identity, now_ms=self._now_ms()
-            )
-        await self._models.remove(found[0])  # first: who sees its worker end does not load it again
-        await self._pool.unload(found[0])
+            self._graph.withdraw(Kind.MODEL, MODEL_URN + one, self._identity, now_ms=self._now_ms())
+        await self._models.remove(one)  # first: who sees its worker end does not load it again
+        await self._pool.unload(one)
         self._changed()
-        return found[0]
+        return one
 
     async def _announce(
         self,

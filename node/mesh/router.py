@@ -8,7 +8,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
 
 import structlog
 import trio
@@ -20,7 +19,7 @@ from aigrid.metagraph.selection import Observation, Ranking, rank
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
-from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.answer import Answer, ModelView, Segment, the_one
 from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.serving import Batches, Serving
 from aigrid.node.network.streams import RpcClient
@@ -29,7 +28,6 @@ from aigrid.protocol.errors import (
     CODES,
     AigridError,
     Code,
-    InvalidRequestError,
     NoCandidateError,
     RemoteError,
 )
@@ -59,7 +57,6 @@ class Router:
         rpc: RpcClient,
         serving: Serving,
         reach: Callable[[Wanted], Awaitable[object]],
-        status: Callable[[], dict[str, Any]],
         now_ms: NowMs,
         rng: random.Random,
     ) -> None:
@@ -71,7 +68,6 @@ class Router:
         self._reach = reach
         self._rng = rng
         self._now_ms = now_ms
-        self.status = status
 
     def models(self) -> tuple[ModelView, ...]:
         """Everything offered by live nodes, sorted by name."""
@@ -96,17 +92,7 @@ class Router:
     def resolve(self, model: str) -> str:
         """The model id of a name or id. Raises InvalidRequestError."""
         found = self._graph.index.resolve(model.removeprefix(MODEL_URN), self._now_ms())
-        if not found:
-            raise InvalidRequestError(
-                f"no model named {model!r} is known here", Code.MODEL_NOT_FOUND, param="model"
-            )
-        if len(found) > 1:
-            raise InvalidRequestError(
-                f"{model!r} names several models: {', '.join(sorted(found))}",
-                Code.AMBIGUOUS_MODEL,
-                param="model",
-            )
-        return found[0]
+        return the_one(model, found, unknown=f"no model named {model!r} is known here")
 
     @asynccontextmanager
     async def infer(

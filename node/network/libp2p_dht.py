@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -79,7 +79,7 @@ class Dht:
         found: dict[str, PeerAddress] = {}
         store = self._dht.provider_store
         try:
-            self._collect(found, store.get_providers(digest))
+            collect(found, store.get_providers(digest), self._gate.is_member)
             with trio.move_on_after(LIMITS.seek_seconds) as scope:
                 closest = self._dht.routing_table.find_local_closest_peers(digest)
                 with trio.move_on_after(LIMITS.seek_seconds / 2):
@@ -104,19 +104,31 @@ class Dht:
                 ) = await self._dht.provider_store._get_providers_from_peer_with_closers(  # noqa: SLF001 - the public call stops at a local hint
                     peer, digest
                 )
-                self._collect(found, providers)
+                collect(found, providers, self._gate.is_member)
         except Exception as error:  # noqa: BLE001 - boundary: as above
             self._failed("ask", error)
-
-    def _collect(self, found: dict[str, PeerAddress], providers: Iterable[Any]) -> None:
-        for provider in providers:
-            peer_id = str(provider.peer_id)
-            if len(found) < LIMITS.dht_providers_max:
-                found[peer_id] = PeerAddress(peer_id, usable(provider.addrs))
 
     def _failed(self, call: str, error: Exception) -> None:
         self._gate.counts["dht_failed"] += 1
         _log.info("dht call failed", call=call, error=type(error).__name__)
+
+
+def collect(
+    found: dict[str, PeerAddress], providers: Iterable[Any], is_member: Callable[[str], bool]
+) -> None:
+    """Add what one peer says to what others said; it can neither crowd out members nor move them.
+
+    At most `dht_providers_max` are taken of which nothing is known.
+    """
+    for provider in providers:
+        peer_id, addresses = str(provider.peer_id), usable(provider.addrs)
+        known = found.get(peer_id)
+        if known is not None:
+            merged = dict.fromkeys((*known.addresses, *addresses))
+            addresses = tuple(merged)[: LIMITS.addresses_max]
+        elif len(found) >= LIMITS.dht_providers_max and not is_member(peer_id):
+            continue
+        found[peer_id] = PeerAddress(peer_id, addresses)
 
 
 def usable(addresses: Iterable[Any]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ for byte, and contain every record. Prints one JSON line; seconds count from the
     complete_s  until a node had the last of the records, by the time its store received it
     record_s    of one record, from the store of its publisher to that of another node
 
-With `--drop` every node loses that share of the gossip messages it receives (`lossy_node.py`).
+With `--drop` every node loses that share of the gossip messages it receives (`faulty_node.py`).
 The dataset processes are started beforehand. CPU is that of nodes with all their processes.
 """
 
@@ -36,7 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.convergence_mix import Publisher, questions
-from scripts.lossy_node import lossy
+from scripts.faulty_node import lossy
 from scripts.nodes import AIGRID, NodeProcess, form_grid, stop_all, wait_for
 
 from aigrid.node.control_client import SOCKET_FILE, ControlClient

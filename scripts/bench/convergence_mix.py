@@ -71,7 +71,7 @@ class Publisher:
 
     def next(self, rng: random.Random, number: int) -> tuple[str, Call]:
         """The key under which it is said, and the call."""
-        standing = [name for name in self.capabilities if name not in self.withdrawn]
+        standing = self._standing()
         drawn = rng.random()
         if drawn < 0.25:
             return self._manifest(rng, number)
@@ -88,6 +88,10 @@ class Publisher:
             return self._capability(rng, rng.choice(standing), f"Renamed {number}")
         self.capabilities.append(f"c{number}")
         return self._capability(rng, f"c{number}", f"Capability {number}")
+
+    def _standing(self) -> list[str]:
+        """Capabilities under which a node lets models be published."""
+        return [name for name in self.capabilities if name not in self.withdrawn]
 
     def _capability(self, rng: random.Random, name: str, label: str) -> tuple[str, Call]:
         about = {
@@ -117,7 +121,7 @@ class Publisher:
         name = f"served{number}"
         path = self.folder / f"{name}.onnx"
         path.write_bytes(tiny_onnx(number))
-        own = [f"{self.identity.did}#{name}" for name in self.capabilities]
+        own = [f"{self.identity.did}#{capability}" for capability in self._standing()]
         self.served.append(name)
         about = {"path": str(path), "name": name, "capability": rng.choice((*SHIPPED, *own[-1:]))}
         return f"serves {self.name} {name}", ("publish", about)

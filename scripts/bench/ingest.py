@@ -30,7 +30,7 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.query import AnswerFormat
 from aigrid.metagraph.store import Store
-from aigrid.node.discovery.gossip import batches
+from aigrid.node.discovery.batches import batches
 from aigrid.node.query_process import ChildProcess, start_child
 from aigrid.node.querying import Querying
 from aigrid.protocol.identity import (
@@ -40,7 +40,6 @@ from aigrid.protocol.identity import (
     verify_signature,
 )
 from aigrid.protocol.kinds import Kind, MembershipBody
-from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, build, jcs_hash, verify_form_and_signature
 
 GRID = Identity(b"g" * 32)
@@ -107,7 +106,7 @@ def verify_rate(records: list[Record]) -> Rate:
 
 
 def ingest_rate(records: list[Record], path: Path) -> Rate:
-    messages = list(batches((record.raw for record in records), LIMITS.gossip_max_bytes))
+    messages = list(batches(record.raw for record in records))
     graph = opened(path)
     with Rate(len(records)) as rate:
         for message in messages:

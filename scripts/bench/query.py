@@ -112,7 +112,11 @@ async def measure(records: list[Record], asked: int) -> dict[str, Any]:
     by_id = {record.content_id: record for record in records}
     store = SimpleNamespace(records=lambda ids: [by_id[content_id] for content_id in ids])
     graph: Any = SimpleNamespace(
-        grid="", listeners=[], believed=lambda _now: list(by_id), store=store
+        grid="",
+        listeners=[],
+        eviction_listeners=[],
+        believed=lambda _now: list(by_id),
+        store=store,
     )
     processes: list[ChildProcess] = []
 

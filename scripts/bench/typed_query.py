@@ -2,8 +2,8 @@
 
     python scripts/bench/typed_query.py --runs 20
 
-Prints one JSON line. Real node processes without gossip and without sync (`scripts/quiet_node.py`):
-an authority, a holder with a small model, and for each run a fresh asker that has met only the
+Prints one JSON line. Real node processes without gossip and sync (`scripts/faulty_node.py`): an
+authority, a holder with a small model, and for each run a fresh asker that has met only the
 authority. `first` is a chat through the asker's gateway that names the model: hint, dialling and
 greeting the holder, typed query, and the answer; `second` is the same once more, so the difference
 is the price of finding. `query` is a typed query to everybody once these are connected. Times are
@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.faulty_node import QUIET
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, stream_chat, wait_for
-from scripts.quiet_node import QUIET_NODE
 from tests.engines.gguf_writer import tiny_llama, write
 
 from aigrid.node.control_client import SOCKET_FILE, ControlClient
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20)
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory(prefix="aigrid-typed-query-") as folder:
-        nodes = [NodeProcess(Path(folder) / n, entry=QUIET_NODE) for n in ("authority", "holder")]
+        nodes = [NodeProcess(Path(folder) / n, entry=QUIET) for n in ("authority", "holder")]
         authority, holder = nodes
         try:
             for node in nodes:
@@ -72,7 +72,7 @@ def _join(node: NodeProcess, authority: NodeProcess) -> None:
 
 
 def _asker(directory: Path, authority: NodeProcess, nodes: list[NodeProcess]) -> NodeProcess:
-    asker = NodeProcess(directory, entry=QUIET_NODE)
+    asker = NodeProcess(directory, entry=QUIET)
     nodes.append(asker)
     asker.start()
     _join(asker, authority)

@@ -1,7 +1,7 @@
 """Records whose gossip never arrives."""
 
 import pytest
-from scripts.lossy_node import lossy
+from scripts.faulty_node import lossy
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, wait_for
 
 from aigrid.protocol.limits import LIMITS

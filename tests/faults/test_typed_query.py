@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import httpx
 import pytest
+from scripts.faulty_node import QUIET, QUIET_WITHOUT_HINTS
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, wait_for
-from scripts.quiet_node import QUIET_NODE, WITHOUT_HINTS
 from tests.faults.conftest import MODEL, ProcessGrid
 
 pytestmark = pytest.mark.process
@@ -20,9 +20,9 @@ def new_grid(tmp_path) -> Iterator[NewGrid]:
 
     def start(holders_entry: Sequence[str]) -> ProcessGrid:
         for name, entry in (
-            ("authority", QUIET_NODE),
+            ("authority", QUIET),
             ("holder", holders_entry),
-            ("asker", QUIET_NODE),
+            ("asker", QUIET),
         ):
             node = NodeProcess(tmp_path / name, entry=entry)
             made.nodes.append(node)
@@ -57,7 +57,7 @@ def assert_never_met(made: ProcessGrid) -> None:
 
 
 def test_a_chat_is_answered_by_hint_and_typed_query_alone(new_grid):
-    made = new_grid(QUIET_NODE)
+    made = new_grid(QUIET)
     assert_never_met(made)
 
     def attempt() -> httpx.Response | None:
@@ -73,7 +73,7 @@ def test_a_chat_is_answered_by_hint_and_typed_query_alone(new_grid):
 
 
 def test_without_the_hint_nobody_is_found(new_grid):
-    made = new_grid((*QUIET_NODE, WITHOUT_HINTS))
+    made = new_grid(QUIET_WITHOUT_HINTS)
     answer = chat(made.asker, MODEL)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert made.asker.cli("find", "text-generation") == {"candidates": []}

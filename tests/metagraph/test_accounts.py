@@ -22,6 +22,7 @@ from tests.metagraph.world import (
     NOW,
     OWN,
     STRANGER,
+    availability,
     graph,
     manifest,
     membership,
@@ -180,7 +181,7 @@ def test_a_withdrawal_counts_where_there_is_no_room_for_it() -> None:
 def test_keys_of_strangers_are_forgotten_and_nothing_that_old_comes_back() -> None:
     store, made = Store(limits=SMALL), lasting(100)
     for record in made:
-        put(store, record, account=PEER_A)
+        put(store, record, record.valid_from_ms, account=PEER_A)
         assert store.accounts.held(PEER_A)[1] <= 8
     assert list(store.live(NOW)) == made[-4:]
     for record in made[:-8]:  # forgotten each by each, but not as a whole
@@ -193,6 +194,15 @@ def test_keys_of_strangers_are_forgotten_and_nothing_that_old_comes_back() -> No
     store.expire(NOW + LIMITS.manifest_ttl_seconds * 1000 + 100)
     assert store.database.row("SELECT COUNT(*) FROM forgotten") == (0,)
     assert exact(store)
+
+
+def test_keys_from_the_future_shut_no_new_strangers_out() -> None:
+    made = graph(Store(limits=SMALL), open_to_strangers=True)
+    for n in range(40):  # each makes the one before it go
+        who = Identity(bytes([100 + n]) * 32)
+        ingest(made, availability(who, start=NOW + MINUTE_MS, life=MINUTE_MS + n), peer="evil")
+    assert ingest(made, availability(STRANGER), peer="honest")[1] == []
+    assert made.store.newest((STRANGER.did, Kind.AVAILABILITY.value, STRANGER.did)) is not None
 
 
 def test_a_key_stays_with_who_introduced_it_first() -> None:

@@ -23,6 +23,7 @@ from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.metagraph.index import Index
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
 LEGAL, COURT = f"{ANN.did}#legal", f"{BEN.did}#court"
@@ -142,3 +143,38 @@ def test_engines_know_a_published_capability_by_the_shipped_one_above_it() -> No
     assert concepts.task_of(LEGAL) == "summarization"
     assert concepts.task_of(COURT) == "summarization"
     assert concepts.task_of(f"{ANN.did}#nowhere") == f"{ANN.did}#nowhere"
+
+
+def test_what_stands_below_too_many_published_ones_has_nothing_above_it() -> None:
+    """Every step above one costs every node that holds a model with it."""
+    most = LIMITS.published_above_max
+    names = [f"{ANN.did}#n{n}" for n in range(most + 2)]
+    concepts = LiveConcepts(default_taxonomy())
+    for n, name in enumerate(names):
+        concepts.put(body(name, *names[n + 1 : n + 9] or ["summarization"]), NOW + n)
+    assert concepts.ancestors(names[0]) == {}
+    assert not concepts.known(names[0], NOW - 1)
+    assert len(concepts.ancestors(names[1])) == most + 2  # summarization and text
+    assert concepts.known(names[1], NOW - 1)
+
+
+def test_any_number_of_published_capabilities_moves_the_offers_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = Index()
+    filed: list[tuple[str, ...]] = []
+    for record in offered(COURT):
+        index.add(record)
+    satisfied = index.concepts.satisfied
+
+    def counted(names: tuple[str, ...]) -> dict[str, int]:
+        filed.append(names)
+        return satisfied(names)
+
+    monkeypatch.setattr(index.concepts, "satisfied", counted)
+    for n in range(50):
+        index.add(capability(BEN, COURT, "summarization", start=NOW + n))
+        index.add(capability(ANN, f"{ANN.did}#n{n}", "summarization"))
+    assert not filed
+    assert found(index, "summarization") == found(index, "text") != []
+    assert len(filed) == 1

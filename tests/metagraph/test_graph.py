@@ -444,3 +444,21 @@ def test_a_membership_is_issued_with_the_authoritys_key() -> None:
     record = made.issue(Kind.MEMBERSHIP, body, AUTHORITY, now_ms=NOW, ttl_ms=DAY_MS)
     assert made.membership_of(ANN.did, NOW) == record
     assert made.counts(NOW) == {"Membership": 1}
+
+
+def test_what_there_was_no_room_for_is_not_worth_fetching_for_a_while() -> None:
+    """Nodes that a member told different records, each up to its quota, never agree on them."""
+    limits = replace(LIMITS, records_per_issuer_max=1)
+    made = graph(Store(limits=limits))
+    for record in (membership(ANN), manifest(ANN)):
+        made.ingest(record.raw, now_ms=NOW, received_from="peer")
+    other = manifest(ANN, 1)
+    digest = hashlib.sha256(other.raw).digest()
+    later = NOW + LIMITS.refused_for_room_seconds * 1000
+    assert made.lacking([digest], peer_id="peer", now_ms=NOW) == [digest]
+    assert ingest(made, other, peer="peer")[1] == [Code.OVER_QUOTA]
+    assert made.lacking([digest], peer_id="peer", now_ms=later - 1) == []
+    assert made.lacking([digest], peer_id="another", now_ms=NOW) == [digest]
+    assert made.lacking([digest], peer_id="peer", now_ms=later) == [digest]
+    made.ingest(membership(BEN).raw, now_ms=NOW, received_from="peer")
+    assert made.lacking([digest], peer_id="peer", now_ms=NOW) == [digest]

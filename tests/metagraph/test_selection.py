@@ -20,7 +20,6 @@ def ranked(
     *candidates: Candidate,
     seen: dict[str, Observation] | None = None,
     own: str | None = None,
-    excluded: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Ranking:
     observations = {c.node: SEEN for c in candidates} | (seen or {})
@@ -29,7 +28,6 @@ def ranked(
         observations,
         rng=random.Random(seed),
         own_peer_id=own,
-        excluded=excluded,
         now_ms=NOW,
     )
 
@@ -78,24 +76,22 @@ def test_a_single_failure_is_forgiven_in_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "seen", "excluded", "reason"),
+    ("one", "seen", "reason"),
     [
-        (candidate("a", valid_until_ms=NOW), SEEN, (), Reason.EXPIRED),
-        (candidate("a"), SEEN, ("a",), Reason.EXCLUDED),
-        (candidate("a"), Observation(alive=False), (), Reason.DEAD),
-        (candidate("a", slots=0), SEEN, (), Reason.FULL),
+        (candidate("a", valid_until_ms=NOW), SEEN, Reason.EXPIRED),
+        (candidate("a"), Observation(alive=False), Reason.DEAD),
+        (candidate("a", slots=0), SEEN, Reason.FULL),
         (
             candidate("a"),
             Observation(failures_in_row=2, last_failure_age_s=1.0),
-            (),
             Reason.COOLING,
         ),
     ],
 )
 def test_who_cannot_serve_is_dropped_with_the_reason(
-    one: Candidate, seen: Observation, excluded: tuple[str, ...], reason: Reason
+    one: Candidate, seen: Observation, reason: Reason
 ) -> None:
-    made = ranked(one, candidate("b"), seen={"a": seen}, excluded=excluded)
+    made = ranked(one, candidate("b"), seen={"a": seen})
     assert order(made) == ["b"]
     assert [(d.candidate.node, d.reason) for d in made.dropped] == [("a", reason)]
     assert made.dropped[0].explanation
@@ -153,7 +149,7 @@ def test_every_candidate_is_kept_or_dropped_once_whatever_their_order(
 ) -> None:
     def choose(candidates: list[Candidate]) -> Ranking:
         rng = random.Random(seed)
-        return rank(candidates, seen, rng=rng, own_peer_id="a", excluded=("f",), now_ms=NOW)
+        return rank(candidates, seen, rng=rng, own_peer_id="a", now_ms=NOW)
 
     made = choose(all_)
     kept = [k.candidate for k in made.kept]
@@ -163,7 +159,6 @@ def test_every_candidate_is_kept_or_dropped_once_whatever_their_order(
     assert made.best == (kept[0] if kept else None)
     for one in kept:
         state = seen.get(one.node, SEEN)
-        assert one.node != "f"
         assert state.alive
         assert one.slots
         assert one.valid_until_ms > NOW

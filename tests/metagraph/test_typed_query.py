@@ -24,8 +24,9 @@ from tests.metagraph.world import (
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.typed_query import Wanted, gather, offers, related
-from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.kinds import CapabilityBody, Kind, ModelBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
 
 LEGAL = f"{BEN.did}#legal-writing"
@@ -152,3 +153,23 @@ def test_in_an_open_grid_an_offer_of_a_stranger_needs_no_membership():
     found = answer(made, Wanted("model", "theirs"))
     assert ids(found) == ids(records)
     assert AUTHORITY.did not in {record.issuer for record in found}
+
+
+def test_one_node_with_many_offers_leaves_room_for_the_only_one_of_another():
+    many = []
+    for n in range(LIMITS.offers_max):
+        described = ModelDescription(
+            format="echo", task="text-generation", files=(), options={"of": n}
+        )
+        name = MODEL_URN + model_id(described)
+        body = ModelBody(id=name, name="m", capabilities=("text-generation",), model=described)
+        many.append(signed(body, Kind.MODEL, ANN))
+    loud = [availability(ANN, *map(offer, many)), node_record(ANN), membership(ANN), *many]
+    quiet = manifest(BEN)
+    modest = [availability(BEN, offer(quiet, "on_disk")), node_record(BEN), membership(BEN), quiet]
+    made = knowing(*loud, *modest)
+    for wanted in (Wanted("capability", "text"), Wanted("capability", "text-generation")):
+        found = answer(made, wanted)
+        assert len(found) <= LIMITS.find_records_max
+        assert ids(modest) <= ids(found)
+        assert ids(answer(made, wanted, limit=8)) > ids(modest)

@@ -6,6 +6,7 @@ from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.commands import NodeCommands
 from aigrid.node.network.transport import Nearby, PeerAddress
+from aigrid.node.status import peers_of
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind
@@ -137,7 +138,7 @@ async def test_a_member_is_removed(sim, autojump_clock):
     assert await a.refused("remove", did=did) is Code.NOT_MEMBER
     assert await a.refused("remove", did=a.node.identity.did) is Code.DENIED
     assert await a("peers") == {"peers": []} or await eventually(
-        lambda: not a.node.peer_list(), seconds=2
+        lambda: not peers_of(a.node), seconds=2
     )
 
 

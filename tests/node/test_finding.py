@@ -93,7 +93,7 @@ def graph_alone() -> tuple[NodeCommands, Any]:
     """The commands of a node of which nothing but its graph is there."""
     graph = with_members()
     queries = SimpleNamespace(look_for=nobody_knows)
-    node: Any = SimpleNamespace(graph=graph, queries=queries, now_ms=lambda: NOW)
+    node: Any = SimpleNamespace(graph=graph, typed_queries=queries, now_ms=lambda: NOW)
     return NodeCommands(node), graph
 
 

@@ -117,9 +117,48 @@ async def test_a_capability_is_published_and_withdrawn():
         {"broader": []},
         {"labels": {}},
         {"labels": {"en": "\x1b"}},
+        {"labels": {"klingon": "Legal"}},
+        {"name": "\udcff"},
+        {"labels": {"en": "\udcff"}},
     ],
 )
 async def test_what_is_no_capability_is_a_usage_error(change):
     node, _ = publisher()
     with pytest.raises(UsageError):
         await node.call("capability_publish", {**NEW, **change}, ignore)
+
+
+async def test_the_language_of_a_label_may_be_written_as_usual():
+    node, graph = publisher()
+    await node.call("capability_publish", {**NEW, "labels": {"pt-BR": "Direito"}}, ignore)
+    (record,) = (r for r in graph.live_records(NOW) if r.kind is Kind.CAPABILITY)
+    assert record.body.labels == {"pt-br": "Direito"}
+
+
+async def test_a_name_that_is_none_is_answered_with_what_a_name_is():
+    node, _ = publisher()
+    with pytest.raises(UsageError, match=r"Le_gal.*legal-summarization"):
+        await node.call("capability_publish", {**NEW, "name": "Le_gal"}, ignore)
+
+
+async def test_a_capability_of_anothers_does_not_stand_for_ones_own_of_that_name():
+    node, graph = publisher()
+    await node.call("capability_publish", NEW, ignore)
+    for name in (f"{ANN.did}#legal", "x#legal"):
+        with pytest.raises(UsageError):
+            await node.call("capability_withdraw", {"name": name}, ignore)
+    assert graph.index.concepts.known(f"{OWN.did}#legal", NOW)
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("query", {"query": "ASK {} #\udcff"}),
+        ("record_show", {"id": "\udcff"}),
+        ("capability_withdraw", {"name": "\udcff"}),
+    ],
+)
+async def test_what_is_no_text_is_a_usage_error(method, params):
+    node, _ = publisher()
+    with pytest.raises(UsageError):
+        await node.call(method, params, ignore)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -182,11 +183,14 @@ async def test_the_process_itself_can_reach_neither_network_nor_files():
             await process.kill()
 
 
-async def test_the_process_gives_way_to_the_node():
-    process = await child()
+@pytest.mark.parametrize(("ours", "its"), [(0, 10), (12, 19)])
+async def test_the_process_gives_way_to_the_node_however_nice_that_is(monkeypatch, ours, its):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpriority", lambda *_: ours)
+        process = await child()
     try:
-        ours, its = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, process.pid))
-        assert its > ours
+        started_at = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == its >= started_at
     finally:
         await process.kill()
 
@@ -247,6 +251,27 @@ async def test_an_idle_process_is_ended():
             while service.running:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.05)
         assert len(await ids(service)) == 1
+
+
+@pytest.mark.parametrize("changed", [False, True])
+async def test_a_process_that_died_between_queries_costs_none_of_them(changed):
+    graph = with_members(ANN)
+    started: list[ChildProcess] = []
+
+    async def start() -> ChildProcess:
+        started.append(await child())
+        return started[-1]
+
+    async with querying(graph, start=start) as service:
+        await ids(service)
+        os.kill(started[0].pid, signal.SIGKILL)
+        with trio.fail_after(5):
+            while not started[0].ended:  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(0.01)
+        if changed:
+            take(graph, node_record(ANN))
+        assert await ids(service) == believed(graph)
+        assert len(started) == 2
 
 
 async def test_a_node_without_a_way_to_start_one_says_so():

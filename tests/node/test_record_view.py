@@ -117,3 +117,11 @@ async def test_the_signature_is_verified_when_it_is_shown():
         assert (body["verified"]["code"], body["state"]) == (code, code)
         assert body["verified"]["message"]
     verify(record.raw, now_ms=NOW)
+
+
+async def test_a_record_is_shown_by_the_name_that_queries_give_it():
+    graph = with_members(ANN)
+    record = taken(graph, node_record(ANN))
+    assert await shown(graph, f"urn:aigrid:record:{record.content_id}") == await shown(
+        graph, record.content_id
+    )

@@ -35,7 +35,7 @@ async def test_a_request_beyond_the_interests_is_answered(
 ) -> None:
     painter, writer = grid.nodes["painter"].node, grid.nodes["writer"].node
     assert painter.router.models() == ()
-    assert painter.queries.counts["asked"] == 0
+    assert painter.typed_queries.counts["asked"] == 0
     async with painter.router.infer(
         wanted.get("model", ""),
         TextRequest(prompt="hello"),
@@ -44,7 +44,7 @@ async def test_a_request_beyond_the_interests_is_answered(
     ) as answer:
         assert [batch async for batch in answer.chunks]
     assert answer.node == writer.identity.peer_id
-    assert painter.queries.counts["asked"] == 1
+    assert painter.typed_queries.counts["asked"] == 1
 
 
 async def test_what_was_found_goes_when_it_is_not_renewed(
@@ -57,4 +57,4 @@ async def test_what_was_found_goes_when_it_is_not_renewed(
     await eventually(
         lambda: painter.router.models() == (), seconds=2 * LIMITS.availability_ttl_seconds
     )
-    assert painter.queries.counts["asked"] == 1
+    assert painter.typed_queries.counts["asked"] == 1

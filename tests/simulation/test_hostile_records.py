@@ -14,7 +14,7 @@ from tests.simulation.harness import SimNode, Simulation, eventually
 from trio.testing import MockClock
 
 from aigrid.node.app import Node
-from aigrid.node.discovery.gossip import batches
+from aigrid.node.discovery.batches import batches
 from aigrid.protocol.canonical import content_id
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
@@ -102,7 +102,7 @@ async def test_no_honest_node_shows_or_passes_on_what_must_not_be_seen(
         await eventually(
             lambda: all(each.graph.store.has(content_id(good[0])) for each in nodes), seconds=10
         )
-        for batch in batches(evil, LIMITS.gossip_max_bytes):
+        for batch in batches(evil):
             await mallory.node.transport.publish(RECORDS_TOPIC, encode(Records(batch)))
             for node in nodes:
                 answer = decode_rpc_answer(

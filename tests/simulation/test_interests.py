@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from aigrid.metagraph.branches import BRANCHES, branches_of
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.network.memory_transport import MemoryTransport
+from aigrid.node.status import status_of
 from aigrid.protocol.kinds import Kind, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Fetch, Push
@@ -159,14 +160,14 @@ async def test_who_takes_up_a_branch_says_so_and_gets_it(
     await grid.publish_echo("none", "more vision", capability="image-to-image")
     node = grid.nodes["none"].node
     assert node.interests.branches == {"vision"}
-    assert node.status()["interests"] == ["vision"]
+    assert status_of(node)["interests"] == ["vision"]
     await eventually(lambda: offered(grid, "none") == {"vision", "more vision"}, seconds=60)
     await eventually(lambda: offered(grid, "vision") == {"vision", "more vision"}, seconds=60)
     await eventually(lambda: said_by(grid, "vision", "none") == ("vision",), seconds=60)
     await node.hosting.withdraw("more vision")
     await eventually(lambda: node.interests.branches == frozenset(), seconds=1)
     await eventually(lambda: offered(grid, "vision") == {"vision"}, seconds=60)
-    assert grid.nodes["all"].node.status()["interests"] == sorted(BRANCHES)
+    assert status_of(grid.nodes["all"].node)["interests"] == sorted(BRANCHES)
 
 
 def said_by(sim: Simulation, at: str, about: str) -> tuple[str, ...] | None:

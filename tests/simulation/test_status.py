@@ -7,6 +7,8 @@ import trio
 from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
+from aigrid.node.status import status_of
+
 
 async def test_status_counts_records_without_reading_them(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
@@ -18,5 +20,5 @@ async def test_status_counts_records_without_reading_them(
         await eventually(node.router.models, seconds=30)
         expected = len(node.graph.live_records(node.now_ms()))
         monkeypatch.setattr(node.graph, "live_records", None)  # reads, and decodes, all of them
-        assert node.status()["records"] == expected == 4
+        assert status_of(node)["records"] == expected == 4
         nursery.cancel_scope.cancel()

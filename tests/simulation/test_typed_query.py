@@ -99,8 +99,8 @@ async def test_a_request_is_answered_by_hint_and_typed_query_alone(sim, autojump
         "broader": {"capability": "text"},
     }[by]
     assert await answered(sim, **wanted) == node_of(sim, "holder").identity.peer_id
-    assert node_of(sim, "hub").queries.counts["served"] == 0
-    assert node_of(sim, "holder").queries.counts["served"] == 1
+    assert node_of(sim, "hub").typed_queries.counts["served"] == 0
+    assert node_of(sim, "holder").typed_queries.counts["served"] == 1
 
 
 async def test_a_published_capability_is_found_with_the_records_that_place_it(sim, autojump_clock):
@@ -134,7 +134,7 @@ async def test_without_the_hint_a_member_that_knows_is_enough(sim, autojump_cloc
     said = [r.raw for r in holder.graph.live_records(sim.now_ms(), issuer=holder.identity.did)]
     hub.graph.ingest_batch(said, now_ms=sim.now_ms(), received_from=None)
     assert await answered(sim, model) == holder.identity.peer_id
-    assert hub.queries.counts["served"] == 1
+    assert hub.typed_queries.counts["served"] == 1
 
 
 async def test_a_hint_outlives_its_node_and_is_not_believed(sim, autojump_clock):
@@ -153,7 +153,7 @@ async def test_who_is_no_member_is_neither_asked_nor_admitted(sim, autojump_cloc
     with pytest.raises(AigridError) as caught:
         await answered(sim, capability="text-generation")
     assert caught.value.code is Code.NO_CANDIDATE
-    assert stranger.queries.counts["served"] == 0
+    assert stranger.typed_queries.counts["served"] == 0
     assert stranger.identity.peer_id not in asker.transport.members
 
 
@@ -165,10 +165,10 @@ async def test_what_nobody_offers_is_not_asked_for_again_at_once(sim, autojump_c
             nursery.start_soon(try_in_vain, sim)
     for _ in range(20):
         await try_in_vain(sim)
-    assert (asker.queries.counts["asked"], hub.queries.counts["served"]) == (1, 1)
+    assert (asker.typed_queries.counts["asked"], hub.typed_queries.counts["served"]) == (1, 1)
     await trio.sleep(LIMITS.find_again_seconds)
     await try_in_vain(sim)
-    assert (asker.queries.counts["asked"], hub.queries.counts["served"]) == (2, 2)
+    assert (asker.typed_queries.counts["asked"], hub.typed_queries.counts["served"]) == (2, 2)
 
 
 async def try_in_vain(sim):
@@ -183,7 +183,7 @@ async def test_find_asks_when_it_knows_nothing_or_is_told_to(sim, autojump_clock
     for ask, served in ((False, 1), (False, 1), (True, 2)):
         found = await commands.call("find", {"capability": "text", "ask": ask}, drop)
         assert [c["node"] for c in found["candidates"]] == [holder.identity.peer_id]
-        assert holder.queries.counts["served"] == served
+        assert holder.typed_queries.counts["served"] == served
 
 
 async def test_what_is_known_stays_found_while_the_holder_is_there(sim, autojump_clock):
@@ -193,4 +193,4 @@ async def test_what_is_known_stays_found_while_the_holder_is_there(sim, autojump
     for _ in range(4):
         assert await answered(sim, model) == holder.identity.peer_id
         await trio.sleep(LIMITS.availability_ttl_seconds)
-    assert asker.queries.counts["asked"] == holder.queries.counts["served"] == 4
+    assert asker.typed_queries.counts["asked"] == holder.typed_queries.counts["served"] == 4

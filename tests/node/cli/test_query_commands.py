@@ -1,5 +1,6 @@
 """`aigrid query` and `aigrid export`."""
 
+import errno
 import io
 import json
 from collections import defaultdict
@@ -85,3 +86,17 @@ def test_a_refusal_is_a_sentence_and_a_status(cli: Cli, node: ScriptedNode):
     assert "limit" in done.err.lower()
     assert json.loads(cli("query", QUERY, "--json").out)["error"]["code"] == "query_too_expensive"
     assert cli("query", " ").status == 2
+
+
+def test_a_full_disk_is_a_sentence_and_no_crash(
+    cli: Cli, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
+):
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    node.answers["query"] = {"media_type": "", "text": "a"}
+    monkeypatch.setattr("sys.stdout", Full())
+    done = cli("query", QUERY)
+    assert done.status == 2
+    assert "No space left" in done.err

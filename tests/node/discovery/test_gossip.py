@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.metagraph import world
 
-from aigrid.node.discovery.gossip import Gossip, batches
+from aigrid.node.discovery.batches import batches
+from aigrid.node.discovery.gossip import Gossip
 from aigrid.node.discovery.interests import Interests
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.kinds import Kind

@@ -62,6 +62,18 @@ async def test_an_invitation_is_redeemed_once(sim, autojump_clock):
     assert await code_of(redeem_raw(sim, again, text)) is Code.INVITATION_USED
 
 
+async def test_a_welcome_that_was_lost_is_said_again_to_who_is_a_member_still(sim, autojump_clock):
+    for name in "ab":
+        await sim.start(name)
+    a, b = sim.nodes["a"].node, sim.nodes["b"].node
+    text = invitation_text(a.grid.invite(b.identity.did))
+    lost = await redeem_raw(sim, b, text)
+    assert b.grid.did != a.grid.did
+    assert (await redeem_raw(sim, b, text)).membership == lost.membership  # nothing new is issued
+    await b.join_client.redeem(text)
+    assert b.grid.own_membership().raw == lost.membership
+
+
 async def redeem_raw(sim, node, text):
     """Redeem without the joiner's own checks: what a hostile joiner would send."""
     from aigrid.protocol.membership import parse_invitation

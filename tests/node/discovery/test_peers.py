@@ -7,6 +7,7 @@ import trio
 from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.network.transport import PeerAddress
+from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Records, encode
 
@@ -89,6 +90,21 @@ async def test_strangers_that_come_and_go_leave_nothing_behind(sim, autojump_clo
         sim.kill(f"s{n}")
         await trio.sleep(1)
     assert a.peers._states.keys() == {b.identity.peer_id}
+
+
+async def test_hearsay_of_where_somebody_is_leaves_nothing_behind(sim, autojump_clock):
+    """A hint may name anybody, and a member at a place where it is not."""
+    a, b = await grid(sim, "a", "b")
+    nowhere = ("/ip4/127.0.0.9/tcp/1",)
+    await a.transport.disconnect(b.identity.peer_id)
+    await eventually(lambda: not a.peers.alive(b.identity.peer_id), seconds=1)
+    before = a.peers._states[b.identity.peer_id].redial_seconds
+    for n in range(5):
+        assert not await a.peers.contact(PeerAddress(Identity(bytes([n]) * 32).peer_id, nowhere))
+    sim.kill("b")
+    assert not await a.peers.contact(PeerAddress(b.identity.peer_id, nowhere))
+    assert a.peers._states.keys() == {b.identity.peer_id}
+    assert a.peers._states[b.identity.peer_id].redial_seconds == before
 
 
 async def test_whoever_asks_while_a_peer_is_contacted_waits_for_that(sim, autojump_clock):

@@ -159,6 +159,41 @@ async def test_members_that_are_there_are_asked_when_hints_lead_nowhere(new_grid
     assert [peer for peer, _ in grid.asked] == ["empty", "knows"]
 
 
+async def test_any_number_of_false_hints_leaves_somebody_to_be_asked(new_grid, autojump_clock):
+    """One node of the DHT may name as many providers as it likes."""
+    grid = await new_grid(hinted=tuple(f"false{n}" for n in range(64)), alive=("knows",))
+    grid.contact = unreachable
+    grid.answers = {"knows": says(records(*ANSWER))}
+    assert await grid.queries.ask(ECHO)
+    assert [peer for peer, _ in grid.asked] == ["knows"]
+
+
+async def unreachable(_peer):
+    await trio.sleep(LIMITS.dial_timeout_seconds)
+    return False
+
+
+async def test_known_members_are_asked_before_whoever_else_is_hinted_at(new_grid, autojump_clock):
+    false = tuple(f"false{n}" for n in range(64))
+    grid = await new_grid(hinted=(*false, ANN.peer_id))
+    grid.graph.ingest_batch([membership(ANN).raw], now_ms=NOW_MS, received_from=None)
+    grid.answers = {ANN.peer_id: says(records(*ANSWER))}
+    assert await grid.queries.ask(ECHO)
+    assert ANN.peer_id in {peer for peer, _ in grid.asked}
+
+
+async def test_hinted_peers_that_never_answer_do_not_keep_others_from_being_asked(
+    new_grid, autojump_clock
+):
+    async def silent():
+        await trio.sleep_forever()
+        yield
+
+    grid = await new_grid(hinted=("silent",), alive=("knows",))
+    grid.answers = {"silent": silent, "knows": says(records(*ANSWER))}
+    assert await grid.queries.ask(ECHO)
+
+
 async def test_few_peers_are_asked_however_many_there_are(new_grid, autojump_clock):
     many = tuple(f"p{n}" for n in range(100))
     grid = await new_grid(hinted=many[:5], alive=many)

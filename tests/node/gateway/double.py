@@ -109,7 +109,7 @@ def tokens() -> Callable[[], str]:
 @asynccontextmanager
 async def gateway(mesh: ScriptedMesh, **limits: Any) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway and its HOST:PORT; stopped at the end."""
-    core = GatewayCore(mesh, now_ms=lambda: NOW_MS, token=tokens())
+    core = GatewayCore(mesh, status=mesh.status, now_ms=lambda: NOW_MS, token=tokens())
     served = Gateway(core, host="127.0.0.1", port=0, limits=GatewayLimits(**limits))
     async with trio.open_nursery() as nursery:
         address = await nursery.start(served.run)

@@ -16,7 +16,7 @@ ASK = TextRequest(messages=(ChatMessage("user", "hi"),))
 
 
 def core(mesh: ScriptedMesh) -> GatewayCore:
-    return GatewayCore(mesh, now_ms=lambda: NOW_MS, token=tokens())
+    return GatewayCore(mesh, status=mesh.status, now_ms=lambda: NOW_MS, token=tokens())
 
 
 async def steps_of(gateway: GatewayCore) -> list[Step]:

@@ -285,7 +285,7 @@ async def test_many_connects_and_resets_leave_the_gateway_well() -> None:
 
 
 def core() -> GatewayCore:
-    return GatewayCore(ScriptedMesh(), now_ms=lambda: 0, token=tokens())
+    return GatewayCore(ScriptedMesh(), status=dict, now_ms=lambda: 0, token=tokens())
 
 
 async def test_only_loopback_may_be_bound() -> None:

@@ -43,7 +43,7 @@ class Asked:
 async def send(
     method: str, *, asked: Asked | None = None, target: str = "/sparql", **sent: Any
 ) -> httpx.Response:
-    core = GatewayCore(ScriptedMesh(), now_ms=lambda: NOW_MS, token=tokens())
+    core = GatewayCore(ScriptedMesh(), status=dict, now_ms=lambda: NOW_MS, token=tokens())
     served = Gateway(core, "127.0.0.1", 0, queries=asked or Asked())
     async with trio.open_nursery() as nursery:
         address = await nursery.start(served.run)
@@ -184,3 +184,10 @@ def test_an_accept_header_may_be_anything():
         AnswerFormat.TURTLE,
         AnswerFormat.CSV,
     )
+
+
+async def test_who_posts_another_type_is_told_those_of_this_path():
+    answer = await send("POST", asked=Asked(), json={"query": ASK})
+    message = answer.json()["error"]["message"]
+    assert "application/sparql-query" in message
+    assert "application/json" not in message

@@ -1,9 +1,12 @@
 """What a node offers, and how a model comes onto its shelf and leaves it."""
 
+from functools import partial
+
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.status import models_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
@@ -126,7 +129,7 @@ async def test_each_holder_lists_a_model_under_its_own_name(sim, autojump_clock)
         await sim.nodes[name].node.hosting.add(
             description, {}, name=called, capabilities=("text-generation",), license_id=""
         )
-    listed = sim.nodes["b"].node.model_list
+    listed = partial(models_of, sim.nodes["b"].node)
     await eventually(lambda: len(listed()) == 2, seconds=10)
     own = sim.nodes["b"].node.identity.peer_id
     assert [m["name"] for m in listed() if m["node"] == own] == ["my parrot"]

@@ -10,8 +10,10 @@ from libp2p.pubsub.pb import rpc_pb2
 from tests.node.network import nodes
 
 from aigrid.node.network import compat, libp2p_gossip, negotiation
+from aigrid.node.network.libp2p_dht import collect
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxer import Muxer
+from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.limits import LIMITS
 
 
@@ -227,3 +229,18 @@ async def test_publishing_is_best_effort_whatever_the_library_raises(
     monkeypatch.setattr(one._library.pubsub, "publish", fail)
     await one.publish("topic", b"data")
     assert one.counters()["tasks_failed"] == 1
+
+
+def test_a_liar_in_the_dht_neither_crowds_out_members_nor_moves_them() -> None:
+    def provider(peer_id: str, address: str) -> Any:
+        return compat.PeerInfo(peer_id, [compat.Multiaddr(address)])
+
+    found: dict[str, PeerAddress] = {}
+    here, nowhere = "/ip4/127.0.0.1/tcp/7", "/ip4/192.0.2.1/tcp/7"
+    collect(found, [provider("early", here)], {"early", "late"}.__contains__)
+    lies = [provider("early", nowhere), *(provider(f"false{n}", nowhere) for n in range(500))]
+    collect(found, lies, {"early", "late"}.__contains__)
+    collect(found, [provider("late", here)], {"early", "late"}.__contains__)
+    assert len(found) == LIMITS.dht_providers_max + 1
+    assert found["early"].addresses == (here, nowhere)
+    assert found["late"].addresses == (here,)

@@ -1,0 +1,53 @@
+"""What a node says of itself to its operator: the bodies of `status`, `models` and `peers`."""
+
+from importlib.metadata import version
+from typing import Any
+
+from aigrid.node.app import Node
+from aigrid.protocol.identity import did_of_peer_id
+
+
+def status_of(node: Node) -> dict[str, Any]:
+    """The body of `/aigrid/v1/status`."""
+    own, now_ms = node.identity, node.now_ms()
+    return {
+        "peer_id": own.peer_id,
+        "did": own.did,
+        "name": node.config.name,
+        "version": version("aigrid-node"),
+        "grid": node.grid.did,
+        "authority": node.grid.authority is not None,
+        "open": node.config.open_to_strangers,
+        "listen": list(node.transport.listen_addresses),
+        "peers": peers_of(node),
+        "clock_ahead_ms": node.peers.clock_ahead_ms(),
+        "interests": sorted(node.interests.branches),
+        "sandbox": node.sandbox,
+        "models": models_of(node),
+        "withheld": node.hosting.withheld(),
+        "records": sum(node.graph.counts(now_ms).values()),
+        "requests": {"running": node.serving.running, "served": node.serving.served},
+        "typed_queries": dict(node.typed_queries.counts),
+        "refused": {
+            "records": dict(node.graph.refused),
+            "joins": node.join_host.refused.total(),
+            "network": node.transport.counters(),
+        },
+    }
+
+
+def models_of(node: Node) -> list[dict[str, Any]]:
+    """Every model that live nodes offer, once per node."""
+    return [
+        {"model": c.model, "name": c.name, "node": c.node, "state": c.state}
+        for c in node.router.offers()
+    ]
+
+
+def peers_of(node: Node) -> list[dict[str, Any]]:
+    """Every other member, alive or not."""
+    others = node.transport.members - {node.identity.peer_id}
+    return [
+        {"peer_id": peer, "did": did_of_peer_id(peer), "alive": node.peers.alive(peer)}
+        for peer in sorted(others)
+    ]
