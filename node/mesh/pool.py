@@ -155,10 +155,7 @@ class ModelPool:
             self._release(entry)
 
     async def resident(self, model: str) -> Worker:
-        """The worker of a model, loaded if need be, which from now on stays until `unload`.
-
-        No slot is held. Raises what `lease` raises.
-        """
+        """The worker of a model, which stays until `unload`; no slot is held. Raises as `lease`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         entry = self._entry(model)
         entry.resident = True
@@ -330,7 +327,7 @@ class ModelPool:
         needed = estimate.memory_bytes
         if needed > self._budget_bytes:
             raise EngineError(
-                f"the model needs {_mib(needed)}, this node has {_mib(self._budget_bytes)}",
+                f"the model needs {needed // MIB} MiB, this node has {self._budget_bytes // MIB}",
                 Code.OUT_OF_MEMORY,
             )
         free = self._budget_bytes - self._reserved_bytes
@@ -399,7 +396,3 @@ class ModelPool:
                 self._drop(entry)
                 if entry.worker is not None:
                     nursery.start_soon(entry.worker.kill)
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes // MIB} MiB"

@@ -11,6 +11,7 @@ from aigrid.engines.base import Endpoint, Estimate, Served
 from aigrid.engines.echo import EchoEngine
 from aigrid.node import inline_workers
 from aigrid.node.mesh.hosting import ServerModel
+from aigrid.node.status import status_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.model import MODEL_URN
@@ -92,13 +93,13 @@ async def test_it_is_withdrawn_while_the_server_does_not_answer(sim, autojump_cl
     await eventually(lambda: not a.router.models(), seconds=5)
     assert not b.hosting.offered(model)
     problem = {"model": model, "name": "parrot", "problem": "generation is dead"}
-    assert b.status()["withheld"] == [problem]
+    assert status_of(b)["withheld"] == [problem]
     with pytest.raises(AigridError) as refused:
         await sim.ask("a", "parrot", "hello")
     assert refused.value.code is Code.NO_CANDIDATE
     Behind.problem = ""
     await eventually(a.router.models, seconds=5)
-    assert b.status()["withheld"] == []
+    assert status_of(b)["withheld"] == []
     assert (await sim.ask("a", "parrot", "hello"))[0] == "hello"
 
 
