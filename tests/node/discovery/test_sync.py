@@ -269,12 +269,13 @@ async def test_requests_of_one_peer_are_rated(autojump_clock):
 
 
 async def test_what_there_was_no_room_for_is_not_asked_for(grid, monkeypatch, autojump_clock):
-    membership = absent_member(grid)
-    tell(grid, "a", membership)
+    membership, record = absent_member(grid), said_by_absent(grid)
+    tell(grid, "a", membership, record)
+    tell(grid, "b", membership)
     a, b = node_of(grid, "a"), node_of(grid, "b")
     with monkeypatch.context() as patched:
         patched.setattr(b.graph, "lacking", lambda _sha256s, **_who: [])
         assert await b.sync.sync(a.identity.peer_id, push=False) == 0
-        assert not knows(grid, "b", membership)
+        assert not knows(grid, "b", record)
     assert await b.sync.sync(a.identity.peer_id, push=False) == 1
-    assert knows(grid, "b", membership)
+    assert knows(grid, "b", record)
