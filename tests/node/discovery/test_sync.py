@@ -268,14 +268,14 @@ async def test_requests_of_one_peer_are_rated(autojump_clock):
         await sync.serve("other", Reconcile(b"\x61\x00"), send)
 
 
-async def test_what_there_was_no_room_for_is_not_fetched_again(grid, autojump_clock, monkeypatch):
-    record = said_by_absent(grid)
-    tell(grid, "b", absent_member(grid))
-    tell(grid, "a", absent_member(grid), record)
-    b, peer_id = node_of(grid, "b"), node_of(grid, "a").identity.peer_id
-    monkeypatch.setattr(b.graph, "lacking", lambda _sha256s, **_: [])
-    await b.sync.sync(peer_id, push=False)
-    assert not knows(grid, "b", record)
-    monkeypatch.undo()
-    await b.sync.sync(peer_id, push=False)
+async def test_what_there_was_no_room_for_is_not_asked_for(grid, monkeypatch, autojump_clock):
+    membership, record = absent_member(grid), said_by_absent(grid)
+    tell(grid, "a", membership, record)
+    tell(grid, "b", membership)
+    a, b = node_of(grid, "a"), node_of(grid, "b")
+    with monkeypatch.context() as patched:
+        patched.setattr(b.graph, "lacking", lambda _sha256s, **_who: [])
+        assert await b.sync.sync(a.identity.peer_id, push=False) == 0
+        assert not knows(grid, "b", record)
+    assert await b.sync.sync(a.identity.peer_id, push=False) == 1
     assert knows(grid, "b", record)
