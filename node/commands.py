@@ -20,7 +20,7 @@ from aigrid.node.finding import (
 )
 from aigrid.node.record_view import describe
 from aigrid.node.status import models_of, peers_of, status_of
-from aigrid.node.upstream_commands import PublishUpstream, publish_upstream
+from aigrid.node.upstream_commands import PublishUpstream, check_mapping, publish_upstream
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -89,13 +89,14 @@ class JoinGrid(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Publish(msgspec.Struct, forbid_unknown_fields=True):
-    """An absolute path, and what to say of the model in it."""
+    """An absolute path, and what to say of the model in it; `mapping` is a task mapping, or {}."""
 
     path: str
     capability: str
     name: str | None = None
     license: str | None = None
     languages: tuple[str, ...] = ()
+    mapping: dict[str, Any] = {}
 
 
 class Model(msgspec.Struct, forbid_unknown_fields=True):
@@ -205,6 +206,7 @@ class NodeCommands:
             name=params.name or "",
             license_id=params.license or "",
             languages=check_languages(params.languages),
+            mapping=check_mapping(params.mapping),
         )
         return {"model": published.model, "name": published.name, "record": published.record}
 

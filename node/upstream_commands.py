@@ -3,7 +3,7 @@
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from aigrid.engines.base import Endpoint
 from aigrid.engines.upstream.address import DIALECTS, is_server, locate
@@ -37,18 +37,22 @@ async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict
     engine, usual, endpoint = _server(params)
     capability = params.capability or usual
     check_capability(node.graph.index.concepts, capability, node.now_ms())
-    try:
-        mapping = msgspec.convert(params.mapping, TaskMapping) if params.mapping else UNSET
-    except msgspec.ValidationError as error:
-        raise UsageError(f"the task mapping: {error}") from None
     published = await node.hosting.publish_upstream(
-        ServerModel(engine, endpoint, params.model, mapping),
+        ServerModel(engine, endpoint, params.model, check_mapping(params.mapping)),
         capability=capability,
         name=params.name,
         license_id=params.license,
         languages=check_languages(params.languages),
     )
     return {"model": published.model, "name": published.name, "record": published.record}
+
+
+def check_mapping(given: dict[str, Any]) -> TaskMapping | UnsetType:
+    """A task mapping as a person wrote it; unset where there is none. Raises UsageError."""
+    try:
+        return msgspec.convert(given, TaskMapping) if given else UNSET
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the task mapping: {error}") from None
 
 
 def _server(params: PublishUpstream) -> tuple[str, str, Endpoint]:

@@ -170,3 +170,11 @@ class TaskMapping(_Part, frozen=True):
     table: TableInput | UnsetType = UNSET
     bytes: BytesInput | UnsetType = UNSET
     output: TaskOutput = TaskOutput()
+
+
+def files_of(mapping: TaskMapping | UnsetType) -> tuple[str, ...]:
+    """The files that a mapping needs beside the model's own."""
+    if mapping is UNSET:
+        return ()
+    tokenizer = "" if mapping.text is UNSET else mapping.text.tokenizer
+    return tuple(dict.fromkeys(name for name in (tokenizer, mapping.output.labels_file) if name))

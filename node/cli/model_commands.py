@@ -86,23 +86,26 @@ def publish(
     ] = None,
     task_mapping: Annotated[
         Path | None,
-        typer.Option(help="A file with a task mapping (SPEC.md) as JSON, for a server's tensors."),
+        typer.Option(
+            help="A file with a task mapping (SPEC.md) as JSON: how typed input becomes tensors. "
+            "Files that it names lie beside the model."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Offer a model of this machine, or of a server that it reaches, to the grid."""
     said = {"capability": capability or "", "name": name or "", "license": license_ or ""}
     params: dict[str, Any] = {**said, **({"languages": language} if language else {})}
+    if task_mapping is not None:
+        params["mapping"] = _json_object(_read(task_mapping, "the task mapping"))
     if is_server(source):
         params |= {"url": source, "model": upstream_model or ""}
         if key_file is not None:
             params["key"] = _read(key_file, "the key").strip()
-        if task_mapping is not None:
-            params["mapping"] = _json_object(_read(task_mapping, "the task mapping"))
         body = session(ctx).call("publish_upstream", params)
-    elif upstream_model or key_file or task_mapping:
+    elif upstream_model or key_file:
         raise UsageError(
-            "--upstream-model, --key-file and --task-mapping are for the address of a server: "
+            "--upstream-model and --key-file are for the address of a server: "
             "openai+http://HOST:PORT/v1 or oip+http://HOST:PORT"
         )
     elif capability is None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import trio
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from aigrid.engines.base import Endpoint, Estimate, ModelSource, Served
 from aigrid.metagraph.graph import Metagraph
@@ -22,7 +23,7 @@ from aigrid.protocol.kinds import Kind, ModelBody, Offer, OfferState
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
-from aigrid.protocol.task import TaskMapping
+from aigrid.protocol.task import TaskMapping, files_of
 from aigrid.protocol.upstream import Upstream
 
 Progress = Callable[[str], Awaitable[None]]
@@ -120,11 +121,18 @@ class Hosting:
         name: str = "",
         license_id: str = "",
         languages: tuple[str, ...] = (),
+        mapping: TaskMapping | UnsetType = UNSET,
     ) -> Published:
-        """Copy a model file in, sign a manifest for it, and offer it."""
+        """Copy a model file in, with what its mapping names beside it, and offer it."""
         task = self._graph.index.concepts.task_of(capability)
-        description = await self._models.describe_path(path, task=task)
-        files = {file.name: path for file in description.files}
+        described = await self._models.describe_path(path, task=task)
+        files = {file.name: path for file in described.files}
+        beside = {name: path.parent / name for name in files_of(mapping)}
+        if taken := sorted(files.keys() & beside):
+            raise UsageError(f"the mapping names {taken[0]!r}, which is what the model is called")
+        more = tuple([await self._models.describe_file(name, at) for name, at in beside.items()])
+        description = replace(described, files=(*described.files, *more), mapping=mapping)
+        files |= beside
         return await self.add(
             description,
             files,

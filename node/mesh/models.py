@@ -171,10 +171,20 @@ class LocalModels:
         task = task or _TASKS.get(report.format, "")
         if not task:
             raise UsageError(f"say what a model in format {report.format} is for: --capability")
+        file = await self.describe_file(f"model.{report.format}", path, progress)
+        return ModelDescription(report.format, task, (file,), report.precision)
+
+    async def describe_file(
+        self, name: str, path: Path, progress: Progress = no_progress
+    ) -> ModelFile:
+        """A file under the name that it gets as part of a model.
+
+        Raises:
+            UsageError: `model_file_missing`.
+        """
         reader = FileReader(path)
         sha256 = await read_all(reader, self.run_blocking, progress, f"hashing {path.name}")
-        file = ModelFile(f"model.{report.format}", sha256, reader.done_bytes)
-        return ModelDescription(report.format, task, (file,), report.precision)
+        return ModelFile(name, sha256, reader.done_bytes)
 
     async def add(
         self,
