@@ -92,7 +92,7 @@ class Node:
         self.transport = world.transport
         self.now_ms = world.now_ms
         self._world = world
-        self._probes: tuple[Probe, ...] = ()
+        self.probes: tuple[Probe, ...] = ()
         self._probed = trio.Event()
         self._engines = EngineTable(())
         self._store = Store(world.database)
@@ -273,7 +273,7 @@ class Node:
         return self._world.random_bytes(12).hex()
 
     def _describe(self) -> NodeBody:
-        probes = [probe for probe in self._probes if not probe.problem]
+        probes = [probe for probe in self.probes if not probe.problem]
         devices = {(d.kind, d.name): d for probe in probes for d in probe.devices}
         return NodeBody(
             id=self.identity.did,
@@ -336,13 +336,13 @@ class Node:
         """
         while True:
             try:
-                self._probes = await self._world.spawner.probe()
+                self.probes = await self._world.spawner.probe()
                 break
             except AigridError as error:
                 log.warning("engines not probed", code=error.code.value, reason=error.message)
                 self._probed.set()
                 await trio.sleep(LIMITS.worker_start_seconds)
-        self._engines = EngineTable(self._probes, self.config.engines)
+        self._engines = EngineTable(self.probes, self.config.engines)
         self._probed.set()
         self.announcer.poke()
 

@@ -19,7 +19,7 @@ from aigrid.node.finding import (
     find,
 )
 from aigrid.node.record_view import describe
-from aigrid.node.status import models_of, peers_of, status_of
+from aigrid.node.status import engines_of, models_of, peers_of, status_of
 from aigrid.node.upstream_commands import PublishUpstream, check_mapping, publish_upstream
 from aigrid.protocol.errors import (
     AigridError,
@@ -144,6 +144,7 @@ class NodeCommands:
         self._methods: dict[str, tuple[type[msgspec.Struct], Method]] = {
             "status": (Nothing, self._status),
             "peers": (Nothing, self._peers),
+            "engines": (Nothing, self._list_engines),
             "models": (Nothing, self._models),
             "models_fetch": (Name, self._models_fetch),
             "publish": (Publish, self._publish),
@@ -186,6 +187,9 @@ class NodeCommands:
 
     async def _peers(self, _: Nothing, __: Emit) -> dict[str, Any]:
         return {"peers": peers_of(self._node)}
+
+    async def _list_engines(self, _: Nothing, __: Emit) -> dict[str, Any]:
+        return engines_of(self._node)
 
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
         return {"models": models_of(self._node)}

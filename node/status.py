@@ -3,6 +3,8 @@
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
+
 from aigrid.node.app import Node
 from aigrid.protocol.identity import did_of_peer_id
 
@@ -51,3 +53,21 @@ def peers_of(node: Node) -> list[dict[str, Any]]:
         {"peer_id": peer, "did": did_of_peer_id(peer), "alive": node.peers.alive(peer)}
         for peer in sorted(others)
     ]
+
+
+def engines_of(node: Node) -> dict[str, Any]:
+    """Every installed engine: what it can run on which devices, or why it cannot run here."""
+    return {
+        "sandbox": node.sandbox,
+        "engines": [
+            {
+                "engine": probe.engine,
+                "version": probe.version,
+                "formats": probe.formats,
+                "tasks": probe.tasks,
+                "devices": msgspec.to_builtins(probe.devices),
+                "problem": probe.problem,
+            }
+            for probe in node.probes
+        ],
+    }

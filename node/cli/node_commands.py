@@ -1,4 +1,4 @@
-"""Commands about this node: up, id, status, peers."""
+"""Commands about this node: up, id, status, peers, engines."""
 
 import os
 import shlex
@@ -138,3 +138,28 @@ def _command(data_dir: Path, default: Callable[[], Path] | None = None) -> str:
 
     usual = default() if default else default_data_dir(os.environ, Path.home())
     return "aigrid" if data_dir == usual else f"aigrid --data-dir {shlex.quote(str(data_dir))}"
+
+
+def engines(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """List the installed engines: what each can run here, on what, and why not."""
+    show(session(ctx).call("engines"), _show_engines, as_json=as_json)
+
+
+def _show_engines(body: dict[str, Any]) -> None:
+    columns = {"engine": "ENGINE", "version": "VERSION", "formats": "FORMATS", "on": "ON"}
+    lines = [
+        {
+            **engine,
+            "formats": ", ".join(engine["formats"]),
+            "on": engine["problem"] or "; ".join(map(_device, engine["devices"])),
+        }
+        for engine in body["engines"]
+    ]
+    render.rows(lines, columns, empty="No engines were found yet.")
+    render.note(f"Workers are confined: {body['sandbox'] or 'not probed yet'}")
+
+
+def _device(device: dict[str, Any]) -> str:
+    free, total = (device[f"memory_{which}_bytes"] / 2**30 for which in ("free", "total"))
+    memory = f", {free:.1f} of {total:.1f} GiB free" if total else ""
+    return f"{device['name'] or device['kind']}{memory}"

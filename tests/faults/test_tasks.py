@@ -160,3 +160,12 @@ def test_input_that_does_not_fit_is_refused_with_what_fits(grid, tmp_path):
 
 
 JSON = {"content-type": "application/json"}
+
+
+def test_a_node_tells_which_engines_can_run_here_and_why_others_cannot(grid):
+    told = grid[1].cli("engines")
+    engines = {engine["engine"]: engine for engine in told["engines"]}
+    assert engines["onnx"]["formats"] == ["onnx"]
+    assert engines["onnx"]["devices"][0]["memory_total_bytes"] > 0
+    assert {"echo", "onnx_encoder", "onnx_text", "torch", "openai_api"} <= engines.keys()
+    assert all(engine["problem"] or engine["formats"] for engine in told["engines"])

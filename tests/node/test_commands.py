@@ -72,6 +72,12 @@ async def test_status_and_peers(sim, autojump_clock):
     assert await a("peers") == {"peers": [{**entry, "alive": False}]}
 
 
+async def test_engines(sim, autojump_clock):
+    a, _ = await two(sim)
+    told = await a("engines")
+    assert "echo" in {engine["engine"] for engine in told["engines"] if not engine["problem"]}
+
+
 async def test_models_find_and_ask(sim, autojump_clock):
     a, b = await two(sim)
     model = await sim.publish_echo("b", "parrot")

@@ -195,6 +195,7 @@ def test_the_ready_line_is_the_event_itself(capsys: pytest.CaptureFixture[str]) 
 def test_every_command_is_known_to_the_crash_log() -> None:
     expected = {"up", "id", "status", "peers", "invite", "join", "requests", "approve", "remove"}
     expected |= {
+        "engines",
         "models",
         "publish",
         "withdraw",
