@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
+from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
@@ -40,6 +40,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     mapping: TaskMapping | None = None
     upstream: Upstream | None = None
     endpoint: Endpoint | None = None
+    room: dict[str, int] = {}
 
 
 class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -103,6 +104,10 @@ class Discover(msgspec.Struct, frozen=True, array_like=True, tag=9):
     model: str
 
 
+class FindDevices(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Node: what hardware is here, and how much of its memory is free? Answered with `Found`."""
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Worker: ready for orders."""
 
@@ -156,8 +161,14 @@ class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):
     served: tuple[Served, ...]
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll | Discover
-Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered
+class Found(msgspec.Struct, frozen=True, array_like=True, tag=28):
+    """Worker: the devices of this machine."""
+
+    devices: tuple[Device, ...]
+
+
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll | Discover | FindDevices
+Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered | Found
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
@@ -238,6 +249,7 @@ def source_to_wire(source: ModelSource) -> Source:
         source.mapping,
         source.upstream,
         source.endpoint,
+        dict(source.room),
     )
 
 
@@ -253,6 +265,7 @@ def source_from_wire(source: Source) -> ModelSource:
         source.mapping,
         source.upstream,
         source.endpoint,
+        source.room,
     )
 
 

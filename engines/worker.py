@@ -25,6 +25,7 @@ from typing import NoReturn
 
 from aigrid.engines import ipc, sandbox
 from aigrid.engines.base import CancelToken, Engine, ModelSource, ServerEngine
+from aigrid.engines.devices import hardware
 from aigrid.engines.registry import factory_of, load_engine, probe_all
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
@@ -136,6 +137,8 @@ class Host:
             case ipc.ProbeAll():
                 confined = sandbox.rehearse()
                 self._threads.submit(self._guarded, 0, lambda: self._probe(confined))
+            case ipc.FindDevices():
+                self._threads.submit(self._guarded, 0, self._find_devices)
             case ipc.Discover():
                 self._guarded(0, lambda: self._ask(order))  # in this thread: see Examine
             case ipc.Stop():
@@ -171,6 +174,9 @@ class Host:
 
     def _probe(self, confined: str) -> None:
         self._report(ipc.Probed(probe_all(), confined))
+
+    def _find_devices(self) -> None:
+        self._report(ipc.Found(hardware()))
 
     def _ask(self, order: ipc.Discover) -> None:
         needs = sandbox.Needs(network=True)

@@ -6,9 +6,9 @@ below reads a clock, draws randomness, opens a socket or starts a process by its
 
 import platform
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.engines.base import Estimate, ModelSource, Probe
+from aigrid.engines.base import Device, Estimate, ModelSource, Probe
 from aigrid.engines.registry import EngineTable
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
@@ -71,7 +71,7 @@ class World:
     run_blocking: RunBlocking
     keys: GridKeys
     database: Path | None
-    memory_bytes: int | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
     cores: int = 1
     start_dataset: StartDataset | None = None
 
@@ -94,6 +94,7 @@ class Node:
         self._world = world
         self.probes: tuple[Probe, ...] = ()
         self._probed = trio.Event()
+        self.pool.equip(self.usable_devices())
         self._engines = EngineTable(())
         self._store = Store(world.database)
         self.local = LocalState(self._store)
@@ -184,7 +185,9 @@ class Node:
             world.spawner,
             self.models,
             engines_for=self._engines_for,
-            config=PoolConfig(self.config.threads or world.cores, world.memory_bytes),
+            config=PoolConfig(
+                self.config.threads or world.cores, {**world.memory, **self.config.memory}
+            ),
             on_change=self._offers_changed,
         )
         self.hosting = Hosting(
@@ -274,7 +277,6 @@ class Node:
 
     def _describe(self) -> NodeBody:
         probes = [probe for probe in self.probes if not probe.problem]
-        devices = {(d.kind, d.name): d for probe in probes for d in probe.devices}
         return NodeBody(
             id=self.identity.did,
             protocol_version=PROTOCOL_VERSION,
@@ -283,11 +285,17 @@ class Node:
             engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes),
             devices=tuple(
                 DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
-                for d in devices.values()
+                for d in self.usable_devices()
             ),
             region=self.config.region,
             branches=self.interests.announced(),
         )
+
+    def usable_devices(self) -> tuple[Device, ...]:
+        """The devices that some engine can use, as they were when they were probed."""
+        working = (probe for probe in self.probes if not probe.problem)
+        places = {device.place: device for probe in working for device in probe.devices}
+        return tuple(places.values())[: LIMITS.devices_max]
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority
@@ -350,6 +358,7 @@ class Node:
         return self._engines.engines_for(source)
 
     async def _estimate(self, source: ModelSource) -> Estimate:
+        source = replace(source, room=self.pool.budget.room())
         return await first_able(
             self._engines_for(source),
             lambda engine: self._world.spawner.estimate(source, engine=engine),

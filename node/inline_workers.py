@@ -13,6 +13,7 @@ import trio
 
 from aigrid.engines.base import (
     CancelToken,
+    Device,
     Endpoint,
     Engine,
     EngineStats,
@@ -61,6 +62,10 @@ class InlineSpawner:
         return tuple(
             replace(engine().probe(), devices=()) for _, engine in sorted(self.engines.items())
         )
+
+    async def devices(self) -> tuple[Device, ...]:
+        await trio.lowlevel.checkpoint()
+        return ()
 
     async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
         await trio.lowlevel.checkpoint()

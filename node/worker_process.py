@@ -31,7 +31,7 @@ READ_BYTES: Final = 256 * KIB
 _OUT_OF_MEMORY: Final = (b"std::bad_alloc", b"MemoryError", b"out of memory")
 """Last words of a runtime that gives up where nobody catches its exception."""
 
-ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered)
+ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered, ipc.Found)
 
 log = structlog.get_logger(__name__)
 

@@ -291,6 +291,7 @@ class Limits:
     worker_thread_bytes: int = _limit(128 * MIB, "address space for a thread, per processor")
     worker_file_bytes: int = _limit(1024 * MIB, "a file a worker writes, beside 8 times its model")
     worker_tasks_max: int = _limit(64, "threads of a worker, beside 4 per processor")
+    devices_max: int = _limit(64, "devices of one machine")
     device_tool_seconds: float = _limit(2.0, "asking a vendor's tool about devices")
     model_idle_seconds: float = _limit(300.0, "an unused model stays loaded")
     model_queue_max: int = _limit(16, "requests waiting for a load or a slot of one model")

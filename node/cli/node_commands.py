@@ -58,6 +58,13 @@ def up(
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for models by device, such as cpu=8GiB,cuda:0=20GiB. "
+            "Without it: four fifths of what is free. `aigrid engines` lists the devices."
+        ),
+    ] = None,
     engine: Engines = None,
     interest: Interest = None,
     as_json: Json = False,
@@ -79,6 +86,7 @@ def up(
             "name": name,
             "region": region,
             "threads": threads,
+            "memory": memory,
             "engine": engine or None,
             "interest": interest or None,
             "json": as_json or None,

@@ -6,22 +6,23 @@ lease tries again.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import structlog
 import trio
 
-from aigrid.engines.base import Estimate, ModelSource
+from aigrid.engines.base import Device, Estimate, ModelSource
 from aigrid.engines.devices import memory
+from aigrid.node.mesh.budget import HOST, Budget, Charge, Holding, budget, larger, make_room, taken
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.workers import Worker, WorkerSpawner
-from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError
-from aigrid.protocol.limits import LIMITS, MIB, Limits
+from aigrid.protocol.errors import AigridError, Code, LocalError
+from aigrid.protocol.limits import LIMITS, Limits
 
 State = Literal["warm", "loading", "on_disk"]
 
@@ -34,13 +35,13 @@ class PoolConfig:
 
     Attributes:
         threads: of each worker.
-        memory_bytes: of all workers together; None is `memory_share` of what is free when the pool
-            starts.
+        memory: place of a device -> bytes for all workers together; elsewhere it is
+            `memory_share` of what is free when the device is found.
         queue_max: leases of one model that may wait for a load or a slot.
     """
 
     threads: int = 1
-    memory_bytes: int | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
     queue_max: int = LIMITS.model_queue_max
 
 
@@ -57,7 +58,7 @@ class _Entry:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.reserved_bytes = 0
+        self.device = ""
         self.worker: Worker | None = None
         self.error: AigridError | None = None
         self.settled = trio.Event()
@@ -98,17 +99,15 @@ class ModelPool:
         self._limits = limits
         self._on_change = on_change
         self._entries: dict[str, _Entry] = {}
-        self._reserved_bytes = 0
-        self._budget_bytes = 0
+        self._charges: dict[_Entry, Charge] = {}
+        self.budget = Budget()
         self._nursery: trio.Nursery | None = None
         self._idle_changed = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load and unload until cancelled; then nothing is loaded any more."""
-        budget = self._config.memory_bytes
-        self._budget_bytes = (
-            budget if budget is not None else int(memory()[1] * self._limits.memory_share)
-        )
+        if not any(self.budget.purses.values()):
+            self.equip(())
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -118,6 +117,16 @@ class ModelPool:
             self._nursery = None
             with trio.CancelScope(shield=True):
                 await self._kill(list(self._entries.values()))
+
+    def equip(self, devices: Iterable[Device]) -> None:
+        """Take the devices that engines can use here into the budget; before anything is loaded."""
+        others = (device for device in devices if device.place != HOST)
+        here = (Device(HOST, "", *memory()), *others)
+        self.budget = budget(here, self._config.memory, share=self._limits.memory_share)
+
+    def reserved(self) -> dict[str, int]:
+        """Purse of the budget -> bytes that models have of it."""
+        return taken(self._charges.values())
 
     def states(self) -> dict[str, State]:
         """Model id -> what it would take to use it here, for every model on the disk."""
@@ -265,6 +274,7 @@ class ModelPool:
         try:
             await self._local_models.check(entry.model)
             worker = await first_able(engines, lambda name: self._spawn(entry, source, name))
+            await self._book(entry, worker)
         except AigridError as error:
             entry.error = error
             log.warning("load_failed", model=entry.model, engines=engines, code=error.code)
@@ -277,32 +287,36 @@ class ModelPool:
             self._forget(entry)
             entry.settled.set()
             raise
-        more = max(0, worker.estimate.memory_bytes - entry.reserved_bytes)
-        entry.reserved_bytes += more
-        self._reserved_bytes += more
         entry.worker = worker
         entry.settled.set()
         self._note_idle(entry)
         self._on_change()
         seconds = round(trio.current_time() - started, 3)
-        log.info(
-            "model_loaded",
-            model=entry.model,
-            engine=worker.engine,
-            seconds=seconds,
-            sandbox=worker.sandbox,
-        )
+        told = {"engine": worker.engine, "device": worker.estimate.device[:32], "seconds": seconds}
+        log.info("model_loaded", model=entry.model, sandbox=worker.sandbox, **told)
         await self._until_dead(entry, worker)
 
     async def _spawn(self, entry: _Entry, source: ModelSource, engine: str) -> Worker:
-        self._reserved_bytes -= entry.reserved_bytes  # of an engine that refused while it loaded
-        entry.reserved_bytes = 0
+        self._charges.pop(entry, None)  # of an engine that refused while it loaded
         return await self._spawner.spawn(
-            source,
+            replace(source, room=self.budget.room()),
             engine=engine,
             threads=self._config.threads,
             admit=lambda estimate: self._admit(entry, estimate),
         )
+
+    async def _book(self, entry: _Entry, worker: Worker) -> None:
+        """Charge what a model took; on another device than was expected only if there is room."""
+        real = worker.estimate
+        if real.device == entry.device:
+            self._charges[entry] = larger(self._charges[entry], self.budget.charge(real))
+            return
+        self._charges.pop(entry, None)
+        try:
+            await self._admit(entry, real)
+        except AigridError:
+            await worker.kill()
+            raise
 
     def _set_aside(self, model: str, error: AigridError) -> None:
         """Stop offering a model whose files are gone or damaged."""
@@ -322,34 +336,19 @@ class ModelPool:
     async def _admit(self, entry: _Entry, estimate: Estimate) -> int:
         """Make room, evicting what was idle longest; decided at once, then carried out.
 
-        What is told is the whole budget: see `Admit`.
+        What is told is the whole budget of the machine's memory: see `Admit`.
         """
-        needed = estimate.memory_bytes
-        if needed > self._budget_bytes:
-            raise EngineError(
-                f"the model needs {needed // MIB} MiB, this node has {self._budget_bytes // MIB}",
-                Code.OUT_OF_MEMORY,
-            )
-        free = self._budget_bytes - self._reserved_bytes
-        victims: list[_Entry] = []
-        idle = (other for other in self._entries.values() if other.idle)
-        for other in sorted(idle, key=lambda other: other.idle_since):
-            if free >= needed:
-                break
-            victims.append(other)
-            free += other.reserved_bytes
-        if free < needed:
-            raise LocalError(
-                "the memory that the model needs is in use",
-                Code.BUSY,
-                retry_after_seconds=self._limits.retry_after_seconds,
-            )
-        entry.reserved_bytes = needed
-        self._reserved_bytes += needed
+        needed = self.budget.charge(estimate)
+        entries = list(self._charges)
+        holdings = [Holding(self._charges[e], e.idle_since if e.idle else None) for e in entries]
+        chosen = make_room(needed, holdings, self.budget.purses, self._limits)
+        victims = [entries[number] for number in chosen]
+        self._charges[entry] = needed
+        entry.device = estimate.device
         for victim in victims:
             self._drop(victim)
         await self._kill(victims)
-        return self._budget_bytes
+        return self.budget.purses[HOST]
 
     # -- unloading
 
@@ -384,8 +383,7 @@ class ModelPool:
 
     def _forget(self, entry: _Entry) -> None:
         """Give back what an entry had reserved, once its worker is gone or never came."""
-        self._reserved_bytes -= entry.reserved_bytes
-        entry.reserved_bytes = 0
+        self._charges.pop(entry, None)
         if self._entries.get(entry.model) is entry:
             del self._entries[entry.model]
             self._on_change()
