@@ -94,7 +94,6 @@ class Node:
         self._world = world
         self.probes: tuple[Probe, ...] = ()
         self._probed = trio.Event()
-        self.pool.equip(self.usable_devices())
         self._engines = EngineTable(())
         self._store = Store(world.database)
         self.local = LocalState(self._store)
@@ -350,6 +349,7 @@ class Node:
                 log.warning("engines not probed", code=error.code.value, reason=error.message)
                 self._probed.set()
                 await trio.sleep(LIMITS.worker_start_seconds)
+        self.pool.equip(self.usable_devices())
         self._engines = EngineTable(self.probes, self.config.engines)
         self._probed.set()
         self.announcer.poke()
