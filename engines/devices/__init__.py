@@ -12,11 +12,14 @@ from pathlib import Path
 from aigrid.engines.base import Device
 from aigrid.engines.devices import amd, apple, nvidia
 from aigrid.engines.devices.cards import as_devices, visible
-from aigrid.engines.devices.choose import choose
+from aigrid.engines.devices.choose import CONTEXT_BYTES, DRIVER_BYTES, bound_bytes, choose
 from aigrid.engines.devices.host import cpu, cpu_name, memory, threads
 
 __all__ = [
+    "CONTEXT_BYTES",
+    "DRIVER_BYTES",
     "accelerators",
+    "bound_bytes",
     "choose",
     "cpu",
     "cpu_name",

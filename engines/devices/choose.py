@@ -3,9 +3,25 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from aigrid.engines.base import Device
+from aigrid.engines.base import Device, Estimate
+from aigrid.protocol.limits import LIMITS, MIB
 
 CPU: Final = "cpu"
+CONTEXT_BYTES: Final = 512 * MIB
+"""What a runtime takes of an accelerator before there is a model."""
+
+DRIVER_BYTES: Final = 1024 * MIB
+"""What a driver and its libraries take of the machine's memory for that."""
+
+
+def bound_bytes(estimate: Estimate, room: Mapping[str, int]) -> int:
+    """What a worker may take of an accelerator, which the system does not bound.
+
+    Twice the estimate and room for requests, but not more than models may have there.
+    """
+    wanted = 2 * estimate.memory_bytes + LIMITS.worker_headroom_bytes
+    most = room.get(estimate.device, wanted)
+    return max(estimate.memory_bytes, min(wanted, most))
 
 
 def choose(

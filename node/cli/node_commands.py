@@ -26,6 +26,14 @@ Engines = Annotated[
     typer.Option(help="Engine that comes first where several can run a model; repeatable."),
 ]
 
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for models by device, such as cpu=8GiB,cuda:0=20GiB. "
+        "Without it: four fifths of what is free. `aigrid engines` lists the devices."
+    ),
+]
+
 
 def up(
     ctx: typer.Context,
@@ -58,13 +66,7 @@ def up(
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="Memory for models by device, such as cpu=8GiB,cuda:0=20GiB. "
-            "Without it: four fifths of what is free. `aigrid engines` lists the devices."
-        ),
-    ] = None,
+    memory: Memory = None,
     engine: Engines = None,
     interest: Interest = None,
     as_json: Json = False,

@@ -100,14 +100,14 @@ class ModelPool:
         self._on_change = on_change
         self._entries: dict[str, _Entry] = {}
         self._charges: dict[_Entry, Charge] = {}
+        self._devices: dict[str, Device] = {}
         self.budget = Budget()
         self._nursery: trio.Nursery | None = None
         self._idle_changed = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load and unload until cancelled; then nothing is loaded any more."""
-        if not any(self.budget.purses.values()):
-            self.equip(())
+        self.equip(())
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -119,10 +119,13 @@ class ModelPool:
                 await self._kill(list(self._entries.values()))
 
     def equip(self, devices: Iterable[Device]) -> None:
-        """Take the devices that engines can use here into the budget; before anything is loaded."""
-        others = (device for device in devices if device.place != HOST)
-        here = (Device(HOST, "", *memory()), *others)
-        self.budget = budget(here, self._config.memory, share=self._limits.memory_share)
+        """Take devices that engines can use here into the budget; one that is in it stays."""
+        if HOST not in self._devices:
+            self._devices[HOST] = Device(HOST, "", *memory())
+        for device in devices:
+            self._devices.setdefault(device.place, device)
+        share = self._limits.memory_share
+        self.budget = budget(self._devices.values(), self._config.memory, share=share)
 
     def reserved(self) -> dict[str, int]:
         """Purse of the budget -> bytes that models have of it."""
