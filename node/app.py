@@ -292,9 +292,21 @@ class Node:
 
     def usable_devices(self) -> tuple[Device, ...]:
         """The devices that some engine can use, as they were when they were probed."""
-        working = (probe for probe in self.probes if not probe.problem)
-        places = {device.place: device for probe in working for device in probe.devices}
-        return tuple(places.values())[: LIMITS.devices_max]
+        found: dict[str, Device] = {}
+        for probe in self.probes:
+            # What the first one saw: the contexts that others make take memory meanwhile.
+            for device in probe.devices if not probe.problem else ():
+                found.setdefault(device.place, device)
+        return tuple(found.values())[: LIMITS.devices_max]
+
+    async def find_devices(self) -> tuple[Device, ...]:
+        """Every device here, as free as it is now; and those that only engines know of."""
+        try:
+            found = {device.place: device for device in await self._world.spawner.devices()}
+        except AigridError as error:
+            log.warning("devices not found", code=error.code.value, reason=error.message)
+            found = {}
+        return tuple({**{d.place: d for d in self.usable_devices()}, **found}.values())
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority

@@ -41,6 +41,7 @@ class InlineSpawner:
         start_seconds: what starting and loading takes.
         chunk_seconds: what each chunk takes, on top of a source's own `delay_ms`.
         spawned: every worker ever started, for tests.
+        hardware: the devices that it tells of.
     """
 
     engines: Mapping[str, Callable[[], Engine]] = field(default_factory=lambda: ENGINES)
@@ -48,6 +49,7 @@ class InlineSpawner:
     chunk_seconds: float = 0.0
     spawned: "list[InlineWorker]" = field(default_factory=list)
     sandbox: str = SANDBOX
+    hardware: tuple[Device, ...] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -65,7 +67,7 @@ class InlineSpawner:
 
     async def devices(self) -> tuple[Device, ...]:
         await trio.lowlevel.checkpoint()
-        return ()
+        return self.hardware
 
     async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
         await trio.lowlevel.checkpoint()
