@@ -105,6 +105,7 @@ class TorchEngine:
         import torch
 
         torch.set_num_threads(max(1, threads))
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of a mantissa are not float32
         chosen = self._chosen[0] if self._chosen is not None else None
         if chosen is not None:
             bound_memory(chosen, bound_bytes(estimate, source.room))

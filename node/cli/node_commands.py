@@ -158,19 +158,32 @@ def engines(ctx: typer.Context, *, as_json: Json = False) -> None:
 def _show_engines(body: dict[str, Any]) -> None:
     _show_devices(body)
     columns = {"engine": "ENGINE", "version": "VERSION", "formats": "FORMATS", "on": "ON"}
-    if any(engine["not_on"] for engine in body["engines"]):
-        columns["not_on"] = "NOT ON"
     lines = [
         {
             **engine,
             "formats": ", ".join(engine["formats"]),
             "on": engine["problem"] or ", ".join(d["device"] for d in engine["devices"]),
-            "not_on": "; ".join(f"{one['device']}: {one['why']}" for one in engine["not_on"]),
         }
         for engine in body["engines"]
     ]
     render.rows(lines, columns, empty="No engines were found yet.")
+    if reasons := _reasons(body["engines"]):
+        render.say("\n" + "\n".join(reasons))
     render.note(f"Workers are confined: {body['sandbox'] or 'not probed yet'}")
+
+
+def _reasons(engines: list[dict[str, Any]]) -> list[str]:
+    """Why engines leave devices alone, each reason once."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for engine in engines:
+        for one in engine["not_on"]:
+            names, places = found.setdefault(one["why"], ([], []))
+            names.append(engine["engine"])
+            places.append(one["device"])
+    return [
+        f"{', '.join(dict.fromkeys(names))} not on {', '.join(dict.fromkeys(places))}: {why}"
+        for why, (names, places) in found.items()
+    ]
 
 
 def _show_devices(body: dict[str, Any]) -> None:
