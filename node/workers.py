@@ -47,6 +47,10 @@ ORDERED: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 """Cards are numbered as their driver numbers them, and not the fastest first."""
 
 
+def _nobody(_: str) -> None:
+    """The progress of whoever does not care."""
+
+
 class Worker(Protocol):
     """A loaded model. At most `estimate.slots` requests run at once; further ones wait inside.
 
@@ -113,11 +117,18 @@ class WorkerSpawner(Protocol):
         """
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = _nobody,
     ) -> Worker:
         """Start a worker and load the model.
 
-        `admit` is awaited with the estimate before anything is loaded, and may raise.
+        `admit` is awaited with the estimate before anything is loaded, and may raise. `progress` is
+        told how far loading has come, where it takes long.
 
         Raises:
             EngineError: what the engine raised, or `engine_timeout`, `engine_crashed`.
@@ -199,7 +210,13 @@ class ProcessSpawner:
             await process.kill()
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = _nobody,
     ) -> Worker:
         process = await self._start(engine, source.model_id)
         try:
@@ -209,6 +226,7 @@ class ProcessSpawner:
                 ipc.Load(threads, allowance_bytes(_host_bytes(estimate), budget)),
                 ipc.Loaded,
                 timeout_seconds=self.limits.worker_load_seconds,
+                progress=progress,
             )
         except BaseException:
             await process.kill()
