@@ -101,8 +101,7 @@ def make_room(
     idle.sort(key=lambda n: (holdings[n].idle_since or 0.0, n))
     victims: list[int] = []
     for number in idle:
-        missing = _missing(short, [holdings[n].charge for n in victims])
-        if any(holdings[number].charge.get(purse, 0) > 0 for purse in missing):
+        if _missing(short, [holdings[n].charge for n in victims]):
             victims.append(number)
     if _missing(short, [holdings[n].charge for n in victims]):
         raise LocalError(
@@ -110,7 +109,7 @@ def make_room(
             Code.BUSY,
             retry_after_seconds=limits.retry_after_seconds,
         )
-    for number in reversed(victims.copy()):  # a later one may have been enough without it
+    for number in reversed(victims.copy()):  # those that free nothing of use stay
         others = [n for n in victims if n != number]
         if not _missing(short, [holdings[n].charge for n in others]):
             victims = others
