@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -63,8 +64,10 @@ class Outbox:
 class Job:
     """One request. Its thread waits where the node has not taken the chunks already sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.cancel = CancelToken()
+        self._now = now
+        self._said = now()
         self._credit = ipc.CHUNK_WINDOW
         self._granted = threading.Condition()
         self.cancel.on_cancel(self._wake)
@@ -80,6 +83,21 @@ class Job:
             while self._credit <= 0 and not self.cancel.cancelled:
                 self._granted.wait()
             self._credit -= 1
+        self._said = self._now()
+
+    def owes_sign(self) -> bool:
+        """Whether it is time to say that the work goes on, for which credit is then taken.
+
+        Where there is no credit nobody waits, and nothing has to be said.
+        """
+        if self._now() - self._said < LIMITS.sign_of_life_seconds:
+            return False
+        with self._granted:
+            if self._credit <= 0:
+                return False
+            self._credit -= 1
+        self._said = self._now()
+        return True
 
     def _wake(self) -> None:
         with self._granted:
@@ -197,6 +215,8 @@ class Host:
             self._end(job_id, ipc.Chunk(job_id, Finish("cancelled")))
             return
         post, encode, chunk_type = self._outbox.post, ipc.encode, ipc.Chunk
+        sign = encode(chunk_type(job_id, TextChunk("")))
+        job.cancel.on_advance(lambda: post(sign) if job.owes_sign() else None)
         for chunk in self._engine.infer(request, job.cancel):
             if isinstance(chunk, Finish):
                 self._end(job_id, ipc.Chunk(job_id, chunk))

@@ -40,7 +40,7 @@ class _OnTokens:
         call.tokens += sum(len(encoding.ids) for encoding in encodings)
         for batch in batches(encodings):
             feeds, mask = self.tokens.feeds([encodings[n] for n in batch])
-            found = self.runner.run(feeds, call.cancel)[self.result]
+            found = call.run(self.runner, feeds)[self.result]
             if found.ndim < 2 or found.shape[0] != len(batch):
                 raise unsupported(f"the model gives {list(found.shape)} for {len(batch)} texts")
             rows.update((n, (found[at], mask[at])) for at, n in enumerate(batch))
