@@ -34,7 +34,8 @@ class Probe:
 
     `network` is for an adapter that asks other servers and has its own list of those it may: its
     workers may connect. Workers of an engine whose `devices` are not all "cpu" may use
-    accelerators, and their memory is not bounded by the system.
+    accelerators, and their memory is not bounded by the system. `fallback` is for an engine that
+    takes nearly everything: others that take the same model come before it, unless it is preferred.
     """
 
     engine: str
@@ -44,6 +45,7 @@ class Probe:
     devices: tuple[Device, ...]
     problem: str = ""
     network: bool = False
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

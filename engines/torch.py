@@ -28,6 +28,7 @@ from aigrid.engines.devices import devices
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
 from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.text_options import context_tokens
 from aigrid.engines.torch_model import FORMAT, HEADS, WRITERS, Opened, build, offline, open_files
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TaskRequest, TextRequest
@@ -93,7 +94,8 @@ class TorchEngine:
         )
         hidden = _number(config, "intermediate_size", "n_inner") or 4 * width
         if source.task == GENERATION or _table(source) == WRITERS:
-            context = _context(source, config)
+            most = _number(config, "max_position_embeddings", "n_positions") or 2**20
+            context = context_tokens(source, most)
             kept = 2 * layers * width * context * item  # keys and values, were no head shared
             work = LIMITS.context_default_tokens * (2 * hidden + 6 * width) * 4
             work += _number(config, "vocab_size") * 8
@@ -191,14 +193,6 @@ def _speaker(
 def _generation(source: ModelSource) -> dict[str, Any]:
     path = source.files.get(GENERATION_FILE)
     return {} if path is None else read_json(path)
-
-
-def _context(source: ModelSource, config: dict[str, Any]) -> int:
-    most = _number(config, "max_position_embeddings", "n_positions") or 2**20
-    wanted = source.options.get("context", min(most, LIMITS.context_default_tokens))
-    if type(wanted) is not int or wanted < 1:
-        raise EngineError("the option context must be a number of tokens", Code.UNSUPPORTED_MODEL)
-    return min(wanted, most)
 
 
 def _precision(opened: Opened) -> str:
