@@ -98,6 +98,10 @@ def unpack(raw: Bytes, type_name: str) -> Blocks:
 
 def dense(raw: Bytes, type_name: str) -> Floats:
     """Rows as float32, for every type that `check_supported` lets through."""
+    if type_name == "Q8_0":  # what most embeddings have: a row of it is wanted for each token
+        units = raw.reshape(len(raw), -1, 34)
+        weights: Floats = units[:, :, 2:].view(np.int8) * _half(units, 0)
+        return weights.reshape(len(raw), -1)
     plain = _PLAIN.get(type_name)
     return plain(raw) if plain is not None else unpack(raw, type_name).dense()
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from aigrid.engines.base import CancelToken, Device
-from aigrid.engines.sampling import Logits
+from aigrid.engines.sampling import Logits, all_finite
 from aigrid.protocol.errors import Code, EngineError
 
 PREFILL_CHUNK: Final = 256
@@ -301,7 +301,7 @@ class LlamaDecoder:
         self.logits = np.frombuffer(
             self._row.from_address(ctypes.addressof(row.contents)), np.float32
         )
-        if not np.isfinite(self.logits).all():
+        if not all_finite(self.logits):
             raise EngineError("the model computed logits that are not finite", Code.ENGINE_FAILED)
         self._kept.extend(tokens)
         return True

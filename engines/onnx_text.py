@@ -166,6 +166,8 @@ def _decoder(
         factors = gguf_quant.dense(raw, "F32")[0]
 
     def embed(tokens: Sequence[int]) -> gguf_quant.Floats:
+        if len(tokens) == 1:
+            return gguf_quant.dense(rows[tokens[0] : tokens[0] + 1], kind)
         return gguf_quant.dense(rows[list(tokens)], kind)
 
     return Decoder(
