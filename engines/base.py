@@ -49,7 +49,9 @@ class Probe:
     `network` is for an adapter that asks other servers and has its own list of those it may: its
     workers may connect. Workers of an engine whose `devices` are not all "cpu" may use
     accelerators, and their memory is not bounded by the system. `lacks` says of a kind of device
-    why the engine does not use it, where that can be mended or is not plain.
+    why the engine does not use it, where that can be mended or is not plain. `fallback` is for an
+    engine that takes nearly everything: others that take the same model come before it, unless it
+    is preferred.
     """
 
     engine: str
@@ -60,6 +62,7 @@ class Probe:
     problem: str = ""
     network: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict)
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +156,16 @@ class EngineStats:
 
 
 class CancelToken:
-    """Set from another thread to stop a running `infer`; checked at least once per token."""
+    """What links a running `infer` to whoever waits for it, in both directions.
 
-    __slots__ = ("_event", "_hooks", "_lock")
+    Set from another thread, it stops the run: checked at least once per token. And a run that
+    computes for long without a result tells through it that the work goes on.
+    """
+
+    __slots__ = ("_advanced", "_event", "_hooks", "_lock")
 
     def __init__(self) -> None:
+        self._advanced: CancelHook | None = None
         self._event = threading.Event()
         self._hooks: list[CancelHook] = []
         self._lock = threading.Lock()
@@ -180,6 +188,18 @@ class CancelToken:
                 self._hooks.append(hook)
                 return
         hook()
+
+    def on_advance(self, hook: "CancelHook") -> None:
+        """Call `hook`, from the computing thread, at each `advance`; it has to be quick."""
+        self._advanced = hook
+
+    def advance(self) -> None:
+        """Say that something was computed: a layer, a token, a batch. Never where work only waits.
+
+        As cheap as a call; how often that is told to anybody is the hook's business.
+        """
+        if self._advanced is not None:
+            self._advanced()
 
 
 class Cancelled(Exception):  # noqa: N818 -- not an error: nobody waits for the answer any more
@@ -220,7 +240,8 @@ class Engine(Protocol):
 
         At most `Estimate.slots` calls run at once, each in a thread of its own. A cancelled request
         ends with `Finish(reason="cancelled")`. An engine that computes for long without a result
-        yields an empty `TextChunk` now and then: `worker_silence_seconds` of silence mean trouble.
+        yields an empty `TextChunk` now and then, or calls `cancel.advance()` at each step, which
+        comes to the same: `worker_silence_seconds` of silence mean trouble.
         """
 
     def stats(self) -> EngineStats:

@@ -17,6 +17,9 @@ from typing import Final
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
 
+INSTEAD: Final = "the engine llama_cpp may: pip install 'aigrid-node[llama_cpp]'"
+"""What to say of a sound file that `onnx_text` does not run."""
+
 Buffer = bytes | bytearray | mmap.mmap | memoryview
 Scalar = str | int | float | bool
 MetadataValue = Scalar | tuple[Scalar, ...]
@@ -317,8 +320,8 @@ def _place(
         kind = TENSOR_TYPES.get(number)
         if kind is None:
             raise EngineError(
-                f"tensor {name!r} has the type {number}, which is unknown here; the engine "
-                "llama_cpp may know it",
+                f"tensor {name!r} has the type {number}, whose size is unknown here, so no engine "
+                "gets it: update aigrid-node, or store the model in another type",
                 Code.UNSUPPORTED_QUANTISATION,
             )
         if name in tensors:

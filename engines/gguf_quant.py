@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from aigrid.engines.gguf import Buffer, GgufTensor
+from aigrid.engines.gguf import INSTEAD, Buffer, GgufTensor
 from aigrid.protocol.errors import Code, EngineError
 
 Bytes = npt.NDArray[np.uint8]
@@ -98,6 +98,10 @@ def unpack(raw: Bytes, type_name: str) -> Blocks:
 
 def dense(raw: Bytes, type_name: str) -> Floats:
     """Rows as float32, for every type that `check_supported` lets through."""
+    if type_name == "Q8_0":  # what most embeddings have: a row of it is wanted for each token
+        units = raw.reshape(len(raw), -1, 34)
+        weights: Floats = units[:, :, 2:].view(np.int8) * _half(units, 0)
+        return weights.reshape(len(raw), -1)
     plain = _PLAIN.get(type_name)
     return plain(raw) if plain is not None else unpack(raw, type_name).dense()
 
@@ -115,8 +119,8 @@ def check_supported(tensor: GgufTensor) -> None:
     """Raise `unsupported_quantisation` for a type that cannot be run exactly."""
     if tensor.type.name not in _BLOCKED and tensor.type.name not in _PLAIN:
         raise EngineError(
-            f"tensor {tensor.name!r} is of type {tensor.type.name}, for which the engine llama_cpp "
-            f"is needed; onnx_text runs {', '.join([*_PLAIN, *_BLOCKED])}",
+            f"tensor {tensor.name!r} is of type {tensor.type.name}, which onnx_text does not run, "
+            f"only {', '.join([*_PLAIN, *_BLOCKED])}; {INSTEAD}",
             Code.UNSUPPORTED_QUANTISATION,
         )
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from aigrid.engines.gguf import GgufFile
+from aigrid.engines.gguf import INSTEAD, GgufFile
 from aigrid.protocol.errors import Code, EngineError
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
@@ -46,7 +46,9 @@ class GgufTokenizer:
         """
         kind = model.text("tokenizer.ggml.model")
         if kind != "gpt2":
-            raise _unsupported(f"tokenizer {kind!r} is not supported, only byte-level BPE (gpt2)")
+            raise _unsupported(
+                f"tokenizer {kind!r} is not supported, only byte-level BPE (gpt2); {INSTEAD}"
+            )
         self._tokens = model.texts("tokenizer.ggml.tokens")
         self._kinds = (
             model.integers("tokenizer.ggml.token_type")
@@ -105,7 +107,7 @@ def _bpe(model: GgufFile, tokens: tuple[str, ...], kinds: tuple[int, ...]) -> To
     pre = model.text("tokenizer.ggml.pre", "default")
     splitter = _SPLITTERS.get(pre)
     if splitter is None:
-        raise _unsupported(f"splitting text as {pre!r} is not supported")
+        raise _unsupported(f"splitting text as {pre!r} is not supported; {INSTEAD}")
     vocabulary = {text: token for token, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise _unsupported("a token stands twice in the vocabulary")

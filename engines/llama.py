@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from aigrid.engines.gguf import GgufFile, GgufTensor
+from aigrid.engines.gguf import INSTEAD, GgufFile, GgufTensor
 from aigrid.engines.gguf_quant import check_supported
 from aigrid.protocol.errors import Code, EngineError
 
@@ -89,7 +89,7 @@ def read_config(model: GgufFile) -> LlamaConfig:
     kind = model.text("general.architecture")
     if kind not in _ARCHITECTURES:
         known = " and ".join(_ARCHITECTURES)
-        raise _unsupported(f"architecture {kind!r} is not supported, only {known}")
+        raise _unsupported(f"architecture {kind!r} is not supported, only {known}; {INSTEAD}")
     _check_keys(model, kind)
     width = model.integer(f"{kind}.embedding_length", low=1, high=1 << 20)
     heads = model.integer(f"{kind}.attention.head_count", low=1, high=4096)
@@ -159,13 +159,13 @@ def _check_keys(model: GgufFile, kind: str) -> None:
         absent = name.startswith("expert") and value == 0
         if name == key or name in _KNOWN_KEYS or absent:
             continue
-        raise _unsupported(f"the model's setting {key} is not supported")
+        raise _unsupported(f"the model's setting {key} is not supported; {INSTEAD}")
 
 
 def _rope_scale(model: GgufFile, kind: str) -> float:
     scaling = model.text(f"{kind}.rope.scaling.type", "none")
     if scaling not in {"none", "linear"}:
-        raise _unsupported(f"rotary scaling {scaling!r} is not supported")
+        raise _unsupported(f"rotary scaling {scaling!r} is not supported; {INSTEAD}")
     factor = model.number(f"{kind}.rope.scaling.factor", 1.0) if scaling == "linear" else 1.0
     # Writers put 0 for "not scaled".
     return factor or 1.0
@@ -174,9 +174,9 @@ def _rope_scale(model: GgufFile, kind: str) -> float:
 def _check_shape(model: GgufFile, kind: str, config: LlamaConfig) -> None:
     size = config.head_size
     if model.integer(f"{kind}.attention.value_length", size, high=4096) != size:
-        raise _unsupported("keys and values of different lengths are not supported")
+        raise _unsupported(f"keys and values of different lengths are not supported; {INSTEAD}")
     if model.integer(f"{kind}.rope.dimension_count", size, high=4096) != size:
-        raise _unsupported("rotating only a part of each head is not supported")
+        raise _unsupported(f"rotating only a part of each head is not supported; {INSTEAD}")
     if model.integer(f"{kind}.vocab_size", config.vocabulary, high=1 << 24) != config.vocabulary:
         raise _unsupported("the vocabulary's size is not that of the embedding")
     if size % 16:

@@ -1,7 +1,6 @@
 """A session over the graph of `gguf_graph`, with the keys and values of one sequence."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from aigrid.engines.base import CancelToken
 from aigrid.engines.gguf_quant import Floats
 from aigrid.engines.graph_cache import GRAPH_FILE
 from aigrid.engines.llama import LlamaConfig, past_names, rotary_tables
+from aigrid.engines.sampling import all_finite
 from aigrid.protocol.errors import Code, EngineError
 
 # Larger chunks are no faster and take more memory, and of a common beginning only whole ones count.
@@ -38,10 +38,12 @@ def open_session(directory: Path, *, threads: int, spin: bool) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     # Between requests, and while a chunk is being sent, the cores belong to the others.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    with _runtime_errors("load the graph built from this model"):
+    try:
         return onnxruntime.InferenceSession(
             directory / GRAPH_FILE, options, providers=["CPUExecutionProvider"]
         )
+    except Exception as error:  # boundary: an engine call
+        raise _runtime_error(error, "load the graph built from this model") from error
 
 
 def spins(threads: int) -> bool:
@@ -149,7 +151,7 @@ class Decoder:
         self._positions[...] = total
         if not run.compute(self._session, self._binding):
             return False
-        if not np.isfinite(self.logits).all():
+        if not all_finite(self.logits):
             raise EngineError("the model computed logits that are not finite", Code.ENGINE_FAILED)
         self._kept.extend(tokens)
         return True
@@ -172,6 +174,8 @@ class Run:
         import onnxruntime
 
         self._options = onnxruntime.RunOptions()
+        # No run is captured for replay. Left out, it would be looked up and not found, at each run.
+        self._options.add_run_config_entry("gpu_graph_id", "-1")
         self._cancel = cancel
         cancel.on_cancel(self._terminate)
 
@@ -182,26 +186,21 @@ class Run:
     def compute(self, session: Any, binding: Any) -> bool:
         """Run once; False if it was cut short by cancelling."""
         try:
-            with _runtime_errors("compute a step"):
-                session.run_with_iobinding(binding, self._options)
-        except EngineError:
+            session.run_with_iobinding(binding, self._options)
+        except Exception as error:  # boundary: an engine call
             if self.cancelled:
                 return False
-            raise
+            raise _runtime_error(error, "compute a step") from error
         return True
 
     def _terminate(self) -> None:
         self._options.terminate = True
 
 
-@contextmanager
-def _runtime_errors(doing: str) -> Iterator[None]:
-    """Give the runtime's exceptions our type; their texts name paths, so they only stay chained."""
-    try:
-        yield
-    except MemoryError as error:
-        raise EngineError(f"no memory to {doing}", Code.OUT_OF_MEMORY) from error
-    except Exception as error:  # boundary: an engine call
-        raise EngineError(
-            f"onnxruntime could not {doing} ({type(error).__name__})", Code.ENGINE_FAILED
-        ) from error
+def _runtime_error(error: Exception, doing: str) -> EngineError:
+    """The runtime's exception with our type; its text names paths, so it only stays chained."""
+    if isinstance(error, MemoryError):
+        return EngineError(f"no memory to {doing}", Code.OUT_OF_MEMORY)
+    return EngineError(
+        f"onnxruntime could not {doing} ({type(error).__name__})", Code.ENGINE_FAILED
+    )

@@ -107,6 +107,8 @@ class OnnxGraph:
 
         run_options = ort.RunOptions()
         run_options.log_severity_level = 3
+        # No run is captured for replay. Left out, it would be looked up and not found, at each run.
+        run_options.add_run_config_entry("gpu_graph_id", "-1")
         cancel.on_cancel(lambda: setattr(run_options, "terminate", True))
         if cancel.cancelled:
             raise Cancelled

@@ -13,7 +13,6 @@ Options of the task mapping:
 """
 
 import mmap
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aigrid.engines import gguf, gguf_quant
 from aigrid.engines.base import CancelToken, EngineStats, Estimate, ModelSource, Probe, wrong_task
-from aigrid.engines.devices import devices
+from aigrid.engines.devices import devices, resident_bytes
 from aigrid.engines.graph_cache import content_key, discard, graph_directory
 from aigrid.engines.llama import (
     EMBEDDING,
@@ -35,9 +34,9 @@ from aigrid.engines.llama import (
 )
 from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Decoder, Run, open_session, spins
 from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.text_options import context_tokens, flag
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
-from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
@@ -86,7 +85,7 @@ class OnnxTextEngine:
 
     def estimate(self, source: ModelSource) -> Estimate:
         opened = self._open(source)
-        context = _context(source, opened.config)
+        context = context_tokens(source, opened.config.context)
         config, tensors = opened.config, opened.model.tensors.values()
         weights = sum(gguf_quant.unpacked_bytes(tensor) for tensor in tensors)
         # What the widest layer and the attention scores take while a chunk is computed.
@@ -107,7 +106,7 @@ class OnnxTextEngine:
         from aigrid.engines.gguf_tokenizer import GgufTokenizer
 
         estimate, opened = self.estimate(source), self._open(source)
-        accuracy = 1 if _flag(source, "exact_inputs", default=False) else 4
+        accuracy = 1 if flag(source, "exact_inputs", default=False) else 4
         # Hashing lets go of the interpreter lock, so it costs nothing beside the tokenizer.
         with ThreadPoolExecutor(1) as pool:
             key = pool.submit(content_key, opened.buffer, accuracy)
@@ -124,7 +123,7 @@ class OnnxTextEngine:
         # Hashing and building read all of the file; answering takes a row of it per token.
         gguf.release(opened.buffer)
         reserved = estimate.context_tokens * opened.config.kv_bytes_per_token
-        resident = _resident_bytes()
+        resident = resident_bytes()
         # The header with its 100,000 strings is not needed again.
         self._opened = None
         return replace(estimate, memory_bytes=resident + reserved) if resident else estimate
@@ -157,7 +156,7 @@ def _decoder(
 ) -> Decoder:
     """Open a session, if need be on a graph built anew, and give it its buffers."""
     threads = max(1, threads)
-    spin = _flag(source, "spin", default=spins(threads))
+    spin = flag(source, "spin", default=spins(threads))
     session = _session(opened, source.cache_directory, key, accuracy, threads, spin=spin)
     rows = gguf_quant.raw_rows(opened.buffer, opened.model.tensors[EMBEDDING])
     kind = opened.model.tensors[EMBEDDING].type.name
@@ -167,6 +166,8 @@ def _decoder(
         factors = gguf_quant.dense(raw, "F32")[0]
 
     def embed(tokens: Sequence[int]) -> gguf_quant.Floats:
+        if len(tokens) == 1:
+            return gguf_quant.dense(rows[tokens[0] : tokens[0] + 1], kind)
         return gguf_quant.dense(rows[list(tokens)], kind)
 
     return Decoder(
@@ -174,8 +175,8 @@ def _decoder(
         opened.config,
         embed,
         factors,
-        _context(source, opened.config),
-        reuse=_flag(source, "reuse_prefix", default=True),
+        context_tokens(source, opened.config.context),
+        reuse=flag(source, "reuse_prefix", default=True),
     )
 
 
@@ -205,20 +206,6 @@ def _gguf_path(source: ModelSource) -> Path:
     return paths[0]
 
 
-def _context(source: ModelSource, config: LlamaConfig) -> int:
-    wanted = source.options.get("context", min(config.context, LIMITS.context_default_tokens))
-    if type(wanted) is not int or wanted < 1:
-        raise EngineError("the option context must be a number of tokens", Code.UNSUPPORTED_MODEL)
-    return min(wanted, config.context)
-
-
-def _flag(source: ModelSource, name: str, *, default: bool) -> bool:
-    value = source.options.get(name, default)
-    if not isinstance(value, bool):
-        raise EngineError(f"the option {name} must be true or false", Code.UNSUPPORTED_MODEL)
-    return value
-
-
 def _precision(opened: _Opened) -> str:
     """The type that most of the layers' weights have."""
     tensors, counted = opened.model.tensors, Counter[str]()
@@ -227,12 +214,3 @@ def _precision(opened: _Opened) -> str:
             kind = tensors[f"blk.{layer}.{name}.weight"].type.name
             counted[kind.lower()] += inputs * outputs
     return counted.most_common(1)[0][0]
-
-
-def _resident_bytes() -> int:
-    """Memory of this process now, 0 where it cannot be known."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -95,8 +95,8 @@ class EngineTable:
             )
         ranks = {name: rank for rank, name in enumerate(self._prefer)}
 
-        def order(probe: Probe) -> tuple[bool, int]:
+        def order(probe: Probe) -> tuple[bool, int, bool]:
             unknown = bool(probe.tasks) and source.task not in probe.tasks
-            return unknown, ranks.get(probe.engine, len(ranks))
+            return unknown, ranks.get(probe.engine, len(ranks)), probe.fallback
 
         return tuple(probe.engine for probe in sorted(able, key=order))

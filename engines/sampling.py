@@ -4,6 +4,7 @@ A draw depends on the seed and the absolute position of the output token alone, 
 with a half-finished answer draws the same numbers as the one who began it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,6 +56,12 @@ def choose(logits: Logits, sampling: Sampling, position: int) -> int:
         return _invert(weights, draw)
     nucleus = _nucleus(weights, sampling.top_p)
     return int(nucleus[_invert(weights[nucleus], draw)])
+
+
+def all_finite(logits: Logits) -> bool:
+    """Whether no logit is NaN or infinite; quick enough to ask after each token."""
+    # Both give NaN if there is one, and neither makes an array of answers as isfinite does.
+    return math.isfinite(logits.max()) and math.isfinite(logits.min())
 
 
 def log_probabilities(

@@ -21,9 +21,10 @@ from aigrid.protocol.inference import (
     TextRequest,
     TokenLogprob,
 )
+from aigrid.protocol.limits import LIMITS
 
 # Who waits takes a longer silence for trouble, so an empty chunk says that the work goes on.
-_SIGN_OF_LIFE_SECONDS: Final = 1.0
+_SIGN_OF_LIFE_SECONDS: Final = LIMITS.sign_of_life_seconds
 
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)

@@ -27,12 +27,12 @@ from aigrid.engines.devices import DRIVER_BYTES, bound_bytes, choose, devices
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
 from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.text_options import context_tokens
 from aigrid.engines.torch_devices import accelerators, bound_memory, torch_device, tried
 from aigrid.engines.torch_memory import RUNTIME_BYTES, Sizes, on_accelerator, on_host
 from aigrid.engines.torch_model import FORMAT, HEADS, WRITERS, Opened, build, offline, open_files
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TaskRequest, TextRequest
-from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
@@ -191,14 +191,6 @@ def _generation(source: ModelSource) -> dict[str, Any]:
     return {} if path is None else read_json(path)
 
 
-def _context(source: ModelSource, config: dict[str, Any]) -> int:
-    most = _number(config, "max_position_embeddings", "n_positions") or 2**20
-    wanted = source.options.get("context", min(most, LIMITS.context_default_tokens))
-    if type(wanted) is not int or wanted < 1:
-        raise EngineError("the option context must be a number of tokens", Code.UNSUPPORTED_MODEL)
-    return min(wanted, most)
-
-
 def _sizes(source: ModelSource, opened: Opened) -> Sizes:
     from aigrid.engines.torch_decoder import PREFILL_CHUNK
 
@@ -212,6 +204,7 @@ def _sizes(source: ModelSource, opened: Opened) -> Sizes:
             ("max_position_embeddings", "n_positions"),
         )
     )
+    most = _number(config, "max_position_embeddings", "n_positions") or 2**20
     attends = _table(source) == WRITERS  # to what it read, too, with further keys and values
     writes = source.task == GENERATION or attends
     return Sizes(
@@ -223,7 +216,7 @@ def _sizes(source: ModelSource, opened: Opened) -> Sizes:
         head_width=_number(config, "head_dim") or width // max(1, heads),
         inner=_number(config, "intermediate_size", "n_inner") or 4 * width,
         vocabulary=_number(config, "vocab_size") if writes else 0,
-        context=_context(source, config) if writes else 0,
+        context=context_tokens(source, most) if writes else 0,
         chunk=PREFILL_CHUNK if source.task == GENERATION else BATCH_TOKENS,
         longest=longest,
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from aigrid.engines.base import Cancelled, CancelToken
-from aigrid.engines.sampling import Logits
+from aigrid.engines.sampling import Logits, all_finite
 from aigrid.engines.torch_model import failed
 from aigrid.engines.torch_runner import CancelSwitch
 from aigrid.protocol.errors import Code, EngineError
@@ -64,6 +64,6 @@ class TorchDecoder:
         except Exception as error:  # boundary: an engine call
             raise failed(error, Code.ENGINE_FAILED) from error
         self._cache = found.past_key_values
-        if not np.isfinite(self.logits).all():
+        if not all_finite(self.logits):
             raise EngineError("the model computed logits that are not finite", Code.ENGINE_FAILED)
         return True

@@ -18,7 +18,7 @@ PIXELS: Final = "pixel_values"
 
 
 class CancelSwitch:
-    """Stops a module between two of its layers once the request of this thread is cancelled."""
+    """Between two layers of a module: says that it advances, or stops it once it is cancelled."""
 
     def __init__(self, model: Any) -> None:
         import torch
@@ -40,8 +40,10 @@ class CancelSwitch:
 
     def _check(self, *_: Any) -> None:
         cancel = getattr(self._current, "cancel", None)
-        if cancel is not None and cancel.cancelled:
-            raise Cancelled
+        if cancel is not None:
+            if cancel.cancelled:
+                raise Cancelled
+            cancel.advance()
 
 
 class TorchRunner:

@@ -12,14 +12,15 @@ import argparse
 import contextlib
 import faulthandler
 import os
+import queue
 import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +35,30 @@ from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChu
 from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 256 * 1024
+JOINED_MAX_BYTES = 64 * 1024  # beyond, copying costs more than a second call of the system
+
+
+class Hands:
+    """Calls in threads, so many at once; further ones wait their turn. They end with the process.
+
+    An executor would do; this one wakes a thread and nothing else, and a request waits for that.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._started = 0
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Have it called; it must not raise. For one thread only."""
+        self._calls.put(call)
+        if self._started < self._count:
+            self._started += 1
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
 
 
 class Outbox:
@@ -45,20 +70,24 @@ class Outbox:
         self._waiting: list[bytes] = []
         self._sending = False
 
-    def post(self, frame: bytes) -> None:
+    def post(self, *frames: bytes) -> None:
         with self._lock:
-            self._waiting.append(frame)
+            self._waiting += frames
             if self._sending:
                 return
             self._sending = True
         while True:
             with self._lock:
-                frames, self._waiting = self._waiting, []
-                if not frames:
+                waiting, self._waiting = self._waiting, []
+                if not waiting:
                     self._sending = False
                     return
             try:
-                self._connection.sendall(frames[0] if len(frames) == 1 else b"".join(frames))
+                if sum(map(len, waiting)) <= JOINED_MAX_BYTES:
+                    self._connection.sendall(b"".join(waiting))
+                else:
+                    for frame in waiting:
+                        self._connection.sendall(frame)
             except OSError:
                 os._exit(0)  # the node is gone
 
@@ -66,8 +95,10 @@ class Outbox:
 class Job:
     """One request. Its thread waits where the node has not taken the chunks already sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.cancel = CancelToken()
+        self._now = now
+        self._said = now()
         self._credit = ipc.CHUNK_WINDOW
         self._granted = threading.Condition()
         self.cancel.on_cancel(self._wake)
@@ -83,6 +114,21 @@ class Job:
             while self._credit <= 0 and not self.cancel.cancelled:
                 self._granted.wait()
             self._credit -= 1
+        self._said = self._now()
+
+    def owes_sign(self) -> bool:
+        """Whether it is time to say that the work goes on, for which credit is then taken.
+
+        Where there is no credit nobody waits, and nothing has to be said.
+        """
+        if self._now() - self._said < LIMITS.sign_of_life_seconds:
+            return False
+        with self._granted:
+            if self._credit <= 0:
+                return False
+            self._credit -= 1
+        self._said = self._now()
+        return True
 
     def _wake(self) -> None:
         with self._granted:
@@ -94,6 +140,7 @@ class Host:
 
     def __init__(self, connection: socket.socket, scratch: Path | None) -> None:
         self._connection = connection
+        self._room = memoryview(bytearray(READ_BYTES))
         self._scratch = scratch
         self._files = sandbox.Files()
         self._held = sandbox.Plan()
@@ -101,7 +148,7 @@ class Host:
         self._jobs: dict[int, Job] = {}
         self._engine: Engine | None = None
         self._source: ModelSource | None = None
-        self._threads = ThreadPoolExecutor(max_workers=1)
+        self._threads = Hands(1)
 
     def serve(self) -> NoReturn:
         self._report(ipc.Hello(os.getpid()))
@@ -113,7 +160,7 @@ class Host:
 
     def _receive(self) -> bytes:
         try:
-            return self._connection.recv(READ_BYTES)
+            return bytes(self._room[: self._connection.recv_into(self._room)])
         except OSError:
             return b""
 
@@ -121,7 +168,7 @@ class Host:
         match order:
             case ipc.Infer():
                 job = self._jobs[order.id] = Job()
-                self._threads.submit(self._infer, order.id, order.request, job)
+                self._threads.submit(lambda: self._infer(order.id, order.request, job))
             case ipc.Cancel():
                 if (running := self._jobs.get(order.id)) is not None:
                     running.cancel.cancel()
@@ -135,12 +182,12 @@ class Host:
                 # In this thread, while it is the only one: what it gives up, the others never have.
                 self._guarded(0, lambda: self._begin(order))
             case ipc.Load():
-                self._threads.submit(self._guarded, 0, lambda: self._load(order))
+                self._threads.submit(lambda: self._guarded(0, lambda: self._load(order)))
             case ipc.ProbeAll():
                 confined = sandbox.rehearse()
-                self._threads.submit(self._guarded, 0, lambda: self._probe(confined))
+                self._threads.submit(lambda: self._guarded(0, lambda: self._probe(confined)))
             case ipc.FindDevices():
-                self._threads.submit(self._guarded, 0, self._find_devices)
+                self._threads.submit(lambda: self._guarded(0, self._find_devices))
             case ipc.Discover():
                 self._guarded(0, lambda: self._ask(order))  # in this thread: see Examine
             case ipc.Stop():
@@ -157,7 +204,7 @@ class Host:
         needs = _to_server(order.needs, source.endpoint)
         wanted = sandbox.plan(sandbox.machine(), needs)
         self._held = sandbox.enter(wanted, needs, self._files, [module.partition(".")[0]])
-        self._threads.submit(self._guarded, 0, lambda: self._examine(order, source))
+        self._threads.submit(lambda: self._guarded(0, lambda: self._examine(order, source)))
 
     def _examine(self, order: ipc.Examine, source: ModelSource) -> None:
         if self._held.bounded:
@@ -173,7 +220,7 @@ class Host:
             sandbox.bound_memory(order.memory_bytes + 2 * self._files.size_bytes, final=True)
         progress.hear(lambda text: self._report(ipc.Progress(text[: ipc.PROGRESS_MAX_CHARS])))
         estimate = self._engine.load(self._source, threads=order.threads)
-        self._threads = ThreadPoolExecutor(max_workers=max(1, estimate.slots))
+        self._threads = Hands(max(1, estimate.slots))
         self._report(ipc.Loaded(estimate, sandbox.describe(self._held, order.memory_bytes)))
 
     def _probe(self, confined: str) -> None:
@@ -189,7 +236,7 @@ class Host:
         packages = [module.partition(".")[0]]
         wanted = sandbox.plan(sandbox.machine(), needs)
         sandbox.enter(wanted, needs, sandbox.Files((), tuple(own)), packages)
-        self._threads.submit(self._guarded, 0, lambda: self._discover(order))
+        self._threads.submit(lambda: self._guarded(0, lambda: self._discover(order)))
 
     def _discover(self, order: ipc.Discover) -> None:
         engine = load_engine(order.engine, order.factory)
@@ -207,14 +254,24 @@ class Host:
             self._end(job_id, ipc.Chunk(job_id, Finish("cancelled")))
             return
         post, encode, chunk_type = self._outbox.post, ipc.encode, ipc.Chunk
+        sign = encode(chunk_type(job_id, TextChunk("")))
+        job.cancel.on_advance(lambda: post(sign) if job.owes_sign() else None)
+        whole: list[bytes] = []
         for chunk in self._engine.infer(request, job.cancel):
-            if isinstance(chunk, Finish):
-                self._end(job_id, ipc.Chunk(job_id, chunk))
+            if isinstance(chunk, TextChunk):
+                job.take()
+                post(encode(chunk_type(job_id, chunk)))
+            elif isinstance(chunk, Finish):
+                self._end(job_id, ipc.Chunk(job_id, chunk), *whole)
                 return
-            if not isinstance(chunk, TextChunk | TensorChunk | TaskChunk):
+            elif isinstance(chunk, TensorChunk | TaskChunk):
+                job.take()
+                # An answer that comes at once leaves together with its end, which is next.
+                if whole:
+                    post(*whole)
+                whole = [encode(chunk_type(job_id, chunk))]
+            else:
                 raise TypeError(f"the engine yielded a {type(chunk).__name__}")
-            job.take()
-            post(encode(chunk_type(job_id, chunk)))
         raise RuntimeError("the engine ended without Finish")
 
     def _guarded(self, job_id: int, work: Callable[[], None]) -> None:
@@ -236,9 +293,9 @@ class Host:
         text = message[: ipc.MESSAGE_MAX_CHARS].encode("utf-8", "replace").decode()
         self._end(job_id, ipc.Failed(job_id, code, text))
 
-    def _end(self, job_id: int, report: ipc.Report) -> None:
+    def _end(self, job_id: int, report: ipc.Report, *before: bytes) -> None:
         self._jobs.pop(job_id, None)
-        self._report(report)
+        self._outbox.post(*before, ipc.encode(report))
 
     def _report(self, report: ipc.Report) -> None:
         self._outbox.post(ipc.encode(report))

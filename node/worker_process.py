@@ -248,11 +248,19 @@ class WorkerProcess:
             self._give_up(EngineError("the worker closed its socket", Code.ENGINE_CRASHED))
 
     async def _read_reports(self) -> None:
-        cutter = ipc.FrameCutter()
+        # One place to read into: making so large an answer each time takes longer than reading it.
+        cutter, room = ipc.FrameCutter(), memoryview(bytearray(READ_BYTES))
         with contextlib.suppress(OSError):
-            while data := await self._socket.recv(READ_BYTES):
+            while True:
+                await trio.lowlevel.wait_readable(self._connection)
+                try:
+                    size = self._connection.recv_into(room)
+                except BlockingIOError:
+                    continue
+                if not size:
+                    return
                 self._pinged_at = None
-                for body in cutter.feed(data):
+                for body in cutter.feed(bytes(room[:size])):
                     self._deliver(ipc.decode_report(body), len(body))
 
     def _deliver(self, report: ipc.Report, size_bytes: int) -> None:

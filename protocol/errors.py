@@ -195,7 +195,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.OUT_OF_MEMORY: _elsewhere(503, "Use a smaller model or a node with more memory."),
     Code.UNSUPPORTED_MODEL: _request(400, "See `aigrid models` for what this node can run."),
     Code.UNSUPPORTED_QUANTISATION: _request(
-        400, "Use Q4 to Q8, K, F16 or F32 types, or llama_cpp."
+        400, "Use Q4 to Q8, K, F16 or F32 types, or the engine llama_cpp."
     ),
     Code.UNSAFE_FILE: _request(400, "Use ONNX without external data, GGUF or safetensors."),
     Code.HASH_MISMATCH: _request(400, "Fetch the file again from a trusted source."),

@@ -280,6 +280,9 @@ class Limits:
     worker_start_seconds: float = _limit(20.0, "a worker process to say hello")
     worker_load_seconds: float = _limit(120.0, "silence of a worker that loads a model")
     worker_build_seconds: float = _limit(3600.0, "loading a model, its first build included")
+    sign_of_life_seconds: float = _limit(
+        1.0, "between two signs that work without a result goes on"
+    )
     worker_silence_seconds: float = _limit(60.0, "silence of a worker within a request")
     worker_stop_seconds: float = _limit(1.0, "between asking a worker to stop and killing it")
     worker_heartbeat_seconds: float = _limit(5.0, "between two pings of a worker that serves")

@@ -13,7 +13,7 @@ from aigrid.engines.base import Device
 from aigrid.engines.devices import amd, apple, nvidia
 from aigrid.engines.devices.cards import as_devices, visible
 from aigrid.engines.devices.choose import CONTEXT_BYTES, DRIVER_BYTES, bound_bytes, choose
-from aigrid.engines.devices.host import cpu, cpu_name, memory, threads
+from aigrid.engines.devices.host import cpu, cpu_name, memory, resident_bytes, threads
 
 __all__ = [
     "CONTEXT_BYTES",
@@ -26,6 +26,7 @@ __all__ = [
     "devices",
     "hardware",
     "memory",
+    "resident_bytes",
     "threads",
 ]
 

@@ -63,7 +63,7 @@ class _OnSound:
                 feeds[self._rate] = np.asarray(self.audio.sample_rate, np.int64)
             if self._state:
                 feeds[self._state] = state
-            outputs = self.runner.run(feeds, call.cancel)
+            outputs = call.run(self.runner, feeds)
             state = outputs.get(self.audio.state_output, state)
             found.append(finite(outputs[self.result]))
         return found

@@ -40,7 +40,7 @@ class FileType:
             raise invalid("the file is empty")
         top = int(call.number("top_k", self._output.top, low=0, high=LIMITS.task_labels_max))
         features = ends(data, self._bytes)
-        found = self._runner.run({self._tensor: features[None]}, call.cancel)[self._result]
+        found = call.run(self._runner, {self._tensor: features[None]})[self._result]
         return ranked(activate(found.ravel(), self._output.activation), self._labels, top)
 
 

@@ -42,7 +42,7 @@ class ImageClassification:
     def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
         pixels = read_image(decode_base64(call, "an image"), self._image)
         top = int(call.number("top_k", self._output.top, low=0, high=LIMITS.task_labels_max))
-        found = self._runner.run({self._tensor: pixels}, call.cancel)[self._result]
+        found = call.run(self._runner, {self._tensor: pixels})[self._result]
         return ranked(activate(found.ravel(), self._output.activation), self._labels, top)
 
 
@@ -53,7 +53,7 @@ class ImageEmbedding(ImageClassification):
 
     def __call__(self, call: TaskCall) -> list[float]:  # type: ignore[override]
         pixels = read_image(decode_base64(call, "an image"), self._image)
-        vector = self._runner.run({self._tensor: pixels}, call.cancel)[self._result].ravel()
+        vector = call.run(self._runner, {self._tensor: pixels})[self._result].ravel()
         length = float(np.linalg.norm(vector))
         scale = 1 / length if self._output.normalize and length > 0 else 1.0
         return [float(x) for x in activate(vector * scale, "none")]

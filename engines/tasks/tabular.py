@@ -55,7 +55,7 @@ class _Table:
 
     def run(self, rows: Array, call: TaskCall) -> Array:
         """What the model says of the rows, one entry for each."""
-        found = self.runner.run({self.tensor: rows}, call.cancel)[self.result]
+        found = call.run(self.runner, {self.tensor: rows})[self.result]
         if not found.shape or found.shape[0] != len(rows):
             raise unsupported(f"the model gives {list(found.shape)} for {len(rows)} rows")
         return found

@@ -1,5 +1,6 @@
 """Tasks whose input is text: classes, classes of tokens, vectors, and what follows from vectors."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ class _OnTokens:
         call.tokens += sum(len(encoding.ids) for encoding in encodings)
         for batch in batches(encodings):
             feeds, mask = self.tokens.feeds([encodings[n] for n in batch])
-            found = self.runner.run(feeds, call.cancel)[self.result]
+            found = call.run(self.runner, feeds)[self.result]
             if found.ndim < 2 or found.shape[0] != len(batch):
                 raise unsupported(f"the model gives {list(found.shape)} for {len(batch)} texts")
             rows.update((n, (found[at], mask[at])) for at, n in enumerate(batch))
@@ -51,10 +52,13 @@ class _OnTokens:
         if vectors.ndim == 1:
             pooled = vectors.astype(np.float32)
         else:
-            held = vectors[: mask.shape[0]][mask == 1].astype(np.float32)
+            held = vectors[: mask.shape[0]]
+            if not mask.all():
+                held = held[mask == 1]
+            held = held.astype(np.float32, copy=False)
             match self.output.pooling:
                 case "mean":
-                    pooled = held.mean(axis=0)
+                    pooled = np.add.reduce(held) / np.float32(len(held))
                 case "max":
                     pooled = held.max(axis=0)
                 case "cls":
@@ -64,7 +68,7 @@ class _OnTokens:
                 case "none":
                     raise unsupported("the model gives a vector per token: name a pooling")
         finite(pooled)
-        length = float(np.linalg.norm(pooled))
+        length = math.sqrt(pooled.dot(pooled))
         return pooled / length if self.output.normalize and length > 0 else pooled
 
 

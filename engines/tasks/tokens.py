@@ -50,7 +50,10 @@ class Tokens:
         Raises:
             EngineError: `invalid_request` for one that is longer.
         """
-        encodings = self._tokenizer.encode_batch(list(texts))
+        if len(texts) == 1 and isinstance(texts[0], str):
+            encodings = [self._tokenizer.encode(texts[0])]
+        else:
+            encodings = self._tokenizer.encode_batch(list(texts))
         most = self.mapping.max_tokens
         for n, encoding in enumerate(encodings):
             if most and len(encoding.ids) > most:

@@ -84,6 +84,8 @@ class RemoteAnswer:
                     raise RemoteError("the answer goes on after its end", peer=self._peer)
                 if self._kind is TextChunk and chunk.completion_tokens > self._tokens_allowed:
                     raise RemoteError("a longer answer than asked for", peer=self._peer)
+            elif isinstance(chunk, TextChunk) and chunk.says_nothing:
+                pass  # a sign of life, whatever the answer is going to be
             elif not isinstance(chunk, self._kind):
                 raise RemoteError("an answer of another kind than asked for", peer=self._peer)
             elif isinstance(chunk, TextChunk):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,10 @@ class BadEngine(EchoEngine):
         elif prompt == "half":
             yield TextChunk("half", (1,))
             self._misbehave("exit")
+        elif prompt == "works on":
+            while not cancel.cancelled:
+                cancel.advance()
+                time.sleep(0.001)
         elif prompt == "no end":
             return
         elif prompt == "nonsense":

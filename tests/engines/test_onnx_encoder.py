@@ -15,6 +15,7 @@ from tests.engines.contract import EngineContract
 from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
 from aigrid.engines.registry import EngineTable, probe
+from aigrid.engines.tasks.tokens import batches
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
     Finish,
@@ -105,6 +106,16 @@ def test_what_has_vectors_compares_and_ranks(tmp_path: Path) -> None:
     assert np.allclose(ask(engine, "sentence-similarity", given), expected, atol=1e-5)
     given = {"query": TEXTS[0], "documents": TEXTS[1:]}
     assert np.allclose(ask(engine, "text-ranking", given), expected, atol=1e-5)
+
+
+def test_each_batch_shows_that_the_work_goes_on(tmp_path: Path) -> None:
+    engine, cancel, steps = load(save(tmp_path, CONFIG, weights(CONFIG))), CancelToken(), []
+    cancel.on_advance(lambda: steps.append(0))
+    texts = TEXTS[2:3] * 500
+    runs = len(batches(tokenizer().encode_batch(texts)))
+    assert runs > 1
+    list(engine.infer(TaskRequest("feature-extraction", json.dumps(texts).encode()), cancel))
+    assert len(steps) == runs
 
 
 @pytest.mark.parametrize(("pooling", "of"), [("cls", lambda h: h[0]), ("max", lambda h: h.max(0))])

@@ -90,6 +90,14 @@ def test_cancelling_ends_the_writing(tmp_path: Path) -> None:
     assert len(steps) == 3
 
 
+def test_each_token_shows_that_the_writing_goes_on(tmp_path: Path) -> None:
+    engine, cancel, steps = load(made(tmp_path, t5())), CancelToken(), []
+    cancel.on_advance(lambda: steps.append(0))
+    request = TaskRequest("translation", json.dumps(TEXT).encode(), {"max_tokens": 6})
+    list(engine.infer(request, cancel))
+    assert len(steps) >= 6 * 2  # two layers
+
+
 def test_settings_that_would_take_all_memory_are_refused(tmp_path: Path) -> None:
     source = made(tmp_path, t5())
     (tmp_path / "generation_config.json").write_text(json.dumps({"num_beams": 10**6}))

@@ -14,6 +14,7 @@ from aigrid.engines.base import Estimate
 from aigrid.engines.worker import Job, Outbox
 from aigrid.protocol.errors import Code
 from aigrid.protocol.inference import Finish, TextChunk, TextRequest
+from aigrid.protocol.limits import LIMITS
 
 ORDERS: tuple[ipc.Order, ...] = (
     ipc.Examine("echo", "", ipc.source_to_wire(source(delay_ms=1))),
@@ -103,6 +104,25 @@ def test_frames_posted_by_many_threads_all_arrive_whole() -> None:
     assert all(texts == [str(n) for n in range(200)] for texts in got.values())
     ours.close()
     theirs.close()
+
+
+def test_a_job_shows_signs_of_life_where_somebody_waits_for_them() -> None:
+    now = 0.0
+    job = Job(lambda: now)
+    assert not job.owes_sign()
+    now = LIMITS.sign_of_life_seconds
+    assert job.owes_sign()
+    assert not job.owes_sign()
+    now = 2 * LIMITS.sign_of_life_seconds
+    job.take()  # something was said meanwhile
+    assert not job.owes_sign()
+    signs = 0
+    for _ in range(2 * ipc.CHUNK_WINDOW):
+        now += LIMITS.sign_of_life_seconds
+        signs += job.owes_sign()
+    assert signs == ipc.CHUNK_WINDOW - 2  # nobody takes them, so nobody waits
+    job.grant(1)
+    assert job.owes_sign()
 
 
 def test_a_job_waits_for_credit_and_a_cancel_sets_it_free() -> None:

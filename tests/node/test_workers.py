@@ -31,6 +31,7 @@ from aigrid.protocol.inference import (
     Tensor,
     TensorChunk,
     TensorRequest,
+    TextChunk,
     TextRequest,
 )
 from aigrid.protocol.limits import LIMITS, MIB
@@ -198,6 +199,16 @@ async def test_an_engine_that_raises_fails_only_its_request(
         assert (await ask(worker, "still here"))[-1].reason == "stop"
         assert b"canary" not in worker._tail
         assert "canary" not in failed.value.message
+
+
+async def test_long_work_that_advances_shows_signs_of_life(tmp_path: Path) -> None:
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner, "bad")
+        began = trio.current_time()
+        async with worker.infer(TextRequest(prompt="works on")) as batches:
+            while trio.current_time() - began < 1.5 * LIMITS_HERE.worker_silence_seconds:
+                assert await anext(batches) == (TextChunk(""),)
+        assert (await ask(worker, "still here"))[-1].reason == "stop"
 
 
 async def test_a_cancelled_request_that_does_not_stop_costs_the_worker(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from aigrid.protocol.inference import (
     Finish,
     InferChunk,
     InferRequest,
+    TaskChunk,
+    TaskRequest,
     Tensor,
     TensorChunk,
     TensorRequest,
@@ -21,6 +23,7 @@ from aigrid.protocol.messages import Chunks, Pong, encode
 
 TEXT = TextRequest(prompt="x", max_tokens=2)
 TENSORS = TensorRequest({})
+TASK = TaskRequest("feature-extraction", b"[]")
 OUTPUT = TensorChunk({"x": Tensor("uint8", (1,), b"1")})
 END = Finish("stop")
 HUGE = TextChunk("x" * (LIMITS.frame_max_bytes - 100))
@@ -59,6 +62,8 @@ async def read(request: InferRequest, *batches: tuple[InferChunk, ...] | bytes) 
         (TEXT, [(TextChunk("a b"), Finish("stop", 1, 2))]),
         (TextRequest(prompt="x"), [(TextChunk("a", tuple(range(1000))),)] * 100),
         (TENSORS, [(OUTPUT, END)]),
+        (TENSORS, [(TextChunk(""),), (TextChunk(""), OUTPUT, END)]),
+        (TASK, [(TextChunk(""),), (TaskChunk(b"1"), END)]),
     ],
 )
 async def test_an_answer_that_holds_passes_whole(request_, batches):
@@ -71,6 +76,7 @@ async def test_an_answer_that_holds_passes_whole(request_, batches):
     [
         (TEXT, [(OUTPUT,)], 0),
         (TENSORS, [(TextChunk("a"),)], 0),
+        (TASK, [(TextChunk("", (1,)),)], 0),
         (TEXT, [(END, TextChunk("a"))], 0),
         (TEXT, [(END, END)], 0),
         (TEXT, [encode(Pong(1))], 0),
