@@ -4,8 +4,10 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
+import trio
 
 from aigrid.node.app import Node
+from aigrid.node.worker_failures import told
 from aigrid.protocol.identity import did_of_peer_id
 
 
@@ -28,7 +30,12 @@ def status_of(node: Node) -> dict[str, Any]:
         "models": models_of(node),
         "withheld": node.hosting.withheld(),
         "records": sum(node.graph.counts(now_ms).values()),
-        "requests": {"running": node.serving.running, "served": node.serving.served},
+        "requests": {
+            "running": node.serving.running,
+            "served": node.serving.served,
+            "failed": {code.value: count for code, count in sorted(node.serving.failed.items())},
+        },
+        "worker_failures": told(node.worker_failures, trio.current_time()),
         "typed_queries": dict(node.typed_queries.counts),
         "refused": {
             "records": dict(node.graph.refused),

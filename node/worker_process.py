@@ -28,7 +28,10 @@ from aigrid.protocol.inference import Finish, InferChunk, InferRequest
 from aigrid.protocol.limits import KIB, Limits
 
 READ_BYTES: Final = 256 * KIB
-_OUT_OF_MEMORY: Final = (b"std::bad_alloc", b"MemoryError", b"out of memory")
+_OUT_OF_MEMORY: Final = (
+    *(b"std::bad_alloc", b"MemoryError", b"out of memory"),
+    b"memory allocation of ",  # as Rust says it
+)
 """Last words of a runtime that gives up where nobody catches its exception."""
 
 ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered)
@@ -336,7 +339,9 @@ class WorkerProcess:
                 f"engine {self.engine} was killed: the machine ran out of memory",
                 Code.OUT_OF_MEMORY,
             )
-        if returncode == -signal.SIGABRT and any(said in self._tail for said in _OUT_OF_MEMORY):
+        said = any(words in self._tail for words in _OUT_OF_MEMORY)
+        # Where Python itself has no memory left, the worker ends with a traceback.
+        if returncode in (-signal.SIGABRT, 1) and said:
             return EngineError(f"engine {self.engine} ran out of memory", Code.OUT_OF_MEMORY)
         return EngineError(
             f"engine {self.engine} died with {_describe_exit(returncode)}", Code.ENGINE_CRASHED
