@@ -273,7 +273,7 @@ class Node:
     @property
     def worker_failures(self) -> Sequence[WorkerFailure]:
         """Of the workers that ended unasked, the newest ones, oldest first."""
-        return self._world.spawner.failures
+        return self._world.spawner.worker_failures
 
     def new_request_id(self) -> str:
         return self._world.random_bytes(12).hex()

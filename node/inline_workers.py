@@ -48,7 +48,7 @@ class InlineSpawner:
     chunk_seconds: float = 0.0
     spawned: "list[InlineWorker]" = field(default_factory=list)
     sandbox: str = SANDBOX
-    failures: Sequence[WorkerFailure] = ()
+    worker_failures: Sequence[WorkerFailure] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

@@ -93,7 +93,7 @@ class WorkerSpawner(Protocol):
     sandbox: str
 
     @property
-    def failures(self) -> Sequence[WorkerFailure]:
+    def worker_failures(self) -> Sequence[WorkerFailure]:
         """Of the workers that ended unasked the newest ones, oldest first."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -134,7 +134,7 @@ class ProcessSpawner:
             system's. It is emptied at the start.
         environment: added to what a worker sees.
         factories: engine name -> "module:Class", for engines without an entry point.
-        failures: see `WorkerSpawner`.
+        worker_failures: see `WorkerSpawner`.
     """
 
     log_directory: Path
@@ -144,7 +144,7 @@ class ProcessSpawner:
     limits: Limits = LIMITS
     bounds: WorkerBounds = BOUNDS
     sandbox: str = field(default="", init=False)
-    failures: deque[WorkerFailure] = field(default_factory=no_failures, init=False)
+    worker_failures: deque[WorkerFailure] = field(default_factory=no_failures, init=False)
     _needs: dict[str, Needs] = field(default_factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
@@ -282,7 +282,7 @@ class ProcessSpawner:
     ) -> None:
         await process.run(task_status=task_status)
         if (gone := process.failure) is not None:
-            self.failures.append(
+            self.worker_failures.append(
                 WorkerFailure(
                     process.engine, model_id, gone.code, gone.message, trio.current_time()
                 )
