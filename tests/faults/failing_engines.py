@@ -114,6 +114,18 @@ def _onnx_text(node: NodeProcess, folder: Path, _: Server) -> None:
     node.cli("publish", str(path), "--capability", "text-generation", "--name", "onnx_text")
 
 
+def _torch(node: NodeProcess, folder: Path, _: Server) -> None:
+    from tests.engines import torch_models
+
+    # So wide that a long prompt takes hundreds of MiB.
+    model = torch_models.llama(max_position_embeddings=4096, intermediate_size=16_384)
+    poisoned = torch_models.byte_level().encode("~").ids
+    with torch_models.torch.no_grad():
+        model.model.embed_tokens.weight[poisoned] = float("nan")
+    torch_models.speaker(folder, model)
+    node.cli("publish", str(folder), "--capability", "text-generation", "--name", "torch")
+
+
 def _server_of_text(node: NodeProcess, _: Path, server: Server) -> None:
     given = ("--upstream-model", "parrot", "--capability", "feature-extraction")
     node.cli("publish", f"openai+{server.root}", *given, "--name", "openai_api")
@@ -143,6 +155,19 @@ ENGINES: dict[str, Kind] = {
         chat("onnx_text", "the"),
         chat("onnx_text", MANY),
         chat("onnx_text", "a~b"),
+    ),
+    "onnx_encoder": Kind(
+        _onnx_encoder,
+        vectors("onnx_encoder", "the"),
+        vectors("onnx_encoder", MANY),
+        vectors("onnx_encoder", f"the {POISON}"),
+    ),
+    "torch": Kind(
+        _torch,
+        chat("torch", "the"),
+        chat("torch", "x " * 1900),
+        chat("torch", "a~b"),
+        needs=("torch", "transformers"),
     ),
     "openai_api": Kind(
         _server_of_text,

@@ -208,6 +208,11 @@ def engine(request: pytest.FixtureRequest, world: World) -> Iterator[Served]:
 @contextmanager
 def in_flight(served: Served, asked: Asked | None = None) -> Iterator["Future[httpx.Response]"]:
     """A request that has reached the worker and is not answered yet."""
+    wait_for(
+        lambda: not served.world.status()["requests"]["running"],
+        timeout_seconds=20,
+        what="the end of the request before",
+    )
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(served.ask, asked)
         wait_for(
@@ -263,16 +268,23 @@ def test_a_request_for_which_there_is_no_memory(engine: Served) -> None:
 
 def starve(pid: int) -> None:
     """From now on the worker gets no more memory than it has."""
-    size = psutil.Process(pid).memory_info().vms
-    _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-    resource.prlimit(pid, resource.RLIMIT_AS, (size, hard))
+    told = Path(f"/proc/{pid}/status").read_text().splitlines()
+    sizes = {line.split()[0]: int(line.split()[1]) * 1024 for line in told if line[:2] == "Vm"}
+    # The second, since what an allocator has reserved is part of the address space already.
+    for limit, size in (
+        (resource.RLIMIT_AS, sizes["VmSize:"]),
+        (resource.RLIMIT_DATA, sizes["VmData:"]),
+    ):
+        _, hard = resource.prlimit(pid, limit)
+        resource.prlimit(pid, limit, (size, hard))
 
 
 def feed(pid: int) -> None:
     """The end of it, if the worker is still there."""
     with suppress(ProcessLookupError):
-        _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-        resource.prlimit(pid, resource.RLIMIT_AS, (hard, hard))
+        for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+            _, hard = resource.prlimit(pid, limit)
+            resource.prlimit(pid, limit, (hard, hard))
 
 
 def test_an_answer_that_is_no_number(engine: Served) -> None:
