@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 import pytest
 import trio
-from tests.engines.gguf_writer import tiny_llama, write
-from tests.engines.onnx_models import linear, save
 from tests.node.mesh.shelf import described, echo_model, empty_shelf
 
 from aigrid.node.mesh import model_copy
