@@ -197,7 +197,9 @@ def _check_size(opened: Opened, kind: Any, config: Any) -> None:
     tensors = sum(len(file.tensors) for file, _ in opened.shards)
     layers = [value for name, value in opened.config.items() if _is_count(name, value)]
     if max(layers, default=0) > tensors:  # each would be made, if only in name
-        raise _unsupported(f"{CONFIG_FILE} asks for {max(layers)} layers of {tensors} tensors")
+        raise _unsupported(
+            f"{CONFIG_FILE} asks for {max(layers)} layers, the weights are {tensors}"
+        )
     try:
         with torch.device("meta"):
             shell = kind(config)
