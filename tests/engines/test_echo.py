@@ -4,10 +4,10 @@ import threading
 import time
 
 import pytest
-from tests.engines.contract import EngineContract
 from tests.engines.doubles import source as echo_source
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.echo import CONTEXT_TOKENS, EchoEngine, token_id
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (

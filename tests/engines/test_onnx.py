@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tests.engines.contract import EngineContract
 from tests.engines.onnx_models import endless, linear, model, onnx_source, save, value
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx import OnnxEngine
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (

@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace as changed
 from safetensors.numpy import load_file, save_file
 from tests.engines.bert_models import CONFIG, TEXT, VECTORS, Reference, save, tokenizer, weights
-from tests.engines.contract import EngineContract
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
 from aigrid.engines.registry import EngineTable, probe
 from aigrid.protocol.errors import Code, EngineError

@@ -6,12 +6,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from tests.engines.contract import EngineContract
 from tests.engines.gguf_writer import ENDING, tiny_llama, write
 from tests.engines.texts import ask, inside, load, source, stream
 
 from aigrid.engines import onnx_decoder, text_generate
 from aigrid.engines.base import CancelToken, Engine, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import ChatMessage, Finish, TensorRequest, TextChunk, TextRequest

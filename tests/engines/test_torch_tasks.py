@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tests.engines import bert_models
 from tests.engines.bert_models import CONFIG, TEXT, VECTORS, weights
-from tests.engines.contract import EngineContract
 from tests.engines.torch_models import llama, saved, speaker, torch, transformers
 
 from aigrid.engines.base import CancelToken, Engine, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
 from aigrid.engines.registry import EngineTable, probe
 from aigrid.engines.torch import TorchEngine

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.contract import EngineContract
 from tests.engines.torch_models import byte_level, gpt2, llama, saved, speaker, torch
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.torch import TorchEngine
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engines.contract import EngineContract
 from tests.engines.torch_models import byte_level, marian, saved, t5, torch
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx import OnnxEngine
 from aigrid.engines.torch import TorchEngine
 from aigrid.protocol.errors import Code, EngineError

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engines.contract import EngineContract
 from tests.engines.upstream.servers import PAIR, SUM, Server, tensor_source
 
 from aigrid.engines.base import CancelToken, Endpoint, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.upstream.oip_tensors import arrays_of, body_of, zeros
 from aigrid.engines.upstream.open_inference import OpenInferenceEngine
 from aigrid.protocol.errors import Code, EngineError

@@ -1,14 +1,21 @@
-"""What every engine promises. Subclass `EngineContract` beside the tests of an engine.
+"""What every engine promises, as tests that anybody can run on an engine of their own.
 
-class TestMyEngine(EngineContract):
-    engine = MyEngine
+It is a part of the package, and needs pytest: in the tests of an engine, subclass it as
 
-    @pytest.fixture
-    def source(self, tmp_path): ...        # a small model of the engine's own format
-    @pytest.fixture
-    def request_(self): ...                # a request that it answers
-    @pytest.fixture
-    def wrong_request(self): ...           # one of a shape that it does not take, or None
+    from aigrid.engines.contract import EngineContract
+
+    class TestMyEngine(EngineContract):
+        engine = MyEngine
+
+        @pytest.fixture
+        def source(self, tmp_path): ...     # a small model of the engine's own format
+        @pytest.fixture
+        def request_(self): ...             # a request that it answers
+        @pytest.fixture
+        def wrong_request(self): ...        # one of a shape that it does not take, or None
+
+`docs/plugins.md` does so for a whole plug-in. Everything runs in the test's own process; what the
+worker around an engine adds (limits, confinement, a death) is not the engine's to promise.
 """
 
 from collections.abc import Iterator
@@ -16,7 +23,13 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-import pytest
+
+try:
+    import pytest
+except ModuleNotFoundError as _error:  # a node runs without it
+    raise ModuleNotFoundError(
+        "aigrid.engines.contract is for tests and needs pytest: pip install pytest", name="pytest"
+    ) from _error
 
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.protocol.errors import Code, EngineError
