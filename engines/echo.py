@@ -9,20 +9,18 @@ Options: `delay_ms` before each token, `slots` requests at once, `memory_bytes` 
 
 import re
 import threading
-import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.metadata import version
 
 from aigrid.engines.base import (
     CancelToken,
-    EngineStats,
     Estimate,
     ModelSource,
     Probe,
     wrong_task,
 )
+from aigrid.engines.counting import CountedEngine
 from aigrid.engines.devices import devices
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
@@ -39,15 +37,14 @@ CONTEXT_TOKENS = 4096
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 
-class EchoEngine:
+class EchoEngine(CountedEngine):
     """Repeats. Takes any task, needs no files."""
 
     name = "echo"
 
     def __init__(self) -> None:
+        super().__init__()
         self._delay_seconds = 0.0
-        self._stats = EngineStats()
-        self._lock = threading.Lock()
 
     def probe(self) -> Probe:
         return Probe(self.name, version("aigrid-node"), ("echo",), (), devices())
@@ -64,26 +61,7 @@ class EchoEngine:
         self._delay_seconds = float(source.options.get("delay_ms", 0)) / 1000
         return self.estimate(source)
 
-    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
-        started = time.monotonic()
-        self._count(requests=1, running=1)
-        tokens_in = tokens_out = 0
-        try:
-            for chunk in self._answer(request, cancel):
-                if isinstance(chunk, Finish):
-                    tokens_in, tokens_out = chunk.prompt_tokens, chunk.completion_tokens
-                yield chunk
-        finally:
-            busy = time.monotonic() - started
-            self._count(running=-1, tokens_in=tokens_in, tokens_out=tokens_out, busy_seconds=busy)
-
-    def stats(self) -> EngineStats:
-        return self._stats
-
-    def unload(self) -> None:
-        """Nothing to flush."""
-
-    def _answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         match request:
             case TensorRequest():
                 yield TensorChunk(request.inputs)
@@ -94,32 +72,9 @@ class EchoEngine:
                 for chunk in _repeat(request):
                     if self._delay_seconds and isinstance(chunk, TextChunk):
                         woken.wait(self._delay_seconds)
-                    if cancel.cancelled:
-                        yield Finish("cancelled")
-                        return
                     yield chunk
             case _:
                 raise wrong_task(self.name, request)
-
-    def _count(
-        self,
-        *,
-        requests: int = 0,
-        running: int = 0,
-        tokens_in: int = 0,
-        tokens_out: int = 0,
-        busy_seconds: float = 0.0,
-    ) -> None:
-        with self._lock:
-            now = self._stats
-            self._stats = replace(
-                now,
-                requests=now.requests + requests,
-                running=now.running + running,
-                tokens_in=now.tokens_in + tokens_in,
-                tokens_out=now.tokens_out + tokens_out,
-                busy_seconds=now.busy_seconds + busy_seconds,
-            )
 
 
 def token_id(word: str) -> int:

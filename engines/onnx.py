@@ -1,21 +1,18 @@
 """Any ONNX model on ONNX Runtime: tensors in and out, or a typed task where it has a mapping."""
 
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from aigrid.engines.base import (
     CancelToken,
-    EngineStats,
     Estimate,
     ModelSource,
     Probe,
     model_file,
     wrong_task,
 )
+from aigrid.engines.counting import CountedEngine
 from aigrid.engines.devices import devices
 from aigrid.engines.onnx_check import check_onnx
 from aigrid.engines.onnx_session import OnnxGraph
@@ -28,16 +25,15 @@ RUNTIME_BYTES: Final = 96 * MIB
 SLOTS: Final = 2
 
 
-class OnnxEngine:
+class OnnxEngine(CountedEngine):
     """One ONNX file, and what its task mapping needs beside it."""
 
     name = "onnx"
 
     def __init__(self) -> None:
+        super().__init__()
         self._graph: OnnxGraph | None = None
         self._tasks: Tasks | None = None
-        self._stats = EngineStats()
-        self._lock = threading.Lock()
 
     def probe(self) -> Probe:
         try:
@@ -61,12 +57,11 @@ class OnnxEngine:
         self._tasks = None if source.mapping is None else Tasks(source, self._graph)
         return estimate
 
-    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         if self._graph is None:
             raise EngineError("no model is loaded")
-        answer: Iterator[InferChunk]
         if isinstance(request, TensorRequest):
-            answer = self._graph.answer(request, cancel)
+            yield from self._graph.answer(request, cancel)
         elif not isinstance(request, TaskRequest):
             raise wrong_task(self.name, request)
         elif self._tasks is None:
@@ -74,26 +69,4 @@ class OnnxEngine:
                 "this model takes tensors only: it has no task mapping", Code.INVALID_REQUEST
             )
         else:
-            answer = self._tasks.run(request, cancel)
-        started = time.monotonic()
-        self._count(requests=1, running=1)
-        try:
-            yield from answer
-        finally:
-            self._count(running=-1, busy_seconds=time.monotonic() - started)
-
-    def stats(self) -> EngineStats:
-        return self._stats
-
-    def unload(self) -> None:
-        """Nothing to flush."""
-
-    def _count(self, *, requests: int = 0, running: int = 0, busy_seconds: float = 0.0) -> None:
-        with self._lock:
-            now = self._stats
-            self._stats = replace(
-                now,
-                requests=now.requests + requests,
-                running=now.running + running,
-                busy_seconds=now.busy_seconds + busy_seconds,
-            )
+            yield from self._tasks.run(request, cancel)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aigrid.engines import gguf, gguf_quant
 from aigrid.engines.base import CancelToken, EngineStats, Estimate, ModelSource, Probe, wrong_task
+from aigrid.engines.counting import Tally
 from aigrid.engines.devices import devices
 from aigrid.engines.graph_cache import content_key, discard, graph_directory
 from aigrid.engines.llama import (
@@ -34,7 +35,7 @@ from aigrid.engines.llama import (
     read_config,
 )
 from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Decoder, Run, open_session, spins
-from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.text_generate import answer
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
 from aigrid.protocol.limits import LIMITS

@@ -24,10 +24,11 @@ from aigrid.engines.base import (
     wrong_task,
 )
 from aigrid.engines.bert import read_json
+from aigrid.engines.counting import Tally
 from aigrid.engines.devices import devices
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
-from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.text_generate import answer
 from aigrid.engines.torch_model import FORMAT, HEADS, WRITERS, Opened, build, offline, open_files
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TaskRequest, TextRequest
