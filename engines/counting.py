@@ -58,7 +58,7 @@ class CountedEngine(ABC):
         """See `Engine.infer`."""
         finish, produced = Finish("cancelled"), 0
         # Closed here and now: whoever leaves in the middle lets go of the runtime, too.
-        with self._tally.request(), closing(self._begin(request, cancel)) as chunks:
+        with self._tally.request(), closing(_begin(self, request, cancel)) as chunks:
             try:
                 for chunk in chunks:
                     if isinstance(chunk, Finish):
@@ -84,8 +84,9 @@ class CountedEngine(ABC):
     def unload(self) -> None:  # noqa: B027 -- most have nothing to do: the process goes
         """See `Engine.unload`."""
 
-    def _begin(
-        self, request: InferRequest, cancel: CancelToken
-    ) -> Generator[InferChunk, None, None]:
-        if not cancel.cancelled:
-            yield from self.answer(request, cancel)
+
+def _begin(
+    engine: CountedEngine, request: InferRequest, cancel: CancelToken
+) -> Generator[InferChunk, None, None]:
+    if not cancel.cancelled:
+        yield from engine.answer(request, cancel)

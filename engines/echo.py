@@ -4,7 +4,8 @@ A text request is answered with the last user message, word by word, each with t
 so that the words joined are the message again. A word's token id is the low 16 bits of the CRC-32
 of its UTF-8 bytes. A tensor request is answered with its inputs.
 
-Options: `delay_ms` before each token, `slots` requests at once, `memory_bytes` to claim.
+Options: `delay_ms` before each token, `slots` requests at once, `memory_bytes` to claim, and `tag`,
+which does nothing but make another model.
 """
 
 import re
@@ -18,6 +19,7 @@ from aigrid.engines.base import (
     Estimate,
     ModelSource,
     Probe,
+    check_options,
     wrong_task,
 )
 from aigrid.engines.counting import CountedEngine
@@ -34,6 +36,7 @@ from aigrid.protocol.inference import (
 )
 
 CONTEXT_TOKENS = 4096
+REFUSES = ("files: there is no model to read from them",)
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 
@@ -44,13 +47,14 @@ class EchoEngine(CountedEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._delay_seconds = 0.0
+        self._delay_seconds: float | None = None
 
     def probe(self) -> Probe:
-        return Probe(self.name, version("aigrid-node"), ("echo",), (), devices())
+        return Probe(self.name, version("aigrid-node"), ("echo",), (), devices(), refuses=REFUSES)
 
     def estimate(self, source: ModelSource) -> Estimate:
         slots, memory_bytes = source.options.get("slots", 8), source.options.get("memory_bytes", 0)
+        check_options(source, "delay_ms", "slots", "memory_bytes", "tag")
         if source.files or source.format != "echo":
             raise EngineError("the echo engine takes no files", Code.UNSUPPORTED_MODEL)
         if not isinstance(slots, int) or not isinstance(memory_bytes, int) or slots < 1:
@@ -62,6 +66,8 @@ class EchoEngine(CountedEngine):
         return self.estimate(source)
 
     def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        if self._delay_seconds is None:
+            raise EngineError("no model is loaded")
         match request:
             case TensorRequest():
                 yield TensorChunk(request.inputs)

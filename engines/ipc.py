@@ -40,6 +40,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     mapping: TaskMapping | None = None
     upstream: Upstream | None = None
     endpoint: Endpoint | None = None
+    trusted: bool = False
 
 
 class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -238,6 +239,7 @@ def source_to_wire(source: ModelSource) -> Source:
         source.mapping,
         source.upstream,
         source.endpoint,
+        source.trusted,
     )
 
 
@@ -253,6 +255,7 @@ def source_from_wire(source: Source) -> ModelSource:
         source.mapping,
         source.upstream,
         source.endpoint,
+        source.trusted,
     )
 
 

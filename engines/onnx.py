@@ -9,6 +9,7 @@ from aigrid.engines.base import (
     Estimate,
     ModelSource,
     Probe,
+    check_options,
     model_file,
     wrong_task,
 )
@@ -23,6 +24,11 @@ from aigrid.protocol.limits import MIB
 
 RUNTIME_BYTES: Final = 96 * MIB
 SLOTS: Final = 2
+REFUSES: Final = (
+    "external data: a model must not name other files",
+    "operators that neither ONNX nor its runtime has, and those that run code: unsafe",
+    "training information, sparse or segmented tensors: not supported",
+)
 
 
 class OnnxEngine(CountedEngine):
@@ -40,9 +46,11 @@ class OnnxEngine(CountedEngine):
             found, problem = version("onnxruntime"), ""
         except PackageNotFoundError:
             found, problem = "", "onnxruntime is not installed"
-        return Probe(self.name, found, ("onnx",), ("tensor", *TASKS), devices(), problem)
+        tasks = ("tensor", *TASKS)
+        return Probe(self.name, found, ("onnx",), tasks, devices(), problem, refuses=REFUSES)
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source)
         facts = check_onnx(model_file(source, "onnx"))
         # The runtime keeps the weights once more while it prepares them; then room for activations.
         return Estimate(

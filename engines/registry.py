@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from typing import Final
 
-from aigrid.engines.base import Engine, ModelSource, Probe
+from aigrid.engines.base import Engine, ModelSource, Probe, check_trusted, may_load
 from aigrid.protocol.errors import Code, EngineError
 
 GROUP: Final = "aigrid.engines"
@@ -78,7 +78,8 @@ class EngineTable:
         then refuses the model itself leaves it to the next.
 
         Raises:
-            EngineError: `unsupported_model`, saying why not.
+            EngineError: `unsupported_model`, saying why not; `unsafe_file` where those that could
+                may run code that is hidden in it, and its publisher is not trusted.
         """
         takers = [p for p in self.probes if source.format in p.formats]
         able = [p for p in takers if not p.problem]
@@ -88,10 +89,13 @@ class EngineTable:
                 f"a model in format {source.format!r} cannot run here ({why})",
                 Code.UNSUPPORTED_MODEL,
             )
+        safe = [p for p in able if may_load(source, p.code_formats)]
+        if not safe:
+            check_trusted(source, able[0].code_formats)
         ranks = {name: rank for rank, name in enumerate(self._prefer)}
 
         def order(probe: Probe) -> tuple[bool, int]:
             unknown = bool(probe.tasks) and source.task not in probe.tasks
             return unknown, ranks.get(probe.engine, len(ranks))
 
-        return tuple(probe.engine for probe in sorted(able, key=order))
+        return tuple(probe.engine for probe in sorted(safe, key=order))

@@ -21,6 +21,7 @@ from aigrid.engines.base import (
     Estimate,
     ModelSource,
     Probe,
+    check_options,
     wrong_task,
 )
 from aigrid.engines.bert import read_json
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 GENERATION: Final = "text-generation"
 GENERATION_FILE: Final = "generation_config.json"
 RUNTIME_BYTES: Final = 512 * MIB
+REFUSES: Final = (
+    "code beside the weights (.py, .bin, .pt): architectures are those of transformers",
+    "quantised safetensors: use GGUF for a quantised model",
+)
 _ITEM_BYTES: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -75,9 +80,10 @@ class TorchEngine:
             problem = f"{error.name} is not installed: pip install 'aigrid-node[torch]'"
         except (ImportError, OSError) as error:
             problem = f"torch cannot be used: {error}"[:300]
-        return Probe(self.name, found, (FORMAT,), tuple(HEADS), places, problem)
+        return Probe(self.name, found, (FORMAT,), tuple(HEADS), places, problem, refuses=REFUSES)
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source, "context")
         opened = open_files(source)
         _table(source)
         precision = _precision(opened)

@@ -67,6 +67,7 @@ def engines_of(node: Node) -> dict[str, Any]:
                 "tasks": probe.tasks,
                 "devices": msgspec.to_builtins(probe.devices),
                 "problem": probe.problem,
+                "refuses": probe.refuses,
             }
             for probe in node.probes
         ],

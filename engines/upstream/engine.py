@@ -14,6 +14,7 @@ from aigrid.engines.base import (
     ModelSource,
     Probe,
     Served,
+    check_options,
 )
 from aigrid.engines.counting import CountedEngine
 from aigrid.engines.devices import devices
@@ -25,6 +26,7 @@ from aigrid.protocol.limits import LIMITS, MIB, Limits
 from aigrid.protocol.upstream import Upstream
 
 MEMORY_BYTES: Final = 64 * MIB
+REFUSES: Final = ("servers that have another version of a model than was published: it is another",)
 
 
 class Backend(Protocol):
@@ -67,12 +69,15 @@ class UpstreamEngine(CountedEngine):
 
     def probe(self) -> Probe:
         found = version("aigrid-node")
-        return Probe(self.name, found, (self.name,), self.tasks, devices(), network=True)
+        return Probe(
+            self.name, found, (self.name,), self.tasks, devices(), network=True, refuses=REFUSES
+        )
 
     def discover(self, endpoint: Endpoint, model: str) -> tuple[Served, ...]:
         return self.served(Client(endpoint, limits=self._limits), model)
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source)
         if source.format != self.name or source.upstream is None or source.endpoint is None:
             raise EngineError(
                 f"engine {self.name} takes models of its format behind a server whose address "

@@ -156,6 +156,9 @@ def _show_engines(body: dict[str, Any]) -> None:
         for engine in body["engines"]
     ]
     render.rows(lines, columns, empty="No engines were found yet.")
+    for engine in body["engines"]:
+        if engine["refuses"] and not engine["problem"]:
+            render.note(f"{engine['engine']} refuses {'; '.join(engine['refuses'])}.")
     render.note(f"Workers are confined: {body['sandbox'] or 'not probed yet'}")
 
 

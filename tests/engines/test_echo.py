@@ -88,6 +88,7 @@ def test_too_many_words_do_not_fit() -> None:
 
 def test_tensors_come_back() -> None:
     engine = EchoEngine()
+    engine.load(echo_source(), threads=1)
     inputs = {"x": Tensor("int8", (2,), b"ab")}
     assert list(engine.infer(TensorRequest(inputs), CancelToken())) == [
         TensorChunk(inputs),

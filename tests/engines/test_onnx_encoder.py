@@ -66,6 +66,13 @@ class TestOnnxEncoderEngine(EngineContract):
     def wrong_request(self) -> InferRequest | None:
         return TextRequest(prompt="the cat")
 
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        bad = weights(CONFIG)
+        bad["embeddings.LayerNorm.bias"][0] = np.nan
+        request = TaskRequest("feature-extraction", json.dumps(TEXTS).encode())
+        return save(tmp_path, CONFIG, bad), request
+
 
 @pytest.mark.parametrize("act", ["gelu", "relu", "gelu_new", "gelu_pytorch_tanh"])
 def test_vectors_are_those_that_numpy_computes(tmp_path: Path, act: str) -> None:

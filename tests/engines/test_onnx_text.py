@@ -1,6 +1,7 @@
 """The whole engine on a tiny random model: requests, endings, continuations, cancelling, errors."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,6 +41,15 @@ class TestOnnxTextEngine(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> TensorRequest:
         return TensorRequest(inputs={})
+
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, TextRequest]:
+        bad = tiny_llama("F32", seed=3)
+        for n, tensor in enumerate(bad.tensors):
+            if tensor.name == "output_norm.weight":
+                nothing = np.full(len(tensor.data) // 4, np.nan, "<f4").tobytes()
+                bad.tensors[n] = replace(tensor, data=nothing)
+        return source(write(tmp_path, bad)), TextRequest(prompt="hello", max_tokens=2)
 
 
 def refused(engine: OnnxTextEngine, code: Code, **fields: Any) -> str:

@@ -68,6 +68,13 @@ class TestTorchEngineOnTasks(EngineContract):
     def wrong_request(self) -> InferRequest | None:
         return TextRequest(prompt="the cat")
 
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        bad = weights(CONFIG)
+        bad["embeddings.LayerNorm.bias"][0] = np.nan
+        request = TaskRequest("feature-extraction", json.dumps(TEXTS).encode())
+        return bert_models.save(tmp_path, CONFIG, bad), request
+
 
 def test_the_engine_beneath_a_model_can_be_another(bert: ModelSource) -> None:
     one, other = load(bert, OnnxEncoderEngine), load(bert)

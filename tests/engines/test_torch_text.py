@@ -85,6 +85,13 @@ class TestTorchEngine(EngineContract):
     def wrong_request(self) -> InferRequest | None:
         return TaskRequest("feature-extraction", b'["a"]')
 
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        broken = llama()
+        with torch.no_grad():
+            broken.model.norm.weight[0] = float("nan")
+        return speaker(tmp_path, broken), TextRequest(token_ids=PROMPT, max_tokens=2)
+
 
 @pytest.mark.parametrize("make", [llama, gpt2])
 def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, make: Any) -> None:

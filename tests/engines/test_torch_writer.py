@@ -52,6 +52,14 @@ class TestTorchEngineThatWrites(EngineContract):
     def wrong_request(self) -> InferRequest | None:
         return TextRequest(prompt="the cat")
 
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        broken = t5()
+        with torch.no_grad():
+            broken.decoder.final_layer_norm.weight[0] = float("nan")
+        request = TaskRequest("translation", json.dumps(TEXT).encode(), {"max_tokens": 5})
+        return made(tmp_path, broken), request
+
 
 @pytest.mark.parametrize("make", [t5, marian, lambda: marian(num_beams=3, length_penalty=0.6)])
 def test_the_text_is_that_of_transformers(tmp_path: Path, make: Any) -> None:
