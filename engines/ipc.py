@@ -91,8 +91,10 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Node: unload and exit."""
 
 
-class ProbeAll(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Node: what can run here? Answered with `Probed`."""
+class Tell(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Node: tell what these engines can do here; answered with `Probed`."""
+
+    names: tuple[str, ...]
 
 
 class Discover(msgspec.Struct, frozen=True, array_like=True, tag=9):
@@ -145,7 +147,7 @@ class Pong(msgspec.Struct, frozen=True, array_like=True, tag=25):
 
 
 class Probed(msgspec.Struct, frozen=True, array_like=True, tag=26):
-    """Worker: every engine installed here, and what would confine a worker, for people."""
+    """Worker: the engines asked for, in order, and what would confine a worker, for people."""
 
     probes: tuple[Probe, ...]
     sandbox: str
@@ -157,7 +159,7 @@ class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):
     served: tuple[Served, ...]
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll | Discover
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover
 Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from aigrid.engines import ipc, sandbox
 from aigrid.engines.base import CancelToken, Engine, ModelSource, ServerEngine
-from aigrid.engines.registry import factory_of, load_engine, probe_all
+from aigrid.engines.registry import factory_of, load_engine, probe
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
@@ -133,9 +133,9 @@ class Host:
                 self._guarded(0, lambda: self._begin(order))
             case ipc.Load():
                 self._threads.submit(self._guarded, 0, lambda: self._load(order))
-            case ipc.ProbeAll():
+            case ipc.Tell():
                 confined = sandbox.rehearse()
-                self._threads.submit(self._guarded, 0, lambda: self._probe(confined))
+                self._threads.submit(self._guarded, 0, lambda: self._probe(order, confined))
             case ipc.Discover():
                 self._guarded(0, lambda: self._ask(order))  # in this thread: see Examine
             case ipc.Stop():
@@ -169,8 +169,8 @@ class Host:
         self._threads = ThreadPoolExecutor(max_workers=max(1, estimate.slots))
         self._report(ipc.Loaded(estimate, sandbox.describe(self._held, order.memory_bytes)))
 
-    def _probe(self, confined: str) -> None:
-        self._report(ipc.Probed(probe_all(), confined))
+    def _probe(self, order: ipc.Tell, confined: str) -> None:
+        self._report(ipc.Probed(tuple(map(probe, order.names)), confined))
 
     def _ask(self, order: ipc.Discover) -> None:
         needs = sandbox.Needs(network=True)

@@ -92,7 +92,7 @@ class Node:
         self.transport = world.transport
         self.now_ms = world.now_ms
         self._world = world
-        self.probes: tuple[Probe, ...] = ()
+        self._probes: dict[str, Probe] = {}
         self._probed = trio.Event()
         self._engines = EngineTable(())
         self._store = Store(world.database)
@@ -265,6 +265,11 @@ class Node:
             await self.serving.drain()
 
     @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What the installed engines have said, by name."""
+        return tuple(probe for _, probe in sorted(self._probes.items()))
+
+    @property
     def sandbox(self) -> str:
         """What holds workers in, in words."""
         return self._world.spawner.sandbox
@@ -280,11 +285,13 @@ class Node:
             protocol_version=PROTOCOL_VERSION,
             software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
             addresses=self.transport.listen_addresses[: LIMITS.addresses_max],
-            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes),
+            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes)[
+                : LIMITS.engines_max
+            ],
             devices=tuple(
                 DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
                 for d in devices.values()
-            ),
+            )[: LIMITS.devices_max],
             region=self.config.region,
             branches=self.interests.announced(),
         )
@@ -332,18 +339,33 @@ class Node:
     async def _probe(self) -> None:
         """Ask the engines what they can do here, while the other services start.
 
-        A node that cannot ask now still routes; it goes on trying.
+        A node that cannot ask now still routes; it goes on trying. For plug-ins it waits a little:
+        one that hangs keeps nobody from starting.
         """
         while True:
             try:
-                self.probes = await self._world.spawner.probe()
+                for probe in await self._world.spawner.probe():
+                    self._learn(probe)
                 break
             except AigridError as error:
                 log.warning("engines not probed", code=error.code.value, reason=error.message)
                 self._probed.set()
                 await trio.sleep(LIMITS.worker_start_seconds)
+        async with trio.open_nursery() as nursery:
+            asked = await nursery.start(self._probe_plugins)
+            with trio.move_on_after(LIMITS.plugin_wait_seconds):
+                await asked.wait()
+            self._probed.set()
+
+    async def _probe_plugins(self, *, task_status: "trio.TaskStatus[trio.Event]") -> None:
+        asked = trio.Event()
+        task_status.started(asked)
+        await self._world.spawner.probe_plugins(self._learn)
+        asked.set()
+
+    def _learn(self, probe: Probe) -> None:
+        self._probes[probe.engine] = probe
         self._engines = EngineTable(self.probes, self.config.engines)
-        self._probed.set()
         self.announcer.poke()
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:

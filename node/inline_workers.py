@@ -62,6 +62,9 @@ class InlineSpawner:
             replace(engine().probe(), devices=()) for _, engine in sorted(self.engines.items())
         )
 
+    async def probe_plugins(self, heard: Callable[[Probe], None]) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
         await trio.lowlevel.checkpoint()
         return self._engine(engine).estimate(source)

@@ -276,6 +276,10 @@ class Limits:
     upstream_key_max_bytes: int = _limit(8192, "a server's API key")
     # Workers
     worker_start_seconds: float = _limit(20.0, "a worker process to say hello")
+    engines_max: int = _limit(32, "engines in a NodeRecord")
+    devices_max: int = _limit(64, "devices in a NodeRecord")
+    plugin_wait_seconds: float = _limit(5.0, "a node that starts, for plug-ins to say what they do")
+    plugin_probes_max: int = _limit(4, "plug-ins that are asked at once")
     worker_load_seconds: float = _limit(120.0, "loading a model, its first build included")
     worker_silence_seconds: float = _limit(60.0, "silence of a worker within a request")
     worker_stop_seconds: float = _limit(1.0, "between asking a worker to stop and killing it")
