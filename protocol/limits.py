@@ -275,6 +275,8 @@ class Limits:
     upstream_url_max_chars: int = _limit(2048, "a server's address")
     upstream_key_max_bytes: int = _limit(8192, "a server's API key")
     # Workers
+    pt2_entries_max: int = _limit(65536, "entries of a .pt2 archive")
+    pt2_directory_max_bytes: int = _limit(16 * MIB, "a .pt2: its directory, its list of weights")
     worker_start_seconds: float = _limit(20.0, "a worker process to say hello")
     engines_max: int = _limit(32, "engines in a NodeRecord")
     devices_max: int = _limit(64, "devices in a NodeRecord")
