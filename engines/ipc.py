@@ -8,7 +8,7 @@ treats what a worker says as hostile, because a worker runs foreign models.
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ CHUNK_WINDOW: Final = LIMITS.worker_chunks_max
 """Chunks of one request that may be on their way or unread; the node grants more with `Taken`."""
 
 MESSAGE_MAX_CHARS: Final = LIMITS.error_message_max_chars
+PROGRESS_MAX_CHARS: Final = 200
 _HEADER = struct.Struct(">I")
 
 
@@ -159,8 +160,14 @@ class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):
     served: tuple[Served, ...]
 
 
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag=28):
+    """Worker: how far loading has come, for people. Not an answer."""
+
+    text: Annotated[str, msgspec.Meta(max_length=PROGRESS_MAX_CHARS)]
+
+
 Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover
-Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered
+Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered | Progress
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
-from aigrid.engines import ipc, sandbox
+from aigrid.engines import ipc, progress, sandbox
 from aigrid.engines.base import CancelToken, Engine, ModelSource, ServerEngine
 from aigrid.engines.registry import factory_of, load_engine, probe
 from aigrid.protocol.errors import AigridError, Code, EngineError
@@ -165,6 +165,7 @@ class Host:
             raise RuntimeError("load before examine")
         if self._held.bounded:
             sandbox.bound_memory(order.memory_bytes + 2 * self._files.size_bytes, final=True)
+        progress.hear(lambda text: self._report(ipc.Progress(text[: ipc.PROGRESS_MAX_CHARS])))
         estimate = self._engine.load(self._source, threads=order.threads)
         self._threads = ThreadPoolExecutor(max_workers=max(1, estimate.slots))
         self._report(ipc.Loaded(estimate, sandbox.describe(self._held, order.memory_bytes)))

@@ -37,10 +37,13 @@ from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
+from aigrid.node.mesh.bringing import Bringing, Fit
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.hosting import Hosting
+from aigrid.node.mesh.hub import Hub
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool, PoolConfig
+from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
@@ -180,12 +183,14 @@ class Node:
             run_blocking=world.run_blocking,
             token=lambda: world.random_bytes(8).hex(),
         )
+        self.loading = LoadProgress()
         self.pool = ModelPool(
             world.spawner,
             self.models,
             engines_for=self._engines_for,
             config=PoolConfig(self.config.threads or world.cores, world.memory_bytes),
             on_change=self._offers_changed,
+            progress=self.loading,
         )
         self.hosting = Hosting(
             identity=self.identity,
@@ -194,8 +199,17 @@ class Node:
             pool=self.pool,
             estimate=self._estimate,
             discover=world.spawner.discover,
+            loading=self.loading,
             now_ms=self.now_ms,
             changed=self._offers_changed,
+        )
+        self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
+        self.bringing = Bringing(
+            models=self.models,
+            hosting=self.hosting,
+            fit=self._fit,
+            formats=lambda: self._engines.formats,
+            task_of=self.graph.index.concepts.task_of,
         )
         self.serving = Serving(self.pool, offered=self.hosting.offered)
         self.announcer = Announcer(
@@ -371,8 +385,11 @@ class Node:
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.engines_for(source)
 
+    async def _fit(self, source: ModelSource) -> Fit:
+        async def attempt(engine: str) -> Fit:
+            return Fit(engine, await self._world.spawner.estimate(source, engine=engine))
+
+        return await first_able(self._engines_for(source), attempt)
+
     async def _estimate(self, source: ModelSource) -> Estimate:
-        return await first_able(
-            self._engines_for(source),
-            lambda engine: self._world.spawner.estimate(source, engine=engine),
-        )
+        return (await self._fit(source)).estimate

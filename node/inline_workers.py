@@ -77,7 +77,13 @@ class InlineSpawner:
         return found.discover(endpoint, model)
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> "InlineWorker":
         loaded = self._engine(engine)
         if admit is not None:

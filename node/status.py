@@ -26,6 +26,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "interests": sorted(node.interests.branches),
         "sandbox": node.sandbox,
         "models": models_of(node),
+        "loading": dict(node.loading.said),
         "withheld": node.hosting.withheld(),
         "records": sum(node.graph.counts(now_ms).values()),
         "requests": {"running": node.serving.running, "served": node.serving.served},

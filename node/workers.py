@@ -46,6 +46,10 @@ QUIET: Final = {"ORT_DISABLE_TELEMETRY": "1"}
 """Newer onnxruntimes make an id of the machine and keep a database of events, to be sent off."""
 
 
+def _nobody(_: str) -> None:
+    """The progress of whoever does not care."""
+
+
 class Worker(Protocol):
     """A loaded model. At most `estimate.slots` requests run at once; further ones wait inside.
 
@@ -112,11 +116,18 @@ class WorkerSpawner(Protocol):
         """
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = _nobody,
     ) -> Worker:
         """Start a worker and load the model.
 
-        `admit` is awaited with the estimate before anything is loaded, and may raise.
+        `admit` is awaited with the estimate before anything is loaded, and may raise. `progress` is
+        told how far loading has come, where it takes long.
 
         Raises:
             EngineError: what the engine raised, or `engine_timeout`, `engine_crashed`.
@@ -191,7 +202,13 @@ class ProcessSpawner:
             await process.kill()
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = _nobody,
     ) -> Worker:
         process = await self._start(engine, source.model_id)
         try:
@@ -201,6 +218,7 @@ class ProcessSpawner:
                 ipc.Load(threads, allowance_bytes(estimate.memory_bytes, budget)),
                 ipc.Loaded,
                 timeout_seconds=self.limits.worker_load_seconds,
+                progress=progress,
             )
         except BaseException:
             await process.kill()

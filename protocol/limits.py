@@ -231,6 +231,8 @@ class Limits:
     log_max_bytes: int = _limit(8 * MIB, "the log file before it is rotated")
     control_connections_max: int = _limit(64, "commands connected to a running node at once")
     disk_spare_bytes: int = _limit(64 * MIB, "left free on the disk when a model is added")
+    hub_list_seconds: float = _limit(60.0, "the Hugging Face Hub to say which files a model has")
+    hub_silence_seconds: float = _limit(120.0, "no more bytes of a download from it")
     download_seconds: float = _limit(1800.0, "downloading a starter model")
     # Model files and what comes with them
     gguf_keys_max: int = _limit(4096, "metadata keys of a GGUF file")
@@ -282,7 +284,8 @@ class Limits:
     devices_max: int = _limit(64, "devices in a NodeRecord")
     plugin_wait_seconds: float = _limit(5.0, "a node that starts, for plug-ins to say what they do")
     plugin_probes_max: int = _limit(4, "plug-ins that are asked at once")
-    worker_load_seconds: float = _limit(120.0, "loading a model, its first build included")
+    worker_load_seconds: float = _limit(120.0, "silence of a worker that loads a model")
+    worker_build_seconds: float = _limit(3600.0, "loading a model, its first build included")
     worker_silence_seconds: float = _limit(60.0, "silence of a worker within a request")
     worker_stop_seconds: float = _limit(1.0, "between asking a worker to stop and killing it")
     worker_heartbeat_seconds: float = _limit(5.0, "between two pings of a worker that serves")

@@ -64,6 +64,9 @@ class ImageInput(_Part, frozen=True):
         tensor: its name; "" where the model has one input only.
         resize: "stretch" to the size, "crop" the middle after scaling the shorter side, or "pad"
             with black after scaling the longer one.
+        shorter: what the shorter side is scaled to before "crop" cuts the size out of the middle;
+            0 for as little as possible.
+        resample: how pixels are made of others when an image is scaled.
         channels: "rgb", "bgr" or "gray".
         layout: "nchw" or "nhwc".
         divisor: what a pixel of 0 to 255 is divided by, before
@@ -74,6 +77,8 @@ class ImageInput(_Part, frozen=True):
     height: Side
     tensor: TensorName = ""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
+    shorter: Annotated[int, Meta(ge=0, le=LIMITS.image_side_max)] = 0
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
     divisor: Decimal = "255"

@@ -19,6 +19,7 @@ from aigrid.engines.base import Estimate, ModelSource
 from aigrid.engines.devices import memory
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.workers import Worker, WorkerSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError
 from aigrid.protocol.limits import LIMITS, MIB, Limits
@@ -90,6 +91,7 @@ class ModelPool:
         config: PoolConfig,
         limits: Limits = LIMITS,
         on_change: Callable[[], None] = lambda: None,
+        progress: LoadProgress | None = None,
     ) -> None:
         self._spawner = spawner
         self._local_models = local_models
@@ -97,6 +99,7 @@ class ModelPool:
         self._config = config
         self._limits = limits
         self._on_change = on_change
+        self._progress = progress or LoadProgress()
         self._entries: dict[str, _Entry] = {}
         self._reserved_bytes = 0
         self._budget_bytes = 0
@@ -262,6 +265,7 @@ class ModelPool:
 
     async def _load(self, entry: _Entry, source: ModelSource, engines: Sequence[str]) -> None:
         started = trio.current_time()
+        self._progress.tell(entry.model, "starting")
         try:
             await self._local_models.check(entry.model)
             worker = await first_able(engines, lambda name: self._spawn(entry, source, name))
@@ -277,6 +281,8 @@ class ModelPool:
             self._forget(entry)
             entry.settled.set()
             raise
+        finally:
+            self._progress.over(entry.model)
         more = max(0, worker.estimate.memory_bytes - entry.reserved_bytes)
         entry.reserved_bytes += more
         self._reserved_bytes += more
@@ -302,6 +308,7 @@ class ModelPool:
             engine=engine,
             threads=self._config.threads,
             admit=lambda estimate: self._admit(entry, estimate),
+            progress=lambda text: self._progress.tell(entry.model, text),
         )
 
     def _set_aside(self, model: str, error: AigridError) -> None:

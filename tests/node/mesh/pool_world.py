@@ -1,6 +1,6 @@
 """A pool in virtual time, and what it told of its changes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +27,22 @@ class Spawner(InlineSpawner):
     failures = 0
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> InlineWorker:
         if self.failures:
             self.failures -= 1
             await trio.sleep(self.start_seconds)
             raise EngineError("engine echo died with SIGSEGV", Code.ENGINE_CRASHED)
-        return await super().spawn(source, engine=engine, threads=threads, admit=admit)
+        progress("half done")
+        return await super().spawn(
+            source, engine=engine, threads=threads, admit=admit, progress=progress
+        )
 
 
 class Picky(EchoEngine):
