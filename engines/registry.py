@@ -153,6 +153,10 @@ class EngineTable:
         self.probes = tuple(probes)
         self._prefer = tuple(prefer)
 
+    def runs_code(self, format_: str) -> bool:
+        """Whether files of a format may run code, as far as any engine says so."""
+        return any(format_ in p.code_formats for p in self.probes)
+
     @property
     def formats(self) -> frozenset[str]:
         """What engines that work here take."""

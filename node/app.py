@@ -17,7 +17,6 @@ import structlog
 import trio
 
 from aigrid.engines.base import Estimate, ModelSource, Probe
-from aigrid.engines.registry import EngineTable
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
@@ -37,6 +36,7 @@ from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
+from aigrid.node.known_engines import KnownEngines
 from aigrid.node.mesh.bringing import Bringing, Fit
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.hosting import Hosting
@@ -51,7 +51,6 @@ from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.workers import WorkerSpawner
-from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
@@ -95,9 +94,7 @@ class Node:
         self.transport = world.transport
         self.now_ms = world.now_ms
         self._world = world
-        self._probes: dict[str, Probe] = {}
-        self._probed = trio.Event()
-        self._engines = EngineTable(())
+        self._engines = KnownEngines(world.spawner, config.engines, changed=self._engines_changed)
         self._store = Store(world.database)
         self.local = LocalState(self._store)
         self._build_graph(authority)
@@ -182,6 +179,7 @@ class Node:
             cache_directory=self.config.data_dir / "cache",
             run_blocking=world.run_blocking,
             token=lambda: world.random_bytes(8).hex(),
+            trusted=self._trusted,
         )
         self.loading = LoadProgress()
         self.pool = ModelPool(
@@ -202,14 +200,17 @@ class Node:
             loading=self.loading,
             now_ms=self.now_ms,
             changed=self._offers_changed,
+            runs_code=self._engines.runs_code,
+            trusted_publishers=self.config.trusted_publishers,
         )
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
             models=self.models,
             hosting=self.hosting,
             fit=self._fit,
-            formats=lambda: self._engines.formats,
+            formats=lambda: self._engines.table.formats,
             task_of=self.graph.index.concepts.task_of,
+            trusted=self.identity.did in self.config.trusted_publishers,
         )
         self.serving = Serving(self.pool, offered=self.hosting.offered)
         self.announcer = Announcer(
@@ -248,7 +249,7 @@ class Node:
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(self._world.spawner.run)
-            nursery.start_soon(self._probe)
+            nursery.start_soon(self._engines.run)
             self.grid.found()
             self.transport.announce_nearby(self.grid.did, self.config.name)
             for service in (
@@ -266,7 +267,7 @@ class Node:
                 Expiry(self.graph, now_ms=self.now_ms),
             ):
                 await nursery.start(service.run)
-            await self._probed.wait()
+            await self._engines.asked.wait()
             await nursery.start(self.hosting.watch.run)
             task_status.started()
             await trio.sleep_forever()
@@ -281,7 +282,7 @@ class Node:
     @property
     def probes(self) -> tuple[Probe, ...]:
         """What the installed engines have said, by name."""
-        return tuple(probe for _, probe in sorted(self._probes.items()))
+        return self._engines.table.probes
 
     @property
     def sandbox(self) -> str:
@@ -350,40 +351,14 @@ class Node:
         self.hints.poke()
         self.on_switched()
 
-    async def _probe(self) -> None:
-        """Ask the engines what they can do here, while the other services start.
-
-        A node that cannot ask now still routes; it goes on trying. For plug-ins it waits a little:
-        one that hangs keeps nobody from starting.
-        """
-        while True:
-            try:
-                for probe in await self._world.spawner.probe():
-                    self._learn(probe)
-                break
-            except AigridError as error:
-                log.warning("engines not probed", code=error.code.value, reason=error.message)
-                self._probed.set()
-                await trio.sleep(LIMITS.worker_start_seconds)
-        async with trio.open_nursery() as nursery:
-            asked = await nursery.start(self._probe_plugins)
-            with trio.move_on_after(LIMITS.plugin_wait_seconds):
-                await asked.wait()
-            self._probed.set()
-
-    async def _probe_plugins(self, *, task_status: "trio.TaskStatus[trio.Event]") -> None:
-        asked = trio.Event()
-        task_status.started(asked)
-        await self._world.spawner.probe_plugins(self._learn)
-        asked.set()
-
-    def _learn(self, probe: Probe) -> None:
-        self._probes[probe.engine] = probe
-        self._engines = EngineTable(self.probes, self.config.engines)
+    def _engines_changed(self) -> None:
         self.announcer.poke()
 
+    def _trusted(self, model: str) -> bool:
+        return self.hosting.trusted(model)
+
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
-        return self._engines.engines_for(source)
+        return self._engines.table.engines_for(source)
 
     async def _fit(self, source: ModelSource) -> Fit:
         async def attempt(engine: str) -> Fit:

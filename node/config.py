@@ -47,6 +47,7 @@ class NodeConfig:
         region: where the node is, as its operator calls it; "" says nothing.
         threads: for inference; 0 means all cores.
         engines: names of engines that come first where several can run a model, best first.
+        trusted_publishers: DIDs whose models may run code here; this node's own only if listed.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
     """
@@ -62,6 +63,7 @@ class NodeConfig:
     region: str = ""
     threads: int = 0
     engines: tuple[str, ...] = ()
+    trusted_publishers: frozenset[str] = frozenset()
     interests: frozenset[str] | None = None
     json: bool = False
 
@@ -107,7 +109,7 @@ def load(
             try:
                 merged[field] = read(value)
             except _BadValueError as error:
-                spelled = prefix + (key.upper() if prefix == "AIGRID_" else key)
+                spelled = prefix + _SPELLED.get(prefix, {}).get(key, key)
                 raise UsageError(f"{source}: {spelled} {error}", error.code) from None
     return NodeConfig(data_dir=data_dir.absolute(), gateway_explicit="gateway" in merged, **merged)
 
@@ -261,6 +263,25 @@ def _engines(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _publishers(value: Any) -> frozenset[str]:
+    from aigrid.protocol.identity import public_key_of_did  # late: loads libsodium
+
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise _BadValueError("must be a list of DIDs")
+    dids = frozenset(item.strip() for item in items if item.strip())
+    if len(dids) > LIMITS.trusted_publishers_max:
+        raise _BadValueError(f"lists more than {LIMITS.trusted_publishers_max} DIDs")
+    for did in sorted(dids):
+        try:
+            public_key_of_did(did)
+        except VerificationError:
+            raise _BadValueError(
+                f"lists {did[:80]!r}, which is no DID such as did:key:z6Mk... (`aigrid id`)"
+            ) from None
+    return dids
+
+
 def _interests(value: Any) -> frozenset[str]:
     from aigrid.metagraph.branches import EVERYBODYS, roots  # late: load libsodium
     from aigrid.metagraph.capabilities import known
@@ -290,6 +311,12 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "region": ("region", _name),
     "threads": ("threads", _threads),
     "engine": ("engines", _engines),
+    "trusted_publishers": ("trusted_publishers", _publishers),
     "interest": ("interests", _interests),
     "json": ("json", _boolean),
 }
+_SPELLED = {
+    "AIGRID_": {key: key.upper() for key in _FIELDS},
+    "--": {"trusted_publishers": "trust-publisher"},
+}
+"""How a key is spelled where that is another way; see `load` for the prefixes."""

@@ -224,6 +224,7 @@ class Limits:
     # This node
     config_max_bytes: int = _limit(64 * KIB, "a configuration file")
     config_addresses_max: int = _limit(64, "addresses in one setting")
+    trusted_publishers_max: int = _limit(256, "publishers whose models may run code")
     config_engines_max: int = _limit(16, "engines that may be named as preferred")
     threads_max: int = _limit(1024, "threads that may be configured")
     invitation_max_chars: int = _limit(64 * KIB, "an invitation as text, read from standard input")

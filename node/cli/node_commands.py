@@ -60,6 +60,10 @@ def up(
     ] = None,
     engine: Engines = None,
     interest: Interest = None,
+    trust_publisher: Annotated[
+        list[str] | None,
+        typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
@@ -81,6 +85,7 @@ def up(
             "threads": threads,
             "engine": engine or None,
             "interest": interest or None,
+            "trusted_publishers": trust_publisher or None,
             "json": as_json or None,
         },
         environment=os.environ,

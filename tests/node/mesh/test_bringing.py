@@ -36,7 +36,7 @@ async def test_a_model_is_what_it_is_whatever_its_file_is_called(tmp_path: Path)
 
 async def test_what_nobody_says_is_asked_for(tmp_path: Path) -> None:
     models = bringing(await empty_shelf(tmp_path / "models"))
-    with pytest.raises(AigridError, match="--capability.*FP32") as refused:
+    with pytest.raises(AigridError, match=r"--capability.*FP32") as refused:
         await models.propose(save(tmp_path / "m", linear()), Wishes())
     assert refused.value.code is Code.USAGE
     (tmp_path / "evil").write_bytes(b"\x80\x04abcdefgh")
