@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
+from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
@@ -42,6 +42,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     upstream: Upstream | None = None
     endpoint: Endpoint | None = None
     trusted: bool = False
+    room: dict[str, int] = {}
 
 
 class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -107,6 +108,10 @@ class Discover(msgspec.Struct, frozen=True, array_like=True, tag=9):
     model: str
 
 
+class FindDevices(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Node: what hardware is here, and how much of its memory is free? Answered with `Found`."""
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Worker: ready for orders."""
 
@@ -160,14 +165,20 @@ class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):
     served: tuple[Served, ...]
 
 
-class Progress(msgspec.Struct, frozen=True, array_like=True, tag=28):
+class Found(msgspec.Struct, frozen=True, array_like=True, tag=28):
+    """Worker: the devices of this machine."""
+
+    devices: tuple[Device, ...]
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag=29):
     """Worker: how far loading has come, for people. Not an answer."""
 
     text: Annotated[str, msgspec.Meta(max_length=PROGRESS_MAX_CHARS)]
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover
-Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered | Progress
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover | FindDevices
+Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered | Found | Progress
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
@@ -249,6 +260,7 @@ def source_to_wire(source: ModelSource) -> Source:
         source.upstream,
         source.endpoint,
         source.trusted,
+        dict(source.room),
     )
 
 
@@ -265,6 +277,7 @@ def source_from_wire(source: Source) -> ModelSource:
         source.upstream,
         source.endpoint,
         source.trusted,
+        source.room,
     )
 
 

@@ -6,9 +6,9 @@ below reads a clock, draws randomness, opens a socket or starts a process by its
 
 import platform
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.engines.base import Estimate, ModelSource, Probe
+from aigrid.engines.base import Device, Estimate, ModelSource, Probe
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
@@ -51,6 +51,7 @@ from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.workers import WorkerSpawner
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
@@ -73,7 +74,7 @@ class World:
     run_blocking: RunBlocking
     keys: GridKeys
     database: Path | None
-    memory_bytes: int | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
     cores: int = 1
     start_dataset: StartDataset | None = None
 
@@ -186,7 +187,9 @@ class Node:
             world.spawner,
             self.models,
             engines_for=self._engines_for,
-            config=PoolConfig(self.config.threads or world.cores, world.memory_bytes),
+            config=PoolConfig(
+                self.config.threads or world.cores, {**world.memory, **self.config.memory}
+            ),
             on_change=self._offers_changed,
             progress=self.loading,
         )
@@ -294,7 +297,6 @@ class Node:
 
     def _describe(self) -> NodeBody:
         probes = [probe for probe in self.probes if not probe.problem]
-        devices = {(d.kind, d.name): d for probe in probes for d in probe.devices}
         return NodeBody(
             id=self.identity.did,
             protocol_version=PROTOCOL_VERSION,
@@ -305,11 +307,29 @@ class Node:
             ],
             devices=tuple(
                 DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
-                for d in devices.values()
+                for d in self.usable_devices()
             )[: LIMITS.devices_max],
             region=self.config.region,
             branches=self.interests.announced(),
         )
+
+    def usable_devices(self) -> tuple[Device, ...]:
+        """The devices that some engine can use, as they were when they were probed."""
+        found: dict[str, Device] = {}
+        for probe in self.probes:
+            # What the first one saw: the contexts that others make take memory meanwhile.
+            for device in probe.devices if not probe.problem else ():
+                found.setdefault(device.place, device)
+        return tuple(found.values())[: LIMITS.devices_max]
+
+    async def find_devices(self) -> tuple[Device, ...]:
+        """Every device here, as free as it is now; and those that only engines know of."""
+        try:
+            found = {device.place: device for device in await self._world.spawner.devices()}
+        except AigridError as error:
+            log.warning("devices not found", code=error.code.value, reason=error.message)
+            found = {}
+        return tuple({**{d.place: d for d in self.usable_devices()}, **found}.values())
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority
@@ -352,6 +372,7 @@ class Node:
         self.on_switched()
 
     def _engines_changed(self) -> None:
+        self.pool.equip(self.usable_devices())
         self.announcer.poke()
 
     def _trusted(self, model: str) -> bool:
@@ -361,6 +382,8 @@ class Node:
         return self._engines.table.engines_for(source)
 
     async def _fit(self, source: ModelSource) -> Fit:
+        source = replace(source, room=self.pool.budget.room())
+
         async def attempt(engine: str) -> Fit:
             return Fit(engine, await self._world.spawner.estimate(source, engine=engine))
 

@@ -195,7 +195,7 @@ class NodeCommands:
         return {"peers": peers_of(self._node)}
 
     async def _list_engines(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return engines_of(self._node)
+        return engines_of(self._node, await self._node.find_devices())
 
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
         return {"models": models_of(self._node)}

@@ -13,6 +13,7 @@ import trio
 
 from aigrid.engines.base import (
     CancelToken,
+    Device,
     Endpoint,
     Engine,
     EngineStats,
@@ -40,6 +41,7 @@ class InlineSpawner:
         start_seconds: what starting and loading takes.
         chunk_seconds: what each chunk takes, on top of a source's own `delay_ms`.
         spawned: every worker ever started, for tests.
+        hardware: the devices that it tells of.
     """
 
     engines: Mapping[str, Callable[[], Engine]] = field(default_factory=lambda: ENGINES)
@@ -47,6 +49,7 @@ class InlineSpawner:
     chunk_seconds: float = 0.0
     spawned: "list[InlineWorker]" = field(default_factory=list)
     sandbox: str = SANDBOX
+    hardware: tuple[Device, ...] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -64,6 +67,10 @@ class InlineSpawner:
 
     async def probe_plugins(self, heard: Callable[[Probe], None]) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def devices(self) -> tuple[Device, ...]:
+        await trio.lowlevel.checkpoint()
+        return self.hardware
 
     async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
         await trio.lowlevel.checkpoint()

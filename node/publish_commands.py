@@ -169,6 +169,7 @@ def proposal_body(proposal: Proposal) -> dict[str, Any]:
     said: dict[str, Any] = {
         "name": proposal.name,
         "capability": proposal.capability,
+        "capabilities": list(proposal.capabilities),
         "format": draft.format,
         "precision": draft.precision,
         "parameters": draft.parameters,

@@ -29,7 +29,7 @@ from aigrid.protocol.limits import KIB, Limits
 
 READ_BYTES: Final = 256 * KIB
 
-ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered)
+ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered, ipc.Found)
 
 log = structlog.get_logger(__name__)
 

@@ -8,13 +8,20 @@ Empty names and zeros stand for "not used". A mapping has the inputs that its ta
 an image, a sound, a table or plain bytes; `output` says what is made of the tensors.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.names import PRINTABLE
+
+ALSO_DOES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"feature-extraction": ("sentence-similarity", "text-ranking")}
+)
+"""What else a model mapped for a task can do, for whoever has vectors can compare them."""
 
 OptionalFile = Annotated[
     str,

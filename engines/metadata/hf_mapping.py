@@ -27,6 +27,7 @@ _PROMPTS_FILE: Final = "config_sentence_transformers.json"
 _OFFSET: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xmod"})
 _POOLINGS: Final = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max",
                     "lasttoken": "last"}  # fmt: skip
+_HIDDEN: Final = "last_hidden_state"
 _Parts = dict[str, Any]
 
 
@@ -70,11 +71,11 @@ def _embedding(folder: Path, config: Mapping[str, Any], graph: OnnxFacts | None,
     pooling, normalize, origin = _pooling(folder)
     text = _text(folder, config, graph, truncate=True)
     output: _Parts = {"pooling": pooling, "normalize": normalize}
-    names = [spec.name for spec in graph.outputs if spec is not None] if graph else []
+    names = [spec.name for spec in graph.outputs if spec is not None] if graph else [_HIDDEN]
     if "sentence_embedding" in names:
         output = {"tensor": "sentence_embedding", "normalize": normalize}
     elif names:
-        usual = ("last_hidden_state", "token_embeddings")
+        usual = (_HIDDEN, "token_embeddings")
         output["tensor"] = next((name for name in usual if name in names), names[0])
     return {"text": text, "output": output}, origin
 

@@ -164,7 +164,7 @@ def _facts(body: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     origins = body.get("origins", {})
     known: tuple[tuple[str, str, str], ...] = (
         ("Name", body["name"], ""),
-        ("Capability", body["capability"], "task"),
+        ("Capability", ", ".join(body.get("capabilities", [body["capability"]])), "task"),
         ("Format", f"{body['format']} {body.get('precision', '')}".strip(), ""),
         ("Model there", body.get("upstream_model", ""), ""),
         ("Version", body.get("version", ""), ""),

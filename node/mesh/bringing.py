@@ -21,7 +21,7 @@ from aigrid.node.mesh.models import LocalModels
 from aigrid.protocol.errors import Code, EngineError, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import ModelDescription
-from aigrid.protocol.task import TaskMapping, files_of
+from aigrid.protocol.task import ALSO_DOES, TaskMapping, files_of
 
 _NAMELESS: Final = frozenset({"model", "pytorch_model", "model_quantized"})
 
@@ -58,6 +58,12 @@ class Proposal:
     capability: str
     fit: Fit | None
     problem: EngineError | None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """All that the model is offered for."""
+        also = ALSO_DOES.get(self.capability, ()) if self.draft.mapping is not UNSET else ()
+        return (self.capability, *also)
 
 
 class Bringing:
@@ -156,7 +162,7 @@ class Bringing:
             description,
             dict(draft.files),
             name=proposal.name,
-            capabilities=(proposal.capability,),
+            capabilities=proposal.capabilities,
             license_id=draft.license_id,
             languages=draft.languages,
             trial=trial(draft.task, draft.mapping, draft.inputs),

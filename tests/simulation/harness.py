@@ -109,7 +109,7 @@ class Simulation:
             run_blocking=run_inline,
             keys=NoKeys(),
             database=home / "records.db",
-            memory_bytes=1 << 30,
+            memory={"cpu": 1 << 30},
         )
         config = NodeConfig(
             data_dir=home,

@@ -52,6 +52,29 @@ class Picky(EchoEngine):
         raise EngineError("this engine has no such architecture", Code.UNSUPPORTED_MODEL)
 
 
+class Placed(EchoEngine):
+    """Puts a model on the device that its options name, unless that has no room for it.
+
+    With `found` it finds out while it loads that it is on that device instead.
+    """
+
+    def estimate(self, source: ModelSource) -> Estimate:
+        own = ("device", "host_bytes", "found")
+        kept = {name: value for name, value in source.options.items() if name not in own}
+        estimate = super().estimate(replace(source, options=kept))
+        place = str(source.options.get("device", "cpu"))
+        if estimate.memory_bytes > source.room.get(place, 0):
+            return estimate
+        host_bytes = int(source.options.get("host_bytes", 0))
+        return replace(estimate, device=place, host_bytes=host_bytes)
+
+    def load(self, source: ModelSource, *, threads: int) -> Estimate:
+        super().load(source, threads=threads)
+        found = source.options.get("found")
+        estimate = self.estimate(source)
+        return replace(estimate, device=str(found), host_bytes=0) if found else estimate
+
+
 @dataclass
 class World:
     pool: ModelPool
@@ -68,7 +91,11 @@ class World:
 
 @asynccontextmanager
 async def running(
-    directory: Path, *, engines: tuple[str, ...] = ("echo",), **config: Any
+    directory: Path,
+    *,
+    engines: tuple[str, ...] = ("echo",),
+    memory_bytes: int = 100,
+    **config: Any,
 ) -> AsyncIterator[World]:
     models, spawner = await empty_shelf(directory / "models"), Spawner(start_seconds=1.0)
     changes: list[dict[str, str]] = []
@@ -76,7 +103,7 @@ async def running(
         spawner,
         models,
         engines_for=lambda _: engines,
-        config=PoolConfig(**{"memory_bytes": 100, **config}),
+        config=PoolConfig(**{"memory": {"cpu": memory_bytes}, **config}),
         limits=replace(LIMITS, model_idle_seconds=IDLE_SECONDS),
         on_change=lambda: changes.append(dict(pool.states())),
     )
