@@ -7,7 +7,7 @@ has to clean up after itself, may block, and may crash.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -46,6 +46,9 @@ class Device:
 class Probe:
     """What an engine found on this machine; `problem` says why it cannot run, or is empty.
 
+    `code_formats` are those of `formats` that may run code of whoever made the file, however it is
+    checked: such a model is loaded only where its publisher is trusted. `refuses` says in short
+    sentences, "what: why", which models of its formats the engine does not take.
     `network` is for an adapter that asks other servers and has its own list of those it may: its
     workers may connect. Workers of an engine whose `devices` are not all "cpu" may use
     accelerators, and their memory is not bounded by the system. `lacks` says of a kind of device
@@ -61,6 +64,8 @@ class Probe:
     devices: tuple[Device, ...]
     problem: str = ""
     network: bool = False
+    code_formats: tuple[str, ...] = ()
+    refuses: tuple[str, ...] = ()
     lacks: Mapping[str, str] = field(default_factory=dict)
     fallback: bool = False
 
@@ -100,6 +105,7 @@ class ModelSource:
         mapping: how typed input and output are made; None where the adapter knows by itself.
         cache_directory: where the engine may keep derived files, by content; None for nowhere.
         upstream, endpoint: of a model behind a server: what it is there, and where that is.
+        trusted: whether this node trusts whoever published the model to run code here.
         room: place of a device -> bytes that this node has for models there; a place that is not
             named is not bounded. A model that can never fit on a device belongs on another.
     """
@@ -113,6 +119,7 @@ class ModelSource:
     mapping: TaskMapping | None = None
     upstream: Upstream | None = None
     endpoint: Endpoint | None = None
+    trusted: bool = False
     room: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -226,10 +233,11 @@ class Engine(Protocol):
         """Say what this engine can do here. Never raises for a missing runtime: `problem`."""
 
     def estimate(self, source: ModelSource) -> Estimate:
-        """Say what loading takes, from headers alone.
+        """Say what loading takes, from headers alone; nothing is loaded.
 
         Raises:
-            EngineError: `unsupported_model`, `unsupported_quantisation` or `unsafe_file`.
+            EngineError: `unsupported_model` (an option that is not known, too), or
+                `unsupported_quantisation`, or `unsafe_file`.
         """
 
     def load(self, source: ModelSource, *, threads: int) -> Estimate:
@@ -276,6 +284,42 @@ def model_file(source: ModelSource, format_: str) -> Path:
             Code.UNSUPPORTED_MODEL,
         )
     return found[0]
+
+
+def check_options(source: ModelSource, *known: str) -> None:
+    """Refuse a setting that would do nothing.
+
+    Raises:
+        EngineError: `unsupported_model`, naming it and those that are `known`.
+    """
+    if unknown := sorted(source.options.keys() - set(known)):
+        raise EngineError(
+            f"there is no option {unknown[0]!r}; the engine has {', '.join(known) or 'none'}",
+            Code.UNSUPPORTED_MODEL,
+        )
+
+
+def may_load(source: ModelSource, code_formats: Collection[str]) -> bool:
+    """Whether a model may come near a runtime that may run code hidden in it.
+
+    `code_formats` is what the engine's `Probe` says. Asked before a worker is started, and in the
+    worker before anything reads the file.
+    """
+    return source.trusted or source.format not in code_formats
+
+
+def check_trusted(source: ModelSource, code_formats: Collection[str]) -> None:
+    """See `may_load`.
+
+    Raises:
+        EngineError: `unsafe_file`, with what would have to be said for it to be loaded.
+    """
+    if not may_load(source, code_formats):
+        raise EngineError(
+            f"a model in format {source.format} can run code of whoever made it, and this node "
+            "does not trust its publisher: `aigrid up --trust-publisher DID` says whom it does",
+            Code.UNSAFE_FILE,
+        )
 
 
 def wrong_task(engine: str, request: InferRequest) -> EngineError:

@@ -4,25 +4,25 @@ A text request is answered with the last user message, word by word, each with t
 so that the words joined are the message again. A word's token id is the low 16 bits of the CRC-32
 of its UTF-8 bytes. A tensor request is answered with its inputs.
 
-Options: `delay_ms` before each token, `slots` requests at once, `memory_bytes` to claim.
+Options: `delay_ms` before each token, `slots` requests at once, `memory_bytes` to claim, and `tag`,
+which does nothing but make another model.
 """
 
 import re
 import threading
-import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.metadata import version
 
 from aigrid.engines.base import (
     CancelToken,
-    EngineStats,
     Estimate,
     ModelSource,
     Probe,
+    check_options,
     wrong_task,
 )
+from aigrid.engines.counting import CountedEngine
 from aigrid.engines.devices import devices
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
@@ -36,24 +36,25 @@ from aigrid.protocol.inference import (
 )
 
 CONTEXT_TOKENS = 4096
+REFUSES = ("files: there is no model to read from them",)
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 
-class EchoEngine:
+class EchoEngine(CountedEngine):
     """Repeats. Takes any task, needs no files."""
 
     name = "echo"
 
     def __init__(self) -> None:
-        self._delay_seconds = 0.0
-        self._stats = EngineStats()
-        self._lock = threading.Lock()
+        super().__init__()
+        self._delay_seconds: float | None = None
 
     def probe(self) -> Probe:
-        return Probe(self.name, version("aigrid-node"), ("echo",), (), devices())
+        return Probe(self.name, version("aigrid-node"), ("echo",), (), devices(), refuses=REFUSES)
 
     def estimate(self, source: ModelSource) -> Estimate:
         slots, memory_bytes = source.options.get("slots", 8), source.options.get("memory_bytes", 0)
+        check_options(source, "delay_ms", "slots", "memory_bytes", "tag")
         if source.files or source.format != "echo":
             raise EngineError("the echo engine takes no files", Code.UNSUPPORTED_MODEL)
         if not isinstance(slots, int) or not isinstance(memory_bytes, int) or slots < 1:
@@ -64,26 +65,9 @@ class EchoEngine:
         self._delay_seconds = float(source.options.get("delay_ms", 0)) / 1000
         return self.estimate(source)
 
-    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
-        started = time.monotonic()
-        self._count(requests=1, running=1)
-        tokens_in = tokens_out = 0
-        try:
-            for chunk in self._answer(request, cancel):
-                if isinstance(chunk, Finish):
-                    tokens_in, tokens_out = chunk.prompt_tokens, chunk.completion_tokens
-                yield chunk
-        finally:
-            busy = time.monotonic() - started
-            self._count(running=-1, tokens_in=tokens_in, tokens_out=tokens_out, busy_seconds=busy)
-
-    def stats(self) -> EngineStats:
-        return self._stats
-
-    def unload(self) -> None:
-        """Nothing to flush."""
-
-    def _answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        if self._delay_seconds is None:
+            raise EngineError("no model is loaded")
         match request:
             case TensorRequest():
                 yield TensorChunk(request.inputs)
@@ -94,32 +78,9 @@ class EchoEngine:
                 for chunk in _repeat(request):
                     if self._delay_seconds and isinstance(chunk, TextChunk):
                         woken.wait(self._delay_seconds)
-                    if cancel.cancelled:
-                        yield Finish("cancelled")
-                        return
                     yield chunk
             case _:
                 raise wrong_task(self.name, request)
-
-    def _count(
-        self,
-        *,
-        requests: int = 0,
-        running: int = 0,
-        tokens_in: int = 0,
-        tokens_out: int = 0,
-        busy_seconds: float = 0.0,
-    ) -> None:
-        with self._lock:
-            now = self._stats
-            self._stats = replace(
-                now,
-                requests=now.requests + requests,
-                running=now.running + running,
-                tokens_in=now.tokens_in + tokens_in,
-                tokens_out=now.tokens_out + tokens_out,
-                busy_seconds=now.busy_seconds + busy_seconds,
-            )
 
 
 def token_id(word: str) -> int:

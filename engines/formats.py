@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from aigrid.engines import gguf, safetensors
+from aigrid.engines import gguf, pt2, safetensors
 from aigrid.engines.onnx_check import check_onnx, looks_like_onnx
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import KIB
@@ -29,7 +29,7 @@ class FileReport:
 
 
 def detect(path: Path) -> str:
-    """The kind of a file: "gguf", "onnx", "safetensors", "zip", "pickle" or "other".
+    """The kind of a file: "gguf", "onnx", "safetensors", "pt2", "zip", "pickle" or "other".
 
     Raises:
         EngineError: `model_file_missing`.
@@ -41,6 +41,8 @@ def detect(path: Path) -> str:
             head = stream.read(16)
             if len(head) < 2:
                 return "other"
+            if head[:4] in _ZIPS:
+                return pt2.FORMAT if pt2.looks_like_pt2(path) else "zip"
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 with memoryview(mapped) as view:
                     return _detect(head, view)
@@ -53,8 +55,6 @@ def detect(path: Path) -> str:
 def _detect(head: bytes, view: memoryview) -> str:
     if head[:4] == b"GGUF":
         return "gguf"
-    if head[:4] in _ZIPS:
-        return "zip"
     if head[0] == _PICKLE_PROTOCOL and 2 <= head[1] <= 5:
         return "pickle"
     if head[0] in _OLD_PICKLES and _is_old_pickle(view):
@@ -74,8 +74,10 @@ def _is_old_pickle(view: memoryview) -> bool:
     return view[-1] == ord(".") and len(operations) > 1
 
 
-def inspect(path: Path) -> FileReport:
+def inspect(path: Path, *, trusted: bool = False) -> FileReport:
     """Detect, check, and say what is in a model file that an engine here can take.
+
+    `trusted`: whether this node lets its publisher run code here.
 
     Raises:
         EngineError: `unsafe_file`, `unsupported_model`, `unsupported_quantisation`,
@@ -90,6 +92,16 @@ def inspect(path: Path) -> FileReport:
             return _inspect_gguf(path)
         case "safetensors":
             return _inspect_safetensors(path)
+        case "pt2" if trusted:
+            archive = pt2.read_archive(path)
+            return FileReport(kind, archive.precision, archive.size_bytes)
+        case "pt2":
+            raise EngineError(
+                f"{path.name} is a program of torch.export: loading one can run code that is "
+                "hidden in it, so this node takes it only from publishers that it trusts "
+                "(`aigrid up --trust-publisher DID`; `aigrid id` tells your own)",
+                Code.UNSAFE_FILE,
+            )
         case "zip" | "pickle":
             raise EngineError(
                 f"{path.name} is a {kind} file: loading one can run code that is hidden in it",

@@ -41,6 +41,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     mapping: TaskMapping | None = None
     upstream: Upstream | None = None
     endpoint: Endpoint | None = None
+    trusted: bool = False
     room: dict[str, int] = {}
 
 
@@ -92,8 +93,10 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Node: unload and exit."""
 
 
-class ProbeAll(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Node: what can run here? Answered with `Probed`."""
+class Tell(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Node: tell what these engines can do here; answered with `Probed`."""
+
+    names: tuple[str, ...]
 
 
 class Discover(msgspec.Struct, frozen=True, array_like=True, tag=9):
@@ -150,7 +153,7 @@ class Pong(msgspec.Struct, frozen=True, array_like=True, tag=25):
 
 
 class Probed(msgspec.Struct, frozen=True, array_like=True, tag=26):
-    """Worker: every engine installed here, and what would confine a worker, for people."""
+    """Worker: the engines asked for, in order, and what would confine a worker, for people."""
 
     probes: tuple[Probe, ...]
     sandbox: str
@@ -174,7 +177,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag=29):
     text: Annotated[str, msgspec.Meta(max_length=PROGRESS_MAX_CHARS)]
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll | Discover | FindDevices
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover | FindDevices
 Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered | Found | Progress
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -256,6 +259,7 @@ def source_to_wire(source: ModelSource) -> Source:
         source.mapping,
         source.upstream,
         source.endpoint,
+        source.trusted,
         dict(source.room),
     )
 
@@ -272,6 +276,7 @@ def source_from_wire(source: Source) -> ModelSource:
         source.mapping,
         source.upstream,
         source.endpoint,
+        source.trusted,
         source.room,
     )
 

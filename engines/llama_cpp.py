@@ -26,9 +26,11 @@ from aigrid.engines.base import (
     Estimate,
     ModelSource,
     Probe,
+    check_options,
     model_file,
     wrong_task,
 )
+from aigrid.engines.counting import Tally
 from aigrid.engines.devices import devices, resident_bytes
 from aigrid.engines.llama_cpp_model import (
     PREFILL_CHUNK,
@@ -38,7 +40,7 @@ from aigrid.engines.llama_cpp_model import (
     Run,
     accelerators,
 )
-from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.text_generate import answer
 from aigrid.engines.text_options import context_tokens, flag
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
@@ -51,6 +53,9 @@ _PACKAGE: Final = "llama-cpp-python"
 _RUNTIME_BYTES: Final = 128 * MIB
 _HALF_BYTES: Final = 2  # keys and values are kept in float16
 _LARGEST: Final = 1 << 24
+
+
+REFUSES: Final = ("models without a tokenizer in their file, and encoders: they write no text",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,13 @@ class LlamaCppEngine:
             problem = f"{_PACKAGE} is not installed: pip install 'aigrid-node[llama_cpp]'"
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
             problem = f"{_PACKAGE} cannot be used: {error}"[:300]
+        tasks = ("text-generation",)
         return Probe(
-            self.name, found, ("gguf",), ("text-generation",), places, problem, fallback=True
+            self.name, found, ("gguf",), tasks, places, problem, fallback=True, refuses=REFUSES
         )
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source, "context", "reuse_prefix", "gpu_layers")
         opened = self._open(source)
         model, kind = opened.model, opened.model.text("general.architecture")
         context = context_tokens(

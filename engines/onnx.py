@@ -1,7 +1,5 @@
 """Any ONNX model on ONNX Runtime: tensors in and out, or a typed task where it has a mapping."""
 
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +8,14 @@ from typing import Final
 from aigrid.engines.base import (
     CancelToken,
     Device,
-    EngineStats,
     Estimate,
     ModelSource,
     Probe,
+    check_options,
     model_file,
     wrong_task,
 )
+from aigrid.engines.counting import CountedEngine
 from aigrid.engines.devices import CONTEXT_BYTES, DRIVER_BYTES, bound_bytes, choose, cpu
 from aigrid.engines.onnx_check import check_onnx
 from aigrid.engines.onnx_providers import tried, usable_here
@@ -28,19 +27,23 @@ from aigrid.protocol.limits import MIB
 
 RUNTIME_BYTES: Final = 96 * MIB
 SLOTS: Final = 2
+REFUSES: Final = (
+    "external data: a model must not name other files",
+    "operators that neither ONNX nor its runtime has, and those that run code: unsafe",
+    "training information, sparse or segmented tensors: not supported",
+)
 
 
-class OnnxEngine:
+class OnnxEngine(CountedEngine):
     """One ONNX file, and what its task mapping needs beside it."""
 
     name = "onnx"
 
     def __init__(self) -> None:
+        super().__init__()
         self._graph: OnnxGraph | None = None
         self._tasks: Tasks | None = None
         self._chosen: tuple[Device | None] | None = None
-        self._stats = EngineStats()
-        self._lock = threading.Lock()
 
     def probe(self) -> Probe:
         formats, tasks = ("onnx",), ("tensor", *TASKS)
@@ -48,11 +51,14 @@ class OnnxEngine:
             import onnxruntime as ort
         except (ImportError, OSError) as error:
             problem = f"onnxruntime cannot be used: {error}"[:300]
-            return Probe(self.name, "", formats, tasks, (cpu(),), problem)
+            return Probe(self.name, "", formats, tasks, (cpu(),), problem, refuses=REFUSES)
         places, lacks = tried()
-        return Probe(self.name, ort.__version__, formats, tasks, places, lacks=lacks)
+        return Probe(
+            self.name, ort.__version__, formats, tasks, places, lacks=lacks, refuses=REFUSES
+        )
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source)
         facts = check_onnx(model_file(source, "onnx"))
         # The runtime keeps the weights once more while it prepares them; then room for activations.
         size = facts.size_bytes
@@ -66,12 +72,11 @@ class OnnxEngine:
         self._tasks = None if source.mapping is None else Tasks(source, graph)
         return self._real(source, graph, estimate)
 
-    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         if self._graph is None:
             raise EngineError("no model is loaded")
-        answer: Iterator[InferChunk]
         if isinstance(request, TensorRequest):
-            answer = self._graph.answer(request, cancel)
+            yield from self._graph.answer(request, cancel)
         elif not isinstance(request, TaskRequest):
             raise wrong_task(self.name, request)
         elif self._tasks is None:
@@ -79,19 +84,7 @@ class OnnxEngine:
                 "this model takes tensors only: it has no task mapping", Code.INVALID_REQUEST
             )
         else:
-            answer = self._tasks.run(request, cancel)
-        started = time.monotonic()
-        self._count(requests=1, running=1)
-        try:
-            yield from answer
-        finally:
-            self._count(running=-1, busy_seconds=time.monotonic() - started)
-
-    def stats(self) -> EngineStats:
-        return self._stats
-
-    def unload(self) -> None:
-        """Nothing to flush."""
+            yield from self._tasks.run(request, cancel)
 
     def _placed(self, source: ModelSource, on_host: Estimate, device_bytes: int) -> Estimate:
         """The estimate for where the model goes, which takes so much of an accelerator.
@@ -118,13 +111,3 @@ class OnnxEngine:
             return estimate
         self._chosen = (None,)
         return self.estimate(source)
-
-    def _count(self, *, requests: int = 0, running: int = 0, busy_seconds: float = 0.0) -> None:
-        with self._lock:
-            now = self._stats
-            self._stats = replace(
-                now,
-                requests=now.requests + requests,
-                running=now.running + running,
-                busy_seconds=now.busy_seconds + busy_seconds,
-            )

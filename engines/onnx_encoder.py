@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aigrid.engines import safetensors
-from aigrid.engines.base import Estimate, ModelSource, Probe, model_file
+from aigrid.engines.base import Estimate, ModelSource, Probe, check_options, model_file
 from aigrid.engines.bert import GRAPH_VERSION, BertConfig, read_config, read_json, shapes
 from aigrid.engines.graph_cache import GRAPH_FILE, built, discard
 from aigrid.engines.onnx import RUNTIME_BYTES, SLOTS, OnnxEngine
@@ -32,6 +32,10 @@ TASKS: Final = (
     "zero-shot-classification",
     "token-classification",
 )
+REFUSES: Final = (
+    "architectures other than BERT's encoders: their graph is not known here",
+    "weights in several files: not supported",
+)
 
 
 class OnnxEncoderEngine(OnnxEngine):
@@ -40,9 +44,12 @@ class OnnxEncoderEngine(OnnxEngine):
     name = "onnx_encoder"
 
     def probe(self) -> Probe:
-        return replace(super().probe(), formats=(FORMAT,), tasks=("tensor", *TASKS))
+        return replace(
+            super().probe(), formats=(FORMAT,), tasks=("tensor", *TASKS), refuses=REFUSES
+        )
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source)
         file, config, _ = _open(source)
         weights = 4 * sum(math.prod(shape) for shape in shapes(config).values())
         # For each token of a batch: the widest layer before and after its activation, a few rows of

@@ -11,11 +11,10 @@ from typing import Any, Final
 
 from aigrid.engines.base import Cancelled, CancelToken, Device
 from aigrid.engines.onnx_providers import CPU_PROVIDER, open_session
-from aigrid.engines.onnx_tensors import Declared, from_array, to_array
+from aigrid.engines.onnx_tensors import Declared, answer_of, feeds_of, wanted_of
 from aigrid.engines.tasks.base import Array
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, TensorChunk, TensorRequest
-from aigrid.protocol.limits import LIMITS
 
 _MESSAGE_MAX_CHARS: Final = 300
 
@@ -90,14 +89,14 @@ class OnnxGraph:
 
     def answer(self, request: TensorRequest, cancel: CancelToken) -> Iterator[TensorChunk | Finish]:
         """Run a request of tensors."""
-        feeds = self._feeds(request)
-        wanted = self._wanted(request.outputs)
+        feeds = feeds_of(request, self._inputs, optional=self._optional)
+        wanted = wanted_of(request, self._outputs, self.outputs)
         try:
             arrays = self._run(wanted, feeds, cancel)
         except Cancelled:
             yield Finish("cancelled")
             return
-        yield _answer(wanted, arrays)
+        yield answer_of(wanted, arrays)
         yield Finish("stop")
 
     def _run(
@@ -120,33 +119,6 @@ class OnnxGraph:
             raise _run_error(error) from error
         return arrays
 
-    def _feeds(self, request: TensorRequest) -> dict[str, Any]:
-        given, known = set(request.inputs), set(self._inputs)
-        if unknown := sorted(given - known):
-            raise _invalid(f"there is no input {unknown[0]!r}; the model has {_names(known)}")
-        if missing := sorted(known - given - self._optional):
-            raise _invalid(f"input {missing[0]!r} is missing ({self._inputs[missing[0]]})")
-        total = sum(len(tensor.data) for tensor in request.inputs.values())
-        if total > LIMITS.tensor_max_bytes:
-            raise _invalid(f"{total} bytes of tensors; {LIMITS.tensor_max_bytes} are allowed")
-        return {
-            name: to_array(tensor, self._inputs[name]) for name, tensor in request.inputs.items()
-        }
-
-    def _wanted(self, names: Sequence[str]) -> list[str]:
-        tensors = {name for name, kind in self._outputs.items() if kind.startswith("tensor(")}
-        for name in names:
-            if name not in self._outputs:
-                raise _invalid(f"there is no output {name!r}; the model has {_names(tensors)}")
-            if name not in tensors:
-                raise _invalid(f"output {name!r} is {self._outputs[name]}, not a tensor")
-        if len(set(names)) != len(names):
-            raise _invalid("an output is named twice")
-        wanted = list(names) or [name for name in self._outputs if name in tensors]
-        if not wanted or len(wanted) > LIMITS.tensors_max:
-            raise _invalid(f"name between 1 and {LIMITS.tensors_max} outputs")
-        return wanted
-
 
 def _on_device(path: Path, options: Any, device: Device, bound_bytes: int) -> Any:
     """A session on an accelerator; None where that does not work. Raises `out_of_memory`."""
@@ -156,21 +128,6 @@ def _on_device(path: Path, options: Any, device: Device, bound_bytes: int) -> An
         if _is_memory(error):
             raise _load_error(error, path) from error
         return None  # if the model is at fault, the processor says so
-
-
-def _answer(names: Sequence[str], arrays: Sequence[Any]) -> TensorChunk:
-    outputs = {
-        name: from_array(name, array)
-        for name, array in zip(names, arrays, strict=True)
-        if array is not None
-    }
-    total = sum(len(tensor.data) for tensor in outputs.values())
-    if total > LIMITS.tensor_max_bytes:
-        raise _invalid(
-            f"the answer has {total} bytes, {LIMITS.tensor_max_bytes} are allowed; "
-            "name fewer outputs or send less at once"
-        )
-    return TensorChunk(outputs)
 
 
 def _load_error(error: Exception, path: Path) -> EngineError:
@@ -201,8 +158,3 @@ def _said(error: Exception | str) -> str:
 
 def _invalid(message: str) -> EngineError:
     return EngineError(message, Code.INVALID_REQUEST)
-
-
-def _names(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:8])
-    return shown + ", ..." if len(names) > 8 else shown or "none"

@@ -1,5 +1,6 @@
 """Tensors of a request to arrays of the runtime and back, checked against what a model declares."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -8,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import Tensor, check_tensor
+from aigrid.protocol.inference import Tensor, TensorChunk, TensorRequest, check_tensor
+from aigrid.protocol.limits import LIMITS
 
 _NUMPY: Final = {
     "float": "float32", "double": "float64", "float16": "float16",
@@ -45,6 +47,66 @@ class Declared:
             for want, got in zip(self.shape, shape, strict=True)
             if isinstance(want, int) and want >= 0
         )
+
+
+def feeds_of(
+    request: TensorRequest, declared: Mapping[str, Declared], *, optional: Collection[str] = ()
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a request, all that a model needs; see `to_array`.
+
+    Raises:
+        EngineError: `invalid_request`, naming an input that is missing or one too many.
+    """
+    given, known = set(request.inputs), set(declared)
+    if unknown := sorted(given - known):
+        raise _invalid(f"there is no input {unknown[0]!r}; the model has {_names(known)}")
+    if missing := sorted(known - given - set(optional)):
+        raise _invalid(f"input {missing[0]!r} is missing ({declared[missing[0]]})")
+    total = sum(len(tensor.data) for tensor in request.inputs.values())
+    if total > LIMITS.tensor_max_bytes:
+        raise _invalid(f"{total} bytes of tensors; {LIMITS.tensor_max_bytes} are allowed")
+    return {name: to_array(tensor, declared[name]) for name, tensor in request.inputs.items()}
+
+
+def wanted_of(
+    request: TensorRequest, outputs: Mapping[str, str], tensors: Sequence[str]
+) -> list[str]:
+    """Names of the outputs that a request asks for, of `outputs` (name -> type) some are `tensors`.
+
+    Raises:
+        EngineError: `invalid_request`.
+    """
+    for name in request.outputs:
+        if name not in outputs:
+            raise _invalid(f"there is no output {name!r}; the model has {_names(set(tensors))}")
+        if name not in tensors:
+            raise _invalid(f"output {name!r} is {outputs[name]}, not a tensor")
+    if len(set(request.outputs)) != len(request.outputs):
+        raise _invalid("an output is named twice")
+    wanted = list(request.outputs or tensors)
+    if not wanted or len(wanted) > LIMITS.tensors_max:
+        raise _invalid(f"name between 1 and {LIMITS.tensors_max} outputs")
+    return wanted
+
+
+def answer_of(names: Sequence[str], arrays: Sequence[npt.NDArray[Any] | None]) -> TensorChunk:
+    """The answer to a request; an array that is None was left out by the model.
+
+    Raises:
+        EngineError: `invalid_request` where it is too large to be sent.
+    """
+    outputs = {
+        name: from_array(name, array)
+        for name, array in zip(names, arrays, strict=True)
+        if array is not None
+    }
+    total = sum(len(tensor.data) for tensor in outputs.values())
+    if total > LIMITS.tensor_max_bytes:
+        raise _invalid(
+            f"the answer has {total} bytes, {LIMITS.tensor_max_bytes} are allowed; "
+            "name fewer outputs or send less at once"
+        )
+    return TensorChunk(outputs)
 
 
 def to_array(tensor: Tensor, declared: Declared) -> npt.NDArray[Any]:
@@ -108,3 +170,8 @@ def _strings(tensor: Tensor) -> npt.NDArray[Any]:
 
 def _invalid(message: str) -> EngineError:
     return EngineError(message, Code.INVALID_REQUEST)
+
+
+def _names(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:8])
+    return shown + ", ..." if len(names) > 8 else shown or "none"

@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aigrid.engines import gguf, gguf_quant
-from aigrid.engines.base import CancelToken, EngineStats, Estimate, ModelSource, Probe, wrong_task
+from aigrid.engines.base import (
+    CancelToken,
+    EngineStats,
+    Estimate,
+    ModelSource,
+    Probe,
+    check_options,
+    wrong_task,
+)
+from aigrid.engines.counting import Tally
 from aigrid.engines.devices import devices, resident_bytes
 from aigrid.engines.graph_cache import content_key, discard, graph_directory
 from aigrid.engines.llama import (
@@ -33,7 +42,7 @@ from aigrid.engines.llama import (
     read_config,
 )
 from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Decoder, Run, open_session, spins
-from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.text_generate import answer
 from aigrid.engines.text_options import context_tokens, flag
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
@@ -42,6 +51,11 @@ if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
     from aigrid.engines.gguf_tokenizer import GgufTokenizer
 
+REFUSES: Final = (
+    "architectures other than llama and qwen2: their graph is not known here",
+    "the quantisations IQ*, TQ* and MXFP4: not supported",
+    "tokenizers other than byte-level BPE: not supported",
+)
 _RUNTIME_BYTES: Final = 128 * 1024 * 1024
 
 
@@ -81,9 +95,11 @@ class OnnxTextEngine:
             import onnxruntime  # noqa: F401 - the question is whether it can be loaded here
         except (ImportError, OSError, PackageNotFoundError) as error:
             problem = f"onnxruntime cannot be used: {error}"
-        return Probe(self.name, found, ("gguf",), ("text-generation",), devices(), problem)
+        tasks = ("text-generation",)
+        return Probe(self.name, found, ("gguf",), tasks, devices(), problem, refuses=REFUSES)
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source, "context", "spin", "exact_inputs", "reuse_prefix")
         opened = self._open(source)
         context = context_tokens(source, opened.config.context)
         config, tensors = opened.config, opened.model.tensors.values()

@@ -1,23 +1,68 @@
 """Which engines are installed, found through the entry point group `aigrid.engines`.
 
 A plug-in that cannot be imported or that breaks the interface is reported as a `Probe` with a
-`problem`, and never stops the others.
+`problem`, and never stops the others. A name belongs to one engine: those of this package keep
+theirs, and of two packages that claim the same one the first by name has it.
 """
 
 import importlib
+import re
 from collections.abc import Iterable, Sequence
-from importlib.metadata import entry_points
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-from aigrid.engines.base import Engine, ModelSource, Probe
+import msgspec
+
+from aigrid.engines.base import Engine, ModelSource, Probe, check_trusted, may_load
 from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.names import PRINTABLE
 
 GROUP: Final = "aigrid.engines"
+PACKAGE: Final = "aigrid-node"
+_PARTS: Final = ("name", "probe", "estimate", "load", "infer", "stats", "unload")
+_NAME: Final = re.compile(r"[a-z0-9_]{1,64}")
+_PARTS_MAX: Final = 16
+"""Formats, and of each other list of a probe, that a node has room for; as in its record."""
 
 
-def engine_names() -> tuple[str, ...]:
-    """Names of everything that is installed, working or not."""
-    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An entry point: "module:Class" under a name, and the package that it came with.
+
+    `problem` says why it is not used, or is empty.
+    """
+
+    name: str
+    factory: str
+    package: str
+    problem: str = ""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is an engine of this package."""
+        return self.package == PACKAGE
+
+    @property
+    def label(self) -> str:
+        """What people call it; unlike any other even where the name is taken."""
+        return f"{self.name} ({self.package})"[:64] if self.problem else self.name
+
+
+def installed() -> tuple[Installed, ...]:
+    """Everything that is installed, working or not, by name; one without a `problem` per name."""
+    found = {(e.name, _package(e)): e.value for e in entry_points(group=GROUP)}
+    holders: dict[str, str] = {}
+    everything = []
+    for name, package in sorted(found, key=lambda key: (key[1] != PACKAGE, key[1], key[0])):
+        problem = ""
+        if _NAME.fullmatch(name) is None:
+            problem = "the name of an engine has small letters, digits and _ only"
+        elif (holder := holders.setdefault(name, package)) != package:
+            problem = f"the name {name} is that of an engine of {holder}: choose another"
+        everything.append(Installed(name[:64], found[name, package], package[:64], problem))
+    return tuple(sorted(everything, key=lambda one: (one.name, one.package)))
 
 
 def factory_of(name: str, factory: str = "") -> str:
@@ -26,7 +71,8 @@ def factory_of(name: str, factory: str = "") -> str:
     Raises:
         EngineError: `unsupported_model` where there is none.
     """
-    found = factory or next((e.value for e in entry_points(group=GROUP, name=name)), "")
+    usable = (one.factory for one in installed() if one.name == name and not one.problem)
+    found = factory or next(usable, "")
     if not found:
         raise EngineError(f"no engine {name!r} is installed", Code.UNSUPPORTED_MODEL)
     return found
@@ -45,22 +91,58 @@ def load_engine(name: str, factory: str = "") -> Engine:
         raise EngineError(
             f"engine {name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(engine, Engine):
-        raise EngineError(f"engine {name} lacks a part of the engine interface")
-    return engine
+    if missing := [part for part in _PARTS if not hasattr(engine, part)]:
+        raise EngineError(f"engine {name} lacks a part of the engine interface: {missing[0]}")
+    made: Engine = engine
+    return made
 
 
 def probe(name: str) -> Probe:
     """What one engine says about this machine; a broken one is reported, never raised."""
     try:
-        return load_engine(name).probe()
-    except Exception as error:  # noqa: BLE001 -- boundary: a plug-in's load
-        return Probe(name, "", (), (), (), problem=str(error) or type(error).__name__)
+        said = msgspec.to_builtins(load_engine(name).probe())
+        return fitting(name, msgspec.convert(said, Probe))
+    except BaseException as error:  # noqa: BLE001 -- boundary: a plug-in's load; it may exit, too
+        return broken(name, str(error) or type(error).__name__)
 
 
-def probe_all() -> tuple[Probe, ...]:
-    """Every installed engine, by name. Imports runtimes: call it in a short-lived child."""
-    return tuple(probe(name) for name in engine_names())
+def broken(name: str, problem: str) -> Probe:
+    """What is said of an engine that cannot be used."""
+    text = " ".join(problem.split())[: LIMITS.error_message_max_chars]
+    return Probe(name, "", (), (), (), problem=text or "broken")
+
+
+def fitting(name: str, found: Probe) -> Probe:
+    """A probe as this node shows it and signs it: of the engine asked, and within bounds.
+
+    What a probe says comes from a process in which foreign code ran.
+    """
+    if found.engine != name:
+        return broken(name, f"its probe speaks of the engine {found.engine[:64]!r}")
+    lists = (found.formats, found.devices, found.code_formats, found.refuses)
+    if any(len(items) > _PARTS_MAX for items in lists) or len(found.tasks) > LIMITS.tensors_max:
+        return broken(name, f"its probe lists more than {_PARTS_MAX} of something")
+    words = (found.version, *found.formats, *found.code_formats, *found.tasks)
+    names = (text for device in found.devices for text in (device.kind, device.name))
+    if any(len(word) > LIMITS.name_max_chars or not _shown(word) for word in (*words, *names)):
+        return broken(name, f"its probe has words that are not {LIMITS.name_max_chars} characters")
+    if not found.problem and not (found.version and found.formats and found.devices):
+        return broken(name, "its probe tells neither a problem nor version, formats and devices")
+    most = LIMITS.error_message_max_chars
+    return replace(
+        found,
+        problem=found.problem[:most],
+        refuses=tuple(" ".join(line.split())[:most] for line in found.refuses),
+    )
+
+
+def _shown(word: str) -> bool:
+    return re.search(PRINTABLE, word) is not None
+
+
+def _package(entry: EntryPoint) -> str:
+    name = entry.dist.name if entry.dist is not None else ""
+    return (name or "unknown").lower().replace("_", "-")
 
 
 class EngineTable:
@@ -70,6 +152,10 @@ class EngineTable:
         """`prefer`: names of engines that come first where they can, best first."""
         self.probes = tuple(probes)
         self._prefer = tuple(prefer)
+
+    def runs_code(self, format_: str) -> bool:
+        """Whether files of a format may run code, as far as any engine says so."""
+        return any(format_ in p.code_formats for p in self.probes)
 
     @property
     def formats(self) -> frozenset[str]:
@@ -83,7 +169,8 @@ class EngineTable:
         then refuses the model itself leaves it to the next.
 
         Raises:
-            EngineError: `unsupported_model`, saying why not.
+            EngineError: `unsupported_model`, saying why not; `unsafe_file` where those that could
+                may run code that is hidden in it, and its publisher is not trusted.
         """
         takers = [p for p in self.probes if source.format in p.formats]
         able = [p for p in takers if not p.problem]
@@ -93,10 +180,13 @@ class EngineTable:
                 f"a model in format {source.format!r} cannot run here ({why})",
                 Code.UNSUPPORTED_MODEL,
             )
+        safe = [p for p in able if may_load(source, p.code_formats)]
+        if not safe:
+            check_trusted(source, able[0].code_formats)
         ranks = {name: rank for rank, name in enumerate(self._prefer)}
 
         def order(probe: Probe) -> tuple[bool, int, bool]:
             unknown = bool(probe.tasks) and source.task not in probe.tasks
             return unknown, ranks.get(probe.engine, len(ranks)), probe.fallback
 
-        return tuple(probe.engine for probe in sorted(able, key=order))
+        return tuple(probe.engine for probe in sorted(safe, key=order))

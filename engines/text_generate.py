@@ -1,15 +1,12 @@
 """Answer a request for text token by token, over any decoder: sampling, stops, continuation."""
 
 import secrets
-import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from aigrid.engines import sampling
-from aigrid.engines.base import EngineStats
+from aigrid.engines.counting import Tally
 from aigrid.engines.sampling import Logits
 from aigrid.engines.text_request import Encoder, Plan, Renderer, make_plan
 from aigrid.engines.text_stream import TextStream
@@ -72,29 +69,6 @@ class Loaded(Protocol[R_contra]):
     def template(self) -> Renderer | None: ...
     @property
     def decoder(self) -> Decoder[R_contra]: ...
-
-
-class Tally:
-    """Counters that several threads add to."""
-
-    def __init__(self) -> None:
-        self.stats = EngineStats()
-        self._lock = threading.Lock()
-
-    def add(self, **changes: float) -> None:
-        with self._lock:
-            now = {name: getattr(self.stats, name) + by for name, by in changes.items()}
-            self.stats = replace(self.stats, **now)
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Count a request and the time that it takes."""
-        began = time.perf_counter()
-        self.add(requests=1, running=1)
-        try:
-            yield
-        finally:
-            self.add(running=-1, busy_seconds=time.perf_counter() - began)
 
 
 def answer(

@@ -20,13 +20,15 @@ from aigrid.engines.base import (
     Estimate,
     ModelSource,
     Probe,
+    check_options,
     wrong_task,
 )
 from aigrid.engines.bert import read_json
+from aigrid.engines.counting import Tally
 from aigrid.engines.devices import DRIVER_BYTES, bound_bytes, choose, devices
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
-from aigrid.engines.text_generate import Tally, answer
+from aigrid.engines.text_generate import answer
 from aigrid.engines.text_options import context_tokens
 from aigrid.engines.torch_devices import accelerators, bound_memory, torch_device, tried
 from aigrid.engines.torch_memory import RUNTIME_BYTES, Sizes, on_accelerator, on_host
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 
 GENERATION: Final = "text-generation"
 GENERATION_FILE: Final = "generation_config.json"
+REFUSES: Final = (
+    "code beside the weights (.py, .bin, .pt): architectures are those of transformers",
+    "quantised safetensors: use GGUF for a quantised model",
+)
 _ITEM_BYTES: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -76,9 +82,12 @@ class TorchEngine:
             problem = f"{error.name} is not installed: pip install 'aigrid-node[torch]'"
         except (ImportError, OSError) as error:
             problem = f"torch cannot be used: {error}"[:300]
-        return Probe(self.name, found, (FORMAT,), tuple(HEADS), places, problem, lacks=lacks)
+        return Probe(
+            self.name, found, (FORMAT,), tuple(HEADS), places, problem, lacks=lacks, refuses=REFUSES
+        )
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source, "context")
         opened = open_files(source)
         _table(source)
         sizes = _sizes(source, opened)

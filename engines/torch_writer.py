@@ -84,10 +84,18 @@ class TorchWriter:
                     attention_mask=torch.ones_like(given),
                     generation_config=self._settings,
                     max_new_tokens=most,
+                    logits_processor=[_numbers_only],
                 )
                 found: list[int] = made[0].tolist()
-        except Cancelled:
+        except (Cancelled, EngineError):
             raise
         except Exception as error:  # boundary: an engine call
             raise failed(error, Code.ENGINE_FAILED) from error
         return found
+
+
+def _numbers_only(_: Any, scores: Any) -> Any:
+    """Scores as they are; what is ruled out is minus infinity, and nothing else is not finite."""
+    if scores.isnan().any() or scores.isposinf().any():
+        raise EngineError("the model computed logits that are not finite")
+    return scores

@@ -28,7 +28,7 @@ from typing import NoReturn
 from aigrid.engines import ipc, progress, sandbox
 from aigrid.engines.base import CancelToken, Endpoint, Engine, ModelSource, ServerEngine
 from aigrid.engines.devices import hardware
-from aigrid.engines.registry import factory_of, load_engine, probe_all
+from aigrid.engines.registry import factory_of, load_engine, probe
 from aigrid.engines.upstream.address import ports_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
@@ -183,9 +183,9 @@ class Host:
                 self._guarded(0, lambda: self._begin(order))
             case ipc.Load():
                 self._threads.submit(lambda: self._guarded(0, lambda: self._load(order)))
-            case ipc.ProbeAll():
+            case ipc.Tell():
                 confined = sandbox.rehearse()
-                self._threads.submit(lambda: self._guarded(0, lambda: self._probe(confined)))
+                self._threads.submit(lambda: self._guarded(0, lambda: self._probe(order, confined)))
             case ipc.FindDevices():
                 self._threads.submit(lambda: self._guarded(0, self._find_devices))
             case ipc.Discover():
@@ -223,8 +223,8 @@ class Host:
         self._threads = Hands(max(1, estimate.slots))
         self._report(ipc.Loaded(estimate, sandbox.describe(self._held, order.memory_bytes)))
 
-    def _probe(self, confined: str) -> None:
-        self._report(ipc.Probed(probe_all(), confined))
+    def _probe(self, order: ipc.Tell, confined: str) -> None:
+        self._report(ipc.Probed(tuple(map(probe, order.names)), confined))
 
     def _find_devices(self) -> None:
         self._report(ipc.Found(hardware()))

@@ -17,7 +17,6 @@ import structlog
 import trio
 
 from aigrid.engines.base import Device, Estimate, ModelSource, Probe
-from aigrid.engines.registry import EngineTable
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
@@ -37,6 +36,7 @@ from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
+from aigrid.node.known_engines import KnownEngines
 from aigrid.node.mesh.bringing import Bringing, Fit
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.hosting import Hosting
@@ -96,9 +96,7 @@ class Node:
         self.transport = world.transport
         self.now_ms = world.now_ms
         self._world = world
-        self.probes: tuple[Probe, ...] = ()
-        self._probed = trio.Event()
-        self._engines = EngineTable(())
+        self._engines = KnownEngines(world.spawner, config.engines, changed=self._engines_changed)
         self._store = Store(world.database)
         self.local = LocalState(self._store)
         self._build_graph(authority)
@@ -183,6 +181,7 @@ class Node:
             cache_directory=self.config.data_dir / "cache",
             run_blocking=world.run_blocking,
             token=lambda: world.random_bytes(8).hex(),
+            trusted=self._trusted,
         )
         self.loading = LoadProgress()
         self.pool = ModelPool(
@@ -205,14 +204,17 @@ class Node:
             loading=self.loading,
             now_ms=self.now_ms,
             changed=self._offers_changed,
+            runs_code=self._engines.runs_code,
+            trusted_publishers=self.config.trusted_publishers,
         )
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
             models=self.models,
             hosting=self.hosting,
             fit=self._fit,
-            formats=lambda: self._engines.formats,
+            formats=lambda: self._engines.table.formats,
             task_of=self.graph.index.concepts.task_of,
+            trusted=self.identity.did in self.config.trusted_publishers,
         )
         self.serving = Serving(self.pool, offered=self.hosting.offered)
         self.announcer = Announcer(
@@ -251,7 +253,7 @@ class Node:
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(self._world.spawner.run)
-            nursery.start_soon(self._probe)
+            nursery.start_soon(self._engines.run)
             self.grid.found()
             self.transport.announce_nearby(self.grid.did, self.config.name)
             for service in (
@@ -269,7 +271,7 @@ class Node:
                 Expiry(self.graph, now_ms=self.now_ms),
             ):
                 await nursery.start(service.run)
-            await self._probed.wait()
+            await self._engines.asked.wait()
             await nursery.start(self.hosting.watch.run)
             task_status.started()
             await trio.sleep_forever()
@@ -280,6 +282,11 @@ class Node:
         await self.gossip.flush()
         with trio.move_on_after(LIMITS.drain_seconds):
             await self.serving.drain()
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What the installed engines have said, by name."""
+        return self._engines.table.probes
 
     @property
     def sandbox(self) -> str:
@@ -301,11 +308,13 @@ class Node:
             protocol_version=PROTOCOL_VERSION,
             software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
             addresses=self.transport.listen_addresses[: LIMITS.addresses_max],
-            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes),
+            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes)[
+                : LIMITS.engines_max
+            ],
             devices=tuple(
                 DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
                 for d in self.usable_devices()
-            ),
+            )[: LIMITS.devices_max],
             region=self.config.region,
             branches=self.interests.announced(),
         )
@@ -368,26 +377,15 @@ class Node:
         self.hints.poke()
         self.on_switched()
 
-    async def _probe(self) -> None:
-        """Ask the engines what they can do here, while the other services start.
-
-        A node that cannot ask now still routes; it goes on trying.
-        """
-        while True:
-            try:
-                self.probes = await self._world.spawner.probe()
-                break
-            except AigridError as error:
-                log.warning("engines not probed", code=error.code.value, reason=error.message)
-                self._probed.set()
-                await trio.sleep(LIMITS.worker_start_seconds)
+    def _engines_changed(self) -> None:
         self.pool.equip(self.usable_devices())
-        self._engines = EngineTable(self.probes, self.config.engines)
-        self._probed.set()
         self.announcer.poke()
 
+    def _trusted(self, model: str) -> bool:
+        return self.hosting.trusted(model)
+
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
-        return self._engines.engines_for(source)
+        return self._engines.table.engines_for(source)
 
     async def _fit(self, source: ModelSource) -> Fit:
         source = replace(source, room=self.pool.budget.room())

@@ -52,6 +52,7 @@ class NodeConfig:
         memory: place of a device ("cpu", "cuda:0") -> bytes for models there; what is not named
             gets a share of what is free.
         engines: names of engines that come first where several can run a model, best first.
+        trusted_publishers: DIDs whose models may run code here; this node's own only if listed.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
     """
@@ -68,6 +69,7 @@ class NodeConfig:
     threads: int = 0
     memory: Mapping[str, int] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
+    trusted_publishers: frozenset[str] = frozenset()
     interests: frozenset[str] | None = None
     json: bool = False
 
@@ -113,7 +115,7 @@ def load(
             try:
                 merged[field] = read(value)
             except _BadValueError as error:
-                spelled = prefix + (key.upper() if prefix == "AIGRID_" else key)
+                spelled = prefix + _SPELLED.get(prefix, {}).get(key, key)
                 raise UsageError(f"{source}: {spelled} {error}", error.code) from None
     return NodeConfig(data_dir=data_dir.absolute(), gateway_explicit="gateway" in merged, **merged)
 
@@ -297,6 +299,25 @@ def _engines(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _publishers(value: Any) -> frozenset[str]:
+    from aigrid.protocol.identity import public_key_of_did  # late: loads libsodium
+
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise _BadValueError("must be a list of DIDs")
+    dids = frozenset(item.strip() for item in items if item.strip())
+    if len(dids) > LIMITS.trusted_publishers_max:
+        raise _BadValueError(f"lists more than {LIMITS.trusted_publishers_max} DIDs")
+    for did in sorted(dids):
+        try:
+            public_key_of_did(did)
+        except VerificationError:
+            raise _BadValueError(
+                f"lists {did[:80]!r}, which is no DID such as did:key:z6Mk... (`aigrid id`)"
+            ) from None
+    return dids
+
+
 def _interests(value: Any) -> frozenset[str]:
     from aigrid.metagraph.branches import EVERYBODYS, roots  # late: load libsodium
     from aigrid.metagraph.capabilities import known
@@ -327,6 +348,12 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "threads": ("threads", _threads),
     "memory": ("memory", _memory),
     "engine": ("engines", _engines),
+    "trusted_publishers": ("trusted_publishers", _publishers),
     "interest": ("interests", _interests),
     "json": ("json", _boolean),
 }
+_SPELLED = {
+    "AIGRID_": {key: key.upper() for key in _FIELDS},
+    "--": {"trusted_publishers": "trust-publisher"},
+}
+"""How a key is spelled where that is another way; see `load` for the prefixes."""

@@ -67,6 +67,9 @@ class InlineSpawner:
             replace(engine().probe(), devices=()) for _, engine in sorted(self.engines.items())
         )
 
+    async def probe_plugins(self, heard: Callable[[Probe], None]) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def devices(self) -> tuple[Device, ...]:
         await trio.lowlevel.checkpoint()
         return self.hardware

@@ -81,6 +81,7 @@ def engines_of(node: Node, devices: Sequence[Device]) -> dict[str, Any]:
                 "devices": [{"device": d.place, **msgspec.to_builtins(d)} for d in probe.devices],
                 "not_on": not_on(probe, devices),
                 "problem": probe.problem,
+                "refuses": probe.refuses,
             }
             for probe in node.probes
         ],

@@ -22,7 +22,9 @@ import trio
 from aigrid.engines import ipc
 from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.devices import memory
+from aigrid.engines.registry import installed
 from aigrid.engines.sandbox import Needs, allowance_bytes
+from aigrid.node.probing import ask_own, ask_plugins
 from aigrid.node.worker_failures import WorkerFailure, no_failures
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.worker_request import BOUNDS, WorkerBounds
@@ -107,7 +109,10 @@ class WorkerSpawner(Protocol):
         """Look after workers until cancelled; then none is left."""
 
     async def probe(self) -> tuple[Probe, ...]:
-        """What the installed engines can do here, asked in a short-lived child."""
+        """What the engines of this package can do here, asked in a short-lived child."""
+
+    async def probe_plugins(self, heard: Callable[[Probe], None]) -> None:
+        """Tell `heard` what engines of other packages can do here, each again when it is known."""
 
     async def devices(self) -> tuple[Device, ...]:
         """The hardware, and how much of its memory is free now, asked in a short-lived child."""
@@ -177,16 +182,19 @@ class ProcessSpawner:
             self._nursery = None
 
     async def probe(self) -> tuple[Probe, ...]:
-        process = await self._start("probe")
-        try:
-            report = await process.order(
-                ipc.ProbeAll(), ipc.Probed, timeout_seconds=self.limits.worker_start_seconds
-            )
-            self.sandbox = report.sandbox
-            self._needs = {probe.engine: _needs(probe) for probe in report.probes}
-            return report.probes
-        finally:
-            await process.kill()
+        own = [one for one in installed() if one.own]
+        probes, self.sandbox = await ask_own(self._start, own, self.limits)
+        for probe in probes:
+            self._needs[probe.engine] = _needs(probe)
+        return probes
+
+    async def probe_plugins(self, heard: Callable[[Probe], None]) -> None:
+        def note(probe: Probe) -> None:
+            self._needs[probe.engine] = _needs(probe)
+            heard(probe)
+
+        others = [one for one in installed() if not one.own]
+        await ask_plugins(self._start, others, self.limits, heard=note)
 
     async def devices(self) -> tuple[Device, ...]:
         process = await self._start("devices")

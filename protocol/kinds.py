@@ -79,8 +79,8 @@ class NodeBody(_Body, frozen=True):
     protocol_version: Annotated[int, Meta(ge=1, le=1_000_000)]
     software: Label
     addresses: Addresses
-    engines: Annotated[tuple[EngineClaim, ...], Meta(max_length=32)]
-    devices: Annotated[tuple[DeviceClaim, ...], Meta(max_length=64)]
+    engines: Annotated[tuple[EngineClaim, ...], Meta(max_length=LIMITS.engines_max)]
+    devices: Annotated[tuple[DeviceClaim, ...], Meta(max_length=LIMITS.devices_max)]
     region: Label = ""
     branches: Branches = ()
 

@@ -224,6 +224,7 @@ class Limits:
     # This node
     config_max_bytes: int = _limit(64 * KIB, "a configuration file")
     config_addresses_max: int = _limit(64, "addresses in one setting")
+    trusted_publishers_max: int = _limit(256, "publishers whose models may run code")
     config_engines_max: int = _limit(16, "engines that may be named as preferred")
     threads_max: int = _limit(1024, "threads that may be configured")
     invitation_max_chars: int = _limit(64 * KIB, "an invitation as text, read from standard input")
@@ -277,7 +278,12 @@ class Limits:
     upstream_url_max_chars: int = _limit(2048, "a server's address")
     upstream_key_max_bytes: int = _limit(8192, "a server's API key")
     # Workers
+    pt2_entries_max: int = _limit(65536, "entries of a .pt2 archive")
+    pt2_directory_max_bytes: int = _limit(16 * MIB, "a .pt2: its directory, its list of weights")
     worker_start_seconds: float = _limit(20.0, "a worker process to say hello")
+    engines_max: int = _limit(32, "engines in a NodeRecord")
+    plugin_wait_seconds: float = _limit(5.0, "a node that starts, for plug-ins to say what they do")
+    plugin_probes_max: int = _limit(4, "plug-ins that are asked at once")
     worker_load_seconds: float = _limit(120.0, "silence of a worker that loads a model")
     worker_build_seconds: float = _limit(3600.0, "loading a model, its first build included")
     sign_of_life_seconds: float = _limit(
@@ -298,7 +304,7 @@ class Limits:
     worker_thread_bytes: int = _limit(128 * MIB, "address space for a thread, per processor")
     worker_file_bytes: int = _limit(1024 * MIB, "a file a worker writes, beside 8 times its model")
     worker_tasks_max: int = _limit(64, "threads of a worker, beside 4 per processor")
-    devices_max: int = _limit(64, "devices of one machine")
+    devices_max: int = _limit(64, "devices of one machine, and in a NodeRecord")
     device_tool_seconds: float = _limit(2.0, "asking a vendor's tool about devices")
     model_idle_seconds: float = _limit(300.0, "an unused model stays loaded")
     model_queue_max: int = _limit(16, "requests waiting for a load or a slot of one model")

@@ -12,7 +12,9 @@ from aigrid.engines.metadata.onnx_model import read_onnx
 from aigrid.protocol.errors import Code, EngineError
 
 
-def read(path: Path, *, task: str = "", formats: Collection[str] = ()) -> Draft:
+def read(
+    path: Path, *, task: str = "", formats: Collection[str] = (), trusted: bool = False
+) -> Draft:
     """The draft of a model file or of a folder with one.
 
     Args:
@@ -20,6 +22,7 @@ def read(path: Path, *, task: str = "", formats: Collection[str] = ()) -> Draft:
         task: what somebody says that the model is for, or "" to read it.
         formats: what engines take that are installed here: a file `*.FORMAT` of one of them is
             taken for it if its content is of no other kind.
+        trusted: whether this node lets its publisher run code here.
 
     Raises:
         EngineError: `unsafe_file`, `unsupported_model`, `unsupported_quantisation`,
@@ -31,7 +34,7 @@ def read(path: Path, *, task: str = "", formats: Collection[str] = ()) -> Draft:
     ending = path.suffix[1:].lower()
     if kind == "other" and ending in formats:
         return Draft(ending, {f"model.{ending}": path}).said("--capability", task=task)
-    report = inspect(path)
+    report = inspect(path, trusted=trusted)
     match report.format:
         case "gguf":
             draft = read_gguf(path, report.precision)

@@ -1,15 +1,12 @@
-"""What the engines for models behind a server share: counting, health, cancelling."""
+"""What the engines for models behind a server share: health, and what a server says."""
 
-import threading
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Final, Protocol
 
 from aigrid.engines.base import (
-    Cancelled,
     CancelToken,
     Endpoint,
     EngineStats,
@@ -17,16 +14,19 @@ from aigrid.engines.base import (
     ModelSource,
     Probe,
     Served,
+    check_options,
 )
+from aigrid.engines.counting import CountedEngine
 from aigrid.engines.devices import devices
 from aigrid.engines.upstream.health import Health
 from aigrid.engines.upstream.http import Bounds, Client
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import Finish, InferChunk, InferRequest
+from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, MIB, Limits
 from aigrid.protocol.upstream import Upstream
 
 MEMORY_BYTES: Final = 64 * MIB
+REFUSES: Final = ("servers that have another version of a model than was published: it is another",)
 
 
 class Backend(Protocol):
@@ -46,18 +46,18 @@ class Backend(Protocol):
         """Run a request. Raises Cancelled or EngineError."""
 
 
-class UpstreamEngine(ABC):
+class UpstreamEngine(CountedEngine):
     """Implements `ServerEngine` over a `Backend`."""
 
     name: str
     tasks: tuple[str, ...]
 
     def __init__(self, limits: Limits = LIMITS) -> None:
+        super().__init__()
         self._limits = limits
         self._backend: Backend | None = None
         self._health: Health | None = None
-        self._stats = EngineStats()
-        self._lock = threading.Lock()
+        self._waiting = 0
 
     @abstractmethod
     def connect(self, client: Client, source: ModelSource, upstream: Upstream) -> Backend:
@@ -69,12 +69,15 @@ class UpstreamEngine(ABC):
 
     def probe(self) -> Probe:
         found = version("aigrid-node")
-        return Probe(self.name, found, (self.name,), self.tasks, devices(), network=True)
+        return Probe(
+            self.name, found, (self.name,), self.tasks, devices(), network=True, refuses=REFUSES
+        )
 
     def discover(self, endpoint: Endpoint, model: str) -> tuple[Served, ...]:
         return self.served(Client(endpoint, limits=self._limits), model)
 
     def estimate(self, source: ModelSource) -> Estimate:
+        check_options(source)
         if source.format != self.name or source.upstream is None or source.endpoint is None:
             raise EngineError(
                 f"engine {self.name} takes models of its format behind a server whose address "
@@ -102,37 +105,21 @@ class UpstreamEngine(ABC):
         self._health.start()
         return replace(estimate, context_tokens=facts.context_tokens)
 
-    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         backend, health = self._backend, self._health
         if backend is None or health is None:
             raise EngineError("no model is loaded")
-        started = time.monotonic()
-        self._count(requests=1, running=1)
-        finish = Finish("cancelled")
         try:
-            for chunk in () if cancel.cancelled else backend.answer(request, cancel):
-                if isinstance(chunk, Finish):
-                    finish = chunk
+            for chunk in backend.answer(request, cancel):
                 health.answered()
                 yield chunk
-            if cancel.cancelled and finish.reason == "cancelled":
-                yield finish
-        except Cancelled:
-            yield finish
         except EngineError as error:
             health.failed(error)
             raise
-        finally:
-            self._count(
-                running=-1,
-                tokens_in=finish.prompt_tokens,
-                tokens_out=finish.completion_tokens,
-                busy_seconds=time.monotonic() - started,
-            )
 
     def stats(self) -> EngineStats:
         problem = self._health.problem if self._health is not None else ""
-        return replace(self._stats, problem=problem)
+        return replace(self._tally.stats, waiting=self._waiting, problem=problem)
 
     def unload(self) -> None:
         """Nothing to flush: the server goes on without us."""
@@ -140,8 +127,7 @@ class UpstreamEngine(ABC):
 
     def _ask(self, backend: Backend, upstream: Upstream, seconds: float, *, trial: bool) -> Served:
         facts, waiting = backend.look()
-        with self._lock:
-            self._stats = replace(self._stats, waiting=waiting)
+        self._waiting = waiting
         said = (facts.version, facts.inputs, facts.outputs)
         if said != (upstream.version, upstream.inputs, upstream.outputs):
             raise EngineError(
@@ -151,23 +137,3 @@ class UpstreamEngine(ABC):
         if trial:
             backend.trial(Bounds(seconds, seconds, self._limits.upstream_state_max_bytes))
         return facts
-
-    def _count(
-        self,
-        *,
-        requests: int = 0,
-        running: int = 0,
-        tokens_in: int = 0,
-        tokens_out: int = 0,
-        busy_seconds: float = 0.0,
-    ) -> None:
-        with self._lock:
-            now = self._stats
-            self._stats = replace(
-                now,
-                requests=now.requests + requests,
-                running=now.running + running,
-                tokens_in=now.tokens_in + tokens_in,
-                tokens_out=now.tokens_out + tokens_out,
-                busy_seconds=now.busy_seconds + busy_seconds,
-            )

@@ -35,6 +35,15 @@ Memory = Annotated[
 ]
 
 
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
+]
+Region = Annotated[
+    str | None, typer.Option(help="Where this node is, such as eu; `find` can ask for it.")
+]
+
+
 def up(
     ctx: typer.Context,
     *,
@@ -60,15 +69,14 @@ def up(
         typer.Option("--open", help="Admit whoever asks; serve strangers, too."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
-    region: Annotated[
-        str | None, typer.Option(help="Where this node is, such as eu; `find` can ask for it.")
-    ] = None,
+    region: Region = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
     memory: Memory = None,
     engine: Engines = None,
     interest: Interest = None,
+    trust_publisher: Trusted = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
@@ -91,6 +99,7 @@ def up(
             "memory": memory,
             "engine": engine or None,
             "interest": interest or None,
+            "trusted_publishers": trust_publisher or None,
             "json": as_json or None,
         },
         environment=os.environ,
@@ -167,6 +176,9 @@ def _show_engines(body: dict[str, Any]) -> None:
         for engine in body["engines"]
     ]
     render.rows(lines, columns, empty="No engines were found yet.")
+    for engine in body["engines"]:
+        if engine["refuses"] and not engine["problem"]:
+            render.note(f"{engine['engine']} refuses {'; '.join(engine['refuses'])}.")
     if reasons := _reasons(body["engines"]):
         render.say("\n" + "\n".join(reasons))
     render.note(f"Workers are confined: {body['sandbox'] or 'not probed yet'}")

@@ -77,13 +77,18 @@ class Bringing:
         fit: Callable[[ModelSource], Awaitable[Fit]],
         formats: Callable[[], frozenset[str]],
         task_of: Callable[[str], str],
+        trusted: bool = False,
     ) -> None:
-        """`formats`: what engines take here; `task_of`: the task of a capability."""
+        """`formats`: what engines take here; `task_of`: the task of a capability.
+
+        `trusted`: whether what this node publishes may run code here.
+        """
         self._models = models
         self._hosting = hosting
         self._fit = fit
         self._formats = formats
         self._task_of = task_of
+        self._trusted = trusted
 
     async def propose(self, path: Path, wishes: Wishes, *, name: str = "") -> Proposal:
         """What publishing the model at `path` would say. `name` is the usual one for it.
@@ -95,7 +100,7 @@ class Bringing:
         task = self._task_of(wishes.capability) if wishes.capability else ""
         formats = self._formats()
         draft, usual = await self._models.run_blocking(
-            lambda: _examined(path, task, formats, wishes)
+            lambda: _examined(path, task, formats, wishes, trusted=self._trusted)
         )
         if not draft.task:
             raise UsageError(
@@ -104,7 +109,7 @@ class Bringing:
             )
         fit, problem = None, None
         try:
-            fit = await self._fit(_source(draft))
+            fit = await self._fit(_source(draft, trusted=self._trusted))
         except EngineError as error:
             problem = error
         chosen = wishes.name or (name or usual).lower()[: LIMITS.name_max_chars]
@@ -166,10 +171,12 @@ class Bringing:
         )
 
 
-def _examined(path: Path, task: str, formats: frozenset[str], wishes: Wishes) -> tuple[Draft, str]:
+def _examined(
+    path: Path, task: str, formats: frozenset[str], wishes: Wishes, *, trusted: bool
+) -> tuple[Draft, str]:
     """The draft, and what a model at that path is usually called."""
     folder = path.is_dir()
-    draft = read(path, task=task, formats=formats)
+    draft = read(path, task=task, formats=formats, trusted=trusted)
     wished = _wished(draft, path if folder else path.parent, wishes)
     # A file that is called as all are has the better name in its folder's.
     usual = path.stem if path.stem not in _NAMELESS else path.absolute().parent.name
@@ -190,11 +197,13 @@ def _wished(draft: Draft, folder: Path, wishes: Wishes) -> Draft:
     return replace(draft, files={**draft.files, **beside})
 
 
-def _source(draft: Draft) -> ModelSource:
+def _source(draft: Draft, *, trusted: bool) -> ModelSource:
     """What an engine is asked about: under no id yet, for nothing has been hashed."""
     mapping = None if draft.mapping is UNSET else draft.mapping
     files = {name: path.absolute() for name, path in draft.files.items()}
-    return ModelSource("unpublished", draft.format, files, draft.task, mapping=mapping)
+    return ModelSource(
+        "unpublished", draft.format, files, draft.task, mapping=mapping, trusted=trusted
+    )
 
 
 def _shape_of(draft: Draft) -> str:

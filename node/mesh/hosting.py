@@ -1,6 +1,7 @@
 """The models this node holds: what it offers, and how a model gets onto its shelf."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -74,7 +75,10 @@ class Hosting:
         loading: LoadProgress,
         now_ms: NowMs,
         changed: Callable[[], None],
+        runs_code: Callable[[str], bool] = lambda _: False,
+        trusted_publishers: Collection[str] = (),
     ) -> None:
+        """`runs_code`: whether files of a format may run code; see `Probe.code_formats`."""
         self._identity = identity
         self._graph = graph
         self._models = models
@@ -84,6 +88,9 @@ class Hosting:
         self._loading = loading
         self._now_ms = now_ms
         self._changed = changed
+        self._runs_code = runs_code
+        self._trusted_publishers = trusted_publishers
+        self._publishing: set[str] = set()
         self.watch = UpstreamWatch(models, pool, changed=changed)
 
     def offers(self) -> tuple[Offer, ...]:
@@ -92,7 +99,7 @@ class Hosting:
         found = []
         for model in self._models.list():
             manifest = self._manifest(model)
-            if manifest is not None and not self.watch.problem(model):
+            if manifest is not None and not self._problem(model):
                 state: OfferState = "warm" if states.get(model) == "warm" else "on_disk"
                 estimate = self._pool.estimate(model)
                 slots = estimate.slots if estimate is not None else 1
@@ -104,7 +111,7 @@ class Hosting:
         return [
             {"model": model, "name": self._name(model), "problem": problem}
             for model in self._models.list()
-            if (problem := self.watch.problem(model))
+            if (problem := self._problem(model))
         ]
 
     def offered(self, model: str) -> bool:
@@ -112,8 +119,21 @@ class Hosting:
         return (
             model in self._models.list()
             and self._manifest(model) is not None
-            and not self.watch.problem(model)
+            and not self._problem(model)
         )
+
+    def trusted(self, model: str) -> bool:
+        """Whether this node trusts whoever published a model, by the manifest it is held under."""
+        manifest = self._manifest(model)
+        own = model in self._publishing or manifest is None
+        issuer = self._identity.did if own or manifest is None else manifest.issuer
+        return issuer in self._trusted_publishers
+
+    def _problem(self, model: str) -> str:
+        """Why a model is not offered now, or ""."""
+        if self._runs_code(self._models.description(model).format) and not self.trusted(model):
+            return "it can run code of its publisher, whom this node does not trust (any more)"
+        return self.watch.problem(model)
 
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
@@ -197,23 +217,35 @@ class Hosting:
         known = model in self._models.list()
         self._check_room(known=known)
         before = self._models.endpoint(model) if known else None
-        await self._models.add(description, files, endpoint=endpoint, take=take, progress=progress)
-        try:
-            if known and endpoint is not None:
-                await self._move(model, endpoint)
-            if trial is not None:
-                await self._try(model, trial, progress)
-            return await self._announce(
-                model, name, capabilities, license_id=license_id, languages=languages
+        with self._ours(model):
+            await self._models.add(
+                description, files, endpoint=endpoint, take=take, progress=progress
             )
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                if not known:
-                    await self._models.remove(model, taken=files if take else None)
-                    await self._pool.unload(model)
-                elif before is not None:
-                    await self._move(model, before)
-            raise
+            try:
+                if known and endpoint is not None:
+                    await self._move(model, endpoint)
+                if trial is not None:
+                    await self._try(model, trial, progress)
+                return await self._announce(
+                    model, name, capabilities, license_id=license_id, languages=languages
+                )
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    if not known:
+                        await self._models.remove(model, taken=files if take else None)
+                        await self._pool.unload(model)
+                    elif before is not None:
+                        await self._move(model, before)
+                raise
+
+    @contextmanager
+    def _ours(self, model: str) -> Iterator[None]:
+        """Until its manifest is signed, a model that we publish is ours."""
+        self._publishing.add(model)
+        try:
+            yield
+        finally:
+            self._publishing.discard(model)
 
     async def _try(self, model: str, request: InferRequest, progress: Progress) -> None:
         """Load a model and have it answer once.

@@ -56,11 +56,14 @@ class LocalModels:
         cache_directory: Path | None = None,
         run_blocking: RunBlocking = in_thread,
         token: Callable[[], str] = secrets.token_hex,
+        trusted: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """`trusted`: whether the publisher of a model, by its id, may run code here."""
         self._directory = directory
         self._cache_directory = cache_directory
         self.run_blocking = run_blocking
         self._token = token
+        self._trusted = trusted
         self._models: dict[str, ModelDescription] = {}
         self._checked: dict[str, _Marks] = {}
 
@@ -118,6 +121,7 @@ class LocalModels:
             None if description.mapping is msgspec.UNSET else description.mapping,
             upstream,
             endpoint,
+            self._trusted(model),
         )
 
     def endpoint(self, model: str) -> Endpoint | None:

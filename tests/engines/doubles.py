@@ -34,7 +34,8 @@ class BadEngine(EchoEngine):
         return super().load(replace(source, options=kept, files={}), threads=threads)
 
     def estimate(self, source: ModelSource) -> Estimate:
-        return super().estimate(replace(source, files={}))
+        kept = {k: v for k, v in source.options.items() if k != "load"}
+        return super().estimate(replace(source, options=kept, files={}))
 
     def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         assert isinstance(request, TextRequest)

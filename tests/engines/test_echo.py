@@ -4,10 +4,10 @@ import threading
 import time
 
 import pytest
-from tests.engines.contract import EngineContract
 from tests.engines.doubles import source as echo_source
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.echo import CONTEXT_TOKENS, EchoEngine, token_id
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
@@ -88,6 +88,7 @@ def test_too_many_words_do_not_fit() -> None:
 
 def test_tensors_come_back() -> None:
     engine = EchoEngine()
+    engine.load(echo_source(), threads=1)
     inputs = {"x": Tensor("int8", (2,), b"ab")}
     assert list(engine.infer(TensorRequest(inputs), CancelToken())) == [
         TensorChunk(inputs),

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
-from tests.engines.contract import EngineContract
 from tests.engines.gguf_writer import TOKENS, tiny_llama, write
 from tests.engines.requantise import requantise
 from tests.engines.texts import load as load_onnx
@@ -18,6 +17,7 @@ from tests.engines.texts import source
 
 from aigrid.engines import llama_cpp_model
 from aigrid.engines.base import CancelToken, ModelSource, Probe
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.devices import resident_bytes
 from aigrid.engines.llama_cpp import LlamaCppEngine
 from aigrid.engines.llama_cpp_model import Run

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,22 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tests.engines.contract import EngineContract
 from tests.engines.onnx_models import endless, linear, model, onnx_source, save, value
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx import OnnxEngine
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
     Finish,
     InferRequest,
+    TaskRequest,
     Tensor,
     TensorChunk,
     TensorRequest,
     TextRequest,
 )
+from aigrid.protocol.task import Feature, TableInput, TaskMapping
 
 
 def tensor(array: Any) -> Tensor:
@@ -64,6 +67,19 @@ class TestOnnxEngine(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> InferRequest:
         return TextRequest(prompt="hello")
+
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        """A regressor that answers with the root of what it is given."""
+        root = model(
+            [helper.make_node("Sqrt", ["x"], ["y"])],
+            [value("x", ["batch", 1])],
+            [value("y", ["batch", 1])],
+        )
+        source = onnx_source(save(tmp_path / "root.onnx", root))
+        mapping = TaskMapping(table=TableInput((Feature("x"),)))
+        request = TaskRequest("tabular-regression", b'[{"x": -1}]')
+        return replace(source, task="tabular-regression", mapping=mapping), request
 
 
 def test_all_outputs_come_unless_some_are_named(tmp_path: Path) -> None:

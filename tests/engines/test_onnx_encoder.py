@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace as changed
 from safetensors.numpy import load_file, save_file
 from tests.engines.bert_models import CONFIG, TEXT, VECTORS, Reference, save, tokenizer, weights
-from tests.engines.contract import EngineContract
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
 from aigrid.engines.registry import EngineTable, probe
 from aigrid.engines.tasks.tokens import batches
@@ -66,6 +66,13 @@ class TestOnnxEncoderEngine(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> InferRequest | None:
         return TextRequest(prompt="the cat")
+
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        bad = weights(CONFIG)
+        bad["embeddings.LayerNorm.bias"][0] = np.nan
+        request = TaskRequest("feature-extraction", json.dumps(TEXTS).encode())
+        return save(tmp_path, CONFIG, bad), request
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu", "gelu_new", "gelu_pytorch_tanh"])

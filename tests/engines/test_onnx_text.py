@@ -1,17 +1,18 @@
 """The whole engine on a tiny random model: requests, endings, continuations, cancelling, errors."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from tests.engines.contract import EngineContract
 from tests.engines.gguf_writer import ENDING, tiny_llama, write
 from tests.engines.texts import ask, inside, load, source, stream
 
 from aigrid.engines import onnx_decoder, text_generate
 from aigrid.engines.base import CancelToken, Engine, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import ChatMessage, Finish, TensorRequest, TextChunk, TextRequest
@@ -40,6 +41,15 @@ class TestOnnxTextEngine(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> TensorRequest:
         return TensorRequest(inputs={})
+
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, TextRequest]:
+        bad = tiny_llama("F32", seed=3)
+        for n, tensor in enumerate(bad.tensors):
+            if tensor.name == "output_norm.weight":
+                nothing = np.full(len(tensor.data) // 4, np.nan, "<f4").tobytes()
+                bad.tensors[n] = replace(tensor, data=nothing)
+        return source(write(tmp_path, bad)), TextRequest(prompt="hello", max_tokens=2)
 
 
 def refused(engine: OnnxTextEngine, code: Code, **fields: Any) -> str:

@@ -1,21 +1,23 @@
 """Finding engines: what is broken is said, and stops nobody."""
 
-from importlib.metadata import EntryPoint
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.engines.doubles import HERE, source
+from tests.engines.plugins import install
 
-from aigrid.engines import registry
 from aigrid.engines.base import Probe
 from aigrid.engines.devices import cpu, devices, memory, threads
 from aigrid.engines.echo import EchoEngine
-from aigrid.engines.registry import EngineTable, engine_names, load_engine, probe_all
+from aigrid.engines.registry import EngineTable, factory_of, installed, load_engine, probe
 from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import LIMITS
 
 
 def test_the_engines_of_this_package_are_found() -> None:
-    assert {"echo", "onnx", "onnx_text"} <= set(engine_names())
+    assert {"echo", "onnx", "onnx_text"} <= {one.name for one in installed() if one.own}
     assert isinstance(load_engine("echo"), EchoEngine)
 
 
@@ -40,20 +42,64 @@ def test_a_broken_plug_in_says_why(factory: str, why: str) -> None:
     assert refused.value.code is Code.ENGINE_FAILED
 
 
-def test_a_broken_plug_in_is_reported_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = [
-        EntryPoint("broken", f"{HERE}:BrokenEngine", registry.GROUP),
-        EntryPoint("echo", "aigrid.engines.echo:EchoEngine", registry.GROUP),
-    ]
+def test_a_broken_plug_in_is_reported_and_not_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "aigrid-broken", f"from {HERE} import BrokenEngine", broken="BrokenEngine")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = probe("broken")
+    assert (found.engine, found.formats) == ("broken", ())
+    assert "no such library" in found.problem
+    assert probe("echo").problem == ""
 
-    def entry_points(*, group: str, name: str | None = None) -> list[EntryPoint]:
-        return [e for e in installed if name in (None, e.name)]
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
-    broken, echo = probe_all()
-    assert (broken.engine, broken.formats) == ("broken", ())
-    assert "no such library" in broken.problem
-    assert (echo.engine, echo.problem) == ("echo", "")
+def test_a_name_belongs_to_one_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "class Engine: ..."
+    install(tmp_path, "aardvark", code, echo="Engine", words="Engine")
+    install(tmp_path, "zebra", code, words="Engine", **{"Not a name": "Engine"})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert isinstance(load_engine("echo"), EchoEngine)
+    assert factory_of("words") == "aardvark:Engine"
+    told = {one.label: one.problem for one in installed() if one.problem}
+    assert told.keys() == {"echo (aardvark)", "words (zebra)", "Not a name (zebra)"}
+    assert "that of an engine of aigrid-node" in told["echo (aardvark)"]
+    assert "that of an engine of aardvark" in told["words (zebra)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"engine": "onnx"}, "speaks of the engine 'onnx'"),
+        ({"version": "1\x1b[31m"}, "characters"),
+        ({"formats": ("x" * 97,)}, "characters"),
+        ({"refuses": ("a: b",) * 17}, "more than 16"),
+        ({"formats": ()}, "neither a problem nor"),
+        ({"version": 7}, "Expected `str`, got `int`"),
+    ],
+)
+def test_a_probe_that_says_what_nobody_may_is_refused(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], why: str
+) -> None:
+    said = replace(EchoEngine().probe(), **changes)
+    monkeypatch.setattr(EchoEngine, "probe", lambda _: said)
+    assert why in probe("echo").problem
+
+
+def test_a_long_problem_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = replace(EchoEngine().probe(), problem="x" * 10**6)
+    monkeypatch.setattr(EchoEngine, "probe", lambda _: said)
+    assert len(probe("echo").problem) == LIMITS.error_message_max_chars
+
+
+def test_code_of_a_stranger_reaches_no_engine() -> None:
+    runs, safe = _probe("runs", code_formats=("echo",)), _probe("safe")
+    trusted = replace(source(), trusted=True)
+    assert EngineTable([runs, safe]).engines_for(source()) == ("safe",)
+    assert EngineTable([runs, safe]).engines_for(trusted) == ("runs", "safe")
+    with pytest.raises(EngineError, match="--trust-publisher") as refused:
+        EngineTable([runs]).engines_for(source())
+    assert refused.value.code is Code.UNSAFE_FILE
+    assert EngineTable([runs]).engines_for(trusted) == ("runs",)
 
 
 def _probe(engine: str, **changes: Any) -> Probe:

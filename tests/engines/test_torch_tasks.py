@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tests.engines import bert_models
 from tests.engines.bert_models import CONFIG, TEXT, VECTORS, weights
-from tests.engines.contract import EngineContract
 from tests.engines.torch_models import llama, saved, speaker, torch, transformers
 
 from aigrid.engines.base import CancelToken, Engine, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
 from aigrid.engines.registry import EngineTable, probe
 from aigrid.engines.torch import TorchEngine
@@ -67,6 +67,13 @@ class TestTorchEngineOnTasks(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> InferRequest | None:
         return TextRequest(prompt="the cat")
+
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        bad = weights(CONFIG)
+        bad["embeddings.LayerNorm.bias"][0] = np.nan
+        request = TaskRequest("feature-extraction", json.dumps(TEXTS).encode())
+        return bert_models.save(tmp_path, CONFIG, bad), request
 
 
 def test_the_engine_beneath_a_model_can_be_another(bert: ModelSource) -> None:

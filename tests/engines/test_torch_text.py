@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.contract import EngineContract
 from tests.engines.torch_models import byte_level, gpt2, llama, saved, speaker, torch
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.torch import TorchEngine
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
@@ -84,6 +84,13 @@ class TestTorchEngine(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> InferRequest | None:
         return TaskRequest("feature-extraction", b'["a"]')
+
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        broken = llama()
+        with torch.no_grad():
+            broken.model.norm.weight[0] = float("nan")
+        return speaker(tmp_path, broken), TextRequest(token_ids=PROMPT, max_tokens=2)
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])

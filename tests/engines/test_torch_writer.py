@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engines.contract import EngineContract
 from tests.engines.torch_models import byte_level, marian, saved, t5, torch
 
 from aigrid.engines.base import CancelToken, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx import OnnxEngine
 from aigrid.engines.torch import TorchEngine
 from aigrid.protocol.errors import Code, EngineError
@@ -51,6 +51,14 @@ class TestTorchEngineThatWrites(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> InferRequest | None:
         return TextRequest(prompt="the cat")
+
+    @pytest.fixture
+    def failing(self, tmp_path: Path) -> tuple[ModelSource, InferRequest]:
+        broken = t5()
+        with torch.no_grad():
+            broken.decoder.final_layer_norm.weight[0] = float("nan")
+        request = TaskRequest("translation", json.dumps(TEXT).encode(), {"max_tokens": 5})
+        return made(tmp_path, broken), request
 
 
 @pytest.mark.parametrize("make", [t5, marian, lambda: marian(num_beams=3, length_penalty=0.6)])

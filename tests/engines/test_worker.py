@@ -24,7 +24,7 @@ ORDERS: tuple[ipc.Order, ...] = (
     ipc.Taken(7, 3),
     ipc.Ping(),
     ipc.Stop(),
-    ipc.ProbeAll(),
+    ipc.Tell(("echo",)),
 )
 REPORTS: tuple[ipc.Report, ...] = (
     ipc.Hello(1),

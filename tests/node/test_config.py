@@ -43,6 +43,23 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
     assert (config.gateway, config.gateway_explicit) == (("::1", 0), True)
 
 
+def test_publishers_are_trusted_by_their_did_alone(tmp_path: Path) -> None:
+    did = Identity(bytes(32)).did
+    other = Identity(bytes(31) + b"x").did
+    assert merged(tmp_path, "").trusted_publishers == frozenset()
+    env = {"AIGRID_TRUSTED_PUBLISHERS": "did:web:example.com"}
+    with pytest.raises(UsageError, match=r"environment: AIGRID_TRUSTED_PUBLISHERS lists"):
+        merged(tmp_path, "", env)
+    listed = merged(tmp_path, f'trusted_publishers = ["{did}", " {other}"]')
+    assert listed.trusted_publishers == {did, other}
+    named = merged(tmp_path, trusted_publishers=[did])
+    assert named.trusted_publishers == {did}
+    with pytest.raises(
+        UsageError, match=r"command line: --trust-publisher lists 'me', which is no"
+    ):
+        merged(tmp_path, trusted_publishers=["me"])
+
+
 def test_engines_are_named_in_order(tmp_path: Path) -> None:
     assert merged(tmp_path, 'engine = ["torch", "onnx"]').engines == ("torch", "onnx")
     named = merged(tmp_path, environment={"AIGRID_ENGINE": "torch, onnx, torch"})

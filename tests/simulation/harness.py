@@ -5,6 +5,7 @@ Everything a node could differ by comes from one seed, so a run can be repeated.
 
 import hashlib
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -81,6 +82,7 @@ class Simulation:
         with_authority: bool | None = None,
         interests: frozenset[str] | None = None,
         region: str = "",
+        trusted_publishers: Collection[str] = (),
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -109,7 +111,14 @@ class Simulation:
             database=home / "records.db",
             memory={"cpu": 1 << 30},
         )
-        config = NodeConfig(data_dir=home, name=name, region=region, threads=1, interests=interests)
+        config = NodeConfig(
+            data_dir=home,
+            name=name,
+            region=region,
+            threads=1,
+            interests=interests,
+            trusted_publishers=frozenset(trusted_publishers),
+        )
         holds = incarnation == 0 if with_authority is None else with_authority
         node = Node(config, world, identity=identity, authority=authority if holds else None)
         sim_node = SimNode(name, node)

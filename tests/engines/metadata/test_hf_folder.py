@@ -58,7 +58,7 @@ def written(folder: Path, **files: Any) -> None:
         path.write_text(json.dumps(said))
 
 
-def refused(path: Path, **more: str) -> EngineError:
+def refused(path: Path, **more: Any) -> EngineError:
     with pytest.raises(EngineError) as caught:
         read(path, **more)
     return caught.value

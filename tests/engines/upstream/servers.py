@@ -13,6 +13,7 @@ from aigrid.protocol.upstream import TensorSpec, Upstream
 
 WORDS = ("One", " two", " three", " four")
 PAIR = TensorSpec("x", "FP32", (-1, 2))
+FATAL, DEADLY = "the prompt of death", -666.0
 SUM = TensorSpec("y", "FP32", (-1, 1))
 
 
@@ -119,6 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.said.append((self.path, dict(self.headers), body))
         if self.path == "/v2/repository/index":
             self._json([{"name": "adder", "state": "READY"}, {"name": "other"}])
+        elif FATAL.encode() in raw:
+            self._json({"error": {"message": "CUDA error"}}, 500)
         elif not self._misbehave():
             self._answer(body, raw[int(head) :] if head else b"")
 
@@ -146,6 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _add(self, body: Any, tail: bytes) -> None:
         (x,) = body["inputs"]
         flat = x.get("data") or struct.unpack(f"<{len(tail) // 4}f", tail)
+        if DEADLY in flat:
+            self._json({"error": "CUDA error"}, 500)
+            return
         sums = [a + b for a, b in zip(flat[::2], flat[1::2], strict=True)]
         y: dict[str, Any] = {"name": "y", "datatype": "FP32", "shape": [len(sums), 1]}
         if self.server.mode == "not a number":

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engines.contract import EngineContract
-from tests.engines.upstream.servers import PAIR, SUM, Server, tensor_source
+from tests.engines.upstream.servers import DEADLY, PAIR, SUM, Server, tensor_source
 
 from aigrid.engines.base import CancelToken, Endpoint, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.upstream.oip_tensors import arrays_of, body_of, zeros
 from aigrid.engines.upstream.open_inference import OpenInferenceEngine
 from aigrid.protocol.errors import Code, EngineError
@@ -52,6 +52,11 @@ class TestOpenInferenceEngine(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> InferRequest:
         return TextRequest(prompt="words")
+
+    @pytest.fixture
+    def failing(self, server: Server) -> tuple[ModelSource, InferRequest]:
+        """The server is well when it is asked first, and fails from then on."""
+        return tensor_source(server), pairs((DEADLY, 0))
 
 
 def loaded(server: Server, **more: object) -> OpenInferenceEngine:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engines.contract import EngineContract
-from tests.engines.upstream.servers import WORDS, Server, text_source
+from tests.engines.upstream.servers import FATAL, WORDS, Server, text_source
 
 from aigrid.engines.base import CancelToken, Endpoint, ModelSource
+from aigrid.engines.contract import EngineContract
 from aigrid.engines.upstream.openai_api import OpenAiEngine, waiting
 from aigrid.engines.upstream.openai_text import TextAnswer, events
 from aigrid.protocol.errors import Code, EngineError
@@ -47,6 +47,10 @@ class TestOpenAiEngine(EngineContract):
     @pytest.fixture
     def wrong_request(self) -> InferRequest:
         return TensorRequest({})
+
+    @pytest.fixture
+    def failing(self, source: ModelSource) -> tuple[ModelSource, InferRequest]:
+        return source, TextRequest(messages=(ChatMessage("user", FATAL),))
 
 
 def loaded(server: Server, task: str = "text-generation", key: str = "") -> OpenAiEngine:

@@ -202,7 +202,7 @@ def test_engines_shows_each_device_once_and_each_reason_once(
 
     def engine(name: str, why: str) -> dict[str, Any]:
         not_on = [{"device": place, "why": why} for place in ("cuda:0", "metal:0")]
-        told = {"version": "1", "formats": ["x"], "problem": "", "not_on": not_on}
+        told = {"version": "1", "formats": ["x"], "problem": "", "refuses": [], "not_on": not_on}
         return {"engine": name, "devices": [{"device": "cpu"}], **told}
 
     node_commands._show_engines(

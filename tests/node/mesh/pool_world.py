@@ -59,7 +59,9 @@ class Placed(EchoEngine):
     """
 
     def estimate(self, source: ModelSource) -> Estimate:
-        estimate = super().estimate(source)
+        own = ("device", "host_bytes", "found")
+        kept = {name: value for name, value in source.options.items() if name not in own}
+        estimate = super().estimate(replace(source, options=kept))
         place = str(source.options.get("device", "cpu"))
         if estimate.memory_bytes > source.room.get(place, 0):
             return estimate

@@ -187,7 +187,7 @@ async def test_an_answer_counts_its_tokens_and_ends_with_finish(sim, autojump_cl
 async def test_names_resolve_to_one_model_or_to_an_error(sim, autojump_clock):
     asker, _ = await grid(sim, 1)
     assert (await refused(asker, "nothing")).code is Code.MODEL_NOT_FOUND
-    other = await sim.publish_echo("asker", "parrot", other=1)
+    other = await sim.publish_echo("asker", "parrot", tag="other")
     await eventually(lambda: len(asker.router.models()) == 2, seconds=5)
     error = await refused(asker, "parrot")
     assert error.code is Code.AMBIGUOUS_MODEL

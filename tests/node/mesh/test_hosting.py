@@ -52,7 +52,7 @@ async def test_what_is_withdrawn_is_gone_here_and_elsewhere(sim, autojump_clock,
 
 async def test_a_name_of_two_models_withdraws_neither(sim, autojump_clock):
     node = (await sim.start("a")).node
-    models = {await sim.publish_echo("a", "parrot", n=n) for n in range(2)}
+    models = {await sim.publish_echo("a", "parrot", tag=n) for n in range(2)}
     assert await code_of(node.hosting.withdraw("parrot")) is Code.AMBIGUOUS_MODEL
     assert {offer.model for offer in node.hosting.offers()} == models
 

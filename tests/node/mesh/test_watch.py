@@ -39,6 +39,7 @@ class Behind(EchoEngine):
     def load(self, source, *, threads):
         self._check()
         self.endpoints.append(source.endpoint)
+        self._delay_seconds = 0.0
         return self.estimate(source)
 
     def stats(self):
