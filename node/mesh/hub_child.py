@@ -11,12 +11,15 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from aigrid.protocol.errors import Code
 
+PART = ".part"
 _INTERVAL_SECONDS = 1.0
+_CHUNK_BYTES = 1 << 20
 _ORDER_MAX_BYTES = 1 << 20
 
 
@@ -79,22 +82,47 @@ def _list(order: Order) -> None:
 
 
 def _fetch(order: Order) -> None:
-    from huggingface_hub import hf_hub_download
-
     over = threading.Event()
     counting = threading.Thread(target=_count, args=(Path(order.folder), over), daemon=True)
     counting.start()
     for name in order.files:
-        hf_hub_download(
-            order.repo,
-            name,
-            revision=order.revision,
-            local_dir=order.folder,
-            token=order.token or None,
-        )
+        _bring(order, name, Path(order.folder))
     over.set()
     counting.join()
     _say(Word(done=True))
+
+
+def _bring(order: Order, name: str, folder: Path) -> None:
+    """One file, from where an earlier attempt stopped.
+
+    The library's own `hf_hub_download` starts anew each time (2.4), so of it only the parts are
+    used. What a revision holds does not change, so the beginning still fits.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    target, part = folder / name, folder / f"{name}{PART}"
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    url = hf_hub_url(order.repo, name, revision=order.revision)
+    headers = build_hf_headers(token=order.token or None)
+    found = get_hf_file_metadata(url, token=order.token or None, headers=dict(headers))
+    if target.is_file() and target.stat().st_size == found.size:
+        return
+    if urlsplit(found.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # a store of files, which needs and gets no token
+    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES  # what is lost when the connection breaks
+    with part.open("ab") as created:
+        created.flush()
+    with part.open("r+b") as stream:
+        begun = stream.seek(0, 2)
+        if found.size is not None and begun > found.size:
+            begun = stream.seek(0)
+            stream.truncate()
+        http_get(
+            found.location, stream, resume_size=begun, headers=headers, expected_size=found.size
+        )
+    part.rename(target)
 
 
 def _count(folder: Path, over: threading.Event) -> None:

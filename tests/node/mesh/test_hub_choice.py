@@ -1,0 +1,128 @@
+"""Which files of a repository are wanted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigrid.node.mesh.hub_choice import Reference, RemoteFile, choose, is_plain, reference
+from aigrid.protocol.errors import AigridError, Code, UsageError
+
+REPO = Reference("org/name")
+BESIDE = ("config.json", "tokenizer.json", "README.md")
+
+
+def files(*names: str) -> dict[str, RemoteFile]:
+    return {name: RemoteFile(1000) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("org/name", Reference("org/name")),
+        ("org/na.me-1", Reference("org/na.me-1")),
+        ("org/name@main", Reference("org/name", "main")),
+        ("org/name@abc/onnx/model.onnx", Reference("org/name", "abc", "onnx/model.onnx")),
+        ("org/name:Q4_K_M", Reference("org/name", "", "", "Q4_K_M")),
+    ],
+)
+def test_references_are_parsed_and_written_alike(text: str, parts: Reference) -> None:
+    assert reference(text) == parts
+    assert str(parts) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "name", "org/", "/name", "org/name/..", "org/../name", "a/b@", "a/b//c", "a/b c", "ä/b",
+     "org/name/\n", "-org/name", "org/name@-x", "https://hub/org/name"],
+)  # fmt: skip
+def test_what_names_no_model_is_usage(text: str) -> None:
+    with pytest.raises(UsageError, match="hf:ORG/NAME"):
+        reference(text)
+
+
+@given(st.text(max_size=300))
+def test_a_reference_leads_nowhere_else(text: str) -> None:
+    try:
+        found = reference(text)
+    except UsageError:
+        return
+    assert not found.repo.startswith(("/", ".", "-"))
+    assert is_plain(found.file or "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("model.safetensors", True),
+        ("onnx/model.onnx", True),
+        ("../x", False),
+        ("/etc/passwd", False),
+        ("a/../../x", False),
+        (".hidden", False),
+        ("a\\b", False),
+        ("a\n", False),
+        ("x" * 300, False),
+    ],
+)
+def test_only_plain_names_are_taken(name: str, plain: bool) -> None:
+    assert is_plain(name) is plain
+
+
+def test_safetensors_come_first_and_with_what_is_beside_them() -> None:
+    held = files(*BESIDE, "model.safetensors", "model.onnx", "pytorch_model.bin", "x.png",
+                 "1_Pooling/config.json", "deep/1_Pooling/config.json")  # fmt: skip
+    choice = choose(REPO, held)
+    assert set(choice.files) == {*BESIDE, "model.safetensors", "1_Pooling/config.json"}
+    assert choice.model == ""
+    assert set(choice.left_out) == {"pytorch_model.bin"}
+
+
+def test_shards_come_together() -> None:
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    choice = choose(
+        REPO, files(*shards, "model.safetensors.index.json", "consolidated.safetensors")
+    )
+    assert set(choice.files) == {*shards, "model.safetensors.index.json"}
+
+
+def test_a_graph_is_taken_where_there_are_no_safetensors() -> None:
+    choice = choose(REPO, files(*BESIDE, "onnx/model.onnx", "onnx/model_int8.onnx"))
+    assert choice.model == "onnx/model.onnx"
+    assert set(choice.files) == {*BESIDE, "onnx/model.onnx"}
+
+
+def test_one_of_several_ggufs_is_named_by_file_or_tag() -> None:
+    held = files("m.Q4_K_M.gguf", "m.Q8_0.gguf", "mmproj-f16.gguf", "README.md")
+    with pytest.raises(UsageError, match=r"m\.Q4_K_M\.gguf"):
+        choose(REPO, held)
+    by_tag = choose(Reference("org/name", tag="q8_0"), held)
+    assert (by_tag.model, set(by_tag.files)) == ("m.Q8_0.gguf", {"m.Q8_0.gguf", "README.md"})
+    by_file = choose(Reference("org/name", file="m.Q4_K_M.gguf"), held)
+    assert by_file.model == "m.Q4_K_M.gguf"
+    with pytest.raises(UsageError):
+        choose(Reference("org/name", tag="q5"), held)
+    with pytest.raises(UsageError, match="has no file"):
+        choose(Reference("org/name", file="other.gguf"), held)
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (("pytorch_model.bin", "config.json"), Code.UNSAFE_FILE),
+        (("README.md",), Code.UNSUPPORTED_MODEL),
+        (("adapter_model.safetensors", "adapter_config.json"), Code.UNSUPPORTED_MODEL),
+        (
+            tuple(f"model-{n:05}-of-00099.safetensors" for n in range(99)),
+            Code.UNSUPPORTED_MODEL,
+        ),
+    ],
+)
+def test_what_cannot_be_taken_says_why(names: tuple[str, ...], code: Code) -> None:
+    with pytest.raises(AigridError) as caught:
+        choose(REPO, files(*names))
+    assert caught.value.code is code
+
+
+def test_a_huge_file_beside_is_left_where_it_is() -> None:
+    held = {**files("model.safetensors"), "tokenizer.json": RemoteFile(2**40)}
+    assert set(choose(REPO, held).files) == {"model.safetensors"}
