@@ -20,12 +20,26 @@ from aigrid.protocol.upstream import TensorSpec, Upstream
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place to compute. `kind` is "cpu", "cuda", "rocm", "metal"...; memory is in bytes."""
+    """A place to compute.
+
+    Attributes:
+        kind: "cpu", "cuda", "rocm", "metal"...
+        memory_total_bytes, memory_free_bytes: 0 where that is not known.
+        index: among the devices of its kind, as its runtimes count them.
+        unified: its memory is the machine's, shared with the processor.
+    """
 
     kind: str
     name: str
     memory_total_bytes: int = 0
     memory_free_bytes: int = 0
+    index: int = 0
+    unified: bool = False
+
+    @property
+    def place(self) -> str:
+        """How settings and budgets call it: "cpu", "cuda:0"."""
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +48,10 @@ class Probe:
 
     `network` is for an adapter that asks other servers and has its own list of those it may: its
     workers may connect. Workers of an engine whose `devices` are not all "cpu" may use
-    accelerators, and their memory is not bounded by the system. `fallback` is for an engine that
-    takes nearly everything: others that take the same model come before it, unless it is preferred.
+    accelerators, and their memory is not bounded by the system. `lacks` says of a kind of device
+    why the engine does not use it, where that can be mended or is not plain. `fallback` is for an
+    engine that takes nearly everything: others that take the same model come before it, unless it
+    is preferred.
     """
 
     engine: str
@@ -46,6 +62,7 @@ class Probe:
     problem: str = ""
     network: bool = False
     fallback: bool = False
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,8 @@ class ModelSource:
         mapping: how typed input and output are made; None where the adapter knows by itself.
         cache_directory: where the engine may keep derived files, by content; None for nowhere.
         upstream, endpoint: of a model behind a server: what it is there, and where that is.
+        room: place of a device -> bytes that this node has for models there; a place that is not
+            named is not bounded. A model that can never fit on a device belongs on another.
     """
 
     model_id: str
@@ -94,19 +113,28 @@ class ModelSource:
     mapping: TaskMapping | None = None
     upstream: Upstream | None = None
     endpoint: Endpoint | None = None
+    room: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What loading would take, known before loading; conservative.
 
-    `slots` is how many requests run at once; `context_tokens` is 0 where there is no context.
+    Attributes:
+        memory_bytes: of the device that the model is put on.
+        slots: how many requests run at once.
+        context_tokens: 0 where there is no context.
+        precision: of the numbers computed with.
+        device: the device's `place`.
+        host_bytes: of the machine's memory beside that; 0 where `device` is "cpu".
     """
 
     memory_bytes: int
     slots: int = 1
     context_tokens: int = 0
     precision: str = ""
+    device: str = "cpu"
+    host_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

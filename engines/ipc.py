@@ -8,11 +8,11 @@ treats what a worker says as hostile, because a worker runs foreign models.
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
+from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
@@ -25,6 +25,7 @@ CHUNK_WINDOW: Final = LIMITS.worker_chunks_max
 """Chunks of one request that may be on their way or unread; the node grants more with `Taken`."""
 
 MESSAGE_MAX_CHARS: Final = LIMITS.error_message_max_chars
+PROGRESS_MAX_CHARS: Final = 200
 _HEADER = struct.Struct(">I")
 
 
@@ -40,6 +41,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     mapping: TaskMapping | None = None
     upstream: Upstream | None = None
     endpoint: Endpoint | None = None
+    room: dict[str, int] = {}
 
 
 class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -103,6 +105,10 @@ class Discover(msgspec.Struct, frozen=True, array_like=True, tag=9):
     model: str
 
 
+class FindDevices(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Node: what hardware is here, and how much of its memory is free? Answered with `Found`."""
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Worker: ready for orders."""
 
@@ -156,8 +162,20 @@ class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):
     served: tuple[Served, ...]
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll | Discover
-Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered
+class Found(msgspec.Struct, frozen=True, array_like=True, tag=28):
+    """Worker: the devices of this machine."""
+
+    devices: tuple[Device, ...]
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag=29):
+    """Worker: how far loading has come, for people. Not an answer."""
+
+    text: Annotated[str, msgspec.Meta(max_length=PROGRESS_MAX_CHARS)]
+
+
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | ProbeAll | Discover | FindDevices
+Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered | Found | Progress
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
@@ -238,6 +256,7 @@ def source_to_wire(source: ModelSource) -> Source:
         source.mapping,
         source.upstream,
         source.endpoint,
+        dict(source.room),
     )
 
 
@@ -253,6 +272,7 @@ def source_from_wire(source: Source) -> ModelSource:
         source.mapping,
         source.upstream,
         source.endpoint,
+        source.room,
     )
 
 

@@ -12,13 +12,13 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # on every architecture but alpha
 _VERSION: Final = 1
-_PATH_BENEATH: Final = 1
+_PATH_BENEATH, _NET_PORT = 1, 2
 _SCOPES: Final = 3  # abstract Unix sockets, and signals to processes outside
 
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
@@ -59,17 +59,19 @@ def known_rights(abi: int) -> int:
     return (1 << {1: 13, 2: 14}.get(abi, 15)) - 1
 
 
-def restrict(rules: Iterable[tuple[Path, int]], *, abi: int, connect: bool) -> None:
+def restrict(
+    rules: Iterable[tuple[Path, int]], *, abi: int, connect: Collection[int] | None = ()
+) -> None:
     """From now on nothing but `rules` (path -> rights): no other file, no program, no TCP.
 
-    What does not exist is left out. `connect` leaves outgoing TCP alone. The caller has given up
-    new privileges before.
+    What does not exist is left out. `connect` names the ports that TCP may go out to, anywhere;
+    None is all of them. The caller has given up new privileges before.
 
     Raises:
         OSError: the kernel refuses; nothing is restricted then.
     """
     known = known_rights(abi)
-    network = BIND | (0 if connect else CONNECT)
+    network = BIND | (0 if connect is None else CONNECT)
     attributes = struct.pack("=Q", known)
     if abi >= NETWORK_VERSION:
         attributes += struct.pack("=Q", network)
@@ -79,6 +81,8 @@ def restrict(rules: Iterable[tuple[Path, int]], *, abi: int, connect: bool) -> N
     try:
         for path, rights in rules:
             _allow(ruleset, path, rights & known)
+        for port in (connect or ()) if abi >= NETWORK_VERSION else ():
+            _call(_ADD_RULE, ruleset, _NET_PORT, struct.pack("=QQ", CONNECT, port), 0)
         _call(_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)

@@ -4,11 +4,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Final
 
 from aigrid.engines.base import (
     CancelToken,
+    Device,
     EngineStats,
     Estimate,
     ModelSource,
@@ -16,8 +17,9 @@ from aigrid.engines.base import (
     model_file,
     wrong_task,
 )
-from aigrid.engines.devices import devices
+from aigrid.engines.devices import CONTEXT_BYTES, DRIVER_BYTES, bound_bytes, choose, cpu
 from aigrid.engines.onnx_check import check_onnx
+from aigrid.engines.onnx_providers import tried, usable_here
 from aigrid.engines.onnx_session import OnnxGraph
 from aigrid.engines.tasks import TASKS, Tasks
 from aigrid.protocol.errors import Code, EngineError
@@ -36,30 +38,33 @@ class OnnxEngine:
     def __init__(self) -> None:
         self._graph: OnnxGraph | None = None
         self._tasks: Tasks | None = None
+        self._chosen: tuple[Device | None] | None = None
         self._stats = EngineStats()
         self._lock = threading.Lock()
 
     def probe(self) -> Probe:
+        formats, tasks = ("onnx",), ("tensor", *TASKS)
         try:
-            found, problem = version("onnxruntime"), ""
-        except PackageNotFoundError:
-            found, problem = "", "onnxruntime is not installed"
-        return Probe(self.name, found, ("onnx",), ("tensor", *TASKS), devices(), problem)
+            import onnxruntime as ort
+        except (ImportError, OSError) as error:
+            problem = f"onnxruntime cannot be used: {error}"[:300]
+            return Probe(self.name, "", formats, tasks, (cpu(),), problem)
+        places, lacks = tried()
+        return Probe(self.name, ort.__version__, formats, tasks, places, lacks=lacks)
 
     def estimate(self, source: ModelSource) -> Estimate:
         facts = check_onnx(model_file(source, "onnx"))
         # The runtime keeps the weights once more while it prepares them; then room for activations.
-        return Estimate(
-            RUNTIME_BYTES + 2 * facts.size_bytes + facts.size_bytes // 2,
-            SLOTS,
-            precision=facts.precision,
-        )
+        size = facts.size_bytes
+        on_host = Estimate(RUNTIME_BYTES + 2 * size + size // 2, SLOTS, precision=facts.precision)
+        return self._placed(source, on_host, size + size // 2)
 
     def load(self, source: ModelSource, *, threads: int) -> Estimate:
         estimate = self.estimate(source)
-        self._graph = OnnxGraph(model_file(source, "onnx"), threads=threads)
-        self._tasks = None if source.mapping is None else Tasks(source, self._graph)
-        return estimate
+        path = model_file(source, "onnx")
+        self._graph = graph = self._open(source, path, threads, estimate)
+        self._tasks = None if source.mapping is None else Tasks(source, graph)
+        return self._real(source, graph, estimate)
 
     def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         if self._graph is None:
@@ -87,6 +92,32 @@ class OnnxEngine:
 
     def unload(self) -> None:
         """Nothing to flush."""
+
+    def _placed(self, source: ModelSource, on_host: Estimate, device_bytes: int) -> Estimate:
+        """The estimate for where the model goes, which takes so much of an accelerator.
+
+        That is chosen once: who was told one device shall not find the model on another.
+        """
+        taken = CONTEXT_BYTES + device_bytes
+        if self._chosen is None:
+            self._chosen = (choose(usable_here(), lambda _: taken, source.room),)
+        (device,) = self._chosen
+        if device is None:
+            return on_host
+        beside = on_host.memory_bytes + DRIVER_BYTES
+        return replace(on_host, memory_bytes=taken, device=device.place, host_bytes=beside)
+
+    def _open(self, source: ModelSource, path: Path, threads: int, estimate: Estimate) -> OnnxGraph:
+        (device,) = self._chosen or (None,)
+        bound = bound_bytes(estimate, source.room)
+        return OnnxGraph(path, threads=threads, device=device, bound_bytes=bound)
+
+    def _real(self, source: ModelSource, graph: OnnxGraph, estimate: Estimate) -> Estimate:
+        """The estimate for where the graph runs in the end."""
+        if graph.place == estimate.device:
+            return estimate
+        self._chosen = (None,)
+        return self.estimate(source)
 
     def _count(self, *, requests: int = 0, running: int = 0, busy_seconds: float = 0.0) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ graph's inputs and outputs are those of `bert_graph`.
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -48,18 +49,17 @@ class OnnxEncoderEngine(OnnxEngine):
         # the model's width, and its row of attention scores in each head, before and after softmax.
         row = 2 * config.hidden + 6 * config.width + 2 * config.heads * _longest(source, config)
         # The weights twice: the runtime keeps them once more while it prepares them.
-        return Estimate(
-            RUNTIME_BYTES + 2 * weights + SLOTS * 4 * BATCH_TOKENS * row,
-            SLOTS,
-            config.positions,
-            file.precision,
-        )
+        work = SLOTS * 4 * BATCH_TOKENS * row
+        memory = RUNTIME_BYTES + 2 * weights + work
+        on_host = Estimate(memory, SLOTS, config.positions, file.precision)
+        return self._placed(source, on_host, weights + work)
 
     def load(self, source: ModelSource, *, threads: int) -> Estimate:
         estimate = self.estimate(source)
-        self._graph = _graph(source, threads)
-        self._tasks = None if source.mapping is None else Tasks(source, self._graph)
-        return estimate
+        graph = _graph(source, lambda path: self._open(source, path, threads, estimate))
+        self._graph = graph
+        self._tasks = None if source.mapping is None else Tasks(source, graph)
+        return self._real(source, graph, estimate)
 
 
 def _open(source: ModelSource) -> tuple[safetensors.SafetensorsFile, BertConfig, Any]:
@@ -73,7 +73,7 @@ def _open(source: ModelSource) -> tuple[safetensors.SafetensorsFile, BertConfig,
     return file, read_config(read_json(source.files[CONFIG_FILE]), file), mapped
 
 
-def _graph(source: ModelSource, threads: int) -> OnnxGraph:
+def _graph(source: ModelSource, open_: Callable[[Path], OnnxGraph]) -> OnnxGraph:
     """Open the graph, built anew if need be."""
     file, config, mapped = _open(source)
     key = _key(mapped, source.files[CONFIG_FILE])
@@ -86,7 +86,7 @@ def _graph(source: ModelSource, threads: int) -> OnnxGraph:
 
     def attempt() -> OnnxGraph:
         with built(build, cache=source.cache_directory, key=key) as directory:
-            return OnnxGraph(directory / GRAPH_FILE, threads=threads)
+            return open_(directory / GRAPH_FILE)
 
     try:
         return attempt()

@@ -1,30 +1,40 @@
 """An ONNX graph in a session of ONNX Runtime: requests of tensors, and runs for tasks.
 
 Tensors are checked against what the model declares before they reach the runtime, so that a wrong
-request is answered with what is wrong about it. The CPU provider is asked for by name: a stock
-runtime lists others that would send data elsewhere.
+request is answered with what is wrong about it. Providers are asked for by name, as told in
+`onnx_providers`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from aigrid.engines.base import Cancelled, CancelToken
+from aigrid.engines.base import Cancelled, CancelToken, Device
+from aigrid.engines.onnx_providers import CPU_PROVIDER, open_session
 from aigrid.engines.onnx_tensors import Declared, from_array, to_array
 from aigrid.engines.tasks.base import Array
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, TensorChunk, TensorRequest
 from aigrid.protocol.limits import LIMITS
 
-PROVIDERS: Final = ("CPUExecutionProvider",)
 _MESSAGE_MAX_CHARS: Final = 300
 
 
 class OnnxGraph:
-    """One loaded graph. A `Runner` for tasks."""
+    """One loaded graph. A `Runner` for tasks.
 
-    def __init__(self, path: Path, *, threads: int) -> None:
-        """Raises EngineError: `unsupported_model` or `out_of_memory`."""
+    Attributes:
+        place: of the device that it really runs on.
+    """
+
+    def __init__(
+        self, path: Path, *, threads: int, device: Device | None = None, bound_bytes: int = 0
+    ) -> None:
+        """`device`: an accelerator to try first, of whose memory `bound_bytes` may be taken.
+
+        Raises:
+            EngineError: `unsupported_model` or `out_of_memory`.
+        """
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -34,8 +44,14 @@ class OnnxGraph:
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session, self.place = None, "cpu"
+        if device is not None:
+            session = _on_device(path, options, device, bound_bytes)
+            self.place = "cpu" if session is None else device.place
         try:
-            session = ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+            session = session or ort.InferenceSession(
+                str(path), options, providers=[CPU_PROVIDER], enable_fallback=0
+            )
         except Exception as error:  # boundary: an engine call
             raise _load_error(error, path) from error
         optional = session.get_overridable_initializers()
@@ -132,6 +148,16 @@ class OnnxGraph:
         return wanted
 
 
+def _on_device(path: Path, options: Any, device: Device, bound_bytes: int) -> Any:
+    """A session on an accelerator; None where that does not work. Raises `out_of_memory`."""
+    try:
+        return open_session(str(path), options, device, bound_bytes)
+    except Exception as error:  # boundary: an engine call
+        if _is_memory(error):
+            raise _load_error(error, path) from error
+        return None  # if the model is at fault, the processor says so
+
+
 def _answer(names: Sequence[str], arrays: Sequence[Any]) -> TensorChunk:
     outputs = {
         name: from_array(name, array)
@@ -165,7 +191,8 @@ def _run_error(error: Exception) -> EngineError:
 
 def _is_memory(error: Exception) -> bool:
     said = str(error).lower()
-    return isinstance(error, MemoryError) or "bad_alloc" in said or "failed to allocate" in said
+    words = ("bad_alloc", "failed to allocate", "out of memory", "available memory of")
+    return isinstance(error, MemoryError) or any(word in said for word in words)
 
 
 def _said(error: Exception | str) -> str:

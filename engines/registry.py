@@ -71,6 +71,11 @@ class EngineTable:
         self.probes = tuple(probes)
         self._prefer = tuple(prefer)
 
+    @property
+    def formats(self) -> frozenset[str]:
+        """What engines that work here take."""
+        return frozenset(name for p in self.probes if not p.problem for name in p.formats)
+
     def engines_for(self, source: ModelSource) -> tuple[str, ...]:
         """Names of engines that work here and take the format, best first.
 

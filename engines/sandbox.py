@@ -56,10 +56,14 @@ _ACCELERATOR_DEVICES: Final = ("nvidia*", "dri", "kfd", "dxg", "accel", "shm")
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What an engine cannot do without: an accelerator's devices, connections to elsewhere."""
+    """What an engine cannot do without: an accelerator's devices, connections to elsewhere.
+
+    `ports` are those that TCP may go out to; none named means any, if there is `network` at all.
+    """
 
     accelerator: bool = False
     network: bool = False
+    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,14 @@ class Plan:
         landlock: version of the rules for files and TCP; 0 for none.
         namespace: whether there is a network of one's own, with nothing in it.
         connect: whether TCP connections are wanted.
+        ports: to these alone, if any is named.
         bounded: whether memory is bounded through the address space.
     """
 
     landlock: int = 0
     namespace: bool = False
     connect: bool = False
+    ports: tuple[int, ...] = ()
     bounded: bool = False
 
 
@@ -113,6 +119,7 @@ def plan(machine: Machine, needs: Needs) -> Plan:
         # Drivers of accelerators ask who the user is, and there it would be nobody.
         namespace=linux and machine.namespaces and needs == Needs(),
         connect=needs.network,
+        ports=needs.ports if needs.network else (),
         # Accelerators map many times their memory, and macOS takes no such bound.
         bounded=linux and not needs.accelerator,
     )
@@ -126,7 +133,8 @@ def describe(held: Plan, memory_bytes: int = 0) -> str:
     if held.namespace:
         said.append("no network")
     elif held.landlock >= landlock.NETWORK_VERSION:
-        said.append("TCP out only" if held.connect else "no TCP")
+        to = f"TCP out to {', '.join(map(str, held.ports))} only" if held.ports else "TCP out only"
+        said.append(to if held.connect else "no TCP")
     if not held.landlock:
         said.append("files open" if said else "none: files and network open")
     elif len(said) == 1:
@@ -172,7 +180,8 @@ def enter(wanted: Plan, needs: Needs, files: Files, packages: Iterable[str] = ()
     _checked(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
     if held.landlock:
         rules = _rules(needs, files, packages)
-        landlock.restrict(rules, abi=held.landlock, connect=needs.network)
+        ports = (held.ports or None) if held.connect else ()
+        landlock.restrict(rules, abi=held.landlock, connect=ports)
     _drop_capabilities(libc)
     die_with_parent()  # again: the kernel forgets it where rights change
     return held

@@ -9,7 +9,6 @@ Options of the model:
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
@@ -24,15 +23,16 @@ from aigrid.engines.base import (
     wrong_task,
 )
 from aigrid.engines.bert import read_json
-from aigrid.engines.devices import devices
+from aigrid.engines.devices import DRIVER_BYTES, bound_bytes, choose, devices
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
 from aigrid.engines.text_generate import Tally, answer
 from aigrid.engines.text_options import context_tokens
+from aigrid.engines.torch_devices import accelerators, bound_memory, torch_device, tried
+from aigrid.engines.torch_memory import RUNTIME_BYTES, Sizes, on_accelerator, on_host
 from aigrid.engines.torch_model import FORMAT, HEADS, WRITERS, Opened, build, offline, open_files
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TaskRequest, TextRequest
-from aigrid.protocol.limits import LIMITS, MIB
 
 if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 GENERATION: Final = "text-generation"
 GENERATION_FILE: Final = "generation_config.json"
-RUNTIME_BYTES: Final = 512 * MIB
 _ITEM_BYTES: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -65,47 +64,40 @@ class TorchEngine:
         self._speaker: _Speaker | None = None
         self._tasks: Tasks | None = None
         self._tally = Tally()
+        self._chosen: tuple[Device | None] | None = None
 
     def probe(self) -> Probe:
         found, problem, places = "", "", devices()
+        lacks: dict[str, str] = {}
         try:
             found = f"{version('torch')} transformers {version('transformers')}"
-            places = (*places, *_accelerators())
+            places, lacks = tried()
         except PackageNotFoundError as error:
             problem = f"{error.name} is not installed: pip install 'aigrid-node[torch]'"
         except (ImportError, OSError) as error:
             problem = f"torch cannot be used: {error}"[:300]
-        return Probe(self.name, found, (FORMAT,), tuple(HEADS), places, problem)
+        return Probe(self.name, found, (FORMAT,), tuple(HEADS), places, problem, lacks=lacks)
 
     def estimate(self, source: ModelSource) -> Estimate:
         opened = open_files(source)
         _table(source)
+        sizes = _sizes(source, opened)
         precision = _precision(opened)
+        device = self._device(source, on_accelerator(sizes, _ITEM_BYTES[precision]), precision)
+        context = sizes.context or sizes.longest
+        if device is None:  # the processor is slow at halves
+            memory = on_host(sizes, _ITEM_BYTES["float32"])
+            return Estimate(memory, 1, context, "float32")
         item = _ITEM_BYTES[precision]
-        config = opened.config
-        width, layers, heads, longest = (
-            _number(config, *names)
-            for names in (
-                ("hidden_size", "n_embd", "d_model"),
-                ("num_hidden_layers", "n_layer", "num_layers"),
-                ("num_attention_heads", "n_head"),
-                ("max_position_embeddings", "n_positions"),
-            )
-        )
-        hidden = _number(config, "intermediate_size", "n_inner") or 4 * width
-        if source.task == GENERATION or _table(source) == WRITERS:
-            most = _number(config, "max_position_embeddings", "n_positions") or 2**20
-            context = context_tokens(source, most)
-            kept = 2 * layers * width * context * item  # keys and values, were no head shared
-            work = LIMITS.context_default_tokens * (2 * hidden + 6 * width) * 4
-            work += _number(config, "vocab_size") * 8
-        else:
-            context = longest
-            kept = 0
-            work = BATCH_TOKENS * (2 * hidden + 6 * width + 2 * heads * min(longest, 512)) * 4
-        # The weights once more, for they are read while their copies are made.
-        memory = RUNTIME_BYTES + opened.elements * item * 2 + kept + work
-        return Estimate(memory, 1, context, precision)
+        memory, beside = on_accelerator(sizes, item), RUNTIME_BYTES + sizes.elements * item
+        return Estimate(memory, 1, context, precision, device.place, beside + DRIVER_BYTES)
+
+    def _device(self, source: ModelSource, needed_bytes: int, precision: str) -> Device | None:
+        """Where the model goes; chosen once, so that it is where was said."""
+        if self._chosen is None:
+            able = [d for d in accelerators() if (d.kind, precision) != ("metal", "float64")]
+            self._chosen = (choose(able, lambda _: needed_bytes, source.room),)
+        return self._chosen[0]
 
     def load(self, source: ModelSource, *, threads: int) -> Estimate:
         estimate, opened = self.estimate(source), open_files(source)
@@ -113,8 +105,12 @@ class TorchEngine:
         import torch
 
         torch.set_num_threads(max(1, threads))
-        device = _device()
-        dtype = getattr(torch, _precision(opened))
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of a mantissa are not float32
+        chosen = self._chosen[0] if self._chosen is not None else None
+        if chosen is not None:
+            bound_memory(chosen, bound_bytes(estimate, source.room))
+        device = torch_device(chosen)
+        dtype = getattr(torch, estimate.precision)
         model = build(opened, _table(source), device=device, dtype=dtype)
         if source.task == GENERATION:
             self._speaker = _speaker(source, opened, model, device, estimate.context_tokens)
@@ -195,44 +191,48 @@ def _generation(source: ModelSource) -> dict[str, Any]:
     return {} if path is None else read_json(path)
 
 
+def _context(source: ModelSource, config: dict[str, Any]) -> int:
+    most = _number(config, "max_position_embeddings", "n_positions") or 2**20
+    return context_tokens(source, most)
+
+
+def _sizes(source: ModelSource, opened: Opened) -> Sizes:
+    from aigrid.engines.torch_decoder import PREFILL_CHUNK
+
+    config = opened.config
+    width, layers, heads, longest = (
+        _number(config, *names)
+        for names in (
+            ("hidden_size", "n_embd", "d_model"),
+            ("num_hidden_layers", "n_layer", "num_layers"),
+            ("num_attention_heads", "n_head"),
+            ("max_position_embeddings", "n_positions"),
+        )
+    )
+    attends = _table(source) == WRITERS  # to what it read, too, with further keys and values
+    writes = source.task == GENERATION or attends
+    return Sizes(
+        elements=opened.elements,
+        layers=2 * layers if attends else layers,
+        width=width,
+        heads=heads,
+        shared_heads=_number(config, "num_key_value_heads") or heads,
+        head_width=_number(config, "head_dim") or width // max(1, heads),
+        inner=_number(config, "intermediate_size", "n_inner") or 4 * width,
+        vocabulary=_number(config, "vocab_size") if writes else 0,
+        context=_context(source, config) if writes else 0,
+        chunk=PREFILL_CHUNK if source.task == GENERATION else BATCH_TOKENS,
+        longest=longest,
+    )
+
+
 def _precision(opened: Opened) -> str:
-    """What is computed with: the weights' own type, on the CPU float32."""
+    """What an accelerator computes with: the weights' own type."""
     if opened.precision not in _ITEM_BYTES:
         raise EngineError(
             f"weights of {opened.precision} are not supported", Code.UNSUPPORTED_QUANTISATION
         )
-    return "float32" if _device_kind() == "cpu" else opened.precision
-
-
-def _device_kind() -> str:
-    return str(getattr(_device(), "type", "cpu"))
-
-
-def _device() -> Any:
-    """The accelerator that torch has here, or the CPU."""
-    import torch
-
-    if torch.accelerator.is_available():
-        return torch.accelerator.current_accelerator()
-    return torch.device("cpu")
-
-
-def _accelerators() -> tuple[Device, ...]:
-    import torch
-
-    if not torch.accelerator.is_available():
-        return ()
-    kind = str(torch.accelerator.current_accelerator())
-    found = []
-    for index in range(torch.accelerator.device_count()):
-        free = total = 0
-        with suppress(RuntimeError, NotImplementedError, AttributeError):  # not every backend tells
-            free, total = torch.accelerator.get_memory_info(index)
-        module = getattr(torch, kind, None)
-        named = getattr(module, "get_device_name", None)
-        name = str(named(index)) if named is not None else kind
-        found.append(Device(kind, name[:96], total, free))
-    return tuple(found)
+    return opened.precision
 
 
 def _number(config: dict[str, Any], *names: str) -> int:

@@ -21,12 +21,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from aigrid.engines import ipc, sandbox
-from aigrid.engines.base import CancelToken, Engine, ModelSource, ServerEngine
+from aigrid.engines import ipc, progress, sandbox
+from aigrid.engines.base import CancelToken, Endpoint, Engine, ModelSource, ServerEngine
+from aigrid.engines.devices import hardware
 from aigrid.engines.registry import factory_of, load_engine, probe_all
+from aigrid.engines.upstream.address import ports_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
@@ -183,6 +186,8 @@ class Host:
             case ipc.ProbeAll():
                 confined = sandbox.rehearse()
                 self._threads.submit(lambda: self._guarded(0, lambda: self._probe(confined)))
+            case ipc.FindDevices():
+                self._threads.submit(lambda: self._guarded(0, self._find_devices))
             case ipc.Discover():
                 self._guarded(0, lambda: self._ask(order))  # in this thread: see Examine
             case ipc.Stop():
@@ -196,8 +201,9 @@ class Host:
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = [path for path in (cache, self._scratch) if path is not None]
         self._files = sandbox.Files(tuple(source.files.values()), tuple(own))
-        wanted = sandbox.plan(sandbox.machine(), order.needs)
-        self._held = sandbox.enter(wanted, order.needs, self._files, [module.partition(".")[0]])
+        needs = _to_server(order.needs, source.endpoint)
+        wanted = sandbox.plan(sandbox.machine(), needs)
+        self._held = sandbox.enter(wanted, needs, self._files, [module.partition(".")[0]])
         self._threads.submit(lambda: self._guarded(0, lambda: self._examine(order, source)))
 
     def _examine(self, order: ipc.Examine, source: ModelSource) -> None:
@@ -212,6 +218,7 @@ class Host:
             raise RuntimeError("load before examine")
         if self._held.bounded:
             sandbox.bound_memory(order.memory_bytes + 2 * self._files.size_bytes, final=True)
+        progress.hear(lambda text: self._report(ipc.Progress(text[: ipc.PROGRESS_MAX_CHARS])))
         estimate = self._engine.load(self._source, threads=order.threads)
         self._threads = Hands(max(1, estimate.slots))
         self._report(ipc.Loaded(estimate, sandbox.describe(self._held, order.memory_bytes)))
@@ -219,8 +226,11 @@ class Host:
     def _probe(self, confined: str) -> None:
         self._report(ipc.Probed(probe_all(), confined))
 
+    def _find_devices(self) -> None:
+        self._report(ipc.Found(hardware()))
+
     def _ask(self, order: ipc.Discover) -> None:
-        needs = sandbox.Needs(network=True)
+        needs = _to_server(sandbox.Needs(network=True), order.endpoint)
         own = [path for path in (self._scratch,) if path is not None]
         module = factory_of(order.engine, order.factory).partition(":")[0]
         packages = [module.partition(".")[0]]
@@ -296,6 +306,13 @@ class Host:
                 self._engine.unload()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _to_server(needs: sandbox.Needs, endpoint: Endpoint | None) -> sandbox.Needs:
+    """The needs of an engine that asks this one server."""
+    if endpoint is None or not needs.network:
+        return needs
+    return replace(needs, ports=ports_of(endpoint.url))
 
 
 def confine() -> None:

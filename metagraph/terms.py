@@ -123,6 +123,8 @@ _IMAGE_INPUT = {
     "height": _number(SCHEMA + "height"),
     "tensor": _TENSOR,
     "resize": Term(AIG + "resize"),
+    "shorter": _number(AIG + "shorterSide"),
+    "resample": Term(AIG + "resample"),
     "channels": Term(AIG + "channels"),
     "layout": Term(AIG + "layout"),
     "divisor": Term(AIG + "divisor"),

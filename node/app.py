@@ -6,9 +6,9 @@ below reads a clock, draws randomness, opens a socket or starts a process by its
 
 import platform
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.engines.base import Estimate, ModelSource, Probe
+from aigrid.engines.base import Device, Estimate, ModelSource, Probe
 from aigrid.engines.registry import EngineTable
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
@@ -37,10 +37,13 @@ from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
+from aigrid.node.mesh.bringing import Bringing, Fit
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.hosting import Hosting
+from aigrid.node.mesh.hub import Hub
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool, PoolConfig
+from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
@@ -71,7 +74,7 @@ class World:
     run_blocking: RunBlocking
     keys: GridKeys
     database: Path | None
-    memory_bytes: int | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
     cores: int = 1
     start_dataset: StartDataset | None = None
 
@@ -180,12 +183,16 @@ class Node:
             run_blocking=world.run_blocking,
             token=lambda: world.random_bytes(8).hex(),
         )
+        self.loading = LoadProgress()
         self.pool = ModelPool(
             world.spawner,
             self.models,
             engines_for=self._engines_for,
-            config=PoolConfig(self.config.threads or world.cores, world.memory_bytes),
+            config=PoolConfig(
+                self.config.threads or world.cores, {**world.memory, **self.config.memory}
+            ),
             on_change=self._offers_changed,
+            progress=self.loading,
         )
         self.hosting = Hosting(
             identity=self.identity,
@@ -194,8 +201,17 @@ class Node:
             pool=self.pool,
             estimate=self._estimate,
             discover=world.spawner.discover,
+            loading=self.loading,
             now_ms=self.now_ms,
             changed=self._offers_changed,
+        )
+        self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
+        self.bringing = Bringing(
+            models=self.models,
+            hosting=self.hosting,
+            fit=self._fit,
+            formats=lambda: self._engines.formats,
+            task_of=self.graph.index.concepts.task_of,
         )
         self.serving = Serving(self.pool, offered=self.hosting.offered)
         self.announcer = Announcer(
@@ -274,7 +290,6 @@ class Node:
 
     def _describe(self) -> NodeBody:
         probes = [probe for probe in self.probes if not probe.problem]
-        devices = {(d.kind, d.name): d for probe in probes for d in probe.devices}
         return NodeBody(
             id=self.identity.did,
             protocol_version=PROTOCOL_VERSION,
@@ -283,11 +298,29 @@ class Node:
             engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes),
             devices=tuple(
                 DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
-                for d in devices.values()
+                for d in self.usable_devices()
             ),
             region=self.config.region,
             branches=self.interests.announced(),
         )
+
+    def usable_devices(self) -> tuple[Device, ...]:
+        """The devices that some engine can use, as they were when they were probed."""
+        found: dict[str, Device] = {}
+        for probe in self.probes:
+            # What the first one saw: the contexts that others make take memory meanwhile.
+            for device in probe.devices if not probe.problem else ():
+                found.setdefault(device.place, device)
+        return tuple(found.values())[: LIMITS.devices_max]
+
+    async def find_devices(self) -> tuple[Device, ...]:
+        """Every device here, as free as it is now; and those that only engines know of."""
+        try:
+            found = {device.place: device for device in await self._world.spawner.devices()}
+        except AigridError as error:
+            log.warning("devices not found", code=error.code.value, reason=error.message)
+            found = {}
+        return tuple({**{d.place: d for d in self.usable_devices()}, **found}.values())
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority
@@ -342,6 +375,7 @@ class Node:
                 log.warning("engines not probed", code=error.code.value, reason=error.message)
                 self._probed.set()
                 await trio.sleep(LIMITS.worker_start_seconds)
+        self.pool.equip(self.usable_devices())
         self._engines = EngineTable(self.probes, self.config.engines)
         self._probed.set()
         self.announcer.poke()
@@ -349,8 +383,13 @@ class Node:
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.engines_for(source)
 
+    async def _fit(self, source: ModelSource) -> Fit:
+        source = replace(source, room=self.pool.budget.room())
+
+        async def attempt(engine: str) -> Fit:
+            return Fit(engine, await self._world.spawner.estimate(source, engine=engine))
+
+        return await first_able(self._engines_for(source), attempt)
+
     async def _estimate(self, source: ModelSource) -> Estimate:
-        return await first_able(
-            self._engines_for(source),
-            lambda engine: self._world.spawner.estimate(source, engine=engine),
-        )
+        return (await self._fit(source)).estimate

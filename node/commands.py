@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,13 +13,26 @@ from aigrid.node.control import Emit
 from aigrid.node.finding import (
     Find,
     check_capability,
-    check_languages,
     check_new_capability,
     find,
 )
+from aigrid.node.publish_commands import (
+    Publish,
+    PublishRemote,
+    Remote,
+    list_hub,
+    propose,
+    propose_hub,
+    publish,
+    publish_hub,
+)
 from aigrid.node.record_view import describe
 from aigrid.node.status import engines_of, models_of, peers_of, status_of
-from aigrid.node.upstream_commands import PublishUpstream, check_mapping, publish_upstream
+from aigrid.node.upstream_commands import (
+    PublishUpstream,
+    propose_upstream,
+    publish_upstream,
+)
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -88,17 +100,6 @@ class JoinGrid(msgspec.Struct, forbid_unknown_fields=True):
     grid: str
 
 
-class Publish(msgspec.Struct, forbid_unknown_fields=True):
-    """An absolute path, and what to say of the model in it; `mapping` is a task mapping, or {}."""
-
-    path: str
-    capability: str
-    name: str | None = None
-    license: str | None = None
-    languages: tuple[str, ...] = ()
-    mapping: dict[str, Any] = {}
-
-
 class Model(msgspec.Struct, forbid_unknown_fields=True):
     """A model's name or id."""
 
@@ -147,7 +148,12 @@ class NodeCommands:
             "engines": (Nothing, self._list_engines),
             "models": (Nothing, self._models),
             "models_fetch": (Name, self._models_fetch),
-            "publish": (Publish, self._publish),
+            "propose": (Publish, partial(propose, node)),
+            "publish": (Publish, partial(publish, node)),
+            "list_hub": (Remote, partial(list_hub, node)),
+            "propose_hub": (PublishRemote, partial(propose_hub, node)),
+            "publish_hub": (PublishRemote, partial(publish_hub, node)),
+            "propose_upstream": (PublishUpstream, partial(propose_upstream, node)),
             "publish_upstream": (PublishUpstream, partial(publish_upstream, node)),
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
@@ -189,7 +195,7 @@ class NodeCommands:
         return {"peers": peers_of(self._node)}
 
     async def _list_engines(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return engines_of(self._node)
+        return engines_of(self._node, await self._node.find_devices())
 
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
         return {"models": models_of(self._node)}
@@ -199,19 +205,6 @@ class NodeCommands:
             await emit({"progress": text})
 
         published = await self._node.hosting.fetch(params.name, progress)
-        return {"model": published.model, "name": published.name, "record": published.record}
-
-    async def _publish(self, params: Publish, _: Emit) -> dict[str, Any]:
-        concepts = self._node.graph.index.concepts
-        check_capability(concepts, params.capability, self._node.now_ms())
-        published = await self._node.hosting.publish(
-            Path(params.path),
-            capability=params.capability,
-            name=params.name or "",
-            license_id=params.license or "",
-            languages=check_languages(params.languages),
-            mapping=check_mapping(params.mapping),
-        )
         return {"model": published.model, "name": published.name, "record": published.record}
 
     async def _withdraw(self, params: Model, _: Emit) -> dict[str, Any]:

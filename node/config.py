@@ -8,7 +8,7 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ DEFAULT_GATEWAY_HOST = "127.0.0.1"
 DEFAULT_GATEWAY_PORT = 8080
 
 _PORT_MAX = 65535
+_SIZE_MAX_BYTES = 2**53 - 1
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_PLACE = re.compile(r"cpu|[a-z][a-z0-9_]{0,31}:[0-9]{1,2}")
+_SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?) ?(?:([KMGT])(i?)B|B)?")
 _ENGINE = re.compile(r"[a-z0-9_]{1,64}")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
     "0": False,
@@ -46,6 +49,8 @@ class NodeConfig:
         name: shown to people beside the PeerId.
         region: where the node is, as its operator calls it; "" says nothing.
         threads: for inference; 0 means all cores.
+        memory: place of a device ("cpu", "cuda:0") -> bytes for models there; what is not named
+            gets a share of what is free.
         engines: names of engines that come first where several can run a model, best first.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
@@ -61,6 +66,7 @@ class NodeConfig:
     name: str = "node"
     region: str = ""
     threads: int = 0
+    memory: Mapping[str, int] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
     interests: frozenset[str] | None = None
     json: bool = False
@@ -251,6 +257,36 @@ def _threads(value: Any) -> int:
     return value
 
 
+def _memory(value: Any) -> dict[str, int]:
+    if isinstance(value, str):
+        parts = [part.partition("=") for part in value.split(",")]
+        value = [(place.strip(), size.strip()) for place, _, size in parts]
+    entries = list(value.items()) if isinstance(value, dict) else value
+    if not isinstance(entries, list) or not 1 <= len(entries) <= LIMITS.devices_max:
+        raise _BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
+    found: dict[str, int] = {}
+    for place, size in entries:
+        bytes_ = _bytes(size)
+        if not isinstance(place, str) or not _PLACE.fullmatch(place) or bytes_ is None:
+            raise _BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
+        if found.setdefault(place, bytes_) != bytes_:
+            raise _BadValueError(f"names {place} twice")
+    return found
+
+
+def _bytes(value: Any) -> int | None:
+    """A size such as 20GiB, 1.5GB or a number of bytes; None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    match = _SIZE.fullmatch(value) if isinstance(value, str) and value.isascii() else None
+    if match is None:
+        return None
+    number, prefix, binary = match.groups()
+    unit = (1024 if binary else 1000) ** ("KMGT".index(prefix) + 1) if prefix else 1
+    size = int(float(number) * unit) if "." in number else int(number) * unit
+    return size if size <= _SIZE_MAX_BYTES else None
+
+
 def _engines(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
@@ -289,6 +325,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _name),
     "region": ("region", _name),
     "threads": ("threads", _threads),
+    "memory": ("memory", _memory),
     "engine": ("engines", _engines),
     "interest": ("interests", _interests),
     "json": ("json", _boolean),

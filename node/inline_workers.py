@@ -13,6 +13,7 @@ import trio
 
 from aigrid.engines.base import (
     CancelToken,
+    Device,
     Endpoint,
     Engine,
     EngineStats,
@@ -40,6 +41,7 @@ class InlineSpawner:
         start_seconds: what starting and loading takes.
         chunk_seconds: what each chunk takes, on top of a source's own `delay_ms`.
         spawned: every worker ever started, for tests.
+        hardware: the devices that it tells of.
     """
 
     engines: Mapping[str, Callable[[], Engine]] = field(default_factory=lambda: ENGINES)
@@ -47,6 +49,7 @@ class InlineSpawner:
     chunk_seconds: float = 0.0
     spawned: "list[InlineWorker]" = field(default_factory=list)
     sandbox: str = SANDBOX
+    hardware: tuple[Device, ...] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -62,6 +65,10 @@ class InlineSpawner:
             replace(engine().probe(), devices=()) for _, engine in sorted(self.engines.items())
         )
 
+    async def devices(self) -> tuple[Device, ...]:
+        await trio.lowlevel.checkpoint()
+        return self.hardware
+
     async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
         await trio.lowlevel.checkpoint()
         return self._engine(engine).estimate(source)
@@ -74,7 +81,13 @@ class InlineSpawner:
         return found.discover(endpoint, model)
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> "InlineWorker":
         loaded = self._engine(engine)
         if admit is not None:

@@ -1,11 +1,14 @@
 """What a node says of itself to its operator: the bodies of `status`, `models` and `peers`."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
+from aigrid.engines.base import Device
 from aigrid.node.app import Node
+from aigrid.node.device_report import devices_report, not_found, not_on
 from aigrid.protocol.identity import did_of_peer_id
 
 
@@ -26,6 +29,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "interests": sorted(node.interests.branches),
         "sandbox": node.sandbox,
         "models": models_of(node),
+        "loading": dict(node.loading.said),
         "withheld": node.hosting.withheld(),
         "records": sum(node.graph.counts(now_ms).values()),
         "requests": {"running": node.serving.running, "served": node.serving.served},
@@ -55,17 +59,20 @@ def peers_of(node: Node) -> list[dict[str, Any]]:
     ]
 
 
-def engines_of(node: Node) -> dict[str, Any]:
-    """Every installed engine: what it can run on which devices, or why it cannot run here."""
+def engines_of(node: Node, devices: Sequence[Device]) -> dict[str, Any]:
+    """The devices here, and every installed engine: what it runs on which of them, and why not."""
     return {
         "sandbox": node.sandbox,
+        "devices": devices_report(devices, node.pool.budget, node.pool.reserved()),
+        "devices_not_found": not_found(node.config.memory, devices),
         "engines": [
             {
                 "engine": probe.engine,
                 "version": probe.version,
                 "formats": probe.formats,
                 "tasks": probe.tasks,
-                "devices": msgspec.to_builtins(probe.devices),
+                "devices": [{"device": d.place, **msgspec.to_builtins(d)} for d in probe.devices],
+                "not_on": not_on(probe, devices),
                 "problem": probe.problem,
             }
             for probe in node.probes

@@ -3,17 +3,16 @@
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from aigrid.engines.base import Endpoint
 from aigrid.engines.upstream.address import DIALECTS, is_server, locate
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.finding import check_capability, check_languages
-from aigrid.node.mesh.hosting import ServerModel
+from aigrid.node.mesh.hosting import ServerModel, usual_name
+from aigrid.node.publish_commands import check_mapping
 from aigrid.protocol.errors import EngineError, UsageError
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.task import TaskMapping
 
 
 class PublishUpstream(msgspec.Struct, forbid_unknown_fields=True):
@@ -32,13 +31,31 @@ class PublishUpstream(msgspec.Struct, forbid_unknown_fields=True):
     mapping: dict[str, Any] = {}
 
 
+async def propose_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict[str, Any]:
+    """What publishing would say of the model, as its server tells it; nothing is changed."""
+    server, capability = _asked(node, params)
+    served = await node.hosting.look(server)
+    said: dict[str, Any] = {
+        "name": params.name or usual_name(served.name),
+        "capability": capability,
+        "format": server.engine,
+        "upstream_model": served.name,
+        "version": served.version,
+        "context_tokens": served.context_tokens,
+        "license": params.license,
+        "languages": list(params.languages),
+        "mapping": dict(params.mapping),
+        "inputs": msgspec.to_builtins(served.inputs),
+        "outputs": msgspec.to_builtins(served.outputs),
+    }
+    return {**said, "engine": server.engine, "problem": ""}
+
+
 async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict[str, Any]:
     """Publish, and say what was signed."""
-    engine, usual, endpoint = _server(params)
-    capability = params.capability or usual
-    check_capability(node.graph.index.concepts, capability, node.now_ms())
+    server, capability = _asked(node, params)
     published = await node.hosting.publish_upstream(
-        ServerModel(engine, endpoint, params.model, check_mapping(params.mapping)),
+        server,
         capability=capability,
         name=params.name,
         license_id=params.license,
@@ -47,12 +64,13 @@ async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict
     return {"model": published.model, "name": published.name, "record": published.record}
 
 
-def check_mapping(given: dict[str, Any]) -> TaskMapping | UnsetType:
-    """A task mapping as a person wrote it; unset where there is none. Raises UsageError."""
-    try:
-        return msgspec.convert(given, TaskMapping) if given else UNSET
-    except msgspec.ValidationError as error:
-        raise UsageError(f"the task mapping: {error}") from None
+def _asked(node: Node, params: PublishUpstream) -> tuple[ServerModel, str]:
+    """The model at its server, and the capability. Raises UsageError."""
+    engine, usual, endpoint = _server(params)
+    capability = params.capability or usual
+    check_capability(node.graph.index.concepts, capability, node.now_ms())
+    mapping = check_mapping(params.mapping)
+    return ServerModel(engine, endpoint, params.model, mapping), capability
 
 
 def _server(params: PublishUpstream) -> tuple[str, str, Endpoint]:

@@ -7,12 +7,11 @@ way out, `_give_up`, and one place that says it is gone, the end of `run`.
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,16 +21,15 @@ import trio
 
 from aigrid.engines import ipc
 from aigrid.engines.base import EngineStats, Estimate
+from aigrid.node.worker_exit import oom_kills, verdict
 from aigrid.node.worker_request import RunningRequest, WorkerBounds
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest
 from aigrid.protocol.limits import KIB, Limits
 
 READ_BYTES: Final = 256 * KIB
-_OUT_OF_MEMORY: Final = (b"std::bad_alloc", b"MemoryError", b"out of memory")
-"""Last words of a runtime that gives up where nobody catches its exception."""
 
-ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered)
+ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered, ipc.Found)
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +75,9 @@ class WorkerProcess:
         self._stats = EngineStats()
         self._heard = trio.Event()
         self._orders_in, self._orders_out = trio.open_memory_channel[ipc.Report | EngineError](2)
-        self._oom_kills = _oom_kills()
+        self._progress: Callable[[str], None] | None = None
+        self._extend: Callable[[], None] = lambda: None
+        self._oom_kills = oom_kills()
 
     @property
     def pid(self) -> int:
@@ -128,11 +128,24 @@ class WorkerProcess:
         await self._answer(self._limits.worker_start_seconds, "did not start")
 
     async def order(
-        self, order: ipc.Order, kind: type[ReportT], *, timeout_seconds: float
+        self,
+        order: ipc.Order,
+        kind: type[ReportT],
+        *,
+        timeout_seconds: float,
+        progress: Callable[[str], None] | None = None,
     ) -> ReportT:
-        """Give an order other than a request and wait for its answer."""
+        """Give an order other than a request and wait for its answer.
+
+        With `progress` each word of the worker begins the time anew, up to `worker_build_seconds`
+        in all.
+        """
+        self._progress = progress
         self._post(order)
-        report = await self._answer(timeout_seconds, f"did not {type(order).__name__.lower()}")
+        try:
+            report = await self._answer(timeout_seconds, f"did not {type(order).__name__.lower()}")
+        finally:
+            self._progress = None
         if not isinstance(report, kind):
             self._give_up(EngineError("the worker answered out of turn", Code.ENGINE_CRASHED))
             raise self.failure or self._stopped()
@@ -173,7 +186,13 @@ class WorkerProcess:
                 self._post(ipc.Cancel(job_id))
 
     async def _answer(self, timeout_seconds: float, what: str) -> ipc.Report:
-        with trio.move_on_after(timeout_seconds):
+        last = trio.current_time() + max(timeout_seconds, self._limits.worker_build_seconds)
+        with trio.move_on_after(timeout_seconds) as scope:
+
+            def extend() -> None:
+                scope.deadline = min(trio.current_time() + timeout_seconds, last)
+
+            self._extend = extend
             report = await self._orders_out.receive()
             if isinstance(report, EngineError):
                 raise report
@@ -256,6 +275,10 @@ class WorkerProcess:
         elif isinstance(report, ipc.Failed) and report.id:
             if (job := self._requests.pop(report.id, None)) is not None:
                 job.fail(ipc.engine_error(report))
+        elif isinstance(report, ipc.Progress):
+            if self._progress is not None:
+                self._extend()
+                self._progress(report.text)
         elif isinstance(report, ipc.Pong):
             self._stats = report.stats
             self._heard.set()
@@ -331,24 +354,17 @@ class WorkerProcess:
             await self._read_all.wait()
             await self._printed_all.wait()
         if self.failure is None and not self._asked_to_stop:
-            self.failure = self._verdict(self._popen.returncode)
+            self.failure = verdict(
+                self.engine,
+                self._popen.returncode,
+                bytes(self._tail),
+                killed_for_memory=oom_kills() > self._oom_kills,
+            )
         if self.failure is not None:
             self._save_output()
             log.warning(
                 "worker_died", engine=self.engine, pid=self.pid, reason=self.failure.message
             )
-
-    def _verdict(self, returncode: int) -> EngineError:
-        if returncode == -signal.SIGKILL and _oom_kills() > self._oom_kills:
-            return EngineError(
-                f"engine {self.engine} was killed: the machine ran out of memory",
-                Code.OUT_OF_MEMORY,
-            )
-        if returncode == -signal.SIGABRT and any(said in self._tail for said in _OUT_OF_MEMORY):
-            return EngineError(f"engine {self.engine} ran out of memory", Code.OUT_OF_MEMORY)
-        return EngineError(
-            f"engine {self.engine} died with {_describe_exit(returncode)}", Code.ENGINE_CRASHED
-        )
 
     def _save_output(self) -> None:
         if self._tail:
@@ -367,24 +383,6 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
-def _oom_kills() -> int:
-    """How many processes the kernel has killed for memory since it started; 0 where unknown."""
-    try:
-        with Path("/proc/vmstat").open(encoding="ascii") as facts:
-            return next((int(line.split()[1]) for line in facts if line.startswith("oom_kill ")), 0)
-    except (OSError, ValueError):
-        return 0
-
-
 async def _first_of(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
-
-
-def _describe_exit(returncode: int) -> str:
-    if returncode >= 0:
-        return f"exit status {returncode}"
-    try:
-        return signal.Signals(-returncode).name
-    except ValueError:
-        return f"signal {-returncode}"

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import trio
 
 from aigrid.engines import ipc
-from aigrid.engines.base import Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
+from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.devices import memory
 from aigrid.engines.sandbox import Needs, allowance_bytes
 from aigrid.node.worker_process import WorkerProcess
@@ -29,7 +29,7 @@ from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, Limits
 
 Admit = Callable[[Estimate], Awaitable[int]]
-"""Makes room for a model, or raises; the memory in bytes that this node has for models at all."""
+"""Makes room for a model, or raises; bytes of the machine's memory that models may have at all."""
 
 ENVIRONMENT_KEPT: Final = frozenset(
     {
@@ -42,6 +42,13 @@ ENVIRONMENT_KEPT: Final = frozenset(
 
 QUIET: Final = {"ORT_DISABLE_TELEMETRY": "1"}
 """Newer onnxruntimes make an id of the machine and keep a database of events, to be sent off."""
+
+ORDERED: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""Cards are numbered as their driver numbers them, and not the fastest first."""
+
+
+def _nobody(_: str) -> None:
+    """The progress of whoever does not care."""
 
 
 class Worker(Protocol):
@@ -96,6 +103,9 @@ class WorkerSpawner(Protocol):
     async def probe(self) -> tuple[Probe, ...]:
         """What the installed engines can do here, asked in a short-lived child."""
 
+    async def devices(self) -> tuple[Device, ...]:
+        """The hardware, and how much of its memory is free now, asked in a short-lived child."""
+
     async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
         """What a server serves, asked in a short-lived child; see `ServerEngine.discover`."""
 
@@ -107,11 +117,18 @@ class WorkerSpawner(Protocol):
         """
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = _nobody,
     ) -> Worker:
         """Start a worker and load the model.
 
-        `admit` is awaited with the estimate before anything is loaded, and may raise.
+        `admit` is awaited with the estimate before anything is loaded, and may raise. `progress` is
+        told how far loading has come, where it takes long.
 
         Raises:
             EngineError: what the engine raised, or `engine_timeout`, `engine_crashed`.
@@ -163,6 +180,16 @@ class ProcessSpawner:
         finally:
             await process.kill()
 
+    async def devices(self) -> tuple[Device, ...]:
+        process = await self._start("devices")
+        try:
+            report = await process.order(
+                ipc.FindDevices(), ipc.Found, timeout_seconds=self.limits.worker_start_seconds
+            )
+            return report.devices
+        finally:
+            await process.kill()
+
     async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
         process = await self._start(engine)
         try:
@@ -183,16 +210,23 @@ class ProcessSpawner:
             await process.kill()
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = _nobody,
     ) -> Worker:
         process = await self._start(engine, source.model_id)
         try:
             estimate = await self._examine(process, source, engine)
             budget = memory()[0] if admit is None else await admit(estimate)
             loaded = await process.order(
-                ipc.Load(threads, allowance_bytes(estimate.memory_bytes, budget)),
+                ipc.Load(threads, allowance_bytes(_host_bytes(estimate), budget)),
                 ipc.Loaded,
                 timeout_seconds=self.limits.worker_load_seconds,
+                progress=progress,
             )
         except BaseException:
             await process.kill()
@@ -280,7 +314,11 @@ class ProcessSpawner:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
-        return {**kept, **QUIET, **self.environment}
+        return {**kept, **QUIET, **ORDERED, **self.environment}
+
+
+def _host_bytes(estimate: Estimate) -> int:
+    return estimate.memory_bytes if estimate.device == "cpu" else estimate.host_bytes
 
 
 def _needs(probe: Probe) -> Needs:

@@ -231,6 +231,8 @@ class Limits:
     log_max_bytes: int = _limit(8 * MIB, "the log file before it is rotated")
     control_connections_max: int = _limit(64, "commands connected to a running node at once")
     disk_spare_bytes: int = _limit(64 * MIB, "left free on the disk when a model is added")
+    hub_list_seconds: float = _limit(60.0, "the Hugging Face Hub to say which files a model has")
+    hub_silence_seconds: float = _limit(120.0, "no more bytes of a download from it")
     download_seconds: float = _limit(1800.0, "downloading a starter model")
     # Model files and what comes with them
     gguf_keys_max: int = _limit(4096, "metadata keys of a GGUF file")
@@ -276,7 +278,8 @@ class Limits:
     upstream_key_max_bytes: int = _limit(8192, "a server's API key")
     # Workers
     worker_start_seconds: float = _limit(20.0, "a worker process to say hello")
-    worker_load_seconds: float = _limit(120.0, "loading a model, its first build included")
+    worker_load_seconds: float = _limit(120.0, "silence of a worker that loads a model")
+    worker_build_seconds: float = _limit(3600.0, "loading a model, its first build included")
     sign_of_life_seconds: float = _limit(
         1.0, "between two signs that work without a result goes on"
     )
@@ -294,6 +297,7 @@ class Limits:
     worker_thread_bytes: int = _limit(128 * MIB, "address space for a thread, per processor")
     worker_file_bytes: int = _limit(1024 * MIB, "a file a worker writes, beside 8 times its model")
     worker_tasks_max: int = _limit(64, "threads of a worker, beside 4 per processor")
+    devices_max: int = _limit(64, "devices of one machine")
     device_tool_seconds: float = _limit(2.0, "asking a vendor's tool about devices")
     model_idle_seconds: float = _limit(300.0, "an unused model stays loaded")
     model_queue_max: int = _limit(16, "requests waiting for a load or a slot of one model")

@@ -8,13 +8,20 @@ Empty names and zeros stand for "not used". A mapping has the inputs that its ta
 an image, a sound, a table or plain bytes; `output` says what is made of the tensors.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.names import PRINTABLE
+
+ALSO_DOES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"feature-extraction": ("sentence-similarity", "text-ranking")}
+)
+"""What else a model mapped for a task can do, for whoever has vectors can compare them."""
 
 OptionalFile = Annotated[
     str,
@@ -64,6 +71,9 @@ class ImageInput(_Part, frozen=True):
         tensor: its name; "" where the model has one input only.
         resize: "stretch" to the size, "crop" the middle after scaling the shorter side, or "pad"
             with black after scaling the longer one.
+        shorter: what the shorter side is scaled to before "crop" cuts the size out of the middle;
+            0 for as little as possible.
+        resample: how pixels are made of others when an image is scaled.
         channels: "rgb", "bgr" or "gray".
         layout: "nchw" or "nhwc".
         divisor: what a pixel of 0 to 255 is divided by, before
@@ -74,6 +84,8 @@ class ImageInput(_Part, frozen=True):
     height: Side
     tensor: TensorName = ""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
+    shorter: Annotated[int, Meta(ge=0, le=LIMITS.image_side_max)] = 0
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
     divisor: Decimal = "255"

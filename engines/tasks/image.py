@@ -107,10 +107,31 @@ def read_image(data: bytes, mapping: ImageInput) -> Array:
 def _fit(image: Any, mapping: ImageInput) -> Any:
     from PIL import Image, ImageOps
 
-    size, way = (mapping.width, mapping.height), Image.Resampling.BILINEAR
+    size, way = (mapping.width, mapping.height), Image.Resampling[mapping.resample.upper()]
     match mapping.resize:
+        case "crop" if mapping.shorter:
+            return _middle(image.resize(_scaled(image.size, mapping.shorter), way), size)
         case "crop":
             return ImageOps.fit(image, size, way)
         case "pad":
             return ImageOps.pad(image, size, way)
     return image.resize(size, way)
+
+
+def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """(width, height) with the shorter side as wanted and the longer one in proportion.
+
+    Raises:
+        EngineError: `invalid_request` for an image so narrow that it would become too large.
+    """
+    least = min(size)
+    width, height = (shorter * side // least for side in size)
+    if width * height > LIMITS.image_pixels_max:
+        raise invalid(f"scaled to the model's size, the image has {width} x {height} pixels")
+    return width, height
+
+
+def _middle(image: Any, size: tuple[int, int]) -> Any:
+    """The middle of an image; black where it is smaller."""
+    left, top = ((whole - part) // 2 for whole, part in zip(image.size, size, strict=True))
+    return image.crop((left, top, left + size[0], top + size[1]))

@@ -22,6 +22,7 @@ from aigrid.engines.tasks.text import (
 from aigrid.engines.tasks.written import Rewriting
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.task import ALSO_DOES
 
 _encoder = msgspec.json.Encoder()
 TASKS: Final[Mapping[str, Callable[[Setup], Task]]] = {
@@ -48,12 +49,6 @@ WRITTEN: Final[Mapping[str, Callable[[Setup], Task]]] = {
 }
 """Tasks for engines whose runner is a `Writer`, too."""
 
-ALSO: Final[Mapping[str, tuple[str, ...]]] = {
-    "feature-extraction": ("sentence-similarity", "text-ranking"),
-}
-"""What else a model mapped for a task can do, for whoever has vectors can compare them."""
-
-
 _ALL: Final = {**TASKS, **WRITTEN}
 
 
@@ -64,7 +59,7 @@ class Tasks:
         """Raises EngineError: `unsupported_model` where mapping, task and model do not fit."""
         if source.mapping is None or source.task not in _ALL:
             raise unsupported(f"there is no mapping for the task {source.task!r}")
-        names = (source.task, *ALSO.get(source.task, ()))
+        names = (source.task, *ALSO_DOES.get(source.task, ()))
         setup = Setup(source.task, source.mapping, source.files, runner)
         self._own = source.task
         self._tasks = {name: _ALL[name](setup) for name in names}

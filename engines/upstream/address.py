@@ -31,6 +31,7 @@ DIALECTS: Final = {
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~@:+-]+)*")
 _ADDRESSES_MAX: Final = 4
+_DNS_PORT: Final = 53  # over TCP where an answer is too long for UDP
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,16 @@ class Location:
         host = f"[{self.host}]" if ":" in self.host else self.host
         usual = 443 if self.secure else 80
         return host if self.port == usual else f"{host}:{self.port}"
+
+
+def ports_of(url: str) -> tuple[int, ...]:
+    """The TCP ports that asking a server takes: its own, and for a name that of DNS.
+
+    Raises:
+        EngineError: `usage`.
+    """
+    location = locate(url)
+    return (location.port,) if _literal(location.host) else (location.port, _DNS_PORT)
 
 
 def is_server(text: str) -> bool:

@@ -20,6 +20,7 @@ from aigrid.node.cli import (
     grid_commands,
     model_commands,
     node_commands,
+    publish_command,
     query_commands,
     record_commands,
 )
@@ -77,7 +78,7 @@ app.command()(grid_commands.requests)
 app.command()(grid_commands.approve)
 app.command()(grid_commands.remove)
 app.add_typer(model_commands.models_app, name="models")
-app.command()(model_commands.publish)
+app.command()(publish_command.publish)
 app.command()(model_commands.withdraw)
 app.command()(model_commands.find)
 app.command()(model_commands.ask)

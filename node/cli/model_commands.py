@@ -1,17 +1,14 @@
-"""Commands about models: models, models fetch, publish, withdraw, find, ask."""
+"""Commands about models: models, models fetch, withdraw, find, ask."""
 
-import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from aigrid.engines.upstream.address import is_server
 from aigrid.node.cli import render
 from aigrid.node.cli.session import Json, print_json, printable, session, show
-from aigrid.protocol.errors import EXIT_NO_CANDIDATE, Code, UsageError
-from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.errors import EXIT_NO_CANDIDATE, UsageError
+from aigrid.protocol.limits import MIB
 
 models_app = typer.Typer(invoke_without_command=True, help="The models that are offered.")
 
@@ -50,95 +47,6 @@ def fetch(
 
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
     show(body, lambda _: render.say(f"{name} is here and offered."), as_json=as_json)
-
-
-def publish(
-    ctx: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH",
-            help="A model file or its folder, or a server's address: openai+http://HOST:PORT/v1 "
-            "(vLLM, SGLang, llama-server, Ollama, LM Studio, another node's gateway) or "
-            "oip+http://HOST:PORT (Triton, KServe, MLServer).",
-        ),
-    ],
-    *,
-    capability: Annotated[
-        str | None,
-        typer.Option(
-            help="What it does: a Hugging Face pipeline tag. Behind a server: text-generation, "
-            "or tensor."
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    license_: Annotated[
-        str | None, typer.Option("--license", help="SPDX id, such as Apache-2.0.")
-    ] = None,
-    language: Annotated[
-        list[str] | None, typer.Option(metavar="TAG", help="BCP 47, such as en; repeatable.")
-    ] = None,
-    upstream_model: Annotated[
-        str | None, typer.Option(help="What the server calls the model.")
-    ] = None,
-    key_file: Annotated[
-        Path | None, typer.Option(help="A file with the server's API key. It stays on this node.")
-    ] = None,
-    task_mapping: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file with a task mapping (SPEC.md) as JSON: how typed input becomes tensors. "
-            "Files that it names lie beside the model."
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Offer a model of this machine, or of a server that it reaches, to the grid."""
-    said = {"capability": capability or "", "name": name or "", "license": license_ or ""}
-    params: dict[str, Any] = {**said, **({"languages": language} if language else {})}
-    if task_mapping is not None:
-        params["mapping"] = _json_object(_read(task_mapping, "the task mapping"))
-    if is_server(source):
-        params |= {"url": source, "model": upstream_model or ""}
-        if key_file is not None:
-            params["key"] = _read(key_file, "the key").strip()
-        body = session(ctx).call("publish_upstream", params)
-    elif upstream_model or key_file:
-        raise UsageError(
-            "--upstream-model and --key-file are for the address of a server: "
-            "openai+http://HOST:PORT/v1 or oip+http://HOST:PORT"
-        )
-    elif capability is None:
-        raise UsageError("say what the model does: --capability, a Hugging Face pipeline tag")
-    else:
-        path = Path(source).expanduser().absolute()
-        if not path.exists():
-            raise UsageError(f"there is no model at {path}", Code.MODEL_FILE_MISSING)
-        body = session(ctx).call("publish", {"path": str(path), **params})
-    show(body, lambda _: render.say(f"Published {body['model']}"), as_json=as_json)
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        with path.expanduser().open("rb") as file:
-            data = file.read(LIMITS.record_max_bytes + 1)
-        if len(data) > LIMITS.record_max_bytes:
-            raise UsageError(f"{path} is too large for {what}")
-        return data.decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {what} from {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text in UTF-8") from None
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise UsageError("the task mapping is not a JSON object")
-    return value
 
 
 def withdraw(

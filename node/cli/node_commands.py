@@ -26,6 +26,14 @@ Engines = Annotated[
     typer.Option(help="Engine that comes first where several can run a model; repeatable."),
 ]
 
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for models by device, such as cpu=8GiB,cuda:0=20GiB. "
+        "Without it: four fifths of what is free. `aigrid engines` lists the devices."
+    ),
+]
+
 
 def up(
     ctx: typer.Context,
@@ -58,6 +66,7 @@ def up(
     threads: Annotated[
         int | None, typer.Option(help="Threads for inference; 0 means all cores.")
     ] = None,
+    memory: Memory = None,
     engine: Engines = None,
     interest: Interest = None,
     as_json: Json = False,
@@ -79,6 +88,7 @@ def up(
             "name": name,
             "region": region,
             "threads": threads,
+            "memory": memory,
             "engine": engine or None,
             "interest": interest or None,
             "json": as_json or None,
@@ -141,25 +151,74 @@ def _command(data_dir: Path, default: Callable[[], Path] | None = None) -> str:
 
 
 def engines(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """List the installed engines: what each can run here, on what, and why not."""
+    """List devices, with their memory now, and engines: what each can run, on what, why not."""
     show(session(ctx).call("engines"), _show_engines, as_json=as_json)
 
 
 def _show_engines(body: dict[str, Any]) -> None:
+    _show_devices(body)
     columns = {"engine": "ENGINE", "version": "VERSION", "formats": "FORMATS", "on": "ON"}
     lines = [
         {
             **engine,
             "formats": ", ".join(engine["formats"]),
-            "on": engine["problem"] or "; ".join(map(_device, engine["devices"])),
+            "on": engine["problem"] or ", ".join(d["device"] for d in engine["devices"]),
         }
         for engine in body["engines"]
     ]
     render.rows(lines, columns, empty="No engines were found yet.")
+    if reasons := _reasons(body["engines"]):
+        render.say("\n" + "\n".join(reasons))
     render.note(f"Workers are confined: {body['sandbox'] or 'not probed yet'}")
 
 
-def _device(device: dict[str, Any]) -> str:
-    free, total = (device[f"memory_{which}_bytes"] / 2**30 for which in ("free", "total"))
-    memory = f", {free:.1f} of {total:.1f} GiB free" if total else ""
-    return f"{device['name'] or device['kind']}{memory}"
+def _reasons(engines: list[dict[str, Any]]) -> list[str]:
+    """Why engines leave devices alone, each reason once."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for engine in engines:
+        for one in engine["not_on"]:
+            names, places = found.setdefault(one["why"], ([], []))
+            names.append(engine["engine"])
+            places.append(one["device"])
+    return [
+        f"{', '.join(dict.fromkeys(names))} not on {', '.join(dict.fromkeys(places))}: {why}"
+        for why, (names, places) in found.items()
+    ]
+
+
+def _show_devices(body: dict[str, Any]) -> None:
+    columns = {
+        "device": "DEVICE",
+        "name": "NAME",
+        "total": "MEMORY",
+        "free": "FREE NOW",
+        "budget": "FOR MODELS",
+        "reserved": "RESERVED",
+    }
+    lines = [
+        {
+            **device,
+            "total": _gib(device["memory_total_bytes"]),
+            "free": _gib(device["memory_free_bytes"]) if device["memory_total_bytes"] else "?",
+            "budget": _budget(device),
+            "reserved": _gib(device["memory_reserved_bytes"], unknown="0 GiB"),
+        }
+        for device in body["devices"]
+    ]
+    if lines:
+        render.rows(lines, columns, empty="")
+        render.say("")
+    for place in body["devices_not_found"]:
+        render.note(f"{place} has a budget (--memory) but is not here")
+
+
+def _budget(device: dict[str, Any]) -> str:
+    if device["memory_of"] is None:
+        return "no engine uses it"
+    if device["memory_of"] != device["device"]:
+        return f"with {device['memory_of']}"
+    return _gib(device["memory_budget_bytes"], unknown="0 GiB")
+
+
+def _gib(size_bytes: int, unknown: str = "?") -> str:
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes else unknown

@@ -7,26 +7,26 @@ from typing import Protocol
 
 import trio
 from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
 
 from aigrid.engines.base import Endpoint, Estimate, ModelSource, Served
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.answer import the_one
+from aigrid.node.mesh.model_copy import Progress, no_progress
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool
+from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.starter import fetch
 from aigrid.node.mesh.watch import UpstreamWatch
-from aigrid.protocol.errors import Code, LocalError, UsageError
+from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError, UsageError
 from aigrid.protocol.identity import Identity
+from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import Kind, ModelBody, Offer, OfferState
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
-from aigrid.protocol.task import TaskMapping, files_of
+from aigrid.protocol.task import TaskMapping
 from aigrid.protocol.upstream import Upstream
-
-Progress = Callable[[str], Awaitable[None]]
 
 
 class Discover(Protocol):
@@ -71,6 +71,7 @@ class Hosting:
         pool: ModelPool,
         estimate: Callable[[ModelSource], Awaitable[Estimate]],
         discover: Discover,
+        loading: LoadProgress,
         now_ms: NowMs,
         changed: Callable[[], None],
     ) -> None:
@@ -80,6 +81,7 @@ class Hosting:
         self._pool = pool
         self._estimate = estimate
         self._discover = discover
+        self._loading = loading
         self._now_ms = now_ms
         self._changed = changed
         self.watch = UpstreamWatch(models, pool, changed=changed)
@@ -113,35 +115,6 @@ class Hosting:
             and not self.watch.problem(model)
         )
 
-    async def publish(
-        self,
-        path: Path,
-        *,
-        capability: str,
-        name: str = "",
-        license_id: str = "",
-        languages: tuple[str, ...] = (),
-        mapping: TaskMapping | UnsetType = UNSET,
-    ) -> Published:
-        """Copy a model file in, with what its mapping names beside it, and offer it."""
-        task = self._graph.index.concepts.task_of(capability)
-        described = await self._models.describe_path(path, task=task)
-        files = {file.name: path for file in described.files}
-        beside = {name: path.parent / name for name in files_of(mapping)}
-        if taken := sorted(files.keys() & beside):
-            raise UsageError(f"the mapping names {taken[0]!r}, which is what the model is called")
-        more = tuple([await self._models.describe_file(name, at) for name, at in beside.items()])
-        description = replace(described, files=(*described.files, *more), mapping=mapping)
-        files |= beside
-        return await self.add(
-            description,
-            files,
-            name=name or path.stem.lower(),
-            capabilities=(capability,),
-            license_id=license_id,
-            languages=languages,
-        )
-
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
         self._check_room(known=False)
@@ -149,6 +122,21 @@ class Hosting:
         return await self._announce(
             starter.model, starter.name, starter.capabilities, license_id=starter.license
         )
+
+    async def look(self, upstream: ServerModel) -> Served:
+        """What the server says of the model.
+
+        Raises:
+            UsageError: where no model is named, with what the server has; for a wrong address.
+            EngineError: why the server does not answer.
+        """
+        endpoint, engine = upstream.endpoint, upstream.engine
+        if not upstream.model:
+            served = await self._discover(endpoint, "", engine=engine)
+            names = ", ".join(sorted(model.name for model in served)) or "none"
+            raise UsageError(f"name one of the server's models with --upstream-model: {names}")
+        (served_as,) = await self._discover(endpoint, upstream.model, engine=engine)
+        return served_as
 
     async def publish_upstream(
         self,
@@ -161,18 +149,11 @@ class Hosting:
     ) -> Published:
         """Offer a model behind a server, once the server has answered a trial request.
 
-        Raises:
-            UsageError: where no model is named, with what the server has; for a wrong address.
-            EngineError: why the server does not answer.
+        Raises as `look`, and EngineError where the model does not answer.
         """
-        endpoint, engine = upstream.endpoint, upstream.engine
-        if not upstream.model:
-            served = await self._discover(endpoint, "", engine=engine)
-            names = ", ".join(sorted(model.name for model in served)) or "none"
-            raise UsageError(f"name one of the server's models with --upstream-model: {names}")
-        (served_as,) = await self._discover(endpoint, upstream.model, engine=engine)
+        served_as = await self.look(upstream)
         description = ModelDescription(
-            engine,
+            upstream.engine,
             self._graph.index.concepts.task_of(capability),
             (),
             mapping=upstream.mapping,
@@ -187,11 +168,11 @@ class Hosting:
         return await self.add(
             description,
             {},
-            name=name or upstream.model[: LIMITS.name_max_chars],
+            name=name or usual_name(upstream.model),
             capabilities=(capability,),
             license_id=license_id,
             languages=languages,
-            endpoint=endpoint,
+            endpoint=upstream.endpoint,
         )
 
     async def add(
@@ -204,26 +185,70 @@ class Hosting:
         license_id: str,
         languages: tuple[str, ...] = (),
         endpoint: Endpoint | None = None,
+        trial: InferRequest | None = None,
+        take: bool = False,
+        progress: Progress = no_progress,
     ) -> Published:
-        """Put a described model on the shelf, and offer it."""
+        """Put a described model on the shelf, have it answer `trial`, and offer it.
+
+        With `take` its files are moved rather than copied. What fails leaves nothing behind.
+        """
         model = model_id(description)
         known = model in self._models.list()
         self._check_room(known=known)
         before = self._models.endpoint(model) if known else None
-        await self._models.add(description, files, endpoint=endpoint)
+        await self._models.add(description, files, endpoint=endpoint, take=take, progress=progress)
         try:
             if known and endpoint is not None:
                 await self._move(model, endpoint)
+            if trial is not None:
+                await self._try(model, trial, progress)
             return await self._announce(
                 model, name, capabilities, license_id=license_id, languages=languages
             )
         except BaseException:
             with trio.CancelScope(shield=True):
                 if not known:
-                    await self._models.remove(model)
+                    await self._models.remove(model, taken=files if take else None)
+                    await self._pool.unload(model)
                 elif before is not None:
                     await self._move(model, before)
             raise
+
+    async def _try(self, model: str, request: InferRequest, progress: Progress) -> None:
+        """Load a model and have it answer once.
+
+        Raises:
+            EngineError: why it did not. A request that it does not take means that it is not what
+                it is published as.
+        """
+        failed: AigridError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._relay, model, progress)
+            try:
+                await self._answers(model, request)
+            except AigridError as error:  # out of here, it would come in a group
+                failed = error
+            nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+    async def _relay(self, model: str, progress: Progress) -> None:
+        async for text in self._loading.follow(model):
+            await progress(f"loading for a trial request: {text}")
+
+    async def _answers(self, model: str, request: InferRequest) -> None:
+        async with self._pool.lease(model) as worker:
+            try:
+                async with worker.infer(request) as chunks:
+                    async for _ in chunks:
+                        pass
+            except EngineError as error:
+                refused = error.code in (Code.INVALID_REQUEST, Code.UNSUPPORTED_PARAMETER)
+                raise EngineError(
+                    f"the model did not answer a trial request: {error.message}",
+                    Code.UNSUPPORTED_MODEL if refused else error.code,
+                ) from None
 
     async def _move(self, model: str, endpoint: Endpoint) -> None:
         """The server of a model is elsewhere, or wants another key."""
@@ -306,3 +331,8 @@ class Hosting:
     def _name(self, model: str) -> str:
         manifest = self._manifest(model)
         return manifest.body.name if manifest and isinstance(manifest.body, ModelBody) else ""
+
+
+def usual_name(upstream_model: str) -> str:
+    """What a model behind a server is called, unless somebody names it."""
+    return upstream_model[: LIMITS.name_max_chars]

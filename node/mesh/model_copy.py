@@ -1,11 +1,12 @@
 """Hashing and copying model files in steps: neither blocks the node nor outlives a cancel."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, TypeVar
 
@@ -44,19 +45,20 @@ async def no_progress(_what: str) -> None:
 
 
 class Milestones:
-    """Tells `progress` of every tenth of some work."""
+    """Tells `progress` of every step of some work; there are `steps` of them."""
 
-    def __init__(self, progress: Progress, what: str, all_bytes: int) -> None:
+    def __init__(self, progress: Progress, what: str, all_bytes: int, *, steps: int = 10) -> None:
         self._progress = progress
         self._what = what
         self._all_bytes = all_bytes
-        self._tenths = 0
+        self._steps = steps
+        self._reached = 0
 
     async def reach(self, done_bytes: int) -> None:
-        tenths = 10 * done_bytes // self._all_bytes if self._all_bytes else 0
-        if tenths > self._tenths:
-            self._tenths = tenths
-            await self._progress(f"{self._what}: {tenths * 10} %")
+        reached = self._steps * done_bytes // self._all_bytes if self._all_bytes else 0
+        if reached > self._reached:
+            self._reached = reached
+            await self._progress(f"{self._what}: {reached * 100 // self._steps} %")
 
 
 class FileReader:
@@ -137,6 +139,28 @@ def open_regular(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def can_move(path: Path, folder: Path) -> bool:
+    """Whether a file can become one of `folder` by a rename: on its disk, no link of either kind.
+
+    Raises:
+        UsageError: `model_file_missing`.
+    """
+    try:
+        found = path.lstat()
+        alone = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        return alone and found.st_dev == folder.stat().st_dev
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def put_back(folder: Path, files: Mapping[str, Path]) -> None:
+    """Move files (name in `folder` -> where it was) back to where nothing is now."""
+    for name, path in files.items():
+        with contextlib.suppress(OSError):
+            if not path.exists():
+                (folder / name).rename(path)
 
 
 def sync(stream: BinaryIO) -> None:

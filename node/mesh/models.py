@@ -20,16 +20,17 @@ import structlog
 import trio
 
 from aigrid.engines.base import Endpoint, ModelSource
-from aigrid.engines.formats import inspect
 from aigrid.node.mesh.endpoint_file import read_endpoint, write_endpoint
 from aigrid.node.mesh.model_copy import (
     FileReader,
     Progress,
     RunBlocking,
+    can_move,
     check_room,
     disk_error,
     in_thread,
     no_progress,
+    put_back,
     read_all,
     sync,
 )
@@ -39,7 +40,6 @@ from aigrid.protocol.model import ModelDescription, ModelFile, model_id
 
 DESCRIPTION_FILE, FILES_FOLDER = "model.json", "files"
 DESCRIPTION_MAX_BYTES: Final = MIB
-_TASKS: Final = {"gguf": "text-generation"}
 
 _Marks = dict[str, tuple[int, int, int, int]]
 
@@ -155,25 +155,6 @@ class LocalModels:
         """Forget a damaged model until the next start; its files stay for a person to look at."""
         self._models.pop(model, None)
 
-    async def describe_path(
-        self, path: Path, *, task: str = "", progress: Progress = no_progress
-    ) -> ModelDescription:
-        """What a GGUF or ONNX file is, as the model of one file.
-
-        The file's own name is not part of it, so that the same bytes are the same model for
-        everybody. `task` is needed where the format does not imply one.
-
-        Raises:
-            UsageError: `model_file_missing`, or `usage` for a missing task.
-            EngineError: `unsafe_file`, `unsupported_model`.
-        """
-        report = await self.run_blocking(lambda: inspect(path))
-        task = task or _TASKS.get(report.format, "")
-        if not task:
-            raise UsageError(f"say what a model in format {report.format} is for: --capability")
-        file = await self.describe_file(f"model.{report.format}", path, progress)
-        return ModelDescription(report.format, task, (file,), report.precision)
-
     async def describe_file(
         self, name: str, path: Path, progress: Progress = no_progress
     ) -> ModelFile:
@@ -192,9 +173,12 @@ class LocalModels:
         files: Mapping[str, Path],
         *,
         endpoint: Endpoint | None = None,
+        take: bool = False,
         progress: Progress = no_progress,
     ) -> str:
         """Copy `files` (name -> where it is now) in; the model id. Adding again changes nothing.
+
+        With `take` files are moved: they are ours, and nobody else writes to them.
 
         Raises:
             LocalError: `hash_mismatch`, `malformed` for a description that is not allowed,
@@ -212,16 +196,21 @@ class LocalModels:
             if endpoint is not None:
                 await self.run_blocking(lambda: self._write_endpoint(incoming, endpoint))
             for file in description.files:
-                await self._copy(file, files[file.name], incoming / FILES_FOLDER, progress)
+                place = incoming / FILES_FOLDER
+                await self._bring(file, files[file.name], place, progress, take=take)
             await self.run_blocking(lambda: self._finish(incoming, model, description))
         finally:
             with trio.CancelScope(shield=True):
+                if take:
+                    await self.run_blocking(lambda: put_back(incoming / FILES_FOLDER, files))
                 await self.run_blocking(lambda: shutil.rmtree(incoming, ignore_errors=True))
         self._models[model] = description
         return model
 
-    async def remove(self, model: str) -> None:
+    async def remove(self, model: str, *, taken: Mapping[str, Path] | None = None) -> None:
         """Delete a model; a worker that has it open is not disturbed.
+
+        What was `taken` when it was added goes back to where it was.
 
         Raises:
             InvalidRequestError: `model_not_found`.
@@ -230,16 +219,26 @@ class LocalModels:
         self.description(model)
         del self._models[model]
         removed = self._directory / f".removed-{self._token()}"
+        if taken:
+            place = self._directory / model / FILES_FOLDER
+            await self.run_blocking(lambda: put_back(place, taken))
         await self.run_blocking(lambda: self._delete(model, removed))
 
-    async def _copy(self, file: ModelFile, path: Path, folder: Path, progress: Progress) -> None:
-        reader = FileReader(path, target=folder / file.name, max_bytes=file.bytes)
-        sha256 = await read_all(reader, self.run_blocking, progress, f"copying {file.name}")
+    async def _bring(
+        self, file: ModelFile, path: Path, folder: Path, progress: Progress, *, take: bool
+    ) -> None:
+        moved = take and await self.run_blocking(lambda: can_move(path, folder))
+        target = None if moved else folder / file.name
+        reader = FileReader(path, target=target, max_bytes=file.bytes)
+        what = f"{'verifying' if moved else 'copying'} {file.name}"
+        sha256 = await read_all(reader, self.run_blocking, progress, what)
         if sha256 != file.sha256 or reader.done_bytes != file.bytes:
             raise LocalError(
                 f"{file.name} is not what its description says: SHA-256 is {sha256}",
                 Code.HASH_MISMATCH,
             )
+        if moved:
+            await self.run_blocking(lambda: path.rename(folder / file.name))
 
     def _scan(self) -> dict[str, ModelDescription]:
         try:

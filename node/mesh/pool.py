@@ -5,23 +5,25 @@ refused before anything is evicted for it; a load that fails fails all who wait 
 lease tries again.
 """
 
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import structlog
 import trio
 
-from aigrid.engines.base import Estimate, ModelSource
+from aigrid.engines.base import Device, Estimate, ModelSource
 from aigrid.engines.devices import memory
+from aigrid.node.mesh.budget import HOST, Budget, Charge, Holding, budget, larger, make_room, taken
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.pool_entry import Entry, Turn
+from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.workers import Worker, WorkerSpawner
-from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError
-from aigrid.protocol.limits import LIMITS, MIB, Limits
+from aigrid.protocol.errors import AigridError, Code, LocalError
+from aigrid.protocol.limits import LIMITS, Limits
 
 State = Literal["warm", "loading", "on_disk"]
 
@@ -34,48 +36,14 @@ class PoolConfig:
 
     Attributes:
         threads: of each worker.
-        memory_bytes: of all workers together; None is `memory_share` of what is free when the pool
-            starts.
+        memory: place of a device -> bytes for all workers together; elsewhere it is
+            `memory_share` of what is free when the device is found.
         queue_max: leases of one model that may wait for a load or a slot.
     """
 
     threads: int = 1
-    memory_bytes: int | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
     queue_max: int = LIMITS.model_queue_max
-
-
-@dataclass(slots=True, eq=False)
-class _Turn:
-    """Somebody who waits for a slot: `admitted` once he holds one, else the model went away."""
-
-    come: trio.Event
-    admitted: bool = False
-
-
-class _Entry:
-    """One model that is loading or loaded. Leases wait in order of arrival."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.reserved_bytes = 0
-        self.worker: Worker | None = None
-        self.error: AigridError | None = None
-        self.settled = trio.Event()
-        self.closing = False
-        self.leases = 0
-        self.idle_since = 0.0
-        self.waiters: deque[_Turn] = deque()
-        self.waiting = 0
-        self.resident = False
-
-    @property
-    def idle(self) -> bool:
-        taken = self.leases or self.waiting or self.closing or self.resident
-        return self.worker is not None and not taken
-
-    @property
-    def slots(self) -> int:
-        return max(1, self.worker.estimate.slots) if self.worker is not None else 0
 
 
 class ModelPool:
@@ -90,6 +58,7 @@ class ModelPool:
         config: PoolConfig,
         limits: Limits = LIMITS,
         on_change: Callable[[], None] = lambda: None,
+        progress: LoadProgress | None = None,
     ) -> None:
         self._spawner = spawner
         self._local_models = local_models
@@ -97,18 +66,17 @@ class ModelPool:
         self._config = config
         self._limits = limits
         self._on_change = on_change
-        self._entries: dict[str, _Entry] = {}
-        self._reserved_bytes = 0
-        self._budget_bytes = 0
+        self._progress = progress or LoadProgress()
+        self._entries: dict[str, Entry] = {}
+        self._charges: dict[Entry, Charge] = {}
+        self._devices: dict[str, Device] = {}
+        self.budget = Budget()
         self._nursery: trio.Nursery | None = None
         self._idle_changed = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load and unload until cancelled; then nothing is loaded any more."""
-        budget = self._config.memory_bytes
-        self._budget_bytes = (
-            budget if budget is not None else int(memory()[1] * self._limits.memory_share)
-        )
+        self.equip(())
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -118,6 +86,19 @@ class ModelPool:
             self._nursery = None
             with trio.CancelScope(shield=True):
                 await self._kill(list(self._entries.values()))
+
+    def equip(self, devices: Iterable[Device]) -> None:
+        """Take devices that engines can use here into the budget; one that is in it stays."""
+        if HOST not in self._devices:
+            self._devices[HOST] = Device(HOST, "", *memory())
+        for device in devices:
+            self._devices.setdefault(device.place, device)
+        share = self._limits.memory_share
+        self.budget = budget(self._devices.values(), self._config.memory, share=share)
+
+    def reserved(self) -> dict[str, int]:
+        """Purse of the budget -> bytes that models have of it."""
+        return taken(self._charges.values())
 
     def states(self) -> dict[str, State]:
         """Model id -> what it would take to use it here, for every model on the disk."""
@@ -174,21 +155,21 @@ class ModelPool:
 
     # -- leasing
 
-    async def _acquire(self, model: str) -> _Entry:
+    async def _acquire(self, model: str) -> Entry:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             entry = self._entry(model)
             if await self._wait_in_line(entry):
                 return entry
 
-    def _entry(self, model: str) -> _Entry:
+    def _entry(self, model: str) -> Entry:
         entry = self._entries.get(model)
         if entry is not None and entry.worker is not None and entry.worker.died.is_set():
             self._bury(entry)  # its own task has not come to it yet
             entry = None
         return entry if entry is not None else self._begin(model)
 
-    async def _wait_in_line(self, entry: _Entry) -> bool:
+    async def _wait_in_line(self, entry: Entry) -> bool:
         """Wait for load and slot; False where the worker went away meanwhile."""
         if entry.worker is not None and not entry.waiters and entry.leases < entry.slots:
             entry.leases += 1
@@ -209,13 +190,13 @@ class ModelPool:
             entry.waiting -= 1
             self._note_idle(entry)
 
-    async def _wait_for_slot(self, entry: _Entry) -> bool:
+    async def _wait_for_slot(self, entry: Entry) -> bool:
         if entry.leases < entry.slots and not entry.waiters and not entry.closing:
             entry.leases += 1
             return True
         if entry.closing:
             return False
-        turn = _Turn(trio.Event())
+        turn = Turn(trio.Event())
         entry.waiters.append(turn)
         try:
             await turn.come.wait()
@@ -229,14 +210,14 @@ class ModelPool:
             self._release(entry)
         return turn.admitted and not entry.closing
 
-    def _release(self, entry: _Entry) -> None:
+    def _release(self, entry: Entry) -> None:
         entry.leases -= 1
         self._admit_next(entry)
         self._note_idle(entry)
         if entry.closing and not entry.leases and self._nursery is not None:
             self._nursery.start_soon(self._kill, [entry])
 
-    def _admit_next(self, entry: _Entry) -> None:
+    def _admit_next(self, entry: Entry) -> None:
         while entry.waiters and entry.leases < entry.slots and not entry.closing:
             entry.leases += 1
             turn = entry.waiters.popleft()
@@ -245,7 +226,7 @@ class ModelPool:
 
     # -- loading
 
-    def _begin(self, model: str) -> _Entry:
+    def _begin(self, model: str) -> Entry:
         if self._nursery is None:
             raise LocalError("this node is stopping", Code.SHUTTING_DOWN)
         try:
@@ -254,17 +235,19 @@ class ModelPool:
             self._set_aside(model, error)
             raise
         engines = self._engines_for(source)
-        entry = self._entries[model] = _Entry(model)
+        entry = self._entries[model] = Entry(model)
         # In a task of its own, so that a caller who leaves does not cancel it for the others.
         self._nursery.start_soon(self._load, entry, source, engines)
         self._on_change()
         return entry
 
-    async def _load(self, entry: _Entry, source: ModelSource, engines: Sequence[str]) -> None:
+    async def _load(self, entry: Entry, source: ModelSource, engines: Sequence[str]) -> None:
         started = trio.current_time()
+        self._progress.tell(entry.model, "starting")
         try:
             await self._local_models.check(entry.model)
             worker = await first_able(engines, lambda name: self._spawn(entry, source, name))
+            await self._book(entry, worker)
         except AigridError as error:
             entry.error = error
             log.warning("load_failed", model=entry.model, engines=engines, code=error.code)
@@ -277,32 +260,39 @@ class ModelPool:
             self._forget(entry)
             entry.settled.set()
             raise
-        more = max(0, worker.estimate.memory_bytes - entry.reserved_bytes)
-        entry.reserved_bytes += more
-        self._reserved_bytes += more
+        finally:
+            self._progress.over(entry.model)
         entry.worker = worker
         entry.settled.set()
         self._note_idle(entry)
         self._on_change()
         seconds = round(trio.current_time() - started, 3)
-        log.info(
-            "model_loaded",
-            model=entry.model,
-            engine=worker.engine,
-            seconds=seconds,
-            sandbox=worker.sandbox,
-        )
+        told = {"engine": worker.engine, "device": worker.estimate.device[:32], "seconds": seconds}
+        log.info("model_loaded", model=entry.model, sandbox=worker.sandbox, **told)
         await self._until_dead(entry, worker)
 
-    async def _spawn(self, entry: _Entry, source: ModelSource, engine: str) -> Worker:
-        self._reserved_bytes -= entry.reserved_bytes  # of an engine that refused while it loaded
-        entry.reserved_bytes = 0
+    async def _spawn(self, entry: Entry, source: ModelSource, engine: str) -> Worker:
+        self._charges.pop(entry, None)  # of an engine that refused while it loaded
         return await self._spawner.spawn(
-            source,
+            replace(source, room=self.budget.room()),
             engine=engine,
             threads=self._config.threads,
             admit=lambda estimate: self._admit(entry, estimate),
+            progress=lambda text: self._progress.tell(entry.model, text),
         )
+
+    async def _book(self, entry: Entry, worker: Worker) -> None:
+        """Charge what a model took; on another device than was expected only if there is room."""
+        real = worker.estimate
+        if real.device == entry.device:
+            self._charges[entry] = larger(self._charges[entry], self.budget.charge(real))
+            return
+        self._charges.pop(entry, None)
+        try:
+            await self._admit(entry, real)
+        except AigridError:
+            await worker.kill()
+            raise
 
     def _set_aside(self, model: str, error: AigridError) -> None:
         """Stop offering a model whose files are gone or damaged."""
@@ -311,45 +301,30 @@ class ModelPool:
             self._local_models.set_aside(model)
             self._on_change()
 
-    async def _until_dead(self, entry: _Entry, worker: Worker) -> None:
+    async def _until_dead(self, entry: Entry, worker: Worker) -> None:
         await worker.died.wait()
         self._bury(entry)
 
-    def _bury(self, entry: _Entry) -> None:
+    def _bury(self, entry: Entry) -> None:
         self._drop(entry)
         self._forget(entry)
 
-    async def _admit(self, entry: _Entry, estimate: Estimate) -> int:
+    async def _admit(self, entry: Entry, estimate: Estimate) -> int:
         """Make room, evicting what was idle longest; decided at once, then carried out.
 
-        What is told is the whole budget: see `Admit`.
+        What is told is the whole budget of the machine's memory: see `Admit`.
         """
-        needed = estimate.memory_bytes
-        if needed > self._budget_bytes:
-            raise EngineError(
-                f"the model needs {needed // MIB} MiB, this node has {self._budget_bytes // MIB}",
-                Code.OUT_OF_MEMORY,
-            )
-        free = self._budget_bytes - self._reserved_bytes
-        victims: list[_Entry] = []
-        idle = (other for other in self._entries.values() if other.idle)
-        for other in sorted(idle, key=lambda other: other.idle_since):
-            if free >= needed:
-                break
-            victims.append(other)
-            free += other.reserved_bytes
-        if free < needed:
-            raise LocalError(
-                "the memory that the model needs is in use",
-                Code.BUSY,
-                retry_after_seconds=self._limits.retry_after_seconds,
-            )
-        entry.reserved_bytes = needed
-        self._reserved_bytes += needed
+        needed = self.budget.charge(estimate)
+        entries = list(self._charges)
+        holdings = [Holding(self._charges[e], e.idle_since if e.idle else None) for e in entries]
+        chosen = make_room(needed, holdings, self.budget.purses, self._limits)
+        victims = [entries[number] for number in chosen]
+        self._charges[entry] = needed
+        entry.device = estimate.device
         for victim in victims:
             self._drop(victim)
         await self._kill(victims)
-        return self._budget_bytes
+        return self.budget.purses[HOST]
 
     # -- unloading
 
@@ -368,12 +343,12 @@ class ModelPool:
             with trio.move_on_at(min(left, default=float("inf"))):
                 await self._idle_changed.wait()
 
-    def _note_idle(self, entry: _Entry) -> None:
+    def _note_idle(self, entry: Entry) -> None:
         if entry.idle:
             entry.idle_since = trio.current_time()
             self._idle_changed.set()
 
-    def _drop(self, entry: _Entry) -> None:
+    def _drop(self, entry: Entry) -> None:
         """Take an entry out of use: no new leases; who waits for a slot looks again."""
         entry.closing = True
         if self._entries.get(entry.model) is entry:
@@ -382,15 +357,14 @@ class ModelPool:
         while entry.waiters:
             entry.waiters.popleft().come.set()
 
-    def _forget(self, entry: _Entry) -> None:
+    def _forget(self, entry: Entry) -> None:
         """Give back what an entry had reserved, once its worker is gone or never came."""
-        self._reserved_bytes -= entry.reserved_bytes
-        entry.reserved_bytes = 0
+        self._charges.pop(entry, None)
         if self._entries.get(entry.model) is entry:
             del self._entries[entry.model]
             self._on_change()
 
-    async def _kill(self, entries: list[_Entry]) -> None:
+    async def _kill(self, entries: list[Entry]) -> None:
         async with trio.open_nursery() as nursery:
             for entry in entries:
                 self._drop(entry)

@@ -14,6 +14,7 @@ from aigrid.protocol.limits import LIMITS, MIB
 
 ROOT = str(Path(__file__).parents[2])
 NOTHING, NETWORK, ACCELERATOR = Needs(), Needs(network=True), Needs(accelerator=True)
+SERVER = Needs(network=True, ports=(8000, 53))
 LATEST = Machine("linux", landlock=7, namespaces=True)
 ABI = landlock.version()
 needs_landlock = pytest.mark.skipif(not ABI, reason="this kernel has no Landlock")
@@ -24,6 +25,9 @@ needs_landlock = pytest.mark.skipif(not ABI, reason="this kernel has no Landlock
     [
         (LATEST, NOTHING, "landlock 7, no network, memory 64 MiB"),
         (LATEST, NETWORK, "landlock 7, TCP out only, memory 64 MiB"),
+        (LATEST, SERVER, "landlock 7, TCP out to 8000, 53 only, memory 64 MiB"),
+        (Machine("linux", 3), SERVER, "landlock 3, network open, memory 64 MiB"),
+        (LATEST, Needs(ports=(8000,)), "landlock 7, no TCP, memory 64 MiB"),
         (LATEST, ACCELERATOR, "landlock 7, no TCP, memory unbounded"),
         (Machine("linux", 7), NOTHING, "landlock 7, no TCP, memory 64 MiB"),
         (Machine("linux", 4), NOTHING, "landlock 4, no TCP, memory 64 MiB"),
@@ -84,11 +88,13 @@ from pathlib import Path
 from aigrid.engines import landlock
 abi, allowed, denied = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 server = socket.create_server(("127.0.0.1", 0))
-client = socket.socket()
+other = socket.create_server(("127.0.0.1", 0))
+client, second = socket.socket(), socket.socket()
+ports = None if sys.argv[4] == "any" else (server.getsockname()[1],) if sys.argv[4] else ()
 ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
 landlock.restrict(
     [(allowed, landlock.READ | landlock.WRITE), (Path("/absent"), landlock.READ)],
-    abi=abi, connect=False,
+    abi=abi, connect=ports,
 )
 def tried(what):
     try:
@@ -103,6 +109,8 @@ print(json.dumps({
     "append": tried(lambda: (denied / "file").open("ab")),
     "make": tried(lambda: (denied / "new").write_bytes(b"")),
     "connect": tried(lambda: client.connect(server.getsockname())),
+    "elsewhere": tried(lambda: second.connect(other.getsockname())),
+    "listen": tried(lambda: socket.socket().bind(("127.0.0.1", 0))),
 }))
 """
 
@@ -113,12 +121,24 @@ def test_rules_hold_as_far_as_each_version_knows_them(tmp_path: Path, abi: int) 
     for name in ("allowed", "denied"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(b"x")
-    found = run(RESTRICT, str(abi), str(tmp_path / "allowed"), str(tmp_path / "denied"))
+    found = run(RESTRICT, str(abi), str(tmp_path / "allowed"), str(tmp_path / "denied"), "")
     network = "Permission denied" if abi >= landlock.NETWORK_VERSION else "done"
-    assert found.pop("connect") == network
+    assert {found.pop(what) for what in ("connect", "elsewhere", "listen")} == {network}
     assert {found.pop(what) for what in ("read", "write")} == {"done"}
     assert set(found.values()) == {"Permission denied"}
     assert len(found) == 3
+
+
+@needs_landlock
+@pytest.mark.skipif(ABI < landlock.NETWORK_VERSION, reason="this kernel's Landlock knows no TCP")
+@pytest.mark.parametrize(("ports", "elsewhere"), [("own", "Permission denied"), ("any", "done")])
+def test_connections_go_to_the_ports_that_were_named(
+    tmp_path: Path, ports: str, elsewhere: str
+) -> None:
+    found = run(RESTRICT, str(ABI), str(tmp_path), str(tmp_path), ports)
+    assert found["connect"] == "done"
+    assert found["elsewhere"] == elsewhere
+    assert found["listen"] == "Permission denied"
 
 
 THREADED = """

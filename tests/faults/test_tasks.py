@@ -167,5 +167,9 @@ def test_a_node_tells_which_engines_can_run_here_and_why_others_cannot(grid):
     engines = {engine["engine"]: engine for engine in told["engines"]}
     assert engines["onnx"]["formats"] == ["onnx"]
     assert engines["onnx"]["devices"][0]["memory_total_bytes"] > 0
+    host = told["devices"][0]
+    assert (host["device"], host["memory_of"]) == ("cpu", "cpu")
+    assert 0 <= host["memory_reserved_bytes"] <= host["memory_budget_bytes"]
+    assert 0 < host["memory_free_bytes"] < host["memory_total_bytes"]
     assert {"echo", "onnx_encoder", "onnx_text", "torch", "openai_api"} <= engines.keys()
     assert all(engine["problem"] or engine["formats"] for engine in told["engines"])

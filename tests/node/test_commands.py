@@ -1,9 +1,12 @@
 """Each method of the control socket, on whole nodes in virtual time."""
 
+from dataclasses import replace
+
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.engines.base import Device
 from aigrid.node.commands import NodeCommands
 from aigrid.node.network.transport import Nearby, PeerAddress
 from aigrid.node.status import peers_of
@@ -76,6 +79,20 @@ async def test_engines(sim, autojump_clock):
     a, _ = await two(sim)
     told = await a("engines")
     assert "echo" in {engine["engine"] for engine in told["engines"] if not engine["problem"]}
+    assert told["devices"] == told["devices_not_found"] == []  # the double has no hardware
+
+
+async def test_devices_are_told_as_they_are_now_with_what_models_have_reserved(sim, autojump_clock):
+    a, _ = await two(sim)
+    model = await sim.publish_echo("a", "parrot", memory_bytes=5 << 20)
+    card, host = Device("cuda", "card", 400, 200), Device("cpu", "cores", 1000, 900)
+    a.node.pool.equip([card])
+    a.node._world.spawner.hardware = (host, replace(card, memory_free_bytes=7))
+    async with a.node.pool.lease(model):
+        told = (await a("engines"))["devices"]
+    assert [(d["device"], d["memory_free_bytes"]) for d in told] == [("cpu", 900), ("cuda:0", 7)]
+    assert [d["memory_reserved_bytes"] for d in told] == [5 << 20, 0]
+    assert [d["memory_budget_bytes"] for d in told] == [1 << 30, 160]
 
 
 async def test_models_find_and_ask(sim, autojump_clock):

@@ -52,6 +52,27 @@ def test_engines_are_named_in_order(tmp_path: Path) -> None:
             merged(tmp_path, environment={"AIGRID_ENGINE": wrong})
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "cpu=8GiB, cuda:0=1.5GB,rocm:12=7",
+        {"cpu": "8 GiB", "cuda:0": 1_500_000_000, "rocm:12": "7B"},
+        {"cpu": 8 * 2**30, "cuda:0": "1500000KB", "rocm:12": 7},
+    ],
+)
+def test_memory_is_told_by_device(tmp_path: Path, value: Any) -> None:
+    expected = {"cpu": 8 * 2**30, "cuda:0": 1_500_000_000, "rocm:12": 7}
+    assert merged(tmp_path, memory=value).memory == expected
+    assert merged(tmp_path).memory == {}
+
+
+def test_memory_stands_as_a_table_in_the_file(tmp_path: Path) -> None:
+    config = merged(tmp_path, '[memory]\ncpu = "2MiB"\n"cuda:0" = 0')
+    assert config.memory == {"cpu": 2 * 2**20, "cuda:0": 0}
+    again = merged(tmp_path, environment={"AIGRID_MEMORY": "cpu=1KiB"})
+    assert again.memory == {"cpu": 1024}
+
+
 def test_environment_spells_lists_and_truth(tmp_path: Path) -> None:
     config = merged(
         tmp_path,
@@ -91,6 +112,20 @@ def test_environment_spells_lists_and_truth(tmp_path: Path) -> None:
         ("threads", -1),
         ("threads", True),
         ("threads", "many"),
+        ("memory", "8GiB"),
+        ("memory", "cpu=8GiBB"),
+        ("memory", "cpu=-1"),
+        ("memory", "cpu=9000000TiB"),
+        ("memory", "cpu=1,cpu=2"),
+        ("memory", "cuda=1"),
+        ("memory", "CPU=1"),
+        ("memory", "cpu=1,"),
+        ("memory", {}),
+        ("memory", {"cpu": True}),
+        ("memory", {"cpu": 1.5}),
+        ("memory", {"cpu": None}),
+        ("memory", 7),
+        ("memory", {f"cuda:{n}": 1 for n in range(65)}),
         ("interest", ["poetry"]),
         ("interest", ["none", "text"]),
         ("interest", [" "]),

@@ -17,7 +17,7 @@ from tests.engines.doubles import source
 from tests.node.test_workers import ask, spawning, start
 
 from aigrid.engines import landlock
-from aigrid.engines.base import Device, ModelSource, Probe
+from aigrid.engines.base import Device, Endpoint, ModelSource, Probe
 from aigrid.engines.devices import memory
 from aigrid.engines.sandbox import allowance_bytes
 from aigrid.node.worker_process import WorkerProcess
@@ -39,9 +39,9 @@ async def attempt(worker: WorkerProcess, attempts: dict[str, list[str]]) -> dict
 
 
 @contextmanager
-def listening() -> Iterator[dict[str, list[str]]]:
+def listening(who: str = "test") -> Iterator[dict[str, list[str]]]:
     """Something of each kind to connect to."""
-    name = f"aigrid-test-{os.getpid()}"
+    name = f"aigrid-{who}-{os.getpid()}"
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
         tcp.bind(("127.0.0.1", 0))
         tcp.listen()
@@ -132,6 +132,21 @@ async def test_an_engine_that_says_so_may_connect_but_not_listen(tmp_path: Path)
             found = await attempt(worker, doors | {"listen": ["listen"]})
         assert (found["tcp"], found["listen"]) == ("done", "EACCES")
         assert "TCP out only" in worker.sandbox
+
+
+@needs_landlock
+@pytest.mark.skipif(landlock.NETWORK_VERSION > ABI, reason="this Landlock knows no network")
+async def test_a_worker_of_a_servers_model_reaches_that_servers_port_alone(tmp_path: Path) -> None:
+    async with spawning(tmp_path) as spawner:
+        spawner._needs = {"bad": _needs(Probe("bad", "1", (), (), (), network=True))}
+        with listening() as server, listening("other") as other:
+            port = server["tcp"][1]
+            made = replace(source(), endpoint=Endpoint(f"http://127.0.0.1:{port}"))
+            worker = await spawner.spawn(made, engine="bad", threads=1)
+            assert isinstance(worker, WorkerProcess)
+            tried = {"its own": server["tcp"], "another": other["tcp"]}
+            assert await attempt(worker, tried) == {"its own": "done", "another": "EACCES"}
+        assert f"TCP out to {port} only" in worker.sandbox
 
 
 @linux_only

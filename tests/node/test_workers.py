@@ -84,6 +84,13 @@ async def eventually(true: Callable[[], bool]) -> None:
             await trio.sleep(0.01)
 
 
+async def test_devices_are_asked_for_in_a_child_each_time(tmp_path: Path) -> None:
+    async with spawning(tmp_path) as spawner:
+        first, *_ = await spawner.devices()
+        assert (first.place, first.memory_total_bytes) == ("cpu", memory()[0])
+        assert 0 < first.memory_free_bytes < first.memory_total_bytes
+
+
 async def test_a_worker_answers_and_is_gone_when_killed(tmp_path: Path) -> None:
     async with spawning(tmp_path) as spawner:
         worker = await start(spawner)

@@ -107,7 +107,7 @@ class Simulation:
             run_blocking=run_inline,
             keys=NoKeys(),
             database=home / "records.db",
-            memory_bytes=1 << 30,
+            memory={"cpu": 1 << 30},
         )
         config = NodeConfig(data_dir=home, name=name, region=region, threads=1, interests=interests)
         holds = incarnation == 0 if with_authority is None else with_authority

@@ -6,7 +6,14 @@ import socket
 import pytest
 
 from aigrid.engines.base import Endpoint
-from aigrid.engines.upstream.address import Location, is_server, locate, may_connect, resolve
+from aigrid.engines.upstream.address import (
+    Location,
+    is_server,
+    locate,
+    may_connect,
+    ports_of,
+    resolve,
+)
 from aigrid.engines.upstream.http import Client, brief
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
@@ -25,6 +32,19 @@ from aigrid.protocol.limits import LIMITS
 )
 def test_an_address_is_taken_apart(url, expected):
     assert locate(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("http://127.0.0.1:8000/v1", (8000,)),
+        ("http://[::1]", (80,)),
+        ("https://gpu.example", (443, 53)),
+        ("http://localhost:11434/v1", (11434, 53)),
+    ],
+)
+def test_a_server_takes_its_port_and_a_name_dns(url, ports):
+    assert ports_of(url) == ports
 
 
 @pytest.mark.parametrize(

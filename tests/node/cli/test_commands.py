@@ -428,7 +428,6 @@ def test_what_is_behind_a_server_is_published_with_its_key(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["m.onnx"],
         ["m.onnx", "--capability", "fill-mask", "--upstream-model", "parrot"],
         ["m.onnx", "--capability", "fill-mask", "--key-file", "k"],
         ["openai+http://127.0.0.1:1/v1", "--key-file", "/nowhere/key"],

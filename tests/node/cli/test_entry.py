@@ -192,6 +192,45 @@ def test_the_ready_line_is_the_event_itself(capsys: pytest.CaptureFixture[str]) 
     assert "aigrid --data-dir 'a b' invite DID" in shown
 
 
+def test_engines_shows_each_device_once_and_each_reason_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def device(place: str, memory_of: str | None, total: int) -> dict[str, Any]:
+        sizes = {"total": total, "free": 2**30, "budget": 2**29, "reserved": 0}
+        told = {f"memory_{name}_bytes": size for name, size in sizes.items()}
+        return {"device": place, "name": "a\x1b[1mb", "memory_of": memory_of, **told}
+
+    def engine(name: str, why: str) -> dict[str, Any]:
+        not_on = [{"device": place, "why": why} for place in ("cuda:0", "metal:0")]
+        told = {"version": "1", "formats": ["x"], "problem": "", "not_on": not_on}
+        return {"engine": name, "devices": [{"device": "cpu"}], **told}
+
+    node_commands._show_engines(
+        {
+            "sandbox": "none",
+            "devices": [
+                device("cpu", "cpu", 2**31),
+                device("metal:0", "cpu", 2**31),
+                device("cuda:0", None, 0),
+            ],
+            "devices_not_found": ["cuda:7"],
+            "engines": [engine("one", "too old"), engine("two", "too old"), engine("three", "no")],
+        }
+    )
+    shown = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert lines[1:4] == [
+        "cpu a[1mb 2.0 GiB 1.0 GiB 0.5 GiB 0 GiB",
+        "metal:0 a[1mb 2.0 GiB 1.0 GiB with cpu 0 GiB",
+        "cuda:0 a[1mb ? ? no engine uses it 0 GiB",
+    ]
+    assert lines[-2:] == [
+        "one, two not on cuda:0, metal:0: too old",
+        "three not on cuda:0, metal:0: no",
+    ]
+    assert "cuda:7 has a budget (--memory) but is not here" in shown.err
+
+
 def test_every_command_is_known_to_the_crash_log() -> None:
     expected = {"up", "id", "status", "peers", "invite", "join", "requests", "approve", "remove"}
     expected |= {

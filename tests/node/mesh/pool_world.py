@@ -1,6 +1,6 @@
 """A pool in virtual time, and what it told of its changes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +27,22 @@ class Spawner(InlineSpawner):
     failures = 0
 
     async def spawn(
-        self, source: ModelSource, *, engine: str, threads: int, admit: Admit | None = None
+        self,
+        source: ModelSource,
+        *,
+        engine: str,
+        threads: int,
+        admit: Admit | None = None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> InlineWorker:
         if self.failures:
             self.failures -= 1
             await trio.sleep(self.start_seconds)
             raise EngineError("engine echo died with SIGSEGV", Code.ENGINE_CRASHED)
-        return await super().spawn(source, engine=engine, threads=threads, admit=admit)
+        progress("half done")
+        return await super().spawn(
+            source, engine=engine, threads=threads, admit=admit, progress=progress
+        )
 
 
 class Picky(EchoEngine):
@@ -41,6 +50,27 @@ class Picky(EchoEngine):
 
     def load(self, source: ModelSource, *, threads: int) -> Estimate:
         raise EngineError("this engine has no such architecture", Code.UNSUPPORTED_MODEL)
+
+
+class Placed(EchoEngine):
+    """Puts a model on the device that its options name, unless that has no room for it.
+
+    With `found` it finds out while it loads that it is on that device instead.
+    """
+
+    def estimate(self, source: ModelSource) -> Estimate:
+        estimate = super().estimate(source)
+        place = str(source.options.get("device", "cpu"))
+        if estimate.memory_bytes > source.room.get(place, 0):
+            return estimate
+        host_bytes = int(source.options.get("host_bytes", 0))
+        return replace(estimate, device=place, host_bytes=host_bytes)
+
+    def load(self, source: ModelSource, *, threads: int) -> Estimate:
+        super().load(source, threads=threads)
+        found = source.options.get("found")
+        estimate = self.estimate(source)
+        return replace(estimate, device=str(found), host_bytes=0) if found else estimate
 
 
 @dataclass
@@ -59,7 +89,11 @@ class World:
 
 @asynccontextmanager
 async def running(
-    directory: Path, *, engines: tuple[str, ...] = ("echo",), **config: Any
+    directory: Path,
+    *,
+    engines: tuple[str, ...] = ("echo",),
+    memory_bytes: int = 100,
+    **config: Any,
 ) -> AsyncIterator[World]:
     models, spawner = await empty_shelf(directory / "models"), Spawner(start_seconds=1.0)
     changes: list[dict[str, str]] = []
@@ -67,7 +101,7 @@ async def running(
         spawner,
         models,
         engines_for=lambda _: engines,
-        config=PoolConfig(**{"memory_bytes": 100, **config}),
+        config=PoolConfig(**{"memory": {"cpu": memory_bytes}, **config}),
         limits=replace(LIMITS, model_idle_seconds=IDLE_SECONDS),
         on_change=lambda: changes.append(dict(pool.states())),
     )

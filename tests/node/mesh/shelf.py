@@ -3,9 +3,16 @@
 import hashlib
 from itertools import count
 from pathlib import Path
+from typing import cast
 
+import trio
+
+from aigrid.engines.base import Estimate, ModelSource
+from aigrid.node.mesh.bringing import Bringing, Fit
+from aigrid.node.mesh.hosting import Hosting
 from aigrid.node.mesh.model_copy import inline
 from aigrid.node.mesh.models import LocalModels
+from aigrid.protocol.errors import EngineError
 from aigrid.protocol.model import ModelDescription, ModelFile
 
 
@@ -24,3 +31,23 @@ async def empty_shelf(directory: Path) -> LocalModels:
     models = LocalModels(directory, run_blocking=inline, token=lambda: str(next(numbers)))
     await models.open()
     return models
+
+
+def bringing(
+    models: LocalModels, *, refusal: EngineError | None = None, formats: tuple[str, ...] = ()
+) -> Bringing:
+    """It proposes and describes; there is nobody to publish with."""
+
+    async def fit(_: ModelSource) -> Fit:
+        await trio.lowlevel.checkpoint()
+        if refusal is not None:
+            raise refusal
+        return Fit("onnx", Estimate(7))
+
+    return Bringing(
+        models=models,
+        hosting=cast("Hosting", None),
+        fit=fit,
+        formats=lambda: frozenset(formats),
+        task_of=lambda capability: capability,
+    )

@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 import pytest
 import trio
-from tests.engines.gguf_writer import tiny_llama, write
-from tests.engines.onnx_models import linear, save
 from tests.node.mesh.shelf import described, echo_model, empty_shelf
 
 from aigrid.node.mesh import model_copy
@@ -220,29 +218,6 @@ async def test_a_model_without_files_needs_none(here: Path) -> None:
     models = await empty_shelf(here / "models")
     model = await models.add(echo_model(delay_ms=5), {})
     assert models.source(model).options == {"delay_ms": 5}
-
-
-async def test_a_file_describes_itself_whatever_its_name(here: Path) -> None:
-    models = await empty_shelf(here / "models")
-    one, two = save(here / "one.bin", linear()), save(here / "two", linear())
-    description = await models.describe_path(one, task="tabular-regression")
-    assert description == await models.describe_path(two, task="tabular-regression")
-    assert (description.format, description.precision) == ("onnx", "float32")
-    model = await models.add(description, {"model.onnx": one})
-    assert models.source(model).task == "tabular-regression"
-    llama = await models.describe_path(write(here, tiny_llama(kind="Q8_0")))
-    assert (llama.format, llama.task, llama.precision) == ("gguf", "text-generation", "q8_0")
-
-
-async def test_what_cannot_be_published_says_why(here: Path) -> None:
-    models = await empty_shelf(here / "models")
-    with pytest.raises(AigridError, match="--capability") as refused:
-        await models.describe_path(save(here / "m", linear()))
-    assert refused.value.code is Code.USAGE
-    (here / "evil").write_bytes(b"\x80\x04abcdefgh")
-    with pytest.raises(AigridError) as unsafe:
-        await models.describe_path(here / "evil", task="x")
-    assert unsafe.value.code is Code.UNSAFE_FILE
 
 
 async def test_progress_is_told_in_tenths(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.node.mesh.pool_world import IDLE_SECONDS, Picky, World, running
+from tests.node.mesh.pool_world import IDLE_SECONDS, Picky, Placed, World, running
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from aigrid.engines.base import Device
 from aigrid.engines.echo import EchoEngine
 from aigrid.node.inline_workers import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError
@@ -245,6 +246,65 @@ async def test_room_is_made_by_evicting_what_was_idle_longest(
             assert [world.state(m) for m in models] == ["warm", "on_disk", "warm"]
 
 
+async def with_a_card(world: World) -> None:
+    world.spawner.engines = {"placed": Placed}
+    world.pool.equip([Device("cuda", "card", 250, 250)])
+    assert world.pool.budget.purses == {"cpu": 100, "cuda:0": 200}
+
+
+async def test_each_device_has_a_budget_and_only_the_one_that_is_short_is_cleared(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, engines=("placed",)) as world:
+        await with_a_card(world)
+        on_host = await world.add(memory_bytes=60)
+        first, second = [
+            await world.add(memory_bytes=n, device="cuda:0", host_bytes=10) for n in (120, 110)
+        ]
+        async with world.pool.lease(on_host):
+            await trio.sleep(1)
+        async with world.pool.lease(first):
+            assert world.pool.reserved() == {"cpu": 70, "cuda:0": 120}
+        async with world.pool.lease(second):  # what was idle longest would free nothing there
+            assert [world.state(m) for m in (on_host, first)] == ["warm", "on_disk"]
+            assert world.pool.reserved() == {"cpu": 70, "cuda:0": 110}
+            other = await world.add(memory_bytes=91)
+            with pytest.raises(AigridError) as busy:
+                async with world.pool.lease(other):
+                    pass
+            assert busy.value.code is Code.BUSY
+            assert world.state(on_host) == "warm"
+
+
+async def test_a_model_too_large_for_a_device_goes_where_it_fits(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, engines=("placed",), memory_bytes=300) as world:
+        world.spawner.engines = {"placed": Placed}
+        world.pool.equip([Device("cuda", "card", 250, 250)])
+        large = await world.add(memory_bytes=201, device="cuda:0")
+        async with world.pool.lease(large) as worker:
+            assert worker.estimate.device == "cpu"
+            assert world.pool.reserved() == {"cpu": 201}
+
+
+async def test_a_model_that_ends_up_elsewhere_is_charged_there_or_not_kept(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, engines=("placed",)) as world:
+        await with_a_card(world)
+        fits = await world.add(memory_bytes=80, device="cuda:0", found="cpu")
+        async with world.pool.lease(fits):
+            assert world.pool.reserved() == {"cpu": 80}
+            large = await world.add(memory_bytes=90, device="cuda:0", found="cpu")
+            with pytest.raises(AigridError) as refused:
+                async with world.pool.lease(large):
+                    pass
+            assert refused.value.code is Code.BUSY
+            assert world.spawner.spawned[-1].died.is_set()
+            assert world.pool.reserved() == {"cpu": 80}
+
+
 async def test_what_is_leased_is_never_evicted(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running(tmp_path) as world:
         held, other = await world.add(memory_bytes=60), await world.add(memory_bytes=50)
@@ -274,7 +334,7 @@ async def test_memory_is_given_back_however_a_worker_goes(
         await world.pool.unload(other)
         async with world.pool.lease(model):
             pass
-        assert world.pool._reserved_bytes == 90
+        assert world.pool.reserved() == {"cpu": 90}
 
 
 async def test_a_worker_that_dies_while_idle_is_noticed(
@@ -389,7 +449,7 @@ async def test_random_use_never_breaks_the_books(tmp_path: Path, autojump_clock:
         assert set(outcomes) <= {"served", "crashed", "gave up", "busy"}
         await trio.sleep(IDLE_SECONDS + 1)
         assert set(world.pool.states().values()) == {"on_disk"}
-        assert world.pool._reserved_bytes == 0
+        assert world.pool.reserved() == {}
         assert all(worker.died.is_set() for worker in world.spawner.spawned)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.node.mesh.shelf import empty_shelf
+from tests.node.mesh.shelf import bringing, empty_shelf
 
 from aigrid.engines.formats import inspect
+from aigrid.engines.metadata import read
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.starter import (
     CATALOGUE,
@@ -236,4 +237,4 @@ async def test_the_real_starter_model_is_as_pinned(tmp_path: Path) -> None:
     await models.open()
     fetched = await fetch("smollm2", models)
     file = models.source(fetched.model).files["model.gguf"]
-    assert await models.describe_path(file) == CATALOGUE["smollm2"].description
+    assert await bringing(models).describe(read(file)) == CATALOGUE["smollm2"].description

@@ -1,4 +1,4 @@
-"""What hardware is here, as far as it can be known without importing a runtime.
+"""The processor, and the memory of the machine.
 
 Linux answers from /proc and the cgroup, macOS from sysctl and vm_stat (best effort); elsewhere
 memory is 0, which means unknown.
@@ -15,11 +15,6 @@ from aigrid.engines.base import Device
 from aigrid.protocol.limits import LIMITS
 
 
-def devices() -> tuple[Device, ...]:
-    """The processor; accelerators are reported by the engines that can use them."""
-    return (cpu(),)
-
-
 def cpu() -> Device:
     """The processor and the memory that this process may still take."""
     total, free = memory()
@@ -33,7 +28,7 @@ def cpu_name() -> str:
         match = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
         name = match.group(1) if match else ""
     elif sys.platform == "darwin":
-        name = _tool("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
+        name = tool("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
     return (name.strip() or platform.machine() or "cpu")[:96]
 
 
@@ -76,8 +71,8 @@ def _linux_memory() -> tuple[int, int]:
 
 
 def _mac_memory() -> tuple[int, int]:
-    total = _tool("/usr/sbin/sysctl", "-n", "hw.memsize").strip()
-    said = _tool("/usr/bin/vm_stat")
+    total = tool("/usr/sbin/sysctl", "-n", "hw.memsize").strip()
+    said = tool("/usr/bin/vm_stat")
     page = re.search(r"page size of (\d+)", said)
     pages = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)", said, re.MULTILINE)
     free = int(page.group(1)) * sum(map(int, pages)) if page else 0
@@ -91,7 +86,8 @@ def _read(path: str) -> str:
         return ""
 
 
-def _tool(*command: str) -> str:
+def tool(*command: str) -> str:
+    """What a program of the system prints; "" where it fails or takes too long."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=LIMITS.device_tool_seconds, check=False

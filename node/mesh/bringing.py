@@ -1,0 +1,203 @@
+"""How a model that lies on this machine is published: read, examined, tried once, offered.
+
+    path -> `propose` -> a person agrees -> `publish`
+
+A proposal is what would be signed, with where each thing was read; nothing has changed yet.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from msgspec import UNSET, UnsetType
+
+from aigrid.engines.base import Estimate, ModelSource
+from aigrid.engines.metadata import Draft, read
+from aigrid.engines.trial import trial
+from aigrid.node.mesh.hosting import Hosting, Published
+from aigrid.node.mesh.model_copy import Progress, no_progress
+from aigrid.node.mesh.models import LocalModels
+from aigrid.protocol.errors import Code, EngineError, LocalError, UsageError
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import ModelDescription
+from aigrid.protocol.task import ALSO_DOES, TaskMapping, files_of
+
+_NAMELESS: Final = frozenset({"model", "pytorch_model", "model_quantized"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a person says of a model; empty for what its files shall say."""
+
+    name: str = ""
+    capability: str = ""
+    license_id: str = ""
+    languages: tuple[str, ...] = ()
+    mapping: TaskMapping | UnsetType = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The engine that takes a model here, and what loading would take."""
+
+    engine: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A model as it would be published.
+
+    Attributes:
+        fit: None where no engine here takes it; `problem` says why.
+    """
+
+    draft: Draft
+    name: str
+    capability: str
+    fit: Fit | None
+    problem: EngineError | None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """All that the model is offered for."""
+        also = ALSO_DOES.get(self.capability, ()) if self.draft.mapping is not UNSET else ()
+        return (self.capability, *also)
+
+
+class Bringing:
+    """From files to an offer."""
+
+    def __init__(
+        self,
+        *,
+        models: LocalModels,
+        hosting: Hosting,
+        fit: Callable[[ModelSource], Awaitable[Fit]],
+        formats: Callable[[], frozenset[str]],
+        task_of: Callable[[str], str],
+    ) -> None:
+        """`formats`: what engines take here; `task_of`: the task of a capability."""
+        self._models = models
+        self._hosting = hosting
+        self._fit = fit
+        self._formats = formats
+        self._task_of = task_of
+
+    async def propose(self, path: Path, wishes: Wishes, *, name: str = "") -> Proposal:
+        """What publishing the model at `path` would say. `name` is the usual one for it.
+
+        Raises:
+            EngineError: `unsafe_file`, `unsupported_model`, `model_file_missing`.
+            UsageError: where neither the files nor `wishes` say what the model is for.
+        """
+        task = self._task_of(wishes.capability) if wishes.capability else ""
+        formats = self._formats()
+        draft, usual = await self._models.run_blocking(
+            lambda: _examined(path, task, formats, wishes)
+        )
+        if not draft.task:
+            raise UsageError(
+                "its files do not say what the model does; say it with --capability, "
+                f"a Hugging Face pipeline tag{_shape_of(draft)}"
+            )
+        fit, problem = None, None
+        try:
+            fit = await self._fit(_source(draft))
+        except EngineError as error:
+            problem = error
+        chosen = wishes.name or (name or usual).lower()[: LIMITS.name_max_chars]
+        return Proposal(draft, chosen, wishes.capability or draft.task, fit, problem)
+
+    async def describe(self, draft: Draft, progress: Progress = no_progress) -> ModelDescription:
+        """What is hashed into the model's id: the files' own names are no part of it.
+
+        Raises:
+            UsageError: `model_file_missing`.
+        """
+        files = [
+            await self._models.describe_file(name, path, progress)
+            for name, path in draft.files.items()
+        ]
+        return ModelDescription(
+            draft.format, draft.task, tuple(files), draft.precision, mapping=draft.mapping
+        )
+
+    async def publish(
+        self,
+        proposal: Proposal,
+        *,
+        take: bool = False,
+        sha256_of: Callable[[Path], str] = lambda _: "",
+        progress: Progress = no_progress,
+    ) -> Published:
+        """Copy the files in, have the model answer a trial request, sign and offer it.
+
+        With `take` the files are moved instead, where that is possible: they are this node's own.
+        `sha256_of` says what the hash of a file has to be, or "" where that is not known.
+
+        Raises:
+            EngineError: why no engine takes it, or why it did not answer.
+            UsageError: `model_file_missing`.
+            LocalError: `hash_mismatch`, `over_quota`, `data_directory_unusable`, `busy`.
+        """
+        if proposal.problem is not None:
+            raise proposal.problem
+        draft = proposal.draft
+        description = await self.describe(draft, progress)
+        for file in description.files:
+            wanted = sha256_of(draft.files[file.name])
+            if wanted not in ("", file.sha256):
+                raise LocalError(
+                    f"{file.name} is not what was promised: SHA-256 is {file.sha256}, not {wanted}",
+                    Code.HASH_MISMATCH,
+                )
+        return await self._hosting.add(
+            description,
+            dict(draft.files),
+            name=proposal.name,
+            capabilities=proposal.capabilities,
+            license_id=draft.license_id,
+            languages=draft.languages,
+            trial=trial(draft.task, draft.mapping, draft.inputs),
+            take=take,
+            progress=progress,
+        )
+
+
+def _examined(path: Path, task: str, formats: frozenset[str], wishes: Wishes) -> tuple[Draft, str]:
+    """The draft, and what a model at that path is usually called."""
+    folder = path.is_dir()
+    draft = read(path, task=task, formats=formats)
+    wished = _wished(draft, path if folder else path.parent, wishes)
+    # A file that is called as all are has the better name in its folder's.
+    usual = path.stem if path.stem not in _NAMELESS else path.absolute().parent.name
+    return wished, path.name if folder else usual
+
+
+def _wished(draft: Draft, folder: Path, wishes: Wishes) -> Draft:
+    """With what a person says in the place of what the files say."""
+    draft = draft.instead("--license", license_id=wishes.license_id)
+    draft = draft.instead("--language", languages=wishes.languages)
+    draft = draft.instead("--task-mapping", mapping=wishes.mapping)
+    if wishes.mapping is UNSET:
+        return draft
+    beside = {name: folder / name for name in files_of(wishes.mapping)}
+    weights = {name for name in draft.files if name.endswith(f".{draft.format}")}
+    if taken := sorted(weights & beside.keys()):
+        raise UsageError(f"the mapping names {taken[0]!r}, which is what the model is called")
+    return replace(draft, files={**draft.files, **beside})
+
+
+def _source(draft: Draft) -> ModelSource:
+    """What an engine is asked about: under no id yet, for nothing has been hashed."""
+    mapping = None if draft.mapping is UNSET else draft.mapping
+    files = {name: path.absolute() for name, path in draft.files.items()}
+    return ModelSource("unpublished", draft.format, files, draft.task, mapping=mapping)
+
+
+def _shape_of(draft: Draft) -> str:
+    """What is known of its tensors, as a hint."""
+    said = [f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in draft.inputs[:4]]
+    return f" (its inputs: {', '.join(said)})" if said else ""

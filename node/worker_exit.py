@@ -1,0 +1,42 @@
+"""Why a worker process ended, as an error for whoever waited for it."""
+
+import signal
+from pathlib import Path
+from typing import Final
+
+from aigrid.protocol.errors import Code, EngineError
+
+_OUT_OF_MEMORY: Final = (b"std::bad_alloc", b"MemoryError", b"out of memory")
+"""Last words of a runtime that gives up where nobody catches its exception."""
+
+
+def verdict(
+    engine: str, returncode: int, printed: bytes, *, killed_for_memory: bool
+) -> EngineError:
+    """What a process died of that nobody had asked to end; `printed` is its last output."""
+    if returncode == -signal.SIGKILL and killed_for_memory:
+        return EngineError(
+            f"engine {engine} was killed: the machine ran out of memory", Code.OUT_OF_MEMORY
+        )
+    if returncode == -signal.SIGABRT and any(said in printed for said in _OUT_OF_MEMORY):
+        return EngineError(f"engine {engine} ran out of memory", Code.OUT_OF_MEMORY)
+    return EngineError(f"engine {engine} died with {describe(returncode)}", Code.ENGINE_CRASHED)
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for memory since it started; 0 where unknown."""
+    try:
+        with Path("/proc/vmstat").open(encoding="ascii") as facts:
+            return next((int(line.split()[1]) for line in facts if line.startswith("oom_kill ")), 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def describe(returncode: int) -> str:
+    """A status of `subprocess` in words."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:
+        return f"signal {-returncode}"
