@@ -61,8 +61,8 @@ class Probe:
     devices: tuple[Device, ...]
     problem: str = ""
     network: bool = False
-    fallback: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict)
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

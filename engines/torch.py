@@ -191,11 +191,6 @@ def _generation(source: ModelSource) -> dict[str, Any]:
     return {} if path is None else read_json(path)
 
 
-def _context(source: ModelSource, config: dict[str, Any]) -> int:
-    most = _number(config, "max_position_embeddings", "n_positions") or 2**20
-    return context_tokens(source, most)
-
-
 def _sizes(source: ModelSource, opened: Opened) -> Sizes:
     from aigrid.engines.torch_decoder import PREFILL_CHUNK
 
@@ -209,6 +204,7 @@ def _sizes(source: ModelSource, opened: Opened) -> Sizes:
             ("max_position_embeddings", "n_positions"),
         )
     )
+    most = _number(config, "max_position_embeddings", "n_positions") or 2**20
     attends = _table(source) == WRITERS  # to what it read, too, with further keys and values
     writes = source.task == GENERATION or attends
     return Sizes(
@@ -220,7 +216,7 @@ def _sizes(source: ModelSource, opened: Opened) -> Sizes:
         head_width=_number(config, "head_dim") or width // max(1, heads),
         inner=_number(config, "intermediate_size", "n_inner") or 4 * width,
         vocabulary=_number(config, "vocab_size") if writes else 0,
-        context=_context(source, config) if writes else 0,
+        context=context_tokens(source, most) if writes else 0,
         chunk=PREFILL_CHUNK if source.task == GENERATION else BATCH_TOKENS,
         longest=longest,
     )

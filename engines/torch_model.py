@@ -194,6 +194,12 @@ def _check_size(opened: Opened, kind: Any, config: Any) -> None:
     """What a configuration asks for must be what the files hold, before any of it is allocated."""
     import torch
 
+    tensors = sum(len(file.tensors) for file, _ in opened.shards)
+    layers = [value for name, value in opened.config.items() if _is_count(name, value)]
+    if max(layers, default=0) > tensors:  # each would be made, if only in name
+        raise _unsupported(
+            f"{CONFIG_FILE} asks for {max(layers)} layers, the weights are {tensors}"
+        )
     try:
         with torch.device("meta"):
             shell = kind(config)
@@ -210,6 +216,11 @@ def _check_size(opened: Opened, kind: Any, config: Any) -> None:
     spare = min(2 * width * (width + positions), BUFFERS_MAX_BYTES // 4)
     if wanted > opened.elements + spare:
         raise _unsupported(f"{CONFIG_FILE} asks for {wanted} weights, there are {opened.elements}")
+
+
+def _is_count(name: str, value: Any) -> bool:
+    """Whether a setting is a number of layers: num_hidden_layers, n_layer, encoder_layers..."""
+    return type(value) is int and "layer" in name and not name.startswith("layer")
 
 
 def _check_loaded(info: Mapping[str, Any]) -> None:

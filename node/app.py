@@ -6,7 +6,7 @@ below reads a clock, draws randomness, opens a socket or starts a process by its
 
 import platform
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -50,6 +50,7 @@ from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
+from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.workers import WorkerSpawner
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
@@ -284,6 +285,11 @@ class Node:
     def sandbox(self) -> str:
         """What holds workers in, in words."""
         return self._world.spawner.sandbox
+
+    @property
+    def worker_failures(self) -> Sequence[WorkerFailure]:
+        """Of the workers that ended unasked, the newest ones, oldest first."""
+        return self._world.spawner.worker_failures
 
     def new_request_id(self) -> str:
         return self._world.random_bytes(12).hex()

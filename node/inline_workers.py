@@ -4,7 +4,7 @@ Engines run in the node's own process, so only those that are pure Python and ne
 it: the echo engine, and doubles in tests.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -24,6 +24,7 @@ from aigrid.engines.base import (
     ServerEngine,
 )
 from aigrid.engines.echo import EchoEngine
+from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.workers import Admit
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest
@@ -50,6 +51,7 @@ class InlineSpawner:
     spawned: "list[InlineWorker]" = field(default_factory=list)
     sandbox: str = SANDBOX
     hardware: tuple[Device, ...] = ()
+    worker_failures: Sequence[WorkerFailure] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

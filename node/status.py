@@ -5,10 +5,12 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
+import trio
 
 from aigrid.engines.base import Device
 from aigrid.node.app import Node
 from aigrid.node.device_report import devices_report, not_found, not_on
+from aigrid.node.worker_failures import told
 from aigrid.protocol.identity import did_of_peer_id
 
 
@@ -32,7 +34,12 @@ def status_of(node: Node) -> dict[str, Any]:
         "loading": dict(node.loading.said),
         "withheld": node.hosting.withheld(),
         "records": sum(node.graph.counts(now_ms).values()),
-        "requests": {"running": node.serving.running, "served": node.serving.served},
+        "requests": {
+            "running": node.serving.running,
+            "served": node.serving.served,
+            "failed": {code.value: count for code, count in sorted(node.serving.failed.items())},
+        },
+        "worker_failures": told(node.worker_failures, trio.current_time()),
         "typed_queries": dict(node.typed_queries.counts),
         "refused": {
             "records": dict(node.graph.refused),

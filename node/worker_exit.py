@@ -6,7 +6,10 @@ from typing import Final
 
 from aigrid.protocol.errors import Code, EngineError
 
-_OUT_OF_MEMORY: Final = (b"std::bad_alloc", b"MemoryError", b"out of memory")
+_OUT_OF_MEMORY: Final = (
+    *(b"std::bad_alloc", b"MemoryError", b"out of memory"),
+    b"memory allocation of ",  # as Rust says it
+)
 """Last words of a runtime that gives up where nobody catches its exception."""
 
 
@@ -18,7 +21,9 @@ def verdict(
         return EngineError(
             f"engine {engine} was killed: the machine ran out of memory", Code.OUT_OF_MEMORY
         )
-    if returncode == -signal.SIGABRT and any(said in printed for said in _OUT_OF_MEMORY):
+    # Where Python itself has no memory left, the worker ends with a traceback.
+    ended = returncode in (-signal.SIGABRT, 1)
+    if ended and any(said in printed for said in _OUT_OF_MEMORY):
         return EngineError(f"engine {engine} ran out of memory", Code.OUT_OF_MEMORY)
     return EngineError(f"engine {engine} died with {describe(returncode)}", Code.ENGINE_CRASHED)
 

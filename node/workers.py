@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from aigrid.engines import ipc
 from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.devices import memory
 from aigrid.engines.sandbox import Needs, allowance_bytes
+from aigrid.node.worker_failures import WorkerFailure, no_failures
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.worker_request import BOUNDS, WorkerBounds
 from aigrid.protocol.errors import Code, EngineError
@@ -97,6 +99,10 @@ class WorkerSpawner(Protocol):
 
     sandbox: str
 
+    @property
+    def worker_failures(self) -> Sequence[WorkerFailure]:
+        """Of the workers that ended unasked the newest ones, oldest first."""
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after workers until cancelled; then none is left."""
 
@@ -145,6 +151,7 @@ class ProcessSpawner:
             system's. It is emptied at the start.
         environment: added to what a worker sees.
         factories: engine name -> "module:Class", for engines without an entry point.
+        worker_failures: see `WorkerSpawner`.
     """
 
     log_directory: Path
@@ -154,6 +161,7 @@ class ProcessSpawner:
     limits: Limits = LIMITS
     bounds: WorkerBounds = BOUNDS
     sandbox: str = field(default="", init=False)
+    worker_failures: deque[WorkerFailure] = field(default_factory=no_failures, init=False)
     _needs: dict[str, Needs] = field(default_factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
@@ -295,13 +303,24 @@ class ProcessSpawner:
             limits=self.limits,
             bounds=self.bounds,
         )
-        await self._nursery.start(process.run)
+        await self._nursery.start(self._look_after, process, model_id)
         try:
             await process.hello()
         except BaseException:
             await process.kill()
             raise
         return process
+
+    async def _look_after(
+        self, process: WorkerProcess, model_id: str, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        await process.run(task_status=task_status)
+        if (gone := process.failure) is not None:
+            self.worker_failures.append(
+                WorkerFailure(
+                    process.engine, model_id, gone.code, gone.message, trio.current_time()
+                )
+            )
 
     def _command(self, fd: int, scratch: Path) -> list[str]:
         command = [sys.executable, "-P", "-m", "aigrid.engines.worker", "--fd", str(fd)]

@@ -10,7 +10,7 @@ from aigrid.engines.tasks.base import (
     Array,
     Setup,
     TaskCall,
-    activate,
+    classes,
     finite,
     invalid,
     ranked,
@@ -102,8 +102,11 @@ class SoundClassification(_OnSound):
 
     def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
         samples = read_sound(decode_base64(call, "a sound"), self.audio)
-        top = int(call.number("top_k", self.output.top, low=0, high=LIMITS.task_labels_max))
-        scores = [activate(one.ravel(), self.output.activation) for one in self.run(samples, call)]
+        top = call.whole("top_k", self.output.top, low=0, high=LIMITS.task_labels_max)
+        scores = [
+            classes(one.ravel(), self._labels, self.output.activation)
+            for one in self.run(samples, call)
+        ]
         return ranked(np.mean(scores, axis=0), self._labels, top)
 
 
@@ -145,10 +148,12 @@ def read_sound(data: bytes, mapping: AudioInput) -> Array:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.format not in FORMATS:
                 raise invalid(f"a sound is one of {', '.join(sorted(FORMATS))}")
-            if not 0 < file.frames * file.channels <= LIMITS.audio_samples_max:
-                raise invalid(f"a sound has between 1 and {LIMITS.audio_samples_max} samples")
+            rate, most = int(file.samplerate), LIMITS.audio_samples_max
+            if not 0 < file.frames * file.channels <= most:
+                raise invalid(f"a sound has between 1 and {most} samples")
+            if file.frames * mapping.sample_rate > most * rate:  # few samples may be hours
+                raise invalid(f"a sound has at most {most} samples at {mapping.sample_rate} Hz")
             samples: Array = file.read(dtype="float32", always_2d=True).mean(axis=1)
-            rate = int(file.samplerate)
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
         raise invalid(f"the sound cannot be read: {error}") from None
     if not len(samples):

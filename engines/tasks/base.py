@@ -133,6 +133,13 @@ class TaskCall:
             raise invalid(f"parameter {name!r} is between {low:g} and {high:g}")
         return value
 
+    def whole(self, name: str, default: int, *, low: int, high: int) -> int:
+        """A parameter that is a whole number between `low` and `high`."""
+        value = self.number(name, default, low=low, high=high)
+        if value != int(value):
+            raise invalid(f"parameter {name!r} is a whole number")
+        return int(value)
+
     def text(self, name: str, default: str) -> str:
         """A parameter that is text."""
         value = self.request.parameters.get(name, default)
@@ -197,13 +204,32 @@ def sigmoid(x: Array) -> Array:
 
 
 def activate(x: Array, activation: str) -> Array:
-    """Scores of what a model puts out."""
+    """Scores of what a model puts out.
+
+    Raises:
+        EngineError: `unsupported_model` for the softmax of a single number.
+    """
     match activation:
         case "softmax":
+            if x.shape[-1:] == (1,):
+                raise unsupported("the softmax of one number is always 1: name another activation")
             return softmax(finite(x))
         case "sigmoid":
             return sigmoid(finite(x))
     return finite(x)
+
+
+def classes(x: Array, labels: Sequence[str], activation: str) -> Array:
+    """Scores of labels, which are the last axis.
+
+    A model of two classes may put out one probability: that of the second.
+    """
+    scores = activate(x, activation)
+    if scores.shape[-1] != 1 or len(labels) != 2:
+        return scores
+    if scores.min(initial=0) < 0 or scores.max(initial=0) > 1:
+        raise unsupported("one number for two labels is no probability: name the activation")
+    return np.concatenate([1 - scores, scores], axis=-1)
 
 
 def ranked(scores: Array, labels: Sequence[str], top: int) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from aigrid.engines.tasks.base import (
     Array,
     Setup,
     TaskCall,
-    activate,
+    classes,
     invalid,
     ranked,
     unsupported,
@@ -38,10 +38,12 @@ class FileType:
         data = decode_base64(call, "a file")
         if not data:
             raise invalid("the file is empty")
-        top = int(call.number("top_k", self._output.top, low=0, high=LIMITS.task_labels_max))
+        top = call.whole("top_k", self._output.top, low=0, high=LIMITS.task_labels_max)
         features = ends(data, self._bytes)
         found = call.run(self._runner, {self._tensor: features[None]})[self._result]
-        return ranked(activate(found.ravel(), self._output.activation), self._labels, top)
+        return ranked(
+            classes(found.ravel(), self._labels, self._output.activation), self._labels, top
+        )
 
 
 def ends(data: bytes, mapping: BytesInput) -> Array:

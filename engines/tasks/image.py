@@ -13,10 +13,12 @@ from aigrid.engines.tasks.base import (
     Setup,
     TaskCall,
     activate,
+    classes,
     invalid,
     ranked,
     unsupported,
 )
+from aigrid.protocol.errors import EngineError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import ImageInput
 
@@ -41,9 +43,11 @@ class ImageClassification:
 
     def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
         pixels = read_image(decode_base64(call, "an image"), self._image)
-        top = int(call.number("top_k", self._output.top, low=0, high=LIMITS.task_labels_max))
+        top = call.whole("top_k", self._output.top, low=0, high=LIMITS.task_labels_max)
         found = call.run(self._runner, {self._tensor: pixels})[self._result]
-        return ranked(activate(found.ravel(), self._output.activation), self._labels, top)
+        return ranked(
+            classes(found.ravel(), self._labels, self._output.activation), self._labels, top
+        )
 
 
 class ImageEmbedding(ImageClassification):
@@ -84,11 +88,12 @@ def read_image(data: bytes, mapping: ImageInput) -> Array:
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > LIMITS.image_pixels_max:  # before anything is decoded
-                raise invalid(f"an image has at most {LIMITS.image_pixels_max} pixels")
+            _check_size(image.width * image.height)  # before anything is decoded
             upright = ImageOps.exif_transpose(image).convert(_MODES[mapping.channels])
             fitted = _fit(upright, mapping)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (EngineError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 -- boundary: decoders raise whatever they stumble on
         raise invalid(f"the image cannot be read: {error}") from None
     pixels = np.asarray(fitted, np.float32)
     if pixels.ndim == 2:
@@ -102,6 +107,11 @@ def read_image(data: bytes, mapping: ImageInput) -> Array:
     if mapping.layout == "nchw":
         pixels = pixels.transpose(2, 0, 1)
     return np.ascontiguousarray(pixels[None])
+
+
+def _check_size(pixels: int) -> None:
+    if pixels > LIMITS.image_pixels_max:
+        raise invalid(f"an image has at most {LIMITS.image_pixels_max} pixels")
 
 
 def _fit(image: Any, mapping: ImageInput) -> Any:

@@ -9,6 +9,7 @@ from aigrid.engines.base import Cancelled, CancelToken, ModelSource
 from aigrid.engines.tasks.audio import SoundClassification, VoiceActivity
 from aigrid.engines.tasks.base import Runner, Setup, Task, TaskCall, invalid, unsupported
 from aigrid.engines.tasks.content import FileType
+from aigrid.engines.tasks.entities import TokenClassification
 from aigrid.engines.tasks.image import ImageClassification, ImageEmbedding
 from aigrid.engines.tasks.tabular import Anomalies, TableClassification, TableRegression
 from aigrid.engines.tasks.text import (
@@ -16,7 +17,6 @@ from aigrid.engines.tasks.text import (
     Ranking,
     Similarity,
     TextClassification,
-    TokenClassification,
     ZeroShot,
 )
 from aigrid.engines.tasks.written import Rewriting

@@ -1,8 +1,8 @@
 """Tables and series: rows of named columns, or windows of a series of numbers."""
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from msgspec import UNSET
@@ -11,8 +11,8 @@ from aigrid.engines.tasks.base import (
     Array,
     Setup,
     TaskCall,
-    activate,
     check_count,
+    classes,
     finite,
     invalid,
     ranked,
@@ -22,6 +22,8 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import Feature
 
 Cell = float | int | bool | str | None
+FLOAT_MAX: Final = float(np.finfo(np.float32).max)
+RUN_VALUES: Final = 1 << 20  # of one run: bounds memory
 ROWS = "an array of objects with one number or text per column"
 
 
@@ -54,8 +56,23 @@ class _Table:
         return np.asarray(made, np.float32)
 
     def run(self, rows: Array, call: TaskCall) -> Array:
-        """What the model says of the rows, one entry for each."""
-        found = call.run(self.runner, {self.tensor: rows})[self.result]
+        """What the model says of the rows, one entry for each.
+
+        A model that was exported for one row at a time gets one at a time.
+        """
+        return np.concatenate([found for _, found in self.parts(rows, call)])
+
+    def parts(self, rows: Array, call: TaskCall) -> Iterator[tuple[Array, Array]]:
+        """The same in several runs: rows, and what the model says of them."""
+        declared = tuple(self.runner.inputs[self.tensor])
+        most = 1 if declared[:1] == (1,) else max(1, RUN_VALUES // max(1, rows.shape[1]))
+        for at in range(0, len(rows), most):
+            part = rows[at : at + most]
+            yield part, self._run(part, declared, call)
+
+    def _run(self, rows: Array, declared: Sequence[int | None], call: TaskCall) -> Array:
+        given = np.ascontiguousarray(shaped(rows, declared))
+        found = call.run(self.runner, {self.tensor: given})[self.result]
         if not found.shape or found.shape[0] != len(rows):
             raise unsupported(f"the model gives {list(found.shape)} for {len(rows)} rows")
         return found
@@ -80,7 +97,19 @@ class _Table:
             return positions[str(value)]
         if isinstance(value, str):
             raise invalid(f"row {n}: {feature.name!r} is a number")
+        if not -FLOAT_MAX <= value <= FLOAT_MAX:
+            raise invalid(f"row {n}: {feature.name!r} is larger than a number of 32 bits")
         return float(value)
+
+
+def shaped(rows: Array, declared: Sequence[int | None]) -> Array:
+    """Rows as a model declares them, which may have an axis for channels, of which there is one."""
+    match tuple(declared[1:]):
+        case (1, _):
+            return rows[:, None, :]
+        case (_, 1):
+            return rows[:, :, None]
+    return rows
 
 
 class TableClassification(_Table):
@@ -93,7 +122,8 @@ class TableClassification(_Table):
         self._labels = setup.labels()
 
     def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
-        scores = activate(self.run(self.rows(call), call), self.output.activation)
+        found = self.run(self.rows(call), call)
+        scores = classes(found.reshape(len(found), -1), self._labels, self.output.activation)
         return [ranked(row, self._labels, 1)[0] for row in scores]
 
 
@@ -114,18 +144,15 @@ class Anomalies(_Table):
 
     Input is an array of rows as above, or where the mapping has a window an array of numbers. The
     answer has one `{"index", "score", "anomaly"}` for each row or window; `index` is the row, or
-    the position at which the window begins.
+    the position at which the window begins. Of a model that puts out what it was given, as far as
+    it has learned to (an autoencoder), the score is the mean squared difference.
     """
 
     parameters = frozenset({"threshold"})
 
     def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
         rows = self._windows(call) if self.table.window else self.rows(call)
-        found = self.run(rows, call)
-        if self.table.window and found.ndim > 1 and found.shape == rows.shape:
-            scores = np.square(finite(found) - rows).mean(axis=1)  # a reconstruction
-        else:
-            scores = finite(found).reshape(len(rows), -1)[:, 0]
+        scores = np.concatenate([unusual(*part) for part in self.parts(rows, call)])
         limit = call.number("threshold", float(self.output.threshold), low=-1e9, high=1e9)
         greater = self.output.greater_is_anomalous
         return [
@@ -134,9 +161,27 @@ class Anomalies(_Table):
         ]
 
     def _windows(self, call: TaskCall) -> Array:
+        """A view: a long series has more windows than there is memory for."""
         series = call.input(list[float], "an array of numbers")
         size = self.table.window
         if not size <= len(series) <= LIMITS.task_items_max * 64:
             raise invalid(f"the series has between {size} and {LIMITS.task_items_max * 64} values")
+        if max(map(abs, series)) > FLOAT_MAX:
+            raise invalid("the series has a value that is larger than a number of 32 bits")
         values = np.asarray(series, np.float32)
-        return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(values, size))
+        return np.lib.stride_tricks.sliding_window_view(values, size)
+
+
+def unusual(rows: Array, found: Array) -> Array:
+    """A score for each row, of what a model put out for it.
+
+    Raises:
+        EngineError: `unsupported_model` where that is neither a number each nor the rows anew.
+    """
+    found = finite(found).reshape(len(rows), -1).astype(np.float64)
+    if found.shape[1] == 1:
+        return found[:, 0]
+    if found.shape == rows.shape:
+        squared: Array = np.square(found - rows).mean(axis=1)
+        return squared
+    raise unsupported(f"the model gives {found.shape[1]} numbers for each row, not one")

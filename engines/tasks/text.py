@@ -1,4 +1,4 @@
-"""Tasks whose input is text: classes, classes of tokens, vectors, and what follows from vectors."""
+"""Tasks whose input is text: classes, vectors, and what follows from vectors."""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from aigrid.engines.tasks.base import (
     TaskCall,
     activate,
     check_count,
+    classes,
     finite,
     invalid,
     ranked,
@@ -23,10 +24,10 @@ from aigrid.engines.tasks.base import (
 from aigrid.engines.tasks.tokens import Pair, Tokens, batches
 from aigrid.protocol.limits import LIMITS
 
-ENTAILMENT: Final = "entailment"
+ENTAILMENT: Final = "entail"  # how the label begins, as in "entailment"
 
 
-class _OnTokens:
+class OnTokens:
     """Texts through the model: what all of these share."""
 
     def __init__(self, setup: Setup) -> None:
@@ -39,7 +40,7 @@ class _OnTokens:
         """The result's row and its mask, for each encoding in order."""
         rows: dict[int, tuple[Array, Array]] = {}
         call.tokens += sum(len(encoding.ids) for encoding in encodings)
-        for batch in batches(encodings):
+        for batch in batches(encodings, padded=self.tokens.masked):
             feeds, mask = self.tokens.feeds([encodings[n] for n in batch])
             found = call.run(self.runner, feeds)[self.result]
             if found.ndim < 2 or found.shape[0] != len(batch):
@@ -72,7 +73,7 @@ class _OnTokens:
         return pooled / length if self.output.normalize and length > 0 else pooled
 
 
-class Embedding(_OnTokens):
+class Embedding(OnTokens):
     """Texts to vectors: one for each."""
 
     parameters = frozenset[str]()
@@ -120,11 +121,13 @@ class Ranking(Embedding):
         if self.output.pooling != "none":
             return _cosines(self.vectors([given.query, *given.documents], call))
         pairs: list[Pair] = [(given.query, document) for document in given.documents]
-        rows = self.run(self.tokens.encode(pairs), call)
-        return [float(activate(row, self.output.activation).ravel()[0]) for row, _ in rows]
+        rows = [row for row, _ in self.run(self.tokens.encode(pairs), call)]
+        if rows[0].size != 1:
+            raise unsupported(f"the model gives {list(rows[0].shape)} for a pair, not one number")
+        return [float(activate(row, self.output.activation).ravel()[0]) for row in rows]
 
 
-class TextClassification(_OnTokens):
+class TextClassification(OnTokens):
     """Labels of a text by score."""
 
     parameters = frozenset({"top_k"})
@@ -135,9 +138,9 @@ class TextClassification(_OnTokens):
 
     def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
         text = call.input(str, "a text")
-        top = int(call.number("top_k", self.output.top, low=0, high=LIMITS.task_labels_max))
+        top = call.whole("top_k", self.output.top, low=0, high=LIMITS.task_labels_max)
         ((row, _),) = self.run(self.tokens.encode([text]), call)
-        return ranked(activate(row, self.output.activation), self._labels, top)
+        return ranked(classes(row, self._labels, self.output.activation), self._labels, top)
 
 
 class _Candidates(msgspec.Struct, forbid_unknown_fields=True):
@@ -145,7 +148,7 @@ class _Candidates(msgspec.Struct, forbid_unknown_fields=True):
     labels: list[str]
 
 
-class ZeroShot(_OnTokens):
+class ZeroShot(OnTokens):
     """Labels that the request brings, by what a model of entailment says of each.
 
     With the parameter `multi_label` each label is judged by itself.
@@ -156,81 +159,30 @@ class ZeroShot(_OnTokens):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         names = [label.lower() for label in setup.labels()]
-        if ENTAILMENT not in names:
+        agreeing = [n for n, name in enumerate(names) if name.startswith(ENTAILMENT)]
+        if not agreeing or len(names) < 2:
             raise unsupported("zero-shot classification needs a model with a label 'entailment'")
-        self._yes = names.index(ENTAILMENT)
+        self._count = len(names)
+        self._yes = agreeing[0]
         others = [n for n, name in enumerate(names) if name.startswith("contradict")]
-        self._no = others[0] if others else 1 - self._yes
+        self._no = others[0] if others else int(self._yes == 0)
         self._template = self.tokens.mapping.template or "This example is {label}."
 
     def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
         given = call.input(_Candidates, "an object of `text` and `labels`")
         check_count(len(given.labels), "labels")
         template = call.text("hypothesis_template", self._template)
-        if "{label}" not in template:
+        place = "{label}" if "{label}" in template else "{}"
+        if place not in template:
             raise invalid("the hypothesis template has to hold {label}")
-        pairs: list[Pair] = [
-            (given.text, template.replace("{label}", label)) for label in given.labels
-        ]
+        pairs: list[Pair] = [(given.text, template.replace(place, label)) for label in given.labels]
         logits = np.stack([finite(row) for row, _ in self.run(self.tokens.encode(pairs), call)])
+        if logits.ndim != 2 or logits.shape[1] != self._count:
+            raise unsupported(f"the model gives {list(logits.shape[1:])} for {self._count} labels")
         yes, no = logits[:, self._yes], logits[:, self._no]
         alone = call.flag("multi_label", default=False) or len(given.labels) == 1
         scores = sigmoid(yes - no) if alone else softmax(yes)
         return ranked(scores, given.labels, 0)
-
-
-class TokenClassification(_OnTokens):
-    """Spans of a text with their entity: `{"entity", "score", "start", "end"}`, in characters.
-
-    Neighbouring tokens of the same entity are one span; labels may be plain or in BIO form.
-    """
-
-    parameters = frozenset[str]()
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self._labels = setup.labels()
-
-    def __call__(self, call: TaskCall) -> list[dict[str, Any]]:
-        text = call.input(str, "a text")
-        (encoding,) = self.tokens.encode([text])
-        ((row, _),) = self.run([encoding], call)
-        scores = activate(row[: len(encoding.ids)], "softmax")
-        if scores.ndim != 2 or scores.shape[1] != len(self._labels):
-            raise unsupported(f"the model gives {list(row.shape)} for {len(self._labels)} labels")
-        best = scores.argmax(axis=1)
-        named = [self._labels[n] for n in best]
-        found = [
-            (named[n], float(scores[n, best[n]]), *encoding.offsets[n])
-            for n in range(len(encoding.ids))
-            if not encoding.special_tokens_mask[n]
-        ]
-        return spans(found)
-
-
-def spans(tokens: Sequence[tuple[str, float, int, int]]) -> list[dict[str, Any]]:
-    """Join (label, score, start, end) of neighbouring tokens into spans; pure.
-
-    A span's score is the mean of its tokens'. "O" stands for no entity; "B-" begins one, "I-" goes
-    on, and plain labels go on where the label stays.
-    """
-    made: list[tuple[str, list[float], int, int]] = []
-    previous = "O"
-    for label, score, start, end in tokens:
-        entity = label[2:] if label[:2] in ("B-", "I-") else label
-        begins = label.startswith("B-") or entity != previous
-        if label == "O":
-            entity = "O"
-        elif begins:
-            made.append((entity, [score], start, end))
-        else:
-            name, scores, first, _ = made[-1]
-            made[-1] = (name, [*scores, score], first, end)
-        previous = entity
-    return [
-        {"entity": name, "score": sum(scores) / len(scores), "start": start, "end": end}
-        for name, scores, start, end in made
-    ]
 
 
 def _cosines(vectors: Sequence[Array]) -> list[float]:

@@ -44,6 +44,11 @@ class Tokens:
         if unfilled := known.keys() - {self._ids, self._mask, self._types}:
             raise unsupported(f"nothing fills the input {min(unfilled)!r} of the model")
 
+    @property
+    def masked(self) -> bool:
+        """Whether the model is told which tokens are padding."""
+        return bool(self._mask)
+
     def encode(self, texts: Sequence[str] | Sequence[Pair]) -> list[Any]:
         """One encoding for each text or pair, none longer than the model takes.
 
@@ -80,13 +85,19 @@ class Tokens:
         return {name: array for name, array in named if name}, mask
 
 
-def batches(encodings: Sequence[Any], tokens_max: int = BATCH_TOKENS) -> list[list[int]]:
-    """Positions in batches of similar length, so that little is padded; pure."""
+def batches(
+    encodings: Sequence[Any], tokens_max: int = BATCH_TOKENS, *, padded: bool = True
+) -> list[list[int]]:
+    """Positions in batches of similar length, so that little is padded; pure.
+
+    Where nothing may be padded, since the model has no mask, those of a batch are equally long.
+    """
     order = sorted(range(len(encodings)), key=lambda n: len(encodings[n].ids))
     made: list[list[int]] = []
     for position in order:
         length = len(encodings[position].ids)
-        if made and (len(made[-1]) + 1) * length <= tokens_max:
+        fits = made and (padded or len(encodings[made[-1][0]].ids) == length)
+        if fits and (len(made[-1]) + 1) * length <= tokens_max:
             made[-1].append(position)
         else:
             made.append([position])

@@ -23,7 +23,7 @@ class Rewriting:
 
     def __call__(self, call: TaskCall) -> str:
         text = call.input(str, "a text")
-        most = call.number("max_tokens", _DEFAULT_TOKENS, low=1, high=LIMITS.context_default_tokens)
+        most = call.whole("max_tokens", _DEFAULT_TOKENS, low=1, high=LIMITS.context_default_tokens)
         (encoding,) = self._tokens.encode([self._template.replace("{text}", text)])
         call.tokens += len(encoding.ids)
-        return self._tokens.decode(self._writer.write(encoding.ids, int(most), call.cancel))
+        return self._tokens.decode(self._writer.write(encoding.ids, most, call.cancel))

@@ -292,7 +292,15 @@ class _AnswerChunks:
 
 
 # Of these the client hears, when no other candidate did better: the node is there.
-_TOLD = frozenset({Code.BUSY, Code.OUT_OF_MEMORY, Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT})
+_TOLD = frozenset(
+    {
+        Code.BUSY,
+        Code.OUT_OF_MEMORY,
+        Code.ENGINE_CRASHED,
+        Code.ENGINE_FAILED,
+        Code.ENGINE_TIMEOUT,
+    }
+)
 
 # Codes that say something about the node that was asked rather than about the request.
 _OF_THE_NODE = frozenset(

@@ -1,5 +1,6 @@
 """Inbound requests: what this node computes for others, and for itself."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -8,7 +9,7 @@ import trio
 
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.network.streams import Send
-from aigrid.protocol.errors import Code, NoCandidateError
+from aigrid.protocol.errors import Code, EngineError, NoCandidateError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest, check_text
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Chunks, Infer, encode
@@ -18,13 +19,19 @@ Batches = AsyncIterator[tuple[InferChunk, ...]]
 
 
 class Serving:
-    """Runs requests on the pool. `offered(model)` says whether this node offers the model now."""
+    """Runs requests on the pool. `offered(model)` says whether this node offers the model now.
+
+    Attributes:
+        running, served: requests now, and those that were answered to their end.
+        failed: how often engines failed, and with what code.
+    """
 
     def __init__(self, pool: ModelPool, *, offered: Callable[[str], bool]) -> None:
         self._pool = pool
         self._offered = offered
         self.running = 0
         self.served = 0
+        self.failed: Counter[Code] = Counter()
         self.refusing = False
         self._idle = trio.Event()
 
@@ -54,6 +61,9 @@ class Serving:
             ):
                 yield batches
                 self.served += 1
+        except EngineError as error:
+            self.failed[error.code] += 1
+            raise
         finally:
             self.running -= 1
             if not self.running:

@@ -185,7 +185,7 @@ async def measure(threads: int, rounds: int, prompt: int, count: int) -> dict[st
             await nursery.start(spawner.run)
             process = await spawner.spawn(source, engine="onnx_text", threads=threads)
             assert isinstance(process, WorkerProcess)
-            ways = {
+            ways: dict[str, Way] = {
                 "bare": Bare(source, threads),
                 "engine": engine(loaded),
                 "worker": worker(process),

@@ -64,7 +64,6 @@ def test_what_fails_while_it_is_loaded_or_runs_fails_alone(node: NodeProcess, pl
     assert ask(node, "good")[0] == 200
     for number, (name, code, status) in enumerate(
         [
-            ("gguf: weights that are no numbers", "engine_failed", 500),
             ("gguf: a template that writes all memory", "no_candidate", 503),
             ("gguf: a template that reads files", "no_candidate", 503),
         ]
@@ -73,6 +72,14 @@ def test_what_fails_while_it_is_loaded_or_runs_fails_alone(node: NodeProcess, pl
         got, body = ask(node, f"evil-{number}")
         assert (got, body["error"]["code"]) == (status, code), (name, body)
         assert ask(node, "good")[0] == 200
+    assert node.alive
+
+
+def test_what_fails_at_its_trial_is_not_published(node: NodeProcess, place: Place) -> None:
+    with pytest.raises(NodeFailedError, match="not finite") as refused:
+        publish(node, write("gguf: weights that are no numbers", place), "no-numbers")
+    assert refused.value.code == "engine_failed"
+    assert "no-numbers" not in offered(node)
     assert node.alive
 
 

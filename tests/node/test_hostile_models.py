@@ -45,7 +45,7 @@ EXPECTED: dict[str, set[str]] = {
 """The others end in some error of ours; which, may change with the runtime's version."""
 
 
-def _state(directory: Path) -> dict[str, tuple[int, str]]:
+def state(directory: Path) -> dict[str, tuple[int, str]]:
     """Path -> when it was written and what is in it."""
     files = [path for path in directory.rglob("*") if path.is_file()]
     return {
@@ -101,9 +101,9 @@ async def test_each_ends_in_a_typed_error_or_an_honest_answer_and_nothing_else_h
         neighbour = await spawner.spawn(source(), engine="echo", threads=1)
         for name in CONTAINED[part::PARTS]:
             path = write(name, place)
-            before = _state(tmp_path)
+            before = state(tmp_path)
             got = await _outcome(spawner, name, path, cache)
-            after = {path: at for path, at in _state(tmp_path).items() if not _own(path, tmp_path)}
+            after = {path: at for path, at in state(tmp_path).items() if not own(path, tmp_path)}
             allowed = EXPECTED.get(name, {got} & TYPED)
             if got not in allowed or after != before:
                 wrong[name] = (got, set(after.items()) ^ set(before.items()))
@@ -116,7 +116,7 @@ async def test_each_ends_in_a_typed_error_or_an_honest_answer_and_nothing_else_h
     assert wrong == {}
 
 
-def _own(path: str, directory: Path) -> bool:
+def own(path: str, directory: Path) -> bool:
     """Whether a worker, or the node for it, may write there."""
     return Path(path).relative_to(directory).parts[0] in ("cache", "logs")
 

@@ -28,6 +28,7 @@ from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
     Finish,
     InferChunk,
+    InferRequest,
     Tensor,
     TensorChunk,
     TensorRequest,
@@ -59,7 +60,7 @@ async def spawning(tmp_path: Path, **changes: Any) -> AsyncIterator[ProcessSpawn
         nursery.cancel_scope.cancel()
 
 
-async def ask(worker: Worker, asked: str | TensorRequest) -> list[Any]:
+async def ask(worker: Worker, asked: str | InferRequest) -> list[Any]:
     request = TextRequest(prompt=asked) if isinstance(asked, str) else asked
     async with worker.infer(request) as batches:
         return [chunk async for batch in batches for chunk in batch]

@@ -27,6 +27,11 @@ def source_of(draft: Draft) -> ModelSource:
     return ModelSource("bafydraft", draft.format, draft.files, draft.task, mapping=mapping)
 
 
+def mapping_of(draft: Draft) -> TaskMapping:
+    assert isinstance(draft.mapping, TaskMapping)
+    return draft.mapping
+
+
 def answered(engine: Engine, draft: Draft, given: Any) -> Any:
     """What an engine makes of a draft, after the trial that publishing would run."""
     engine.load(source_of(draft), threads=1)
@@ -116,8 +121,8 @@ def test_poolings_have_several_spellings(tmp_path: Path, pooling, found: str) ->
     modules = [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}]
     written(tmp_path, modules=modules, **{"1_Pooling__config": pooling})
     draft = read(tmp_path)
-    assert draft.mapping.output.pooling == found
-    assert not draft.mapping.output.normalize
+    assert mapping_of(draft).output.pooling == found
+    assert not mapping_of(draft).output.normalize
 
 
 @pytest.mark.parametrize(
@@ -161,8 +166,8 @@ def test_a_module_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
 def test_a_classifier_has_the_labels_of_its_configuration(tmp_path: Path) -> None:
     draft = read(bert(tmp_path, "BertForSequenceClassification", 3, **CLASSES))
     assert draft.task == "text-classification"
-    assert draft.mapping.output.labels == ("cat", "dog", "fox")
-    assert draft.mapping.output.activation == "softmax"
+    assert mapping_of(draft).output.labels == ("cat", "dog", "fox")
+    assert mapping_of(draft).output.activation == "softmax"
     answer = answered(OnnxEncoderEngine(), draft, "the quick fox")
     logits = Reference(source_of(draft)).classes("the quick fox")
     shares = np.exp(logits) / np.exp(logits).sum()
@@ -237,10 +242,10 @@ def test_an_exported_graph_is_mapped_by_its_own_tensors(tmp_path: Path) -> None:
     draft = read(tmp_path)
     assert draft == read(tmp_path / "onnx" / "model.onnx")
     assert sorted(draft.files) == ["model.onnx", "tokenizer.json"]
-    text_input = draft.mapping.text
+    text_input = mapping_of(draft).text
     assert isinstance(text_input, TextInput)
     assert (text_input.mask, text_input.types) == ("attention_mask", "")
-    assert draft.mapping.output.tensor == "last_hidden_state"
+    assert mapping_of(draft).output.tensor == "last_hidden_state"
 
 
 def test_shards_are_those_that_the_index_names(tmp_path: Path) -> None:

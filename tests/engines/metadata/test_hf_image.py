@@ -53,7 +53,8 @@ def by_definition(data: bytes, said: dict[str, Any]) -> np.ndarray:
     size = said["size"]
     if "shortest_edge" in size:
         short = min(image.size)
-        target = tuple(int(size["shortest_edge"] * side / short) for side in image.size)
+        wide, high = (int(size["shortest_edge"] * side / short) for side in image.size)
+        target = (wide, high)
     else:
         target = (size["width"], size["height"])
     image = image.resize(target, said["resample"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.engines.metadata.test_hf_folder import answered, source_of
+from tests.engines.metadata.test_hf_folder import answered, mapping_of, source_of
 from tests.engines.torch_models import (
     TEMPLATE,
     byte_level,
@@ -22,16 +22,23 @@ from tests.engines.torch_models import (
 )
 
 from aigrid.engines.base import CancelToken
-from aigrid.engines.metadata import read
+from aigrid.engines.metadata import Draft, read
 from aigrid.engines.torch import TorchEngine
 from aigrid.engines.trial import trial
 from aigrid.protocol.inference import Finish, TextChunk
+from aigrid.protocol.task import TextInput
 
 
 def tokenised(folder: Path, model: Any) -> Path:
     model.save_pretrained(folder)
     byte_level().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def text_of(draft: Draft) -> TextInput:
+    text = mapping_of(draft).text
+    assert isinstance(text, TextInput)
+    return text
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])
@@ -69,7 +76,7 @@ def test_a_t5_is_what_its_card_says_with_the_instruction_of_its_configuration(tm
     (tmp_path / "README.md").write_text("---\npipeline_tag: summarization\n---\n")
     draft = read(tmp_path)
     assert draft.task == "summarization"
-    assert draft.mapping.text.template == "summarize: {text}"
+    assert text_of(draft).template == "summarize: {text}"
     assert isinstance(answered(TorchEngine(), draft, "a b c"), str)
     (tmp_path / "README.md").unlink()
     assert read(tmp_path).task == ""
@@ -84,9 +91,9 @@ def test_a_roberta_takes_fewer_tokens_than_it_has_positions(tmp_path: Path) -> N
     )  # fmt: skip
     model = transformers.RobertaForSequenceClassification(config).eval()
     draft = read(tokenised(tmp_path, model))
-    assert draft.mapping.text.max_tokens == 18
-    assert draft.mapping.text.types == ""
-    assert draft.mapping.output.activation == "none"
+    assert text_of(draft).max_tokens == 18
+    assert text_of(draft).types == ""
+    assert mapping_of(draft).output.activation == "none"
 
 
 def test_pictures_are_classified_as_transformers_does(tmp_path: Path) -> None:

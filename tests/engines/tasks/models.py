@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from sklearn.datasets import load_digits, load_iris
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from tokenizers import Tokenizer
@@ -112,7 +113,7 @@ def sentiment(folder: Path) -> ModelSource:
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
         for name in ("input_ids", "attention_mask")
     ]
-    made = _graph(nodes, ids, "logits", held)
+    made = graph(nodes, ids, "logits", held)
     mapping = TaskMapping(
         text=TextInput(tokenizer="tokenizer.json", max_tokens=64),
         output=TaskOutput(labels=("kind", "unkind"), activation="softmax"),
@@ -140,13 +141,46 @@ def digits(folder: Path) -> tuple[ModelSource, np.ndarray, np.ndarray]:
         image=ImageInput(width=8, height=8, channels="gray"),
         output=TaskOutput(labels=tuple("0123456789"), activation="softmax", top=3),
     )
-    made = _graph(nodes, [shape], "logits", held)
+    made = graph(nodes, [shape], "logits", held)
     pictures = np.round(data.images * 255 / 16).astype(np.uint8)
     return source(folder, made, "image-classification", mapping), pictures, y
 
 
-def _graph(nodes: list[Any], inputs: list[Any], output: str, held: dict[str, np.ndarray]) -> Any:
+def graph(nodes: list[Any], inputs: list[Any], output: str, held: dict[str, np.ndarray]) -> Any:
     out = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
     tensors = [numpy_helper.from_array(array, name) for name, array in held.items()]
     graph = helper.make_graph(nodes, "g", inputs, [out], initializer=tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def wave(cycles: int = 20, *, noise: float = 0.02, seed: int = 0) -> np.ndarray:
+    """A sine of 20 values a cycle, with a little noise."""
+    t = np.arange(cycles * 20)
+    return np.sin(t * 2 * np.pi / 20) + np.random.default_rng(seed).normal(0, noise, len(t))
+
+
+def autoencoder(folder: Path, *, window: int = 16, shape: tuple[Any, ...] = ()) -> ModelSource:
+    """Principal components of a wave's windows: what is no such wave comes out as another.
+
+    `shape` is what the input is declared as, [batch, window] unless told.
+    """
+    views = np.lib.stride_tricks.sliding_window_view(wave(), window)
+    pca = PCA(3).fit(views)
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["rows"]),
+        helper.make_node("Sub", ["rows", "mean"], ["centred"]),
+        helper.make_node("MatMul", ["centred", "in"], ["kept"]),
+        helper.make_node("MatMul", ["kept", "out"], ["back"]),
+        helper.make_node("Add", ["back", "mean"], ["again"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Reshape", ["again", "shape"], ["y"]),
+    ]
+    held = {
+        "flat": np.array([-1, window]),
+        "mean": pca.mean_.astype(np.float32),
+        "in": pca.components_.T.astype(np.float32),
+        "out": pca.components_.astype(np.float32),
+    }
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape or ["batch", window])
+    mapping = TaskMapping(table=TableInput(window=window), output=TaskOutput(threshold="0.05"))
+    return source(folder, graph(nodes, [x], "y", held), "anomaly-detection", mapping)

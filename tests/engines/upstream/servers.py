@@ -132,8 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "/v1/completions" if self.server.mode != "chat only":
                 self._stream(body, lambda word: {"text": word})
             case "/v1/embeddings":
+                odd = float("nan") if self.server.mode == "not a number" else 0.5
                 data = [
-                    {"index": n, "embedding": [float(len(text)), 0.5]}
+                    {"index": n, "embedding": [float(len(text)), odd]}
                     for n, text in enumerate(body["input"])
                 ]
                 self._json({"data": data[::-1], "usage": {"prompt_tokens": len(data)}})
@@ -147,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         flat = x.get("data") or struct.unpack(f"<{len(tail) // 4}f", tail)
         sums = [a + b for a, b in zip(flat[::2], flat[1::2], strict=True)]
         y: dict[str, Any] = {"name": "y", "datatype": "FP32", "shape": [len(sums), 1]}
+        if self.server.mode == "not a number":
+            sums = [float("nan")] * len(sums)
         if self.server.mode == "another shape":
             y["shape"] = [len(sums), 7]
         if not tail:
