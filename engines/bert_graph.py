@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from aigrid.engines import safetensors
+from aigrid.engines import progress, safetensors
 from aigrid.engines.bert import BertConfig
 from aigrid.engines.gguf import Buffer
 from aigrid.engines.graph_cache import WEIGHTS_FILE
@@ -55,6 +55,7 @@ class _Builder:
         hidden = self._embeddings()
         mask = graph.node("Cast", [MASK], ["mask"], to=TensorProto.INT32)
         for layer in range(config.layers):
+            progress.told("building the graph", layer, config.layers)
             hidden = self._layer(hidden, mask, f"{config.prefix}encoder.layer.{layer}.")
         if config.head == "sequence":
             hidden = self._first(hidden)

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 from onnx import TensorProto, helper
 
-from aigrid.engines import gguf_quant
+from aigrid.engines import gguf_quant, progress
 from aigrid.engines.gguf import Buffer, GgufFile
 from aigrid.engines.gguf_quant import Blocks
 from aigrid.engines.graph_cache import WEIGHTS_FILE
@@ -145,6 +145,7 @@ def _declare(graph: _Graph, config: LlamaConfig) -> None:
 def _network(graph: _Graph, config: LlamaConfig) -> None:
     residual, update = "embeddings", ""
     for layer in range(config.layers):
+        progress.told("building the graph", layer, config.layers)
         prefix = f"blk.{layer}."
         normed, residual = _norm(graph, config, residual, update, f"{prefix}attn_norm.weight")
         attended = _attention(graph, config, layer, normed)

@@ -10,7 +10,7 @@ from tests.engines.gguf_writer import TYPES, Gguf, tiny_llama, write
 from tests.engines.llama_reference import Array, Reference
 from tests.engines.texts import inside, source
 
-from aigrid.engines import gguf
+from aigrid.engines import gguf, progress
 from aigrid.engines.base import CancelToken
 from aigrid.engines.llama import read_config
 from aigrid.engines.onnx_decoder import Decoder, Run
@@ -153,6 +153,19 @@ def test_the_graph_is_built_once_and_kept_by_content(tmp_path: Path) -> None:
     assert {file.name: file.stat().st_mtime_ns for file in kept.iterdir()} == before
     decoder(write(tmp_path, tiny_llama("Q4_1", seed=1), "other.gguf"), cache=cache)
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 2
+
+
+def test_building_tells_how_far_it_has_come_and_opening_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(progress, "_tell", told.append)
+    monkeypatch.setattr(progress, "_last", "")
+    path = write(tmp_path, tiny_llama("Q4_0"))
+    decoder(path, cache=tmp_path / "cache")
+    assert told == ["building the graph: 0 %", "building the graph: 50 %"]
+    decoder(path, cache=tmp_path / "cache")
+    assert len(told) == 2
 
 
 def test_a_damaged_graph_is_built_again(tmp_path: Path) -> None:
