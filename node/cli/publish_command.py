@@ -6,19 +6,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import msgspec
 import typer
+from msgspec.structs import fields
 
 from aigrid.engines.upstream.address import is_server
 from aigrid.node.cli import render
 from aigrid.node.cli.session import Event, Json, Session, printable, session, show
 from aigrid.protocol.errors import Code, UsageError
-from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.limits import KIB, LIMITS, MIB
+from aigrid.protocol.task import TaskMapping
 
-HUB: str = "hf:"
+HUB: Final = "hf:"
 _COLUMNS = {"what": "", "value": "", "origin": "READ FROM"}
 _FILES_SHOWN = 12
+_MAPPING_SHOWN = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +207,25 @@ def _tensors(specs: Any) -> str:
     return "\n".join(f"{s['name']} {s['datatype']}{list(s['shape'])}" for s in specs)
 
 
-def _mapping(mapping: Mapping[str, Any]) -> str:
-    """A mapping without what is usual, as JSON in few words."""
+def _mapping(mapping: dict[str, Any]) -> str:
+    """A mapping as JSON, without what is usual."""
+    said = msgspec.convert(mapping, TaskMapping) if mapping else TaskMapping()
     parts = {
-        part: {
-            name: value if not isinstance(value, list) else f"{len(value)} of them"
-            for name, value in said.items()
-            if value not in ("", 0, [], False, "none")
-        }
-        for part, said in mapping.items()
-        if isinstance(said, dict)
+        part.name: _unusual(value)
+        for part in fields(said)
+        if isinstance(value := getattr(said, part.name), msgspec.Struct)
     }
-    return json.dumps(parts, ensure_ascii=False)[:600] if parts else ""
+    shown = {name: value for name, value in parts.items() if value}
+    return json.dumps(shown, ensure_ascii=False)[:_MAPPING_SHOWN] if shown else ""
+
+
+def _unusual(part: msgspec.Struct) -> dict[str, Any]:
+    found = {f.encode_name: (getattr(part, f.name), f.default) for f in fields(part)}
+    return {
+        name: f"{len(value)} of them" if isinstance(value, tuple) else value
+        for name, (value, usual) in found.items()
+        if value != usual
+    }
 
 
 def _count(number: int) -> str:
@@ -227,7 +238,9 @@ def _count(number: int) -> str:
 def _size(size_bytes: int) -> str:
     if size_bytes >= 1024 * MIB:
         return f"{size_bytes / (1024 * MIB):.2f} GiB"
-    return f"{size_bytes / MIB:.1f} MiB" if size_bytes else ""
+    if size_bytes >= MIB:
+        return f"{size_bytes / MIB:.1f} MiB"
+    return f"{-(-size_bytes // KIB)} KiB" if size_bytes else ""
 
 
 def _tokens(number: int) -> str:
