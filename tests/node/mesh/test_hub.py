@@ -134,7 +134,7 @@ class Scripted:
         self.last = last
         self.pauses = pauses
 
-    async def __call__(self, order: Order, hear) -> Word:  # type: ignore[no-untyped-def]
+    async def __call__(self, order: Order, hear) -> Word:
         if order.do == "fetch":
             for n, pause in enumerate(self.pauses):
                 await trio.sleep(pause)
