@@ -18,6 +18,7 @@ from aigrid.engines.trial import trial
 from aigrid.node.mesh.hosting import Hosting, Published
 from aigrid.node.mesh.model_copy import Progress, no_progress
 from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.sayable import check_draft, settled
 from aigrid.protocol.errors import Code, EngineError, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import ModelDescription
@@ -95,7 +96,8 @@ class Bringing:
 
         Raises:
             EngineError: `unsafe_file`, `unsupported_model`, `model_file_missing`.
-            UsageError: where neither the files nor `wishes` say what the model is for.
+            UsageError: where neither the files nor `wishes` say what the model is for, or what
+                they say cannot be signed.
         """
         task = self._task_of(wishes.capability) if wishes.capability else ""
         formats = self._formats()
@@ -107,12 +109,13 @@ class Bringing:
                 "its files do not say what the model does; say it with --capability, "
                 f"a Hugging Face pipeline tag{_shape_of(draft)}"
             )
+        chosen = wishes.name or (name or usual).lower()[: LIMITS.name_max_chars]
+        check_draft(chosen, draft)
         fit, problem = None, None
         try:
             fit = await self._fit(_source(draft, trusted=self._trusted))
         except EngineError as error:
             problem = error
-        chosen = wishes.name or (name or usual).lower()[: LIMITS.name_max_chars]
         return Proposal(draft, chosen, wishes.capability or draft.task, fit, problem)
 
     async def describe(self, draft: Draft, progress: Progress = no_progress) -> ModelDescription:
@@ -175,11 +178,12 @@ def _examined(
     path: Path, task: str, formats: frozenset[str], wishes: Wishes, *, trusted: bool
 ) -> tuple[Draft, str]:
     """The draft, and what a model at that path is usually called."""
+    path = settled(path)
     folder = path.is_dir()
     draft = read(path, task=task, formats=formats, trusted=trusted)
     wished = _wished(draft, path if folder else path.parent, wishes)
     # A file that is called as all are has the better name in its folder's.
-    usual = path.stem if path.stem not in _NAMELESS else path.absolute().parent.name
+    usual = path.stem if path.stem not in _NAMELESS else path.parent.name
     return wished, path.name if folder else usual
 
 
