@@ -5,7 +5,8 @@ the package was built for them. What llama.cpp gets is a file whose header was c
 
 Options of the model:
     context: tokens that a conversation may have; by default the model's own, at most 4096.
-    gpu_layers: layers that go to an accelerator; by default all, where the build has one.
+    gpu_layers: layers that go to an accelerator; by default all, where the build has one that
+        could ever hold them. The model is on one accelerator, or on none.
     reuse_prefix: keep the last conversation's keys and values for the next (default). A caller can
         tell from the time to the first token whether the last one began with the same words.
 """
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from aigrid.engines import gguf
 from aigrid.engines.base import (
     CancelToken,
+    Device,
     EngineStats,
     Estimate,
     ModelSource,
@@ -31,7 +33,13 @@ from aigrid.engines.base import (
     wrong_task,
 )
 from aigrid.engines.counting import Tally
-from aigrid.engines.devices import devices, resident_bytes
+from aigrid.engines.devices import (
+    CONTEXT_BYTES,
+    DRIVER_BYTES,
+    choose,
+    devices,
+    resident_bytes,
+)
 from aigrid.engines.llama_cpp_model import (
     PREFILL_CHUNK,
     LlamaDecoder,
@@ -83,6 +91,7 @@ class LlamaCppEngine:
     def __init__(self) -> None:
         self._opened: _Opened | None = None
         self._loaded: _Loaded | None = None
+        self._chosen: tuple[Device | None] | None = None
         self._tally = Tally()
 
     def probe(self) -> Probe:
@@ -106,25 +115,49 @@ class LlamaCppEngine:
         context = context_tokens(
             source, model.integer(f"{kind}.context_length", low=1, high=_LARGEST)
         )
-        _gpu_layers(source)
+        layers = _gpu_layers(source)
         shape = _Shape(model, kind)
         # Logits and the widest layer for each token of a chunk, and its row of attention scores.
         work = 4 * PREFILL_CHUNK * (shape.vocabulary + 8 * shape.hidden + shape.heads * context)
         weights = sum(tensor.size_bytes for tensor in model.tensors.values())
-        return Estimate(
+        kept = context * shape.kept_bytes_per_token
+        on_host = Estimate(
             # Twice, because weights are mapped from a file and packed again for the processor.
-            _RUNTIME_BYTES + 2 * weights + context * shape.kept_bytes_per_token + work,
+            _RUNTIME_BYTES + 2 * weights + kept + work,
             context_tokens=context,
             precision=_precision(model),
         )
+        largest = max((tensor.size_bytes for tensor in model.tensors.values()), default=0)
+        taken = offloaded_bytes(weights + kept, largest, layers, shape.layers) + work
+        return self._placed(source, on_host, layers, taken)
+
+    def _placed(
+        self, source: ModelSource, on_host: Estimate, layers: int, device_bytes: int
+    ) -> Estimate:
+        """The estimate for where the model goes, which takes so much of an accelerator.
+
+        That is chosen once: who was told one device shall not find the model on another.
+        """
+        taken = CONTEXT_BYTES + device_bytes
+        if self._chosen is None:
+            able = accelerators() if layers else ()
+            self._chosen = (choose(able, lambda _: taken, source.room),)
+        (device,) = self._chosen
+        if device is None:
+            return on_host
+        # Layers that do not go there, and the table of tokens, stay with the processor.
+        beside = on_host.memory_bytes + DRIVER_BYTES
+        return replace(on_host, memory_bytes=taken, device=device.place, host_bytes=beside)
 
     def load(self, source: ModelSource, *, threads: int) -> Estimate:
         from aigrid.engines.chat_template import ChatTemplate
 
         estimate, opened = self.estimate(source), self._open(source)
         context = estimate.context_tokens
+        (device,) = self._chosen or (None,)
+        layers = _gpu_layers(source)
         model = LlamaModel(
-            opened.path, context=context, threads=threads, layers=_gpu_layers(source)
+            opened.path, context=context, threads=threads, layers=layers, device=device
         )
         tokenizer, template = LlamaVocabulary(model), None
         if "tokenizer.chat_template" in opened.model.metadata:
@@ -139,7 +172,7 @@ class LlamaCppEngine:
         self._opened = None  # the header with its 100,000 strings is not needed again
         # Of the weights that are mapped few have been read yet.
         resident = resident_bytes()
-        if not resident:
+        if not resident or device is not None:
             return estimate
         known = resident + model.size_bytes
         return replace(estimate, memory_bytes=min(estimate.memory_bytes, known))
@@ -180,6 +213,7 @@ class _Shape:
         width = model.integer(f"{kind}.embedding_length", low=1, high=_LARGEST)
         layers = model.integer(f"{kind}.block_count", low=1, high=1024)
         tokens = model.metadata.get("tokenizer.ggml.tokens")
+        self.layers = layers
         self.vocabulary = len(tokens) if isinstance(tokens, tuple) else _LARGEST // 64
         self.hidden = max(width, integer("feed_forward_length", 4 * width))
         self.heads = max(1, integer("attention.head_count", 1))
@@ -187,6 +221,16 @@ class _Shape:
         each = integer("attention.key_length", head) + integer("attention.value_length", head)
         shared = integer("attention.head_count_kv", self.heads)
         self.kept_bytes_per_token = layers * shared * each * _HALF_BYTES
+
+
+def offloaded_bytes(whole: int, largest: int, wanted: int, layers: int) -> int:
+    """What `wanted` of a model's layers take; what comes after the last counts as one, too.
+
+    `whole`: all weights, keys and values. `largest` of the tensors: layers are not alike.
+    """
+    if not 0 <= wanted <= layers:
+        return whole
+    return min(whole, -(-whole * wanted // (layers + 1)) + largest)
 
 
 def _gpu_layers(source: ModelSource) -> int:

@@ -6,6 +6,7 @@ of them is ours, the same as with every other engine of text.
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from aigrid.engines.base import CancelToken, Device
+from aigrid.engines.devices import hardware
 from aigrid.engines.sampling import Logits, all_finite
 from aigrid.protocol.errors import Code, EngineError
 
@@ -22,6 +24,8 @@ _LOG_ERROR: Final = 4
 _ALL_LAYERS: Final = -1
 _SAID_MAX_CHARS: Final = 200
 _ACCELERATORS: Final = {1, 2}  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU
+_SHARING: Final = 2  # _IGPU: in the machine's memory
+_KINDS: Final = {"mtl": "metal"}
 _NO_MEMORY: Final = ("failed to allocate", "unable to allocate", "out of memory", "bad_alloc")
 
 
@@ -67,9 +71,23 @@ def library() -> Any:
 
 def accelerators() -> tuple[Device, ...]:
     """What the installed build can compute on besides the processor."""
+    return tuple(device for device, _ in _found())
+
+
+def place_of(name: str) -> tuple[str, int]:
+    """Kind and index of what llama.cpp calls CUDA0, ROCm1, Vulkan0 or Metal."""
+    kind, number = re.fullmatch(r"(.*?)([0-9]{0,4})", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    kind = kind.lower()[:16]
+    return _KINDS.get(kind, kind), int(number or 0)
+
+
+def _found() -> list[tuple[Device, int]]:
+    """Each accelerator, and llama.cpp's handle of it."""
     found = library()
     if not found.llama_supports_gpu_offload():
-        return ()
+        return []
+    # As free as their drivers say: to be asked by llama.cpp, each would get a context.
+    told = {device.place: device for device in hardware()}
     from llama_cpp._ggml import libggml as ggml
 
     places = []
@@ -79,23 +97,48 @@ def accelerators() -> tuple[Device, ...]:
         getattr(ggml, f"ggml_backend_dev_{name}").restype = ctypes.c_char_p
     for index in range(ggml.ggml_backend_dev_count()):
         device = ctypes.c_void_p(ggml.ggml_backend_dev_get(ctypes.c_size_t(index)))
-        if ggml.ggml_backend_dev_type(device) not in _ACCELERATORS:
+        type_ = ggml.ggml_backend_dev_type(device)
+        if type_ not in _ACCELERATORS or not device.value:
             continue
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        kind = ggml.ggml_backend_dev_name(device).decode(errors="replace").rstrip("0123456789")
-        named = ggml.ggml_backend_dev_description(device).decode(errors="replace")
-        places.append(Device(kind.lower()[:16], named[:96], total.value, free.value))
-    return tuple(places)
+        kind, number = place_of(ggml.ggml_backend_dev_name(device).decode(errors="replace"))
+        known = told.get(f"{kind}:{number}")
+        if known is None:
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            named = ggml.ggml_backend_dev_description(device).decode(errors="replace")
+            unified = type_ == _SHARING
+            known = Device(kind, named[:96], total.value, free.value, number, unified)
+        places.append((known, device.value))
+    return places
+
+
+def _handles(device: Device | None) -> Any:
+    """The list of the one device, as llama.cpp takes it; an empty list is the processor alone.
+
+    Without a list it would spread a model over all that it finds.
+
+    Raises:
+        EngineError: `engine_failed` where the device is gone.
+    """
+    handles = [handle for found, handle in _found() if device and found.place == device.place][:1]
+    if device is not None and not handles:
+        raise EngineError(f"llama.cpp sees no {device.place} any more", Code.ENGINE_FAILED)
+    return (ctypes.c_void_p * (len(handles) + 1))(*handles, None)
 
 
 class LlamaModel:
     """An open model and the memory for one sequence of `context` tokens."""
 
     def __init__(
-        self, path: Path, *, context: int, threads: int, layers: int = _ALL_LAYERS
+        self,
+        path: Path,
+        *,
+        context: int,
+        threads: int,
+        layers: int = _ALL_LAYERS,
+        device: Device | None = None,
     ) -> None:
-        """`layers`: how many go to an accelerator, where the build knows one.
+        """`layers`: how many go to `device`, an accelerator; without one it is the processor's.
 
         Raises:
             EngineError: `unsupported_model` for what llama.cpp does not take, `out_of_memory`.
@@ -103,7 +146,10 @@ class LlamaModel:
         self.c = library()
         self.c.llama_backend_init()
         settings = self.c.llama_model_default_params()
-        settings.n_gpu_layers = layers if self.c.llama_supports_gpu_offload() else 0
+        settings.n_gpu_layers = layers if device is not None else 0
+        settings.split_mode, settings.main_gpu = self.c.LLAMA_SPLIT_MODE_NONE, 0
+        handles = _handles(device)
+        settings.devices = ctypes.cast(handles, ctypes.c_void_p)
         self._model = self._opened(
             path, lambda: self.c.llama_model_load_from_file(os.fsencode(path), settings)
         )

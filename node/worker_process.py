@@ -313,7 +313,7 @@ class WorkerProcess:
                 with trio.move_on_after(self._bounds.idle_heartbeat_seconds):
                     await self._busy.wait()
                 if not self._requests:
-                    self._ping()  # for `MemoryKills`
+                    self._ping()
                     continue
             await trio.sleep(tick)
             now = trio.current_time()
@@ -375,7 +375,7 @@ class WorkerProcess:
             )
 
     def _remove(self) -> None:
-        """In a thread: to give back much memory takes a while, and so does a full directory."""
+        """In a thread: memory is given back slowly, and a directory may be full."""
         self._popen.wait()
         shutil.rmtree(self._scratch, ignore_errors=True)
 

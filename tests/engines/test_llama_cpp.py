@@ -16,7 +16,7 @@ from tests.engines.texts import load as load_onnx
 from tests.engines.texts import source
 
 from aigrid.engines import llama_cpp_model
-from aigrid.engines.base import CancelToken, ModelSource, Probe
+from aigrid.engines.base import CancelToken, Device, ModelSource, Probe
 from aigrid.engines.contract import EngineContract
 from aigrid.engines.devices import resident_bytes
 from aigrid.engines.llama_cpp import LlamaCppEngine
@@ -345,3 +345,11 @@ def test_the_starter_model_stays_within_what_loading_reported(smollm2_path: Path
     ask(engine, token_ids=tuple(1000 + index for index in range(700)), max_tokens=4)
     assert resident_bytes() - before <= reported
     assert reported <= LlamaCppEngine().estimate(source(smollm2_path)).memory_bytes
+
+
+def test_without_an_accelerator_it_is_the_processors_alone() -> None:
+    """An empty list of devices, not none: that would be all there are."""
+    handles = llama_cpp_model._handles(None)
+    assert list(handles) == [None]
+    gone = Device("cuda", "a card", index=7)
+    assert refused(lambda: llama_cpp_model._handles(gone)).code is Code.ENGINE_FAILED
