@@ -17,6 +17,7 @@ from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.names import PRINTABLE
 from aigrid.protocol.task import TaskMapping
 from aigrid.protocol.upstream import Upstream
 
@@ -26,6 +27,7 @@ CHUNK_WINDOW: Final = LIMITS.worker_chunks_max
 
 MESSAGE_MAX_CHARS: Final = LIMITS.error_message_max_chars
 PROGRESS_MAX_CHARS: Final = 200
+ForPeople = Annotated[str, msgspec.Meta(max_length=MESSAGE_MAX_CHARS, pattern=PRINTABLE)]
 _HEADER = struct.Struct(">I")
 
 
@@ -56,6 +58,7 @@ class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
     factory: str
     source: Source
     needs: Needs = Needs()
+    code_formats: tuple[str, ...] = ()
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -128,7 +131,7 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=22):
     """Worker: what loading took, and what confines this process now, for people."""
 
     estimate: Estimate
-    sandbox: str
+    sandbox: ForPeople
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=23):
@@ -156,7 +159,7 @@ class Probed(msgspec.Struct, frozen=True, array_like=True, tag=26):
     """Worker: the engines asked for, in order, and what would confine a worker, for people."""
 
     probes: tuple[Probe, ...]
-    sandbox: str
+    sandbox: ForPeople
 
 
 class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):

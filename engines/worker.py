@@ -26,7 +26,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from aigrid.engines import ipc, progress, sandbox
-from aigrid.engines.base import CancelToken, Endpoint, Engine, ModelSource, ServerEngine
+from aigrid.engines.base import (
+    CancelToken,
+    Endpoint,
+    Engine,
+    ModelSource,
+    ServerEngine,
+    check_trusted,
+)
 from aigrid.engines.devices import hardware
 from aigrid.engines.registry import factory_of, load_engine, probe
 from aigrid.engines.upstream.address import ports_of
@@ -210,7 +217,9 @@ class Host:
         if self._held.bounded:
             room = 2 * self._files.size_bytes + LIMITS.worker_headroom_bytes
             sandbox.bound_memory(room, final=False)
-        self._engine = load_engine(order.engine, order.factory)
+        engine = load_engine(order.engine, order.factory)
+        check_trusted(source, order.code_formats)
+        self._engine = engine
         self._report(ipc.Examined(self._engine.estimate(source)))
 
     def _load(self, order: ipc.Load) -> None:

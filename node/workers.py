@@ -168,6 +168,7 @@ class ProcessSpawner:
     sandbox: str = field(default="", init=False)
     worker_failures: deque[WorkerFailure] = field(default_factory=no_failures, init=False)
     _needs: dict[str, Needs] = field(default_factory=dict, init=False)
+    _code_formats: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -185,16 +186,20 @@ class ProcessSpawner:
         own = [one for one in installed() if one.own]
         probes, self.sandbox = await ask_own(self._start, own, self.limits)
         for probe in probes:
-            self._needs[probe.engine] = _needs(probe)
+            self._note(probe)
         return probes
 
     async def probe_plugins(self, heard: Callable[[Probe], None]) -> None:
         def note(probe: Probe) -> None:
-            self._needs[probe.engine] = _needs(probe)
+            self._note(probe)
             heard(probe)
 
         others = [one for one in installed() if not one.own]
         await ask_plugins(self._start, others, self.limits, heard=note)
+
+    def _note(self, probe: Probe) -> None:
+        self._needs[probe.engine] = _needs(probe)
+        self._code_formats[probe.engine] = probe.code_formats
 
     async def devices(self) -> tuple[Device, ...]:
         process = await self._start("devices")
@@ -253,9 +258,8 @@ class ProcessSpawner:
     async def _examine(self, process: WorkerProcess, source: ModelSource, engine: str) -> Estimate:
         # An engine that was not asked what it needs gets nothing but a processor.
         needs = self._needs.get(engine, Needs())
-        order = ipc.Examine(
-            engine, self.factories.get(engine, ""), ipc.source_to_wire(source), needs
-        )
+        wire, code = ipc.source_to_wire(source), self._code_formats.get(engine, ())
+        order = ipc.Examine(engine, self.factories.get(engine, ""), wire, needs, code)
         examined = await process.order(
             order, ipc.Examined, timeout_seconds=self.limits.worker_start_seconds
         )

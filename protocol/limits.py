@@ -30,6 +30,7 @@ class Limits:
     invitation_ttl_seconds: int = _limit(7 * DAY, "longest validity of an Invitation")
     invitation_default_seconds: int = _limit(1 * DAY, "validity of an Invitation as issued here")
     offers_max: int = _limit(64, "offers in one AvailabilityRecord")
+    slots_max: int = _limit(65536, "requests that an offered model runs at once")
     addresses_max: int = _limit(16, "addresses in one record or invitation")
     capabilities_max: int = _limit(16, "capabilities of one manifest")
     languages_max: int = _limit(64, "languages of one manifest")
@@ -286,6 +287,7 @@ class Limits:
     plugin_probes_max: int = _limit(4, "plug-ins that are asked at once")
     worker_load_seconds: float = _limit(120.0, "silence of a worker that loads a model")
     worker_build_seconds: float = _limit(3600.0, "loading a model, its first build included")
+    trial_seconds: float = _limit(3900.0, "a new model to load and answer a trial request")
     sign_of_life_seconds: float = _limit(
         1.0, "between two signs that work without a result goes on"
     )

@@ -51,6 +51,7 @@ class Proposal:
 
     Attributes:
         fit: None where no engine here takes it; `problem` says why.
+        own: whether this node is the publisher of what code there is in it.
     """
 
     draft: Draft
@@ -58,6 +59,7 @@ class Proposal:
     capability: str
     fit: Fit | None
     problem: EngineError | None
+    own: bool = True
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -90,17 +92,22 @@ class Bringing:
         self._task_of = task_of
         self._trusted = trusted
 
-    async def propose(self, path: Path, wishes: Wishes, *, name: str = "") -> Proposal:
+    async def propose(
+        self, path: Path, wishes: Wishes, *, name: str = "", own: bool = True
+    ) -> Proposal:
         """What publishing the model at `path` would say. `name` is the usual one for it.
+
+        What somebody else made is not this node's `own`, however much it trusts itself.
 
         Raises:
             EngineError: `unsafe_file`, `unsupported_model`, `model_file_missing`.
             UsageError: where neither the files nor `wishes` say what the model is for.
         """
+        trusted = own and self._trusted
         task = self._task_of(wishes.capability) if wishes.capability else ""
         formats = self._formats()
         draft, usual = await self._models.run_blocking(
-            lambda: _examined(path, task, formats, wishes, trusted=self._trusted)
+            lambda: _examined(path, task, formats, wishes, trusted=trusted)
         )
         if not draft.task:
             raise UsageError(
@@ -109,11 +116,11 @@ class Bringing:
             )
         fit, problem = None, None
         try:
-            fit = await self._fit(_source(draft, trusted=self._trusted))
+            fit = await self._fit(_source(draft, trusted=trusted))
         except EngineError as error:
             problem = error
         chosen = wishes.name or (name or usual).lower()[: LIMITS.name_max_chars]
-        return Proposal(draft, chosen, wishes.capability or draft.task, fit, problem)
+        return Proposal(draft, chosen, wishes.capability or draft.task, fit, problem, own)
 
     async def describe(self, draft: Draft, progress: Progress = no_progress) -> ModelDescription:
         """What is hashed into the model's id: the files' own names are no part of it.
@@ -167,6 +174,7 @@ class Bringing:
             languages=draft.languages,
             trial=trial(draft.task, draft.mapping, draft.inputs),
             take=take,
+            own=proposal.own,
             progress=progress,
         )
 

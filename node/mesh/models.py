@@ -32,6 +32,7 @@ from aigrid.node.mesh.model_copy import (
     no_progress,
     put_back,
     read_all,
+    state_of,
     sync,
 )
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, UsageError
@@ -143,7 +144,7 @@ class LocalModels:
             UsageError: `model_file_missing`.
         """
         source = self.source(model)
-        marks = await self.run_blocking(lambda: _marks(source))
+        marks = await self.run_blocking(lambda: _marks(source.files))
         if self._checked.get(model) == marks:
             return
         for file in self.description(model).files:
@@ -156,7 +157,10 @@ class LocalModels:
         self._checked[model] = marks
 
     def set_aside(self, model: str) -> None:
-        """Forget a damaged model until the next start; its files stay for a person to look at."""
+        """Take a model off the list, so that nobody begins with it; its files stay.
+
+        A damaged one is off it until the next start, for a person to look at.
+        """
         self._models.pop(model, None)
 
     async def describe_file(
@@ -202,26 +206,26 @@ class LocalModels:
             for file in description.files:
                 place = incoming / FILES_FOLDER
                 await self._bring(file, files[file.name], place, progress, take=take)
-            await self.run_blocking(lambda: self._finish(incoming, model, description))
+            marks = await self.run_blocking(lambda: self._finish(incoming, model, description))
         finally:
             with trio.CancelScope(shield=True):
                 if take:
                     await self.run_blocking(lambda: put_back(incoming / FILES_FOLDER, files))
                 await self.run_blocking(lambda: shutil.rmtree(incoming, ignore_errors=True))
         self._models[model] = description
+        self._checked[model] = marks  # just hashed, and in a folder that is this node's alone
         return model
 
-    async def remove(self, model: str, *, taken: Mapping[str, Path] | None = None) -> None:
-        """Delete a model; a worker that has it open is not disturbed.
+    async def discard(self, model: str, *, taken: Mapping[str, Path] | None = None) -> None:
+        """Delete a model, listed or not; a worker that has it open is not disturbed.
 
         What was `taken` when it was added goes back to where it was.
 
         Raises:
-            InvalidRequestError: `model_not_found`.
             LocalError: `data_directory_unusable`.
         """
-        self.description(model)
-        del self._models[model]
+        self._models.pop(model, None)
+        self._checked.pop(model, None)
         removed = self._directory / f".removed-{self._token()}"
         if taken:
             place = self._directory / model / FILES_FOLDER
@@ -232,6 +236,7 @@ class LocalModels:
         self, file: ModelFile, path: Path, folder: Path, progress: Progress, *, take: bool
     ) -> None:
         moved = take and await self.run_blocking(lambda: can_move(path, folder))
+        before = await self.run_blocking(lambda: state_of(path))
         target = None if moved else folder / file.name
         reader = FileReader(path, target=target, max_bytes=file.bytes)
         what = f"{'verifying' if moved else 'copying'} {file.name}"
@@ -243,6 +248,8 @@ class LocalModels:
             )
         if moved:
             await self.run_blocking(lambda: path.rename(folder / file.name))
+            if await self.run_blocking(lambda: state_of(folder / file.name)) != before:
+                raise LocalError(f"{file.name} changed while it was read", Code.HASH_MISMATCH)
 
     def _scan(self) -> dict[str, ModelDescription]:
         try:
@@ -268,8 +275,10 @@ class LocalModels:
         except OSError as error:
             raise disk_error(error) from None
 
-    def _finish(self, incoming: Path, model: str, description: ModelDescription) -> None:
+    def _finish(self, incoming: Path, model: str, description: ModelDescription) -> _Marks:
+        place = incoming / FILES_FOLDER
         try:
+            marks = _marks({file.name: place / file.name for file in description.files})
             with (incoming / DESCRIPTION_FILE).open("xb") as stream:
                 stream.write(msgspec.json.format(msgspec.json.encode(description)))
                 sync(stream)
@@ -279,6 +288,7 @@ class LocalModels:
             incoming.rename(final)
         except OSError as error:
             raise disk_error(error) from None
+        return marks
 
     @staticmethod
     def _write_endpoint(folder: Path, endpoint: Endpoint) -> None:
@@ -290,6 +300,8 @@ class LocalModels:
     def _delete(self, model: str, removed: Path) -> None:
         try:
             (self._directory / model).rename(removed)
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise disk_error(error) from None
         shutil.rmtree(removed, ignore_errors=True)
@@ -322,9 +334,9 @@ def _read(folder: Path) -> ModelDescription | None:
     return description if whole and model_id(description) == folder.name else None
 
 
-def _marks(source: ModelSource) -> _Marks:
+def _marks(files: Mapping[str, Path]) -> _Marks:
     """What changes when somebody writes to a file."""
-    found = {name: path.stat() for name, path in source.files.items()}
+    found = {name: path.stat() for name, path in files.items()}
     return {name: (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found.items()}
 
 

@@ -127,7 +127,7 @@ async def test_files_that_are_taken_go_back_where_they_were_if_it_fails(tmp_path
     model = await shelf.add(good, there, take=True)
     assert not any(path.exists() for path in there.values())
     assert shelf.source(model).files["a"].read_bytes() == b"a" * 100
-    await shelf.remove(model, taken=there)
+    await shelf.discard(model, taken=there)
     assert all(path.read_bytes() == path.name.encode() * 100 for path in there.values())
 
 
