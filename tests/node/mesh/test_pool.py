@@ -9,7 +9,7 @@ import trio
 from tests.node.mesh.pool_world import IDLE_SECONDS, Boaster, Picky, Placed, World, running
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from aigrid.engines.base import Device
+from aigrid.engines.base import Device, Estimate, ModelSource
 from aigrid.engines.echo import EchoEngine
 from aigrid.node.inline_workers import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError
@@ -354,18 +354,30 @@ async def test_a_load_that_ends_as_it_is_broken_off_leaves_no_worker(
 ) -> None:
     async with running(tmp_path) as world:
         model = await world.add(memory_bytes=90)
+
+        class Done(EchoEngine):
+            """Loads, and is unloaded in the same moment: nothing waits that could be cancelled."""
+
+            def load(self, source: ModelSource, *, threads: int) -> Estimate:
+                world.pool._drop(entry)  # as `unload` does
+                entry.scope.cancel()
+                return super().load(source, threads=threads)
+
+        world.spawner.engines = {"echo": Done}
         with trio.move_on_after(0.5):
             async with world.pool.lease(model):
                 pass
-        await trio.sleep(0.5)  # both at the same moment, in whichever order
-        await world.pool.unload(model)
-        await wait_all_tasks_blocked()
-        assert all(worker.died.is_set() for worker in world.spawner.spawned)
+        entry = world.pool._entries[model]
+        await entry.settled.wait()
         assert world.pool.reserved() == {}
+        (worker,) = world.spawner.spawned
+        assert worker.died.is_set()
+        assert world.state(model) == "on_disk"
 
 
+@pytest.mark.parametrize("how", ["unloaded", "stopped"])
 async def test_a_worker_is_not_forgotten_when_making_room_for_it_is_broken_off(
-    tmp_path: Path, autojump_clock: MockClock
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     async with running(tmp_path, engines=("placed",)) as world:
         await with_a_card(world)
@@ -378,11 +390,15 @@ async def test_a_worker_is_not_forgotten_when_making_room_for_it_is_broken_off(
         with trio.move_on_after(0.5):
             async with world.pool.lease(model):
                 pass
-        world.pool._admit = never  # type: ignore[method-assign]
+        monkeypatch.setattr(world.pool, "_admit", never)
         await trio.sleep(1)
         (worker,) = world.spawner.spawned
         assert not worker.died.is_set()
-        await world.pool.unload(model)
+        if how == "unloaded":
+            await world.pool.unload(model)
+        elif world.pool._nursery is not None:
+            world.pool._nursery.cancel_scope.cancel()
+            await wait_all_tasks_blocked()
         assert worker.died.is_set()
         assert world.pool.reserved() == {}
 

@@ -8,6 +8,7 @@ from tests.simulation.harness import Simulation, eventually
 
 from aigrid.engines.echo import EchoEngine
 from aigrid.node import inline_workers
+from aigrid.node.mesh.bringing import Wishes
 from aigrid.node.publish_commands import (
     Publish,
     PublishRemote,
@@ -169,15 +170,18 @@ async def test_code_from_the_hub_is_not_ones_own(sim, tmp_path, autojump_clock):
     path = tmp_path / "brought.program"
     path.write_bytes(b"code")
     node.hub = AtHand(path)
-    said = {"capability": "text-generation", "name": "program"}
 
     async def emit(_):
         pass
 
-    mine = await propose(node, Publish(path=str(path), **said), emit)
+    mine = await propose(node, Publish(path=str(path), capability="text-generation"), emit)
     assert "does not trust" not in mine["problem"]
-    brought = PublishRemote(source="somebody/program", **said)
+    brought = PublishRemote(source="somebody/program", capability="text-generation")
     assert "does not trust" in (await propose_hub(node, brought, emit))["problem"]
     with pytest.raises(EngineError) as refused:
         await publish_hub(node, brought, emit)
+    assert refused.value.code is Code.UNSAFE_FILE
+    proposal = await node.bringing.propose(path, Wishes(capability="text-generation"), own=False)
+    with pytest.raises(EngineError) as refused:  # whatever an engine said of it at first
+        await node.bringing.publish(replace(proposal, problem=None))
     assert refused.value.code is Code.UNSAFE_FILE
