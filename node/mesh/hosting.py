@@ -134,9 +134,12 @@ class Hosting:
         One is enough: the id of a model says what every byte of it is. What others say of it
         besides takes nothing away.
         """
-        if model in self._publishing and self._identity.did in self._trusted_publishers:
+        did = self._identity.did
+        if model in self._publishing and did in self._trusted_publishers:
             return True
-        return any(self._trusts(m) for m in self._graph.manifests_of(model, self._now_ms()))
+        signed = self._graph.manifests_of(model, self._now_ms())
+        others = self._models.brought(model)  # what we sign of it says nothing of its code
+        return any(self._trusts(m) for m in signed if not (others and m.issuer == did))
 
     def _trusts(self, manifest: Record) -> bool:
         return manifest.issuer in self._trusted_publishers
@@ -239,14 +242,14 @@ class Hosting:
             self._check_room(known=known)
             before = self._models.endpoint(model) if known else None
             await self._models.add(
-                description, files, endpoint=endpoint, take=take, progress=progress
+                description, files, endpoint=endpoint, take=take, own=own, progress=progress
             )
             try:
                 if known and endpoint is not None:
                     await self._move(model, endpoint)
                 if trial is not None:
                     await self._trials.have_answer(model, trial, progress)
-                return await self._announce(
+                published = await self._announce(
                     model, name, capabilities, license_id=license_id, languages=languages
                 )
             except BaseException:
@@ -256,6 +259,9 @@ class Hosting:
                     elif before is not None:
                         await self._move(model, before)
                 raise
+            if own:
+                await self._models.claim(model)
+            return published
 
     async def _undo(self, model: str, taken: Mapping[str, Path]) -> None:
         """Take a model off the shelf again; why it has to go is what its publisher is told."""

@@ -3,6 +3,7 @@
     <directory>/<model id>/model.json     what the model is: `ModelDescription` as JSON
     <directory>/<model id>/endpoint.json  of a model behind a server: see `endpoint_file`
     <directory>/<model id>/files/<name>   its files: copies, never links, hash-checked on the way in
+    <directory>/<model id>/brought        empty: somebody else made it, whoever publishes it here
     <directory>/.incoming-*, .removed-*   unfinished business, deleted at the next start
 
 A model appears by one rename, complete, or not at all.
@@ -39,7 +40,7 @@ from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, UsageE
 from aigrid.protocol.limits import MIB
 from aigrid.protocol.model import ModelDescription, ModelFile, model_id
 
-DESCRIPTION_FILE, FILES_FOLDER = "model.json", "files"
+DESCRIPTION_FILE, FILES_FOLDER, BROUGHT_FILE = "model.json", "files", "brought"
 DESCRIPTION_MAX_BYTES: Final = MIB
 
 _Marks = dict[str, tuple[int, int, int, int]]
@@ -67,6 +68,7 @@ class LocalModels:
         self._trusted = trusted
         self._models: dict[str, ModelDescription] = {}
         self._checked: dict[str, _Marks] = {}
+        self._brought: set[str] = set()
 
     async def open(self) -> None:
         """Learn what is on the disk; what is damaged is left alone and reported.
@@ -75,6 +77,9 @@ class LocalModels:
             LocalError: `data_directory_unusable`.
         """
         self._models = await self.run_blocking(self._scan)
+        self._brought = await self.run_blocking(
+            lambda: {m for m in self._models if (self._directory / m / BROUGHT_FILE).exists()}
+        )
 
     def list(self) -> dict[str, ModelDescription]:
         """Model id -> description, in order of id."""
@@ -136,6 +141,16 @@ class LocalModels:
         self.description(model)
         await self.run_blocking(lambda: self._write_endpoint(self._directory / model, endpoint))
 
+    def brought(self, model: str) -> bool:
+        """Whether it was added as somebody else's: what this node signs vouches for no code."""
+        return model in self._brought
+
+    async def claim(self, model: str) -> None:
+        """It is this node's own from now on. Raises LocalError (`data_directory_unusable`)."""
+        if model in self._brought:
+            await self.run_blocking(lambda: self._note(self._directory / model, brought=False))
+            self._brought.discard(model)
+
     async def check(self, model: str) -> None:
         """Hash the files of a model, unless nothing has touched them since that was last done.
 
@@ -182,11 +197,13 @@ class LocalModels:
         *,
         endpoint: Endpoint | None = None,
         take: bool = False,
+        own: bool = True,
         progress: Progress = no_progress,
     ) -> str:
         """Copy `files` (name -> where it is now) in; the model id. Adding again changes nothing.
 
-        With `take` files are moved: they are ours, and nobody else writes to them.
+        With `take` files are moved: they are ours, and nobody else writes to them. What is not
+        `own` is remembered as `brought`.
 
         Raises:
             LocalError: `hash_mismatch`, `malformed` for a description that is not allowed,
@@ -206,6 +223,8 @@ class LocalModels:
             for file in description.files:
                 place = incoming / FILES_FOLDER
                 await self._bring(file, files[file.name], place, progress, take=take)
+            if not own:
+                await self.run_blocking(lambda: self._note(incoming, brought=True))
             marks = await self.run_blocking(lambda: self._finish(incoming, model, description))
         finally:
             with trio.CancelScope(shield=True):
@@ -213,6 +232,8 @@ class LocalModels:
                     await self.run_blocking(lambda: put_back(incoming / FILES_FOLDER, files))
                 await self.run_blocking(lambda: shutil.rmtree(incoming, ignore_errors=True))
         self._models[model] = description
+        if not own:
+            self._brought.add(model)
         self._checked[model] = marks  # just hashed, and in a folder that is this node's alone
         return model
 
@@ -226,6 +247,7 @@ class LocalModels:
         """
         self._models.pop(model, None)
         self._checked.pop(model, None)
+        self._brought.discard(model)
         removed = self._directory / f".removed-{self._token()}"
         if taken:
             place = self._directory / model / FILES_FOLDER
@@ -289,6 +311,16 @@ class LocalModels:
         except OSError as error:
             raise disk_error(error) from None
         return marks
+
+    @staticmethod
+    def _note(folder: Path, *, brought: bool) -> None:
+        try:
+            if brought:
+                (folder / BROUGHT_FILE).touch(mode=0o600)
+            else:
+                (folder / BROUGHT_FILE).unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error) from None
 
     @staticmethod
     def _write_endpoint(folder: Path, endpoint: Endpoint) -> None:

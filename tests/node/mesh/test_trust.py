@@ -38,6 +38,18 @@ class Runs(EchoEngine):
         return super().estimate(replace(source, format="echo"))
 
 
+class Reads(EchoEngine):
+    """Takes the same files, and runs nothing that is in them."""
+
+    name = "reads"
+
+    def probe(self):
+        return replace(super().probe(), engine=self.name, formats=("program",))
+
+    def estimate(self, source):
+        return super().estimate(replace(source, format="echo"))
+
+
 @pytest.fixture
 async def sim(tmp_path, monkeypatch):
     monkeypatch.setattr(inline_workers, "ENGINES", {"echo": EchoEngine, "runs": Runs})
@@ -147,6 +159,28 @@ async def test_what_somebody_else_made_is_not_ones_own(sim, autojump_clock):
         await publish(node, own=False)
     assert refused.value.code is Code.UNSAFE_FILE
     assert node.models.list() == {}
+
+
+async def test_what_was_brought_stays_somebody_elses_until_a_person_publishes_it(
+    sim, autojump_clock, monkeypatch
+):
+    engines = {"echo": EchoEngine, "runs": Runs, "reads": Reads}
+    monkeypatch.setattr(inline_workers, "ENGINES", engines)
+    a = await start_trusting(sim, "a")
+    model = (await publish(a, own=False)).model  # one engine takes it without running anything
+    assert [offer.model for offer in a.hosting.offers()] == [model]
+    assert not a.models.source(model).trusted
+    sim.kill("a")
+    did = a.identity.did
+    a = (await sim.start("a", incarnation=2, with_authority=True, trusted_publishers={did})).node
+    assert not a.models.source(model).trusted
+    await publish(a)
+    assert a.models.source(model).trusted
+    sim.kill("a")
+    a = (await sim.start("a", incarnation=3, with_authority=True, trusted_publishers={did})).node
+    assert a.models.source(model).trusted
+    await publish(a, own=False)  # the very same, so still vouched for
+    assert a.models.source(model).trusted
 
 
 class AtHand:
