@@ -250,6 +250,7 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
             await self.models.open()
+            await self.hub.sweep(self.now_ms())
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(self._world.spawner.run)

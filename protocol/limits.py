@@ -234,6 +234,9 @@ class Limits:
     disk_spare_bytes: int = _limit(64 * MIB, "left free on the disk when a model is added")
     hub_list_seconds: float = _limit(60.0, "the Hugging Face Hub to say which files a model has")
     hub_silence_seconds: float = _limit(120.0, "no more bytes of a download from it")
+    hub_kept_seconds: float = _limit(14.0 * DAY, "a download that was not published stays")
+    hub_files_max: int = _limit(16 * KIB, "files of a repository there")
+    hub_file_max_bytes: int = _limit(50_000_000_000, "a file that it gives over plain HTTP")
     download_seconds: float = _limit(1800.0, "downloading a starter model")
     # Model files and what comes with them
     gguf_keys_max: int = _limit(4096, "metadata keys of a GGUF file")
