@@ -25,6 +25,7 @@ from aigrid.engines.metadata.onnx_model import onnx_facts, read_onnx
 from aigrid.engines.small_files import read_small
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.task import WRITTEN
 
 CONFIG_FILE: Final = "config.json"
 INDEX_FILE: Final = "model.safetensors.index.json"
@@ -34,7 +35,6 @@ _TOKENIZER_MAX_BYTES: Final = 64 * MIB
 _CODE: Final = (".bin", ".pt", ".pth", ".pt2", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _GENERATION: Final = ("generation_config.json",)
 _CHAT: Final = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_WRITTEN: Final = frozenset({"translation", "summarization"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _with_files(draft: Draft, folder: Path) -> Draft:
         names.append(CONFIG_FILE)
         if draft.task == "text-generation":
             names += [TOKENIZER_FILE, *_CHAT, *_GENERATION]
-        elif draft.task in _WRITTEN:
+        elif draft.task in WRITTEN:
             names += [TOKENIZER_FILE, *_GENERATION]
     if isinstance(draft.mapping, msgspec.Struct) and isinstance(draft.mapping.text, msgspec.Struct):
         names.append(draft.mapping.text.tokenizer)
