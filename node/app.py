@@ -211,6 +211,7 @@ class Node:
         self.bringing = Bringing(
             models=self.models,
             hosting=self.hosting,
+            read=world.spawner.read,
             fit=self._fit,
             formats=lambda: self._engines.table.formats,
             task_of=self.graph.index.concepts.task_of,
