@@ -152,10 +152,15 @@ def serving(hub: HubServer) -> Iterator[HubServer]:
 
         def _hold(self) -> None:
             hub.asked.set()
-            with contextlib.suppress(ConnectionError):
-                self.connection.recv(1)  # nothing is said here; it returns when they hang up
-            hub.left.set()
             self.close_connection = True
+            self.connection.settimeout(30)
+            try:
+                self.connection.recv(1)  # nothing is said here; it returns when they hang up
+            except TimeoutError:
+                return
+            except ConnectionError:
+                pass
+            hub.left.set()
 
         def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self._head(status, {"Content-Length": str(len(body)), **(headers or {})})

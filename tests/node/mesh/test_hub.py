@@ -13,8 +13,9 @@ from tests.node.mesh.hub_server import REVISION, HubServer, serving
 
 from aigrid.node.mesh import hub as hub_module
 from aigrid.node.mesh import hub_child, hub_process
-from aigrid.node.mesh.hub import Hub, ask_child
+from aigrid.node.mesh.hub import Hub
 from aigrid.node.mesh.hub_child import Order, Word
+from aigrid.node.mesh.hub_process import ask_child
 from aigrid.node.mesh.model_copy import in_thread, inline, no_progress
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.limits import LIMITS
@@ -140,13 +141,14 @@ async def test_a_cancel_ends_the_process(
     (pid,) = started
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+    assert await trio.to_thread.run_sync(remote.left.wait, 10)  # and not because it gave up
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_the_process_ends_with_a_node_that_is_killed(remote: HubServer) -> None:
     node = (
         "import trio; from tests.node.mesh.test_hub import hear; "
-        "from aigrid.node.mesh.hub import ask_child; from aigrid.node.mesh.hub_child import Order; "
+        "from aigrid.node.mesh.hub_process import ask_child; from aigrid.node.mesh.hub_child import Order; "
         "trio.run(ask_child, Order('list', 'org/name'), hear)"
     )
     remote.held_list = True
