@@ -348,8 +348,7 @@ class Node:
     def _hint_keys(self) -> frozenset[str]:
         index, now_ms = self.graph.index, self.now_ms()
         manifests = (index.manifest(offer.manifest, now_ms) for offer in self.hosting.offers())
-        bodies = [record.body for record in manifests if record is not None]
-        offered = [body for body in bodies if isinstance(body, ModelBody)]
+        offered = [r.body for r in manifests if r is not None and isinstance(r.body, ModelBody)]
         return hint_keys(self.grid.did, offered, index.concepts, now_ms)
 
     def _offers_changed(self) -> None:
