@@ -228,6 +228,8 @@ def verdict(error: Exception, order: Order) -> tuple[Code, str]:
         return Code.MODEL_NOT_FOUND, (
             f"the hub has no model {repo}, or it is private: then give a token with --key-file"
         )
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return Code.ENVIRONMENT, "HF_HUB_OFFLINE is set in the node's environment"
     if isinstance(error, errors.RevisionNotFoundError):
         return Code.MODEL_NOT_FOUND, f"{repo} has no revision {order.revision}"
     if isinstance(error, errors.EntryNotFoundError):

@@ -36,6 +36,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         (folder / name).write_bytes(data)
     with serving(HubServer("org/name", folder)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # the torch engine, tested before, switched it on
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("AIGRID_SECRET", "not for the hub")
         yield hub
@@ -112,6 +113,15 @@ async def test_what_is_not_to_be_had_says_why(
 ) -> None:
     remote.gated = gated
     assert (await refused(hub, source)).code is code
+
+
+async def test_offline_by_choice_is_said_so(
+    remote: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    error = await refused(hub)
+    assert error.code is Code.ENVIRONMENT
+    assert "HF_HUB_OFFLINE" in error.message
 
 
 async def test_a_hub_that_is_not_there_is_unreachable(
