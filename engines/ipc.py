@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 
 from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
+from aigrid.engines.draft import WireDraft
 from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
@@ -115,6 +116,19 @@ class FindDevices(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """Node: what hardware is here, and how much of its memory is free? Answered with `Found`."""
 
 
+class Read(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Node: what does a model say of itself? Answered with `Drafted`; see `metadata.read`.
+
+    `readable` are the files and folders that may be opened for it.
+    """
+
+    path: str
+    task: str
+    formats: tuple[str, ...]
+    trusted: bool
+    readable: tuple[str, ...]
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Worker: ready for orders."""
 
@@ -174,14 +188,21 @@ class Found(msgspec.Struct, frozen=True, array_like=True, tag=28):
     devices: tuple[Device, ...]
 
 
+class Drafted(msgspec.Struct, frozen=True, array_like=True, tag=30):
+    """Worker: what the model says."""
+
+    draft: WireDraft
+
+
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag=29):
     """Worker: how far loading has come, for people. Not an answer."""
 
     text: Annotated[str, msgspec.Meta(max_length=PROGRESS_MAX_CHARS)]
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover | FindDevices
-Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered | Found | Progress
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover | FindDevices | Read
+Answer = Hello | Examined | Loaded | Probed | Discovered | Found | Drafted
+Report = Answer | Chunk | Failed | Pong | Progress
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)

@@ -168,7 +168,7 @@ def check_mapping(given: dict[str, Any]) -> TaskMapping | UnsetType:
 def proposal_body(proposal: Proposal) -> dict[str, Any]:
     """A proposal as JSON; `proposal` in it is its id."""
     draft, fit = proposal.draft, proposal.fit
-    files = {name: path.stat().st_size for name, path in sorted(draft.files.items())}
+    files = dict(proposal.sizes)
     said: dict[str, Any] = {
         "name": proposal.name,
         "capability": proposal.capability,

@@ -22,8 +22,10 @@ import trio
 from aigrid.engines import ipc
 from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.devices import memory
+from aigrid.engines.draft import Draft, from_wire
 from aigrid.engines.registry import installed
 from aigrid.engines.sandbox import Needs, allowance_bytes
+from aigrid.node.model_reading import checked, home_of, readable_in
 from aigrid.node.probing import ask_own, ask_plugins
 from aigrid.node.worker_failures import WorkerFailure, no_failures
 from aigrid.node.worker_process import WorkerProcess
@@ -116,6 +118,9 @@ class WorkerSpawner(Protocol):
 
     async def devices(self) -> tuple[Device, ...]:
         """The hardware, and how much of its memory is free now, asked in a short-lived child."""
+
+    async def read(self, path: Path, *, task: str, formats: frozenset[str], trusted: bool) -> Draft:
+        """What a model says of itself, asked in a short-lived child; see `metadata.read`."""
 
     async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
         """What a server serves, asked in a short-lived child; see `ServerEngine.discover`."""
@@ -210,6 +215,20 @@ class ProcessSpawner:
             return report.devices
         finally:
             await process.kill()
+
+    async def read(self, path: Path, *, task: str, formats: frozenset[str], trusted: bool) -> Draft:
+        home = await trio.to_thread.run_sync(home_of, path)
+        readable = await trio.to_thread.run_sync(readable_in, home)
+        process = await self._start("reading")
+        try:
+            report = await process.order(
+                ipc.Read(str(path), task, tuple(sorted(formats)), trusted, readable),
+                ipc.Drafted,
+                timeout_seconds=self.limits.model_read_seconds,
+            )
+        finally:
+            await process.kill()
+        return checked(from_wire(report.draft), home)
 
     async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
         process = await self._start(engine)
