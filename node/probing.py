@@ -2,7 +2,8 @@
 
 The engines of this package share one child, for starting one costs; should it die or hang, each is
 asked again in a child of its own, so that one broken runtime takes no other with it. What others
-have installed is asked in a child each from the beginning.
+have installed is asked in a child each from the beginning. Few are asked at once: each loads a
+runtime.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -41,10 +42,12 @@ async def ask_own(
         await process.kill()
     found: dict[str, Probe] = {}
     confined = ""
+    turns = trio.CapacityLimiter(limits.plugin_probes_max)
 
     async def alone(name: str) -> None:
         nonlocal confined
-        found[name], said = await _alone(start, name, limits)
+        async with turns:
+            found[name], said = await _alone(start, name, limits)
         confined = confined or said
 
     async with trio.open_nursery() as nursery:

@@ -43,7 +43,7 @@ class Remote(msgspec.Struct, forbid_unknown_fields=True):
     """A model on the Hugging Face Hub: what stands after `hf:`."""
 
     source: str
-    token: str = msgspec.field(default="")
+    token: str = ""
 
 
 class PublishRemote(Said, kw_only=True):
@@ -62,8 +62,8 @@ async def publish(node: Node, params: Publish, emit: Emit) -> dict[str, Any]:
     """Publish, and say what was signed.
 
     Raises:
-        UsageError: `hash_mismatch` where what would be said of them, their sizes included, is no
-            longer what somebody agreed to.
+        UsageError: `hash_mismatch` where not all of this was agreed to: what is said of the model,
+            the names of its files and their sizes. Their bytes were not read then.
     """
     proposal = await _proposal(node, params, Path(params.path))
     said = proposal_body(proposal)
@@ -149,6 +149,11 @@ def progress_of(emit: Emit) -> Progress:
     return progress
 
 
+def proposal_id(said: dict[str, Any]) -> str:
+    """What somebody agrees to who was shown this."""
+    return content_id(canonical(said))
+
+
 def check_confirmed(confirmed: str, body: dict[str, Any]) -> None:
     """Raises UsageError unless nothing was agreed to, or this was."""
     if confirmed and confirmed != body["proposal"]:
@@ -190,7 +195,7 @@ def proposal_body(proposal: Proposal) -> dict[str, Any]:
     }
     return {
         **said,
-        "proposal": content_id(canonical(said)),
+        "proposal": proposal_id(said),
         "engine": fit.engine if fit is not None else "",
         "memory_bytes": fit.estimate.memory_bytes if fit is not None else 0,
         "problem": proposal.problem.message if proposal.problem is not None else "",

@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from aigrid.engines.base import Endpoint
 from aigrid.engines.upstream.address import DIALECTS, is_server, locate
@@ -10,58 +11,70 @@ from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.finding import check_capability, check_languages
 from aigrid.node.mesh.hosting import ServerModel, usual_name
-from aigrid.node.publish_commands import check_mapping
+from aigrid.node.mesh.sayable import check_said
+from aigrid.node.publish_commands import Said, check_confirmed, check_mapping, proposal_id
 from aigrid.protocol.errors import EngineError, UsageError
 from aigrid.protocol.limits import LIMITS
 
 
-class PublishUpstream(msgspec.Struct, forbid_unknown_fields=True):
-    """An address such as openai+http://HOST:PORT/v1, and what to say of a model there.
-
-    `mapping` is a task mapping as SPEC.md describes it, or {}.
-    """
+class PublishUpstream(Said, kw_only=True):
+    """An address such as openai+http://HOST:PORT/v1; `model` is what it is called there."""
 
     url: str
     model: str = ""
-    capability: str = ""
-    name: str = ""
-    license: str = ""
-    languages: tuple[str, ...] = ()
     key: str = ""
-    mapping: dict[str, Any] = {}
 
 
 async def propose_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict[str, Any]:
     """What publishing would say of the model, as its server tells it; nothing is changed."""
+    server, said = await _said(node, params)
+    return {**said, "proposal": proposal_id(said), "engine": server.engine, "problem": ""}
+
+
+async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict[str, Any]:
+    """Publish, and say what was signed.
+
+    Raises:
+        UsageError: `hash_mismatch` where the server says something else than was agreed to.
+    """
+    server, said = await _said(node, params)
+    check_confirmed(params.confirmed, {"proposal": proposal_id(said)})
+    published = await node.hosting.publish_upstream(
+        server,
+        capability=said["capability"],
+        name=said["name"],
+        license_id=said["license"],
+        languages=tuple(said["languages"]),
+    )
+    return {"model": published.model, "name": published.name, "record": published.record}
+
+
+async def _said(node: Node, params: PublishUpstream) -> tuple[ServerModel, dict[str, Any]]:
+    """The model at its server, and what would be said of it.
+
+    Raises:
+        UsageError: for what makes no sense, or cannot be signed.
+        EngineError: why the server does not answer.
+    """
     server, capability = _asked(node, params)
+    languages = check_languages(params.languages)
     served = await node.hosting.look(server)
-    said: dict[str, Any] = {
-        "name": params.name or usual_name(served.name),
+    name = params.name or usual_name(served.name)
+    check_said(name, params.license, languages)
+    mapping = {} if server.mapping is UNSET else msgspec.to_builtins(server.mapping)
+    return server, {
+        "name": name,
         "capability": capability,
         "format": server.engine,
         "upstream_model": served.name,
         "version": served.version,
         "context_tokens": served.context_tokens,
         "license": params.license,
-        "languages": list(params.languages),
-        "mapping": dict(params.mapping),
+        "languages": list(languages),
+        "mapping": mapping,
         "inputs": msgspec.to_builtins(served.inputs),
         "outputs": msgspec.to_builtins(served.outputs),
     }
-    return {**said, "engine": server.engine, "problem": ""}
-
-
-async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict[str, Any]:
-    """Publish, and say what was signed."""
-    server, capability = _asked(node, params)
-    published = await node.hosting.publish_upstream(
-        server,
-        capability=capability,
-        name=params.name,
-        license_id=params.license,
-        languages=check_languages(params.languages),
-    )
-    return {"model": published.model, "name": published.name, "record": published.record}
 
 
 def _asked(node: Node, params: PublishUpstream) -> tuple[ServerModel, str]:

@@ -1,6 +1,7 @@
 """Why a worker process ended, as an error for whoever waited for it."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,32 @@ def oom_kills() -> int:
             return next((int(line.split()[1]) for line in facts if line.startswith("oom_kill ")), 0)
     except (OSError, ValueError):
         return 0
+
+
+class MemoryKills:
+    """Whether the kernel has killed for memory since a worker was last known to live.
+
+    The kernel counts for the whole machine. So the count is taken before each question to the
+    worker, and the answer proves that none of those kills was the worker's.
+    """
+
+    def __init__(self, count: Callable[[], int] = oom_kills) -> None:
+        self._count = count
+        self._alive_at = count()
+        self._asked_at: int | None = None
+
+    def asked(self) -> None:
+        """A question is about to be sent."""
+        if self._asked_at is None:  # the next answer may be that to an earlier one
+            self._asked_at = self._count()
+
+    def answered(self) -> None:
+        if self._asked_at is not None:
+            self._alive_at, self._asked_at = self._asked_at, None
+
+    def since(self) -> bool:
+        """Whether there was one after the last sign of life."""
+        return self._count() > self._alive_at
 
 
 def describe(returncode: int) -> str:

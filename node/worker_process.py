@@ -21,7 +21,7 @@ import trio
 
 from aigrid.engines import ipc
 from aigrid.engines.base import EngineStats, Estimate
-from aigrid.node.worker_exit import oom_kills, verdict
+from aigrid.node.worker_exit import MemoryKills, verdict
 from aigrid.node.worker_request import RunningRequest, WorkerBounds
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest
@@ -79,7 +79,7 @@ class WorkerProcess:
         self._orders_in, self._orders_out = trio.open_memory_channel[ipc.Report | EngineError](2)
         self._progress: Callable[[str], None] | None = None
         self._extend: Callable[[], None] = lambda: None
-        self._oom_kills = oom_kills()
+        self._memory_kills = MemoryKills()
 
     @property
     def pid(self) -> int:
@@ -92,7 +92,7 @@ class WorkerProcess:
         """Ask for counters. The worker is killed where it does not answer."""
         self._heard = trio.Event()
         if not self._exited.is_set():
-            self._post(ipc.Ping())
+            self._ping()
         with trio.move_on_after(self._bounds.heartbeat_silence_seconds):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_first_of, self._exited, nursery.cancel_scope)
@@ -117,11 +117,10 @@ class WorkerProcess:
                 nursery.cancel_scope.cancel()
         finally:
             self._popen.kill()
-            self._popen.wait()  # a killed process: at once, but for giving its memory back
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._fail_requests(self.failure or self._stopped())
-            self._socket.close()
             with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._remove)
+                self._fail_requests(self.failure or self._stopped())
+                self._socket.close()
                 await self._output.aclose()
             self.died.set()
 
@@ -208,6 +207,10 @@ class WorkerProcess:
     def _post(self, order: ipc.Order) -> None:
         self._send(ipc.encode(order))
 
+    def _ping(self) -> None:
+        self._memory_kills.asked()
+        self._post(ipc.Ping())
+
     def _send(self, frame: bytes) -> None:
         """Send without waiting; what does not fit now is left to `_write_rest`."""
         rest = memoryview(frame)
@@ -283,6 +286,7 @@ class WorkerProcess:
                 self._progress(report.text)
         elif isinstance(report, ipc.Pong):
             self._stats = report.stats
+            self._memory_kills.answered()
             self._heard.set()
         else:
             answer = ipc.engine_error(report) if isinstance(report, ipc.Failed) else report
@@ -301,14 +305,18 @@ class WorkerProcess:
     # -- watching and ending
 
     async def _watch(self) -> None:
-        """Notice a worker that hangs. Costs nothing while it has nothing to do."""
+        """Notice a worker that hangs. While it has nothing to do, nobody waits for its pongs."""
         silence = self._limits.worker_silence_seconds
         tick = min(self._bounds.heartbeat_seconds, silence / 4, self._bounds.cancel_seconds / 4)
         while True:
             if not self._requests:
                 self._pinged_at = None
                 self._busy = trio.Event()
-                await self._busy.wait()
+                with trio.move_on_after(self._bounds.idle_heartbeat_seconds):
+                    await self._busy.wait()
+                if not self._requests:
+                    self._ping()  # for `MemoryKills`
+                    continue
             await trio.sleep(tick)
             now = trio.current_time()
             for job in self._requests.values():
@@ -316,7 +324,7 @@ class WorkerProcess:
                     return self._time_out(problem)
             if self._pinged_at is None:
                 self._pinged_at = now
-                self._post(ipc.Ping())
+                self._ping()
             elif now - self._pinged_at > self._bounds.heartbeat_silence_seconds:
                 return self._time_out("did not answer a ping")
 
@@ -360,13 +368,18 @@ class WorkerProcess:
                 self.engine,
                 self._popen.returncode,
                 bytes(self._tail),
-                killed_for_memory=oom_kills() > self._oom_kills,
+                killed_for_memory=self._memory_kills.since(),
             )
         if self.failure is not None:
             self._save_output()
             log.warning(
                 "worker_died", engine=self.engine, pid=self.pid, reason=self.failure.message
             )
+
+    def _remove(self) -> None:
+        """In a thread: to give back much memory takes a while, and so does a full directory."""
+        self._popen.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _save_output(self) -> None:
         if self._tail:

@@ -18,12 +18,14 @@ class WorkerBounds:
 
     Attributes:
         heartbeat_seconds: between two pings while requests run.
+        idle_heartbeat_seconds: between two pings while none runs.
         heartbeat_silence_seconds: without a sign of life after a ping.
         cancel_seconds: for a cancelled request to end before its worker is killed.
         output_bytes: kept of what a worker printed last.
     """
 
     heartbeat_seconds: float = LIMITS.worker_heartbeat_seconds
+    idle_heartbeat_seconds: float = LIMITS.worker_idle_heartbeat_seconds
     heartbeat_silence_seconds: float = LIMITS.worker_heartbeat_silence_seconds
     cancel_seconds: float = LIMITS.worker_cancel_seconds
     output_bytes: int = LIMITS.worker_output_max_bytes

@@ -290,7 +290,7 @@ class Limits:
     worker_start_seconds: float = _limit(20.0, "a worker process to say hello")
     engines_max: int = _limit(32, "engines in a NodeRecord")
     plugin_wait_seconds: float = _limit(5.0, "a node that starts, for plug-ins to say what they do")
-    plugin_probes_max: int = _limit(4, "plug-ins that are asked at once")
+    plugin_probes_max: int = _limit(4, "engines that are asked at once, each in a child")
     worker_load_seconds: float = _limit(120.0, "silence of a worker that loads a model")
     worker_build_seconds: float = _limit(3600.0, "loading a model, its first build included")
     trial_seconds: float = _limit(3900.0, "a new model to load and answer a trial request")
@@ -301,6 +301,7 @@ class Limits:
     worker_stop_seconds: float = _limit(1.0, "between asking a worker to stop and killing it")
     worker_heartbeat_seconds: float = _limit(5.0, "between two pings of a worker that serves")
     worker_heartbeat_silence_seconds: float = _limit(20.0, "a sign of life after such a ping")
+    worker_idle_heartbeat_seconds: float = _limit(60.0, "between two pings of an idle worker")
     worker_cancel_seconds: float = _limit(
         10.0, "a cancelled request to end, else the worker is killed"
     )

@@ -38,13 +38,7 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Bring a known model to this node, check its hash and offer it."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"Fetching {printable(name)}...") as status:
-
-        def on_event(event: dict[str, Any]) -> None:
-            status.update(printable(event.get("progress", "")))
-
+    with render.progress(f"Fetching {name}...") as on_event:
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
     show(body, lambda _: render.say(f"{name} is here and offered."), as_json=as_json)
 

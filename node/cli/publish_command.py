@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -12,7 +10,7 @@ import typer
 
 from aigrid.engines.upstream.address import is_server
 from aigrid.node.cli import render
-from aigrid.node.cli.session import Event, Json, Session, printable, session, show
+from aigrid.node.cli.session import Json, Session, session, show
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
@@ -108,7 +106,7 @@ def _way(source: str, params: dict[str, Any], upstream_model: str, key: str) -> 
         return Way("propose_hub", "publish_hub", {**params, **more})
     if key:
         raise UsageError("--key-file is for the address of a server, or for hf:ORG/NAME")
-    path = Path(source).expanduser().absolute()
+    path = Path(source).expanduser().absolute()  # not resolved: a link may have the better name
     if not path.exists():
         raise UsageError(f"there is no model at {path}", Code.MODEL_FILE_MISSING)
     return Way("propose", "publish", {"path": str(path), **params})
@@ -119,7 +117,7 @@ def _bring(node: Session, way: Way, *, ask: bool) -> None:
     params: dict[str, Any] = {
         name: way.params[name] for name in ("source", "token") if name in way.params
     }
-    with _progress("Asking the hub...") as on_event:
+    with render.progress("Asking the hub...") as on_event:
         body = node.call("list_hub", params, on_event)
     way.params["source"] = body["source"]  # pinned: what is asked for below is what was shown
     if not body["missing_bytes"]:
@@ -135,16 +133,15 @@ def _bring(node: Session, way: Way, *, ask: bool) -> None:
 def _shown_and_published(node: Session, way: Way, *, ask: bool) -> dict[str, Any]:
     from aigrid.node.cli.proposal import facts  # heavier than a help text should be
 
-    with _progress("Looking at the model...") as on_event:
+    with render.progress("Looking at the model...") as on_event:
         body = node.call(way.propose, way.params, on_event)
     render.rows(facts(body), _COLUMNS, empty="")
     if body.get("problem"):
         render.note("no engine here takes it")
     else:
         _agreed("Publish it?", ask=ask)
-    confirmed = {"confirmed": body["proposal"]} if "proposal" in body else {}
-    with _progress("Publishing...") as on_event:
-        return node.call(way.publish, {**way.params, **confirmed}, on_event)
+    with render.progress("Publishing...") as on_event:
+        return node.call(way.publish, {**way.params, "confirmed": body["proposal"]}, on_event)
 
 
 def _agreed(question: str, *, ask: bool) -> None:
@@ -152,14 +149,6 @@ def _agreed(question: str, *, ask: bool) -> None:
     if ask and sys.stdin.isatty() and sys.stdout.isatty() and not typer.confirm(question):
         render.note("nothing was published")
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Event]:
-    from rich.console import Console
-
-    with Console(stderr=True).status(what) as status:
-        yield lambda event: status.update(printable(event.get("progress", what)))
 
 
 def _read(path: Path, what: str) -> str:

@@ -3,14 +3,15 @@
 Whatever came from another machine is stripped of control characters and printed without markup.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aigrid.node.cli.session import printable
+from aigrid.node.cli.session import Event, printable
 
 Columns = Mapping[str, str]
 
@@ -23,6 +24,13 @@ def say(text: str, *, style: str = "") -> None:
 def note(text: str) -> None:
     """A remark beside the result, on stderr."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(Text(printable(text), style="dim"))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Event]:
+    """A line on stderr while something takes long; give it the events that say how far it is."""
+    with Console(stderr=True).status(Text(printable(what))) as status:
+        yield lambda event: status.update(Text(printable(event.get("progress", what))))
 
 
 def rows(items: Iterable[Mapping[str, Any]], columns: Columns, *, empty: str) -> None:

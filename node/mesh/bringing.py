@@ -18,6 +18,7 @@ from aigrid.engines.trial import trial
 from aigrid.node.mesh.hosting import Hosting, Published
 from aigrid.node.mesh.model_copy import Progress, no_progress
 from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.sayable import check_draft, settled
 from aigrid.protocol.errors import Code, EngineError, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import ModelDescription
@@ -120,9 +121,11 @@ class Bringing:
 
         Raises:
             EngineError: `unsafe_file`, `unsupported_model`, `model_file_missing`.
-            UsageError: where neither the files nor `wishes` say what the model is for.
+            UsageError: where neither the files nor `wishes` say what the model is for, or what
+                they say cannot be signed.
         """
         trusted = own and self._trusted
+        path = await self._models.run_blocking(lambda: settled(path))
         task = self._task_of(wishes.capability) if wishes.capability else ""
         read = await self._read(path, task=task, formats=self._formats(), trusted=trusted)
         draft, sizes, usual = await self._models.run_blocking(
@@ -133,12 +136,13 @@ class Bringing:
                 "its files do not say what the model does; say it with --capability, "
                 f"a Hugging Face pipeline tag{_shape_of(draft)}"
             )
+        chosen = wishes.name or (name or usual).lower()[: LIMITS.name_max_chars]
+        check_draft(chosen, draft)
         fit, problem = None, None
         try:
             fit = await self._fit(_source(draft, trusted=trusted))
         except EngineError as error:
             problem = error
-        chosen = wishes.name or (name or usual).lower()[: LIMITS.name_max_chars]
         return Proposal(draft, sizes, chosen, wishes.capability or draft.task, fit, problem, own)
 
     async def describe(self, draft: Draft, progress: Progress = no_progress) -> ModelDescription:
@@ -213,7 +217,7 @@ def _completed(draft: Draft, path: Path, wishes: Wishes) -> tuple[Draft, Mapping
             f"cannot read {error.filename}: {error.strerror}", Code.MODEL_FILE_MISSING
         ) from None
     # A file that is called as all are has the better name in its folder's.
-    usual = path.stem if path.stem not in _NAMELESS else path.absolute().parent.name
+    usual = path.stem if path.stem not in _NAMELESS else path.parent.name
     return wished, sizes, path.name if folder else usual
 
 

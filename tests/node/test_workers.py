@@ -1,6 +1,7 @@
 """Worker processes: answers, cancelling, and every way in which one can go wrong."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from aigrid.engines.devices import memory
 from aigrid.engines.echo import EchoEngine
 from aigrid.engines.sandbox import allowance_bytes
 from aigrid.node import worker_process
+from aigrid.node.worker_exit import MemoryKills
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.worker_request import RunningRequest, WorkerBounds
 from aigrid.node.workers import ProcessSpawner, Worker
@@ -243,13 +245,67 @@ async def test_kill_nine_fails_what_runs_and_is_noticed_when_nothing_does(tmp_pa
 async def test_a_kill_by_the_kernel_for_memory_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kills = [7]
+    monkeypatch.setattr(worker_process, "MemoryKills", lambda: MemoryKills(lambda: kills[0]))
+    async with spawning(tmp_path) as spawner:
+        worker, other = await start(spawner), await start(spawner)
+        kills[0] += 1  # the kernel has killed one process since
+        await other.refresh()  # which was not this one: it lives
+        for killed, code in ((worker, Code.OUT_OF_MEMORY), (other, Code.ENGINE_CRASHED)):
+            os.kill(killed.pid, signal.SIGKILL)
+            await killed.died.wait()
+            assert killed.failure is not None
+            assert killed.failure.code is code
+
+
+async def test_an_idle_worker_is_known_to_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = [7]
+    monkeypatch.setattr(worker_process, "MemoryKills", lambda: MemoryKills(lambda: kills[0]))
+    bounds = replace(BOUNDS_HERE, idle_heartbeat_seconds=0.05)
+    async with spawning(tmp_path, bounds=bounds) as spawner:
+        worker = await start(spawner)
+        kills[0] += 1
+        await eventually(lambda: not worker._memory_kills.since())
+
+
+def test_a_kill_between_a_question_and_its_answer_counts() -> None:
+    count = 0
+    kills = MemoryKills(lambda: count)
+    kills.asked()
+    count = 1
+    kills.asked()  # the answer that comes may be that to the first question
+    kills.answered()
+    assert kills.since()
+    kills.answered()
+    assert kills.since()
+    kills.asked()
+    kills.answered()
+    assert not kills.since()
+
+
+async def test_what_a_worker_leaves_is_removed_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing, going_on = threading.Event(), threading.Event()
+    real = shutil.rmtree
+
+    def slow(path: Path, **options: Any) -> None:
+        removing.set()
+        assert going_on.wait(5)
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
     async with spawning(tmp_path) as spawner:
         worker = await start(spawner)
-        worker._oom_kills -= 1  # as if the kernel had killed one since
-        os.kill(worker.pid, signal.SIGKILL)
-        await worker.died.wait()
-        assert worker.failure is not None
-        assert worker.failure.code is Code.OUT_OF_MEMORY
+        scratch = worker._scratch
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.kill)
+            await eventually(removing.is_set)  # only if the event loop goes on meanwhile
+            assert not worker.died.is_set()
+            going_on.set()
+        assert not scratch.exists()
 
 
 async def test_last_words_are_kept_in_the_log_directory(tmp_path: Path) -> None:

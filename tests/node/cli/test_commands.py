@@ -167,6 +167,23 @@ def test_an_answer_streams_and_cannot_command_the_terminal(cli: Cli, node: Scrip
     assert done.out == "a]0;ownedb\n\n"
 
 
+def test_progress_is_text_and_no_markup(cli: Cli, node: ScriptedNode, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.touch()
+    odd = [{"progress": "copying [/x] \x1b[2Jm[/bold].gguf"}]
+    shown = {"name": "m", "capability": "c", "format": "gguf", "proposal": "bp"}
+    node.answers = {
+        "propose": shown,
+        "publish": {"model": "b"},
+        "models_fetch": {"model": "b"},
+    }
+    node.events = dict.fromkeys(node.answers, odd)
+    done = cli("publish", str(path), "--yes")
+    assert (done.status, done.err) == (0, "")
+    assert node.calls[-1][1]["confirmed"] == "bp"
+    assert cli("models", "fetch", "[/x]").status == 0
+
+
 def test_a_question_may_come_from_stdin(
     cli: Cli, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

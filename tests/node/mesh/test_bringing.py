@@ -1,6 +1,7 @@
 """What is proposed to a person before anything is published."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,57 @@ async def test_what_nobody_says_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(AigridError) as unsafe:
         await models.propose(tmp_path / "evil", Wishes(capability="x"))
     assert unsafe.value.code is Code.UNSAFE_FILE
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        (Wishes(name="n" * 97), "--name"),
+        (Wishes(name="two\nlines"), "--name"),
+        (Wishes(license_id="l" * 97), "--license"),
+        (Wishes(languages=("e\u202en",)), "--language"),
+        (Wishes(mapping=TaskMapping(output=TaskOutput(labels=("a\x00",)))), "files say"),
+        (Wishes(mapping=TaskMapping(text=TextInput(tokenizer="a word.json"))), "rename it"),
+        (Wishes(mapping=TaskMapping(text=TextInput(tokenizer="MODEL.onnx"))), "rename one"),
+    ],
+)
+async def test_what_cannot_be_signed_is_not_proposed(
+    tmp_path: Path, wishes: Wishes, said: str
+) -> None:
+    models = bringing(await empty_shelf(tmp_path / "models"))
+    path = save(tmp_path / "m.onnx", linear())
+    with pytest.raises(AigridError, match=said) as caught:
+        await models.propose(path, replace(wishes, capability="tensor"))
+    assert caught.value.code is Code.USAGE
+
+
+async def test_a_file_whose_name_no_model_may_have_is_to_be_renamed(tmp_path: Path) -> None:
+    models = bringing(await empty_shelf(tmp_path / "models"), formats=("toy",))
+    path = tmp_path / ("x" * 100 + ".onnx")
+    found = await models.propose(save(path, linear()), Wishes(capability="tensor"))
+    assert found.name == "x" * 96
+    nameless = tmp_path / "folder"
+    nameless.mkdir()
+    (nameless / "model.onnx").write_bytes(path.read_bytes())
+    with pytest.raises(AigridError, match="--name") as caught:
+        await models.propose(nameless, Wishes(capability="tensor"), name="\u202e")
+    assert caught.value.code is Code.USAGE
+
+
+async def test_no_model_is_called_dot_dot(tmp_path: Path) -> None:
+    models = bringing(await empty_shelf(tmp_path / "models"))
+    inner = tmp_path / "flowers" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(save(tmp_path / "flowers" / "model.onnx", linear()))
+    wishes = Wishes(capability="tensor")
+    for path in (inner / "..", inner / ".." / "model.onnx"):
+        assert (await models.propose(path, wishes)).name == "flowers"
+    assert (await models.propose(tmp_path / "link", wishes)).name == "link"
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for bad in (loop / "m.onnx", loop / "..", Path("/a\x00b")):
+        with pytest.raises(AigridError):
+            await models.propose(bad, wishes)
 
 
 async def test_a_person_has_the_last_word_and_is_named_as_its_origin(tmp_path: Path) -> None:
