@@ -10,10 +10,14 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
+
+from msgspec import Meta
 
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.names import PRINTABLE
 from aigrid.protocol.task import TaskMapping
 from aigrid.protocol.upstream import TensorSpec, Upstream
 
@@ -123,9 +127,16 @@ class ModelSource:
     room: Mapping[str, int] = field(default_factory=dict)
 
 
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+"""Bytes or tokens, as many as a record can say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What loading would take, known before loading; conservative.
+
+    A worker says it, in whose process foreign code ran, and some of it goes into records: what is
+    beyond these bounds is refused when it is read.
 
     Attributes:
         memory_bytes: of the device that the model is put on.
@@ -136,12 +147,12 @@ class Estimate:
         host_bytes: of the machine's memory beside that; 0 where `device` is "cpu".
     """
 
-    memory_bytes: int
-    slots: int = 1
-    context_tokens: int = 0
-    precision: str = ""
-    device: str = "cpu"
-    host_bytes: int = 0
+    memory_bytes: Count
+    slots: Annotated[int, Meta(ge=1, le=LIMITS.slots_max)] = 1
+    context_tokens: Count = 0
+    precision: Annotated[str, Meta(max_length=32, pattern=PRINTABLE)] = ""
+    device: Annotated[str, Meta(min_length=1, max_length=64, pattern=PRINTABLE)] = "cpu"
+    host_bytes: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +314,7 @@ def may_load(source: ModelSource, code_formats: Collection[str]) -> bool:
     """Whether a model may come near a runtime that may run code hidden in it.
 
     `code_formats` is what the engine's `Probe` says. Asked before a worker is started, and in the
-    worker before anything reads the file.
+    worker before its engine sees the file.
     """
     return source.trusted or source.format not in code_formats
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from aigrid.engines.safetensors import SafetensorsFile
+from aigrid.engines.small_files import read_small
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
 
@@ -72,12 +73,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """A `config.json`, bounded.
 
     Raises:
-        EngineError: `unsupported_model`.
+        EngineError: `unsupported_model`, `model_file_missing`.
     """
-    if path.stat().st_size > LIMITS.model_config_max_bytes:
-        raise _unsupported(f"{path.name} is too large")
+    data = read_small(path, LIMITS.model_config_max_bytes)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _unsupported(f"{path.name} is not a model's configuration: {error}"[:300]) from None
 

@@ -213,12 +213,13 @@ _SCALARS: Final = {
 class _Cursor:
     """A position in the header that never leaves the file."""
 
-    __slots__ = ("items", "position", "view")
+    __slots__ = ("items", "position", "text_bytes", "view")
 
     def __init__(self, view: memoryview) -> None:
         self.view = view.cast("B")
         self.position = 0
         self.items = 0
+        self.text_bytes = 0
 
     def take(self, size: int) -> bytes:
         start = self.reserve(size)
@@ -255,6 +256,10 @@ class _Cursor:
             raise _unsafe("the file ends within its header") from None
         except UnicodeDecodeError:
             raise _unsafe("a string in the header is not UTF-8") from None
+        # In memory text takes up to four times its bytes.
+        self.text_bytes += position - self.position
+        if self.text_bytes > LIMITS.gguf_text_max_bytes:
+            raise _unsafe(f"the header holds more than {LIMITS.gguf_text_max_bytes} bytes of text")
         self.position = position
         return found
 

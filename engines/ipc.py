@@ -13,10 +13,12 @@ from typing import Annotated, Final
 import msgspec
 
 from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
+from aigrid.engines.draft import WireDraft
 from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.names import PRINTABLE
 from aigrid.protocol.task import TaskMapping
 from aigrid.protocol.upstream import Upstream
 
@@ -26,6 +28,7 @@ CHUNK_WINDOW: Final = LIMITS.worker_chunks_max
 
 MESSAGE_MAX_CHARS: Final = LIMITS.error_message_max_chars
 PROGRESS_MAX_CHARS: Final = 200
+ForPeople = Annotated[str, msgspec.Meta(max_length=MESSAGE_MAX_CHARS, pattern=PRINTABLE)]
 _HEADER = struct.Struct(">I")
 
 
@@ -56,6 +59,7 @@ class Examine(msgspec.Struct, frozen=True, array_like=True, tag=1):
     factory: str
     source: Source
     needs: Needs = Needs()
+    code_formats: tuple[str, ...] = ()
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -112,6 +116,19 @@ class FindDevices(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """Node: what hardware is here, and how much of its memory is free? Answered with `Found`."""
 
 
+class Read(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Node: what does a model say of itself? Answered with `Drafted`; see `metadata.read`.
+
+    `readable` are the files and folders that may be opened for it.
+    """
+
+    path: str
+    task: str
+    formats: tuple[str, ...]
+    trusted: bool
+    readable: tuple[str, ...]
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Worker: ready for orders."""
 
@@ -128,7 +145,7 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=22):
     """Worker: what loading took, and what confines this process now, for people."""
 
     estimate: Estimate
-    sandbox: str
+    sandbox: ForPeople
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=23):
@@ -156,7 +173,7 @@ class Probed(msgspec.Struct, frozen=True, array_like=True, tag=26):
     """Worker: the engines asked for, in order, and what would confine a worker, for people."""
 
     probes: tuple[Probe, ...]
-    sandbox: str
+    sandbox: ForPeople
 
 
 class Discovered(msgspec.Struct, frozen=True, array_like=True, tag=27):
@@ -171,14 +188,21 @@ class Found(msgspec.Struct, frozen=True, array_like=True, tag=28):
     devices: tuple[Device, ...]
 
 
+class Drafted(msgspec.Struct, frozen=True, array_like=True, tag=30):
+    """Worker: what the model says."""
+
+    draft: WireDraft
+
+
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag=29):
     """Worker: how far loading has come, for people. Not an answer."""
 
     text: Annotated[str, msgspec.Meta(max_length=PROGRESS_MAX_CHARS)]
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover | FindDevices
-Report = Hello | Examined | Loaded | Chunk | Failed | Pong | Probed | Discovered | Found | Progress
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover | FindDevices | Read
+Answer = Hello | Examined | Loaded | Probed | Discovered | Found | Drafted
+Report = Answer | Chunk | Failed | Pong | Progress
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)

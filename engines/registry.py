@@ -154,8 +154,14 @@ class EngineTable:
         self._prefer = tuple(prefer)
 
     def runs_code(self, format_: str) -> bool:
-        """Whether files of a format may run code, as far as any engine says so."""
-        return any(format_ in p.code_formats for p in self.probes)
+        """Whether a model of that format is taken here only where its publisher is trusted.
+
+        So it is where every engine that `engines_for` may choose may run code hidden in it. Those
+        that do not work have a say only where none does.
+        """
+        takers = [p for p in self.probes if format_ in p.formats]
+        able = [p for p in takers if not p.problem] or takers
+        return bool(able) and all(format_ in p.code_formats for p in able)
 
     @property
     def formats(self) -> frozenset[str]:

@@ -20,7 +20,7 @@ from aigrid.protocol.inference import (
     TextRequest,
 )
 from aigrid.protocol.limits import MIB
-from aigrid.protocol.task import Feature, TaskMapping
+from aigrid.protocol.task import WRITTEN, Feature, TaskMapping
 from aigrid.protocol.upstream import TensorSpec
 
 GENERATION: Final = "text-generation"
@@ -41,7 +41,6 @@ _INPUTS: Final[Mapping[str, Any]] = {
 _TABLES: Final = frozenset({"tabular-classification", "tabular-regression", "anomaly-detection"})
 _IMAGES: Final = frozenset({"image-classification", "image-feature-extraction"})
 _SOUNDS: Final = frozenset({"audio-classification", "voice-activity-detection"})
-_WRITTEN: Final = frozenset({"translation", "summarization"})
 # Name in the Open Inference Protocol -> name in numpy, bytes of an element
 _TYPES: Final[Mapping[str, tuple[str, int]]] = {
     "BOOL": ("bool", 1), "UINT8": ("uint8", 1), "UINT16": ("uint16", 2), "UINT32": ("uint32", 4),
@@ -62,7 +61,7 @@ def trial(
     given = _typed(task, mapping)
     if given is not None:
         parameters: dict[str, str | int | float | bool] = {}
-        if task in _WRITTEN:
+        if task in WRITTEN:
             parameters["max_tokens"] = 4
         return TaskRequest(task, msgspec.json.encode(given), parameters)
     return _zeros(inputs)

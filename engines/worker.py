@@ -20,14 +20,22 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from aigrid.engines import ipc, progress, sandbox
-from aigrid.engines.base import CancelToken, Endpoint, Engine, ModelSource, ServerEngine
+from aigrid.engines.base import (
+    CancelToken,
+    Endpoint,
+    Engine,
+    ModelSource,
+    ServerEngine,
+    check_trusted,
+)
 from aigrid.engines.devices import hardware
+from aigrid.engines.draft import to_wire
 from aigrid.engines.registry import factory_of, load_engine, probe
 from aigrid.engines.upstream.address import ports_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
@@ -190,6 +198,8 @@ class Host:
                 self._threads.submit(lambda: self._guarded(0, self._find_devices))
             case ipc.Discover():
                 self._guarded(0, lambda: self._ask(order))  # in this thread: see Examine
+            case ipc.Read():
+                self._guarded(0, lambda: self._begin_reading(order))  # likewise
             case ipc.Stop():
                 self._stop()
 
@@ -210,7 +220,9 @@ class Host:
         if self._held.bounded:
             room = 2 * self._files.size_bytes + LIMITS.worker_headroom_bytes
             sandbox.bound_memory(room, final=False)
-        self._engine = load_engine(order.engine, order.factory)
+        engine = load_engine(order.engine, order.factory)
+        check_trusted(source, order.code_formats)
+        self._engine = engine
         self._report(ipc.Examined(self._engine.estimate(source)))
 
     def _load(self, order: ipc.Load) -> None:
@@ -237,6 +249,24 @@ class Host:
         wanted = sandbox.plan(sandbox.machine(), needs)
         sandbox.enter(wanted, needs, sandbox.Files((), tuple(own)), packages)
         self._threads.submit(lambda: self._guarded(0, lambda: self._discover(order)))
+
+    def _begin_reading(self, order: ipc.Read) -> None:
+        own = [path for path in (self._scratch,) if path is not None]
+        readable = tuple(map(Path, order.readable))
+        wanted = sandbox.plan(sandbox.machine(), sandbox.Needs())
+        held = sandbox.enter(wanted, sandbox.Needs(), sandbox.Files(readable, tuple(own)))
+        if held.bounded:
+            # Weights are mapped, so they take of the address space, though not of the memory.
+            sandbox.bound_memory(_sizes(readable) + LIMITS.worker_headroom_bytes, final=True)
+        self._threads.submit(lambda: self._guarded(0, lambda: self._read(order)))
+
+    def _read(self, order: ipc.Read) -> None:
+        from aigrid.engines.metadata import read  # numpy's threads could not be confined
+
+        draft = read(
+            Path(order.path), task=order.task, formats=order.formats, trusted=order.trusted
+        )
+        self._report(ipc.Drafted(to_wire(draft)))
 
     def _discover(self, order: ipc.Discover) -> None:
         engine = load_engine(order.engine, order.factory)
@@ -313,6 +343,16 @@ def _to_server(needs: sandbox.Needs, endpoint: Endpoint | None) -> sandbox.Needs
     if endpoint is None or not needs.network:
         return needs
     return replace(needs, ports=ports_of(endpoint.url))
+
+
+def _sizes(places: Iterable[Path]) -> int:
+    """Bytes of files, and of files in folders; what cannot be seen counts nothing."""
+    total = 0
+    for place in places:
+        with contextlib.suppress(OSError):
+            inside = place.iterdir() if place.is_dir() else [place]
+            total += sum(path.stat().st_size for path in inside if path.is_file())
+    return total
 
 
 def confine() -> None:

@@ -211,6 +211,7 @@ class Node:
         self.bringing = Bringing(
             models=self.models,
             hosting=self.hosting,
+            read=world.spawner.read,
             fit=self._fit,
             formats=lambda: self._engines.table.formats,
             task_of=self.graph.index.concepts.task_of,
@@ -250,6 +251,7 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
             await self.models.open()
+            await self.hub.sweep(self.now_ms())
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(self._world.spawner.run)
@@ -346,8 +348,7 @@ class Node:
     def _hint_keys(self) -> frozenset[str]:
         index, now_ms = self.graph.index, self.now_ms()
         manifests = (index.manifest(offer.manifest, now_ms) for offer in self.hosting.offers())
-        bodies = [record.body for record in manifests if record is not None]
-        offered = [body for body in bodies if isinstance(body, ModelBody)]
+        offered = [r.body for r in manifests if r is not None and isinstance(r.body, ModelBody)]
         return hint_keys(self.grid.did, offered, index.concepts, now_ms)
 
     def _offers_changed(self) -> None:

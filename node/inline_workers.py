@@ -7,6 +7,7 @@ it: the echo engine, and doubles in tests.
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -24,6 +25,7 @@ from aigrid.engines.base import (
     ServerEngine,
 )
 from aigrid.engines.echo import EchoEngine
+from aigrid.engines.metadata import Draft, read
 from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.workers import Admit
 from aigrid.protocol.errors import Code, EngineError
@@ -69,6 +71,10 @@ class InlineSpawner:
 
     async def probe_plugins(self, heard: Callable[[Probe], None]) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def read(self, path: Path, *, task: str, formats: frozenset[str], trusted: bool) -> Draft:
+        await trio.lowlevel.checkpoint()
+        return read(path, task=task, formats=formats, trusted=trusted)
 
     async def devices(self) -> tuple[Device, ...]:
         await trio.lowlevel.checkpoint()

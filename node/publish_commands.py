@@ -90,7 +90,7 @@ async def propose_hub(node: Node, params: PublishRemote, emit: Emit) -> dict[str
     """Bring the model, and say what publishing would say."""
     listing = await node.hub.list(params.source, token=params.token)
     await node.hub.fetch(listing, progress_of(emit), token=params.token)
-    return proposal_body(await _proposal(node, params, listing.path, listing.name))
+    return proposal_body(await _proposal(node, params, listing.path, listing.name, own=False))
 
 
 async def publish_hub(node: Node, params: PublishRemote, emit: Emit) -> dict[str, Any]:
@@ -98,7 +98,7 @@ async def publish_hub(node: Node, params: PublishRemote, emit: Emit) -> dict[str
     progress = progress_of(emit)
     listing = await node.hub.list(params.source, token=params.token)
     await node.hub.fetch(listing, progress, token=params.token)
-    proposal = await _proposal(node, params, listing.path, listing.name)
+    proposal = await _proposal(node, params, listing.path, listing.name, own=False)
     said = proposal_body(proposal)
     check_confirmed(params.confirmed, said)
     try:
@@ -122,7 +122,9 @@ def _published(published: Published, said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _proposal(node: Node, params: Said, path: Path, usual: str = "") -> Proposal:
+async def _proposal(
+    node: Node, params: Said, path: Path, usual: str = "", *, own: bool = True
+) -> Proposal:
     concepts, now_ms = node.graph.index.concepts, node.now_ms()
     if params.capability:
         check_capability(concepts, params.capability, now_ms)
@@ -133,7 +135,7 @@ async def _proposal(node: Node, params: Said, path: Path, usual: str = "") -> Pr
         check_languages(params.languages),
         check_mapping(params.mapping),
     )
-    proposal = await node.bringing.propose(path, wishes, name=usual)
+    proposal = await node.bringing.propose(path, wishes, name=usual, own=own)
     check_capability(concepts, proposal.capability, now_ms)
     return proposal
 
@@ -171,7 +173,7 @@ def check_mapping(given: dict[str, Any]) -> TaskMapping | UnsetType:
 def proposal_body(proposal: Proposal) -> dict[str, Any]:
     """A proposal as JSON; `proposal` in it is its id."""
     draft, fit = proposal.draft, proposal.fit
-    files = {name: path.stat().st_size for name, path in sorted(draft.files.items())}
+    files = dict(proposal.sizes)
     said: dict[str, Any] = {
         "name": proposal.name,
         "capability": proposal.capability,

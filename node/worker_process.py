@@ -29,7 +29,9 @@ from aigrid.protocol.limits import KIB, Limits
 
 READ_BYTES: Final = 256 * KIB
 
-ReportT = TypeVar("ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered, ipc.Found)
+ReportT = TypeVar(
+    "ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered, ipc.Found, ipc.Drafted
+)
 
 log = structlog.get_logger(__name__)
 

@@ -22,8 +22,10 @@ import trio
 from aigrid.engines import ipc
 from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSource, Probe, Served
 from aigrid.engines.devices import memory
+from aigrid.engines.draft import Draft, from_wire
 from aigrid.engines.registry import installed
 from aigrid.engines.sandbox import Needs, allowance_bytes
+from aigrid.node.model_reading import checked, home_of, readable_in
 from aigrid.node.probing import ask_own, ask_plugins
 from aigrid.node.worker_failures import WorkerFailure, no_failures
 from aigrid.node.worker_process import WorkerProcess
@@ -117,6 +119,9 @@ class WorkerSpawner(Protocol):
     async def devices(self) -> tuple[Device, ...]:
         """The hardware, and how much of its memory is free now, asked in a short-lived child."""
 
+    async def read(self, path: Path, *, task: str, formats: frozenset[str], trusted: bool) -> Draft:
+        """What a model says of itself, asked in a short-lived child; see `metadata.read`."""
+
     async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
         """What a server serves, asked in a short-lived child; see `ServerEngine.discover`."""
 
@@ -168,6 +173,7 @@ class ProcessSpawner:
     sandbox: str = field(default="", init=False)
     worker_failures: deque[WorkerFailure] = field(default_factory=no_failures, init=False)
     _needs: dict[str, Needs] = field(default_factory=dict, init=False)
+    _code_formats: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -185,16 +191,20 @@ class ProcessSpawner:
         own = [one for one in installed() if one.own]
         probes, self.sandbox = await ask_own(self._start, own, self.limits)
         for probe in probes:
-            self._needs[probe.engine] = _needs(probe)
+            self._note(probe)
         return probes
 
     async def probe_plugins(self, heard: Callable[[Probe], None]) -> None:
         def note(probe: Probe) -> None:
-            self._needs[probe.engine] = _needs(probe)
+            self._note(probe)
             heard(probe)
 
         others = [one for one in installed() if not one.own]
         await ask_plugins(self._start, others, self.limits, heard=note)
+
+    def _note(self, probe: Probe) -> None:
+        self._needs[probe.engine] = _needs(probe)
+        self._code_formats[probe.engine] = probe.code_formats
 
     async def devices(self) -> tuple[Device, ...]:
         process = await self._start("devices")
@@ -205,6 +215,20 @@ class ProcessSpawner:
             return report.devices
         finally:
             await process.kill()
+
+    async def read(self, path: Path, *, task: str, formats: frozenset[str], trusted: bool) -> Draft:
+        home = await trio.to_thread.run_sync(home_of, path)
+        readable = await trio.to_thread.run_sync(readable_in, home)
+        process = await self._start("reading")
+        try:
+            report = await process.order(
+                ipc.Read(str(path), task, tuple(sorted(formats)), trusted, readable),
+                ipc.Drafted,
+                timeout_seconds=self.limits.model_read_seconds,
+            )
+        finally:
+            await process.kill()
+        return checked(from_wire(report.draft), home)
 
     async def discover(self, endpoint: Endpoint, model: str, *, engine: str) -> tuple[Served, ...]:
         process = await self._start(engine)
@@ -253,9 +277,8 @@ class ProcessSpawner:
     async def _examine(self, process: WorkerProcess, source: ModelSource, engine: str) -> Estimate:
         # An engine that was not asked what it needs gets nothing but a processor.
         needs = self._needs.get(engine, Needs())
-        order = ipc.Examine(
-            engine, self.factories.get(engine, ""), ipc.source_to_wire(source), needs
-        )
+        wire, code = ipc.source_to_wire(source), self._code_formats.get(engine, ())
+        order = ipc.Examine(engine, self.factories.get(engine, ""), wire, needs, code)
         examined = await process.order(
             order, ipc.Examined, timeout_seconds=self.limits.worker_start_seconds
         )

@@ -105,7 +105,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     model: str
     manifest: str
     state: OfferState
-    slots: Annotated[int, Meta(ge=0, le=65536)] = 1
+    slots: Annotated[int, Meta(ge=0, le=LIMITS.slots_max)] = 1
     latency_ms: Count = 0
 
 

@@ -23,6 +23,9 @@ ALSO_DOES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """What else a model mapped for a task can do, for whoever has vectors can compare them."""
 
+WRITTEN: Final = frozenset({"translation", "summarization"})
+"""Tasks whose answer is a text that the model writes."""
+
 OptionalFile = Annotated[
     str,
     Meta(max_length=LIMITS.name_max_chars, pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"),

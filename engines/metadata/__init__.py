@@ -6,7 +6,7 @@ Nothing is loaded and nothing of a model runs: headers, configurations and cards
 bounds. What is not said is left empty, and never invented.
 """
 
-from aigrid.engines.metadata.draft import Draft
+from aigrid.engines.draft import Draft
 from aigrid.engines.metadata.reading import read
 
 __all__ = ["Draft", "read"]

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from aigrid.engines.small_files import read_small
+from aigrid.protocol.errors import EngineError
 from aigrid.protocol.limits import KIB, LIMITS
 
 CARD_FILE: Final = "README.md"
@@ -34,11 +36,10 @@ _UNKNOWN: Final = frozenset({"", "other", "unknown", "none"})
 def read_card(folder: Path) -> dict[str, Any]:
     """The wanted entries of the card in a folder: texts, or lists of texts. Never raises."""
     try:
-        with (folder / CARD_FILE).open(encoding="utf-8", errors="replace") as stream:
-            text = stream.read(LIMITS.model_config_max_bytes)
-    except OSError:
+        data = read_small(folder / CARD_FILE, LIMITS.model_config_max_bytes)
+    except EngineError:
         return {}
-    return dict(_entries(text))
+    return dict(_entries(data.decode(errors="replace")))
 
 
 def license_of(said: object, named: object = "") -> str:
@@ -88,7 +89,7 @@ def _parsed(entry: str) -> Iterator[tuple[str, Any]]:
         return
     try:
         value = yaml.load(entry, Loader=yaml.BaseLoader)  # noqa: S506 -- makes texts and lists only
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError):
         return
     if isinstance(value, dict):
         yield from ((str(key), item) for key, item in value.items())

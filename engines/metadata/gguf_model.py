@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from aigrid.engines import gguf
+from aigrid.engines.draft import Draft
 from aigrid.engines.metadata.card import languages_of, license_of
-from aigrid.engines.metadata.draft import Draft
 
 FORMAT: Final = "gguf"
 _ENCODERS: Final = frozenset(
@@ -24,6 +24,7 @@ _ENCODERS: Final = frozenset(
         "neo-bert",
     }
 )
+_SHOWN_MAX_CHARS: Final = 64
 _SPEAKERS_NOT: Final = frozenset({"clip", "t5encoder", "wavtokenizer-dec"})
 
 
@@ -58,4 +59,4 @@ def _task(architecture: str) -> str:
 
 def _text(said: Mapping[str, Any], key: str) -> str:
     value = said.get(key)
-    return value if isinstance(value, str) else ""
+    return value[:_SHOWN_MAX_CHARS] if isinstance(value, str) else ""

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -15,16 +16,18 @@ import msgspec
 
 from aigrid.engines import safetensors
 from aigrid.engines.bert import read_json
+from aigrid.engines.draft import Draft
 from aigrid.engines.metadata import hf_mapping
 from aigrid.engines.metadata.card import CARD_FILE, languages_of, license_of, read_card
-from aigrid.engines.metadata.draft import Draft
+from aigrid.engines.metadata.hf_mapping import TOKENIZER_FILE
 from aigrid.engines.metadata.hf_task import task_of
 from aigrid.engines.metadata.onnx_model import onnx_facts, read_onnx
+from aigrid.engines.small_files import read_small
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.task import WRITTEN
 
 CONFIG_FILE: Final = "config.json"
-TOKENIZER_FILE: Final = "tokenizer.json"
 INDEX_FILE: Final = "model.safetensors.index.json"
 FORMAT: Final = "safetensors"
 _INDEX_MAX_BYTES: Final = 32 * MIB
@@ -32,16 +35,19 @@ _TOKENIZER_MAX_BYTES: Final = 64 * MIB
 _CODE: Final = (".bin", ".pt", ".pth", ".pt2", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _GENERATION: Final = ("generation_config.json",)
 _CHAT: Final = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_WRITTEN: Final = frozenset({"translation", "summarization"})
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Which of a folder's files hold the weights, and which do not though they might."""
+    """Which of a folder's files hold the weights, and which do not though they might.
+
+    `precision` is that of an ONNX file; of safetensors it is read here.
+    """
 
     format: str
     paths: tuple[Path, ...]
     left_out: Mapping[str, str]
+    precision: str = ""
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -56,14 +62,14 @@ class _Tokenizer(msgspec.Struct, frozen=True):
     model: _Model = _Model()
 
 
-def read_folder(folder: Path, *, task: str = "", weights: Weights | None = None) -> Draft:
+def read_folder(folder: Path, weights: Weights, *, task: str = "") -> Draft:
     """The draft of a folder; `task` is what somebody says that it is for, or "".
 
     Raises:
-        EngineError: `unsupported_model`, `unsafe_file` where there are weights only in a form that
-            runs code.
+        EngineError: `unsupported_model`, `unsafe_file`.
     """
-    weights = weights or find_weights(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise _unsupported("this is an adapter: merge it into its base model first")
     if not (folder / CONFIG_FILE).is_file():
         raise _unsupported(f"{folder.name} has no {CONFIG_FILE}, which says what its weights are")
     config = read_json(folder / CONFIG_FILE)
@@ -72,8 +78,7 @@ def read_folder(folder: Path, *, task: str = "", weights: Weights | None = None)
         draft = _of_safetensors(weights.paths)
     else:
         (path,) = weights.paths
-        draft = read_onnx(path, "")
-        draft = replace(draft, precision=draft.precision or _onnx_precision(path))
+        draft = read_onnx(path, weights.precision)
     draft = replace(draft, left_out={**draft.left_out, **weights.left_out})
     found, origin = task_of(config, card, folder)
     draft = draft.meant(task).said(origin, task=found)
@@ -97,7 +102,8 @@ def find_weights(folder: Path) -> Weights:
     Raises:
         EngineError: `unsupported_model` where there is none, or no telling which; `unsafe_file`.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    neighbours = islice(folder.iterdir(), LIMITS.model_neighbours_max)
+    names = sorted(path.name for path in neighbours if path.is_file())
     inside = folder / "onnx"
     graphs = [folder / name for name in names if name.endswith(".onnx")]
     if not graphs and inside.is_dir():
@@ -106,8 +112,6 @@ def find_weights(folder: Path) -> Weights:
     ggufs = [folder / n for n in names if n.endswith(".gguf") and not n.startswith("mmproj")]
     code = [name for name in names if name.endswith(_CODE)]
     left_out = dict.fromkeys(code, "loading it could run code that is hidden in it")
-    if "adapter_config.json" in names:
-        raise _unsupported("this is an adapter: merge it into its base model first")
     for format_, paths in ((FORMAT, _complete(folder, tensors)), ("onnx", graphs), ("gguf", ggufs)):
         if not paths:
             continue
@@ -132,10 +136,11 @@ def _complete(folder: Path, tensors: Sequence[Path]) -> list[Path]:
     """All files of one set of safetensors: what the index names, or the only ones."""
     index = folder / INDEX_FILE
     names = {path.name for path in tensors}
-    if index.is_file() and index.stat().st_size <= _INDEX_MAX_BYTES:
+    if index.is_file():
+        data = read_small(index, _INDEX_MAX_BYTES)
         try:
-            wanted = set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values())
-        except (msgspec.DecodeError, RecursionError):
+            wanted = set(msgspec.json.decode(data, type=_Index).weight_map.values())
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise _unsupported(f"{INDEX_FILE} is not what it should be") from None
         if missing := sorted(wanted - names):
             raise _unsupported(f"{missing[0][:96]} is missing, which {INDEX_FILE} names")
@@ -161,12 +166,6 @@ def _of_safetensors(paths: Sequence[Path]) -> Draft:
     return Draft(FORMAT, files, precision=precision, parameters=count)
 
 
-def _onnx_precision(path: Path) -> str:
-    from aigrid.engines.onnx_check import check_onnx
-
-    return check_onnx(path).precision
-
-
 def _with_files(draft: Draft, folder: Path) -> Draft:
     """With the files beside the weights that engines read for this task."""
     names: list[str] = []
@@ -174,7 +173,7 @@ def _with_files(draft: Draft, folder: Path) -> Draft:
         names.append(CONFIG_FILE)
         if draft.task == "text-generation":
             names += [TOKENIZER_FILE, *_CHAT, *_GENERATION]
-        elif draft.task in _WRITTEN:
+        elif draft.task in WRITTEN:
             names += [TOKENIZER_FILE, *_GENERATION]
     if isinstance(draft.mapping, msgspec.Struct) and isinstance(draft.mapping.text, msgspec.Struct):
         names.append(draft.mapping.text.tokenizer)
@@ -188,11 +187,10 @@ def _with_files(draft: Draft, folder: Path) -> Draft:
 
 
 def _tokenizer(path: Path) -> str:
-    if path.stat().st_size > _TOKENIZER_MAX_BYTES:
-        raise _unsupported(f"{path.name} is too large for a tokenizer")
+    data = read_small(path, _TOKENIZER_MAX_BYTES)
     try:
-        said = msgspec.json.decode(path.read_bytes(), type=_Tokenizer)
-    except (msgspec.DecodeError, RecursionError):
+        said = msgspec.json.decode(data, type=_Tokenizer)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise _unsupported(f"{path.name} is no tokenizer") from None
     return said.model.type[:64] or "yes"
 

@@ -8,6 +8,7 @@ from aigrid.engines.bert import read_json
 from aigrid.protocol.errors import Code, EngineError
 
 FILE: Final = "preprocessor_config.json"
+_LEAST: Final = 1e-8
 _RESAMPLING: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Numbers of Pillow's `Image.Resampling`."""
 
@@ -26,12 +27,12 @@ def image_input(folder: Path) -> dict[str, Any] | None:
     crop = _size(said.get("crop_size")) if said.get("do_center_crop") else {}
     made = _fitted(size if said.get("do_resize", True) else {}, crop)
     resample = said.get("resample", 2)
-    if resample not in _RESAMPLING:
+    if type(resample) is not int or resample not in _RESAMPLING:
         raise _unsupported(f"the resampling {resample!r} of {FILE} is not supported")
     made["resample"] = _RESAMPLING[resample]
     if said.get("do_rescale", True):
         factor = said.get("rescale_factor", 1 / 255)
-        if type(factor) not in (int, float) or not 0 < factor < 1e6:
+        if type(factor) not in (int, float) or not _LEAST < factor < 1 / _LEAST:
             raise _unsupported(f"rescale_factor of {FILE} is no sensible number")
         made["divisor"] = decimal(1 / factor)
     else:
@@ -54,6 +55,8 @@ def _fitted(size: Mapping[str, int], crop: Mapping[str, int]) -> dict[str, Any]:
     With a crop, the shorter side is scaled first; both sides, if `size` names them.
     """
     shortest = size.get("shortest_edge", 0)
+    if crop and not {"width", "height"} <= crop.keys():
+        raise _unsupported(f"crop_size of {FILE} names no width and height")
     if crop:
         made: dict[str, Any] = {"width": crop["width"], "height": crop["height"], "resize": "crop"}
         both = {size.get("width", 0), size.get("height", 0)} - {0}
@@ -80,7 +83,7 @@ def _size(said: Any) -> dict[str, int]:
 
 def _numbers(said: Any) -> tuple[str, ...]:
     given = said if isinstance(said, list) else [said]
-    if not all(type(one) in (int, float) for one in given):
+    if not all(type(one) in (int, float) and abs(one) < 1 / _LEAST for one in given):
         raise _unsupported(f"mean or deviation in {FILE} are no numbers")
     return tuple(decimal(one) for one in given)
 

@@ -12,11 +12,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from aigrid.engines.bert import read_json
-from aigrid.engines.metadata.draft import Draft
+from aigrid.engines.draft import Draft
 from aigrid.engines.metadata.hf_image import image_input
 from aigrid.engines.metadata.hf_task import MODULES_FILE, is_cross_encoder, labels_of
 from aigrid.engines.metadata.onnx_model import OnnxFacts
+from aigrid.engines.small_files import read_small
 from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import TaskMapping
 
 TOKENIZER_FILE: Final = "tokenizer.json"
@@ -185,7 +187,7 @@ def _pooling_of(said: Any) -> str:
 def _longest(folder: Path, config: Mapping[str, Any]) -> int:
     """How many tokens a text may have: the least that any of the files says; 0 where none does."""
     positions = _count(config, "max_position_embeddings") or _count(config, "n_positions")
-    if config.get("model_type") in _OFFSET and positions:
+    if str(config.get("model_type")) in _OFFSET and positions:
         padding = config.get("pad_token_id")
         positions -= (padding if type(padding) is int else 1) + 1
     found = [
@@ -213,8 +215,9 @@ def _optional(path: Path, kind: type) -> Any:
     if kind is dict:
         return read_json(path)
     try:
-        return msgspec.json.decode(path.read_bytes()[: 2**20], type=list[Any])
-    except (msgspec.DecodeError, RecursionError):
+        data = read_small(path, LIMITS.model_config_max_bytes)
+        return msgspec.json.decode(data, type=list[Any])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise _unsupported(f"{path.name} is not what it should be") from None
 
 

@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from aigrid.engines.draft import Draft
 from aigrid.engines.metadata.card import languages_of, license_of
-from aigrid.engines.metadata.draft import Draft
 from aigrid.engines.protobuf import BYTES, VARINT, Field, Walker
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
@@ -24,7 +24,7 @@ from aigrid.protocol.upstream import TensorSpec, TensorType
 
 FORMAT: Final = "onnx"
 MAPPING_PROPERTY, TASK_PROPERTY = "aigrid.mapping", "aigrid.task"
-_PROPERTIES_MAX: Final = 256
+_PROPERTIES: Final = frozenset({MAPPING_PROPERTY, TASK_PROPERTY, "license", "language"})
 # TensorProto.DataType -> name in the Open Inference Protocol
 _TYPES: Final[Mapping[int, TensorType]] = {
     1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "BYTES",
@@ -62,6 +62,8 @@ class OnnxFacts:
         inputs, outputs: None in place of a tensor whose type or name has no spelling of ours.
         labels: of the classes that an operator of ONNX-ML names.
         operators: their names.
+        properties: those that are of use here.
+        held: names of weights.
     """
 
     producer: str = ""
@@ -130,13 +132,12 @@ class _Reading:
                     self._graph(item)
 
     def _property(self, part: Field) -> None:
-        texts = {
-            item.number: self._walker.text(item, LIMITS.model_config_max_bytes)
-            for item in self._walker.fields(part.start, part.end)
-            if item.wire == BYTES
-        }
-        if len(self._facts.properties) < _PROPERTIES_MAX:
-            self._facts.properties[texts.get(1, "")] = texts.get(2, "")
+        key, value = self._inner_text(part, 1), None
+        if key in _PROPERTIES:
+            value = next(iter(self._inside(part, 2)), None)
+        if value is not None:
+            text = self._walker.text(value, LIMITS.model_config_max_bytes)
+            self._facts.properties.setdefault(key, text)
 
     def _graph(self, part: Field) -> None:
         for item in self._walker.fields(part.start, part.end):
@@ -146,11 +147,16 @@ class _Reading:
                 case _Graph.NODE:
                     self._node(item)
                 case _Graph.INITIALIZER:
-                    self._facts.held.add(self._inner_text(item, _Graph.INITIALIZER_NAME))
+                    self._held(item)
                 case _Graph.INPUT:
                     self._note(self._facts.inputs, item)
                 case _Graph.OUTPUT:
                     self._note(self._facts.outputs, item)
+
+    def _held(self, item: Field) -> None:
+        """A weight may be listed as an input, too; only as many names are kept as matter."""
+        if len(self._facts.held) < LIMITS.onnx_operators_max:
+            self._facts.held.add(self._inner_text(item, _Graph.INITIALIZER_NAME))
 
     def _note(self, specs: list[TensorSpec | None], item: Field) -> None:
         if len(specs) <= LIMITS.onnx_operators_max:
@@ -184,7 +190,8 @@ class _Reading:
 
     def _node(self, part: Field) -> None:
         for item in self._walker.fields(part.start, part.end):
-            if item.number == _Node.OPERATOR and item.wire == BYTES:
+            named = item.number == _Node.OPERATOR and item.wire == BYTES
+            if named and len(self._facts.operators) < LIMITS.onnx_operators_max:
                 self._facts.operators.add(self._walker.text(item))
             elif item.number == _Node.ATTRIBUTE and item.wire == BYTES:
                 self._classes(item)

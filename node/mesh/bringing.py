@@ -5,15 +5,15 @@
 A proposal is what would be signed, with where each thing was read; nothing has changed yet.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import UNSET, UnsetType
 
 from aigrid.engines.base import Estimate, ModelSource
-from aigrid.engines.metadata import Draft, read
+from aigrid.engines.draft import Draft
 from aigrid.engines.trial import trial
 from aigrid.node.mesh.hosting import Hosting, Published
 from aigrid.node.mesh.model_copy import Progress, no_progress
@@ -51,20 +51,32 @@ class Proposal:
     """A model as it would be published.
 
     Attributes:
+        sizes: file -> bytes.
         fit: None where no engine here takes it; `problem` says why.
+        own: whether this node is the publisher of what code there is in it.
     """
 
     draft: Draft
+    sizes: Mapping[str, int]
     name: str
     capability: str
     fit: Fit | None
     problem: EngineError | None
+    own: bool = True
 
     @property
     def capabilities(self) -> tuple[str, ...]:
         """All that the model is offered for."""
         also = ALSO_DOES.get(self.capability, ()) if self.draft.mapping is not UNSET else ()
         return (self.capability, *also)
+
+
+class ReadModel(Protocol):
+    """See `WorkerSpawner.read`."""
+
+    def __call__(
+        self, path: Path, *, task: str, formats: frozenset[str], trusted: bool
+    ) -> Awaitable[Draft]: ...
 
 
 class Bringing:
@@ -75,34 +87,49 @@ class Bringing:
         *,
         models: LocalModels,
         hosting: Hosting,
+        read: ReadModel,
         fit: Callable[[ModelSource], Awaitable[Fit]],
         formats: Callable[[], frozenset[str]],
         task_of: Callable[[str], str],
         trusted: bool = False,
     ) -> None:
-        """`formats`: what engines take here; `task_of`: the task of a capability.
+        """Construct.
 
-        `trusted`: whether what this node publishes may run code here.
+        Args:
+            models: where models are kept.
+            hosting: what offers them.
+            read: see `WorkerSpawner.read`.
+            fit: the engine that takes a model here, and what loading would take.
+            formats: what engines take here.
+            task_of: the task of a capability.
+            trusted: whether what this node publishes may run code here.
         """
         self._models = models
         self._hosting = hosting
+        self._read = read
         self._fit = fit
         self._formats = formats
         self._task_of = task_of
         self._trusted = trusted
 
-    async def propose(self, path: Path, wishes: Wishes, *, name: str = "") -> Proposal:
+    async def propose(
+        self, path: Path, wishes: Wishes, *, name: str = "", own: bool = True
+    ) -> Proposal:
         """What publishing the model at `path` would say. `name` is the usual one for it.
+
+        What somebody else made is not this node's `own`, however much it trusts itself.
 
         Raises:
             EngineError: `unsafe_file`, `unsupported_model`, `model_file_missing`.
             UsageError: where neither the files nor `wishes` say what the model is for, or what
                 they say cannot be signed.
         """
+        trusted = own and self._trusted
+        path = await self._models.run_blocking(lambda: settled(path))
         task = self._task_of(wishes.capability) if wishes.capability else ""
-        formats = self._formats()
-        draft, usual = await self._models.run_blocking(
-            lambda: _examined(path, task, formats, wishes, trusted=self._trusted)
+        read = await self._read(path, task=task, formats=self._formats(), trusted=trusted)
+        draft, sizes, usual = await self._models.run_blocking(
+            lambda: _completed(read, path, wishes)
         )
         if not draft.task:
             raise UsageError(
@@ -113,10 +140,10 @@ class Bringing:
         check_draft(chosen, draft)
         fit, problem = None, None
         try:
-            fit = await self._fit(_source(draft, trusted=self._trusted))
+            fit = await self._fit(_source(draft, trusted=trusted))
         except EngineError as error:
             problem = error
-        return Proposal(draft, chosen, wishes.capability or draft.task, fit, problem)
+        return Proposal(draft, sizes, chosen, wishes.capability or draft.task, fit, problem, own)
 
     async def describe(self, draft: Draft, progress: Progress = no_progress) -> ModelDescription:
         """What is hashed into the model's id: the files' own names are no part of it.
@@ -170,21 +197,28 @@ class Bringing:
             languages=draft.languages,
             trial=trial(draft.task, draft.mapping, draft.inputs),
             take=take,
+            own=proposal.own,
             progress=progress,
         )
 
 
-def _examined(
-    path: Path, task: str, formats: frozenset[str], wishes: Wishes, *, trusted: bool
-) -> tuple[Draft, str]:
-    """The draft, and what a model at that path is usually called."""
-    path = settled(path)
+def _completed(draft: Draft, path: Path, wishes: Wishes) -> tuple[Draft, Mapping[str, int], str]:
+    """The draft as somebody wishes it, its files' sizes, and what such a model is usually called.
+
+    Raises:
+        UsageError: `model_file_missing`.
+    """
     folder = path.is_dir()
-    draft = read(path, task=task, formats=formats, trusted=trusted)
     wished = _wished(draft, path if folder else path.parent, wishes)
+    try:
+        sizes = {name: at.stat().st_size for name, at in sorted(wished.files.items())}
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {error.filename}: {error.strerror}", Code.MODEL_FILE_MISSING
+        ) from None
     # A file that is called as all are has the better name in its folder's.
     usual = path.stem if path.stem not in _NAMELESS else path.parent.name
-    return wished, path.name if folder else usual
+    return wished, sizes, path.name if folder else usual
 
 
 def _wished(draft: Draft, folder: Path, wishes: Wishes) -> Draft:
@@ -195,6 +229,12 @@ def _wished(draft: Draft, folder: Path, wishes: Wishes) -> Draft:
     if wishes.mapping is UNSET:
         return draft
     beside = {name: folder / name for name in files_of(wishes.mapping)}
+    for name, path in beside.items():
+        if not path.is_file():
+            raise UsageError(
+                f"the mapping names {name!r}, which does not lie beside the model",
+                Code.MODEL_FILE_MISSING,
+            )
     weights = {name for name in draft.files if name.endswith(f".{draft.format}")}
     if taken := sorted(weights & beside.keys()):
         raise UsageError(f"the mapping names {taken[0]!r}, which is what the model is called")

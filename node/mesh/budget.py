@@ -77,6 +77,13 @@ def larger(one: Charge, other: Charge) -> dict[str, int]:
     return {purse: max(one.get(purse, 0), other.get(purse, 0)) for purse in purses}
 
 
+def check_fits(needed: Charge, purses: Charge) -> None:
+    """Raises EngineError (`out_of_memory`) for more than there would ever be."""
+    for purse, size in needed.items():
+        if size > purses.get(purse, 0):
+            raise _never(purse, size, purses.get(purse, 0))
+
+
 def make_room(
     needed: Charge, holdings: Sequence[Holding], purses: Charge, limits: Limits
 ) -> list[int]:
@@ -88,9 +95,7 @@ def make_room(
         EngineError: `out_of_memory` where it could never fit.
         LocalError: `busy` where what it needs is in use.
     """
-    for purse, size in needed.items():
-        if size > purses.get(purse, 0):
-            raise _never(purse, size, purses.get(purse, 0))
+    check_fits(needed, purses)
     reserved = taken(holding.charge for holding in holdings)
     short = {
         purse: lacking

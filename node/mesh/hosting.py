@@ -1,11 +1,13 @@
 """The models this node holds: what it offers, and how a model gets onto its shelf."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
+import structlog
 import trio
 from msgspec import UNSET, UnsetType
 
@@ -18,6 +20,7 @@ from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.starter import fetch
+from aigrid.node.mesh.trying import Trials
 from aigrid.node.mesh.watch import UpstreamWatch
 from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError, UsageError
 from aigrid.protocol.identity import Identity
@@ -28,6 +31,8 @@ from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
 from aigrid.protocol.task import TaskMapping
 from aigrid.protocol.upstream import Upstream
+
+log = structlog.get_logger(__name__)
 
 
 class Discover(Protocol):
@@ -85,12 +90,13 @@ class Hosting:
         self._pool = pool
         self._estimate = estimate
         self._discover = discover
-        self._loading = loading
+        self._trials = Trials(pool, loading)
         self._now_ms = now_ms
         self._changed = changed
         self._runs_code = runs_code
         self._trusted_publishers = trusted_publishers
         self._publishing: set[str] = set()
+        self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self.watch = UpstreamWatch(models, pool, changed=changed)
 
     def offers(self) -> tuple[Offer, ...]:
@@ -123,11 +129,20 @@ class Hosting:
         )
 
     def trusted(self, model: str) -> bool:
-        """Whether this node trusts whoever published a model, by the manifest it is held under."""
-        manifest = self._manifest(model)
-        own = model in self._publishing or manifest is None
-        issuer = self._identity.did if own or manifest is None else manifest.issuer
-        return issuer in self._trusted_publishers
+        """Whether this node trusts anybody who published a model.
+
+        One is enough: the id of a model says what every byte of it is. What others say of it
+        besides takes nothing away.
+        """
+        did = self._identity.did
+        if model in self._publishing and did in self._trusted_publishers:
+            return True
+        signed = self._graph.manifests_of(model, self._now_ms())
+        others = self._models.brought(model)  # what we sign of it says nothing of its code
+        return any(self._trusts(m) for m in signed if not (others and m.issuer == did))
+
+    def _trusts(self, manifest: Record) -> bool:
+        return manifest.issuer in self._trusted_publishers
 
     def _problem(self, model: str) -> str:
         """Why a model is not offered now, or ""."""
@@ -139,9 +154,10 @@ class Hosting:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
         self._check_room(known=False)
         starter = await fetch(name, self._models, progress)
-        return await self._announce(
-            starter.model, starter.name, starter.capabilities, license_id=starter.license
-        )
+        async with self._alone(starter.model):
+            return await self._announce(
+                starter.model, starter.name, starter.capabilities, license_id=starter.license
+            )
 
     async def look(self, upstream: ServerModel) -> Served:
         """What the server says of the model.
@@ -155,8 +171,13 @@ class Hosting:
             served = await self._discover(endpoint, "", engine=engine)
             names = ", ".join(sorted(model.name for model in served)) or "none"
             raise UsageError(f"name one of the server's models with --upstream-model: {names}")
-        (served_as,) = await self._discover(endpoint, upstream.model, engine=engine)
-        return served_as
+        found = await self._discover(endpoint, upstream.model, engine=engine)
+        if len(found) != 1:
+            raise EngineError(
+                f"the server tells of {len(found)} models where one was asked for",
+                Code.UNSUPPORTED_MODEL,
+            )
+        return found[0]
 
     async def publish_upstream(
         self,
@@ -207,80 +228,68 @@ class Hosting:
         endpoint: Endpoint | None = None,
         trial: InferRequest | None = None,
         take: bool = False,
+        own: bool = True,
         progress: Progress = no_progress,
     ) -> Published:
         """Put a described model on the shelf, have it answer `trial`, and offer it.
 
-        With `take` its files are moved rather than copied. What fails leaves nothing behind.
+        With `take` its files are moved rather than copied. `own`: whether this node is the
+        publisher of what code there is in them. What fails leaves nothing behind.
         """
         model = model_id(description)
-        known = model in self._models.list()
-        self._check_room(known=known)
-        before = self._models.endpoint(model) if known else None
-        with self._ours(model):
+        async with self._alone(model, publishing=own):
+            known = model in self._models.list()
+            self._check_room(known=known)
+            before = self._models.endpoint(model) if known else None
             await self._models.add(
-                description, files, endpoint=endpoint, take=take, progress=progress
+                description, files, endpoint=endpoint, take=take, own=own, progress=progress
             )
             try:
                 if known and endpoint is not None:
                     await self._move(model, endpoint)
                 if trial is not None:
-                    await self._try(model, trial, progress)
-                return await self._announce(
+                    await self._trials.have_answer(model, trial, progress)
+                published = await self._announce(
                     model, name, capabilities, license_id=license_id, languages=languages
                 )
             except BaseException:
                 with trio.CancelScope(shield=True):
                     if not known:
-                        await self._models.remove(model, taken=files if take else None)
-                        await self._pool.unload(model)
+                        await self._undo(model, files if take else {})
                     elif before is not None:
                         await self._move(model, before)
                 raise
+            if own:
+                await self._models.claim(model)
+            return published
 
-    @contextmanager
-    def _ours(self, model: str) -> Iterator[None]:
-        """Until its manifest is signed, a model that we publish is ours."""
-        self._publishing.add(model)
+    async def _undo(self, model: str, taken: Mapping[str, Path]) -> None:
+        """Take a model off the shelf again; why it has to go is what its publisher is told."""
         try:
-            yield
-        finally:
-            self._publishing.discard(model)
+            await self._remove(model, taken)
+        except AigridError as error:
+            log.warning("publication_not_undone", model=model, code=error.code)
 
-    async def _try(self, model: str, request: InferRequest, progress: Progress) -> None:
-        """Load a model and have it answer once.
+    async def _remove(self, model: str, taken: Mapping[str, Path]) -> None:
+        """In this order: nobody loads it anew, nobody is loading it, and then its files go."""
+        self._models.set_aside(model)
+        await self._pool.unload(model)
+        await self._models.discard(model, taken=taken)
 
-        Raises:
-            EngineError: why it did not. A request that it does not take means that it is not what
-                it is published as.
+    @asynccontextmanager
+    async def _alone(self, model: str, *, publishing: bool = False) -> AsyncIterator[None]:
+        """Whoever adds or withdraws a model waits for whoever is about that already.
+
+        While it is `publishing`, and its manifest not signed yet, a model is this node's own.
         """
-        failed: AigridError | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._relay, model, progress)
+        lock = self._locks.setdefault(model, trio.Lock())
+        async with lock:
+            if publishing:
+                self._publishing.add(model)
             try:
-                await self._answers(model, request)
-            except AigridError as error:  # out of here, it would come in a group
-                failed = error
-            nursery.cancel_scope.cancel()
-        if failed is not None:
-            raise failed
-
-    async def _relay(self, model: str, progress: Progress) -> None:
-        async for text in self._loading.follow(model):
-            await progress(f"loading for a trial request: {text}")
-
-    async def _answers(self, model: str, request: InferRequest) -> None:
-        async with self._pool.lease(model) as worker:
-            try:
-                async with worker.infer(request) as chunks:
-                    async for _ in chunks:
-                        pass
-            except EngineError as error:
-                refused = error.code in (Code.INVALID_REQUEST, Code.UNSUPPORTED_PARAMETER)
-                raise EngineError(
-                    f"the model did not answer a trial request: {error.message}",
-                    Code.UNSUPPORTED_MODEL if refused else error.code,
-                ) from None
+                yield
+            finally:
+                self._publishing.discard(model)
 
     async def _move(self, model: str, endpoint: Endpoint) -> None:
         """The server of a model is elsewhere, or wants another key."""
@@ -298,12 +307,13 @@ class Hosting:
         """Stop offering a model (a name or an id), and take our manifest back; returns the id."""
         found = [m for m in self._models.list() if model in (m, self._name(m))]
         one = the_one(model, found, unknown=f"this node does not hold {model!r}")
-        manifest = self._own_manifest(one)
-        if manifest is not None:
-            self._graph.withdraw(Kind.MODEL, MODEL_URN + one, self._identity, now_ms=self._now_ms())
-        await self._models.remove(one)  # first: who sees its worker end does not load it again
-        await self._pool.unload(one)
-        self._changed()
+        async with self._alone(one):
+            self._models.description(one)  # or somebody else has withdrawn it meanwhile
+            if self._own_manifest(one) is not None:
+                now_ms = self._now_ms()
+                self._graph.withdraw(Kind.MODEL, MODEL_URN + one, self._identity, now_ms=now_ms)
+            await self._remove(one, {})
+            self._changed()
         return one
 
     async def _announce(
@@ -347,12 +357,12 @@ class Hosting:
         return Published(model, name, record.content_id)
 
     def _manifest(self, model: str) -> Record | None:
-        """The manifest we offer a model under: our own, else the newest anybody signed."""
+        """The manifest we offer a model under: our own, else of those we trust, else the newest."""
         own = self._own_manifest(model)
         if own is not None:
             return own
         others = self._graph.manifests_of(model, self._now_ms())
-        return max(others, key=lambda record: record.rank, default=None)
+        return max(others, key=lambda m: (self._trusts(m), m.rank), default=None)
 
     def _own_manifest(self, model: str) -> Record | None:
         for record in self._graph.manifests_of(model, self._now_ms()):

@@ -1,45 +1,31 @@
 """Models from the Hugging Face Hub: listed, then brought into a folder of this node's.
 
-The library that speaks to the hub runs in a process of its own (`hub_child`), so that a download
+The library that speaks to the hub runs in a process of its own (`hub_process`), so that a download
 can be stopped, and goes on at the next attempt where it was. What is brought is pinned to a
-revision, chosen by `hub_choice`, and checked against the hashes that the hub gave.
+revision, chosen by `hub_choice`, and of each file as many bytes as the hub listed. Of weights it
+also gives a hash, which whoever publishes them compares (`Listing.sha256`).
 """
 
+import contextlib
 import functools
-import os
+import hashlib
 import shutil
-import subprocess
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
-import msgspec
 import trio
 
-from aigrid.node.mesh.hub_child import Order, Word
+from aigrid.node.mesh.hub_child import PART, Listed, Order, Word
 from aigrid.node.mesh.hub_choice import Choice, Reference, RemoteFile, choose, is_plain, reference
+from aigrid.node.mesh.hub_process import Ask, ask_child
 from aigrid.node.mesh.model_copy import Milestones, Progress, RunBlocking, check_room, disk_error
-from aigrid.node.workers import ENVIRONMENT_KEPT
-from aigrid.protocol.errors import AigridError, Code, LocalError, UsageError
-from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.errors import Code, LocalError
+from aigrid.protocol.limits import LIMITS
 
-_LINE_MAX_BYTES: Final = 16 * MIB
 _LISTINGS_MAX: Final = 8
-_KEPT: Final = frozenset({"HOME", "XDG_CACHE_HOME", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"})
-_PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
-# Plain downloads: they go on where they stopped, and their progress can be seen on the disk.
-_SETTINGS: Final = {
-    "HF_HUB_DISABLE_XET": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_VERBOSITY": "error",
-}
-
-Ask = Callable[[Order, Callable[[Word], Awaitable[None]]], Awaitable[Word]]
-"""Has an order carried out: what is said meanwhile goes to the second, the last word is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +65,7 @@ class Hub:
         self._run_blocking = run_blocking
         self._ask = ask or ask_child
         self._listed: dict[tuple[str, str], Mapping[str, RemoteFile]] = {}
+        self._locks: WeakValueDictionary[Path, trio.Lock] = WeakValueDictionary()
 
     async def list(self, source: str, *, token: str = "") -> Listing:
         """What `hf:` and `source` name, pinned to a revision.
@@ -94,40 +81,40 @@ class Hub:
             order = Order("list", wanted.repo, wanted.revision, token)
             word = await self._asked(order, _nobody, LIMITS.hub_list_seconds)
             wanted = replace(wanted, revision=_checked_revision(word.revision, wanted.repo))
-            files = {
-                one.name: RemoteFile(max(0, one.bytes), one.sha256)
-                for one in word.files
-                if is_plain(one.name)
-            }
+            files = await self._run_blocking(functools.partial(_plain, word.files))
             while len(self._listed) >= _LISTINGS_MAX:
                 del self._listed[next(iter(self._listed))]
             self._listed[wanted.repo, wanted.revision] = files
-        choice = choose(wanted, files)
-        folder = self._directory / wanted.repo.replace("/", "--") / wanted.revision
+        choice = await self._run_blocking(functools.partial(choose, wanted, files))
+        folder = self._directory / wanted.repo.replace("/", "--") / wanted.revision / _key(choice)
         missing = await self._run_blocking(functools.partial(_missing, folder, choice))
         return Listing(wanted, choice, folder, missing)
 
     async def fetch(self, listing: Listing, progress: Progress, *, token: str = "") -> None:
-        """Bring what is missing. Raises LocalError."""
-        if not listing.missing_bytes:
-            return
+        """Bring what is missing; who wants the same meanwhile waits. Raises LocalError."""
+        lock, repo = self._lock(listing.folder), listing.wanted.repo
+        if lock.locked():
+            await progress(f"waiting: {repo} is being downloaded already")
+        async with lock:
+            missing = functools.partial(_missing, listing.folder, listing.choice)
+            missing_bytes = await self._run_blocking(missing)
+            if missing_bytes:
+                await self._make_room(listing.folder, missing_bytes)
+                await self._bring(listing, progress, token)
+
+    async def _make_room(self, folder: Path, missing_bytes: int) -> None:
         try:
-            await self._run_blocking(
-                lambda: listing.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            )
+            await self._run_blocking(lambda: folder.mkdir(mode=0o700, parents=True, exist_ok=True))
         except OSError as error:
             raise disk_error(error) from None
-        await self._run_blocking(lambda: check_room(listing.folder, listing.missing_bytes))
-        repo, whole = listing.wanted.repo, sum(f.bytes for f in listing.choice.files.values())
-        order = Order(
-            "fetch",
-            repo,
-            listing.wanted.revision,
-            token,
-            str(listing.folder.absolute()),
-            tuple(listing.choice.files),
-        )
-        milestones = Milestones(progress, f"downloading {repo}", whole, steps=100)
+        await self._run_blocking(lambda: check_room(folder, missing_bytes))
+
+    async def _bring(self, listing: Listing, progress: Progress, token: str) -> None:
+        wanted = listing.wanted
+        sizes = {name: file.bytes for name, file in listing.choice.files.items()}
+        folder, whole = str(listing.folder.absolute()), sum(sizes.values())
+        order = Order("fetch", wanted.repo, wanted.revision, token, folder, sizes)
+        milestones = Milestones(progress, f"downloading {wanted.repo}", whole, steps=100)
 
         async def hear(word: Word) -> None:
             await milestones.reach(min(word.bytes, whole))
@@ -151,76 +138,31 @@ class Hub:
         )
 
     async def forget(self, listing: Listing) -> None:
-        """Delete what was brought: it has been published."""
-        folder = listing.folder.parent
-        await self._run_blocking(lambda: shutil.rmtree(folder, ignore_errors=True))
+        """Delete what was brought, and nothing beside it: it has been published."""
+        async with self._lock(listing.folder):
+            names = tuple(listing.choice.files)
+            await self._run_blocking(functools.partial(_delete, listing.folder, names))
+
+    async def sweep(self, now_ms: int) -> None:
+        """Delete what was brought long ago and not published; for a node that starts."""
+        before_seconds = now_ms / 1000 - LIMITS.hub_kept_seconds
+        await self._run_blocking(functools.partial(_sweep, self._directory, before_seconds))
+
+    def _lock(self, folder: Path) -> trio.Lock:
+        """One for each folder, for as long as somebody has it."""
+        return self._locks.setdefault(folder, trio.Lock())
 
 
-async def ask_child(order: Order, hear: Callable[[Word], Awaitable[None]]) -> Word:
-    """The `Ask` of a real node."""
-    command = [sys.executable, "-P", "-m", "aigrid.node.mesh.hub_child"]
-    try:
-        process = await trio.lowlevel.open_process(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(os.environ),
-        )
-    except OSError as error:
-        raise LocalError(
-            f"cannot start a process for the download: {error.strerror}", Code.ENVIRONMENT
-        ) from None
-    try:
-        assert process.stdin is not None  # noqa: S101 -- it was asked for
-        assert process.stdout is not None  # noqa: S101
-        async with process.stdin as stream:
-            await stream.send_all(msgspec.json.encode(order))
-        async with _words(process.stdout) as words:
-            async for word in words:
-                if word.code:
-                    raise _error(word)
-                if word.done:
-                    return word
-                await hear(word)
-    except trio.BrokenResourceError:
-        pass
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-    raise LocalError("the download ended without an answer: try again", Code.UNREACHABLE)
-
-
-@asynccontextmanager
-async def _words(stream: trio.abc.ReceiveStream) -> AsyncIterator[AsyncIterator[Word]]:
-    async def each() -> AsyncGenerator[Word, None]:
-        rest = bytearray()
-        async for data in stream:
-            rest += data
-            if len(rest) > _LINE_MAX_BYTES:
-                raise LocalError("the hub lists too many files", Code.UNREACHABLE)
-            *lines, last = bytes(rest).split(b"\n")
-            rest[:] = last
-            for line in lines:
-                yield msgspec.json.decode(line, type=Word)
-
-    words = each()
-    try:
-        yield words
-    finally:
-        await words.aclose()
-        await stream.aclose()
-
-
-def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the child sees: how to reach the hub, and no secret of the node's but the hub's own."""
-    kept = {
-        name: value
-        for name, value in environment.items()
-        if name in ENVIRONMENT_KEPT | _KEPT or name.lower() in _PROXIES or name.startswith("HF_")
+def _plain(listed: tuple[Listed, ...]) -> Mapping[str, RemoteFile]:
+    """What was listed, without names that lead elsewhere."""
+    return {
+        one.name: RemoteFile(max(0, one.bytes), one.sha256) for one in listed if is_plain(one.name)
     }
-    return {**kept, **_SETTINGS}
+
+
+def _key(choice: Choice) -> str:
+    """Names the folder of a choice, so that two of one revision share no file."""
+    return hashlib.sha256("\n".join(sorted(choice.files)).encode()).hexdigest()[:16]
 
 
 def _checked_revision(revision: str, repo: str) -> str:
@@ -239,11 +181,32 @@ def _missing(folder: Path, choice: Choice) -> int:
     return total
 
 
-def _error(word: Word) -> AigridError:
-    codes = {code.value: code for code in Code}
-    code = codes.get(word.code, Code.UNREACHABLE)
-    kind = UsageError if code in (Code.USAGE, Code.MODEL_FILE_MISSING) else LocalError
-    return kind(word.message[: LIMITS.error_message_max_chars], code)
+def _delete(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        for path in (folder / name, folder / f"{name}{PART}"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    _prune(folder)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _sweep(directory: Path, before_seconds: float) -> None:
+    """Delete the folder of each choice of which nothing came since; never raises OSError."""
+    with contextlib.suppress(OSError):
+        for folder in list(directory.glob("*/*/*")):
+            newest = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+            if newest < before_seconds:
+                shutil.rmtree(folder, ignore_errors=True)
+        _prune(directory)
+
+
+def _prune(folder: Path) -> None:
+    """Remove the empty folders in a folder."""
+    inside = [path for path in folder.rglob("*") if path.is_dir()]
+    for path in sorted(inside, reverse=True):  # what lies within another comes before it
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 async def _nobody(_: Word) -> None:

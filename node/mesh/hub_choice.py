@@ -25,9 +25,15 @@ _BESIDE: Final = frozenset(
 _MODULE: Final = re.compile(r"[0-9]{1,2}_[A-Za-z]{1,32}/config\.json", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z0-9_][\w./-]{0,255}", re.ASCII)
 _SHARD: Final = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors", re.ASCII)
-_CODE: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+_CODE: Final = (
+    *(".bin", ".pt", ".pt2", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"),
+    *(".h5", ".keras", ".msgpack"),
+)
+_SCRIPTS: Final = (".py", ".pyc", ".so", ".sh")
+_MODULES_MAX: Final = 8
 _BESIDE_MAX_BYTES: Final = 64 * MIB
 _LISTED: Final = 12
+GB: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +95,41 @@ def choose(wanted: Reference, files: Mapping[str, RemoteFile]) -> Choice:
 
     Raises:
         UsageError: where a file has to be named, or is not there.
-        EngineError: `unsafe_file` where there are only weights that can run code,
-            `unsupported_model` where there are none.
+        EngineError: `unsafe_file` where there are only weights that can run code, or where such
+            a file is named; `unsupported_model` where there are none, too many, or too large ones.
     """
+    choice = _choose(wanted, files)
+    if sum(1 for name in choice.files if _MODULE.fullmatch(name)) > _MODULES_MAX:
+        raise EngineError(
+            f"{wanted.repo} describes more than {_MODULES_MAX} modules (NN_NAME/config.json)",
+            Code.UNSUPPORTED_MODEL,
+        )
+    if len(choice.files) > LIMITS.files_max:
+        raise EngineError(
+            f"{wanted.repo} has {len(choice.files)} files of weights and beside them; a model has "
+            f"at most {LIMITS.files_max} files",
+            Code.UNSUPPORTED_MODEL,
+        )
+    for name, file in choice.files.items():
+        if file.bytes > LIMITS.hub_file_max_bytes:
+            raise EngineError(
+                f"{name[:96]} has {file.bytes // GB} GB, and the hub gives no file above "
+                f"{LIMITS.hub_file_max_bytes // GB} GB over plain HTTP: take a model in several "
+                "files, or bring it here by other means and publish its path",
+                Code.UNSUPPORTED_MODEL,
+            )
+    return choice
+
+
+def _choose(wanted: Reference, files: Mapping[str, RemoteFile]) -> Choice:
+    """The same, however many files and however large."""
     beside = {
         name: file
         for name, file in files.items()
         if (name in _BESIDE or _MODULE.fullmatch(name)) and file.bytes <= _BESIDE_MAX_BYTES
     }
     if wanted.file:
-        if wanted.file not in files:
-            raise UsageError(f"{wanted.repo} has no file {wanted.file}", Code.MODEL_FILE_MISSING)
-        named = {wanted.file: files[wanted.file]}
-        return Choice({**beside, **named}, wanted.file)
+        return Choice({**beside, wanted.file: _named(wanted, files)}, wanted.file)
     ggufs = sorted(n for n in files if n.endswith(".gguf") and "mmproj" not in n and "/" not in n)
     if wanted.tag:
         one = _one([n for n in ggufs if wanted.tag.lower() in n.lower()], ggufs, files)
@@ -122,15 +150,22 @@ def choose(wanted: Reference, files: Mapping[str, RemoteFile]) -> Choice:
             f"{wanted.repo} has no safetensors, ONNX or GGUF that could be taken",
             Code.UNSUPPORTED_MODEL,
         )
-    if len(weights) + 8 > LIMITS.files_max:
-        raise EngineError(
-            f"{wanted.repo} has {len(weights)} files of weights; a model has at most "
-            f"{LIMITS.files_max} files",
-            Code.UNSUPPORTED_MODEL,
-        )
     left_out = dict.fromkeys(code[:_LISTED], "loading it could run code that is hidden in it")
     chosen = {**beside, **{name: files[name] for name in weights}}
     return Choice(chosen, weights[0] if weights[0].endswith(".onnx") else "", left_out)
+
+
+def _named(wanted: Reference, files: Mapping[str, RemoteFile]) -> RemoteFile:
+    """The file that was named, unless it can run code: that is taken from nobody unseen."""
+    if wanted.file not in files:
+        raise UsageError(f"{wanted.repo} has no file {wanted.file}", Code.MODEL_FILE_MISSING)
+    if wanted.file.lower().endswith(_CODE + _SCRIPTS):
+        raise EngineError(
+            f"{wanted.file[:96]} can run code when it is loaded, so it is not downloaded; name a "
+            "safetensors, ONNX or GGUF file",
+            Code.UNSAFE_FILE,
+        )
+    return files[wanted.file]
 
 
 def _tensors(files: Mapping[str, RemoteFile]) -> list[str]:

@@ -155,6 +155,19 @@ def can_move(path: Path, folder: Path) -> bool:
         raise _unreadable(path, error) from None
 
 
+def state_of(path: Path) -> tuple[int, int, int]:
+    """What stays when a file is renamed, and changes when somebody writes to it.
+
+    Raises:
+        UsageError: `model_file_missing`.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def put_back(folder: Path, files: Mapping[str, Path]) -> None:
     """Move files (name in `folder` -> where it was) back to where nothing is now."""
     for name, path in files.items():

@@ -3,6 +3,7 @@
     <directory>/<model id>/model.json     what the model is: `ModelDescription` as JSON
     <directory>/<model id>/endpoint.json  of a model behind a server: see `endpoint_file`
     <directory>/<model id>/files/<name>   its files: copies, never links, hash-checked on the way in
+    <directory>/<model id>/brought        empty: somebody else made it, whoever publishes it here
     <directory>/.incoming-*, .removed-*   unfinished business, deleted at the next start
 
 A model appears by one rename, complete, or not at all.
@@ -32,13 +33,14 @@ from aigrid.node.mesh.model_copy import (
     no_progress,
     put_back,
     read_all,
+    state_of,
     sync,
 )
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, UsageError
 from aigrid.protocol.limits import MIB
 from aigrid.protocol.model import ModelDescription, ModelFile, model_id
 
-DESCRIPTION_FILE, FILES_FOLDER = "model.json", "files"
+DESCRIPTION_FILE, FILES_FOLDER, BROUGHT_FILE = "model.json", "files", "brought"
 DESCRIPTION_MAX_BYTES: Final = MIB
 
 _Marks = dict[str, tuple[int, int, int, int]]
@@ -66,6 +68,7 @@ class LocalModels:
         self._trusted = trusted
         self._models: dict[str, ModelDescription] = {}
         self._checked: dict[str, _Marks] = {}
+        self._brought: set[str] = set()
 
     async def open(self) -> None:
         """Learn what is on the disk; what is damaged is left alone and reported.
@@ -74,6 +77,9 @@ class LocalModels:
             LocalError: `data_directory_unusable`.
         """
         self._models = await self.run_blocking(self._scan)
+        self._brought = await self.run_blocking(
+            lambda: {m for m in self._models if (self._directory / m / BROUGHT_FILE).exists()}
+        )
 
     def list(self) -> dict[str, ModelDescription]:
         """Model id -> description, in order of id."""
@@ -135,6 +141,16 @@ class LocalModels:
         self.description(model)
         await self.run_blocking(lambda: self._write_endpoint(self._directory / model, endpoint))
 
+    def brought(self, model: str) -> bool:
+        """Whether it was added as somebody else's: what this node signs vouches for no code."""
+        return model in self._brought
+
+    async def claim(self, model: str) -> None:
+        """It is this node's own from now on. Raises LocalError (`data_directory_unusable`)."""
+        if model in self._brought:
+            await self.run_blocking(lambda: self._note(self._directory / model, brought=False))
+            self._brought.discard(model)
+
     async def check(self, model: str) -> None:
         """Hash the files of a model, unless nothing has touched them since that was last done.
 
@@ -143,7 +159,7 @@ class LocalModels:
             UsageError: `model_file_missing`.
         """
         source = self.source(model)
-        marks = await self.run_blocking(lambda: _marks(source))
+        marks = await self.run_blocking(lambda: _marks(source.files))
         if self._checked.get(model) == marks:
             return
         for file in self.description(model).files:
@@ -156,7 +172,10 @@ class LocalModels:
         self._checked[model] = marks
 
     def set_aside(self, model: str) -> None:
-        """Forget a damaged model until the next start; its files stay for a person to look at."""
+        """Take a model off the list, so that nobody begins with it; its files stay.
+
+        A damaged one is off it until the next start, for a person to look at.
+        """
         self._models.pop(model, None)
 
     async def describe_file(
@@ -178,11 +197,13 @@ class LocalModels:
         *,
         endpoint: Endpoint | None = None,
         take: bool = False,
+        own: bool = True,
         progress: Progress = no_progress,
     ) -> str:
         """Copy `files` (name -> where it is now) in; the model id. Adding again changes nothing.
 
-        With `take` files are moved: they are ours, and nobody else writes to them.
+        With `take` files are moved: they are ours, and nobody else writes to them. What is not
+        `own` is remembered as `brought`.
 
         Raises:
             LocalError: `hash_mismatch`, `malformed` for a description that is not allowed,
@@ -202,26 +223,31 @@ class LocalModels:
             for file in description.files:
                 place = incoming / FILES_FOLDER
                 await self._bring(file, files[file.name], place, progress, take=take)
-            await self.run_blocking(lambda: self._finish(incoming, model, description))
+            if not own:
+                await self.run_blocking(lambda: self._note(incoming, brought=True))
+            marks = await self.run_blocking(lambda: self._finish(incoming, model, description))
         finally:
             with trio.CancelScope(shield=True):
                 if take:
                     await self.run_blocking(lambda: put_back(incoming / FILES_FOLDER, files))
                 await self.run_blocking(lambda: shutil.rmtree(incoming, ignore_errors=True))
         self._models[model] = description
+        if not own:
+            self._brought.add(model)
+        self._checked[model] = marks  # just hashed, and in a folder that is this node's alone
         return model
 
-    async def remove(self, model: str, *, taken: Mapping[str, Path] | None = None) -> None:
-        """Delete a model; a worker that has it open is not disturbed.
+    async def discard(self, model: str, *, taken: Mapping[str, Path] | None = None) -> None:
+        """Delete a model, listed or not; a worker that has it open is not disturbed.
 
         What was `taken` when it was added goes back to where it was.
 
         Raises:
-            InvalidRequestError: `model_not_found`.
             LocalError: `data_directory_unusable`.
         """
-        self.description(model)
-        del self._models[model]
+        self._models.pop(model, None)
+        self._checked.pop(model, None)
+        self._brought.discard(model)
         removed = self._directory / f".removed-{self._token()}"
         if taken:
             place = self._directory / model / FILES_FOLDER
@@ -232,6 +258,7 @@ class LocalModels:
         self, file: ModelFile, path: Path, folder: Path, progress: Progress, *, take: bool
     ) -> None:
         moved = take and await self.run_blocking(lambda: can_move(path, folder))
+        before = await self.run_blocking(lambda: state_of(path))
         target = None if moved else folder / file.name
         reader = FileReader(path, target=target, max_bytes=file.bytes)
         what = f"{'verifying' if moved else 'copying'} {file.name}"
@@ -243,6 +270,8 @@ class LocalModels:
             )
         if moved:
             await self.run_blocking(lambda: path.rename(folder / file.name))
+            if await self.run_blocking(lambda: state_of(folder / file.name)) != before:
+                raise LocalError(f"{file.name} changed while it was read", Code.HASH_MISMATCH)
 
     def _scan(self) -> dict[str, ModelDescription]:
         try:
@@ -268,8 +297,10 @@ class LocalModels:
         except OSError as error:
             raise disk_error(error) from None
 
-    def _finish(self, incoming: Path, model: str, description: ModelDescription) -> None:
+    def _finish(self, incoming: Path, model: str, description: ModelDescription) -> _Marks:
+        place = incoming / FILES_FOLDER
         try:
+            marks = _marks({file.name: place / file.name for file in description.files})
             with (incoming / DESCRIPTION_FILE).open("xb") as stream:
                 stream.write(msgspec.json.format(msgspec.json.encode(description)))
                 sync(stream)
@@ -277,6 +308,17 @@ class LocalModels:
             if final.exists():  # damaged, or it would have been in the list
                 final.rename(self._directory / f".removed-{self._token()}")
             incoming.rename(final)
+        except OSError as error:
+            raise disk_error(error) from None
+        return marks
+
+    @staticmethod
+    def _note(folder: Path, *, brought: bool) -> None:
+        try:
+            if brought:
+                (folder / BROUGHT_FILE).touch(mode=0o600)
+            else:
+                (folder / BROUGHT_FILE).unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error) from None
 
@@ -290,6 +332,8 @@ class LocalModels:
     def _delete(self, model: str, removed: Path) -> None:
         try:
             (self._directory / model).rename(removed)
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise disk_error(error) from None
         shutil.rmtree(removed, ignore_errors=True)
@@ -322,9 +366,9 @@ def _read(folder: Path) -> ModelDescription | None:
     return description if whole and model_id(description) == folder.name else None
 
 
-def _marks(source: ModelSource) -> _Marks:
+def _marks(files: Mapping[str, Path]) -> _Marks:
     """What changes when somebody writes to a file."""
-    found = {name: path.stat() for name, path in source.files.items()}
+    found = {name: path.stat() for name, path in files.items()}
     return {name: (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found.items()}
 
 

@@ -16,10 +16,20 @@ import trio
 
 from aigrid.engines.base import Device, Estimate, ModelSource
 from aigrid.engines.devices import memory
-from aigrid.node.mesh.budget import HOST, Budget, Charge, Holding, budget, larger, make_room, taken
+from aigrid.node.mesh.budget import (
+    HOST,
+    Budget,
+    Charge,
+    Holding,
+    budget,
+    check_fits,
+    larger,
+    make_room,
+    taken,
+)
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.pool_entry import Entry, Turn
+from aigrid.node.mesh.pool_entry import Entry, Turn, end
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.workers import Worker, WorkerSpawner
 from aigrid.protocol.errors import AigridError, Code, LocalError
@@ -137,21 +147,30 @@ class ModelPool:
 
     async def resident(self, model: str) -> Worker:
         """The worker of a model, which stays until `unload`; no slot is held. Raises as `lease`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        entry = self._entry(model)
-        entry.resident = True
-        await entry.settled.wait()
-        if entry.worker is None:
-            raise copy(entry.error) if entry.error else RuntimeError("a load without a worker")
-        return entry.worker
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            entry = self._entry(model)
+            entry.resident = True
+            await entry.settled.wait()
+            if entry.worker is not None:
+                return entry.worker
+            if entry.error is not None:
+                raise copy(entry.error)
 
     async def unload(self, model: str) -> None:
-        """Unload a model once its last lease has ended; new leases load it anew."""
+        """Unload a model once its last lease has ended; new leases load it anew.
+
+        One that is loading is broken off; nothing of it is left when this returns.
+        """
         entry = self._entries.get(model)
-        if entry is not None and entry.worker is not None:
-            self._drop(entry)
-            if not entry.leases:
-                await self._kill([entry])
+        if entry is None:
+            return
+        self._drop(entry)
+        if not entry.settled.is_set():
+            entry.scope.cancel()
+            await entry.settled.wait()
+        elif not entry.leases:
+            await self._kill([entry])
 
     # -- leasing
 
@@ -212,17 +231,10 @@ class ModelPool:
 
     def _release(self, entry: Entry) -> None:
         entry.leases -= 1
-        self._admit_next(entry)
+        entry.admit_next()
         self._note_idle(entry)
         if entry.closing and not entry.leases and self._nursery is not None:
             self._nursery.start_soon(self._kill, [entry])
-
-    def _admit_next(self, entry: Entry) -> None:
-        while entry.waiters and entry.leases < entry.slots and not entry.closing:
-            entry.leases += 1
-            turn = entry.waiters.popleft()
-            turn.admitted = True
-            turn.come.set()
 
     # -- loading
 
@@ -243,11 +255,13 @@ class ModelPool:
 
     async def _load(self, entry: Entry, source: ModelSource, engines: Sequence[str]) -> None:
         started = trio.current_time()
+        worker: Worker | None = None
         self._progress.tell(entry.model, "starting")
         try:
-            await self._local_models.check(entry.model)
-            worker = await first_able(engines, lambda name: self._spawn(entry, source, name))
-            await self._book(entry, worker)
+            with entry.scope:
+                await self._local_models.check(entry.model)
+                worker = await first_able(engines, lambda name: self._spawn(entry, source, name))
+                await self._book(entry, worker)
         except AigridError as error:
             entry.error = error
             log.warning("load_failed", model=entry.model, engines=engines, code=error.code)
@@ -262,6 +276,9 @@ class ModelPool:
             raise
         finally:
             self._progress.over(entry.model)
+        if worker is None or entry.closing:  # unloaded meanwhile
+            await self._leave(entry, worker)
+            return
         entry.worker = worker
         entry.settled.set()
         self._note_idle(entry)
@@ -269,7 +286,16 @@ class ModelPool:
         seconds = round(trio.current_time() - started, 3)
         told = {"engine": worker.engine, "device": worker.estimate.device[:32], "seconds": seconds}
         log.info("model_loaded", model=entry.model, sandbox=worker.sandbox, **told)
-        await self._until_dead(entry, worker)
+        await worker.died.wait()
+        self._bury(entry)
+
+    async def _leave(self, entry: Entry, worker: Worker | None) -> None:
+        """End a load that nobody wants any more; it may have succeeded in its last moment."""
+        if worker is not None:
+            await end(worker)
+        self._forget(entry)
+        entry.settled.set()
+        log.info("load_broken_off", model=entry.model)
 
     async def _spawn(self, entry: Entry, source: ModelSource, engine: str) -> Worker:
         self._charges.pop(entry, None)  # of an engine that refused while it loaded
@@ -282,16 +308,21 @@ class ModelPool:
         )
 
     async def _book(self, entry: Entry, worker: Worker) -> None:
-        """Charge what a model took; on another device than was expected only if there is room."""
+        """Charge what a model took, which it may not have had; elsewhere only if there is room.
+
+        What it says of that is the worker's word.
+        """
         real = worker.estimate
-        if real.device == entry.device:
-            self._charges[entry] = larger(self._charges[entry], self.budget.charge(real))
-            return
-        self._charges.pop(entry, None)
         try:
-            await self._admit(entry, real)
-        except AigridError:
-            await worker.kill()
+            if real.device == entry.device:
+                charge = larger(self._charges[entry], self.budget.charge(real))
+                check_fits(charge, self.budget.purses)
+                self._charges[entry] = charge
+            else:
+                self._charges.pop(entry, None)
+                await self._admit(entry, real)
+        except BaseException:
+            await end(worker)
             raise
 
     def _set_aside(self, model: str, error: AigridError) -> None:
@@ -300,10 +331,6 @@ class ModelPool:
             log.error("model_damaged", model=model, code=error.code)
             self._local_models.set_aside(model)
             self._on_change()
-
-    async def _until_dead(self, entry: Entry, worker: Worker) -> None:
-        await worker.died.wait()
-        self._bury(entry)
 
     def _bury(self, entry: Entry) -> None:
         self._drop(entry)
@@ -369,4 +396,4 @@ class ModelPool:
             for entry in entries:
                 self._drop(entry)
                 if entry.worker is not None:
-                    nursery.start_soon(entry.worker.kill)
+                    nursery.start_soon(end, entry.worker)

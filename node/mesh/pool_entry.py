@@ -18,7 +18,13 @@ class Turn:
 
 
 class Entry:
-    """One model that is loading or loaded. Leases wait in order of arrival."""
+    """One model that is loading or loaded. Leases wait in order of arrival.
+
+    Attributes:
+        scope: around its loading, which `ModelPool.unload` breaks off.
+        settled: set once it is loaded, or never will be: with an `error`, or because it was
+            unloaded meanwhile, when those who waited look again.
+    """
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -26,6 +32,7 @@ class Entry:
         self.worker: Worker | None = None
         self.error: AigridError | None = None
         self.settled = trio.Event()
+        self.scope = trio.CancelScope()
         self.closing = False
         self.leases = 0
         self.idle_since = 0.0
@@ -41,3 +48,17 @@ class Entry:
     @property
     def slots(self) -> int:
         return max(1, self.worker.estimate.slots) if self.worker is not None else 0
+
+    def admit_next(self) -> None:
+        """Let those who wait have what slots are free."""
+        while self.waiters and self.leases < self.slots and not self.closing:
+            self.leases += 1
+            turn = self.waiters.popleft()
+            turn.admitted = True
+            turn.come.set()
+
+
+async def end(worker: Worker) -> None:
+    """Kill a worker, whoever is cancelled: it is in no book any more."""
+    with trio.CancelScope(shield=True):
+        await worker.kill()

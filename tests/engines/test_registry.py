@@ -102,6 +102,31 @@ def test_code_of_a_stranger_reaches_no_engine() -> None:
     assert EngineTable([runs]).engines_for(trusted) == ("runs",)
 
 
+def test_whether_a_format_runs_code_is_what_choosing_an_engine_says() -> None:
+    runs, safe = _probe("runs", code_formats=("echo",)), _probe("safe")
+    broken = replace(runs, engine="broken", problem="no such library")
+    other = _probe("other", formats=("toy",), code_formats=("echo",))
+    for probes, expected in (
+        ([runs], True),
+        ([runs, safe], False),
+        ([broken, safe], False),  # a broken plug-in silences nobody
+        ([broken, runs], True),
+        ([broken], True),
+        ([broken, replace(safe, problem="too old")], False),
+        ([other, safe], False),
+        ([other], False),
+        ([], False),
+    ):
+        assert EngineTable(probes).runs_code("echo") is expected
+    for probes in ([runs], [runs, safe], [broken, safe], [broken, runs], [other, safe]):
+        table = EngineTable(probes)
+        if table.runs_code("echo"):
+            with pytest.raises(EngineError, match="--trust-publisher"):
+                table.engines_for(source())
+        else:
+            assert table.engines_for(source())
+
+
 def _probe(engine: str, **changes: Any) -> Probe:
     made = {"formats": ("echo",), "tasks": (), "devices": (), "problem": "", **changes}
     return Probe(engine, "1", **made)

@@ -2,6 +2,8 @@
 
 import socket
 import threading
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -63,6 +65,30 @@ def test_random_bytes_raise_nothing_but_value_errors(data: bytes) -> None:
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(ValueError):
         ipc.decode_report(b"\x91" * 5000)
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"slots": LIMITS.slots_max + 1},
+        {"slots": 0},
+        {"memory_bytes": 2**60},
+        {"memory_bytes": -1},
+        {"host_bytes": 2**53},
+        {"context_tokens": -1},
+        {"device": "c" * 65},
+        {"device": "\x1b[2J"},
+        {"precision": "p" * 33},
+    ],
+)
+def test_what_a_worker_says_of_itself_is_bounded(beyond: dict[str, Any]) -> None:
+    estimate = replace(Estimate(5), **beyond)
+    for report in (ipc.Examined(estimate), ipc.Loaded(estimate, "")):
+        with pytest.raises(ValueError, match=r"\$\[1\]\."):
+            ipc.decode_report(ipc.encode(report)[4:])
+    for words in ("w" * 1000, "\x1b[2J"):
+        with pytest.raises(ValueError, match=r"\$\[2\]"):
+            ipc.decode_report(ipc.encode(ipc.Loaded(Estimate(5), words))[4:])
 
 
 def test_a_frame_that_is_too_large_is_refused_by_its_length_alone() -> None:

@@ -39,7 +39,7 @@ def grid(
 ) -> Iterator[tuple[NodeProcess, NodeProcess]]:
     """The node that is asked, and the one that publishes."""
     folder = tmp_path_factory.mktemp("publish")
-    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")}
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
     asked = NodeProcess(folder / "asked")
     holder = NodeProcess(folder / "holder", environment=environment)
     try:

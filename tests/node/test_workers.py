@@ -20,6 +20,7 @@ from tests.engines.doubles import HERE, source
 from aigrid.engines import ipc
 from aigrid.engines.base import Endpoint, Estimate
 from aigrid.engines.devices import memory
+from aigrid.engines.echo import EchoEngine
 from aigrid.engines.sandbox import allowance_bytes
 from aigrid.node import worker_process
 from aigrid.node.worker_exit import MemoryKills
@@ -347,6 +348,18 @@ async def test_what_is_not_admitted_is_not_loaded(tmp_path: Path) -> None:
         assert seen == [7]
         estimate = await spawner.estimate(source(memory_bytes=9), engine="echo")
         assert estimate.memory_bytes == 9
+
+
+async def test_a_worker_asks_for_trust_itself_before_its_engine_sees_the_file(
+    tmp_path: Path,
+) -> None:
+    stranger = replace(source(), trusted=False)
+    async with spawning(tmp_path) as spawner:
+        spawner._note(replace(EchoEngine().probe(), code_formats=("echo",)))
+        with pytest.raises(EngineError, match="--trust-publisher") as refused:
+            await spawner.estimate(stranger, engine="echo")
+        assert refused.value.code is Code.UNSAFE_FILE
+        await spawner.estimate(replace(stranger, trusted=True), engine="echo")
 
 
 async def test_an_engine_that_is_not_there_is_named(tmp_path: Path) -> None:

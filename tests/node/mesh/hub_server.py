@@ -3,6 +3,8 @@
 Source: what huggingface_hub 2.4 requests for `model_info` and `hf_hub_download`.
 """
 
+import contextlib
+import gzip
 import hashlib
 import json
 import threading
@@ -25,7 +27,14 @@ class HubServer:
         url: its address, once it runs.
         held_bytes: how much of a large file is sent before nothing more comes; -1 for all of it.
         wrong_hash: whether the list says another hash of large files than they have.
+        swollen: "chunked" or "gzip", where more of a large file comes than was said, in that way.
+        head_bytes: what is said of a large file's size before it is sent; 0 for the truth, -1 for
+            nothing.
+        held_list: whether the list never comes; `asked` is set when it should, and `left` when
+            whoever asked is gone.
+        invented: how many further files are listed, which are not there.
         gated: whether a token is wanted that nobody has.
+        sent: the large files that were sent, or begun.
         ranges: the ranges that were asked for.
         tokens: the tokens that were sent.
     """
@@ -35,10 +44,17 @@ class HubServer:
     url: str = ""
     held_bytes: int = -1
     wrong_hash: bool = False
+    swollen: str = ""
+    head_bytes: int = 0
+    held_list: bool = False
+    invented: int = 0
     gated: bool = False
+    sent: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     over: threading.Event = field(default_factory=threading.Event)
+    asked: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
 
     def files(self) -> Iterator[Path]:
         yield from sorted(path for path in self.folder.rglob("*") if path.is_file())
@@ -56,7 +72,11 @@ class HubServer:
                 digest = hashlib.sha256(data + b"x" * self.wrong_hash).hexdigest()
                 one["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 134}
             siblings.append(one)
+        siblings += [{"rfilename": f"logs/{n}.txt", "size": 1} for n in range(self.invented)]
         return {"id": self.repo, "modelId": self.repo, "sha": REVISION, "siblings": siblings}
+
+
+SWELLING = bytes(64 << 20)
 
 
 def is_large(path: Path) -> bool:
@@ -82,6 +102,8 @@ def serving(hub: HubServer) -> Iterator[HubServer]:
             path = unquote(urlsplit(self.path).path)
             if hub.gated:
                 self._say(403, b"{}", {"X-Error-Code": "GatedRepo"})
+            elif path.startswith(f"/api/models/{hub.repo}") and hub.held_list:
+                self._hold()
             elif path.startswith(f"/api/models/{hub.repo}"):
                 self._say(200, json.dumps(hub.info()).encode())
             elif path.startswith(f"/{hub.repo}/resolve/{REVISION}/"):
@@ -94,8 +116,14 @@ def serving(hub: HubServer) -> Iterator[HubServer]:
             sha256 = hashlib.sha256(data).hexdigest()
             headers = {"ETag": f'"{sha256}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
             if not with_body:
-                self._say(200, b"", {**headers, "Content-Length": str(len(data))})
+                size = hub.head_bytes if hub.head_bytes and is_large(path) else len(data)
+                self._head(200, {**headers, **({"Content-Length": str(size)} if size > 0 else {})})
                 return
+            if is_large(path):
+                hub.sent.append(path.name)
+                if hub.swollen:
+                    self._swell(data, headers)
+                    return
             status, asked = 200, self.headers.get("Range", "")
             if asked.startswith("bytes="):
                 hub.ranges.append(asked)
@@ -110,6 +138,29 @@ def serving(hub: HubServer) -> Iterator[HubServer]:
             self.wfile.flush()
             hub.over.wait()
             self.close_connection = True
+
+        def _swell(self, data: bytes, headers: dict[str, str]) -> None:
+            if hub.swollen == "gzip":
+                packed = gzip.compress(data + SWELLING, compresslevel=1)
+                self._say(200, packed, {**headers, "Content-Encoding": "gzip"})
+                return
+            self._head(200, {**headers, "Transfer-Encoding": "chunked"})
+            with contextlib.suppress(ConnectionError):
+                for piece in (data, SWELLING, b""):
+                    self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            self.close_connection = True
+
+        def _hold(self) -> None:
+            hub.asked.set()
+            self.close_connection = True
+            self.connection.settimeout(30)
+            try:
+                self.connection.recv(1)  # nothing is said here; it returns when they hang up
+            except TimeoutError:
+                return
+            except ConnectionError:
+                pass
+            hub.left.set()
 
         def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self._head(status, {"Content-Length": str(len(body)), **(headers or {})})

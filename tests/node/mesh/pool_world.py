@@ -52,6 +52,13 @@ class Picky(EchoEngine):
         raise EngineError("this engine has no such architecture", Code.UNSUPPORTED_MODEL)
 
 
+class Boaster(EchoEngine):
+    """Says of itself, once it is loaded, that it took more than any machine has."""
+
+    def load(self, source: ModelSource, *, threads: int) -> Estimate:
+        return replace(super().load(source, threads=threads), memory_bytes=2**52)
+
+
 class Placed(EchoEngine):
     """Puts a model on the device that its options name, unless that has no room for it.
 

@@ -8,6 +8,7 @@ from typing import cast
 import trio
 
 from aigrid.engines.base import Estimate, ModelSource
+from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.mesh.bringing import Bringing, Fit
 from aigrid.node.mesh.hosting import Hosting
 from aigrid.node.mesh.model_copy import inline
@@ -47,6 +48,7 @@ def bringing(
     return Bringing(
         models=models,
         hosting=cast("Hosting", None),
+        read=InlineSpawner().read,
         fit=fit,
         formats=lambda: frozenset(formats),
         task_of=lambda capability: capability,

@@ -103,6 +103,7 @@ async def test_a_person_has_the_last_word_and_is_named_as_its_origin(tmp_path: P
     path = save(tmp_path / "m.onnx", linear())
     plain = (await models.propose(path, Wishes(capability="x"))).draft
     assert (plain.license_id, plain.languages) == ("MIT", ("de",))
+    (tmp_path / "t.json").write_bytes(b"{}")
     wishes = Wishes("named", "text-classification", "ISC", ("en",), LABELS)
     found = await models.propose(path, wishes)
     assert found.name == "named"
@@ -117,6 +118,10 @@ async def test_a_mapping_may_not_name_the_model_itself(tmp_path: Path) -> None:
     models = bringing(await empty_shelf(tmp_path / "models"))
     mapping = TaskMapping(text=TextInput(tokenizer="model.onnx"))
     path = save(tmp_path / "m.onnx", linear())
+    with pytest.raises(AigridError, match="does not lie beside") as missing:
+        await models.propose(path, Wishes(capability="x", mapping=mapping))
+    assert missing.value.code is Code.MODEL_FILE_MISSING
+    save(tmp_path / "model.onnx", linear())
     with pytest.raises(AigridError, match="what the model is called"):
         await models.propose(path, Wishes(capability="x", mapping=mapping))
 
@@ -179,7 +184,7 @@ async def test_files_that_are_taken_go_back_where_they_were_if_it_fails(tmp_path
     model = await shelf.add(good, there, take=True)
     assert not any(path.exists() for path in there.values())
     assert shelf.source(model).files["a"].read_bytes() == b"a" * 100
-    await shelf.remove(model, taken=there)
+    await shelf.discard(model, taken=there)
     assert all(path.read_bytes() == path.name.encode() * 100 for path in there.values())
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from aigrid.node.mesh.hub_choice import Reference, RemoteFile, choose, is_plain, reference
 from aigrid.protocol.errors import AigridError, Code, UsageError
+from aigrid.protocol.limits import LIMITS
 
 REPO = Reference("org/name")
 BESIDE = ("config.json", "tokenizer.json", "README.md")
@@ -126,3 +127,56 @@ def test_what_cannot_be_taken_says_why(names: tuple[str, ...], code: Code) -> No
 def test_a_huge_file_beside_is_left_where_it_is() -> None:
     held = {**files("model.safetensors"), "tokenizer.json": RemoteFile(2**40)}
     assert set(choose(REPO, held).files) == {"model.safetensors"}
+
+
+MANY_MODULES = tuple(f"{n}_{kind}/config.json" for n in range(100) for kind in ("A", "B", "C"))
+NINE_MODULES = tuple(f"{n}_Dense/config.json" for n in range(9))
+
+
+@pytest.mark.parametrize("modules", [MANY_MODULES, NINE_MODULES])
+@pytest.mark.parametrize(
+    "wanted",
+    [REPO, Reference("org/name", file="x.gguf"), Reference("org/name", tag="x")],
+)
+def test_modules_without_end_are_refused_however_the_model_is_named(wanted, modules) -> None:
+    held = files("x.gguf", *modules, *(("model.safetensors",) if wanted == REPO else ()))
+    for known in (held, files("x.gguf", *modules)):
+        with pytest.raises(AigridError, match="modules") as caught:
+            choose(wanted, known)
+        assert caught.value.code is Code.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize(("beside", "fits"), [(1, True), (2, False)])
+def test_a_model_has_so_many_files_with_those_beside(beside: int, fits: bool) -> None:
+    count = LIMITS.files_max - 1
+    shards = [f"model-{n:05}-of-{count:05}.safetensors" for n in range(count)]
+    held = files(*shards, *BESIDE[:beside])
+    if fits:
+        assert set(choose(REPO, held).files) == set(held)
+        return
+    with pytest.raises(AigridError, match="at most") as caught:
+        choose(REPO, held)
+    assert caught.value.code is Code.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["evil.pt2", "evil.PT2", "deep/pytorch_model.bin", "x.pkl", "x.pickle", "x.joblib", "x.keras",
+     "model.py", "x.so"],
+)  # fmt: skip
+def test_a_named_file_that_can_run_code_is_not_downloaded(name: str) -> None:
+    with pytest.raises(AigridError) as caught:
+        choose(Reference("org/name", file=name), files(name, "config.json"))
+    assert caught.value.code is Code.UNSAFE_FILE
+
+
+@pytest.mark.parametrize("wanted", [REPO, Reference("org/name", file="x.gguf")])
+def test_a_file_that_the_hub_does_not_give_says_why(wanted: Reference) -> None:
+    from huggingface_hub import constants
+
+    most = LIMITS.hub_file_max_bytes
+    assert most <= constants.MAX_HTTP_DOWNLOAD_SIZE
+    assert choose(wanted, {"x.gguf": RemoteFile(most)}).model == "x.gguf"
+    with pytest.raises(AigridError, match="50 GB") as caught:
+        choose(wanted, {"x.gguf": RemoteFile(most + 1)})
+    assert caught.value.code is Code.UNSUPPORTED_MODEL

@@ -191,7 +191,7 @@ async def test_each_model_has_a_cache_of_its_own_that_goes_with_it(here: Path) -
     for cache in caches:
         assert cache is not None
         cache.mkdir(parents=True)
-    await models.remove(found[0])
+    await models.discard(found[0])
     assert list((here / "cache").iterdir()) == [caches[1]]
 
 
@@ -206,7 +206,7 @@ async def test_a_renamed_folder_is_not_believed(here: Path) -> None:
 async def test_a_removed_model_is_gone(here: Path) -> None:
     models = await empty_shelf(here / "models")
     model = await models.add(described("w.onnx", DATA), {"w.onnx": here / "w"})
-    await models.remove(model)
+    await models.discard(model)
     assert left_in(here / "models") == []
     for ask in (models.source, models.description):
         with pytest.raises(AigridError) as unknown:
@@ -245,3 +245,48 @@ async def test_a_file_that_was_tampered_with_is_found_before_it_is_loaded(here: 
     models.set_aside(model)
     assert model not in models.list()
     assert path.exists()
+
+
+async def test_what_was_just_hashed_is_not_hashed_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = await empty_shelf(here / "models")
+    files = {"w.onnx": here / "w"}
+    model = await models.add(described("w.onnx", DATA), files, take=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("aigrid.node.mesh.models.FileReader", None)
+        await models.check(model)
+    again = await empty_shelf(here / "models")  # what was done before a restart is not known
+    monkeypatch.setattr("aigrid.node.mesh.models.FileReader", None)
+    with pytest.raises(TypeError):
+        await again.check(model)
+
+
+async def test_a_file_that_changes_while_it_is_taken_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_copy, "STEP_BYTES", len(DATA) // 2)
+    models = await empty_shelf(here / "models")
+
+    async def progress(_: str) -> None:
+        (here / "w").write_bytes(b"WEIGHTS" + DATA[7:])  # what was read of it already
+        os.utime(here / "w", ns=(1, 1))
+
+    with pytest.raises(AigridError, match="changed") as refused:
+        await models.add(
+            described("w.onnx", DATA), {"w.onnx": here / "w"}, take=True, progress=progress
+        )
+    assert refused.value.code is Code.HASH_MISMATCH
+    assert models.list() == {}
+    assert (here / "w").exists()
+
+
+async def test_a_model_that_is_not_listed_is_discarded_all_the_same(here: Path) -> None:
+    models = await empty_shelf(here / "models")
+    files = {"w.onnx": here / "w"}
+    model = await models.add(described("w.onnx", DATA), files, take=True)
+    models.set_aside(model)
+    await models.discard(model, taken=files)
+    assert left_in(here / "models") == []
+    assert (here / "w").read_bytes() == DATA
+    await models.discard(model)  # nothing is left of it

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.node.mesh.pool_world import IDLE_SECONDS, Picky, Placed, World, running
+from tests.node.mesh.pool_world import IDLE_SECONDS, Boaster, Picky, Placed, World, running
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from aigrid.engines.base import Device
+from aigrid.engines.base import Device, Estimate, ModelSource
 from aigrid.engines.echo import EchoEngine
 from aigrid.node.inline_workers import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError
@@ -303,6 +303,104 @@ async def test_a_model_that_ends_up_elsewhere_is_charged_there_or_not_kept(
             assert refused.value.code is Code.BUSY
             assert world.spawner.spawned[-1].died.is_set()
             assert world.pool.reserved() == {"cpu": 80}
+
+
+async def test_what_takes_more_than_the_node_has_is_not_kept(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        world.spawner.engines = {"echo": Boaster}
+        with pytest.raises(EngineError) as refused:
+            async with world.pool.lease(await world.add(memory_bytes=10)):
+                pass
+        assert refused.value.code is Code.OUT_OF_MEMORY
+        assert world.spawner.spawned[0].died.is_set()
+        assert world.pool.reserved() == {}
+
+
+async def test_unloading_breaks_off_a_load_and_who_waits_for_it_has_it_loaded_anew(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model, got = await world.add(memory_bytes=90), []
+
+        async def lease() -> None:
+            async with world.pool.lease(model) as worker:
+                got.append((trio.current_time(), worker))
+
+        async def stay() -> None:
+            worker = await world.pool.resident(model)
+            got.append((trio.current_time(), worker))
+
+        with trio.move_on_after(0.25):
+            await lease()
+        await world.pool.unload(model)
+        assert world.pool.reserved() == {}
+        assert world.state(model) == "on_disk"
+        await trio.sleep(5)
+        assert world.spawner.spawned == []
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lease)
+            nursery.start_soon(stay)
+            await trio.sleep(0.5)
+            await world.pool.unload(model)
+        (worker,) = world.spawner.spawned
+        assert got == [(started + 1.5, worker)] * 2
+
+
+async def test_a_load_that_ends_as_it_is_broken_off_leaves_no_worker(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add(memory_bytes=90)
+
+        class Done(EchoEngine):
+            """Loads, and is unloaded in the same moment: nothing waits that could be cancelled."""
+
+            def load(self, source: ModelSource, *, threads: int) -> Estimate:
+                world.pool._drop(entry)  # as `unload` does
+                entry.scope.cancel()
+                return super().load(source, threads=threads)
+
+        world.spawner.engines = {"echo": Done}
+        with trio.move_on_after(0.5):
+            async with world.pool.lease(model):
+                pass
+        entry = world.pool._entries[model]
+        await entry.settled.wait()
+        assert world.pool.reserved() == {}
+        (worker,) = world.spawner.spawned
+        assert worker.died.is_set()
+        assert world.state(model) == "on_disk"
+
+
+@pytest.mark.parametrize("how", ["unloaded", "stopped"])
+async def test_a_worker_is_not_forgotten_when_making_room_for_it_is_broken_off(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async with running(tmp_path, engines=("placed",)) as world:
+        await with_a_card(world)
+        model = await world.add(memory_bytes=80, device="cuda:0", found="cpu")
+
+        async def never(*_: object) -> int:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        with trio.move_on_after(0.5):
+            async with world.pool.lease(model):
+                pass
+        monkeypatch.setattr(world.pool, "_admit", never)
+        await trio.sleep(1)
+        (worker,) = world.spawner.spawned
+        assert not worker.died.is_set()
+        if how == "unloaded":
+            await world.pool.unload(model)
+        elif world.pool._nursery is not None:
+            world.pool._nursery.cancel_scope.cancel()
+            await wait_all_tasks_blocked()
+        assert worker.died.is_set()
+        assert world.pool.reserved() == {}
 
 
 async def test_what_is_leased_is_never_evicted(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -150,8 +150,20 @@ async def test_withdrawing_while_the_worker_starts_anew_leaves_none(sim, autojum
     spawner.spawned[0].crash()
     await eventually(lambda: node.pool.states()[model] == "loading", seconds=5)
     await node.hosting.withdraw(model)
-    await eventually(lambda: len(spawner.spawned) == 2, seconds=10)
-    await eventually(spawner.spawned[1].died.is_set, seconds=10)
+    await trio.sleep(60)
+    assert len(spawner.spawned) == 1
+    assert node.pool.reserved() == {}
+
+
+@pytest.mark.parametrize("count", [0, 2])
+async def test_a_server_that_tells_of_none_or_many_is_not_published(
+    sim, autojump_clock, monkeypatch, count
+):
+    await sim.start("a")
+    monkeypatch.setattr(Behind, "discover", lambda *_: (Served("parrot"),) * count)
+    with pytest.raises(EngineError, match=f"{count} models") as refused:
+        await publish(sim)
+    assert refused.value.code is Code.UNSUPPORTED_MODEL
 
 
 async def test_neither_address_nor_key_is_in_a_record(sim, autojump_clock):

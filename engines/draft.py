@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import UNSET, UnsetType
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import TaskMapping
-from aigrid.protocol.upstream import TensorSpec
+from aigrid.protocol.upstream import TensorSpec, TensorSpecs
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +71,43 @@ class Draft:
         kept = {name: at for name, at in self.origins.items() if name not in ("task", "mapping")}
         bare = replace(self, task="", mapping=UNSET, origins=kept)
         return bare.said("--capability", task=task)
+
+
+Word = Annotated[str, Meta(max_length=512)]
+Words = Annotated[dict[Word, Word], Meta(max_length=LIMITS.model_neighbours_max)]
+Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+
+
+class WireDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A draft as the process that made it says it: bounded, for it read what nobody vouches for."""
+
+    format: Word
+    files: Annotated[
+        dict[Word, Annotated[str, Meta(max_length=4096)]], Meta(max_length=LIMITS.files_max)
+    ]
+    precision: Word = ""
+    task: Word = ""
+    license_id: Word = ""
+    languages: Annotated[tuple[Word, ...], Meta(max_length=LIMITS.languages_max)] = ()
+    mapping: TaskMapping | UnsetType = UNSET
+    tokenizer: Word = ""
+    context_tokens: Number = 0
+    parameters: Number = 0
+    inputs: TensorSpecs = ()
+    outputs: TensorSpecs = ()
+    left_out: Words = {}
+    origins: Words = {}
+
+
+def to_wire(draft: Draft) -> WireDraft:
+    """For another process."""
+    parts = {name: getattr(draft, name) for name in WireDraft.__struct_fields__}
+    parts["files"] = {name: str(path) for name, path in draft.files.items()}
+    return WireDraft(**parts)
+
+
+def from_wire(said: WireDraft) -> Draft:
+    """From another process."""
+    parts = {name: getattr(said, name) for name in WireDraft.__struct_fields__}
+    parts["files"] = {name: Path(path) for name, path in said.files.items()}
+    return Draft(**parts)
