@@ -1,6 +1,8 @@
 """Why a worker process ended, as an error for whoever waited for it."""
 
+import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -72,3 +74,13 @@ def describe(returncode: int) -> str:
         return signal.Signals(-returncode).name
     except ValueError:
         return f"signal {-returncode}"
+
+
+def pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, where the system has them."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None

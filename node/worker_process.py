@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ import trio
 
 from aigrid.engines import ipc
 from aigrid.engines.base import EngineStats, Estimate
-from aigrid.node.worker_exit import MemoryKills, verdict
+from aigrid.node.worker_exit import MemoryKills, pidfd, verdict
 from aigrid.node.worker_request import RunningRequest, WorkerBounds
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest
@@ -347,14 +346,14 @@ class WorkerProcess:
         return EngineError(f"the worker of engine {self.engine} was stopped", Code.ENGINE_CRASHED)
 
     async def _wait_exit(self) -> None:
-        pidfd = _pidfd(self._popen.pid)
-        if pidfd is None:
+        ended = pidfd(self._popen.pid)
+        if ended is None:
             await trio.to_thread.run_sync(self._popen.wait, abandon_on_cancel=True)
         else:
             try:
-                await trio.lowlevel.wait_readable(pidfd)
+                await trio.lowlevel.wait_readable(ended)
             finally:
-                os.close(pidfd)
+                os.close(ended)
             self._popen.poll()
         self._exited.set()
 
@@ -386,16 +385,6 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 self._log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._log_file.write_bytes(self._tail)
-
-
-def _pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends, where the system has them."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
 
 
 async def _first_of(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -434,7 +434,7 @@ async def test_a_worker_that_ignores_its_window_is_killed(tmp_path: Path) -> Non
 async def test_without_process_descriptors_the_end_is_noticed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "_pidfd", lambda _: None)
+    monkeypatch.setattr(worker_process, "pidfd", lambda _: None)
     async with spawning(tmp_path) as spawner:
         worker = await start(spawner)
         os.kill(worker.pid, signal.SIGKILL)
