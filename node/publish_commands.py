@@ -118,6 +118,7 @@ def _published(published: Published, said: dict[str, Any]) -> dict[str, Any]:
         "model": published.model,
         "name": published.name,
         "record": published.record,
+        **({"before": published.before} if published.before else {}),
         "said": said,
     }
 

@@ -10,8 +10,8 @@ from aigrid.engines.upstream.address import DIALECTS, is_server, locate
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.finding import check_capability, check_languages
-from aigrid.node.mesh.hosting import ServerModel, usual_name
-from aigrid.node.mesh.sayable import check_said
+from aigrid.node.mesh.hosting import ServerModel
+from aigrid.node.mesh.sayable import check_said, usual_name
 from aigrid.node.publish_commands import Said, check_confirmed, check_mapping, proposal_id
 from aigrid.protocol.errors import EngineError, UsageError
 from aigrid.protocol.limits import LIMITS

@@ -4,6 +4,7 @@
 failure is `{"error": {"code", "message"}}` on stdout, otherwise one sentence on stderr.
 """
 
+import io
 import os
 import sys
 import tempfile
@@ -91,6 +92,11 @@ app.add_typer(record_commands.record_app, name="record")
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit status. Nothing but an exit status leaves here."""
     as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal may know fewer letters than names have
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(list(arguments), standalone_mode=False, prog_name="aigrid")
         sys.stdout.flush()

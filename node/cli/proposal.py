@@ -43,13 +43,20 @@ def facts(body: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def listed(files: Mapping[str, int]) -> list[str]:
-    shown = [f"{name} ({size_text(size)})" for name, size in list(files.items())[:_FILES_SHOWN]]
+    shown = [
+        f"{_line(name)} ({size_text(size)})" for name, size in list(files.items())[:_FILES_SHOWN]
+    ]
     more = len(files) - len(shown)
     return [*shown, *([f"and {more} more"] if more else [])]
 
 
+def _line(name: str) -> str:
+    """A file's name as one line: a row of its own would be taken for ours."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
 def _left_out(files: Mapping[str, str]) -> str:
-    shown = [f"{name}: {why}" for name, why in list(files.items())[:_FILES_SHOWN]]
+    shown = [f"{_line(name)}: {why}" for name, why in list(files.items())[:_FILES_SHOWN]]
     more = len(files) - len(shown)
     return "\n".join([*shown, *([f"and {more} more"] if more else [])])
 

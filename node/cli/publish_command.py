@@ -89,7 +89,13 @@ def publish(
         if way.propose == "propose_hub":
             _bring(node, way, ask=not yes)
         body = _shown_and_published(node, way, ask=not yes)
-    show(body, lambda _: render.say(f"Published {body['model']}"), as_json=as_json)
+    show(body, _show_published, as_json=as_json)
+
+
+def _show_published(body: dict[str, Any]) -> None:
+    render.say(f"Published {body['model']}")
+    if body.get("before"):
+        render.note(f"until now it was offered as {body['before']}")
 
 
 def _way(source: str, params: dict[str, Any], upstream_model: str, key: str) -> Way:

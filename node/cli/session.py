@@ -51,7 +51,12 @@ def show(body: dict[str, Any], person: Callable[[dict[str, Any]], None], *, as_j
 
 
 def print_json(body: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
+    text = json.dumps(body, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # a name that is no text, or letters that the stream does not know
+        text = json.dumps(body)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

@@ -21,7 +21,7 @@ from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.sayable import check_draft, settled
 from aigrid.protocol.errors import Code, EngineError, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.model import ModelDescription
+from aigrid.protocol.model import ModelDescription, model_id
 from aigrid.protocol.task import ALSO_DOES, TaskMapping, files_of
 
 _NAMELESS: Final = frozenset({"model", "pytorch_model", "model_quantized"})
@@ -174,7 +174,7 @@ class Bringing:
 
         Raises:
             EngineError: why no engine takes it, or why it did not answer.
-            UsageError: `model_file_missing`.
+            UsageError: `model_file_missing`, `ambiguous_model`.
             LocalError: `hash_mismatch`, `over_quota`, `data_directory_unusable`, `busy`.
         """
         if proposal.problem is not None:
@@ -188,6 +188,7 @@ class Bringing:
                     f"{file.name} is not what was promised: SHA-256 is {file.sha256}, not {wanted}",
                     Code.HASH_MISMATCH,
                 )
+        self._hosting.check_name(proposal.name, model_id(description))
         return await self._hosting.add(
             description,
             dict(draft.files),

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -19,6 +19,7 @@ from aigrid.node.mesh.model_copy import Progress, no_progress
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.mesh.progress import LoadProgress
+from aigrid.node.mesh.sayable import usual_name
 from aigrid.node.mesh.starter import fetch
 from aigrid.node.mesh.trying import Trials
 from aigrid.node.mesh.watch import UpstreamWatch
@@ -58,11 +59,15 @@ class ServerModel:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A model id, and the content id of the manifest signed for it."""
+    """A model id, and the content id of the manifest signed for it.
+
+    `before` is the name that this node offered the same model by until now, if that was another.
+    """
 
     model: str
     name: str
     record: str
+    before: str = ""
 
 
 class Hosting:
@@ -240,6 +245,7 @@ class Hosting:
         async with self._alone(model, publishing=own):
             known = model in self._models.list()
             self._check_room(known=known)
+            named = self._own_name(model)
             before = self._models.endpoint(model) if known else None
             await self._models.add(
                 description, files, endpoint=endpoint, take=take, own=own, progress=progress
@@ -261,7 +267,20 @@ class Hosting:
                 raise
             if own:
                 await self._models.claim(model)
-            return published
+            return replace(published, before=named if named != name else "")
+
+    def check_name(self, name: str, model: str) -> None:
+        """Raise UsageError (`ambiguous_model`) where another model here has that name already.
+
+        Neither would be found by it any more.
+        """
+        for other in self._models.list():
+            if other != model and self._own_name(other) == name:
+                raise UsageError(
+                    f"this node offers another model as {name!r} ({other}): `aigrid withdraw` that "
+                    "first, or give this one another name with --name",
+                    Code.AMBIGUOUS_MODEL,
+                )
 
     async def _undo(self, model: str, taken: Mapping[str, Path]) -> None:
         """Take a model off the shelf again; why it has to go is what its publisher is told."""
@@ -371,10 +390,11 @@ class Hosting:
         return None
 
     def _name(self, model: str) -> str:
-        manifest = self._manifest(model)
-        return manifest.body.name if manifest and isinstance(manifest.body, ModelBody) else ""
+        return _name_in(self._manifest(model))
+
+    def _own_name(self, model: str) -> str:
+        return _name_in(self._own_manifest(model))
 
 
-def usual_name(upstream_model: str) -> str:
-    """What a model behind a server is called, unless somebody names it."""
-    return upstream_model[: LIMITS.name_max_chars]
+def _name_in(manifest: Record | None) -> str:
+    return manifest.body.name if manifest and isinstance(manifest.body, ModelBody) else ""

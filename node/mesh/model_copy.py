@@ -187,7 +187,8 @@ def check_room(directory: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
     if needed_bytes + LIMITS.disk_spare_bytes > free:
         raise LocalError(
-            f"{needed_bytes // MIB} MiB are needed in {directory}, {free // MIB} MiB are free",
+            f"{-(-needed_bytes // MIB)} MiB and {LIMITS.disk_spare_bytes // MIB} MiB to spare are "
+            f"needed in {directory}, {free // MIB} MiB are free",
             Code.DATA_DIRECTORY_UNUSABLE,
         )
 

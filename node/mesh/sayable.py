@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta
 
-from aigrid.engines.metadata import Draft
+from aigrid.engines.draft import Draft
 from aigrid.protocol.errors import UsageError
 from aigrid.protocol.kinds import Label, Name
 from aigrid.protocol.limits import LIMITS
@@ -85,3 +85,8 @@ def _reason(error: msgspec.ValidationError) -> str:
     """Without the pattern, which says nothing to most people."""
     text = str(error)
     return "a character that it may not hold" if "matching regex" in text else text
+
+
+def usual_name(upstream_model: str) -> str:
+    """What a model behind a server is called, unless somebody names it."""
+    return upstream_model[: LIMITS.name_max_chars]

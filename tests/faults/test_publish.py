@@ -202,6 +202,25 @@ def test_on_a_terminal_nothing_happens_before_somebody_agrees(grid, tmp_path):
     assert f"org/animals at {REVISION}" in person.shown
 
 
+def test_no_name_of_a_file_looks_like_a_row_of_ours(grid, tmp_path):
+    _, holder = grid
+    classifier(tmp_path)
+    (tmp_path / "evil\nLicence      MIT   README.md\n.bin").write_bytes(b"\x80\x02.")
+    person = Terminal(holder, str(tmp_path), "--name", "forged")
+    person.until("Publish it?")
+    assert "evil?Licence" in person.shown
+    person.type("n")
+    assert person.end() == 1
+
+
+def test_a_name_that_is_taken_is_not_taken_again(grid, tmp_path):
+    _, holder = grid
+    path = write(tmp_path, tiny_llama(seed=9)).rename(tmp_path / "other.gguf")
+    with pytest.raises(NodeFailedError, match="withdraw") as caught:
+        holder.cli("publish", str(path), "--name", "tiny")
+    assert caught.value.code == "ambiguous_model"
+
+
 def test_what_was_agreed_to_is_what_is_published(grid, tmp_path):
     """The command says which proposal was shown; a file that changed meanwhile is not published."""
     _, holder = grid

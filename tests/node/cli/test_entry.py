@@ -46,6 +46,21 @@ def test_help_and_parsing_import_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_name_that_is_no_text_ends_in_a_sentence(tmp_path: Path) -> None:
+    program = "import sys; from aigrid.node.cli import main; sys.exit(main())"
+    words = ("publish", os.fsdecode(b"bad\xff.gguf"), "--json")
+    for encoding in ("utf-8:strict", "ascii:strict"):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program, "--data-dir", str(tmp_path), *words],
+            capture_output=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        assert json.loads(done.stdout)["error"]["code"] == "model_file_missing"
+        assert b"Traceback" not in done.stderr
+
+
 def test_a_command_to_the_node_needs_no_trio(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom aigrid.node.cli.entry import run\n"

@@ -14,7 +14,7 @@ from aigrid.node.mesh.bringing import Wishes
 from aigrid.node.mesh.model_copy import can_move, put_back
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.model import ModelDescription, ModelFile
-from aigrid.protocol.task import TaskMapping, TaskOutput, TextInput
+from aigrid.protocol.task import TaskMapping, TaskOutput, TextInput, files_of
 
 LABELS = TaskMapping(text=TextInput(tokenizer="t.json"), output=TaskOutput(labels=("a", "b")))
 
@@ -63,6 +63,8 @@ async def test_what_cannot_be_signed_is_not_proposed(
 ) -> None:
     models = bringing(await empty_shelf(tmp_path / "models"))
     path = save(tmp_path / "m.onnx", linear())
+    for name in files_of(wishes.mapping):
+        (tmp_path / name).write_bytes(b"{}")
     with pytest.raises(AigridError, match=said) as caught:
         await models.propose(path, replace(wishes, capability="tensor"))
     assert caught.value.code is Code.USAGE

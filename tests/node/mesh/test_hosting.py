@@ -134,3 +134,24 @@ async def test_each_holder_lists_a_model_under_its_own_name(sim, autojump_clock)
     own = sim.nodes["b"].node.identity.peer_id
     assert [m["name"] for m in listed() if m["node"] == own] == ["my parrot"]
     await sim.nodes["b"].node.hosting.withdraw("my parrot")
+
+
+async def test_a_name_that_another_model_here_has_is_not_given_twice(sim, autojump_clock):
+    node = (await sim.start("a")).node
+    model = await sim.publish_echo("a", "parrot")
+    node.hosting.check_name("parrot", model)
+    node.hosting.check_name("other", "bafyother")
+    with pytest.raises(AigridError, match="withdraw") as caught:
+        node.hosting.check_name("parrot", "bafyother")
+    assert caught.value.code is Code.AMBIGUOUS_MODEL
+
+
+async def test_a_model_under_another_name_says_what_it_was_called(sim, autojump_clock):
+    node = (await sim.start("a")).node
+    description = ModelDescription("echo", "text-generation", (), options={"tag": "x"})
+
+    async def add(name):
+        about = {"capabilities": ("text-generation",), "license_id": "MIT"}
+        return await node.hosting.add(description, {}, name=name, **about)
+
+    assert [(await add(name)).before for name in ("one", "one", "two")] == ["", "", "one"]
