@@ -214,7 +214,7 @@ class Hosting:
         return await self.add(
             description,
             {},
-            name=name or usual_name(upstream.model),
+            name=name or usual_name(served_as.name),
             capabilities=(capability,),
             license_id=license_id,
             languages=languages,
