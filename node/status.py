@@ -72,6 +72,7 @@ def engines_of(node: Node, devices: Sequence[Device]) -> dict[str, Any]:
         "sandbox": node.sandbox,
         "devices": devices_report(devices, node.pool.budget, node.pool.reserved()),
         "devices_not_found": not_found(node.config.memory, devices),
+        "engines_not_found": sorted({*node.config.engines} - {p.engine for p in node.probes}),
         "engines": [
             {
                 "engine": probe.engine,

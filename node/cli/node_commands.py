@@ -222,6 +222,8 @@ def _show_devices(body: dict[str, Any]) -> None:
         render.say("")
     for place in body["devices_not_found"]:
         render.note(f"{place} has a budget (--memory) but is not here")
+    for name in body["engines_not_found"]:
+        render.note(f"{name} is preferred (--engine) but is not installed")
 
 
 def _budget(device: dict[str, Any]) -> str:

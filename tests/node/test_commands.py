@@ -80,6 +80,7 @@ async def test_engines(sim, autojump_clock):
     told = await a("engines")
     assert "echo" in {engine["engine"] for engine in told["engines"] if not engine["problem"]}
     assert told["devices"] == told["devices_not_found"] == []  # the double has no hardware
+    assert told["engines_not_found"] == []
 
 
 async def test_devices_are_told_as_they_are_now_with_what_models_have_reserved(sim, autojump_clock):

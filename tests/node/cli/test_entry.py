@@ -229,6 +229,7 @@ def test_engines_shows_each_device_once_and_each_reason_once(
                 device("cuda:0", None, 0),
             ],
             "devices_not_found": ["cuda:7"],
+            "engines_not_found": ["foo"],
             "engines": [engine("one", "too old"), engine("two", "too old"), engine("three", "no")],
         }
     )
@@ -244,6 +245,7 @@ def test_engines_shows_each_device_once_and_each_reason_once(
         "three not on cuda:0, metal:0: no",
     ]
     assert "cuda:7 has a budget (--memory) but is not here" in shown.err
+    assert "foo is preferred (--engine) but is not installed" in shown.err
 
 
 def test_every_command_is_known_to_the_crash_log() -> None:
