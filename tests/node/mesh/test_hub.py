@@ -36,10 +36,15 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         (folder / name).write_bytes(data)
     with serving(HubServer("org/name", folder)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # the torch engine, tested before, switched it on
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("AIGRID_SECRET", "not for the hub")
         yield hub
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torch engine, tested before in the same process, went offline."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
 
 
 @pytest.fixture
