@@ -122,7 +122,9 @@ class UpstreamEngine(CountedEngine):
         return replace(self._tally.stats, waiting=self._waiting, problem=problem)
 
     def unload(self) -> None:
-        """Nothing to flush: the server goes on without us."""
+        """The server goes on without us."""
+        if self._health is not None:
+            self._health.stop()
         self._backend = None
 
     def _ask(self, backend: Backend, upstream: Upstream, seconds: float, *, trial: bool) -> Served:

@@ -27,7 +27,7 @@ Trial = Callable[[bool], None]
 
 
 class Health:
-    """Keeps trying in a thread of its own, which ends with the process."""
+    """Keeps trying in a thread of its own, until it is stopped or the process ends."""
 
     def __init__(self, trial: Trial, *, limits: Limits = LIMITS) -> None:
         self._trial = trial
@@ -35,6 +35,7 @@ class Health:
         self._problem = ""
         self._good_at = time.monotonic()
         self._wake = threading.Event()
+        self._over = False
 
     @property
     def problem(self) -> str:
@@ -45,6 +46,11 @@ class Health:
         """Begin, once the server has answered for the first time."""
         self._good_at = time.monotonic()
         threading.Thread(target=self._run, name="health", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask no more; a trial that runs is not waited for."""
+        self._over = True
+        self._wake.set()
 
     def answered(self) -> None:
         """A request was answered, or goes on being answered."""
@@ -57,11 +63,13 @@ class Health:
 
     def _run(self) -> None:
         limits, pause = self._limits, self._limits.upstream_retry_seconds
-        while True:
+        while not self._over:
             suspected = self._wake.wait(
                 pause if self._problem else limits.upstream_interval_seconds
             )
             self._wake.clear()
+            if self._over:
+                return
             quiet = time.monotonic() - self._good_at >= limits.upstream_interval_seconds
             problem = self._ask(bool(self._problem) or suspected or quiet)
             if problem and self._problem:

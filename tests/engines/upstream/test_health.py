@@ -114,3 +114,12 @@ def test_a_server_without_room_is_alive_and_surprises_are_problems():
     assert health.problem == ""
     trials.error = EngineError("", Code.UNREACHABLE)
     until(lambda: health.problem == "unreachable")
+
+
+def test_nobody_is_asked_any_more_once_the_model_is_unloaded(server: Server):
+    before = set(threading.enumerate())
+    engine = OpenAiEngine(NEVER)
+    engine.load(text_source(server), threads=1)
+    (asking,) = (t for t in set(threading.enumerate()) - before if t.name == "health")
+    engine.unload()
+    until(lambda: not asking.is_alive())
