@@ -15,6 +15,7 @@ import numpy as np
 
 from aigrid.engines.base import CancelToken, Device
 from aigrid.engines.devices import hardware
+from aigrid.engines.prefix import reusable
 from aigrid.engines.sampling import Logits, all_finite
 from aigrid.protocol.errors import Code, EngineError
 
@@ -301,13 +302,8 @@ class LlamaDecoder:
         Whole chunks that the last sequence began with as well are not computed again: chunks begin
         and end at the same places in every sequence, so reuse does not change a result.
         """
-        common = 0
-        # The last token has to be computed in any case: its logits are what is asked for.
-        for kept, token in zip(self._kept[: self._whole], tokens[:-1], strict=False):
-            if kept != token:
-                break
-            common += 1
-        self._whole = common // PREFILL_CHUNK * PREFILL_CHUNK if self._reuse else 0
+        kept = self._kept[: self._whole] if self._reuse else []
+        self._whole = reusable(kept, tokens, PREFILL_CHUNK)
         # Models with a running state cannot go back to a place within a sequence.
         if not self._c.llama_memory_seq_rm(self._memory, 0, self._whole, -1):
             self._c.llama_memory_clear(self._memory, False)  # noqa: FBT003 -- C

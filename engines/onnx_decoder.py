@@ -12,6 +12,7 @@ from aigrid.engines.base import CancelToken
 from aigrid.engines.gguf_quant import Floats
 from aigrid.engines.graph_cache import GRAPH_FILE
 from aigrid.engines.llama import LlamaConfig, past_names, rotary_tables
+from aigrid.engines.prefix import reusable
 from aigrid.engines.sampling import all_finite
 from aigrid.protocol.errors import Code, EngineError
 
@@ -116,13 +117,8 @@ class Decoder:
         changes a result: what a chunk gives depends, in the last bits, on where it begins and ends,
         so these are the same for every sequence.
         """
-        common = 0
-        # The last token has to be computed in any case: its logits are what is asked for.
-        for kept, token in zip(self._kept[: self._whole], tokens[:-1], strict=False):
-            if kept != token:
-                break
-            common += 1
-        self._whole = common // PREFILL_CHUNK * PREFILL_CHUNK if self._reuse else 0
+        kept = self._kept[: self._whole] if self._reuse else []
+        self._whole = reusable(kept, tokens, PREFILL_CHUNK)
         del self._kept[self._whole :]
         for start in range(self._whole, len(tokens), PREFILL_CHUNK):
             chunk = tokens[start : start + PREFILL_CHUNK]
