@@ -53,6 +53,31 @@ class Code(StrEnum):
     HOST_NOT_ALLOWED = "host_not_allowed"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
     DENIED = "denied"
+    # Policy: what a node says when it will not serve, though it could
+    UNPRESENTED = "unpresented"
+    PRESENTATION_INVALID = "presentation_invalid"
+    PRESENTATION_EXPIRED = "presentation_expired"
+    NOT_HOLDER = "not_holder"
+    WRONG_AUDIENCE = "wrong_audience"
+    REPLAYED = "replayed"
+    BODY_MISMATCH = "body_mismatch"
+    PREFIX_MISMATCH = "prefix_mismatch"
+    WRONG_MANIFEST = "wrong_manifest"
+    CHAIN_BROKEN = "chain_broken"
+    CHAIN_TOO_LONG = "chain_too_long"
+    DELEGATION_WIDENS = "delegation_widens"
+    NOT_DELEGABLE = "not_delegable"
+    REVOKED = "revoked"
+    STATUS_STALE = "status_stale"
+    NOT_SERVED = "not_served"
+    NO_GRANT = "no_grant"
+    ACTION_NOT_ALLOWED = "action_not_allowed"
+    TARGET_NOT_COVERED = "target_not_covered"
+    PURPOSE_NOT_ALLOWED = "purpose_not_allowed"
+    REGION_NOT_ALLOWED = "region_not_allowed"
+    AUDIENCE_NOT_ALLOWED = "audience_not_allowed"
+    LICENSE_NOT_ACCEPTED = "license_not_accepted"
+    OVER_BUDGET = "over_budget"
     RATE_LIMITED = "rate_limited"
     BUSY = "busy"
     NO_CANDIDATE = "no_candidate"
@@ -172,6 +197,34 @@ CODES: dict[Code, CodeInfo] = {
     Code.HOST_NOT_ALLOWED: _request(403, "Address the gateway as 127.0.0.1 or localhost."),
     Code.ORIGIN_NOT_ALLOWED: _request(403, "Web pages of other origins may not call this node."),
     Code.DENIED: _denied("Ask the operator of the serving node."),
+    Code.UNPRESENTED: _denied("Present a membership or a grant: update this node."),
+    Code.PRESENTATION_INVALID: _denied("Make the presentation as SPEC.md says, and sign it anew."),
+    Code.PRESENTATION_EXPIRED: _denied("Present again, and compare the clocks of both machines."),
+    Code.NOT_HOLDER: _denied("Only whoever a credential was issued to can present it."),
+    Code.WRONG_AUDIENCE: _denied("Make a presentation for the node that is asked."),
+    Code.REPLAYED: _denied("Make a new presentation for each request."),
+    Code.BODY_MISMATCH: _denied("Present for exactly the request that is sent."),
+    Code.PREFIX_MISMATCH: _denied("Present for exactly the continuation that is sent."),
+    Code.WRONG_MANIFEST: _denied("Ask under the manifest that the node offers the model by."),
+    Code.CHAIN_BROKEN: _denied("Present the whole chain, from the grant to the last delegation."),
+    Code.CHAIN_TOO_LONG: _denied("Ask for a grant or delegation that is nearer to its owner."),
+    Code.DELEGATION_WIDENS: _denied("Delegate no more than what was granted."),
+    Code.NOT_DELEGABLE: _denied("Ask the owner for a grant that may be delegated."),
+    Code.REVOKED: _denied("Ask the issuer for a new credential."),
+    Code.STATUS_STALE: _denied(
+        "Reconnect to a node that signs the issuer's status list, and try again."
+    ),
+    Code.NOT_SERVED: _denied("Ask the operator of the serving node, or ask another node."),
+    Code.NO_GRANT: _denied("Ask the model's owner for a grant: `aigrid credential issue`."),
+    Code.ACTION_NOT_ALLOWED: _denied("Ask the model's owner to permit the action."),
+    Code.TARGET_NOT_COVERED: _denied("Ask the issuer for a credential that covers the model."),
+    Code.PURPOSE_NOT_ALLOWED: _denied("Name a purpose that is permitted: `x-aigrid-purpose`."),
+    Code.REGION_NOT_ALLOWED: _denied("Ask a node in a region that is permitted."),
+    Code.AUDIENCE_NOT_ALLOWED: _denied("Ask a node that the credential names."),
+    Code.LICENSE_NOT_ACCEPTED: _denied(
+        "Accept the model's licence: `x-aigrid-accept-license`, or `accept_licenses`."
+    ),
+    Code.OVER_BUDGET: _elsewhere(429, "Wait for the time in Retry-After."),
     Code.RATE_LIMITED: _elsewhere(429, "Wait for the time in Retry-After."),
     Code.BUSY: _elsewhere(503, "Wait for the time in Retry-After."),
     Code.NO_CANDIDATE: _elsewhere(
