@@ -1,0 +1,1 @@
+"""Who may do what: credentials held and issued, revocation, decisions, presentations, receipts."""
