@@ -122,6 +122,18 @@ MIGRATIONS: tuple[str, ...] = (
     # 0: not worked out yet, which the store does when it is opened.
     "ALTER TABLE records ADD COLUMN branches INTEGER NOT NULL DEFAULT 0",
     _ACCOUNTS,
+    """
+    CREATE TABLE credentials (
+        content_id TEXT NOT NULL PRIMARY KEY,
+        valid_until_ms INTEGER NOT NULL,
+        raw BLOB NOT NULL,
+        held INTEGER NOT NULL,
+        issued INTEGER NOT NULL,
+        given_by TEXT NOT NULL,
+        received_ms INTEGER NOT NULL
+    );
+    CREATE INDEX credentials_by_expiry ON credentials (valid_until_ms);
+    """,
 )
 
 
