@@ -1,6 +1,7 @@
 """What a wallet keeps, of whom, and which chains it answers with."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from tests.node.policy.lists import Lists
@@ -42,7 +43,7 @@ class World:
     def passed_on(self, *holders, on_behalf=False):
         """A chain from OWNER through `holders`; the last link may be for its issuer alone."""
         chain = (self.grant(holders[0], delegable=len(holders) - 1),)
-        for number, (holder, to) in enumerate(zip(holders, holders[1:], strict=False), 2):
+        for number, (holder, to) in enumerate(pairwise(holders), 2):
             wallet = self.wallet(holder)
             wallet.take([link.raw for link in chain])
             terms = Terms(delegable=len(holders) - number)
@@ -204,9 +205,8 @@ def test_nothing_is_passed_on_beyond_what_is_held(world):
     chain = passing_on(delegable=1)
     assert chain[-1].valid_until_ms == grant.valid_until_ms
     assert chain_of(chain[-1], {grant.content_id: grant}) == chain
-    assert refused(wallet.delegate, chain[-1].content_id, OTHER.did, narrow, Terms()) in (
-        Code.NOT_HOLDER,
-    )
+    code = refused(wallet.delegate, chain[-1].content_id, OTHER.did, narrow, Terms())
+    assert code is Code.NOT_HOLDER
     assert refused(wallet.delegate, "bnothing", OTHER.did, INVOKE, Terms()) is Code.NOT_FOUND
 
 
