@@ -18,20 +18,19 @@ from aigrid.protocol.status import (
 
 
 class Lists:
-    """The lists of every identity that asked for an entry, signed anew whenever they are asked."""
+    """The lists of `signers`, those with an entry in use, signed anew whenever they are asked."""
 
-    def __init__(self, now_ms):
+    def __init__(self, now_ms, signers):
         self.now_ms = now_ms
-        self.signers: dict[str, Identity] = {}
+        self.signers: dict[str, Identity] = {one.did: one for one in signers}
         self.bits: dict[str, bytes] = {}
         self.taken: dict[tuple[str, str], int] = {}
         self.signed: dict[str, Record] = {}
 
-    def entry(self, signer: Identity, name: str, max_age_seconds: int) -> StatusEntry:
-        self.signers[signer.did] = signer
-        self.bits.setdefault(signer.did, no_bits())
-        index = self.taken.setdefault((signer.did, name), len(self.taken))
-        return StatusEntry(signer.did, index, max_age_seconds)
+    def entry(self, signer: str, name: str, max_age_seconds: int) -> StatusEntry:
+        self.bits.setdefault(signer, no_bits())
+        index = self.taken.setdefault((signer, name), len(self.taken))
+        return StatusEntry(signer, index, max_age_seconds)
 
     def revoke(self, entry: StatusEntry) -> Record:
         self.bits[entry.issuer] = with_bit(self.bits[entry.issuer], entry.index)
@@ -51,7 +50,7 @@ class Lists:
         return self.signed[did]
 
     def known(self) -> Statuses:
-        return {did: self._known(did) for did in self.signers}
+        return {did: self._known(did) for did in self.bits}
 
     def _known(self, did: str) -> IssuerStatus:
         record = self.sign(did)

@@ -16,6 +16,7 @@ from aigrid.protocol.limits import LIMITS, Limits
 
 START_MS = 1_800_000_000_000
 OWNER, MIDDLE, ACTOR, OWN, OTHER = (Identity(bytes([i]) * 32) for i in range(1, 6))
+KEYS = [Identity(bytes([i]) * 32) for i in range(1, 20)]
 INVOKE = Permission(("invoke",), ("*",))
 DAY_MS = 86_400_000
 
@@ -25,7 +26,7 @@ class World:
 
     def __init__(self):
         self.ms = START_MS
-        self.lists = Lists(lambda: self.ms)
+        self.lists = Lists(lambda: self.ms, KEYS)
         self.rng = random.Random(7)
 
     def wallet(self, identity, database=None):
