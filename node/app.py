@@ -45,8 +45,8 @@ from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
-from aigrid.node.policy.deciding import Place
 from aigrid.node.policy.services import PolicyServices
+from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.world import World
@@ -108,6 +108,13 @@ class Node:
             now_ms=self.now_ms,
             random_bytes=self._world.random_bytes,
         )
+        self.statuses = StatusKeeper(
+            self.graph,
+            identity=self.identity,
+            authority=lambda: self.grid.authority,
+            now_ms=self.now_ms,
+            random_bytes=self._world.random_bytes,
+        )
 
     def _build_discovery(self) -> None:
         world = self._world
@@ -158,14 +165,7 @@ class Node:
     def _build_mesh(self) -> None:
         world = self._world
         self.policy = PolicyServices(
-            self.identity,
-            self.graph,
-            self.statuses,
-            place=Place(self.identity.did, self.config.region, self.config.operator),
-            rpc=self.rpc,
-            transport=self.transport,
-            now_ms=self.now_ms,
-            random_bytes=world.random_bytes,
+            self.identity, self.graph, self.statuses, config=self.config, rpc=self.rpc, world=world
         )
         self.models = LocalModels(
             self.config.data_dir / "models",
@@ -255,6 +255,7 @@ class Node:
             for service in (
                 self.rpc,
                 self.grid,
+                self.statuses,
                 self.pool,
                 self.gossip,
                 self.announcer,

@@ -1,14 +1,15 @@
 """What a node needs to decide about others and itself, put together."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 from aigrid.metagraph.graph import Metagraph
+from aigrid.node.config import NodeConfig
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.deciding import Decider, Place
 from aigrid.node.policy.explaining import Foresight
-from aigrid.node.policy.giving import Giving, Reachable
+from aigrid.node.policy.giving import Giving
 from aigrid.node.policy.wallet import Entries, Wallet
+from aigrid.node.world import World
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.status import Statuses
 
@@ -28,19 +29,18 @@ class PolicyServices:
         graph: Metagraph,
         statuses: Revocations,
         *,
-        place: Place,
+        config: NodeConfig,
         rpc: RpcClient,
-        transport: Reachable,
-        now_ms: Callable[[], int],
-        random_bytes: Callable[[int], bytes],
+        world: World,
     ) -> None:
+        now_ms, place = world.now_ms, Place(identity.did, config.region, config.operator)
         self.decider = Decider(graph, own=place, statuses=statuses.known, now_ms=now_ms)
         self.wallet = Wallet(
             graph.store.database,
             identity,
             entries=statuses,
             now_ms=now_ms,
-            random_bytes=random_bytes,
+            random_bytes=world.random_bytes,
         )
-        self.giving = Giving(self.wallet, rpc, transport)
+        self.giving = Giving(self.wallet, rpc, world.transport)
         self.foresight = Foresight(identity, graph, self.decider, self.wallet, now_ms=now_ms)
