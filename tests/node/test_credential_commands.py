@@ -81,7 +81,7 @@ async def test_refused_then_granted_then_revoked(sim, autojump_clock):
     await a("credential_revoke", id=issued["credential"])
     assert await code_of(a, holder=other) == "revoked"
     await eventually(
-        b.node.statuses.known[own].bits != bytes(LIMITS.status_entries // 8), seconds=10
+        b.node.statuses.known()[own].bits != bytes(LIMITS.status_entries // 8), seconds=10
     )
     assert await code_of(b) == "revoked"
     (listed,) = (await b("credential_list"))["credentials"]
@@ -129,7 +129,7 @@ async def test_somebody_elses_model_is_published_only_where_its_owner_permits(si
         await publish(b, "parrot")
     assert caught.value.code is Code.NO_GRANT
     await a("credential_issue", to=b.node.identity.did, everything=True, actions=["publish"])
-    await eventually(b.node.statuses.known, seconds=10)
+    await eventually(lambda: a.node.identity.did in b.node.statuses.known(), seconds=10)
     assert await publish(b, "parrot") == model
     await publish(a, "parrot", "rules = []")  # what was published once may be published again
     assert await publish(b, "parrot", "rules = []") == model
