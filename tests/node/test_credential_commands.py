@@ -81,7 +81,7 @@ async def test_refused_then_granted_then_revoked(sim, autojump_clock):
     await a("credential_revoke", id=issued["credential"])
     assert await code_of(a, holder=other) == "revoked"
     await eventually(
-        b.node.statuses.known()[own].bits != bytes(LIMITS.status_entries // 8), seconds=10
+        lambda: b.node.statuses.known()[own].bits != bytes(LIMITS.status_entries // 8), seconds=10
     )
     assert await code_of(b) == "revoked"
     (listed,) = (await b("credential_list"))["credentials"]
