@@ -122,6 +122,22 @@ MIGRATIONS: tuple[str, ...] = (
     # 0: not worked out yet, which the store does when it is opened.
     "ALTER TABLE records ADD COLUMN branches INTEGER NOT NULL DEFAULT 0",
     _ACCOUNTS,
+    """
+    CREATE TABLE nonces (
+        did TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        until_ms INTEGER NOT NULL,
+        PRIMARY KEY (did, nonce)
+    ) WITHOUT ROWID;
+    CREATE INDEX nonces_by_expiry ON nonces (until_ms);
+    CREATE TABLE budgets (
+        key TEXT NOT NULL,
+        day INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY (key, day)
+    ) WITHOUT ROWID;
+    """,
 )
 
 
