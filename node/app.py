@@ -48,6 +48,7 @@ from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
+from aigrid.node.policy.receipts import Receipts
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
@@ -99,6 +100,7 @@ class Node:
         self._engines = KnownEngines(world.spawner, config.engines, changed=self._engines_changed)
         self._store = Store(world.database)
         self.local = LocalState(self._store)
+        self.receipts = Receipts(self._store, own_did=identity.did, now_ms=world.now_ms)
         self._build_graph(authority)
         self._build_discovery()
         self._build_mesh()
@@ -341,9 +343,7 @@ class Node:
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority
-        return record.issuer == self.identity.did or (
-            authority is not None and record.issuer == authority.did
-        )
+        return record.issuer in {self.identity.did, authority.did if authority else ""}
 
     def _hint_keys(self) -> frozenset[str]:
         index, now_ms = self.graph.index, self.now_ms()

@@ -26,6 +26,7 @@ from aigrid.node.publish_commands import (
     publish,
     publish_hub,
 )
+from aigrid.node.receipt_commands import methods as receipt_methods
 from aigrid.node.record_view import describe
 from aigrid.node.status import engines_of, models_of, peers_of, status_of
 from aigrid.node.upstream_commands import (
@@ -171,6 +172,7 @@ class NodeCommands:
             "requests": (Nothing, self._requests),
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
+            **receipt_methods(node),
         }
 
     async def call(self, method: str, params: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Code(StrEnum):
     OVER_QUOTA = "over_quota"
     OVER_RATE = "over_rate"
     NOT_MEMBER = "not_member"
+    RECEIPT_MISMATCH = "receipt_mismatch"
+    UNRECEIPTED = "unreceipted"
     # Membership
     INVITATION_INVALID = "invitation_invalid"
     INVITATION_EXPIRED = "invitation_expired"
@@ -205,6 +207,8 @@ CODES: dict[Code, CodeInfo] = {
     Code.OVER_QUOTA: _record("Withdraw records of this issuer first."),
     Code.OVER_RATE: _elsewhere(429, "Publish less often."),
     Code.NOT_MEMBER: _denied("Join the grid first: `aigrid join`."),
+    Code.RECEIPT_MISMATCH: _record("Ask the operator of the node that served to account for it."),
+    Code.UNRECEIPTED: _record("Ask the operator of the node that served to account for it."),
     Code.INVITATION_INVALID: _denied("Ask for a new invitation: `aigrid invite DID`."),
     Code.INVITATION_EXPIRED: _denied("Ask for a new invitation: `aigrid invite DID`."),
     Code.INVITATION_USED: _denied("Ask for a new invitation: `aigrid invite DID`."),

@@ -101,6 +101,11 @@ class Limits:
     nonces_of_one_max: int = _limit(16 * KIB, "of these, from one holder")
     credentials_verified_max: int = _limit(4096, "credentials remembered as verified")
     credentials_held_max: int = _limit(1024, "credentials of others that a node keeps")
+    receipts_kept_max: int = _limit(100_000, "segments served and asked for that a node remembers")
+    receipts_shown_max: int = _limit(1000, "receipts, or groups of them, in one answer")
+    receipt_slack_seconds: float = _limit(
+        2.0, "a receipt may say that a segment took longer than it did for whoever asked"
+    )
     # What a node keeps of peers and their records
     rate_keys_max: int = _limit(4096, "issuers, peers or addresses whose rates are counted at once")
     keys_per_record_max: int = _limit(

@@ -23,6 +23,7 @@ from aigrid.node.cli import (
     node_commands,
     publish_command,
     query_commands,
+    receipt_commands,
     record_commands,
 )
 from aigrid.node.cli.session import Session, print_json, printable
@@ -87,6 +88,7 @@ app.add_typer(capability_commands.capability_app, name="capability")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")
+app.add_typer(receipt_commands.receipts_app, name="receipts")
 
 
 def run(arguments: Sequence[str]) -> int:
