@@ -170,6 +170,18 @@ MIGRATIONS: tuple[str, ...] = (
     _NONCES,
     _BUDGETS,
     _RECEIPTS,
+    """
+    CREATE TABLE credentials (
+        content_id TEXT NOT NULL PRIMARY KEY,
+        valid_until_ms INTEGER NOT NULL,
+        raw BLOB NOT NULL,
+        held INTEGER NOT NULL,
+        issued INTEGER NOT NULL,
+        given_by TEXT NOT NULL,
+        received_ms INTEGER NOT NULL
+    );
+    CREATE INDEX credentials_by_expiry ON credentials (valid_until_ms);
+    """,
 )
 
 

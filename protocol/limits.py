@@ -106,6 +106,11 @@ class Limits:
     receipt_slack_seconds: float = _limit(
         2.0, "a receipt may say that a segment took longer than it did for whoever asked"
     )
+    credentials_given_max: int = _limit(512, "of these, such as peers sent unasked")
+    credentials_of_one_max: int = _limit(32, "of these, from one peer")
+    gives_burst: int = _limit(16, "credentials of one peer at once, each a chain")
+    gives_per_second: float = _limit(0.2, "credentials of one peer, sustained")
+    policy_file_max_bytes: int = _limit(64 * KIB, "a file with a model's policy")
     # What a node keeps of peers and their records
     rate_keys_max: int = _limit(4096, "issuers, peers or addresses whose rates are counted at once")
     keys_per_record_max: int = _limit(
