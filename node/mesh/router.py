@@ -144,7 +144,7 @@ class Router:
                 try:
                     yield answer
                 finally:
-                    chunks.left("left")
+                    chunks.left()
                 return
         raise self._nobody(model or capability, problem, ranking.retry_after_seconds)
 

@@ -10,7 +10,8 @@ from aigrid.node.mesh.answer import Segment
 from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.serving import ServedAnswer
 from aigrid.node.policy.presenting import Presented
-from aigrid.node.policy.receipts import Expected
+from aigrid.node.policy.receipt_checks import Expected
+from aigrid.node.policy.receipts import holds
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
@@ -22,7 +23,7 @@ class ReceiptBook(Protocol):
 
     def received(self, raw: bytes, expected: Expected) -> str: ...
 
-    def unreceipted(self, expected: Expected, reason: str) -> str: ...
+    def unreceipted(self, expected: Expected, reason: Code = Code.UNRECEIPTED) -> str: ...
 
 
 class AskedSegment:
@@ -56,11 +57,9 @@ class AskedSegment:
         self._output = OutputHash(presented.salt)
         self._ahead: tuple[InferChunk, ...] | None = None
         self._tokens = 0
-        self._prompt_tokens = 0
-        self._began_ms = now_ms()
+        self._finish: Finish | None = None
         self._begun = False
         self._settled = False
-        self._finished = False
         self.segments: list[Segment] = []
 
     async def first(self) -> None:
@@ -72,7 +71,7 @@ class AskedSegment:
         return self
 
     async def __anext__(self) -> tuple[InferChunk, ...]:
-        if self._finished:
+        if self._finish is not None:
             raise StopAsyncIteration
         batch, self._ahead = self._ahead, None
         try:
@@ -80,11 +79,11 @@ class AskedSegment:
                 batch = await self._fetch()
             await self._take(batch)
         except AigridError as error:
-            self.left(error.code.value)
+            self.left(error.code)
             raise
         return batch
 
-    def left(self, reason: str) -> None:
+    def left(self, reason: Code = Code.CANCELLED) -> None:
         """The segment is over, and not because it was finished: keep what there is of it."""
         if self._settled or not self._begun:
             return
@@ -102,17 +101,18 @@ class AskedSegment:
             if isinstance(chunk, TextChunk):
                 self._tokens += len(chunk.token_ids)
             elif isinstance(chunk, Finish):
-                self._finished = True
+                self._finish = chunk
                 # Where tokens come without ids, the end alone says how many there were.
                 self._tokens = self._tokens or chunk.completion_tokens
-                self._prompt_tokens = chunk.prompt_tokens
-        if self._finished:
-            receipt, receipted = await self._settle()
+        if self._finish is not None:
+            kept = await self._settle()
             own = self._candidate
-            self.segments.append(Segment(own.node, own.model, self._tokens, receipt, receipted))
+            self.segments.append(
+                Segment(own.node, own.model, self._tokens, receipt=kept, receipted=holds(kept))
+            )
 
-    async def _settle(self) -> tuple[str, bool]:
-        """(the id under which the end of the segment is kept, whether it was receipted)."""
+    async def _settle(self) -> str:
+        """The id under which the end of the segment is kept."""
         if isinstance(self._batches, RemoteAnswer):
             raw = await self._batches.settle()
         else:
@@ -120,11 +120,11 @@ class AskedSegment:
             raw = b"" if record is None else record.raw
         self._settled = True
         if raw:
-            return self._book.received(raw, self._expected()), True
-        return self._book.unreceipted(self._expected(), "no receipt came"), False
+            return self._book.received(raw, self._expected())
+        return self._book.unreceipted(self._expected())
 
     def _expected(self) -> Expected:
-        binding = self._presented.binding
+        binding, finish = self._presented.binding, self._finish
         return Expected(
             request_id=self._request_id,
             peer=self._presented.audience,
@@ -136,9 +136,10 @@ class AskedSegment:
             presentation=self._presented.digest,
             credentials=self._presented.credentials,
             actor=self._actor,
-            prompt_tokens=self._prompt_tokens,
-            tokens=self._tokens,
-            began_ms=self._began_ms,
+            prompt_tokens=0 if finish is None else finish.prompt_tokens,
+            completion_tokens=max(self._tokens, 0 if finish is None else finish.completion_tokens),
+            reason="" if finish is None else finish.reason,
+            began_ms=self._presented.made_ms,
             ended_ms=self._now_ms(),
             salt=self._presented.salt,
         )

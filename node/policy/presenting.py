@@ -1,7 +1,7 @@
 """What this node shows to another, or to itself, when it asks for something."""
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from aigrid.metagraph.graph import Metagraph
@@ -25,7 +25,10 @@ _ANY_OPERATOR = OperatorPolicy(serves=frozenset({ANYONE}))
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """A presentation, and what a receipt for it has to say. `audience` is a DID."""
+    """A presentation, and what a receipt for it has to say.
+
+    `audience` is a DID, `made_ms` the wall time here when it was signed.
+    """
 
     raw: bytes
     salt: bytes
@@ -33,6 +36,7 @@ class Presented:
     binding: Binding
     digest: str
     credentials: tuple[str, ...]
+    made_ms: int
 
 
 class Presenter:
@@ -48,7 +52,7 @@ class Presenter:
         decider: Decider,
         *,
         chains: Chains,
-        accepts: frozenset[str],
+        accepts: Collection[str],
         now_ms: NowMs,
         random_bytes: RandomBytes,
     ) -> None:
@@ -56,7 +60,7 @@ class Presenter:
         self._graph = graph
         self._decider = decider
         self._chains = chains
-        self._accepts = accepts
+        self._accepts = frozenset(accepts)
         self._now_ms = now_ms
         self._random_bytes = random_bytes
 
@@ -85,16 +89,16 @@ class Presenter:
             accepts=accepts,
             purpose=caller.purpose,
         )
-        nonce = base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii")
+        now_ms, audience = self._now_ms(), candidate.signer
         raw = present(
             self._identity,
             credentials,
             binding,
-            audience=candidate.signer,
-            nonce=nonce,
-            now_ms=self._now_ms(),
+            audience=audience,
+            nonce=base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii"),
+            now_ms=now_ms,
         )
-        return Presented(raw, salt, candidate.signer, binding, digest_of(raw), decision.relied_on)
+        return Presented(raw, salt, audience, binding, digest_of(raw), decision.relied_on, now_ms)
 
     def foresee(self, candidate: Candidate, wish: Wish, caller: Caller) -> Decision:
         """What this node expects that a candidate will decide."""
