@@ -20,6 +20,7 @@ from aigrid.protocol.identity import peer_id_of_did, public_key_of_did, public_k
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.names import PRINTABLE
+from aigrid.protocol.rotation import RotationBody, check_own, check_rotation
 
 SubjectId = Annotated[str, Meta(min_length=1, max_length=128)]
 Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]
@@ -160,6 +161,7 @@ class Kind(StrEnum):
     CAPABILITY = "CapabilityRecord"
     MEMBERSHIP = "Membership"
     INVITATION = "Invitation"
+    ROTATION = "KeyRotation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class KindRule:
         shared: spread by gossip and sync; the others travel only in the join protocol.
     """
 
-    body: type[_Body]
+    body: type[msgspec.Struct]
     ttl_seconds: int
     check: Callable[[str, Any], None]
     check_withdrawn: Callable[[str, Any], None]
@@ -267,6 +269,9 @@ KINDS: dict[Kind, KindRule] = {
     Kind.INVITATION: KindRule(
         InvitationBody, LIMITS.invitation_ttl_seconds, _check_invitation, _id_is_did, shared=False
     ),
+    Kind.ROTATION: KindRule(
+        RotationBody, LIMITS.rotation_ttl_seconds, check_rotation, check_own, shared=False
+    ),
 }
 
 Body = (
@@ -276,6 +281,7 @@ Body = (
     | CapabilityBody
     | MembershipBody
     | InvitationBody
+    | RotationBody
     | WithdrawnBody
 )
 

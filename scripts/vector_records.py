@@ -25,6 +25,7 @@ from aigrid.protocol.kinds import (
 from aigrid.protocol.membership import issue_invitation, issue_membership
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
 from aigrid.protocol.record import Record, build, jcs_hash, sign_jcs, verify
+from aigrid.protocol.rotation import agreed
 
 NOW_MS = 1_790_000_000_000
 DAY_MS = 86_400_000
@@ -88,6 +89,7 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
             ),
             NODE,
         ),
+        (Kind.ROTATION, agreed(NODE.did, NEWCOMER, rotated_ms=NOW_MS), NODE),
         (Kind.AVAILABILITY, WithdrawnBody(id=NODE.did, withdrawn=True), NODE),
         (
             Kind.MODEL,
