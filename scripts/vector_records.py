@@ -223,6 +223,7 @@ def refusals() -> Any:
             NOW_MS,
         ),
         ("valid for too long", resigned(record, lambda d: d.update(validUntil=late)), NOW_MS),
+        ("a successor that has not signed", stolen_successor(), NOW_MS),
         ("a proof of another purpose", purpose(record), NOW_MS),
         ("at the instant it ends", raw, end_ms),
         ("120.001 s before it starts", raw, NOW_MS - 120_001),
@@ -239,6 +240,11 @@ def swap_last(raw: bytes) -> bytes:
     signature[0] ^= 1
     document["proof"]["proofValue"] = multibase(bytes(signature))
     return canonical(document)
+
+
+def stolen_successor() -> bytes:
+    rotation = next(r for r in signed() if r.kind is Kind.ROTATION)
+    return resigned(rotation, lambda d: d["credentialSubject"].update(successor=AUTHORITY.did))
 
 
 def purpose(record: Record) -> bytes:

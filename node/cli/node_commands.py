@@ -35,7 +35,10 @@ Memory = Annotated[
     ),
 ]
 
-
+Threads = Annotated[int | None, typer.Option(help="Threads for inference; 0 means all cores.")]
+Open = Annotated[
+    bool | None, typer.Option("--open", help="Admit whoever asks; serve strangers, too.")
+]
 Trusted = Annotated[
     list[str] | None,
     typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
@@ -65,15 +68,10 @@ def up(
     mdns: Annotated[
         bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
     ] = None,
-    open_: Annotated[
-        bool | None,
-        typer.Option("--open", help="Admit whoever asks; serve strangers, too."),
-    ] = None,
+    open_: Open = None,
     name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
     region: Region = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for inference; 0 means all cores.")
-    ] = None,
+    threads: Threads = None,
     memory: Memory = None,
     engine: Engines = None,
     interest: Interest = None,
