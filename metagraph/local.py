@@ -62,6 +62,14 @@ class LocalState:
         found = self.get(_ROTATION + did)
         return None if found is None else Honoured(*json.loads(found))
 
+    def successor_of(self, did: str) -> str | None:
+        """The key that a key has come to by rotations, as long as they are remembered."""
+        rotations, seen = self._rotations(), {did}
+        while (found := rotations.get(_ROTATION + did)) and found.successor not in seen:
+            did = found.successor
+            seen.add(did)
+        return did if len(seen) > 1 else None
+
     def rotated_to_ms(self, did: str) -> int | None:
         """When a key came by rotation, as long as that is remembered."""
         found = [o.at_ms for o in self._rotations().values() if o.successor == did]

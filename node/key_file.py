@@ -234,7 +234,7 @@ def _derive(passphrase: str, salt: bytes, cost: Cost) -> bytes:
     except (SodiumError, MemoryError):
         raise UsageError(
             f"the key file takes {cost.memory_bytes >> 20} MiB of memory to open; free some"
-            " and try again;",
+            " and try again",
             Code.ENVIRONMENT,
         ) from None
 

@@ -42,7 +42,7 @@ class PassphraseSource:
             prompt: asks a person without showing the answer; None: whoever is at the terminal.
         """
         self._file = file
-        self._given = environment.pop(variable, None) if variable else None
+        self._given = (environment.pop(variable, "") if variable else "") or None
         self._asks = asks
         self._again = again
         self._variable = variable

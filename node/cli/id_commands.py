@@ -1,12 +1,16 @@
 """Commands about this node's keys: id, and id protect, unprotect, rotate."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aigrid.node.cli import render
 from aigrid.node.cli.session import Json, now_ms, session, show
+from aigrid.protocol.errors import Code, UsageError
 
 PassphraseFile = Annotated[
     str | None,
@@ -53,7 +57,6 @@ def protect(
 ) -> None:
     """Encrypt this node's keys under a passphrase, or change it. Stop the node first."""
     from aigrid.node.key_change import protect as protect_keys
-    from aigrid.node.keys import data_directory_lock
     from aigrid.node.passphrase import PassphraseSource
 
     here = session(ctx).data_dir
@@ -67,7 +70,7 @@ def protect(
         options="--old-passphrase-file FILE",
         variable="",
     )
-    with data_directory_lock(here):
+    with _stopped(here):
         written = protect_keys(here, new(), old)
     show(
         {"protected": written},
@@ -82,12 +85,11 @@ def unprotect(
 ) -> None:
     """Store this node's keys without a passphrase again. Stop the node first."""
     from aigrid.node.key_change import unprotect as unprotect_keys
-    from aigrid.node.keys import data_directory_lock
     from aigrid.node.passphrase import PassphraseSource
 
     here = session(ctx).data_dir
     passphrase = PassphraseSource(passphrase_file, os.environ)
-    with data_directory_lock(here):
+    with _stopped(here):
         written = unprotect_keys(here, passphrase)
     said = "No passphrase protects the keys any more." if written else "No passphrase did."
     show({"unprotected": written}, lambda _: render.say(said), as_json=as_json)
@@ -99,12 +101,11 @@ def rotate(
 ) -> None:
     """Give this node a new key; `up` has the grid take it for the old one. Stop the node first."""
     from aigrid.node.key_change import rotate as rotate_key
-    from aigrid.node.keys import data_directory_lock
     from aigrid.node.passphrase import PassphraseSource
 
     here = session(ctx).data_dir
     passphrase = PassphraseSource(passphrase_file, os.environ)
-    with data_directory_lock(here):
+    with _stopped(here):
         old, new = rotate_key(here, passphrase, now_ms=now_ms())
 
     def person(_: object) -> None:
@@ -112,3 +113,19 @@ def rotate(
         render.say(new)
 
     show({"did": new, "retired": old}, person, as_json=as_json)
+
+
+@contextmanager
+def _stopped(data_dir: Path) -> Iterator[None]:
+    """While no node has the keys in its memory, and none starts."""
+    from aigrid.node.keys import data_directory_lock
+
+    try:
+        with data_directory_lock(data_dir):
+            yield
+    except UsageError as error:
+        if error.code is not Code.ALREADY_RUNNING:
+            raise
+        raise UsageError(
+            "the node is running; stop it first, then run the command again", error.code
+        ) from None

@@ -96,24 +96,30 @@ class Rotating:
         self.pending = False
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        try:
-            rotation = self._own()
-            self.pending = rotation is not None
-            task_status.started()
-            if rotation is None:
-                return
-            if self._grid.authority is not None:
-                self._succeed_ourselves(rotation.issuer)
-            else:
-                await self._present(rotation)
-            self._grid.keys.clear_rotation()
-            self.pending = False
-        except AigridError as error:  # the disk is full: at the next start, then
-            log.warning("rotation not finished", code=error.code.value, reason=error.message)
+        rotation = self._own()
+        self.pending = rotation is not None
+        task_status.started()
+        if rotation is not None:
+            try:
+                await self._finish(rotation)
+            except AigridError as error:  # the disk is full: at the next start, then
+                log.warning("rotation not finished", code=error.code.value, reason=error.message)
+
+    async def _finish(self, rotation: Record) -> None:
+        if self._grid.authority is not None:
+            self._succeed_ourselves(rotation.issuer)
+        else:
+            await self._present(rotation)
+        self._grid.keys.clear_rotation()
+        self.pending = False
 
     def _own(self) -> Record | None:
         """The rotation to the key that we have."""
-        rotation = self._grid.keys.pending_rotation()
+        try:
+            rotation = self._grid.keys.pending_rotation()
+        except AigridError as error:
+            log.warning("rotation not read", code=error.code.value, reason=error.message)
+            return None
         if rotation is None or not isinstance(rotation.body, RotationBody):
             return None
         if rotation.body.successor != self._grid.identity.did:

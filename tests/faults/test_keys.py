@@ -105,6 +105,9 @@ def test_a_member_and_then_the_founder_change_their_keys(pair):
     until_offered_by(founder, str(member.ready["peer_id"]))
     assert members(founder) == {changed["did"]}
     assert not (member.data_dir / "pending-rotation").exists()
+    with pytest.raises(NodeFailedError, match=f"aigrid remove {changed['did']}") as moved:
+        founder.cli("remove", old)
+    assert moved.value.status == 3
 
     founder.stop()
     founded = founder.cli("id", "rotate")

@@ -12,10 +12,19 @@ def test_a_rotation_is_remembered_by_both_keys_until_it_ends(tmp_path):
     again = LocalState(Store(path))
     assert again.rotation_of("did:a") == Honoured("did:b", 10, 100)
     assert again.rotation_of("did:c") is None
+    found = [again.successor_of(f"did:{name}") for name in "abcd"]
+    assert found == ["did:c", "did:c", None, None]
     assert (again.rotated_to_ms("did:c"), again.rotated_to_ms("did:a")) == (20, None)
     again.note_rotation("did:x", Honoured("did:y", 100, 200))
     assert again.rotation_of("did:a") is None
     assert again.rotation_of("did:b") is not None
+
+
+def test_keys_that_succeed_each_other_have_an_end():
+    local = LocalState(Store(None))
+    local.note_rotation("did:a", Honoured("did:b", 1, 9))
+    local.note_rotation("did:b", Honoured("did:a", 2, 9))
+    assert local.successor_of("did:a") == "did:b"
 
 
 def test_rotations_are_apart_from_other_settings():
