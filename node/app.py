@@ -32,6 +32,7 @@ from aigrid.node.discovery.known import KnownPeers
 from aigrid.node.discovery.mingling import Mingling
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, hint_keys
+from aigrid.node.discovery.rotation import Rotating
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
@@ -46,6 +47,7 @@ from aigrid.node.mesh.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
+from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
 from aigrid.node.policy.receipts import Receipts
@@ -143,9 +145,7 @@ class Node:
         )
         self.join_host = JoinHost(
             self.grid,
-            redeem_once=lambda nonce, until_ms: self.local.redeem(
-                nonce, until_ms=until_ms, now_ms=self.now_ms()
-            ),
+            self.local,
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
             approve_everybody=self.config.open_to_strangers,
@@ -153,6 +153,7 @@ class Node:
         self.known = KnownPeers(
             self.local, own_peer_id=self.identity.peer_id, bootstrap=self.config.bootstrap
         )
+        self.rotating = Rotating(self.grid, self.join_client, self.known, self.now_ms, world.rng)
         self.peers = Peers(
             self.transport,
             self.rpc,
@@ -253,6 +254,7 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
             await self.models.open()
+            await take_over(self.local, self.graph, self.models, self.identity, self.now_ms())
             await self.hub.sweep(self.now_ms())
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
@@ -263,6 +265,7 @@ class Node:
             for service in (
                 self.rpc,
                 self.grid,
+                self.rotating,
                 self.pool,
                 self.gossip,
                 self.announcer,
@@ -306,15 +309,13 @@ class Node:
         return self._world.random_bytes(12).hex()
 
     def _describe(self) -> NodeBody:
-        probes = [probe for probe in self.probes if not probe.problem]
+        probes = [probe for probe in self.probes if not probe.problem][: LIMITS.engines_max]
         return NodeBody(
             id=self.identity.did,
             protocol_version=PROTOCOL_VERSION,
             software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
             addresses=self.transport.listen_addresses[: LIMITS.addresses_max],
-            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes)[
-                : LIMITS.engines_max
-            ],
+            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes),
             devices=tuple(
                 DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
                 for d in self.usable_devices()

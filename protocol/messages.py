@@ -159,6 +159,15 @@ class Present(_Message, frozen=True, tag="present"):
     membership: RawRecord
 
 
+class Rotate(_Message, frozen=True, tag="rotate"):
+    """A member's key named mine its successor: admit me in its place.
+
+    The connection's PeerId must be the successor's.
+    """
+
+    rotation: RawRecord
+
+
 class AskToJoin(_Message, frozen=True, tag="ask"):
     """First step of joining without an invitation.
 
@@ -203,7 +212,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     message: Annotated[str, Meta(max_length=LIMITS.error_message_max_chars)]
 
 
-JoinRequest = Redeem | Present | AskToJoin | Reveal
+JoinRequest = Redeem | Present | Rotate | AskToJoin | Reveal
 JoinAnswer = Welcome | Challenge | Pending | Refused
 
 T = TypeVar("T")

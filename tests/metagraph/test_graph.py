@@ -32,7 +32,14 @@ from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
 from aigrid.protocol.canonical import canonical, parse
 from aigrid.protocol.errors import Code, UsageError, VerificationError
-from aigrid.protocol.kinds import AvailabilityBody, CapabilityBody, Kind, MembershipBody, NodeBody
+from aigrid.protocol.kinds import (
+    KINDS,
+    AvailabilityBody,
+    CapabilityBody,
+    Kind,
+    MembershipBody,
+    NodeBody,
+)
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, verify, verify_form_and_signature
 
@@ -74,7 +81,7 @@ def shared(kind: Kind) -> Record:
     }[kind]
 
 
-SHARED = [kind for kind in Kind if kind is not Kind.INVITATION]
+SHARED = [kind for kind in Kind if KINDS[kind].shared]
 
 
 @pytest.mark.parametrize("kind", SHARED)
