@@ -4,12 +4,10 @@
 below reads a clock, draws randomness, opens a socket or starts a process by itself.
 """
 
-import platform
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import Store
 from aigrid.node.config import NodeConfig
+from aigrid.node.describing import describe, usable_devices
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
 from aigrid.node.discovery.grid import Grid, GridKeys, Membership, NowMs, RandomBytes
@@ -51,15 +50,15 @@ from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
 from aigrid.node.policy.receipts import Receipts
+from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.workers import WorkerSpawner
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
-from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
+from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import PROTOCOL_VERSION
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
@@ -122,10 +121,18 @@ class Node:
             now_ms=self.now_ms(),
         )
         self.querying = Querying(self.graph, start=self._world.start_dataset, now_ms=self.now_ms)
+        self.statuses = StatusKeeper(
+            self.graph,
+            identity=self.identity,
+            authority=lambda: self.grid.authority,
+            now_ms=self.now_ms,
+            random_bytes=self._world.random_bytes,
+        )
         self.grid = Grid(
             identity=self.identity,
             membership=Membership(grid, authority),
             graph=self.graph,
+            statuses=self.statuses,
             transport=self.transport,
             keys=self._world.keys,
             now_ms=self.now_ms,
@@ -266,6 +273,7 @@ class Node:
                 self.rpc,
                 self.grid,
                 self.rotating,
+                self.statuses,
                 self.pool,
                 self.gossip,
                 self.announcer,
@@ -309,29 +317,13 @@ class Node:
         return self._world.random_bytes(12).hex()
 
     def _describe(self) -> NodeBody:
-        probes = [probe for probe in self.probes if not probe.problem][: LIMITS.engines_max]
-        return NodeBody(
-            id=self.identity.did,
-            protocol_version=PROTOCOL_VERSION,
-            software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
-            addresses=self.transport.listen_addresses[: LIMITS.addresses_max],
-            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes),
-            devices=tuple(
-                DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
-                for d in self.usable_devices()
-            )[: LIMITS.devices_max],
-            region=self.config.region,
-            branches=self.interests.announced(),
+        return describe(
+            self.config, self.identity.did, self.transport, self.probes, self.interests.announced()
         )
 
     def usable_devices(self) -> tuple[Device, ...]:
         """The devices that some engine can use, as they were when they were probed."""
-        found: dict[str, Device] = {}
-        for probe in self.probes:
-            # What the first one saw: the contexts that others make take memory meanwhile.
-            for device in probe.devices if not probe.problem else ():
-                found.setdefault(device.place, device)
-        return tuple(found.values())[: LIMITS.devices_max]
+        return usable_devices(self.probes)
 
     async def find_devices(self) -> tuple[Device, ...]:
         """Every device here, as free as it is now; and those that only engines know of."""

@@ -140,7 +140,9 @@ class JoinHost:
             if isinstance(message, Rotate):
                 successor = self._succession.honour(message.rotation, peer_id=stream.peer_id)
                 return self._welcome(successor.raw)
-            record = self._grid.meet(message.membership, peer_id=stream.peer_id)
+            record = self._grid.meet(
+                message.membership, peer_id=stream.peer_id, delegation=message.delegation
+            )
         except AigridError:
             now_seconds = trio.current_time()
             if not self._each.of(stream.remote_host, now_seconds).take(now_seconds):
@@ -161,7 +163,7 @@ class JoinHost:
         own = self._grid.own_membership()
         if own is None:
             raise PolicyDeniedError("this node's own membership has run out", Code.NOT_MEMBER)
-        return Welcome(membership, own.raw)
+        return Welcome(membership, own.raw, self._grid.delegation())
 
     def _redeem(self, message: Redeem, peer_id: str) -> Welcome:
         did = did_of_peer_id(peer_id)
