@@ -49,7 +49,7 @@ from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
-from aigrid.node.policy.receipts import Receipts
+from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
@@ -101,7 +101,6 @@ class Node:
         self._engines = KnownEngines(world.spawner, config.engines, changed=self._engines_changed)
         self._store = Store(world.database)
         self.local = LocalState(self._store)
-        self.receipts = Receipts(self._store, own_did=identity.did, now_ms=world.now_ms)
         self._build_graph(authority)
         self._build_discovery()
         self._build_mesh()
@@ -227,7 +226,23 @@ class Node:
             task_of=self.graph.index.concepts.task_of,
             trusted=self.identity.did in self.config.trusted_publishers,
         )
-        self.serving = Serving(self.pool, offered=self.hosting.offered)
+        self.policy = Policy(
+            self.config,
+            identity=self.identity,
+            graph=self.graph,
+            statuses=self.statuses,
+            manifest_of=self.hosting.manifest,
+            now_ms=self.now_ms,
+            random_bytes=world.random_bytes,
+        )
+        self.serving = Serving(
+            self.pool,
+            identity=self.identity,
+            offered=self.hosting.offered,
+            admission=self.policy.admission,
+            keep_receipt=self.policy.keep_receipt,
+            now_ms=self.now_ms,
+        )
         self.announcer = Announcer(
             self.graph,
             self.identity,
@@ -241,6 +256,8 @@ class Node:
             peers=self.peers,
             rpc=self.rpc,
             serving=self.serving,
+            presenter=self.policy.presenter,
+            receipts=self.policy.receipts,
             reach=self.typed_queries.ask,
             now_ms=self.now_ms,
             rng=world.rng,

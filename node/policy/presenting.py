@@ -27,7 +27,8 @@ _ANY_OPERATOR = OperatorPolicy(serves=frozenset({ANYONE}))
 class Presented:
     """A presentation, and what a receipt for it has to say.
 
-    `audience` is a DID, `made_ms` the wall time here when it was signed.
+    `audience` is a DID, `made_ms` the wall time here when it was signed; `issuers` decide whether
+    the credentials are revoked.
     """
 
     raw: bytes
@@ -36,6 +37,7 @@ class Presented:
     binding: Binding
     digest: str
     credentials: tuple[str, ...]
+    issuers: frozenset[str]
     made_ms: int
 
 
@@ -98,7 +100,32 @@ class Presenter:
             nonce=base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii"),
             now_ms=now_ms,
         )
-        return Presented(raw, salt, audience, binding, digest_of(raw), decision.relied_on, now_ms)
+        return Presented(
+            raw,
+            salt,
+            audience,
+            binding,
+            digest_of(raw),
+            decision.relied_on,
+            frozenset(one.status.issuer for one in credentials if one.status is not None),
+            now_ms,
+        )
+
+    def evidence(self, presented: Presented) -> tuple[bytes, ...]:
+        """The newest status lists for what was presented, and what entitles their signers.
+
+        For a node that has none that are recent enough: it may be cut off from who signs them.
+        """
+        revocations, now_ms = self._graph.revocations, self._now_ms()
+        found: list[bytes] = []
+        for owner in sorted(presented.issuers):
+            delegation = revocations.delegation(owner, now_ms)
+            lists = (
+                revocations.list_of(owner, signer, now_ms)
+                for signer in (owner, *revocations.delegates(owner, now_ms))
+            )
+            found += [one.raw for one in (delegation, *lists) if one is not None]
+        return tuple(found)
 
     def foresee(self, candidate: Candidate, wish: Wish, caller: Caller) -> Decision:
         """What this node expects that a candidate will decide."""
