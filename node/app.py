@@ -28,6 +28,7 @@ from aigrid.node.discovery.known import KnownPeers
 from aigrid.node.discovery.mingling import Mingling
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, hint_keys
+from aigrid.node.discovery.rotation import Rotating
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
@@ -42,9 +43,10 @@ from aigrid.node.mesh.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
+from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
-from aigrid.node.policy.services import PolicyServices
+from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
@@ -128,9 +130,7 @@ class Node:
         )
         self.join_host = JoinHost(
             self.grid,
-            redeem_once=lambda nonce, until_ms: self.local.redeem(
-                nonce, until_ms=until_ms, now_ms=self.now_ms()
-            ),
+            self.local,
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
             approve_everybody=self.config.open_to_strangers,
@@ -138,6 +138,7 @@ class Node:
         self.known = KnownPeers(
             self.local, own_peer_id=self.identity.peer_id, bootstrap=self.config.bootstrap
         )
+        self.rotating = Rotating(self.grid, self.join_client, self.known, self.now_ms, world.rng)
         self.peers = Peers(
             self.transport,
             self.rpc,
@@ -163,9 +164,6 @@ class Node:
 
     def _build_mesh(self) -> None:
         world = self._world
-        self.policy = PolicyServices(
-            self.identity, self.graph, self.statuses, config=self.config, rpc=self.rpc, world=world
-        )
         self.models = LocalModels(
             self.config.data_dir / "models",
             cache_directory=self.config.data_dir / "cache",
@@ -196,7 +194,7 @@ class Node:
             changed=self._offers_changed,
             runs_code=self._engines.runs_code,
             trusted_publishers=self.config.trusted_publishers,
-            check_publish=self.policy.foresight.check_publish,
+            check_publish=self._check_publish,
         )
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
@@ -208,7 +206,25 @@ class Node:
             task_of=self.graph.index.concepts.task_of,
             trusted=self.identity.did in self.config.trusted_publishers,
         )
-        self.serving = Serving(self.pool, offered=self.hosting.offered)
+        self.policy = Policy(
+            self.config,
+            identity=self.identity,
+            graph=self.graph,
+            statuses=self.statuses,
+            manifest_of=self.hosting.manifest,
+            rpc=self.rpc,
+            transport=self.transport,
+            now_ms=self.now_ms,
+            random_bytes=world.random_bytes,
+        )
+        self.serving = Serving(
+            self.pool,
+            identity=self.identity,
+            offered=self.hosting.offered,
+            admission=self.policy.admission,
+            keep_receipt=self.policy.keep_receipt,
+            now_ms=self.now_ms,
+        )
         self.announcer = Announcer(
             self.graph,
             self.identity,
@@ -222,6 +238,8 @@ class Node:
             peers=self.peers,
             rpc=self.rpc,
             serving=self.serving,
+            presenter=self.policy.presenter,
+            receipts=self.policy.receipts,
             reach=self.typed_queries.ask,
             now_ms=self.now_ms,
             rng=world.rng,
@@ -244,6 +262,7 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
             await self.models.open()
+            await take_over(self.local, self.graph, self.models, self.identity, self.now_ms())
             await self.hub.sweep(self.now_ms())
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
@@ -254,6 +273,7 @@ class Node:
             for service in (
                 self.rpc,
                 self.grid,
+                self.rotating,
                 self.statuses,
                 self.pool,
                 self.gossip,
@@ -317,9 +337,7 @@ class Node:
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority
-        return record.issuer == self.identity.did or (
-            authority is not None and record.issuer == authority.did
-        )
+        return record.issuer in {self.identity.did, authority.did if authority else ""}
 
     def _hint_keys(self) -> frozenset[str]:
         index, now_ms = self.graph.index, self.now_ms()
@@ -360,6 +378,9 @@ class Node:
 
     def _trusted(self, model: str) -> bool:
         return self.hosting.trusted(model)
+
+    def _check_publish(self, model: str) -> None:
+        self.policy.foresight.check_publish(model)
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.table.engines_for(source)

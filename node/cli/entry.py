@@ -20,11 +20,13 @@ from aigrid.node.cli import (
     capability_commands,
     credential_commands,
     grid_commands,
+    id_commands,
     model_commands,
     node_commands,
     policy_commands,
     publish_command,
     query_commands,
+    receipt_commands,
     record_commands,
 )
 from aigrid.node.cli.session import Session, print_json, printable
@@ -71,7 +73,7 @@ def top(
 
 
 app.command()(node_commands.up)
-app.command("id")(node_commands.identity)
+app.add_typer(id_commands.id_app, name="id")
 app.command()(node_commands.status)
 app.command()(node_commands.peers)
 app.command()(node_commands.engines)
@@ -91,6 +93,7 @@ app.add_typer(policy_commands.policy_app, name="policy")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")
+app.add_typer(receipt_commands.receipts_app, name="receipts")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -41,6 +41,12 @@ class GridKeys(Protocol):
     def retire_authority(self) -> None:
         """Put the key of a grid that is being left out of use, without destroying it."""
 
+    def pending_rotation(self) -> Record | None:
+        """The KeyRotation by which this node's key came, until the grid has taken it."""
+
+    def clear_rotation(self) -> None:
+        """The grid has taken it."""
+
 
 class MemberStatuses(Protocol):
     """Where memberships are revoked: see `node.policy.statuses`."""
@@ -83,7 +89,7 @@ class Grid:
         self._graph = graph
         self._statuses = statuses
         self._transport = transport
-        self._keys = keys
+        self.keys = keys
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._poke = trio.Event()
@@ -102,7 +108,11 @@ class Grid:
 
     def own_membership(self) -> Record | None:
         """Our membership in force."""
-        return self._graph.membership_of(self.identity.did, self._now_ms())
+        return self.membership_by_did(self.identity.did)
+
+    def membership_by_did(self, did: str) -> Record | None:
+        """The membership of `did` in force."""
+        return self._graph.membership_of(did, self._now_ms())
 
     def membership_of(self, peer_id: str) -> Record:
         """The membership in force of a peer. Raises PolicyDeniedError(`not_member`)."""
@@ -227,7 +237,7 @@ class Grid:
     def _retire_authority(self) -> None:
         """Last of all: until the new grid is on the disk, the key of the old one is needed."""
         try:
-            self._keys.retire_authority()
+            self.keys.retire_authority()
         except AigridError as error:  # unused from now on, wherever it lies
             log.warning("authority key not retired", code=error.code.value, reason=error.message)
 

@@ -34,6 +34,7 @@ from aigrid.protocol.messages import (
     Redeem,
     Refused,
     Reveal,
+    Rotate,
     Welcome,
     code_of,
     decode_join_answer,
@@ -80,6 +81,15 @@ class JoinClient:
         answer = await self._exchange(host, Redeem(invitation.raw))
         self._adopt(body.grid, answer, host)
         return body.grid
+
+    async def rotate(self, rotation: bytes, host: PeerAddress) -> None:
+        """Have our key take the place of the one that named it, at a node with the authority's key.
+
+        Raises:
+            VerificationError, PolicyDeniedError: what the host says.
+            RemoteError: it cannot be reached.
+        """
+        self._adopt(self._grid.did, await self._exchange(host, Rotate(rotation)), host)
 
     async def ask(self, host: PeerAddress, grid: str, show_code: ShowCode) -> None:
         """Ask to be let into `grid`, and wait until the operator there decides.
