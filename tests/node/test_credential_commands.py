@@ -1,6 +1,7 @@
 """`aigrid credential` and `aigrid policy explain`, on whole nodes in virtual time."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Give, decode_rpc_answer, encode
 from aigrid.protocol.model import MODEL_URN, ModelDescription
+from aigrid.protocol.policy import OperatorPolicy
 
 SOMEBODY = Identity(b"\x33" * 32)
 OWNER_ALONE = '[[rules]]\nactions = ["invoke"]\nassignees = ["me"]\n'
@@ -304,3 +306,55 @@ async def test_a_restart_loses_no_credential(sim, autojump_clock):
     again = Console((await sim.start("b", incarnation=1)).node)
     (listed,) = (await again("credential_list"))["credentials"]
     assert listed["id"] == issued["credential"]
+
+
+async def denied(console, **params):
+    return await console.refused("ask", text="hello", model="parrot", **params)
+
+
+async def test_asking_stops_within_gossip_time_of_the_revocation(sim, autojump_clock):
+    a, b, _ = await restricted(sim)
+    assert await denied(b) is Code.NO_GRANT
+    issued = await a("credential_issue", to=b.node.identity.did, models=["parrot"])
+    await eventually(lambda: a.node.identity.did in b.node.statuses.known(), seconds=10)
+    assert (await b("ask", text="hello", model="parrot"))["text"] == "hello"
+    await a("credential_revoke", id=issued["credential"])
+    assert await denied(b) is Code.REVOKED  # the serving node knows at once: it signed the list
+
+
+async def test_a_chain_is_used_through_the_gateway_it_ends_at(sim, autojump_clock):
+    """The owner grants b, which passes it on to c: c asks, and each link binds it."""
+    a, b, model = await restricted(sim)
+    c = Console((await sim.start("c")).node)
+    await sim.join("c", "a")
+    await eventually(c.node.router.models, seconds=20)
+    grant = await a(
+        "credential_issue", to=b.node.identity.did, everything=True, delegable=1, actions=["invoke"]
+    )
+    passed = await b(
+        "credential_delegate", id=grant["credential"], to=c.node.identity.did, models=[model]
+    )
+    if not passed["delivered"]:
+        await c("credential_import", credentials=passed["chain"])
+    issuers = {a.node.identity.did, b.node.identity.did}
+    for node in (a.node, c.node):
+        await eventually(lambda node=node: issuers <= node.statuses.known().keys(), seconds=20)
+    assert (await c("ask", text="hello", model="parrot"))["text"] == "hello"
+    await b("credential_revoke", id=passed["credential"])  # b's list reaches a by gossip
+    await eventually(lambda: any(a.node.statuses.known()[b.node.identity.did].bits), seconds=10)
+    assert await denied(c) is Code.REVOKED
+
+
+async def test_the_operator_says_whom_to_serve(sim, autojump_clock):
+    a, b = await two(sim)
+    await publish(a, "parrot")
+    await eventually(b.node.router.models, seconds=10)
+    assert (await b("ask", text="hello", model="parrot"))["text"] == "hello"
+    decider = a.node.policy.decider
+    decider.own = replace(decider.own, operator=OperatorPolicy(serves=frozenset()))
+    assert await denied(b) is Code.NOT_SERVED
+    assert await code_of(b) == ""  # which nobody but that node can know
+    assert await code_of(a, holder=b.node.identity.did) == "not_served"
+    decider.own = replace(decider.own, operator=OperatorPolicy(requests_per_day=1))
+    assert (await b("ask", text="hello", model="parrot"))["text"] == "hello"
+    assert await denied(b) is Code.OVER_BUDGET
