@@ -4,6 +4,8 @@ import random
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.node.policy.lists import Lists
 
 from aigrid.metagraph.database import Database
@@ -247,3 +249,33 @@ def test_a_chain_is_never_longer_than_four(world):
     wallet.take(raws(chain))
     code = refused(wallet.delegate, chain[-1].content_id, OWN.did, INVOKE, Terms())
     assert code is Code.NOT_DELEGABLE
+
+
+GIVEN_WORLD = World()
+GIVEN = [
+    GIVEN_WORLD.passed_on(MIDDLE, OWN),
+    GIVEN_WORLD.passed_on(MIDDLE, ACTOR, OWN),
+    GIVEN_WORLD.passed_on(OWN, ACTOR, OWN),
+    GIVEN_WORLD.passed_on(ACTOR, OTHER),
+    GIVEN_WORLD.passed_on(ACTOR, OWN, on_behalf=True),
+]
+LINKS = st.sampled_from([link for chain in GIVEN for link in chain])
+
+
+@given(st.lists(st.lists(LINKS, max_size=4), max_size=8))
+def test_whatever_is_given_only_whole_chains_to_this_node_are_kept(batches):
+    wallet = GIVEN_WORLD.wallet(OWN)
+    codes = {taken(wallet, batch) for batch in batches}
+    assert codes <= {None, Code.CHAIN_BROKEN, Code.NOT_HOLDER, Code.CHAIN_TOO_LONG}
+    held = {kept.record.content_id for kept in wallet.all()}
+    ready = {*wallet.chains(), *wallet.chains(ACTOR.did)}
+    assert held == {link.content_id for chain in ready for link in chain}
+    assert ready <= {chain[:n] for chain in GIVEN for n in range(1, 4)}
+
+
+def taken(wallet, batch):
+    try:
+        wallet.take(raws(batch))
+    except AigridError as error:
+        return error.code
+    return None
