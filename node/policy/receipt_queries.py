@@ -15,7 +15,7 @@ from aigrid.node.policy.receipt_rows import FIELDS, Role, Row, State
 from aigrid.protocol.errors import Code, InvalidRequestError, VerificationError
 from aigrid.protocol.record import verify_form_and_signature
 
-_PORTION = 2048
+_PORTION = 512  # some milliseconds
 _FILTERS = {
     "role": "role = ?",
     "state": "state = ?",

@@ -169,11 +169,13 @@ def prune(database: Database, limits: Limits, *, now_ms: int) -> None:
     """Drop the oldest receipts beyond the count, and some of those beyond the age."""
     newest = database.row("SELECT MAX(number) FROM receipts")[0] or 0
     database.execute("DELETE FROM receipts WHERE number <= ?", (newest - limits.receipts_kept_max,))
-    database.execute(
-        "DELETE FROM receipts WHERE number IN (SELECT number FROM receipts ORDER BY number LIMIT ?)"
-        " AND kept_ms <= ?",
-        (_PRUNE_MAX, now_ms - limits.receipt_ttl_seconds * 1000),
-    )
+    old_ms = now_ms - limits.receipt_ttl_seconds * 1000
+    first = database.row("SELECT number, kept_ms FROM receipts ORDER BY number LIMIT 1")
+    if first is not None and first[1] <= old_ms:
+        database.execute(
+            "DELETE FROM receipts WHERE number < ? AND kept_ms <= ?",
+            (first[0] + _PRUNE_MAX, old_ms),
+        )
 
 
 def _evidence(raw: bytes, server: str) -> bytes | None:
