@@ -103,6 +103,26 @@ _RECEIPTS = """
     CREATE INDEX receipts_by_id ON receipts (id);
 """
 
+_NONCES = """
+    CREATE TABLE nonces (
+        did TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        until_ms INTEGER NOT NULL,
+        PRIMARY KEY (did, nonce)
+    ) WITHOUT ROWID;
+    CREATE INDEX nonces_by_expiry ON nonces (until_ms);
+"""
+# What credentials with a limit were used for, by day of UTC (see `node/policy/budgets.py`).
+_BUDGETS = """
+    CREATE TABLE budgets (
+        key TEXT NOT NULL,
+        day INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY (key, day)
+    ) WITHOUT ROWID;
+"""
+
 # Step n brings a database from user_version n to n + 1. Steps are never edited once released.
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -147,7 +167,21 @@ MIGRATIONS: tuple[str, ...] = (
     # 0: not worked out yet, which the store does when it is opened.
     "ALTER TABLE records ADD COLUMN branches INTEGER NOT NULL DEFAULT 0",
     _ACCOUNTS,
+    _NONCES,
+    _BUDGETS,
     _RECEIPTS,
+    """
+    CREATE TABLE credentials (
+        content_id TEXT NOT NULL PRIMARY KEY,
+        valid_until_ms INTEGER NOT NULL,
+        raw BLOB NOT NULL,
+        held INTEGER NOT NULL,
+        issued INTEGER NOT NULL,
+        given_by TEXT NOT NULL,
+        received_ms INTEGER NOT NULL
+    );
+    CREATE INDEX credentials_by_expiry ON credentials (valid_until_ms);
+    """,
 )
 
 

@@ -116,6 +116,37 @@ class Code(StrEnum):
     INTERNAL = "internal"
 
 
+# What a node says that will not serve a request, though it could.
+POLICY = frozenset(
+    {
+        Code.NOT_MEMBER,
+        Code.UNPRESENTED,
+        Code.PRESENTATION_INVALID,
+        Code.PRESENTATION_EXPIRED,
+        Code.NOT_HOLDER,
+        Code.WRONG_AUDIENCE,
+        Code.REPLAYED,
+        Code.BODY_MISMATCH,
+        Code.PREFIX_MISMATCH,
+        Code.WRONG_MANIFEST,
+        Code.CHAIN_BROKEN,
+        Code.CHAIN_TOO_LONG,
+        Code.DELEGATION_WIDENS,
+        Code.NOT_DELEGABLE,
+        Code.REVOKED,
+        Code.STATUS_STALE,
+        Code.NOT_SERVED,
+        Code.NO_GRANT,
+        Code.ACTION_NOT_ALLOWED,
+        Code.TARGET_NOT_COVERED,
+        Code.PURPOSE_NOT_ALLOWED,
+        Code.REGION_NOT_ALLOWED,
+        Code.AUDIENCE_NOT_ALLOWED,
+        Code.LICENSE_NOT_ACCEPTED,
+        Code.OVER_BUDGET,
+    }
+)
+
 EXIT_FAILED, EXIT_USAGE, EXIT_DENIED, EXIT_NO_CANDIDATE = 1, 2, 3, 4
 
 

@@ -35,6 +35,7 @@ class Limits:
     status_list_ttl_seconds: int = _limit(31 * DAY, "validity of a status list")
     status_delegation_ttl_seconds: int = _limit(366 * DAY, "longest validity of a StatusDelegation")
     receipt_ttl_seconds: int = _limit(366 * DAY, "validity of a Receipt")
+    receipt_seconds: float = _limit(2.0, "the receipt of a segment to follow its end")
     chain_max: int = _limit(4, "credentials in a chain of delegations, the Grant included")
     permission_items_max: int = _limit(32, "targets, purposes, regions or nodes in a permission")
     policy_rules_max: int = _limit(16, "rules in a manifest's policy")
@@ -98,12 +99,18 @@ class Limits:
     presentation_licenses_max: int = _limit(16, "licences accepted in one")
     nonces_kept_max: int = _limit(256 * KIB, "presentations remembered, so that none serves twice")
     nonces_of_one_max: int = _limit(16 * KIB, "of these, from one holder")
+    credentials_verified_max: int = _limit(4096, "credentials remembered as verified")
     credentials_held_max: int = _limit(1024, "credentials of others that a node keeps")
     receipts_kept_max: int = _limit(100_000, "segments served and asked for that a node remembers")
     receipts_shown_max: int = _limit(1000, "receipts, or groups of them, in one answer")
     receipt_slack_seconds: float = _limit(
         2.0, "a receipt may say that a segment took longer than it did for whoever asked"
     )
+    credentials_given_max: int = _limit(512, "of these, such as peers sent unasked")
+    credentials_of_one_max: int = _limit(32, "of these, from one peer")
+    gives_burst: int = _limit(16, "credentials of one peer at once, each a chain")
+    gives_per_second: float = _limit(0.2, "credentials of one peer, sustained")
+    policy_file_max_bytes: int = _limit(64 * KIB, "a file with a model's policy")
     # What a node keeps of peers and their records
     rate_keys_max: int = _limit(4096, "issuers, peers or addresses whose rates are counted at once")
     keys_per_record_max: int = _limit(

@@ -39,6 +39,28 @@ Trusted = Annotated[
     list[str] | None,
     typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
 ]
+Serve = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHOM",
+        help="Whom to serve: members, anyone, DIDs whose grants count, or nobody; repeatable. "
+        "Without it: members, or with --open anyone.",
+    ),
+]
+Host = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHAT",
+        help="What to host: a capability, a model's id or nothing; repeatable. "
+        "Without it: everything.",
+    ),
+]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SPDX", help="Licence that this node accepts for what it asks; repeatable."
+    ),
+]
 Region = Annotated[
     str | None, typer.Option(help="Where this node is, such as eu; `find` can ask for it.")
 ]
@@ -77,6 +99,9 @@ def up(
     engine: Engines = None,
     interest: Interest = None,
     trust_publisher: Trusted = None,
+    serve: Serve = None,
+    host: Host = None,
+    accept_license: Accept = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
@@ -100,6 +125,9 @@ def up(
             "engine": engine or None,
             "interest": interest or None,
             "trusted_publishers": trust_publisher or None,
+            "serve": serve or None,
+            "host": host or None,
+            "accept_licenses": accept_license or None,
             "json": as_json or None,
         },
         environment=os.environ,
