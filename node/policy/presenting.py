@@ -98,7 +98,8 @@ class Presenter:
             nonce=base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii"),
             now_ms=now_ms,
         )
-        return Presented(raw, salt, audience, binding, digest_of(raw), decision.relied_on, now_ms)
+        shown = tuple(credential.content_id for credential in credentials)
+        return Presented(raw, salt, audience, binding, digest_of(raw), shown, now_ms)
 
     def foresee(self, candidate: Candidate, wish: Wish, caller: Caller) -> Decision:
         """What this node expects that a candidate will decide."""
