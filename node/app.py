@@ -92,15 +92,13 @@ class Node:
         identity: Identity,
         authority: Identity | None,
     ) -> None:
-        self.config = config
-        self.identity = identity
-        self.transport = world.transport
-        self.now_ms = world.now_ms
+        self.config, self.identity = config, identity
+        self.transport, self.now_ms = world.transport, world.now_ms
         self._world = world
         self._engines = KnownEngines(world.spawner, config.engines, changed=self._engines_changed)
         self._store = Store(world.database)
         self.local = LocalState(self._store)
-        self.receipts = Receipts(self._store, own_did=identity.did, now_ms=world.now_ms)
+        self.receipts = Receipts(self._store.database, own_did=identity.did, now_ms=world.now_ms)
         self._build_graph(authority)
         self._build_discovery()
         self._build_mesh()

@@ -11,7 +11,6 @@ import msgspec
 import structlog
 
 from aigrid.metagraph.database import Database
-from aigrid.metagraph.store import Store
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.policy.receipt_checks import Expected, check_received
 from aigrid.node.policy.receipt_rows import INSERT, Role, Row, Seen, State
@@ -40,9 +39,9 @@ class Receipts:
     """
 
     def __init__(
-        self, store: Store, *, own_did: str, now_ms: NowMs, limits: Limits = LIMITS
+        self, database: Database, *, own_did: str, now_ms: NowMs, limits: Limits = LIMITS
     ) -> None:
-        self.database = store.database
+        self.database = database
         self._own_did = own_did
         self._now_ms = now_ms
         self._limits = limits

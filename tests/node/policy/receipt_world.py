@@ -101,4 +101,5 @@ def receipt(
 
 def receipts(store: Store | None = None, clock: Clock | None = None, **limits: int) -> Receipts:
     bounds = dataclasses.replace(LIMITS, **limits)
-    return Receipts(store or Store(), own_did=ASKER.did, now_ms=clock or Clock(), limits=bounds)
+    store = store or Store()
+    return Receipts(store.database, own_did=ASKER.did, now_ms=clock or Clock(), limits=bounds)
