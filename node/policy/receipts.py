@@ -121,7 +121,7 @@ class Receipts:
             reason=expected.reason,
         )
         # The salt is in it: nobody guesses the id.
-        digest = hashlib.sha256(msgspec.msgpack.encode(expected)).hexdigest()
+        digest = hashlib.sha256(msgspec.msgpack.encode((expected, state.value))).hexdigest()
         return Row(
             id=f"local-{digest[:32]}",
             role=Role.ASKED.value,

@@ -153,3 +153,4 @@ def test_a_file_is_proved_without_a_node(cli: Cli, tmp_path: Path, chat: str) ->
     assert (done.status, done.body["code"]) == (1, "unsigned")
     path.unlink()
     assert verify("--salt", SALT.hex()).status == 2
+    assert verify().status == 2  # taken for an id, and no node is running

@@ -318,3 +318,20 @@ def test_a_receipt_damaged_on_the_disk_no_longer_holds() -> None:
     problem = problem_of(one(kept.database, said))
     assert problem is not None
     assert problem.code is Code.UNSIGNED
+
+
+def test_the_end_of_an_id_is_enough_while_no_other_ends_so() -> None:
+    kept = receipts()
+    said = kept.received(receipt().raw, expected())
+    kept.served(receipt(), SALT, peer=OTHER.did)  # the same receipt, at the other end
+    assert one(kept.database, said[-8:]).id == said
+    kept.database.execute(
+        "UPDATE receipts SET id = ? WHERE role = 'served'", (f"local-{said[-8:]}",)
+    )
+    with pytest.raises(AigridError) as caught:
+        one(kept.database, said[-8:])
+    assert caught.value.code is Code.INVALID_REQUEST
+    for short in (said[-7:], "", "%" * 8, "_" * 8):
+        with pytest.raises(AigridError) as caught:
+            one(kept.database, short)
+        assert caught.value.code is Code.NOT_FOUND
