@@ -178,7 +178,7 @@ def _list(body: dict[str, Any]) -> None:
     for one in body["receipts"]:
         ends = {name: one[name][-_END:] for name in ("peer", "model", "id")}
         actor = one["actor"][-_END:] if one["actor"].startswith("did:") else one["actor"]
-        kept = one["kept"][:16].replace("T", " ")
+        kept = one["kept"][5:16].replace("T", " ")
         short.append({**one, **ends, "actor": actor, "kept": kept})
     render.rows(short, _LISTED, empty="Nothing was served or asked for yet.")
     if body["more"]:
