@@ -182,6 +182,20 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX credentials_by_expiry ON credentials (valid_until_ms);
     """,
+    """
+    CREATE TABLE revoked (
+        owner TEXT NOT NULL PRIMARY KEY,
+        bits BLOB NOT NULL,
+        until_ms INTEGER NOT NULL
+    );
+    CREATE TABLE status_entries (
+        owner TEXT NOT NULL,
+        name TEXT NOT NULL,
+        entry INTEGER NOT NULL,
+        PRIMARY KEY (owner, name)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX status_entries_by_entry ON status_entries (owner, entry);
+    """,
 )
 
 

@@ -39,6 +39,7 @@ from aigrid.protocol.errors import (
     Code,
     InvalidRequestError,
     NoCandidateError,
+    PolicyDeniedError,
     UsageError,
     VerificationError,
 )
@@ -368,5 +369,10 @@ class NodeCommands:
         return {"did": did, "peer_id": peer_id_of_did(did), "state": "member"}
 
     async def _remove(self, params: Did, _: Emit) -> dict[str, Any]:
+        newest = self._node.local.successor_of(params.did)
+        if newest is not None and params.did not in self._node.grid.members():
+            raise PolicyDeniedError(
+                f"{params.did} has changed its key: `aigrid remove {newest}`", Code.NOT_MEMBER
+            )
         self._node.grid.remove(params.did)
         return {"did": params.did, "state": "removed"}

@@ -71,14 +71,14 @@ def methods(node: Node) -> dict[str, tuple[type[msgspec.Struct], Any]]:
 async def listed(node: Node, params: Asked, _: Emit) -> dict[str, Any]:
     """The newest segments; `more` says that there are older ones."""
     rows, more = await queries.newest(
-        node.receipts.database, _filters(node, params), limit=_limit(params)
+        node.policy.receipts.database, _filters(node, params), limit=_limit(params)
     )
     return {"receipts": [_brief(row) for row in rows], "more": more}
 
 
 async def summed(node: Node, params: Summed, _: Emit) -> dict[str, Any]:
     """Sums for each actor, model or peer, and each end that this node was."""
-    sums = await queries.totals(node.receipts.database, _filters(node, params), params.by)
+    sums = await queries.totals(node.policy.receipts.database, _filters(node, params), params.by)
     limit = _limit(params)
     return {
         "by": params.by,
@@ -89,7 +89,7 @@ async def summed(node: Node, params: Summed, _: Emit) -> dict[str, Any]:
 
 async def shown(node: Node, params: Shown, _: Emit) -> dict[str, Any]:
     """Everything about one segment."""
-    row = queries.one(node.receipts.database, params.id)
+    row = queries.one(node.policy.receipts.database, params.id)
     problem = queries.problem_of(row)
     return {
         **_brief(row),
@@ -109,7 +109,7 @@ async def shown(node: Node, params: Shown, _: Emit) -> dict[str, Any]:
 
 async def prove(node: Node, params: Proof, _: Emit) -> dict[str, Any]:
     """Whether a receipt is of a request; the salt does not leave the node for that."""
-    row = queries.one(node.receipts.database, params.id)
+    row = queries.one(node.policy.receipts.database, params.id)
     problem = queries.problem_of(row)
     request = request_in(params.request.encode("utf-8", "replace"))
     found = proved(kept_hashes(row), row.salt, request)

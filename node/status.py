@@ -24,6 +24,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "version": version("aigrid-node"),
         "grid": node.grid.did,
         "authority": node.grid.authority is not None,
+        "rotation_pending": node.rotating.pending,
         "open": node.config.open_to_strangers,
         "listen": list(node.transport.listen_addresses),
         "peers": peers_of(node),

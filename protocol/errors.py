@@ -41,6 +41,7 @@ class Code(StrEnum):
     GRID_NOT_EMPTY = "grid_not_empty"
     JOIN_PENDING = "join_pending"
     JOIN_REFUSED = "join_refused"
+    ROTATION_REFUSED = "rotation_refused"
     # Requests
     INVALID_REQUEST = "invalid_request"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
@@ -109,6 +110,8 @@ class Code(StrEnum):
     PORT_IN_USE = "port_in_use"
     DATA_DIRECTORY_UNUSABLE = "data_directory_unusable"
     KEY_FILE_CORRUPT = "key_file_corrupt"
+    PASSPHRASE_REQUIRED = "passphrase_required"  # noqa: S105 - a code
+    PASSPHRASE_WRONG = "passphrase_wrong"  # noqa: S105 - a code
     ALREADY_RUNNING = "already_running"
     NOT_RUNNING = "not_running"
     UNSAFE_BINDING = "unsafe_binding"
@@ -217,6 +220,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.GRID_NOT_EMPTY: _denied("Use a fresh data directory to join another grid."),
     Code.JOIN_PENDING: _denied("The other side has to run `aigrid approve`."),
     Code.JOIN_REFUSED: _denied("Ask the grid's operator."),
+    Code.ROTATION_REFUSED: _denied("Ask the grid's operator to invite the new key."),
     Code.INVALID_REQUEST: _request(400, "Correct the named field."),
     Code.UNSUPPORTED_PARAMETER: _request(400, "Leave the named parameter out."),
     Code.CONTEXT_LENGTH_EXCEEDED: _request(400, "Shorten the messages or lower max_tokens."),
@@ -292,6 +296,10 @@ CODES: dict[Code, CodeInfo] = {
     Code.PORT_IN_USE: _environment("Choose another port, or stop what holds it."),
     Code.DATA_DIRECTORY_UNUSABLE: _environment("Choose another directory with --data-dir."),
     Code.KEY_FILE_CORRUPT: _environment("Restore the key file from a backup, or move it away."),
+    Code.PASSPHRASE_REQUIRED: _environment(
+        "Name a file with --passphrase-file, or set AIGRID_PASSPHRASE."
+    ),
+    Code.PASSPHRASE_WRONG: _environment("Give the passphrase that the key was protected with."),
     Code.ALREADY_RUNNING: _environment("A node is already running on this data directory."),
     Code.NOT_RUNNING: _environment("Start the node first: `aigrid up`."),
     Code.UNSAFE_BINDING: _environment("Bind the gateway to 127.0.0.1."),

@@ -154,9 +154,23 @@ class Redeem(_Message, frozen=True, tag="redeem"):
 
 
 class Present(_Message, frozen=True, tag="present"):
-    """Here is my membership. Sent by each side of a new connection between members."""
+    """Here is my membership. Sent by each side of a new connection between members.
+
+    `delegation` is the grid's StatusDelegation, if there is one: by that a membership may have been
+    renewed by others than the authority.
+    """
 
     membership: RawRecord
+    delegation: RawRecord = b""
+
+
+class Rotate(_Message, frozen=True, tag="rotate"):
+    """A member's key named mine its successor: admit me in its place.
+
+    The connection's PeerId must be the successor's.
+    """
+
+    rotation: RawRecord
 
 
 class AskToJoin(_Message, frozen=True, tag="ask"):
@@ -178,10 +192,11 @@ class Reveal(_Message, frozen=True, tag="reveal"):
 
 
 class Welcome(_Message, frozen=True, tag="welcome"):
-    """You are a member. `membership` is yours, `ours` the answering node's."""
+    """You are a member. `membership` is yours, `ours` the answering node's; see `Present`."""
 
     membership: RawRecord
     ours: RawRecord
+    delegation: RawRecord = b""
 
 
 class Challenge(_Message, frozen=True, tag="challenge"):
@@ -203,7 +218,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     message: Annotated[str, Meta(max_length=LIMITS.error_message_max_chars)]
 
 
-JoinRequest = Redeem | Present | AskToJoin | Reveal
+JoinRequest = Redeem | Present | Rotate | AskToJoin | Reveal
 JoinAnswer = Welcome | Challenge | Pending | Refused
 
 T = TypeVar("T")

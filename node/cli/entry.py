@@ -19,6 +19,7 @@ import typer
 from aigrid.node.cli import (
     capability_commands,
     grid_commands,
+    id_commands,
     model_commands,
     node_commands,
     publish_command,
@@ -70,7 +71,7 @@ def top(
 
 
 app.command()(node_commands.up)
-app.command("id")(node_commands.identity)
+app.add_typer(id_commands.id_app, name="id")
 app.command()(node_commands.status)
 app.command()(node_commands.peers)
 app.command()(node_commands.engines)

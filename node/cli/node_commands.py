@@ -1,4 +1,4 @@
-"""Commands about this node: up, id, status, peers, engines."""
+"""Commands about this node: up, status, peers, engines."""
 
 import os
 import shlex
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from aigrid.node.cli import render
+from aigrid.node.cli.id_commands import PassphraseFile
 from aigrid.node.cli.session import Json, print_json, session, show
 
 Interest = Annotated[
@@ -34,7 +35,10 @@ Memory = Annotated[
     ),
 ]
 
-
+Threads = Annotated[int | None, typer.Option(help="Threads for inference; 0 means all cores.")]
+Open = Annotated[
+    bool | None, typer.Option("--open", help="Admit whoever asks; serve strangers, too.")
+]
 Trusted = Annotated[
     list[str] | None,
     typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
@@ -86,15 +90,10 @@ def up(
     mdns: Annotated[
         bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
     ] = None,
-    open_: Annotated[
-        bool | None,
-        typer.Option("--open", help="Admit whoever asks; serve strangers, too."),
-    ] = None,
+    open_: Open = None,
     name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
     region: Region = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for inference; 0 means all cores.")
-    ] = None,
+    threads: Threads = None,
     memory: Memory = None,
     engine: Engines = None,
     interest: Interest = None,
@@ -102,13 +101,16 @@ def up(
     serve: Serve = None,
     host: Host = None,
     accept_license: Accept = None,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
     from aigrid.node.cli import logs
     from aigrid.node.config import load
     from aigrid.node.keys import open_data_directory
+    from aigrid.node.passphrase import PassphraseSource
 
+    passphrase = PassphraseSource(passphrase_file, os.environ)
     here = data_dir.expanduser().absolute() if data_dir else session(ctx).data_dir
     config = load(
         here,
@@ -141,16 +143,7 @@ def up(
     from aigrid.node.daemon import serve_forever
 
     announce = partial(_announce, as_json=config.json, command=_command(config.data_dir))
-    trio.run(partial(serve_forever, config, announce=announce))
-
-
-def identity(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """Print this node's DID; make its key if there is none."""
-    from aigrid.node.keys import load_or_create_identity
-
-    found = load_or_create_identity(session(ctx).data_dir)
-    body = {"did": found.did, "peer_id": found.peer_id}
-    show(body, lambda _: render.say(found.did), as_json=as_json)
+    trio.run(partial(serve_forever, config, announce=announce, passphrase=passphrase))
 
 
 def status(ctx: typer.Context, *, as_json: Json = False) -> None:

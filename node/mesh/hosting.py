@@ -94,7 +94,7 @@ class Hosting:
         states = self._pool.states()
         found = []
         for model in self._models.list():
-            manifest = self._manifest(model)
+            manifest = self.manifest(model)
             if manifest is not None and not self._problem(model):
                 state: OfferState = "warm" if states.get(model) == "warm" else "on_disk"
                 estimate = self._pool.estimate(model)
@@ -114,7 +114,7 @@ class Hosting:
         """Whether a request for `model` may be served here."""
         return (
             model in self._models.list()
-            and self._manifest(model) is not None
+            and self.manifest(model) is not None
             and not self._problem(model)
         )
 
@@ -363,7 +363,7 @@ class Hosting:
         self._changed()
         return Published(model, name, record.content_id)
 
-    def _manifest(self, model: str) -> Record | None:
+    def manifest(self, model: str) -> Record | None:
         """The manifest we offer a model under: our own, else of those we trust, else the newest."""
         own = self._own_manifest(model)
         if own is not None:
@@ -382,7 +382,7 @@ class Hosting:
         return own.body.policy if own is not None and isinstance(own.body, ModelBody) else UNSET
 
     def _name(self, model: str) -> str:
-        return _name_in(self._manifest(model))
+        return _name_in(self.manifest(model))
 
     def _own_name(self, model: str) -> str:
         return _name_in(self._own_manifest(model))

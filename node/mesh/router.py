@@ -40,7 +40,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Infer, encode
+from aigrid.protocol.messages import Infer, Push, encode
 from aigrid.protocol.model import MODEL_URN
 
 log = structlog.get_logger()
@@ -118,12 +118,12 @@ class Router:
         asking = _Asking(request, request_id, caller, self._presenter.salt())
         ranking = await self._candidates(model, capability)
         problem: AigridError | None = None
-        attempt = 0
+        attempt, repeated = 0, set[Candidate]()
         waiting = deque(kept.candidate for kept in ranking.kept)
         while waiting and attempt < LIMITS.attempts_max:
             candidate = waiting.popleft()
             async with AsyncExitStack() as stack:
-                started_seconds = trio.current_time()
+                started_seconds, presented = trio.current_time(), None
                 try:
                     presented = self._present(candidate, asking)
                     attempt += 1
@@ -131,8 +131,10 @@ class Router:
                 except AigridError as error:
                     if not self._worth_another(candidate, error):
                         raise
-                    if error.code is Code.REPLAYED and problem is None:
-                        waiting.appendleft(candidate)  # the stream broke, and RPC sent it twice
+                    if isinstance(error, RemoteError) and candidate not in repeated:
+                        if await self._mended(candidate, error, presented):
+                            repeated.add(candidate)
+                            waiting.appendleft(candidate)
                     problem = _more_telling(problem, error)
                     continue
                 waited_ms = (trio.current_time() - started_seconds) * 1000
@@ -217,6 +219,23 @@ class Router:
     def _present(self, candidate: Candidate, asking: "_Asking") -> Presented:
         """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
         return self._presenter.present(candidate, asking.request, asking.caller, asking.salt)
+
+    async def _mended(
+        self, candidate: Candidate, error: AigridError, presented: Presented | None
+    ) -> bool:
+        """Whether it is worth asking the same candidate again, once."""
+        if error.code is Code.REPLAYED:
+            return True  # the stream broke, and RPC sent it a second time
+        if error.code is not Code.STATUS_STALE or presented is None:
+            return False
+        push = Push(self._presenter.evidence(presented))
+        try:
+            await self._rpc.ask(
+                candidate.node, encode(push), silence_seconds=LIMITS.rpc_timeout_seconds
+            )
+        except RemoteError:
+            return False
+        return True
 
     async def _open(
         self, stack: AsyncExitStack, candidate: Candidate, asking: "_Asking", presented: Presented

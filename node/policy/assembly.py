@@ -36,13 +36,15 @@ class Policy:
     ) -> None:
         database = graph.store.database
         self.statuses = statuses
-        self.wallet = Wallet(database, identity=identity, statuses=statuses, now_ms=now_ms)
+        self.wallet = Wallet(
+            database, identity, entries=statuses, now_ms=now_ms, random_bytes=random_bytes
+        )
         self.receipts = Receipts(database, own_did=identity.did, now_ms=now_ms)
         self.nonces = Nonces(database)
         self.budgets = Budgets(database, now_ms=now_ms)
         self.decider = Decider(
             graph,
-            own=Place(identity.did, config.region, config.operator_policy),
+            own=Place(identity.did, config.region, config.operator),
             statuses=statuses.known,
             now_ms=now_ms,
         )
@@ -62,3 +64,7 @@ class Policy:
             now_ms=now_ms,
             random_bytes=random_bytes,
         )
+
+    def keep_receipt(self, record: Record, salt: bytes, peer: str) -> None:
+        """Of a segment that this node served to `peer`, a DID."""
+        self.receipts.served(record, salt, peer=peer)

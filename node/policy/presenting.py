@@ -10,6 +10,7 @@ from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.deciding import Decider, Place, Wish
 from aigrid.protocol.credential_kinds import ANYONE
+from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import NodeBody
@@ -27,7 +28,8 @@ _ANY_OPERATOR = OperatorPolicy(serves=frozenset({ANYONE}))
 class Presented:
     """A presentation, and what a receipt for it has to say.
 
-    `audience` is a DID, `made_ms` the wall time here when it was signed.
+    `audience` is a DID, `made_ms` the wall time here when it was signed; `issuers` decide whether
+    the credentials are revoked.
     """
 
     raw: bytes
@@ -36,6 +38,7 @@ class Presented:
     binding: Binding
     digest: str
     credentials: tuple[str, ...]
+    issuers: frozenset[str]
     made_ms: int
 
 
@@ -79,7 +82,8 @@ class Presenter:
         accepts = tuple(sorted(self._accepts.union(caller.accepts)))
         wish = Wish("invoke", candidate.model, candidate.manifest, caller.purpose, accepts)
         credentials, decision = self._enough(candidate, wish, caller)
-        decision.check()
+        if decision.code is not Code.STATUS_STALE:  # what is too old here may not be there
+            decision.check()
         binding = Binding(
             action="invoke",
             model=candidate.model,
@@ -98,8 +102,32 @@ class Presenter:
             nonce=base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii"),
             now_ms=now_ms,
         )
-        shown = tuple(credential.content_id for credential in credentials)
-        return Presented(raw, salt, audience, binding, digest_of(raw), shown, now_ms)
+        return Presented(
+            raw,
+            salt,
+            audience,
+            binding,
+            digest_of(raw),
+            tuple(one.content_id for one in credentials),
+            frozenset(one.status.issuer for one in credentials if one.status is not None),
+            now_ms,
+        )
+
+    def evidence(self, presented: Presented) -> tuple[bytes, ...]:
+        """The newest status lists for what was presented, and what entitles their signers.
+
+        For a node that has none that are recent enough: it may be cut off from who signs them.
+        """
+        revocations, now_ms = self._graph.revocations, self._now_ms()
+        found: list[bytes] = []
+        for owner in sorted(presented.issuers):
+            delegation = revocations.delegation(owner, now_ms)
+            lists = (
+                revocations.list_of(owner, signer, now_ms)
+                for signer in (owner, *revocations.delegates(owner, now_ms))
+            )
+            found += [one.raw for one in (delegation, *lists) if one is not None]
+        return tuple(found)
 
     def foresee(self, candidate: Candidate, wish: Wish, caller: Caller) -> Decision:
         """What this node expects that a candidate will decide."""

@@ -39,7 +39,7 @@ _COLUMNS = "raw, held, issued, given_by, received_ms"
 class Entries(Protocol):
     """Where a credential gets its place in a status list: see `StatusKeeper`."""
 
-    def entry(self, signer: Identity, name: str, max_age_seconds: int) -> StatusEntry:
+    def entry(self, signer: str, name: str, max_age_seconds: int) -> StatusEntry:
         """A place in the list of `signer` for what is called `name`."""
 
 
@@ -257,7 +257,7 @@ class Wallet:
             signer,
             valid_from_ms=now_ms,
             valid_until_ms=valid_until_ms if until_ms is None else min(valid_until_ms, until_ms),
-            status=self._entries.entry(signer, name, terms.status_age_seconds),
+            status=self._entries.entry(signer.did, name, terms.status_age_seconds),
         )
 
     def _verified(self, raw: bytes) -> Record:

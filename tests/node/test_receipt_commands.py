@@ -41,7 +41,8 @@ class Console:
         router = SimpleNamespace(
             resolve=lambda name: the_one(name, {MODEL} if name == "m" else (), unknown="no")
         )
-        node: Any = SimpleNamespace(receipts=kept, router=router, now_ms=lambda: NOW)
+        policy = SimpleNamespace(receipts=kept)
+        node: Any = SimpleNamespace(policy=policy, router=router, now_ms=lambda: NOW)
         self._commands = NodeCommands(node)
 
     async def __call__(self, method: str, **params: Any) -> dict[str, Any]:

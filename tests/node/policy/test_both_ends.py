@@ -74,7 +74,16 @@ class World:
             ASKER, (), binding, audience=SERVER.did, nonce="n" * 22, now_ms=NOW
         )
         shown = presentation.verify(raw)
-        self.presented = Presented(raw, SALT, SERVER.did, binding, shown.digest, (GRANT,), NOW)
+        self.presented = Presented(
+            raw=raw,
+            salt=SALT,
+            audience=SERVER.did,
+            binding=binding,
+            digest=shown.digest,
+            credentials=(GRANT,),
+            issuers=frozenset(),
+            made_ms=NOW,
+        )
         database = self.served.database
         self.segment = Segment(
             SERVER,
