@@ -8,6 +8,7 @@ import msgspec
 
 from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.metagraph.terms import RECORD_URN
+from aigrid.node import credential_commands
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.finding import (
@@ -16,6 +17,7 @@ from aigrid.node.finding import (
     check_new_capability,
     find,
 )
+from aigrid.node.policy_commands import Explain, explain
 from aigrid.node.publish_commands import (
     Publish,
     PublishRemote,
@@ -173,6 +175,8 @@ class NodeCommands:
             "requests": (Nothing, self._requests),
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
+            "policy_explain": (Explain, partial(explain, node)),
+            **credential_commands.methods(node),
             **receipt_methods(node),
         }
 

@@ -18,10 +18,12 @@ import typer
 
 from aigrid.node.cli import (
     capability_commands,
+    credential_commands,
     grid_commands,
     id_commands,
     model_commands,
     node_commands,
+    policy_commands,
     publish_command,
     query_commands,
     receipt_commands,
@@ -86,6 +88,8 @@ app.command()(model_commands.withdraw)
 app.command()(model_commands.find)
 app.command()(model_commands.ask)
 app.add_typer(capability_commands.capability_app, name="capability")
+app.add_typer(credential_commands.credential_app, name="credential")
+app.add_typer(policy_commands.policy_app, name="policy")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")

@@ -43,6 +43,14 @@ Trusted = Annotated[
     list[str] | None,
     typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
 ]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
+]
+Bootstrap = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
+]
 Serve = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,17 +84,11 @@ def up(
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
     ] = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
-    ] = None,
+    listen: Listen = None,
     gateway: Annotated[
         str | None, typer.Option(help="HOST:PORT of the HTTP gateway, on 127.0.0.1.")
     ] = None,
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
-    ] = None,
+    bootstrap: Bootstrap = None,
     mdns: Annotated[
         bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
     ] = None,

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.config import NodeConfig
 from aigrid.node.discovery.grid import NowMs, RandomBytes
+from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.admission import Admission
 from aigrid.node.policy.budgets import Budgets
 from aigrid.node.policy.deciding import Decider, Place
+from aigrid.node.policy.explaining import Foresight
+from aigrid.node.policy.giving import Giving, Reachable
 from aigrid.node.policy.nonces import Nonces
 from aigrid.node.policy.presenting import Presenter
 from aigrid.node.policy.receipts import Receipts
@@ -31,6 +34,8 @@ class Policy:
         graph: Metagraph,
         statuses: StatusKeeper,
         manifest_of: Callable[[str], Record | None],
+        rpc: RpcClient,
+        transport: Reachable,
         now_ms: NowMs,
         random_bytes: RandomBytes,
     ) -> None:
@@ -40,6 +45,7 @@ class Policy:
             database, identity, entries=statuses, now_ms=now_ms, random_bytes=random_bytes
         )
         self.receipts = Receipts(database, own_did=identity.did, now_ms=now_ms)
+        self.giving = Giving(self.wallet, rpc, transport)
         self.nonces = Nonces(database)
         self.budgets = Budgets(database, now_ms=now_ms)
         self.decider = Decider(
@@ -48,6 +54,7 @@ class Policy:
             statuses=statuses.known,
             now_ms=now_ms,
         )
+        self.foresight = Foresight(identity, graph, self.decider, self.wallet, now_ms=now_ms)
         self.admission = Admission(
             self.decider,
             manifest_of=manifest_of,

@@ -102,6 +102,9 @@ async def test_models_find_and_ask(sim, autojump_clock):
     await eventually(a.node.router.models, seconds=10)
     peer = b.node.identity.peer_id
     listed = {"model": model, "name": "parrot", "node": peer, "state": "on_disk"}
+    listed["policy"] = [
+        {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
+    ]
     assert await a("models") == {"models": [listed]}
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}

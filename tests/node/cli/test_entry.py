@@ -262,5 +262,7 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "query",
         "export",
         "capability",
+        "credential",
+        "policy",
     }
     assert entry._command_names() == expected
