@@ -40,7 +40,12 @@ PACKAGES = (
 SCRIPT = Path(__file__).with_name("credential_judge.mjs")
 CONTEXT = Path(__file__).parents[2] / "metagraph" / "vocabulary" / "context.jsonld"
 SECRET_KEY_MULTICODEC = b"\x80\x26"
-STATEMENTS = [(kind, withdrawn) for kind in Kind for withdrawn in (False, True)]
+STATEMENTS = [
+    (kind, withdrawn)
+    for kind in Kind
+    for withdrawn in (False, True)
+    if not (withdrawn and kind in strategies.NEVER_WITHDRAWN)
+]
 AT_MS = NOW_MS + 60_000  # every example is valid then
 DAY_MS = 86_400_000
 

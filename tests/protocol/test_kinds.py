@@ -196,8 +196,9 @@ def test_ordinary_text_may_be_shown(text: str) -> None:
     assert code_of(Kind.NODE, changed(Kind.NODE, "region", text)) is None
 
 
-def test_invitations_alone_are_not_shared() -> None:
-    assert {kind for kind, rule in KINDS.items() if not rule.shared} == {Kind.INVITATION}
+def test_what_names_holders_is_not_shared() -> None:
+    private = {Kind.INVITATION, Kind.GRANT, Kind.DELEGATION, Kind.RECEIPT}
+    assert {kind for kind, rule in KINDS.items() if not rule.shared} == private
     assert set(KINDS) == set(Kind)
 
 
