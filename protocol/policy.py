@@ -26,11 +26,9 @@ from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.kinds import Kind, MembershipBody, ModelBody
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.record import Record
-from aigrid.protocol.renewal import renewal_flaw
-from aigrid.protocol.status import IssuerStatus, Statuses
+from aigrid.protocol.status import Statuses
 
 DEFAULT_RULES = (Rule(ACTIONS, (MEMBERS,)),)
-NOTHING_KNOWN = IssuerStatus()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +196,7 @@ def decide(  # noqa: PLR0917 - these six, in this order, are what a decision is 
     return Decision(
         None,
         tuple(holder.for_it),
-        tuple(_obligations(asked, holder, policies)),
+        tuple(_obligations(asked, holder, policies.operator)),
         tuple(relied),
     )
 
@@ -243,10 +241,6 @@ def _membership(
         raise _refused(0, "a membership of another grid", Code.NOT_MEMBER, record)
     if membership.subject != holder:
         raise _refused(0, "a membership of another key", Code.NOT_HOLDER, record)
-    known = statuses.get(grid, NOTHING_KNOWN)
-    flaw = renewal_flaw(membership, known.delegates)
-    if flaw:
-        raise _refused(0, flaw, Code.NOT_MEMBER, record)
     problem = chains.time_and_status(membership, statuses, now_ms)
     if problem is not None:
         raise _refused(0, f"the membership {problem[1]}", problem[0], record)
@@ -359,19 +353,20 @@ def _is_covered(targets: Sequence[str] | frozenset[str], asked: Asked) -> bool:
     )
 
 
-def _obligations(asked: Asked, holder: _Holder, policies: Policies) -> list[Obligation]:
-    links = () if holder.chain is None else holder.chain.links
-    limits: list[tuple[str, Permission | OperatorPolicy]] = [
-        *((link.content_id, chains.permission_of(link)) for link in links),
-        *policies.narrowed.items(),
+def _obligations(asked: Asked, holder: _Holder, operator: OperatorPolicy) -> list[Obligation]:
+    found = [
+        Obligation(link.content_id, p.requests_per_day, p.tokens_per_day, p.concurrency)
+        for link in (() if holder.chain is None else holder.chain.links)
+        if _limits_anything(p := chains.permission_of(link))
     ]
-    if asked.holder != asked.node:
-        limits.append((f"holder {asked.holder}", policies.operator))
-    return [
-        Obligation(key, said.requests_per_day, said.tokens_per_day, said.concurrency)
-        for key, said in limits
-        if said.requests_per_day or said.tokens_per_day or said.concurrency
-    ]
+    if _limits_anything(operator) and asked.holder != asked.node:
+        limits = operator.requests_per_day, operator.tokens_per_day, operator.concurrency
+        found.append(Obligation(f"holder {asked.holder}", *limits))
+    return found
+
+
+def _limits_anything(limits: Permission | OperatorPolicy) -> bool:
+    return bool(limits.requests_per_day or limits.tokens_per_day or limits.concurrency)
 
 
 def _refused(stage: int, text: str, code: Code, record: str = "") -> _RefusedError:

@@ -92,14 +92,12 @@ class IssuerStatus:
         own_ms: `validFrom` of its own newest list; 0: none.
         delegates_ms: of those of its delegates, by DID.
         quorum: how many delegates' lists must be recent where its own is not; 0: none suffices.
-        delegates: DIDs that may sign its list now, and renew memberships that it issued.
     """
 
     bits: bytes = field(default_factory=no_bits, repr=False)
     own_ms: int = 0
     delegates_ms: Mapping[str, int] = field(default_factory=dict)
     quorum: int = 0
-    delegates: frozenset[str] = frozenset()
 
     @property
     def as_of_ms(self) -> int:
@@ -173,8 +171,7 @@ def status_of(
         bits=union(bits for _, bits in used.values()),
         own_ms=used[owner][0] if owner in used else 0,
         delegates_ms={did: used[did][0] for did in allowed if did in used},
-        quorum=body.quorum if isinstance(body, StatusDelegationBody) and allowed else 0,
-        delegates=frozenset(allowed),
+        quorum=body.quorum if isinstance(body, StatusDelegationBody) else 0,
     )
 
 
