@@ -122,6 +122,20 @@ MIGRATIONS: tuple[str, ...] = (
     # 0: not worked out yet, which the store does when it is opened.
     "ALTER TABLE records ADD COLUMN branches INTEGER NOT NULL DEFAULT 0",
     _ACCOUNTS,
+    """
+    CREATE TABLE revoked (
+        owner TEXT NOT NULL PRIMARY KEY,
+        bits BLOB NOT NULL,
+        until_ms INTEGER NOT NULL
+    );
+    CREATE TABLE status_entries (
+        owner TEXT NOT NULL,
+        name TEXT NOT NULL,
+        entry INTEGER NOT NULL,
+        PRIMARY KEY (owner, name)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX status_entries_by_entry ON status_entries (owner, entry);
+    """,
 )
 
 

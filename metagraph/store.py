@@ -195,6 +195,11 @@ class Store:
         )
         return map(record_of, rows)
 
+    def of_kind(self, kind: Kind) -> list[Record]:
+        """Everything stored of one kind."""
+        rows = self.database.rows(f"SELECT {FIELDS} FROM records WHERE kind = ?", (kind.value,))  # noqa: S608
+        return [record_of(row) for row in rows]
+
     def of_issuer(self, issuer: str) -> list[Record]:
         """Everything stored that `issuer` said."""
         rows = self.database.rows(f"SELECT {FIELDS} FROM records WHERE issuer = ?", (issuer,))  # noqa: S608
@@ -211,7 +216,10 @@ class Store:
         )
 
     def summaries(self, content_ids: Sequence[str], now_ms: int) -> list[Summary]:
-        """Those that are live, in the order in which a peer needs them: memberships, then oldest.
+        """Those that are live, in the order in which a peer needs them.
+
+        Delegations come before the memberships renewed by them, these before what members say; of
+        everything else the oldest first.
 
         At most 30,000 may be asked for.
         """
@@ -219,8 +227,8 @@ class Store:
         rows = self.database.rows(
             "SELECT content_id, kind, issuer FROM records "  # noqa: S608 - only question marks
             f"WHERE content_id IN ({marks}) AND valid_until_ms > ? "
-            "ORDER BY kind != ?, valid_from_ms, content_id",
-            (*content_ids, now_ms, Kind.MEMBERSHIP.value),
+            "ORDER BY kind != ?, kind != ?, valid_from_ms, content_id",
+            (*content_ids, now_ms, Kind.STATUS_DELEGATION.value, Kind.MEMBERSHIP.value),
         )
         return [Summary(row[0], Kind(row[1]), row[2]) for row in rows]
 

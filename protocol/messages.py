@@ -154,9 +154,14 @@ class Redeem(_Message, frozen=True, tag="redeem"):
 
 
 class Present(_Message, frozen=True, tag="present"):
-    """Here is my membership. Sent by each side of a new connection between members."""
+    """Here is my membership. Sent by each side of a new connection between members.
+
+    `delegation` is the grid's StatusDelegation, if there is one: by that a membership may have been
+    renewed by others than the authority.
+    """
 
     membership: RawRecord
+    delegation: RawRecord = b""
 
 
 class AskToJoin(_Message, frozen=True, tag="ask"):
@@ -178,10 +183,11 @@ class Reveal(_Message, frozen=True, tag="reveal"):
 
 
 class Welcome(_Message, frozen=True, tag="welcome"):
-    """You are a member. `membership` is yours, `ours` the answering node's."""
+    """You are a member. `membership` is yours, `ours` the answering node's; see `Present`."""
 
     membership: RawRecord
     ours: RawRecord
+    delegation: RawRecord = b""
 
 
 class Challenge(_Message, frozen=True, tag="challenge"):

@@ -22,8 +22,9 @@ from aigrid.protocol.credential_kinds import (
     Permission,
     Rule,
 )
-from aigrid.protocol.errors import Code, PolicyDeniedError
+from aigrid.protocol.errors import Code, PolicyDeniedError, VerificationError
 from aigrid.protocol.kinds import Kind, MembershipBody, ModelBody
+from aigrid.protocol.membership import check_renewal
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.record import Record
 from aigrid.protocol.status import Statuses
@@ -241,6 +242,13 @@ def _membership(
         raise _refused(0, "a membership of another grid", Code.NOT_MEMBER, record)
     if membership.subject != holder:
         raise _refused(0, "a membership of another key", Code.NOT_HOLDER, record)
+    if membership.issuer != grid:
+        known = statuses.get(grid)
+        try:
+            check_renewal(membership, () if known is None else known.delegates)
+        except VerificationError as error:
+            text = f"the membership does not hold: {error.message}"
+            raise _refused(0, text, Code.NOT_MEMBER, record) from None
     problem = chains.time_and_status(membership, statuses, now_ms)
     if problem is not None:
         raise _refused(0, f"the membership {problem[1]}", problem[0], record)

@@ -26,6 +26,7 @@ from aigrid.protocol.record import Record
 from aigrid.protocol.record_status import StatusEntry
 
 _BYTES = LIMITS.status_entries // 8
+_NONE = bytes(_BYTES)
 
 
 class Standing(Enum):
@@ -61,7 +62,7 @@ def decode_bits(encoded: str) -> bytes:
 
 def no_bits() -> bytes:
     """A list in which nothing is revoked."""
-    return bytes(_BYTES)
+    return _NONE
 
 
 def with_bit(bits: bytes, index: int) -> bytes:
@@ -92,12 +93,14 @@ class IssuerStatus:
         own_ms: `validFrom` of its own newest list; 0: none.
         delegates_ms: of those of its delegates, by DID.
         quorum: how many delegates' lists must be recent where its own is not; 0: none suffices.
+        delegates: who may sign such lists and renew memberships of a grid, whether or not they did.
     """
 
     bits: bytes = field(default_factory=no_bits, repr=False)
     own_ms: int = 0
     delegates_ms: Mapping[str, int] = field(default_factory=dict)
     quorum: int = 0
+    delegates: tuple[str, ...] = ()
 
     @property
     def as_of_ms(self) -> int:
@@ -172,6 +175,7 @@ def status_of(
         own_ms=used[owner][0] if owner in used else 0,
         delegates_ms={did: used[did][0] for did in allowed if did in used},
         quorum=body.quorum if isinstance(body, StatusDelegationBody) else 0,
+        delegates=allowed,
     )
 
 
