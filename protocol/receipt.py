@@ -98,7 +98,7 @@ def prefix_hash(salt: bytes, request: InferRequest) -> str:
 class OutputHash:
     """SHA-256 of the salt and everything a segment puts out, in order, however it is cut in chunks.
 
-    Of text: its UTF-8. Of a task: its JSON text. Of tensors: the msgpack of the chunk. After it come
+    Of text: its UTF-8. Of a task: its JSON text. Of tensors: the msgpack of the chunk. After it
     the token ids, each as 4 bytes, and last how many there are, as 8, all little-endian: so that
     text cannot pass for ids.
     """

@@ -180,12 +180,13 @@ def status_shape(rule: str) -> str:
     if rule == "never":
         return "    sh:property [ sh:path cred:credentialStatus ; sh:maxCount 0 ] ;\n"
     one = "sh:minCount 1 ; sh:maxCount 1"
+    most = LIMITS.status_age_max_seconds
+    age = f"sh:datatype xsd:integer ; sh:minInclusive 1 ; sh:maxInclusive {most}"
     inner = (
         f"sh:path status:statusListIndex ; sh:datatype xsd:string ; {one}",
         f"sh:path status:statusListCredential ; sh:nodeKind sh:IRI ; {one}",
         f'sh:path status:statusPurpose ; sh:hasValue "revocation" ; {one}',
-        "sh:path aig:maxStatusAge ; sh:datatype xsd:integer ; sh:minInclusive 1 ;"
-        f" sh:maxInclusive {LIMITS.status_age_max_seconds} ; {one}",
+        f"sh:path aig:maxStatusAge ; {age} ; {one}",
     )
     count = one if rule == "required" else "sh:maxCount 1"
     return (

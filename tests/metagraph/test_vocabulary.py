@@ -27,7 +27,7 @@ from aigrid.metagraph import terms
 from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.mapping import to_quads
 from aigrid.metagraph.terms import graph_iri
-from aigrid.protocol.credential_kinds import ACTIONS, status_list_of
+from aigrid.protocol.credential_kinds import ACTIONS, GrantBody, status_list_of
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.record import CONTEXTS, Record
 
@@ -63,24 +63,27 @@ def test_the_ontology_defines_every_term_of_ours_that_records_use():
     assert {iri for iri in ours if iri.startswith(terms.AIG)} <= defined
 
 
-ODRL = "http://www.w3.org/ns/odrl/2/"
+RDFS = "http://www.w3.org/2000/01/rdf-schema#"
+
+
+def asked(graph: Graph, question: str) -> Any:
+    prefixes = "".join(f"PREFIX {name}: <{iri}> " for name, iri in terms.PREFIXES.items())
+    return graph.query(f"{prefixes} PREFIX rdfs: <{RDFS}> {question}")
 
 
 def test_policy_is_a_profile_of_odrl():
     graph = Graph().parse(vocabulary.FOLDER / "aigrid.ttl")
-    asked = """PREFIX aig: <https://w3id.org/aigrid/ns#> PREFIX odrl: <http://www.w3.org/ns/odrl/2/>
-        PREFIX rdfs: <http://www.w3.org/2000/01/rdf-schema#>
-        PREFIX skos: <http://www.w3.org/2004/02/skos/core#>"""
-    actions = graph.query(f"{asked} SELECT ?a ?of {{ ?a a odrl:Action ; odrl:includedIn ?of }}")
-    assert {(str(a).removeprefix(terms.AIG), str(of).removeprefix(ODRL)) for a, of in actions} == {
-        ("invoke", "use"),
-        ("host", "use"),
-        ("fetch", "reproduce"),
-        ("publish", "distribute"),
+    actions = asked(graph, "SELECT ?a ?of { ?a a odrl:Action ; odrl:includedIn ?of }")
+    assert {(str(a).removeprefix(terms.AIG), str(of)) for a, of in actions} == {
+        ("invoke", terms.ODRL + "use"),
+        ("host", terms.ODRL + "use"),
+        ("fetch", terms.ODRL + "reproduce"),
+        ("publish", terms.ODRL + "distribute"),
     }
-    matched = graph.query(
-        f"{asked} SELECT ?p {{ ?p skos:closeMatch|rdfs:seeAlso ?odrl"
-        f' FILTER(STRSTARTS(STR(?odrl), "{ODRL}")) }}'
+    matched = asked(
+        graph,
+        "SELECT ?p { ?p skos:closeMatch|rdfs:seeAlso ?word"
+        f' FILTER(STRSTARTS(STR(?word), "{terms.ODRL}")) }}',
     )
     constraints = {
         term.iri
@@ -89,16 +92,17 @@ def test_policy_is_a_profile_of_odrl():
     }
     assert constraints <= {str(row[0]) for row in matched}
     for of in ("Permission", "Rule"):
-        assert graph.query(f"{asked} ASK {{ aig:{of} rdfs:subClassOf odrl:Permission }}")
+        assert asked(graph, f"ASK {{ aig:{of} rdfs:subClassOf odrl:Permission }}")
 
 
 def test_what_a_grant_permits_is_one_question_in_the_words_of_odrl():
     record = example(Kind.GRANT)
-    rows = graph_of(record).query(
-        "PREFIX odrl: <http://www.w3.org/ns/odrl/2/> PREFIX aig: <https://w3id.org/aigrid/ns#>"
-        " SELECT ?who ?target { ?who aig:permission ?p ."
-        " ?p odrl:action aig:invoke ; odrl:target ?target }"
+    rows = asked(
+        graph_of(record),
+        "SELECT ?who ?target { ?who aig:permission ?p ."
+        " ?p odrl:action aig:invoke ; odrl:target ?target }",
     )
+    assert isinstance(record.body, GrantBody)
     (model,) = (t for t in record.body.permission.targets if t.startswith("urn:"))
     assert {(str(who), str(target)) for who, target in rows} == {
         (record.subject, model),

@@ -12,7 +12,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.receipt import ReceiptBody
 from aigrid.protocol.record_status import StatusEntry
-from aigrid.protocol.status import encode_bits, no_bits, status_list_of, with_bit
+from aigrid.protocol.status import encode_bits, no_bits, with_bit
 from aigrid.protocol.timestamp import format_ms
 
 WHO = tuple(Identity(bytes([n]) * 32) for n in (1, 2, 3))
@@ -106,7 +106,7 @@ def delegation_bodies(_issuer: Identity) -> st.SearchStrategy[Body]:
 
 def status_list_bodies(_issuer: Identity) -> st.SearchStrategy[Body]:
     return st.builds(
-        ck.StatusListBody, id=dids.map(status_list_of), encoded_list=bitstrings.map(encode_bits)
+        ck.StatusListBody, id=dids.map(ck.status_list_of), encoded_list=bitstrings.map(encode_bits)
     )
 
 
@@ -115,7 +115,7 @@ def status_delegation_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
     return delegates.flatmap(
         lambda them: st.builds(
             ck.StatusDelegationBody,
-            id=st.just(status_list_of(issuer.did)),
+            id=st.just(ck.status_list_of(issuer.did)),
             delegates=st.just(them),
             quorum=st.integers(1, len(them)),
         )
@@ -189,10 +189,10 @@ def example_credentials(issuer: Identity) -> dict[Kind, Body]:
             id=others[1], parent=CID, permission=permission, delegable=1, on_behalf=True
         ),
         Kind.STATUS_LIST: ck.StatusListBody(
-            id=status_list_of(issuer.did), encoded_list=encode_bits(with_bit(no_bits(), 94_567))
+            id=ck.status_list_of(issuer.did), encoded_list=encode_bits(with_bit(no_bits(), 94_567))
         ),
         Kind.STATUS_DELEGATION: ck.StatusDelegationBody(
-            id=status_list_of(issuer.did), delegates=tuple(sorted(others)), quorum=2
+            id=ck.status_list_of(issuer.did), delegates=tuple(sorted(others)), quorum=2
         ),
         Kind.RECEIPT: ReceiptBody(
             id=others[0],
