@@ -7,6 +7,8 @@ from typing import Any
 from tests.protocol.test_hostile_records import places, replaced
 
 from aigrid.protocol.canonical import canonical
+from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.record import verify_form_and_signature
 
 
 def respelled(text: str, place: int) -> str:
@@ -71,3 +73,12 @@ def with_additions(
             inner["unknown"] = True
             found.append(changed)
     return found
+
+
+def refusal_of(raw: bytes) -> Code | None:
+    """Why a record is refused, its time apart."""
+    try:
+        verify_form_and_signature(raw)
+    except VerificationError as error:
+        return error.code
+    return None
