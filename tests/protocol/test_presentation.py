@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -200,9 +201,7 @@ def test_an_unknown_member_anywhere_is_refused_though_its_signer_signs_it(kind: 
     for one in additions:
         extra = one["proof"].get("unknown")
         more = {"unknown": extra} if extra else {}
-        raw = forge(
-            record, lambda d, one=one: (d.clear(), d.update(one)), proof=more, signer=signer
-        )
+        raw = forge(record, partial(becomes, one), proof=more, signer=signer)
         credentials = [one for one in (MEMBER, *CHAIN) if one is not record]
         with pytest.raises(AigridError) as caught:
             verify_form_and_signature(raw)
@@ -210,6 +209,11 @@ def test_an_unknown_member_anywhere_is_refused_though_its_signer_signs_it(kind: 
         shown = json.loads(present(credentials[:4]))
         shown["verifiableCredential"].append(json.loads(raw))
         assert code_of(signed(shown)) is Code.UNKNOWN_FIELD
+
+
+def becomes(other: dict[str, Any], document: dict[str, Any]) -> None:
+    document.clear()
+    document.update(other)
 
 
 # --- Whatever comes

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -123,8 +124,8 @@ def test_a_bomb_is_not_unpacked_beyond_a_list(monkeypatch: pytest.MonkeyPatch):
     make = zlib.decompressobj
 
     class Watched:
-        def __init__(self, **how: int) -> None:
-            self._inner = make(**how)
+        def __init__(self, wbits: int) -> None:
+            self._inner = make(wbits=wbits)
 
         def decompress(self, packed: bytes, most: int) -> bytes:
             out = self._inner.decompress(packed, most)
@@ -288,15 +289,14 @@ def test_an_entry_is_read_as_it_was_written(index: int, seconds: int):
     assert read_status(entry.document(), ALICE.did) == entry
 
 
-WRONG = [
+NO_TEXT: list[object] = [7, None, []]
+WRONG: list[tuple[str, object]] = [
     *(
         ("statusListIndex", value)
         for value in ("", "-1", "+1", "01", " 1", "1 ", "1.0", "x", "1e3")
     ),
-    *(
-        ("statusListIndex", value)
-        for value in ("131072", "9" * 400, "\u0661", "\u00b2", 7, None, [])
-    ),
+    *(("statusListIndex", text) for text in ("131072", "9" * 400, "\u0661", "\u00b2")),
+    *(("statusListIndex", other) for other in NO_TEXT),
     *(("maxStatusAge", value) for value in (0, -1, True, 1.5, "600", None, 2**50)),
     ("maxStatusAge", LIMITS.status_age_max_seconds + 1),
     *(("type", value) for value in ("StatusList2021Entry", None, ["BitstringStatusListEntry"])),
@@ -351,7 +351,7 @@ def test_which_kinds_have_one():
 
 def test_a_renewed_membership_has_its_entry_in_the_list_of_the_authority():
     text = "x" * 8
-    body = {"grid": AUTHORITY.did, "renews": text}
+    body: dict[str, Any] = {"grid": AUTHORITY.did, "renews": text}
     renewed = world.membership(by=ANN, status=StatusEntry(AUTHORITY.did, 5, 600), **body)
     assert verify(renewed.raw, now_ms=NOW_MS).status == StatusEntry(AUTHORITY.did, 5, 600)
     with pytest.raises(VerificationError):
