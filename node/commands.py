@@ -10,6 +10,7 @@ from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.metagraph.terms import RECORD_URN
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.delegate_commands import Delegates, delegates
 from aigrid.node.finding import (
     Find,
     check_capability,
@@ -171,6 +172,7 @@ class NodeCommands:
             "requests": (Nothing, self._requests),
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
+            "delegates": (Delegates, partial(delegates, node)),
         }
 
     async def call(self, method: str, params: dict[str, Any], emit: Emit) -> dict[str, Any]:

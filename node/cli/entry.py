@@ -18,6 +18,7 @@ import typer
 
 from aigrid.node.cli import (
     capability_commands,
+    delegate_commands,
     grid_commands,
     model_commands,
     node_commands,
@@ -78,6 +79,7 @@ app.command()(grid_commands.join)
 app.command()(grid_commands.requests)
 app.command()(grid_commands.approve)
 app.command()(grid_commands.remove)
+app.add_typer(delegate_commands.grid_app, name="grid")
 app.add_typer(model_commands.models_app, name="models")
 app.command()(publish_command.publish)
 app.command()(model_commands.withdraw)
