@@ -143,7 +143,7 @@ class Node:
             self.transport,
             self.rpc,
             greet=self.join_client.greet,
-            known_addresses=lambda: self.known.addresses(self.transport.members),
+            known_addresses=lambda: self.known.addresses(self.grid.sought()),
             now_ms=self.now_ms,
             rng=world.rng,
         )

@@ -11,6 +11,7 @@ from aigrid.metagraph.terms import RECORD_URN
 from aigrid.node import credential_commands
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.delegate_commands import Delegates, delegates
 from aigrid.node.finding import (
     Find,
     check_capability,
@@ -178,6 +179,7 @@ class NodeCommands:
             "policy_explain": (Explain, partial(explain, node)),
             **credential_commands.methods(node),
             **receipt_methods(node),
+            "delegates": (Delegates, partial(delegates, node)),
         }
 
     async def call(self, method: str, params: dict[str, Any], emit: Emit) -> dict[str, Any]:

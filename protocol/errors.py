@@ -230,9 +230,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.METHOD_NOT_ALLOWED: _request(405, "Use the method named in the Allow header."),
     Code.REQUEST_TIMEOUT: _request(408, "Send the whole request without pausing."),
     Code.BODY_TOO_LARGE: _request(413, "Send a smaller body."),
-    Code.UNSUPPORTED_MEDIA_TYPE: _request(
-        415, "Send a content type that the path takes, uncompressed."
-    ),
+    Code.UNSUPPORTED_MEDIA_TYPE: _request(415, "Send a type that the path takes, uncompressed."),
     Code.HOST_NOT_ALLOWED: _request(403, "Address the gateway as 127.0.0.1 or localhost."),
     Code.ORIGIN_NOT_ALLOWED: _request(403, "Web pages of other origins may not call this node."),
     Code.DENIED: _denied("Ask the operator of the serving node."),
@@ -250,9 +248,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.DELEGATION_WIDENS: _denied("Delegate no more than what was granted."),
     Code.NOT_DELEGABLE: _denied("Ask the owner for a grant that may be delegated."),
     Code.REVOKED: _denied("Ask the issuer for a new credential."),
-    Code.STATUS_STALE: _denied(
-        "Reconnect to a node that signs the issuer's status list, and try again."
-    ),
+    Code.STATUS_STALE: _denied("Reconnect to a node that signs the issuer's status list."),
     Code.NOT_SERVED: _denied("Ask the operator of the serving node, or ask another node."),
     Code.NO_GRANT: _denied("Ask the model's owner for a grant: `aigrid credential issue`."),
     Code.ACTION_NOT_ALLOWED: _denied("Ask the model's owner to permit the action."),

@@ -19,6 +19,7 @@ import typer
 from aigrid.node.cli import (
     capability_commands,
     credential_commands,
+    delegate_commands,
     grid_commands,
     id_commands,
     model_commands,
@@ -82,6 +83,7 @@ app.command()(grid_commands.join)
 app.command()(grid_commands.requests)
 app.command()(grid_commands.approve)
 app.command()(grid_commands.remove)
+app.add_typer(delegate_commands.grid_app, name="grid")
 app.add_typer(model_commands.models_app, name="models")
 app.command()(publish_command.publish)
 app.command()(model_commands.withdraw)

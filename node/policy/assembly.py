@@ -44,8 +44,8 @@ class Policy:
         self.wallet = Wallet(
             database, identity, entries=statuses, now_ms=now_ms, random_bytes=random_bytes
         )
+        self.receipts = Receipts(database, own_did=identity.did, now_ms=now_ms)
         self.giving = Giving(self.wallet, rpc, transport)
-        self.receipts = Receipts(graph.store, own_did=identity.did, now_ms=now_ms)
         self.nonces = Nonces(database)
         self.budgets = Budgets(database, now_ms=now_ms)
         self.decider = Decider(

@@ -10,6 +10,7 @@ from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.deciding import Decider, Place, Wish
 from aigrid.protocol.credential_kinds import ANYONE
+from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import NodeBody
@@ -81,7 +82,8 @@ class Presenter:
         accepts = tuple(sorted(self._accepts.union(caller.accepts)))
         wish = Wish("invoke", candidate.model, candidate.manifest, caller.purpose, accepts)
         credentials, decision = self._enough(candidate, wish, caller)
-        decision.check()
+        if decision.code is not Code.STATUS_STALE:  # what is too old here may not be there
+            decision.check()
         binding = Binding(
             action="invoke",
             model=candidate.model,
@@ -106,7 +108,7 @@ class Presenter:
             audience,
             binding,
             digest_of(raw),
-            decision.relied_on,
+            tuple(one.content_id for one in credentials),
             frozenset(one.status.issuer for one in credentials if one.status is not None),
             now_ms,
         )

@@ -258,6 +258,7 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "find",
         "ask",
         "record",
+        "receipts",
         "query",
         "export",
         "capability",
