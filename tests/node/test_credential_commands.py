@@ -10,7 +10,7 @@ from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.policy.policy_file import parse_policy
 from aigrid.protocol.credential_kinds import Rule
-from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Give, decode_rpc_answer, encode
@@ -113,7 +113,7 @@ async def test_a_policy_stays_until_another_one_is_given(sim, autojump_clock):
 
 async def test_somebody_elses_model_is_published_only_where_its_owner_permits(sim, autojump_clock):
     a, b, model = await restricted(sim)
-    with pytest.raises(Exception, match="permits invoke, not publish") as caught:
+    with pytest.raises(AigridError, match="permits invoke, not publish") as caught:
         await publish(b, "parrot")
     assert caught.value.code is Code.ACTION_NOT_ALLOWED
     assert model not in b.node.models.list()
@@ -127,7 +127,7 @@ async def test_somebody_elses_model_is_published_only_where_its_owner_permits(si
         ),
         seconds=10,
     )
-    with pytest.raises(Exception, match="alone") as caught:
+    with pytest.raises(AigridError, match="alone") as caught:
         await publish(b, "parrot")
     assert caught.value.code is Code.NO_GRANT
     await a("credential_issue", to=b.node.identity.did, everything=True, actions=["publish"])
