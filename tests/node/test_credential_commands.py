@@ -358,3 +358,22 @@ async def test_the_operator_says_whom_to_serve(sim, autojump_clock):
     decider.own = replace(decider.own, operator=OperatorPolicy(requests_per_day=1))
     assert (await b("ask", text="hello", model="parrot"))["text"] == "hello"
     assert await denied(b) is Code.OVER_BUDGET
+
+
+async def test_what_the_operator_does_not_host_is_neither_published_nor_offered(
+    sim, autojump_clock
+):
+    a = Console((await sim.start("a")).node)
+    decider = a.node.policy.decider
+    await publish(a, "parrot")
+    decider.own = replace(decider.own, operator=OperatorPolicy(hosts=frozenset({"translation"})))
+    assert a.node.hosting.offers() == ()
+    (withheld,) = (await a("status"))["withheld"]
+    assert "does not host" in withheld["problem"]
+    with pytest.raises(AigridError, match="does not host") as caught:
+        await publish(a, "crow")
+    assert caught.value.code is Code.NOT_SERVED
+    assert await code_of(a, action="host") == "not_served"
+    decider.own = replace(decider.own, operator=OperatorPolicy(hosts=frozenset({"text"})))
+    assert len(a.node.hosting.offers()) == 1  # `text` is broader than text-generation
+    await publish(a, "crow")
