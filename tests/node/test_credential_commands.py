@@ -196,6 +196,10 @@ async def test_a_chain_is_verified_in_any_order(sim, autojump_clock):
     assert await b.refused("credential_import", credentials=issued["chain"]) is Code.NOT_HOLDER
     assert await b.refused("credential_show", id="bnothing") is Code.NOT_FOUND
     assert await b.refused("credential_show") is Code.USAGE
+    assert await b.refused("credential_revoke") is Code.USAGE
+    text = issued["chain"][0]
+    assert await b.refused("credential_revoke", raw=text) is Code.NOT_AUTHORITY
+    assert (await a("credential_revoke", raw=text))["credential"] == issued["credential"]
     assert await b.refused("credential_forget", id="bnothing") is Code.NOT_FOUND
 
 
