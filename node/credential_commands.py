@@ -117,12 +117,8 @@ async def verify(node: Node, params: Credentials, _: Emit) -> dict[str, Any]:
 
 async def list_credentials(node: Node, params: Which, _: Emit) -> dict[str, Any]:
     """What is held, and what was issued here."""
-    wanted = [
-        kept
-        for kept in node.policy.wallet.all()
-        if (kept.held or not params.held) and (kept.issued or not params.issued)
-    ]
-    return {"credentials": [_listed(node, kept) for kept in wanted]}
+    found = node.policy.wallet.all(held=params.held, issued=params.issued)
+    return {"credentials": [_listed(node, kept) for kept in found]}
 
 
 async def take(node: Node, params: Credentials, _: Emit) -> dict[str, Any]:
@@ -200,8 +196,10 @@ def _said(node: Node, chain: Chain) -> dict[str, Any]:
 
 
 def _listed(node: Node, kept: Kept) -> dict[str, Any]:
+    about = _about(node, kept.record)
+    del about["record"]  # `show` has it
     return {
-        **_about(node, kept.record),
+        **about,
         "held": kept.held,
         "issued": kept.issued,
         "given_by": kept.given_by,

@@ -118,6 +118,7 @@ class Limits:
     )
     credentials_given_max: int = _limit(512, "of these, such as peers sent unasked")
     credentials_of_one_max: int = _limit(32, "of these, from one peer")
+    credentials_listed_max: int = _limit(2048, "credentials shown at once, the newest ones")
     gives_burst: int = _limit(16, "credentials of one peer at once, each a chain")
     gives_per_second: float = _limit(0.2, "credentials of one peer, sustained")
     policy_file_max_bytes: int = _limit(64 * KIB, "a file with a model's policy")
