@@ -46,6 +46,7 @@ class Limits:
     status_age_member_seconds: int = _limit(1 * DAY, "maxStatusAge of a Membership as issued here")
     status_age_grant_seconds: int = _limit(600, "maxStatusAge of a Grant as issued here")
     status_age_max_seconds: int = _limit(31 * DAY, "longest maxStatusAge")
+    join_lists_bytes: int = _limit(6 * KIB, "status lists in a message of the join protocol")
     status_renew_seconds: int = _limit(200, "between two issues of a status list")
     rotation_ttl_seconds: int = _limit(30 * DAY, "longest validity of a KeyRotation")
     rotation_interval_seconds: int = _limit(
