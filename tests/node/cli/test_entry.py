@@ -265,5 +265,6 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "capability",
         "credential",
         "policy",
+        "grid",
     }
     assert entry._command_names() == expected
