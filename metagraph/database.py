@@ -78,6 +78,30 @@ _ACCOUNTS = f"""
     CREATE INDEX remembered_by_account ON remembered (account, until_ms);
 """  # noqa: S608 - constants
 
+# Who may call the gateway (`node/policy/api_keys.py`): by a bearer key, of which only the SHA-256
+# is here, or by a key pair of its own. And the nonces of requests that could still be repeated.
+_ACTORS = """
+    CREATE TABLE actors (
+        id TEXT NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        digest BLOB UNIQUE,
+        did TEXT UNIQUE,
+        limits TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        day INTEGER NOT NULL DEFAULT 0,
+        day_tokens INTEGER NOT NULL DEFAULT 0,
+        CHECK ((digest IS NULL) != (did IS NULL))
+    ) WITHOUT ROWID;
+    CREATE TABLE nonces (
+        did TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        until_ms INTEGER NOT NULL,
+        PRIMARY KEY (did, nonce)
+    ) WITHOUT ROWID;
+    CREATE INDEX nonces_by_expiry ON nonces (until_ms);
+"""
+
 # Step n brings a database from user_version n to n + 1. Steps are never edited once released.
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -122,6 +146,7 @@ MIGRATIONS: tuple[str, ...] = (
     # 0: not worked out yet, which the store does when it is opened.
     "ALTER TABLE records ADD COLUMN branches INTEGER NOT NULL DEFAULT 0",
     _ACCOUNTS,
+    _ACTORS,
 )
 
 

@@ -48,6 +48,7 @@ from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
+from aigrid.node.policy.access import Access
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
@@ -99,6 +100,7 @@ class Node:
         self._engines = KnownEngines(world.spawner, config.engines, changed=self._engines_changed)
         self._store = Store(world.database)
         self.local = LocalState(self._store)
+        self.access = Access(self._store.database, world.random_bytes, world.now_ms)
         self._build_graph(authority)
         self._build_discovery()
         self._build_mesh()
@@ -181,7 +183,7 @@ class Node:
             cache_directory=self.config.data_dir / "cache",
             run_blocking=world.run_blocking,
             token=lambda: world.random_bytes(8).hex(),
-            trusted=self._trusted,
+            trusted=lambda model: self.hosting.trusted(model),  # noqa: PLW0108 - made below
         )
         self.loading = LoadProgress()
         self.pool = ModelPool(
@@ -381,9 +383,6 @@ class Node:
     def _engines_changed(self) -> None:
         self.pool.equip(self.usable_devices())
         self.announcer.poke()
-
-    def _trusted(self, model: str) -> bool:
-        return self.hosting.trusted(model)
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.table.engines_for(source)

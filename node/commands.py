@@ -16,6 +16,8 @@ from aigrid.node.finding import (
     check_new_capability,
     find,
 )
+from aigrid.node.key_commands import key_methods
+from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.publish_commands import (
     Publish,
     PublishRemote,
@@ -171,6 +173,7 @@ class NodeCommands:
             "requests": (Nothing, self._requests),
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
+            **key_methods(node),
         }
 
     async def call(self, method: str, params: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -227,6 +230,7 @@ class NodeCommands:
             params.model or "",
             request,
             request_id=node.new_request_id(),
+            caller=OPERATOR,
             capability=capability,
         ) as answer:
             async for batch in answer.chunks:

@@ -26,6 +26,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "authority": node.grid.authority is not None,
         "open": node.config.open_to_strangers,
         "listen": list(node.transport.listen_addresses),
+        "gateway": node.access.gateway(),
         "peers": peers_of(node),
         "clock_ahead_ms": node.peers.clock_ahead_ms(),
         "interests": sorted(node.interests.branches),

@@ -52,8 +52,10 @@ class Code(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     HOST_NOT_ALLOWED = "host_not_allowed"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    UNAUTHENTICATED = "unauthenticated"
     DENIED = "denied"
     RATE_LIMITED = "rate_limited"
+    OVER_BUDGET = "over_budget"
     BUSY = "busy"
     NO_CANDIDATE = "no_candidate"
     QUERY_MALFORMED = "query_malformed"
@@ -169,10 +171,16 @@ CODES: dict[Code, CodeInfo] = {
     Code.UNSUPPORTED_MEDIA_TYPE: _request(
         415, "Send a content type that the path takes, uncompressed."
     ),
-    Code.HOST_NOT_ALLOWED: _request(403, "Address the gateway as 127.0.0.1 or localhost."),
+    Code.HOST_NOT_ALLOWED: _request(
+        403, "Address the gateway as localhost, or name it with --gateway-name."
+    ),
     Code.ORIGIN_NOT_ALLOWED: _request(403, "Web pages of other origins may not call this node."),
+    Code.UNAUTHENTICATED: _request(
+        401, "Send a key of this gateway: `aigrid key create NAME` makes one.", status=EXIT_DENIED
+    ),
     Code.DENIED: _denied("Ask the operator of the serving node."),
     Code.RATE_LIMITED: _elsewhere(429, "Wait for the time in Retry-After."),
+    Code.OVER_BUDGET: _elsewhere(429, "Wait for the time in Retry-After, or ask the operator."),
     Code.BUSY: _elsewhere(503, "Wait for the time in Retry-After."),
     Code.NO_CANDIDATE: _elsewhere(
         503, "Start a node that holds the model, or wait.", status=EXIT_NO_CANDIDATE
@@ -206,7 +214,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.KEY_FILE_CORRUPT: _environment("Restore the key file from a backup, or move it away."),
     Code.ALREADY_RUNNING: _environment("A node is already running on this data directory."),
     Code.NOT_RUNNING: _environment("Start the node first: `aigrid up`."),
-    Code.UNSAFE_BINDING: _environment("Bind the gateway to 127.0.0.1."),
+    Code.UNSAFE_BINDING: _environment("Bind the gateway to 127.0.0.1, or give it TLS: --tls."),
     Code.ENVIRONMENT: _environment("Install what is named."),
     Code.INTERNAL: _request(500, "Report it with the log of this node."),
 }

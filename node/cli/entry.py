@@ -19,6 +19,7 @@ import typer
 from aigrid.node.cli import (
     capability_commands,
     grid_commands,
+    key_commands,
     model_commands,
     node_commands,
     publish_command,
@@ -87,6 +88,7 @@ app.add_typer(capability_commands.capability_app, name="capability")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")
+app.add_typer(key_commands.key_app, name="key")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -42,6 +42,27 @@ Trusted = Annotated[
 Region = Annotated[
     str | None, typer.Option(help="Where this node is, such as eu; `find` can ask for it.")
 ]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
+]
+Bootstrap = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
+]
+Gateway = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of the HTTP gateway; with TLS also on another address."),
+]
+GatewayNames = Annotated[
+    list[str] | None, typer.Option(help="Name by which clients reach the gateway; repeatable.")
+]
+Keyless = Annotated[
+    bool | None,
+    typer.Option("--keyless/--no-keyless", help="Serve callers without a key on 127.0.0.1."),
+]
+Tls = Annotated[str | None, typer.Option(help="self-signed: a certificate of the node's own.")]
+Pem = Annotated[Path | None, typer.Option(help="PEM file for the gateway's TLS.")]
 
 
 def up(
@@ -50,17 +71,14 @@ def up(
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
     ] = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
-    ] = None,
-    gateway: Annotated[
-        str | None, typer.Option(help="HOST:PORT of the HTTP gateway, on 127.0.0.1.")
-    ] = None,
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
-    ] = None,
+    listen: Listen = None,
+    gateway: Gateway = None,
+    gateway_name: GatewayNames = None,
+    keyless: Keyless = None,
+    tls: Tls = None,
+    tls_cert: Pem = None,
+    tls_key: Pem = None,
+    bootstrap: Bootstrap = None,
     mdns: Annotated[
         bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
     ] = None,
@@ -90,6 +108,11 @@ def up(
         {
             "listen": listen or None,
             "gateway": gateway,
+            "gateway_name": gateway_name or None,
+            "keyless": keyless,
+            "tls": tls,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
             "bootstrap": bootstrap or None,
             "mdns": mdns,
             "open": open_,

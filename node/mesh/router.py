@@ -24,6 +24,7 @@ from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.serving import Batches, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
+from aigrid.node.policy.caller import Caller
 from aigrid.protocol.errors import (
     CODES,
     AigridError,
@@ -96,7 +97,13 @@ class Router:
 
     @asynccontextmanager
     async def infer(
-        self, model: str, request: InferRequest, *, request_id: str, capability: str = ""
+        self,
+        model: str,
+        request: InferRequest,
+        *,
+        request_id: str,
+        caller: Caller,
+        capability: str = "",
     ) -> AsyncIterator[Answer]:
         """See `Inference.infer`."""
         ranking = await self._candidates(model, capability)
