@@ -50,6 +50,9 @@ Bootstrap = Annotated[
     list[str] | None,
     typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
 ]
+Mdns = Annotated[
+    bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
+]
 Gateway = Annotated[
     str | None,
     typer.Option(help="HOST:PORT of the HTTP gateway; with TLS also on another address."),
@@ -79,9 +82,7 @@ def up(
     tls_cert: Pem = None,
     tls_key: Pem = None,
     bootstrap: Bootstrap = None,
-    mdns: Annotated[
-        bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
-    ] = None,
+    mdns: Mdns = None,
     open_: Annotated[
         bool | None,
         typer.Option("--open", help="Admit whoever asks; serve strangers, too."),
