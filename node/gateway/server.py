@@ -109,9 +109,7 @@ class _Connection:
         self._socket = stream
         self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
         if server.tls is not None:
-            self._stream = trio.SSLStream(
-                stream, server.tls, server_side=True, https_compatible=True
-            )
+            self._stream = trio.SSLStream(stream, server.tls, server_side=True)
         self._reading = trio.CancelScope()
         self._turn = Turn()
         self._waits_for_request = True
