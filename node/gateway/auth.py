@@ -8,6 +8,7 @@ wherever one is sent. So no credential that fails ever falls back to a weaker wa
 
 import hashlib
 import hmac
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import Any, Final
 import trio
 from starlette.types import Message, Receive, Scope
 
-from aigrid.metagraph.quota import TokenBucket
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.api_keys import KEY_PREFIX, Actor
@@ -60,17 +60,13 @@ class Authenticator:
         self._nonces = access.nonces
         self._now_ms = now_ms
         self._held = 0
-        self._failures = TokenBucket(
-            per_second=LIMITS.auth_failures_per_second,
-            burst=LIMITS.auth_failures_burst,
-            now_seconds=0.0,
-        )
+        self._next_seconds = -math.inf
 
     async def authenticate(self, scope: Scope) -> Authenticated:
         """Who sent the request whose header is in `scope`.
 
         Whoever guesses keys is slowed down: beyond a rate, the refusal waits. Those who have a key
-        never wait for it.
+        never do.
 
         Raises:
             AigridError: `unauthenticated`, or what is wrong with the headers.
@@ -80,7 +76,7 @@ class Authenticator:
         except AigridError as error:
             if error.code is Code.UNAUTHENTICATED:
                 self.refused += 1
-                await self._pause()
+                await self._wait_turn()
             raise
 
     def check(self, scope: Scope) -> Authenticated:
@@ -136,12 +132,16 @@ class Authenticator:
         caller = Caller(actor.name, "signature", actor.did)
         return Authenticated(caller, actor, signature.digest)
 
-    async def _pause(self) -> None:
-        if self._failures.take(trio.current_time()) or self._held >= LIMITS.auth_failures_held_max:
-            return
+    async def _wait_turn(self) -> None:
+        """Refusals leave evenly spaced, so that a flood of them is no burst of work either."""
+        now, apart = trio.current_time(), 1 / LIMITS.auth_failures_per_second
+        turn = max(self._next_seconds, now - LIMITS.auth_failures_burst * apart) + apart
+        if turn > now and self._held >= LIMITS.auth_failures_held_max:
+            return  # who waits holds a connection: the others get some, too
+        self._next_seconds = turn
         self._held += 1
         try:
-            await trio.sleep(LIMITS.auth_failure_seconds)
+            await trio.sleep_until(turn)
         finally:
             self._held -= 1
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from aigrid.node.policy.caller import LOOPBACK, Caller
 from aigrid.node.policy.limits import ActorLimits
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.inference import Finish, TaskChunk
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
@@ -255,15 +257,21 @@ async def test_who_guesses_waits_and_who_has_a_key_does_not(autojump_clock: obje
         waited.append(trio.current_time() - began)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(200):
+        for _ in range(400):
             nursery.start_soon(guess)
         await trio.lowlevel.checkpoint()
         began = trio.current_time()
         assert (await auth.authenticate(right)).caller == Caller("alice", "key")
         assert trio.current_time() == began
-    assert auth.refused == 200
-    assert waited.count(0) == 200 - 64  # the first ones, and those beyond what is held
-    assert sorted(waited)[-64:] == [0.5] * 64
+    held, burst = LIMITS.auth_failures_held_max, LIMITS.auth_failures_burst
+    assert auth.refused == 400
+    later = sorted(wait for wait in waited if wait > 0.001)
+    assert len(later) == held - burst or len(later) == held
+    assert waited.count(0) >= 400 - held - burst
+    per_second = LIMITS.auth_failures_per_second
+    assert later[-1] == pytest.approx(len(later) / per_second, rel=0.1)
+    apart = [b - a for a, b in pairwise(later)]
+    assert min(apart) == pytest.approx(1 / per_second)
 
 
 async def test_no_key_is_in_an_answer_or_a_log(capfd: pytest.CaptureFixture[str]) -> None:

@@ -262,7 +262,7 @@ async def test_a_new_client_takes_the_place_of_the_longest_silent_one() -> None:
 
 
 async def test_too_many_busy_connections_are_told_so() -> None:
-    limits = {"connections_max": 2, "first_chunk_seconds": 0.01}
+    limits: dict[str, Any] = {"connections_max": 2, "first_chunk_seconds": 0.01}
     async with gateway(ScriptedMesh((float("inf"),)), **limits) as (served, address):
         with trio.fail_after(5):
             busy = [await connect(address, chat_bytes(stream=True)) for _ in range(2)]
