@@ -93,15 +93,20 @@ class ApiKeys:
         return actor, key
 
     def revoke(self, wanted: str) -> Actor:
-        """Forget the actor with this id or name; no later request of it is served.
+        """Forget the actor with this id, name or key; no later request of it is served.
 
         Raises:
-            InvalidRequestError: `not_found`.
+            InvalidRequestError: `not_found`; what looks like a key is not repeated.
         """
-        actor = self._actors.get(wanted) or self._named(wanted)
+        if wanted.startswith(KEY_PREFIX):
+            actor = self._by_digest.get(_digest(wanted)) if _KEY.fullmatch(wanted) else None
+            wanted = "of that kind"
+        else:
+            actor = self._actors.get(wanted) or self._named(wanted)
+            wanted = repr(wanted[:80])
         if actor is None:
             raise InvalidRequestError(
-                f"there is no key {wanted[:80]!r}: see `aigrid key list`", Code.NOT_FOUND
+                f"there is no key {wanted}: see `aigrid key list`", Code.NOT_FOUND
             )
         self._database.execute("DELETE FROM actors WHERE id = ?", (actor.id,))
         self._actors.pop(actor.id)
@@ -148,10 +153,10 @@ class ApiKeys:
         )
 
     def _check(self, name: str, did: str, expires_ms: int, now_ms: int) -> None:
-        if not _NAME.fullmatch(name) or name in _RESERVED:
+        if not _NAME.fullmatch(name) or name in _RESERVED or name.startswith(KEY_PREFIX):
             raise UsageError(
-                f"{name[:80]!r} cannot be a name: use up to 64 letters, digits, dots and dashes; "
-                f"{' and '.join(sorted(_RESERVED))} are this node's own"
+                "that cannot be a name: use up to 64 letters, digits, dots and dashes, and "
+                f"none of {KEY_PREFIX}..., {', '.join(sorted(_RESERVED))}"
             )
         if self._named(name) is not None:
             raise UsageError(f"{name!r} has a key already: `aigrid key revoke {name}` removes it")

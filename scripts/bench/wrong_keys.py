@@ -4,8 +4,8 @@
 
 Prints one JSON line. A real node, real HTTP; the flood comes from another process. The honest
 caller has a key and asks the echo model at a steady pace, on connections of its own, before, during
-and after. `ratio_p99` compares the flood with the time without it, in this run. Each slow connection sends
-one letter of its header a second; who is cut off connects again.
+and after. `ratio_p99` compares the flood with the time without it, in this run. A slow connection
+sends a letter of its header a second; who is cut off connects again.
 """
 
 import argparse
@@ -42,7 +42,8 @@ class Honest:
 
     def ask(self, seconds: float, until: Event | None = None) -> list[float]:
         """Seconds of each answer, new connections and kept ones in turn."""
-        took, ends = [], time.perf_counter() + seconds
+        took: list[float] = []
+        ends = time.perf_counter() + seconds
         kept = self._connect()
         while time.perf_counter() < ends and not (until is not None and until.is_set()):
             began = time.perf_counter()

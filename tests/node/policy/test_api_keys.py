@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aigrid.metagraph.database import Database
 from aigrid.node.policy.api_keys import ApiKeys
 from aigrid.node.policy.limits import ActorLimits, Usage
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, UsageError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 
@@ -79,6 +79,17 @@ def test_a_revoked_key_is_gone_at_once_and_for_good(tmp_path: Path) -> None:
     keys.create("a", ActorLimits(), now_ms=NOW)
 
 
+def test_a_key_that_leaked_is_revoked_by_itself_and_never_repeated() -> None:
+    keys = keys_of()
+    made, key = keys.create("a", ActorLimits(), now_ms=NOW)
+    assert keys.revoke(key) == made
+    for wrong in (key, "aigrid-nonsense"):
+        with pytest.raises(AigridError) as caught:
+            keys.revoke(wrong)
+        assert caught.value.code is Code.NOT_FOUND
+        assert wrong not in caught.value.message
+
+
 def test_a_did_stands_for_its_actor() -> None:
     keys = keys_of()
     made, key = keys.create("a", ActorLimits(), did=DID, expires_ms=NOW + 1, now_ms=NOW)
@@ -95,6 +106,7 @@ def test_a_did_stands_for_its_actor() -> None:
     [
         {"name": ""},
         {"name": "a b"},
+        {"name": "aigrid-" + "A" * 43},
         {"name": "operator"},
         {"name": "loopback"},
         {"name": "x" * 65},
@@ -107,7 +119,7 @@ def test_a_did_stands_for_its_actor() -> None:
 def test_what_cannot_be_is_a_sentence(wrong: dict[str, Any]) -> None:
     keys = keys_of()
     keys.create("taken", ActorLimits(), did=DID, now_ms=NOW)
-    with pytest.raises(AigridError):
+    with pytest.raises(UsageError):
         keys.create(wrong.pop("name"), ActorLimits(), now_ms=NOW, **wrong)
     assert len(keys.all()) == 1
 
