@@ -12,13 +12,13 @@ DID = Identity(b"\x44" * 32).did
 
 
 @pytest.fixture
-async def console(tmp_path, autojump_clock):
+async def console(tmp_path):
     async with trio.open_nursery() as nursery:
         yield Console((await Simulation(11, tmp_path, nursery).start("a")).node)
         nursery.cancel_scope.cancel()
 
 
-async def test_a_key_is_shown_once_and_listed_without_itself(console):
+async def test_a_key_is_shown_once_and_listed_without_itself(console, autojump_clock):
     made = await console(
         "key_create",
         name="alice",
@@ -36,13 +36,13 @@ async def test_a_key_is_shown_once_and_listed_without_itself(console):
     assert (await console("key_list"))["keys"][0]["state"] == "expired"
 
 
-async def test_a_did_is_listed_without_a_key(console):
+async def test_a_did_is_listed_without_a_key(console, autojump_clock):
     made = await console("key_create", name="bob", did=DID)
     assert (made["key"], made["did"]) == ("", DID)
     assert await console.refused("key_create", name="more", did=DID) is Code.USAGE
 
 
-async def test_revoked_by_id_or_name(console):
+async def test_revoked_by_id_or_name(console, autojump_clock):
     first = await console("key_create", name="alice")
     await console("key_create", name="bob")
     assert (await console("key_revoke", id=first["id"]))["name"] == "alice"
@@ -62,5 +62,5 @@ async def test_revoked_by_id_or_name(console):
         {"name": "a", "limits": {"capabilities": ["no-such-capability"]}},
     ],
 )
-async def test_what_cannot_be_is_usage(console, wrong):
+async def test_what_cannot_be_is_usage(console, wrong, autojump_clock):
     assert await console.refused("key_create", **wrong) is Code.USAGE
