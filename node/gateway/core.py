@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import trio
 
+from aigrid.node.gateway.charging import Charge
 from aigrid.node.mesh.answer import Answer, Inference, ModelView, Segment
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import (
@@ -166,7 +167,7 @@ class GatewayCore:
         """
         self._check(visit, model, _TEXT)
         asked = self._inference.infer(model, request, request_id=request_id, caller=visit.caller)
-        return Generation(self, asked, visit)
+        return Generation(self, asked, visit, Charge(request))
 
     async def run_task(
         self, model: str, request: TaskRequest, *, request_id: str, visit: Visit
@@ -184,7 +185,7 @@ class GatewayCore:
             capability=request.task,
             caller=visit.caller,
         )
-        async with Generation(self, asked, visit) as generation:
+        async with Generation(self, asked, visit, Charge(request)) as generation:
             steps = [step async for step in generation]
             finish = steps[-1].finish
             output = b"".join(step.output for step in steps)
@@ -242,21 +243,24 @@ class Generation:
 
     The last step carries `Finish`, and `segments` is complete with it. Leaving early cancels the
     request everywhere. Entering and iterating raise an `AigridError` when the answer cannot be
-    completed; an answer that merely stops is turned into one. The caller is charged for what comes,
-    so for the part of an answer that breaks off, too.
+    completed; an answer that merely stops is turned into one. `Charge` says what it costs.
     """
 
     def __init__(
-        self, core: GatewayCore, answering: AbstractAsyncContextManager[Answer], visit: Visit
+        self,
+        core: GatewayCore,
+        answering: AbstractAsyncContextManager[Answer],
+        visit: Visit,
+        charge: Charge,
     ) -> None:
         self._core = core
         self._answering = answering
-        self._charge = visit.spend
+        self._visit = visit
+        self._charge = charge
         self._answer: Answer | None = None
         self._waiting: trio.CancelScope | None = None
         self._is_cut = False
         self._ended = False
-        self._seen = 0
 
     async def __aenter__(self) -> Self:
         self._core._enter(self)  # noqa: SLF001  the two classes are one thing
@@ -264,7 +268,9 @@ class Generation:
             with trio.CancelScope() as self._waiting:
                 self._answer = await self._answering.__aenter__()
             self._waiting = None
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, trio.Cancelled):  # somebody was at work on it
+                self._visit.spend(self._charge.broke_off())
             self._core._leave(self)  # noqa: SLF001
             raise
         if self._answer is None:
@@ -278,6 +284,7 @@ class Generation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._visit.spend(self._charge.broke_off())
         try:
             await self._answering.__aexit__(kind, error, traceback)
         finally:
@@ -333,17 +340,8 @@ class Generation:
         if scope.cancelled_caught:
             raise _stopping_error()
         if chunks is not None:
-            self._charge_for(chunks)
+            self._visit.spend(self._charge.chunks(chunks))
         return chunks
-
-    def _charge_for(self, chunks: tuple[InferChunk, ...]) -> None:
-        seen = sum(len(chunk.token_ids) for chunk in chunks if isinstance(chunk, TextChunk))
-        tokens, self._seen = seen, self._seen + seen
-        if isinstance(chunks[-1], Finish):
-            # The prompt, and the tokens that came without ids.
-            tokens += chunks[-1].prompt_tokens
-            tokens += max(0, chunks[-1].completion_tokens - self._seen)
-        self._charge(tokens)
 
 
 def _merge(chunks: tuple[InferChunk, ...]) -> Step:

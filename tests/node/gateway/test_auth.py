@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 import trio
+import trio.testing
 from tests.node.gateway.double import (
     MODEL,
     NAME,
@@ -25,7 +26,7 @@ from aigrid.node.gateway.http import Gateway
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import LOOPBACK, Caller
 from aigrid.node.policy.limits import ActorLimits
-from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.errors import Code, NoCandidateError, RemoteError
 from aigrid.protocol.inference import Finish, TaskChunk
 from aigrid.protocol.limits import LIMITS
 
@@ -190,12 +191,37 @@ async def test_tokens_are_charged_and_a_spent_day_is_over() -> None:
 
 async def test_what_breaks_off_is_charged_as_far_as_it_came() -> None:
     access, good = keyed()
+    chat = {**CHAT, "messages": [{"role": "user", "content": "x" * 40}]}
     actor = access.keys.all()[0]
     mesh = ScriptedMesh((text("a", "b"), RemoteError("Gone.", Code.CONNECTION_LOST)))
     async with client(mesh, access) as asked:
-        answer = await asked.post("/v1/chat/completions", json=CHAT, headers=good)
+        answer = await asked.post("/v1/chat/completions", json=chat, headers=good)
         assert refusal(answer) == (502, "connection_lost")
-    assert access.keys.usage(actor).day_tokens == 2
+    assert access.keys.usage(actor).day_tokens == 2 + 10  # the prompt is estimated
+
+
+async def test_hanging_up_before_the_first_word_is_not_free() -> None:
+    access, good = keyed()
+    actor = access.keys.all()[0]
+    chat = {**CHAT, "messages": [{"role": "user", "content": "x" * 400}]}
+    mesh = ScriptedMesh(before_first=float("inf"))
+    async with client(mesh, access) as asked:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: asked.post("/v1/chat/completions", json=chat, headers=good))
+            await mesh.entered.wait()
+            nursery.cancel_scope.cancel()
+        await mesh.left.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert access.keys.usage(actor).day_tokens == 100
+
+
+async def test_a_refusal_costs_nothing() -> None:
+    access, good = keyed()
+    mesh = ScriptedMesh(before_first=NoCandidateError("Nobody."))
+    async with client(mesh, access) as asked:
+        answer = await asked.post("/v1/chat/completions", json=CHAT, headers=good)
+        assert refusal(answer) == (503, "no_candidate")
+    assert access.meter.day_tokens(access.keys.all()[0]) == 0
 
 
 async def test_tasks_are_charged_and_held_to_what_is_listed() -> None:
