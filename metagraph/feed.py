@@ -35,6 +35,7 @@ class Feed:
         self._evicted: list[str] = []
         graph.listeners.append(self._on_record)
         graph.eviction_listeners.append(self._on_evicted)
+        graph.shift_listeners.append(self._on_shift)
 
     def start_over(self) -> None:
         """The dataset is a new, empty one."""
@@ -72,6 +73,9 @@ class Feed:
             self._compare = True
         elif not self._compare:
             self._changed[record.key] = record
+
+    def _on_shift(self) -> None:
+        self._compare = self._compare or self._following  # what members said appears, or goes
 
     def _on_evicted(self, record: Record) -> None:
         self._changed.pop(record.key, None)

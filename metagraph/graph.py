@@ -2,18 +2,25 @@
 
 A record is verified once per content id, merged into the store, and shown in the index as long as
 its issuer is a member. Losing a membership hides what its holder said; renewing it shows it again.
+What is a membership, and what revokes one, is decided in `members` and `revocations`.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
-from aigrid.metagraph.accounts import MEMBERSHIPS, introduced_by
+from aigrid.metagraph.accounts import MEMBERSHIPS
 from aigrid.metagraph.index import Index
-from aigrid.metagraph.memo import Memo
+from aigrid.metagraph.issuing import replacing
+from aigrid.metagraph.members import Members
+from aigrid.metagraph.refusals import Refusals
 from aigrid.metagraph.repair import MaySay, Repair
+from aigrid.metagraph.revocations import (
+    STATUS_KINDS,
+    Revocations,
+    owner_of,
+)
 from aigrid.metagraph.store import PutResult, Store
 from aigrid.protocol.canonical import record_cid
 from aigrid.protocol.errors import Code, VerificationError
@@ -24,10 +31,9 @@ from aigrid.protocol.reconcile_items import Items
 from aigrid.protocol.record import (
     Record,
     RecordKey,
-    build,
     check_time,
-    verify_form_and_signature,
 )
+from aigrid.protocol.record_status import StatusEntry
 
 Listener = Callable[[Record], None]
 T = TypeVar("T")
@@ -41,6 +47,9 @@ class Metagraph:
         refused: how many records were refused, by code.
         listeners: called with each record that changed something, after it is committed.
         eviction_listeners: called with each record of a stranger that made room for others.
+        shift_listeners: called when members changed otherwise than by a Membership of theirs.
+        revocations: what is known of them, of this grid's memberships and of other credentials.
+        memberships: those of the grid.
     """
 
     def __init__(
@@ -56,17 +65,19 @@ class Metagraph:
         """Start from what `store` holds that is valid at `now_ms`."""
         self.store = store
         self.index = index
+        self.revocations = Revocations(store.database)
+        self.memberships = Members(
+            store, self.revocations, (grid, own_did), open_to_all=open_to_strangers
+        )
         self.grid = grid
         self.own_did = own_did
         self.open_to_strangers = open_to_strangers
-        self.refused: Counter[Code] = Counter()
         self.listeners: list[Listener] = []
         self.eviction_listeners: list[Listener] = []
+        self.shift_listeners: list[Callable[[], None]] = []
         self._repair = Repair(store)
-        self._memberships: dict[str, Record] = {}
-        self._refusals: Memo[tuple[str, Code]] = Memo(LIMITS.refusals_kept_max)
-        self._verified: Memo[Record] = Memo(LIMITS.records_waiting_max)
-        self._no_room: Memo[int] = Memo(LIMITS.refusals_for_room_max)  # until when
+        self._refusals = Refusals()
+        self.refused = self._refusals.refused
         self._load(now_ms)
 
     # --- records coming in
@@ -85,7 +96,7 @@ class Metagraph:
     def ingest_batch(
         self, raws: Iterable[bytes], *, now_ms: int, received_from: str | None
     ) -> tuple[list[Record], list[VerificationError]]:
-        """Verify and merge records in one transaction, memberships first.
+        """Verify and merge records: the grid's delegation, then the rest, memberships first.
 
         Returns:
             The records that changed something, and why others were refused. Known ones are neither.
@@ -96,16 +107,30 @@ class Metagraph:
             try:
                 record = self._verify(raw)
             except VerificationError as error:
-                refusals.append(self._count(error))
+                refusals.append(self._refusals.count(error))
             else:
                 if record is not None:
                     records.append(record)
-        records.sort(key=lambda record: record.kind is not Kind.MEMBERSHIP)
-        changed, unfit = self._merge(records, now_ms, received_from)
-        return changed, refusals + unfit
+        # What a membership may rest on comes first, and in a transaction of its own.
+        first = [r for r in records if r.kind is Kind.STATUS_DELEGATION and r.issuer == self.grid]
+        rest = [record for record in records if record not in first] if first else records
+        rest.sort(key=lambda record: record.kind is not Kind.MEMBERSHIP)
+        changed: list[Record] = []
+        for part in (first, rest):
+            merged, unfit = self._merge(part, now_ms, received_from)
+            changed += merged
+            refusals += unfit
+        return changed, refusals
 
     def issue(
-        self, kind: Kind, body: Body, identity: Identity, *, now_ms: int, ttl_ms: int
+        self,
+        kind: Kind,
+        body: Body,
+        identity: Identity,
+        *,
+        now_ms: int,
+        ttl_ms: int,
+        status: StatusEntry | None = None,
     ) -> Record:
         """Sign a record of our own, so that it replaces what `identity` said under its key.
 
@@ -115,16 +140,7 @@ class Metagraph:
         Raises:
             VerificationError: if it would be refused; `from_future`, when the clock was set back.
         """
-        key = (identity.did, kind.value, body.id)
-        valid_from_ms = max(now_ms, self.store.newest_valid_from_ms(key) + 1)
-        current = self.store.newest(key)
-        valid_until_ms = max(
-            valid_from_ms + min(ttl_ms, KINDS[kind].ttl_seconds * 1000),
-            0 if current is None else current.valid_until_ms,
-        )
-        record = build(
-            kind, body, identity, valid_from_ms=valid_from_ms, valid_until_ms=valid_until_ms
-        )
+        record = replacing(self.store, kind, body, identity, (now_ms, ttl_ms), status)
         _, refusals = self._merge([record], now_ms, None)
         if refusals:
             raise refusals[0]
@@ -154,10 +170,13 @@ class Metagraph:
         gone = self.store.expire(now_ms, records_max=LIMITS.expired_at_once_max)
         for record in gone:
             self.index.remove(record)
-            if self._memberships.get(record.subject) == record:
-                del self._memberships[record.subject]
-                self._charge(record.subject, member=False)
-                self._show_all_of(record.subject)
+            if record.kind is Kind.MEMBERSHIP:
+                self.memberships.drop(record)
+                self._follow_members([record.subject])
+            elif record.kind in STATUS_KINDS:
+                self.revocations.drop(record)
+                if record.kind is Kind.STATUS_DELEGATION and record.issuer == self.grid:
+                    self._shift()
         self._drop_evicted({})
         return gone
 
@@ -171,23 +190,22 @@ class Metagraph:
         self.store.delete(foreign)
         for record in foreign:
             self.index.remove(record)
-        self._memberships.clear()
-        self._no_room.clear()
+        self.memberships.clear(grid)
+        self.revocations.clear()
+        self._load_status(0)
+        self._refusals.make_room()
         self.grid = grid
         self._charge_all()
 
     # --- questions
 
     def members(self, now_ms: int) -> frozenset[str]:
-        """DIDs of the members of the grid."""
-        return frozenset(
-            did for did, record in self._memberships.items() if record.valid_until_ms > now_ms
-        )
+        """DIDs of the members of the grid: those whose membership is revoked are none."""
+        return self.memberships.all(now_ms)
 
     def membership_of(self, did: str, now_ms: int) -> Record | None:
-        """The membership of `did` in force."""
-        record = self._memberships.get(did)
-        return record if record is not None and record.valid_until_ms > now_ms else None
+        """The membership of `did` in force, and not revoked."""
+        return self.memberships.current(did, now_ms)
 
     def live_records(self, now_ms: int, *, issuer: str | None = None) -> list[Record]:
         """Everything believed now, or what is believed of one issuer (which is much quicker)."""
@@ -197,13 +215,13 @@ class Metagraph:
             for record in records
             if not record.withdrawn
             and record.valid_until_ms > now_ms
-            and self._may_say(record.kind, record.issuer, now_ms)
+            and self.memberships.may_say(record.kind, record.issuer, now_ms)
         ]
 
     def check_believed(self, record: Record, now_ms: int) -> None:
         """Raises VerificationError(`from_future` | `expired` | `not_member`) unless it is now."""
         check_time(record, now_ms)
-        if not self._may_say(record.kind, record.issuer, now_ms):
+        if not self.memberships.may_say(record.kind, record.issuer, now_ms):
             raise VerificationError("the issuer is not a member", Code.NOT_MEMBER)
 
     def believed(self, now_ms: int) -> list[str]:
@@ -211,7 +229,7 @@ class Metagraph:
         return [
             record_cid(sha256)
             for sha256, kind, issuer, _ in self.store.live_digests(now_ms)
-            if self._may_say(Kind(kind), issuer, now_ms)
+            if self.memberships.may_say(Kind(kind), issuer, now_ms)
         ]
 
     def manifests_of(self, model_id: str, now_ms: int) -> tuple[Record, ...]:
@@ -231,9 +249,7 @@ class Metagraph:
 
     def lacking(self, sha256s: Iterable[bytes], *, peer_id: str, now_ms: int) -> list[bytes]:
         """Of these the ones worth fetching from a peer: not what there lately was no room for."""
-        peer, longest_ms = peer_id.encode(), LIMITS.refused_for_room_seconds * 1000
-        left_ms = ((one, (self._no_room.get(one + peer) or 0) - now_ms) for one in sha256s)
-        return [one for one, left in left_ms if not 0 < left <= longest_ms]  # clocks are set back
+        return self._refusals.lacking(sha256s, peer_id=peer_id, now_ms=now_ms)
 
     def raws(self, sha256s: Sequence[bytes], *, now_ms: int) -> Iterator[bytes]:
         """Of these the records that we hold and may say: memberships first, then oldest first."""
@@ -243,17 +259,25 @@ class Metagraph:
 
     def _load(self, now_ms: int) -> None:
         self.store.expire(now_ms)
-        for record in self.store.of_issuer(self.grid):
-            if record.kind is Kind.MEMBERSHIP and not record.withdrawn:
-                self._memberships[record.subject] = record
+        self.revocations.forget(now_ms)
+        self._load_status(now_ms)
+        for record in self.store.of_kind(Kind.MEMBERSHIP):
+            if not record.withdrawn and getattr(record.body, "grid", "") == self.grid:
+                self.memberships.put(record)
+        self.memberships.refresh()
         self._charge_all()
         for record in self.store.live(0):
             self._show(record)
 
+    def _load_status(self, now_ms: int) -> None:
+        for kind in STATUS_KINDS:
+            for record in self.store.of_kind(kind):
+                self.revocations.put(record, now_ms)
+
     def _charge_all(self) -> None:
         """Who is not a member (any more) counts as a stranger."""
         for issuer in self.store.accounts.members():
-            if issuer not in self._memberships:
+            if not self.memberships.until_ms(issuer):
                 self._charge(issuer, member=False)
         self._drop_evicted({})
 
@@ -268,28 +292,20 @@ class Metagraph:
             if changed.get(record.key) == record:
                 del changed[record.key]
             self.index.remove(record)
+            if record.kind in STATUS_KINDS:
+                self.revocations.drop(record)
             for listener in self.eviction_listeners:
                 listener(record)
 
     def _verify(self, raw: bytes) -> Record | None:
-        """Everything that depends on the bytes alone, once per content id; None if it is stored."""
+        """Everything that depends on the bytes alone; None if it is stored."""
         if len(raw) > LIMITS.record_max_bytes:
             raise VerificationError(f"{len(raw)} bytes", Code.RECORD_TOO_LARGE)
         digest = hashlib.sha256(raw).digest()
-        refusal = self._refusals.get(digest)
-        if refusal is not None:
-            raise VerificationError(*refusal)
+        self._refusals.check(digest)
         if self.store.has(record_cid(digest)):
             return None
-        record = self._verified.get(digest)
-        if record is not None:
-            return record
-        try:
-            record = verify_form_and_signature(raw)
-        except VerificationError as error:
-            self._refusals.put(digest, (error.message, error.code))
-            raise
-        return record
+        return self._refusals.verify(raw, digest)
 
     def _merge(
         self, records: Sequence[Record], now_ms: int, received_from: str | None
@@ -298,41 +314,31 @@ class Metagraph:
             return [], []
         changed: dict[RecordKey, Record] = {}
         refusals: list[VerificationError] = []
-        joined: dict[str, Record] = {}
+        joined: dict[str, int] = {}
         with self.store.transaction():
             for record in records:
                 try:
                     if self._put(record, now_ms, received_from, joined) is PutResult.CHANGED:
                         changed[record.key] = record
                 except VerificationError as error:
-                    refusals.append(self._count(error))
-                    self._remember_refusal(record, error, now_ms, received_from)
+                    refusals.append(self._refusals.count(error))
+                    self._refusals.remember(record, error, now_ms, received_from)
         self._drop_evicted(changed)
         for record in changed.values():
-            self._apply(record)
+            self._apply(record, now_ms)
         for record in changed.values():
             for listener in self.listeners:
                 listener(record)
         return list(changed.values()), refusals
 
     def _put(
-        self, record: Record, now_ms: int, received_from: str | None, joined: dict[str, Record]
+        self, record: Record, now_ms: int, received_from: str | None, joined: dict[str, int]
     ) -> PutResult:
-        """Check and store one record; `joined` are memberships of the same transaction."""
+        """Check and store one record; `joined`: until when others are by the same transaction."""
         if not KINDS[record.kind].shared:
             raise VerificationError(f"{record.kind} is not shared", Code.UNKNOWN_KIND)
         check_time(record, now_ms)
-        member = joined.get(record.issuer) or self._memberships.get(record.issuer)
-        is_member = member is not None and not member.withdrawn and member.valid_until_ms > now_ms
-        account = record.issuer
-        if record.kind is Kind.MEMBERSHIP:
-            if record.issuer != self.grid:
-                raise VerificationError("a membership of another grid", Code.NOT_MEMBER)
-            account = MEMBERSHIPS  # there may be more members than anybody has records
-        elif record.issuer != self.own_did and not is_member:
-            if not self.open_to_strangers:
-                raise VerificationError("the issuer is not a member", Code.NOT_MEMBER)
-            account = introduced_by(received_from)  # keys are free: the introducer answers for them
+        account = self.memberships.account_of(record, now_ms, received_from, joined)
         result = self.store.put(
             record,
             now_ms=now_ms,
@@ -341,20 +347,41 @@ class Metagraph:
             rated=account not in {self.own_did, MEMBERSHIPS},
         )
         if record.kind is Kind.MEMBERSHIP and result is PutResult.CHANGED:
-            joined[record.subject] = record
-            self._charge(record.subject, member=not record.withdrawn)
+            self.store.delete(self.memberships.superseded_by(record))
+            ended = record.withdrawn or self.revocations.revoked(record.status)
+            joined[record.subject] = 0 if ended else record.valid_until_ms
+            self._charge(record.subject, member=not ended)
         return result
 
-    def _apply(self, record: Record) -> None:
-        if record.kind is not Kind.MEMBERSHIP:
-            self._show(record)
+    def _apply(self, record: Record, now_ms: int) -> None:
+        if record.kind is Kind.MEMBERSHIP:
+            self._refusals.make_room()  # what was a stranger's may be a member's now
+            self.memberships.put(record)
+            self.memberships.refresh([record.subject])
+            self._show_all_of(record.subject)
             return
-        self._no_room.clear()  # what was a stranger's may be a member's now
-        if record.withdrawn:
-            self._memberships.pop(record.subject, None)
-        else:
-            self._memberships[record.subject] = record
-        self._show_all_of(record.subject)
+        if record.kind in STATUS_KINDS:
+            more = self.revocations.put(record, now_ms)
+            delegated = record.kind is Kind.STATUS_DELEGATION
+            if owner_of(record) == self.grid and (more or delegated):
+                self._shift()
+        self._show(record)
+
+    def _shift(self) -> None:
+        """Revocations, or who may renew, are others than before: so may be the members."""
+        self._refusals.make_room()
+        if self._follow_members(None):
+            for listener in self.shift_listeners:
+                listener()
+
+    def _follow_members(self, dids: list[str] | None) -> bool:
+        """Find out whether these, or any, are members still or again; whether that changed."""
+        changed = self.memberships.refresh(dids)
+        for did in changed:
+            self._charge(did, member=self.memberships.until_ms(did) > 0)
+            self._show_all_of(did)
+        self._drop_evicted({})
+        return bool(changed)
 
     def _show_all_of(self, issuer: str) -> None:
         for record in self.store.of_issuer(issuer):
@@ -364,36 +391,10 @@ class Metagraph:
         """Bring the index in step with what is believed of a stored record."""
         if record.issuer == self.own_did or self.open_to_strangers:
             self.index.add(record)
-        elif record.issuer in self._memberships:
-            self.index.add(record, until_ms=self._memberships[record.issuer].valid_until_ms)
+        elif until_ms := self.memberships.until_ms(record.issuer):
+            self.index.add(record, until_ms=until_ms)
         else:
             self.index.remove(record)
 
     def _may_say_at(self, now_ms: int) -> MaySay:
-        return partial(self._may_say, now_ms=now_ms)
-
-    def _may_say(self, kind: Kind, issuer: str, now_ms: int) -> bool:
-        if kind is Kind.MEMBERSHIP:
-            return issuer == self.grid
-        return (
-            issuer == self.own_did
-            or self.open_to_strangers
-            or self.membership_of(issuer, now_ms) is not None
-        )
-
-    def _count(self, error: VerificationError) -> VerificationError:
-        self.refused[error.code] += 1
-        return error
-
-    def _remember_refusal(
-        self, record: Record, error: VerificationError, now_ms: int, received_from: str | None
-    ) -> None:
-        """A superseded record stays so; any other refused here may be welcome later."""
-        digest = hashlib.sha256(record.raw).digest()
-        if error.code is Code.SUPERSEDED:
-            self._refusals.put(digest, (error.message, error.code))
-        else:
-            self._verified.put(digest, record)
-        if error.code is Code.OVER_QUOTA and received_from is not None:
-            until_ms = now_ms + LIMITS.refused_for_room_seconds * 1000
-            self._no_room.put(digest + received_from.encode(), until_ms)
+        return partial(self.memberships.may_say, now_ms=now_ms)

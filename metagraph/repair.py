@@ -2,8 +2,8 @@
 
 The order is that of issue, in whole seconds. Memberships count minutes instead of seconds, which
 places all of them before everything else: a long answer brings who is a member before what members
-say. Seconds, not milliseconds, since implementations of negentropy exist that hold a timestamp in
-32 bits.
+say. StatusDelegations count hours, since memberships are renewed by them. Seconds, not
+milliseconds, since implementations of negentropy exist that hold a timestamp in 32 bits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +20,14 @@ from aigrid.protocol.reconcile_items import Items, item
 # whichever branch is asked for, since all records are looked at. (10,000 records: 0.2 s.)
 _REUSE_MS_PER_RECORD = 0.02
 
+_MS_PER_STEP = {Kind.STATUS_DELEGATION: 3_600_000, Kind.MEMBERSHIP: 60_000}
+
 MaySay = Callable[[Kind, str], bool]
 
 
 def _ms_per_step(kind: Kind) -> int:
     """Of the timestamps by which records are ordered."""
-    return 60_000 if kind is Kind.MEMBERSHIP else 1000
+    return _MS_PER_STEP.get(kind, 1000)
 
 
 class Repair:

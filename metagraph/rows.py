@@ -10,6 +10,7 @@ from aigrid.metagraph.branches import branches_of, mask
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.kinds import KINDS, Body, Kind, WithdrawnBody
 from aigrid.protocol.record import Record
+from aigrid.protocol.record_status import StatusEntry
 
 FIELDS = "kind, issuer, subject, valid_from_ms, valid_until_ms, withdrawn, content_id, raw"
 _COLUMNS = (
@@ -47,8 +48,14 @@ REMEMBER = _upsert(
 )
 
 
+class _Status(msgspec.Struct):
+    index: str = msgspec.field(name="statusListIndex")
+    max_age_seconds: int = msgspec.field(name="maxStatusAge")
+
+
 class _Envelope(msgspec.Struct):
     credential_subject: msgspec.Raw = msgspec.field(name="credentialSubject")
+    status: _Status | None = msgspec.field(name="credentialStatus", default=None)
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
@@ -83,10 +90,18 @@ def record_of(row: tuple[Any, ...]) -> Record:
     try:
         kind = Kind(kind_text)
         decoder = _withdrawn if withdrawn else _bodies[kind]
-        body: Body = decoder.decode(_envelope.decode(raw).credential_subject)
+        envelope = _envelope.decode(raw)
+        body: Body = decoder.decode(envelope.credential_subject)
+        found = envelope.status
+        status = None
+        if found is not None:
+            owner = getattr(body, "grid", issuer)
+            status = StatusEntry(owner, int(found.index), found.max_age_seconds)
     except (msgspec.DecodeError, ValueError) as error:
         raise UsageError(
             "The data directory cannot be used: a stored record is damaged.",
             Code.DATA_DIRECTORY_UNUSABLE,
         ) from error
-    return Record(kind, issuer, subject, valid_from_ms, valid_until_ms, body, content_id, raw)
+    return Record(
+        kind, issuer, subject, valid_from_ms, valid_until_ms, body, content_id, raw, status
+    )

@@ -62,6 +62,7 @@ class Store:
         self.accounts = Accounts(self.database, limits)
         self._evicted: list[Record] = []
         self._limits = limits
+        self._changes = 0
         self._successors: OrderedDict[str, str] = OrderedDict()
         self._rates = TokenBuckets(
             per_second=limits.records_per_second_per_issuer, burst=limits.records_burst_per_issuer
@@ -195,6 +196,11 @@ class Store:
         )
         return map(record_of, rows)
 
+    def of_kind(self, kind: Kind) -> list[Record]:
+        """Everything stored of one kind."""
+        rows = self.database.rows(f"SELECT {FIELDS} FROM records WHERE kind = ?", (kind.value,))  # noqa: S608
+        return [record_of(row) for row in rows]
+
     def of_issuer(self, issuer: str) -> list[Record]:
         """Everything stored that `issuer` said."""
         rows = self.database.rows(f"SELECT {FIELDS} FROM records WHERE issuer = ?", (issuer,))  # noqa: S608
@@ -211,7 +217,10 @@ class Store:
         )
 
     def summaries(self, content_ids: Sequence[str], now_ms: int) -> list[Summary]:
-        """Those that are live, in the order in which a peer needs them: memberships, then oldest.
+        """Those that are live, in the order in which a peer needs them.
+
+        Delegations come before the memberships renewed by them, these before what members say; of
+        everything else the oldest first.
 
         At most 30,000 may be asked for.
         """
@@ -219,8 +228,8 @@ class Store:
         rows = self.database.rows(
             "SELECT content_id, kind, issuer FROM records "  # noqa: S608 - only question marks
             f"WHERE content_id IN ({marks}) AND valid_until_ms > ? "
-            "ORDER BY kind != ?, valid_from_ms, content_id",
-            (*content_ids, now_ms, Kind.MEMBERSHIP.value),
+            "ORDER BY kind != ?, kind != ?, valid_from_ms, content_id",
+            (*content_ids, now_ms, Kind.STATUS_DELEGATION.value, Kind.MEMBERSHIP.value),
         )
         return [Summary(row[0], Kind(row[1]), row[2]) for row in rows]
 
@@ -231,8 +240,11 @@ class Store:
 
     @property
     def changes(self) -> int:
-        """A number that is another one whenever something has changed."""
-        return self.database.changes
+        """A number that is another one whenever the records have changed.
+
+        What else is in the database does not count: receipts are written with every request.
+        """
+        return self._changes
 
     def expire(self, now_ms: int, *, records_max: int = -1) -> list[Record]:
         """Delete what is no longer valid, soonest ended first, and return it.
@@ -313,6 +325,7 @@ class Store:
 
     def _delete(self, content_ids: Iterable[str]) -> None:
         for content_id in content_ids:
+            self._changes += 1
             self.database.execute("DELETE FROM records WHERE content_id = ?", (content_id,))
 
     def _check_rate(self, account: str, now_ms: int) -> None:
@@ -325,6 +338,7 @@ class Store:
     def _write(
         self, record: Record, now_ms: int, received_from: str | None, account: str | None
     ) -> None:
+        self._changes += 1
         self.database.execute(
             INSERT,
             row_of(record, now_ms, received_from, account),

@@ -235,6 +235,11 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "addresses": _ADDRESSES,
         "nonce": Term(AIG + "nonce"),
     },
+    Kind.ROTATION: {
+        "successor": Term(AIG + "successor", Form.REFERENCE),
+        "rotated": Term(AIG + "rotated"),
+        "successorProof": Term(AIG + "successorProof"),
+    },
 }
 OPTION_NAME, OPTION_VALUE = SCHEMA + "propertyID", SCHEMA + "value"
 EMPTY = AIG + "empty"

@@ -4,12 +4,10 @@
 below reads a clock, draws randomness, opens a socket or starts a process by itself.
 """
 
-import platform
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import Store
 from aigrid.node.config import NodeConfig
+from aigrid.node.describing import describe, usable_devices
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
 from aigrid.node.discovery.grid import Grid, GridKeys, Membership, NowMs, RandomBytes
@@ -32,6 +31,7 @@ from aigrid.node.discovery.known import KnownPeers
 from aigrid.node.discovery.mingling import Mingling
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, hint_keys
+from aigrid.node.discovery.rotation import Rotating
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
@@ -46,18 +46,19 @@ from aigrid.node.mesh.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
+from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
-from aigrid.node.policy.access import Access
+from aigrid.node.policy.assembly import Policy
+from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.workers import WorkerSpawner
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
-from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
+from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import PROTOCOL_VERSION
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
@@ -100,7 +101,6 @@ class Node:
         self._engines = KnownEngines(world.spawner, config.engines, changed=self._engines_changed)
         self._store = Store(world.database)
         self.local = LocalState(self._store)
-        self.access = Access(self._store.database, world.random_bytes, world.now_ms)
         self._build_graph(authority)
         self._build_discovery()
         self._build_mesh()
@@ -120,10 +120,18 @@ class Node:
             now_ms=self.now_ms(),
         )
         self.querying = Querying(self.graph, start=self._world.start_dataset, now_ms=self.now_ms)
+        self.statuses = StatusKeeper(
+            self.graph,
+            identity=self.identity,
+            authority=lambda: self.grid.authority,
+            now_ms=self.now_ms,
+            random_bytes=self._world.random_bytes,
+        )
         self.grid = Grid(
             identity=self.identity,
             membership=Membership(grid, authority),
             graph=self.graph,
+            statuses=self.statuses,
             transport=self.transport,
             keys=self._world.keys,
             now_ms=self.now_ms,
@@ -143,9 +151,7 @@ class Node:
         )
         self.join_host = JoinHost(
             self.grid,
-            redeem_once=lambda nonce, until_ms: self.local.redeem(
-                nonce, until_ms=until_ms, now_ms=self.now_ms()
-            ),
+            self.local,
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
             approve_everybody=self.config.open_to_strangers,
@@ -153,6 +159,7 @@ class Node:
         self.known = KnownPeers(
             self.local, own_peer_id=self.identity.peer_id, bootstrap=self.config.bootstrap
         )
+        self.rotating = Rotating(self.grid, self.join_client, self.known, self.now_ms, world.rng)
         self.peers = Peers(
             self.transport,
             self.rpc,
@@ -183,7 +190,7 @@ class Node:
             cache_directory=self.config.data_dir / "cache",
             run_blocking=world.run_blocking,
             token=lambda: world.random_bytes(8).hex(),
-            trusted=lambda model: self.hosting.trusted(model),  # noqa: PLW0108 - made below
+            trusted=self._trusted,
         )
         self.loading = LoadProgress()
         self.pool = ModelPool(
@@ -219,7 +226,23 @@ class Node:
             task_of=self.graph.index.concepts.task_of,
             trusted=self.identity.did in self.config.trusted_publishers,
         )
-        self.serving = Serving(self.pool, offered=self.hosting.offered)
+        self.policy = Policy(
+            self.config,
+            identity=self.identity,
+            graph=self.graph,
+            statuses=self.statuses,
+            manifest_of=self.hosting.manifest,
+            now_ms=self.now_ms,
+            random_bytes=world.random_bytes,
+        )
+        self.serving = Serving(
+            self.pool,
+            identity=self.identity,
+            offered=self.hosting.offered,
+            admission=self.policy.admission,
+            keep_receipt=self.policy.keep_receipt,
+            now_ms=self.now_ms,
+        )
         self.announcer = Announcer(
             self.graph,
             self.identity,
@@ -233,6 +256,8 @@ class Node:
             peers=self.peers,
             rpc=self.rpc,
             serving=self.serving,
+            presenter=self.policy.presenter,
+            receipts=self.policy.receipts,
             reach=self.typed_queries.ask,
             now_ms=self.now_ms,
             rng=world.rng,
@@ -253,6 +278,7 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
             await self.models.open()
+            await take_over(self.local, self.graph, self.models, self.identity, self.now_ms())
             await self.hub.sweep(self.now_ms())
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
@@ -263,6 +289,8 @@ class Node:
             for service in (
                 self.rpc,
                 self.grid,
+                self.rotating,
+                self.statuses,
                 self.pool,
                 self.gossip,
                 self.announcer,
@@ -306,31 +334,13 @@ class Node:
         return self._world.random_bytes(12).hex()
 
     def _describe(self) -> NodeBody:
-        probes = [probe for probe in self.probes if not probe.problem]
-        return NodeBody(
-            id=self.identity.did,
-            protocol_version=PROTOCOL_VERSION,
-            software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
-            addresses=self.transport.listen_addresses[: LIMITS.addresses_max],
-            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes)[
-                : LIMITS.engines_max
-            ],
-            devices=tuple(
-                DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
-                for d in self.usable_devices()
-            )[: LIMITS.devices_max],
-            region=self.config.region,
-            branches=self.interests.announced(),
+        return describe(
+            self.config, self.identity.did, self.transport, self.probes, self.interests.announced()
         )
 
     def usable_devices(self) -> tuple[Device, ...]:
         """The devices that some engine can use, as they were when they were probed."""
-        found: dict[str, Device] = {}
-        for probe in self.probes:
-            # What the first one saw: the contexts that others make take memory meanwhile.
-            for device in probe.devices if not probe.problem else ():
-                found.setdefault(device.place, device)
-        return tuple(found.values())[: LIMITS.devices_max]
+        return usable_devices(self.probes)
 
     async def find_devices(self) -> tuple[Device, ...]:
         """Every device here, as free as it is now; and those that only engines know of."""
@@ -343,9 +353,7 @@ class Node:
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority
-        return record.issuer == self.identity.did or (
-            authority is not None and record.issuer == authority.did
-        )
+        return record.issuer in {self.identity.did, authority.did if authority else ""}
 
     def _hint_keys(self) -> frozenset[str]:
         index, now_ms = self.graph.index, self.now_ms()
@@ -383,6 +391,9 @@ class Node:
     def _engines_changed(self) -> None:
         self.pool.equip(self.usable_devices())
         self.announcer.poke()
+
+    def _trusted(self, model: str) -> bool:
+        return self.hosting.trusted(model)
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.table.engines_for(source)

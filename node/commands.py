@@ -28,6 +28,7 @@ from aigrid.node.publish_commands import (
     publish,
     publish_hub,
 )
+from aigrid.node.receipt_commands import methods as receipt_methods
 from aigrid.node.record_view import describe
 from aigrid.node.status import engines_of, models_of, peers_of, status_of
 from aigrid.node.upstream_commands import (
@@ -40,6 +41,7 @@ from aigrid.protocol.errors import (
     Code,
     InvalidRequestError,
     NoCandidateError,
+    PolicyDeniedError,
     UsageError,
     VerificationError,
 )
@@ -174,6 +176,7 @@ class NodeCommands:
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
             **key_methods(node),
+            **receipt_methods(node),
         }
 
     async def call(self, method: str, params: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -370,5 +373,10 @@ class NodeCommands:
         return {"did": did, "peer_id": peer_id_of_did(did), "state": "member"}
 
     async def _remove(self, params: Did, _: Emit) -> dict[str, Any]:
+        newest = self._node.local.successor_of(params.did)
+        if newest is not None and params.did not in self._node.grid.members():
+            raise PolicyDeniedError(
+                f"{params.did} has changed its key: `aigrid remove {newest}`", Code.NOT_MEMBER
+            )
         self._node.grid.remove(params.did)
         return {"did": params.did, "state": "removed"}

@@ -10,11 +10,11 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from aigrid.node import policy_settings
 from aigrid.node.gateway_config import (
     DEFAULT_GATEWAY_HOST,
-    BadValueError,
     boolean,
     check_gateway,
     file_path,
@@ -22,8 +22,12 @@ from aigrid.node.gateway_config import (
     host_names,
     tls_mode,
 )
+from aigrid.node.setting import BadValueError, texts
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
+
+if TYPE_CHECKING:
+    from aigrid.protocol.policy import OperatorPolicy
 
 CONFIG_FILE = "config.toml"
 DEFAULT_GATEWAY_PORT = 8080
@@ -63,6 +67,11 @@ class NodeConfig:
         trusted_publishers: DIDs whose models may run code here; this node's own only if listed.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
+        serve, host: whom to serve, and what to host: see `policy_settings`; `serve` None: as open
+            as the grid is.
+        holder_requests_per_day, holder_tokens_per_day, holder_concurrency: of each other holder
+            of credentials that is served; 0: any.
+        accept_licenses: licences that this node accepts when it asks others.
     """
 
     data_dir: Path
@@ -85,6 +94,26 @@ class NodeConfig:
     trusted_publishers: frozenset[str] = frozenset()
     interests: frozenset[str] | None = None
     json: bool = False
+    serve: frozenset[str] | None = None
+    host: frozenset[str] = frozenset({"*"})
+    holder_requests_per_day: int = 0
+    holder_tokens_per_day: int = 0
+    holder_concurrency: int = 0
+    accept_licenses: tuple[str, ...] = ()
+
+    @property
+    def operator(self) -> "OperatorPolicy":
+        """What of this has a say in decisions."""
+        return policy_settings.operator_policy(
+            serve=self.serve,
+            host=self.host,
+            open_to_strangers=self.open_to_strangers,
+            limits={
+                "requests_per_day": self.holder_requests_per_day,
+                "tokens_per_day": self.holder_tokens_per_day,
+                "concurrency": self.holder_concurrency,
+            },
+        )
 
 
 def default_data_dir(environment: Mapping[str, str], home: Path) -> Path:
@@ -170,11 +199,10 @@ def _sanitised(hostname: str) -> str:
 
 def _addresses(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise BadValueError("must be a list of multiaddrs")
+    addresses = texts(items, "a list of multiaddrs")
     if len(items) > LIMITS.config_addresses_max:
         raise BadValueError(f"lists more than {LIMITS.config_addresses_max} addresses")
-    return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    return addresses
 
 
 def _listen(value: Any) -> tuple[str, ...]:
@@ -275,10 +303,7 @@ def _bytes(value: Any) -> int | None:
 
 
 def _engines(value: Any) -> tuple[str, ...]:
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise BadValueError("must be a list of names of engines")
-    names = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    names = texts(value, "a list of names of engines")
     if len(names) > LIMITS.config_engines_max or not all(map(_ENGINE.fullmatch, names)):
         raise BadValueError(f"must be at most {LIMITS.config_engines_max} names such as onnx_text")
     return names
@@ -287,10 +312,7 @@ def _engines(value: Any) -> tuple[str, ...]:
 def _publishers(value: Any) -> frozenset[str]:
     from aigrid.protocol.identity import public_key_of_did  # late: loads libsodium
 
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise BadValueError("must be a list of DIDs")
-    dids = frozenset(item.strip() for item in items if item.strip())
+    dids = frozenset(texts(value, "a list of DIDs"))
     if len(dids) > LIMITS.trusted_publishers_max:
         raise BadValueError(f"lists more than {LIMITS.trusted_publishers_max} DIDs")
     for did in sorted(dids):
@@ -341,11 +363,18 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "trusted_publishers": ("trusted_publishers", _publishers),
     "interest": ("interests", _interests),
     "json": ("json", boolean),
+    "serve": ("serve", policy_settings.served),
+    "host": ("host", policy_settings.hosted),
+    "holder_requests_per_day": ("holder_requests_per_day", policy_settings.amount),
+    "holder_tokens_per_day": ("holder_tokens_per_day", policy_settings.amount),
+    "holder_concurrency": ("holder_concurrency", policy_settings.amount),
+    "accept_licenses": ("accept_licenses", policy_settings.licenses),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},
     "--": {
         "trusted_publishers": "trust-publisher",
+        "accept_licenses": "accept-license",
         **{key: key.replace("_", "-") for key in ("gateway_name", "tls_cert", "tls_key")},
     },
 }

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from aigrid.node.setting import BadValueError, texts
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
@@ -19,14 +20,6 @@ _WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
     "no": False,
     "off": False,
 }
-
-
-class BadValueError(Exception):
-    """What is wrong with one value: the end of a sentence that starts with the key."""
-
-    def __init__(self, message: str, code: Code = Code.USAGE) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def boolean(value: Any) -> bool:
@@ -57,10 +50,7 @@ def gateway_address(value: Any) -> tuple[str, int]:
 
 def host_names(value: Any) -> tuple[str, ...]:
     """DNS names and addresses. Raises BadValueError."""
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise BadValueError("must be a list of names of this machine")
-    names = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    names = texts(value, "a list of names of this machine")
     if len(names) > LIMITS.config_addresses_max or not all(map(_is_host, names)):
         raise BadValueError(
             f"must be at most {LIMITS.config_addresses_max} names such as node.example.org"

@@ -28,12 +28,12 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         token=node.new_request_id,
         broader=node.graph.index.concepts.ancestors,
     )
-    auth = Authenticator(node.access, keyless=config.keyless, now_ms=node.now_ms)
+    auth = Authenticator(node.policy.access, keyless=config.keyless, now_ms=node.now_ms)
     gateway = _bound(core, auth, _tls(node, config), node, config)
     said = {"gateway": f"{gateway.scheme}://{gateway.address}"}
     if gateway.fingerprint:
         said["tls_fingerprint"] = gateway.fingerprint
-    node.access.gateway = lambda: {
+    node.policy.access.gateway = lambda: {
         **said,
         "keyless": auth.keyless,
         "counters": gateway.counters(),

@@ -61,18 +61,18 @@ async def _create(node: Node, params: NewKey, _: Emit) -> dict[str, Any]:
     if params.expires_seconds < 0:
         raise UsageError("a key cannot have expired already")
     expires_ms = now_ms + params.expires_seconds * 1000 if params.expires_seconds else 0
-    actor, key = node.access.keys.create(
+    actor, key = node.policy.access.keys.create(
         params.name, params.limits, did=params.did, expires_ms=expires_ms, now_ms=now_ms
     )
     return {**_shown(node, actor), "key": key}
 
 
 async def _list(node: Node, _: AllKeys, __: Emit) -> dict[str, Any]:
-    return {"keys": [_shown(node, actor) for actor in node.access.keys.all()]}
+    return {"keys": [_shown(node, actor) for actor in node.policy.access.keys.all()]}
 
 
 async def _revoke(node: Node, params: KeyId, _: Emit) -> dict[str, Any]:
-    actor = node.access.keys.revoke(params.id)
+    actor = node.policy.access.keys.revoke(params.id)
     return {"id": actor.id, "name": actor.name, "state": "revoked"}
 
 
@@ -85,5 +85,5 @@ def _shown(node: Node, actor: Actor) -> dict[str, Any]:
         "created": format_ms(actor.created_ms),
         "expires": format_ms(actor.expires_ms) if actor.expires_ms else "",
         "state": "live" if actor.live(node.now_ms()) else "expired",
-        "tokens_today": node.access.meter.day_tokens(actor),
+        "tokens_today": node.policy.access.meter.day_tokens(actor),
     }

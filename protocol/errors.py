@@ -30,6 +30,8 @@ class Code(StrEnum):
     OVER_QUOTA = "over_quota"
     OVER_RATE = "over_rate"
     NOT_MEMBER = "not_member"
+    RECEIPT_MISMATCH = "receipt_mismatch"
+    UNRECEIPTED = "unreceipted"
     # Membership
     INVITATION_INVALID = "invitation_invalid"
     INVITATION_EXPIRED = "invitation_expired"
@@ -39,6 +41,7 @@ class Code(StrEnum):
     GRID_NOT_EMPTY = "grid_not_empty"
     JOIN_PENDING = "join_pending"
     JOIN_REFUSED = "join_refused"
+    ROTATION_REFUSED = "rotation_refused"
     # Requests
     INVALID_REQUEST = "invalid_request"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
@@ -54,8 +57,32 @@ class Code(StrEnum):
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
     UNAUTHENTICATED = "unauthenticated"
     DENIED = "denied"
-    RATE_LIMITED = "rate_limited"
+    # Policy: what a node says when it will not serve, though it could
+    UNPRESENTED = "unpresented"
+    PRESENTATION_INVALID = "presentation_invalid"
+    PRESENTATION_EXPIRED = "presentation_expired"
+    NOT_HOLDER = "not_holder"
+    WRONG_AUDIENCE = "wrong_audience"
+    REPLAYED = "replayed"
+    BODY_MISMATCH = "body_mismatch"
+    PREFIX_MISMATCH = "prefix_mismatch"
+    WRONG_MANIFEST = "wrong_manifest"
+    CHAIN_BROKEN = "chain_broken"
+    CHAIN_TOO_LONG = "chain_too_long"
+    DELEGATION_WIDENS = "delegation_widens"
+    NOT_DELEGABLE = "not_delegable"
+    REVOKED = "revoked"
+    STATUS_STALE = "status_stale"
+    NOT_SERVED = "not_served"
+    NO_GRANT = "no_grant"
+    ACTION_NOT_ALLOWED = "action_not_allowed"
+    TARGET_NOT_COVERED = "target_not_covered"
+    PURPOSE_NOT_ALLOWED = "purpose_not_allowed"
+    REGION_NOT_ALLOWED = "region_not_allowed"
+    AUDIENCE_NOT_ALLOWED = "audience_not_allowed"
+    LICENSE_NOT_ACCEPTED = "license_not_accepted"
     OVER_BUDGET = "over_budget"
+    RATE_LIMITED = "rate_limited"
     BUSY = "busy"
     NO_CANDIDATE = "no_candidate"
     QUERY_MALFORMED = "query_malformed"
@@ -84,12 +111,45 @@ class Code(StrEnum):
     PORT_IN_USE = "port_in_use"
     DATA_DIRECTORY_UNUSABLE = "data_directory_unusable"
     KEY_FILE_CORRUPT = "key_file_corrupt"
+    PASSPHRASE_REQUIRED = "passphrase_required"  # noqa: S105 - a code
+    PASSPHRASE_WRONG = "passphrase_wrong"  # noqa: S105 - a code
     ALREADY_RUNNING = "already_running"
     NOT_RUNNING = "not_running"
     UNSAFE_BINDING = "unsafe_binding"
     ENVIRONMENT = "environment"
     INTERNAL = "internal"
 
+
+# What a node says that will not serve a request, though it could.
+POLICY = frozenset(
+    {
+        Code.NOT_MEMBER,
+        Code.UNPRESENTED,
+        Code.PRESENTATION_INVALID,
+        Code.PRESENTATION_EXPIRED,
+        Code.NOT_HOLDER,
+        Code.WRONG_AUDIENCE,
+        Code.REPLAYED,
+        Code.BODY_MISMATCH,
+        Code.PREFIX_MISMATCH,
+        Code.WRONG_MANIFEST,
+        Code.CHAIN_BROKEN,
+        Code.CHAIN_TOO_LONG,
+        Code.DELEGATION_WIDENS,
+        Code.NOT_DELEGABLE,
+        Code.REVOKED,
+        Code.STATUS_STALE,
+        Code.NOT_SERVED,
+        Code.NO_GRANT,
+        Code.ACTION_NOT_ALLOWED,
+        Code.TARGET_NOT_COVERED,
+        Code.PURPOSE_NOT_ALLOWED,
+        Code.REGION_NOT_ALLOWED,
+        Code.AUDIENCE_NOT_ALLOWED,
+        Code.LICENSE_NOT_ACCEPTED,
+        Code.OVER_BUDGET,
+    }
+)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DENIED, EXIT_NO_CANDIDATE = 1, 2, 3, 4
 
@@ -151,6 +211,8 @@ CODES: dict[Code, CodeInfo] = {
     Code.OVER_QUOTA: _record("Withdraw records of this issuer first."),
     Code.OVER_RATE: _elsewhere(429, "Publish less often."),
     Code.NOT_MEMBER: _denied("Join the grid first: `aigrid join`."),
+    Code.RECEIPT_MISMATCH: _record("Ask the operator of the node that served to account for it."),
+    Code.UNRECEIPTED: _record("Ask the operator of the node that served to account for it."),
     Code.INVITATION_INVALID: _denied("Ask for a new invitation: `aigrid invite DID`."),
     Code.INVITATION_EXPIRED: _denied("Ask for a new invitation: `aigrid invite DID`."),
     Code.INVITATION_USED: _denied("Ask for a new invitation: `aigrid invite DID`."),
@@ -159,6 +221,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.GRID_NOT_EMPTY: _denied("Use a fresh data directory to join another grid."),
     Code.JOIN_PENDING: _denied("The other side has to run `aigrid approve`."),
     Code.JOIN_REFUSED: _denied("Ask the grid's operator."),
+    Code.ROTATION_REFUSED: _denied("Ask the grid's operator to invite the new key."),
     Code.INVALID_REQUEST: _request(400, "Correct the named field."),
     Code.UNSUPPORTED_PARAMETER: _request(400, "Leave the named parameter out."),
     Code.CONTEXT_LENGTH_EXCEEDED: _request(400, "Shorten the messages or lower max_tokens."),
@@ -179,8 +242,35 @@ CODES: dict[Code, CodeInfo] = {
         401, "Send a key of this gateway: `aigrid key create NAME` makes one.", status=EXIT_DENIED
     ),
     Code.DENIED: _denied("Ask the operator of the serving node."),
+    Code.UNPRESENTED: _denied("Present a membership or a grant: update this node."),
+    Code.PRESENTATION_INVALID: _denied("Make the presentation as SPEC.md says, and sign it anew."),
+    Code.PRESENTATION_EXPIRED: _denied("Present again, and compare the clocks of both machines."),
+    Code.NOT_HOLDER: _denied("Only whoever a credential was issued to can present it."),
+    Code.WRONG_AUDIENCE: _denied("Make a presentation for the node that is asked."),
+    Code.REPLAYED: _denied("Make a new presentation for each request."),
+    Code.BODY_MISMATCH: _denied("Present for exactly the request that is sent."),
+    Code.PREFIX_MISMATCH: _denied("Present for exactly the continuation that is sent."),
+    Code.WRONG_MANIFEST: _denied("Ask under the manifest that the node offers the model by."),
+    Code.CHAIN_BROKEN: _denied("Present the whole chain, from the grant to the last delegation."),
+    Code.CHAIN_TOO_LONG: _denied("Ask for a grant or delegation that is nearer to its owner."),
+    Code.DELEGATION_WIDENS: _denied("Delegate no more than what was granted."),
+    Code.NOT_DELEGABLE: _denied("Ask the owner for a grant that may be delegated."),
+    Code.REVOKED: _denied("Ask the issuer for a new credential."),
+    Code.STATUS_STALE: _denied(
+        "Reconnect to a node that signs the issuer's status list, and try again."
+    ),
+    Code.NOT_SERVED: _denied("Ask the operator of the serving node, or ask another node."),
+    Code.NO_GRANT: _denied("Ask the model's owner for a grant: `aigrid credential issue`."),
+    Code.ACTION_NOT_ALLOWED: _denied("Ask the model's owner to permit the action."),
+    Code.TARGET_NOT_COVERED: _denied("Ask the issuer for a credential that covers the model."),
+    Code.PURPOSE_NOT_ALLOWED: _denied("Name a purpose that is permitted: `x-aigrid-purpose`."),
+    Code.REGION_NOT_ALLOWED: _denied("Ask a node in a region that is permitted."),
+    Code.AUDIENCE_NOT_ALLOWED: _denied("Ask a node that the credential names."),
+    Code.LICENSE_NOT_ACCEPTED: _denied(
+        "Accept the model's licence: `x-aigrid-accept-license`, or `accept_licenses`."
+    ),
+    Code.OVER_BUDGET: _elsewhere(429, "Wait for the time in Retry-After."),
     Code.RATE_LIMITED: _elsewhere(429, "Wait for the time in Retry-After."),
-    Code.OVER_BUDGET: _elsewhere(429, "Wait for the time in Retry-After, or ask the operator."),
     Code.BUSY: _elsewhere(503, "Wait for the time in Retry-After."),
     Code.NO_CANDIDATE: _elsewhere(
         503, "Start a node that holds the model, or wait.", status=EXIT_NO_CANDIDATE
@@ -212,6 +302,10 @@ CODES: dict[Code, CodeInfo] = {
     Code.PORT_IN_USE: _environment("Choose another port, or stop what holds it."),
     Code.DATA_DIRECTORY_UNUSABLE: _environment("Choose another directory with --data-dir."),
     Code.KEY_FILE_CORRUPT: _environment("Restore the key file from a backup, or move it away."),
+    Code.PASSPHRASE_REQUIRED: _environment(
+        "Name a file with --passphrase-file, or set AIGRID_PASSPHRASE."
+    ),
+    Code.PASSPHRASE_WRONG: _environment("Give the passphrase that the key was protected with."),
     Code.ALREADY_RUNNING: _environment("A node is already running on this data directory."),
     Code.NOT_RUNNING: _environment("Start the node first: `aigrid up`."),
     Code.UNSAFE_BINDING: _environment("Bind the gateway to 127.0.0.1, or give it TLS: --tls."),

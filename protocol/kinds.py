@@ -12,14 +12,24 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from aigrid.protocol import credential_kinds as credentials
 from aigrid.protocol.canonical import canonical, is_content_id, plain
+from aigrid.protocol.credential_kinds import (
+    DelegationBody,
+    GrantBody,
+    Rules,
+    StatusDelegationBody,
+    StatusListBody,
+)
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import peer_id_of_did, public_key_of_did, public_key_of_peer_id
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
-from aigrid.protocol.names import PRINTABLE
+from aigrid.protocol.names import CAPABILITY, PRINTABLE
+from aigrid.protocol.receipt import ReceiptBody, check_receipt
+from aigrid.protocol.rotation import RotationBody, check_own, check_rotation
 
 SubjectId = Annotated[str, Meta(min_length=1, max_length=128)]
 Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]
@@ -29,14 +39,8 @@ Addresses = Annotated[tuple[Multiaddr, ...], Meta(max_length=LIMITS.addresses_ma
 CapabilityName = Annotated[
     str, Meta(max_length=LIMITS.name_max_chars, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*\Z")
 ]
-# An IRI in the namespace of whoever issued it: `DID#name`.
-_OWN_CAPABILITY = r"did:key:z[1-9A-HJ-NP-Za-km-z]{40,64}#[a-z0-9]+(-[a-z0-9]+)*"
 Capability = Annotated[
-    str,
-    Meta(
-        max_length=LIMITS.capability_max_chars,
-        pattern=rf"^([a-z0-9]+(-[a-z0-9]+)*|{_OWN_CAPABILITY})\Z",
-    ),
+    str, Meta(max_length=LIMITS.capability_max_chars, pattern=rf"^({CAPABILITY})\Z")
 ]
 # Roots of the shipped capabilities, each once, in order: so that a set of them has one spelling.
 Branches = Annotated[tuple[CapabilityName, ...], Meta(max_length=LIMITS.branches_max)]
@@ -86,7 +90,11 @@ class NodeBody(_Body, frozen=True):
 
 
 class ModelBody(_Body, frozen=True):
-    """A manifest. `id` is `urn:aigrid:model:` and the model id, which `model` must hash to."""
+    """A manifest. `id` is `urn:aigrid:model:` and the model id, which `model` must hash to.
+
+    `policy`: what may be done with the model, by whom. Unset: members may do everything. Empty:
+    nobody but the issuer may do anything.
+    """
 
     name: Name
     capabilities: Annotated[
@@ -97,6 +105,7 @@ class ModelBody(_Body, frozen=True):
     languages: Annotated[tuple[Label, ...], Meta(max_length=LIMITS.languages_max)] = ()
     memory_bytes: Count = 0
     context_tokens: Count = 0
+    policy: Rules | UnsetType = UNSET
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -130,10 +139,18 @@ class CapabilityBody(_Body, frozen=True):
 
 
 class MembershipBody(_Body, frozen=True):
-    """The authority admits `id` (a DID) to its grid; `grid` is the issuer's own DID."""
+    """The authority admits `id` (a DID) to its grid; `grid` is the authority's DID.
+
+    Who may sign the authority's status list may renew a membership, for the same `id` under the
+    same status entry: `renews` is then the record that the authority itself signed, in base64url.
+    """
 
     grid: str
     role: Literal["member", "authority"] = "member"
+    renews: (
+        Annotated[str, Meta(max_length=LIMITS.renewed_max_chars, pattern=r"^[A-Za-z0-9_-]+\Z")]
+        | UnsetType
+    ) = UNSET
 
 
 class InvitationBody(_Body, frozen=True):
@@ -160,6 +177,12 @@ class Kind(StrEnum):
     CAPABILITY = "CapabilityRecord"
     MEMBERSHIP = "Membership"
     INVITATION = "Invitation"
+    GRANT = "Grant"
+    DELEGATION = "Delegation"
+    STATUS_LIST = "BitstringStatusListCredential"
+    STATUS_DELEGATION = "StatusDelegation"
+    RECEIPT = "Receipt"
+    ROTATION = "KeyRotation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +191,16 @@ class KindRule:
 
     Attributes:
         check_withdrawn: the same for a withdrawal, whose body has nothing but an `id`.
-        shared: spread by gossip and sync; the others travel only in the join protocol.
+        shared: spread by gossip and sync; the others travel only where SPEC.md says.
+        status: whether a `credentialStatus` is `never` there, `allowed` or `required`.
     """
 
-    body: type[_Body]
+    body: type[msgspec.Struct]
     ttl_seconds: int
     check: Callable[[str, Any], None]
     check_withdrawn: Callable[[str, Any], None]
     shared: bool = True
+    status: Literal["never", "allowed", "required"] = "never"
 
 
 def _about_itself(issuer: str, body: _Body) -> None:
@@ -216,6 +241,8 @@ def _check_model(issuer: str, body: ModelBody) -> None:
     if body.id != MODEL_URN + model_id(body.model):
         raise VerificationError("the id is not the content id of the model's description")
     upstream = body.model.upstream
+    if body.policy is not UNSET:
+        credentials.check_rules(body.policy)
     if upstream is not UNSET and upstream.publisher != issuer:
         raise VerificationError(
             "only its publisher describes a model behind a server", Code.ISSUER_NOT_KEY
@@ -241,8 +268,11 @@ def _check_capability(issuer: str, body: CapabilityBody) -> None:
 
 def _check_membership(issuer: str, body: MembershipBody) -> None:
     public_key_of_did(body.id)
-    if body.grid != issuer:
+    if body.grid == issuer and body.renews is UNSET:
+        return
+    if body.grid == issuer or body.renews is UNSET or body.role != "member":
         raise VerificationError("a grid admits only in its own name", Code.ISSUER_NOT_KEY)
+    public_key_of_did(body.grid)
 
 
 def _check_invitation(issuer: str, body: InvitationBody) -> None:
@@ -262,10 +292,52 @@ KINDS: dict[Kind, KindRule] = {
         CapabilityBody, LIMITS.capability_ttl_seconds, _check_capability, _id_is_own_capability
     ),
     Kind.MEMBERSHIP: KindRule(
-        MembershipBody, LIMITS.membership_ttl_seconds, _check_membership, _id_is_did
+        MembershipBody,
+        LIMITS.membership_ttl_seconds,
+        _check_membership,
+        _id_is_did,
+        status="allowed",
     ),
     Kind.INVITATION: KindRule(
         InvitationBody, LIMITS.invitation_ttl_seconds, _check_invitation, _id_is_did, shared=False
+    ),
+    Kind.GRANT: KindRule(
+        GrantBody,
+        LIMITS.grant_ttl_seconds,
+        credentials.check_grant,
+        credentials.never_withdrawn,
+        shared=False,
+        status="required",
+    ),
+    Kind.DELEGATION: KindRule(
+        DelegationBody,
+        LIMITS.grant_ttl_seconds,
+        credentials.check_delegation,
+        credentials.never_withdrawn,
+        shared=False,
+        status="required",
+    ),
+    Kind.STATUS_LIST: KindRule(
+        StatusListBody,
+        LIMITS.status_list_ttl_seconds,
+        credentials.check_status_list,
+        credentials.never_withdrawn,
+    ),
+    Kind.STATUS_DELEGATION: KindRule(
+        StatusDelegationBody,
+        LIMITS.status_delegation_ttl_seconds,
+        credentials.check_status_delegation,
+        credentials.check_own_list,
+    ),
+    Kind.RECEIPT: KindRule(
+        ReceiptBody,
+        LIMITS.receipt_ttl_seconds,
+        check_receipt,
+        credentials.never_withdrawn,
+        shared=False,
+    ),
+    Kind.ROTATION: KindRule(
+        RotationBody, LIMITS.rotation_ttl_seconds, check_rotation, check_own, shared=False
     ),
 }
 
@@ -276,6 +348,12 @@ Body = (
     | CapabilityBody
     | MembershipBody
     | InvitationBody
+    | GrantBody
+    | DelegationBody
+    | StatusListBody
+    | StatusDelegationBody
+    | ReceiptBody
+    | RotationBody
     | WithdrawnBody
 )
 

@@ -15,6 +15,7 @@ from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.kinds import CapabilityName
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.names import PRINTABLE
+from aigrid.protocol.receipt import Salt
 
 PROTOCOL_VERSION = 1
 RECORDS_TOPIC = "records"
@@ -101,15 +102,18 @@ class Records(_Message, frozen=True, tag="records"):
 
 
 class Infer(_Message, frozen=True, tag="infer"):
-    """Serve this request. Answered by `Chunks` until one holds `Finish`.
+    """Serve this request. Answered by `Chunks` until one holds `Finish`, then one `Receipted`.
 
-    `manifest` is the content id of the manifest under which the caller asks.
+    `manifest` is the content id of the manifest under which the caller asks, `presentation` what
+    entitles it to. `salt` is in the hashes that bind the one to the other: see `receipt`.
     """
 
     request_id: RequestId
     model: CidText
     manifest: CidText
     request: InferRequest
+    salt: Salt
+    presentation: Annotated[bytes, Meta(max_length=LIMITS.presentation_max_bytes)]
 
 
 class Chunks(_Message, frozen=True, tag="chunks"):
@@ -118,8 +122,26 @@ class Chunks(_Message, frozen=True, tag="chunks"):
     chunks: tuple[InferChunk, ...]
 
 
-RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer
-RpcAnswer = Pong | Reconciled | Records | Pushed | Chunks
+class Receipted(_Message, frozen=True, tag="receipted"):
+    """The receipt for the segment that has just ended: a record of kind `Receipt`."""
+
+    receipt: RawRecord
+
+
+class Give(_Message, frozen=True, tag="give"):
+    """Here is a credential for you: a chain, from its grant on. Answered by one `Given`."""
+
+    credentials: Annotated[tuple[RawRecord, ...], Meta(min_length=1, max_length=LIMITS.chain_max)]
+
+
+class Given(_Message, frozen=True, tag="given"):
+    """Whether it was kept."""
+
+    kept: bool
+
+
+RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer | Give
+RpcAnswer = Pong | Reconciled | Records | Pushed | Chunks | Receipted | Given
 
 
 # --- The join protocol
@@ -132,9 +154,23 @@ class Redeem(_Message, frozen=True, tag="redeem"):
 
 
 class Present(_Message, frozen=True, tag="present"):
-    """Here is my membership. Sent by each side of a new connection between members."""
+    """Here is my membership. Sent by each side of a new connection between members.
+
+    `delegation` is the grid's StatusDelegation, if there is one: by that a membership may have been
+    renewed by others than the authority.
+    """
 
     membership: RawRecord
+    delegation: RawRecord = b""
+
+
+class Rotate(_Message, frozen=True, tag="rotate"):
+    """A member's key named mine its successor: admit me in its place.
+
+    The connection's PeerId must be the successor's.
+    """
+
+    rotation: RawRecord
 
 
 class AskToJoin(_Message, frozen=True, tag="ask"):
@@ -156,10 +192,11 @@ class Reveal(_Message, frozen=True, tag="reveal"):
 
 
 class Welcome(_Message, frozen=True, tag="welcome"):
-    """You are a member. `membership` is yours, `ours` the answering node's."""
+    """You are a member. `membership` is yours, `ours` the answering node's; see `Present`."""
 
     membership: RawRecord
     ours: RawRecord
+    delegation: RawRecord = b""
 
 
 class Challenge(_Message, frozen=True, tag="challenge"):
@@ -181,7 +218,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     message: Annotated[str, Meta(max_length=LIMITS.error_message_max_chars)]
 
 
-JoinRequest = Redeem | Present | AskToJoin | Reveal
+JoinRequest = Redeem | Present | Rotate | AskToJoin | Reveal
 JoinAnswer = Welcome | Challenge | Pending | Refused
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""What names may hold that people are shown or that become names of files."""
+"""What names may hold: those people are shown, those that become names of files, and DIDs."""
 
 from typing import Annotated
 
@@ -13,3 +13,8 @@ FileName = Annotated[
     str,
     Meta(max_length=LIMITS.name_max_chars, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\Z"),
 ]
+DID = r"did:key:z[1-9A-HJ-NP-Za-km-z]{40,64}"
+Did = Annotated[str, Meta(max_length=80, pattern=rf"^{DID}\Z")]
+# A name, or an IRI in the namespace of whoever issued it: `DID#name`.
+CAPABILITY = rf"[a-z0-9]+(-[a-z0-9]+)*|{DID}#[a-z0-9]+(-[a-z0-9]+)*"
+Region = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]

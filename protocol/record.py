@@ -29,6 +29,7 @@ from aigrid.protocol.kinds import (
     encode_body,
 )
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record_status import StatusEntry, read_status
 from aigrid.protocol.timestamp import format_ms, parse_ms
 
 CONTEXTS = ["https://www.w3.org/ns/credentials/v2", "https://w3id.org/aigrid/v1"]
@@ -42,6 +43,7 @@ _MEMBERS = {
     "credentialSubject",
     "proof",
 }
+_STATUS = "credentialStatus"
 _PROOF_CHARS_MAX = 100
 
 RecordKey = tuple[str, str, str]
@@ -49,7 +51,10 @@ RecordKey = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record whose signature and form were checked. Times are milliseconds since the epoch."""
+    """A record whose signature and form were checked. Times are milliseconds since the epoch.
+
+    `status` says where it is revoked, if it can be.
+    """
 
     kind: Kind
     issuer: str
@@ -59,6 +64,7 @@ class Record:
     body: Body
     content_id: str
     raw: bytes
+    status: StatusEntry | None = None
 
     def __hash__(self) -> int:
         return hash(self.content_id)  # a body may hold a dict, which has no hash
@@ -93,7 +99,13 @@ def remembered_until_ms(kind: Kind, valid_from_ms: int) -> int:
 
 
 def build(
-    kind: Kind, body: Body, identity: Identity, *, valid_from_ms: int, valid_until_ms: int
+    kind: Kind,
+    body: Body,
+    identity: Identity,
+    *,
+    valid_from_ms: int,
+    valid_until_ms: int,
+    status: StatusEntry | None = None,
 ) -> Record:
     """Sign a record.
 
@@ -111,6 +123,8 @@ def build(
         "validUntil": format_ms(valid_until_ms),
         "credentialSubject": encode_body(body),
     }
+    if status is not None:
+        document[_STATUS] = status.document()
     proof = {
         "@context": CONTEXTS,
         "type": "DataIntegrityProof",
@@ -157,10 +171,13 @@ def verify_form_and_signature(raw: bytes) -> Record:
     if lifetime_ms > KINDS[kind].ttl_seconds * 1000:
         raise VerificationError("valid for longer than its kind allows", Code.TTL_TOO_LONG)
     body = decode_body(kind, issuer, document["credentialSubject"])
+    status = _status(document, kind, body, issuer)
     if not plain and canonical(document) != raw:
         raise VerificationError("not in canonical form (RFC 8785)", Code.NOT_CANONICAL)
     _check_proof(document, issuer, plain_json.write_part if plain else canonical)
-    return Record(kind, issuer, body.id, valid_from_ms, valid_until_ms, body, content_id(raw), raw)
+    return Record(
+        kind, issuer, body.id, valid_from_ms, valid_until_ms, body, content_id(raw), raw, status
+    )
 
 
 def sign_jcs(document: dict[str, Any], proof: dict[str, Any], identity: Identity) -> str:
@@ -190,7 +207,7 @@ def _check_envelope(document: Any) -> Kind:
         raise VerificationError("a record is a JSON object")
     if "proof" not in document:
         raise VerificationError("there is no proof", Code.UNSIGNED)
-    unknown = document.keys() - _MEMBERS
+    unknown = document.keys() - _MEMBERS - {_STATUS}
     if unknown:
         raise VerificationError(f"unknown member {min(unknown)[:64]!r}", Code.UNKNOWN_FIELD)
     missing = _MEMBERS - document.keys()
@@ -208,6 +225,18 @@ def _check_envelope(document: Any) -> Kind:
     if not isinstance(document["issuer"], str):
         raise VerificationError("issuer is not a string")
     return kind
+
+
+def _status(document: dict[str, Any], kind: Kind, body: Body, issuer: str) -> StatusEntry | None:
+    """The status entry; a membership's is its grid's, whoever renewed it."""
+    rule = KINDS[kind].status
+    if _STATUS not in document:
+        if rule == "required":
+            raise VerificationError(f"member {_STATUS!r} is missing")
+        return None
+    if rule == "never" or isinstance(body, WithdrawnBody):
+        raise VerificationError(f"unknown member {_STATUS!r}", Code.UNKNOWN_FIELD)
+    return read_status(document[_STATUS], getattr(body, "grid", issuer))
 
 
 def _check_proof(document: dict[str, Any], issuer: str, write: Callable[[Any], bytes]) -> None:

@@ -19,11 +19,13 @@ import typer
 from aigrid.node.cli import (
     capability_commands,
     grid_commands,
+    id_commands,
     key_commands,
     model_commands,
     node_commands,
     publish_command,
     query_commands,
+    receipt_commands,
     record_commands,
 )
 from aigrid.node.cli.session import Session, print_json, printable
@@ -70,7 +72,7 @@ def top(
 
 
 app.command()(node_commands.up)
-app.command("id")(node_commands.identity)
+app.add_typer(id_commands.id_app, name="id")
 app.command()(node_commands.status)
 app.command()(node_commands.peers)
 app.command()(node_commands.engines)
@@ -89,6 +91,7 @@ app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")
 app.add_typer(key_commands.key_app, name="key")
+app.add_typer(receipt_commands.receipts_app, name="receipts")
 
 
 def run(arguments: Sequence[str]) -> int:

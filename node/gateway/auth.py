@@ -127,7 +127,10 @@ class Authenticator:
         )
         actor = actors[0]
         until_ms = (signature.created_seconds + LIMITS.signature_age_seconds + 1) * 1000
-        if not self._nonces.use(actor.did, signature.nonce, until_ms=until_ms, now_ms=now_ms):
+        # Those of presentations, which the same key may sign, are counted apart.
+        if not self._nonces.use(
+            f"http {actor.did}", signature.nonce, until_ms=until_ms, now_ms=now_ms
+        ):
             raise message_signatures.unauthenticated("its nonce was used before")
         caller = Caller(actor.name, "signature", actor.did)
         return Authenticated(caller, actor, signature.digest)

@@ -1,1 +1,1 @@
-"""Who asks, what they may do, and what they have used."""
+"""Who may do what: credentials held and issued, revocation, decisions, presentations, receipts."""

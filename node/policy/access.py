@@ -16,8 +16,10 @@ class Access:
     `gateway` describes the gateway for `status`, once there is one.
     """
 
-    def __init__(self, database: Database, random_bytes: RandomBytes, now_ms: NowMs) -> None:
+    def __init__(
+        self, database: Database, nonces: Nonces, *, random_bytes: RandomBytes, now_ms: NowMs
+    ) -> None:
         self.keys = ApiKeys(database, random_bytes=random_bytes)
         self.meter = Meter(self.keys, now_ms=now_ms)
-        self.nonces = Nonces(database)
+        self.nonces = nonces
         self.gateway: Callable[[], dict[str, Any]] = dict

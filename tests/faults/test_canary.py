@@ -86,6 +86,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         node.cli("models", "fetch", "echo")
         with running() as server:
             ENGINES["onnx_text"].publish(node, folder, server)
+        wait_for(lambda: len(node.cli("models")["models"]) == 2, timeout_seconds=20, what="offers")
         yield made
     finally:
         node.stop()

@@ -1,127 +1,137 @@
-"""Keys and TLS on real nodes, with the clients that people use."""
+"""Keys under a passphrase, changed and lost: real nodes, by the commands a person would use."""
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
-import openai
 import pytest
-from scripts.nodes import NodeFailedError, NodeProcess
+from scripts.nodes import NodeFailedError, NodeProcess, stop_all, wait_for
 
 pytestmark = pytest.mark.process
-HI: Any = [{"role": "user", "content": "hi there"}]
+PATIENCE_SECONDS = 60
+PASSPHRASE = "correct horse canary staple"
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    made = NodeProcess(tmp_path_factory.mktemp("keys") / "node", "--no-keyless")
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[NodeProcess, NodeProcess]]:
+    """Who founded the grid, and a member that offers a model."""
+    founder, member = NodeProcess(tmp_path / "founder"), NodeProcess(tmp_path / "member")
     try:
-        made.start()
-        made.cli("models", "fetch", "echo")
-        yield made
+        for node in (founder, member):
+            node.start()
+        member.cli("join", founder.cli("invite", member.ready["did"])["invitation"])
+        member.cli("models", "fetch", "echo")
+        until_offered_by(founder, str(member.ready["peer_id"]))
+        yield founder, member
     finally:
-        made.stop()
+        stop_all([founder, member])
 
 
-def client(node: NodeProcess, key: str, **more: Any) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{node.gateway}/v1", api_key=key, max_retries=0, timeout=30, **more
+def until_offered_by(node: NodeProcess, peer_id: str) -> None:
+    """The echo model, by this node alone."""
+    wait_for(
+        lambda: [m["node"] for m in node.cli("models")["models"]] == [peer_id],
+        timeout_seconds=PATIENCE_SECONDS,
+        what=f"the offer of {peer_id}",
     )
 
 
-def ask(who: openai.OpenAI) -> str | None:
-    answer = who.chat.completions.create(model="echo", messages=HI)
-    return answer.choices[0].message.content
+def members(node: NodeProcess) -> set[str]:
+    return {str(peer["did"]) for peer in node.cli("peers")["peers"]}
 
 
-def test_the_sdk_with_a_key_with_none_and_with_a_revoked_one(node: NodeProcess) -> None:
-    made = node.cli("key", "create", "alice")
-    assert ask(client(node, made["key"])) == "hi there"
-    for wrong in ("unused", made["key"][:-1] + "_"):
-        with pytest.raises(openai.AuthenticationError) as refused:
-            ask(client(node, wrong))
-        assert refused.value.code == "unauthenticated"
-    assert node.cli("key", "revoke", made["id"])["state"] == "revoked"
-    with pytest.raises(openai.AuthenticationError):
-        ask(client(node, made["key"]))
-    assert node.cli("key", "list")["keys"] == []
-
-
-def test_limits_outlive_a_restart_and_reach_the_sdk(node: NodeProcess) -> None:
-    limits = ("--tokens-per-day", "6", "--model", "echo", "--expires", "1h")
-    made = node.cli("key", "create", "bob", *limits)
-    who = client(node, made["key"])
-    assert ask(who) == "hi there"
-    assert node.cli("key", "list")["keys"][0]["tokens_today"] == 4
-    assert ask(who) == "hi there"
-    node.restart()
-    who = client(node, made["key"])
-    with pytest.raises(openai.RateLimitError) as over:
-        ask(who)
-    assert over.value.code == "over_budget"
-    assert int(over.value.response.headers["retry-after"]) > 0
-    (shown,) = node.cli("key", "list")["keys"]
-    assert (shown["state"], shown["tokens_today"]) == ("live", 8)
-    with pytest.raises(openai.PermissionDeniedError):
-        who.chat.completions.create(model="another", messages=HI)
-
-
-def test_what_the_command_line_refuses(node: NodeProcess) -> None:
-    node.cli("key", "create", "carol")
-    for arguments in (
-        ("create", "carol"),
-        ("create", "operator"),
-        ("create", "dave", "--did", "did:key:nonsense"),
-        ("create", "dave", "--expires", "soon"),
-        ("create", "dave", "--requests-per-minute", "-1"),
-        ("create", "dave", "--capability", "no-such-capability"),
-        ("revoke", "dave"),
-    ):
-        with pytest.raises(NodeFailedError) as failed:
-            node.cli("key", *arguments)
-        assert failed.value.status in (1, 2), arguments
-        assert failed.value.code in ("usage", "not_found"), arguments
-
-
-def test_tls_with_a_certificate_of_the_nodes_own(tmp_path: Path) -> None:
-    node = NodeProcess(tmp_path / "node", "--tls", "self-signed", "--gateway-name", "localhost")
-    try:
-        ready = node.start()
-        assert ready["gateway"].startswith("https://127.0.0.1:")
-        told = node.cli("status")["gateway"]
-        assert told["tls_fingerprint"] == ready["tls_fingerprint"]
-        assert told["keyless"] is True
-        node.cli("models", "fetch", "echo")
-        trust = ssl.create_default_context(cafile=str(node.data_dir / "gateway.pem"))
-        with httpx.Client(verify=trust) as http:
-            assert ask(client(node, "unused", http_client=http)) == "hi there"
-        with pytest.raises(openai.APIConnectionError):
-            ask(client(node, "unused"))
-        before = ready["tls_fingerprint"]
-        assert node.restart()["tls_fingerprint"] == before
-    finally:
-        node.stop()
-
-
-def test_other_interfaces_need_tls_and_keys(tmp_path: Path) -> None:
-    everywhere = ("--gateway", "0.0.0.0:0")
-    with pytest.raises(NodeFailedError) as failed:
-        NodeProcess(tmp_path / "plain", *everywhere).start()
-    assert failed.value.status == 2
-    assert "needs TLS" in str(failed.value)
-    node = NodeProcess(tmp_path / "tls", *everywhere, "--tls", "self-signed", "--keyless")
-    try:
+def refused(node: NodeProcess) -> str:
+    with pytest.raises(NodeFailedError) as caught:
         node.start()
-        assert node.cli("status")["gateway"]["keyless"] is False
-        trust = ssl.create_default_context(cafile=str(node.data_dir / "gateway.pem"))
-        with httpx.Client(verify=trust) as http:
-            base = node.gateway.replace("0.0.0.0", "127.0.0.1")
-            assert http.get(f"{base}/v1/models").status_code == 401
-            assert http.get(f"{base}/healthz").status_code == 200
-            key = node.cli("key", "create", "alice")["key"]
-            good = {"x-api-key": key}
-            assert http.get(f"{base}/v1/models", headers=good).status_code == 200
-    finally:
+    said = node.stdout_path.read_text() + node.stderr_path.read_text()
+    assert caught.value.status == 2
+    assert "Traceback" not in said
+    return said
+
+
+def children_environment(node: NodeProcess) -> bytes:
+    found = b""
+    for folder in Path(f"/proc/{node.pid}/task").iterdir():
+        for child in (folder / "children").read_text().split():
+            found += Path(f"/proc/{child}/environ").read_bytes()
+    return found
+
+
+def test_protected_keys_serve_as_before_and_the_passphrase_is_nowhere(pair, tmp_path):
+    founder, member = pair
+    file = tmp_path / "passphrase"
+    file.write_text(PASSPHRASE + "\n")
+    for node in pair:  # one after the other: each start is on another port
+        with pytest.raises(NodeFailedError) as running:
+            node.cli("id", "protect", "--passphrase-file", str(file))
+        assert running.value.code == "already_running"
         node.stop()
+        did = node.cli("id")["did"]
+        assert "node.key" in node.cli("id", "protect", "--passphrase-file", str(file))["protected"]
+        assert node.cli("id")["did"] == did == node.ready["did"]
+        assert "passphrase_required" in refused(node)
+        node._environment |= {"AIGRID_PASSPHRASE": "wrong"}
+        assert "passphrase_wrong" in refused(node)
+        if node is founder:
+            node._environment |= {"AIGRID_PASSPHRASE": PASSPHRASE}
+        else:
+            node.options = (*node.options, "--passphrase-file", str(file))
+        node.start()
+    assert b"secretKeyMultibase" not in (founder.data_dir / "authority.key").read_bytes()
+    until_offered_by(founder, str(member.ready["peer_id"]))
+    founder.cli("ask", "hello", "--model", "echo")  # starts a worker over there
+    for node in pair:
+        environment = children_environment(node)
+        assert b"PATH=" in environment or environment == b""
+        assert b"AIGRID_PASSPHRASE" not in environment
+        node.stop()
+        seen = [node.stdout_path, node.stderr_path]
+        seen += [path for path in node.data_dir.rglob("*") if path.is_file()]
+        assert [path for path in seen if PASSPHRASE.encode() in path.read_bytes()] == []
+
+    del founder._environment["AIGRID_PASSPHRASE"]
+    founder.cli("id", "unprotect", "--passphrase-file", str(file))
+    founder.start()
+
+
+def test_a_member_and_then_the_founder_change_their_keys(pair):
+    founder, member = pair
+    old = member.cli("id")["did"]
+    member.stop()
+    changed = member.cli("id", "rotate")
+    assert changed["retired"] == old
+    assert (member.data_dir / f"retired-{old.removeprefix('did:key:')}.key").exists()
+    member.start()
+    assert member.ready["did"] == changed["did"] != old
+    until_offered_by(founder, str(member.ready["peer_id"]))
+    assert members(founder) == {changed["did"]}
+    assert not (member.data_dir / "pending-rotation").exists()
+    with pytest.raises(NodeFailedError, match=f"aigrid remove {changed['did']}") as moved:
+        founder.cli("remove", old)
+    assert moved.value.status == 3
+
+    founder.stop()
+    founded = founder.cli("id", "rotate")
+    founder.start()
+    wait_for(
+        lambda: members(member) == {founded["did"]},
+        timeout_seconds=PATIENCE_SECONDS,
+        what="the founder by its new key",
+    )
+    assert founder.cli("status")["rotation_pending"] is False
+    with pytest.raises(NodeFailedError) as denied:
+        founder.cli("remove", founded["did"])  # it is still the authority's own node
+    assert denied.value.status == 3
+
+
+def test_a_lost_key_is_replaced_by_the_authority(pair):
+    founder, member = pair
+    lost = member.cli("id")["did"]
+    member.kill9()
+    (member.data_dir / "node.key").unlink()
+    founder.cli("remove", lost)
+    new = member.cli("id")["did"]
+    assert new != lost
+    member.cli("join", founder.cli("invite", new)["invitation"])  # kept for `up`
+    member.start()
+    until_offered_by(founder, str(member.ready["peer_id"]))
+    assert members(founder) == {new}

@@ -22,11 +22,11 @@ from tests.metagraph.world import (
 from tests.protocol.strategies import forge
 
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.kinds import KINDS, CapabilityBody, Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
-SHARED = [kind for kind in Kind if kind is not Kind.INVITATION]
+SHARED = [kind for kind in Kind if KINDS[kind].shared]
 SKEW_MS = LIMITS.clock_skew_seconds * 1000
 
 

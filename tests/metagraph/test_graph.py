@@ -20,19 +20,28 @@ from tests.metagraph.world import (
     node_record,
     offer,
     signed,
+    status_delegation,
+    status_list,
     visible,
     with_members,
     withdrawal,
 )
 from tests.protocol.strategies import example
 
-from aigrid.metagraph import graph as graph_module
+from aigrid.metagraph import refusals as refusals_module
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
 from aigrid.protocol.canonical import canonical, parse
 from aigrid.protocol.errors import Code, UsageError, VerificationError
-from aigrid.protocol.kinds import AvailabilityBody, CapabilityBody, Kind, MembershipBody, NodeBody
+from aigrid.protocol.kinds import (
+    KINDS,
+    AvailabilityBody,
+    CapabilityBody,
+    Kind,
+    MembershipBody,
+    NodeBody,
+)
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, verify, verify_form_and_signature
 
@@ -71,10 +80,12 @@ def shared(kind: Kind) -> Record:
         Kind.AVAILABILITY: availability(ANN, offer(manifest(ANN))),
         Kind.CAPABILITY: signed(CAPABILITY, Kind.CAPABILITY, ANN),
         Kind.MEMBERSHIP: membership(BEN),
+        Kind.STATUS_LIST: status_list(ANN, ANN, 7),
+        Kind.STATUS_DELEGATION: status_delegation(ANN, (BEN,)),
     }[kind]
 
 
-SHARED = [kind for kind in Kind if kind is not Kind.INVITATION]
+SHARED = [kind for kind in Kind if KINDS[kind].shared]
 
 
 @pytest.mark.parametrize("kind", SHARED)
@@ -132,7 +143,7 @@ def test_a_signature_is_checked_once_per_content_id(monkeypatch: pytest.MonkeyPa
         checked.append(raw)
         return verify(raw)
 
-    monkeypatch.setattr(graph_module, "verify_form_and_signature", counting)
+    monkeypatch.setattr(refusals_module, "verify_form_and_signature", counting)
     good, bad = node_record(ANN), node_record(ANN).raw.replace(b"eddsa", b"Eddsa")
     early = node_record(BEN)
     for _ in range(5):
@@ -144,7 +155,7 @@ def test_the_memory_of_refusals_is_bounded() -> None:
     made = graph()
     for n in range(LIMITS.refusals_kept_max + 10):
         made.ingest_batch([b"%d" % n], now_ms=NOW, received_from="peer")
-    assert len(made._refusals._items) == LIMITS.refusals_kept_max
+    assert len(made._refusals._refusals._items) == LIMITS.refusals_kept_max
 
 
 def test_in_a_batch_memberships_count_first() -> None:

@@ -1,5 +1,6 @@
 """A small grid to test with: an authority, this node, members and a stranger; and unsigned records."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,6 +9,11 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, Index
 from aigrid.metagraph.store import Store
 from aigrid.protocol.canonical import content_id
+from aigrid.protocol.credential_kinds import (
+    StatusDelegationBody,
+    StatusListBody,
+    status_list_of,
+)
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import (
     AvailabilityBody,
@@ -21,8 +27,11 @@ from aigrid.protocol.kinds import (
     WithdrawnBody,
 )
 from aigrid.protocol.limits import DAY
+from aigrid.protocol.membership import issue_membership, renewal_body
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record, build
+from aigrid.protocol.record_status import StatusEntry
+from aigrid.protocol.status import encode_bits, no_bits, with_bit
 
 NOW = 1_790_000_000_000
 MINUTE_MS = 60_000
@@ -67,6 +76,43 @@ def membership(
     member: Identity, start: int = NOW, life: int = 30 * DAY_MS, by: Identity = AUTHORITY
 ) -> Record:
     return signed(MembershipBody(id=member.did, grid=by.did), Kind.MEMBERSHIP, by, start, life)
+
+
+def revocable(
+    member: Identity, index: int, start: int = NOW, life: int = 30 * DAY_MS, age_seconds: int = DAY
+) -> Record:
+    """A membership with an entry in the authority's status list."""
+    entry = StatusEntry(AUTHORITY.did, index, age_seconds)
+    return issue_membership(AUTHORITY, member.did, now_ms=start, valid_ms=life, status=entry)
+
+
+def renewal(
+    original: Record, by: Identity, start: int, life: int = 30 * DAY_MS, **changes: Any
+) -> Record:
+    fields: dict[str, Any] = {"status": original.status, **changes}
+    body = fields.pop("body", None) or renewal_body(original)
+    return build(
+        Kind.MEMBERSHIP, body, by, valid_from_ms=start, valid_until_ms=start + life, **fields
+    )
+
+
+def status_list(
+    owner: Identity, by: Identity, *indexes: int, start: int = NOW, life: int = 31 * DAY_MS
+) -> Record:
+    """The list of `owner`, signed by `by`, in which these entries are revoked."""
+    bits = no_bits()
+    for index in indexes:
+        bits = with_bit(bits, index)
+    body = StatusListBody(id=status_list_of(owner.did), encoded_list=encode_bits(bits))
+    return signed(body, Kind.STATUS_LIST, by, start, life)
+
+
+def status_delegation(
+    owner: Identity, delegates: Sequence[Identity], quorum: int = 1, start: int = NOW
+) -> Record:
+    dids = tuple(sorted(one.did for one in delegates))
+    body = StatusDelegationBody(id=status_list_of(owner.did), delegates=dids, quorum=quorum)
+    return signed(body, Kind.STATUS_DELEGATION, owner, start, 300 * DAY_MS)
 
 
 def withdrawal(kind: Kind, subject: str, issuer: Identity, start: int, life: int) -> Record:

@@ -18,6 +18,7 @@ from aigrid.node.gateway.tls import ServerTls
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
+from aigrid.node.policy.nonces import Nonces
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
 
@@ -122,7 +123,8 @@ def tokens() -> Callable[[], str]:
 
 def open_access() -> Access:
     """Keys that are nowhere but in memory, and a clock that stands."""
-    return Access(Database(None), os.urandom, lambda: NOW_MS)
+    database = Database(None)
+    return Access(database, Nonces(database), random_bytes=os.urandom, now_ms=lambda: NOW_MS)
 
 
 def authenticator(access: Access | None = None, *, keyless: bool = True) -> Authenticator:

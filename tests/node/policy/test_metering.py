@@ -10,6 +10,7 @@ from aigrid.metagraph.database import Database
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import LOOPBACK, Caller
 from aigrid.node.policy.limits import DAY_MS, ActorLimits
+from aigrid.node.policy.nonces import Nonces
 from aigrid.protocol.errors import AigridError, Code
 
 DAY = 20_000 * DAY_MS
@@ -24,7 +25,8 @@ class Clock:
 
 
 def access_of(path: Path | None, clock: Clock) -> Access:
-    return Access(Database(path), os.urandom, clock)
+    database = Database(path)
+    return Access(database, Nonces(database), random_bytes=os.urandom, now_ms=clock)
 
 
 async def test_the_budget_of_the_day_outlives_the_process_and_ends_with_the_day(

@@ -1,0 +1,97 @@
+"""The decision with everything that this node knows put in: what the gateway and `serving` ask."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aigrid.metagraph.graph import Metagraph
+from aigrid.node.discovery.grid import NowMs
+from aigrid.protocol.credential_kinds import Action, Permission
+from aigrid.protocol.kinds import ModelBody
+from aigrid.protocol.policy import Asked, Decision, OperatorPolicy, Policies, decide
+from aigrid.protocol.record import Record
+from aigrid.protocol.status import Statuses
+
+NO_CAPABILITIES: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a holder wants of a model, and what it says of that.
+
+    `manifest` is the content id under which it asks; "" stands for whichever the node has.
+    """
+
+    action: Action
+    model: str
+    manifest: str = ""
+    purpose: str = ""
+    accepts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The node that would act: its DID, the region it is in, and its operator's policy."""
+
+    node: str
+    region: str = ""
+    operator: OperatorPolicy = field(default_factory=OperatorPolicy)
+
+
+class Decider:
+    """`statuses` gives what is known of revocations now."""
+
+    def __init__(
+        self,
+        graph: Metagraph,
+        *,
+        own: Place,
+        statuses: Callable[[], Statuses],
+        now_ms: NowMs,
+    ) -> None:
+        self.own = own
+        self._graph = graph
+        self._statuses = statuses
+        self._now_ms = now_ms
+
+    def decide(
+        self,
+        wish: Wish,
+        holder: str,
+        credentials: Sequence[Record],
+        *,
+        manifest: Record | None,
+        place: Place | None = None,
+        narrowed: Mapping[str, Permission] | None = None,
+    ) -> Decision:
+        """See `policy.decide`.
+
+        Args:
+            wish: what is asked.
+            holder: DID of whoever asks.
+            credentials: what it presents, verified.
+            manifest: by which the place has the weights.
+            place: who would act; this node, where that is None.
+            narrowed: what else has to permit it, by name.
+        """
+        at = place or self.own
+        now_ms = self._now_ms()
+        asked = Asked(
+            holder=holder,
+            node=at.node,
+            model=wish.model,
+            manifest=wish.manifest,
+            capabilities=self._capabilities(manifest, now_ms),
+            region=at.region,
+            purpose=wish.purpose,
+            accepts=frozenset(wish.accepts),
+        )
+        policies = Policies(self._graph.grid, manifest, at.operator, narrowed or {})
+        return decide(wish.action, asked, credentials, policies, self._statuses(), now_ms)
+
+    def _capabilities(self, manifest: Record | None, now_ms: int) -> frozenset[str]:
+        """What the model can be asked for, with everything broader."""
+        body = None if manifest is None else manifest.body
+        if not isinstance(body, ModelBody):
+            return NO_CAPABILITIES
+        found = self._graph.index.concepts.satisfied(body.capabilities)
+        return frozenset(name for name, until_ms in found.items() if until_ms > now_ms)
