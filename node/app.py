@@ -4,12 +4,9 @@
 below reads a clock, draws randomness, opens a socket or starts a process by itself.
 """
 
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import structlog
 import trio
@@ -23,7 +20,7 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.describing import describe, usable_devices
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
-from aigrid.node.discovery.grid import Grid, GridKeys, Membership, NowMs, RandomBytes
+from aigrid.node.discovery.grid import Grid, Membership
 from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.join_client import JoinClient
 from aigrid.node.discovery.join_host import JoinHost
@@ -48,13 +45,12 @@ from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
-from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
+from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
 from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
-from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
-from aigrid.node.workers import WorkerSpawner
+from aigrid.node.world import World
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
@@ -62,24 +58,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
-RunBlocking = Callable[..., Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Everything that touches the outside."""
-
-    transport: Transport
-    spawner: WorkerSpawner
-    now_ms: NowMs
-    rng: random.Random
-    random_bytes: RandomBytes
-    run_blocking: RunBlocking
-    keys: GridKeys
-    database: Path | None
-    memory: Mapping[str, int] = field(default_factory=dict)
-    cores: int = 1
-    start_dataset: StartDataset | None = None
+__all__ = ["Node", "World"]
 
 
 class Node:
@@ -164,7 +143,7 @@ class Node:
             self.transport,
             self.rpc,
             greet=self.join_client.greet,
-            known_addresses=lambda: self.known.addresses(self.transport.members),
+            known_addresses=lambda: self.known.addresses(self.grid.sought()),
             now_ms=self.now_ms,
             rng=world.rng,
         )
@@ -215,6 +194,7 @@ class Node:
             changed=self._offers_changed,
             runs_code=self._engines.runs_code,
             trusted_publishers=self.config.trusted_publishers,
+            check_publish=self._check_publish,
         )
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
@@ -232,6 +212,8 @@ class Node:
             graph=self.graph,
             statuses=self.statuses,
             manifest_of=self.hosting.manifest,
+            rpc=self.rpc,
+            transport=self.transport,
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
         )
@@ -264,7 +246,9 @@ class Node:
         )
 
     def _wire(self) -> None:
-        inbound = Inbound(self.sync, self.typed_queries, self.serving, now_ms=self.now_ms)
+        inbound = Inbound(
+            self.sync, self.typed_queries, self.serving, self.policy.giving, now_ms=self.now_ms
+        )
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
@@ -394,6 +378,9 @@ class Node:
 
     def _trusted(self, model: str) -> bool:
         return self.hosting.trusted(model)
+
+    def _check_publish(self, model: str) -> None:
+        self.policy.foresight.check_publish(model)
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.table.engines_for(source)

@@ -8,8 +8,10 @@ import msgspec
 
 from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.metagraph.terms import RECORD_URN
+from aigrid.node import credential_commands
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.delegate_commands import Delegates, delegates
 from aigrid.node.finding import (
     Find,
     check_capability,
@@ -18,6 +20,7 @@ from aigrid.node.finding import (
 )
 from aigrid.node.key_commands import key_methods
 from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.policy_commands import Explain, explain
 from aigrid.node.publish_commands import (
     Publish,
     PublishRemote,
@@ -176,7 +179,10 @@ class NodeCommands:
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
             **key_methods(node),
+            "policy_explain": (Explain, partial(explain, node)),
+            **credential_commands.methods(node),
             **receipt_methods(node),
+            "delegates": (Delegates, partial(delegates, node)),
         }
 
     async def call(self, method: str, params: dict[str, Any], emit: Emit) -> dict[str, Any]:

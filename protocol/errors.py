@@ -231,16 +231,10 @@ CODES: dict[Code, CodeInfo] = {
     Code.METHOD_NOT_ALLOWED: _request(405, "Use the method named in the Allow header."),
     Code.REQUEST_TIMEOUT: _request(408, "Send the whole request without pausing."),
     Code.BODY_TOO_LARGE: _request(413, "Send a smaller body."),
-    Code.UNSUPPORTED_MEDIA_TYPE: _request(
-        415, "Send a content type that the path takes, uncompressed."
-    ),
-    Code.HOST_NOT_ALLOWED: _request(
-        403, "Address the gateway as localhost, or name it with --gateway-name."
-    ),
+    Code.UNSUPPORTED_MEDIA_TYPE: _request(415, "Send a type that the path takes, uncompressed."),
+    Code.HOST_NOT_ALLOWED: _request(403, "Use localhost, or name it with --gateway-name."),
     Code.ORIGIN_NOT_ALLOWED: _request(403, "Web pages of other origins may not call this node."),
-    Code.UNAUTHENTICATED: _request(
-        401, "Send a key of this gateway: `aigrid key create NAME` makes one.", status=EXIT_DENIED
-    ),
+    Code.UNAUTHENTICATED: _request(401, "Get a key: `aigrid key create`.", status=EXIT_DENIED),
     Code.DENIED: _denied("Ask the operator of the serving node."),
     Code.UNPRESENTED: _denied("Present a membership or a grant: update this node."),
     Code.PRESENTATION_INVALID: _denied("Make the presentation as SPEC.md says, and sign it anew."),
@@ -256,9 +250,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.DELEGATION_WIDENS: _denied("Delegate no more than what was granted."),
     Code.NOT_DELEGABLE: _denied("Ask the owner for a grant that may be delegated."),
     Code.REVOKED: _denied("Ask the issuer for a new credential."),
-    Code.STATUS_STALE: _denied(
-        "Reconnect to a node that signs the issuer's status list, and try again."
-    ),
+    Code.STATUS_STALE: _denied("Reconnect to a node that signs the issuer's status list."),
     Code.NOT_SERVED: _denied("Ask the operator of the serving node, or ask another node."),
     Code.NO_GRANT: _denied("Ask the model's owner for a grant: `aigrid credential issue`."),
     Code.ACTION_NOT_ALLOWED: _denied("Ask the model's owner to permit the action."),
@@ -292,9 +284,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.ENGINE_TIMEOUT: _elsewhere(504, "Send the request again."),
     Code.OUT_OF_MEMORY: _elsewhere(503, "Use a smaller model or a node with more memory."),
     Code.UNSUPPORTED_MODEL: _request(400, "See `aigrid models` for what this node can run."),
-    Code.UNSUPPORTED_QUANTISATION: _request(
-        400, "Use Q4 to Q8, K, F16 or F32 types, or the engine llama_cpp."
-    ),
+    Code.UNSUPPORTED_QUANTISATION: _request(400, "Use Q4 to Q8, K, F16, F32, or llama_cpp."),
     Code.UNSAFE_FILE: _request(400, "Use ONNX without external data, GGUF or safetensors."),
     Code.HASH_MISMATCH: _request(400, "Fetch the file again from a trusted source."),
     Code.MODEL_FILE_MISSING: _environment("Fetch it first: `aigrid models fetch NAME`."),

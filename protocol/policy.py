@@ -197,7 +197,7 @@ def decide(  # noqa: PLR0917 - these six, in this order, are what a decision is 
     return Decision(
         None,
         tuple(holder.for_it),
-        tuple(_obligations(asked, holder, policies.operator)),
+        tuple(_obligations(asked, holder, policies)),
         tuple(relied),
     )
 
@@ -361,20 +361,19 @@ def _is_covered(targets: Sequence[str] | frozenset[str], asked: Asked) -> bool:
     )
 
 
-def _obligations(asked: Asked, holder: _Holder, operator: OperatorPolicy) -> list[Obligation]:
-    found = [
-        Obligation(link.content_id, p.requests_per_day, p.tokens_per_day, p.concurrency)
-        for link in (() if holder.chain is None else holder.chain.links)
-        if _limits_anything(p := chains.permission_of(link))
+def _obligations(asked: Asked, holder: _Holder, policies: Policies) -> list[Obligation]:
+    links = () if holder.chain is None else holder.chain.links
+    limits: list[tuple[str, Permission | OperatorPolicy]] = [
+        *((link.content_id, chains.permission_of(link)) for link in links),
+        *policies.narrowed.items(),
     ]
-    if _limits_anything(operator) and asked.holder != asked.node:
-        limits = operator.requests_per_day, operator.tokens_per_day, operator.concurrency
-        found.append(Obligation(f"holder {asked.holder}", *limits))
-    return found
-
-
-def _limits_anything(limits: Permission | OperatorPolicy) -> bool:
-    return bool(limits.requests_per_day or limits.tokens_per_day or limits.concurrency)
+    if asked.holder != asked.node:
+        limits.append((f"holder {asked.holder}", policies.operator))
+    return [
+        Obligation(key, said.requests_per_day, said.tokens_per_day, said.concurrency)
+        for key, said in limits
+        if said.requests_per_day or said.tokens_per_day or said.concurrency
+    ]
 
 
 def _refused(stage: int, text: str, code: Code, record: str = "") -> _RefusedError:

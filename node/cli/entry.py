@@ -18,11 +18,14 @@ import typer
 
 from aigrid.node.cli import (
     capability_commands,
+    credential_commands,
+    delegate_commands,
     grid_commands,
     id_commands,
     key_commands,
     model_commands,
     node_commands,
+    policy_commands,
     publish_command,
     query_commands,
     receipt_commands,
@@ -81,12 +84,15 @@ app.command()(grid_commands.join)
 app.command()(grid_commands.requests)
 app.command()(grid_commands.approve)
 app.command()(grid_commands.remove)
+app.add_typer(delegate_commands.grid_app, name="grid")
 app.add_typer(model_commands.models_app, name="models")
 app.command()(publish_command.publish)
 app.command()(model_commands.withdraw)
 app.command()(model_commands.find)
 app.command()(model_commands.ask)
 app.add_typer(capability_commands.capability_app, name="capability")
+app.add_typer(credential_commands.credential_app, name="credential")
+app.add_typer(policy_commands.policy_app, name="policy")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")

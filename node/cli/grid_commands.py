@@ -73,7 +73,7 @@ def approve(
 
 
 def remove(ctx: typer.Context, did: Did, *, as_json: Json = False) -> None:
-    """Take a member's membership back; it is cut off at once."""
+    """Revoke a membership: on the authority's node, or a delegate's. It is cut off at once."""
     show(
         session(ctx).call("remove", {"did": did}),
         lambda _: render.say("Removed."),

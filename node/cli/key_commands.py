@@ -1,18 +1,14 @@
 """Commands about who may call this node's gateway: key create, list, revoke."""
 
-import re
 from typing import Annotated, Any
 
 import typer
 
 from aigrid.node.cli import render
+from aigrid.node.cli.durations import seconds_of
 from aigrid.node.cli.session import Json, session, show
-from aigrid.protocol.errors import UsageError
 
 key_app = typer.Typer(help="Who may call this node's gateway.", no_args_is_help=True)
-
-_DURATION = re.compile(r"([0-9]{1,6})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Count = Annotated[int, typer.Option(min=0, help="0 for any number.")]
 
@@ -35,7 +31,9 @@ def create(
     capability: Annotated[
         list[str] | None, typer.Option(help="What may be done; repeatable. Without it: anything.")
     ] = None,
-    expires: Annotated[str, typer.Option(help="How long it is valid, such as 30d or 12h.")] = "",
+    expires: Annotated[
+        str | None, typer.Option(help="How long it is valid, such as 30d or 12h.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make an API key, which is shown once; or list a DID whose signed requests are served."""
@@ -47,7 +45,12 @@ def create(
         "models": model or [],
         "capabilities": capability or [],
     }
-    params = {"name": name, "did": did, "expires_seconds": _seconds(expires), "limits": limits}
+    params = {
+        "name": name,
+        "did": did,
+        "expires_seconds": seconds_of(expires, "--expires") or 0,
+        "limits": limits,
+    }
     show(session(ctx).call("key_create", params), _show_created, as_json=as_json)
 
 
@@ -91,11 +94,3 @@ def _show_created(body: dict[str, Any]) -> None:
         return
     render.note("This is the only time that the key is shown:")
     render.say(str(body["key"]))
-
-
-def _seconds(text: str) -> int:
-    """A duration in seconds; 0 where there is none. Raises UsageError."""
-    match = _DURATION.fullmatch(text)
-    if text and (match is None or not int(match[1])):
-        raise UsageError(f"--expires {text[:40]!r} is not of the form 30d, 12h, 45m or 90s")
-    return int(match[1]) * _SECONDS[match[2]] if match else 0

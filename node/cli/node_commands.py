@@ -47,6 +47,14 @@ Trusted = Annotated[
     list[str] | None,
     typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
 ]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
+]
+Bootstrap = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
+]
 Serve = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,14 +82,6 @@ Region = Annotated[
 ]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
-]
-Listen = Annotated[
-    list[str] | None,
-    typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
-]
-Bootstrap = Annotated[
-    list[str] | None,
-    typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
 ]
 Mdns = Annotated[
     bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")

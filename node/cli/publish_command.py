@@ -18,6 +18,15 @@ HUB: Final = "hf:"
 _COLUMNS = {"what": "", "value": "", "origin": "READ FROM"}
 
 
+Policy = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file that says what may be done with the model, by whom (TOML or JSON, see the "
+        "README). Default: as published before, else members may do everything."
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """Which methods of the node show and publish a model, and what they are told of it."""
@@ -72,13 +81,7 @@ def publish(
             "Files that it names lie beside the model."
         ),
     ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file that says what may be done with the model, by whom (TOML or JSON, see the "
-            "README). Default: as published before, else members may do everything."
-        ),
-    ] = None,
+    policy: Policy = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     as_json: Json = False,
 ) -> None:

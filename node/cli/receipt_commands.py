@@ -28,6 +28,7 @@ _LISTED = {
     "seconds": "SECONDS",
     "id": "RECEIPT",
 }
+_END = 12  # characters of an id
 _SUMMED = {
     "role": "ROLE",
     "requests": "REQUESTS",
@@ -103,7 +104,7 @@ def receipts(
 @receipts_app.command("show")
 def show_receipt(
     ctx: typer.Context,
-    receipt: Annotated[str, typer.Argument(metavar="ID", help="As listed.")],
+    receipt: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the end of it.")],
     *,
     salt: Annotated[
         bool, typer.Option("--salt", help="Give the salt: who has it can test guesses.")
@@ -120,7 +121,9 @@ def show_receipt(
 @receipts_app.command()
 def verify(
     ctx: typer.Context,
-    receipt: Annotated[str, typer.Argument(metavar="ID|FILE", help="As listed, or a record.")],
+    receipt: Annotated[
+        str, typer.Argument(metavar="ID|FILE", help="Its id, or the end of it; or a record.")
+    ],
     request: Annotated[
         Path, typer.Option(metavar="FILE", help="The body of a chat completion, or of SPEC.md.")
     ],
@@ -131,14 +134,12 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check whether a receipt is of a request."""
-    from aigrid.protocol.canonical import is_content_id
-
     body = read_limited(request, LIMITS.body_max_bytes)
-    if is_content_id(receipt) or receipt.startswith("local-"):
+    if salt or Path(receipt).is_file():
+        found = _prove(read_limited(Path(receipt), LIMITS.record_max_bytes + 2), body, salt)
+    else:
         params = {"id": receipt, "request": body.decode("utf-8", "replace")}
         found = session(ctx).call("receipt_prove", params)
-    else:
-        found = _prove(read_limited(Path(receipt), LIMITS.record_max_bytes + 2), body, salt)
     show(found, _proved, as_json=as_json)
     if not (found["ok"] and found["request"]):
         raise typer.Exit(EXIT_FAILED)
@@ -172,7 +173,14 @@ def _prove(raw: bytes, request: bytes, salt: str) -> dict[str, Any]:
 
 
 def _list(body: dict[str, Any]) -> None:
-    render.rows(body["receipts"], _LISTED, empty="Nothing was served or asked for yet.")
+    """Of ids only their ends, which `show` and `verify` take, too; --json has all of them."""
+    short = []
+    for one in body["receipts"]:
+        ends = {name: one[name][-_END:] for name in ("peer", "model", "id")}
+        actor = one["actor"][-_END:] if one["actor"].startswith("did:") else one["actor"]
+        kept = one["kept"][5:16].replace("T", " ")
+        short.append({**one, **ends, "actor": actor, "kept": kept})
+    render.rows(short, _LISTED, empty="Nothing was served or asked for yet.")
     if body["more"]:
         render.note("There are older ones: --limit, --since.")
 

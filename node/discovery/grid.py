@@ -265,6 +265,14 @@ class Grid:
             raise VerificationError("this membership was withdrawn or revoked", Code.NOT_MEMBER)
         return current
 
+    def sought(self) -> frozenset[str]:
+        """PeerIds to which a connection is wanted: members, and delegates of the authority.
+
+        Who wakes after weeks knows only of memberships that have run out; delegates renewed them.
+        """
+        delegates = self._graph.revocations.delegates(self.did, self._now_ms())
+        return self._transport.members | {peer_id_of_did(did) for did in delegates}
+
     def delegation(self) -> bytes:
         """The grid's StatusDelegation in force, as it is shown beside memberships; b"" for none."""
         found = self._graph.revocations.delegation(self.did, self._now_ms())

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.config import NodeConfig
 from aigrid.node.discovery.grid import NowMs, RandomBytes
+from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.admission import Admission
 from aigrid.node.policy.budgets import Budgets
 from aigrid.node.policy.deciding import Decider, Place
+from aigrid.node.policy.explaining import Foresight
+from aigrid.node.policy.giving import Giving, Reachable
 from aigrid.node.policy.nonces import Nonces
 from aigrid.node.policy.presenting import Presenter
 from aigrid.node.policy.receipts import Receipts
@@ -32,6 +35,8 @@ class Policy:
         graph: Metagraph,
         statuses: StatusKeeper,
         manifest_of: Callable[[str], Record | None],
+        rpc: RpcClient,
+        transport: Reachable,
         now_ms: NowMs,
         random_bytes: RandomBytes,
     ) -> None:
@@ -40,7 +45,8 @@ class Policy:
         self.wallet = Wallet(
             database, identity, entries=statuses, now_ms=now_ms, random_bytes=random_bytes
         )
-        self.receipts = Receipts(graph.store, own_did=identity.did, now_ms=now_ms)
+        self.receipts = Receipts(database, own_did=identity.did, now_ms=now_ms)
+        self.giving = Giving(self.wallet, rpc, transport)
         self.nonces = Nonces(database)
         self.access = Access(database, self.nonces, random_bytes=random_bytes, now_ms=now_ms)
         self.budgets = Budgets(database, now_ms=now_ms)
@@ -50,6 +56,7 @@ class Policy:
             statuses=statuses.known,
             now_ms=now_ms,
         )
+        self.foresight = Foresight(identity, graph, self.decider, self.wallet, now_ms=now_ms)
         self.admission = Admission(
             self.decider,
             manifest_of=manifest_of,

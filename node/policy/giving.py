@@ -6,7 +6,8 @@ import trio
 
 from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.network.streams import RpcClient, Send
-from aigrid.node.policy.wallet import Chain, Wallet
+from aigrid.node.policy.links import Chain
+from aigrid.node.policy.wallet import Wallet
 from aigrid.protocol.errors import AigridError, Code, LocalError, RemoteError, VerificationError
 from aigrid.protocol.identity import peer_id_of_did
 from aigrid.protocol.limits import LIMITS

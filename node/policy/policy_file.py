@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from aigrid.protocol.canonical import plain
-from aigrid.protocol.credential_kinds import ACTIONS, ANYONE, MEMBERS, Rule, check_rules
+from aigrid.protocol.credential_kinds import ANYONE, MEMBERS, Rule, check_rules
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.identity import public_key_of_did
 from aigrid.protocol.limits import LIMITS
@@ -47,26 +47,6 @@ def policy_json(rules: Iterable[Rule]) -> list[dict[str, Any]]:
     return [
         {name: value for name in _KNOWN if (value := _plain(getattr(rule, name)))} for rule in rules
     ]
-
-
-def said(rules: Iterable[Rule]) -> str:
-    """Rules in a line for a person."""
-    return "; ".join(map(_said, rules)) or "its owner alone"
-
-
-def _said(rule: Rule) -> str:
-    everything = set(rule.actions) == set(ACTIONS)
-    parts = ["everything" if everything else ", ".join(rule.actions), "by", _who(rule.assignees)]
-    parts += ["for", ", ".join(rule.purposes)] if rule.purposes else []
-    parts += ["in", ", ".join(rule.regions)] if rule.regions else []
-    parts += ["with the licence accepted"] if rule.accept_license else []
-    return " ".join(parts)
-
-
-def _who(assignees: Iterable[str]) -> str:
-    found = [one for one in assignees if one in (MEMBERS, ANYONE)]
-    found += [f"holders of a grant from {one}" for one in assignees if one not in found]
-    return ", ".join(found)
 
 
 def _document(text: str) -> dict[str, Any]:

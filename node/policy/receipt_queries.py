@@ -4,6 +4,7 @@ All rows may have to be looked at, so each function takes them in portions and l
 between.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,7 +16,8 @@ from aigrid.node.policy.receipt_rows import FIELDS, Role, Row, State
 from aigrid.protocol.errors import Code, InvalidRequestError, VerificationError
 from aigrid.protocol.record import verify_form_and_signature
 
-_PORTION = 2048
+_ENDING = re.compile(r"[a-z0-9]{8,64}")
+_PORTION = 512  # some milliseconds
 _FILTERS = {
     "role": "role = ?",
     "state": "state = ?",
@@ -97,22 +99,35 @@ async def totals(database: Database, filters: Filters, by: By) -> list[Total]:
 
 
 def one(database: Database, receipt_id: str) -> Row:
-    """The segment with this id; where this node was both of its ends, as the one that asked.
+    """The segment with this id, or the only one whose id ends so.
+
+    Where this node was both of its ends, it is the one that asked.
 
     Raises:
-        InvalidRequestError: `not_found`.
+        InvalidRequestError: `not_found`; `invalid_request` where several ids end so.
     """
-    row = database.row(
-        f"SELECT {FIELDS} FROM receipts WHERE id = ? ORDER BY role, number DESC",  # noqa: S608
-        (receipt_id,),
-    )
-    if row is None:
+    found = _with_id(database, receipt_id, "id = ?", receipt_id)
+    if not found and _ENDING.fullmatch(receipt_id):
+        found = _with_id(database, receipt_id, "id LIKE ?", f"%{receipt_id}")
+    if not found:
         raise InvalidRequestError(
             f"no receipt {receipt_id[:64]} is kept here: it never came, or was dropped for newer "
             "ones; `aigrid receipts` lists them",
             Code.NOT_FOUND,
         )
-    return Row(**dict(zip(Row.__struct_fields__, row, strict=True)))
+    return found[0]
+
+
+def _with_id(database: Database, receipt_id: str, where: str, value: str) -> list[Row]:
+    rows = database.rows(
+        f"SELECT {FIELDS} FROM receipts WHERE {where} "  # noqa: S608 - from this file
+        "ORDER BY role, number DESC LIMIT 4",
+        (value,),
+    )
+    found = [Row(**dict(zip(Row.__struct_fields__, row, strict=True))) for row in rows]
+    if len({row.id for row in found}) > 1:
+        raise InvalidRequestError(f"several receipts end in {receipt_id[:64]}: give more of it")
+    return found
 
 
 def problem_of(row: Row) -> VerificationError | None:

@@ -11,7 +11,6 @@ import msgspec
 import structlog
 
 from aigrid.metagraph.database import Database
-from aigrid.metagraph.store import Store
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.policy.receipt_checks import Expected, check_received
 from aigrid.node.policy.receipt_rows import INSERT, Role, Row, Seen, State
@@ -40,9 +39,9 @@ class Receipts:
     """
 
     def __init__(
-        self, store: Store, *, own_did: str, now_ms: NowMs, limits: Limits = LIMITS
+        self, database: Database, *, own_did: str, now_ms: NowMs, limits: Limits = LIMITS
     ) -> None:
-        self.database = store.database
+        self.database = database
         self._own_did = own_did
         self._now_ms = now_ms
         self._limits = limits
@@ -122,7 +121,7 @@ class Receipts:
             reason=expected.reason,
         )
         # The salt is in it: nobody guesses the id.
-        digest = hashlib.sha256(msgspec.msgpack.encode(expected)).hexdigest()
+        digest = hashlib.sha256(msgspec.msgpack.encode((expected, state.value))).hexdigest()
         return Row(
             id=f"local-{digest[:32]}",
             role=Role.ASKED.value,
@@ -169,11 +168,13 @@ def prune(database: Database, limits: Limits, *, now_ms: int) -> None:
     """Drop the oldest receipts beyond the count, and some of those beyond the age."""
     newest = database.row("SELECT MAX(number) FROM receipts")[0] or 0
     database.execute("DELETE FROM receipts WHERE number <= ?", (newest - limits.receipts_kept_max,))
-    database.execute(
-        "DELETE FROM receipts WHERE number IN (SELECT number FROM receipts ORDER BY number LIMIT ?)"
-        " AND kept_ms <= ?",
-        (_PRUNE_MAX, now_ms - limits.receipt_ttl_seconds * 1000),
-    )
+    old_ms = now_ms - limits.receipt_ttl_seconds * 1000
+    first = database.row("SELECT number, kept_ms FROM receipts ORDER BY number LIMIT 1")
+    if first is not None and first[1] <= old_ms:
+        database.execute(
+            "DELETE FROM receipts WHERE number < ? AND kept_ms <= ?",
+            (first[0] + _PRUNE_MAX, old_ms),
+        )
 
 
 def _evidence(raw: bytes, server: str) -> bytes | None:

@@ -6,11 +6,12 @@ credentials over without being asked has little room, and the operator's own imp
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aigrid.metagraph.database import Database
+from aigrid.node.policy.links import Chain, chain_of, on_behalf_of, parent_of, shortest
 from aigrid.protocol.chain import check_form, check_link
 from aigrid.protocol.credential_kinds import (
     DelegationBody,
@@ -31,7 +32,6 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, build, check_time, verify_form_and_signature
 from aigrid.protocol.record_status import StatusEntry
 
-Chain = tuple[Record, ...]
 _KINDS = frozenset({Kind.GRANT, Kind.DELEGATION})
 _COLUMNS = "raw, held, issued, given_by, received_ms"
 
@@ -40,7 +40,7 @@ class Entries(Protocol):
     """Where a credential gets its place in a status list: see `StatusKeeper`."""
 
     def entry(self, signer: str, name: str, max_age_seconds: int) -> StatusEntry:
-        """A place in the list of `signer` for what is called `name`."""
+        """A place in the list of the DID `signer` for what is called `name`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Wallet:
             return False
         gone = [content_id]
         for one in gone:  # grows while it is walked
-            gone += [name for name, kept in self._held.items() if _parent(kept.record) == one]
+            gone += [name for name, kept in self._held.items() if parent_of(kept.record) == one]
         with self._database.transaction():
             for one in gone:
                 self._held.pop(one, None)
@@ -364,34 +364,8 @@ class Wallet:
                 continue
             found.setdefault(on_behalf_of(end), []).append(links)
             until_ms = min(until_ms, *(link.valid_until_ms for link in links))
-        ready = {who: tuple(sorted(chains, key=_shortest)) for who, chains in found.items()}
+        ready = {who: tuple(sorted(chains, key=shortest)) for who, chains in found.items()}
         return ready, until_ms
-
-
-def chain_of(last: Record, known: Mapping[str, Record]) -> Chain | None:
-    """`last` after all that it comes from, or None where not all of that is known."""
-    links = [last]
-    while parent := _parent(links[0]):
-        before = known.get(parent)
-        if before is None or len(links) >= LIMITS.chain_max:
-            return None
-        links.insert(0, before)
-    return tuple(links)
-
-
-def on_behalf_of(credential: Record) -> str:
-    """The DID for whose own requests alone a delegation is; "" for any other credential."""
-    body = credential.body
-    return credential.issuer if isinstance(body, DelegationBody) and body.on_behalf else ""
-
-
-def _parent(credential: Record) -> str:
-    body = credential.body
-    return body.parent if isinstance(body, DelegationBody) else ""
-
-
-def _shortest(links: Chain) -> tuple[int, int, str]:
-    return (len(links), -min(link.valid_until_ms for link in links), links[-1].content_id)
 
 
 def _kept(rows: Any) -> Iterator[Kept]:

@@ -199,9 +199,9 @@ def test_ordinary_text_may_be_shown(text: str) -> None:
     assert code_of(Kind.NODE, changed(Kind.NODE, "region", text)) is None
 
 
-def test_invitations_and_rotations_are_not_shared() -> None:
-    not_shared = {kind for kind, rule in KINDS.items() if not rule.shared}
-    assert not_shared == {Kind.INVITATION, Kind.ROTATION}
+def test_what_names_holders_is_not_shared() -> None:
+    private = {Kind.INVITATION, Kind.ROTATION, Kind.GRANT, Kind.DELEGATION, Kind.RECEIPT}
+    assert {kind for kind, rule in KINDS.items() if not rule.shared} == private
     assert set(KINDS) == set(Kind)
 
 

@@ -258,9 +258,12 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "find",
         "ask",
         "record",
+        "receipts",
         "query",
         "export",
         "capability",
         "key",
+        "credential",
+        "policy",
     }
     assert entry._command_names() == expected
