@@ -6,6 +6,7 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.node.config import NodeConfig
 from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.network.streams import RpcClient
+from aigrid.node.policy.access import Access
 from aigrid.node.policy.admission import Admission
 from aigrid.node.policy.budgets import Budgets
 from aigrid.node.policy.deciding import Decider, Place
@@ -47,6 +48,7 @@ class Policy:
         self.receipts = Receipts(database, own_did=identity.did, now_ms=now_ms)
         self.giving = Giving(self.wallet, rpc, transport)
         self.nonces = Nonces(database)
+        self.access = Access(database, self.nonces, random_bytes=random_bytes, now_ms=now_ms)
         self.budgets = Budgets(database, now_ms=now_ms)
         self.decider = Decider(
             graph,

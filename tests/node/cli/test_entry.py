@@ -263,6 +263,7 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "query",
         "export",
         "capability",
+        "key",
         "credential",
         "policy",
         "grid",
