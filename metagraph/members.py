@@ -168,6 +168,24 @@ class Members:
         is_list = record.kind is Kind.STATUS_LIST and owner_of(record) == self.grid
         return is_list and record.issuer in self._revocations.delegates(self.grid, now_ms)
 
+    def ending_before(self, end_ms: int, now_ms: int) -> list[str]:
+        """DIDs of members whose memberships run out before `end_ms`."""
+        return [did for did, until_ms in self._until.items() if now_ms < until_ms < end_ms]
+
+    def original(self, did: str, now_ms: int) -> Record | None:
+        """What the authority signed last of the membership of `did` in force, for its renewal.
+
+        None where it cannot be renewed: it cannot be revoked, or is of the authority's own node.
+        """
+        current = self.current(did, now_ms)
+        if current is None or current.status is None:
+            return None
+        if not isinstance(current.body, MembershipBody) or current.body.role != "member":
+            return None
+        if current.issuer == self.grid:
+            return current
+        return check_renewal(current, (current.issuer,))
+
     def revoked(self, now_ms: int) -> list[Record]:
         """The authority's Memberships that would be in force if they were not revoked."""
         return [

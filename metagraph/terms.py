@@ -308,6 +308,11 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "addresses": _ADDRESSES,
         "nonce": Term(AIG + "nonce"),
     },
+    Kind.ROTATION: {
+        "successor": Term(AIG + "successor", Form.REFERENCE),
+        "rotated": Term(AIG + "rotated"),
+        "successorProof": Term(AIG + "successorProof"),
+    },
     Kind.GRANT: {"permission": _node(AIG + "permission", _PERMISSION), "delegable": _DELEGABLE},
     Kind.DELEGATION: {
         "parent": Term(AIG + "parent", Form.REFERENCE, prefix=RECORD_URN),

@@ -4,14 +4,9 @@
 below reads a clock, draws randomness, opens a socket or starts a process by itself.
 """
 
-import platform
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import structlog
 import trio
@@ -22,9 +17,10 @@ from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import Store
 from aigrid.node.config import NodeConfig
+from aigrid.node.describing import describe, usable_devices
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
-from aigrid.node.discovery.grid import Grid, GridKeys, Membership, NowMs, RandomBytes
+from aigrid.node.discovery.grid import Grid, Membership
 from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.join_client import JoinClient
 from aigrid.node.discovery.join_host import JoinHost
@@ -32,6 +28,7 @@ from aigrid.node.discovery.known import KnownPeers
 from aigrid.node.discovery.mingling import Mingling
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, hint_keys
+from aigrid.node.discovery.rotation import Rotating
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
@@ -46,38 +43,22 @@ from aigrid.node.mesh.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
+from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
-from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
-from aigrid.node.query_process import StartDataset
+from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
+from aigrid.node.policy.assembly import Policy
+from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
-from aigrid.node.workers import WorkerSpawner
+from aigrid.node.world import World
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
-from aigrid.protocol.kinds import DeviceClaim, EngineClaim, Kind, ModelBody, NodeBody
+from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import PROTOCOL_VERSION
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
-RunBlocking = Callable[..., Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Everything that touches the outside."""
-
-    transport: Transport
-    spawner: WorkerSpawner
-    now_ms: NowMs
-    rng: random.Random
-    random_bytes: RandomBytes
-    run_blocking: RunBlocking
-    keys: GridKeys
-    database: Path | None
-    memory: Mapping[str, int] = field(default_factory=dict)
-    cores: int = 1
-    start_dataset: StartDataset | None = None
+__all__ = ["Node", "World"]
 
 
 class Node:
@@ -118,10 +99,18 @@ class Node:
             now_ms=self.now_ms(),
         )
         self.querying = Querying(self.graph, start=self._world.start_dataset, now_ms=self.now_ms)
+        self.statuses = StatusKeeper(
+            self.graph,
+            identity=self.identity,
+            authority=lambda: self.grid.authority,
+            now_ms=self.now_ms,
+            random_bytes=self._world.random_bytes,
+        )
         self.grid = Grid(
             identity=self.identity,
             membership=Membership(grid, authority),
             graph=self.graph,
+            statuses=self.statuses,
             transport=self.transport,
             keys=self._world.keys,
             now_ms=self.now_ms,
@@ -141,9 +130,7 @@ class Node:
         )
         self.join_host = JoinHost(
             self.grid,
-            redeem_once=lambda nonce, until_ms: self.local.redeem(
-                nonce, until_ms=until_ms, now_ms=self.now_ms()
-            ),
+            self.local,
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
             approve_everybody=self.config.open_to_strangers,
@@ -151,11 +138,12 @@ class Node:
         self.known = KnownPeers(
             self.local, own_peer_id=self.identity.peer_id, bootstrap=self.config.bootstrap
         )
+        self.rotating = Rotating(self.grid, self.join_client, self.known, self.now_ms, world.rng)
         self.peers = Peers(
             self.transport,
             self.rpc,
             greet=self.join_client.greet,
-            known_addresses=lambda: self.known.addresses(self.transport.members),
+            known_addresses=lambda: self.known.addresses(self.grid.sought()),
             now_ms=self.now_ms,
             rng=world.rng,
         )
@@ -206,6 +194,7 @@ class Node:
             changed=self._offers_changed,
             runs_code=self._engines.runs_code,
             trusted_publishers=self.config.trusted_publishers,
+            check_publish=self._check_publish,
         )
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
@@ -217,7 +206,25 @@ class Node:
             task_of=self.graph.index.concepts.task_of,
             trusted=self.identity.did in self.config.trusted_publishers,
         )
-        self.serving = Serving(self.pool, offered=self.hosting.offered)
+        self.policy = Policy(
+            self.config,
+            identity=self.identity,
+            graph=self.graph,
+            statuses=self.statuses,
+            manifest_of=self.hosting.manifest,
+            rpc=self.rpc,
+            transport=self.transport,
+            now_ms=self.now_ms,
+            random_bytes=world.random_bytes,
+        )
+        self.serving = Serving(
+            self.pool,
+            identity=self.identity,
+            offered=self.hosting.offered,
+            admission=self.policy.admission,
+            keep_receipt=self.policy.keep_receipt,
+            now_ms=self.now_ms,
+        )
         self.announcer = Announcer(
             self.graph,
             self.identity,
@@ -231,13 +238,17 @@ class Node:
             peers=self.peers,
             rpc=self.rpc,
             serving=self.serving,
+            presenter=self.policy.presenter,
+            receipts=self.policy.receipts,
             reach=self.typed_queries.ask,
             now_ms=self.now_ms,
             rng=world.rng,
         )
 
     def _wire(self) -> None:
-        inbound = Inbound(self.sync, self.typed_queries, self.serving, now_ms=self.now_ms)
+        inbound = Inbound(
+            self.sync, self.typed_queries, self.serving, self.policy.giving, now_ms=self.now_ms
+        )
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
@@ -251,6 +262,7 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
             await self.models.open()
+            await take_over(self.local, self.graph, self.models, self.identity, self.now_ms())
             await self.hub.sweep(self.now_ms())
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
@@ -261,6 +273,8 @@ class Node:
             for service in (
                 self.rpc,
                 self.grid,
+                self.rotating,
+                self.statuses,
                 self.pool,
                 self.gossip,
                 self.announcer,
@@ -304,31 +318,13 @@ class Node:
         return self._world.random_bytes(12).hex()
 
     def _describe(self) -> NodeBody:
-        probes = [probe for probe in self.probes if not probe.problem]
-        return NodeBody(
-            id=self.identity.did,
-            protocol_version=PROTOCOL_VERSION,
-            software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
-            addresses=self.transport.listen_addresses[: LIMITS.addresses_max],
-            engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in probes)[
-                : LIMITS.engines_max
-            ],
-            devices=tuple(
-                DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
-                for d in self.usable_devices()
-            )[: LIMITS.devices_max],
-            region=self.config.region,
-            branches=self.interests.announced(),
+        return describe(
+            self.config, self.identity.did, self.transport, self.probes, self.interests.announced()
         )
 
     def usable_devices(self) -> tuple[Device, ...]:
         """The devices that some engine can use, as they were when they were probed."""
-        found: dict[str, Device] = {}
-        for probe in self.probes:
-            # What the first one saw: the contexts that others make take memory meanwhile.
-            for device in probe.devices if not probe.problem else ():
-                found.setdefault(device.place, device)
-        return tuple(found.values())[: LIMITS.devices_max]
+        return usable_devices(self.probes)
 
     async def find_devices(self) -> tuple[Device, ...]:
         """Every device here, as free as it is now; and those that only engines know of."""
@@ -341,9 +337,7 @@ class Node:
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority
-        return record.issuer == self.identity.did or (
-            authority is not None and record.issuer == authority.did
-        )
+        return record.issuer in {self.identity.did, authority.did if authority else ""}
 
     def _hint_keys(self) -> frozenset[str]:
         index, now_ms = self.graph.index, self.now_ms()
@@ -384,6 +378,9 @@ class Node:
 
     def _trusted(self, model: str) -> bool:
         return self.hosting.trusted(model)
+
+    def _check_publish(self, model: str) -> None:
+        self.policy.foresight.check_publish(model)
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.table.engines_for(source)

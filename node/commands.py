@@ -8,14 +8,17 @@ import msgspec
 
 from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.metagraph.terms import RECORD_URN
+from aigrid.node import credential_commands
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.delegate_commands import Delegates, delegates
 from aigrid.node.finding import (
     Find,
     check_capability,
     check_new_capability,
     find,
 )
+from aigrid.node.policy_commands import Explain, explain
 from aigrid.node.publish_commands import (
     Publish,
     PublishRemote,
@@ -26,6 +29,7 @@ from aigrid.node.publish_commands import (
     publish,
     publish_hub,
 )
+from aigrid.node.receipt_commands import methods as receipt_methods
 from aigrid.node.record_view import describe
 from aigrid.node.status import engines_of, models_of, peers_of, status_of
 from aigrid.node.upstream_commands import (
@@ -38,6 +42,7 @@ from aigrid.protocol.errors import (
     Code,
     InvalidRequestError,
     NoCandidateError,
+    PolicyDeniedError,
     UsageError,
     VerificationError,
 )
@@ -171,6 +176,10 @@ class NodeCommands:
             "requests": (Nothing, self._requests),
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
+            "policy_explain": (Explain, partial(explain, node)),
+            **credential_commands.methods(node),
+            **receipt_methods(node),
+            "delegates": (Delegates, partial(delegates, node)),
         }
 
     async def call(self, method: str, params: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -366,5 +375,10 @@ class NodeCommands:
         return {"did": did, "peer_id": peer_id_of_did(did), "state": "member"}
 
     async def _remove(self, params: Did, _: Emit) -> dict[str, Any]:
+        newest = self._node.local.successor_of(params.did)
+        if newest is not None and params.did not in self._node.grid.members():
+            raise PolicyDeniedError(
+                f"{params.did} has changed its key: `aigrid remove {newest}`", Code.NOT_MEMBER
+            )
         self._node.grid.remove(params.did)
         return {"did": params.did, "state": "removed"}

@@ -10,10 +10,16 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from aigrid.node import policy_settings
+from aigrid.node.setting import BadValueError as _BadValueError
+from aigrid.node.setting import texts
 from aigrid.protocol.errors import Code, UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
+
+if TYPE_CHECKING:
+    from aigrid.protocol.policy import OperatorPolicy
 
 CONFIG_FILE = "config.toml"
 DEFAULT_GATEWAY_HOST = "127.0.0.1"
@@ -55,6 +61,11 @@ class NodeConfig:
         trusted_publishers: DIDs whose models may run code here; this node's own only if listed.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
+        serve, host: whom to serve, and what to host: see `policy_settings`; `serve` None: as open
+            as the grid is.
+        holder_requests_per_day, holder_tokens_per_day, holder_concurrency: of each other holder
+            of credentials that is served; 0: any.
+        accept_licenses: licences that this node accepts when it asks others.
     """
 
     data_dir: Path
@@ -72,6 +83,26 @@ class NodeConfig:
     trusted_publishers: frozenset[str] = frozenset()
     interests: frozenset[str] | None = None
     json: bool = False
+    serve: frozenset[str] | None = None
+    host: frozenset[str] = frozenset({"*"})
+    holder_requests_per_day: int = 0
+    holder_tokens_per_day: int = 0
+    holder_concurrency: int = 0
+    accept_licenses: tuple[str, ...] = ()
+
+    @property
+    def operator(self) -> "OperatorPolicy":
+        """What of this has a say in decisions."""
+        return policy_settings.operator_policy(
+            serve=self.serve,
+            host=self.host,
+            open_to_strangers=self.open_to_strangers,
+            limits={
+                "requests_per_day": self.holder_requests_per_day,
+                "tokens_per_day": self.holder_tokens_per_day,
+                "concurrency": self.holder_concurrency,
+            },
+        )
 
 
 def default_data_dir(environment: Mapping[str, str], home: Path) -> Path:
@@ -120,14 +151,6 @@ def load(
     return NodeConfig(data_dir=data_dir.absolute(), gateway_explicit="gateway" in merged, **merged)
 
 
-class _BadValueError(Exception):
-    """What is wrong with one value: the end of a sentence that starts with the key."""
-
-    def __init__(self, message: str, code: Code = Code.USAGE) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
@@ -161,11 +184,10 @@ def _sanitised(hostname: str) -> str:
 
 def _addresses(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise _BadValueError("must be a list of multiaddrs")
+    addresses = texts(items, "a list of multiaddrs")
     if len(items) > LIMITS.config_addresses_max:
         raise _BadValueError(f"lists more than {LIMITS.config_addresses_max} addresses")
-    return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    return addresses
 
 
 def _listen(value: Any) -> tuple[str, ...]:
@@ -290,10 +312,7 @@ def _bytes(value: Any) -> int | None:
 
 
 def _engines(value: Any) -> tuple[str, ...]:
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise _BadValueError("must be a list of names of engines")
-    names = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    names = texts(value, "a list of names of engines")
     if len(names) > LIMITS.config_engines_max or not all(map(_ENGINE.fullmatch, names)):
         raise _BadValueError(f"must be at most {LIMITS.config_engines_max} names such as onnx_text")
     return names
@@ -302,10 +321,7 @@ def _engines(value: Any) -> tuple[str, ...]:
 def _publishers(value: Any) -> frozenset[str]:
     from aigrid.protocol.identity import public_key_of_did  # late: loads libsodium
 
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise _BadValueError("must be a list of DIDs")
-    dids = frozenset(item.strip() for item in items if item.strip())
+    dids = frozenset(texts(value, "a list of DIDs"))
     if len(dids) > LIMITS.trusted_publishers_max:
         raise _BadValueError(f"lists more than {LIMITS.trusted_publishers_max} DIDs")
     for did in sorted(dids):
@@ -351,9 +367,15 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "trusted_publishers": ("trusted_publishers", _publishers),
     "interest": ("interests", _interests),
     "json": ("json", _boolean),
+    "serve": ("serve", policy_settings.served),
+    "host": ("host", policy_settings.hosted),
+    "holder_requests_per_day": ("holder_requests_per_day", policy_settings.amount),
+    "holder_tokens_per_day": ("holder_tokens_per_day", policy_settings.amount),
+    "holder_concurrency": ("holder_concurrency", policy_settings.amount),
+    "accept_licenses": ("accept_licenses", policy_settings.licenses),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},
-    "--": {"trusted_publishers": "trust-publisher"},
+    "--": {"trusted_publishers": "trust-publisher", "accept_licenses": "accept-license"},
 }
 """How a key is spelled where that is another way; see `load` for the prefixes."""

@@ -23,6 +23,8 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.control import SOCKET_FILE, ControlServer
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
+from aigrid.node.key_change import pending_rotation
+from aigrid.node.key_file import Passphrase
 from aigrid.node.mesh.model_copy import in_thread
 from aigrid.node.query_process import start_child
 from aigrid.node.querying import Querying
@@ -30,6 +32,7 @@ from aigrid.node.status import status_of
 from aigrid.node.workers import ProcessSpawner
 from aigrid.protocol.errors import AigridError, Code, UsageError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 Announce = Callable[[dict[str, Any]], None]
@@ -52,9 +55,19 @@ class DirectoryKeys:
     def retire_authority(self) -> None:
         keys.retire_authority(self._data_dir)
 
+    def pending_rotation(self) -> Record | None:
+        return pending_rotation(self._data_dir)
 
-async def serve_forever(config: NodeConfig, *, announce: Announce) -> None:
+    def clear_rotation(self) -> None:
+        keys.clear_pending_rotation(self._data_dir)
+
+
+async def serve_forever(
+    config: NodeConfig, *, announce: Announce, passphrase: Passphrase = keys.no_passphrase
+) -> None:
     """Run a node until SIGINT or SIGTERM; `announce` gets the ready event once it serves.
+
+    `passphrase` is asked for where the keys are protected, before anything is opened or sent.
 
     Raises:
         UsageError: what on this machine keeps the node from starting.
@@ -66,20 +79,20 @@ async def serve_forever(config: NodeConfig, *, announce: Announce) -> None:
         ready = data_dir / READY_FILE
         ready.unlink(missing_ok=True)
         stack.callback(ready.unlink, missing_ok=True)
-        node = _build(config)
+        node = _build(config, passphrase)
         await _run(node, config, announce, ready)
 
 
-def _build(config: NodeConfig) -> Node:
+def _build(config: NodeConfig, passphrase: Passphrase) -> Node:
+    data_dir = config.data_dir
+    identity = keys.load_or_create_identity(data_dir, passphrase)
+    authority = keys.load_authority(data_dir, passphrase)
+    database = data_dir / "records.db"
+    if authority is None and not database.exists():
+        authority = keys.create_authority(data_dir, passphrase)
     # libp2p takes a second to import: only here, so that --help and errors before it are quick.
     from aigrid.node.network.libp2p_transport import Libp2pTransport
 
-    data_dir = config.data_dir
-    identity = keys.load_or_create_identity(data_dir)
-    authority = keys.load_authority(data_dir)
-    database = data_dir / "records.db"
-    if authority is None and not database.exists():
-        authority = keys.create_authority(data_dir)
     transport = Libp2pTransport(
         signing_seed=identity.seed,
         topics=TOPICS,

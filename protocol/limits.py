@@ -35,6 +35,7 @@ class Limits:
     status_list_ttl_seconds: int = _limit(31 * DAY, "validity of a status list")
     status_delegation_ttl_seconds: int = _limit(366 * DAY, "longest validity of a StatusDelegation")
     receipt_ttl_seconds: int = _limit(366 * DAY, "validity of a Receipt")
+    receipt_seconds: float = _limit(2.0, "the receipt of a segment to follow its end")
     chain_max: int = _limit(4, "credentials in a chain of delegations, the Grant included")
     permission_items_max: int = _limit(32, "targets, purposes, regions or nodes in a permission")
     policy_rules_max: int = _limit(16, "rules in a manifest's policy")
@@ -46,6 +47,12 @@ class Limits:
     status_age_grant_seconds: int = _limit(600, "maxStatusAge of a Grant as issued here")
     status_age_max_seconds: int = _limit(31 * DAY, "longest maxStatusAge")
     status_renew_seconds: int = _limit(200, "between two issues of a status list")
+    rotation_ttl_seconds: int = _limit(30 * DAY, "longest validity of a KeyRotation")
+    rotation_interval_seconds: int = _limit(
+        1 * HOUR, "before a key that came by rotation is rotated again"
+    )
+    rotation_retry_seconds: float = _limit(5.0, "first pause before one is presented again")
+    rotation_retry_max_seconds: float = _limit(60.0, "longest pause before that")
     status_check_seconds: float = _limit(5.0, "between two looks at whether one is due")
     status_bits_kept_max: int = _limit(1024, "issuers whose revocations are kept in memory")
     renewal_turn_seconds: int = _limit(3600, "a delegate waits for each before it to renew first")
@@ -102,7 +109,18 @@ class Limits:
     presentation_licenses_max: int = _limit(16, "licences accepted in one")
     nonces_kept_max: int = _limit(256 * KIB, "presentations remembered, so that none serves twice")
     nonces_of_one_max: int = _limit(16 * KIB, "of these, from one holder")
+    credentials_verified_max: int = _limit(4096, "credentials remembered as verified")
     credentials_held_max: int = _limit(1024, "credentials of others that a node keeps")
+    receipts_kept_max: int = _limit(100_000, "segments served and asked for that a node remembers")
+    receipts_shown_max: int = _limit(1000, "receipts, or groups of them, in one answer")
+    receipt_slack_seconds: float = _limit(
+        2.0, "a receipt may say that a segment took longer than it did for whoever asked"
+    )
+    credentials_given_max: int = _limit(512, "of these, such as peers sent unasked")
+    credentials_of_one_max: int = _limit(32, "of these, from one peer")
+    gives_burst: int = _limit(16, "credentials of one peer at once, each a chain")
+    gives_per_second: float = _limit(0.2, "credentials of one peer, sustained")
+    policy_file_max_bytes: int = _limit(64 * KIB, "a file with a model's policy")
     # What a node keeps of peers and their records
     rate_keys_max: int = _limit(4096, "issuers, peers or addresses whose rates are counted at once")
     keys_per_record_max: int = _limit(
@@ -259,6 +277,12 @@ class Limits:
     threads_max: int = _limit(1024, "threads that may be configured")
     invitation_max_chars: int = _limit(64 * KIB, "an invitation as text, read from standard input")
     key_file_max_bytes: int = _limit(4096, "a key file")
+    key_memory_bytes: int = _limit(256 * MIB, "memory of argon2id for a key file written here")
+    key_memory_max_bytes: int = _limit(1024 * MIB, "memory that a key file may ask for")
+    key_operations: int = _limit(3, "passes of argon2id for a key file written here")
+    key_operations_max: int = _limit(8, "passes that a key file may ask for")
+    passphrase_max_bytes: int = _limit(1024, "a passphrase in UTF-8")
+    keys_retired_max: int = _limit(256, "retired keys that `aigrid id protect` looks at")
     log_max_bytes: int = _limit(8 * MIB, "the log file before it is rotated")
     control_connections_max: int = _limit(64, "commands connected to a running node at once")
     disk_spare_bytes: int = _limit(64 * MIB, "left free on the disk when a model is added")

@@ -164,6 +164,15 @@ class Present(_Message, frozen=True, tag="present"):
     delegation: RawRecord = b""
 
 
+class Rotate(_Message, frozen=True, tag="rotate"):
+    """A member's key named mine its successor: admit me in its place.
+
+    The connection's PeerId must be the successor's.
+    """
+
+    rotation: RawRecord
+
+
 class AskToJoin(_Message, frozen=True, tag="ask"):
     """First step of joining without an invitation.
 
@@ -209,7 +218,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     message: Annotated[str, Meta(max_length=LIMITS.error_message_max_chars)]
 
 
-JoinRequest = Redeem | Present | AskToJoin | Reveal
+JoinRequest = Redeem | Present | Rotate | AskToJoin | Reveal
 JoinAnswer = Welcome | Challenge | Pending | Refused
 
 T = TypeVar("T")

@@ -178,8 +178,13 @@ def verify(raw: bytes, *, verify_credential: Verify = verify_form_and_signature)
         expires_ms=expires_ms,
         binding=document.request,
         credentials=tuple(_credential(one, verify_credential) for one in raws),
-        digest=hashlib.sha256(raw).hexdigest(),
+        digest=digest_of(raw),
     )
+
+
+def digest_of(raw: bytes) -> str:
+    """What a presentation is called in a receipt: SHA-256 of its bytes, in hex."""
+    return hashlib.sha256(raw).hexdigest()
 
 
 def check(

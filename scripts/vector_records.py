@@ -27,6 +27,7 @@ from aigrid.protocol.kinds import (
 from aigrid.protocol.membership import issue_invitation, issue_membership
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
 from aigrid.protocol.record import Record, build, jcs_hash, sign_jcs, verify
+from aigrid.protocol.rotation import agreed
 
 NOW_MS = 1_790_000_000_000
 DAY_MS = 86_400_000
@@ -90,6 +91,7 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
             ),
             NODE,
         ),
+        (Kind.ROTATION, agreed(NODE.did, NEWCOMER, rotated_ms=NOW_MS), NODE),
         (Kind.AVAILABILITY, WithdrawnBody(id=NODE.did, withdrawn=True), NODE),
         (
             Kind.MODEL,
@@ -224,6 +226,7 @@ def refusals() -> Any:
             NOW_MS,
         ),
         ("valid for too long", resigned(record, lambda d: d.update(validUntil=late)), NOW_MS),
+        ("a successor that has not signed", stolen_successor(), NOW_MS),
         ("a proof of another purpose", purpose(record), NOW_MS),
         *permitting(),
         ("at the instant it ends", raw, end_ms),
@@ -282,6 +285,11 @@ def swap_last(raw: bytes) -> bytes:
     signature[0] ^= 1
     document["proof"]["proofValue"] = multibase(bytes(signature))
     return canonical(document)
+
+
+def stolen_successor() -> bytes:
+    rotation = next(r for r in signed() if r.kind is Kind.ROTATION)
+    return resigned(rotation, lambda d: d["credentialSubject"].update(successor=AUTHORITY.did))
 
 
 def purpose(record: Record) -> bytes:

@@ -222,6 +222,7 @@ def wire_messages() -> Any:
         "join_request": [
             messages.Redeem(raw),
             messages.Present(raw),
+            messages.Rotate(raw),
             messages.AskToJoin("laptop", commitment(bytes(16))),
             messages.Reveal("r1", bytes(16)),
         ],

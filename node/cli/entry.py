@@ -18,11 +18,16 @@ import typer
 
 from aigrid.node.cli import (
     capability_commands,
+    credential_commands,
+    delegate_commands,
     grid_commands,
+    id_commands,
     model_commands,
     node_commands,
+    policy_commands,
     publish_command,
     query_commands,
+    receipt_commands,
     record_commands,
 )
 from aigrid.node.cli.session import Session, print_json, printable
@@ -69,7 +74,7 @@ def top(
 
 
 app.command()(node_commands.up)
-app.command("id")(node_commands.identity)
+app.add_typer(id_commands.id_app, name="id")
 app.command()(node_commands.status)
 app.command()(node_commands.peers)
 app.command()(node_commands.engines)
@@ -78,15 +83,19 @@ app.command()(grid_commands.join)
 app.command()(grid_commands.requests)
 app.command()(grid_commands.approve)
 app.command()(grid_commands.remove)
+app.add_typer(delegate_commands.grid_app, name="grid")
 app.add_typer(model_commands.models_app, name="models")
 app.command()(publish_command.publish)
 app.command()(model_commands.withdraw)
 app.command()(model_commands.find)
 app.command()(model_commands.ask)
 app.add_typer(capability_commands.capability_app, name="capability")
+app.add_typer(credential_commands.credential_app, name="credential")
+app.add_typer(policy_commands.policy_app, name="policy")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")
+app.add_typer(receipt_commands.receipts_app, name="receipts")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Commands about this node: up, id, status, peers, engines."""
+"""Commands about this node: up, status, peers, engines."""
 
 import os
 import shlex
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from aigrid.node.cli import render
+from aigrid.node.cli.id_commands import PassphraseFile
 from aigrid.node.cli.session import Json, print_json, session, show
 
 Interest = Annotated[
@@ -34,10 +35,43 @@ Memory = Annotated[
     ),
 ]
 
-
+Threads = Annotated[int | None, typer.Option(help="Threads for inference; 0 means all cores.")]
+Open = Annotated[
+    bool | None, typer.Option("--open", help="Admit whoever asks; serve strangers, too.")
+]
 Trusted = Annotated[
     list[str] | None,
     typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
+]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
+]
+Bootstrap = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
+]
+Serve = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHOM",
+        help="Whom to serve: members, anyone, DIDs whose grants count, or nobody; repeatable. "
+        "Without it: members, or with --open anyone.",
+    ),
+]
+Host = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHAT",
+        help="What to host: a capability, a model's id or nothing; repeatable. "
+        "Without it: everything.",
+    ),
+]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SPDX", help="Licence that this node accepts for what it asks; repeatable."
+    ),
 ]
 Region = Annotated[
     str | None, typer.Option(help="Where this node is, such as eu; `find` can ask for it.")
@@ -50,40 +84,35 @@ def up(
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
     ] = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
-    ] = None,
+    listen: Listen = None,
     gateway: Annotated[
         str | None, typer.Option(help="HOST:PORT of the HTTP gateway, on 127.0.0.1.")
     ] = None,
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
-    ] = None,
+    bootstrap: Bootstrap = None,
     mdns: Annotated[
         bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
     ] = None,
-    open_: Annotated[
-        bool | None,
-        typer.Option("--open", help="Admit whoever asks; serve strangers, too."),
-    ] = None,
+    open_: Open = None,
     name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
     region: Region = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for inference; 0 means all cores.")
-    ] = None,
+    threads: Threads = None,
     memory: Memory = None,
     engine: Engines = None,
     interest: Interest = None,
     trust_publisher: Trusted = None,
+    serve: Serve = None,
+    host: Host = None,
+    accept_license: Accept = None,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
     from aigrid.node.cli import logs
     from aigrid.node.config import load
     from aigrid.node.keys import open_data_directory
+    from aigrid.node.passphrase import PassphraseSource
 
+    passphrase = PassphraseSource(passphrase_file, os.environ)
     here = data_dir.expanduser().absolute() if data_dir else session(ctx).data_dir
     config = load(
         here,
@@ -100,6 +129,9 @@ def up(
             "engine": engine or None,
             "interest": interest or None,
             "trusted_publishers": trust_publisher or None,
+            "serve": serve or None,
+            "host": host or None,
+            "accept_licenses": accept_license or None,
             "json": as_json or None,
         },
         environment=os.environ,
@@ -113,16 +145,7 @@ def up(
     from aigrid.node.daemon import serve_forever
 
     announce = partial(_announce, as_json=config.json, command=_command(config.data_dir))
-    trio.run(partial(serve_forever, config, announce=announce))
-
-
-def identity(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """Print this node's DID; make its key if there is none."""
-    from aigrid.node.keys import load_or_create_identity
-
-    found = load_or_create_identity(session(ctx).data_dir)
-    body = {"did": found.did, "peer_id": found.peer_id}
-    show(body, lambda _: render.say(found.did), as_json=as_json)
+    trio.run(partial(serve_forever, config, announce=announce, passphrase=passphrase))
 
 
 def status(ctx: typer.Context, *, as_json: Json = False) -> None:

@@ -2,9 +2,11 @@
 
 The metagraph says who is a member; this keeps the transport's gate in step with it, so that a
 member admitted is served on the connection it already has and one removed is cut off at once.
+Memberships are renewed here, by the authority or those to which it delegated that.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,12 +19,20 @@ from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError, Verific
 from aigrid.protocol.identity import Identity, did_of_peer_id, peer_id_of_did, public_key_of_did
 from aigrid.protocol.kinds import Kind, MembershipBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.membership import check_membership, issue_invitation
+from aigrid.protocol.membership import (
+    check_membership,
+    delegates_in,
+    issue_invitation,
+    renewal_body,
+)
 from aigrid.protocol.record import Record
+from aigrid.protocol.record_status import StatusEntry
+from aigrid.protocol.status import Standing, standing
 
 log = structlog.get_logger()
 NowMs = Callable[[], int]
 RandomBytes = Callable[[int], bytes]
+_HALF_MS = LIMITS.membership_default_seconds * 500
 
 
 class GridKeys(Protocol):
@@ -30,6 +40,25 @@ class GridKeys(Protocol):
 
     def retire_authority(self) -> None:
         """Put the key of a grid that is being left out of use, without destroying it."""
+
+    def pending_rotation(self) -> Record | None:
+        """The KeyRotation by which this node's key came, until the grid has taken it."""
+
+    def clear_rotation(self) -> None:
+        """The grid has taken it."""
+
+
+class MemberStatuses(Protocol):
+    """Where memberships are revoked: see `node.policy.statuses`."""
+
+    def membership_entry(self, did: str) -> StatusEntry:
+        """The entry in the grid's status list that the membership of `did` has, or gets."""
+
+    def revoke_membership(self, did: str) -> Record | None:
+        """Set it. Raises PolicyDeniedError where this node may not."""
+
+    def undelegate(self, did: str) -> None:
+        """Let `did` sign the grid's status list no more; the authority's key is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +78,7 @@ class Grid:
         identity: Identity,
         membership: Membership,
         graph: Metagraph,
+        statuses: MemberStatuses,
         transport: Transport,
         keys: GridKeys,
         now_ms: NowMs,
@@ -57,13 +87,16 @@ class Grid:
         self.identity = identity
         self._membership = membership
         self._graph = graph
+        self._statuses = statuses
         self._transport = transport
-        self._keys = keys
+        self.keys = keys
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._poke = trio.Event()
         self.on_switched: Callable[[], None] = lambda: None
+        self._shifted = False
         graph.listeners.append(self._on_record)
+        graph.shift_listeners.append(self._on_shift)
 
     @property
     def did(self) -> str:
@@ -75,7 +108,11 @@ class Grid:
 
     def own_membership(self) -> Record | None:
         """Our membership in force."""
-        return self._graph.membership_of(self.identity.did, self._now_ms())
+        return self.membership_by_did(self.identity.did)
+
+    def membership_by_did(self, did: str) -> Record | None:
+        """The membership of `did` in force."""
+        return self._graph.membership_of(did, self._now_ms())
 
     def membership_of(self, peer_id: str) -> Record:
         """The membership in force of a peer. Raises PolicyDeniedError(`not_member`)."""
@@ -105,16 +142,30 @@ class Grid:
             authority,
             now_ms=self._now_ms(),
             ttl_ms=LIMITS.membership_default_seconds * 1000,
+            status=self._statuses.membership_entry(did),
         )
 
     def remove(self, did: str) -> None:
-        """Withdraw a membership; every node cuts the member off when it learns of it."""
-        authority = self._require_authority()
-        if did == self.identity.did:
-            raise PolicyDeniedError("the authority's own node cannot be removed", Code.DENIED)
-        if did not in self.members():
+        """Revoke a membership, as the authority or a delegate; the former withdraws it, too.
+
+        Every node cuts the member off when it learns of either.
+        """
+        is_delegate = self.identity.did in self._graph.revocations.delegates(
+            self.did, self._now_ms()
+        )
+        authority = self.authority if is_delegate else self._require_authority()
+        record = self._graph.membership_of(did, self._now_ms())
+        if record is None:
             raise PolicyDeniedError(f"{did} is not a member", Code.NOT_MEMBER)
-        self._graph.withdraw(Kind.MEMBERSHIP, did, authority, now_ms=self._now_ms())
+        if isinstance(record.body, MembershipBody) and record.body.role == "authority":
+            raise PolicyDeniedError("the authority's own node cannot be removed", Code.DENIED)
+        if authority is None and record.status is None:
+            text = "this membership cannot be revoked yet, only withdrawn by the authority"
+            raise PolicyDeniedError(text, Code.NOT_AUTHORITY)
+        self._statuses.revoke_membership(did)
+        if authority is not None:
+            self._graph.withdraw(Kind.MEMBERSHIP, did, authority, now_ms=self._now_ms())
+            self._statuses.undelegate(did)
 
     def removed_ms(self, did: str) -> int | None:
         """When the membership of `did` was withdrawn, if that is the last word on it."""
@@ -153,10 +204,13 @@ class Grid:
                 Code.GRID_NOT_EMPTY,
             )
 
-    def adopt(self, grid: str, membership: bytes, ours: bytes, *, host: str) -> None:
+    def adopt(
+        self, grid: str, membership: bytes, ours: bytes, *, host: str, delegation: bytes = b""
+    ) -> None:
         """Become a member of `grid`, to which `host` (a PeerId) admitted us.
 
         It is another grid, for which we leave our grid of one, or our own, which had removed us.
+        `delegation` is that of the grid, if `host` has one.
 
         Raises:
             VerificationError: when the membership or the host's own does not hold.
@@ -164,15 +218,15 @@ class Grid:
         """
         now_ms = self._now_ms()
         check_membership(membership, grid=grid, peer_id=self.identity.peer_id, now_ms=now_ms)
-        check_membership(ours, grid=grid, peer_id=host, now_ms=now_ms)
+        delegates = delegates_in(delegation, grid=grid, now_ms=now_ms)
+        check_membership(ours, grid=grid, peer_id=host, now_ms=now_ms, delegates=delegates)
         returning = grid == self.did  # our membership may have come by another way meanwhile
         if not returning:
             self.check_can_join(grid)
             self._graph.switch_grid(grid)
             self._membership = Membership(grid, None)
-        _, refusals = self._graph.ingest_batch(
-            (membership, ours), now_ms=now_ms, received_from=host
-        )
+        said = (delegation, membership, ours) if delegation else (membership, ours)
+        _, refusals = self._graph.ingest_batch(said, now_ms=now_ms, received_from=host)
         if self.own_membership() is None:
             raise refusals[0]
         log.info("joined", grid=grid, host=host)
@@ -183,23 +237,46 @@ class Grid:
     def _retire_authority(self) -> None:
         """Last of all: until the new grid is on the disk, the key of the old one is needed."""
         try:
-            self._keys.retire_authority()
+            self.keys.retire_authority()
         except AigridError as error:  # unused from now on, wherever it lies
             log.warning("authority key not retired", code=error.code.value, reason=error.message)
 
-    def meet(self, raw: bytes, *, peer_id: str) -> Record:
+    def meet(self, raw: bytes, *, peer_id: str, delegation: bytes = b"") -> Record:
         """Take note of the membership that `peer_id` presents, which admits it.
 
+        With it comes the `delegation` of the grid, by which it may have been renewed: we may have
+        slept through that, and the authority may be asleep now.
+
         Raises:
-            VerificationError: it does not hold, or has been withdrawn (`superseded`).
+            VerificationError: it does not hold, or has been withdrawn (`superseded`) or revoked.
         """
         now_ms = self._now_ms()
-        record = check_membership(raw, grid=self.did, peer_id=peer_id, now_ms=now_ms)
+        if delegation and delegation != self.delegation():
+            with suppress(VerificationError):  # an older one than ours, for all we know
+                delegates_in(delegation, grid=self.did, now_ms=now_ms)
+                self._graph.ingest(delegation, now_ms=now_ms, received_from=peer_id)
+        delegates = self._graph.revocations.delegates(self.did, now_ms)
+        record = check_membership(
+            raw, grid=self.did, peer_id=peer_id, now_ms=now_ms, delegates=delegates
+        )
         self._graph.ingest(raw, now_ms=now_ms, received_from=peer_id)
         current = self._graph.membership_of(record.subject, now_ms)
         if current is None:
-            raise VerificationError("this membership was withdrawn", Code.NOT_MEMBER)
+            raise VerificationError("this membership was withdrawn or revoked", Code.NOT_MEMBER)
         return current
+
+    def sought(self) -> frozenset[str]:
+        """PeerIds to which a connection is wanted: members, and delegates of the authority.
+
+        Who wakes after weeks knows only of memberships that have run out; delegates renewed them.
+        """
+        delegates = self._graph.revocations.delegates(self.did, self._now_ms())
+        return self._transport.members | {peer_id_of_did(did) for did in delegates}
+
+    def delegation(self) -> bytes:
+        """The grid's StatusDelegation in force, as it is shown beside memberships; b"" for none."""
+        found = self._graph.revocations.delegation(self.did, self._now_ms())
+        return b"" if found is None else found.raw
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the gate in step with the members; renew memberships if we are the authority."""
@@ -209,6 +286,7 @@ class Grid:
             try:
                 await self._shut_out()
                 self._renew()
+                self._renew_as_delegate()
             except AigridError as error:  # a full disk, a clock set back: next time, then
                 log.warning("memberships not kept", code=error.code.value, reason=error.message)
             with trio.move_on_after(1.0):
@@ -224,14 +302,21 @@ class Grid:
 
     def _on_record(self, record: Record) -> None:
         if record.kind is Kind.MEMBERSHIP:
-            if not record.withdrawn:
+            if self._graph.membership_of(record.subject, self._now_ms()) is not None:
                 self._transport.admit([peer_id_of_did(record.subject)])
             self._poke.set()
+
+    def _on_shift(self) -> None:
+        self._shifted = True
+        self._poke.set()
 
     def _admit_all(self) -> None:
         self._transport.admit(peer_id_of_did(did) for did in self.members())
 
     async def _shut_out(self) -> None:
+        if self._shifted:
+            self._shifted = False
+            self._admit_all()
         expected = {peer_id_of_did(did) for did in self.members()}
         expected.add(self.identity.peer_id)
         for peer_id in self._transport.members - expected:
@@ -239,14 +324,47 @@ class Grid:
             await self._transport.remove(peer_id)
 
     def _renew(self) -> None:
-        """Reissue memberships that are past half their life; our own even after a long sleep."""
+        """Reissue memberships that are past half their life; our own even after a long sleep.
+
+        Also those that cannot be revoked yet, and those that delegates renewed meanwhile. What
+        delegates revoked is withdrawn: so older invitations do not bring it back.
+        """
         if self.authority is None:
             return
         self.found()
         now_ms = self._now_ms()
-        half_ms = LIMITS.membership_default_seconds * 500
         for did in self.members():
             record = self._graph.membership_of(did, now_ms)
-            if record is not None and record.valid_until_ms - now_ms < half_ms:
+            if record is None:
+                continue
+            past_half = record.valid_until_ms - now_ms < _HALF_MS
+            if past_half or record.status is None or record.issuer != self.did:
                 role = "authority" if did == self.identity.did else "member"
                 self.admit(did, role=role)
+        for record in self._graph.memberships.revoked(now_ms):
+            if record.subject != self.identity.did:
+                self._graph.withdraw(Kind.MEMBERSHIP, record.subject, self.authority, now_ms=now_ms)
+
+    def _renew_as_delegate(self) -> None:
+        """Renew what is past half its life, while the authority is away: each in its turn.
+
+        Only what is known not to be revoked: who hears of no other signer renews nothing.
+        """
+        now_ms = self._now_ms()
+        delegates = self._graph.revocations.delegates(self.did, now_ms)
+        if self.identity.did not in delegates or self.authority is not None:
+            return
+        turn_ms = (1 + delegates.index(self.identity.did)) * LIMITS.renewal_turn_seconds * 1000
+        statuses = self._graph.revocations.at(now_ms)
+        for did in self._graph.memberships.ending_before(now_ms + _HALF_MS - turn_ms, now_ms):
+            original = self._graph.memberships.original(did, now_ms)
+            if original is None or standing(original, statuses, now_ms) is not Standing.GOOD:
+                continue
+            self._graph.issue(
+                Kind.MEMBERSHIP,
+                renewal_body(original),
+                self.identity,
+                now_ms=now_ms,
+                ttl_ms=LIMITS.membership_default_seconds * 1000,
+                status=original.status,
+            )

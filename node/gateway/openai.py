@@ -195,12 +195,7 @@ def _usage(finish: Finish) -> dict[str, int]:
 
 
 def _aigrid(segments: Iterable[Segment]) -> dict[str, Any]:
-    return {
-        "segments": [
-            {"node": segment.node, "model": segment.model, "tokens": segment.tokens}
-            for segment in segments
-        ]
-    }
+    return {"segments": [msgspec.to_builtins(segment) for segment in segments]}
 
 
 def _logprobs(entries: Iterable[TokenLogprob]) -> dict[str, Any]:

@@ -11,11 +11,17 @@ from aigrid.protocol.inference import InferChunk, InferRequest
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of an answer that one node produced. `node` is a PeerId, `model` a model id."""
+    """A part of an answer that one node produced. `node` is a PeerId, `model` a model id.
+
+    `receipt` is the id under which this node keeps its receipt, or that there is none that holds;
+    "" where nothing is kept. `receipted` says whether one holds.
+    """
 
     node: str
     model: str
     tokens: int
+    receipt: str = ""
+    receipted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,18 @@ from tests.metagraph.world import (
     node_record,
     offer,
     signed,
+    status_delegation,
+    status_list,
     withdrawal,
 )
 from tests.protocol.strategies import forge
 
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.kinds import KINDS, CapabilityBody, Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
-SHARED = [kind for kind in Kind if kind is not Kind.INVITATION]
+SHARED = [kind for kind in Kind if KINDS[kind].shared]
 SKEW_MS = LIMITS.clock_skew_seconds * 1000
 
 
@@ -43,6 +45,11 @@ def record_of(kind: Kind, start: int, life: int = 4 * MINUTE_MS, by: Identity = 
     if kind is Kind.CAPABILITY:
         body = CapabilityBody(id=f"{by.did}#never", broader=("text",), labels={"en": "never"})
         return signed(body, kind, by, start, life)
+    if kind is Kind.STATUS_LIST:
+        return status_list(by, by, 7, start=start, life=life)
+    if kind is Kind.STATUS_DELEGATION:
+        return status_delegation(by, (BEN,), start=start, life=life)
+    assert kind is Kind.MEMBERSHIP
     return membership(BEN, start, life, by)
 
 
@@ -115,7 +122,7 @@ def hostile(
     return {
         "tampered": [raw for mask in (1, 0x20) for raw in flipped(good.raw, mask)],
         "expired": [record_of(kind, now - MINUTE_MS, MINUTE_MS, by).raw],
-        "future": [record_of(kind, now + SKEW_MS + MINUTE_MS, by=by).raw],
+        "future": [record_of(kind, now + SKEW_MS + DAY_MS, by=by).raw],
         "foreign": [record_of(kind, now, by=elsewhere).raw],
         "unknown field": with_unknown_fields(good, by),
         "misspelt": misspelt(good),

@@ -108,11 +108,15 @@ def status_list(
 
 
 def status_delegation(
-    owner: Identity, delegates: Sequence[Identity], quorum: int = 1, start: int = NOW
+    owner: Identity,
+    delegates: Sequence[Identity],
+    quorum: int = 1,
+    start: int = NOW,
+    life: int = 300 * DAY_MS,
 ) -> Record:
     dids = tuple(sorted(one.did for one in delegates))
     body = StatusDelegationBody(id=status_list_of(owner.did), delegates=dids, quorum=quorum)
-    return signed(body, Kind.STATUS_DELEGATION, owner, start, 300 * DAY_MS)
+    return signed(body, Kind.STATUS_DELEGATION, owner, start, life)
 
 
 def withdrawal(kind: Kind, subject: str, issuer: Identity, start: int, life: int) -> Record:

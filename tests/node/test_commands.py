@@ -102,6 +102,9 @@ async def test_models_find_and_ask(sim, autojump_clock):
     await eventually(a.node.router.models, seconds=10)
     peer = b.node.identity.peer_id
     listed = {"model": model, "name": "parrot", "node": peer, "state": "on_disk"}
+    listed["policy"] = [
+        {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
+    ]
     assert await a("models") == {"models": [listed]}
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}
@@ -111,7 +114,16 @@ async def test_models_find_and_ask(sim, autojump_clock):
     assert (shown["received_from"], shown["verified"]["ok"]) == (peer, True)
     answer = await a("ask", text="hello you")
     assert (answer["text"], answer["model"]) == ("hello you", "parrot")
-    assert answer["segments"] == [{"node": peer, "model": model, "tokens": 2}]
+    (segment,) = answer["segments"]
+    assert (segment["node"], segment["model"], segment["tokens"]) == (peer, model, 2)
+    assert segment["receipted"]
+    for console, role in ((a, "asked"), (b, "served")):
+        (kept,) = (await console("receipts"))["receipts"]
+        assert (kept["id"], kept["role"], kept["completion_tokens"]) == (
+            segment["receipt"],
+            role,
+            2,
+        )
     assert "".join(event["text"] for event in a.events) == "hello you"
     assert (await a("ask", text="hi", model=model))["text"] == "hi"
 
@@ -235,3 +247,38 @@ async def test_publishing_what_is_behind_a_server_needs_a_plain_address(sim, aut
     assert await a.refused("publish_upstream", url=good, mapping=mapping) is Code.USAGE
     code = await a.refused("publish_upstream", url=good, model="parrot")
     assert code is Code.UNSUPPORTED_MODEL  # the simulation has no such engine
+
+
+async def test_delegates_are_named_shown_and_taken_back(sim, autojump_clock):
+    a, b = await two(sim)
+    grid, did = a.node.grid.did, b.node.identity.did
+    nobody = await b("delegates")
+    assert (nobody["owner"], nobody["delegates"], nobody["quorum"]) == (grid, [], 0)
+    assert await b.refused("delegates", dids=[did]) is Code.NOT_AUTHORITY
+    assert await a.refused("delegates", dids=[SOMEBODY.did]) is Code.USAGE
+    assert await a.refused("delegates", dids=[did], none=True) is Code.USAGE
+    assert await a.refused("delegates", quorum=1) is Code.USAGE
+    assert await a.refused("delegates", dids=[did], quorum=2) is Code.USAGE
+    assert await a.refused("delegates", dids=[did] * 17) is Code.USAGE
+    said = await a("delegates", dids=[b.node.identity.peer_id])
+    assert (said["quorum"], said["delegates"]) == (1, [{"did": did, "heard": ""}])
+    await trio.sleep(3)
+    said = await a("delegates")
+    assert said["delegates"][0]["heard"]
+    assert said["as_of"] >= said["delegates"][0]["heard"]
+    own = await b("delegates", dids=[a.node.identity.did], own=True)
+    assert (own["owner"], own["quorum"]) == (did, 1)
+    assert (await a("delegates", none=True))["delegates"] == []
+
+
+async def test_a_delegate_removes_a_member_but_not_the_authority_s_node(sim, autojump_clock):
+    a, b = await two(sim)
+    c = (await sim.start("c")).node
+    await sim.join("c", "a")
+    await a("delegates", dids=[b.node.identity.did])
+    await eventually(lambda: b.node.statuses.signs(a.node.grid.did), seconds=10)
+    await eventually(lambda: c.identity.did in b.node.grid.members(), seconds=10)
+    assert await b.refused("remove", did=a.node.identity.did) is Code.DENIED
+    assert await b.refused("remove", did=SOMEBODY.did) is Code.NOT_MEMBER
+    assert (await b("remove", did=c.identity.did))["state"] == "removed"
+    await eventually(lambda: c.identity.did not in a.node.grid.members(), seconds=5)

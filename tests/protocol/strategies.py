@@ -18,6 +18,7 @@ from aigrid.protocol.kinds import Body, Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
 from aigrid.protocol.record import Record, build, sign_jcs, verification_method
+from aigrid.protocol.rotation import agreed
 from aigrid.protocol.upstream import TensorSpec, Upstream
 
 NOW_MS = 1_790_000_000_000
@@ -253,6 +254,13 @@ def invitation_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
     )
 
 
+def rotation_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    successors = identities.filter(lambda who: who.did != issuer.did)
+    return st.builds(
+        lambda who, ms: agreed(issuer.did, who, rotated_ms=ms), successors, st.integers(0, NOW_MS)
+    )
+
+
 BODIES: dict[Kind, Callable[[Identity], st.SearchStrategy[Body]]] = {
     Kind.NODE: node_bodies,
     Kind.MODEL: model_bodies,
@@ -260,6 +268,7 @@ BODIES: dict[Kind, Callable[[Identity], st.SearchStrategy[Body]]] = {
     Kind.CAPABILITY: capability_bodies,
     Kind.MEMBERSHIP: membership_bodies,
     Kind.INVITATION: invitation_bodies,
+    Kind.ROTATION: rotation_bodies,
     Kind.GRANT: credential_strategies.grant_bodies,
     Kind.DELEGATION: credential_strategies.delegation_bodies,
     Kind.STATUS_LIST: credential_strategies.status_list_bodies,
@@ -338,6 +347,7 @@ def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
             addresses=where,
             nonce="0123456789abcdef",
         ),
+        Kind.ROTATION: agreed(issuer.did, CAROL if issuer is not CAROL else BOB, rotated_ms=NOW_MS),
         **credential_strategies.example_credentials(issuer),
     }
 

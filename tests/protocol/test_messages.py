@@ -122,6 +122,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
         messages.decode_join_request,
         st.builds(messages.Redeem, invitation=raw_records)
         | st.builds(messages.Present, membership=raw_records)
+        | st.builds(messages.Rotate, rotation=raw_records)
         | st.builds(
             messages.AskToJoin,
             name=st.text(shown, max_size=64),

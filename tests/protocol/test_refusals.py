@@ -268,7 +268,13 @@ def test_withdrawals_hold_and_are_about_a_possible_key(kind: Kind) -> None:
     )
     assert record.withdrawn
     assert record.key == example(kind).key
-    itself = kind in (Kind.NODE, Kind.AVAILABILITY, Kind.CAPABILITY, Kind.STATUS_DELEGATION)
+    itself = kind in {
+        Kind.NODE,
+        Kind.AVAILABILITY,
+        Kind.CAPABILITY,
+        Kind.ROTATION,
+        Kind.STATUS_DELEGATION,
+    }
     for stranger in ("x", "urn:aigrid:model:", "urn:aigrid:model:" + content_id(b"")[:-1]):
         expected = Code.ISSUER_NOT_KEY if itself else Code.MALFORMED
         assert code_of(forge(example(kind), withdrawn(kind, stranger))) is expected

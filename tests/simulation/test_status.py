@@ -20,5 +20,5 @@ async def test_status_counts_records_without_reading_them(
         await eventually(node.router.models, seconds=30)
         expected = len(node.graph.live_records(node.now_ms()))
         monkeypatch.setattr(node.graph, "live_records", None)  # reads, and decodes, all of them
-        assert status_of(node)["records"] == expected == 4
+        assert status_of(node)["records"] == expected == 5
         nursery.cancel_scope.cancel()

@@ -258,8 +258,11 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "find",
         "ask",
         "record",
+        "receipts",
         "query",
         "export",
         "capability",
+        "credential",
+        "policy",
     }
     assert entry._command_names() == expected

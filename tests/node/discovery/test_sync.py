@@ -15,8 +15,9 @@ from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.protocol.errors import Code, LocalError, RemoteError
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import Kind, MembershipBody, NodeBody, WithdrawnBody
+from aigrid.protocol.kinds import Kind, NodeBody, WithdrawnBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.membership import issue_membership
 from aigrid.protocol.messages import (
     Fetch,
     Push,
@@ -30,6 +31,7 @@ from aigrid.protocol.messages import (
 )
 from aigrid.protocol.reconcile_wire import INFINITY, Writer
 from aigrid.protocol.record import build
+from aigrid.protocol.record_status import StatusEntry
 
 LIFE_MS = 30 * 86_400_000
 ABSENT = Identity(bytes([77]) * 32)  # a member that is never there to speak for itself
@@ -68,10 +70,8 @@ def knows(sim, name, record):
 def absent_member(sim, later_ms=0):
     authority = Identity(hashlib.sha256(f"{sim.seed}/a/grid".encode()).digest())
     now_ms = sim.now_ms() + later_ms
-    body = MembershipBody(id=ABSENT.did, grid=authority.did)
-    return build(
-        Kind.MEMBERSHIP, body, authority, valid_from_ms=now_ms, valid_until_ms=now_ms + LIFE_MS
-    )
+    entry = StatusEntry(authority.did, 77, LIMITS.status_age_member_seconds)
+    return issue_membership(authority, ABSENT.did, now_ms=now_ms, valid_ms=LIFE_MS, status=entry)
 
 
 def said_by_absent(sim, later_ms=0, *, withdrawn=False):

@@ -12,12 +12,14 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
 
 NODE = "12D3KooWSecondNode"
 MODEL = "bafymodel"
 NAME = "org/tiny:1"
+RECEIPT = content_id(b"receipt")
 NOW_MS = 1_700_000_000_123
 
 Batch = tuple[InferChunk, ...] | AigridError | Exception | float
@@ -86,7 +88,7 @@ class ScriptedMesh:
             if chunks is not None:
                 tokens += sum(len(c.token_ids) for c in chunks if isinstance(c, TextChunk))
                 yield chunks
-        segments.append(Segment(NODE, MODEL, tokens))
+        segments.append(Segment(NODE, MODEL, tokens, RECEIPT, receipted=True))
 
     def status(self) -> dict[str, Any]:
         return {"peer_id": NODE, "peers": 2}

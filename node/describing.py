@@ -1,0 +1,48 @@
+"""What a node says of itself in its NodeRecord."""
+
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+
+from aigrid.engines.base import Device, Probe
+from aigrid.node.config import NodeConfig
+from aigrid.node.network.transport import Transport
+from aigrid.protocol.kinds import DeviceClaim, EngineClaim, NodeBody
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import PROTOCOL_VERSION
+
+
+def describe(
+    config: NodeConfig,
+    did: str,
+    transport: Transport,
+    probes: Sequence[Probe],
+    branches: tuple[str, ...],
+) -> NodeBody:
+    """The node `did` with the engines that were probed; of nothing more than may be said."""
+    sound = [probe for probe in probes if not probe.problem]
+    return NodeBody(
+        id=did,
+        protocol_version=PROTOCOL_VERSION,
+        software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
+        addresses=transport.listen_addresses[: LIMITS.addresses_max],
+        engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in sound)[
+            : LIMITS.engines_max
+        ],
+        devices=tuple(
+            DeviceClaim(d.kind, d.name[: LIMITS.name_max_chars], d.memory_total_bytes)
+            for d in usable_devices(probes)
+        )[: LIMITS.devices_max],
+        region=config.region,
+        branches=branches,
+    )
+
+
+def usable_devices(probes: Iterable[Probe]) -> tuple[Device, ...]:
+    """The devices that some engine can use, as they were when they were probed."""
+    found: dict[str, Device] = {}
+    for probe in probes:
+        # What the first one saw: the contexts that others make take memory meanwhile.
+        for device in probe.devices if not probe.problem else ():
+            found.setdefault(device.place, device)
+    return tuple(found.values())[: LIMITS.devices_max]
