@@ -110,6 +110,15 @@ BROKEN: dict[str, tuple[list[Record], str, Code]] = {
         "",
         Code.NOT_DELEGABLE,
     ),
+    "passes on what is on behalf": (
+        [
+            g := world.grant(),
+            d := world.delegation(g, ANN, BEN, delegable=1, on_behalf=True),
+            world.delegation(d, BEN, CEM),
+        ],
+        "",
+        Code.NOT_DELEGABLE,
+    ),
     "lets as many follow as its parent": (
         [g := world.grant(delegable=1), world.delegation(g, ANN, BEN, delegable=1)],
         "",
