@@ -194,7 +194,7 @@ class Node:
             changed=self._offers_changed,
             runs_code=self._engines.runs_code,
             trusted_publishers=self.config.trusted_publishers,
-            check_publish=self._check_publish,
+            foresight=lambda: self.policy.foresight,
         )
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
@@ -378,9 +378,6 @@ class Node:
 
     def _trusted(self, model: str) -> bool:
         return self.hosting.trusted(model)
-
-    def _check_publish(self, model: str) -> None:
-        self.policy.foresight.check_publish(model)
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.table.engines_for(source)

@@ -8,8 +8,10 @@ from aigrid.node.policy.deciding import Decider, Place, Wish
 from aigrid.node.policy.links import Chain
 from aigrid.node.policy.wallet import Wallet
 from aigrid.protocol.credential_kinds import ANYONE
+from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import NodeBody
+from aigrid.protocol.kinds import ModelBody, NodeBody
+from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.policy import Decision, OperatorPolicy, rules_of
 from aigrid.protocol.record import Record
 
@@ -67,14 +69,24 @@ class Foresight:
         ]
         return next((one for one in decisions if one.allowed), decisions[-1])
 
-    def check_publish(self, model: str) -> None:
-        """Whether this node may publish a model as far as all others permit who have.
+    def hosts(self, manifest: Record) -> bool:
+        """Whether the operator of this node hosts the model of a manifest."""
+        body = manifest.body
+        if not isinstance(body, ModelBody):
+            return False
+        return self._decider.hosts(body.id.removeprefix(MODEL_URN), body.capabilities)
+
+    def check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
+        """Whether this node may publish a model: its operator and all others permit who have.
 
         What it has published already it may publish again.
 
         Raises:
             PolicyDeniedError: somebody does not permit it.
         """
+        if not self._decider.hosts(model, capabilities):
+            text = "this node's operator does not host this model: see `host` in its configuration"
+            raise PolicyDeniedError(text, Code.NOT_SERVED)
         manifests = self._graph.manifests_of(model, self._now_ms())
         own = self._identity.did
         if any(manifest.issuer == own for manifest in manifests):
