@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -384,13 +385,16 @@ def test_the_grid_s_delegation_goes_ahead_of_what_rests_on_it() -> None:
     ),
     st.randoms(use_true_random=False),
 )
-def test_lists_merge_to_the_same_in_any_order(lists, random) -> None:  # type: ignore[no-untyped-def]
+def test_lists_merge_to_the_same_in_any_order(
+    lists: list[tuple[Identity, set[int]]], random: Random
+) -> None:
     """Each signer's newer lists hold its older ones, as honest ones do."""
-    said, so_far = [], {AUTHORITY.did: set(), ANN.did: set(), BEN.did: set()}
+    said: list[Record] = []
+    so_far: dict[str, set[int]] = {who.did: set() for who in (AUTHORITY, ANN, BEN)}
     for number, (by, entries) in enumerate(lists):
         so_far[by.did] |= entries
         said.append(status_list(AUTHORITY, by, *so_far[by.did], start=NOW + number))
-    expected = set().union(*so_far.values())
+    expected = set[int]().union(*so_far.values())
     shuffled = [A, B, DELEGATION, *said]
     random.shuffle(shuffled)
     made = graph()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec import UNSET
 from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
@@ -83,7 +84,7 @@ def decide(
         name="x",
         capabilities=("text-generation",),
         model=MODEL,
-        **({"policy": rules} if rules else {}),
+        policy=rules or UNSET,
     )
     manifest = build(Kind.MODEL, body, OWNER, valid_from_ms=now_ms, valid_until_ms=now_ms + 60_000)
     decider = Decider(
