@@ -261,5 +261,6 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "query",
         "export",
         "capability",
+        "grid",
     }
     assert entry._command_names() == expected
