@@ -49,6 +49,7 @@ class StatusKeeper:
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._poke = trio.Event()
+        self._late = False
         graph.listeners.append(self._on_record)
 
     # --- questions
@@ -183,6 +184,7 @@ class StatusKeeper:
                 await self._poke.wait()
             self._poke = trio.Event()
             self.keep()
+            self._warn()
 
     def keep(self) -> None:
         """Sign every list that is due, and say again what is delegated. Failures are logged."""
@@ -197,6 +199,15 @@ class StatusKeeper:
                     log.warning(
                         "status list not signed", code=error.code.value, reason=error.message
                     )
+
+    def _warn(self) -> None:
+        """Say so while there is time left to wake a machine that signs."""
+        status, age_ms = self.known().get(self._graph.grid), LIMITS.status_age_member_seconds * 1000
+        as_of_ms = 0 if status is None else status.as_of_ms
+        late = self._now_ms() - as_of_ms > age_ms // 2
+        if late and not self._late:
+            log.warning("no recent status list: members are served for no longer than its age")
+        self._late = late
 
     def _own_keys(self) -> list[Identity]:
         authority = self._authority()

@@ -28,6 +28,7 @@ from tests.metagraph.world import (
     withdrawal,
 )
 
+from aigrid.metagraph.feed import Feed
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.store import Store
 from aigrid.protocol.credential_kinds import StatusListBody, status_list_of
@@ -77,6 +78,16 @@ def test_whose_bit_is_set_is_no_member_and_is_heard_no_more() -> None:
     assert made.index.node(ANN.did, NOW) is None
     assert tell(made, node_record(ANN, NOW + 1)) == [Code.NOT_MEMBER]
     assert shifts == [1]
+
+
+def test_a_dataset_forgets_what_a_revoked_member_said() -> None:
+    said = node_record(ANN)
+    made = world(A, B, said)
+    feed = Feed(made)
+    feed.start_over()
+    assert said.content_id in {name for update in feed.updates(NOW) for name, _ in update.added}
+    tell(made, status_list(AUTHORITY, AUTHORITY, 1))
+    assert said.content_id in {name for update in feed.updates(NOW) for name in update.removed}
 
 
 def test_a_revoked_membership_that_comes_after_the_list_admits_nobody() -> None:
