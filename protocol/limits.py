@@ -47,6 +47,9 @@ class Limits:
     status_age_max_seconds: int = _limit(31 * DAY, "longest maxStatusAge")
     status_renew_seconds: int = _limit(200, "between two issues of a status list")
     status_check_seconds: float = _limit(5.0, "between two looks at whether one is due")
+    status_settle_seconds: int = _limit(
+        30, "a gap in a delegate's time, after which it signs later"
+    )
     status_bits_kept_max: int = _limit(1024, "issuers whose revocations are kept in memory")
     renewal_turn_seconds: int = _limit(3600, "a delegate waits for each before it to renew first")
     offers_max: int = _limit(64, "offers in one AvailabilityRecord")

@@ -50,6 +50,7 @@ class StatusKeeper:
         self._random_bytes = random_bytes
         self._poke = trio.Event()
         self._late = False
+        self._round_ms = self._settled_ms = 0
         graph.listeners.append(self._on_record)
 
     # --- questions
@@ -177,19 +178,35 @@ class StatusKeeper:
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Sign what is due: on change at once, else each `status_renew_seconds`."""
-        self.keep()
+        self.keep(settled=self._settled())
         task_status.started()
         while True:
             with trio.move_on_after(LIMITS.status_check_seconds):
                 await self._poke.wait()
             self._poke = trio.Event()
-            self.keep()
+            self.keep(settled=self._settled())
             self._warn()
 
-    def keep(self) -> None:
-        """Sign every list that is due, and say again what is delegated. Failures are logged."""
+    def _settled(self) -> bool:
+        """Whether this node has been there for a while: what a sleeper signs would look recent.
+
+        It first hears what was revoked meanwhile.
+        """
+        now_ms, last_ms = self._now_ms(), self._round_ms
+        self._round_ms = now_ms
+        if not 0 <= now_ms - last_ms <= LIMITS.status_settle_seconds * 1000:
+            self._settled_ms = now_ms + round(LIMITS.status_check_seconds * 1000)
+        return now_ms >= self._settled_ms
+
+    def keep(self, *, settled: bool = True) -> None:
+        """Sign every list that is due, and say again what is delegated. Failures are logged.
+
+        Unless this node has `settled`, only lists of what it issued itself.
+        """
         for owner in self._owners():
             for identity in self._signers(owner):
+                if identity.did != owner and not settled:
+                    continue
                 try:
                     if self._is_due(owner, identity):
                         self._sign(owner, identity)
