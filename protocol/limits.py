@@ -78,6 +78,8 @@ class Limits:
     strangers_records_max: int = _limit(16 * KIB, "records of all strangers together")
     records_per_second_per_issuer: float = _limit(10.0, "accepted records of one issuer, sustained")
     records_burst_per_issuer: int = _limit(600, "accepted records of one issuer at once")
+    outsiders_burst: int = _limit(5, "accepted StatusDelegations of one outsider at once")
+    outsiders_per_second: float = _limit(1 / 60, "the same, sustained")
     # Frames and streams
     frame_max_bytes: int = _limit(1 * MIB, "one frame of an RPC stream, header excluded")
     request_max_bytes: int = _limit(32 * MIB, "one RPC request, over all its frames")

@@ -166,6 +166,28 @@ class StatusKeeper:
         self._sign(owner, identity)
         return self._delegate(identity, StatusDelegationBody(name, delegates, needed))
 
+    def may_sponsor(self, record: Record) -> bool:
+        """Whether it is the StatusDelegation of somebody outside who names this node."""
+        now_ms, issuer = self._now_ms(), record.issuer
+        is_outside = issuer != self._graph.grid and issuer not in self._graph.members(now_ms)
+        named = self._graph.revocations.named(record, now_ms)
+        return is_outside and not record.withdrawn and self._identity.did in named
+
+    def sponsor(self, record: Record) -> None:
+        """Sign the status list of somebody outside who names this node, so that both are spread.
+
+        What an actor without a node issues can be relied on then: nobody takes in its own lists.
+
+        Raises:
+            LocalError: `busy`, where this node signs for as many as it may.
+        """
+        now_ms = self._now_ms()
+        others = self._graph.revocations.naming(self._identity.did, now_ms)
+        if len(others) >= LIMITS.status_owners_max and record.issuer not in others:
+            raise LocalError("this node signs for as many issuers as it may", Code.BUSY)
+        if self._graph.revocations.list_of(record.issuer, self._identity.did, now_ms) is None:
+            self._sign(record.issuer, self._identity)
+
     def undelegate(self, did: str) -> None:
         """Let `did` sign the grid's status list no more; the authority's key is here."""
         grid = self._graph.grid

@@ -414,3 +414,51 @@ def test_lists_merge_to_the_same_in_any_order(
             tell(made, record, now=NOW + 10)
     bits = made.revocations.bits(AUTHORITY.did)
     assert {n for n in range(LIMITS.status_entries) if has_bit(bits, n)} == expected
+
+
+# --- issuers outside
+
+
+def test_an_outsider_s_delegation_is_taken_in_where_a_member_signs_for_it() -> None:
+    said = status_delegation(STRANGER, (ANN,))
+    grant = StatusEntry(STRANGER.did, 12, 600)
+    made = world(A, B)
+    assert tell(made, said) == [Code.NOT_MEMBER]  # to name somebody costs that one nothing
+    assert tell(made, status_list(STRANGER, BEN, 12)) == []
+    assert tell(made, said) == [Code.NOT_MEMBER]
+    assert tell(made, status_list(STRANGER, ANN, 13)) == []
+    assert tell(made, said) == []
+    known = made.revocations.at(NOW)[STRANGER.did]
+    assert (known.as_of_ms, has_bit(known.bits, 13), has_bit(known.bits, 12)) == (NOW, True, False)
+    assert said.content_id in made.believed(NOW)
+    assert made.store.accounts.held(ANN.did)[0] == 2
+    tell(made, status_list(STRANGER, ANN, 12, start=NOW + 1), now=NOW + 1)
+    assert made.revocations.revoked(grant)
+    gone = withdrawal(
+        Kind.STATUS_DELEGATION, status_list_of(STRANGER.did), STRANGER, NOW + 2, 300 * DAY_MS
+    )
+    assert tell(made, gone, now=NOW + 2) == []
+    assert made.revocations.delegates(STRANGER.did, NOW + 2) == ()
+    assert made.revocations.revoked(grant)
+
+
+def test_what_an_outsider_says_goes_with_its_sponsor_s_membership() -> None:
+    said = status_delegation(STRANGER, (ANN,))
+    made = world(A, B)
+    tell(made, status_list(STRANGER, ANN))
+    tell(made, said)
+    tell(made, status_list(AUTHORITY, AUTHORITY, 1))
+    assert said.content_id not in made.believed(NOW)
+    assert tell(made, status_list(STRANGER, ANN, start=NOW + 1), now=NOW + 1) == [Code.NOT_MEMBER]
+
+
+def test_an_outsider_changes_its_mind_no_more_often_than_it_may() -> None:
+    made = world(A)
+    tell(made, status_list(STRANGER, ANN))
+    said = [
+        tell(made, status_delegation(STRANGER, (ANN, BEN)[: 1 + n % 2], start=NOW + n), now=NOW + n)
+        for n in range(LIMITS.outsiders_burst + 1)
+    ]
+    assert said == [[]] * LIMITS.outsiders_burst + [[Code.OVER_RATE]]
+    later = NOW + 2 * MINUTE_MS
+    assert tell(made, status_delegation(STRANGER, (ANN,), start=NOW + 9), now=later) == []

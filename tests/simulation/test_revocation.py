@@ -14,8 +14,15 @@ from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
 from aigrid.node.app import Node
+from aigrid.node.commands import NodeCommands
 from aigrid.node.policy.deciding import Decider, Place, Wish
-from aigrid.protocol.credential_kinds import GrantBody, Permission, Rule
+from aigrid.protocol.credential_kinds import (
+    GrantBody,
+    Permission,
+    Rule,
+    StatusDelegationBody,
+    status_list_of,
+)
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind, MembershipBody, ModelBody
@@ -427,3 +434,46 @@ async def test_a_delegate_that_is_removed_signs_no_more(
     await eventually(
         lambda: node(sim, "s").statuses.delegates(a.grid.did)[0] == delegates, seconds=10
     )
+
+
+async def test_an_actor_without_a_node_has_its_lists_signed_by_a_member(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    """It passes on to a gateway what it was granted; anybody can tell that it was not revoked."""
+    m, now_ms = node(sim, "m"), sim.now_ms()
+    entry = StatusEntry(OUTSIDER.did, 5, 600)
+    body = GrantBody(m.identity.did, Permission(("invoke",), ("*",)))
+    grant = build(
+        Kind.GRANT,
+        body,
+        OUTSIDER,
+        valid_from_ms=now_ms,
+        valid_until_ms=now_ms + LIFE_MS,
+        status=entry,
+    )
+
+    def may() -> Code | None:
+        return decide(sim, "s", m.identity.did, membership(sim, "m"), grant, rules=rules_for(grant))
+
+    assert may() is Code.STATUS_STALE
+    said = build(
+        Kind.STATUS_DELEGATION,
+        StatusDelegationBody(status_list_of(OUTSIDER.did), (m.identity.did,), 1),
+        OUTSIDER,
+        valid_from_ms=now_ms,
+        valid_until_ms=now_ms + LIFE_MS,
+    )
+    commands = NodeCommands(m)
+
+    async def emit(_event: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    await commands.call("record_import", {"raw": said.raw.decode()}, emit)
+    await eventually(lambda: may() is None, seconds=40)
+    async for _ in pass_time(sim, HOUR, 900):
+        assert may() is None
+    late = await sim.start("late")
+    await sim.join("late", "a")
+    await eventually(lambda: OUTSIDER.did in late.node.statuses.known(), seconds=40)
+    m.statuses.revoke(entry)
+    await eventually(lambda: may() is Code.REVOKED, seconds=5)
