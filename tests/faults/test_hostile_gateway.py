@@ -64,7 +64,7 @@ def world(grid: ProcessGrid, tmp_path_factory: pytest.TempPathFactory) -> World:
     issued = grid.holder.cli(
         "credential", "issue", "--to", mallory.did, "--model", SECRET, "--delegable", "1"
     )
-    raw = issued["credentials"][-1].encode()
+    raw = issued["chain"][-1].encode()
     return World(
         grid,
         str(published["model"]),
