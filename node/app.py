@@ -83,6 +83,7 @@ class Node:
         self._build_graph(authority)
         self._build_discovery()
         self._build_mesh()
+        self._build_answering()
         self._wire()
 
     def _build_graph(self, authority: Identity | None) -> None:
@@ -194,7 +195,7 @@ class Node:
             changed=self._offers_changed,
             runs_code=self._engines.runs_code,
             trusted_publishers=self.config.trusted_publishers,
-            check_publish=self._check_publish,
+            foresight=lambda: self.policy.foresight,
         )
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
@@ -206,6 +207,9 @@ class Node:
             task_of=self.graph.index.concepts.task_of,
             trusted=self.identity.did in self.config.trusted_publishers,
         )
+
+    def _build_answering(self) -> None:
+        world = self._world
         self.policy = Policy(
             self.config,
             identity=self.identity,
@@ -378,9 +382,6 @@ class Node:
 
     def _trusted(self, model: str) -> bool:
         return self.hosting.trusted(model)
-
-    def _check_publish(self, model: str) -> None:
-        self.policy.foresight.check_publish(model)
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.table.engines_for(source)

@@ -8,7 +8,7 @@ import msgspec
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.credential_terms import (
-    Given,
+    Worded,
     check_did,
     narrowed,
     permission_of,
@@ -24,19 +24,25 @@ from aigrid.protocol.status import Standing, standing
 from aigrid.protocol.timestamp import format_ms
 
 
-class Issue(Given, kw_only=True):
+class Issue(Worded, kw_only=True):
     """A grant to the DID `to`, by this node's key or, `as_authority`, by the grid's."""
 
     to: str
     as_authority: bool = False
 
 
-class PassOn(Given, kw_only=True):
+class PassOn(Worded, kw_only=True):
     """A delegation of the credential `id` to the DID `to`; what is not said stays as it is."""
 
     id: str
     to: str
     on_behalf: bool = False
+
+
+class Id(msgspec.Struct, forbid_unknown_fields=True):
+    """A credential's content id."""
+
+    id: str
 
 
 class OneCredential(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,11 +104,9 @@ async def revoke(node: Node, params: OneCredential, _: Emit) -> dict[str, Any]:
     return {"credential": record.content_id, "state": "revoked", "record": signed.content_id}
 
 
-async def show(node: Node, params: OneCredential, _: Emit) -> dict[str, Any]:
+async def show(node: Node, params: Id, _: Emit) -> dict[str, Any]:
     """A credential after all that it comes from, and what this node makes of each."""
-    record = _record(node, params)
-    chain = (record,) if params.raw else node.policy.wallet.chain(record.content_id)
-    return _said(node, chain)
+    return _said(node, node.policy.wallet.chain(params.id))
 
 
 async def verify(node: Node, params: Credentials, _: Emit) -> dict[str, Any]:
@@ -113,12 +117,8 @@ async def verify(node: Node, params: Credentials, _: Emit) -> dict[str, Any]:
 
 async def list_credentials(node: Node, params: Which, _: Emit) -> dict[str, Any]:
     """What is held, and what was issued here."""
-    wanted = [
-        kept
-        for kept in node.policy.wallet.all()
-        if (kept.held or not params.held) and (kept.issued or not params.issued)
-    ]
-    return {"credentials": [_listed(node, kept) for kept in wanted]}
+    found = node.policy.wallet.all(held=params.held, issued=params.issued)
+    return {"credentials": [_listed(node, kept) for kept in found]}
 
 
 async def take(node: Node, params: Credentials, _: Emit) -> dict[str, Any]:
@@ -128,7 +128,7 @@ async def take(node: Node, params: Credentials, _: Emit) -> dict[str, Any]:
     return {"credentials": [_about(node, record) for record in kept]}
 
 
-async def forget(node: Node, params: OneCredential, _: Emit) -> dict[str, Any]:
+async def forget(node: Node, params: Id, _: Emit) -> dict[str, Any]:
     """Hold a credential no longer."""
     if not node.policy.wallet.forget(params.id):
         raise InvalidRequestError(
@@ -145,11 +145,11 @@ def methods(node: Node) -> dict[str, tuple[type[msgspec.Struct], Any]]:
         "credential_issue": (Issue, partial(issue, node)),
         "credential_delegate": (PassOn, partial(delegate, node)),
         "credential_revoke": (OneCredential, partial(revoke, node)),
-        "credential_show": (OneCredential, partial(show, node)),
+        "credential_show": (Id, partial(show, node)),
         "credential_verify": (Credentials, partial(verify, node)),
         "credential_list": (Which, partial(list_credentials, node)),
         "credential_import": (Credentials, partial(take, node)),
-        "credential_forget": (OneCredential, partial(forget, node)),
+        "credential_forget": (Id, partial(forget, node)),
     }
 
 
@@ -196,8 +196,10 @@ def _said(node: Node, chain: Chain) -> dict[str, Any]:
 
 
 def _listed(node: Node, kept: Kept) -> dict[str, Any]:
+    about = _about(node, kept.record)
+    del about["record"]  # `show` has it
     return {
-        **_about(node, kept.record),
+        **about,
         "held": kept.held,
         "issued": kept.issued,
         "given_by": kept.given_by,

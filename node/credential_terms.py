@@ -23,7 +23,7 @@ from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.record import Record
 
 
-class Given(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Worded(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What a person says of a credential; empty or None: nothing.
 
     Attributes:
@@ -52,7 +52,7 @@ class Given(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     status_age_seconds: int | None = None
 
 
-def permission_of(node: Node, given: Given) -> Permission:
+def permission_of(node: Node, given: Worded) -> Permission:
     """Of a new grant; to invoke, where no action is named. Raises UsageError."""
     targets = _targets(node, given)
     if not targets:
@@ -60,7 +60,7 @@ def permission_of(node: Node, given: Given) -> Permission:
     return _permission({"actions": given.actions or ("invoke",), "targets": targets}, given)
 
 
-def narrowed(node: Node, parent: Permission, given: Given) -> Permission:
+def narrowed(node: Node, parent: Permission, given: Worded) -> Permission:
     """What is passed on of a permission; what is not said stays as it is. Raises UsageError."""
     whole = {name: getattr(parent, name) for name in parent.__struct_fields__}
     targets = _targets(node, given)
@@ -68,7 +68,7 @@ def narrowed(node: Node, parent: Permission, given: Given) -> Permission:
     return _permission({**whole, "actions": actions, "targets": targets or parent.targets}, given)
 
 
-def terms_of(given: Given) -> Terms:
+def terms_of(given: Worded) -> Terms:
     """Raises UsageError."""
     for name, value, least in (
         ("--valid", given.valid_seconds, 1),
@@ -109,7 +109,7 @@ def permission_said(credential: Record) -> dict[str, Any]:
     return {"permission": said, "delegable": body.delegable}
 
 
-def _targets(node: Node, given: Given) -> tuple[str, ...]:
+def _targets(node: Node, given: Worded) -> tuple[str, ...]:
     if given.everything:
         if given.models or given.capabilities:
             raise UsageError("`--everything` leaves nothing for `--model` and `--capability`")
@@ -130,7 +130,7 @@ def _model(node: Node, name: str) -> str:
     return found
 
 
-def _permission(whole: dict[str, Any], given: Given) -> Permission:
+def _permission(whole: dict[str, Any], given: Worded) -> Permission:
     for action in whole["actions"]:
         if action not in ACTIONS:
             raise UsageError(f"there is no action {action[:64]!r}: {', '.join(ACTIONS)}")

@@ -46,6 +46,7 @@ class Limits:
     status_age_member_seconds: int = _limit(1 * DAY, "maxStatusAge of a Membership as issued here")
     status_age_grant_seconds: int = _limit(600, "maxStatusAge of a Grant as issued here")
     status_age_max_seconds: int = _limit(31 * DAY, "longest maxStatusAge")
+    join_lists_bytes: int = _limit(6 * KIB, "status lists in a message of the join protocol")
     status_renew_seconds: int = _limit(200, "between two issues of a status list")
     rotation_ttl_seconds: int = _limit(30 * DAY, "longest validity of a KeyRotation")
     rotation_interval_seconds: int = _limit(
@@ -118,6 +119,7 @@ class Limits:
     )
     credentials_given_max: int = _limit(512, "of these, such as peers sent unasked")
     credentials_of_one_max: int = _limit(32, "of these, from one peer")
+    credentials_listed_max: int = _limit(2048, "credentials shown at once, the newest ones")
     gives_burst: int = _limit(16, "credentials of one peer at once, each a chain")
     gives_per_second: float = _limit(0.2, "credentials of one peer, sustained")
     policy_file_max_bytes: int = _limit(64 * KIB, "a file with a model's policy")

@@ -255,7 +255,7 @@ def _membership(
 
 
 def _operator(action: Action, asked: Asked, holder: _Holder, operator: OperatorPolicy) -> None:
-    if action in ("invoke", "host") and not _is_covered(operator.hosts, asked):
+    if action in ("invoke", "host") and not covers(operator.hosts, asked.model, asked.capabilities):
         raise _refused(1, "the node's operator does not host this model", Code.NOT_SERVED)
     if action in ("host", "publish"):
         return  # these the node does itself
@@ -340,7 +340,7 @@ def _permission(
     if action not in permission.actions:
         text = f"{name} permits {', '.join(permission.actions)}, not {action}"
         raise _refused(8, text, Code.ACTION_NOT_ALLOWED, record)
-    if not _is_covered(permission.targets, asked):
+    if not covers(permission.targets, asked.model, asked.capabilities):
         text = f"{name} does not cover the model"
         raise _refused(8, text, Code.TARGET_NOT_COVERED, record)
     if permission.audience and asked.node not in permission.audience:
@@ -354,9 +354,12 @@ def _permission(
         raise _refused(8, text, Code.PURPOSE_NOT_ALLOWED, record)
 
 
-def _is_covered(targets: Sequence[str] | frozenset[str], asked: Asked) -> bool:
+def covers(
+    targets: Sequence[str] | frozenset[str], model: str, capabilities: frozenset[str]
+) -> bool:
+    """Whether a model, with its capabilities and everything broader, is among the targets."""
     return any(
-        target == EVERYTHING or target == MODEL_URN + asked.model or target in asked.capabilities
+        target == EVERYTHING or target == MODEL_URN + model or target in capabilities
         for target in targets
     )
 

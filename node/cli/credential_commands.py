@@ -137,7 +137,9 @@ def delegate(
         bool,
         typer.Option("--on-behalf", help="Only for requests of mine that the other passes on."),
     ] = False,
-    action: Actions = None,
+    action: Annotated[
+        list[str] | None, typer.Option("--action", help="Only this action; repeatable.")
+    ] = None,
     model: Models = None,
     capability: Capabilities = None,
     purpose: Purposes = None,
@@ -177,14 +179,21 @@ def delegate(
 @credential_app.command()
 def revoke(ctx: typer.Context, credential: IdOrFile, *, as_json: Json = False) -> None:
     """Take a credential back for good, if its issuer's status list may be signed here."""
-    body = session(ctx).call("credential_revoke", _one(credential))
+    named = {"id": credential}
+    if _is_file(credential):
+        named = {"raw": read_credentials(Path(credential))[-1]}
+    body = session(ctx).call("credential_revoke", named)
     show(body, lambda _: render.say(f"Revoked {body['credential']}"), as_json=as_json)
 
 
 @credential_app.command("show")
 def show_credential(ctx: typer.Context, credential: IdOrFile, *, as_json: Json = False) -> None:
     """Print a credential, what it comes from, and whether all of that holds now."""
-    body = session(ctx).call("credential_show", _one(credential))
+    if _is_file(credential):
+        lines = read_credentials(Path(credential))
+        body = session(ctx).call("credential_verify", {"credentials": lines})
+    else:
+        body = session(ctx).call("credential_show", {"id": credential})
     show(body, _show_chain, as_json=as_json)
 
 
@@ -255,12 +264,8 @@ def _said(params: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 
-def _one(credential: str) -> dict[str, Any]:
-    """By what is in a file the last credential, else by its id."""
-    path = Path(credential)
-    if credential == "-" or path.is_file():
-        return {"raw": read_credentials(path)[-1]}
-    return {"id": credential}
+def _is_file(credential: str) -> bool:
+    return credential == "-" or Path(credential).is_file()
 
 
 def _hand_over(body: dict[str, Any], out: Path | None, *, as_json: bool) -> None:

@@ -143,6 +143,7 @@ class JoinHost:
             record = self._grid.meet(
                 message.membership, peer_id=stream.peer_id, delegation=message.delegation
             )
+            self._grid.take_lists(message.lists, peer_id=stream.peer_id)
         except AigridError:
             now_seconds = trio.current_time()
             if not self._each.of(stream.remote_host, now_seconds).take(now_seconds):
@@ -163,7 +164,7 @@ class JoinHost:
         own = self._grid.own_membership()
         if own is None:
             raise PolicyDeniedError("this node's own membership has run out", Code.NOT_MEMBER)
-        return Welcome(membership, own.raw, self._grid.delegation())
+        return Welcome(membership, own.raw, self._grid.delegation(), self._grid.lists())
 
     def _redeem(self, message: Redeem, peer_id: str) -> Welcome:
         did = did_of_peer_id(peer_id)

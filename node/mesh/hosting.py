@@ -23,6 +23,7 @@ from aigrid.node.mesh.server_model import Discover, ServerModel, look
 from aigrid.node.mesh.starter import fetch
 from aigrid.node.mesh.trying import Trials
 from aigrid.node.mesh.watch import UpstreamWatch
+from aigrid.node.policy.explaining import Foresight
 from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.errors import AigridError, Code, LocalError, UsageError
 from aigrid.protocol.identity import Identity
@@ -66,12 +67,11 @@ class Hosting:
         changed: Callable[[], None],
         runs_code: Callable[[str], bool] = lambda _: False,
         trusted_publishers: Collection[str] = (),
-        check_publish: Callable[[str], None] = lambda _: None,
+        foresight: Callable[[], Foresight] | None = None,
     ) -> None:
         """`runs_code`: whether files of a format may run code; see `Probe.code_formats`.
 
-        `check_publish` raises PolicyDeniedError where somebody else's policy for a model does not
-        let this node publish it.
+        `foresight` says what may be published and hosted; without it, everything.
         """
         self._identity = identity
         self._graph = graph
@@ -84,7 +84,7 @@ class Hosting:
         self._changed = changed
         self._runs_code = runs_code
         self._trusted_publishers = trusted_publishers
-        self._check_publish = check_publish
+        self._foresight = foresight
         self._publishing: set[str] = set()
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self.watch = UpstreamWatch(models, pool, changed=changed)
@@ -138,7 +138,14 @@ class Hosting:
         """Why a model is not offered now, or ""."""
         if self._runs_code(self._models.description(model).format) and not self.trusted(model):
             return "it can run code of its publisher, whom this node does not trust (any more)"
+        manifest = self.manifest(model)
+        if self._foresight is not None and manifest and not self._foresight().hosts(manifest):
+            return "this node's operator does not host it: see `host` in its configuration"
         return self.watch.problem(model)
+
+    def _check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
+        if self._foresight is not None:
+            self._foresight().check_publish(model, capabilities)
 
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
@@ -147,7 +154,7 @@ class Hosting:
         starter = await fetch(name, self._models, progress)
         async with self._alone(starter.model):
             try:
-                self._check_publish(starter.model)
+                self._check_publish(starter.model, starter.capabilities)
             except AigridError:
                 if starter.model not in held:
                     await self._undo(starter.model, {})
@@ -223,7 +230,7 @@ class Hosting:
         """
         model = model_id(description)
         async with self._alone(model, publishing=own):
-            self._check_publish(model)
+            self._check_publish(model, capabilities)
             known = model in self._models.list()
             self._check_room(known=known)
             named = self._own_name(model)

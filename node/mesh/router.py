@@ -131,10 +131,11 @@ class Router:
                 except AigridError as error:
                     if not self._worth_another(candidate, error):
                         raise
-                    if isinstance(error, RemoteError) and candidate not in repeated:
-                        if await self._mended(candidate, error, presented):
-                            repeated.add(candidate)
-                            waiting.appendleft(candidate)
+                    if candidate not in repeated and await self._mended(
+                        candidate, error, presented
+                    ):
+                        repeated.add(candidate)
+                        waiting.appendleft(candidate)
                     problem = _more_telling(problem, error)
                     continue
                 waited_ms = (trio.current_time() - started_seconds) * 1000
@@ -224,9 +225,11 @@ class Router:
         self, candidate: Candidate, error: AigridError, presented: Presented | None
     ) -> bool:
         """Whether it is worth asking the same candidate again, once."""
+        if presented is None or not isinstance(error, RemoteError):
+            return False
         if error.code is Code.REPLAYED:
             return True  # the stream broke, and RPC sent it a second time
-        if error.code is not Code.STATUS_STALE or presented is None:
+        if error.code is not Code.STATUS_STALE:
             return False
         push = Push(self._presenter.evidence(presented))
         try:

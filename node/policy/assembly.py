@@ -56,7 +56,14 @@ class Policy:
             statuses=statuses.known,
             now_ms=now_ms,
         )
-        self.foresight = Foresight(identity, graph, self.decider, self.wallet, now_ms=now_ms)
+        self.foresight = Foresight(
+            identity,
+            graph,
+            self.decider,
+            self.wallet,
+            trusted_publishers=config.trusted_publishers,
+            now_ms=now_ms,
+        )
         self.admission = Admission(
             self.decider,
             manifest_of=manifest_of,
@@ -67,7 +74,7 @@ class Policy:
         self.presenter = Presenter(
             identity,
             graph,
-            self.decider,
+            self.foresight,
             chains=self.wallet.chains,
             accepts=config.accept_licenses,
             now_ms=now_ms,

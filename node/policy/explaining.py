@@ -1,6 +1,6 @@
 """What would be decided, asked beforehand: for `aigrid policy explain`, and before publishing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from aigrid.metagraph.graph import Metagraph
@@ -8,8 +8,10 @@ from aigrid.node.policy.deciding import Decider, Place, Wish
 from aigrid.node.policy.links import Chain
 from aigrid.node.policy.wallet import Wallet
 from aigrid.protocol.credential_kinds import ANYONE
+from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import NodeBody
+from aigrid.protocol.kinds import ModelBody, NodeBody
+from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.policy import Decision, OperatorPolicy, rules_of
 from aigrid.protocol.record import Record
 
@@ -35,12 +37,14 @@ class Foresight:
         decider: Decider,
         wallet: Wallet,
         *,
+        trusted_publishers: Collection[str],
         now_ms: Callable[[], int],
     ) -> None:
         self._identity = identity
         self._graph = graph
         self._decider = decider
         self._wallet = wallet
+        self._trusted = trusted_publishers
         self._now_ms = now_ms
 
     def holder(self, did: str) -> Holder:
@@ -60,26 +64,46 @@ class Foresight:
     def decide(
         self, wish: Wish, holder: Holder, *, manifest: Record | None, place: Place
     ) -> Decision:
-        """With the least that is enough; where nothing is, the refusal that says most."""
-        decisions = [
-            self._decider.decide(wish, holder.did, credentials, manifest=manifest, place=place)
-            for credentials in self._choices(holder, manifest, place)
-        ]
-        return next((one for one in decisions if one.allowed), decisions[-1])
+        """See `enough`."""
+        return self.enough(wish, holder, manifest=manifest, place=place)[1]
 
-    def check_publish(self, model: str) -> None:
-        """Whether this node may publish a model as far as all others permit who have.
+    def enough(
+        self, wish: Wish, holder: Holder, *, manifest: Record | None, place: Place
+    ) -> tuple[tuple[Record, ...], Decision]:
+        """The least that is enough, and the decision; where nothing is, what says most."""
+        for credentials in self._choices(holder, manifest, place):
+            decision = self._decider.decide(
+                wish, holder.did, credentials, manifest=manifest, place=place
+            )
+            if decision.allowed:
+                break
+        return credentials, decision
 
-        What it has published already it may publish again.
+    def hosts(self, manifest: Record) -> bool:
+        """Whether the operator of this node hosts the model of a manifest."""
+        body = manifest.body
+        if not isinstance(body, ModelBody):
+            return False
+        return self._decider.hosts(body.id.removeprefix(MODEL_URN), body.capabilities)
+
+    def check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
+        """Whether this node may publish a model: its operator and publishers it trusts permit it.
+
+        Of others anybody could forbid anything. What it has published already it may publish again.
 
         Raises:
             PolicyDeniedError: somebody does not permit it.
         """
+        if not self._decider.hosts(model, capabilities):
+            text = "this node's operator does not host this model: see `host` in its configuration"
+            raise PolicyDeniedError(text, Code.NOT_SERVED)
         manifests = self._graph.manifests_of(model, self._now_ms())
         own = self._identity.did
         if any(manifest.issuer == own for manifest in manifests):
             return
         for manifest in manifests:
+            if manifest.issuer not in self._trusted:
+                continue
             wish = Wish("publish", model)
             place = self._decider.own
             self.decide(wish, self.holder(own), manifest=manifest, place=place).check()
@@ -87,12 +111,13 @@ class Foresight:
     def _choices(
         self, holder: Holder, manifest: Record | None, place: Place
     ) -> Iterator[tuple[Record, ...]]:
-        """Last comes what matters most: a chain from somebody whose grants count here."""
+        """Fewest credentials first; of chains those alone from somebody whose grants count here."""
         yield ()
         membership = self._graph.membership_of(holder.did, self._now_ms())
         member = () if membership is None else (membership,)
         yield member
         rules = () if manifest is None else rules_of(manifest)
         count = place.operator.serves.union(*(rule.assignees for rule in rules))
-        for chain in sorted(holder.chains, key=lambda links: links[0].issuer in count):
-            yield member + chain
+        for chain in holder.chains:
+            if chain[0].issuer in count:
+                yield member + chain

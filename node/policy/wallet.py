@@ -225,16 +225,26 @@ class Wallet:
         links = chain_of(last, {name: kept.record for name, kept in self._held.items()})
         return links or (last,)
 
-    def all(self) -> list[Kept]:
-        """Everything, oldest first; what has expired for a while yet."""
-        order = "ORDER BY received_ms, content_id"
-        rows = self._database.rows(f"SELECT {_COLUMNS} FROM credentials {order}")  # noqa: S608
-        return list(_kept(rows))
+    def all(self, *, held: bool = False, issued: bool = False) -> list[Kept]:
+        """The newest `credentials_listed_max`, oldest first; what has expired for a while yet.
+
+        Only what is `held`, or `issued` here, where that is said.
+        """
+        return self._newest("held >= ? AND issued >= ?", (held, issued))
 
     def issued_to(self, did: str) -> tuple[Chain, ...]:
-        """Chains whose last link this node issued to `did`."""
-        ends = [kept.record for kept in self.all() if kept.issued and kept.record.subject == did]
+        """Chains whose last link this node issued to `did`, the newest `credentials_listed_max`."""
+        named = self._newest("issued AND instr(raw, ?)", (did.encode("ascii"),))
+        ends = [kept.record for kept in named if kept.record.subject == did]
         return tuple(self.chain(record.content_id) for record in ends)
+
+    def _newest(self, which: str, values: tuple[Any, ...]) -> list[Kept]:
+        rows = self._database.rows(
+            f"SELECT {_COLUMNS} FROM credentials WHERE {which}"  # noqa: S608 - ours
+            " ORDER BY received_ms DESC, content_id LIMIT ?",
+            (*values, LIMITS.credentials_listed_max),
+        )
+        return list(_kept(rows))[::-1]
 
     # --- inside
 

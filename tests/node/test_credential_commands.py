@@ -10,7 +10,7 @@ from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.policy.policy_file import parse_policy
 from aigrid.protocol.credential_kinds import Rule
-from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Give, decode_rpc_answer, encode
@@ -111,9 +111,15 @@ async def test_a_policy_stays_until_another_one_is_given(sim, autojump_clock):
     assert policy() == ()
 
 
-async def test_somebody_elses_model_is_published_only_where_its_owner_permits(sim, autojump_clock):
+async def test_a_trusted_publishers_model_is_published_only_where_that_permits(sim, autojump_clock):
+    """Others forbid nothing: anybody could say that a model is theirs."""
     a, b, model = await restricted(sim)
-    with pytest.raises(Exception, match="permits invoke, not publish") as caught:
+    c = Console((await sim.start("c")).node)
+    await sim.join("c", "a")
+    await eventually(c.node.router.models, seconds=10)
+    assert await publish(c, "parrot") == model
+    b.node.policy.foresight._trusted = {a.node.identity.did}
+    with pytest.raises(AigridError, match="permits invoke, not publish") as caught:
         await publish(b, "parrot")
     assert caught.value.code is Code.ACTION_NOT_ALLOWED
     assert model not in b.node.models.list()
@@ -127,7 +133,7 @@ async def test_somebody_elses_model_is_published_only_where_its_owner_permits(si
         ),
         seconds=10,
     )
-    with pytest.raises(Exception, match="alone") as caught:
+    with pytest.raises(AigridError, match="alone") as caught:
         await publish(b, "parrot")
     assert caught.value.code is Code.NO_GRANT
     await a("credential_issue", to=b.node.identity.did, everything=True, actions=["publish"])
@@ -196,6 +202,10 @@ async def test_a_chain_is_verified_in_any_order(sim, autojump_clock):
     assert await b.refused("credential_import", credentials=issued["chain"]) is Code.NOT_HOLDER
     assert await b.refused("credential_show", id="bnothing") is Code.NOT_FOUND
     assert await b.refused("credential_show") is Code.USAGE
+    assert await b.refused("credential_revoke") is Code.USAGE
+    text = issued["chain"][0]
+    assert await b.refused("credential_revoke", raw=text) is Code.NOT_AUTHORITY
+    assert (await a("credential_revoke", raw=text))["credential"] == issued["credential"]
     assert await b.refused("credential_forget", id="bnothing") is Code.NOT_FOUND
 
 
@@ -358,3 +368,22 @@ async def test_the_operator_says_whom_to_serve(sim, autojump_clock):
     decider.own = replace(decider.own, operator=OperatorPolicy(requests_per_day=1))
     assert (await b("ask", text="hello", model="parrot"))["text"] == "hello"
     assert await denied(b) is Code.OVER_BUDGET
+
+
+async def test_what_the_operator_does_not_host_is_neither_published_nor_offered(
+    sim, autojump_clock
+):
+    a = Console((await sim.start("a")).node)
+    decider = a.node.policy.decider
+    await publish(a, "parrot")
+    decider.own = replace(decider.own, operator=OperatorPolicy(hosts=frozenset({"translation"})))
+    assert a.node.hosting.offers() == ()
+    (withheld,) = (await a("status"))["withheld"]
+    assert "does not host" in withheld["problem"]
+    with pytest.raises(AigridError, match="does not host") as caught:
+        await publish(a, "crow")
+    assert caught.value.code is Code.NOT_SERVED
+    assert await code_of(a, action="host") == "not_served"
+    decider.own = replace(decider.own, operator=OperatorPolicy(hosts=frozenset({"text"})))
+    assert len(a.node.hosting.offers()) == 1  # `text` is broader than text-generation
+    await publish(a, "crow")

@@ -4,12 +4,12 @@ import dataclasses
 import itertools
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from scripts import policy_world as world
-from scripts.policy_world import ANN, BEN, CEM, DAY_MS, GATEWAY, NOW_MS, OWNER, STRANGER
+from scripts.policy_cases import BROKEN, WIDER, with_
+from scripts.policy_world import ANN, CEM, DAY_MS, NOW_MS, OWNER, STRANGER
 
 from aigrid.protocol import chain as chains
 from aigrid.protocol.chain import Broken, Chain, check, permission_of, widened
@@ -27,105 +27,16 @@ def verdict(links: list[Record], holder: str = "", now_ms: int = NOW_MS, **statu
     return found if isinstance(found, Chain) else found.code
 
 
-def with_(permission: Permission = INVOKE, **changes: Any) -> Permission:
-    return msgspec.structs.replace(permission, **changes)
-
-
 def test_a_whole_chain_names_who_granted():
     links = world.chain(INVOKE, INVOKE, INVOKE, INVOKE)
     assert verdict(links) == Chain(OWNER.did, tuple(links))
     assert verdict(links[:1]) == Chain(OWNER.did, tuple(links[:1]))
 
 
-def five_links() -> list[Record]:
-    links = world.chain(INVOKE, INVOKE, INVOKE, INVOKE)
-    return [*links, world.delegation(links[-1], GATEWAY, STRANGER)]
-
-
-G = world.grant()
-TO_BEN = world.delegation(G, ANN, BEN, delegable=2)
-BROKEN: dict[str, tuple[list[Record], str, Code]] = {
-    "five links": (five_links(), "", Code.CHAIN_TOO_LONG),
-    "no grant at its head": ([TO_BEN], "", Code.CHAIN_BROKEN),
-    "a manifest at its head": ([world.MANIFEST], OWNER.did, Code.CHAIN_BROKEN),
-    "two grants": ([G, world.grant(BEN)], "", Code.CHAIN_BROKEN),
-    "a link left out": (
-        [G, world.delegation(TO_BEN, BEN, CEM, delegable=1)],
-        "",
-        Code.CHAIN_BROKEN,
-    ),
-    "of another grant of the same": (
-        [G, world.delegation(world.grant(index=9), ANN, BEN)],
-        "",
-        Code.CHAIN_BROKEN,
-    ),
-    "delegated by another": ([G, world.delegation(G, STRANGER, BEN)], "", Code.CHAIN_BROKEN),
-    "delegated by the owner": ([G, world.delegation(G, OWNER, BEN)], "", Code.CHAIN_BROKEN),
-    "out of order": ([TO_BEN, G], ANN.did, Code.CHAIN_BROKEN),
-    "twice the same": ([G, TO_BEN, TO_BEN], "", Code.CHAIN_BROKEN),
-    "not to be delegated": (
-        [g := world.grant(delegable=0), world.delegation(g, ANN, BEN)],
-        "",
-        Code.NOT_DELEGABLE,
-    ),
-    "delegated once too often": (
-        [
-            g := world.grant(delegable=1),
-            d := world.delegation(g, ANN, BEN),
-            world.delegation(d, BEN, CEM),
-        ],
-        "",
-        Code.NOT_DELEGABLE,
-    ),
-    "lets as many follow as its parent": (
-        [g := world.grant(delegable=1), world.delegation(g, ANN, BEN, delegable=1)],
-        "",
-        Code.DELEGATION_WIDENS,
-    ),
-    "outlives its parent": (
-        [G, world.delegation(G, ANN, BEN, life_ms=DAY_MS + 1)],
-        "",
-        Code.DELEGATION_WIDENS,
-    ),
-    "another holder": ([G], STRANGER.did, Code.NOT_HOLDER),
-    "the holder of an earlier link": ([G, TO_BEN], ANN.did, Code.NOT_HOLDER),
-}
-
-
 @pytest.mark.parametrize("what", list(BROKEN))
 def test_each_way_to_break_a_chain_has_its_code(what: str):
     links, holder, code = BROKEN[what]
     assert verdict(links, holder) is code
-
-
-WIDER: dict[str, tuple[Permission, Permission, str]] = {
-    "another action": (INVOKE, with_(actions=("fetch", "invoke")), "actions"),
-    "everything": (with_(targets=("text",)), INVOKE, "targets"),
-    "another model": (
-        with_(targets=(MODEL_URN + world.MODEL,)),
-        with_(targets=(MODEL_URN + world.MANIFEST.content_id,)),
-        "targets",
-    ),
-    "a capability of a model": (
-        with_(targets=(MODEL_URN + world.MODEL,)),
-        with_(targets=("text",)),
-        "targets",
-    ),
-    "any purpose": (with_(purposes=("a",)), INVOKE, "purposes"),
-    "another purpose": (with_(purposes=("a",)), with_(purposes=("a", "b")), "purposes"),
-    "any region": (with_(regions=("eu",)), INVOKE, "regions"),
-    "another region": (with_(regions=("eu",)), with_(regions=("us",)), "regions"),
-    "any node": (with_(audience=(BEN.did,)), INVOKE, "audience"),
-    "another node": (with_(audience=(BEN.did,)), with_(audience=(CEM.did,)), "audience"),
-    "any requests": (with_(requests_per_day=3), INVOKE, "requests per day"),
-    "more requests": (
-        with_(requests_per_day=3),
-        with_(requests_per_day=4),
-        "requests per day",
-    ),
-    "any tokens": (with_(tokens_per_day=3), INVOKE, "tokens per day"),
-    "more at once": (with_(concurrency=1), with_(concurrency=2), "concurrency"),
-}
 
 
 @pytest.mark.parametrize("what", list(WIDER))

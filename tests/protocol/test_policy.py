@@ -5,62 +5,37 @@ from typing import Any
 import msgspec
 import pytest
 from scripts import policy_world as world
+from scripts.policy_cases import (
+    CHAIN,
+    FOR_MEMBERS,
+    LICENSED,
+    MEMBER,
+    NOBODY,
+    REFUSED,
+    decision,
+    with_,
+)
 from scripts.policy_world import (
     ANN,
-    AUTHORITY,
     BEN,
-    DAY_MS,
     GATEWAY,
     INVOKE,
     NODE,
-    NOW_MS,
     OWNER,
     STRANGER,
-    asked,
     manifest,
-    policies,
     statuses,
 )
 
-from aigrid.protocol.canonical import content_id
 from aigrid.protocol.credential_kinds import ACTIONS, ANYONE, MEMBERS, Permission, Rule
 from aigrid.protocol.errors import Code, PolicyDeniedError
-from aigrid.protocol.kinds import Kind, WithdrawnBody
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.policy import (
     DEFAULT_RULES,
-    Decision,
     Obligation,
     OperatorPolicy,
-    decide,
     rules_of,
 )
-from aigrid.protocol.record import Record, build
-
-MEMBER = world.membership()
-CHAIN = world.chain(INVOKE, INVOKE, INVOKE, INVOKE)
-FOR_MEMBERS = manifest(Rule(ACTIONS, (MEMBERS,)))
-ALL_THAT_COME = OperatorPolicy(serves=frozenset({ANYONE}))
-
-
-def decision(
-    credentials: list[Record],
-    found: Record | None = world.MANIFEST,
-    *,
-    action: Any = "invoke",
-    now_ms: int = NOW_MS,
-    known: Any = None,
-    operator: OperatorPolicy = ALL_THAT_COME,
-    narrowed: dict[str, Permission] | None = None,
-    **more: Any,
-) -> Decision:
-    said = policies(found, operator=operator, narrowed=narrowed or {})
-    lists = statuses() if known is None else known
-    return decide(action, asked(**more), credentials, said, lists, now_ms)
-
-
-def with_(permission: Permission = INVOKE, **changes: Any) -> Permission:
-    return msgspec.structs.replace(permission, **changes)
 
 
 def test_a_holder_of_a_chain_is_served_and_why_is_said():
@@ -117,138 +92,6 @@ def test_one_rule_is_enough_and_else_the_one_that_came_furthest_tells_why():
     assert decision([MEMBER], manifest(*rules)).code is Code.PURPOSE_NOT_ALLOWED
     assert decision([MEMBER], manifest(*rules), purpose="teaching").allowed
     assert decision([], manifest(*rules)).code is Code.NOT_MEMBER
-
-
-G1 = world.grant(GATEWAY)
-LICENSED = manifest(Rule(("invoke",), (MEMBERS,), accept_license=True), license="MIT")
-WITHDRAWN = build(
-    Kind.MODEL,
-    WithdrawnBody(id=MODEL_URN + world.MODEL, withdrawn=True),
-    OWNER,
-    valid_from_ms=NOW_MS,
-    valid_until_ms=NOW_MS + DAY_MS,
-)
-NOBODY = OperatorPolicy(serves=frozenset())
-REFUSED: dict[str, tuple[list[Record], dict[str, Any], Code]] = {
-    # what is presented
-    "two memberships": ([MEMBER, MEMBER], {}, Code.PRESENTATION_INVALID),
-    "a membership of another grid": (
-        [world.membership(by=STRANGER, grid=STRANGER.did, status=world.entry(STRANGER, 1))],
-        {},
-        Code.NOT_MEMBER,
-    ),
-    "a membership of another key": ([world.membership(ANN)], {}, Code.NOT_HOLDER),
-    "a grant of another key": ([world.grant(ANN)], {}, Code.NOT_HOLDER),
-    "a revoked membership": (
-        [MEMBER],
-        {"known": statuses(revoked={AUTHORITY.did: [1]})},
-        Code.REVOKED,
-    ),
-    "a membership of which nothing is known": (
-        [MEMBER],
-        {"known": statuses(unknown=[AUTHORITY.did])},
-        Code.STATUS_STALE,
-    ),
-    "a membership that cannot be revoked": (
-        [
-            build(
-                Kind.MEMBERSHIP,
-                MEMBER.body,
-                AUTHORITY,
-                valid_from_ms=NOW_MS,
-                valid_until_ms=NOW_MS + 1000,
-            )
-        ],
-        {},
-        Code.STATUS_STALE,
-    ),
-    "an expired membership": ([MEMBER], {"now_ms": NOW_MS + DAY_MS}, Code.EXPIRED),
-    "a membership of the future": ([MEMBER], {"now_ms": NOW_MS - 120_001}, Code.FROM_FUTURE),
-    "no chain": ([CHAIN[1]], {}, Code.CHAIN_BROKEN),
-    # the operator
-    "a model that is not hosted": (
-        [MEMBER],
-        {"operator": OperatorPolicy(hosts=frozenset({"vision"}))},
-        Code.NOT_SERVED,
-    ),
-    "nobody is served": ([MEMBER], {"operator": NOBODY}, Code.NOT_SERVED),
-    "only members are served": (CHAIN, {"operator": OperatorPolicy()}, Code.NOT_SERVED),
-    "only holders from another are served": (
-        [MEMBER, *CHAIN],
-        {"operator": OperatorPolicy(serves=frozenset({STRANGER.did}))},
-        Code.NOT_SERVED,
-    ),
-    # the manifest
-    "no manifest": ([MEMBER], {"found": None}, Code.WRONG_MANIFEST),
-    "another manifest": ([MEMBER], {"manifest": content_id(b"x")}, Code.WRONG_MANIFEST),
-    "a manifest of another model": ([MEMBER], {"model": content_id(b"x")}, Code.WRONG_MANIFEST),
-    "a withdrawn manifest": ([MEMBER], {"found": WITHDRAWN}, Code.ACTION_NOT_ALLOWED),
-    # the owner's rules
-    "another action": ([MEMBER], {"action": "fetch"}, Code.ACTION_NOT_ALLOWED),
-    "no grant": ([MEMBER], {}, Code.NO_GRANT),
-    "a grant of another": (
-        [world.grant(GATEWAY, by=STRANGER)],
-        {},
-        Code.NO_GRANT,
-    ),
-    "no membership": ([G1], {"found": FOR_MEMBERS}, Code.NOT_MEMBER),
-    "another region": (
-        [G1],
-        {"found": manifest(Rule(("invoke",), (OWNER.did,), regions=("eu",))), "region": "us"},
-        Code.REGION_NOT_ALLOWED,
-    ),
-    "a region that is not said": (
-        [G1],
-        {"found": manifest(Rule(("invoke",), (OWNER.did,), regions=("eu",)))},
-        Code.REGION_NOT_ALLOWED,
-    ),
-    "no purpose": (
-        [G1],
-        {"found": manifest(Rule(("invoke",), (OWNER.did,), purposes=("research",)))},
-        Code.PURPOSE_NOT_ALLOWED,
-    ),
-    "a licence that is not accepted": (
-        [MEMBER],
-        {"found": LICENSED, "accepts": frozenset({"Apache-2.0"})},
-        Code.LICENSE_NOT_ACCEPTED,
-    ),
-    "a licence that is not stated": (
-        [MEMBER],
-        {"found": manifest(Rule(("invoke",), (MEMBERS,), accept_license=True))},
-        Code.LICENSE_NOT_ACCEPTED,
-    ),
-    # the credential's own words
-    "an action that is not granted": (
-        [world.grant(GATEWAY, with_(actions=("fetch",)))],
-        {},
-        Code.ACTION_NOT_ALLOWED,
-    ),
-    "a model that is not granted": (
-        [world.grant(GATEWAY, with_(targets=("vision",)))],
-        {},
-        Code.TARGET_NOT_COVERED,
-    ),
-    "another node": (
-        [world.grant(GATEWAY, with_(audience=(ANN.did,)))],
-        {},
-        Code.AUDIENCE_NOT_ALLOWED,
-    ),
-    "a region that is not granted": (
-        [world.grant(GATEWAY, with_(regions=("eu",)))],
-        {"region": "us"},
-        Code.REGION_NOT_ALLOWED,
-    ),
-    "a purpose that is not granted": (
-        [world.grant(GATEWAY, with_(purposes=("research",)))],
-        {"purpose": "ads"},
-        Code.PURPOSE_NOT_ALLOWED,
-    ),
-    "more than the gateway lets its actor": (
-        [G1],
-        {"narrowed": {"the actor ann": with_(targets=("vision",))}},
-        Code.TARGET_NOT_COVERED,
-    ),
-}
 
 
 @pytest.mark.parametrize("what", list(REFUSED))

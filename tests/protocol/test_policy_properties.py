@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts import policy_world as world
+from scripts.policy_cases import G1, MEMBER, decision
 from scripts.policy_world import (
     HOLDERS,
     OWNER,
@@ -16,7 +17,6 @@ from scripts.policy_world import (
 )
 from tests.protocol.mutants import refusal_of, with_additions
 from tests.protocol.strategies import document_of, forge
-from tests.protocol.test_policy import G1, MEMBER, decision
 
 from aigrid.protocol.credential_kinds import ACTIONS, ANYONE, MEMBERS, Rule
 from aigrid.protocol.errors import Code

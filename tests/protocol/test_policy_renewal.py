@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from scripts import policy_world as world
+from scripts.policy_cases import FOR_MEMBERS, MEMBER, decision
 from scripts.policy_world import (
     ANN,
     AUTHORITY,
@@ -15,7 +16,6 @@ from scripts.policy_world import (
     STRANGER,
     statuses,
 )
-from tests.protocol.test_policy import FOR_MEMBERS, MEMBER, decision
 
 from aigrid.protocol.errors import Code
 from aigrid.protocol.membership import renewal_body

@@ -1,8 +1,6 @@
 """Presentations: what holds for one request, and that nothing else does."""
 
-import copy
 import json
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,27 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripts import policy_world as world
+from scripts.policy_cases import CHAIN, MEMBER
 from scripts.policy_world import GATEWAY, NODE, NOW_MS, STRANGER, binding, present
+from scripts.presentation_cases import RAW, SHORT, changed, signed
 from tests.protocol.mutants import changed_documents, with_additions
 from tests.protocol.strategies import forge
 
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import AigridError, Code
-from aigrid.protocol.identity import Identity, multibase
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.policy import decide
 from aigrid.protocol.presentation import Binding, Presentation, check, verify
 from aigrid.protocol.record import (
-    jcs_hash,
     verification_method,
     verify_form_and_signature,
 )
 from aigrid.protocol.timestamp import format_ms
-
-CHAIN = world.chain(world.INVOKE, world.INVOKE, world.INVOKE, world.INVOKE)
-MEMBER = world.membership()
-RAW = present([MEMBER, *CHAIN])
-SHORT = present([MEMBER])
 
 
 def code_of(raw: bytes, expected: Binding | None = None, **more: Any) -> Code | None:
@@ -41,22 +34,6 @@ def code_of(raw: bytes, expected: Binding | None = None, **more: Any) -> Code | 
     except AigridError as error:
         return error.code
     return None
-
-
-def signed(document: dict[str, Any], by: Identity = GATEWAY, **proof: Any) -> bytes:
-    """The document with a proof that fits, made as any other implementation would."""
-    unsecured = copy.deepcopy(document)
-    config = unsecured.pop("proof")
-    del config["proofValue"]
-    config |= proof
-    value = multibase(by.sign(jcs_hash(unsecured, config)))
-    return canonical({**unsecured, "proof": {**config, "proofValue": value}})
-
-
-def changed(change: Callable[[dict[str, Any]], Any], raw: bytes = SHORT, **how: Any) -> bytes:
-    document = json.loads(raw)
-    change(document)
-    return signed(document, **how)
 
 
 def test_what_was_presented_is_read_back():

@@ -162,7 +162,7 @@ def test_a_file_stands_for_its_last_credential(
 ) -> None:
     lines = chain()
     node.answers["credential_revoke"] = {"credential": "b1"}
-    node.answers["credential_show"] = {**CHAIN, "ok": False, "code": "revoked", "message": "so"}
+    node.answers["credential_verify"] = {**CHAIN, "ok": False, "code": "revoked", "message": "so"}
     node.answers["credential_import"] = {"credentials": [LINK]}
     path = written(lines)
     assert cli("credential", "revoke", path).status == 0
@@ -170,7 +170,7 @@ def test_a_file_stands_for_its_last_credential(
     assert "holds b1 now" in cli("credential", "import", path).out
     assert [params for _, params in node.calls] == [
         {"raw": lines[-1]},
-        {"raw": lines[-1]},
+        {"credentials": lines},
         {"credentials": lines},
     ]
 

@@ -154,6 +154,24 @@ def test_it_is_all_there_after_a_restart(world):
     assert world.wallet(OWN, database).all() == []
 
 
+def test_the_newest_are_listed_by_what_they_are(world, monkeypatch):
+    wallet = world.wallet(OWN)
+    issued = []
+    for _ in range(4):
+        world.ms += 1
+        issued.append(wallet.issue(OWN, OTHER.did, INVOKE, Terms()))
+    world.ms += 1
+    grant = world.grant()
+    wallet.take([grant.raw])
+    assert [kept.record for kept in wallet.all(held=True)] == [grant]
+    assert [kept.record for kept in wallet.all(issued=True)] == issued
+    assert wallet.all(held=True, issued=True) == []
+    assert wallet.issued_to(OTHER.did) == tuple((one,) for one in issued)
+    assert wallet.issued_to(OWN.did) == ()
+    monkeypatch.setattr("aigrid.node.policy.wallet.LIMITS", Limits(credentials_listed_max=2))
+    assert [kept.record for kept in wallet.all()] == [issued[-1], grant]
+
+
 def test_a_member_cannot_fill_it_and_the_operator_can(world, monkeypatch):
     few = Limits(credentials_held_max=6, credentials_given_max=4, credentials_of_one_max=2)
     monkeypatch.setattr("aigrid.node.policy.wallet.LIMITS", few)
