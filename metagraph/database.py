@@ -78,6 +78,23 @@ _ACCOUNTS = f"""
     CREATE INDEX remembered_by_account ON remembered (account, until_ms);
 """  # noqa: S608 - constants
 
+# Who may call the gateway (`node/policy/api_keys.py`): by a bearer key, of which only the SHA-256
+# is here, or by a key pair of its own. And the nonces of requests that could still be repeated.
+_ACTORS = """
+    CREATE TABLE actors (
+        id TEXT NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        digest BLOB UNIQUE,
+        did TEXT UNIQUE,
+        limits TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        day INTEGER NOT NULL DEFAULT 0,
+        day_tokens INTEGER NOT NULL DEFAULT 0,
+        CHECK ((digest IS NULL) != (did IS NULL))
+    ) WITHOUT ROWID;
+"""
+
 # Receipts (see `node/policy/receipts.py`). `number` counts them without gaps and without repeating.
 _RECEIPTS = """
     CREATE TABLE receipts (
@@ -196,6 +213,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE UNIQUE INDEX status_entries_by_entry ON status_entries (owner, entry);
     """,
+    _ACTORS,
 )
 
 

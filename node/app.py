@@ -83,6 +83,7 @@ class Node:
         self._build_graph(authority)
         self._build_discovery()
         self._build_mesh()
+        self._build_answering()
         self._wire()
 
     def _build_graph(self, authority: Identity | None) -> None:
@@ -206,6 +207,9 @@ class Node:
             task_of=self.graph.index.concepts.task_of,
             trusted=self.identity.did in self.config.trusted_publishers,
         )
+
+    def _build_answering(self) -> None:
+        world = self._world
         self.policy = Policy(
             self.config,
             identity=self.identity,

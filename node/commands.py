@@ -18,6 +18,8 @@ from aigrid.node.finding import (
     check_new_capability,
     find,
 )
+from aigrid.node.key_commands import key_methods
+from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy_commands import Explain, explain
 from aigrid.node.publish_commands import (
     Publish,
@@ -176,6 +178,7 @@ class NodeCommands:
             "requests": (Nothing, self._requests),
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
+            **key_methods(node),
             "policy_explain": (Explain, partial(explain, node)),
             **credential_commands.methods(node),
             **receipt_methods(node),
@@ -236,6 +239,7 @@ class NodeCommands:
             params.model or "",
             request,
             request_id=node.new_request_id(),
+            caller=OPERATOR,
             capability=capability,
         ) as answer:
             async for batch in answer.chunks:

@@ -29,6 +29,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "rotation_pending": node.rotating.pending,
         "open": node.config.open_to_strangers,
         "listen": list(node.transport.listen_addresses),
+        "gateway": node.policy.access.gateway(),
         "peers": peers_of(node),
         "clock_ahead_ms": node.peers.clock_ahead_ms(),
         "interests": sorted(node.interests.branches),

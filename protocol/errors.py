@@ -55,6 +55,7 @@ class Code(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     HOST_NOT_ALLOWED = "host_not_allowed"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    UNAUTHENTICATED = "unauthenticated"
     DENIED = "denied"
     # Policy: what a node says when it will not serve, though it could
     UNPRESENTED = "unpresented"
@@ -231,8 +232,9 @@ CODES: dict[Code, CodeInfo] = {
     Code.REQUEST_TIMEOUT: _request(408, "Send the whole request without pausing."),
     Code.BODY_TOO_LARGE: _request(413, "Send a smaller body."),
     Code.UNSUPPORTED_MEDIA_TYPE: _request(415, "Send a type that the path takes, uncompressed."),
-    Code.HOST_NOT_ALLOWED: _request(403, "Address the gateway as 127.0.0.1 or localhost."),
+    Code.HOST_NOT_ALLOWED: _request(403, "Use localhost, or name it with --gateway-name."),
     Code.ORIGIN_NOT_ALLOWED: _request(403, "Web pages of other origins may not call this node."),
+    Code.UNAUTHENTICATED: _request(401, "Get a key: `aigrid key create`.", status=EXIT_DENIED),
     Code.DENIED: _denied("Ask the operator of the serving node."),
     Code.UNPRESENTED: _denied("Present a membership or a grant: update this node."),
     Code.PRESENTATION_INVALID: _denied("Make the presentation as SPEC.md says, and sign it anew."),
@@ -282,9 +284,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.ENGINE_TIMEOUT: _elsewhere(504, "Send the request again."),
     Code.OUT_OF_MEMORY: _elsewhere(503, "Use a smaller model or a node with more memory."),
     Code.UNSUPPORTED_MODEL: _request(400, "See `aigrid models` for what this node can run."),
-    Code.UNSUPPORTED_QUANTISATION: _request(
-        400, "Use Q4 to Q8, K, F16 or F32 types, or the engine llama_cpp."
-    ),
+    Code.UNSUPPORTED_QUANTISATION: _request(400, "Use Q4 to Q8, K, F16, F32, or llama_cpp."),
     Code.UNSAFE_FILE: _request(400, "Use ONNX without external data, GGUF or safetensors."),
     Code.HASH_MISMATCH: _request(400, "Fetch the file again from a trusted source."),
     Code.MODEL_FILE_MISSING: _environment("Fetch it first: `aigrid models fetch NAME`."),
@@ -298,7 +298,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.PASSPHRASE_WRONG: _environment("Give the passphrase that the key was protected with."),
     Code.ALREADY_RUNNING: _environment("A node is already running on this data directory."),
     Code.NOT_RUNNING: _environment("Start the node first: `aigrid up`."),
-    Code.UNSAFE_BINDING: _environment("Bind the gateway to 127.0.0.1."),
+    Code.UNSAFE_BINDING: _environment("Bind the gateway to 127.0.0.1, or give it TLS: --tls."),
     Code.ENVIRONMENT: _environment("Install what is named."),
     Code.INTERNAL: _request(500, "Report it with the log of this node."),
 }

@@ -235,6 +235,19 @@ class Limits:
     first_chunk_seconds: float = _limit(10.0, "the header of a stream waits for the first chunk")
     sse_comment_seconds: float = _limit(3.0, "silence on a stream before an SSE comment")
     farewell_seconds: float = _limit(1.0, "writing the last words when the gateway stops")
+    tls_handshake_seconds: float = _limit(5.0, "the TLS handshake of an HTTP connection")
+    actors_max: int = _limit(1024, "API keys, and callers with a key pair of their own")
+    actor_names_max: int = _limit(64, "models or capabilities that one of them may be held to")
+    auth_failures_burst: int = _limit(32, "refused callers that hear so at once")
+    auth_failures_per_second: float = _limit(
+        100.0, "the same, sustained; the others wait their turn"
+    )
+    auth_failures_held_max: int = _limit(256, "refused callers waiting for that")
+    signature_age_seconds: int = _limit(60, "age of a signed HTTP request")
+    signature_skew_seconds: int = _limit(5, "how far in its future it may have been made")
+    nonce_max_chars: int = _limit(128, "the nonce of a signed HTTP request")
+    purpose_max_chars: int = _limit(64, "the purpose that a request names")
+    accepts_max: int = _limit(16, "licences that a request accepts")
     model_field_max_chars: int = _limit(512, "the model of a request")
     duplicates_sought_max_bytes: int = _limit(
         256 * KIB, "a larger body is not searched for members given twice; the last one wins"

@@ -22,6 +22,7 @@ from aigrid.node.cli import (
     delegate_commands,
     grid_commands,
     id_commands,
+    key_commands,
     model_commands,
     node_commands,
     policy_commands,
@@ -95,6 +96,7 @@ app.add_typer(policy_commands.policy_app, name="policy")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")
+app.add_typer(key_commands.key_app, name="key")
 app.add_typer(receipt_commands.receipts_app, name="receipts")
 
 

@@ -6,13 +6,17 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aigrid.node.cli import render
 from aigrid.node.cli.id_commands import PassphraseFile
 from aigrid.node.cli.session import Json, print_json, session, show
+
+if TYPE_CHECKING:
+    from aigrid.node.config import NodeConfig
+    from aigrid.node.passphrase import PassphraseSource
 
 Interest = Annotated[
     list[str] | None,
@@ -76,22 +80,40 @@ Accept = Annotated[
 Region = Annotated[
     str | None, typer.Option(help="Where this node is, such as eu; `find` can ask for it.")
 ]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
+]
+Mdns = Annotated[
+    bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
+]
+Gateway = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of the HTTP gateway; with TLS also on another address."),
+]
+GatewayNames = Annotated[
+    list[str] | None, typer.Option(help="Name by which clients reach the gateway; repeatable.")
+]
+Keyless = Annotated[
+    bool | None,
+    typer.Option("--keyless/--no-keyless", help="Serve callers without a key on 127.0.0.1."),
+]
+Tls = Annotated[str | None, typer.Option(help="self-signed: a certificate of the node's own.")]
+Pem = Annotated[Path | None, typer.Option(help="PEM file for the gateway's TLS.")]
 
 
 def up(
     ctx: typer.Context,
     *,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
-    ] = None,
+    data_dir: DataDir = None,
     listen: Listen = None,
-    gateway: Annotated[
-        str | None, typer.Option(help="HOST:PORT of the HTTP gateway, on 127.0.0.1.")
-    ] = None,
+    gateway: Gateway = None,
+    gateway_name: GatewayNames = None,
+    keyless: Keyless = None,
+    tls: Tls = None,
+    tls_cert: Pem = None,
+    tls_key: Pem = None,
     bootstrap: Bootstrap = None,
-    mdns: Annotated[
-        bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
-    ] = None,
+    mdns: Mdns = None,
     open_: Open = None,
     name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
     region: Region = None,
@@ -119,6 +141,11 @@ def up(
         {
             "listen": listen or None,
             "gateway": gateway,
+            "gateway_name": gateway_name or None,
+            "keyless": keyless,
+            "tls": tls,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
             "bootstrap": bootstrap or None,
             "mdns": mdns,
             "open": open_,
@@ -139,7 +166,10 @@ def up(
     )
     open_data_directory(config.data_dir)
     logs.configure(config.data_dir, os.environ)
+    _serve(config, passphrase)
 
+
+def _serve(config: "NodeConfig", passphrase: "PassphraseSource") -> None:
     import trio
 
     from aigrid.node.daemon import serve_forever

@@ -157,7 +157,8 @@ class Grid:
         record = self._graph.membership_of(did, self._now_ms())
         if record is None:
             raise PolicyDeniedError(f"{did} is not a member", Code.NOT_MEMBER)
-        if isinstance(record.body, MembershipBody) and record.body.role == "authority":
+        founds = isinstance(record.body, MembershipBody) and record.body.role == "authority"
+        if did == self.identity.did or (founds and authority is None):
             raise PolicyDeniedError("the authority's own node cannot be removed", Code.DENIED)
         if authority is None and record.status is None:
             text = "this membership cannot be revoked yet, only withdrawn by the authority"

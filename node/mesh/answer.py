@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aigrid.node.policy.caller import Caller
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
 
@@ -80,9 +81,15 @@ class Inference(Protocol):
         """Everything offered by live nodes, sorted by name."""
 
     def infer(
-        self, model: str, request: InferRequest, *, request_id: str, capability: str = ""
+        self,
+        model: str,
+        request: InferRequest,
+        *,
+        request_id: str,
+        caller: Caller,
+        capability: str = "",
     ) -> AbstractAsyncContextManager[Answer]:
-        """Route a request to a node that holds `model` (a name or a model id).
+        """Route a request of `caller` to a node that holds `model` (a name or a model id).
 
         An empty `model` with a `capability` lets the node choose. Entering waits for the first
         chunk; leaving early cancels the request everywhere.

@@ -6,6 +6,7 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.node.config import NodeConfig
 from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.network.streams import RpcClient
+from aigrid.node.policy.access import Access
 from aigrid.node.policy.admission import Admission
 from aigrid.node.policy.budgets import Budgets
 from aigrid.node.policy.deciding import Decider, Place
@@ -47,6 +48,7 @@ class Policy:
         self.receipts = Receipts(database, own_did=identity.did, now_ms=now_ms)
         self.giving = Giving(self.wallet, rpc, transport)
         self.nonces = Nonces(database)
+        self.access = Access(database, self.nonces, random_bytes=random_bytes, now_ms=now_ms)
         self.budgets = Budgets(database, now_ms=now_ms)
         self.decider = Decider(
             graph,
@@ -54,7 +56,14 @@ class Policy:
             statuses=statuses.known,
             now_ms=now_ms,
         )
-        self.foresight = Foresight(identity, graph, self.decider, self.wallet, now_ms=now_ms)
+        self.foresight = Foresight(
+            identity,
+            graph,
+            self.decider,
+            self.wallet,
+            trusted_publishers=config.trusted_publishers,
+            now_ms=now_ms,
+        )
         self.admission = Admission(
             self.decider,
             manifest_of=manifest_of,
@@ -65,7 +74,7 @@ class Policy:
         self.presenter = Presenter(
             identity,
             graph,
-            self.decider,
+            self.foresight,
             chains=self.wallet.chains,
             accepts=config.accept_licenses,
             now_ms=now_ms,

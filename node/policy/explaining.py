@@ -1,6 +1,6 @@
 """What would be decided, asked beforehand: for `aigrid policy explain`, and before publishing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from aigrid.metagraph.graph import Metagraph
@@ -37,12 +37,14 @@ class Foresight:
         decider: Decider,
         wallet: Wallet,
         *,
+        trusted_publishers: Collection[str],
         now_ms: Callable[[], int],
     ) -> None:
         self._identity = identity
         self._graph = graph
         self._decider = decider
         self._wallet = wallet
+        self._trusted = trusted_publishers
         self._now_ms = now_ms
 
     def holder(self, did: str) -> Holder:
@@ -62,12 +64,20 @@ class Foresight:
     def decide(
         self, wish: Wish, holder: Holder, *, manifest: Record | None, place: Place
     ) -> Decision:
-        """With the least that is enough; where nothing is, the refusal that says most."""
-        decisions = [
-            self._decider.decide(wish, holder.did, credentials, manifest=manifest, place=place)
-            for credentials in self._choices(holder, manifest, place)
-        ]
-        return next((one for one in decisions if one.allowed), decisions[-1])
+        """See `enough`."""
+        return self.enough(wish, holder, manifest=manifest, place=place)[1]
+
+    def enough(
+        self, wish: Wish, holder: Holder, *, manifest: Record | None, place: Place
+    ) -> tuple[tuple[Record, ...], Decision]:
+        """The least that is enough, and the decision; where nothing is, what says most."""
+        for credentials in self._choices(holder, manifest, place):
+            decision = self._decider.decide(
+                wish, holder.did, credentials, manifest=manifest, place=place
+            )
+            if decision.allowed:
+                break
+        return credentials, decision
 
     def hosts(self, manifest: Record) -> bool:
         """Whether the operator of this node hosts the model of a manifest."""
@@ -77,9 +87,9 @@ class Foresight:
         return self._decider.hosts(body.id.removeprefix(MODEL_URN), body.capabilities)
 
     def check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
-        """Whether this node may publish a model: its operator and all others permit who have.
+        """Whether this node may publish a model: its operator and publishers it trusts permit it.
 
-        What it has published already it may publish again.
+        Of others anybody could forbid anything. What it has published already it may publish again.
 
         Raises:
             PolicyDeniedError: somebody does not permit it.
@@ -92,6 +102,8 @@ class Foresight:
         if any(manifest.issuer == own for manifest in manifests):
             return
         for manifest in manifests:
+            if manifest.issuer not in self._trusted:
+                continue
             wish = Wish("publish", model)
             place = self._decider.own
             self.decide(wish, self.holder(own), manifest=manifest, place=place).check()
@@ -99,12 +111,13 @@ class Foresight:
     def _choices(
         self, holder: Holder, manifest: Record | None, place: Place
     ) -> Iterator[tuple[Record, ...]]:
-        """Last comes what matters most: a chain from somebody whose grants count here."""
+        """Fewest credentials first; of chains those alone from somebody whose grants count here."""
         yield ()
         membership = self._graph.membership_of(holder.did, self._now_ms())
         member = () if membership is None else (membership,)
         yield member
         rules = () if manifest is None else rules_of(manifest)
         count = place.operator.serves.union(*(rule.assignees for rule in rules))
-        for chain in sorted(holder.chains, key=lambda links: links[0].issuer in count):
-            yield member + chain
+        for chain in holder.chains:
+            if chain[0].issuer in count:
+                yield member + chain

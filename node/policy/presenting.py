@@ -1,27 +1,23 @@
 """What this node shows to another, or to itself, when it asks for something."""
 
 import base64
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.policy.caller import Caller
-from aigrid.node.policy.deciding import Decider, Place, Wish
-from aigrid.protocol.credential_kinds import ANYONE
+from aigrid.node.policy.deciding import Wish
+from aigrid.node.policy.explaining import Foresight, Holder
 from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
-from aigrid.protocol.kinds import NodeBody
-from aigrid.protocol.policy import Decision, OperatorPolicy
 from aigrid.protocol.presentation import Binding, digest_of, present
 from aigrid.protocol.receipt import SALT_BYTES, prefix_hash, request_hash
 from aigrid.protocol.record import Record
 
 Chains = Callable[[str], tuple[tuple[Record, ...], ...]]
-# Of another node's operator we know nothing: that one is asked.
-_ANY_OPERATOR = OperatorPolicy(serves=frozenset({ANYONE}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,7 @@ class Presenter:
         self,
         identity: Identity,
         graph: Metagraph,
-        decider: Decider,
+        foresight: Foresight,
         *,
         chains: Chains,
         accepts: Collection[str],
@@ -61,7 +57,7 @@ class Presenter:
     ) -> None:
         self._identity = identity
         self._graph = graph
-        self._decider = decider
+        self._foresight = foresight
         self._chains = chains
         self._accepts = frozenset(accepts)
         self._now_ms = now_ms
@@ -81,7 +77,12 @@ class Presenter:
         """
         accepts = tuple(sorted(self._accepts.union(caller.accepts)))
         wish = Wish("invoke", candidate.model, candidate.manifest, caller.purpose, accepts)
-        credentials, decision = self._enough(candidate, wish, caller)
+        credentials, decision = self._foresight.enough(
+            wish,
+            Holder(self._identity.did, self._chains(caller.did)),
+            manifest=self._graph.index.manifest(candidate.manifest, self._now_ms()),
+            place=self._foresight.place(candidate.signer),
+        )
         if decision.code is not Code.STATUS_STALE:  # what is too old here may not be there
             decision.check()
         binding = Binding(
@@ -128,45 +129,3 @@ class Presenter:
             )
             found += [one.raw for one in (delegation, *lists) if one is not None]
         return tuple(found)
-
-    def foresee(self, candidate: Candidate, wish: Wish, caller: Caller) -> Decision:
-        """What this node expects that a candidate will decide."""
-        return self._enough(candidate, wish, caller)[1]
-
-    def _enough(
-        self, candidate: Candidate, wish: Wish, caller: Caller
-    ) -> tuple[tuple[Record, ...], Decision]:
-        """The first choice that is enough; else the one that came nearest, which is the last."""
-        manifest = self._graph.index.manifest(candidate.manifest, self._now_ms())
-        place = self._place(candidate)
-        chosen: tuple[Record, ...] = ()
-        decision: Decision | None = None
-        for credentials in self._choices(caller):
-            found = self._decider.decide(
-                wish, self._identity.did, credentials, manifest=manifest, place=place
-            )
-            if found.allowed or decision is None or len(credentials) > len(chosen):
-                chosen, decision = credentials, found
-            if found.allowed:
-                break
-        if decision is None:
-            raise AssertionError("there is always the choice to show nothing")
-        return chosen, decision
-
-    def _choices(self, caller: Caller) -> Iterator[tuple[Record, ...]]:
-        """Fewest credentials first. An actor with a key acts under what leads through that key."""
-        yield ()
-        membership = self._graph.membership_of(self._identity.did, self._now_ms())
-        member = () if membership is None else (membership,)
-        if member:
-            yield member
-        for chain in self._chains(caller.did):
-            yield member + chain
-
-    def _place(self, candidate: Candidate) -> Place:
-        if candidate.signer == self._identity.did:
-            return self._decider.own
-        node = self._graph.index.node(candidate.signer, self._now_ms())
-        body = None if node is None else node.body
-        region = body.region if isinstance(body, NodeBody) else ""
-        return Place(candidate.signer, region, _ANY_OPERATOR)

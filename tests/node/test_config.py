@@ -263,3 +263,30 @@ def test_default_data_directory(environment: dict[str, str], expected: str) -> N
 @pytest.mark.parametrize(("hostname", "name"), [("a b\x1b.c", "ab"), ("", "node"), ("ü-1", "ü-1")])
 def test_hostname_is_made_fit_to_show(tmp_path: Path, hostname: str, name: str) -> None:
     assert load(tmp_path, {}, environment={}, hostname=hostname).name == name
+
+
+def test_another_interface_is_served_with_tls(tmp_path: Path) -> None:
+    config = merged(
+        tmp_path, 'tls = "self-signed"\ngateway_name = ["node.example.org"]', gateway="0.0.0.0:1"
+    )
+    assert (config.gateway, config.tls) == (("0.0.0.0", 1), "self-signed")
+    assert config.gateway_names == ("node.example.org",)
+    own = merged(tmp_path, tls="", tls_cert=tmp_path / "c", tls_key="k", gateway="[::]:1")
+    assert (own.tls_cert, own.tls_key) == (tmp_path / "c", Path("k").absolute())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"tls": "on"}, "--tls "),
+        ({"tls_cert": "c"}, "tls_key"),
+        ({"tls_key": "k"}, "tls_cert"),
+        ({"tls_cert": "c", "tls_key": "k", "tls": "self-signed"}, "one certificate"),
+        ({"tls_cert": ""}, "--tls-cert"),
+        ({"gateway_name": ["a b"]}, "--gateway-name"),
+        ({"keyless": "maybe"}, "--keyless"),
+    ],
+)
+def test_settings_of_tls_go_together(tmp_path: Path, wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        merged(tmp_path, **wrong)

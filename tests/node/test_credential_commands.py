@@ -111,8 +111,14 @@ async def test_a_policy_stays_until_another_one_is_given(sim, autojump_clock):
     assert policy() == ()
 
 
-async def test_somebody_elses_model_is_published_only_where_its_owner_permits(sim, autojump_clock):
+async def test_a_trusted_publishers_model_is_published_only_where_that_permits(sim, autojump_clock):
+    """Others forbid nothing: anybody could say that a model is theirs."""
     a, b, model = await restricted(sim)
+    c = Console((await sim.start("c")).node)
+    await sim.join("c", "a")
+    await eventually(c.node.router.models, seconds=10)
+    assert await publish(c, "parrot") == model
+    b.node.policy.foresight._trusted = {a.node.identity.did}
     with pytest.raises(AigridError, match="permits invoke, not publish") as caught:
         await publish(b, "parrot")
     assert caught.value.code is Code.ACTION_NOT_ALLOWED

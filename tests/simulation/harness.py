@@ -18,6 +18,7 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
+from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text
@@ -191,7 +192,9 @@ class Simulation:
         node = self.nodes[name].node
         request = TextRequest(messages=(ChatMessage("user", text),))
         parts = []
-        async with node.router.infer(model, request, request_id=node.new_request_id()) as answer:
+        async with node.router.infer(
+            model, request, request_id=node.new_request_id(), caller=OPERATOR
+        ) as answer:
             async for batch in answer.chunks:
                 parts += [chunk.text for chunk in batch if isinstance(chunk, TextChunk)]
                 if isinstance(batch[-1], Finish):

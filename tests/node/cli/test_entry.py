@@ -263,7 +263,9 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "query",
         "export",
         "capability",
+        "key",
         "credential",
         "policy",
+        "grid",
     }
     assert entry._command_names() == expected
