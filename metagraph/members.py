@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from aigrid.metagraph.accounts import MEMBERSHIPS, introduced_by
+from aigrid.metagraph.quota import TokenBuckets
 from aigrid.metagraph.revocations import (
     STATUS_KINDS,
     Revocations,
@@ -23,6 +24,7 @@ from aigrid.metagraph.revocations import (
 from aigrid.metagraph.store import Store
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.kinds import Kind, MembershipBody
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.membership import check_renewal
 from aigrid.protocol.record import Record
 from aigrid.protocol.timestamp import parse_ms
@@ -49,6 +51,9 @@ class Members:
         self._open = open_to_all
         self._store = store
         self._revocations = revocations
+        self._outsiders = TokenBuckets(
+            burst=LIMITS.outsiders_burst, per_second=LIMITS.outsiders_per_second
+        )
         self._held: dict[str, dict[str, Record]] = {}  # by subject and issuer
         self._until: dict[str, int] = {}
 
@@ -135,6 +140,9 @@ class Members:
             return issuer in self._revocations.delegates(self.grid, now_ms)
         if issuer == self._own_did or self._open or self.until_ms(issuer) > now_ms:
             return True
+        if kind is Kind.STATUS_DELEGATION:
+            named = self._revocations.delegates(issuer, now_ms)
+            return any(self._vouches(did, issuer, now_ms) for did in named)
         return kind is Kind.STATUS_LIST and issuer in self._revocations.delegates(self.grid, now_ms)
 
     def account_of(
@@ -157,9 +165,27 @@ class Members:
             return record.issuer
         if self._is_of_grid(record, now_ms):
             return MEMBERSHIPS
+        named = self._revocations.named(record, now_ms)
+        sponsor = next((did for did in named if self._vouches(did, record.issuer, now_ms)), None)
+        if sponsor is not None:
+            wait_seconds = self._outsiders.take(record.issuer, now_ms / 1000)
+            if wait_seconds:
+                raise VerificationError(
+                    "too many at once", Code.OVER_RATE, retry_after_seconds=wait_seconds
+                )
+            return sponsor
         if not self._open:
             raise VerificationError("the issuer is not a member", Code.NOT_MEMBER)
         return introduced_by(received_from)  # keys are free: the introducer answers for them
+
+    def _vouches(self, did: str, owner: str, now_ms: int) -> bool:
+        """Whether a member signs the status list of `owner`, who may be none.
+
+        Such an issuer's StatusDelegation is then kept at that member's expense: naming somebody who
+        does not want it costs that one nothing.
+        """
+        is_member = did == self._own_did or self.until_ms(did) > now_ms
+        return is_member and self._revocations.list_of(owner, did, now_ms) is not None
 
     def _is_of_grid(self, record: Record, now_ms: int) -> bool:
         """Whether it tells which memberships are revoked: its signer need not be a member."""

@@ -124,6 +124,14 @@ class Revocations:
         """Who may sign the status list of `owner` beside it."""
         return delegates_of(self.delegation(owner, now_ms), owner)
 
+    def named(self, record: Record, now_ms: int) -> tuple[str, ...]:
+        """The delegates in a StatusDelegation; in a withdrawal of one, those it takes back."""
+        if record.kind is not Kind.STATUS_DELEGATION:
+            return ()
+        if record.withdrawn:
+            return self.delegates(record.issuer, now_ms)
+        return delegates_of(record, record.issuer)
+
     def naming(self, did: str, now_ms: int) -> list[str]:
         """Those who let `did` sign their status lists."""
         return [owner for owner in self._delegations if did in self.delegates(owner, now_ms)]

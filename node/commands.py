@@ -318,6 +318,8 @@ class NodeCommands:
         raw = params.raw.strip().encode("utf-8", "replace")
         record = verify_form_and_signature(raw)
         check_time(record, self._node.now_ms())
+        if self._node.statuses.may_sponsor(record):
+            self._node.statuses.sponsor(record)
         changed = self._node.graph.ingest(raw, now_ms=self._node.now_ms(), received_from=None)
         if changed is not None:
             self._node.gossip.spread(changed)

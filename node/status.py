@@ -13,7 +13,9 @@ from aigrid.node.device_report import devices_report, not_found, not_on
 from aigrid.node.policy.policy_file import policy_json
 from aigrid.node.worker_failures import told
 from aigrid.protocol.identity import did_of_peer_id
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.policy import rules_of
+from aigrid.protocol.timestamp import format_ms
 
 
 def status_of(node: Node) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "gateway": node.policy.access.gateway(),
         "peers": peers_of(node),
         "clock_ahead_ms": node.peers.clock_ahead_ms(),
+        "revocations": revocations_of(node),
         "interests": sorted(node.interests.branches),
         "sandbox": node.sandbox,
         "models": models_of(node),
@@ -50,6 +53,19 @@ def status_of(node: Node) -> dict[str, Any]:
             "joins": node.join_host.refused.total(),
             "network": node.transport.counters(),
         },
+    }
+
+
+def revocations_of(node: Node) -> dict[str, Any]:
+    """Up to when revocations of members are known, and until when members are served by that."""
+    grid = node.grid.did
+    status = node.statuses.known().get(grid)
+    as_of_ms = 0 if status is None else status.as_of_ms
+    ends_ms = as_of_ms + LIMITS.status_age_member_seconds * 1000
+    return {
+        "known_until": format_ms(as_of_ms) if as_of_ms else "",
+        "members_served_until": format_ms(ends_ms) if as_of_ms else "",
+        "delegates": len(node.statuses.delegates(grid)[0]),
     }
 
 

@@ -49,12 +49,13 @@ class Limits:
     join_lists_bytes: int = _limit(6 * KIB, "status lists in a message of the join protocol")
     status_renew_seconds: int = _limit(200, "between two issues of a status list")
     rotation_ttl_seconds: int = _limit(30 * DAY, "longest validity of a KeyRotation")
-    rotation_interval_seconds: int = _limit(
-        1 * HOUR, "before a key that came by rotation is rotated again"
-    )
+    rotation_interval_seconds: int = _limit(1 * HOUR, "before a rotated key is rotated again")
     rotation_retry_seconds: float = _limit(5.0, "first pause before one is presented again")
     rotation_retry_max_seconds: float = _limit(60.0, "longest pause before that")
     status_check_seconds: float = _limit(5.0, "between two looks at whether one is due")
+    status_settle_seconds: int = _limit(
+        30, "a gap in a delegate's time, after which it signs later"
+    )
     status_bits_kept_max: int = _limit(1024, "issuers whose revocations are kept in memory")
     renewal_turn_seconds: int = _limit(3600, "a delegate waits for each before it to renew first")
     offers_max: int = _limit(64, "offers in one AvailabilityRecord")
@@ -83,6 +84,8 @@ class Limits:
     strangers_records_max: int = _limit(16 * KIB, "records of all strangers together")
     records_per_second_per_issuer: float = _limit(10.0, "accepted records of one issuer, sustained")
     records_burst_per_issuer: int = _limit(600, "accepted records of one issuer at once")
+    outsiders_burst: int = _limit(5, "accepted StatusDelegations of one outsider at once")
+    outsiders_per_second: float = _limit(1 / 60, "the same, sustained")
     # Frames and streams
     frame_max_bytes: int = _limit(1 * MIB, "one frame of an RPC stream, header excluded")
     request_max_bytes: int = _limit(32 * MIB, "one RPC request, over all its frames")
@@ -114,9 +117,7 @@ class Limits:
     credentials_held_max: int = _limit(1024, "credentials of others that a node keeps")
     receipts_kept_max: int = _limit(100_000, "segments served and asked for that a node remembers")
     receipts_shown_max: int = _limit(1000, "receipts, or groups of them, in one answer")
-    receipt_slack_seconds: float = _limit(
-        2.0, "a receipt may say that a segment took longer than it did for whoever asked"
-    )
+    receipt_slack_seconds: float = _limit(2.0, "a receipt may name a longer time than was seen")
     credentials_given_max: int = _limit(512, "of these, such as peers sent unasked")
     credentials_of_one_max: int = _limit(32, "of these, from one peer")
     credentials_listed_max: int = _limit(2048, "credentials shown at once, the newest ones")

@@ -49,6 +49,8 @@ class StatusKeeper:
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._poke = trio.Event()
+        self._late = False
+        self._round_ms = self._settled_ms = 0
         graph.listeners.append(self._on_record)
 
     # --- questions
@@ -164,6 +166,28 @@ class StatusKeeper:
         self._sign(owner, identity)
         return self._delegate(identity, StatusDelegationBody(name, delegates, needed))
 
+    def may_sponsor(self, record: Record) -> bool:
+        """Whether it is the StatusDelegation of somebody outside who names this node."""
+        now_ms, issuer = self._now_ms(), record.issuer
+        is_outside = issuer != self._graph.grid and issuer not in self._graph.members(now_ms)
+        named = self._graph.revocations.named(record, now_ms)
+        return is_outside and not record.withdrawn and self._identity.did in named
+
+    def sponsor(self, record: Record) -> None:
+        """Sign the status list of somebody outside who names this node, so that both are spread.
+
+        What an actor without a node issues can be relied on then: nobody takes in its own lists.
+
+        Raises:
+            LocalError: `busy`, where this node signs for as many as it may.
+        """
+        now_ms = self._now_ms()
+        others = self._graph.revocations.naming(self._identity.did, now_ms)
+        if len(others) >= LIMITS.status_owners_max and record.issuer not in others:
+            raise LocalError("this node signs for as many issuers as it may", Code.BUSY)
+        if self._graph.revocations.list_of(record.issuer, self._identity.did, now_ms) is None:
+            self._sign(record.issuer, self._identity)
+
     def undelegate(self, did: str) -> None:
         """Let `did` sign the grid's status list no more; the authority's key is here."""
         grid = self._graph.grid
@@ -176,18 +200,35 @@ class StatusKeeper:
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Sign what is due: on change at once, else each `status_renew_seconds`."""
-        self.keep()
+        self.keep(settled=self._settled())
         task_status.started()
         while True:
             with trio.move_on_after(LIMITS.status_check_seconds):
                 await self._poke.wait()
             self._poke = trio.Event()
-            self.keep()
+            self.keep(settled=self._settled())
+            self._warn()
 
-    def keep(self) -> None:
-        """Sign every list that is due, and say again what is delegated. Failures are logged."""
+    def _settled(self) -> bool:
+        """Whether this node has been there for a while: what a sleeper signs would look recent.
+
+        It first hears what was revoked meanwhile.
+        """
+        now_ms, last_ms = self._now_ms(), self._round_ms
+        self._round_ms = now_ms
+        if not 0 <= now_ms - last_ms <= LIMITS.status_settle_seconds * 1000:
+            self._settled_ms = now_ms + round(LIMITS.status_check_seconds * 1000)
+        return now_ms >= self._settled_ms
+
+    def keep(self, *, settled: bool = True) -> None:
+        """Sign every list that is due, and say again what is delegated. Failures are logged.
+
+        Unless this node has `settled`, only lists of what it issued itself.
+        """
         for owner in self._owners():
             for identity in self._signers(owner):
+                if identity.did != owner and not settled:
+                    continue
                 try:
                     if self._is_due(owner, identity):
                         self._sign(owner, identity)
@@ -197,6 +238,15 @@ class StatusKeeper:
                     log.warning(
                         "status list not signed", code=error.code.value, reason=error.message
                     )
+
+    def _warn(self) -> None:
+        """Say so while there is time left to wake a machine that signs."""
+        status, age_ms = self.known().get(self._graph.grid), LIMITS.status_age_member_seconds * 1000
+        as_of_ms = 0 if status is None else status.as_of_ms
+        late = self._now_ms() - as_of_ms > age_ms // 2
+        if late and not self._late:
+            log.warning("no recent status list: members are served for no longer than its age")
+        self._late = late
 
     def _own_keys(self) -> list[Identity]:
         authority = self._authority()

@@ -8,7 +8,8 @@ is, so that the share is the largest there can be. `steps` are those of policy, 
 in this process on databases on the disk, with a membership and a chain of four credentials:
 `present` at the gateway; `verify` (what was seen before, and for comparison everything anew),
 `nonce`, `decide` and `budgets` at the serving node; `receipt` signs and keeps one, `received`
-checks and keeps it. Requests and steps take turns, so that both see the same machine; medians count.
+checks and keeps it. Requests and steps take turns, so that both see the same machine; medians
+count.
 """
 
 import argparse

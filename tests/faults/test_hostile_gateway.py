@@ -4,7 +4,6 @@ Each lie is denied by a code of its own, and the same request told honestly is s
 """
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from scripts.nodes import wait_for
 from tests.engines.gguf_writer import tiny_llama, write
 from tests.faults.attackers import Attacker, new_identity
 from tests.faults.conftest import ProcessGrid
+from tests.faults.presenting import REQUEST, Said, now_ms
 from tests.faults.test_hostile_member import say
 from tests.faults.test_hostile_network import member_traffic
 
@@ -26,66 +26,12 @@ from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.kinds import Kind, MembershipBody
 from aigrid.protocol.messages import Infer, encode
-from aigrid.protocol.presentation import Binding, present
-from aigrid.protocol.receipt import prefix_hash, request_hash
 from aigrid.protocol.record import Record, build, verify_form_and_signature
 from aigrid.protocol.record_status import StatusEntry
 
 pytestmark = pytest.mark.process
 SECRET = "secret-model"
-SALT = b"0123456789abcdef"
-REQUEST = TextRequest(prompt="once upon a time", max_tokens=4, temperature=0.0, seed=1)
 DAY_MS = 86_400_000
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-@dataclass(frozen=True)
-class Said:
-    """All that a gateway says with one request; tests change one thing at a time."""
-
-    holder: Identity
-    credentials: tuple[Record, ...]
-    audience: str
-    model: str
-    manifest: str
-    nonce: str = ""
-    request: TextRequest = REQUEST
-    presented_for: TextRequest = REQUEST
-    salt: bytes = SALT
-    created_ms: int = 0
-    valid_ms: int = 60_000
-    action: Any = "invoke"
-    sent_manifest: str = ""
-    sent_model: str = ""
-
-    def message(self) -> Infer:
-        binding = Binding(
-            action=self.action,
-            model=self.model,
-            manifest=self.manifest,
-            request_hash=request_hash(self.salt, self.presented_for),
-            prefix_hash=prefix_hash(self.salt, self.presented_for),
-        )
-        raw = present(
-            self.holder,
-            self.credentials,
-            binding,
-            audience=self.audience,
-            nonce=self.nonce or f"nonce-{time.perf_counter_ns():020d}",
-            now_ms=self.created_ms or now_ms(),
-            valid_ms=self.valid_ms,
-        )
-        return Infer(
-            "r" * 12,
-            self.sent_model or self.model,
-            self.sent_manifest or self.manifest,
-            self.request,
-            self.salt,
-            raw,
-        )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,7 @@ from tests.metagraph.world import (
     withdrawal,
 )
 
+from aigrid.metagraph.feed import Feed
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.store import Store
 from aigrid.protocol.credential_kinds import StatusListBody, status_list_of
@@ -76,6 +78,16 @@ def test_whose_bit_is_set_is_no_member_and_is_heard_no_more() -> None:
     assert made.index.node(ANN.did, NOW) is None
     assert tell(made, node_record(ANN, NOW + 1)) == [Code.NOT_MEMBER]
     assert shifts == [1]
+
+
+def test_a_dataset_forgets_what_a_revoked_member_said() -> None:
+    said = node_record(ANN)
+    made = world(A, B, said)
+    feed = Feed(made)
+    feed.start_over()
+    assert said.content_id in {name for update in feed.updates(NOW) for name, _ in update.added}
+    tell(made, status_list(AUTHORITY, AUTHORITY, 1))
+    assert said.content_id in {name for update in feed.updates(NOW) for name in update.removed}
 
 
 def test_a_revoked_membership_that_comes_after_the_list_admits_nobody() -> None:
@@ -384,13 +396,16 @@ def test_the_grid_s_delegation_goes_ahead_of_what_rests_on_it() -> None:
     ),
     st.randoms(use_true_random=False),
 )
-def test_lists_merge_to_the_same_in_any_order(lists, random) -> None:  # type: ignore[no-untyped-def]
+def test_lists_merge_to_the_same_in_any_order(
+    lists: list[tuple[Identity, set[int]]], random: Random
+) -> None:
     """Each signer's newer lists hold its older ones, as honest ones do."""
-    said, so_far = [], {AUTHORITY.did: set(), ANN.did: set(), BEN.did: set()}
+    said: list[Record] = []
+    so_far: dict[str, set[int]] = {who.did: set() for who in (AUTHORITY, ANN, BEN)}
     for number, (by, entries) in enumerate(lists):
         so_far[by.did] |= entries
         said.append(status_list(AUTHORITY, by, *so_far[by.did], start=NOW + number))
-    expected = set().union(*so_far.values())
+    expected = set[int]().union(*so_far.values())
     shuffled = [A, B, DELEGATION, *said]
     random.shuffle(shuffled)
     made = graph()
@@ -399,3 +414,51 @@ def test_lists_merge_to_the_same_in_any_order(lists, random) -> None:  # type: i
             tell(made, record, now=NOW + 10)
     bits = made.revocations.bits(AUTHORITY.did)
     assert {n for n in range(LIMITS.status_entries) if has_bit(bits, n)} == expected
+
+
+# --- issuers outside
+
+
+def test_an_outsider_s_delegation_is_taken_in_where_a_member_signs_for_it() -> None:
+    said = status_delegation(STRANGER, (ANN,))
+    grant = StatusEntry(STRANGER.did, 12, 600)
+    made = world(A, B)
+    assert tell(made, said) == [Code.NOT_MEMBER]  # to name somebody costs that one nothing
+    assert tell(made, status_list(STRANGER, BEN, 12)) == []
+    assert tell(made, said) == [Code.NOT_MEMBER]
+    assert tell(made, status_list(STRANGER, ANN, 13)) == []
+    assert tell(made, said) == []
+    known = made.revocations.at(NOW)[STRANGER.did]
+    assert (known.as_of_ms, has_bit(known.bits, 13), has_bit(known.bits, 12)) == (NOW, True, False)
+    assert said.content_id in made.believed(NOW)
+    assert made.store.accounts.held(ANN.did)[0] == 2
+    tell(made, status_list(STRANGER, ANN, 12, start=NOW + 1), now=NOW + 1)
+    assert made.revocations.revoked(grant)
+    gone = withdrawal(
+        Kind.STATUS_DELEGATION, status_list_of(STRANGER.did), STRANGER, NOW + 2, 300 * DAY_MS
+    )
+    assert tell(made, gone, now=NOW + 2) == []
+    assert made.revocations.delegates(STRANGER.did, NOW + 2) == ()
+    assert made.revocations.revoked(grant)
+
+
+def test_what_an_outsider_says_goes_with_its_sponsor_s_membership() -> None:
+    said = status_delegation(STRANGER, (ANN,))
+    made = world(A, B)
+    tell(made, status_list(STRANGER, ANN))
+    tell(made, said)
+    tell(made, status_list(AUTHORITY, AUTHORITY, 1))
+    assert said.content_id not in made.believed(NOW)
+    assert tell(made, status_list(STRANGER, ANN, start=NOW + 1), now=NOW + 1) == [Code.NOT_MEMBER]
+
+
+def test_an_outsider_changes_its_mind_no_more_often_than_it_may() -> None:
+    made = world(A)
+    tell(made, status_list(STRANGER, ANN))
+    said = [
+        tell(made, status_delegation(STRANGER, (ANN, BEN)[: 1 + n % 2], start=NOW + n), now=NOW + n)
+        for n in range(LIMITS.outsiders_burst + 1)
+    ]
+    assert said == [[]] * LIMITS.outsiders_burst + [[Code.OVER_RATE]]
+    later = NOW + 2 * MINUTE_MS
+    assert tell(made, status_delegation(STRANGER, (ANN,), start=NOW + 9), now=later) == []

@@ -262,7 +262,7 @@ async def test_delegates_are_named_shown_and_taken_back(sim, autojump_clock):
     assert await a.refused("delegates", dids=[did] * 17) is Code.USAGE
     said = await a("delegates", dids=[b.node.identity.peer_id])
     assert (said["quorum"], said["delegates"]) == (1, [{"did": did, "heard": ""}])
-    await trio.sleep(3)
+    await trio.sleep(12)  # one that has just started signs a little later
     said = await a("delegates")
     assert said["delegates"][0]["heard"]
     assert said["as_of"] >= said["delegates"][0]["heard"]

@@ -94,9 +94,9 @@ def test_a_renewed_membership_is_revoked_and_stale_like_the_original() -> None:
 
 def test_a_peer_shows_the_delegation_with_its_membership() -> None:
     raw, peer = renewed().raw, MEMBER.peer_id
-    for delegates in ((), (STRANGER.did,)):
+    for others in ([], [STRANGER.did]):
         with pytest.raises(VerificationError) as caught:
-            check_membership(raw, grid=GRID.did, peer_id=peer, now_ms=NOW, delegates=delegates)
+            check_membership(raw, grid=GRID.did, peer_id=peer, now_ms=NOW, delegates=others)
         assert caught.value.code is Code.NOT_MEMBER
     delegates = delegates_in(DELEGATION.raw, grid=GRID.did, now_ms=NOW)
     found = check_membership(raw, grid=GRID.did, peer_id=peer, now_ms=NOW, delegates=delegates)

@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec import UNSET
 from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
 from aigrid.node.app import Node
+from aigrid.node.commands import NodeCommands
 from aigrid.node.policy.deciding import Decider, Place, Wish
-from aigrid.protocol.credential_kinds import GrantBody, Permission, Rule
+from aigrid.protocol.credential_kinds import (
+    GrantBody,
+    Permission,
+    Rule,
+    StatusDelegationBody,
+    status_list_of,
+)
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind, MembershipBody, ModelBody
@@ -43,6 +51,7 @@ async def sim(tmp_path: Path) -> AsyncIterator[Simulation]:
 
 
 # `a` is the authority; three delegates; `s` serves, `m` asks.
+AWAKE_SECONDS = 13  # delegates that have slept sign within ten
 DELEGATES = ("d1", "d2", "d3")
 NAMES = ("a", *DELEGATES, "s", "m")
 
@@ -83,7 +92,7 @@ def decide(
         name="x",
         capabilities=("text-generation",),
         model=MODEL,
-        **({"policy": rules} if rules else {}),
+        policy=rules or UNSET,
     )
     manifest = build(Kind.MODEL, body, OWNER, valid_from_ms=now_ms, valid_until_ms=now_ms + 60_000)
     decider = Decider(
@@ -113,8 +122,8 @@ def member_may(sim: Simulation, at: str, name: str) -> Code | None:
 async def pass_time(sim: Simulation, seconds: float, step_seconds: float) -> AsyncIterator[None]:
     """Let the wall clock go on in steps, with some seconds between in which nodes may act."""
     for _ in range(round(seconds / step_seconds)):
-        sim.skip_seconds(step_seconds - 7)
-        await trio.sleep(7)
+        sim.skip_seconds(step_seconds - AWAKE_SECONDS)
+        await trio.sleep(AWAKE_SECONDS)
         yield
 
 
@@ -163,10 +172,13 @@ async def test_twelve_hours_without_the_authority_stop_nothing(
     grant = await issue_grant(sim, "m")
     sim.kill("a")
     await trio.sleep(1)
-    async for _ in pass_time(sim, 12 * HOUR, 600):
+    async for _ in pass_time(sim, 12 * HOUR, 1800):
         assert member_may(sim, "s", "m") is None
         assert outsider_may(sim, "s", grant) is None
         assert node(sim, "m").identity.peer_id in node(sim, "s").peers.alive_members()
+    for _ in range(50):  # and at every moment of more than the list's age
+        await trio.sleep(13)
+        assert outsider_may(sim, "s", grant) is None
     known = node(sim, "s").statuses.known()[node(sim, "s").grid.did]
     assert known.own_ms < sim.now_ms() - 11 * HOUR * 1000  # not by the authority
     assert known.as_of_ms > sim.now_ms() - 300_000
@@ -422,3 +434,46 @@ async def test_a_delegate_that_is_removed_signs_no_more(
     await eventually(
         lambda: node(sim, "s").statuses.delegates(a.grid.did)[0] == delegates, seconds=10
     )
+
+
+async def test_an_actor_without_a_node_has_its_lists_signed_by_a_member(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    """It passes on to a gateway what it was granted; anybody can tell that it was not revoked."""
+    m, now_ms = node(sim, "m"), sim.now_ms()
+    entry = StatusEntry(OUTSIDER.did, 5, 600)
+    body = GrantBody(m.identity.did, Permission(("invoke",), ("*",)))
+    grant = build(
+        Kind.GRANT,
+        body,
+        OUTSIDER,
+        valid_from_ms=now_ms,
+        valid_until_ms=now_ms + LIFE_MS,
+        status=entry,
+    )
+
+    def may() -> Code | None:
+        return decide(sim, "s", m.identity.did, membership(sim, "m"), grant, rules=rules_for(grant))
+
+    assert may() is Code.STATUS_STALE
+    said = build(
+        Kind.STATUS_DELEGATION,
+        StatusDelegationBody(status_list_of(OUTSIDER.did), (m.identity.did,), 1),
+        OUTSIDER,
+        valid_from_ms=now_ms,
+        valid_until_ms=now_ms + LIFE_MS,
+    )
+    commands = NodeCommands(m)
+
+    async def emit(_event: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    await commands.call("record_import", {"raw": said.raw.decode()}, emit)
+    await eventually(lambda: may() is None, seconds=40)
+    async for _ in pass_time(sim, HOUR, 900):
+        assert may() is None
+    late = await sim.start("late")
+    await sim.join("late", "a")
+    await eventually(lambda: OUTSIDER.did in late.node.statuses.known(), seconds=40)
+    m.statuses.revoke(entry)
+    await eventually(lambda: may() is Code.REVOKED, seconds=5)

@@ -425,3 +425,38 @@ async def test_a_removed_member_may_ask_to_be_let_in_again(sim, autojump_clock):
         await eventually(a.join_host.waiting, seconds=10)
         a.join_host.approve(a.join_host.waiting()[0].request)
     await eventually(b.peers.alive_members, seconds=10)
+
+
+async def test_a_delegation_that_does_not_hold_changes_nothing(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    await sim.join("b", "a")
+    a, b, c = (sim.nodes[name].node for name in "abc")
+    c.statuses.delegate(c.grid.did, [c.identity.did], 1)  # of its own grid of one
+    own = b.grid.own_membership().raw
+    for delegation in (b"garbage", own, c.grid.delegation(), b"x" * 9000):
+        answer = await b.join_client._exchange(address(sim, "a"), Present(own, delegation))
+        assert answer.ours == a.grid.own_membership().raw
+        assert a.grid.delegation() == b""
+    renewed = Present(c.grid.own_membership().raw, c.grid.delegation())
+    assert await code_of(c.join_client._exchange(address(sim, "a"), renewed)) is Code.NOT_MEMBER
+    assert c.identity.did not in a.grid.members()
+
+
+async def test_an_invitation_from_before_a_delegate_s_removal_brings_nobody_back(
+    sim, autojump_clock
+):
+    for name in "abc":
+        await sim.start(name)
+    for name in "bc":
+        await sim.join(name, "a")
+    a, b, c = (sim.nodes[name].node for name in "abc")
+    spare = invitation_text(a.grid.invite(c.identity.did))
+    a.statuses.delegate(a.grid.did, [b.identity.did], 1)
+    await eventually(lambda: b.statuses.signs(a.grid.did), seconds=10)
+    await eventually(lambda: c.identity.did in b.grid.members(), seconds=10)
+    b.grid.remove(c.identity.did)
+    await eventually(lambda: a.grid.removed_ms(c.identity.did) is not None, seconds=10)
+    c.graph.switch_grid(c.identity.did)
+    await trio.sleep(1)
+    assert await code_of(redeem_raw(sim, c, spare)) is Code.INVITATION_USED

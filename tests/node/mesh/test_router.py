@@ -86,7 +86,7 @@ async def test_who_fails_after_a_sign_of_life_is_replaced(
     tmp_path_factory: pytest.TempPathFactory, autojump_clock: MockClock
 ) -> None:
     attempts = []
-    for seed in range(6):
+    for seed in range(12):
         directory = tmp_path_factory.mktemp(f"grid{seed}")
         async with grid(directory, Failing, EchoEngine, seed=seed) as (asker, model):
             request = TextRequest(prompt="hello there")
@@ -95,6 +95,8 @@ async def test_who_fails_after_a_sign_of_life_is_replaced(
             ) as answer:
                 assert [batch async for batch in answer.chunks]
             attempts.append(answer.attempts)
+        if 2 in attempts:
+            break
     assert 2 in attempts
 
 

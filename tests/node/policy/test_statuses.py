@@ -1,6 +1,7 @@
 """Entries that are given away, and lists that are signed: the service without a network."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class World:
         }
 
 
-def code_of(act, *arguments) -> Code:  # type: ignore[no-untyped-def]
+def code_of(act: Callable[..., object], *arguments: object) -> Code:
     with pytest.raises(AigridError) as caught:
         act(*arguments)
     return caught.value.code
@@ -235,3 +236,21 @@ def test_a_renewed_membership_is_revoked_under_the_entry_of_the_original() -> No
     assert BEN.did in world.graph.members(world.now_ms)
     world.keeper.revoke_membership(BEN.did)
     assert BEN.did not in world.graph.members(world.now_ms)
+
+
+def test_it_signs_for_an_outsider_that_names_it_if_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(statuses, "LIMITS", replace(LIMITS, status_owners_max=1))
+    world = World(authority=None)
+    world.tell(revocable(OWN, 1), revocable(ANN, 2))
+    other = status_delegation(STRANGER, (ANN,))
+    assert not world.keeper.may_sponsor(other)
+    assert not world.keeper.may_sponsor(status_delegation(ANN, (OWN,)))
+    said = status_delegation(STRANGER, (OWN,))
+    assert world.keeper.may_sponsor(said)
+    world.keeper.sponsor(said)
+    world.tell(said)
+    assert world.keeper.known()[STRANGER.did].as_of_ms == NOW
+    second = status_delegation(BEN, (OWN,))
+    assert code_of(world.keeper.sponsor, second) is Code.BUSY
