@@ -100,6 +100,12 @@ const calls = {
   lists: async ({ documents }) => {
     for (const one of documents.map((text) => JSON.parse(text))) lists.set(one.credentialSubject.id, one);
   },
+  // A list of its own making, in which these entries are revoked.
+  encodeList: async ({ length, revoked }) => {
+    const list = await statusLists.createList({ length });
+    for (const index of revoked) list.setStatus(index, true);
+    return list.encode();
+  },
   // The same for presentations, each of which has to be for this challenge and domain.
   verifyPresentations: async ({ presentations, now, ...expected }) => {
     const answers = [];

@@ -17,11 +17,13 @@ from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import multibase_decode
 from aigrid.protocol.kinds import Kind, WithdrawnBody
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import (
     Record,
     verify,
     verify_form_and_signature,
 )
+from aigrid.protocol.status import decode_bits, has_bit
 from aigrid.protocol.timestamp import format_ms
 
 STATEMENTS = [
@@ -152,3 +154,13 @@ def test_a_revoked_credential_does_not_verify(judge, kind):
     for revoked, good in (([], True), ([index - 1, index + 1], True), ([index], False)):
         found = judge.refusals([record.raw], revoked={ALICE.did: revoked}, matching=True)
         assert (found == [None]) == good
+
+
+def test_a_list_that_it_made_says_the_same_to_us(judge):
+    """However it compresses."""
+    revoked = [0, 1, 7, 8, 94_567, 131_071]
+    encoded = judge.judge.ask("encodeList", length=LIMITS.status_entries, revoked=revoked)
+    bits = decode_bits(encoded)
+    assert [n for n in range(LIMITS.status_entries) if has_bit(bits, n)] == revoked
+    with pytest.raises(VerificationError):
+        decode_bits(judge.judge.ask("encodeList", length=LIMITS.status_entries * 2, revoked=[]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts import policy_world as world
-from scripts.policy_cases import G1, MEMBER, decision
+from scripts.policy_cases import CHAIN, G1, MEMBER, decision
 from scripts.policy_world import (
     HOLDERS,
     OWNER,
@@ -16,7 +16,7 @@ from scripts.policy_world import (
     manifest,
 )
 from tests.protocol.mutants import refusal_of, with_additions
-from tests.protocol.strategies import document_of, forge
+from tests.protocol.strategies import document_of, example, forge
 
 from aigrid.protocol.credential_kinds import ACTIONS, ANYONE, MEMBERS, Rule
 from aigrid.protocol.errors import Code
@@ -75,6 +75,25 @@ def test_the_order_of_rules_does_not_decide(some, situation, credentials, rng):
         for order in (some, shuffled)
     }
     assert len(found) == 1
+
+
+SHOWN = [MEMBER, *CHAIN, G1, *(example(kind) for kind in Kind)]
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from(SHOWN), max_size=6),
+    st.sampled_from(ACTIONS),
+    st.sampled_from(SHOWN),
+)
+def test_whatever_is_shown_there_is_a_decision_and_only_what_belongs_opens(shown, action, held):
+    """No record in another's place is a membership, a grant or a manifest."""
+    found = decision(shown, held if held.kind is Kind.MODEL else world.MANIFEST, action=action)
+    if found.allowed:
+        assert {record.kind for record in shown} <= {Kind.MEMBERSHIP, Kind.GRANT, Kind.DELEGATION}
+        assert shown
+        assert set(found.relied_on) == {record.content_id for record in shown}
+    assert found.allowed == all(reason.code is None for reason in found.reasons)
 
 
 # --- What is not known permits nothing, though it is signed
