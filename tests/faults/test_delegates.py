@@ -52,9 +52,7 @@ def test_a_delegate_removes_a_member_without_the_authority(nodes: list[NodeProce
     assert delegate.cli("remove", did) == {"did": did, "state": "removed"}
     for node in (delegate, other):
         wait_for(
-            lambda node=node: (
-                gone.peer_id not in {p["peer_id"] for p in node.cli("peers")["peers"]}
-            ),
+            partial(is_cut_off, gone, node),
             timeout_seconds=10,
             what="the member to be cut off",
         )
