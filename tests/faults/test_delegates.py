@@ -20,10 +20,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess
         stop_all(made)
 
 
-def is_gone(node: NodeProcess, member: NodeProcess) -> bool:
-    return member.peer_id not in {p["peer_id"] for p in node.cli("peers")["peers"]}
-
-
 def alive(node: NodeProcess) -> set[str]:
     return {peer["peer_id"] for peer in node.cli("peers")["peers"] if peer["alive"]}
 
@@ -56,7 +52,7 @@ def test_a_delegate_removes_a_member_without_the_authority(nodes: list[NodeProce
     assert delegate.cli("remove", did) == {"did": did, "state": "removed"}
     for node in (delegate, other):
         wait_for(
-            partial(is_gone, node, gone),
+            partial(is_cut_off, gone, node),
             timeout_seconds=10,
             what="the member to be cut off",
         )
