@@ -74,9 +74,10 @@ def status_lists() -> Any:
         "lists": [
             {
                 "encoded_list": text,
-                "revoked": [n for n in range(ENTRIES) if has_bit(decode_bits(text), n)],
+                "revoked": [n for n in range(ENTRIES) if has_bit(bits, n)],
             }
             for text in (NONE_REVOKED, SOME_REVOKED)
+            for bits in [decode_bits(text)]
         ],
         "refused": [
             {"what": what, "encoded_list": "u" + text} for what, text in BROKEN_LISTS.items()
