@@ -21,14 +21,15 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.api_keys import KEY_PREFIX, Actor
 from aigrid.node.policy.caller import LOOPBACK, Caller
+from aigrid.protocol.credential_kinds import PURPOSE as PURPOSE_FORM
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, PolicyDeniedError
 from aigrid.protocol.identity import public_key_of_did
 from aigrid.protocol.limits import LIMITS
 
 PURPOSE, ACCEPTS = "x-aigrid-purpose", "x-aigrid-accept-license"
 _SIGNED: Final = frozenset({b"signature", b"signature-input"})
-_PURPOSE = re.compile(rf"[a-z0-9-]{{1,{LIMITS.purpose_max_chars}}}")
-_LICENSE = re.compile(rf"[A-Za-z0-9.+-]{{1,{LIMITS.name_max_chars}}}")
+_PURPOSE = re.compile(rf"(?=.{{1,{LIMITS.purpose_max_chars}}}\Z){PURPOSE_FORM}")
+_LICENSE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9.+-]{{0,{LIMITS.name_max_chars - 1}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ def _with_wishes(found: Authenticated, fields: Iterable[tuple[bytes, bytes]]) ->
         return found
     if len(purposes) > 1 or not all(map(_PURPOSE.fullmatch, purposes)):
         raise InvalidRequestError(
-            f"`{PURPOSE}` is one word of up to {LIMITS.purpose_max_chars} of a-z, 0-9 and `-`.",
+            f"`{PURPOSE}` is up to {LIMITS.purpose_max_chars} of a-z and 0-9, with `-` between.",
             param=PURPOSE,
         )
     if len(accepts) > LIMITS.accepts_max or not all(map(_LICENSE.fullmatch, accepts)):

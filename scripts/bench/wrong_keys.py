@@ -185,7 +185,7 @@ def measure(node: NodeProcess, arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     for _ in range(arguments.rounds):
         before = honest.ask(arguments.quiet_seconds)
-        during, told = _round(node, honest, arguments)
+        during, told = one_round(node, honest, arguments)
         ratios.append(percentiles(during)["p99"] / percentiles(before)["p99"])
         quiet += before
         flooded += during
@@ -206,7 +206,7 @@ def measure(node: NodeProcess, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _round(
+def one_round(
     node: NodeProcess, honest: Honest, arguments: argparse.Namespace
 ) -> tuple[list[float], dict[str, int]]:
     """What the honest caller waited during one flood, and what became of that."""

@@ -1,16 +1,24 @@
 """Keys and TLS on real nodes, with the clients that people use."""
 
+import argparse
+import os
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from scripts.bench.wrong_keys import Honest, one_round
 from scripts.nodes import NodeFailedError, NodeProcess, wait_for
+from tests.node.gateway.signing import Draft
+
+from aigrid.protocol.identity import Identity
 
 pytestmark = pytest.mark.process
+SIGNED_TO = "localhost:8080"  # the name that the client used; the port differs after a restart
 HI: Any = [{"role": "user", "content": "hi there"}]
 
 
@@ -77,6 +85,38 @@ def test_limits_outlive_a_restart_and_reach_the_sdk(node: NodeProcess) -> None:
     assert (shown["state"], shown["tokens_today"]) == ("live", 8)
     with pytest.raises(openai.PermissionDeniedError):
         who.chat.completions.create(model="another", messages=HI)
+
+
+def test_a_flood_of_wrong_keys_keeps_nobody_honest_out(node: NodeProcess) -> None:
+    """The figures are those of `scripts/bench/wrong_keys.py`."""
+    honest = Honest(node.gateway, node.cli("key", "create", "honest")["key"])
+    some = argparse.Namespace(rounds=1, wrong=200, at_once=32, slow=50)
+    took, flood = one_round(node, honest, some)
+    assert flood == {"refused": 200, "other": 0, "reconnects": 0}
+    assert len(took) > 20
+    assert honest.refused == 0
+    assert node.cli("status")["gateway"]["counters"]["unauthenticated"] >= 200
+
+
+def test_a_signed_request_is_served_once_also_by_a_node_that_was_killed(node: NodeProcess) -> None:
+    identity = Identity(os.urandom(32))
+    node.cli("key", "create", "signer", "--did", identity.did)
+
+    def ask_signed(nonce: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str]]:
+        draft = Draft(identity, SIGNED_TO, parameters={"nonce": nonce, "created": now})
+        headers = {**draft.signed(), "host": SIGNED_TO} if headers is None else headers
+        return httpx.get(f"{node.gateway}/v1/models", headers=headers).status_code, headers
+
+    now = int(datetime.now(UTC).timestamp())
+    status, first = ask_signed("one")
+    assert status == 200
+    assert ask_signed("one", first)[0] == 401
+    node.kill9()
+    node.start()
+    assert ask_signed("one", first)[0] == 401
+    assert ask_signed("two")[0] == 200
+    node.cli("key", "revoke", "signer")
+    assert ask_signed("three")[0] == 401
 
 
 def test_what_the_command_line_refuses(node: NodeProcess) -> None:

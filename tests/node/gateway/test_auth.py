@@ -128,19 +128,25 @@ async def test_keyless_passes_over_what_is_no_key_of_ours(value: str) -> None:
 async def test_purpose_and_licences_reach_the_mesh() -> None:
     mesh = ScriptedMesh()
     access, good = keyed()
-    wishes = {"x-aigrid-purpose": "research", "x-aigrid-accept-license": "Apache-2.0, llama3.1,MIT"}
+    wishes = {
+        "x-aigrid-purpose": "research-2",
+        "x-aigrid-accept-license": "Apache-2.0, llama3.1,MIT",
+    }
     async with client(mesh, access) as asked:
         await asked.post("/v1/chat/completions", json=CHAT, headers={**good, **wishes})
         for name, value in (
             ("x-aigrid-purpose", "Research!"),
             ("x-aigrid-purpose", "x" * 65),
+            ("x-aigrid-purpose", "a--b"),
+            ("x-aigrid-purpose", "-a"),
+            ("x-aigrid-accept-license", "-MIT"),
             ("x-aigrid-accept-license", "a b"),
             ("x-aigrid-accept-license", ",".join(f"l{n}" for n in range(17))),
         ):
             answer = await asked.get("/v1/models", headers={**good, name: value})
             assert refusal(answer) == (400, "invalid_request")
     accepts = ("Apache-2.0", "llama3.1", "MIT")
-    assert mesh.callers == [Caller("alice", "key", purpose="research", accepts=accepts)]
+    assert mesh.callers == [Caller("alice", "key", purpose="research-2", accepts=accepts)]
 
 
 async def test_revocation_stops_the_next_request() -> None:
