@@ -13,6 +13,7 @@ from aigrid.node.policy.explaining import Foresight, Holder
 from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
+from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.presentation import Binding, digest_of, present
 from aigrid.protocol.receipt import SALT_BYTES, prefix_hash, request_hash
 from aigrid.protocol.record import Record
@@ -75,12 +76,13 @@ class Presenter:
         Raises:
             PolicyDeniedError: whatever this node could show would not be enough.
         """
-        accepts = tuple(sorted(self._accepts.union(caller.accepts)))
+        manifest = self._graph.index.manifest(candidate.manifest, self._now_ms())
+        accepts = self._accepted(manifest, caller)
         wish = Wish("invoke", candidate.model, candidate.manifest, caller.purpose, accepts)
         credentials, decision = self._foresight.enough(
             wish,
             Holder(self._identity.did, self._chains(caller.did)),
-            manifest=self._graph.index.manifest(candidate.manifest, self._now_ms()),
+            manifest=manifest,
             place=self._foresight.place(candidate.signer),
         )
         if decision.code is not Code.STATUS_STALE:  # what is too old here may not be there
@@ -113,6 +115,13 @@ class Presenter:
             frozenset(one.status.issuer for one in credentials if one.status is not None),
             now_ms,
         )
+
+    def _accepted(self, manifest: Record | None, caller: Caller) -> tuple[str, ...]:
+        """The model's licence, if this node or the caller accepts it: others are no concern."""
+        body = None if manifest is None else manifest.body
+        license_id = body.license if isinstance(body, ModelBody) else ""
+        accepted = license_id in self._accepts or license_id in caller.accepts
+        return (license_id,) if license_id and accepted else ()
 
     def evidence(self, presented: Presented) -> tuple[bytes, ...]:
         """The newest status lists for what was presented, and what entitles their signers.

@@ -13,7 +13,7 @@ from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Infer
 from aigrid.protocol.receipt import Ended, OutputHash, ReceiptBody
-from aigrid.protocol.record import Record, build
+from aigrid.protocol.record import Record, sign
 from aigrid.protocol.timestamp import format_ms
 
 log = structlog.get_logger()
@@ -82,7 +82,7 @@ class Segment:
             credentials=admitted.decision.relied_on,
         )
         valid_until_ms = now_ms + LIMITS.receipt_ttl_seconds * 1000
-        self.receipt = build(
+        self.receipt = sign(
             Kind.RECEIPT,
             body,
             self._identity,

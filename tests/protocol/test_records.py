@@ -11,7 +11,7 @@ from tests.protocol.strategies import ALICE, BOB, NOW_MS, example, example_bodie
 from aigrid.protocol.canonical import canonical, content_id
 from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.kinds import KINDS, Kind, WithdrawnBody, encode_body
-from aigrid.protocol.record import Record, verify, verify_form_and_signature
+from aigrid.protocol.record import Record, sign, verify, verify_form_and_signature
 
 kinds = pytest.mark.parametrize("kind", list(Kind))
 
@@ -99,3 +99,17 @@ def test_a_body_is_written_with_its_defaults() -> None:
 def test_records_can_be_kept_in_sets() -> None:
     kept: set[Record] = {example(kind) for kind in Kind}
     assert verify_form_and_signature(example(Kind.MODEL).raw) in kept
+
+
+@kinds
+def test_signing_alone_gives_what_a_receiver_reads(kind: Kind) -> None:
+    built = example(kind)
+    signed = sign(
+        kind,
+        built.body,
+        ALICE,
+        valid_from_ms=built.valid_from_ms,
+        valid_until_ms=built.valid_until_ms,
+        status=built.status,
+    )
+    assert signed == built
