@@ -78,6 +78,68 @@ _ACCOUNTS = f"""
     CREATE INDEX remembered_by_account ON remembered (account, until_ms);
 """  # noqa: S608 - constants
 
+# Who may call the gateway (`node/policy/api_keys.py`): by a bearer key, of which only the SHA-256
+# is here, or by a key pair of its own. And the nonces of requests that could still be repeated.
+_ACTORS = """
+    CREATE TABLE actors (
+        id TEXT NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        digest BLOB UNIQUE,
+        did TEXT UNIQUE,
+        limits TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        day INTEGER NOT NULL DEFAULT 0,
+        day_tokens INTEGER NOT NULL DEFAULT 0,
+        CHECK ((digest IS NULL) != (did IS NULL))
+    ) WITHOUT ROWID;
+"""
+
+# Receipts (see `node/policy/receipts.py`). `number` counts them without gaps and without repeating.
+_RECEIPTS = """
+    CREATE TABLE receipts (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL,
+        role TEXT NOT NULL,
+        state TEXT NOT NULL,
+        code TEXT NOT NULL,
+        because TEXT NOT NULL,
+        kept_ms INTEGER NOT NULL,
+        request_id TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        model TEXT NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        began_ms INTEGER NOT NULL,
+        ended_ms INTEGER NOT NULL,
+        salt BLOB NOT NULL,
+        seen TEXT,
+        raw BLOB
+    );
+    CREATE INDEX receipts_by_id ON receipts (id);
+"""
+
+_NONCES = """
+    CREATE TABLE nonces (
+        did TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        until_ms INTEGER NOT NULL,
+        PRIMARY KEY (did, nonce)
+    ) WITHOUT ROWID;
+    CREATE INDEX nonces_by_expiry ON nonces (until_ms);
+"""
+# What credentials with a limit were used for, by day of UTC (see `node/policy/budgets.py`).
+_BUDGETS = """
+    CREATE TABLE budgets (
+        key TEXT NOT NULL,
+        day INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY (key, day)
+    ) WITHOUT ROWID;
+"""
+
 # Step n brings a database from user_version n to n + 1. Steps are never edited once released.
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -122,6 +184,21 @@ MIGRATIONS: tuple[str, ...] = (
     # 0: not worked out yet, which the store does when it is opened.
     "ALTER TABLE records ADD COLUMN branches INTEGER NOT NULL DEFAULT 0",
     _ACCOUNTS,
+    _NONCES,
+    _BUDGETS,
+    _RECEIPTS,
+    """
+    CREATE TABLE credentials (
+        content_id TEXT NOT NULL PRIMARY KEY,
+        valid_until_ms INTEGER NOT NULL,
+        raw BLOB NOT NULL,
+        held INTEGER NOT NULL,
+        issued INTEGER NOT NULL,
+        given_by TEXT NOT NULL,
+        received_ms INTEGER NOT NULL
+    );
+    CREATE INDEX credentials_by_expiry ON credentials (valid_until_ms);
+    """,
     """
     CREATE TABLE revoked (
         owner TEXT NOT NULL PRIMARY KEY,
@@ -136,6 +213,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE UNIQUE INDEX status_entries_by_entry ON status_entries (owner, entry);
     """,
+    _ACTORS,
 )
 
 
@@ -168,11 +246,6 @@ class Database:
         except UsageError:
             self._connection.close()
             raise
-
-    @property
-    def changes(self) -> int:
-        """How many rows this connection has changed: it grows with each change."""
-        return self._connection.total_changes
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:

@@ -22,6 +22,8 @@ from aigrid.protocol.kinds import Kind
 from aigrid.protocol.record import CONTEXTS
 
 Object = NamedNode | Literal
+_STATUS_NAME = "credentialStatus"
+_KINDS = {terms.kind_iri(kind): kind for kind in Kind}
 _Properties = dict[str, dict[str, list[Any]]]  # subject -> predicate -> objects
 
 _TYPE = NamedNode(terms.RDF + "type")
@@ -32,6 +34,7 @@ _VALID_FROM = NamedNode(terms.CRED + "validFrom")
 _VALID_UNTIL = NamedNode(terms.CRED + "validUntil")
 _SUBJECT = NamedNode(terms.CRED + "credentialSubject")
 _PROOF = NamedNode(terms.SEC + "proof")
+_STATUS = NamedNode(terms.CRED + "credentialStatus")
 _EMPTY = NamedNode(terms.EMPTY)
 _OPTION_NAME, _OPTION_VALUE = NamedNode(terms.OPTION_NAME), NamedNode(terms.OPTION_VALUE)
 _PROVENANCE = NamedNode(terms.PROVENANCE)
@@ -44,6 +47,7 @@ _DATE_TIME = NamedNode(terms.XSD + "dateTime")
 _INTEGER = NamedNode(terms.XSD + "integer")
 _DOUBLE = NamedNode(terms.XSD + "double")
 _BOOLEAN = NamedNode(terms.XSD + "boolean")
+_STRING = terms.XSD + "string"
 
 
 class MappingError(ValueError):
@@ -98,7 +102,7 @@ class _Writer:
         subject = NamedNode(body["id"])
         envelope: tuple[tuple[NamedNode, Object], ...] = (
             (_TYPE, _CREDENTIAL),
-            (_TYPE, NamedNode(terms.AIG + kind.value)),
+            (_TYPE, NamedNode(terms.kind_iri(kind))),
             (_ISSUER, NamedNode(document["issuer"])),
             (_VALID_FROM, Literal(document["validFrom"], datatype=_DATE_TIME)),
             (_VALID_UNTIL, Literal(document["validUntil"], datatype=_DATE_TIME)),
@@ -107,6 +111,10 @@ class _Writer:
         )
         for predicate, value in envelope:
             yield self._quad(self._graph, predicate, value)
+        if _STATUS_NAME in document:
+            entry = Term(_STATUS.value, Form.NODE, fields=terms.ENTRY)
+            status = document[_STATUS_NAME]
+            yield from self._item(self._graph, _STATUS, _STATUS_NAME, entry, status)
         fields = WITHDRAWN if "withdrawn" in body else TERMS[kind]
         yield from self._members(subject, "", body, fields)
         yield from provenance_quads(self._id, document)
@@ -176,11 +184,11 @@ class _Reader:
         envelope = self._said[self._root]
         types = {_iri(value) for value in envelope[_TYPE.value]} - {_CREDENTIAL.value}
         (kind_iri,) = types
-        kind = Kind(kind_iri.removeprefix(terms.AIG))
+        kind = _KINDS[kind_iri]
         (subject,) = envelope[_SUBJECT.value]
         said = self._said[subject.value]
         fields = WITHDRAWN if terms.AIG + "withdrawn" in said else TERMS[kind]
-        return {
+        found = {
             "@context": CONTEXTS,
             "type": ["VerifiableCredential", kind.value],
             "issuer": _only(envelope[_ISSUER.value]).value,
@@ -189,6 +197,10 @@ class _Reader:
             "credentialSubject": {"id": subject.value, **self._members(subject.value, "", fields)},
             "proof": json.loads(_only(envelope[_PROOF.value]).value),
         }
+        if _STATUS.value in envelope:
+            entry = self._members(f"{self._root}#{_STATUS_NAME}", f"{_STATUS_NAME}-", terms.ENTRY)
+            found[_STATUS_NAME] = entry
+        return found
 
     def _members(self, node: str, path: str, fields: Mapping[str, Term]) -> dict[str, Any]:
         said = self._said.get(node, {})
@@ -234,18 +246,23 @@ def _ascending(values: list[Any]) -> bool:
 
 def _object(term: Term, value: Any) -> Object:
     if term.form is Form.REFERENCE:
-        return NamedNode(value if ":" in value else term.prefix + value)
+        iri = term.words.get(value) or (value if ":" in value else term.prefix + value)
+        return NamedNode(iri)
     if term.form is Form.JSON:
         return _json(value)
+    if term.datatype != _STRING:
+        return Literal(value, datatype=NamedNode(term.datatype))
     return _scalar(value)
 
 
 def _value(term: Term, found: Any) -> Any:
     if term.form is Form.REFERENCE:
-        return _iri(found).removeprefix(term.prefix)
+        iri = _iri(found)
+        words = (word for word, meant in term.words.items() if meant == iri)
+        return next(words, iri.removeprefix(term.prefix))
     if term.form is Form.JSON:
         return json.loads(found.value)
-    return _plain(found)
+    return _time(found.value) if found.datatype == _DATE_TIME else _plain(found)
 
 
 def _scalar(value: Any) -> Literal:

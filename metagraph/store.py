@@ -62,6 +62,7 @@ class Store:
         self.accounts = Accounts(self.database, limits)
         self._evicted: list[Record] = []
         self._limits = limits
+        self._changes = 0
         self._successors: OrderedDict[str, str] = OrderedDict()
         self._rates = TokenBuckets(
             per_second=limits.records_per_second_per_issuer, burst=limits.records_burst_per_issuer
@@ -239,8 +240,11 @@ class Store:
 
     @property
     def changes(self) -> int:
-        """A number that is another one whenever something has changed."""
-        return self.database.changes
+        """A number that is another one whenever the records have changed.
+
+        What else is in the database does not count: receipts are written with every request.
+        """
+        return self._changes
 
     def expire(self, now_ms: int, *, records_max: int = -1) -> list[Record]:
         """Delete what is no longer valid, soonest ended first, and return it.
@@ -321,6 +325,7 @@ class Store:
 
     def _delete(self, content_ids: Iterable[str]) -> None:
         for content_id in content_ids:
+            self._changes += 1
             self.database.execute("DELETE FROM records WHERE content_id = ?", (content_id,))
 
     def _check_rate(self, account: str, now_ms: int) -> None:
@@ -333,6 +338,7 @@ class Store:
     def _write(
         self, record: Record, now_ms: int, received_from: str | None, account: str | None
     ) -> None:
+        self._changes += 1
         self.database.execute(
             INSERT,
             row_of(record, now_ms, received_from, account),

@@ -22,11 +22,13 @@ CRED: Final = "https://www.w3.org/2018/credentials#"
 DCAT: Final = "http://www.w3.org/ns/dcat#"
 DCT: Final = "http://purl.org/dc/terms/"
 FAIR4ML: Final = "https://w3id.org/fair4ml#"
+ODRL: Final = "http://www.w3.org/ns/odrl/2/"
 PROV: Final = "http://www.w3.org/ns/prov#"
 RDF: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 SCHEMA: Final = "https://schema.org/"
 SEC: Final = "https://w3id.org/security#"
 SKOS: Final = "http://www.w3.org/2004/02/skos/core#"
+STATUS: Final = "https://www.w3.org/ns/credentials/status#"
 XSD: Final = "http://www.w3.org/2001/XMLSchema#"
 
 PREFIXES: Final[Mapping[str, str]] = {
@@ -36,11 +38,13 @@ PREFIXES: Final[Mapping[str, str]] = {
     "dcat": DCAT,
     "dct": DCT,
     "fair4ml": FAIR4ML,
+    "odrl": ODRL,
     "prov": PROV,
     "rdf": RDF,
     "schema": SCHEMA,
     "sec": SEC,
     "skos": SKOS,
+    "status": STATUS,
     "xsd": XSD,
 }
 
@@ -67,6 +71,9 @@ class Term:
         prefix: see `Form.REFERENCE`; a value with a colon in it is an IRI already.
         many: the field is an array.
         fields: of the node, for `Form.NODE`.
+        words: values that stand for an IRI of their own, for `Form.REFERENCE`.
+        datatype: of the literal, for `Form.TEXT`.
+        elsewhere: the context of verifiable credentials defines the name, and protects it.
     """
 
     iri: str
@@ -74,6 +81,9 @@ class Term:
     prefix: str = ""
     many: bool = False
     fields: Mapping[str, "Term"] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    datatype: str = XSD + "string"
+    elsewhere: bool = False
 
 
 def _number(iri: str) -> Term:
@@ -92,7 +102,7 @@ def _nodes(iri: str, fields: Mapping[str, Term]) -> Term:
     return Term(iri, Form.NODE, many=True, fields=fields)
 
 
-_NAME = Term(SCHEMA + "name")
+_NAME = Term(SCHEMA + "name", elsewhere=True)
 _MEMORY = _number(AIG + "memoryBytes")
 _ADDRESSES = Term(AIG + "address", many=True)
 _BRANCHES = Term(AIG + "branch", Form.REFERENCE, prefix=CAPABILITY, many=True)
@@ -201,6 +211,64 @@ _OFFER = {
     "slots": _number(AIG + "slots"),
     "latencyMs": _number(AIG + "latencyMs"),
 }
+_ACTIONS = Term(ODRL + "action", Form.REFERENCE, prefix=AIG, many=True)
+_PURPOSES = Term(AIG + "purpose", many=True)
+_REGIONS = Term(AIG + "permittedRegion", many=True)
+_PERMISSION = {
+    "actions": _ACTIONS,
+    "targets": Term(
+        ODRL + "target",
+        Form.REFERENCE,
+        prefix=CAPABILITY,
+        many=True,
+        words={"*": AIG + "everything"},
+    ),
+    "purposes": _PURPOSES,
+    "regions": _REGIONS,
+    "audience": Term(AIG + "audience", Form.REFERENCE, many=True),
+    "requestsPerDay": _number(AIG + "requestsPerDay"),
+    "tokensPerDay": _number(AIG + "tokensPerDay"),
+    "concurrency": _number(AIG + "concurrency"),
+}
+_RULE = {
+    "actions": _ACTIONS,
+    "assignees": Term(
+        AIG + "assignee",
+        Form.REFERENCE,
+        many=True,
+        words={"members": AIG + "members", "anyone": AIG + "anyone"},
+    ),
+    "purposes": _PURPOSES,
+    "regions": _REGIONS,
+    "acceptLicense": Term(AIG + "acceptLicense", Form.TRUTH),
+}
+_DELEGABLE = _number(AIG + "delegable")
+_STATUS_PURPOSE = Term(STATUS + "statusPurpose", elsewhere=True)
+
+
+def _type_of(name: str) -> Term:
+    return Term(RDF + "type", Form.REFERENCE, words={name: STATUS + name}, elsewhere=True)
+
+
+ENTRY: Final[Mapping[str, Term]] = {
+    "type": _type_of("BitstringStatusListEntry"),
+    "statusPurpose": _STATUS_PURPOSE,
+    "statusListIndex": Term(STATUS + "statusListIndex", elsewhere=True),
+    "statusListCredential": Term(STATUS + "statusListCredential", Form.REFERENCE, elsewhere=True),
+    "maxStatusAge": _number(AIG + "maxStatusAge"),
+}
+# What a presentation is bound to. Presentations are no records, and are in no graph.
+BINDING: Final[Mapping[str, Term]] = {
+    "action": Term(ODRL + "action", Form.REFERENCE, prefix=AIG),
+    "model": Term(AIG + "presentedModel"),
+    "manifest": Term(AIG + "presentedManifest"),
+    "requestHash": Term(AIG + "requestHash"),
+    "prefixHash": Term(AIG + "prefixHash"),
+    "accepts": Term(AIG + "accepts", many=True),
+    "purpose": Term(AIG + "purpose"),
+    "peer": Term(AIG + "passedOnBy"),
+}
+PRESENTATION, REQUEST = AIG + "RequestPresentation", AIG + "request"
 WITHDRAWN: Final[Mapping[str, Term]] = {"withdrawn": Term(AIG + "withdrawn", Form.TRUTH)}
 TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
     Kind.NODE: {
@@ -220,6 +288,7 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "languages": Term(SCHEMA + "inLanguage", many=True),
         "memoryBytes": _MEMORY,
         "contextTokens": _number(AIG + "contextTokens"),
+        "policy": _nodes(AIG + "rule", _RULE),
     },
     Kind.AVAILABILITY: {"offers": _nodes(AIG + "offer", _OFFER), "branches": _BRANCHES},
     Kind.CAPABILITY: {
@@ -228,16 +297,63 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "inputSchema": Term(AIG + "inputSchema", Form.JSON),
         "outputSchema": Term(AIG + "outputSchema", Form.JSON),
     },
-    Kind.MEMBERSHIP: {"grid": _GRID, "role": Term(AIG + "role")},
+    Kind.MEMBERSHIP: {
+        "grid": _GRID,
+        "role": Term(AIG + "role"),
+        "renews": Term(AIG + "renews"),
+    },
     Kind.INVITATION: {
         "grid": _GRID,
         "peerId": Term(AIG + "peerId"),
         "addresses": _ADDRESSES,
         "nonce": Term(AIG + "nonce"),
     },
+    Kind.ROTATION: {
+        "successor": Term(AIG + "successor", Form.REFERENCE),
+        "rotated": Term(AIG + "rotated"),
+        "successorProof": Term(AIG + "successorProof"),
+    },
+    Kind.GRANT: {"permission": _node(AIG + "permission", _PERMISSION), "delegable": _DELEGABLE},
+    Kind.DELEGATION: {
+        "parent": Term(AIG + "parent", Form.REFERENCE, prefix=RECORD_URN),
+        "permission": _node(AIG + "permission", _PERMISSION),
+        "delegable": _DELEGABLE,
+        "onBehalf": Term(AIG + "onBehalf", Form.TRUTH),
+    },
+    Kind.STATUS_LIST: {
+        "type": _type_of("BitstringStatusList"),
+        "statusPurpose": _STATUS_PURPOSE,
+        "encodedList": Term(STATUS + "encodedList", datatype=SEC + "multibase", elsewhere=True),
+    },
+    Kind.STATUS_DELEGATION: {
+        "delegates": Term(AIG + "delegate", Form.REFERENCE, many=True),
+        "quorum": _number(AIG + "quorum"),
+    },
+    Kind.RECEIPT: {
+        "requestId": Term(AIG + "requestId"),
+        "model": Term(AIG + "servedModel", Form.REFERENCE, prefix=MODEL_URN),
+        "manifest": Term(AIG + "underManifest", Form.REFERENCE, prefix=RECORD_URN),
+        "requestHash": Term(AIG + "requestHash"),
+        "prefixHash": Term(AIG + "prefixHash"),
+        "outputHash": Term(AIG + "outputHash"),
+        "promptTokens": _number(AIG + "promptTokens"),
+        "completionTokens": _number(AIG + "completionTokens"),
+        "began": Term(PROV + "startedAtTime", datatype=XSD + "dateTime"),
+        "ended": Term(PROV + "endedAtTime", datatype=XSD + "dateTime"),
+        "reason": Term(AIG + "endReason"),
+        "presentation": Term(AIG + "presentation"),
+        "credentials": Term(AIG + "reliedOn", Form.REFERENCE, prefix=RECORD_URN, many=True),
+    },
 }
+# Of these kinds some names mean other things elsewhere: they are defined under the kind's name.
+SCOPED: Final = frozenset({Kind.RECEIPT})
 OPTION_NAME, OPTION_VALUE = SCHEMA + "propertyID", SCHEMA + "value"
 EMPTY = AIG + "empty"
+
+
+def kind_iri(kind: Kind) -> str:
+    """The class of the records of a kind."""
+    return (STATUS if kind is Kind.STATUS_LIST else AIG) + kind.value
 
 
 def graph_iri(content_id: str) -> str:

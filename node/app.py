@@ -4,12 +4,9 @@
 below reads a clock, draws randomness, opens a socket or starts a process by itself.
 """
 
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import structlog
 import trio
@@ -23,7 +20,7 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.describing import describe, usable_devices
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
-from aigrid.node.discovery.grid import Grid, GridKeys, Membership, NowMs, RandomBytes
+from aigrid.node.discovery.grid import Grid, Membership
 from aigrid.node.discovery.interests import Interests
 from aigrid.node.discovery.join_client import JoinClient
 from aigrid.node.discovery.join_host import JoinHost
@@ -31,6 +28,7 @@ from aigrid.node.discovery.known import KnownPeers
 from aigrid.node.discovery.mingling import Mingling
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.providers import ProviderHints, hint_keys
+from aigrid.node.discovery.rotation import Rotating
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
@@ -45,13 +43,14 @@ from aigrid.node.mesh.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
+from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
-from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL, Transport
+from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
+from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
-from aigrid.node.query_process import StartDataset
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
-from aigrid.node.workers import WorkerSpawner
+from aigrid.node.world import World
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
@@ -59,24 +58,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
-RunBlocking = Callable[..., Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Everything that touches the outside."""
-
-    transport: Transport
-    spawner: WorkerSpawner
-    now_ms: NowMs
-    rng: random.Random
-    random_bytes: RandomBytes
-    run_blocking: RunBlocking
-    keys: GridKeys
-    database: Path | None
-    memory: Mapping[str, int] = field(default_factory=dict)
-    cores: int = 1
-    start_dataset: StartDataset | None = None
+__all__ = ["Node", "World"]
 
 
 class Node:
@@ -101,6 +83,7 @@ class Node:
         self._build_graph(authority)
         self._build_discovery()
         self._build_mesh()
+        self._build_answering()
         self._wire()
 
     def _build_graph(self, authority: Identity | None) -> None:
@@ -148,9 +131,7 @@ class Node:
         )
         self.join_host = JoinHost(
             self.grid,
-            redeem_once=lambda nonce, until_ms: self.local.redeem(
-                nonce, until_ms=until_ms, now_ms=self.now_ms()
-            ),
+            self.local,
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
             approve_everybody=self.config.open_to_strangers,
@@ -158,6 +139,7 @@ class Node:
         self.known = KnownPeers(
             self.local, own_peer_id=self.identity.peer_id, bootstrap=self.config.bootstrap
         )
+        self.rotating = Rotating(self.grid, self.join_client, self.known, self.now_ms, world.rng)
         self.peers = Peers(
             self.transport,
             self.rpc,
@@ -213,6 +195,7 @@ class Node:
             changed=self._offers_changed,
             runs_code=self._engines.runs_code,
             trusted_publishers=self.config.trusted_publishers,
+            foresight=lambda: self.policy.foresight,
         )
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
@@ -224,7 +207,28 @@ class Node:
             task_of=self.graph.index.concepts.task_of,
             trusted=self.identity.did in self.config.trusted_publishers,
         )
-        self.serving = Serving(self.pool, offered=self.hosting.offered)
+
+    def _build_answering(self) -> None:
+        world = self._world
+        self.policy = Policy(
+            self.config,
+            identity=self.identity,
+            graph=self.graph,
+            statuses=self.statuses,
+            manifest_of=self.hosting.manifest,
+            rpc=self.rpc,
+            transport=self.transport,
+            now_ms=self.now_ms,
+            random_bytes=world.random_bytes,
+        )
+        self.serving = Serving(
+            self.pool,
+            identity=self.identity,
+            offered=self.hosting.offered,
+            admission=self.policy.admission,
+            keep_receipt=self.policy.keep_receipt,
+            now_ms=self.now_ms,
+        )
         self.announcer = Announcer(
             self.graph,
             self.identity,
@@ -238,13 +242,17 @@ class Node:
             peers=self.peers,
             rpc=self.rpc,
             serving=self.serving,
+            presenter=self.policy.presenter,
+            receipts=self.policy.receipts,
             reach=self.typed_queries.ask,
             now_ms=self.now_ms,
             rng=world.rng,
         )
 
     def _wire(self) -> None:
-        inbound = Inbound(self.sync, self.typed_queries, self.serving, now_ms=self.now_ms)
+        inbound = Inbound(
+            self.sync, self.typed_queries, self.serving, self.policy.giving, now_ms=self.now_ms
+        )
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
@@ -258,6 +266,7 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
             await self.models.open()
+            await take_over(self.local, self.graph, self.models, self.identity, self.now_ms())
             await self.hub.sweep(self.now_ms())
             await stack.enter_async_context(self.transport.running())
             nursery = await stack.enter_async_context(trio.open_nursery())
@@ -268,6 +277,7 @@ class Node:
             for service in (
                 self.rpc,
                 self.grid,
+                self.rotating,
                 self.statuses,
                 self.pool,
                 self.gossip,
@@ -331,9 +341,7 @@ class Node:
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority
-        return record.issuer == self.identity.did or (
-            authority is not None and record.issuer == authority.did
-        )
+        return record.issuer in {self.identity.did, authority.did if authority else ""}
 
     def _hint_keys(self) -> frozenset[str]:
         index, now_ms = self.graph.index, self.now_ms()

@@ -8,6 +8,7 @@ import msgspec
 
 from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.metagraph.terms import RECORD_URN
+from aigrid.node import credential_commands
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.delegate_commands import Delegates, delegates
@@ -17,6 +18,9 @@ from aigrid.node.finding import (
     check_new_capability,
     find,
 )
+from aigrid.node.key_commands import key_methods
+from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.policy_commands import Explain, explain
 from aigrid.node.publish_commands import (
     Publish,
     PublishRemote,
@@ -27,6 +31,7 @@ from aigrid.node.publish_commands import (
     publish,
     publish_hub,
 )
+from aigrid.node.receipt_commands import methods as receipt_methods
 from aigrid.node.record_view import describe
 from aigrid.node.status import engines_of, models_of, peers_of, status_of
 from aigrid.node.upstream_commands import (
@@ -39,6 +44,7 @@ from aigrid.protocol.errors import (
     Code,
     InvalidRequestError,
     NoCandidateError,
+    PolicyDeniedError,
     UsageError,
     VerificationError,
 )
@@ -172,6 +178,10 @@ class NodeCommands:
             "requests": (Nothing, self._requests),
             "approve": (Id, self._approve),
             "remove": (Did, self._remove),
+            **key_methods(node),
+            "policy_explain": (Explain, partial(explain, node)),
+            **credential_commands.methods(node),
+            **receipt_methods(node),
             "delegates": (Delegates, partial(delegates, node)),
         }
 
@@ -229,6 +239,7 @@ class NodeCommands:
             params.model or "",
             request,
             request_id=node.new_request_id(),
+            caller=OPERATOR,
             capability=capability,
         ) as answer:
             async for batch in answer.chunks:
@@ -370,5 +381,10 @@ class NodeCommands:
         return {"did": did, "peer_id": peer_id_of_did(did), "state": "member"}
 
     async def _remove(self, params: Did, _: Emit) -> dict[str, Any]:
+        newest = self._node.local.successor_of(params.did)
+        if newest is not None and params.did not in self._node.grid.members():
+            raise PolicyDeniedError(
+                f"{params.did} has changed its key: `aigrid remove {newest}`", Code.NOT_MEMBER
+            )
         self._node.grid.remove(params.did)
         return {"did": params.did, "state": "removed"}

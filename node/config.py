@@ -10,13 +10,26 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aigrid.protocol.errors import Code, UsageError, VerificationError
+from aigrid.node import policy_settings
+from aigrid.node.gateway_config import (
+    DEFAULT_GATEWAY_HOST,
+    boolean,
+    check_gateway,
+    file_path,
+    gateway_address,
+    host_names,
+    tls_mode,
+)
+from aigrid.node.setting import BadValueError, texts
+from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
 
+if TYPE_CHECKING:
+    from aigrid.protocol.policy import OperatorPolicy
+
 CONFIG_FILE = "config.toml"
-DEFAULT_GATEWAY_HOST = "127.0.0.1"
 DEFAULT_GATEWAY_PORT = 8080
 
 _PORT_MAX = 65535
@@ -25,12 +38,6 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _PLACE = re.compile(r"cpu|[a-z][a-z0-9_]{0,31}:[0-9]{1,2}")
 _SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?) ?(?:([KMGT])(i?)B|B)?")
 _ENGINE = re.compile(r"[a-z0-9_]{1,64}")
-_WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +47,14 @@ class NodeConfig:
     Attributes:
         data_dir: absolute; holds keys, records, models and the control socket.
         listen: multiaddrs to listen on; empty means the default port, or the next free one.
-        gateway: loopback host and port of the HTTP gateway; port 0 means any.
+        gateway: address and port of the HTTP gateway, a loopback one without TLS; port 0 means
+            any.
         gateway_explicit: whether somebody chose `gateway`; if not, a port in use yields to the
             next free one.
+        gateway_names: what else than its address clients may call the gateway.
+        keyless: whether the gateway serves callers without a key, on loopback alone.
+        tls: "self-signed" or "".
+        tls_cert, tls_key: PEM files of the operator's.
         bootstrap: multiaddrs with `/p2p/` of nodes to connect to.
         mdns: whether to announce and look for nodes on the local network.
         open_to_strangers: whether nodes that are not members are served.
@@ -55,12 +67,22 @@ class NodeConfig:
         trusted_publishers: DIDs whose models may run code here; this node's own only if listed.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
+        serve, host: whom to serve, and what to host: see `policy_settings`; `serve` None: as open
+            as the grid is.
+        holder_requests_per_day, holder_tokens_per_day, holder_concurrency: of each other holder
+            of credentials that is served; 0: any.
+        accept_licenses: licences that this node accepts when it asks others.
     """
 
     data_dir: Path
     listen: tuple[str, ...] = ()
     gateway: tuple[str, int] = (DEFAULT_GATEWAY_HOST, DEFAULT_GATEWAY_PORT)
     gateway_explicit: bool = False
+    gateway_names: tuple[str, ...] = ()
+    keyless: bool = True
+    tls: str = ""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     bootstrap: tuple[str, ...] = ()
     mdns: bool = True
     open_to_strangers: bool = False
@@ -72,6 +94,26 @@ class NodeConfig:
     trusted_publishers: frozenset[str] = frozenset()
     interests: frozenset[str] | None = None
     json: bool = False
+    serve: frozenset[str] | None = None
+    host: frozenset[str] = frozenset({"*"})
+    holder_requests_per_day: int = 0
+    holder_tokens_per_day: int = 0
+    holder_concurrency: int = 0
+    accept_licenses: tuple[str, ...] = ()
+
+    @property
+    def operator(self) -> "OperatorPolicy":
+        """What of this has a say in decisions."""
+        return policy_settings.operator_policy(
+            serve=self.serve,
+            host=self.host,
+            open_to_strangers=self.open_to_strangers,
+            limits={
+                "requests_per_day": self.holder_requests_per_day,
+                "tokens_per_day": self.holder_tokens_per_day,
+                "concurrency": self.holder_concurrency,
+            },
+        )
 
 
 def default_data_dir(environment: Mapping[str, str], home: Path) -> Path:
@@ -114,18 +156,14 @@ def load(
             field, read = _FIELDS[key]
             try:
                 merged[field] = read(value)
-            except _BadValueError as error:
+            except BadValueError as error:
                 spelled = prefix + _SPELLED.get(prefix, {}).get(key, key)
                 raise UsageError(f"{source}: {spelled} {error}", error.code) from None
-    return NodeConfig(data_dir=data_dir.absolute(), gateway_explicit="gateway" in merged, **merged)
-
-
-class _BadValueError(Exception):
-    """What is wrong with one value: the end of a sentence that starts with the key."""
-
-    def __init__(self, message: str, code: Code = Code.USAGE) -> None:
-        super().__init__(message)
-        self.code = code
+    config = NodeConfig(
+        data_dir=data_dir.absolute(), gateway_explicit="gateway" in merged, **merged
+    )
+    check_gateway(config.gateway[0], config.tls, config.tls_cert, config.tls_key)
+    return config
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -161,11 +199,10 @@ def _sanitised(hostname: str) -> str:
 
 def _addresses(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise _BadValueError("must be a list of multiaddrs")
+    addresses = texts(items, "a list of multiaddrs")
     if len(items) > LIMITS.config_addresses_max:
-        raise _BadValueError(f"lists more than {LIMITS.config_addresses_max} addresses")
-    return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+        raise BadValueError(f"lists more than {LIMITS.config_addresses_max} addresses")
+    return addresses
 
 
 def _listen(value: Any) -> tuple[str, ...]:
@@ -173,7 +210,7 @@ def _listen(value: Any) -> tuple[str, ...]:
     for address in addresses:
         parts = address.split("/")
         if len(parts) != 5 or parts[1] not in ("ip4", "ip6") or not _is_tcp(parts):
-            raise _BadValueError(
+            raise BadValueError(
                 f"{address[:80]!r} is not of the form /ip4/0.0.0.0/tcp/4001 (port 0 means any)"
             )
     return addresses
@@ -184,7 +221,7 @@ def _bootstrap(value: Any) -> tuple[str, ...]:
     for address in addresses:
         parts = address.split("/")
         if len(parts) != 7 or not _is_tcp(parts) or parts[4] == "0" or not _is_peer(parts[5:]):
-            raise _BadValueError(
+            raise BadValueError(
                 f"{address[:80]!r} is not of the form /ip4/192.0.2.1/tcp/4001/p2p/PEERID"
             )
     return addresses
@@ -215,35 +252,11 @@ def _is_peer(parts: list[str]) -> bool:
     return parts[0] == "p2p"
 
 
-def _gateway(value: Any) -> tuple[str, int]:
-    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdecimal() or int(port) > _PORT_MAX:
-        raise _BadValueError("is not of the form 127.0.0.1:8080 (port 0 means any)")
-    if host == "localhost":
-        host = DEFAULT_GATEWAY_HOST
-    if host not in (DEFAULT_GATEWAY_HOST, "::1"):
-        raise _BadValueError(
-            "must be on 127.0.0.1: a gateway that other machines reach needs keys and TLS, "
-            "which this version does not have",
-            Code.UNSAFE_BINDING,
-        )
-    return host, int(port)
-
-
-def _boolean(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in _WORDS:
-        return _WORDS[value.lower()]
-    raise _BadValueError("must be true or false")
-
-
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= LIMITS.name_max_chars:
-        raise _BadValueError(f"must have 1 to {LIMITS.name_max_chars} characters")
+        raise BadValueError(f"must have 1 to {LIMITS.name_max_chars} characters")
     if not value.isprintable():
-        raise _BadValueError("holds characters that cannot be shown")
+        raise BadValueError("holds characters that cannot be shown")
     return value
 
 
@@ -255,7 +268,7 @@ def _threads(value: Any) -> int:
         or not isinstance(value, int)
         or not 0 <= value <= LIMITS.threads_max
     ):
-        raise _BadValueError(f"must be a number from 0 (all cores) to {LIMITS.threads_max}")
+        raise BadValueError(f"must be a number from 0 (all cores) to {LIMITS.threads_max}")
     return value
 
 
@@ -265,14 +278,14 @@ def _memory(value: Any) -> dict[str, int]:
         value = [(place.strip(), size.strip()) for place, _, size in parts]
     entries = list(value.items()) if isinstance(value, dict) else value
     if not isinstance(entries, list) or not 1 <= len(entries) <= LIMITS.devices_max:
-        raise _BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
+        raise BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
     found: dict[str, int] = {}
     for place, size in entries:
         bytes_ = _bytes(size)
         if not isinstance(place, str) or not _PLACE.fullmatch(place) or bytes_ is None:
-            raise _BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
+            raise BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
         if found.setdefault(place, bytes_) != bytes_:
-            raise _BadValueError(f"names {place} twice")
+            raise BadValueError(f"names {place} twice")
     return found
 
 
@@ -290,29 +303,23 @@ def _bytes(value: Any) -> int | None:
 
 
 def _engines(value: Any) -> tuple[str, ...]:
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise _BadValueError("must be a list of names of engines")
-    names = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    names = texts(value, "a list of names of engines")
     if len(names) > LIMITS.config_engines_max or not all(map(_ENGINE.fullmatch, names)):
-        raise _BadValueError(f"must be at most {LIMITS.config_engines_max} names such as onnx_text")
+        raise BadValueError(f"must be at most {LIMITS.config_engines_max} names such as onnx_text")
     return names
 
 
 def _publishers(value: Any) -> frozenset[str]:
     from aigrid.protocol.identity import public_key_of_did  # late: loads libsodium
 
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise _BadValueError("must be a list of DIDs")
-    dids = frozenset(item.strip() for item in items if item.strip())
+    dids = frozenset(texts(value, "a list of DIDs"))
     if len(dids) > LIMITS.trusted_publishers_max:
-        raise _BadValueError(f"lists more than {LIMITS.trusted_publishers_max} DIDs")
+        raise BadValueError(f"lists more than {LIMITS.trusted_publishers_max} DIDs")
     for did in sorted(dids):
         try:
             public_key_of_did(did)
         except VerificationError:
-            raise _BadValueError(
+            raise BadValueError(
                 f"lists {did[:80]!r}, which is no DID such as did:key:z6Mk... (`aigrid id`)"
             ) from None
     return dids
@@ -325,24 +332,29 @@ def _interests(value: Any) -> frozenset[str]:
 
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise _BadValueError("must be a list of capabilities")
+        raise BadValueError("must be a list of capabilities")
     names = {name.strip() for name in names if name.strip()}
     unknown = sorted(name[:80] for name in names if not known(name) and name != NO_BRANCH)
     if unknown or not names:
-        raise _BadValueError(
+        raise BadValueError(
             f"must name shipped capabilities, or {NO_BRANCH}, unlike {', '.join(unknown[:3])!r}"
         )
     if NO_BRANCH in names and len(names) > 1:
-        raise _BadValueError(f"names {NO_BRANCH} beside others")
+        raise BadValueError(f"names {NO_BRANCH} beside others")
     return EVERYBODYS.union(*map(roots, names - {NO_BRANCH}))
 
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "listen": ("listen", _listen),
-    "gateway": ("gateway", _gateway),
+    "gateway": ("gateway", gateway_address),
+    "gateway_name": ("gateway_names", host_names),
+    "keyless": ("keyless", boolean),
+    "tls": ("tls", tls_mode),
+    "tls_cert": ("tls_cert", file_path),
+    "tls_key": ("tls_key", file_path),
     "bootstrap": ("bootstrap", _bootstrap),
-    "mdns": ("mdns", _boolean),
-    "open": ("open_to_strangers", _boolean),
+    "mdns": ("mdns", boolean),
+    "open": ("open_to_strangers", boolean),
     "name": ("name", _name),
     "region": ("region", _name),
     "threads": ("threads", _threads),
@@ -350,10 +362,20 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "engine": ("engines", _engines),
     "trusted_publishers": ("trusted_publishers", _publishers),
     "interest": ("interests", _interests),
-    "json": ("json", _boolean),
+    "json": ("json", boolean),
+    "serve": ("serve", policy_settings.served),
+    "host": ("host", policy_settings.hosted),
+    "holder_requests_per_day": ("holder_requests_per_day", policy_settings.amount),
+    "holder_tokens_per_day": ("holder_tokens_per_day", policy_settings.amount),
+    "holder_concurrency": ("holder_concurrency", policy_settings.amount),
+    "accept_licenses": ("accept_licenses", policy_settings.licenses),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},
-    "--": {"trusted_publishers": "trust-publisher"},
+    "--": {
+        "trusted_publishers": "trust-publisher",
+        "accept_licenses": "accept-license",
+        **{key: key.replace("_", "-") for key in ("gateway_name", "tls_cert", "tls_key")},
+    },
 }
 """How a key is spelled where that is another way; see `load` for the prefixes."""

@@ -21,21 +21,20 @@ from aigrid.node.app import Node, World
 from aigrid.node.commands import NodeCommands
 from aigrid.node.config import NodeConfig
 from aigrid.node.control import SOCKET_FILE, ControlServer
-from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway_setup import gateway_of
+from aigrid.node.key_change import pending_rotation
+from aigrid.node.key_file import Passphrase
 from aigrid.node.mesh.model_copy import in_thread
 from aigrid.node.query_process import start_child
-from aigrid.node.querying import Querying
-from aigrid.node.status import status_of
 from aigrid.node.workers import ProcessSpawner
-from aigrid.protocol.errors import AigridError, Code, UsageError
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 Announce = Callable[[dict[str, Any]], None]
 READY_FILE = "ready.json"
 _REDEEM_PAUSE_SECONDS, _REDEEM_FIRST_SECONDS = 2.0, 5.0
-_GATEWAY_PORTS_TRIED = 32
 
 
 def wall_ms() -> int:
@@ -52,9 +51,19 @@ class DirectoryKeys:
     def retire_authority(self) -> None:
         keys.retire_authority(self._data_dir)
 
+    def pending_rotation(self) -> Record | None:
+        return pending_rotation(self._data_dir)
 
-async def serve_forever(config: NodeConfig, *, announce: Announce) -> None:
+    def clear_rotation(self) -> None:
+        keys.clear_pending_rotation(self._data_dir)
+
+
+async def serve_forever(
+    config: NodeConfig, *, announce: Announce, passphrase: Passphrase = keys.no_passphrase
+) -> None:
     """Run a node until SIGINT or SIGTERM; `announce` gets the ready event once it serves.
+
+    `passphrase` is asked for where the keys are protected, before anything is opened or sent.
 
     Raises:
         UsageError: what on this machine keeps the node from starting.
@@ -66,20 +75,20 @@ async def serve_forever(config: NodeConfig, *, announce: Announce) -> None:
         ready = data_dir / READY_FILE
         ready.unlink(missing_ok=True)
         stack.callback(ready.unlink, missing_ok=True)
-        node = _build(config)
+        node = _build(config, passphrase)
         await _run(node, config, announce, ready)
 
 
-def _build(config: NodeConfig) -> Node:
+def _build(config: NodeConfig, passphrase: Passphrase) -> Node:
+    data_dir = config.data_dir
+    identity = keys.load_or_create_identity(data_dir, passphrase)
+    authority = keys.load_authority(data_dir, passphrase)
+    database = data_dir / "records.db"
+    if authority is None and not database.exists():
+        authority = keys.create_authority(data_dir, passphrase)
     # libp2p takes a second to import: only here, so that --help and errors before it are quick.
     from aigrid.node.network.libp2p_transport import Libp2pTransport
 
-    data_dir = config.data_dir
-    identity = keys.load_or_create_identity(data_dir)
-    authority = keys.load_authority(data_dir)
-    database = data_dir / "records.db"
-    if authority is None and not database.exists():
-        authority = keys.create_authority(data_dir)
     transport = Libp2pTransport(
         signing_seed=identity.seed,
         topics=TOPICS,
@@ -103,21 +112,15 @@ def _build(config: NodeConfig) -> Node:
 
 
 async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) -> None:
-    core = GatewayCore(
-        node.router,
-        status=functools.partial(status_of, node),
-        now_ms=wall_ms,
-        token=node.new_request_id,
-    )
-    gateway = _bind_gateway(core, node.querying, config)
+    gateway, said = gateway_of(node, config)
     control = ControlServer(config.data_dir / SOCKET_FILE, NodeCommands(node))
     async with trio.open_nursery() as nursery:
         stopping = trio.Event()
         nursery.start_soon(_on_signal, stopping)
         await nursery.start(node.run)
-        address = await nursery.start(gateway.run)
+        await nursery.start(gateway.run)
         await nursery.start(control.run)
-        event = functools.partial(_ready_event, node, address)
+        event = functools.partial(_ready_event, node, said)
         # Waited for, but never cut off: an invitation is redeemed once, and the answer may be
         # on its way.
         redeemed = trio.Event()
@@ -136,29 +139,13 @@ async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) 
         nursery.cancel_scope.cancel()
 
 
-def _bind_gateway(core: GatewayCore, querying: Querying, config: NodeConfig) -> Gateway:
-    """Take the gateway's port; the default one yields to the next free one."""
-    host, port = config.gateway
-    last = port if config.gateway_explicit else port + _GATEWAY_PORTS_TRIED
-    while True:
-        gateway = Gateway(core, host=host, port=port, queries=querying)
-        try:
-            gateway.bind()
-        except UsageError as error:
-            if error.code is not Code.PORT_IN_USE or port >= last:
-                raise
-            port += 1
-            continue
-        return gateway
-
-
-def _ready_event(node: Node, gateway: str) -> dict[str, Any]:
+def _ready_event(node: Node, gateway: dict[str, str]) -> dict[str, Any]:
     return {
         "event": "ready",
         "peer_id": node.identity.peer_id,
         "did": node.identity.did,
         "grid": node.grid.did,
-        "gateway": f"http://{gateway}",
+        **gateway,
         "listen": [
             f"{address}/p2p/{node.identity.peer_id}" for address in node.transport.listen_addresses
         ],

@@ -5,9 +5,11 @@ from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import Send
+from aigrid.node.policy.giving import Giving
 from aigrid.protocol.messages import (
     Fetch,
     Find,
+    Give,
     Infer,
     Ping,
     Pong,
@@ -22,11 +24,18 @@ class Inbound:
     """The handler of `/aigrid/rpc/1`; raises AigridError, which crosses as an error frame."""
 
     def __init__(
-        self, sync: RecordSync, queries: TypedQueries, serving: Serving, *, now_ms: NowMs
+        self,
+        sync: RecordSync,
+        queries: TypedQueries,
+        serving: Serving,
+        giving: Giving,
+        *,
+        now_ms: NowMs,
     ) -> None:
         self._sync = sync
         self._queries = queries
         self._serving = serving
+        self._giving = giving
         self._now_ms = now_ms
 
     async def handle(self, peer_id: str, body: bytes, send: Send) -> None:
@@ -39,3 +48,5 @@ class Inbound:
             await self._queries.serve(peer_id, message, send)
         elif isinstance(message, Infer):
             await self._serving.serve(peer_id, message, send)
+        elif isinstance(message, Give):
+            await self._giving.serve(peer_id, message, send)

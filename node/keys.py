@@ -1,30 +1,26 @@
 """The data directory's secrets and its lock: key files, atomic private files, one node at a time.
 
-A key file is a W3C Multikey in JSON (`secretKeyMultibase`: multicodec ed25519-priv 0x1300 and the
-seed). The public key beside it is the check that a damaged file does not silently become another
-identity. Files are 0600, written whole and then linked into place: nobody ever reads half of one.
+What is in a key file: `key_file.py`. Files are 0600, written whole and then linked into place:
+nobody ever reads half of one.
 """
 
 import fcntl
-import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from aigrid.node.key_file import KeyFile, Passphrase, encode_key, encode_protected, read_key_file
 from aigrid.protocol.errors import Code, UsageError
-from aigrid.protocol.identity import SEED_BYTES, Identity, multibase, multibase_decode
+from aigrid.protocol.identity import SEED_BYTES, Identity
 from aigrid.protocol.limits import LIMITS
 
 NODE_KEY_FILE = "node.key"
 AUTHORITY_KEY_FILE = "authority.key"
 LOCK_FILE = "lock"
 PENDING_INVITATION_FILE = "pending-invitation"
-
-_SECRET_MULTICODEC = b"\x80\x26"
-_SECRET_CHARS_MAX = 64
+ROTATION_FILE = "pending-rotation"
 
 
 def open_data_directory(data_dir: Path) -> None:
@@ -47,34 +43,62 @@ def open_data_directory(data_dir: Path) -> None:
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         probe.unlink()
     except OSError as error:
-        raise _unusable(data_dir, error) from None
+        raise unusable(data_dir, error) from None
 
 
-def load_or_create_identity(data_dir: Path) -> Identity:
+def no_passphrase() -> str:
+    """For whoever has no way to get one. Raises UsageError (`passphrase_required`)."""
+    raise UsageError("a passphrase protects this node's keys", Code.PASSPHRASE_REQUIRED)
+
+
+def load_or_create_identity(data_dir: Path, passphrase: Passphrase = no_passphrase) -> Identity:
     """The node's key; made on first use, so callers that race get the same one.
 
     Raises:
+        UsageError: `data_directory_unusable`, `key_file_corrupt` or `environment`; where it is
+            protected, `passphrase_wrong`, or what `passphrase` raises.
+    """
+    return _load(data_dir / NODE_KEY_FILE, passphrase) or create_identity(data_dir, None)
+
+
+def create_identity(data_dir: Path, passphrase: str | None) -> Identity:
+    """Make the node's key, protected unless `passphrase` is None. Raises as above."""
+    return _create(data_dir, NODE_KEY_FILE, passphrase)
+
+
+def own_did(data_dir: Path) -> str:
+    """The DID of the node's key, without its passphrase; the key is made on first use.
+
+    Raises:
         UsageError: `data_directory_unusable`, `key_file_corrupt` or `environment`.
     """
-    return _load(data_dir / NODE_KEY_FILE) or _create(data_dir, NODE_KEY_FILE)
+    found = read_key(data_dir / NODE_KEY_FILE)
+    return found.did if found is not None else load_or_create_identity(data_dir).did
 
 
-def load_authority(data_dir: Path) -> Identity | None:
+def load_authority(data_dir: Path, passphrase: Passphrase = no_passphrase) -> Identity | None:
     """The key that admits to the grid, where this node holds it.
 
     Raises:
-        UsageError: `key_file_corrupt` or `environment`.
+        UsageError: as `load_or_create_identity`.
     """
-    return _load(data_dir / AUTHORITY_KEY_FILE)
+    return _load(data_dir / AUTHORITY_KEY_FILE, passphrase)
 
 
-def create_authority(data_dir: Path) -> Identity:
+def create_authority(data_dir: Path, passphrase: Passphrase = no_passphrase) -> Identity:
     """Make the key of a new grid, or return the one that is there.
 
+    It is protected as the node's key is, if that is.
+
     Raises:
-        UsageError: `data_directory_unusable`, `key_file_corrupt` or `environment`.
+        UsageError: as `load_or_create_identity`.
     """
-    return load_authority(data_dir) or _create(data_dir, AUTHORITY_KEY_FILE)
+    found = load_authority(data_dir, passphrase)
+    if found is not None:
+        return found
+    node = read_key(data_dir / NODE_KEY_FILE)
+    protection = passphrase() if node is not None and node.protected else None
+    return _create(data_dir, AUTHORITY_KEY_FILE, protection)
 
 
 def retire_authority(data_dir: Path) -> Path | None:
@@ -86,16 +110,21 @@ def retire_authority(data_dir: Path) -> Path | None:
     Raises:
         UsageError: `data_directory_unusable`, `key_file_corrupt` or `environment`.
     """
-    authority = load_authority(data_dir)
+    authority = read_key(data_dir / AUTHORITY_KEY_FILE)
     if authority is None:
         return None
-    retired = data_dir / f"retired-{authority.did.removeprefix('did:key:')}.key"
+    retired = data_dir / retired_name(authority.did)
     try:
         (data_dir / AUTHORITY_KEY_FILE).rename(retired)
-        _sync(data_dir)
+        sync(data_dir)
     except OSError as error:
-        raise _unusable(data_dir, error) from None
+        raise unusable(data_dir, error) from None
     return retired
+
+
+def retired_name(did: str) -> str:
+    """The file in which a key that is no longer used is kept."""
+    return f"retired-{did.removeprefix('did:key:')}.key"
 
 
 @contextmanager
@@ -109,7 +138,7 @@ def data_directory_lock(data_dir: Path) -> Iterator[None]:
     try:
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise _unusable(data_dir, error) from None
+        raise unusable(data_dir, error) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +147,7 @@ def data_directory_lock(data_dir: Path) -> Iterator[None]:
                 f"a node is already running on {data_dir}", Code.ALREADY_RUNNING
             ) from None
         except OSError as error:
-            raise _unusable(data_dir, error) from None
+            raise unusable(data_dir, error) from None
         yield
     finally:
         os.close(descriptor)
@@ -132,7 +161,7 @@ def write_private(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def store_pending_invitation(data_dir: Path, text: str) -> None:
@@ -140,7 +169,7 @@ def store_pending_invitation(data_dir: Path, text: str) -> None:
     try:
         write_private(data_dir / PENDING_INVITATION_FILE, text.encode("utf-8"))
     except OSError as error:
-        raise _unusable(data_dir, error) from None
+        raise unusable(data_dir, error) from None
 
 
 def load_pending_invitation(data_dir: Path) -> str | None:
@@ -151,47 +180,38 @@ def load_pending_invitation(data_dir: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unusable(data_dir, error) from None
+        raise unusable(data_dir, error) from None
 
 
 def clear_pending_invitation(data_dir: Path) -> None:
     (data_dir / PENDING_INVITATION_FILE).unlink(missing_ok=True)
 
 
-def encode_key(identity: Identity) -> bytes:
-    """The content of a key file."""
-    document = {
-        "type": "Multikey",
-        "controller": identity.did,
-        "publicKeyMultibase": identity.did.removeprefix("did:key:"),
-        "secretKeyMultibase": multibase(_SECRET_MULTICODEC + identity.seed),
-    }
-    return (json.dumps(document, indent=2) + "\n").encode("ascii")
-
-
-def decode_key(raw: bytes) -> Identity | None:
-    """The key in a key file, or None for whatever is not exactly one."""
+def load_pending_rotation(data_dir: Path) -> bytes | None:
+    """The KeyRotation that waits to be presented: bytes that may be anything, or None."""
     try:
-        document: Any = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError):
+        with (data_dir / ROTATION_FILE).open("rb") as file:
+            return file.read(LIMITS.join_max_bytes)
+    except FileNotFoundError:
         return None
-    if not isinstance(document, dict) or document.get("type") != "Multikey":
-        return None
-    encoded = document.get("secretKeyMultibase")
-    if not isinstance(encoded, str):
-        return None
-    secret = multibase_decode(encoded, max_chars=_SECRET_CHARS_MAX)
-    prefix = len(_SECRET_MULTICODEC)
-    if secret is None or secret[:prefix] != _SECRET_MULTICODEC:
-        return None
-    if len(secret) != prefix + SEED_BYTES:
-        return None
-    identity = Identity(secret[prefix:])
-    matches = document.get("publicKeyMultibase") == identity.did.removeprefix("did:key:")
-    return identity if matches else None
+    except OSError as error:
+        raise unusable(data_dir, error) from None
 
 
-def _load(path: Path) -> Identity | None:
+def clear_pending_rotation(data_dir: Path) -> None:
+    """Raises UsageError(`data_directory_unusable`)."""
+    try:
+        (data_dir / ROTATION_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise unusable(data_dir, error) from None
+
+
+def read_key(path: Path) -> KeyFile | None:
+    """A key file, still closed where it is protected. None where there is none.
+
+    Raises:
+        UsageError: `data_directory_unusable`, `key_file_corrupt` or `environment`.
+    """
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -207,27 +227,49 @@ def _load(path: Path) -> Identity | None:
             f"other users may read or change the key file {path}: run `chmod 600 {path}`",
             Code.ENVIRONMENT,
         )
-    identity = decode_key(raw)
-    if identity is None:
+    found = read_key_file(raw)
+    if found is None:
         raise UsageError(f"the key file {path} is damaged", Code.KEY_FILE_CORRUPT)
-    return identity
+    return found
 
 
-def _create(data_dir: Path, name: str) -> Identity:
+def open_key(path: Path, found: KeyFile, passphrase: Passphrase) -> Identity:
+    """Raises UsageError (`passphrase_wrong`, naming the file; or what `passphrase` raises)."""
+    try:
+        return found.open(passphrase() if found.protected else "")
+    except UsageError as error:
+        if error.code is not Code.PASSPHRASE_WRONG:
+            raise
+        raise UsageError(f"{error.message}: {path}", error.code) from None
+
+
+def encoded(identity: Identity, passphrase: str | None) -> bytes:
+    """The content of a key file, protected unless `passphrase` is None."""
+    if passphrase is None:
+        return encode_key(identity)
+    return encode_protected(identity, passphrase, secrets.token_bytes)
+
+
+def _load(path: Path, passphrase: Passphrase) -> Identity | None:
+    found = read_key(path)
+    return None if found is None else open_key(path, found, passphrase)
+
+
+def _create(data_dir: Path, name: str, passphrase: str | None) -> Identity:
     open_data_directory(data_dir)
     identity = Identity(secrets.token_bytes(SEED_BYTES))
     path = data_dir / name
     try:
-        temporary = _write_temporary(path, encode_key(identity))
+        temporary = _write_temporary(path, encoded(identity, passphrase))
         try:
             os.link(temporary, path)  # fails where a file of this name exists: first one wins
         except FileExistsError:
-            identity = _load(path) or identity
+            identity = _load(path, lambda: passphrase or no_passphrase()) or identity
         finally:
             temporary.unlink()
-        _sync(data_dir)
+        sync(data_dir)
     except OSError as error:
-        raise _unusable(data_dir, error) from None
+        raise unusable(data_dir, error) from None
     return identity
 
 
@@ -245,7 +287,8 @@ def _write_temporary(path: Path, content: bytes) -> Path:
     return temporary
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
+    """Have the names in a directory on the disk. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -253,7 +296,8 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _unusable(data_dir: Path, error: OSError) -> UsageError:
+def unusable(data_dir: Path, error: OSError) -> UsageError:
+    """One sentence for a directory that cannot be read or written."""
     return UsageError(
         f"cannot use the data directory {data_dir}: {error.strerror}",
         Code.DATA_DIRECTORY_UNUSABLE,

@@ -12,7 +12,9 @@ from aigrid.node.finding import check_capability, check_languages
 from aigrid.node.mesh.bringing import Proposal, Wishes
 from aigrid.node.mesh.hosting import Published
 from aigrid.node.mesh.model_copy import Progress
+from aigrid.node.policy.policy_file import parse_policy, policy_json
 from aigrid.protocol.canonical import canonical, content_id
+from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.errors import Code, LocalError, UsageError
 from aigrid.protocol.task import TaskMapping
 
@@ -22,6 +24,7 @@ class Said(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     Attributes:
         mapping: a task mapping as SPEC.md describes it, or {}.
+        policy: a policy file's text, or "": as it was published before.
         confirmed: the id of the proposal that somebody agreed to, or "".
     """
 
@@ -30,6 +33,7 @@ class Said(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     license: str = ""
     languages: tuple[str, ...] = ()
     mapping: dict[str, Any] = {}
+    policy: str = ""
     confirmed: str = ""
 
 
@@ -135,6 +139,7 @@ async def _proposal(
         params.license,
         check_languages(params.languages),
         check_mapping(params.mapping),
+        check_policy(node, params.policy),
     )
     proposal = await node.bringing.propose(path, wishes, name=usual, own=own)
     check_capability(concepts, proposal.capability, now_ms)
@@ -171,6 +176,16 @@ def check_mapping(given: dict[str, Any]) -> TaskMapping | UnsetType:
         raise UsageError(f"the task mapping: {error}") from None
 
 
+def check_policy(node: Node, text: str) -> Rules | UnsetType:
+    """The rules in a policy file; unset where there is none. Raises UsageError."""
+    return parse_policy(text, me=node.identity.did) if text else UNSET
+
+
+def policy_said(policy: Rules | UnsetType) -> list[dict[str, Any]] | None:
+    """Rules as a proposal has them; None where they stay as they are."""
+    return None if policy is UNSET else policy_json(policy)
+
+
 def proposal_body(proposal: Proposal) -> dict[str, Any]:
     """A proposal as JSON; `proposal` in it is its id."""
     draft, fit = proposal.draft, proposal.fit
@@ -193,6 +208,7 @@ def proposal_body(proposal: Proposal) -> dict[str, Any]:
         "outputs": msgspec.to_builtins(draft.outputs),
         "left_out": dict(draft.left_out),
         "origins": dict(draft.origins),
+        "policy": policy_said(proposal.policy),
     }
     return {
         **said,

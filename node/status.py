@@ -10,9 +10,11 @@ import trio
 from aigrid.engines.base import Device
 from aigrid.node.app import Node
 from aigrid.node.device_report import devices_report, not_found, not_on
+from aigrid.node.policy.policy_file import policy_json
 from aigrid.node.worker_failures import told
 from aigrid.protocol.identity import did_of_peer_id
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.policy import rules_of
 from aigrid.protocol.timestamp import format_ms
 
 
@@ -26,8 +28,10 @@ def status_of(node: Node) -> dict[str, Any]:
         "version": version("aigrid-node"),
         "grid": node.grid.did,
         "authority": node.grid.authority is not None,
+        "rotation_pending": node.rotating.pending,
         "open": node.config.open_to_strangers,
         "listen": list(node.transport.listen_addresses),
+        "gateway": node.policy.access.gateway(),
         "peers": peers_of(node),
         "clock_ahead_ms": node.peers.clock_ahead_ms(),
         "revocations": revocations_of(node),
@@ -66,11 +70,22 @@ def revocations_of(node: Node) -> dict[str, Any]:
 
 
 def models_of(node: Node) -> list[dict[str, Any]]:
-    """Every model that live nodes offer, once per node."""
+    """Every model that live nodes offer, once per node, and what its owner permits whom."""
     return [
-        {"model": c.model, "name": c.name, "node": c.node, "state": c.state}
+        {
+            "model": c.model,
+            "name": c.name,
+            "node": c.node,
+            "state": c.state,
+            "policy": _policy(node, c.manifest),
+        }
         for c in node.router.offers()
     ]
+
+
+def _policy(node: Node, manifest: str) -> list[dict[str, Any]]:
+    found = node.graph.index.manifest(manifest, node.now_ms())
+    return [] if found is None else policy_json(rules_of(found))
 
 
 def peers_of(node: Node) -> list[dict[str, Any]]:

@@ -10,9 +10,16 @@ from aigrid.engines.upstream.address import DIALECTS, is_server, locate
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.finding import check_capability, check_languages
-from aigrid.node.mesh.hosting import ServerModel
 from aigrid.node.mesh.sayable import check_said, usual_name
-from aigrid.node.publish_commands import Said, check_confirmed, check_mapping, proposal_id
+from aigrid.node.mesh.server_model import ServerModel
+from aigrid.node.publish_commands import (
+    Said,
+    check_confirmed,
+    check_mapping,
+    check_policy,
+    policy_said,
+    proposal_id,
+)
 from aigrid.protocol.errors import EngineError, UsageError
 from aigrid.protocol.limits import LIMITS
 
@@ -45,6 +52,7 @@ async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict
         name=said["name"],
         license_id=said["license"],
         languages=tuple(said["languages"]),
+        policy=check_policy(node, params.policy),
     )
     return {"model": published.model, "name": published.name, "record": published.record}
 
@@ -74,6 +82,7 @@ async def _said(node: Node, params: PublishUpstream) -> tuple[ServerModel, dict[
         "mapping": mapping,
         "inputs": msgspec.to_builtins(served.inputs),
         "outputs": msgspec.to_builtins(served.outputs),
+        "policy": policy_said(check_policy(node, params.policy)),
     }
 
 

@@ -79,7 +79,7 @@ def check_link(parent: Record, child: Record) -> Broken | None:
     if body.parent != parent.content_id or child.issuer != parent.subject:
         return Broken(Code.CHAIN_BROKEN, "a delegation of something else", name)
     left = _delegable(parent)
-    if left < 1:
+    if left < 1 or _is_on_behalf(parent):
         return Broken(Code.NOT_DELEGABLE, "what was delegated may not be", name)
     if body.delegable >= left:
         return Broken(Code.DELEGATION_WIDENS, "more may follow than its parent allows", name)
@@ -137,6 +137,12 @@ def time_and_status(credential: Record, statuses: Statuses, now_ms: int) -> tupl
 def _delegable(credential: Record) -> int:
     body = credential.body
     return body.delegable if isinstance(body, GrantBody | DelegationBody) else 0
+
+
+def _is_on_behalf(credential: Record) -> bool:
+    """Whether it is only for what its issuer asks at its holder, which no further link can keep."""
+    body = credential.body
+    return isinstance(body, DelegationBody) and body.on_behalf
 
 
 def _may_be_below(target: str, allowed: Sequence[str]) -> bool:

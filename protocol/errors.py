@@ -30,6 +30,8 @@ class Code(StrEnum):
     OVER_QUOTA = "over_quota"
     OVER_RATE = "over_rate"
     NOT_MEMBER = "not_member"
+    RECEIPT_MISMATCH = "receipt_mismatch"
+    UNRECEIPTED = "unreceipted"
     # Membership
     INVITATION_INVALID = "invitation_invalid"
     INVITATION_EXPIRED = "invitation_expired"
@@ -39,6 +41,7 @@ class Code(StrEnum):
     GRID_NOT_EMPTY = "grid_not_empty"
     JOIN_PENDING = "join_pending"
     JOIN_REFUSED = "join_refused"
+    ROTATION_REFUSED = "rotation_refused"
     # Requests
     INVALID_REQUEST = "invalid_request"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
@@ -52,6 +55,7 @@ class Code(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     HOST_NOT_ALLOWED = "host_not_allowed"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    UNAUTHENTICATED = "unauthenticated"
     DENIED = "denied"
     # Policy: what a node says when it will not serve, though it could
     UNPRESENTED = "unpresented"
@@ -107,12 +111,45 @@ class Code(StrEnum):
     PORT_IN_USE = "port_in_use"
     DATA_DIRECTORY_UNUSABLE = "data_directory_unusable"
     KEY_FILE_CORRUPT = "key_file_corrupt"
+    PASSPHRASE_REQUIRED = "passphrase_required"  # noqa: S105 - a code
+    PASSPHRASE_WRONG = "passphrase_wrong"  # noqa: S105 - a code
     ALREADY_RUNNING = "already_running"
     NOT_RUNNING = "not_running"
     UNSAFE_BINDING = "unsafe_binding"
     ENVIRONMENT = "environment"
     INTERNAL = "internal"
 
+
+# What a node says that will not serve a request, though it could.
+POLICY = frozenset(
+    {
+        Code.NOT_MEMBER,
+        Code.UNPRESENTED,
+        Code.PRESENTATION_INVALID,
+        Code.PRESENTATION_EXPIRED,
+        Code.NOT_HOLDER,
+        Code.WRONG_AUDIENCE,
+        Code.REPLAYED,
+        Code.BODY_MISMATCH,
+        Code.PREFIX_MISMATCH,
+        Code.WRONG_MANIFEST,
+        Code.CHAIN_BROKEN,
+        Code.CHAIN_TOO_LONG,
+        Code.DELEGATION_WIDENS,
+        Code.NOT_DELEGABLE,
+        Code.REVOKED,
+        Code.STATUS_STALE,
+        Code.NOT_SERVED,
+        Code.NO_GRANT,
+        Code.ACTION_NOT_ALLOWED,
+        Code.TARGET_NOT_COVERED,
+        Code.PURPOSE_NOT_ALLOWED,
+        Code.REGION_NOT_ALLOWED,
+        Code.AUDIENCE_NOT_ALLOWED,
+        Code.LICENSE_NOT_ACCEPTED,
+        Code.OVER_BUDGET,
+    }
+)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DENIED, EXIT_NO_CANDIDATE = 1, 2, 3, 4
 
@@ -174,6 +211,8 @@ CODES: dict[Code, CodeInfo] = {
     Code.OVER_QUOTA: _record("Withdraw records of this issuer first."),
     Code.OVER_RATE: _elsewhere(429, "Publish less often."),
     Code.NOT_MEMBER: _denied("Join the grid first: `aigrid join`."),
+    Code.RECEIPT_MISMATCH: _record("Ask the operator of the node that served to account for it."),
+    Code.UNRECEIPTED: _record("Ask the operator of the node that served to account for it."),
     Code.INVITATION_INVALID: _denied("Ask for a new invitation: `aigrid invite DID`."),
     Code.INVITATION_EXPIRED: _denied("Ask for a new invitation: `aigrid invite DID`."),
     Code.INVITATION_USED: _denied("Ask for a new invitation: `aigrid invite DID`."),
@@ -182,6 +221,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.GRID_NOT_EMPTY: _denied("Use a fresh data directory to join another grid."),
     Code.JOIN_PENDING: _denied("The other side has to run `aigrid approve`."),
     Code.JOIN_REFUSED: _denied("Ask the grid's operator."),
+    Code.ROTATION_REFUSED: _denied("Ask the grid's operator to invite the new key."),
     Code.INVALID_REQUEST: _request(400, "Correct the named field."),
     Code.UNSUPPORTED_PARAMETER: _request(400, "Leave the named parameter out."),
     Code.CONTEXT_LENGTH_EXCEEDED: _request(400, "Shorten the messages or lower max_tokens."),
@@ -191,11 +231,10 @@ CODES: dict[Code, CodeInfo] = {
     Code.METHOD_NOT_ALLOWED: _request(405, "Use the method named in the Allow header."),
     Code.REQUEST_TIMEOUT: _request(408, "Send the whole request without pausing."),
     Code.BODY_TOO_LARGE: _request(413, "Send a smaller body."),
-    Code.UNSUPPORTED_MEDIA_TYPE: _request(
-        415, "Send a content type that the path takes, uncompressed."
-    ),
-    Code.HOST_NOT_ALLOWED: _request(403, "Address the gateway as 127.0.0.1 or localhost."),
+    Code.UNSUPPORTED_MEDIA_TYPE: _request(415, "Send a type that the path takes, uncompressed."),
+    Code.HOST_NOT_ALLOWED: _request(403, "Use localhost, or name it with --gateway-name."),
     Code.ORIGIN_NOT_ALLOWED: _request(403, "Web pages of other origins may not call this node."),
+    Code.UNAUTHENTICATED: _request(401, "Get a key: `aigrid key create`.", status=EXIT_DENIED),
     Code.DENIED: _denied("Ask the operator of the serving node."),
     Code.UNPRESENTED: _denied("Present a membership or a grant: update this node."),
     Code.PRESENTATION_INVALID: _denied("Make the presentation as SPEC.md says, and sign it anew."),
@@ -211,9 +250,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.DELEGATION_WIDENS: _denied("Delegate no more than what was granted."),
     Code.NOT_DELEGABLE: _denied("Ask the owner for a grant that may be delegated."),
     Code.REVOKED: _denied("Ask the issuer for a new credential."),
-    Code.STATUS_STALE: _denied(
-        "Reconnect to a node that signs the issuer's status list, and try again."
-    ),
+    Code.STATUS_STALE: _denied("Reconnect to a node that signs the issuer's status list."),
     Code.NOT_SERVED: _denied("Ask the operator of the serving node, or ask another node."),
     Code.NO_GRANT: _denied("Ask the model's owner for a grant: `aigrid credential issue`."),
     Code.ACTION_NOT_ALLOWED: _denied("Ask the model's owner to permit the action."),
@@ -247,9 +284,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.ENGINE_TIMEOUT: _elsewhere(504, "Send the request again."),
     Code.OUT_OF_MEMORY: _elsewhere(503, "Use a smaller model or a node with more memory."),
     Code.UNSUPPORTED_MODEL: _request(400, "See `aigrid models` for what this node can run."),
-    Code.UNSUPPORTED_QUANTISATION: _request(
-        400, "Use Q4 to Q8, K, F16 or F32 types, or the engine llama_cpp."
-    ),
+    Code.UNSUPPORTED_QUANTISATION: _request(400, "Use Q4 to Q8, K, F16, F32, or llama_cpp."),
     Code.UNSAFE_FILE: _request(400, "Use ONNX without external data, GGUF or safetensors."),
     Code.HASH_MISMATCH: _request(400, "Fetch the file again from a trusted source."),
     Code.MODEL_FILE_MISSING: _environment("Fetch it first: `aigrid models fetch NAME`."),
@@ -257,9 +292,13 @@ CODES: dict[Code, CodeInfo] = {
     Code.PORT_IN_USE: _environment("Choose another port, or stop what holds it."),
     Code.DATA_DIRECTORY_UNUSABLE: _environment("Choose another directory with --data-dir."),
     Code.KEY_FILE_CORRUPT: _environment("Restore the key file from a backup, or move it away."),
+    Code.PASSPHRASE_REQUIRED: _environment(
+        "Name a file with --passphrase-file, or set AIGRID_PASSPHRASE."
+    ),
+    Code.PASSPHRASE_WRONG: _environment("Give the passphrase that the key was protected with."),
     Code.ALREADY_RUNNING: _environment("A node is already running on this data directory."),
     Code.NOT_RUNNING: _environment("Start the node first: `aigrid up`."),
-    Code.UNSAFE_BINDING: _environment("Bind the gateway to 127.0.0.1."),
+    Code.UNSAFE_BINDING: _environment("Bind the gateway to 127.0.0.1, or give it TLS: --tls."),
     Code.ENVIRONMENT: _environment("Install what is named."),
     Code.INTERNAL: _request(500, "Report it with the log of this node."),
 }

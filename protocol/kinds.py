@@ -29,6 +29,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.names import CAPABILITY, PRINTABLE
 from aigrid.protocol.receipt import ReceiptBody, check_receipt
+from aigrid.protocol.rotation import RotationBody, check_own, check_rotation
 
 SubjectId = Annotated[str, Meta(min_length=1, max_length=128)]
 Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]
@@ -181,6 +182,7 @@ class Kind(StrEnum):
     STATUS_LIST = "BitstringStatusListCredential"
     STATUS_DELEGATION = "StatusDelegation"
     RECEIPT = "Receipt"
+    ROTATION = "KeyRotation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +336,9 @@ KINDS: dict[Kind, KindRule] = {
         credentials.never_withdrawn,
         shared=False,
     ),
+    Kind.ROTATION: KindRule(
+        RotationBody, LIMITS.rotation_ttl_seconds, check_rotation, check_own, shared=False
+    ),
 }
 
 Body = (
@@ -348,6 +353,7 @@ Body = (
     | StatusListBody
     | StatusDelegationBody
     | ReceiptBody
+    | RotationBody
     | WithdrawnBody
 )
 

@@ -19,7 +19,9 @@ from aigrid.protocol.kinds import InvitationBody, Kind, MembershipBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, build, check_time, verify_form_and_signature
 from aigrid.protocol.record_status import StatusEntry
+from aigrid.protocol.rotation import RotationBody
 from aigrid.protocol.status import delegates_of
+from aigrid.protocol.timestamp import format_ms
 
 INVITATION_PREFIX = "aigrid-invitation-"
 _CODE_DIGITS = 6
@@ -197,6 +199,25 @@ def check_invitation(raw: bytes, *, did: str, now_ms: int) -> tuple[Record, Invi
         raise VerificationError(f"the invitation is {error.message}", code) from None
     if record.subject != did:
         raise VerificationError("the invitation is bound to another key", Code.INVITATION_NOT_YOURS)
+    return record, body
+
+
+def check_presented_rotation(
+    raw: bytes, *, peer_id: str, now_ms: int
+) -> tuple[Record, RotationBody]:
+    """A KeyRotation to the key of the peer that presents it, valid now.
+
+    Raises:
+        VerificationError: `rotation_refused`, when it is to another key, withdrawn, or its two
+            times differ; or what `record.verify` raises.
+    """
+    record = verify_form_and_signature(raw)
+    check_time(record, now_ms)
+    body = record.body
+    if not isinstance(body, RotationBody) or peer_id_of_did(body.successor) != peer_id:
+        raise VerificationError("not a rotation to this key", Code.ROTATION_REFUSED)
+    if body.rotated != format_ms(record.valid_from_ms):
+        raise VerificationError("what the successor signed is not this", Code.ROTATION_REFUSED)
     return record, body
 
 

@@ -24,6 +24,7 @@ EVERYBODY = "everybody"
 RequestId = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
 CidText = Annotated[str, Meta(max_length=64)]
 RawRecord = Annotated[bytes, Meta(max_length=LIMITS.record_max_bytes)]
+StatusLists = Annotated[tuple[RawRecord, ...], Meta(max_length=LIMITS.status_delegates_max + 1)]
 RecordBatch = Annotated[tuple[RawRecord, ...], Meta(max_length=1024)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 ReconcileMessage = Annotated[bytes, Meta(min_length=1, max_length=LIMITS.reconcile_max_bytes)]
@@ -157,11 +158,22 @@ class Present(_Message, frozen=True, tag="present"):
     """Here is my membership. Sent by each side of a new connection between members.
 
     `delegation` is the grid's StatusDelegation, if there is one: by that a membership may have been
-    renewed by others than the authority.
+    renewed by others than the authority. `lists` are the grid's newest status lists, as far as
+    there is room: without one that is recent, the other side could serve nobody.
     """
 
     membership: RawRecord
     delegation: RawRecord = b""
+    lists: StatusLists = ()
+
+
+class Rotate(_Message, frozen=True, tag="rotate"):
+    """A member's key named mine its successor: admit me in its place.
+
+    The connection's PeerId must be the successor's.
+    """
+
+    rotation: RawRecord
 
 
 class AskToJoin(_Message, frozen=True, tag="ask"):
@@ -188,6 +200,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     membership: RawRecord
     ours: RawRecord
     delegation: RawRecord = b""
+    lists: StatusLists = ()
 
 
 class Challenge(_Message, frozen=True, tag="challenge"):
@@ -209,7 +222,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     message: Annotated[str, Meta(max_length=LIMITS.error_message_max_chars)]
 
 
-JoinRequest = Redeem | Present | AskToJoin | Reveal
+JoinRequest = Redeem | Present | Rotate | AskToJoin | Reveal
 JoinAnswer = Welcome | Challenge | Pending | Refused
 
 T = TypeVar("T")

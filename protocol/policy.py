@@ -197,7 +197,7 @@ def decide(  # noqa: PLR0917 - these six, in this order, are what a decision is 
     return Decision(
         None,
         tuple(holder.for_it),
-        tuple(_obligations(asked, holder, policies.operator)),
+        tuple(_obligations(asked, holder, policies)),
         tuple(relied),
     )
 
@@ -255,7 +255,7 @@ def _membership(
 
 
 def _operator(action: Action, asked: Asked, holder: _Holder, operator: OperatorPolicy) -> None:
-    if action in ("invoke", "host") and not _is_covered(operator.hosts, asked):
+    if action in ("invoke", "host") and not covers(operator.hosts, asked.model, asked.capabilities):
         raise _refused(1, "the node's operator does not host this model", Code.NOT_SERVED)
     if action in ("host", "publish"):
         return  # these the node does itself
@@ -340,7 +340,7 @@ def _permission(
     if action not in permission.actions:
         text = f"{name} permits {', '.join(permission.actions)}, not {action}"
         raise _refused(8, text, Code.ACTION_NOT_ALLOWED, record)
-    if not _is_covered(permission.targets, asked):
+    if not covers(permission.targets, asked.model, asked.capabilities):
         text = f"{name} does not cover the model"
         raise _refused(8, text, Code.TARGET_NOT_COVERED, record)
     if permission.audience and asked.node not in permission.audience:
@@ -354,27 +354,29 @@ def _permission(
         raise _refused(8, text, Code.PURPOSE_NOT_ALLOWED, record)
 
 
-def _is_covered(targets: Sequence[str] | frozenset[str], asked: Asked) -> bool:
+def covers(
+    targets: Sequence[str] | frozenset[str], model: str, capabilities: frozenset[str]
+) -> bool:
+    """Whether a model, with its capabilities and everything broader, is among the targets."""
     return any(
-        target == EVERYTHING or target == MODEL_URN + asked.model or target in asked.capabilities
+        target == EVERYTHING or target == MODEL_URN + model or target in capabilities
         for target in targets
     )
 
 
-def _obligations(asked: Asked, holder: _Holder, operator: OperatorPolicy) -> list[Obligation]:
-    found = [
-        Obligation(link.content_id, p.requests_per_day, p.tokens_per_day, p.concurrency)
-        for link in (() if holder.chain is None else holder.chain.links)
-        if _limits_anything(p := chains.permission_of(link))
+def _obligations(asked: Asked, holder: _Holder, policies: Policies) -> list[Obligation]:
+    links = () if holder.chain is None else holder.chain.links
+    limits: list[tuple[str, Permission | OperatorPolicy]] = [
+        *((link.content_id, chains.permission_of(link)) for link in links),
+        *policies.narrowed.items(),
     ]
-    if _limits_anything(operator) and asked.holder != asked.node:
-        limits = operator.requests_per_day, operator.tokens_per_day, operator.concurrency
-        found.append(Obligation(f"holder {asked.holder}", *limits))
-    return found
-
-
-def _limits_anything(limits: Permission | OperatorPolicy) -> bool:
-    return bool(limits.requests_per_day or limits.tokens_per_day or limits.concurrency)
+    if asked.holder != asked.node:
+        limits.append((f"holder {asked.holder}", policies.operator))
+    return [
+        Obligation(key, said.requests_per_day, said.tokens_per_day, said.concurrency)
+        for key, said in limits
+        if said.requests_per_day or said.tokens_per_day or said.concurrency
+    ]
 
 
 def _refused(stage: int, text: str, code: Code, record: str = "") -> _RefusedError:

@@ -98,8 +98,9 @@ def prefix_hash(salt: bytes, request: InferRequest) -> str:
 class OutputHash:
     """SHA-256 of the salt and everything a segment puts out, in order, however it is cut in chunks.
 
-    Of text: its UTF-8, then after it the token ids, each as 4 bytes, little-endian. Of a task: its
-    JSON text. Of tensors: the msgpack of the chunk.
+    Of text: its UTF-8. Of a task: its JSON text. Of tensors: the msgpack of the chunk. After it
+    the token ids, each as 4 bytes, and last how many there are, as 8, all little-endian: so that
+    text cannot pass for ids.
     """
 
     def __init__(self, salt: bytes) -> None:
@@ -120,7 +121,7 @@ class OutputHash:
 
     def hexdigest(self) -> str:
         whole = self._text.copy()
-        whole.update(self._ids)
+        whole.update(self._ids + struct.pack("<Q", len(self._ids) // 4))
         return whole.hexdigest()
 
 

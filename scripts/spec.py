@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.bench import scale
 
 from aigrid.protocol import (
+    credential_kinds,
     framing,
     inference,
     kinds,
@@ -25,6 +26,7 @@ from aigrid.protocol import (
     messages,
     model,
     names,
+    presentation,
     task,
     upstream,
 )
@@ -61,9 +63,9 @@ def parameters() -> str:
 
 def kind_rules() -> str:
     return table(
-        ("kind", "longest validity", "spread by gossip and sync"),
+        ("kind", "longest validity", "spread by gossip and sync", "`credentialStatus`"),
         (
-            (f"`{kind.value}`", duration(rule.ttl_seconds), yes(rule.shared))
+            (f"`{kind.value}`", duration(rule.ttl_seconds), yes(rule.shared), rule.status)
             for kind, rule in KINDS.items()
         ),
     )
@@ -77,6 +79,15 @@ def bodies() -> str:
 def claims() -> str:
     used = (kinds.EngineClaim, kinds.DeviceClaim, kinds.Offer)
     return "\n".join(struct_section(struct, f"### {struct.__name__}") for struct in used)
+
+
+def permissions() -> str:
+    used = (credential_kinds.Permission, credential_kinds.Rule)
+    return "\n".join(struct_section(struct, f"#### {struct.__name__}") for struct in used)
+
+
+def bindings() -> str:
+    return struct_section(presentation.Binding, "#### Of `request`")
 
 
 def models() -> str:
@@ -242,6 +253,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "kinds": kind_rules,
     "bodies": bodies,
     "claims": claims,
+    "permissions": permissions,
+    "bindings": bindings,
     "models": models,
     "rpc-messages": rpc_messages,
     "join-messages": join_messages,

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from scripts.vector_credentials import Signers, credentials
+
 from aigrid.protocol.canonical import canonical, content_id
 from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.identity import Identity, multibase, multibase_decode
@@ -25,6 +27,7 @@ from aigrid.protocol.kinds import (
 from aigrid.protocol.membership import issue_invitation, issue_membership
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
 from aigrid.protocol.record import Record, build, jcs_hash, sign_jcs, verify
+from aigrid.protocol.rotation import agreed
 
 NOW_MS = 1_790_000_000_000
 DAY_MS = 86_400_000
@@ -88,6 +91,7 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
             ),
             NODE,
         ),
+        (Kind.ROTATION, agreed(NODE.did, NEWCOMER, rotated_ms=NOW_MS), NODE),
         (Kind.AVAILABILITY, WithdrawnBody(id=NODE.did, withdrawn=True), NODE),
         (
             Kind.MODEL,
@@ -115,7 +119,8 @@ def signed() -> list[Record]:
         for kind, body, issuer in bodies()
     ]
     membership = issue_membership(AUTHORITY, NODE.did, now_ms=NOW_MS, valid_ms=30 * DAY_MS)
-    return [*own, membership, an_invitation()]
+    policy = credentials(Signers((AUTHORITY, NODE, NEWCOMER), NOW_MS), DESCRIPTION)
+    return [*own, membership, an_invitation(), *policy]
 
 
 def an_invitation() -> Record:
@@ -221,7 +226,9 @@ def refusals() -> Any:
             NOW_MS,
         ),
         ("valid for too long", resigned(record, lambda d: d.update(validUntil=late)), NOW_MS),
+        ("a successor that has not signed", stolen_successor(), NOW_MS),
         ("a proof of another purpose", purpose(record), NOW_MS),
+        *permitting(),
         ("at the instant it ends", raw, end_ms),
         ("120.001 s before it starts", raw, NOW_MS - 120_001),
     ]
@@ -231,12 +238,58 @@ def refusals() -> Any:
     ]
 
 
+def permitting() -> list[tuple[str, bytes, int]]:
+    """Of what permits or revokes."""
+    grant, manifest, delegation = (
+        next(r for r in signed()[::-1] if r.kind is kind)
+        for kind in (Kind.GRANT, Kind.MODEL, Kind.STATUS_DELEGATION)
+    )
+    subject, status = "credentialSubject", "credentialStatus"
+
+    def permission(document: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = document[subject]["permission"]
+        return found
+
+    taken_back = {"id": grant.subject, "withdrawn": True}
+    changes: list[tuple[str, Record, Callable[[dict[str, Any]], Any]]] = [
+        ("a grant that cannot be revoked", grant, lambda d: d.pop(status)),
+        ("an unknown constraint", grant, lambda d: permission(d).update(weekdays=["mon"])),
+        ("an unknown action", grant, lambda d: permission(d).update(actions=["read"])),
+        (
+            "actions that do not ascend",
+            grant,
+            lambda d: permission(d).update(actions=["invoke", "fetch"]),
+        ),
+        ("a status list of another", grant, lambda d: d[status].update(statusListCredential="x")),
+        ("more about its status", grant, lambda d: d[status].update(statusSize=2)),
+        (
+            "a withdrawn grant",
+            grant,
+            lambda d: (d.pop(status), d.update(credentialSubject=taken_back)),
+        ),
+        ("a rule for nobody", manifest, lambda d: d[subject]["policy"][0].update(assignees=[])),
+        ("an unknown condition", manifest, lambda d: d[subject]["policy"][0].update(price=1)),
+        ("a quorum of more", delegation, lambda d: d[subject].update(quorum=3)),
+        (
+            "delegates of another's list",
+            delegation,
+            lambda d: d[subject].update(id=f"urn:aigrid:status:{NODE.did}"),
+        ),
+    ]
+    return [(what, resigned(record, change), NOW_MS) for what, record, change in changes]
+
+
 def swap_last(raw: bytes) -> bytes:
     document = json.loads(raw)
     signature = bytearray(multibase_decode(document["proof"]["proofValue"], max_chars=100) or b"")
     signature[0] ^= 1
     document["proof"]["proofValue"] = multibase(bytes(signature))
     return canonical(document)
+
+
+def stolen_successor() -> bytes:
+    rotation = next(r for r in signed() if r.kind is Kind.ROTATION)
+    return resigned(rotation, lambda d: d["credentialSubject"].update(successor=AUTHORITY.did))
 
 
 def purpose(record: Record) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from scripts.vector_branches import branches
+from scripts.vector_policy import chain_cases, decisions, hashes, presentations, status_lists
 from scripts.vector_reconcile import reconcile
 from scripts.vector_records import (
     AUTHORITY,
@@ -186,7 +187,7 @@ def wire_messages() -> Any:
     raw = b'{"a":"record"}'
 
     def infer(request: inference.InferRequest) -> messages.Infer:
-        return messages.Infer("req_00000001", model, manifest, request)
+        return messages.Infer("req_00000001", model, manifest, request, bytes(range(16)), raw)
 
     examples: dict[str, list[Any]] = {
         "rpc_request": [
@@ -201,6 +202,7 @@ def wire_messages() -> Any:
             infer(text),
             infer(inference.TextRequest(token_ids=(1, 2), continued_ids=(3,))),
             infer(inference.TensorRequest({"x": tensor}, ("y",))),
+            messages.Give((raw, raw)),
         ],
         "rpc_answer": [
             messages.Pong(NOW_MS, 2),
@@ -214,10 +216,13 @@ def wire_messages() -> Any:
                 )
             ),
             messages.Chunks((inference.TensorChunk({"y": tensor}), inference.Finish("stop"))),
+            messages.Receipted(raw),
+            messages.Given(kept=True),
         ],
         "join_request": [
             messages.Redeem(raw),
             messages.Present(raw),
+            messages.Rotate(raw),
             messages.AskToJoin("laptop", commitment(bytes(16))),
             messages.Reveal("r1", bytes(16)),
         ],
@@ -250,6 +255,11 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "messages": wire_messages,
     "branches": branches,
     "reconcile": reconcile,
+    "status_lists": status_lists,
+    "chains": chain_cases,
+    "presentations": presentations,
+    "decisions": decisions,
+    "hashes": hashes,
 }
 
 

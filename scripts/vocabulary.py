@@ -14,14 +14,25 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from aigrid.metagraph import terms
 from aigrid.metagraph.capabilities import default_taxonomy
-from aigrid.metagraph.terms import AIG, CAPABILITY, PREFIXES, TERMS, WITHDRAWN, Form, Term
+from aigrid.metagraph.terms import (
+    AIG,
+    CAPABILITY,
+    PREFIXES,
+    SCOPED,
+    TERMS,
+    WITHDRAWN,
+    Form,
+    Term,
+    kind_iri,
+)
 from aigrid.protocol.canonical import canonical
-from aigrid.protocol.kinds import KINDS, WithdrawnBody
+from aigrid.protocol.kinds import KINDS, Kind, WithdrawnBody
+from aigrid.protocol.limits import LIMITS
 
 FOLDER = Path(__file__).parents[1] / "metagraph" / "vocabulary"
 SHACL = "http://www.w3.org/ns/shacl#"
-KNOWN_ALREADY = {"name"}  # defined by the context of verifiable credentials, and protected there
 INTEGER_MAX = 2**53 - 1
 
 
@@ -77,17 +88,35 @@ def capabilities() -> str:
 
 def context() -> str:
     """The JSON-LD context of https://w3id.org/aigrid/v1, to be used after that of credentials."""
-    terms: dict[str, Any] = {kind.value: AIG + kind.value for kind in TERMS}
-    for fields in (*TERMS.values(), WITHDRAWN):
+    said: dict[str, Any] = {
+        kind.value: scoped(kind) if kind in SCOPED else kind_iri(kind)
+        for kind in TERMS
+        if kind_iri(kind).startswith(AIG)  # else the context of credentials has it
+    }
+    said["RequestPresentation"] = terms.PRESENTATION
+    request = Term(terms.REQUEST, Form.NODE, fields=terms.BINDING)
+    common = (fields for kind, fields in TERMS.items() if kind not in SCOPED)
+    for fields in (*common, WITHDRAWN, terms.ENTRY, {"request": request}):
         for name, term in context_fields(fields):
-            if terms.setdefault(name, term) != term:
+            if said.setdefault(name, term) != term:
                 raise SystemExit(f"{name} stands for two things")
-    return json.dumps({"@context": {"@version": 1.1, **terms}}, indent=1) + "\n"
+    return json.dumps({"@context": {"@version": 1.1, **said}}, indent=1) + "\n"
+
+
+def scoped(kind: Kind) -> Any:
+    """A kind whose fields are defined for it alone.
+
+    The kind is said of the credential, so that the definitions have to reach into its subject.
+    They do as long as the name is less than "VerifiableCredential", whose own reach no further.
+    """
+    assert kind.value < "VerifiableCredential"
+    fields = dict(context_fields(TERMS[kind]))
+    return {"@id": kind_iri(kind), "@context": {"@propagate": True, **fields}}
 
 
 def context_fields(fields: Mapping[str, Term]) -> Iterator[tuple[str, Any]]:
     for name, term in fields.items():
-        if name not in KNOWN_ALREADY:
+        if not term.elsewhere:
             yield name, context_term(name, term)
 
 
@@ -101,15 +130,18 @@ def context_term(name: str, term: Term) -> Any:
     if term.many:
         said["@container"] = "@set"
     match term.form:
-        case Form.REFERENCE if term.prefix:
+        case Form.REFERENCE if term.prefix or term.words:
             said["@type"] = "@vocab"
-            said["@context"] = [None, {"@vocab": term.prefix, name: dict(said)}]
+            words = {"@vocab": term.prefix, **term.words} if term.prefix else term.words
+            said["@context"] = [None, {**words, name: dict(said)}]
         case Form.REFERENCE:
             said["@type"] = "@id"
         case Form.JSON | Form.OPTIONS:
             said["@type"] = "@json"
         case Form.LABELS:
             said["@container"] = "@language"
+        case Form.TEXT if term.datatype != terms.XSD + "string":
+            said["@type"] = term.datatype
         case Form.NODE:
             said["@context"] = dict(context_fields(term.fields))
     return term.iri if said == {"@id": term.iri} else said
@@ -122,7 +154,8 @@ def shapes() -> str:
         body = node_shape(KINDS[kind].body, fields, "        ")
         withdrawn = node_shape(WithdrawnBody, WITHDRAWN, "        ")
         parts.append(
-            f"aig:{kind.value}Shape a sh:NodeShape ;\n    sh:targetClass aig:{kind.value} ;\n"
+            f"aig:{kind.value}Shape a sh:NodeShape ;\n"
+            f"    sh:targetClass {curie(kind_iri(kind))} ;\n"
             "    sh:nodeKind sh:IRI ;\n"
             "    sh:property [ sh:path cred:issuer ; sh:nodeKind sh:IRI ;"
             ' sh:pattern "^did:key:z" ; sh:minCount 1 ; sh:maxCount 1 ] ;\n'
@@ -135,10 +168,33 @@ def shapes() -> str:
                     ("sec:proof", "rdf:JSON"),
                 )
             )
+            + status_shape(KINDS[kind].status)
             + "    sh:property [ sh:path cred:credentialSubject ; sh:minCount 1 ; sh:maxCount 1 ;\n"
             f"      sh:or (\n        {body}\n        {withdrawn}\n      ) ] .\n\n"
         )
     return "".join(parts)
+
+
+def status_shape(rule: str) -> str:
+    """Of the `credentialStatus`, which is no struct."""
+    if rule == "never":
+        return "    sh:property [ sh:path cred:credentialStatus ; sh:maxCount 0 ] ;\n"
+    one = "sh:minCount 1 ; sh:maxCount 1"
+    most = LIMITS.status_age_max_seconds
+    age = f"sh:datatype xsd:integer ; sh:minInclusive 1 ; sh:maxInclusive {most}"
+    inner = (
+        f"sh:path status:statusListIndex ; sh:datatype xsd:string ; {one}",
+        f"sh:path status:statusListCredential ; sh:nodeKind sh:IRI ; {one}",
+        f'sh:path status:statusPurpose ; sh:hasValue "revocation" ; {one}',
+        f"sh:path aig:maxStatusAge ; {age} ; {one}",
+    )
+    count = one if rule == "required" else "sh:maxCount 1"
+    return (
+        f"    sh:property [ sh:path cred:credentialStatus ; {count} ;\n"
+        "      sh:class status:BitstringStatusListEntry ;\n      sh:node [ "
+        + " ;\n        ".join(f"sh:property [ {said} ]" for said in inner)
+        + " ] ] ;\n"
+    )
 
 
 def node_shape(struct: type[msgspec.Struct], fields: Mapping[str, Term], indent: str) -> str:
@@ -198,7 +254,9 @@ def value_shape(kind: inspect.Type, term: Term, indent: str) -> list[str]:
 
 
 def text_shape(kind: inspect.Type, term: Term) -> list[str]:
-    said = [] if term.form is Form.LABELS else ["sh:datatype xsd:string"]
+    said = [] if term.form is Form.LABELS else [f"sh:datatype {curie(term.datatype)}"]
+    if term.datatype == terms.XSD + "dateTime":
+        return said
     if isinstance(kind, inspect.LiteralType):
         return [*said, f"sh:in ( {' '.join(quoted(str(value)) for value in kind.values)} )"]
     assert isinstance(kind, inspect.StrType)

@@ -18,12 +18,17 @@ import typer
 
 from aigrid.node.cli import (
     capability_commands,
+    credential_commands,
     delegate_commands,
     grid_commands,
+    id_commands,
+    key_commands,
     model_commands,
     node_commands,
+    policy_commands,
     publish_command,
     query_commands,
+    receipt_commands,
     record_commands,
 )
 from aigrid.node.cli.session import Session, print_json, printable
@@ -70,7 +75,7 @@ def top(
 
 
 app.command()(node_commands.up)
-app.command("id")(node_commands.identity)
+app.add_typer(id_commands.id_app, name="id")
 app.command()(node_commands.status)
 app.command()(node_commands.peers)
 app.command()(node_commands.engines)
@@ -86,9 +91,13 @@ app.command()(model_commands.withdraw)
 app.command()(model_commands.find)
 app.command()(model_commands.ask)
 app.add_typer(capability_commands.capability_app, name="capability")
+app.add_typer(credential_commands.credential_app, name="credential")
+app.add_typer(policy_commands.policy_app, name="policy")
 app.command()(query_commands.query)
 app.command()(query_commands.export)
 app.add_typer(record_commands.record_app, name="record")
+app.add_typer(key_commands.key_app, name="key")
+app.add_typer(receipt_commands.receipts_app, name="receipts")
 
 
 def run(arguments: Sequence[str]) -> int:

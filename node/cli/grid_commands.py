@@ -90,14 +90,14 @@ def _redeem(here: Session, text: str) -> dict[str, Any]:
             raise
     from aigrid.node.keys import (
         data_directory_lock,
-        load_or_create_identity,
+        own_did,
         store_pending_invitation,
     )
     from aigrid.protocol.membership import check_invitation, invitation_text, parse_invitation
 
     try:
         with data_directory_lock(here.data_dir):
-            did = load_or_create_identity(here.data_dir).did
+            did = own_did(here.data_dir)
             record, body = check_invitation(parse_invitation(text)[0].raw, did=did, now_ms=now_ms())
             store_pending_invitation(here.data_dir, invitation_text(record))
     except UsageError as error:

@@ -12,7 +12,7 @@ from aigrid.protocol.limits import MIB
 
 models_app = typer.Typer(invoke_without_command=True, help="The models that are offered.")
 
-_MODELS = {"name": "NAME", "model": "MODEL", "node": "NODE", "state": "STATE"}
+_MODELS = {"name": "NAME", "model": "MODEL", "node": "NODE", "state": "STATE", "who": "FOR"}
 _CANDIDATES = {"name": "NAME", "state": "STATE", "node": "NODE", "signer": "SIGNED BY"}
 
 
@@ -24,10 +24,19 @@ def models(ctx: typer.Context, *, as_json: Json = False) -> None:
     show(
         session(ctx).call("models"),
         lambda body: render.rows(
-            body["models"], _MODELS, empty="No models yet: aigrid models fetch smollm2"
+            ({**model, "who": _who(model.get("policy", []))} for model in body["models"]),
+            _MODELS,
+            empty="No models yet: aigrid models fetch smollm2",
         ),
         as_json=as_json,
     )
+
+
+def _who(rules: list[dict[str, Any]]) -> str:
+    """Who may ask a model; under which conditions, `aigrid policy explain` says."""
+    found = [one for rule in rules if "invoke" in rule["actions"] for one in rule["assignees"]]
+    words = {one: "" if one in ("members", "anyone") else f"a grant from {one}" for one in found}
+    return ", ".join(text or one for one, text in words.items()) or "its owner"
 
 
 @models_app.command()

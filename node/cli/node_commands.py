@@ -1,4 +1,4 @@
-"""Commands about this node: up, id, status, peers, engines."""
+"""Commands about this node: up, status, peers, engines."""
 
 import os
 import shlex
@@ -6,12 +6,17 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aigrid.node.cli import render
+from aigrid.node.cli.id_commands import PassphraseFile
 from aigrid.node.cli.session import Json, print_json, session, show
+
+if TYPE_CHECKING:
+    from aigrid.node.config import NodeConfig
+    from aigrid.node.passphrase import PassphraseSource
 
 Interest = Annotated[
     list[str] | None,
@@ -34,62 +39,113 @@ Memory = Annotated[
     ),
 ]
 
-
+Threads = Annotated[int | None, typer.Option(help="Threads for inference; 0 means all cores.")]
+Open = Annotated[
+    bool | None, typer.Option("--open", help="Admit whoever asks; serve strangers, too.")
+]
 Trusted = Annotated[
     list[str] | None,
     typer.Option(help="DID whose .pt2 models may run code here, confined; repeatable."),
 ]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
+]
+Bootstrap = Annotated[
+    list[str] | None,
+    typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
+]
+Serve = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHOM",
+        help="Whom to serve: members, anyone, DIDs whose grants count, or nobody; repeatable. "
+        "Without it: members, or with --open anyone.",
+    ),
+]
+Host = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHAT",
+        help="What to host: a capability, a model's id or nothing; repeatable. "
+        "Without it: everything.",
+    ),
+]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SPDX", help="Licence that this node accepts for what it asks; repeatable."
+    ),
+]
 Region = Annotated[
     str | None, typer.Option(help="Where this node is, such as eu; `find` can ask for it.")
 ]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
+]
+Mdns = Annotated[
+    bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
+]
+Gateway = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of the HTTP gateway; with TLS also on another address."),
+]
+GatewayNames = Annotated[
+    list[str] | None, typer.Option(help="Name by which clients reach the gateway; repeatable.")
+]
+Keyless = Annotated[
+    bool | None,
+    typer.Option("--keyless/--no-keyless", help="Serve callers without a key on 127.0.0.1."),
+]
+Tls = Annotated[str | None, typer.Option(help="self-signed: a certificate of the node's own.")]
+Pem = Annotated[Path | None, typer.Option(help="PEM file for the gateway's TLS.")]
 
 
 def up(
     ctx: typer.Context,
     *,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="The node's directory (AIGRID_DATA_DIR).")
-    ] = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(help="Multiaddr to listen on, such as /ip4/0.0.0.0/tcp/4001; repeatable."),
-    ] = None,
-    gateway: Annotated[
-        str | None, typer.Option(help="HOST:PORT of the HTTP gateway, on 127.0.0.1.")
-    ] = None,
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(help="Multiaddr, with /p2p/PEERID, of a node to connect to; repeatable."),
-    ] = None,
-    mdns: Annotated[
-        bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes on the local network.")
-    ] = None,
-    open_: Annotated[
-        bool | None,
-        typer.Option("--open", help="Admit whoever asks; serve strangers, too."),
-    ] = None,
+    data_dir: DataDir = None,
+    listen: Listen = None,
+    gateway: Gateway = None,
+    gateway_name: GatewayNames = None,
+    keyless: Keyless = None,
+    tls: Tls = None,
+    tls_cert: Pem = None,
+    tls_key: Pem = None,
+    bootstrap: Bootstrap = None,
+    mdns: Mdns = None,
+    open_: Open = None,
     name: Annotated[str | None, typer.Option(help="Shown to people beside the PeerId.")] = None,
     region: Region = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads for inference; 0 means all cores.")
-    ] = None,
+    threads: Threads = None,
     memory: Memory = None,
     engine: Engines = None,
     interest: Interest = None,
     trust_publisher: Trusted = None,
+    serve: Serve = None,
+    host: Host = None,
+    accept_license: Accept = None,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
     from aigrid.node.cli import logs
     from aigrid.node.config import load
     from aigrid.node.keys import open_data_directory
+    from aigrid.node.passphrase import PassphraseSource
 
+    passphrase = PassphraseSource(passphrase_file, os.environ)
     here = data_dir.expanduser().absolute() if data_dir else session(ctx).data_dir
     config = load(
         here,
         {
             "listen": listen or None,
             "gateway": gateway,
+            "gateway_name": gateway_name or None,
+            "keyless": keyless,
+            "tls": tls,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
             "bootstrap": bootstrap or None,
             "mdns": mdns,
             "open": open_,
@@ -100,6 +156,9 @@ def up(
             "engine": engine or None,
             "interest": interest or None,
             "trusted_publishers": trust_publisher or None,
+            "serve": serve or None,
+            "host": host or None,
+            "accept_licenses": accept_license or None,
             "json": as_json or None,
         },
         environment=os.environ,
@@ -107,22 +166,16 @@ def up(
     )
     open_data_directory(config.data_dir)
     logs.configure(config.data_dir, os.environ)
+    _serve(config, passphrase)
 
+
+def _serve(config: "NodeConfig", passphrase: "PassphraseSource") -> None:
     import trio
 
     from aigrid.node.daemon import serve_forever
 
     announce = partial(_announce, as_json=config.json, command=_command(config.data_dir))
-    trio.run(partial(serve_forever, config, announce=announce))
-
-
-def identity(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """Print this node's DID; make its key if there is none."""
-    from aigrid.node.keys import load_or_create_identity
-
-    found = load_or_create_identity(session(ctx).data_dir)
-    body = {"did": found.did, "peer_id": found.peer_id}
-    show(body, lambda _: render.say(found.did), as_json=as_json)
+    trio.run(partial(serve_forever, config, announce=announce, passphrase=passphrase))
 
 
 def status(ctx: typer.Context, *, as_json: Json = False) -> None:

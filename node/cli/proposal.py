@@ -34,6 +34,7 @@ def facts(body: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         ("Outputs", _tensors(body.get("outputs", ())), "outputs"),
         ("Mapping", _mapping(body.get("mapping", {})), "mapping"),
         ("Left out", _left_out(body.get("left_out", {})), ""),
+        ("Policy", _policy(body.get("policy")), ""),
         ("Engine", body.get("engine") or "none", ""),
         ("Memory", size_text(body.get("memory_bytes", 0)), ""),
     )
@@ -84,6 +85,22 @@ def _unusual(part: msgspec.Struct) -> dict[str, Any]:
         for name, (value, usual) in found.items()
         if value != usual
     }
+
+
+def _policy(rules: Any) -> str:
+    """A line for each rule."""
+    if rules is None:
+        return ""
+    return (
+        "\n".join(
+            "; ".join(f"{what}: {_values(value)}" for what, value in rule.items()) for rule in rules
+        )
+        or "nobody but its owner may do anything"
+    )
+
+
+def _values(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else "yes"
 
 
 def _count(number: int) -> str:

@@ -18,6 +18,15 @@ HUB: Final = "hf:"
 _COLUMNS = {"what": "", "value": "", "origin": "READ FROM"}
 
 
+Policy = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file that says what may be done with the model, by whom (TOML or JSON, see the "
+        "README). Default: as published before, else members may do everything."
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """Which methods of the node show and publish a model, and what they are told of it."""
@@ -72,6 +81,7 @@ def publish(
             "Files that it names lie beside the model."
         ),
     ] = None,
+    policy: Policy = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -80,6 +90,10 @@ def publish(
     params: dict[str, Any] = {**said, **({"languages": language} if language else {})}
     if task_mapping is not None:
         params["mapping"] = _json_object(_read(task_mapping, "the task mapping"))
+    if policy is not None:
+        params["policy"] = _read(policy, "the policy")
+        if not params["policy"].strip():
+            raise UsageError(f"{policy} is empty: `rules = []` permits nobody but you")
     key = _read(key_file, "the key").strip() if key_file is not None else ""
     way = _way(source, params, upstream_model or "", key)
     node = session(ctx)

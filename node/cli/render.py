@@ -67,7 +67,10 @@ def ready(event: Mapping[str, Any], command: str) -> None:
         ("Grid     ", event.get("grid", "")),
         ("Node     ", event.get("peer_id", "")),
         ("Gateway  ", f"{base.rstrip('/')}/v1"),
+        ("SHA-256  ", event.get("tls_fingerprint", "")),
     ):
+        if not value:
+            continue
         lines.append(label, style="bold")
         lines.append(f"{printable(value)}\n")
     lines.append("\nIn another terminal:\n", style="dim")

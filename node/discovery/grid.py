@@ -5,7 +5,7 @@ member admitted is served on the connection it already has and one removed is cu
 Memberships are renewed here, by the authority or those to which it delegated that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,6 +40,12 @@ class GridKeys(Protocol):
 
     def retire_authority(self) -> None:
         """Put the key of a grid that is being left out of use, without destroying it."""
+
+    def pending_rotation(self) -> Record | None:
+        """The KeyRotation by which this node's key came, until the grid has taken it."""
+
+    def clear_rotation(self) -> None:
+        """The grid has taken it."""
 
 
 class MemberStatuses(Protocol):
@@ -83,7 +89,7 @@ class Grid:
         self._graph = graph
         self._statuses = statuses
         self._transport = transport
-        self._keys = keys
+        self.keys = keys
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._poke = trio.Event()
@@ -102,7 +108,11 @@ class Grid:
 
     def own_membership(self) -> Record | None:
         """Our membership in force."""
-        return self._graph.membership_of(self.identity.did, self._now_ms())
+        return self.membership_by_did(self.identity.did)
+
+    def membership_by_did(self, did: str) -> Record | None:
+        """The membership of `did` in force."""
+        return self._graph.membership_of(did, self._now_ms())
 
     def membership_of(self, peer_id: str) -> Record:
         """The membership in force of a peer. Raises PolicyDeniedError(`not_member`)."""
@@ -147,7 +157,8 @@ class Grid:
         record = self._graph.membership_of(did, self._now_ms())
         if record is None:
             raise PolicyDeniedError(f"{did} is not a member", Code.NOT_MEMBER)
-        if isinstance(record.body, MembershipBody) and record.body.role == "authority":
+        founds = isinstance(record.body, MembershipBody) and record.body.role == "authority"
+        if did == self.identity.did or (founds and authority is None):
             raise PolicyDeniedError("the authority's own node cannot be removed", Code.DENIED)
         if authority is None and record.status is None:
             text = "this membership cannot be revoked yet, only withdrawn by the authority"
@@ -227,7 +238,7 @@ class Grid:
     def _retire_authority(self) -> None:
         """Last of all: until the new grid is on the disk, the key of the old one is needed."""
         try:
-            self._keys.retire_authority()
+            self.keys.retire_authority()
         except AigridError as error:  # unused from now on, wherever it lies
             log.warning("authority key not retired", code=error.code.value, reason=error.message)
 
@@ -267,6 +278,22 @@ class Grid:
         """The grid's StatusDelegation in force, as it is shown beside memberships; b"" for none."""
         found = self._graph.revocations.delegation(self.did, self._now_ms())
         return b"" if found is None else found.raw
+
+    def lists(self) -> tuple[bytes, ...]:
+        """The grid's newest status lists, as far as they fit beside a membership."""
+        revocations, now_ms, left = self._graph.revocations, self._now_ms(), LIMITS.join_lists_bytes
+        signers = (self.did, *revocations.delegates(self.did, now_ms))
+        known = (revocations.list_of(self.did, signer, now_ms) for signer in signers)
+        chosen = []
+        for one in sorted(filter(None, known), key=lambda one: -one.valid_from_ms):
+            left -= len(one.raw)
+            if left >= 0:
+                chosen.append(one.raw)
+        return tuple(chosen)
+
+    def take_lists(self, raws: Sequence[bytes], *, peer_id: str) -> None:
+        """Status lists that a member showed beside its membership; what is wrong is counted."""
+        self._graph.ingest_batch(raws, now_ms=self._now_ms(), received_from=peer_id)
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the gate in step with the members; renew memberships if we are the authority."""

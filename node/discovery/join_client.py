@@ -34,6 +34,7 @@ from aigrid.protocol.messages import (
     Redeem,
     Refused,
     Reveal,
+    Rotate,
     Welcome,
     code_of,
     decode_join_answer,
@@ -81,6 +82,15 @@ class JoinClient:
         self._adopt(body.grid, answer, host)
         return body.grid
 
+    async def rotate(self, rotation: bytes, host: PeerAddress) -> None:
+        """Have our key take the place of the one that named it, at a node with the authority's key.
+
+        Raises:
+            VerificationError, PolicyDeniedError: what the host says.
+            RemoteError: it cannot be reached.
+        """
+        self._adopt(self._grid.did, await self._exchange(host, Rotate(rotation)), host)
+
     async def ask(self, host: PeerAddress, grid: str, show_code: ShowCode) -> None:
         """Ask to be let into `grid`, and wait until the operator there decides.
 
@@ -121,10 +131,13 @@ class JoinClient:
         own = self._grid.own_membership()
         if own is None:
             raise PolicyDeniedError("our membership has run out", Code.NOT_MEMBER)
-        answer = await self._exchange(peer, Present(own.raw, self._grid.delegation()))
+        answer = await self._exchange(
+            peer, Present(own.raw, self._grid.delegation(), self._grid.lists())
+        )
         if not isinstance(answer, Welcome):
             raise RemoteError("an unexpected answer", peer=peer.peer_id)
         self._grid.meet(answer.ours, peer_id=peer.peer_id, delegation=answer.delegation)
+        self._grid.take_lists(answer.lists, peer_id=peer.peer_id)
 
     def _adopt(self, grid: str, answer: JoinAnswer, host: PeerAddress) -> None:
         if not isinstance(answer, Welcome):
@@ -134,6 +147,7 @@ class JoinClient:
         self._grid.adopt(
             grid, answer.membership, answer.ours, host=host.peer_id, delegation=answer.delegation
         )
+        self._grid.take_lists(answer.lists, peer_id=host.peer_id)
         self._remember(host)
 
     async def _poll(self, host: PeerAddress, message: Reveal) -> JoinAnswer:

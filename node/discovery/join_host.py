@@ -1,16 +1,17 @@
 """The side of the join protocol that lets others in: redeeming, presenting, asking."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 import structlog
 import trio
 
+from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.quota import TokenBucket, TokenBuckets
 from aigrid.node.discovery.grid import Grid, NowMs, RandomBytes
 from aigrid.node.discovery.join_wire import finish, read_message, write_message
+from aigrid.node.discovery.rotation import Succession
 from aigrid.node.network.transport import Stream
 from aigrid.protocol.errors import (
     AigridError,
@@ -31,6 +32,7 @@ from aigrid.protocol.messages import (
     Present,
     Redeem,
     Reveal,
+    Rotate,
     Welcome,
     decode_join_request,
     encode,
@@ -55,7 +57,7 @@ class Asking:
 
 
 class JoinHost:
-    """Serves `/aigrid/join/1`. `redeem_once(nonce, until_ms)` says whether it was the first time.
+    """Serves `/aigrid/join/1`.
 
     What proves itself by a signature (a membership, an invitation) costs its host nothing; what
     does not hold, and every step of asking without an invitation, takes from the host's tokens.
@@ -64,14 +66,15 @@ class JoinHost:
     def __init__(
         self,
         grid: Grid,
+        local: LocalState,
         *,
-        redeem_once: Callable[[str, int], bool],
         now_ms: NowMs,
         random_bytes: RandomBytes,
         approve_everybody: bool,
     ) -> None:
         self._grid = grid
-        self._redeem_once = redeem_once
+        self._local = local
+        self._succession = Succession(grid, local, now_ms=now_ms)
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._approve_everybody = approve_everybody
@@ -122,21 +125,25 @@ class JoinHost:
         except RemoteError:
             self._limit(stream.remote_host)
             raise
-        if isinstance(message, Present | Redeem):
+        if isinstance(message, Present | Redeem | Rotate):
             return self._prove(message, stream)
         self._limit(stream.remote_host)
         if isinstance(message, AskToJoin):
             return self._challenge(message, peer_id)
         return await self._decide(message, peer_id)
 
-    def _prove(self, message: Present | Redeem, stream: Stream) -> Welcome:
+    def _prove(self, message: Present | Redeem | Rotate, stream: Stream) -> Welcome:
         """Whoever can prove itself gets in, whatever others at its address have sent."""
         try:
             if isinstance(message, Redeem):
                 return self._redeem(message, stream.peer_id)
+            if isinstance(message, Rotate):
+                successor = self._succession.honour(message.rotation, peer_id=stream.peer_id)
+                return self._welcome(successor.raw)
             record = self._grid.meet(
                 message.membership, peer_id=stream.peer_id, delegation=message.delegation
             )
+            self._grid.take_lists(message.lists, peer_id=stream.peer_id)
         except AigridError:
             now_seconds = trio.current_time()
             if not self._each.of(stream.remote_host, now_seconds).take(now_seconds):
@@ -157,7 +164,7 @@ class JoinHost:
         own = self._grid.own_membership()
         if own is None:
             raise PolicyDeniedError("this node's own membership has run out", Code.NOT_MEMBER)
-        return Welcome(membership, own.raw, self._grid.delegation())
+        return Welcome(membership, own.raw, self._grid.delegation(), self._grid.lists())
 
     def _redeem(self, message: Redeem, peer_id: str) -> Welcome:
         did = did_of_peer_id(peer_id)
@@ -169,7 +176,8 @@ class JoinHost:
             raise VerificationError(
                 "the invitation is older than the member's removal", Code.INVITATION_USED
             )
-        if self._redeem_once(body.nonce, invitation.valid_until_ms):
+        until_ms = invitation.valid_until_ms
+        if self._local.redeem(body.nonce, until_ms=until_ms, now_ms=self._now_ms()):
             return self._welcome(self._grid.admit(did).raw)
         if did not in self._grid.members():
             raise VerificationError("the invitation was redeemed already", Code.INVITATION_USED)

@@ -10,14 +10,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aigrid.node.gateway import openai
+from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.guard import check_caller
+from aigrid.node.gateway.guard import Hosts, check_caller
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
 
 T = TypeVar("T")
 _log = structlog.get_logger("aigrid.gateway")
-REQUEST_ID = "aigrid.request_id"
+REQUEST_ID, VISIT = "aigrid.request_id", "aigrid.visit"
+_OPEN = frozenset({"/healthz"})
 JSON_TYPE = "application/json"
 
 
@@ -26,12 +28,21 @@ class ClientGoneError(Exception):
 
 
 class Boundary:
-    """The outermost layer: request ids, the guard against web pages, every error an answer."""
+    """The outermost layer: request ids, the guard against web pages, every error an answer.
+
+    Here alone it is decided who gets to a route; all but `/healthz` find a `Visit` in the scope.
+    """
 
     def __init__(
-        self, app: ASGIApp, core: GatewayCore, limits: GatewayLimits, hosts: frozenset[str]
+        self,
+        app: ASGIApp,
+        core: GatewayCore,
+        limits: GatewayLimits,
+        hosts: Hosts,
+        auth: Authenticator,
     ) -> None:
         self._app = app
+        self._auth = auth
         self._core = core
         self._limits = limits
         self._hosts = hosts
@@ -44,6 +55,7 @@ class Boundary:
         began = trio.current_time()
         with self._core.request(None if offered is None else offered.decode("latin-1")) as id_:
             scope[REQUEST_ID] = id_
+            scope["scheme"] = self._hosts.scheme
             scope["app"] = self  # so that the router raises instead of answering in plain text
             status = 0
 
@@ -56,7 +68,7 @@ class Boundary:
 
             try:
                 check_caller(headers, self._hosts)
-                await self._app(scope, receive, send_named)
+                await self._admit(scope, receive, send_named)
             except ClientGoneError:
                 status = status or 499
             except Exception as error:  # noqa: BLE001  boundary: a request handler
@@ -69,6 +81,15 @@ class Boundary:
                 status=status,
                 duration_ms=round((trio.current_time() - began) * 1000, 1),
             )
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in _OPEN:
+            await self._app(scope, receive, send)
+            return
+        found = await self._auth.authenticate(scope)
+        with self._auth.meter.visit(found.caller, found.actor) as visit:
+            scope[VISIT] = visit
+            await self._app(scope, found.body(receive), send)
 
     def _answer(self, error: Exception, request_id: str) -> Response:
         headers: Mapping[str, str] | None = None

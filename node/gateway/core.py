@@ -7,7 +7,7 @@ error, and an orderly end of whatever is live when the node stops.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +15,9 @@ from typing import Any, Self
 
 import trio
 
+from aigrid.node.gateway.charging import Charge
 from aigrid.node.mesh.answer import Answer, Inference, ModelView, Segment
+from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -34,8 +36,10 @@ from aigrid.protocol.inference import (
     TextRequest,
     TokenLogprob,
 )
+from aigrid.protocol.model import MODEL_URN
 
 _NAME_SHOWN_CHARS = 100
+_TEXT = "text-generation"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -75,7 +79,7 @@ class GatewayCore:
 
     `status` gives the body of `GET /aigrid/v1/status`; `now_ms` is wall time in milliseconds since
     the epoch; `token` returns a fresh random name of 8 to 64 characters out of letters, digits, `_`
-    and `-`.
+    and `-`; `broader` names the capabilities above one.
     """
 
     def __init__(
@@ -85,8 +89,10 @@ class GatewayCore:
         status: Callable[[], dict[str, Any]],
         now_ms: Callable[[], int],
         token: Callable[[], str],
+        broader: Callable[[str], Collection[str]] = lambda _: (),
     ) -> None:
         self._inference = inference
+        self._broader = broader
         self.status = status
         self._now_ms = now_ms
         self._token = token
@@ -151,26 +157,51 @@ class GatewayCore:
         )
 
     # Generation
-    def generate(self, model: str, request: TextRequest, *, request_id: str) -> "Generation":
-        """Ask for text; see `Generation`."""
-        return Generation(self, self._inference.infer(model, request, request_id=request_id))
+    def generate(
+        self, model: str, request: TextRequest, *, request_id: str, visit: Visit
+    ) -> "Generation":
+        """Ask for text; see `Generation`.
 
-    async def run_task(self, model: str, request: TaskRequest, *, request_id: str) -> TaskAnswer:
+        Raises:
+            AigridError: the caller may not, or not now.
+        """
+        self._check(visit, model, _TEXT)
+        asked = self._inference.infer(model, request, request_id=request_id, caller=visit.caller)
+        return Generation(self, asked, visit, Charge(request))
+
+    async def run_task(
+        self, model: str, request: TaskRequest, *, request_id: str, visit: Visit
+    ) -> TaskAnswer:
         """Run a typed task on `model`, or where that is empty on whatever model can do it.
 
         Raises:
-            AigridError: when there is no complete answer.
+            AigridError: the caller may not, or there is no complete answer.
         """
+        self._check(visit, model, request.task)
         asked = self._inference.infer(
-            model, request, request_id=request_id, capability=request.task
+            model,
+            request,
+            request_id=request_id,
+            capability=request.task,
+            caller=visit.caller,
         )
-        async with Generation(self, asked) as generation:
+        async with Generation(self, asked, visit, Charge(request)) as generation:
             steps = [step async for step in generation]
             finish = steps[-1].finish
             output = b"".join(step.output for step in steps)
             if finish is None or not output:
                 raise EngineError("The model answered without a result.")
             return TaskAnswer(generation.answer, output, finish, tuple(generation.segments))
+
+    def _check(self, visit: Visit, model: str, capability: str) -> None:
+        if visit.actor is None:
+            return
+        called = (
+            (view.model, view.name)
+            for view in (self._inference.models() if visit.limits.models else ())
+            if model.removeprefix(MODEL_URN) in (view.model, view.name)
+        )
+        visit.may_begin(model, tuple(called), capability, self._broader(capability))
 
     # Stopping
     @property
@@ -212,12 +243,20 @@ class Generation:
 
     The last step carries `Finish`, and `segments` is complete with it. Leaving early cancels the
     request everywhere. Entering and iterating raise an `AigridError` when the answer cannot be
-    completed; an answer that merely stops is turned into one.
+    completed; an answer that merely stops is turned into one. `Charge` says what it costs.
     """
 
-    def __init__(self, core: GatewayCore, answering: AbstractAsyncContextManager[Answer]) -> None:
+    def __init__(
+        self,
+        core: GatewayCore,
+        answering: AbstractAsyncContextManager[Answer],
+        visit: Visit,
+        charge: Charge,
+    ) -> None:
         self._core = core
         self._answering = answering
+        self._visit = visit
+        self._charge = charge
         self._answer: Answer | None = None
         self._waiting: trio.CancelScope | None = None
         self._is_cut = False
@@ -229,7 +268,9 @@ class Generation:
             with trio.CancelScope() as self._waiting:
                 self._answer = await self._answering.__aenter__()
             self._waiting = None
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, trio.Cancelled):  # somebody was at work on it
+                self._visit.spend(self._charge.broke_off())
             self._core._leave(self)  # noqa: SLF001
             raise
         if self._answer is None:
@@ -243,6 +284,7 @@ class Generation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._visit.spend(self._charge.broke_off())
         try:
             await self._answering.__aexit__(kind, error, traceback)
         finally:
@@ -297,6 +339,8 @@ class Generation:
         scope, self._waiting = self._waiting, None
         if scope.cancelled_caught:
             raise _stopping_error()
+        if chunks is not None:
+            self._visit.spend(self._charge.chunks(chunks))
         return chunks
 
 

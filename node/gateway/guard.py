@@ -7,7 +7,8 @@ with CORS headers, so no page can read what it did not serve.
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from aigrid.protocol.errors import Code, InvalidRequestError, PolicyDeniedError, UsageError
 
@@ -22,26 +23,65 @@ def loopback_address(host: str) -> str:
     Raises:
         UsageError: `unsafe_binding` for anything else; names are not resolved.
     """
-    if host == "localhost":
-        return "127.0.0.1"
-    try:
-        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        address = None
-    if address is None or not address.is_loopback or getattr(address, "ipv4_mapped", None):
+    address = _literal("127.0.0.1" if host == "localhost" else host)
+    if address is None or not is_loopback(str(address)):
         raise UsageError(
-            f"The gateway may not listen on {host!r}: it has no keys and no TLS yet.",
-            Code.UNSAFE_BINDING,
+            f"The gateway may not listen on {host!r} without TLS.", Code.UNSAFE_BINDING
         )
     return str(address)
 
 
-def allowed_hosts(bound: str) -> frozenset[str]:
-    """What a Host header may name when the gateway listens on `bound`."""
-    return LOOPBACK_HOSTS | {f"[{bound}]" if ":" in bound else bound}
+def any_address(host: str) -> str:
+    """The address to bind for `host` where there is TLS: any literal, or `localhost`.
+
+    Raises:
+        UsageError: `unsafe_binding` for a name; names are not resolved.
+    """
+    address = _literal("127.0.0.1" if host == "localhost" else host)
+    if address is None:
+        raise UsageError(f"The gateway cannot listen on {host!r}: give an IP address.")
+    return str(address)
 
 
-def check_caller(headers: Mapping[bytes, bytes], hosts: frozenset[str]) -> None:
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone."""
+    address = _literal(host)
+    if address is None or getattr(address, "ipv4_mapped", None):
+        return False
+    return address.is_loopback
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """What a Host header may name, and the scheme of our own pages.
+
+    `any_address` for a gateway on all interfaces: a page whose name was rebound to us does not send
+    an address as its Host.
+    """
+
+    names: frozenset[str]
+    scheme: str = "http"
+    any_address: bool = False
+
+    def allows(self, host: str) -> bool:
+        """Whether `host`, in lower case and without a port, is one of ours."""
+        return host in self.names or (self.any_address and _literal(host) is not None)
+
+
+def allowed_hosts(bound: str, names: Iterable[str] = (), scheme: str = "http") -> Hosts:
+    """What a Host header may name when the gateway listens on `bound` and is called `names`."""
+    spelled = {f"[{name}]" if ":" in name else name.lower() for name in (bound, *names)}
+    return Hosts(LOOPBACK_HOSTS | spelled, scheme, bound in ("0.0.0.0", "::"))  # noqa: S104 - compared
+
+
+def check_caller(headers: Mapping[bytes, bytes], hosts: Hosts) -> None:
     """Refuse what a page of another origin sent.
 
     Raises:
@@ -49,10 +89,10 @@ def check_caller(headers: Mapping[bytes, bytes], hosts: frozenset[str]) -> None:
     """
     host = headers.get(b"host", b"").decode("latin-1").lower()
     match = _HOST.fullmatch(host)
-    if match is None or match[1] not in hosts:
+    if match is None or not hosts.allows(match[1]):
         raise PolicyDeniedError("The Host header names another machine.", Code.HOST_NOT_ALLOWED)
     origin = headers.get(b"origin")
-    if origin is not None and origin.decode("latin-1").lower() != f"http://{host}":
+    if origin is not None and origin.decode("latin-1").lower() != f"{hosts.scheme}://{host}":
         raise PolicyDeniedError(
             "The request comes from a page of another origin.", Code.ORIGIN_NOT_ALLOWED
         )

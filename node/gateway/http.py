@@ -8,21 +8,24 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 
 from aigrid.node.gateway.asgi import BodyReader, Boundary
+from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.guard import allowed_hosts, loopback_address
+from aigrid.node.gateway.guard import allowed_hosts, any_address, is_loopback, loopback_address
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_http import OpenAiEndpoints, json_response
 from aigrid.node.gateway.server import HttpServer, listen
 from aigrid.node.gateway.sparql_http import Queries, SparqlEndpoint
 from aigrid.node.gateway.task_http import TaskEndpoints
+from aigrid.node.gateway.tls import ServerTls
 from aigrid.protocol.errors import Code, LocalError
 
 
 class Gateway:
-    """HTTP on a loopback address.
+    """HTTP on a loopback address, or with TLS on any.
 
-    `host` is a loopback literal or `localhost`; port 0 takes a free one. `bind` may be called
-    ahead of `run`, so that a taken port is known before anything else starts.
+    `host` is an address or `localhost`; port 0 takes a free one; `names` are what else clients call
+    this machine. `bind` may be called ahead of `run`, so that a taken port is known before anything
+    else starts. Callers without a key are served on loopback only, whatever `auth` was told.
 
     Raises:
         UsageError: `unsafe_binding` from the constructor, `port_in_use` from `bind` and `run`.
@@ -34,15 +37,22 @@ class Gateway:
         host: str,
         port: int,
         *,
+        auth: Authenticator,
         limits: GatewayLimits | None = None,
         queries: Queries | None = None,
+        tls: ServerTls | None = None,
+        names: tuple[str, ...] = (),
     ) -> None:
         self._core = core
         self._queries = queries
-        self._host = loopback_address(host)
+        self._host = loopback_address(host) if tls is None else any_address(host)
         self._port = port
         self._limits = limits or GatewayLimits()
-        self._hosts = allowed_hosts(self._host)
+        self._tls = tls
+        names = names if tls is None else (*names, *tls.names)
+        self._hosts = allowed_hosts(self._host, names, self.scheme)
+        self._auth = auth
+        auth.keyless = auth.keyless and is_loopback(self._host)
         self._socket: socket.socket | None = None
         self._stop = trio.Event()
         self._server: HttpServer | None = None
@@ -61,14 +71,25 @@ class Gateway:
             self._socket = None
 
     @property
+    def scheme(self) -> str:
+        """`http` or `https`."""
+        return "http" if self._tls is None else "https"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate; "" without TLS."""
+        return "" if self._tls is None else self._tls.fingerprint
+
+    @property
     def address(self) -> str:
         """HOST:PORT, the port being known once bound."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{self._port}"
 
     def counters(self) -> dict[str, int]:
-        """What the guards did: evicted, refused and cut connections."""
-        return dict(self._server.counters) if self._server is not None else {}
+        """What the guards did: evicted, refused and cut connections, refused callers."""
+        counters = self._server.counters if self._server is not None else {}
+        return {**counters, "unauthenticated": self._auth.refused}
 
     async def stop(self) -> None:
         """Refuse new work and drain; returns once nothing is served any more.
@@ -89,7 +110,12 @@ class Gateway:
         self.bind()
         if self._socket is None:
             raise RuntimeError("bind left no socket")
-        server = self._server = HttpServer(self._app(), self._socket, self._limits)
+        server = self._server = HttpServer(
+            self._app(),
+            self._socket,
+            self._limits,
+            None if self._tls is None else self._tls.context,
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             task_status.started(self.address)
@@ -122,7 +148,7 @@ class Gateway:
         if self._queries is not None:
             routes += SparqlEndpoint(self._queries, self._limits).routes()
         router = Router(routes, redirect_slashes=False)
-        return Boundary(router, self._core, self._limits, self._hosts)
+        return Boundary(router, self._core, self._limits, self._hosts, self._auth)
 
     async def _health(self, _request: Request) -> Response:
         if self._core.stopping:

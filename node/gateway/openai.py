@@ -18,6 +18,7 @@ from aigrid.protocol.inference import Finish, TokenLogprob
 
 _encode = msgspec.json.Encoder().encode
 _LOGPROB_MIN = -9999.0
+_PATIENCE_SECONDS = 60.0
 _DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keepalive\n\n"
 
@@ -44,9 +45,13 @@ def error_answer(error: AigridError, *, retry_after_seconds: float) -> ErrorAnsw
         milliseconds = max(1, math.ceil(seconds * 1000))
         headers["retry-after"] = str(math.ceil(milliseconds / 1000))
         headers["retry-after-ms"] = str(milliseconds)
+        if seconds > _PATIENCE_SECONDS:  # the SDK would not wait so long, but repeat at once
+            headers["x-should-retry"] = "false"
     if not info.retry:
         # The SDK repeats every 408, 409 and 5xx unless told not to.
         headers["x-should-retry"] = "false"
+    if info.http == 401:
+        headers["www-authenticate"] = 'Bearer realm="aigrid"'
     return ErrorAnswer(info.http, headers, _encode({"error": error_object(error)}))
 
 
@@ -195,12 +200,7 @@ def _usage(finish: Finish) -> dict[str, int]:
 
 
 def _aigrid(segments: Iterable[Segment]) -> dict[str, Any]:
-    return {
-        "segments": [
-            {"node": segment.node, "model": segment.model, "tokens": segment.tokens}
-            for segment in segments
-        ]
-    }
+    return {"segments": [msgspec.to_builtins(segment) for segment in segments]}
 
 
 def _logprobs(entries: Iterable[TokenLogprob]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from aigrid.node.gateway import openai
 from aigrid.node.gateway.asgi import (
     JSON_TYPE,
     REQUEST_ID,
+    VISIT,
     BodyReader,
     internal_error,
     until_gone,
@@ -24,6 +25,7 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_request import ChatCall, decode_chat
 from aigrid.node.gateway.turn import Turn
 from aigrid.node.mesh.answer import Answer
+from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError
 
 
@@ -53,7 +55,8 @@ class OpenAiEndpoints:
         headers = dict(request.scope["headers"])
         check_json(headers)
         call = decode_chat(await self._bodies.read(headers, request.receive))
-        return _Chat(self._core, call, request.scope[REQUEST_ID], self._limits)
+        scope = request.scope
+        return _Chat(self._core, call, scope[REQUEST_ID], scope[VISIT], self._limits)
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -72,6 +75,7 @@ class _Chat:
     core: GatewayCore
     call: ChatCall
     request_id: str
+    visit: Visit
     limits: GatewayLimits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,7 +86,9 @@ class _Chat:
         await response(scope, receive, send)
 
     def generate(self) -> Generation:
-        return self.core.generate(self.call.model, self.call.request, request_id=self.request_id)
+        return self.core.generate(
+            self.call.model, self.call.request, request_id=self.request_id, visit=self.visit
+        )
 
     @property
     def completion_id(self) -> str:

@@ -9,6 +9,7 @@ a lingering close (a 413 sent while the client still uploads is lost to a reset)
 import errno
 import math
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -42,7 +43,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on a loopback address.
+    """A listening socket.
 
     Raises:
         UsageError: `port_in_use`, or `environment` when the address cannot be used.
@@ -105,7 +106,10 @@ class _Connection:
     def __init__(self, server: "HttpServer", stream: trio.SocketStream) -> None:
         self._server = server
         self._limits = server.limits
-        self._stream = stream
+        self._socket = stream
+        self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
+        if server.tls is not None:
+            self._stream = trio.SSLStream(stream, server.tls, server_side=True)
         self._reading = trio.CancelScope()
         self._turn = Turn()
         self._waits_for_request = True
@@ -118,11 +122,13 @@ class _Connection:
         Raises:
             OSError: it had left already.
         """
-        client = _address(self._stream.socket.getpeername())
-        server = _address(self._stream.socket.getsockname())
+        client = _address(self._socket.socket.getpeername())
+        server = _address(self._socket.socket.getsockname())
         self._server.connections[self] = None
         self._server.quiet[self] = None
         try:
+            if not await self._shake_hands():
+                return
             async with TaskGroup() as tasks:
                 protocol = self._protocol = _Http1(
                     self._server.app,
@@ -143,8 +149,34 @@ class _Connection:
             del self._server.connections[self]
             if self._broken:
                 # What the client has not read is worth nothing now: drop it with a reset.
-                self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            await trio.aclose_forcefully(self._stream)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            elif self._closing:
+                await self._say_goodbye()
+            await trio.aclose_forcefully(self._socket)
+
+    async def _shake_hands(self) -> bool:
+        """The TLS handshake, in its time; whoever is given up meanwhile fails it, too."""
+        if not isinstance(self._stream, trio.SSLStream):
+            return True
+        self._reading.deadline = trio.current_time() + self._limits.handshake_seconds
+        with self._reading:
+            try:
+                await self._stream.do_handshake()
+            except _GONE:
+                return False
+        if self._reading.cancelled_caught:
+            return False
+        self._reading = trio.CancelScope()
+        return True
+
+    async def _say_goodbye(self) -> None:
+        """With TLS, the end has to be told: a stream that merely stops may have been cut."""
+        if isinstance(self._stream, trio.SSLStream):
+            with trio.move_on_after(self._limits.farewell_seconds):
+                try:
+                    await self._stream.aclose()
+                except _GONE:
+                    pass
 
     def give_up(self) -> None:
         """Close as soon as possible; wakes the reader."""
@@ -189,7 +221,7 @@ class _Connection:
             heard_out = self._protocol.connection.their_state in _HEARD_OUT
             seconds = 0.0 if self._broken or heard_out else self._limits.linger_seconds
             self._reading.deadline = trio.current_time() + seconds
-            if not self._broken:
+            if not self._broken and isinstance(self._stream, trio.SocketStream):
                 try:
                     await self._stream.send_eof()
                 except (*_GONE, trio.BusyResourceError):
@@ -243,7 +275,14 @@ class HttpServer:
         ended: set when nothing is served any more.
     """
 
-    def __init__(self, app: AsgiApp, sock: socket.socket, limits: GatewayLimits) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        sock: socket.socket,
+        limits: GatewayLimits,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.tls = tls
         self.app = wrap_app(app, 0, "asgi")
         self.limits = limits
         self.context = WorkerContext(None)
@@ -297,7 +336,8 @@ class HttpServer:
                 self.counters["connections_refused"] += 1
                 with trio.move_on_after(self.limits.farewell_seconds):
                     try:
-                        await stream.send_all(self._refusal)
+                        if self.tls is None:  # else it would take a handshake to say so
+                            await stream.send_all(self._refusal)
                     except trio.BrokenResourceError:
                         pass
                 await trio.aclose_forcefully(stream)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from aigrid.node.gateway.asgi import JSON_TYPE, REQUEST_ID, BodyReader, until_gone
+from aigrid.node.gateway.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
 from aigrid.node.gateway.core import GatewayCore, TaskAnswer
 from aigrid.node.gateway.guard import check_json
 from aigrid.node.gateway.openai_embeddings import decode_embeddings, embeddings_body
@@ -66,7 +66,10 @@ class TaskEndpoints:
 
     async def _run(self, request: Request, model: str, task: TaskRequest) -> TaskAnswer:
         async def run(_nursery: Any) -> TaskAnswer:
-            return await self._core.run_task(model, task, request_id=request.scope[REQUEST_ID])
+            scope = request.scope
+            return await self._core.run_task(
+                model, task, request_id=scope[REQUEST_ID], visit=scope[VISIT]
+            )
 
         return await until_gone(request.receive, run)
 

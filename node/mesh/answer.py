@@ -5,17 +5,24 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aigrid.node.policy.caller import Caller
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of an answer that one node produced. `node` is a PeerId, `model` a model id."""
+    """A part of an answer that one node produced. `node` is a PeerId, `model` a model id.
+
+    `receipt` is the id under which this node keeps its receipt, or that there is none that holds;
+    "" where nothing is kept. `receipted` says whether one holds.
+    """
 
     node: str
     model: str
     tokens: int
+    receipt: str = ""
+    receipted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +81,15 @@ class Inference(Protocol):
         """Everything offered by live nodes, sorted by name."""
 
     def infer(
-        self, model: str, request: InferRequest, *, request_id: str, capability: str = ""
+        self,
+        model: str,
+        request: InferRequest,
+        *,
+        request_id: str,
+        caller: Caller,
+        capability: str = "",
     ) -> AbstractAsyncContextManager[Answer]:
-        """Route a request to a node that holds `model` (a name or a model id).
+        """Route a request of `caller` to a node that holds `model` (a name or a model id).
 
         An empty `model` with a `capability` lets the node choose. Entering waits for the first
         chunk; leaving early cancels the request everywhere.

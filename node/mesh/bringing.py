@@ -19,6 +19,7 @@ from aigrid.node.mesh.hosting import Hosting, Published
 from aigrid.node.mesh.model_copy import Progress, no_progress
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.sayable import check_draft, settled
+from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.errors import Code, EngineError, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import ModelDescription, model_id
@@ -36,6 +37,7 @@ class Wishes:
     license_id: str = ""
     languages: tuple[str, ...] = ()
     mapping: TaskMapping | UnsetType = UNSET
+    policy: Rules | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Proposal:
         sizes: file -> bytes.
         fit: None where no engine here takes it; `problem` says why.
         own: whether this node is the publisher of what code there is in it.
+        policy: what may be done with it, by whom; unset: as this node published it before.
     """
 
     draft: Draft
@@ -63,6 +66,7 @@ class Proposal:
     fit: Fit | None
     problem: EngineError | None
     own: bool = True
+    policy: Rules | UnsetType = UNSET
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -143,7 +147,8 @@ class Bringing:
             fit = await self._fit(_source(draft, trusted=trusted))
         except EngineError as error:
             problem = error
-        return Proposal(draft, sizes, chosen, wishes.capability or draft.task, fit, problem, own)
+        capability = wishes.capability or draft.task
+        return Proposal(draft, sizes, chosen, capability, fit, problem, own, wishes.policy)
 
     async def describe(self, draft: Draft, progress: Progress = no_progress) -> ModelDescription:
         """What is hashed into the model's id: the files' own names are no part of it.
@@ -196,6 +201,7 @@ class Bringing:
             capabilities=proposal.capabilities,
             license_id=draft.license_id,
             languages=draft.languages,
+            policy=proposal.policy,
             trial=trial(draft.task, draft.mapping, draft.inputs),
             take=take,
             own=proposal.own,

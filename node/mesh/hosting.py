@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 import structlog
@@ -20,41 +19,22 @@ from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.sayable import usual_name
+from aigrid.node.mesh.server_model import Discover, ServerModel, look
 from aigrid.node.mesh.starter import fetch
 from aigrid.node.mesh.trying import Trials
 from aigrid.node.mesh.watch import UpstreamWatch
-from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError, UsageError
+from aigrid.node.policy.explaining import Foresight
+from aigrid.protocol.credential_kinds import Rules
+from aigrid.protocol.errors import AigridError, Code, LocalError, UsageError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import Kind, ModelBody, Offer, OfferState
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
-from aigrid.protocol.task import TaskMapping
 from aigrid.protocol.upstream import Upstream
 
 log = structlog.get_logger(__name__)
-
-
-class Discover(Protocol):
-    """See `WorkerSpawner.discover`."""
-
-    def __call__(
-        self, endpoint: Endpoint, model: str, /, *, engine: str
-    ) -> Awaitable[tuple[Served, ...]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ServerModel:
-    """A model behind a server: which engine speaks to it, where it is, what it is called there.
-
-    Without a `model`, publishing fails with a list of what the server has.
-    """
-
-    engine: str
-    endpoint: Endpoint
-    model: str
-    mapping: TaskMapping | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +67,12 @@ class Hosting:
         changed: Callable[[], None],
         runs_code: Callable[[str], bool] = lambda _: False,
         trusted_publishers: Collection[str] = (),
+        foresight: Callable[[], Foresight] | None = None,
     ) -> None:
-        """`runs_code`: whether files of a format may run code; see `Probe.code_formats`."""
+        """`runs_code`: whether files of a format may run code; see `Probe.code_formats`.
+
+        `foresight` says what may be published and hosted; without it, everything.
+        """
         self._identity = identity
         self._graph = graph
         self._models = models
@@ -100,6 +84,7 @@ class Hosting:
         self._changed = changed
         self._runs_code = runs_code
         self._trusted_publishers = trusted_publishers
+        self._foresight = foresight
         self._publishing: set[str] = set()
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self.watch = UpstreamWatch(models, pool, changed=changed)
@@ -109,7 +94,7 @@ class Hosting:
         states = self._pool.states()
         found = []
         for model in self._models.list():
-            manifest = self._manifest(model)
+            manifest = self.manifest(model)
             if manifest is not None and not self._problem(model):
                 state: OfferState = "warm" if states.get(model) == "warm" else "on_disk"
                 estimate = self._pool.estimate(model)
@@ -129,7 +114,7 @@ class Hosting:
         """Whether a request for `model` may be served here."""
         return (
             model in self._models.list()
-            and self._manifest(model) is not None
+            and self.manifest(model) is not None
             and not self._problem(model)
         )
 
@@ -153,36 +138,34 @@ class Hosting:
         """Why a model is not offered now, or ""."""
         if self._runs_code(self._models.description(model).format) and not self.trusted(model):
             return "it can run code of its publisher, whom this node does not trust (any more)"
+        manifest = self.manifest(model)
+        if self._foresight is not None and manifest and not self._foresight().hosts(manifest):
+            return "this node's operator does not host it: see `host` in its configuration"
         return self.watch.problem(model)
+
+    def _check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
+        if self._foresight is not None:
+            self._foresight().check_publish(model, capabilities)
 
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
         self._check_room(known=False)
+        held = self._models.list()
         starter = await fetch(name, self._models, progress)
         async with self._alone(starter.model):
+            try:
+                self._check_publish(starter.model, starter.capabilities)
+            except AigridError:
+                if starter.model not in held:
+                    await self._undo(starter.model, {})
+                raise
             return await self._announce(
                 starter.model, starter.name, starter.capabilities, license_id=starter.license
             )
 
     async def look(self, upstream: ServerModel) -> Served:
-        """What the server says of the model.
-
-        Raises:
-            UsageError: where no model is named, with what the server has; for a wrong address.
-            EngineError: why the server does not answer.
-        """
-        endpoint, engine = upstream.endpoint, upstream.engine
-        if not upstream.model:
-            served = await self._discover(endpoint, "", engine=engine)
-            names = ", ".join(sorted(model.name for model in served)) or "none"
-            raise UsageError(f"name one of the server's models with --upstream-model: {names}")
-        found = await self._discover(endpoint, upstream.model, engine=engine)
-        if len(found) != 1:
-            raise EngineError(
-                f"the server tells of {len(found)} models where one was asked for",
-                Code.UNSUPPORTED_MODEL,
-            )
-        return found[0]
+        """What the server says of the model; see `server_model.look`."""
+        return await look(self._discover, upstream)
 
     async def publish_upstream(
         self,
@@ -192,6 +175,7 @@ class Hosting:
         name: str = "",
         license_id: str = "",
         languages: tuple[str, ...] = (),
+        policy: Rules | UnsetType = UNSET,
     ) -> Published:
         """Offer a model behind a server, once the server has answered a trial request.
 
@@ -218,6 +202,7 @@ class Hosting:
             capabilities=(capability,),
             license_id=license_id,
             languages=languages,
+            policy=policy,
             endpoint=upstream.endpoint,
         )
 
@@ -230,6 +215,7 @@ class Hosting:
         capabilities: tuple[str, ...],
         license_id: str,
         languages: tuple[str, ...] = (),
+        policy: Rules | UnsetType = UNSET,
         endpoint: Endpoint | None = None,
         trial: InferRequest | None = None,
         take: bool = False,
@@ -239,10 +225,12 @@ class Hosting:
         """Put a described model on the shelf, have it answer `trial`, and offer it.
 
         With `take` its files are moved rather than copied. `own`: whether this node is the
-        publisher of what code there is in them. What fails leaves nothing behind.
+        publisher of what code there is in them. Without a `policy` it keeps the one that this node
+        published it with before. What fails leaves nothing behind.
         """
         model = model_id(description)
         async with self._alone(model, publishing=own):
+            self._check_publish(model, capabilities)
             known = model in self._models.list()
             self._check_room(known=known)
             named = self._own_name(model)
@@ -256,7 +244,12 @@ class Hosting:
                 if trial is not None:
                     await self._trials.have_answer(model, trial, progress)
                 published = await self._announce(
-                    model, name, capabilities, license_id=license_id, languages=languages
+                    model,
+                    name,
+                    capabilities,
+                    license_id=license_id,
+                    languages=languages,
+                    policy=policy,
                 )
             except BaseException:
                 with trio.CancelScope(shield=True):
@@ -343,6 +336,7 @@ class Hosting:
         *,
         license_id: str,
         languages: tuple[str, ...] = (),
+        policy: Rules | UnsetType = UNSET,
     ) -> Published:
         """Sign a manifest, once an engine here has said that it can run the model.
 
@@ -364,6 +358,7 @@ class Hosting:
             languages=languages,
             memory_bytes=estimate.memory_bytes,
             context_tokens=estimate.context_tokens,
+            policy=self._own_policy(model) if policy is UNSET else policy,
         )
         record = self._graph.issue(
             Kind.MODEL,
@@ -375,7 +370,7 @@ class Hosting:
         self._changed()
         return Published(model, name, record.content_id)
 
-    def _manifest(self, model: str) -> Record | None:
+    def manifest(self, model: str) -> Record | None:
         """The manifest we offer a model under: our own, else of those we trust, else the newest."""
         own = self._own_manifest(model)
         if own is not None:
@@ -389,8 +384,12 @@ class Hosting:
                 return record
         return None
 
+    def _own_policy(self, model: str) -> Rules | UnsetType:
+        own = self._own_manifest(model)
+        return own.body.policy if own is not None and isinstance(own.body, ModelBody) else UNSET
+
     def _name(self, model: str) -> str:
-        return _name_in(self._manifest(model))
+        return _name_in(self.manifest(model))
 
     def _own_name(self, model: str) -> str:
         return _name_in(self._own_manifest(model))

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable
 
+import trio
+
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.inference import (
     Finish,
@@ -14,15 +16,19 @@ from aigrid.protocol.inference import (
     TextRequest,
 )
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, decode_rpc_answer
+from aigrid.protocol.messages import Chunks, Receipted, decode_rpc_answer
 
 
 class RemoteAnswer:
     """DATA bodies of an RPC answer as batches of chunks.
 
     Chunks of another kind than asked for, more tokens or more bytes than they can take, and
-    whatever comes after `Finish` are a `protocol_violation`. `failed` is called when the answer
-    ends otherwise than with `Finish` once it has begun: until then the caller may ask elsewhere.
+    whatever comes after `Finish` but a receipt are a `protocol_violation`. `failed` is called when
+    the answer ends otherwise than with `Finish` once it has begun: until then the caller may ask
+    elsewhere.
+
+    Attributes:
+        receipt: the one that came, as bytes that nobody has looked at; b"" if none did.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class RemoteAnswer:
         self._peer = peer
         self._failed = failed
         self._begun = False
+        self.receipt = b""
         self._kind: type[InferChunk] = TensorChunk
         self._tokens_allowed = 0
         self._tokens_left, self._bytes_left = 0, LIMITS.tensor_max_bytes + LIMITS.frame_max_bytes
@@ -63,18 +70,33 @@ class RemoteAnswer:
         self._begun = True
         return batch
 
+    async def settle(self) -> bytes:
+        """What comes after `Finish`: the receipt, or b"" where the node sends none in time."""
+        with trio.move_on_after(LIMITS.receipt_seconds):
+            try:
+                answer = decode_rpc_answer(await anext(self._bodies))
+            except (StopAsyncIteration, RemoteError):
+                return self.receipt
+            if isinstance(answer, Receipted):
+                self.receipt = answer.receipt
+        return self.receipt
+
     async def _receive(self) -> tuple[InferChunk, ...]:
-        try:
-            body = await anext(self._bodies)
-        except StopAsyncIteration:
-            raise RemoteError(
-                "the answer stopped before its end", Code.CONNECTION_LOST, peer=self._peer
-            ) from None
-        answer = decode_rpc_answer(body)
-        if not isinstance(answer, Chunks):
-            raise RemoteError("an unexpected answer", peer=self._peer)
-        self._check(answer.chunks, len(body))
-        return answer.chunks
+        while True:
+            try:
+                body = await anext(self._bodies)
+            except StopAsyncIteration:
+                raise RemoteError(
+                    "the answer stopped before its end", Code.CONNECTION_LOST, peer=self._peer
+                ) from None
+            answer = decode_rpc_answer(body)
+            if isinstance(answer, Receipted) and not self.receipt:
+                self.receipt = answer.receipt  # of a segment that failed: the error comes next
+                continue
+            if not isinstance(answer, Chunks):
+                raise RemoteError("an unexpected answer", peer=self._peer)
+            self._check(answer.chunks, len(body))
+            return answer.chunks
 
     def _check(self, batch: tuple[InferChunk, ...], size: int) -> None:
         self._bytes_left -= size

@@ -5,8 +5,10 @@ one is tried. After it, the answer ends in an explicit error.
 """
 
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -19,22 +21,26 @@ from aigrid.metagraph.selection import Observation, Ranking, rank
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
-from aigrid.node.mesh.answer import Answer, ModelView, Segment, the_one
+from aigrid.node.mesh.answer import Answer, ModelView, the_one
 from aigrid.node.mesh.remote_answer import RemoteAnswer
-from aigrid.node.mesh.serving import Batches, Serving
+from aigrid.node.mesh.segment import AskedSegment, ReceiptBook
+from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
+from aigrid.node.policy.caller import OPERATOR, Caller
+from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import (
     CODES,
+    POLICY,
     AigridError,
     Code,
     NoCandidateError,
     RemoteError,
 )
-from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
+from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Infer, encode
+from aigrid.protocol.messages import Infer, Push, encode
 from aigrid.protocol.model import MODEL_URN
 
 log = structlog.get_logger()
@@ -56,6 +62,8 @@ class Router:
         peers: Peers,
         rpc: RpcClient,
         serving: Serving,
+        presenter: Presenter,
+        receipts: ReceiptBook,
         reach: Callable[[Wanted], Awaitable[object]],
         now_ms: NowMs,
         rng: random.Random,
@@ -65,6 +73,8 @@ class Router:
         self._peers = peers
         self._rpc = rpc
         self._serving = serving
+        self._presenter = presenter
+        self._receipts = receipts
         self._reach = reach
         self._rng = rng
         self._now_ms = now_ms
@@ -96,21 +106,37 @@ class Router:
 
     @asynccontextmanager
     async def infer(
-        self, model: str, request: InferRequest, *, request_id: str, capability: str = ""
+        self,
+        model: str,
+        request: InferRequest,
+        *,
+        request_id: str,
+        capability: str = "",
+        caller: Caller = OPERATOR,
     ) -> AsyncIterator[Answer]:
         """See `Inference.infer`."""
+        asking = _Asking(request, request_id, caller, self._presenter.salt())
         ranking = await self._candidates(model, capability)
         problem: AigridError | None = None
-        for attempt, kept in enumerate(ranking.kept[: LIMITS.attempts_max], 1):
-            candidate = kept.candidate
+        attempt, repeated = 0, set[Candidate]()
+        waiting = deque(kept.candidate for kept in ranking.kept)
+        while waiting and attempt < LIMITS.attempts_max:
+            candidate = waiting.popleft()
             async with AsyncExitStack() as stack:
-                started_seconds = trio.current_time()
+                started_seconds, presented = trio.current_time(), None
                 try:
-                    chunks = await self._open(stack, candidate, request, request_id)
+                    presented = self._present(candidate, asking)
+                    attempt += 1
+                    chunks = await self._open(stack, candidate, asking, presented)
                 except AigridError as error:
                     if not self._worth_another(candidate, error):
                         raise
-                    problem = error
+                    if candidate not in repeated and await self._mended(
+                        candidate, error, presented
+                    ):
+                        repeated.add(candidate)
+                        waiting.appendleft(candidate)
+                    problem = _more_telling(problem, error)
                     continue
                 waited_ms = (trio.current_time() - started_seconds) * 1000
                 self._peers.succeeded(candidate.node, waited_ms)
@@ -118,7 +144,10 @@ class Router:
                     request_id, candidate.model, candidate.name, candidate.node, chunks, attempt
                 )
                 chunks.segments = answer.segments
-                yield answer
+                try:
+                    yield answer
+                finally:
+                    chunks.left()
                 return
         raise self._nobody(model or capability, problem, ranking.retry_after_seconds)
 
@@ -171,6 +200,8 @@ class Router:
         log.info(
             "candidate failed", peer=candidate.node, model=candidate.model, code=error.code.value
         )
+        if error.code in POLICY:
+            return True  # another may be permitted to serve it; this one did what it should
         of_the_node = CODES[error.code].retry or error.code in _OF_THE_NODE
         if isinstance(error, RemoteError) and of_the_node and error.code not in _NO_FAULT:
             self._peers.failed(candidate.node)
@@ -179,35 +210,82 @@ class Router:
     def _nobody(
         self, what: str, problem: AigridError | None, cooling_seconds: float | None
     ) -> AigridError:
-        if problem is not None and problem.code in _TOLD:
+        if problem is not None and (problem.code in _TOLD or problem.code in POLICY):
             return problem
         return NoCandidateError(
             f"no live node can serve {what!r} now",
             retry_after_seconds=cooling_seconds or LIMITS.retry_after_seconds,
         )
 
-    async def _open(
-        self, stack: AsyncExitStack, candidate: Candidate, request: InferRequest, request_id: str
-    ) -> "_AnswerChunks":
-        """Start the request on a candidate and wait for its first chunk."""
-        if candidate.node == self._own_peer_id:
-            batches: Batches = await stack.enter_async_context(
-                self._serving.infer(candidate.model, request)
+    def _present(self, candidate: Candidate, asking: "_Asking") -> Presented:
+        """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
+        return self._presenter.present(candidate, asking.request, asking.caller, asking.salt)
+
+    async def _mended(
+        self, candidate: Candidate, error: AigridError, presented: Presented | None
+    ) -> bool:
+        """Whether it is worth asking the same candidate again, once."""
+        if presented is None or not isinstance(error, RemoteError):
+            return False
+        if error.code is Code.REPLAYED:
+            return True  # the stream broke, and RPC sent it a second time
+        if error.code is not Code.STATUS_STALE:
+            return False
+        push = Push(self._presenter.evidence(presented))
+        try:
+            await self._rpc.ask(
+                candidate.node, encode(push), silence_seconds=LIMITS.rpc_timeout_seconds
             )
-            chunks = _AnswerChunks(batches, candidate)
-            await chunks.first()
-            return chunks
+        except RemoteError:
+            return False
+        return True
+
+    async def _open(
+        self, stack: AsyncExitStack, candidate: Candidate, asking: "_Asking", presented: Presented
+    ) -> AskedSegment:
+        """Start the request on a candidate and wait for its first chunk."""
+        message = Infer(
+            asking.request_id,
+            candidate.model,
+            candidate.manifest,
+            asking.request,
+            asking.salt,
+            presented.raw,
+        )
+        if candidate.node == self._own_peer_id:
+            served = self._serving.infer(message, candidate.signer)
+            segment = self._segment(
+                await stack.enter_async_context(served), candidate, asking, presented
+            )
+            await segment.first()
+            return segment
         await self._connect(candidate)
         with self._peers.while_alive(candidate.node):
-            batches = await self._ask(stack, candidate, request, request_id)
-            chunks = _AnswerChunks(batches, candidate)
-            await chunks.first()
-        return chunks
+            remote = await self._ask(stack, candidate, message)
+            segment = self._segment(remote, candidate, asking, presented)
+            await segment.first()
+        return segment
+
+    def _segment(
+        self,
+        batches: RemoteAnswer | ServedAnswer,
+        candidate: Candidate,
+        asking: "_Asking",
+        presented: Presented,
+    ) -> AskedSegment:
+        return AskedSegment(
+            batches,
+            candidate,
+            presented,
+            self._receipts,
+            request_id=asking.request_id,
+            actor=asking.caller.actor,
+            now_ms=self._now_ms,
+        )
 
     async def _ask(
-        self, stack: AsyncExitStack, candidate: Candidate, request: InferRequest, request_id: str
-    ) -> Batches:
-        message = Infer(request_id, candidate.model, candidate.manifest, request)
+        self, stack: AsyncExitStack, candidate: Candidate, message: Infer
+    ) -> RemoteAnswer:
         bodies = await stack.enter_async_context(
             self._rpc.call(
                 candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
@@ -215,7 +293,7 @@ class Router:
         )
         return RemoteAnswer(
             bodies,
-            request,
+            message.request,
             peer=candidate.node,
             failed=partial(self._peers.failed, candidate.node),
         )
@@ -231,64 +309,14 @@ class Router:
                 )
 
 
-class _AnswerChunks:
-    """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment.
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A request, whose it is, and the salt in the hashes of all its segments."""
 
-    Signs of life are not passed on, and none is the beginning of an answer.
-    """
-
-    def __init__(self, batches: Batches, candidate: Candidate) -> None:
-        self._batches = batches
-        self._candidate = candidate
-        self._ahead: tuple[InferChunk, ...] | None = None
-        self._tokens = 0
-        self._finished = False
-        self.segments: list[Segment] = []
-
-    async def first(self) -> None:
-        self._ahead = await self._fetch()
-
-    def __aiter__(self) -> "_AnswerChunks":
-        return self
-
-    async def __anext__(self) -> tuple[InferChunk, ...]:
-        if self._finished:
-            raise StopAsyncIteration
-        batch, self._ahead = self._ahead, None
-        if batch is None:
-            batch = await self._fetch()
-        for chunk in batch:
-            if isinstance(chunk, TextChunk):
-                self._tokens += len(chunk.token_ids)
-            elif isinstance(chunk, Finish):
-                self._finished = True
-                # Where tokens come without ids, the end alone says how many there were.
-                self._tokens = self._tokens or chunk.completion_tokens
-        if self._finished:
-            own = self._candidate
-            self.segments.append(Segment(own.node, own.model, self._tokens))
-        return batch
-
-    async def _fetch(self) -> tuple[InferChunk, ...]:
-        deadline = trio.current_time() + LIMITS.answer_silence_seconds
-        while True:
-            batch = await self._receive()
-            if not all(isinstance(c, TextChunk) and c.says_nothing for c in batch):
-                return batch
-            if trio.current_time() >= deadline:
-                raise RemoteError(
-                    "signs of life, and no answer", Code.TIMEOUT, peer=self._candidate.node
-                )
-
-    async def _receive(self) -> tuple[InferChunk, ...]:
-        try:
-            return await anext(self._batches)
-        except StopAsyncIteration:
-            raise RemoteError(
-                "the answer stopped before its end",
-                Code.CONNECTION_LOST,
-                peer=self._candidate.node,
-            ) from None
+    request: InferRequest
+    request_id: str
+    caller: Caller
+    salt: bytes
 
 
 # Of these the client hears, when no other candidate did better: the node is there.
@@ -331,6 +359,11 @@ _NO_FAULT = frozenset(
         Code.SHUTTING_DOWN,
     }
 )
+
+
+def _more_telling(before: AigridError | None, error: AigridError) -> AigridError:
+    """Of two reasons the one to tell: what a node says of its policy is told last."""
+    return error if before is None or before.code in POLICY or error.code not in POLICY else before
 
 
 def _view(summary: ModelSummary, offers: list[Candidate]) -> ModelView:

@@ -1,21 +1,54 @@
 """Inbound requests: what this node computes for others, and for itself."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import structlog
 import trio
 
+from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.network.streams import Send
-from aigrid.protocol.errors import Code, EngineError, NoCandidateError
-from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest, check_text
+from aigrid.node.policy.admission import Admission, Admitted
+from aigrid.node.policy.receipting import Keep, Segment
+from aigrid.protocol.errors import (
+    AigridError,
+    Code,
+    EngineError,
+    NoCandidateError,
+    PolicyDeniedError,
+    VerificationError,
+)
+from aigrid.protocol.identity import Identity, did_of_peer_id
+from aigrid.protocol.inference import InferChunk, TextRequest, check_text
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Infer, encode
+from aigrid.protocol.messages import Chunks, Infer, Receipted, encode
+from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 Batches = AsyncIterator[tuple[InferChunk, ...]]
+
+
+class ServedAnswer:
+    """Batches as they come from the worker; `receipt` is there with the last one."""
+
+    def __init__(self, batches: Batches, segment: Segment) -> None:
+        self._batches = batches
+        self._segment = segment
+
+    @property
+    def receipt(self) -> Record | None:
+        """For what was served, once it has ended."""
+        return self._segment.receipt
+
+    def __aiter__(self) -> "ServedAnswer":
+        return self
+
+    async def __anext__(self) -> tuple[InferChunk, ...]:
+        batch = await anext(self._batches)
+        self._segment.add(batch)
+        return batch
 
 
 class Serving:
@@ -24,24 +57,42 @@ class Serving:
     Attributes:
         running, served: requests now, and those that were answered to their end.
         failed: how often engines failed, and with what code.
+        denied: how often requests were refused by policy, and with what code.
     """
 
-    def __init__(self, pool: ModelPool, *, offered: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        pool: ModelPool,
+        *,
+        identity: Identity,
+        offered: Callable[[str], bool],
+        admission: Admission,
+        keep_receipt: Keep,
+        now_ms: NowMs,
+    ) -> None:
         self._pool = pool
+        self._identity = identity
         self._offered = offered
+        self._admission = admission
+        self._keep_receipt = keep_receipt
+        self._now_ms = now_ms
         self.running = 0
         self.served = 0
         self.failed: Counter[Code] = Counter()
+        self.denied: Counter[Code] = Counter()
         self.refusing = False
         self._idle = trio.Event()
 
     @asynccontextmanager
-    async def infer(self, model: str, request: InferRequest) -> AsyncIterator[Batches]:
-        """Lease the model and run one request; leaving early cancels it in the worker.
+    async def infer(self, message: Infer, peer: str) -> AsyncIterator[ServedAnswer]:
+        """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
+
+        Leaving early cancels it in the worker. Every segment that has begun is receipted.
 
         Raises:
             NoCandidateError: this node does not offer the model, or is stopping.
-            EngineError, AigridError(`busy`): from the pool or the engine.
+            PolicyDeniedError, VerificationError: it may not be served.
+            EngineError, LocalError: what the pool and the worker raise.
         """
         if self.refusing:
             raise NoCandidateError(
@@ -49,25 +100,41 @@ class Serving:
                 Code.SHUTTING_DOWN,
                 retry_after_seconds=LIMITS.retry_after_seconds,
             )
-        if isinstance(request, TextRequest):
-            check_text(request)
-        if not self._offered(model):
-            raise NoCandidateError(f"this node does not offer {model}")
-        self.running += 1
-        try:
-            async with (
-                self._pool.lease(model) as worker,
-                worker.infer(request) as batches,
-            ):
-                yield batches
-                self.served += 1
-        except EngineError as error:
-            self.failed[error.code] += 1
-            raise
-        finally:
-            self.running -= 1
-            if not self.running:
-                self._idle.set()
+        if isinstance(message.request, TextRequest):
+            check_text(message.request)
+        if not self._offered(message.model):
+            raise NoCandidateError(f"this node does not offer {message.model}")
+        with self._counted(), ExitStack() as stack:
+            try:
+                admitted = stack.enter_context(self._admission.admit(message, peer))
+            except (PolicyDeniedError, VerificationError) as error:
+                self.denied[error.code] += 1
+                raise
+            async with self._run(message, admitted, peer) as answer:
+                yield answer
+
+    @asynccontextmanager
+    async def _run(
+        self, message: Infer, admitted: Admitted, peer: str
+    ) -> AsyncIterator[ServedAnswer]:
+        async with self._pool.lease(message.model) as worker:
+            segment = Segment(
+                self._identity,
+                message,
+                admitted,
+                peer=peer,
+                keep=self._keep_receipt,
+                now_ms=self._now_ms,
+            )
+            try:
+                async with worker.infer(message.request) as batches:
+                    yield ServedAnswer(batches, segment)
+                    self.served += 1
+            except AigridError:
+                segment.end("failed")
+                raise
+            finally:
+                segment.end("cancelled")
 
     async def drain(self) -> None:
         """Refuse new work and wait until nothing runs."""
@@ -77,8 +144,34 @@ class Serving:
             await self._idle.wait()
 
     async def serve(self, peer_id: str, message: Infer, send: Send) -> None:
-        """Answer an `Infer` of a peer with `Chunks`."""
-        log.info("serving", peer=peer_id, request_id=message.request_id, model=message.model)
-        async with self.infer(message.model, message.request) as batches:
-            async for batch in batches:
-                await send(encode(Chunks(batch)))
+        """Answer an `Infer` of a peer with `Chunks`, and then with the receipt."""
+        peer, answer = did_of_peer_id(peer_id), None
+        try:
+            async with self.infer(message, peer) as answer:
+                log.info(
+                    "serving", peer=peer_id, request_id=message.request_id, model=message.model
+                )
+                async for batch in answer:
+                    await send(encode(Chunks(batch)))
+        except AigridError as error:
+            log.info(
+                "not served", peer=peer_id, request_id=message.request_id, code=error.code.value
+            )
+            if answer is not None and answer.receipt is not None:
+                await send(encode(Receipted(answer.receipt.raw)))
+            raise
+        if answer.receipt is not None:
+            await send(encode(Receipted(answer.receipt.raw)))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
+        except EngineError as error:
+            self.failed[error.code] += 1
+            raise
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._idle.set()

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
-from aigrid.protocol.credential_kinds import Action, Permission
+from aigrid.protocol.credential_kinds import EVERYTHING, Action, Permission
 from aigrid.protocol.kinds import ModelBody
-from aigrid.protocol.policy import Asked, Decision, OperatorPolicy, Policies, decide
+from aigrid.protocol.policy import Asked, Decision, OperatorPolicy, Policies, covers, decide
 from aigrid.protocol.record import Record
 from aigrid.protocol.status import Statuses
 
@@ -80,7 +80,7 @@ class Decider:
             node=at.node,
             model=wish.model,
             manifest=wish.manifest,
-            capabilities=self._capabilities(manifest, now_ms),
+            capabilities=self._capabilities(manifest),
             region=at.region,
             purpose=wish.purpose,
             accepts=frozenset(wish.accepts),
@@ -88,10 +88,17 @@ class Decider:
         policies = Policies(self._graph.grid, manifest, at.operator, narrowed or {})
         return decide(wish.action, asked, credentials, policies, self._statuses(), now_ms)
 
-    def _capabilities(self, manifest: Record | None, now_ms: int) -> frozenset[str]:
+    def hosts(self, model: str, capabilities: tuple[str, ...]) -> bool:
+        """Whether the operator of this node hosts a model that has these capabilities."""
+        targets = self.own.operator.hosts
+        return EVERYTHING in targets or covers(targets, model, self._broader(capabilities))
+
+    def _capabilities(self, manifest: Record | None) -> frozenset[str]:
         """What the model can be asked for, with everything broader."""
         body = None if manifest is None else manifest.body
-        if not isinstance(body, ModelBody):
-            return NO_CAPABILITIES
-        found = self._graph.index.concepts.satisfied(body.capabilities)
+        return self._broader(body.capabilities) if isinstance(body, ModelBody) else NO_CAPABILITIES
+
+    def _broader(self, capabilities: tuple[str, ...]) -> frozenset[str]:
+        now_ms = self._now_ms()
+        found = self._graph.index.concepts.satisfied(capabilities)
         return frozenset(name for name, until_ms in found.items() if until_ms > now_ms)

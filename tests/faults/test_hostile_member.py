@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from multiaddr import Multiaddr
 from tests.faults import attackers
 from tests.faults.attackers import Attacker, dht, varint
 from tests.faults.conftest import ProcessGrid
+from tests.faults.presenting import Said
 from tests.faults.test_hostile_network import member_traffic
 from tests.faults.test_hostile_stranger import refused, until
 
@@ -39,9 +41,9 @@ from aigrid.protocol.kinds import (
     WithdrawnBody,
 )
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Fetch, Infer, Records, encode
+from aigrid.protocol.messages import Fetch, Records, encode
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
-from aigrid.protocol.record import Record, build
+from aigrid.protocol.record import Record, build, verify_form_and_signature
 
 pytestmark = pytest.mark.process
 MIB = 1 << 20
@@ -344,13 +346,19 @@ async def test_absurd_requests_get_a_typed_error(grid, nursery):
     await mallory.become_member(grid.authority)
     muxer = await mallory.meet(grid.holder)
     (offer,) = [m for m in grid.asker.cli("models")["models"] if m["node"] == grid.holder.peer_id]
-    manifest_id = "b" + "a" * 58
+    honest = Said(
+        holder=mallory.identity,
+        credentials=(verify_form_and_signature(mallory.membership),),
+        audience=grid.holder.ready["did"],
+        model=offer["model"],
+        manifest="",
+    )
     with unharmed(grid, growth_max_bytes=3 * GROWTH_MAX_BYTES):
         for request, code in ABSURD:
-            message = encode(Infer("r" * 8, offer["model"], manifest_id, request))
+            message = encode(replace(honest, request=request, presented_for=request).message())
             answer = await say(mallory, muxer, frame(FrameKind.REQUEST, message))
             assert answer == code if code else answer not in {"internal", "TooSlowError"}, request
-        other = encode(Infer("r" * 8, "b" + "c" * 58, manifest_id, TextRequest(prompt="x")))
+        other = encode(replace(honest, model="b" + "c" * 58).message())
         assert await say(mallory, muxer, frame(FrameKind.REQUEST, other)) == "no_candidate"
 
 

@@ -27,6 +27,7 @@ from aigrid.metagraph import terms
 from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.mapping import to_quads
 from aigrid.metagraph.terms import graph_iri
+from aigrid.protocol.credential_kinds import ACTIONS, GrantBody, status_list_of
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.record import CONTEXTS, Record
 
@@ -51,12 +52,78 @@ def test_the_ontology_defines_every_term_of_ours_that_records_use():
     def used(fields):
         for term in fields.values():
             yield term.iri
+            yield from term.words.values()
             yield from used(term.fields)
 
-    ours = {iri for fields in (*terms.TERMS.values(), terms.WITHDRAWN) for iri in used(fields)}
-    ours |= {terms.AIG + kind.value for kind in Kind} | {terms.EMPTY, terms.PROVENANCE}
-    ours |= {terms.VOCABULARY}
+    tables = (*terms.TERMS.values(), terms.WITHDRAWN, terms.ENTRY, terms.BINDING)
+    ours = {iri for fields in tables for iri in used(fields)}
+    ours |= {terms.kind_iri(kind) for kind in Kind} | {terms.EMPTY, terms.PROVENANCE}
+    ours |= {terms.VOCABULARY, terms.PRESENTATION, terms.REQUEST}
+    ours |= {terms.AIG + action for action in ACTIONS}
     assert {iri for iri in ours if iri.startswith(terms.AIG)} <= defined
+
+
+RDFS = "http://www.w3.org/2000/01/rdf-schema#"
+
+
+def asked(graph: Graph, question: str) -> Any:
+    prefixes = "".join(f"PREFIX {name}: <{iri}> " for name, iri in terms.PREFIXES.items())
+    return graph.query(f"{prefixes} PREFIX rdfs: <{RDFS}> {question}")
+
+
+def test_policy_is_a_profile_of_odrl():
+    graph = Graph().parse(vocabulary.FOLDER / "aigrid.ttl")
+    actions = asked(graph, "SELECT ?a ?of { ?a a odrl:Action ; odrl:includedIn ?of }")
+    assert {(str(a).removeprefix(terms.AIG), str(of)) for a, of in actions} == {
+        ("invoke", terms.ODRL + "use"),
+        ("host", terms.ODRL + "use"),
+        ("fetch", terms.ODRL + "reproduce"),
+        ("publish", terms.ODRL + "distribute"),
+    }
+    matched = asked(
+        graph,
+        "SELECT ?p { ?p skos:closeMatch|rdfs:seeAlso ?word"
+        f' FILTER(STRSTARTS(STR(?word), "{terms.ODRL}")) }}',
+    )
+    constraints = {
+        term.iri
+        for name, term in terms.TERMS[Kind.GRANT]["permission"].fields.items()
+        if name not in ("actions", "targets")
+    }
+    assert constraints <= {str(row[0]) for row in matched}
+    for of in ("Permission", "Rule"):
+        assert asked(graph, f"ASK {{ aig:{of} rdfs:subClassOf odrl:Permission }}")
+
+
+def test_what_a_grant_permits_is_one_question_in_the_words_of_odrl():
+    record = example(Kind.GRANT)
+    rows = asked(
+        graph_of(record),
+        "SELECT ?who ?target { ?who aig:permission ?p ."
+        " ?p odrl:action aig:invoke ; odrl:target ?target }",
+    )
+    assert isinstance(record.body, GrantBody)
+    (model,) = (t for t in record.body.permission.targets if t.startswith("urn:"))
+    assert {(str(who), str(target)) for who, target in rows} == {
+        (record.subject, model),
+        (record.subject, terms.CAPABILITY + "text-generation"),
+    }
+
+
+@pytest.mark.parametrize("kind", [Kind.GRANT, Kind.DELEGATION, Kind.RECEIPT])
+def test_where_it_may_be_revoked_belongs_to_the_shape(kind):
+    record = example(kind)
+    if record.status is None:
+        added = Quad(
+            NamedNode(graph_iri(record.content_id)),
+            NamedNode(terms.CRED + "credentialStatus"),
+            NamedNode(status_list_of(record.issuer)),
+        )
+        assert not conforms(graph_of(record, lambda quads: [*quads, added]))
+        return
+    for iri in (terms.CRED + "credentialStatus", terms.AIG + "maxStatusAge"):
+        graph = graph_of(record, lambda quads, i=iri: [q for q in quads if q.predicate.value != i])
+        assert not conforms(graph), iri
 
 
 def test_the_taxonomy_in_skos_says_what_routing_uses():
@@ -156,7 +223,21 @@ def test_a_record_without_one_of_its_required_triples_has_not(kind):
         *(
             term.iri
             for name, term in terms.TERMS[kind].items()
-            if name in ("name", "capabilities", "grid", "broader", "labels", "software", "peerId")
+            if name
+            in (
+                "name",
+                "capabilities",
+                "grid",
+                "broader",
+                "labels",
+                "software",
+                "peerId",
+                "permission",
+                "parent",
+                "quorum",
+                "encodedList",
+                "ended",
+            )
         ),
     }
     for iri in required:

@@ -4,7 +4,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
-from aigrid.protocol.errors import Code, EngineError, UsageError
+from aigrid.protocol.errors import AigridError, Code, EngineError, UsageError
 from aigrid.protocol.limits import LIMITS
 
 
@@ -22,8 +22,10 @@ async def test_a_clock_set_back_does_not_end_a_node(sim, autojump_clock):
     await sim.publish_echo("b", "parrot")
     await eventually(sim.nodes["a"].node.router.models, seconds=10)
     sim.skip_seconds(-10 * LIMITS.clock_skew_seconds)
-    assert (await sim.ask("a", "parrot", "hello"))[0].strip() == "hello"  # loads: offers change
-    await trio.sleep(30)
+    with pytest.raises(AigridError) as caught:
+        await sim.ask("a", "parrot", "hello")
+    assert caught.value.code is Code.FROM_FUTURE
+    await trio.sleep(10 * LIMITS.clock_skew_seconds)
     assert (await sim.ask("a", "parrot", "again"))[0].strip() == "again"
     await sim.nodes["b"].node.stop()
 

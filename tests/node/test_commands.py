@@ -102,6 +102,9 @@ async def test_models_find_and_ask(sim, autojump_clock):
     await eventually(a.node.router.models, seconds=10)
     peer = b.node.identity.peer_id
     listed = {"model": model, "name": "parrot", "node": peer, "state": "on_disk"}
+    listed["policy"] = [
+        {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
+    ]
     assert await a("models") == {"models": [listed]}
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}
@@ -111,7 +114,16 @@ async def test_models_find_and_ask(sim, autojump_clock):
     assert (shown["received_from"], shown["verified"]["ok"]) == (peer, True)
     answer = await a("ask", text="hello you")
     assert (answer["text"], answer["model"]) == ("hello you", "parrot")
-    assert answer["segments"] == [{"node": peer, "model": model, "tokens": 2}]
+    (segment,) = answer["segments"]
+    assert (segment["node"], segment["model"], segment["tokens"]) == (peer, model, 2)
+    assert segment["receipted"]
+    for console, role in ((a, "asked"), (b, "served")):
+        (kept,) = (await console("receipts"))["receipts"]
+        assert (kept["id"], kept["role"], kept["completion_tokens"]) == (
+            segment["receipt"],
+            role,
+            2,
+        )
     assert "".join(event["text"] for event in a.events) == "hello you"
     assert (await a("ask", text="hi", model=model))["text"] == "hi"
 

@@ -1,12 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aigrid.node.config import NodeConfig, default_data_dir, load
+from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.identity import Identity
+from aigrid.protocol.model import MODEL_URN
 
+DID = Identity(bytes(32)).did
 PEER = Identity(bytes(32)).peer_id
 BOOTSTRAP = f"/ip4/192.0.2.1/tcp/4001/p2p/{PEER}"
 
@@ -58,6 +62,34 @@ def test_publishers_are_trusted_by_their_did_alone(tmp_path: Path) -> None:
         UsageError, match=r"command line: --trust-publisher lists 'me', which is no"
     ):
         merged(tmp_path, trusted_publishers=["me"])
+
+
+def test_the_operators_policy(tmp_path: Path) -> None:
+    usual = merged(tmp_path).operator
+    assert usual.serves == {"members"}
+    assert usual.hosts == {"*"}
+    assert merged(tmp_path, open=True).operator.serves == {"anyone"}
+    assert merged(tmp_path, open=True, serve=["members"]).operator.serves == {"members"}
+    assert merged(tmp_path, serve=["nobody"], host=["nothing"]).operator == replace(
+        usual, serves=frozenset(), hosts=frozenset()
+    )
+    model = content_id(b"{}")
+    config = merged(
+        tmp_path,
+        f'serve = ["members", "{DID}"]\nhost = ["text", "{model}"]\n'
+        "holder_requests_per_day = 5\nholder_tokens_per_day = 6\nholder_concurrency = 7\n"
+        'accept_licenses = ["MIT", "Apache-2.0"]\n',
+    )
+    found = config.operator
+    assert found.serves == {"members", DID}
+    assert found.hosts == {"text", MODEL_URN + model}
+    assert (found.requests_per_day, found.tokens_per_day, found.concurrency) == (5, 6, 7)
+    assert config.accept_licenses == ("Apache-2.0", "MIT")
+    told = merged(
+        tmp_path, environment={"AIGRID_SERVE": f"anyone, {DID}", "AIGRID_HOLDER_CONCURRENCY": "2"}
+    ).operator
+    assert told.serves == {"anyone", DID}
+    assert told.concurrency == 2
 
 
 def test_engines_are_named_in_order(tmp_path: Path) -> None:
@@ -148,13 +180,29 @@ def test_environment_spells_lists_and_truth(tmp_path: Path) -> None:
         ("interest", [" "]),
         ("interest", 7),
         ("thread", 1),
+        ("serve", []),
+        ("serve", ["me"]),
+        ("serve", ["nobody", "members"]),
+        ("serve", 1),
+        ("serve", [f"did:key:z{n}" for n in range(40)]),
+        ("host", ["did:key:z6Mk"]),
+        ("host", ["Text Generation"]),
+        ("host", [f"c{n}" for n in range(40)]),
+        ("holder_requests_per_day", -1),
+        ("holder_tokens_per_day", True),
+        ("holder_concurrency", "many"),
+        ("accept_licenses", ["é"]),
+        ("accept_licenses", ["x" * 97]),
+        ("accept_licenses", [f"L{n}" for n in range(17)]),
+        ("accept_licenses", 3),
     ],
 )
 def test_a_wrong_value_is_one_sentence(tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(UsageError) as caught:
         merged(tmp_path, **{key: value})
     assert caught.value.code is Code.USAGE
-    assert f"--{key}" in caught.value.message
+    spelled = {"accept_licenses": "accept-license"}.get(key, key)
+    assert f"--{spelled}" in caught.value.message
     assert "\n" not in caught.value.message
 
 
@@ -215,3 +263,30 @@ def test_default_data_directory(environment: dict[str, str], expected: str) -> N
 @pytest.mark.parametrize(("hostname", "name"), [("a b\x1b.c", "ab"), ("", "node"), ("ü-1", "ü-1")])
 def test_hostname_is_made_fit_to_show(tmp_path: Path, hostname: str, name: str) -> None:
     assert load(tmp_path, {}, environment={}, hostname=hostname).name == name
+
+
+def test_another_interface_is_served_with_tls(tmp_path: Path) -> None:
+    config = merged(
+        tmp_path, 'tls = "self-signed"\ngateway_name = ["node.example.org"]', gateway="0.0.0.0:1"
+    )
+    assert (config.gateway, config.tls) == (("0.0.0.0", 1), "self-signed")
+    assert config.gateway_names == ("node.example.org",)
+    own = merged(tmp_path, tls="", tls_cert=tmp_path / "c", tls_key="k", gateway="[::]:1")
+    assert (own.tls_cert, own.tls_key) == (tmp_path / "c", Path("k").absolute())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"tls": "on"}, "--tls "),
+        ({"tls_cert": "c"}, "tls_key"),
+        ({"tls_key": "k"}, "tls_cert"),
+        ({"tls_cert": "c", "tls_key": "k", "tls": "self-signed"}, "one certificate"),
+        ({"tls_cert": ""}, "--tls-cert"),
+        ({"gateway_name": ["a b"]}, "--gateway-name"),
+        ({"keyless": "maybe"}, "--keyless"),
+    ],
+)
+def test_settings_of_tls_go_together(tmp_path: Path, wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        merged(tmp_path, **wrong)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 from msgspec import UNSET
+from tests.protocol import credential_strategies
 
 from aigrid.protocol import kinds, task
 from aigrid.protocol.canonical import canonical, content_id, file_cid
@@ -17,6 +18,7 @@ from aigrid.protocol.kinds import Body, Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
 from aigrid.protocol.record import Record, build, sign_jcs, verification_method
+from aigrid.protocol.rotation import agreed
 from aigrid.protocol.upstream import TensorSpec, Upstream
 
 NOW_MS = 1_790_000_000_000
@@ -181,6 +183,7 @@ def model_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
             languages=st.lists(labels, max_size=3).map(tuple),
             memory_bytes=counts,
             context_tokens=counts,
+            policy=st.just(UNSET) | credential_strategies.rules,
         )
     )
 
@@ -231,12 +234,13 @@ def capability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
 
 
 def membership_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
-    return st.builds(
+    own: st.SearchStrategy[Body] = st.builds(
         kinds.MembershipBody,
         id=identities.map(lambda who: who.did),
         grid=st.just(issuer.did),
         role=st.sampled_from(["member", "authority"]),
     )
+    return own | credential_strategies.renewal_bodies(issuer)
 
 
 def invitation_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
@@ -250,6 +254,13 @@ def invitation_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
     )
 
 
+def rotation_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    successors = identities.filter(lambda who: who.did != issuer.did)
+    return st.builds(
+        lambda who, ms: agreed(issuer.did, who, rotated_ms=ms), successors, st.integers(0, NOW_MS)
+    )
+
+
 BODIES: dict[Kind, Callable[[Identity], st.SearchStrategy[Body]]] = {
     Kind.NODE: node_bodies,
     Kind.MODEL: model_bodies,
@@ -257,7 +268,14 @@ BODIES: dict[Kind, Callable[[Identity], st.SearchStrategy[Body]]] = {
     Kind.CAPABILITY: capability_bodies,
     Kind.MEMBERSHIP: membership_bodies,
     Kind.INVITATION: invitation_bodies,
+    Kind.ROTATION: rotation_bodies,
+    Kind.GRANT: credential_strategies.grant_bodies,
+    Kind.DELEGATION: credential_strategies.delegation_bodies,
+    Kind.STATUS_LIST: credential_strategies.status_list_bodies,
+    Kind.STATUS_DELEGATION: credential_strategies.status_delegation_bodies,
+    Kind.RECEIPT: credential_strategies.receipt_bodies,
 }
+NEVER_WITHDRAWN = {Kind.GRANT, Kind.DELEGATION, Kind.STATUS_LIST, Kind.RECEIPT}
 
 
 def withdrawals(kind: Kind, issuer: Identity) -> st.SearchStrategy[Body]:
@@ -268,12 +286,16 @@ def withdrawals(kind: Kind, issuer: Identity) -> st.SearchStrategy[Body]:
 def records(draw: st.DrawFn, kind: Kind) -> Record:
     """A valid record of `kind`, a withdrawal now and then, valid at NOW_MS."""
     issuer = draw(identities)
-    body = draw(BODIES[kind](issuer) | withdrawals(kind, issuer))
+    bodies = BODIES[kind](issuer)
+    body = draw(bodies if kind in NEVER_WITHDRAWN else bodies | withdrawals(kind, issuer))
+    withdrawn = isinstance(body, kinds.WithdrawnBody)
+    status = None if withdrawn else draw(credential_strategies.statuses(kind, issuer.did, body))
     ttl_ms = kinds.KINDS[kind].ttl_seconds * 1000
     age_ms = draw(st.integers(0, ttl_ms - 1))
     lifetime_ms = draw(st.integers(age_ms + 1, ttl_ms))
     start_ms = NOW_MS - age_ms
-    return build(kind, body, issuer, valid_from_ms=start_ms, valid_until_ms=start_ms + lifetime_ms)
+    end_ms = start_ms + lifetime_ms
+    return build(kind, body, issuer, valid_from_ms=start_ms, valid_until_ms=end_ms, status=status)
 
 
 def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
@@ -325,6 +347,8 @@ def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
             addresses=where,
             nonce="0123456789abcdef",
         ),
+        Kind.ROTATION: agreed(issuer.did, CAROL if issuer is not CAROL else BOB, rotated_ms=NOW_MS),
+        **credential_strategies.example_credentials(issuer),
     }
 
 
@@ -338,6 +362,7 @@ def example(
         issuer,
         valid_from_ms=start_ms,
         valid_until_ms=start_ms + kinds.KINDS[kind].ttl_seconds * 1000,
+        status=credential_strategies.example_status(kind, issuer.did),
     )
 
 

@@ -164,6 +164,9 @@ REFUSED: list[tuple[Kind, str, Any]] = [
         (Kind.INVITATION, "nonce", value)
         for value in ("", "!" * 15, "!" * 65, "a" * 16 + "\n", " " * 16, 1)
     ),
+    *((Kind.ROTATION, "successor", value) for value in ("", "did:key:z", ALICE.did, BOB.peer_id)),
+    *((Kind.ROTATION, "rotated", value) for value in ("", "2026-09-22", 1)),
+    *((Kind.ROTATION, "successorProof", value) for value in ("x" * 101, None)),
 ]
 
 
@@ -196,8 +199,9 @@ def test_ordinary_text_may_be_shown(text: str) -> None:
     assert code_of(Kind.NODE, changed(Kind.NODE, "region", text)) is None
 
 
-def test_invitations_alone_are_not_shared() -> None:
-    assert {kind for kind, rule in KINDS.items() if not rule.shared} == {Kind.INVITATION}
+def test_what_names_holders_is_not_shared() -> None:
+    private = {Kind.INVITATION, Kind.ROTATION, Kind.GRANT, Kind.DELEGATION, Kind.RECEIPT}
+    assert {kind for kind, rule in KINDS.items() if not rule.shared} == private
     assert set(KINDS) == set(Kind)
 
 

@@ -6,6 +6,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.protocol.credential_strategies import example_status
 from tests.protocol.strategies import ALICE, NOW_MS, example_bodies
 
 from aigrid.protocol.kinds import KINDS, AvailabilityBody, Kind, WithdrawnBody
@@ -85,6 +86,7 @@ def test_what_was_superseded_has_expired_when_it_is_forgotten(
         ALICE,
         valid_from_ms=start_ms,
         valid_until_ms=start_ms + data.draw(st.integers(1, ttl_ms)),
+        status=example_status(kind, ALICE.did),
     )
     assert old.valid_until_ms <= remembered_until_ms(kind, newest_ms)
 
@@ -99,6 +101,7 @@ def test_it_is_remembered_no_shorter_than_needed(kind: Kind) -> None:
         ALICE,
         valid_from_ms=NOW_MS - 1,
         valid_until_ms=NOW_MS - 1 + ttl_ms,
+        status=example_status(kind, ALICE.did),
     )
     last_ms = remembered_until_ms(kind, NOW_MS) - 2
     assert verify(old.raw, now_ms=last_ms) == old

@@ -96,6 +96,11 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
             model=st.text(max_size=64),
             manifest=st.text(max_size=64),
             request=text_requests | tensor_requests,
+            salt=st.binary(min_size=16, max_size=16),
+            presentation=st.binary(max_size=40),
+        )
+        | st.builds(
+            messages.Give, credentials=st.lists(raw_records, min_size=1, max_size=4).map(tuple)
         ),
     ),
     "rpc_answer": (
@@ -107,6 +112,8 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
         )
         | batches
         | st.builds(messages.Reconciled, message=st.binary(min_size=1, max_size=64))
+        | st.builds(messages.Receipted, receipt=raw_records)
+        | st.builds(messages.Given, kept=st.booleans())
         | st.builds(messages.Pushed, changed=st.integers(0, 1024))
         | st.builds(messages.Chunks, chunks=st.lists(chunks, max_size=3).map(tuple)),
     ),
@@ -115,6 +122,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
         messages.decode_join_request,
         st.builds(messages.Redeem, invitation=raw_records)
         | st.builds(messages.Present, membership=raw_records)
+        | st.builds(messages.Rotate, rotation=raw_records)
         | st.builds(
             messages.AskToJoin,
             name=st.text(shown, max_size=64),
@@ -235,15 +243,25 @@ def packed(kind: str, **fields: Any) -> bytes:
     return msgspec.msgpack.encode({"type": kind, **fields})
 
 
+PLAIN = {"type": "text", "prompt": "x"}
+INFER: dict[str, Any] = {
+    "request_id": "12345678",
+    "model": "m",
+    "manifest": "m",
+    "salt": bytes(16),
+    "presentation": b"",
+}
+
+
 def text(**fields: Any) -> bytes:
     request = {"type": "text", "prompt": "x", **fields}
-    return packed("infer", request_id="12345678", model="m", manifest="m", request=request)
+    return packed("infer", **INFER, request=request)
 
 
 def tensor(**fields: Any) -> bytes:
     inputs = {"x": {"dtype": "float32", "shape": [1], "data": bytes(4), **fields}}
     request = {"type": "tensor", "inputs": inputs}
-    return packed("infer", request_id="12345678", model="m", manifest="m", request=request)
+    return packed("infer", **INFER, request=request)
 
 
 def chunk(kind: str, **fields: Any) -> bytes:
@@ -258,7 +276,22 @@ def chunk(kind: str, **fields: Any) -> bytes:
         ("rpc_request", packed("redeem", invitation=b"")),
         ("rpc_request", packed("sync", known=bytes(512 * 1024 + 1))),
         ("rpc_request", packed("sync", known="text")),
-        ("rpc_request", packed("infer", request_id="short", model="", manifest="", request={})),
+        ("rpc_request", packed("infer", **{**INFER, "request_id": "short"}, request={})),
+        *(
+            ("rpc_request", packed("infer", **{**INFER, name: value}, request=PLAIN))
+            for name, value in (
+                ("salt", bytes(15)),
+                ("salt", bytes(17)),
+                ("salt", None),
+                ("presentation", bytes(LIMITS.presentation_max_bytes + 1)),
+                ("presentation", "text"),
+            )
+        ),
+        ("rpc_request", packed("give", credentials=[])),
+        ("rpc_request", packed("give", credentials=[b"{}"] * (LIMITS.chain_max + 1))),
+        ("rpc_request", packed("give", credentials=[bytes(LIMITS.record_max_bytes + 1)])),
+        ("rpc_answer", packed("receipted", receipt=bytes(LIMITS.record_max_bytes + 1))),
+        ("rpc_answer", packed("given", kept=1)),
         ("rpc_request", text().replace(b"12345678", b"1234567\n")),
         *(("rpc_request", text(temperature=value)) for value in (-1, float("nan"), float("inf"))),
         *(("rpc_request", text(top_p=value)) for value in (0, 1.1, float("nan"), True, "1")),

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.protocol.credential_strategies import example_status
 from tests.protocol.strategies import (
     ALICE,
     BOB,
+    NEVER_WITHDRAWN,
     NOW_MS,
     document_of,
     example,
@@ -61,8 +63,13 @@ def test_a_proof_by_another_key(kind: Kind) -> None:
 
 @kinds
 def test_another_issuer_than_the_key(kind: Kind) -> None:
-    raw = forge(example(kind), lambda document: document.update(issuer=BOB.did))
-    assert code_of(raw) is Code.ISSUER_NOT_KEY
+    def by_bob(document: Document) -> None:
+        document["issuer"] = BOB.did
+        status = example_status(kind, BOB.did)
+        if status is not None:
+            document["credentialStatus"] = status.document()
+
+    assert code_of(forge(example(kind), by_bob)) is Code.ISSUER_NOT_KEY
 
 
 @kinds
@@ -76,7 +83,8 @@ def test_a_field_that_the_kind_does_not_have(kind: Kind) -> None:
 @kinds
 def test_every_missing_field_of_a_body_without_a_default(kind: Kind) -> None:
     optional = {"region", "license", "languages", "memoryBytes", "contextTokens", "role"}
-    optional |= {"inputSchema", "outputSchema", "branches"}
+    optional |= {"inputSchema", "outputSchema", "branches", "delegable", "onBehalf"}
+    optional |= {"type", "statusPurpose", "credentials"}
     for name in document_of(example(kind))["credentialSubject"]:
 
         def leave_out(document: Document, name: str = name) -> None:
@@ -112,9 +120,9 @@ ENVELOPES: list[tuple[Callable[[Document], None], Code]] = [
     (put(**{"@context": [*CONTEXTS, {"offers": "https://example.org/"}]}), Code.UNKNOWN_CONTEXT),
     (put(**{"@context": CONTEXTS[0]}), Code.UNKNOWN_CONTEXT),
     (put(id="urn:uuid:58172aac-d8ba-11ed-83dd-0b3aef56cc33"), Code.UNKNOWN_FIELD),
-    (put(credentialStatus={}), Code.UNKNOWN_FIELD),
+    (put(credentialStatus={}), Code.UNKNOWN_FIELD),  # this kind has none
     (put(name="An offer"), Code.UNKNOWN_FIELD),
-    (put(type=["VerifiableCredential", "Receipt"]), Code.UNKNOWN_KIND),
+    (put(type=["VerifiableCredential", "Ticket"]), Code.UNKNOWN_KIND),
     (put(type=["VerifiableCredential", ["NodeRecord"]]), Code.UNKNOWN_KIND),
     (put(type=["VerifiableCredential", {}]), Code.UNKNOWN_KIND),
     (put(type=["VerifiableCredential", None]), Code.UNKNOWN_KIND),
@@ -252,7 +260,7 @@ def withdrawn(kind: Kind, subject: Any) -> Callable[[Document], None]:
     return put(credentialSubject={"id": subject, "withdrawn": True})
 
 
-@kinds
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in NEVER_WITHDRAWN])
 def test_withdrawals_hold_and_are_about_a_possible_key(kind: Kind) -> None:
     body = WithdrawnBody(id=example_bodies()[kind].id, withdrawn=True)
     record = build(
@@ -260,12 +268,28 @@ def test_withdrawals_hold_and_are_about_a_possible_key(kind: Kind) -> None:
     )
     assert record.withdrawn
     assert record.key == example(kind).key
-    itself = kind in (Kind.NODE, Kind.AVAILABILITY, Kind.CAPABILITY)
+    itself = kind in {
+        Kind.NODE,
+        Kind.AVAILABILITY,
+        Kind.CAPABILITY,
+        Kind.ROTATION,
+        Kind.STATUS_DELEGATION,
+    }
     for stranger in ("x", "urn:aigrid:model:", "urn:aigrid:model:" + content_id(b"")[:-1]):
         expected = Code.ISSUER_NOT_KEY if itself else Code.MALFORMED
         assert code_of(forge(example(kind), withdrawn(kind, stranger))) is expected
     for empty in ("", None, 1, "x" * 129):
         assert code_of(forge(example(kind), withdrawn(kind, empty))) is Code.MALFORMED
+
+
+@pytest.mark.parametrize("kind", sorted(NEVER_WITHDRAWN))
+def test_what_is_only_replaced_or_revoked_is_not_withdrawn(kind: Kind) -> None:
+    def taken_back(document: Document) -> None:
+        document.pop("credentialStatus", None)
+        subject = document["credentialSubject"]["id"]
+        document["credentialSubject"] = {"id": subject, "withdrawn": True}
+
+    assert code_of(forge(example(kind), taken_back)) is Code.MALFORMED
 
 
 @kinds

@@ -18,19 +18,30 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
+from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text
 from aigrid.protocol.model import ModelDescription
+from aigrid.protocol.record import Record
 
 START_MS = 1_800_000_000_000
 
 
-class NoKeys:
-    """Keys live in memory only."""
+@dataclass
+class MemoryKeys:
+    """Keys live in memory only; `rotation` is the one that waits to be presented."""
+
+    rotation: Record | None = None
 
     def retire_authority(self) -> None:
         pass
+
+    def pending_rotation(self) -> Record | None:
+        return self.rotation
+
+    def clear_rotation(self) -> None:
+        self.rotation = None
 
 
 async def run_inline(function: Any) -> Any:
@@ -83,13 +94,16 @@ class Simulation:
         interests: frozenset[str] | None = None,
         region: str = "",
         trusted_publishers: Collection[str] = (),
+        identity: Identity | None = None,
+        rotation: Record | None = None,
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
+        It has the key of its name, unless `identity` is another; `rotation` waits to be presented.
         Only the first one brings an authority key, unless `with_authority` says otherwise. It
         replicates everything, unless `interests` names branches.
         """
-        identity = Identity(hashlib.sha256(f"{self.seed}/{name}".encode()).digest())
+        identity = identity or self.identity_of(name)
         authority = Identity(hashlib.sha256(f"{self.seed}/{name}/grid".encode()).digest())
         rng = random.Random(f"{self.seed}/{name}/{incarnation}")
         index = int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "big")
@@ -107,7 +121,7 @@ class Simulation:
             rng=rng,
             random_bytes=rng.randbytes,
             run_blocking=run_inline,
-            keys=NoKeys(),
+            keys=MemoryKeys(rotation),
             database=home / "records.db",
             memory={"cpu": 1 << 30},
         )
@@ -128,6 +142,10 @@ class Simulation:
             lambda record: self.note(name, "learns", record.kind.value, record.content_id[-8:])
         )
         return sim_node
+
+    def identity_of(self, name: str) -> Identity:
+        """The key that a node of this name has if nothing else is said."""
+        return Identity(hashlib.sha256(f"{self.seed}/{name}".encode()).digest())
 
     async def _run(self, sim_node: SimNode, *, task_status: Any) -> None:
         with sim_node.scope:
@@ -174,7 +192,9 @@ class Simulation:
         node = self.nodes[name].node
         request = TextRequest(messages=(ChatMessage("user", text),))
         parts = []
-        async with node.router.infer(model, request, request_id=node.new_request_id()) as answer:
+        async with node.router.infer(
+            model, request, request_id=node.new_request_id(), caller=OPERATOR
+        ) as answer:
             async for batch in answer.chunks:
                 parts += [chunk.text for chunk in batch if isinstance(chunk, TextChunk)]
                 if isinstance(batch[-1], Finish):

@@ -8,6 +8,7 @@ import trio
 from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
+from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.limits import LIMITS
 
@@ -40,6 +41,7 @@ async def test_a_request_beyond_the_interests_is_answered(
         wanted.get("model", ""),
         TextRequest(prompt="hello"),
         request_id="request-1",
+        caller=OPERATOR,
         capability=wanted.get("capability", ""),
     ) as answer:
         assert [batch async for batch in answer.chunks]

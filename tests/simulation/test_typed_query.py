@@ -8,6 +8,7 @@ from aigrid.node.commands import NodeCommands
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
+from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.kinds import CapabilityBody, Kind
@@ -73,7 +74,7 @@ def define(sim, name, short, broader):
 async def answered(sim, model="", capability=""):
     node = node_of(sim, "asker")
     async with node.router.infer(
-        model, REQUEST, request_id="request-1", capability=capability
+        model, REQUEST, request_id="request-1", caller=OPERATOR, capability=capability
     ) as answer:
         assert [batch async for batch in answer.chunks]
     return answer.node

@@ -33,6 +33,7 @@ def test_help_and_parsing_import_nothing_heavy() -> None:
     program = (
         "import sys\nfrom aigrid.node.cli.entry import run\n"
         "assert run(['--help']) == 0 and run(['nonsense']) == 2 and run(['up', '--help']) == 0\n"
+        "assert run(['credential', 'issue', '--help']) == run(['policy', '--help']) == 0\n"
         f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
         "assert not found, found"
     )
@@ -258,9 +259,13 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "find",
         "ask",
         "record",
+        "receipts",
         "query",
         "export",
         "capability",
+        "key",
+        "credential",
+        "policy",
         "grid",
     }
     assert entry._command_names() == expected

@@ -389,7 +389,7 @@ async def test_the_authority_key_goes_out_of_use_only_once_the_new_grid_is_kept(
             kept.append((b.local.grid, b.grid.own_membership() is not None))
             raise UsageError("the disk is full", Code.DATA_DIRECTORY_UNUSABLE)
 
-    b.grid._keys = Keys()
+    b.grid.keys = Keys()
     await sim.join("b", "a")
     assert kept == [(a.grid.did, True)]
     assert b.grid.did == a.grid.did

@@ -1,5 +1,6 @@
 """A mesh that answers from a script, and a gateway over it on a free port."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,16 +9,24 @@ from typing import Any
 
 import trio
 
+from aigrid.metagraph.database import Database
+from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.tls import ServerTls
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.node.policy.access import Access
+from aigrid.node.policy.caller import Caller
+from aigrid.node.policy.nonces import Nonces
+from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
 
 NODE = "12D3KooWSecondNode"
 MODEL = "bafymodel"
 NAME = "org/tiny:1"
+RECEIPT = content_id(b"receipt")
 NOW_MS = 1_700_000_000_123
 
 Batch = tuple[InferChunk, ...] | AigridError | Exception | float
@@ -44,6 +53,7 @@ class ScriptedMesh:
     before_first: Batch | None = None
     views: tuple[ModelView, ...] = (view(),)
     asked: list[tuple[str, InferRequest, str]] = field(default_factory=list)
+    callers: list[Caller] = field(default_factory=list)
     entered: trio.Event = field(default_factory=trio.Event)
     ended: list[str] = field(default_factory=list)
     left: trio.Event = field(default_factory=trio.Event)
@@ -52,8 +62,15 @@ class ScriptedMesh:
         return self.views
 
     def infer(
-        self, model: str, request: InferRequest, *, request_id: str, capability: str = ""
+        self,
+        model: str,
+        request: InferRequest,
+        *,
+        request_id: str,
+        caller: Caller,
+        capability: str = "",
     ) -> AbstractAsyncContextManager[Answer]:
+        self.callers.append(caller)
         return self._infer(model, request, request_id)
 
     @asynccontextmanager
@@ -86,7 +103,7 @@ class ScriptedMesh:
             if chunks is not None:
                 tokens += sum(len(c.token_ids) for c in chunks if isinstance(c, TextChunk))
                 yield chunks
-        segments.append(Segment(NODE, MODEL, tokens))
+        segments.append(Segment(NODE, MODEL, tokens, RECEIPT, receipted=True))
 
     def status(self) -> dict[str, Any]:
         return {"peer_id": NODE, "peers": 2}
@@ -106,11 +123,35 @@ def tokens() -> Callable[[], str]:
     return lambda: f"req_{next(numbers):08d}"
 
 
+def open_access() -> Access:
+    """Keys that are nowhere but in memory, and a clock that stands."""
+    database = Database(None)
+    return Access(database, Nonces(database), random_bytes=os.urandom, now_ms=lambda: NOW_MS)
+
+
+def authenticator(access: Access | None = None, *, keyless: bool = True) -> Authenticator:
+    return Authenticator(access or open_access(), keyless=keyless, now_ms=lambda: NOW_MS)
+
+
 @asynccontextmanager
-async def gateway(mesh: ScriptedMesh, **limits: Any) -> AsyncIterator[tuple[Gateway, str]]:
+async def gateway(
+    mesh: ScriptedMesh,
+    *,
+    access: Access | None = None,
+    keyless: bool = True,
+    tls: ServerTls | None = None,
+    **limits: Any,
+) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway and its HOST:PORT; stopped at the end."""
     core = GatewayCore(mesh, status=mesh.status, now_ms=lambda: NOW_MS, token=tokens())
-    served = Gateway(core, host="127.0.0.1", port=0, limits=GatewayLimits(**limits))
+    served = Gateway(
+        core,
+        host="127.0.0.1",
+        port=0,
+        auth=authenticator(access, keyless=keyless),
+        limits=GatewayLimits(**limits),
+        tls=tls,
+    )
     async with trio.open_nursery() as nursery:
         address = await nursery.start(served.run)
         yield served, address

@@ -9,6 +9,8 @@ from tests.node.gateway.double import HELLO, NOW_MS, Batch, ScriptedMesh, text, 
 
 from aigrid.node.gateway import openai
 from aigrid.node.gateway.core import GatewayCore, Step
+from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import CODES, AigridError, Code, InvalidRequestError
 from aigrid.protocol.inference import ChatMessage, Finish, Tensor, TensorChunk, TextRequest
 
@@ -20,7 +22,7 @@ def core(mesh: ScriptedMesh) -> GatewayCore:
 
 
 async def steps_of(gateway: GatewayCore) -> list[Step]:
-    async with gateway.generate("m", ASK, request_id="r") as generation:
+    async with gateway.generate("m", ASK, request_id="r", visit=Visit(OPERATOR)) as generation:
         return [step async for step in generation]
 
 

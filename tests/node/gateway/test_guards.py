@@ -10,6 +10,7 @@ import trio.testing
 from tests.node.gateway.double import (
     NAME,
     ScriptedMesh,
+    authenticator,
     chat_bytes,
     connect,
     gateway,
@@ -261,7 +262,7 @@ async def test_a_new_client_takes_the_place_of_the_longest_silent_one() -> None:
 
 
 async def test_too_many_busy_connections_are_told_so() -> None:
-    limits = {"connections_max": 2, "first_chunk_seconds": 0.01}
+    limits: dict[str, Any] = {"connections_max": 2, "first_chunk_seconds": 0.01}
     async with gateway(ScriptedMesh((float("inf"),)), **limits) as (served, address):
         with trio.fail_after(5):
             busy = [await connect(address, chat_bytes(stream=True)) for _ in range(2)]
@@ -293,13 +294,13 @@ async def test_only_loopback_may_be_bound() -> None:
         assert loopback_address(host)
     for host in ("0.0.0.0", "::", "192.168.1.2", "example.org", "", "::ffff:127.0.0.1"):
         with pytest.raises(UsageError) as caught:
-            Gateway(core(), host, 0)
+            Gateway(core(), host, 0, auth=authenticator())
         assert caught.value.code is Code.UNSAFE_BINDING
 
 
 async def test_a_port_in_use_is_a_usage_error() -> None:
     async with gateway(ScriptedMesh()) as (_, address):
-        second = Gateway(core(), "127.0.0.1", int(address.rpartition(":")[2]))
+        second = Gateway(core(), "127.0.0.1", int(address.rpartition(":")[2]), auth=authenticator())
         async with trio.open_nursery() as nursery:
             with pytest.raises(UsageError) as caught:
                 await nursery.start(second.run)

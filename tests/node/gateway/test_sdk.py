@@ -12,6 +12,7 @@ from tests.node.gateway.double import (
     MODEL,
     NAME,
     NODE,
+    RECEIPT,
     Batch,
     ScriptedMesh,
     gateway,
@@ -30,7 +31,8 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.inference import Finish, TextChunk, TokenLogprob
 
 pytestmark = pytest.mark.trio
-SEGMENTS = {"segments": [{"node": NODE, "model": MODEL, "tokens": 3}]}
+SEGMENT = {"node": NODE, "model": MODEL, "tokens": 3, "receipt": RECEIPT, "receipted": True}
+SEGMENTS = {"segments": [SEGMENT]}
 HI: Any = [{"role": "user", "content": "hi"}]
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 import trio
-from tests.node.gateway.double import NOW_MS, ScriptedMesh, tokens
+from tests.node.gateway.double import NOW_MS, ScriptedMesh, authenticator, tokens
 
 from aigrid.metagraph.query import AnswerFormat, check_query, formats_of
 from aigrid.node.gateway.core import GatewayCore
@@ -44,7 +44,7 @@ async def send(
     method: str, *, asked: Asked | None = None, target: str = "/sparql", **sent: Any
 ) -> httpx.Response:
     core = GatewayCore(ScriptedMesh(), status=dict, now_ms=lambda: NOW_MS, token=tokens())
-    served = Gateway(core, "127.0.0.1", 0, queries=asked or Asked())
+    served = Gateway(core, "127.0.0.1", 0, auth=authenticator(), queries=asked or Asked())
     async with trio.open_nursery() as nursery:
         address = await nursery.start(served.run)
         async with httpx.AsyncClient(trust_env=False) as client:

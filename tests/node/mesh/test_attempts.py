@@ -6,6 +6,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import AigridError, Code, EngineError, InvalidRequestError, LocalError
 from aigrid.protocol.inference import Finish, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -45,7 +46,9 @@ def refusing(error, calls):
 
 
 async def ask(asker, model="parrot", request=HELLO, **more):
-    async with asker.router.infer(model, request, request_id="request-1", **more) as answer:
+    async with asker.router.infer(
+        model, request, request_id="request-1", caller=OPERATOR, **more
+    ) as answer:
         batches = [batch async for batch in answer.chunks]
     return answer, batches
 
@@ -135,7 +138,9 @@ async def test_a_candidate_that_dies_before_its_first_chunk_is_replaced(sim, aut
 async def test_one_that_dies_after_its_first_chunk_ends_in_an_error(sim, autojump_clock):
     asker, holders = await grid(sim, 1, delay_ms=1000)
     (peer,) = holders
-    async with asker.router.infer("parrot", HELLO, request_id="request-1") as answer:
+    async with asker.router.infer(
+        "parrot", HELLO, request_id="request-1", caller=OPERATOR
+    ) as answer:
         sim.kill("h0")
         await anext(answer.chunks)
         with pytest.raises(AigridError) as caught:
@@ -153,7 +158,9 @@ async def test_leaving_early_cancels_the_work_at_the_other_node(sim, autojump_cl
     asker, holders = await grid(sim, 1, delay_ms=1000)
     (holder,) = holders.values()
     request = TextRequest(prompt="word " * 100)
-    async with asker.router.infer("parrot", request, request_id="request-1") as answer:
+    async with asker.router.infer(
+        "parrot", request, request_id="request-1", caller=OPERATOR
+    ) as answer:
         await anext(answer.chunks)
         assert holder.serving.running == 1
     await eventually(lambda: holder.serving.running == 0, seconds=3)
@@ -168,9 +175,13 @@ async def test_a_node_whose_slots_are_taken_asks_another(sim, autojump_clock):
     (holder,) = holders
     await sim.ask("h0", "parrot", "hello")
     await trio.sleep(5)
-    async with asker.router.infer("parrot", HELLO, request_id="request-1") as first:
+    async with asker.router.infer(
+        "parrot", HELLO, request_id="request-1", caller=OPERATOR
+    ) as first:
         assert first.node == asker.identity.peer_id
-        async with asker.router.infer("parrot", HELLO, request_id="request-2") as second:
+        async with asker.router.infer(
+            "parrot", HELLO, request_id="request-2", caller=OPERATOR
+        ) as second:
             assert second.node == holder
 
 

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from aigrid.engines.base import CancelToken
 from aigrid.engines.echo import EchoEngine
 from aigrid.node.inline_workers import InlineSpawner
+from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -69,7 +70,9 @@ async def test_signs_of_life_are_not_the_beginning_and_are_not_passed_on(
 ) -> None:
     async with grid(tmp_path, Late) as (asker, model):
         request = TextRequest(prompt="hello there")
-        async with asker.router.infer(model, request, request_id="request-1") as answer:
+        async with asker.router.infer(
+            model, request, request_id="request-1", caller=OPERATOR
+        ) as answer:
             batches = [batch async for batch in answer.chunks]
         chunks = [chunk for batch in batches for chunk in batch if isinstance(chunk, TextChunk)]
         assert "".join(chunk.text for chunk in chunks).strip() == "hello there"
@@ -87,7 +90,9 @@ async def test_who_fails_after_a_sign_of_life_is_replaced(
         directory = tmp_path_factory.mktemp(f"grid{seed}")
         async with grid(directory, Failing, EchoEngine, seed=seed) as (asker, model):
             request = TextRequest(prompt="hello there")
-            async with asker.router.infer(model, request, request_id="request-1") as answer:
+            async with asker.router.infer(
+                model, request, request_id="request-1", caller=OPERATOR
+            ) as answer:
                 assert [batch async for batch in answer.chunks]
             attempts.append(answer.attempts)
         if 2 in attempts:
@@ -100,7 +105,7 @@ async def test_signs_of_life_alone_are_a_timeout(tmp_path: Path, autojump_clock:
         began = trio.current_time()
         with pytest.raises(AigridError):
             async with asker.router.infer(
-                model, TextRequest(prompt="hello"), request_id="request-1"
+                model, TextRequest(prompt="hello"), request_id="request-1", caller=OPERATOR
             ):
                 raise AssertionError
         waited = trio.current_time() - began

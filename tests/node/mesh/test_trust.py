@@ -122,6 +122,8 @@ async def test_whose_manifest_it_is_held_under_decides(sim, autojump_clock):
     assert not c.hosting.trusted(model)
     assert [offer.model for offer in b.hosting.offers()] == [model]
     assert c.hosting.offers() == ()
+    for node in (b, c):  # which may publish it again as members that nobody has revoked
+        await eventually(node.statuses.known, seconds=10)
     await publish(b)  # it is what `first` signed, to the last byte
     assert b.hosting.trusted(model)
     with pytest.raises(EngineError):

@@ -10,7 +10,7 @@ from tests.simulation.harness import Simulation, eventually
 from aigrid.engines.base import Endpoint, Estimate, Served
 from aigrid.engines.echo import EchoEngine
 from aigrid.node import inline_workers
-from aigrid.node.mesh.hosting import ServerModel
+from aigrid.node.mesh.server_model import ServerModel
 from aigrid.node.status import status_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.kinds import Kind

@@ -1,0 +1,68 @@
+"""What an answer costs its caller in tokens, as it comes. Pure.
+
+The serving node counts the tokens, and may be wrong or lie: it is believed within what this request
+can have cost. An answer that broke off has no such count; its tokens were seen, and its prompt is
+estimated, so that hanging up early is not free of charge.
+"""
+
+from aigrid.protocol.inference import (
+    Finish,
+    InferChunk,
+    InferRequest,
+    TaskRequest,
+    TextChunk,
+    TextRequest,
+)
+from aigrid.protocol.limits import LIMITS
+
+_TEMPLATE_TOKENS = 4096  # what a chat template adds, generously
+_BYTES_PER_TOKEN = 4  # of text, where nobody has counted
+
+
+class Charge:
+    """Of one answer; each call returns the tokens to charge now."""
+
+    def __init__(self, request: InferRequest) -> None:
+        self._prompt_bytes = _prompt_bytes(request)
+        asked = request.max_tokens if isinstance(request, TextRequest) else 0
+        self._completion_max = LIMITS.max_tokens_max if asked is None else asked
+        self._seen = 0
+        self._unnumbered_bytes = 0
+        self._closed = False
+
+    def chunks(self, chunks: tuple[InferChunk, ...]) -> int:
+        """For chunks that have come."""
+        tokens = 0
+        for chunk in chunks:
+            if isinstance(chunk, TextChunk):
+                tokens += len(chunk.token_ids)
+                if not chunk.token_ids:
+                    self._unnumbered_bytes += len(chunk.text.encode())
+        self._seen += tokens
+        if isinstance(chunks[-1], Finish):
+            self._closed = True
+            tokens += self._at_the_end(chunks[-1])
+        return tokens
+
+    def broke_off(self) -> int:
+        """For an answer that nothing follows: nothing more if it had ended."""
+        if self._closed:
+            return 0
+        self._closed = True
+        unnumbered = 0 if self._seen else self._unnumbered_bytes
+        return (self._prompt_bytes + unnumbered) // _BYTES_PER_TOKEN
+
+    def _at_the_end(self, finish: Finish) -> int:
+        prompt = min(finish.prompt_tokens, 2 * self._prompt_bytes + _TEMPLATE_TOKENS)
+        completion = min(finish.completion_tokens, self._completion_max)
+        return prompt + max(0, completion - self._seen)
+
+
+def _prompt_bytes(request: InferRequest) -> int:
+    if isinstance(request, TaskRequest):
+        return len(request.input)
+    if not isinstance(request, TextRequest):
+        return 0
+    texts = [message.content for message in request.messages]
+    texts += [] if request.prompt is None else [request.prompt]
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)

@@ -1,0 +1,77 @@
+"""The gateway of a node, as its configuration wants it: on which port, with TLS, and for whom."""
+
+import functools
+
+from aigrid.node.app import Node
+from aigrid.node.config import NodeConfig
+from aigrid.node.gateway.auth import Authenticator
+from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway.tls import ServerTls, load, self_signed
+from aigrid.node.status import status_of
+from aigrid.protocol.errors import Code, UsageError
+
+_PORTS_TRIED = 32
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared
+
+
+def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]:
+    """The gateway, its port taken; and what to tell of it: `gateway`, and `tls_fingerprint`.
+
+    Raises:
+        UsageError: `port_in_use`, `unsafe_binding`, or what is wrong with the certificate.
+    """
+    core = GatewayCore(
+        node.router,
+        status=functools.partial(status_of, node),
+        now_ms=node.now_ms,
+        token=node.new_request_id,
+        broader=node.graph.index.concepts.ancestors,
+    )
+    auth = Authenticator(node.policy.access, keyless=config.keyless, now_ms=node.now_ms)
+    gateway = _bound(core, auth, _tls(node, config), node, config)
+    said = {"gateway": f"{gateway.scheme}://{gateway.address}"}
+    if gateway.fingerprint:
+        said["tls_fingerprint"] = gateway.fingerprint
+    node.policy.access.gateway = lambda: {
+        **said,
+        "keyless": auth.keyless,
+        "counters": gateway.counters(),
+    }
+    return gateway, said
+
+
+def _tls(node: Node, config: NodeConfig) -> ServerTls | None:
+    if config.tls_cert is not None and config.tls_key is not None:
+        return load(config.tls_cert, config.tls_key)
+    if not config.tls:
+        return None
+    host = config.gateway[0]
+    names = config.gateway_names if host in _EVERYWHERE else (host, *config.gateway_names)
+    return self_signed(config.data_dir, names, now_ms=node.now_ms())
+
+
+def _bound(
+    core: GatewayCore, auth: Authenticator, tls: ServerTls | None, node: Node, config: NodeConfig
+) -> Gateway:
+    """Take the gateway's port; the default one yields to the next free one."""
+    host, port = config.gateway
+    last = port if config.gateway_explicit else port + _PORTS_TRIED
+    while True:
+        gateway = Gateway(
+            core,
+            host=host,
+            port=port,
+            auth=auth,
+            queries=node.querying,
+            tls=tls,
+            names=config.gateway_names,
+        )
+        try:
+            gateway.bind()
+        except UsageError as error:
+            if error.code is not Code.PORT_IN_USE or port >= last:
+                raise
+            port += 1
+            continue
+        return gateway

@@ -1,0 +1,166 @@
+"""One segment of an answer, as whoever asked takes it: batches until `Finish`, and its receipt."""
+
+from typing import Protocol
+
+import trio
+
+from aigrid.metagraph.index import Candidate
+from aigrid.node.discovery.grid import NowMs
+from aigrid.node.mesh.answer import Segment
+from aigrid.node.mesh.remote_answer import RemoteAnswer
+from aigrid.node.mesh.serving import ServedAnswer
+from aigrid.node.policy.presenting import Presented
+from aigrid.node.policy.receipt_checks import Expected
+from aigrid.node.policy.receipts import holds
+from aigrid.protocol.errors import AigridError, Code, RemoteError
+from aigrid.protocol.inference import Finish, InferChunk, TextChunk
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.receipt import OutputHash
+
+
+class ReceiptBook(Protocol):
+    """See `node.policy.receipts.Receipts`."""
+
+    def received(self, raw: bytes, expected: Expected) -> str: ...
+
+    def unreceipted(self, expected: Expected, reason: Code = Code.UNRECEIPTED) -> str: ...
+
+
+class AskedSegment:
+    """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment.
+
+    Signs of life are not passed on, and none is the beginning of an answer. However the segment
+    ends once it has begun, the receipt for it is kept, or that there is none.
+
+    Attributes:
+        segments: of the answer; this one is added when it ends well.
+    """
+
+    def __init__(
+        self,
+        batches: RemoteAnswer | ServedAnswer,
+        candidate: Candidate,
+        presented: Presented,
+        book: ReceiptBook,
+        *,
+        request_id: str,
+        actor: str,
+        now_ms: NowMs,
+    ) -> None:
+        self._batches = batches
+        self._candidate = candidate
+        self._presented = presented
+        self._book = book
+        self._request_id = request_id
+        self._actor = actor
+        self._now_ms = now_ms
+        self._output = OutputHash(presented.salt)
+        self._ahead: tuple[InferChunk, ...] | None = None
+        self._tokens = 0
+        self._finish: Finish | None = None
+        self._begun = False
+        self._settled = False
+        self.segments: list[Segment] = []
+
+    async def first(self) -> None:
+        """Wait for the first batch. Raises AigridError: another candidate may do better."""
+        self._ahead = await self._fetch()
+        self._begun = True
+
+    def __aiter__(self) -> "AskedSegment":
+        return self
+
+    async def __anext__(self) -> tuple[InferChunk, ...]:
+        if self._finish is not None:
+            raise StopAsyncIteration
+        batch, self._ahead = self._ahead, None
+        try:
+            if batch is None:
+                batch = await self._fetch()
+            await self._take(batch)
+        except AigridError as error:
+            self.left(error.code)
+            raise
+        return batch
+
+    def left(self, reason: Code = Code.CANCELLED) -> None:
+        """The segment is over, and not because it was finished: keep what there is of it."""
+        if self._settled or not self._begun:
+            return
+        self._settled = True
+        raw = self._batches.receipt
+        raw = raw if isinstance(raw, bytes) or raw is None else raw.raw
+        if raw:
+            self._book.received(raw, self._expected())
+        else:
+            self._book.unreceipted(self._expected(), reason)
+
+    async def _take(self, batch: tuple[InferChunk, ...]) -> None:
+        self._output.add(batch)
+        for chunk in batch:
+            if isinstance(chunk, TextChunk):
+                self._tokens += len(chunk.token_ids)
+            elif isinstance(chunk, Finish):
+                self._finish = chunk
+                # Where tokens come without ids, the end alone says how many there were.
+                self._tokens = self._tokens or chunk.completion_tokens
+        if self._finish is not None:
+            kept = await self._settle()
+            own = self._candidate
+            self.segments.append(
+                Segment(own.node, own.model, self._tokens, receipt=kept, receipted=holds(kept))
+            )
+
+    async def _settle(self) -> str:
+        """The id under which the end of the segment is kept."""
+        if isinstance(self._batches, RemoteAnswer):
+            raw = await self._batches.settle()
+        else:
+            record = self._batches.receipt
+            raw = b"" if record is None else record.raw
+        self._settled = True
+        if raw:
+            return self._book.received(raw, self._expected())
+        return self._book.unreceipted(self._expected())
+
+    def _expected(self) -> Expected:
+        binding, finish = self._presented.binding, self._finish
+        return Expected(
+            request_id=self._request_id,
+            peer=self._presented.audience,
+            model=binding.model,
+            manifest=binding.manifest,
+            request_hash=binding.request_hash,
+            prefix_hash=binding.prefix_hash,
+            output_hash=self._output.hexdigest(),
+            presentation=self._presented.digest,
+            credentials=self._presented.credentials,
+            actor=self._actor,
+            prompt_tokens=0 if finish is None else finish.prompt_tokens,
+            completion_tokens=max(self._tokens, 0 if finish is None else finish.completion_tokens),
+            reason="" if finish is None else finish.reason,
+            began_ms=self._presented.made_ms,
+            ended_ms=self._now_ms(),
+            salt=self._presented.salt,
+        )
+
+    async def _fetch(self) -> tuple[InferChunk, ...]:
+        deadline = trio.current_time() + LIMITS.answer_silence_seconds
+        while True:
+            batch = await self._receive()
+            if not all(isinstance(c, TextChunk) and c.says_nothing for c in batch):
+                return batch
+            if trio.current_time() >= deadline:
+                raise RemoteError(
+                    "signs of life, and no answer", Code.TIMEOUT, peer=self._candidate.node
+                )
+
+    async def _receive(self) -> tuple[InferChunk, ...]:
+        try:
+            return await anext(self._batches)
+        except StopAsyncIteration:
+            raise RemoteError(
+                "the answer stopped before its end",
+                Code.CONNECTION_LOST,
+                peer=self._candidate.node,
+            ) from None

@@ -1,0 +1,111 @@
+"""The door of whoever serves: a presentation has to hold, to fit, to be new, and to be enough."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from aigrid.metagraph.memo import Memo
+from aigrid.node.discovery.grid import NowMs
+from aigrid.node.policy.budgets import Budgets, Charge
+from aigrid.node.policy.deciding import Decider, Wish
+from aigrid.node.policy.nonces import Nonces
+from aigrid.protocol import presentation
+from aigrid.protocol.errors import Code, PolicyDeniedError
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Infer
+from aigrid.protocol.policy import Decision
+from aigrid.protocol.presentation import Binding, Presentation
+from aigrid.protocol.receipt import prefix_hash, request_hash
+from aigrid.protocol.record import Record, verify_form_and_signature
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that this node has decided to serve, under `manifest`."""
+
+    presentation: Presentation
+    decision: Decision
+    manifest: str
+    began_ms: int
+    charge: Charge
+
+
+class Admission:
+    """`manifest_of(model)` is the manifest by which this node has a model's weights."""
+
+    def __init__(
+        self,
+        decider: Decider,
+        *,
+        manifest_of: Callable[[str], Record | None],
+        nonces: Nonces,
+        budgets: Budgets,
+        now_ms: NowMs,
+    ) -> None:
+        self._decider = decider
+        self._manifest_of = manifest_of
+        self._nonces = nonces
+        self._budgets = budgets
+        self._now_ms = now_ms
+        self._verified: Memo[Record] = Memo(LIMITS.credentials_verified_max)
+
+    @contextmanager
+    def admit(self, message: Infer, peer: str) -> Iterator[Admitted]:
+        """Decide whether to serve what `peer` (a DID) asks; count it while the context lasts.
+
+        Raises:
+            PolicyDeniedError, VerificationError: why not.
+            LocalError: `rate_limited`, when too many presentations would have to be remembered.
+        """
+        now_ms = self._now_ms()
+        if not message.presentation:
+            raise PolicyDeniedError("nothing is presented with the request", Code.UNPRESENTED)
+        shown = presentation.verify(message.presentation, verify_credential=self._verify)
+        asked = Binding(
+            action="invoke",
+            model=message.model,
+            manifest=message.manifest,
+            request_hash=request_hash(message.salt, message.request),
+            prefix_hash=prefix_hash(message.salt, message.request),
+        )
+        own = self._decider.own.node
+        presentation.check(shown, asked, node=own, peer=peer, now_ms=now_ms)
+        if not self._nonces.use(
+            shown.holder, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms
+        ):
+            raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
+        manifest = self._manifest_of(message.model)
+        decision = self._decider.decide(
+            Wish(
+                "invoke",
+                message.model,
+                message.manifest,
+                shown.binding.purpose,
+                shown.binding.accepts,
+            ),
+            shown.holder,
+            shown.credentials,
+            manifest=manifest,
+        )
+        decision.check()
+        with self._budgets.charge(decision.obligations) as charge:
+            yield Admitted(
+                shown,
+                decision,
+                "" if manifest is None else manifest.content_id,
+                now_ms,
+                charge,
+            )
+
+    def _verify(self, raw: bytes) -> Record:
+        digest = hashlib.sha256(raw).digest()
+        record = self._verified.get(digest)
+        if record is None:
+            record = verify_form_and_signature(raw)
+            self._verified.put(digest, record)
+        return record

@@ -1,0 +1,107 @@
+"""The limits that decisions oblige this node to hold: requests and tokens per day, and at once.
+
+Counted here alone: a credential that is used at several nodes has its allowance at each of them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from aigrid.metagraph.database import Database
+from aigrid.node.discovery.grid import NowMs
+from aigrid.protocol.errors import Code, PolicyDeniedError
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.policy import Obligation
+
+DAY_MS = 86_400_000
+_KEPT_DAYS = 2
+
+
+class Charge:
+    """One request while it runs: `spend` what it uses."""
+
+    def __init__(self, database: Database, keys: Sequence[str], day: int) -> None:
+        self._database = database
+        self._keys = keys
+        self._day = day
+
+    def spend(self, tokens: int) -> None:
+        """Charge tokens to everything that bounds the request."""
+        if tokens:
+            for key in self._keys:
+                self._database.execute(
+                    "UPDATE budgets SET tokens = tokens + ? WHERE key = ? AND day = ?",
+                    (tokens, key, self._day),
+                )
+
+
+class Budgets:
+    """The table `budgets`; days are those of UTC by the wall clock, and outlive the process."""
+
+    def __init__(self, database: Database, *, now_ms: NowMs) -> None:
+        self._database = database
+        self._now_ms = now_ms
+        self._running: Counter[str] = Counter()
+        self._swept_day = 0
+
+    @contextmanager
+    def charge(self, obligations: Sequence[Obligation]) -> Iterator[Charge]:
+        """One request more, while the context lasts.
+
+        Raises:
+            PolicyDeniedError: `over_budget`, with the time until there is room again.
+        """
+        now_ms = self._now_ms()
+        day = now_ms // DAY_MS
+        keys = [obligation.key for obligation in obligations]
+        if obligations:
+            self._check(obligations, day, now_ms)
+            self._add(keys, day)
+        self._running.update(keys)
+        try:
+            yield Charge(self._database, keys, day)
+        finally:
+            self._running.subtract(keys)
+            self._running += Counter()  # drops those that are back at none
+
+    def used(self, key: str) -> tuple[int, int]:
+        """(requests, tokens) of today."""
+        return self._of(key, self._now_ms() // DAY_MS)
+
+    def _check(self, obligations: Sequence[Obligation], day: int, now_ms: int) -> None:
+        tomorrow_seconds = (DAY_MS - now_ms % DAY_MS) / 1000
+        for limit in obligations:
+            requests, tokens = self._of(limit.key, day)
+            if limit.concurrency and self._running[limit.key] >= limit.concurrency:
+                text = f"{limit.concurrency} requests are running, as many as are permitted"
+                raise _over(text, LIMITS.retry_after_seconds)
+            if limit.requests_per_day and requests >= limit.requests_per_day:
+                text = f"the {limit.requests_per_day} requests of the day are used up"
+                raise _over(text, tomorrow_seconds)
+            if limit.tokens_per_day and tokens >= limit.tokens_per_day:
+                text = f"the {limit.tokens_per_day} tokens of the day are used up"
+                raise _over(text, tomorrow_seconds)
+
+    def _add(self, keys: Sequence[str], day: int) -> None:
+        with self._database.transaction():
+            for key in keys:
+                self._database.execute(
+                    "INSERT INTO budgets VALUES (?, ?, 1, 0) "
+                    "ON CONFLICT (key, day) DO UPDATE SET requests = requests + 1",
+                    (key, day),
+                )
+            if day > self._swept_day:
+                self._database.execute("DELETE FROM budgets WHERE day < ?", (day - _KEPT_DAYS,))
+                self._swept_day = day
+
+    def _of(self, key: str, day: int) -> tuple[int, int]:
+        found = self._database.row(
+            "SELECT requests, tokens FROM budgets WHERE key = ? AND day = ?", (key, day)
+        )
+        return (0, 0) if found is None else (int(found[0]), int(found[1]))
+
+
+def _over(text: str, retry_after_seconds: float) -> PolicyDeniedError:
+    return PolicyDeniedError(
+        text, Code.OVER_BUDGET, retry_after_seconds=min(retry_after_seconds, 86400.0)
+    )

@@ -1,0 +1,131 @@
+"""What this node shows to another, or to itself, when it asks for something."""
+
+import base64
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from aigrid.metagraph.graph import Metagraph
+from aigrid.metagraph.index import Candidate
+from aigrid.node.discovery.grid import NowMs, RandomBytes
+from aigrid.node.policy.caller import Caller
+from aigrid.node.policy.deciding import Wish
+from aigrid.node.policy.explaining import Foresight, Holder
+from aigrid.protocol.errors import Code
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.inference import InferRequest
+from aigrid.protocol.presentation import Binding, digest_of, present
+from aigrid.protocol.receipt import SALT_BYTES, prefix_hash, request_hash
+from aigrid.protocol.record import Record
+
+Chains = Callable[[str], tuple[tuple[Record, ...], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A presentation, and what a receipt for it has to say.
+
+    `audience` is a DID, `made_ms` the wall time here when it was signed; `issuers` decide whether
+    the credentials are revoked.
+    """
+
+    raw: bytes
+    salt: bytes
+    audience: str
+    binding: Binding
+    digest: str
+    credentials: tuple[str, ...]
+    issuers: frozenset[str]
+    made_ms: int
+
+
+class Presenter:
+    """Chooses the least that is enough, and signs it.
+
+    `chains(behalf_of)` are the chains that end at this node: see `Wallet.chains`.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        graph: Metagraph,
+        foresight: Foresight,
+        *,
+        chains: Chains,
+        accepts: Collection[str],
+        now_ms: NowMs,
+        random_bytes: RandomBytes,
+    ) -> None:
+        self._identity = identity
+        self._graph = graph
+        self._foresight = foresight
+        self._chains = chains
+        self._accepts = frozenset(accepts)
+        self._now_ms = now_ms
+        self._random_bytes = random_bytes
+
+    def salt(self) -> bytes:
+        """For the hashes of all segments of one answer."""
+        return self._random_bytes(SALT_BYTES)
+
+    def present(
+        self, candidate: Candidate, request: InferRequest, caller: Caller, salt: bytes
+    ) -> Presented:
+        """A presentation for one attempt at one candidate.
+
+        Raises:
+            PolicyDeniedError: whatever this node could show would not be enough.
+        """
+        accepts = tuple(sorted(self._accepts.union(caller.accepts)))
+        wish = Wish("invoke", candidate.model, candidate.manifest, caller.purpose, accepts)
+        credentials, decision = self._foresight.enough(
+            wish,
+            Holder(self._identity.did, self._chains(caller.did)),
+            manifest=self._graph.index.manifest(candidate.manifest, self._now_ms()),
+            place=self._foresight.place(candidate.signer),
+        )
+        if decision.code is not Code.STATUS_STALE:  # what is too old here may not be there
+            decision.check()
+        binding = Binding(
+            action="invoke",
+            model=candidate.model,
+            manifest=candidate.manifest,
+            request_hash=request_hash(salt, request),
+            prefix_hash=prefix_hash(salt, request),
+            accepts=accepts,
+            purpose=caller.purpose,
+        )
+        now_ms, audience = self._now_ms(), candidate.signer
+        raw = present(
+            self._identity,
+            credentials,
+            binding,
+            audience=audience,
+            nonce=base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii"),
+            now_ms=now_ms,
+        )
+        return Presented(
+            raw,
+            salt,
+            audience,
+            binding,
+            digest_of(raw),
+            tuple(one.content_id for one in credentials),
+            frozenset(one.status.issuer for one in credentials if one.status is not None),
+            now_ms,
+        )
+
+    def evidence(self, presented: Presented) -> tuple[bytes, ...]:
+        """The newest status lists for what was presented, and what entitles their signers.
+
+        For a node that has none that are recent enough: it may be cut off from who signs them.
+        """
+        revocations, now_ms = self._graph.revocations, self._now_ms()
+        found: list[bytes] = []
+        for owner in sorted(presented.issuers):
+            delegation = revocations.delegation(owner, now_ms)
+            lists = (
+                revocations.list_of(owner, signer, now_ms)
+                for signer in (owner, *revocations.delegates(owner, now_ms))
+            )
+            found += [one.raw for one in (delegation, *lists) if one is not None]
+        return tuple(found)

@@ -1,0 +1,58 @@
+"""Proving from a receipt what was asked: whoever has the salt and the request can do it."""
+
+import msgspec
+
+from aigrid.node.gateway.openai_request import decode_chat
+from aigrid.node.policy.receipt_rows import Row, Seen
+from aigrid.protocol.errors import Code, InvalidRequestError, VerificationError
+from aigrid.protocol.inference import InferRequest
+from aigrid.protocol.receipt import ReceiptBody, prefix_hash, request_hash
+from aigrid.protocol.record import Record, verify_form_and_signature
+
+_REQUEST: msgspec.json.Decoder[InferRequest] = msgspec.json.Decoder(InferRequest)
+
+
+class _Tagged(msgspec.Struct):
+    type: str = ""
+
+
+def request_in(body: bytes) -> InferRequest:
+    """A request: the body of a chat completion, or JSON of what SPEC.md has in section 10.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    try:
+        if not msgspec.json.decode(body, type=_Tagged).type:
+            return decode_chat(body).request
+        return _REQUEST.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        raise InvalidRequestError("the request is not JSON as SPEC.md describes it") from None
+
+
+def hashes_of(receipt: Record) -> tuple[str, str]:
+    """The hashes of request and prefix in a receipt.
+
+    Raises:
+        VerificationError: `unknown_kind`, it is no receipt.
+    """
+    body = receipt.body
+    if not isinstance(body, ReceiptBody):
+        raise VerificationError("it is no receipt", Code.UNKNOWN_KIND)
+    return body.request_hash, body.prefix_hash
+
+
+def kept_hashes(row: Row) -> tuple[str, str]:
+    """The same, of what is kept of a segment: as seen here, where no receipt holds."""
+    if row.seen is not None:
+        seen = msgspec.json.decode(row.seen, type=Seen)
+        return seen.request_hash, seen.prefix_hash
+    return hashes_of(verify_form_and_signature(row.raw or b""))
+
+
+def proved(hashes: tuple[str, str], salt: bytes, request: InferRequest) -> dict[str, bool]:
+    """Whether the hashes are of `request`, and of as much output before it as `request` names."""
+    return {
+        "request": request_hash(salt, request) == hashes[0],
+        "prefix": prefix_hash(salt, request) == hashes[1],
+    }

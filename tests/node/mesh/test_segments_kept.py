@@ -1,0 +1,94 @@
+"""What nodes keep of the segments of answers, however these end: whole nodes in virtual time."""
+
+import pytest
+import trio
+from tests.simulation.harness import Simulation, eventually
+
+from aigrid.node.policy.receipt_queries import Filters, newest, problem_of
+from aigrid.protocol.errors import AigridError
+from aigrid.protocol.inference import TextRequest
+from aigrid.protocol.receipt import request_hash
+
+HELLO = TextRequest(prompt="hello there you")
+
+
+@pytest.fixture
+async def sim(tmp_path):
+    async with trio.open_nursery() as nursery:
+        yield Simulation(9, tmp_path, nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def grid(sim, **options):
+    """A node that asks, and one that holds "parrot"."""
+    asker = (await sim.start("asker")).node
+    holder = (await sim.start("holder")).node
+    await sim.join("holder", "asker")
+    await sim.publish_echo("holder", "parrot", **options)
+    await eventually(asker.router.models, seconds=30)
+    return asker, holder
+
+
+async def kept(node):
+    return (await newest(node.policy.receipts.database, Filters(), limit=10))[0]
+
+
+async def ask(node, request=HELLO):
+    async with node.router.infer("parrot", request, request_id="request-1") as answer:
+        async for _ in answer.chunks:
+            pass
+    return answer.segments
+
+
+async def test_an_answer_names_the_receipt_that_both_ends_keep(sim, autojump_clock):
+    asker, holder = await grid(sim)
+    (segment,) = await ask(asker)
+    (asked,), (served,) = await kept(asker), await kept(holder)
+    assert (segment.receipt, segment.receipted) == (asked.id, True)
+    assert (asked.id, asked.raw, asked.salt) == (served.id, served.raw, served.salt)
+    assert (asked.role, served.role, served.actor) == ("asked", "served", asker.identity.did)
+    assert problem_of(asked) is None
+    assert request_hash(asked.salt, HELLO).encode() in (asked.raw or b"")
+    assert (asked.completion_tokens, asked.request_id) == (3, "request-1")
+
+
+async def test_a_node_that_asks_itself_keeps_both_ends(sim, autojump_clock):
+    _, holder = await grid(sim)
+    (segment,) = await ask(holder)
+    rows = await kept(holder)
+    assert {(row.id, row.role, row.state) for row in rows} == {
+        (segment.receipt, "asked", "receipted"),
+        (segment.receipt, "served", "receipted"),
+    }
+
+
+async def test_a_segment_whose_server_died_is_unreceipted(sim, autojump_clock):
+    asker, _ = await grid(sim, delay_ms=1000)
+    async with asker.router.infer("parrot", HELLO, request_id="request-1") as answer:
+        await anext(answer.chunks)
+        sim.kill("holder")
+        with pytest.raises(AigridError):
+            await anext(answer.chunks)
+    (row,) = await kept(asker)
+    assert (row.state, row.code, row.completion_tokens) == ("unreceipted", "connection_lost", 1)
+    assert row.ended_ms >= row.began_ms
+
+
+async def test_a_segment_that_was_left_is_kept_at_both_ends(sim, autojump_clock):
+    asker, holder = await grid(sim, delay_ms=1000)
+    async with asker.router.infer("parrot", HELLO, request_id="request-1") as answer:
+        await anext(answer.chunks)
+    (row,) = await kept(asker)
+    assert (row.state, row.code, row.completion_tokens) == ("unreceipted", "cancelled", 1)
+    await eventually(lambda: not holder.serving.running, seconds=3)
+    (served,) = await kept(holder)
+    assert b'"reason":"cancelled"' in (served.raw or b"")
+
+
+async def test_receipts_outlive_a_node(sim, autojump_clock):
+    asker, _ = await grid(sim)
+    (segment,) = await ask(asker)
+    sim.kill("asker")
+    again = (await sim.start("asker", incarnation=1, with_authority=True)).node
+    (row,) = await kept(again)
+    assert (row.id, row.state) == (segment.receipt, "receipted")

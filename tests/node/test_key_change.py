@@ -1,0 +1,187 @@
+"""Protecting and rotating the keys of a directory; broken off anywhere, a readable key is there."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from tests.node.test_keys import mode
+
+from aigrid.node import key_change, key_file, keys
+from aigrid.node.key_change import pending_rotation, protect, rotate, unprotect
+from aigrid.protocol.errors import Code, UsageError
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.rotation import RotationBody
+
+NOW_MS = 1_790_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a guess costs is beside the point here."""
+    cheap = key_file.Cost(operations=1, memory_bytes=8192)
+    monkeypatch.setattr(key_file, "Cost", lambda *given: key_file_cost(*given) if given else cheap)
+
+
+key_file_cost = key_file.Cost
+
+
+class PowerFailureError(BaseException):
+    """Nothing after this happens."""
+
+
+def never() -> str:
+    raise AssertionError("nobody was to be asked")
+
+
+def code_of(call, *arguments, **named) -> Code:
+    with pytest.raises(UsageError) as caught:
+        call(*arguments, **named)
+    return caught.value.code
+
+
+def test_all_keys_are_protected_and_freed_again(tmp_path: Path) -> None:
+    node, authority = keys.load_or_create_identity(tmp_path), keys.create_authority(tmp_path)
+    (tmp_path / "retired-x.key").write_bytes(key_file.encode_key(Identity(bytes(32))))
+    (tmp_path / "retired-x.key").chmod(0o600)
+    names = ["node.key", "authority.key", "retired-x.key"]
+    assert protect(tmp_path, "one", never) == names
+    for name in names:
+        assert mode(tmp_path / name) == 0o600
+        assert b"secretKeyMultibase" not in (tmp_path / name).read_bytes()
+    assert keys.own_did(tmp_path) == node.did
+    assert code_of(keys.load_or_create_identity, tmp_path) is Code.PASSPHRASE_REQUIRED
+    assert code_of(keys.load_authority, tmp_path) is Code.PASSPHRASE_REQUIRED
+    assert code_of(keys.load_authority, tmp_path, lambda: "two") is Code.PASSPHRASE_WRONG
+    assert keys.load_or_create_identity(tmp_path, lambda: "one").seed == node.seed
+    loaded = keys.load_authority(tmp_path, lambda: "one")
+    assert loaded is not None
+    assert loaded.seed == authority.seed
+    assert unprotect(tmp_path, lambda: "one") == ["node.key", "authority.key"]
+    assert keys.load_or_create_identity(tmp_path).seed == node.seed
+    assert unprotect(tmp_path, never) == []
+
+
+def test_a_passphrase_is_changed_by_who_knows_it(tmp_path: Path) -> None:
+    node = keys.load_or_create_identity(tmp_path)
+    protect(tmp_path, "one", never)
+    before = (tmp_path / "node.key").read_bytes()
+    assert code_of(protect, tmp_path, "two", lambda: "three") is Code.PASSPHRASE_WRONG
+    assert code_of(unprotect, tmp_path, lambda: "three") is Code.PASSPHRASE_WRONG
+    assert (tmp_path / "node.key").read_bytes() == before
+    assert protect(tmp_path, "one", never) == []
+    assert protect(tmp_path, "two", lambda: "one") == ["node.key"]
+    assert keys.load_or_create_identity(tmp_path, lambda: "two").seed == node.seed
+
+
+def test_a_key_that_is_made_later_is_protected_like_the_node_s(tmp_path: Path) -> None:
+    assert protect(tmp_path, "one", never) == []  # made protected: never on the disk without
+    assert b"secretKeyMultibase" not in (tmp_path / "node.key").read_bytes()
+    authority = keys.create_authority(tmp_path, lambda: "one")
+    found = keys.read_key(tmp_path / "authority.key")
+    assert found is not None
+    assert found.protected
+    assert keys.create_authority(tmp_path, lambda: "one").did == authority.did
+    assert keys.retire_authority(tmp_path) is not None  # nobody is asked for that
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_protection_broken_off_is_finished_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    node, authority = keys.load_or_create_identity(tmp_path), keys.create_authority(tmp_path)
+    with monkeypatch.context() as patched:
+        fail_after(patched, writes)
+        try:
+            protect(tmp_path, "one", never)
+        except PowerFailureError:
+            assert writes < 2
+    for name, identity in (("node.key", node), ("authority.key", authority)):
+        found = keys.read_key(tmp_path / name)
+        assert found is not None
+        assert found.open("one").seed == identity.seed
+    protect(tmp_path, "one", never)
+    found = keys.read_key(tmp_path / "authority.key")
+    assert found is not None
+    assert found.protected
+
+
+def fail_after(patched: pytest.MonkeyPatch, writes: int) -> None:
+    left = [writes]
+
+    def counted(function):
+        def call(*arguments, **named):
+            if not left[0]:
+                raise PowerFailureError
+            left[0] -= 1
+            return function(*arguments, **named)
+
+        return call
+
+    for where, name in ((Path, "replace"), (os, "link")):
+        patched.setattr(where, name, counted(getattr(where, name)))
+
+
+@pytest.mark.parametrize("passphrase", [None, "one"])
+def test_a_node_gets_a_new_key_and_keeps_the_old_one(
+    tmp_path: Path, passphrase: str | None
+) -> None:
+    old = keys.create_identity(tmp_path, passphrase)
+    before = (tmp_path / "node.key").read_bytes()
+    source = never if passphrase is None else lambda: passphrase
+    retired, new = rotate(tmp_path, source, now_ms=NOW_MS)
+    assert retired == old.did
+    loaded = keys.load_or_create_identity(tmp_path, source)
+    assert loaded.did == new != old.did
+    found = keys.read_key(tmp_path / "node.key")
+    assert found is not None
+    assert found.protected is (passphrase is not None)
+    kept = tmp_path / keys.retired_name(old.did)
+    assert kept.read_bytes() == before
+    assert mode(kept) == stat.S_IMODE(0o600)
+    rotation = pending_rotation(tmp_path)
+    assert rotation is not None
+    assert (rotation.issuer, rotation.valid_from_ms) == (old.did, NOW_MS)
+    assert isinstance(rotation.body, RotationBody)
+    assert rotation.body.successor == new
+    assert not (tmp_path / key_change.NEXT_KEY_FILE).exists()
+    assert code_of(rotate, tmp_path, source, now_ms=NOW_MS) is Code.USAGE  # it waits
+    keys.clear_pending_rotation(tmp_path)
+    assert rotate(tmp_path, source, now_ms=NOW_MS)[0] == new
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_a_rotation_broken_off_leaves_one_key_or_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    old = keys.load_or_create_identity(tmp_path)
+    with monkeypatch.context() as patched:
+        fail_after(patched, writes)
+        try:
+            rotate(tmp_path, never, now_ms=NOW_MS)
+        except PowerFailureError:
+            assert writes < 4
+    now = keys.load_or_create_identity(tmp_path)
+    if writes < 4:
+        assert now.did == old.did
+        retired, new = rotate(tmp_path, never, now_ms=NOW_MS + 1)
+        assert (retired, keys.own_did(tmp_path)) == (old.did, new)
+    rotation = pending_rotation(tmp_path)
+    assert rotation is not None
+    assert isinstance(rotation.body, RotationBody)
+    assert rotation.body.successor == keys.own_did(tmp_path)
+    kept = key_file.decode_key((tmp_path / keys.retired_name(old.did)).read_bytes())
+    assert kept is not None
+    assert kept.seed == old.seed
+
+
+def test_there_has_to_be_a_key(tmp_path: Path) -> None:
+    assert code_of(rotate, tmp_path, never, now_ms=NOW_MS) is Code.USAGE
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100_000])
+def test_whatever_else_is_in_the_file_is_no_rotation(tmp_path: Path, content: bytes) -> None:
+    keys.write_private(tmp_path / keys.ROTATION_FILE, content)
+    assert pending_rotation(tmp_path) is None
+    keys.load_or_create_identity(tmp_path)
+    assert rotate(tmp_path, never, now_ms=NOW_MS)
