@@ -495,17 +495,17 @@ async def test_requests_are_answered_while_the_authority_sleeps_and_denied_in_ti
     """The same by real requests, presented, decided and served."""
     await delegate(sim)
     model = await sim.publish_echo("s", "parrot")
-    await eventually(lambda: node(sim, "m").router.models(), seconds=20)
+    await eventually(node(sim, "m").router.models, seconds=20)
     sim.kill("a")
     async for _ in pass_time(sim, 12 * HOUR, 3600):
-        await eventually(lambda: node(sim, "m").router.models(), seconds=20)
+        await eventually(node(sim, "m").router.models, seconds=20)
         assert await answer(sim, "m", model) is None
     cut(sim, DELEGATES, ("s", "m"))
     async for _ in pass_time(sim, 18 * HOUR, 6 * HOUR):
-        await eventually(lambda: node(sim, "m").router.models(), seconds=20)
+        await eventually(node(sim, "m").router.models, seconds=20)
         assert await answer(sim, "m", model) is None
     async for _ in pass_time(sim, 8 * HOUR, 4 * HOUR):
-        await eventually(lambda: node(sim, "m").router.models(), seconds=20)
+        await eventually(node(sim, "m").router.models, seconds=20)
     assert await answer(sim, "m", model) is Code.STATUS_STALE
     cut(sim, DELEGATES, ("s", "m"), heal=True)
     await trio.sleep(90)
