@@ -195,6 +195,7 @@ class StatusKeeper:
         if did in delegates:
             left = [one for one in delegates if one != did]
             self.delegate(grid, left, min(quorum, len(left)) if left else None)
+            log.warning("a delegate was removed: `aigrid grid delegates` names others", left=left)
 
     # --- the service
 

@@ -477,3 +477,39 @@ async def test_an_actor_without_a_node_has_its_lists_signed_by_a_member(
     await eventually(lambda: OUTSIDER.did in late.node.statuses.known(), seconds=40)
     m.statuses.revoke(entry)
     await eventually(lambda: may() is Code.REVOKED, seconds=5)
+
+
+async def answer(sim: Simulation, name: str, model: str) -> Code | None:
+    """What a request of a whole node, through all there is between, ends with; None: its answer."""
+    try:
+        text, _ = await sim.ask(name, model, "hello")
+    except AigridError as error:
+        return error.code
+    assert text.strip() == "hello"
+    return None
+
+
+async def test_requests_are_answered_while_the_authority_sleeps_and_denied_in_time(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    """The same by real requests, presented, decided and served."""
+    await delegate(sim)
+    model = await sim.publish_echo("s", "parrot")
+    await eventually(node(sim, "m").router.models, seconds=20)
+    sim.kill("a")
+    async for _ in pass_time(sim, 12 * HOUR, 3600):
+        await eventually(node(sim, "m").router.models, seconds=20)
+        assert await answer(sim, "m", model) is None
+    cut(sim, DELEGATES, ("s", "m"))
+    async for _ in pass_time(sim, 18 * HOUR, 6 * HOUR):
+        await eventually(node(sim, "m").router.models, seconds=20)
+        assert await answer(sim, "m", model) is None
+    async for _ in pass_time(sim, 8 * HOUR, 4 * HOUR):
+        await eventually(node(sim, "m").router.models, seconds=20)
+    assert await answer(sim, "m", model) is Code.STATUS_STALE
+    cut(sim, DELEGATES, ("s", "m"), heal=True)
+    await trio.sleep(90)
+    assert await answer(sim, "m", model) is None
+    node(sim, "d2").grid.remove(node(sim, "m").identity.did)
+    await trio.sleep(3)
+    assert await answer(sim, "m", model) is not None
