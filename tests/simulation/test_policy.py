@@ -105,6 +105,7 @@ async def test_fetch_and_host_are_decided_alike(sim: Simulation, autojump_clock:
     owner, gateway = node(sim, "owner"), node(sim, "gateway").identity.did
     membership = owner.graph.membership_of(gateway, sim.now_ms())
     manifest = owner.hosting.manifest(model)
+    assert membership is not None
 
     def decided(chain: tuple[Any, ...]) -> set[Code | None]:
         return {
