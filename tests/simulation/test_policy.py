@@ -1,6 +1,7 @@
 """A model restricted to holders of a grant: what whole nodes do about it, request by request."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,21 @@ async def test_who_has_no_recent_list_is_brought_one(
     laptop.graph.revocations.clear()
     assert grid not in laptop.statuses.known()
     assert await ask(sim, "gateway") == ""
+
+
+async def test_status_counts_what_was_denied(
+    sim: Simulation, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that asks in vain all the same."""
+    await publish(sim, "owner")
+    foresight = node(sim, "gateway").policy.foresight
+    enough = type(foresight).enough
+
+    def hopeful(self: Any, *args: Any, **options: Any) -> Any:
+        credentials, decision = enough(self, *args, **options)
+        return credentials, replace(decision, code=None)
+
+    monkeypatch.setattr(type(foresight), "enough", hopeful)
+    assert await ask(sim, "gateway") == "no_grant"
+    denied = (await Console(node(sim, "owner"))("status"))["requests"]["denied"]
+    assert denied == {"no_grant": 1}
