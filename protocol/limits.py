@@ -57,6 +57,7 @@ class Limits:
         30, "a gap in a delegate's time, after which it signs later"
     )
     status_bits_kept_max: int = _limit(1024, "issuers whose revocations are kept in memory")
+    status_owners_kept_max: int = _limit(8192, "silent issuers whose revocations are kept")
     renewal_turn_seconds: int = _limit(3600, "a delegate waits for each before it to renew first")
     offers_max: int = _limit(64, "offers in one AvailabilityRecord")
     slots_max: int = _limit(65536, "requests that an offered model runs at once")
