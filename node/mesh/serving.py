@@ -18,6 +18,7 @@ from aigrid.protocol.errors import (
     EngineError,
     NoCandidateError,
     PolicyDeniedError,
+    RemoteError,
     VerificationError,
 )
 from aigrid.protocol.identity import Identity, did_of_peer_id
@@ -130,6 +131,8 @@ class Serving:
                 async with worker.infer(message.request) as batches:
                     yield ServedAnswer(batches, segment)
                     self.served += 1
+            except RemoteError:  # whoever asked is gone
+                raise
             except AigridError:
                 segment.end("failed")
                 raise
