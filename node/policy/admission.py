@@ -75,10 +75,6 @@ class Admission:
         )
         own = self._decider.own.node
         presentation.check(shown, asked, node=own, peer=peer, now_ms=now_ms)
-        if not self._nonces.use(
-            shown.holder, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms
-        ):
-            raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
         manifest = self._manifest_of(message.model)
         decision = self._decider.decide(
             Wish(
@@ -93,6 +89,10 @@ class Admission:
             manifest=manifest,
         )
         decision.check()
+        # Last, for it is written to the disk: of those alone who may be served. And in the peer's
+        # name, which has to be the same for a replay: holders are as many as anybody likes.
+        if not self._nonces.use(peer, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms):
+            raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
         with self._budgets.charge(decision.obligations) as charge:
             yield Admitted(
                 shown,

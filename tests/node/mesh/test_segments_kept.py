@@ -114,3 +114,14 @@ async def test_hanging_up_early_is_charged_for_the_prompt_too(sim, autojump_cloc
     assert caught.value.code is Code.OVER_BUDGET
     (served,) = await kept(holder)
     assert b'"promptTokens":0' in (served.raw or b"")
+
+
+async def test_a_segment_that_failed_before_its_first_chunk_is_kept_at_both_ends(
+    sim, autojump_clock
+):
+    asker, holder = await grid(sim)
+    with pytest.raises(AigridError):  # words alone
+        await ask(asker, TextRequest(token_ids=(1, 2, 3)))
+    (asked,), (served,) = await kept(asker), await kept(holder)
+    assert (asked.id, asked.state) == (served.id, "receipted")
+    assert b'"reason":"failed"' in (asked.raw or b"")
