@@ -119,14 +119,15 @@ class Router:
         ranking = await self._candidates(model, capability)
         problem: AigridError | None = None
         attempt, repeated = 0, set[Candidate]()
+        left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
         waiting = deque(kept.candidate for kept in ranking.kept)
-        while waiting and attempt < LIMITS.attempts_max:
+        while waiting and left:
             candidate = waiting.popleft()
             async with AsyncExitStack() as stack:
                 started_seconds, presented = trio.current_time(), None
                 try:
                     presented = self._present(candidate, asking)
-                    attempt += 1
+                    attempt, left = attempt + 1, left - 1
                     chunks = await self._open(stack, candidate, asking, presented)
                 except AigridError as error:
                     if not self._worth_another(candidate, error):
@@ -136,6 +137,8 @@ class Router:
                     ):
                         repeated.add(candidate)
                         waiting.appendleft(candidate)
+                    if presented is not None and error.code in POLICY and refusals_left:
+                        refusals_left, left = refusals_left - 1, left + 1
                     problem = _more_telling(problem, error)
                     continue
                 waited_ms = (trio.current_time() - started_seconds) * 1000
