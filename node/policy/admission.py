@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -65,7 +66,10 @@ class Admission:
         now_ms = self._now_ms()
         if not message.presentation:
             raise PolicyDeniedError("nothing is presented with the request", Code.UNPRESENTED)
-        shown = presentation.verify(message.presentation, verify_credential=self._verify)
+        verified: dict[bytes, Record] = {}
+        shown = presentation.verify(
+            message.presentation, verify_credential=partial(self._verify, verified)
+        )
         asked = Binding(
             action="invoke",
             model=message.model,
@@ -93,6 +97,8 @@ class Admission:
         # name, which has to be the same for a replay: holders are as many as anybody likes.
         if not self._nonces.use(peer, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms):
             raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
+        for digest, record in verified.items():
+            self._verified.put(digest, record)
         with self._budgets.charge(decision.obligations) as charge:
             yield Admitted(
                 shown,
@@ -102,10 +108,10 @@ class Admission:
                 charge,
             )
 
-    def _verify(self, raw: bytes) -> Record:
+    def _verify(self, verified: dict[bytes, Record], raw: bytes) -> Record:
+        """Once for all requests that are served: anybody can sign any number of credentials."""
         digest = hashlib.sha256(raw).digest()
         record = self._verified.get(digest)
         if record is None:
-            record = verify_form_and_signature(raw)
-            self._verified.put(digest, record)
+            record = verified[digest] = verify_form_and_signature(raw)
         return record

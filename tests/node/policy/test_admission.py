@@ -17,17 +17,23 @@ async def sim(tmp_path):
         nursery.cancel_scope.cancel()
 
 
-async def test_who_is_turned_away_is_not_written_down(sim, autojump_clock):
+async def test_who_is_turned_away_is_neither_written_down_nor_remembered(sim, autojump_clock):
     asker = (await sim.start("asker")).node
     holder = (await sim.start("holder")).node
     await sim.join("holder", "asker")
     await sim.publish_echo("holder", "parrot")
     await eventually(asker.router.models, seconds=30)
-    await sim.ask("asker", "parrot", "hello")
-    decider, used = holder.policy.decider, len(holder.policy.nonces)
-    assert used == 1
-    decider.own = replace(decider.own, operator=OperatorPolicy(serves=frozenset()))
+    policy, default = holder.policy, holder.policy.decider.own
+
+    def kept():
+        return len(policy.nonces), len(policy.admission._verified._items)
+
+    policy.decider.own = replace(default, operator=OperatorPolicy(serves=frozenset()))
     with pytest.raises(AigridError) as caught:
         await sim.ask("asker", "parrot", "hello")
     assert caught.value.code is Code.NOT_SERVED
-    assert len(holder.policy.nonces) == used
+    assert kept() == (0, 0)
+    policy.decider.own = default
+    for number in (1, 2):
+        await sim.ask("asker", "parrot", "hello")
+        assert kept() == (number, 1)
