@@ -1,12 +1,14 @@
 """The door of whoever serves, on whole nodes in virtual time: what it costs to be turned away."""
 
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.policy import OperatorPolicy
 
 
@@ -37,3 +39,27 @@ async def test_who_is_turned_away_is_neither_written_down_nor_remembered(sim, au
     for number in (1, 2):
         await sim.ask("asker", "parrot", "hello")
         assert kept() == (number, 1)
+
+
+async def test_a_request_for_which_there_is_no_room_costs_none_of_the_day(sim, autojump_clock):
+    asker = (await sim.start("asker")).node
+    holder = (await sim.start("holder")).node
+    await sim.join("holder", "asker")
+    await sim.publish_echo("holder", "parrot")
+    await eventually(asker.router.models, seconds=30)
+    decider, pool = holder.policy.decider, holder.serving._pool
+    decider.own = replace(decider.own, operator=OperatorPolicy(requests_per_day=1))
+
+    @asynccontextmanager
+    async def full(_model):
+        raise LocalError("full", Code.BUSY)
+        yield
+
+    holder.serving._pool = SimpleNamespace(lease=full)
+    with pytest.raises(AigridError):
+        await sim.ask("asker", "parrot", "hello")
+    holder.serving._pool = pool
+    await sim.ask("asker", "parrot", "hello")
+    with pytest.raises(AigridError) as caught:
+        await sim.ask("asker", "parrot", "hello")
+    assert caught.value.code is Code.OVER_BUDGET
