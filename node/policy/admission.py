@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -17,7 +17,7 @@ from aigrid.protocol import presentation
 from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Infer
-from aigrid.protocol.policy import Decision
+from aigrid.protocol.policy import Decision, Obligation, holder_key
 from aigrid.protocol.presentation import Binding, Presentation
 from aigrid.protocol.receipt import prefix_hash, request_hash
 from aigrid.protocol.record import Record, verify_form_and_signature
@@ -99,7 +99,7 @@ class Admission:
             raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
         for digest, record in verified.items():
             self._verified.put(digest, record)
-        with self._budgets.charge(decision.obligations) as charge:
+        with self._budgets.charge(_obligations(decision, shown.holder, peer)) as charge:
             yield Admitted(
                 shown,
                 decision,
@@ -115,3 +115,12 @@ class Admission:
         if record is None:
             record = verified[digest] = verify_form_and_signature(raw)
         return record
+
+
+def _obligations(decision: Decision, holder: str, peer: str) -> tuple[Obligation, ...]:
+    """Those of the decision; what the operator limits for the holder, for a peer that passes it on
+    as well: keys are free, and else each new one would begin at none.
+    """
+    passed_on = (one for one in decision.obligations if one.key == holder_key(holder))
+    more = (replace(one, key=holder_key(peer)) for one in passed_on if peer != holder)
+    return (*decision.obligations, *more)

@@ -4,12 +4,19 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.protocol.credential_kinds import Rule
 from aigrid.protocol.errors import AigridError, Code, LocalError
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.inference import TextRequest
+from aigrid.protocol.messages import Infer
 from aigrid.protocol.policy import OperatorPolicy
+from aigrid.protocol.presentation import Binding, present
+from aigrid.protocol.receipt import prefix_hash, request_hash
 
 
 @pytest.fixture
@@ -62,4 +69,42 @@ async def test_a_request_for_which_there_is_no_room_costs_none_of_the_day(sim, a
     await sim.ask("asker", "parrot", "hello")
     with pytest.raises(AigridError) as caught:
         await sim.ask("asker", "parrot", "hello")
+    assert caught.value.code is Code.OVER_BUDGET
+
+
+async def test_whoever_passes_on_for_ever_new_keys_is_limited_as_one(sim, autojump_clock):
+    """Where anyone is served, keys are free; the peer at the other end is not."""
+    node = (await sim.start("a")).node
+    model = await sim.publish_echo("a", "parrot")
+    (offer,) = node.hosting.offers()
+    policy, peer = node.policy, Identity(b"\x41" * 32).did
+    policy.decider.own = replace(
+        policy.decider.own,
+        operator=OperatorPolicy(serves=frozenset({"anyone"}), requests_per_day=2),
+    )
+    manifest = node.hosting.manifest(model)
+    open_to_all = msgspec.structs.replace(manifest.body, policy=(Rule(("invoke",), ("anyone",)),))
+    policy.admission._manifest_of = lambda _: replace(manifest, body=open_to_all)
+    salt, request = b"s" * 16, TextRequest(prompt="hello")
+
+    def ask(number):
+        holder = Identity(bytes([number]) * 32)
+        asked = (request_hash(salt, request), prefix_hash(salt, request))
+        binding = Binding("invoke", model, offer.manifest, *asked, peer=peer)
+        raw = present(
+            holder,
+            (),
+            binding,
+            audience=node.identity.did,
+            nonce=f"nonce-{number:016}",
+            now_ms=sim.now_ms(),
+        )
+        message = Infer("request-1", model, offer.manifest, request, salt, raw)
+        with policy.admission.admit(message, peer) as admitted:
+            return admitted.presentation.holder == holder.did
+
+    assert ask(1)
+    assert ask(2)
+    with pytest.raises(AigridError) as caught:
+        ask(3)
     assert caught.value.code is Code.OVER_BUDGET
