@@ -118,8 +118,9 @@ class Admission:
 
 
 def _obligations(decision: Decision, holder: str, peer: str) -> tuple[Obligation, ...]:
-    """Those of the decision; what the operator limits for the holder, for a peer that passes it on
-    as well: keys are free, and else each new one would begin at none.
+    """Those of the decision, and the operator's for the holder again for a peer that passes it on.
+
+    Keys are free: each new one would begin at none.
     """
     passed_on = (one for one in decision.obligations if one.key == holder_key(holder))
     more = (replace(one, key=holder_key(peer)) for one in passed_on if peer != holder)

@@ -27,9 +27,9 @@ def request_in(body: bytes) -> InferRequest:
             return decode_chat(body).request
         request = _REQUEST.decode(body)
         msgspec.msgpack.encode(request)  # as its hash does: JSON has greater numbers
-        return request
     except (msgspec.DecodeError, RecursionError, UnicodeError, OverflowError):
         raise InvalidRequestError("the request is not JSON as SPEC.md describes it") from None
+    return request
 
 
 def hashes_of(receipt: Record) -> tuple[str, str]:
