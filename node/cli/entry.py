@@ -33,6 +33,7 @@ from aigrid.node.cli import (
 )
 from aigrid.node.cli.session import Session, print_json, printable
 from aigrid.node.control_client import expected_error
+from aigrid.node.setting import known_home, of_user
 from aigrid.protocol.errors import CODES, EXIT_FAILED, EXIT_USAGE, Code
 
 DISTRIBUTION = "aigrid-node"
@@ -178,10 +179,10 @@ def _command_names() -> set[str]:
 
 def _data_dir(given: Path | None) -> Path:
     if given is not None:
-        return given.expanduser().absolute()
+        return of_user(given).absolute()
     from aigrid.node.config import default_data_dir
 
-    return default_data_dir(os.environ, Path.home())
+    return default_data_dir(os.environ, known_home())
 
 
 def _data_dir_of(arguments: Sequence[str]) -> Path:

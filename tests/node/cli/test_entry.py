@@ -180,6 +180,15 @@ def test_the_data_directory_comes_from_the_environment(tmp_path: Path) -> None:
     assert (tmp_path / "here" / "node.key").exists()
 
 
+@pytest.mark.parametrize("arguments", [("status",), ("publish", "~nobody-of-that-name/m.gguf")])
+def test_a_home_that_is_nobodys_is_a_sentence(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    place = "~nobody-of-that-name/x" if arguments == ("status",) else str(tmp_path)
+    done = aigrid("--data-dir", place, *arguments)
+    assert done.returncode == 2
+    assert "~nobody-of-that-name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_made_to_be_copied_is_not_cut_at_the_terminals_width(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
