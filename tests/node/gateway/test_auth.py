@@ -93,6 +93,11 @@ async def test_a_key_of_ours_that_does_not_hold_is_refused_everywhere(keyless: b
             {"authorization": "Bearer aigrid-"},
             {"authorization": f"Bearer {revoked}"},
             {"x-api-key": GOOD},
+            {"x-api-key": f"Bearer {GOOD}"},
+            {"authorization": GOOD},
+            {"authorization": f"Bearer\t{GOOD}"},
+            {"authorization": f"Token {GOOD}"},
+            {"authorization": f"Bearer unused, Bearer {GOOD}"},
             {"x-api-key": GOOD, **good},
             {"x-api-key": expired, **good},
         ):
