@@ -104,6 +104,7 @@ app.add_typer(receipt_commands.receipts_app, name="receipts")
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit status. Nothing but an exit status leaves here."""
     as_json = "--json" in arguments
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper
@@ -122,6 +123,14 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else EXIT_FAILED
         return _failed(error, arguments, as_json=as_json)
+
+
+def _open_missing_streams() -> None:
+    """Have a stream that was closed read and write nothing; a file must not take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - open to the end
+            setattr(sys, name, stream)
 
 
 def _failed(error: BaseException, arguments: Sequence[str], *, as_json: bool) -> int:

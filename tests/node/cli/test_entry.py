@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -187,6 +188,21 @@ def test_a_home_that_is_nobodys_is_a_sentence(tmp_path: Path, arguments: tuple[s
     assert done.returncode == 2
     assert "~nobody-of-that-name" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_closed_streams_are_empty_ones(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -P -c " + shlex.quote(
+        "import os, sys; from aigrid.node.cli import main\n"
+        "status = main()\n"
+        "assert os.path.samestat(os.fstat(2), os.stat(os.devnull))\n"
+        "sys.exit(status)"
+    )
+    words = f"--data-dir {shlex.quote(str(tmp_path / 'd'))} id protect --passphrase-file -"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{command} {words} <&- >&- 2>&-"], timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert not (tmp_path / "d" / "crash.log").exists()
 
 
 def test_what_is_made_to_be_copied_is_not_cut_at_the_terminals_width(
