@@ -29,6 +29,7 @@ from aigrid.protocol.limits import LIMITS
 
 PURPOSE, ACCEPTS = "x-aigrid-purpose", "x-aigrid-accept-license"
 _CARRIERS: Final = frozenset({b"authorization", b"x-api-key"})
+_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
 _SIGNED: Final = frozenset({b"signature", b"signature-input"})
 _PURPOSE = re.compile(rf"(?=.{{1,{LIMITS.purpose_max_chars}}}\Z){PURPOSE_FORM}")
 _LICENSE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9.+-]{{0,{LIMITS.name_max_chars - 1}}}")
@@ -92,8 +93,10 @@ class Authenticator:
             found = self._signed(scope)
         elif keys:
             found = self._keyed(keys)
-        elif self.keyless:
+        elif self.keyless and not any(name in _FORWARDED for name, _ in fields):
             found = Authenticated(LOOPBACK)
+        elif self.keyless:  # the proxy is on this machine, its clients are anywhere
+            raise _refused("Who comes through a proxy needs a key.")
         else:
             raise _refused("This gateway serves nobody without a key.")
         return _with_wishes(found, fields)

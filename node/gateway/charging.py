@@ -1,8 +1,9 @@
 """What an answer costs its caller in tokens, as it comes. Pure.
 
 The serving node counts the tokens, and may be wrong or lie: it is believed within what this request
-can have cost, and a text of no tokens at all was not counted. An answer that broke off has no such count; its tokens were seen, and its prompt is
-estimated, so that hanging up early is not free of charge.
+can have cost, and a text of no tokens at all was not counted. An answer that broke off has no such
+count; its tokens were seen, and its prompt is estimated, so that hanging up early is not free of
+charge.
 """
 
 from aigrid.protocol.inference import (

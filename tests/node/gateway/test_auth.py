@@ -154,6 +154,18 @@ async def test_purpose_and_licences_reach_the_mesh() -> None:
     assert mesh.callers == [Caller("alice", "key", purpose="research-2", accepts=accepts)]
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+async def test_a_proxy_on_this_machine_lets_nobody_in_without_a_key(name: str) -> None:
+    access, good = keyed()
+    async with client(None, access, keyless=True) as asked:
+        assert (await asked.get("/v1/models")).status_code == 200
+        for value in ("203.0.113.7", "127.0.0.1", ""):
+            answer = await asked.get("/v1/models", headers={name: value})
+            assert refusal(answer) == (401, "unauthenticated")
+            answer = await asked.get("/v1/models", headers={name: value, **good})
+            assert answer.status_code == 200
+
+
 async def test_revocation_stops_the_next_request() -> None:
     access, good = keyed()
     async with client(None, access) as asked:
