@@ -128,7 +128,11 @@ def _way(source: str, params: dict[str, Any], upstream_model: str, key: str) -> 
     if key:
         raise UsageError("--key-file is for the address of a server, or for hf:ORG/NAME")
     path = of_user(source).absolute()  # not resolved: a link may have the better name
-    if not path.exists():
+    try:
+        found = path.exists()
+    except OSError:  # a name that is too long, or a folder that is closed to us
+        found = False
+    if not found:
         raise UsageError(f"there is no model at {path}", Code.MODEL_FILE_MISSING)
     return Way("propose", "publish", {"path": str(path), **params})
 

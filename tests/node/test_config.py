@@ -235,6 +235,13 @@ def test_a_wrong_file_is_named(tmp_path: Path, toml: str) -> None:
         merged(tmp_path)
 
 
+@pytest.mark.parametrize(("key", "alone"), [("serve", "nobody"), ("host", "nothing")])
+def test_a_word_for_none_stands_alone(tmp_path: Path, key: str, alone: str) -> None:
+    assert getattr(merged(tmp_path, **{key: [alone]}), key) == frozenset()
+    with pytest.raises(UsageError, match=f"--{key} names {alone} beside others"):
+        merged(tmp_path, **{key: [alone, "members"]})
+
+
 def test_names_of_the_gateway_are_spelled_as_clients_do(tmp_path: Path) -> None:
     names = ["2001:0DB8::0001", "Node.Example.org", "2001:db8::1"]
     assert merged(tmp_path, gateway_name=names).gateway_names == ("2001:db8::1", "node.example.org")

@@ -81,7 +81,15 @@ def test_a_command_to_the_node_needs_no_trio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["status", "--nonsense"], ["invite"], ["up", "--threads", "x"], ["models", "x"]],
+    [
+        ["nonsense"],
+        ["status", "--nonsense"],
+        ["invite"],
+        ["up", "--threads", "x"],
+        ["models", "x"],
+        ["key"],
+        ["grid"],
+    ],
 )
 def test_what_cannot_be_parsed_is_usage(cli: Cli, arguments: list[str]) -> None:
     done = cli(*arguments)
