@@ -237,9 +237,11 @@ def test_a_wrong_file_is_named(tmp_path: Path, toml: str) -> None:
 
 @pytest.mark.parametrize(("key", "alone"), [("serve", "nobody"), ("host", "nothing")])
 def test_a_word_for_none_stands_alone(tmp_path: Path, key: str, alone: str) -> None:
-    assert getattr(merged(tmp_path, **{key: [alone]}), key) == frozenset()
+    none: dict[str, Any] = {key: [alone]}
+    assert getattr(merged(tmp_path, **none), key) == frozenset()
+    none[key].append("members")
     with pytest.raises(UsageError, match=f"--{key} names {alone} beside others"):
-        merged(tmp_path, **{key: [alone, "members"]})
+        merged(tmp_path, **none)
 
 
 def test_names_of_the_gateway_are_spelled_as_clients_do(tmp_path: Path) -> None:
