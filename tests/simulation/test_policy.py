@@ -1,5 +1,6 @@
 """A model restricted to holders of a grant: what whole nodes do about it, request by request."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,9 @@ def node(sim: Simulation, name: str) -> Node:
     return sim.nodes[name].node
 
 
-async def publish(sim: Simulation, name: str, policy: str = OWNER_ALONE, **options: Any) -> str:
+async def publish(
+    sim: Simulation, name: str, policy: str = OWNER_ALONE, *, heard: bool = True
+) -> str:
     holder = node(sim, name)
     description = ModelDescription("echo", "text-generation", (), options={"tag": "parrot"})
     published = await holder.hosting.add(
@@ -59,10 +62,8 @@ async def publish(sim: Simulation, name: str, policy: str = OWNER_ALONE, **optio
         capabilities=("text-generation",),
         license_id="MIT",
         policy=parse_policy(policy, me=holder.identity.did),
-        **options,
     )
-    known = (each.node for each in sim.nodes.values())
-    for one in known:
+    for one in (each.node for each in sim.nodes.values() if heard):
         await eventually(one.router.models, seconds=10)
     return published.model
 
@@ -205,7 +206,7 @@ async def test_who_has_no_recent_list_is_brought_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(Revocations, "put", deaf)
-        laptop.graph.revocations.clear()
+        laptop.graph.revocations.clear(grid)
         assert await ask(sim, "gateway") == "status_stale"
 
     async def silent(*_args: Any, **_options: Any) -> int:
@@ -217,7 +218,7 @@ async def test_who_has_no_recent_list_is_brought_one(
     laptop.graph.store.delete(
         [one for one in laptop.graph.store.live(0) if one.issuer == grid and "Status" in one.kind]
     )
-    laptop.graph.revocations.clear()
+    laptop.graph.revocations.clear(grid)
     assert grid not in laptop.statuses.known()
     assert await ask(sim, "gateway") == ""
 
@@ -238,3 +239,24 @@ async def test_status_counts_what_was_denied(
     assert await ask(sim, "gateway") == "no_grant"
     denied = (await Console(node(sim, "owner"))("status"))["requests"]["denied"]
     assert denied == {"no_grant": 1}
+
+
+async def test_a_manifest_that_was_just_issued_anew_costs_no_request(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    """The offer under it is said with it; who has not heard of it yet asks again."""
+    members = '{"rules": [{"actions": ["invoke"], "assignees": ["members"]}]}'
+    model = await publish(sim, "owner", members)
+    owner = node(sim, "owner")
+    for more in ([], ["science"]):
+        policy = json.loads(members)
+        policy["rules"][0]["purposes"] = ["research", *more]
+        await publish(sim, "owner", json.dumps(policy), heard=False)
+        (offer,), manifest = owner.router.offers(), owner.hosting.manifest(model)
+        assert manifest is not None
+        assert offer.manifest == manifest.content_id
+        (known,) = node(sim, "gateway").router.offers()
+        assert known.manifest != offer.manifest
+        researcher = Caller("alice", "key", purpose="research")
+        assert await ask(sim, "owner", researcher) == ""
+        assert await ask(sim, "gateway", researcher) == ""
