@@ -222,8 +222,8 @@ class Router:
 
     def _present(self, candidate: Candidate, asking: "_Asking") -> Presented:
         """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
-        said, more = (asking.request, asking.caller, asking.salt), candidate in asking.not_served
-        return self._presenter.present(candidate, *said, with_chain=more)
+        said, refusal = (asking.request, asking.caller, asking.salt), asking.refusals.get(candidate)
+        return self._presenter.present(candidate, *said, refusal=refusal)
 
     async def _mended(
         self,
@@ -238,7 +238,7 @@ class Router:
         if error.code is Code.REPLAYED:
             return True  # the stream broke, and RPC sent it a second time
         if error.code is Code.NOT_SERVED and not presented.has_chain:
-            asking.not_served.add(candidate)  # its operator may serve holders of some grant
+            asking.refusals[candidate] = error.message  # its operator may serve for some grant
             return self._presenter.has_chains(asking.caller)
         if error.code is not Code.STATUS_STALE:
             return False
@@ -324,14 +324,14 @@ class Router:
 class _Asking:
     """A request, whose it is, and the salt in the hashes of all its segments.
 
-    `not_served`: candidates whose operators serve others than members.
+    `refusals`: what candidates said whose operators serve others than members.
     """
 
     request: InferRequest
     request_id: str
     caller: Caller
     salt: bytes
-    not_served: set[Candidate] = field(default_factory=set)
+    refusals: dict[Candidate, str] = field(default_factory=dict)
 
 
 # Of these the client hears, when no other candidate did better: the node is there.
