@@ -22,15 +22,15 @@ _LOOK_SECONDS = 0.05
 class Asking:
     """A request, whose it is, and the salt in the hashes of all its segments.
 
-    `not_served`: candidates whose operators serve others than members. `repeated`: nodes that were
-    asked a second time.
+    `refusals`: what nodes said whose operators serve others than members. `repeated`: nodes that
+    were asked a second time.
     """
 
     request: InferRequest
     request_id: str
     caller: Caller
     salt: bytes
-    not_served: set[str] = field(default_factory=set)
+    refusals: dict[str, str] = field(default_factory=dict)
     repeated: set[str] = field(default_factory=set)
 
 
@@ -59,7 +59,7 @@ class Mending:
         if error.code is Code.REPLAYED:
             return candidate  # the stream broke, and RPC sent it a second time
         if error.code is Code.NOT_SERVED and not presented.has_chain:
-            asking.not_served.add(candidate.node)  # its operator may serve holders of some grant
+            asking.refusals[candidate.node] = error.message  # it may serve for some grant
             return candidate if self._presenter.has_chains(asking.caller) else None
         if error.code is Code.STATUS_STALE:
             return await self._brought(candidate, presented)

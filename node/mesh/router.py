@@ -226,7 +226,7 @@ class Router:
             asking.request,
             asking.caller,
             asking.salt,
-            with_chain=candidate.node in asking.not_served,
+            refusal=asking.refusals.get(candidate.node),
         )
 
     async def _open(

@@ -75,18 +75,18 @@ class Foresight:
         *,
         manifest: Record | None,
         place: Place,
-        with_chain: bool = False,
+        refusal: str | None = None,
     ) -> tuple[tuple[Record, ...], Decision]:
         """The least that is enough, and the decision; where nothing is, what says most.
 
-        What cannot be shown here not to be revoked says most: the place may have heard more. There
-        is some chain among it if `with_chain`: the place may serve for its sake, though the model's
-        owner asks for none.
+        What cannot be shown here not to be revoked says most: the place may have heard more. If
+        the place has refused a membership alone, there is a chain as well: its operator may serve
+        for the sake of one, though the model's owner asks for none. The message of its `refusal`
+        names whose grants count; chains from others come last, for anybody may send us some.
         """
         decide = partial(self._decider.decide, wish, holder.did, manifest=manifest, place=place)
         decided = (
-            (one, decide(one))
-            for one in self._choices(holder, manifest, place, with_chain=with_chain)
+            (one, decide(one)) for one in self._choices(holder, manifest, place, refusal=refusal)
         )
         told = next(decided)
         while not told[1].allowed and (found := next(decided, None)) is not None:
@@ -125,7 +125,7 @@ class Foresight:
             self.decide(wish, self.holder(own), manifest=manifest, place=place).check()
 
     def _choices(
-        self, holder: Holder, manifest: Record | None, place: Place, *, with_chain: bool
+        self, holder: Holder, manifest: Record | None, place: Place, *, refusal: str | None
     ) -> Iterator[tuple[Record, ...]]:
         """Fewest credentials first; of chains those alone from somebody whose grants count here.
 
@@ -134,8 +134,9 @@ class Foresight:
         """
         membership = self._graph.membership_of(holder.did, self._now_ms())
         member = () if membership is None else (membership,)
-        if with_chain and holder.chains:
-            yield from (member + chain for chain in holder.chains)
+        if refusal is not None and holder.chains:
+            chains = sorted(holder.chains, key=lambda chain: chain[0].issuer not in refusal)
+            yield from (member + chain for chain in chains)
             return
         yield from ((member, ()) if place.operator is UNKNOWN_OPERATOR else ((), member))
         rules = () if manifest is None else rules_of(manifest)

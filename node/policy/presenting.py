@@ -80,9 +80,9 @@ class Presenter:
         caller: Caller,
         salt: bytes,
         *,
-        with_chain: bool = False,
+        refusal: str | None = None,
     ) -> Presented:
-        """A presentation for one attempt at one candidate; `with_chain`: see `Foresight.enough`.
+        """A presentation for one attempt at one candidate; `refusal`: see `Foresight.enough`.
 
         Raises:
             PolicyDeniedError: whatever this node could show would not be enough.
@@ -95,7 +95,7 @@ class Presenter:
             Holder(self._identity.did, self._chains(caller.did)),
             manifest=manifest,
             place=self._foresight.place(candidate.signer),
-            with_chain=with_chain,
+            refusal=refusal,
         )
         if decision.code is not Code.STATUS_STALE:  # what is too old here may not be there
             decision.check()

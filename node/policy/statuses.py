@@ -183,7 +183,7 @@ class StatusKeeper:
             LocalError: `busy`, where this node signs for as many as it may.
         """
         now_ms = self._now_ms()
-        others = self._graph.revocations.naming(self._identity.did, now_ms)
+        others = self._naming()
         if len(others) >= LIMITS.status_owners_max and record.issuer not in others:
             raise LocalError("this node signs for as many issuers as it may", Code.BUSY)
         if self._graph.revocations.list_of(record.issuer, self._identity.did, now_ms) is None:
@@ -272,9 +272,21 @@ class StatusKeeper:
         """Whose lists are signed here: of so many others, the grid's before any."""
         own = [key.did for key in self._own_keys() if self._issues(key.did)]
         grid = self._graph.grid
-        naming = self._graph.revocations.naming(self._identity.did, self._now_ms())
-        naming.sort(key=lambda owner: (owner != grid, owner))
+        naming = sorted(self._naming(), key=lambda owner: (owner != grid, owner))
         return own + [owner for owner in naming[: LIMITS.status_owners_max] if owner not in own]
+
+    def _naming(self) -> list[str]:
+        """Those who let this node sign their lists, and for whom that is worth its quota.
+
+        In an open grid any number of keys may name a node: its operator has to have agreed once.
+        """
+        now_ms, own, graph = self._now_ms(), self._identity.did, self._graph
+        members = graph.members(now_ms) | {graph.grid}
+        return [
+            owner
+            for owner in graph.revocations.naming(own, now_ms)
+            if owner in members or graph.revocations.list_of(owner, own, now_ms) is not None
+        ]
 
     def _issues(self, did: str) -> bool:
         """Whether anything was ever issued that `did` may have to revoke."""

@@ -409,5 +409,7 @@ async def test_a_grant_is_shown_where_an_operator_serves_for_its_sake_alone(sim,
         await sim.ask("b", "parrot", "hello")
     assert caught.value.code is Code.NOT_SERVED
     await a("credential_issue", to=other, models=["parrot"])
+    # Grants of others do not get in its way, though the node itself has issued one that lasts.
+    await b("credential_issue", to=other, everything=True, valid_seconds=300 * 86400)
     await eventually(lambda: own in b.node.statuses.known(), seconds=10)
     assert (await sim.ask("b", "parrot", "hello"))[0].strip() == "hello"

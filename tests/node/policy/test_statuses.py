@@ -38,9 +38,15 @@ from aigrid.protocol.status import has_bit
 class World:
     """A node with its clock; `authority` is whose key it holds besides its own."""
 
-    def __init__(self, store: Store | None = None, authority: Identity | None = AUTHORITY) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        authority: Identity | None = AUTHORITY,
+        *,
+        open_to_strangers: bool = False,
+    ) -> None:
         self.now_ms = NOW
-        self.graph = graph(store, now=NOW)
+        self.graph = graph(store, open_to_strangers=open_to_strangers, now=NOW)
         self.keeper = StatusKeeper(
             self.graph,
             identity=OWN,
@@ -150,6 +156,22 @@ def test_the_grid_s_list_comes_before_those_of_many_who_name_a_node(
     world.keeper.keep()
     assert len(world.lists()) == 2
     assert (AUTHORITY.did, OWN.did) in world.lists()
+
+
+def test_strangers_of_an_open_grid_do_not_make_a_node_sign_for_them() -> None:
+    """Its lists count against its own quota, everywhere; and their keys are free."""
+    world = World(authority=None, open_to_strangers=True)
+    world.tell(revocable(OWN, 1))
+    strangers = [Identity(bytes([n]) * 32) for n in range(100, 106)]
+    said = [status_delegation(who, (OWN,)) for who in strangers]
+    world.tell(*said)
+    world.keeper.keep()
+    assert world.lists() == {}
+    assert world.keeper.may_sponsor(said[0])
+    world.keeper.sponsor(said[0])
+    world.now_ms += LIMITS.status_renew_seconds * 1000
+    world.keeper.keep()
+    assert world.lists() == {(strangers[0].did, OWN.did): world.now_ms}
 
 
 def test_only_the_issuer_and_its_delegates_revoke() -> None:
