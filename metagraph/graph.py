@@ -65,7 +65,7 @@ class Metagraph:
         """Start from what `store` holds that is valid at `now_ms`."""
         self.store = store
         self.index = index
-        self.revocations = Revocations(store.database)
+        self.revocations = Revocations(store.database, grid=grid)
         self.memberships = Members(
             store, self.revocations, (grid, own_did), open_to_all=open_to_strangers
         )
@@ -191,7 +191,7 @@ class Metagraph:
         for record in foreign:
             self.index.remove(record)
         self.memberships.clear(grid)
-        self.revocations.clear()
+        self.revocations.clear(grid)
         self._load_status(0)
         self._refusals.make_room()
         self.grid = grid

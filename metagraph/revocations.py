@@ -31,6 +31,7 @@ from aigrid.protocol.status import (
 STATUS_KINDS: Final = (Kind.STATUS_DELEGATION, Kind.STATUS_LIST)
 # After this long whatever the last bit of an issuer revoked has expired.
 _KEPT_MS: Final = (LIMITS.grant_ttl_seconds + LIMITS.status_list_ttl_seconds) * 1000
+_FORGOTTEN_SHARE: Final = 16  # of what may be kept, goes at once
 
 
 class Revocations:
@@ -40,8 +41,13 @@ class Revocations:
     comes: a list may come first.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, *, grid: str = "", owners_max: int = LIMITS.status_owners_kept_max
+    ) -> None:
+        """What revokes memberships of `grid` (a DID) is kept, whoever else makes lists."""
         self._database = database
+        self._grid = grid
+        self._owners_max = owners_max
         self._lists: dict[str, dict[str, Record]] = {}  # by issuer of credentials, then signer
         self._delegations: dict[str, Record] = {}
         self._bits: OrderedDict[str, bytes] = OrderedDict()
@@ -61,7 +67,8 @@ class Revocations:
             return False
         self._delegations[owner] = record
         allowed = self.delegates(owner, now_ms)
-        waiting = [found for did, found in self._lists.get(owner, {}).items() if did in allowed]
+        lists = self._lists.get(owner, {})
+        waiting = [lists[did] for did in allowed if did in lists]
         return self.add(owner, union(map(_bits_of, waiting)), now_ms)
 
     def drop(self, record: Record) -> None:
@@ -82,8 +89,9 @@ class Revocations:
         self._database.execute("DELETE FROM revoked WHERE until_ms <= ?", (now_ms,))
         self._bits.clear()
 
-    def clear(self) -> None:
+    def clear(self, grid: str) -> None:
         """Forget the lists, but not what they revoked: the node is in another grid."""
+        self._grid = grid
         self._lists.clear()
         self._delegations.clear()
 
@@ -98,6 +106,7 @@ class Revocations:
             (owner, zlib.compress(whole), now_ms + _KEPT_MS),
         )
         self._remember(owner, whole)
+        self._make_room(owner)
         return True
 
     # --- questions
@@ -105,7 +114,9 @@ class Revocations:
     def bits(self, owner: str) -> bytes:
         """Everything that is known to be revoked of `owner`."""
         found = self._bits.get(owner)
-        if found is None:
+        if found is not None:
+            self._bits.move_to_end(owner)
+        else:
             row = self._database.row("SELECT bits FROM revoked WHERE owner = ?", (owner,))
             found = no_bits() if row is None else _unpacked(row[0])
             self._remember(owner, found)
@@ -150,10 +161,12 @@ class Revocations:
         lists = self._lists.get(owner, {})
         delegation = self.delegation(owner, now_ms)
         allowed = delegates_of(delegation, owner)
+        # Anybody may have signed one: only those that count are looked at.
+        signed = {did: lists[did] for did in (owner, *allowed) if did in lists}
         times = {
             did: found.valid_from_ms
-            for did, found in lists.items()
-            if found.valid_until_ms > now_ms and (did == owner or did in allowed)
+            for did, found in signed.items()
+            if found.valid_until_ms > now_ms
         }
         bits = self.bits(owner)
         if not times and not allowed and bits == no_bits():
@@ -173,6 +186,22 @@ class Revocations:
     def owners(self) -> Iterator[str]:
         """Those of whom there are lists or delegations."""
         return iter({**self._lists, **self._delegations})
+
+    def _make_room(self, owner: str) -> None:
+        """Forget the longest unchanged bits of issuers of whom there are no lists, if it is many.
+
+        Keys are free, and a list may be valid for a moment only: else it would fill the disk. What
+        such an issuer signed counts nowhere before a list of it comes, and honest ones say it all.
+        """
+        if self._database.row("SELECT COUNT(*) FROM revoked")[0] <= self._owners_max:
+            return
+        rows = self._database.rows("SELECT owner FROM revoked ORDER BY rowid")
+        spared = {*self._lists, *self._delegations, self._grid, owner}
+        silent = [row[0] for row in rows if row[0] not in spared]
+        with self._database.transaction():
+            for one in silent[: max(1, self._owners_max // _FORGOTTEN_SHARE)]:
+                self._database.execute("DELETE FROM revoked WHERE owner = ?", (one,))
+                self._bits.pop(one, None)
 
     def _remember(self, owner: str, bits: bytes) -> None:
         self._bits[owner] = no_bits() if bits == no_bits() else bits  # one object for all of those

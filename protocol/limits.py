@@ -57,6 +57,7 @@ class Limits:
         30, "a gap in a delegate's time, after which it signs later"
     )
     status_bits_kept_max: int = _limit(1024, "issuers whose revocations are kept in memory")
+    status_owners_kept_max: int = _limit(8192, "silent issuers whose revocations are kept")
     renewal_turn_seconds: int = _limit(3600, "a delegate waits for each before it to renew first")
     offers_max: int = _limit(64, "offers in one AvailabilityRecord")
     slots_max: int = _limit(65536, "requests that an offered model runs at once")
@@ -256,6 +257,7 @@ class Limits:
     http_connections_max: int = _limit(512, "HTTP connections at once")
     retry_after_seconds: float = _limit(2.0, "Retry-After where nothing better is known")
     attempts_max: int = _limit(3, "candidates tried before the first chunk")
+    refusals_max: int = _limit(8, "beside these, candidates that refuse by their policy")
     answer_silence_seconds: float = _limit(600.0, "nothing but signs of life within an answer")
     # Inference
     messages_max: int = _limit(2048, "messages of one chat request")

@@ -202,6 +202,11 @@ def decide(  # noqa: PLR0917 - these six, in this order, are what a decision is 
     )
 
 
+def holder_key(did: str) -> str:
+    """Under what the operator's limits for a holder are counted."""
+    return f"holder {did}"
+
+
 def rules_of(manifest: Record) -> tuple[Rule, ...]:
     """The owner's rules in a manifest; where it has none, the default."""
     body = manifest.body
@@ -371,7 +376,7 @@ def _obligations(asked: Asked, holder: _Holder, policies: Policies) -> list[Obli
         *policies.narrowed.items(),
     ]
     if asked.holder != asked.node:
-        limits.append((f"holder {asked.holder}", policies.operator))
+        limits.append((holder_key(asked.holder), policies.operator))
     return [
         Obligation(key, said.requests_per_day, said.tokens_per_day, said.concurrency)
         for key, said in limits

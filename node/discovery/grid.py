@@ -169,9 +169,17 @@ class Grid:
             self._statuses.undelegate(did)
 
     def removed_ms(self, did: str) -> int | None:
-        """When the membership of `did` was withdrawn, if that is the last word on it."""
+        """When the membership of `did` was withdrawn, if that is the last word on it.
+
+        Now, where it is revoked and about to be withdrawn for that: who was removed by a delegate
+        does not slip in again between the two.
+        """
         newest = self._graph.store.newest((self.did, Kind.MEMBERSHIP.value, did))
-        return newest.valid_from_ms if newest is not None and newest.withdrawn else None
+        if newest is None:
+            return None
+        if newest.withdrawn:
+            return newest.valid_from_ms
+        return self._now_ms() if self._graph.revocations.revoked(newest.status) else None
 
     def invite(self, did: str, *, valid_seconds: int | None = None) -> Record:
         """An invitation bound to `did`, redeemable here."""
@@ -214,11 +222,14 @@ class Grid:
         `delegation` is that of the grid, if `host` has one.
 
         Raises:
-            VerificationError: when the membership or the host's own does not hold.
+            VerificationError: when the membership or the host's own does not hold; `revoked`, when
+                ours is known here to be, of which `host` may not have heard.
             PolicyDeniedError: `grid_not_empty`.
         """
-        now_ms = self._now_ms()
-        check_membership(membership, grid=grid, peer_id=self.identity.peer_id, now_ms=now_ms)
+        now_ms, own = self._now_ms(), self.identity.peer_id
+        record = check_membership(membership, grid=grid, peer_id=own, now_ms=now_ms)
+        if self._graph.revocations.revoked(record.status):
+            raise VerificationError("this membership was revoked", Code.REVOKED)
         delegates = delegates_in(delegation, grid=grid, now_ms=now_ms)
         check_membership(ours, grid=grid, peer_id=host, now_ms=now_ms, delegates=delegates)
         returning = grid == self.did  # our membership may have come by another way meanwhile
@@ -229,7 +240,8 @@ class Grid:
         said = (delegation, membership, ours) if delegation else (membership, ours)
         _, refusals = self._graph.ingest_batch(said, now_ms=now_ms, received_from=host)
         if self.own_membership() is None:
-            raise refusals[0]
+            unknown = VerificationError("this membership does not count", Code.NOT_MEMBER)
+            raise refusals[0] if refusals else unknown
         log.info("joined", grid=grid, host=host)
         self.on_switched()
         if not returning:

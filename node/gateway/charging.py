@@ -76,4 +76,5 @@ def _prompt_bytes(request: InferRequest) -> int:
         return 0
     texts = [message.content for message in request.messages]
     texts += [] if request.prompt is None else [request.prompt]
-    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+    ids = len(request.token_ids or ()) + len(request.continued_ids)
+    return sum(len(text.encode("utf-8", "replace")) for text in texts) + _BYTES_PER_TOKEN * ids

@@ -139,7 +139,9 @@ class Hosting:
         if self._runs_code(self._models.description(model).format) and not self.trusted(model):
             return "it can run code of its publisher, whom this node does not trust (any more)"
         manifest = self.manifest(model)
-        if self._foresight is not None and manifest and not self._foresight().hosts(manifest):
+        if manifest is None:
+            return "neither this node nor a publisher whom it trusts says what it is: publish it"
+        if self._foresight is not None and not self._foresight().hosts(manifest):
             return "this node's operator does not host it: see `host` in its configuration"
         return self.watch.problem(model)
 
@@ -371,18 +373,16 @@ class Hosting:
         return Published(model, name, record.content_id)
 
     def manifest(self, model: str) -> Record | None:
-        """The manifest we offer a model under: our own, else of those we trust, else the newest."""
-        own = self._own_manifest(model)
-        if own is not None:
-            return own
-        others = self._graph.manifests_of(model, self._now_ms())
-        return max(others, key=lambda m: (self._trusts(m), m.rank), default=None)
+        """The manifest we offer a model under: our own, else the newest of those we trust.
+
+        Its policy binds, and its issuer may do everything: so it is never that of just anybody.
+        """
+        trusted = filter(self._trusts, self._graph.manifests_of(model, self._now_ms()))
+        return self._own_manifest(model) or max(trusted, key=lambda m: m.rank, default=None)
 
     def _own_manifest(self, model: str) -> Record | None:
-        for record in self._graph.manifests_of(model, self._now_ms()):
-            if record.issuer == self._identity.did:
-                return record
-        return None
+        manifests = self._graph.manifests_of(model, self._now_ms())
+        return next((m for m in manifests if m.issuer == self._identity.did), None)
 
     def _own_policy(self, model: str) -> Rules | UnsetType:
         own = self._own_manifest(model)

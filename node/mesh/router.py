@@ -8,7 +8,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -119,24 +119,27 @@ class Router:
         ranking = await self._candidates(model, capability)
         problem: AigridError | None = None
         attempt, repeated = 0, set[Candidate]()
+        left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
         waiting = deque(kept.candidate for kept in ranking.kept)
-        while waiting and attempt < LIMITS.attempts_max:
+        while waiting and left:
             candidate = waiting.popleft()
             async with AsyncExitStack() as stack:
                 started_seconds, presented = trio.current_time(), None
                 try:
                     presented = self._present(candidate, asking)
-                    attempt += 1
+                    attempt, left = attempt + 1, left - 1
                     chunks = await self._open(stack, candidate, asking, presented)
                 except AigridError as error:
                     if not self._worth_another(candidate, error):
                         raise
-                    if candidate not in repeated and await self._mended(
-                        candidate, error, presented
-                    ):
+                    new = candidate not in repeated
+                    if new and await self._mended(candidate, error, presented, asking):
                         repeated.add(candidate)
                         waiting.appendleft(candidate)
+                    if presented is not None and error.code in POLICY and refusals_left:
+                        refusals_left, left = refusals_left - 1, left + 1
                     problem = _more_telling(problem, error)
+                    await trio.lowlevel.checkpoint()  # there may be any number
                     continue
                 waited_ms = (trio.current_time() - started_seconds) * 1000
                 self._peers.succeeded(candidate.node, waited_ms)
@@ -219,16 +222,24 @@ class Router:
 
     def _present(self, candidate: Candidate, asking: "_Asking") -> Presented:
         """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
-        return self._presenter.present(candidate, asking.request, asking.caller, asking.salt)
+        said, more = (asking.request, asking.caller, asking.salt), candidate in asking.not_served
+        return self._presenter.present(candidate, *said, with_chain=more)
 
     async def _mended(
-        self, candidate: Candidate, error: AigridError, presented: Presented | None
+        self,
+        candidate: Candidate,
+        error: AigridError,
+        presented: Presented | None,
+        asking: "_Asking",
     ) -> bool:
         """Whether it is worth asking the same candidate again, once."""
         if presented is None or not isinstance(error, RemoteError):
             return False
         if error.code is Code.REPLAYED:
             return True  # the stream broke, and RPC sent it a second time
+        if error.code is Code.NOT_SERVED and not presented.has_chain:
+            asking.not_served.add(candidate)  # its operator may serve holders of some grant
+            return self._presenter.has_chains(asking.caller)
         if error.code is not Code.STATUS_STALE:
             return False
         push = Push(self._presenter.evidence(presented))
@@ -311,12 +322,16 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """A request, whose it is, and the salt in the hashes of all its segments."""
+    """A request, whose it is, and the salt in the hashes of all its segments.
+
+    `not_served`: candidates whose operators serve others than members.
+    """
 
     request: InferRequest
     request_id: str
     caller: Caller
     salt: bytes
+    not_served: set[Candidate] = field(default_factory=set)
 
 
 # Of these the client hears, when no other candidate did better: the node is there.

@@ -64,7 +64,12 @@ class AskedSegment:
 
     async def first(self) -> None:
         """Wait for the first batch. Raises AigridError: another candidate may do better."""
-        self._ahead = await self._fetch()
+        try:
+            self._ahead = await self._fetch()
+        except AigridError as error:
+            self._begun = bool(self._batches.receipt)  # it failed over there, and was receipted
+            self.left(error.code)
+            raise
         self._begun = True
 
     def __aiter__(self) -> "AskedSegment":

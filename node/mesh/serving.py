@@ -16,8 +16,10 @@ from aigrid.protocol.errors import (
     AigridError,
     Code,
     EngineError,
+    LocalError,
     NoCandidateError,
     PolicyDeniedError,
+    RemoteError,
     VerificationError,
 )
 from aigrid.protocol.identity import Identity, did_of_peer_id
@@ -117,24 +119,24 @@ class Serving:
     async def _run(
         self, message: Infer, admitted: Admitted, peer: str
     ) -> AsyncIterator[ServedAnswer]:
-        async with self._pool.lease(message.model) as worker:
-            segment = Segment(
-                self._identity,
-                message,
-                admitted,
-                peer=peer,
-                keep=self._keep_receipt,
-                now_ms=self._now_ms,
-            )
-            try:
-                async with worker.infer(message.request) as batches:
+        segment: Segment | None = None
+        try:
+            async with self._pool.lease(message.model) as worker:
+                segment = Segment(
+                    self._identity,
+                    message,
+                    admitted,
+                    peer=peer,
+                    keep=self._keep_receipt,
+                    now_ms=self._now_ms,
+                )
+                async with _receipted(segment), worker.infer(message.request) as batches:
                     yield ServedAnswer(batches, segment)
                     self.served += 1
-            except AigridError:
-                segment.end("failed")
-                raise
-            finally:
-                segment.end("cancelled")
+        except LocalError:
+            if segment is None:
+                admitted.charge.take_back()
+            raise
 
     async def drain(self) -> None:
         """Refuse new work and wait until nothing runs."""
@@ -175,3 +177,17 @@ class Serving:
             self.running -= 1
             if not self.running:
                 self._idle.set()
+
+
+@asynccontextmanager
+async def _receipted(segment: Segment) -> AsyncIterator[None]:
+    """However a segment ends, there is a receipt for it."""
+    try:
+        yield
+    except RemoteError:  # whoever asked is gone
+        raise
+    except AigridError:
+        segment.end("failed")
+        raise
+    finally:
+        segment.end("cancelled")

@@ -2,7 +2,7 @@
 
 What the former key signed disappears with its membership. The models are still on this disk, so
 their manifests are signed anew, and so are the capabilities that this node published, which are in
-the namespace of whoever publishes them.
+the namespace of whoever publishes them. Where a policy names the former key, it names the new one.
 """
 
 import msgspec
@@ -12,6 +12,7 @@ from msgspec import UNSET
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.local import LocalState
 from aigrid.node.mesh.models import LocalModels
+from aigrid.protocol.credential_kinds import Rule
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Body, CapabilityBody, Kind, ModelBody
@@ -66,7 +67,9 @@ class _SayingAgain:
                 return
             body = await self._with_us_as_publisher(body, model)
             again_model = msgspec.structs.replace(
-                body, capabilities=tuple(map(self._ours, body.capabilities))
+                body,
+                capabilities=tuple(map(self._ours, body.capabilities)),
+                policy=body.policy if body.policy is UNSET else tuple(map(self._rule, body.policy)),
             )
             self._issue(Kind.MODEL, again_model, LIMITS.manifest_ttl_seconds)
             if body.id != MODEL_URN + model:
@@ -91,6 +94,11 @@ class _SayingAgain:
             self._graph.issue(
                 kind, body, self._identity, now_ms=self._now_ms, ttl_ms=ttl_seconds * 1000
             )
+
+    def _rule(self, rule: Rule) -> Rule:
+        """Our grants count where those of the former key did: that one issues no more."""
+        assignees = (self._identity.did if one == self._former else one for one in rule.assignees)
+        return msgspec.structs.replace(rule, assignees=tuple(sorted(set(assignees))))
 
     def _ours(self, name: str) -> str:
         """A capability of the former key's namespace, in ours; any other as it is."""

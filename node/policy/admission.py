@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -16,7 +17,7 @@ from aigrid.protocol import presentation
 from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Infer
-from aigrid.protocol.policy import Decision
+from aigrid.protocol.policy import Decision, Obligation, holder_key
 from aigrid.protocol.presentation import Binding, Presentation
 from aigrid.protocol.receipt import prefix_hash, request_hash
 from aigrid.protocol.record import Record, verify_form_and_signature
@@ -65,7 +66,10 @@ class Admission:
         now_ms = self._now_ms()
         if not message.presentation:
             raise PolicyDeniedError("nothing is presented with the request", Code.UNPRESENTED)
-        shown = presentation.verify(message.presentation, verify_credential=self._verify)
+        verified: dict[bytes, Record] = {}
+        shown = presentation.verify(
+            message.presentation, verify_credential=partial(self._verify, verified)
+        )
         asked = Binding(
             action="invoke",
             model=message.model,
@@ -75,10 +79,6 @@ class Admission:
         )
         own = self._decider.own.node
         presentation.check(shown, asked, node=own, peer=peer, now_ms=now_ms)
-        if not self._nonces.use(
-            shown.holder, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms
-        ):
-            raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
         manifest = self._manifest_of(message.model)
         decision = self._decider.decide(
             Wish(
@@ -93,7 +93,13 @@ class Admission:
             manifest=manifest,
         )
         decision.check()
-        with self._budgets.charge(decision.obligations) as charge:
+        # Last, for it is written to the disk: of those alone who may be served. And in the peer's
+        # name, which has to be the same for a replay: holders are as many as anybody likes.
+        if not self._nonces.use(peer, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms):
+            raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
+        for digest, record in verified.items():
+            self._verified.put(digest, record)
+        with self._budgets.charge(_obligations(decision, shown.holder, peer)) as charge:
             yield Admitted(
                 shown,
                 decision,
@@ -102,10 +108,20 @@ class Admission:
                 charge,
             )
 
-    def _verify(self, raw: bytes) -> Record:
+    def _verify(self, verified: dict[bytes, Record], raw: bytes) -> Record:
+        """Once for all requests that are served: anybody can sign any number of credentials."""
         digest = hashlib.sha256(raw).digest()
         record = self._verified.get(digest)
         if record is None:
-            record = verify_form_and_signature(raw)
-            self._verified.put(digest, record)
+            record = verified[digest] = verify_form_and_signature(raw)
         return record
+
+
+def _obligations(decision: Decision, holder: str, peer: str) -> tuple[Obligation, ...]:
+    """Those of the decision, and the operator's for the holder again for a peer that passes it on.
+
+    Keys are free: each new one would begin at none.
+    """
+    passed_on = (one for one in decision.obligations if one.key == holder_key(holder))
+    more = (replace(one, key=holder_key(peer)) for one in passed_on if peer != holder)
+    return (*decision.obligations, *more)

@@ -34,6 +34,14 @@ class Charge:
                     (tokens, key, self._day),
                 )
 
+    def take_back(self) -> None:
+        """The request was not begun, for want of room here: it does not count for the day."""
+        for key in self._keys:
+            self._database.execute(
+                "UPDATE budgets SET requests = requests - 1 WHERE key = ? AND day = ?",
+                (key, self._day),
+            )
+
 
 class Budgets:
     """The table `budgets`; days are those of UTC by the wall clock, and outlive the process."""

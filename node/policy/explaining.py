@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.policy.deciding import Decider, Place, Wish
@@ -68,16 +69,31 @@ class Foresight:
         return self.enough(wish, holder, manifest=manifest, place=place)[1]
 
     def enough(
-        self, wish: Wish, holder: Holder, *, manifest: Record | None, place: Place
+        self,
+        wish: Wish,
+        holder: Holder,
+        *,
+        manifest: Record | None,
+        place: Place,
+        with_chain: bool = False,
     ) -> tuple[tuple[Record, ...], Decision]:
-        """The least that is enough, and the decision; where nothing is, what says most."""
-        for credentials in self._choices(holder, manifest, place):
-            decision = self._decider.decide(
-                wish, holder.did, credentials, manifest=manifest, place=place
-            )
-            if decision.allowed:
-                break
-        return credentials, decision
+        """The least that is enough, and the decision; where nothing is, what says most.
+
+        What cannot be shown here not to be revoked says most: the place may have heard more. There
+        is some chain among it if `with_chain`: the place may serve for its sake, though the model's
+        owner asks for none.
+        """
+        decide = partial(self._decider.decide, wish, holder.did, manifest=manifest, place=place)
+        decided = (
+            (one, decide(one))
+            for one in self._choices(holder, manifest, place, with_chain=with_chain)
+        )
+        told = next(decided)
+        while not told[1].allowed and (found := next(decided, None)) is not None:
+            says_more = bool(found[0]) and told[1].code is not Code.STATUS_STALE
+            if found[1].allowed or says_more:
+                told = found
+        return told
 
     def hosts(self, manifest: Record) -> bool:
         """Whether the operator of this node hosts the model of a manifest."""
@@ -109,13 +125,19 @@ class Foresight:
             self.decide(wish, self.holder(own), manifest=manifest, place=place).check()
 
     def _choices(
-        self, holder: Holder, manifest: Record | None, place: Place
+        self, holder: Holder, manifest: Record | None, place: Place, *, with_chain: bool
     ) -> Iterator[tuple[Record, ...]]:
-        """Fewest credentials first; of chains those alone from somebody whose grants count here."""
-        yield ()
+        """Fewest credentials first; of chains those alone from somebody whose grants count here.
+
+        To another node, whose operator most likely serves members, a membership goes in any case:
+        the grid knows it anyway.
+        """
         membership = self._graph.membership_of(holder.did, self._now_ms())
         member = () if membership is None else (membership,)
-        yield member
+        if with_chain and holder.chains:
+            yield from (member + chain for chain in holder.chains)
+            return
+        yield from ((member, ()) if place.operator is UNKNOWN_OPERATOR else ((), member))
         rules = () if manifest is None else rules_of(manifest)
         count = place.operator.serves.union(*(rule.assignees for rule in rules))
         for chain in holder.chains:

@@ -8,6 +8,8 @@ from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.limits import LIMITS, Limits
 
 _FORGOTTEN = "nonces_forgotten_ms"
+# After its use here, until a signature has expired.
+_LONGEST_MS = (LIMITS.presentation_ttl_seconds + LIMITS.clock_skew_seconds) * 1000
 _SWEEP = 256  # forgotten ones are deleted from the disk this many at a time
 
 
@@ -15,7 +17,8 @@ class Nonces:
     """The table `nonces`, with an index in memory. A full one refuses.
 
     What was forgotten had expired by the wall clock. Should that step back, whatever expires no
-    later counts as used.
+    later counts as used; but by a clock that was far ahead nobody is locked out for longer than
+    anything signed before can be valid.
     """
 
     def __init__(self, database: Database, *, limits: Limits = LIMITS) -> None:
@@ -62,6 +65,9 @@ class Nonces:
         heapq.heappush(self._by_expiry, (until_ms, did, nonce))
 
     def _forget(self, now_ms: int) -> None:
+        if self._forgotten_ms > now_ms + _LONGEST_MS:
+            self._forgotten_ms = now_ms + _LONGEST_MS
+            self._sweep()
         while self._by_expiry and self._by_expiry[0][0] <= now_ms:
             until_ms, did, nonce = heapq.heappop(self._by_expiry)
             self._used.discard((did, nonce))

@@ -13,7 +13,7 @@ from aigrid.node.policy.explaining import Foresight, Holder
 from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
-from aigrid.protocol.kinds import ModelBody
+from aigrid.protocol.kinds import Kind, ModelBody
 from aigrid.protocol.presentation import Binding, digest_of, present
 from aigrid.protocol.receipt import SALT_BYTES, prefix_hash, request_hash
 from aigrid.protocol.record import Record
@@ -26,7 +26,7 @@ class Presented:
     """A presentation, and what a receipt for it has to say.
 
     `audience` is a DID, `made_ms` the wall time here when it was signed; `issuers` decide whether
-    the credentials are revoked.
+    the credentials are revoked. `has_chain`: a grant is among them.
     """
 
     raw: bytes
@@ -37,6 +37,7 @@ class Presented:
     credentials: tuple[str, ...]
     issuers: frozenset[str]
     made_ms: int
+    has_chain: bool = False
 
 
 class Presenter:
@@ -68,10 +69,20 @@ class Presenter:
         """For the hashes of all segments of one answer."""
         return self._random_bytes(SALT_BYTES)
 
+    def has_chains(self, caller: Caller) -> bool:
+        """Whether there is more to show than a membership."""
+        return bool(self._chains(caller.did))
+
     def present(
-        self, candidate: Candidate, request: InferRequest, caller: Caller, salt: bytes
+        self,
+        candidate: Candidate,
+        request: InferRequest,
+        caller: Caller,
+        salt: bytes,
+        *,
+        with_chain: bool = False,
     ) -> Presented:
-        """A presentation for one attempt at one candidate.
+        """A presentation for one attempt at one candidate; `with_chain`: see `Foresight.enough`.
 
         Raises:
             PolicyDeniedError: whatever this node could show would not be enough.
@@ -84,6 +95,7 @@ class Presenter:
             Holder(self._identity.did, self._chains(caller.did)),
             manifest=manifest,
             place=self._foresight.place(candidate.signer),
+            with_chain=with_chain,
         )
         if decision.code is not Code.STATUS_STALE:  # what is too old here may not be there
             decision.check()
@@ -114,6 +126,7 @@ class Presenter:
             tuple(one.content_id for one in credentials),
             frozenset(one.status.issuer for one in credentials if one.status is not None),
             now_ms,
+            any(one.kind is Kind.GRANT for one in credentials),
         )
 
     def _accepted(self, manifest: Record | None, caller: Caller) -> tuple[str, ...]:

@@ -25,9 +25,11 @@ def request_in(body: bytes) -> InferRequest:
     try:
         if not msgspec.json.decode(body, type=_Tagged).type:
             return decode_chat(body).request
-        return _REQUEST.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        request = _REQUEST.decode(body)
+        msgspec.msgpack.encode(request)  # as its hash does: JSON has greater numbers
+    except (msgspec.DecodeError, RecursionError, UnicodeError, OverflowError):
         raise InvalidRequestError("the request is not JSON as SPEC.md describes it") from None
+    return request
 
 
 def hashes_of(receipt: Record) -> tuple[str, str]:

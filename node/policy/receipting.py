@@ -5,6 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.gateway.charging import Charge
 from aigrid.node.policy.admission import Admitted
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity
@@ -44,12 +45,15 @@ class Segment:
         self._now_ms = now_ms
         self._output = OutputHash(message.salt)
         self._tokens = 0
+        self._cost = Charge(message.request)
         self._finish: Finish | None = None
         self.receipt: Record | None = None
 
     def add(self, batch: tuple[InferChunk, ...]) -> None:
         """Take note of chunks that are about to go out; the last one ends the segment."""
         self._output.add(batch)
+        if batch:
+            self._cost.chunks(batch)
         for chunk in batch:
             if isinstance(chunk, TextChunk):
                 self._tokens += len(chunk.token_ids)
@@ -58,12 +62,17 @@ class Segment:
                 self.end(chunk.reason)
 
     def end(self, reason: Ended) -> None:
-        """Charge what was used, sign and keep the receipt; only the first time."""
+        """Charge what was used, sign and keep the receipt; only the first time.
+
+        Hanging up early is not free of charge: nobody has counted the prompt then, so what it costs
+        is estimated. The receipt says what was counted.
+        """
         if self.receipt is not None:
             return
         finish, admitted, message = self._finish, self._admitted, self._message
         prompt_tokens = 0 if finish is None else finish.prompt_tokens
         completion_tokens = self._tokens if finish is None else finish.completion_tokens
+        uncounted = self._cost.broke_off() if reason == "cancelled" else 0
         binding, now_ms = admitted.presentation.binding, self._now_ms()
         body = ReceiptBody(
             id=admitted.presentation.holder,
@@ -90,7 +99,7 @@ class Segment:
             valid_until_ms=valid_until_ms,
         )
         try:
-            admitted.charge.spend(prompt_tokens + completion_tokens)
+            admitted.charge.spend(prompt_tokens + completion_tokens + uncounted)
             self._keep(self.receipt, message.salt, self._peer)
         except AigridError as error:  # a full disk: the answer goes on
             log.warning("segment not kept", code=error.code.value, reason=error.message)

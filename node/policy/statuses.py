@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from aigrid.metagraph.graph import Metagraph
+from aigrid.metagraph.revocations import STATUS_KINDS, owner_of
 from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.protocol.credential_kinds import (
     StatusDelegationBody,
@@ -324,7 +325,8 @@ class StatusKeeper:
             self._delegate(identity, found.body)
 
     def _on_record(self, record: Record) -> None:
-        if record.kind in (Kind.STATUS_LIST, Kind.STATUS_DELEGATION):
+        """Whatever else members say of revocations, there is nothing to sign for it."""
+        if record.kind in STATUS_KINDS and self.signs(owner_of(record)):
             self._poke.set()
 
     # --- entries

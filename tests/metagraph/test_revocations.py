@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from pathlib import Path
 from random import Random
+from typing import Never
 
 import pytest
 from hypothesis import given
@@ -414,6 +415,38 @@ def test_lists_merge_to_the_same_in_any_order(
             tell(made, record, now=NOW + 10)
     bits = made.revocations.bits(AUTHORITY.did)
     assert {n for n in range(LIMITS.status_entries) if has_bit(bits, n)} == expected
+
+
+# --- issuers by the thousand
+
+
+def test_issuers_that_come_and_go_do_not_fill_the_disk() -> None:
+    """Keys are free in an open grid, and a list may be valid for a second."""
+    made = graph(open_to_strangers=True)
+    made.revocations._owners_max = 32
+    tell(made, A, status_list(AUTHORITY, AUTHORITY, 1), status_list(ANN, ANN, 5))
+    for number in range(100):
+        now, one = NOW + number * 2000, Identity(bytes([number, 7]) * 16)
+        made.expire(now)
+        tell(made, status_list(one, one, number, start=now, life=1000), now=now)
+    rows = made.store.database.rows("SELECT owner FROM revoked")
+    owners = {row[0] for row in rows}
+    assert len(owners) <= 32
+    assert {AUTHORITY.did, ANN.did, one.did} <= owners
+
+
+def test_a_decision_looks_at_the_lists_that_count_alone() -> None:
+    """Every member may sign a list of the grid: it is kept, and costs a decision nothing."""
+    made = world(A, B, status_list(AUTHORITY, AUTHORITY), status_list(AUTHORITY, BEN, 1))
+
+    class Counted(dict[str, Record]):
+        def items(self) -> Never:
+            raise AssertionError("all of them are looked at")
+
+    lists = made.revocations._lists
+    lists[AUTHORITY.did] = Counted(lists[AUTHORITY.did])
+    status = made.revocations.at(NOW)[AUTHORITY.did]
+    assert (status.own_ms, status.delegates_ms) == (NOW, {})
 
 
 # --- issuers outside

@@ -387,3 +387,27 @@ async def test_what_the_operator_does_not_host_is_neither_published_nor_offered(
     decider.own = replace(decider.own, operator=OperatorPolicy(hosts=frozenset({"text"})))
     assert len(a.node.hosting.offers()) == 1  # `text` is broader than text-generation
     await publish(a, "crow")
+
+
+async def test_a_member_shows_that_it_is_one_where_a_model_is_for_anyone(sim, autojump_clock):
+    """Its owner lets anyone ask; the operator of the node serves members, and says so to nobody."""
+    a, b = await two(sim)
+    await publish(a, "parrot", '[[rules]]\nactions = ["invoke"]\nassignees = ["anyone"]\n')
+    await eventually(b.node.router.models, seconds=10)
+    assert (await sim.ask("b", "parrot", "hello"))[0].strip() == "hello"
+
+
+async def test_a_grant_is_shown_where_an_operator_serves_for_its_sake_alone(sim, autojump_clock):
+    """The model is for members; `serve` of the node that has it names a DID. Nobody is told."""
+    a, b = await two(sim)
+    own, other = a.node.identity.did, b.node.identity.did
+    await publish(a, "parrot")
+    await eventually(b.node.router.models, seconds=10)
+    decider = a.node.policy.decider
+    decider.own = replace(decider.own, operator=OperatorPolicy(serves=frozenset({own})))
+    with pytest.raises(AigridError) as caught:
+        await sim.ask("b", "parrot", "hello")
+    assert caught.value.code is Code.NOT_SERVED
+    await a("credential_issue", to=other, models=["parrot"])
+    await eventually(lambda: own in b.node.statuses.known(), seconds=10)
+    assert (await sim.ask("b", "parrot", "hello"))[0].strip() == "hello"

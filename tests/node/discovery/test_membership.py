@@ -460,3 +460,22 @@ async def test_an_invitation_from_before_a_delegate_s_removal_brings_nobody_back
     c.graph.switch_grid(c.identity.did)
     await trio.sleep(1)
     assert await code_of(redeem_raw(sim, c, spare)) is Code.INVITATION_USED
+
+
+async def test_a_host_that_has_not_heard_of_our_removal_does_not_bring_us_back(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    for name in "bc":
+        await sim.join(name, "a")
+    a, b, c = (sim.nodes[name].node for name in "abc")
+    a.statuses.delegate(a.grid.did, [b.identity.did], 1)
+    spare = invitation_text(a.grid.invite(c.identity.did))
+    await eventually(lambda: b.statuses.signs(a.grid.did), seconds=10)
+    await eventually(lambda: c.grid.delegation() != b"", seconds=10)
+    await eventually(lambda: c.identity.did in b.grid.members(), seconds=10)
+    sim.network.partition(a.identity.peer_id, b.identity.peer_id)
+    b.grid.remove(c.identity.did)
+    said = b.graph.revocations.list_of(a.grid.did, b.identity.did, sim.now_ms())
+    c.graph.ingest(said.raw, now_ms=sim.now_ms(), received_from=None)
+    assert c.identity.did in a.grid.members()
+    assert await code_of(c.join_client.redeem(spare)) is Code.REVOKED

@@ -6,7 +6,7 @@ from tests.simulation.harness import MemoryKeys, Simulation, eventually
 
 from aigrid.node.key_change import sign_rotation
 from aigrid.node.network.transport import PeerAddress
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind, WithdrawnBody
 from aigrid.protocol.limits import LIMITS
@@ -161,6 +161,17 @@ async def test_a_removed_successor_does_not_return_by_the_same_rotation(sim, aut
     a.grid.remove(NEW.did)
     sim.kill("b")
     assert await refused(sim, rotation, by=NEW) is Code.ROTATION_REFUSED
+    assert a.grid.members() == {a.identity.did}
+
+
+async def test_a_revoked_successor_does_not_slip_in_before_it_is_withdrawn(sim, autojump_clock):
+    a, b = await grid_of(sim, "ab")
+    b, rotation = await come_back(sim, "b")
+    await eventually(lambda: not b.rotating.pending, seconds=20)
+    a.statuses.revoke_membership(NEW.did)  # as it comes from a delegate: nothing has run since
+    with pytest.raises(PolicyDeniedError) as caught:
+        a.join_host._succession.honour(rotation.raw, peer_id=NEW.peer_id)
+    assert caught.value.code is Code.ROTATION_REFUSED
     assert a.grid.members() == {a.identity.did}
 
 

@@ -57,3 +57,8 @@ def test_no_serving_node_makes_an_answer_cost_more_than_it_can(
     limit = 131_072 if max_tokens is None else max_tokens
     assert total <= 200 + 4096 + max(limit, seen)
     assert total >= min(prompt, 100) + max(seen, min(completion, limit))
+
+
+def test_a_prompt_of_token_ids_is_not_free_either() -> None:
+    assert Charge(TextRequest(token_ids=(1,) * 600, max_tokens=5)).broke_off() == 600
+    assert Charge(TextRequest(prompt="", continued_ids=(1,) * 600, max_tokens=5)).broke_off() == 600

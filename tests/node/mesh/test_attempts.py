@@ -1,6 +1,7 @@
 """Which candidates are tried, and what the client hears when none is left: whole nodes."""
 
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import AigridError, Code, EngineError, InvalidRequestError, LocalError
 from aigrid.protocol.inference import Finish, TextRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.policy import OperatorPolicy
 
 HELLO = TextRequest(prompt="hello there you")
 
@@ -78,6 +80,19 @@ async def test_a_refusal_leads_to_the_next_candidate(sim, autojump_clock, error)
     answers = [(await ask(asker))[0] for _ in range(4)]
     assert {answer.node for answer in answers} == holders.keys() - {bad}
     assert len(calls) == sum(answer.attempts == 2 for answer in answers) >= 1
+
+
+async def test_nodes_that_may_not_serve_do_not_use_up_the_attempts(sim, autojump_clock):
+    asker, holders = await grid(sim, LIMITS.attempts_max + 2)
+    allowed, *others = holders
+    for peer_id in others:
+        decider = holders[peer_id].policy.decider
+        decider.own = replace(decider.own, operator=OperatorPolicy(serves=frozenset()))
+    for _ in range(3):
+        assert (await ask(asker))[0].node == allowed
+    decider = holders[allowed].policy.decider
+    decider.own = replace(decider.own, operator=OperatorPolicy(serves=frozenset()))
+    assert (await refused(asker)).code is Code.NOT_SERVED
 
 
 @pytest.mark.parametrize(

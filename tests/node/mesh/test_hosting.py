@@ -90,15 +90,23 @@ async def test_two_holders_of_the_same_model_each_sign_a_manifest(sim, autojump_
     assert a.hosting.offers()[0].manifest != b.hosting.offers()[0].manifest
 
 
-async def test_the_manifest_of_another_carries_an_offer_when_ours_is_gone(sim, autojump_clock):
-    a, b = (await sim.start("a")).node, (await sim.start("b")).node
-    await sim.join("b", "a")
+async def test_the_manifest_of_another_carries_an_offer_if_that_one_is_trusted(sim, autojump_clock):
+    """Whose manifest it is decides who may ask: never just anybody's, however new."""
+    a = (await sim.start("a")).node
+    b = (await sim.start("b", trusted_publishers=[a.identity.did])).node
+    c = (await sim.start("c")).node
+    for name in "bc":
+        await sim.join(name, "a")
     model = await sim.publish_echo("a", "parrot")
-    await eventually(b.router.models, seconds=10)
+    await eventually(lambda: b.router.models() and c.router.models(), seconds=10)
     description = ModelDescription("echo", "text-generation", (), options={"tag": "parrot"})
-    assert await b.models.add(description, {}) == model  # on the disk, and never described here
+    for node in (b, c):  # on the disk, and never described here
+        assert await node.models.add(description, {}) == model
     (offer,) = b.hosting.offers()
     assert offer.manifest == a.hosting.offers()[0].manifest
+    assert c.hosting.offers() == ()
+    assert not c.hosting.offered(model)
+    assert "publish it" in c.hosting.withheld()[0]["problem"]
 
 
 async def test_a_model_is_offered_again_after_a_restart(sim, autojump_clock):

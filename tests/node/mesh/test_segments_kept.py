@@ -1,12 +1,15 @@
 """What nodes keep of the segments of answers, however these end: whole nodes in virtual time."""
 
+from dataclasses import replace
+
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.policy.receipt_queries import Filters, newest, problem_of
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import TextRequest
+from aigrid.protocol.policy import OperatorPolicy
 from aigrid.protocol.receipt import request_hash
 
 HELLO = TextRequest(prompt="hello there you")
@@ -92,3 +95,33 @@ async def test_receipts_outlive_a_node(sim, autojump_clock):
     again = (await sim.start("asker", incarnation=1, with_authority=True)).node
     (row,) = await kept(again)
     assert (row.id, row.state) == (segment.receipt, "receipted")
+
+
+async def test_hanging_up_early_is_charged_for_the_prompt_too(sim, autojump_clock):
+    """Nobody has counted it then; the receipt says what was counted."""
+    asker, holder = await grid(sim, delay_ms=1000)
+    did = asker.identity.did
+    holder.policy.decider.own = replace(
+        holder.policy.decider.own, operator=OperatorPolicy(tokens_per_day=1000)
+    )
+    request = TextRequest(prompt="word " * 800)
+    async with asker.router.infer("parrot", request, request_id="request-1") as answer:
+        await anext(answer.chunks)
+    await eventually(lambda: not holder.serving.running, seconds=3)
+    assert holder.policy.budgets.used(f"holder {did}")[1] >= 1000
+    with pytest.raises(AigridError) as caught:
+        await ask(asker)
+    assert caught.value.code is Code.OVER_BUDGET
+    (served,) = await kept(holder)
+    assert b'"promptTokens":0' in (served.raw or b"")
+
+
+async def test_a_segment_that_failed_before_its_first_chunk_is_kept_at_both_ends(
+    sim, autojump_clock
+):
+    asker, holder = await grid(sim)
+    with pytest.raises(AigridError):  # words alone
+        await ask(asker, TextRequest(token_ids=(1, 2, 3)))
+    (asked,), (served,) = await kept(asker), await kept(holder)
+    assert (asked.id, asked.state) == (served.id, "receipted")
+    assert b'"reason":"failed"' in (asked.raw or b"")

@@ -10,6 +10,7 @@ from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import Store
 from aigrid.node.mesh.succession import take_over
+from aigrid.protocol.credential_kinds import Rule
 from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import CapabilityBody, Kind, ModelBody
@@ -88,6 +89,15 @@ async def test_manifests_of_models_that_are_here_are_signed_anew(world):
     await world.change()
     assert world.said(Kind.MODEL) == [manifest(PLAIN, languages=("en",))]
     assert world.local.get("did") == NEW.did
+
+
+async def test_grants_of_the_new_key_count_where_those_of_the_former_did(world):
+    def rules(owner):
+        return (Rule(("invoke",), tuple(sorted((owner.did, AUTHORITY.did))), purposes=("x",)),)
+
+    await world.publish(PLAIN, policy=rules(OLD))
+    await world.change()
+    assert world.said(Kind.MODEL) == [manifest(PLAIN, policy=rules(NEW))]
 
 
 async def test_a_capability_moves_into_the_new_namespace_with_what_names_it(world):

@@ -182,7 +182,8 @@ async def test_two_publishers_of_one_server_have_two_models(sim, autojump_clock)
 
 
 async def test_nobody_offers_the_model_of_another_publisher(sim, autojump_clock):
-    a, b = (await sim.start("a")).node, (await sim.start("b")).node
+    a = (await sim.start("a")).node
+    b = (await sim.start("b", trusted_publishers=[a.identity.did])).node
     await sim.join("b", "a")
     model = await publish(sim, "a")
     await eventually(b.router.models, seconds=10)

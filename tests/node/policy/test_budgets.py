@@ -40,6 +40,15 @@ def test_requests_of_a_day() -> None:
         assert budgets.used("grant") == (1, 0)
 
 
+def test_a_request_for_which_there_was_no_room_does_not_count() -> None:
+    budgets = Budgets(Database(None), now_ms=Clock())
+    limits = [Obligation(key, 1, 0, 0) for key in ("grant", "delegation")]
+    with budgets.charge(limits) as charge:
+        charge.take_back()
+    with budgets.charge(limits):
+        assert budgets.used("grant") == budgets.used("delegation") == (1, 0)
+
+
 def test_tokens_of_a_day_outlive_the_process(tmp_path: Path) -> None:
     database = Database(tmp_path / "records.db")
     budgets = Budgets(database, now_ms=Clock())

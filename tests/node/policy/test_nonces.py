@@ -59,6 +59,22 @@ def test_a_clock_that_steps_back_brings_nothing_back() -> None:
     assert use(nonces, "m", now=NOW + 1)
 
 
+def test_a_clock_that_was_far_ahead_locks_nobody_out_for_long(tmp_path: Path) -> None:
+    year, life = 365 * 86_400_000, LIMITS.presentation_ttl_seconds * 1000
+    database = Database(tmp_path / "records.db")
+    nonces = Nonces(database)
+    assert use(nonces, "before", life=life)
+    for number in range(300):  # enough for the disk to be swept
+        assert use(nonces, f"n{number}", now=NOW + year + number * 1000)
+    assert not use(nonces, "before", now=NOW + 1, life=life - 1)  # set right: it is valid yet
+    assert not use(nonces, "m", now=NOW + 1, life=life)
+    later = NOW + LIMITS.clock_skew_seconds * 1000 + 2
+    database.close()
+    again = Nonces(Database(tmp_path / "records.db"))
+    assert not use(again, "before", now=later, life=NOW + life - later)
+    assert use(again, "m", now=later, life=life)
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5), st.integers(0, 3000))))
 def test_no_nonce_is_accepted_twice_while_it_is_valid(
     steps: list[tuple[str, int, int]],

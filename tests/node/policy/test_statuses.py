@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 from tests.metagraph.world import (
     ANN,
     AUTHORITY,
@@ -124,6 +125,16 @@ def test_a_delegate_signs_for_those_who_named_it_with_all_that_it_knows() -> Non
     bits = fresh.revocations.bits(AUTHORITY.did)
     assert has_bit(bits, 77)
     assert has_bit(bits, 78)
+
+
+def test_lists_that_are_not_signed_here_do_not_keep_it_busy() -> None:
+    world = World()
+    world.tell(revocable(ANN, 5), revocable(BEN, 6))
+    world.keeper._poke = trio.Event()
+    world.tell(status_list(ANN, ANN, 1), status_list(STRANGER, BEN))
+    assert not world.keeper._poke.is_set()
+    world.tell(status_delegation(ANN, (OWN,)))
+    assert world.keeper._poke.is_set()
 
 
 def test_the_grid_s_list_comes_before_those_of_many_who_name_a_node(
