@@ -63,7 +63,7 @@ class Budgets:
         day = now_ms // DAY_MS
         keys = [obligation.key for obligation in obligations]
         if obligations:
-            self._check(obligations, day, now_ms)
+            self.check(obligations)
             self._add(keys, day)
         self._running.update(keys)
         try:
@@ -76,7 +76,10 @@ class Budgets:
         """(requests, tokens) of today."""
         return self._of(key, self._now_ms() // DAY_MS)
 
-    def _check(self, obligations: Sequence[Obligation], day: int, now_ms: int) -> None:
+    def check(self, obligations: Sequence[Obligation]) -> None:
+        """Whether there is room for one request more. Raises as `charge` does."""
+        now_ms = self._now_ms()
+        day = now_ms // DAY_MS
         tomorrow_seconds = (DAY_MS - now_ms % DAY_MS) / 1000
         for limit in obligations:
             requests, tokens = self._of(limit.key, day)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
+from aigrid.protocol.chain import permission_of
 from aigrid.protocol.credential_kinds import EVERYTHING, Action, Permission
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.policy import Asked, Decision, OperatorPolicy, Policies, covers, decide
@@ -92,6 +93,15 @@ class Decider:
         """Whether the operator of this node hosts a model that has these capabilities."""
         targets = self.own.operator.hosts
         return EVERYTHING in targets or covers(targets, model, self._broader(capabilities))
+
+    def may_cover(self, links: Sequence[Record], wish: Wish, manifest: Record | None) -> bool:
+        """Whether each of these credentials has the action, and the model among its targets."""
+        capabilities = self._capabilities(manifest)
+        return all(
+            wish.action in permission.actions
+            and covers(permission.targets, wish.model, capabilities)
+            for permission in map(permission_of, links)
+        )
 
     def _capabilities(self, manifest: Record | None) -> frozenset[str]:
         """What the model can be asked for, with everything broader."""

@@ -1,7 +1,7 @@
 """What this node shows to another, or to itself, when it asks for something."""
 
 import base64
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from aigrid.metagraph.graph import Metagraph
@@ -17,8 +17,6 @@ from aigrid.protocol.kinds import Kind, ModelBody
 from aigrid.protocol.presentation import Binding, digest_of, present
 from aigrid.protocol.receipt import SALT_BYTES, prefix_hash, request_hash
 from aigrid.protocol.record import Record
-
-Chains = Callable[[str], tuple[tuple[Record, ...], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +39,7 @@ class Presented:
 
 
 class Presenter:
-    """Chooses the least that is enough, and signs it.
-
-    `chains(behalf_of)` are the chains that end at this node: see `Wallet.chains`.
-    """
+    """Chooses the least that is enough, and signs it."""
 
     def __init__(
         self,
@@ -52,7 +47,6 @@ class Presenter:
         graph: Metagraph,
         foresight: Foresight,
         *,
-        chains: Chains,
         accepts: Collection[str],
         now_ms: NowMs,
         random_bytes: RandomBytes,
@@ -60,7 +54,6 @@ class Presenter:
         self._identity = identity
         self._graph = graph
         self._foresight = foresight
-        self._chains = chains
         self._accepts = frozenset(accepts)
         self._now_ms = now_ms
         self._random_bytes = random_bytes
@@ -71,7 +64,7 @@ class Presenter:
 
     def has_chains(self, caller: Caller) -> bool:
         """Whether there is more to show than a membership."""
-        return bool(self._chains(caller.did))
+        return bool(self._holder(caller).chains)
 
     def present(
         self,
@@ -92,7 +85,7 @@ class Presenter:
         wish = Wish("invoke", candidate.model, candidate.manifest, caller.purpose, accepts)
         credentials, decision = self._foresight.enough(
             wish,
-            Holder(self._identity.did, self._chains(caller.did)),
+            self._holder(caller),
             manifest=manifest,
             place=self._foresight.place(candidate.signer),
             refusal=refusal,
@@ -128,6 +121,9 @@ class Presenter:
             now_ms,
             any(one.kind is Kind.GRANT for one in credentials),
         )
+
+    def _holder(self, caller: Caller) -> Holder:
+        return self._foresight.holder(self._identity.did, caller.did)
 
     def _accepted(self, manifest: Record | None, caller: Caller) -> tuple[str, ...]:
         """The model's licence, if this node or the caller accepts it: others are no concern."""

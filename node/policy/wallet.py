@@ -6,6 +6,7 @@ credentials over without being asked has little room, and the operator's own imp
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ from aigrid.protocol.record import Record, build, check_time, verify_form_and_si
 from aigrid.protocol.record_status import StatusEntry
 
 _KINDS = frozenset({Kind.GRANT, Kind.DELEGATION})
+_ENDING = re.compile(r"[a-z0-9]{8,64}")  # enough of an id to be named by
 _COLUMNS = "raw, held, issued, given_by, received_ms"
 
 
@@ -89,21 +91,22 @@ class Wallet:
         self._drop_expired(now_ms() - LIMITS.grant_default_seconds * 1000)
         rows = database.rows(f"SELECT {_COLUMNS} FROM credentials WHERE held")  # noqa: S608
         self._held: dict[str, Kept] = {kept.record.content_id: kept for kept in _kept(rows)}
-        self._chains: dict[str, tuple[Chain, ...]] = {}
+        self._chains: dict[tuple[bool, str], tuple[Chain, ...]] = {}
         self._until_ms: float = 0.0  # when `_chains` has to be made anew
 
     # --- what this node may do elsewhere
 
-    def chains(self, behalf_of: str = "") -> tuple[Chain, ...]:
+    def chains(self, behalf_of: str = "", *, ended: bool = False) -> tuple[Chain, ...]:
         """Complete chains that end at this node and have not expired, fewest links first.
 
         With `behalf_of`, a DID that has proved itself here, only those whose last link that DID
-        signed for its own requests; without, only those that are for anybody's.
+        signed for its own requests; without, only those that are for anybody's. `ended`: instead
+        those that have expired and are not dropped yet, for a refusal to name.
         """
         now_ms = self._now_ms()
         if now_ms >= self._until_ms:
             self._chains, self._until_ms = self._ready_chains(now_ms)
-        return self._chains.get(behalf_of, ())
+        return self._chains.get((ended, behalf_of), ())
 
     def take(self, raws: Sequence[bytes], *, given_by: str = "") -> Chain:
         """Keep a chain that ends at this node; links that are held need not come again.
@@ -173,7 +176,7 @@ class Wallet:
     ) -> Chain:
         """Pass on to the DID `to` part of what is held; the whole chain, for it to present.
 
-        Never valid for longer than what it comes from. `parent` is a content id.
+        Never valid for longer than what it comes from. `parent`: see `get`.
 
         Raises:
             InvalidRequestError: `not_found`: no such credential is held.
@@ -188,7 +191,7 @@ class Wallet:
             raise PolicyDeniedError(text, Code.NOT_DELEGABLE)
         public_key_of_did(to)
         check_permission(permission)
-        body = DelegationBody(to, parent, permission, terms.delegable, on_behalf)
+        body = DelegationBody(to, links[-1].content_id, permission, terms.delegable, on_behalf)
         until_ms = links[-1].valid_until_ms
         link = self._sign(Kind.DELEGATION, body, self._identity, terms, until_ms=until_ms)
         problem = check_link(links[-1], link)
@@ -200,21 +203,26 @@ class Wallet:
     # --- what there is
 
     def get(self, content_id: str) -> Kept:
-        """A credential that is held or was issued here. Raises InvalidRequestError(`not_found`)."""
+        """A credential that is held or was issued here, by its id, or the only one that ends so.
+
+        Raises InvalidRequestError: `not_found`; `invalid_request` where several ids end so.
+        """
         kept = self._held.get(content_id)
-        if kept is None:
-            row = self._database.row(
-                f"SELECT {_COLUMNS} FROM credentials WHERE content_id = ?",  # noqa: S608
-                (content_id,),
-            )
-            kept = None if row is None else next(_kept([row]))
-        if kept is None:
+        if kept is not None:
+            return kept
+        found = self._named("content_id = ?", content_id)
+        if not found and _ENDING.fullmatch(content_id):
+            found = self._named("content_id LIKE ?", f"%{content_id}")
+        if not found:
             raise InvalidRequestError(
                 f"no credential {content_id[:64]} is held or was issued here; `aigrid credential "
                 "list` shows those that are",
                 Code.NOT_FOUND,
             )
-        return kept
+        if len(found) > 1:
+            text = f"several credentials end in {content_id[:64]}: give more of it"
+            raise InvalidRequestError(text)
+        return found[0]
 
     def chain(self, content_id: str) -> Chain:
         """A credential after all that it comes from, as far as these are here.
@@ -237,6 +245,13 @@ class Wallet:
         named = self._newest("issued AND instr(raw, ?)", (did.encode("ascii"),))
         ends = [kept.record for kept in named if kept.record.subject == did]
         return tuple(self.chain(record.content_id) for record in ends)
+
+    def _named(self, which: str, value: str) -> list[Kept]:
+        rows = self._database.rows(
+            f"SELECT {_COLUMNS} FROM credentials WHERE {which} LIMIT 2",  # noqa: S608 - ours
+            (value,),
+        )
+        return list(_kept(rows))
 
     def _newest(self, which: str, values: tuple[Any, ...]) -> list[Kept]:
         rows = self._database.rows(
@@ -359,21 +374,18 @@ class Wallet:
     def _drop_expired(self, now_ms: int) -> None:
         self._database.execute("DELETE FROM credentials WHERE valid_until_ms <= ?", (now_ms,))
 
-    def _ready_chains(self, now_ms: int) -> tuple[dict[str, tuple[Chain, ...]], float]:
+    def _ready_chains(self, now_ms: int) -> tuple[dict[tuple[bool, str], tuple[Chain, ...]], float]:
         """The answers of `chains`, and when they change because something expires."""
         did, until_ms = self._identity.did, math.inf
-        live = {
-            name: kept.record
-            for name, kept in self._held.items()
-            if kept.record.valid_until_ms > now_ms
-        }
-        found: dict[str, list[Chain]] = {}
-        for end in live.values():
-            links = chain_of(end, live) if end.subject == did else None
+        held = {name: kept.record for name, kept in self._held.items()}
+        found: dict[tuple[bool, str], list[Chain]] = {}
+        for end in held.values():
+            links = chain_of(end, held) if end.subject == did else None
             if links is None or check_form(links, did) or any(map(on_behalf_of, links[:-1])):
                 continue
-            found.setdefault(on_behalf_of(end), []).append(links)
-            until_ms = min(until_ms, *(link.valid_until_ms for link in links))
+            ends_ms = min(link.valid_until_ms for link in links)
+            found.setdefault((ends_ms <= now_ms, on_behalf_of(end)), []).append(links)
+            until_ms = min(until_ms, ends_ms if ends_ms > now_ms else math.inf)
         ready = {who: tuple(sorted(chains, key=shortest)) for who, chains in found.items()}
         return ready, until_ms
 
