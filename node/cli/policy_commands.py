@@ -69,7 +69,7 @@ def explain(
 
 def _not_offered(body: dict[str, Any]) -> bool:
     """Whether it would be permitted, if only somebody offered the model there."""
-    return body["action"] in ("invoke", "fetch") and not body["offered"]
+    return body["action"] in ("invoke", "fetch") and not body.get("offered", True)
 
 
 def _show_decisions(body: dict[str, Any]) -> None:

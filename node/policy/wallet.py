@@ -35,6 +35,7 @@ from aigrid.protocol.record_status import StatusEntry
 
 _KINDS = frozenset({Kind.GRANT, Kind.DELEGATION})
 _ENDING = re.compile(r"[a-z0-9]{8,64}")  # enough of an id to be named by
+_Ready = dict[tuple[bool, str], tuple[Chain, ...]]  # by whether they have ended, and behalf
 _COLUMNS = "raw, held, issued, given_by, received_ms"
 
 
@@ -91,7 +92,7 @@ class Wallet:
         self._drop_expired(now_ms() - LIMITS.grant_default_seconds * 1000)
         rows = database.rows(f"SELECT {_COLUMNS} FROM credentials WHERE held")  # noqa: S608
         self._held: dict[str, Kept] = {kept.record.content_id: kept for kept in _kept(rows)}
-        self._chains: dict[tuple[bool, str], tuple[Chain, ...]] = {}
+        self._chains: _Ready = {}
         self._until_ms: float = 0.0  # when `_chains` has to be made anew
 
     # --- what this node may do elsewhere
@@ -224,12 +225,14 @@ class Wallet:
             raise InvalidRequestError(text)
         return found[0]
 
-    def chain(self, content_id: str) -> Chain:
+    def chain(self, last: str | Record) -> Chain:
         """A credential after all that it comes from, as far as these are here.
 
-        Raises InvalidRequestError(`not_found`).
+        Raises as `get` does, for an id.
         """
-        last = self.get(content_id).record
+        last = self.get(last).record if isinstance(last, str) else last
+        if not parent_of(last):
+            return (last,)
         links = chain_of(last, {name: kept.record for name, kept in self._held.items()})
         return links or (last,)
 
@@ -244,7 +247,7 @@ class Wallet:
         """Chains whose last link this node issued to `did`, the newest `credentials_listed_max`."""
         named = self._newest("issued AND instr(raw, ?)", (did.encode("ascii"),))
         ends = [kept.record for kept in named if kept.record.subject == did]
-        return tuple(self.chain(record.content_id) for record in ends)
+        return tuple(self.chain(record) for record in ends)
 
     def _named(self, which: str, value: str) -> list[Kept]:
         rows = self._database.rows(
