@@ -270,7 +270,8 @@ def test_what_nobody_offers_is_permitted_in_vain(cli: Cli, node: ScriptedNode) -
     done = cli("policy", "explain", "m", "--on-behalf", OTHER.did)
     assert (done.status, "Nobody offers it" in done.out) == (4, True)
     assert node.calls[0][1]["on_behalf"] == OTHER.did
-    node.answers["policy_explain"] |= {"action": "publish"}
+    body = {**body, "action": "publish", "offered": False, "decisions": []}
+    node.answers["policy_explain"] = body
     assert cli("policy", "explain", "m", "--action", "publish").status == 0
 
 
