@@ -8,6 +8,7 @@ says next still comes after it, since a `validFrom` is no earlier than the wall 
 """
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -221,12 +222,14 @@ class Database:
     """A connection whose every failure is one sentence: UsageError(`data_directory_unusable`)."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open `path`, or a database in memory.
+        """Open `path`, or a database in memory. The file is for its owner alone: it holds salts.
 
         Raises:
             UsageError: the directory cannot be written, or the file is no database of ours.
         """
         self._depth = 0
+        if path is not None:
+            _make_private(path)
         with _one_sentence():
             self._connection = sqlite3.connect(
                 ":memory:" if path is None else path,
@@ -252,6 +255,17 @@ class Database:
             return self._connection.execute(statement, values)
         except sqlite3.Error as error:
             raise _unusable(error) from error
+
+    def execute_durably(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """One statement that is on the disk when this returns, and outlives a power failure.
+
+        For what no peer gives back. Not inside a transaction.
+        """
+        self.execute("PRAGMA synchronous = FULL")
+        try:
+            self.execute(statement, values)
+        finally:
+            self.execute("PRAGMA synchronous = NORMAL")
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """The rows of a query, one at a time; also read errors met on the way are UsageErrors."""
@@ -303,6 +317,23 @@ class Database:
                 for statement in _statements(script):
                     self.execute(statement)
             self.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _make_private(path: Path) -> None:
+    """Mode 0600; what SQLite puts beside a file gets the mode of that."""
+    try:
+        # A file that is there is not opened: closing it would drop SQLite's locks on it.
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        for suffix in ("", "-wal", "-shm"):  # those of an earlier version had the usual mode
+            file = path.with_name(path.name + suffix)
+            if file.is_file() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+    except OSError as error:
+        raise UsageError(
+            f"The data directory cannot be used: {error.strerror}.", Code.DATA_DIRECTORY_UNUSABLE
+        ) from None
 
 
 def _statements(script: str) -> Iterator[str]:

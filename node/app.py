@@ -170,7 +170,7 @@ class Node:
             cache_directory=self.config.data_dir / "cache",
             run_blocking=world.run_blocking,
             token=lambda: world.random_bytes(8).hex(),
-            trusted=self._trusted,
+            trusted=lambda model: self.hosting.trusted(model),  # noqa: PLW0108 - made later
         )
         self.loading = LoadProgress()
         self.pool = ModelPool(
@@ -192,7 +192,7 @@ class Node:
             discover=world.spawner.discover,
             loading=self.loading,
             now_ms=self.now_ms,
-            changed=self._offers_changed,
+            changed=self._shelf_changed,
             runs_code=self._engines.runs_code,
             trusted_publishers=self.config.trusted_publishers,
             foresight=lambda: self.policy.foresight,
@@ -349,6 +349,11 @@ class Node:
         offered = [r.body for r in manifests if r is not None and isinstance(r.body, ModelBody)]
         return hint_keys(self.grid.did, offered, index.concepts, now_ms)
 
+    def _shelf_changed(self) -> None:
+        """Said at once: an offer under a manifest that was replaced is none."""
+        self.announcer.announce()
+        self.hints.poke()
+
     def _offers_changed(self) -> None:
         self.announcer.poke()
         self.hints.poke()
@@ -379,9 +384,6 @@ class Node:
     def _engines_changed(self) -> None:
         self.pool.equip(self.usable_devices())
         self.announcer.poke()
-
-    def _trusted(self, model: str) -> bool:
-        return self.hosting.trusted(model)
 
     def _engines_for(self, source: ModelSource) -> tuple[str, ...]:
         return self._engines.table.engines_for(source)

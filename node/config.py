@@ -22,7 +22,7 @@ from aigrid.node.gateway_config import (
     host_names,
     tls_mode,
 )
-from aigrid.node.setting import BadValueError, texts
+from aigrid.node.setting import BadValueError, of_user, port_of, texts
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.toml"
 DEFAULT_GATEWAY_PORT = 8080
 
-_PORT_MAX = 65535
 _SIZE_MAX_BYTES = 2**53 - 1
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _PLACE = re.compile(r"cpu|[a-z][a-z0-9_]{0,31}:[0-9]{1,2}")
@@ -116,13 +115,21 @@ class NodeConfig:
         )
 
 
-def default_data_dir(environment: Mapping[str, str], home: Path) -> Path:
-    """`AIGRID_DATA_DIR`, else `aigrid` under the XDG data directory."""
+def default_data_dir(environment: Mapping[str, str], home: Path | None) -> Path:
+    """`AIGRID_DATA_DIR`, else `aigrid` under the XDG data directory.
+
+    Raises:
+        UsageError: neither is said, and there is no home.
+    """
     chosen = environment.get("AIGRID_DATA_DIR", "")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return of_user(chosen).absolute()
     xdg = Path(environment.get("XDG_DATA_HOME", ""))
-    return (xdg if xdg.is_absolute() else home / ".local" / "share") / "aigrid"
+    if xdg.is_absolute():
+        return xdg / "aigrid"
+    if home is None:
+        raise UsageError("you have no home directory here; set AIGRID_DATA_DIR")
+    return home / ".local" / "share" / "aigrid"
 
 
 def load(
@@ -180,6 +187,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         if isinstance(error, NotADirectoryError):
             return {}
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are both ValueErrors
         raise UsageError(f"{path} is not TOML: {error}") from None
 
@@ -220,7 +229,12 @@ def _bootstrap(value: Any) -> tuple[str, ...]:
     addresses = _addresses(value)
     for address in addresses:
         parts = address.split("/")
-        if len(parts) != 7 or not _is_tcp(parts) or parts[4] == "0" or not _is_peer(parts[5:]):
+        if (
+            len(parts) != 7
+            or not _is_tcp(parts)
+            or not port_of(parts[4])
+            or not _is_peer(parts[5:])
+        ):
             raise BadValueError(
                 f"{address[:80]!r} is not of the form /ip4/192.0.2.1/tcp/4001/p2p/PEERID"
             )
@@ -230,7 +244,7 @@ def _bootstrap(value: Any) -> tuple[str, ...]:
 def _is_tcp(parts: list[str]) -> bool:
     """Whether `parts` start as those of `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`."""
     lead, kind, host, transport, port = parts[:5]
-    if lead or transport != "tcp" or not port.isdecimal() or int(port) > _PORT_MAX:
+    if lead or transport != "tcp" or port_of(port) is None:
         return False
     try:
         if kind == "ip4":
@@ -261,8 +275,8 @@ def _name(value: Any) -> str:
 
 
 def _threads(value: Any) -> int:
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = int(value[:20])  # of more digits `int` may want to know nothing
     if (
         isinstance(value, bool)
         or not isinstance(value, int)
@@ -292,7 +306,7 @@ def _memory(value: Any) -> dict[str, int]:
 def _bytes(value: Any) -> int | None:
     """A size such as 20GiB, 1.5GB or a number of bytes; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
+        return value if 0 <= value <= _SIZE_MAX_BYTES else None
     match = _SIZE.fullmatch(value) if isinstance(value, str) and value.isascii() else None
     if match is None:
         return None

@@ -23,6 +23,7 @@ from aigrid.node.control_client import (
     expected_error,
     socket_address,
 )
+from aigrid.node.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, UsageError
 from aigrid.protocol.limits import LIMITS
 
@@ -131,14 +132,8 @@ class ControlServer:
             return {"result": await self._commands.call(method, params, emit)}
         except AigridError as error:
             return _failed(error)
-        except Exception as error:  # boundary: whatever a command fails with ends that command only
-            expected = expected_error(error)
-            if expected is None:
-                log.exception("control_command_failed", method=method)
-                expected = AigridError(
-                    f"the command {method} failed inside the node: see its log", Code.INTERNAL
-                )
-            return _failed(expected)
+        except Exception as error:  # noqa: BLE001  boundary: it ends that command only
+            return _failed(expected_error(error) or _crashed(method, error))
 
 
 def _bind(path: Path) -> socket.socket:
@@ -216,6 +211,11 @@ async def _send(stream: trio.SocketStream, answer: dict[str, Any]) -> None:
         too_large = AigridError("the answer is too large", Code.FRAME_TOO_LARGE)
         line = json.dumps(_failed(too_large)).encode("utf-8") + b"\n"
     await stream.send_all(line)
+
+
+def _crashed(method: str, error: Exception) -> AigridError:
+    log.error("control_command_failed", method=method, **places_of(error))
+    return AigridError(f"the command {method} failed inside the node: see its log", Code.INTERNAL)
 
 
 def _failed(error: AigridError) -> dict[str, Any]:

@@ -68,6 +68,7 @@ async def serve_forever(
     Raises:
         UsageError: what on this machine keeps the node from starting.
     """
+    os.umask(0o077)  # the directory may be open to others: no file that is made in it is
     data_dir = config.data_dir
     keys.open_data_directory(data_dir)
     with ExitStack() as stack:

@@ -5,14 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from aigrid.node.setting import BadValueError, texts
+from aigrid.node.setting import BadValueError, of_user, port_of, texts
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
 DEFAULT_GATEWAY_HOST = "127.0.0.1"
 SELF_SIGNED = "self-signed"
 
-_PORT_MAX = 65535
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
     "0": False,
@@ -33,14 +32,14 @@ def boolean(value: Any) -> bool:
 
 def gateway_address(value: Any) -> tuple[str, int]:
     """HOST:PORT. Raises BadValueError."""
-    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdecimal() or int(port) > _PORT_MAX:
+    host, colon, text = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    host, port = host.removeprefix("[").removesuffix("]"), port_of(text)
+    if not colon or port is None:
         raise BadValueError("is not of the form 127.0.0.1:8080 (port 0 means any)")
     if host == "localhost":
         host = DEFAULT_GATEWAY_HOST
     try:
-        return str(ipaddress.ip_address(host)), int(port)
+        return str(ipaddress.ip_address(host)), port
     except ValueError:
         raise BadValueError(
             "must be on 127.0.0.1, or with TLS on another address of this machine",
@@ -49,9 +48,9 @@ def gateway_address(value: Any) -> tuple[str, int]:
 
 
 def host_names(value: Any) -> tuple[str, ...]:
-    """DNS names and addresses. Raises BadValueError."""
-    names = texts(value, "a list of names of this machine")
-    if len(names) > LIMITS.config_addresses_max or not all(map(_is_host, names)):
+    """DNS names and addresses, each in its usual spelling. Raises BadValueError."""
+    names = tuple(dict.fromkeys(map(_spelled, texts(value, "a list of names of this machine"))))
+    if len(names) > LIMITS.config_addresses_max or "" in names:
         raise BadValueError(
             f"must be at most {LIMITS.config_addresses_max} names such as node.example.org"
         )
@@ -69,7 +68,10 @@ def file_path(value: Any) -> Path:
     """Raises BadValueError."""
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise BadValueError("must be the path of a file")
-    return Path(value).expanduser().absolute()
+    try:
+        return of_user(value).absolute()
+    except UsageError as error:
+        raise BadValueError(f"is wrong: {error.message}") from None
 
 
 def check_gateway(host: str, tls: str, certificate: Path | None, key: Path | None) -> None:
@@ -90,8 +92,11 @@ def check_gateway(host: str, tls: str, certificate: Path | None, key: Path | Non
         )
 
 
-def _is_host(name: str) -> bool:
+def _spelled(name: str) -> str:
+    """As certificates and clients spell it; "" for what is no name."""
     try:
-        return bool(ipaddress.ip_address(name))
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return _NAME.fullmatch(name) is not None
+        return name.lower() if _NAME.fullmatch(name) else ""
+    # A zone means something on this machine alone.
+    return "" if getattr(address, "scope_id", None) else str(address)

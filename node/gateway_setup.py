@@ -26,7 +26,7 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         status=functools.partial(status_of, node),
         now_ms=node.now_ms,
         token=node.new_request_id,
-        broader=node.graph.index.concepts.ancestors,
+        broader=functools.partial(_broader, node),
     )
     auth = Authenticator(node.policy.access, keyless=config.keyless, now_ms=node.now_ms)
     gateway = _bound(core, auth, _tls(node, config), node, config)
@@ -39,6 +39,13 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         "counters": gateway.counters(),
     }
     return gateway, said
+
+
+def _broader(node: Node, capability: str) -> list[str]:
+    """What is above a capability now: records that say so may have ended."""
+    now_ms = node.now_ms()
+    above = node.graph.index.concepts.ancestors(capability)
+    return [name for name, until_ms in above.items() if until_ms > now_ms]
 
 
 def _tls(node: Node, config: NodeConfig) -> ServerTls | None:

@@ -137,9 +137,14 @@ def _successor(rotation: Record) -> str:
 
 
 def _key_files(data_dir: Path) -> Iterator[Path]:
-    """The keys in use first, then those that were retired."""
+    """The keys in use first, then those that were retired.
+
+    With them the key of a rotation that was broken off: together with the record that waits, it
+    would make whoever has both the node's successor.
+    """
     yield data_dir / keys.NODE_KEY_FILE
     yield data_dir / keys.AUTHORITY_KEY_FILE
+    yield data_dir / NEXT_KEY_FILE
     yield from islice(sorted(data_dir.glob("retired-*.key")), LIMITS.keys_retired_max)
 
 
@@ -152,7 +157,8 @@ def _rewrite(
 ) -> list[str]:
     try:
         for path, identity in opened:
-            keys.write_private(path, keys.encoded(identity, passphrase))
+            # Where a link leads, or else what it leads to would stay as it was.
+            keys.write_private(path.resolve(), keys.encoded(identity, passphrase))
     except OSError as error:
         raise keys.unusable(data_dir, error) from None
     return [path.name for path, _ in opened]

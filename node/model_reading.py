@@ -13,9 +13,18 @@ from aigrid.protocol.limits import LIMITS
 
 
 def home_of(path: Path) -> Path:
-    """The folder of a model: itself, or that of its file; exported graphs lie one deeper."""
-    if path.is_dir():
-        return path
+    """The folder of a model: itself, or that of its file; exported graphs lie one deeper.
+
+    Raises:
+        EngineError: `model_file_missing`, for what cannot be a path here.
+    """
+    try:
+        if path.is_dir():
+            return path
+    except OSError as error:
+        raise EngineError(
+            f"cannot read the model: {error.strerror}", Code.MODEL_FILE_MISSING
+        ) from None
     return path.parent.parent if path.parent.name == "onnx" else path.parent
 
 

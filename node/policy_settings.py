@@ -13,6 +13,7 @@ from aigrid.protocol.limits import LIMITS
 if TYPE_CHECKING:
     from aigrid.protocol.policy import OperatorPolicy
 
+_NOBODY, _NOTHING = "nobody", "nothing"
 _AMOUNT_MAX = 2**53 - 1
 
 
@@ -40,8 +41,10 @@ def served(value: Any) -> frozenset[str]:
     from aigrid.protocol.identity import public_key_of_did
 
     found = _some(value, "members, anyone or DIDs, or nobody")
-    if found == {"nobody"}:
+    if found == {_NOBODY}:
         return frozenset()
+    if _NOBODY in found:
+        raise BadValueError(f"names {_NOBODY} beside others")
     for one in found - {ANYONE, MEMBERS}:
         try:
             public_key_of_did(one)
@@ -62,8 +65,10 @@ def hosted(value: Any) -> frozenset[str]:
     from aigrid.protocol.model import MODEL_URN
 
     found = _some(value, "capabilities, model ids or *, or nothing")
-    if found == {"nothing"}:
+    if found == {_NOTHING}:
         return frozenset()
+    if _NOTHING in found:
+        raise BadValueError(f"names {_NOTHING} beside others")
     targets = frozenset(MODEL_URN + one if is_content_id(one) else one for one in found)
     for one in targets:
         try:

@@ -1,8 +1,12 @@
-"""What is wrong with the value of a setting, and lists in one."""
+"""What is wrong with the value of a setting, and what several settings have in them."""
 
+from pathlib import Path
 from typing import Any
 
-from aigrid.protocol.errors import Code
+from aigrid.protocol.errors import Code, UsageError
+
+_PORT_MAX = 65535
+_PORT_MAX_CHARS = 5
 
 
 class BadValueError(Exception):
@@ -19,3 +23,32 @@ def texts(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise BadValueError(f"must be {what}")
     return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+
+
+def port_of(text: str) -> int | None:
+    """A TCP port, 0 included; None for anything else."""
+    # `int` refuses thousands of digits with an error of its own.
+    if not (text.isascii() and text.isdecimal()) or len(text) > _PORT_MAX_CHARS:
+        return None
+    return int(text) if int(text) <= _PORT_MAX else None
+
+
+def of_user(path: str | Path) -> Path:
+    """A path that may begin with `~` or `~somebody`.
+
+    Raises:
+        UsageError: nobody knows that home directory.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        shown = str(path)[:80]
+        raise UsageError(f"{shown!r} is in no known home directory; write it in full") from None
+
+
+def known_home() -> Path | None:
+    """The home directory of whoever runs this, if there is one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None

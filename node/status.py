@@ -1,6 +1,6 @@
 """What a node says of itself to its operator: the bodies of `status`, `models` and `peers`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +12,7 @@ from aigrid.node.app import Node
 from aigrid.node.device_report import devices_report, not_found, not_on
 from aigrid.node.policy.policy_file import policy_json
 from aigrid.node.worker_failures import told
+from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import did_of_peer_id
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.policy import rules_of
@@ -44,7 +45,8 @@ def status_of(node: Node) -> dict[str, Any]:
         "requests": {
             "running": node.serving.running,
             "served": node.serving.served,
-            "failed": {code.value: count for code, count in sorted(node.serving.failed.items())},
+            "failed": _by_code(node.serving.failed),
+            "denied": _by_code(node.serving.denied),
         },
         "worker_failures": told(node.worker_failures, trio.current_time()),
         "typed_queries": dict(node.typed_queries.counts),
@@ -54,6 +56,10 @@ def status_of(node: Node) -> dict[str, Any]:
             "network": node.transport.counters(),
         },
     }
+
+
+def _by_code(counts: Mapping[Code, int]) -> dict[str, int]:
+    return {code.value: count for code, count in sorted(counts.items())}
 
 
 def revocations_of(node: Node) -> dict[str, Any]:

@@ -257,6 +257,7 @@ class Limits:
     )
     http_connections_max: int = _limit(512, "HTTP connections at once")
     retry_after_seconds: float = _limit(2.0, "Retry-After where nothing better is known")
+    offer_seconds: float = _limit(2.0, "the offer under a new manifest to arrive")
     attempts_max: int = _limit(3, "candidates tried before the first chunk")
     refusals_max: int = _limit(8, "beside these, candidates that refuse by their policy")
     answer_silence_seconds: float = _limit(600.0, "nothing but signs of life within an answer")

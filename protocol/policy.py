@@ -292,7 +292,7 @@ def _owner(action: Action, asked: Asked, holder: _Holder, manifest: Record | Non
             if furthest is None or refused.stage > furthest.stage:
                 furthest = refused
             continue
-        text = f"rule {number} of the model's owner permits {action} to {who}"
+        text = f"rule {number} of the model's owner permits {action} to {_whom(who)}"
         holder.for_it.append(Reason(text, None, known))
         return
     if furthest is None:
@@ -308,7 +308,8 @@ def _rule(action: Action, asked: Asked, holder: _Holder, rule: Rule, manifest: R
     who = holder.is_among(rule.assignees, "")
     if who is None:
         grants = [did for did in rule.assignees if did.startswith("did:")]
-        text = f"the model's owner permits {action} to {' or '.join(rule.assignees)} alone"
+        whom = " or ".join(map(_whom, rule.assignees))
+        text = f"the model's owner permits {action} to {whom} alone"
         if grants and holder.chain is not None:
             text += f"; the grant presented is from {holder.chain.owner}"
         code = Code.NO_GRANT if grants else Code.NOT_MEMBER
@@ -325,6 +326,11 @@ def _rule(action: Action, asked: Asked, holder: _Holder, rule: Rule, manifest: R
         text = f"the licence {license_id!r} has to be accepted first"
         raise _refused(7, text, Code.LICENSE_NOT_ACCEPTED, known)
     return who
+
+
+def _whom(assignee: str) -> str:
+    """An assignee in words."""
+    return f"holders of a grant from {assignee}" if assignee.startswith("did:") else assignee
 
 
 def _permissions(

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from aigrid.node.cli.session import read_limited
+from aigrid.node.setting import of_user
 from aigrid.protocol.errors import UsageError
 from aigrid.protocol.limits import LIMITS
 
@@ -15,7 +16,7 @@ def read_credentials(path: Path) -> list[str]:
     if str(path) == "-":
         data = sys.stdin.buffer.read(_MAX_BYTES + 1)
     else:
-        data = read_limited(path.expanduser(), _MAX_BYTES)
+        data = read_limited(of_user(path), _MAX_BYTES)
     if len(data) > _MAX_BYTES:
         raise UsageError(f"{path} is too large for a chain of {LIMITS.chain_max} credentials")
     try:
@@ -35,6 +36,6 @@ def read_credentials(path: Path) -> list[str]:
 def write_credentials(path: Path, chain: list[str]) -> None:
     """They are no secret: only the holder's key makes use of them. Raises UsageError."""
     try:
-        path.expanduser().write_text("".join(f"{one}\n" for one in chain), encoding="utf-8")
+        of_user(path).write_text("".join(f"{one}\n" for one in chain), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None

@@ -8,7 +8,7 @@ from aigrid.node.cli import render
 from aigrid.node.cli.session import Json, session, show
 from aigrid.protocol.limits import LIMITS
 
-grid_app = typer.Typer(help="The grid itself.", no_args_is_help=True)
+grid_app = typer.Typer(help="The grid itself.", no_args_is_help=False)
 
 
 @grid_app.command("delegates")

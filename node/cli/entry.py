@@ -33,6 +33,7 @@ from aigrid.node.cli import (
 )
 from aigrid.node.cli.session import Session, print_json, printable
 from aigrid.node.control_client import expected_error
+from aigrid.node.setting import known_home, of_user
 from aigrid.protocol.errors import CODES, EXIT_FAILED, EXIT_USAGE, Code
 
 DISTRIBUTION = "aigrid-node"
@@ -103,6 +104,7 @@ app.add_typer(receipt_commands.receipts_app, name="receipts")
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit status. Nothing but an exit status leaves here."""
     as_json = "--json" in arguments
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper
@@ -121,6 +123,14 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else EXIT_FAILED
         return _failed(error, arguments, as_json=as_json)
+
+
+def _open_missing_streams() -> None:
+    """Have a stream that was closed read and write nothing; a file must not take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - open to the end
+            setattr(sys, name, stream)
 
 
 def _failed(error: BaseException, arguments: Sequence[str], *, as_json: bool) -> int:
@@ -178,10 +188,10 @@ def _command_names() -> set[str]:
 
 def _data_dir(given: Path | None) -> Path:
     if given is not None:
-        return given.expanduser().absolute()
+        return of_user(given).absolute()
     from aigrid.node.config import default_data_dir
 
-    return default_data_dir(os.environ, Path.home())
+    return default_data_dir(os.environ, known_home())
 
 
 def _data_dir_of(arguments: Sequence[str]) -> Path:

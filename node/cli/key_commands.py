@@ -8,7 +8,7 @@ from aigrid.node.cli import render
 from aigrid.node.cli.durations import seconds_of
 from aigrid.node.cli.session import Json, session, show
 
-key_app = typer.Typer(help="Who may call this node's gateway.", no_args_is_help=True)
+key_app = typer.Typer(help="Who may call this node's gateway.", no_args_is_help=False)
 
 Count = Annotated[int, typer.Option(min=0, help="0 for any number.")]
 

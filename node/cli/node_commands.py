@@ -13,6 +13,7 @@ import typer
 from aigrid.node.cli import render
 from aigrid.node.cli.id_commands import PassphraseFile
 from aigrid.node.cli.session import Json, print_json, session, show
+from aigrid.node.setting import known_home, of_user
 
 if TYPE_CHECKING:
     from aigrid.node.config import NodeConfig
@@ -135,7 +136,7 @@ def up(
     from aigrid.node.passphrase import PassphraseSource
 
     passphrase = PassphraseSource(passphrase_file, os.environ)
-    here = data_dir.expanduser().absolute() if data_dir else session(ctx).data_dir
+    here = of_user(data_dir).absolute() if data_dir else session(ctx).data_dir
     config = load(
         here,
         {
@@ -208,7 +209,8 @@ def _command(data_dir: Path, default: Callable[[], Path] | None = None) -> str:
     """How to call this node from another terminal."""
     from aigrid.node.config import default_data_dir
 
-    usual = default() if default else default_data_dir(os.environ, Path.home())
+    home = known_home() or data_dir  # without a home no directory is the usual one
+    usual = default() if default else default_data_dir(os.environ, home)
     return "aigrid" if data_dir == usual else f"aigrid --data-dir {shlex.quote(str(data_dir))}"
 
 

@@ -11,6 +11,7 @@ import typer
 from aigrid.engines.upstream.address import is_server
 from aigrid.node.cli import render
 from aigrid.node.cli.session import Json, Session, session, show
+from aigrid.node.setting import of_user
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
@@ -126,8 +127,12 @@ def _way(source: str, params: dict[str, Any], upstream_model: str, key: str) -> 
         return Way("propose_hub", "publish_hub", {**params, **more})
     if key:
         raise UsageError("--key-file is for the address of a server, or for hf:ORG/NAME")
-    path = Path(source).expanduser().absolute()  # not resolved: a link may have the better name
-    if not path.exists():
+    path = of_user(source).absolute()  # not resolved: a link may have the better name
+    try:
+        found = path.exists()
+    except OSError:  # a name that is too long, or a folder that is closed to us
+        found = False
+    if not found:
         raise UsageError(f"there is no model at {path}", Code.MODEL_FILE_MISSING)
     return Way("propose", "publish", {"path": str(path), **params})
 
@@ -173,7 +178,7 @@ def _agreed(question: str, *, ask: bool) -> None:
 
 def _read(path: Path, what: str) -> str:
     try:
-        with path.expanduser().open("rb") as file:
+        with of_user(path).open("rb") as file:
             data = file.read(LIMITS.record_max_bytes + 1)
         if len(data) > LIMITS.record_max_bytes:
             raise UsageError(f"{path} is too large for {what}")

@@ -14,6 +14,7 @@ from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.guard import Hosts, check_caller
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
 
 T = TypeVar("T")
@@ -108,15 +109,7 @@ def _routing_error(status: int) -> AigridError:
 
 def internal_error(error: BaseException, request_id: str) -> AigridError:
     """Log an unexpected exception, where it came from but not what it says; return our error."""
-    places = []
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    traceback = error.__traceback__
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        places.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
-        traceback = traceback.tb_next
-    _log.error("request_failed", request_id=request_id, error=type(error).__name__, at=places[-8:])
+    _log.error("request_failed", request_id=request_id, **places_of(error))
     return LocalError(f"Request {request_id} failed inside this node.", Code.INTERNAL)
 
 

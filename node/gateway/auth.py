@@ -1,9 +1,10 @@
 """Who calls the gateway: a bearer key, a signed request, or nobody in particular on loopback.
 
-The rule for keys: whatever begins with `aigrid-` is a key of ours and has to hold, everywhere. What
-else a client sends as its key ("unused", as SDKs demand one) counts as none: on a loopback gateway
-without keys it is passed over, anywhere else the request is refused. A signature has to hold
-wherever one is sent. So no credential that fails ever falls back to a weaker way in.
+The rule for keys: whatever begins with `aigrid-` is a key of ours and has to hold, however it is
+introduced in `Authorization` or `x-api-key`. What else a client sends as its key ("unused", as SDKs
+demand one) counts as none: on a loopback gateway without keys it is passed over, anywhere else the
+request is refused. A signature has to hold wherever one is sent. So no credential that fails ever
+falls back to a weaker way in.
 """
 
 import hashlib
@@ -27,6 +28,8 @@ from aigrid.protocol.identity import public_key_of_did
 from aigrid.protocol.limits import LIMITS
 
 PURPOSE, ACCEPTS = "x-aigrid-purpose", "x-aigrid-accept-license"
+_CARRIERS: Final = frozenset({b"authorization", b"x-api-key"})
+_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
 _SIGNED: Final = frozenset({b"signature", b"signature-input"})
 _PURPOSE = re.compile(rf"(?=.{{1,{LIMITS.purpose_max_chars}}}\Z){PURPOSE_FORM}")
 _LICENSE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9.+-]{{0,{LIMITS.name_max_chars - 1}}}")
@@ -83,15 +86,17 @@ class Authenticator:
     def check(self, scope: Scope) -> Authenticated:
         """The same, at once."""
         fields: list[tuple[bytes, bytes]] = list(scope["headers"])
-        keys = {key for key in map(_key_of, fields) if key.startswith(KEY_PREFIX)}
+        keys = _keys_in(fields)
         if any(name in _SIGNED for name, _ in fields):
             if keys:
                 raise _refused("A request has one credential: a key or a signature.")
             found = self._signed(scope)
         elif keys:
             found = self._keyed(keys)
-        elif self.keyless:
+        elif self.keyless and not any(name in _FORWARDED for name, _ in fields):
             found = Authenticated(LOOPBACK)
+        elif self.keyless:  # the proxy is on this machine, its clients are anywhere
+            raise _refused("Who comes through a proxy needs a key.")
         else:
             raise _refused("This gateway serves nobody without a key.")
         return _with_wishes(found, fields)
@@ -169,16 +174,15 @@ class _SignedBody:
         return message
 
 
-def _key_of(field: tuple[bytes, bytes]) -> str:
-    """The key in a header field, or ""."""
-    name, value = field
-    text = value.decode("latin-1").strip()
-    if name == b"x-api-key":
-        return text
-    if name != b"authorization":
-        return ""
-    scheme, _, key = text.partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+def _keys_in(fields: Iterable[tuple[bytes, bytes]]) -> set[str]:
+    """Every key of ours in the header, whatever word stands before it."""
+    words = (
+        word
+        for name, value in fields
+        if name in _CARRIERS
+        for word in re.split(r"[\s,;]+", value.decode("latin-1"))
+    )
+    return {word for word in words if word.startswith(KEY_PREFIX)}
 
 
 def _with_wishes(found: Authenticated, fields: Iterable[tuple[bytes, bytes]]) -> Authenticated:

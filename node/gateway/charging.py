@@ -1,8 +1,9 @@
 """What an answer costs its caller in tokens, as it comes. Pure.
 
 The serving node counts the tokens, and may be wrong or lie: it is believed within what this request
-can have cost. An answer that broke off has no such count; its tokens were seen, and its prompt is
-estimated, so that hanging up early is not free of charge.
+can have cost, and a text of no tokens at all was not counted. An answer that broke off has no such
+count; its tokens were seen, and its prompt is estimated, so that hanging up early is not free of
+charge.
 """
 
 from aigrid.protocol.inference import (
@@ -24,6 +25,7 @@ class Charge:
 
     def __init__(self, request: InferRequest) -> None:
         self._prompt_bytes = _prompt_bytes(request)
+        self._is_text = isinstance(request, TextRequest)
         asked = request.max_tokens if isinstance(request, TextRequest) else 0
         self._completion_max = LIMITS.max_tokens_max if asked is None else asked
         self._seen = 0
@@ -50,12 +52,21 @@ class Charge:
             return 0
         self._closed = True
         unnumbered = 0 if self._seen else self._unnumbered_bytes
-        return (self._prompt_bytes + unnumbered) // _BYTES_PER_TOKEN
+        return _tokens(self._prompt_bytes + unnumbered)
 
     def _at_the_end(self, finish: Finish) -> int:
         prompt = min(finish.prompt_tokens, 2 * self._prompt_bytes + _TEMPLATE_TOKENS)
         completion = min(finish.completion_tokens, self._completion_max)
+        if self._is_text and not prompt:
+            prompt = _tokens(self._prompt_bytes)
+        if not completion and not self._seen:
+            completion = _tokens(self._unnumbered_bytes)
         return prompt + max(0, completion - self._seen)
+
+
+def _tokens(text_bytes: int) -> int:
+    """An estimate; nothing is free."""
+    return -(-text_bytes // _BYTES_PER_TOKEN)
 
 
 def _prompt_bytes(request: InferRequest) -> int:

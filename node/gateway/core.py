@@ -40,7 +40,7 @@ from aigrid.protocol.model import MODEL_URN
 
 _NAME_SHOWN_CHARS = 100
 _TEXT = "text-generation"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_REQUEST_ID = re.compile(r"(?!aigrid-)[A-Za-z0-9_-]{8,64}")  # a key is kept nowhere
 
 
 @dataclass(frozen=True, slots=True)

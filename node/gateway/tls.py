@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigrid.node.keys import write_private
-from aigrid.protocol.errors import UsageError
+from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
@@ -99,6 +99,12 @@ def names_of(certificate: "x509.Certificate") -> tuple[str, ...]:
 def _serves(path: Path, names: tuple[str, ...], now: dt.datetime) -> bool:
     if not path.exists():
         return False
+    if path.stat().st_mode & 0o077:
+        raise UsageError(
+            f"other users may read the gateway's key in {path}: remove it, and the node makes"
+            " another; or run `chmod 600` if nobody did",
+            Code.ENVIRONMENT,
+        )
     leaf = _parsed(path, _read(path))
     lasts = leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc - _RENEW_BEFORE
     return lasts and set(names) <= set(names_of(leaf))

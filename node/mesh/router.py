@@ -8,7 +8,6 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -22,6 +21,7 @@ from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.answer import Answer, ModelView, the_one
+from aigrid.node.mesh.mending import Asking, Mending
 from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.segment import AskedSegment, ReceiptBook
 from aigrid.node.mesh.serving import ServedAnswer, Serving
@@ -40,7 +40,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import NodeBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Infer, Push, encode
+from aigrid.protocol.messages import Infer, encode
 from aigrid.protocol.model import MODEL_URN
 
 log = structlog.get_logger()
@@ -74,6 +74,7 @@ class Router:
         self._rpc = rpc
         self._serving = serving
         self._presenter = presenter
+        self._mending = Mending(presenter, rpc, index=lambda: graph.index, now_ms=now_ms)
         self._receipts = receipts
         self._reach = reach
         self._rng = rng
@@ -115,11 +116,10 @@ class Router:
         caller: Caller = OPERATOR,
     ) -> AsyncIterator[Answer]:
         """See `Inference.infer`."""
-        asking = _Asking(request, request_id, caller, self._presenter.salt())
+        asking = Asking(request, request_id, caller, self._presenter.salt())
         ranking = await self._candidates(model, capability)
         problem: AigridError | None = None
-        attempt, repeated = 0, set[Candidate]()
-        left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
+        attempt, left, refusals_left = 0, LIMITS.attempts_max, LIMITS.refusals_max
         waiting = deque(kept.candidate for kept in ranking.kept)
         while waiting and left:
             candidate = waiting.popleft()
@@ -132,10 +132,9 @@ class Router:
                 except AigridError as error:
                     if not self._worth_another(candidate, error):
                         raise
-                    new = candidate not in repeated
-                    if new and await self._mended(candidate, error, presented, asking):
-                        repeated.add(candidate)
-                        waiting.appendleft(candidate)
+                    again = await self._mending.again(candidate, error, presented, asking)
+                    if again is not None:
+                        waiting.appendleft(again)
                     if presented is not None and error.code in POLICY and refusals_left:
                         refusals_left, left = refusals_left - 1, left + 1
                     problem = _more_telling(problem, error)
@@ -220,39 +219,18 @@ class Router:
             retry_after_seconds=cooling_seconds or LIMITS.retry_after_seconds,
         )
 
-    def _present(self, candidate: Candidate, asking: "_Asking") -> Presented:
+    def _present(self, candidate: Candidate, asking: Asking) -> Presented:
         """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
-        said, refusal = (asking.request, asking.caller, asking.salt), asking.refusals.get(candidate)
-        return self._presenter.present(candidate, *said, refusal=refusal)
-
-    async def _mended(
-        self,
-        candidate: Candidate,
-        error: AigridError,
-        presented: Presented | None,
-        asking: "_Asking",
-    ) -> bool:
-        """Whether it is worth asking the same candidate again, once."""
-        if presented is None or not isinstance(error, RemoteError):
-            return False
-        if error.code is Code.REPLAYED:
-            return True  # the stream broke, and RPC sent it a second time
-        if error.code is Code.NOT_SERVED and not presented.has_chain:
-            asking.refusals[candidate] = error.message  # its operator may serve for some grant
-            return self._presenter.has_chains(asking.caller)
-        if error.code is not Code.STATUS_STALE:
-            return False
-        push = Push(self._presenter.evidence(presented))
-        try:
-            await self._rpc.ask(
-                candidate.node, encode(push), silence_seconds=LIMITS.rpc_timeout_seconds
-            )
-        except RemoteError:
-            return False
-        return True
+        return self._presenter.present(
+            candidate,
+            asking.request,
+            asking.caller,
+            asking.salt,
+            refusal=asking.refusals.get(candidate.node),
+        )
 
     async def _open(
-        self, stack: AsyncExitStack, candidate: Candidate, asking: "_Asking", presented: Presented
+        self, stack: AsyncExitStack, candidate: Candidate, asking: Asking, presented: Presented
     ) -> AskedSegment:
         """Start the request on a candidate and wait for its first chunk."""
         message = Infer(
@@ -281,7 +259,7 @@ class Router:
         self,
         batches: RemoteAnswer | ServedAnswer,
         candidate: Candidate,
-        asking: "_Asking",
+        asking: Asking,
         presented: Presented,
     ) -> AskedSegment:
         return AskedSegment(
@@ -318,20 +296,6 @@ class Router:
                 raise RemoteError(
                     "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
                 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """A request, whose it is, and the salt in the hashes of all its segments.
-
-    `refusals`: what candidates said whose operators serve others than members.
-    """
-
-    request: InferRequest
-    request_id: str
-    caller: Caller
-    salt: bytes
-    refusals: dict[Candidate, str] = field(default_factory=dict)
 
 
 # Of these the client hears, when no other candidate did better: the node is there.

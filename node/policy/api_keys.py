@@ -20,6 +20,7 @@ from aigrid.node.policy.limits import ActorLimits, Usage
 from aigrid.protocol.errors import Code, InvalidRequestError, UsageError, VerificationError
 from aigrid.protocol.identity import public_key_of_did
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.timestamp import parse_ms
 
 KEY_PREFIX: Final = "aigrid-"
 _KEY_BYTES, _ID_BYTES = 32, 8
@@ -27,6 +28,7 @@ _KEY = re.compile(r"aigrid-[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = frozenset({"operator", "loopback"})
 _NOBODY = bytes(32)
+_LATEST_MS = parse_ms("9999-12-31T23:59:59.999Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ class ApiKeys:
             raise InvalidRequestError(
                 f"there is no key {wanted}: see `aigrid key list`", Code.NOT_FOUND
             )
-        self._database.execute("DELETE FROM actors WHERE id = ?", (actor.id,))
+        # A key that was taken back must not be good again because the power failed.
+        self._database.execute_durably("DELETE FROM actors WHERE id = ?", (actor.id,))
         self._actors.pop(actor.id)
         self._by_did.pop(actor.did, None)
         self._by_digest = {d: a for d, a in self._by_digest.items() if a.id != actor.id}
@@ -164,8 +167,8 @@ class ApiKeys:
             raise UsageError(
                 f"there are {LIMITS.actors_max} keys already: revoke one first", Code.OVER_QUOTA
             )
-        if expires_ms and expires_ms <= now_ms:
-            raise UsageError("the key would have expired already")
+        if expires_ms and not now_ms < expires_ms <= _LATEST_MS:
+            raise UsageError("a key expires later than now, and no later than in the year 9999")
         if did:
             try:
                 public_key_of_did(did)

@@ -38,8 +38,9 @@ from aigrid.node.keys import load_authority
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import AvailabilityBody, Body, CapabilityBody, Kind, MembershipBody
-from aigrid.protocol.limits import DAY
+from aigrid.protocol.limits import DAY, LIMITS
 from aigrid.protocol.record import Record, RecordKey, build, verify_form_and_signature
+from aigrid.protocol.record_status import StatusEntry
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_790_000_000_000
@@ -291,7 +292,7 @@ def _tell(
 ) -> tuple[dict[str, str], str]:
     """Publish and import until the node is gone: subject -> content id, and what was under way."""
     own = f"{control.call('status', {})['did']}#"
-    imports = _to_import(data_dir, Identity(rng.randbytes(32)))
+    imports = _to_import(data_dir, rng)
     said: dict[str, str] = {}
     while True:
         if imports and (not said or rng.random() < 0.5):
@@ -318,8 +319,9 @@ def _tell(
             killer.start()
 
 
-def _to_import(data_dir: Path, member: Identity) -> list[Record]:
+def _to_import(data_dir: Path, rng: random.Random) -> list[Record]:
     """A new member of the node's grid, and what it says."""
+    member = Identity(rng.randbytes(32))
     authority = load_authority(data_dir)
     if authority is None:
         raise LostError("the node holds no authority key")
@@ -331,14 +333,22 @@ def _to_import(data_dir: Path, member: Identity) -> list[Record]:
         for n in range(IMPORTS)
     ]
     return [
-        _signed(Kind.MEMBERSHIP, admitted, authority),
+        _signed(Kind.MEMBERSHIP, admitted, authority, rng.randrange(LIMITS.status_entries)),
         *(_signed(Kind.CAPABILITY, body, member) for body in said),
     ]
 
 
-def _signed(kind: Kind, body: Body, by: Identity) -> Record:
-    now_ms = wall_ms()
-    return build(kind, body, by, valid_from_ms=now_ms, valid_until_ms=now_ms + 30 * DAY * 1000)
+def _signed(kind: Kind, body: Body, by: Identity, entry: int | None = None) -> Record:
+    """Without an `entry` in the status list the authority would issue a Membership anew."""
+    now_ms, max_age_seconds = wall_ms(), LIMITS.status_age_member_seconds
+    return build(
+        kind,
+        body,
+        by,
+        valid_from_ms=now_ms,
+        valid_until_ms=now_ms + 30 * DAY * 1000,
+        status=None if entry is None else StatusEntry(by.did, entry, max_age_seconds),
+    )
 
 
 def _kill_first_start(data_dir: Path, rng: random.Random) -> None:

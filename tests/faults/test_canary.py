@@ -180,6 +180,7 @@ def test_nothing_holds_them_while_the_node_runs_or_after_it_has_crashed(seen: Se
 
 def _search(seen: Seen) -> None:
     files = [path for path in seen.node.data_dir.rglob("*") if path.is_file()]
+    assert [str(path) for path in files if path.stat().st_mode & 0o077] == []
     assert {"node.log", "records.db"} <= {path.name for path in files}
     found = {str(path): path.read_bytes() for path in files}
     for path in (seen.node.stdout_path, seen.node.stderr_path):

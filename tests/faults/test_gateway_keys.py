@@ -54,6 +54,13 @@ def ask(who: openai.OpenAI) -> str | None:
     return answer.choices[0].message.content
 
 
+def test_what_the_node_makes_is_for_its_owner_alone(node: NodeProcess) -> None:
+    """Also what is made later, such as the next log: the directory may be open to others."""
+    assert "Umask:\t0077\n" in Path(f"/proc/{node.pid}/status").read_text()
+    made = [path for path in node.data_dir.rglob("*") if path.is_file()]
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
+
+
 def test_the_sdk_with_a_key_with_none_and_with_a_revoked_one(node: NodeProcess) -> None:
     made = node.cli("key", "create", "alice")
     assert ask(client(node, made["key"])) == "hi there"

@@ -1,4 +1,5 @@
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tests.metagraph.world import (
 )
 from tests.protocol.strategies import NOW_MS, records
 
-from aigrid.metagraph.database import MIGRATIONS
+from aigrid.metagraph.database import MIGRATIONS, Database
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import PutResult, Store
 from aigrid.protocol.errors import Code, UsageError, VerificationError
@@ -300,6 +301,27 @@ def test_a_directory_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     unusable(tmp_path / "file" / "db")
     unusable(tmp_path)
+
+
+def test_the_database_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Whatever the mode of the directory: receipts and their salts are in it."""
+    path = tmp_path / "records.db"
+
+    def modes() -> dict[str, int]:
+        return {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+
+    before = os.umask(0o022)
+    try:
+        first = Database(path)
+        assert modes() == dict.fromkeys(("records.db", "records.db-wal", "records.db-shm"), 0o600)
+        for file in tmp_path.iterdir():  # as an earlier version left them
+            file.chmod(0o644)
+        second = Database(path)
+        assert set(modes().values()) == {0o600}
+    finally:
+        os.umask(before)
+    first.close()
+    second.close()
 
 
 def test_a_corrupt_database_is_one_sentence(tmp_path: Path) -> None:

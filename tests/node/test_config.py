@@ -153,6 +153,15 @@ def test_environment_spells_lists_and_truth(tmp_path: Path) -> None:
         ("gateway", "8080"),
         ("gateway", "127.0.0.1:port"),
         ("gateway", "127.0.0.1:65536"),
+        ("gateway", "127.0.0.1:" + "9" * 5000),
+        ("gateway", "127.0.0.1:\N{FULLWIDTH DIGIT EIGHT}"),
+        ("listen", ["/ip4/0.0.0.0/tcp/" + "9" * 5000]),
+        ("bootstrap", [f"/ip4/192.0.2.1/tcp/00/p2p/{PEER}"]),
+        ("threads", "9" * 5000),
+        ("memory", {"cpu": 16**5000}),
+        ("gateway_name", ["fe80::1%eth0"]),
+        ("gateway_name", ["a b"]),
+        ("tls_cert", "~nobody-of-that-name/cert.pem"),
         ("mdns", "maybe"),
         ("open", 1),
         ("name", ""),
@@ -202,6 +211,7 @@ def test_a_wrong_value_is_one_sentence(tmp_path: Path, key: str, value: Any) -> 
         merged(tmp_path, **{key: value})
     assert caught.value.code is Code.USAGE
     spelled = {"accept_licenses": "accept-license"}.get(key, key)
+    spelled = spelled.replace("_", "-") if key in ("gateway_name", "tls_cert") else spelled
     assert f"--{spelled}" in caught.value.message
     assert "\n" not in caught.value.message
 
@@ -216,11 +226,35 @@ def test_another_interface_is_refused(tmp_path: Path, host: str) -> None:
     assert caught.value.info.exit == 2
 
 
-@pytest.mark.parametrize("toml", ["name = ", "\udcff", 'unknown = "x"', "x = " + "1" * 70000])
+@pytest.mark.parametrize(
+    "toml", ["name = ", "\udcff", 'unknown = "x"', "x = " + "1" * 70000, "x = " + "[" * 9999]
+)
 def test_a_wrong_file_is_named(tmp_path: Path, toml: str) -> None:
     (tmp_path / "config.toml").write_bytes(toml.encode("utf-8", "surrogateescape"))
     with pytest.raises(UsageError, match=r"config\.toml"):
         merged(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "alone"), [("serve", "nobody"), ("host", "nothing")])
+def test_a_word_for_none_stands_alone(tmp_path: Path, key: str, alone: str) -> None:
+    none: dict[str, Any] = {key: [alone]}
+    assert getattr(merged(tmp_path, **none), key) == frozenset()
+    none[key].append("members")
+    with pytest.raises(UsageError, match=f"--{key} names {alone} beside others"):
+        merged(tmp_path, **none)
+
+
+def test_names_of_the_gateway_are_spelled_as_clients_do(tmp_path: Path) -> None:
+    names = ["2001:0DB8::0001", "Node.Example.org", "2001:db8::1"]
+    assert merged(tmp_path, gateway_name=names).gateway_names == ("2001:db8::1", "node.example.org")
+
+
+def test_without_a_home_the_data_directory_has_to_be_said() -> None:
+    assert default_data_dir({"AIGRID_DATA_DIR": "/x"}, None) == Path("/x")
+    assert default_data_dir({"XDG_DATA_HOME": "/x"}, None) == Path("/x/aigrid")
+    for environment in ({}, {"AIGRID_DATA_DIR": "~nobody-of-that-name/x"}):
+        with pytest.raises(UsageError):
+            default_data_dir(environment, None)
 
 
 def test_a_wrong_environment_is_named(tmp_path: Path) -> None:

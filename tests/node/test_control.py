@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from aigrid.node import control
@@ -134,6 +135,18 @@ async def test_errors_keep_their_code_and_kind(path: Path) -> None:
     assert grouped.value.code is Code.NO_CANDIDATE
     assert crashed.value.code is Code.INTERNAL
     assert "secret" not in crashed.value.message
+
+
+async def test_the_log_says_where_a_command_crashed_and_not_what_it_said(path: Path) -> None:
+    """What an exception says may quote the prompt of `aigrid ask`, or a key."""
+    with capture_logs() as entries:
+        async with serving(path):
+            with pytest.raises(AigridError):
+                await call(path, "crash")
+    (entry,) = [entry for entry in entries if entry["event"] == "control_command_failed"]
+    assert entry["error"] == "ZeroDivisionError"
+    assert entry["at"][-1].endswith("crash")
+    assert "secret" not in str(entries)
 
 
 async def test_only_the_owner_may_connect(path: Path) -> None:

@@ -62,6 +62,38 @@ def test_all_keys_are_protected_and_freed_again(tmp_path: Path) -> None:
     assert unprotect(tmp_path, never) == []
 
 
+def test_the_key_of_a_rotation_that_was_broken_off_is_protected_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.load_or_create_identity(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise PowerFailureError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(key_change, "_keep_as", fails)
+        with pytest.raises(PowerFailureError):
+            rotate(tmp_path, never, now_ms=NOW_MS)
+    assert pending_rotation(tmp_path) is not None
+    assert protect(tmp_path, "one", never) == ["node.key", "next.key"]
+    assert not [p for p in tmp_path.iterdir() if b"secretKeyMultibase" in p.read_bytes()]
+    assert unprotect(tmp_path, lambda: "one") == ["node.key", "next.key"]
+    _, new = rotate(tmp_path, never, now_ms=NOW_MS)
+    assert keys.own_did(tmp_path) == new
+
+
+def test_a_key_behind_a_link_is_protected_where_it_lies(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    node = keys.load_or_create_identity(tmp_path)
+    (tmp_path / "node.key").rename(elsewhere / "mine.key")
+    (tmp_path / "node.key").symlink_to(elsewhere / "mine.key")
+    protect(tmp_path, "one", never)
+    assert (tmp_path / "node.key").is_symlink()
+    assert b"secretKeyMultibase" not in (elsewhere / "mine.key").read_bytes()
+    assert keys.load_or_create_identity(tmp_path, lambda: "one").seed == node.seed
+
+
 def test_a_passphrase_is_changed_by_who_knows_it(tmp_path: Path) -> None:
     node = keys.load_or_create_identity(tmp_path)
     protect(tmp_path, "one", never)

@@ -93,6 +93,12 @@ def test_a_file_that_lies_elsewhere_is_no_part_of_the_model(tmp_path: Path) -> N
         assert caught.value.code is Code.UNSAFE_FILE
 
 
+def test_a_name_that_no_file_can_have_is_a_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        home_of(tmp_path / ("x" * 600))
+    assert caught.value.code is Code.MODEL_FILE_MISSING
+
+
 def test_the_home_of_an_exported_graph_is_one_up(tmp_path: Path) -> None:
     home = model(tmp_path / "m")
     (home / "onnx").mkdir()

@@ -155,8 +155,9 @@ def test_a_path_is_made_absolute(
     assert node.calls == [("publish", {**sent, "name": "", "license": "MIT"})]
 
 
-def test_a_missing_model_file_is_usage(cli: Cli) -> None:
-    done = cli("publish", "/nowhere/m.onnx", "--capability", "text-generation", "--json")
+@pytest.mark.parametrize("path", ["/nowhere/m.onnx", "/" + "x" * 600])
+def test_a_missing_model_file_is_usage(cli: Cli, path: str) -> None:
+    done = cli("publish", path, "--capability", "text-generation", "--json")
     assert (done.status, done.body["error"]["code"]) == (2, "model_file_missing")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -80,7 +81,15 @@ def test_a_command_to_the_node_needs_no_trio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["status", "--nonsense"], ["invite"], ["up", "--threads", "x"], ["models", "x"]],
+    [
+        ["nonsense"],
+        ["status", "--nonsense"],
+        ["invite"],
+        ["up", "--threads", "x"],
+        ["models", "x"],
+        ["key"],
+        ["grid"],
+    ],
 )
 def test_what_cannot_be_parsed_is_usage(cli: Cli, arguments: list[str]) -> None:
     done = cli(*arguments)
@@ -178,6 +187,30 @@ def test_the_data_directory_comes_from_the_environment(tmp_path: Path) -> None:
     done = aigrid("id", env={**os.environ, "AIGRID_DATA_DIR": str(tmp_path / "here")})
     assert done.returncode == 0
     assert (tmp_path / "here" / "node.key").exists()
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("publish", "~nobody-of-that-name/m.gguf")])
+def test_a_home_that_is_nobodys_is_a_sentence(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    place = "~nobody-of-that-name/x" if arguments == ("status",) else str(tmp_path)
+    done = aigrid("--data-dir", place, *arguments)
+    assert done.returncode == 2
+    assert "~nobody-of-that-name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_closed_streams_are_empty_ones(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -P -c " + shlex.quote(
+        "import os, sys; from aigrid.node.cli import main\n"
+        "status = main()\n"
+        "assert os.path.samestat(os.fstat(2), os.stat(os.devnull))\n"
+        "sys.exit(status)"
+    )
+    words = f"--data-dir {shlex.quote(str(tmp_path / 'd'))} id protect --passphrase-file -"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{command} {words} <&- >&- 2>&-"], timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert not (tmp_path / "d" / "crash.log").exists()
 
 
 def test_what_is_made_to_be_copied_is_not_cut_at_the_terminals_width(

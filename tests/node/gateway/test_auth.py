@@ -93,6 +93,11 @@ async def test_a_key_of_ours_that_does_not_hold_is_refused_everywhere(keyless: b
             {"authorization": "Bearer aigrid-"},
             {"authorization": f"Bearer {revoked}"},
             {"x-api-key": GOOD},
+            {"x-api-key": f"Bearer {GOOD}"},
+            {"authorization": GOOD},
+            {"authorization": f"Bearer\t{GOOD}"},
+            {"authorization": f"Token {GOOD}"},
+            {"authorization": f"Bearer unused, Bearer {GOOD}"},
             {"x-api-key": GOOD, **good},
             {"x-api-key": expired, **good},
         ):
@@ -147,6 +152,18 @@ async def test_purpose_and_licences_reach_the_mesh() -> None:
             assert refusal(answer) == (400, "invalid_request")
     accepts = ("Apache-2.0", "llama3.1", "MIT")
     assert mesh.callers == [Caller("alice", "key", purpose="research-2", accepts=accepts)]
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+async def test_a_proxy_on_this_machine_lets_nobody_in_without_a_key(name: str) -> None:
+    access, good = keyed()
+    async with client(None, access, keyless=True) as asked:
+        assert (await asked.get("/v1/models")).status_code == 200
+        for value in ("203.0.113.7", "127.0.0.1", ""):
+            answer = await asked.get("/v1/models", headers={name: value})
+            assert refusal(answer) == (401, "unauthenticated")
+            answer = await asked.get("/v1/models", headers={name: value, **good})
+            assert answer.status_code == 200
 
 
 async def test_revocation_stops_the_next_request() -> None:

@@ -24,6 +24,15 @@ def test_tokens_without_ids_are_counted_by_the_end_alone() -> None:
     assert charge.chunks((Finish("stop", 9, 6),)) == 15
 
 
+def test_what_was_not_counted_is_estimated() -> None:
+    charge = Charge(request())
+    assert charge.chunks((TextChunk("abcde"), Finish("stop", 0, 0))) == 100 // 4 + 2
+    charge = Charge(request())
+    assert charge.chunks((TextChunk("abc", (1, 2, 3)), Finish("stop", 0, 0))) == 3 + 25
+    charge = Charge(TaskRequest("image-classification", b"1234"))
+    assert charge.chunks((Finish("stop", 0, 0),)) == 0  # pixels are no tokens
+
+
 def test_what_broke_off_is_estimated() -> None:
     charge = Charge(request("é" * 100))
     assert charge.chunks((TextChunk("a" * 8),)) == 0

@@ -94,12 +94,15 @@ async def test_new_work_is_refused_once_stopping() -> None:
     assert not mesh.asked
 
 
+KEY = "aigrid-" + "A" * 43  # sent in the wrong field, it would be in logs and receipts
+
+
 def test_request_ids_are_the_clients_if_well_formed_and_free() -> None:
     gateway = core(ScriptedMesh())
     with gateway.request("abc-DEF_1") as first, gateway.request("abc-DEF_1") as second:
         assert first == "abc-DEF_1"
         assert second.startswith("req_")
-    for offered in (None, "", "short", "x" * 65, "with space", "line-feed\n", "ümlaut-id"):
+    for offered in (None, "", "short", "x" * 65, "with space", "line-feed\n", "ümlaut-id", KEY):
         with gateway.request(offered) as given:
             assert given.startswith("req_")
 

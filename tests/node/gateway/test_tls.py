@@ -240,6 +240,11 @@ def test_what_is_no_certificate_is_a_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError):
             load(certificate, key)
+    pem.chmod(0o640)
+    with pytest.raises(UsageError, match="other users") as caught:
+        made(good)
+    assert caught.value.code is Code.ENVIRONMENT
+    pem.chmod(0o600)
     pem.write_bytes(b"damaged")
     with pytest.raises(UsageError, match="no certificate"):
         made(good)

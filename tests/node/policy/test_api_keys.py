@@ -79,6 +79,20 @@ def test_a_revoked_key_is_gone_at_once_and_for_good(tmp_path: Path) -> None:
     keys.create("a", ActorLimits(), now_ms=NOW)
 
 
+def test_a_revocation_outlives_a_power_failure(tmp_path: Path) -> None:
+    database = Database(tmp_path / "db")
+    keys = ApiKeys(database, random_bytes=os.urandom)
+    keys.create("a", ActorLimits(), now_ms=NOW)
+    said: list[str] = []
+    database._connection.set_trace_callback(said.append)
+    keys.revoke("a")
+    assert [line.split(" WHERE")[0] for line in said] == [
+        "PRAGMA synchronous = FULL",
+        "DELETE FROM actors",
+        "PRAGMA synchronous = NORMAL",
+    ]
+
+
 def test_a_key_that_leaked_is_revoked_by_itself_and_never_repeated() -> None:
     keys = keys_of()
     made, key = keys.create("a", ActorLimits(), now_ms=NOW)
@@ -114,6 +128,8 @@ def test_a_did_stands_for_its_actor() -> None:
         {"name": "new", "did": "did:web:example.org"},
         {"name": "new", "did": DID},
         {"name": "new", "expires_ms": NOW},
+        {"name": "new", "expires_ms": 253_402_300_800_000},
+        {"name": "new", "expires_ms": 2**70},
     ],
 )
 def test_what_cannot_be_is_a_sentence(wrong: dict[str, Any]) -> None:
