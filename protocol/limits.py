@@ -242,9 +242,7 @@ class Limits:
     actors_max: int = _limit(1024, "API keys, and callers with a key pair of their own")
     actor_names_max: int = _limit(64, "models or capabilities that one of them may be held to")
     auth_failures_burst: int = _limit(32, "refused callers that hear so at once")
-    auth_failures_per_second: float = _limit(
-        100.0, "the same, sustained; the others wait their turn"
-    )
+    auth_failures_per_second: float = _limit(100.0, "the same, sustained; the others wait")
     auth_failures_held_max: int = _limit(256, "refused callers waiting for that")
     signature_age_seconds: int = _limit(60, "age of a signed HTTP request")
     signature_skew_seconds: int = _limit(5, "how far in its future it may have been made")
