@@ -196,10 +196,12 @@ class GatewayCore:
     def _check(self, visit: Visit, model: str, capability: str) -> None:
         if visit.actor is None:
             return
+        # A name that several models have stands for none of them here: whoever offers a model may
+        # call it what a key is held to.
         called = (
-            (view.model, view.name)
-            for view in (self._inference.models() if visit.limits.models else ())
-            if model.removeprefix(MODEL_URN) in (view.model, view.name)
+            (entry.view.model, entry.listed_id)
+            for entry in (self.models() if visit.limits.models else ())
+            if model.removeprefix(MODEL_URN) in (entry.view.model, entry.view.name)
         )
         visit.may_begin(model, tuple(called), capability, self._broader(capability))
 

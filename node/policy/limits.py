@@ -31,7 +31,8 @@ class ActorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     Attributes:
         tokens_per_minute, tokens_per_day: of prompts and answers; days are those of UTC.
         concurrency: requests that run at once.
-        models: names or ids of the only models it may use.
+        models: names or ids of the only models it may use. By its id a model may be asked for
+            only where it alone has the name.
         capabilities: the only tasks it may have done; what is narrower is included.
     """
 
