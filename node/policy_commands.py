@@ -188,7 +188,9 @@ def _unknown(  # noqa: PLR0917 - everything that there is
     node: Node, params: Explain, wish: Wish, holder: Holder, where: _Where, decision: Decision
 ) -> list[str]:
     """What may make it otherwise than it is said here."""
-    own, found = node.identity.did, []
+    own, found = node.identity.did, list[str]()
+    if wish.action in ("fetch", "host"):
+        found.append("whether it will be asked: no node of this version gets weights from another")
     if where.did != own:
         found.append("what that node's operator has configured")
         if wish.action == "publish" and where.manifest is not None:
