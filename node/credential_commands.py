@@ -204,11 +204,11 @@ def _problem(node: Node, chain: Chain) -> Broken | None:
     found = chains.check(chain, chain[-1].subject, node.statuses.known(), node.now_ms())
     if isinstance(found, Broken):
         return found
-    newest = node.local.successor_of(chain[-1].subject)
-    if newest is None:
+    name, newest = chain[-1].content_id, node.local.successor_of(chain[-1].subject)
+    if newest is None and not node.policy.wallet.is_stray(name):
         return None
-    text = f"its holder has changed its key, and is {newest} now"
-    return Broken(Code.NOT_HOLDER, text, chain[-1].content_id)
+    text = f"its holder has changed its key, and is {newest or node.identity.did} now"
+    return Broken(Code.NOT_HOLDER, text, name)
 
 
 def _listed(node: Node, kept: Kept) -> dict[str, Any]:

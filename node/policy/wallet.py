@@ -7,7 +7,7 @@ credentials over without being asked has little room, and the operator's own imp
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,8 +90,7 @@ class Wallet:
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._drop_expired(now_ms() - LIMITS.grant_default_seconds * 1000)
-        rows = database.rows(f"SELECT {_COLUMNS} FROM credentials WHERE held")  # noqa: S608
-        self._held: dict[str, Kept] = {kept.record.content_id: kept for kept in _kept(rows)}
+        self._held = {kept.record.content_id: kept for kept in self._found("WHERE held", ())}
         self._chains: _Ready = {}
         self._until_ms: float = 0.0  # when `_chains` has to be made anew
 
@@ -211,9 +210,9 @@ class Wallet:
         kept = self._held.get(content_id)
         if kept is not None:
             return kept
-        found = self._named("content_id = ?", content_id)
+        found = self._found("WHERE content_id = ?", (content_id,))
         if not found and _ENDING.fullmatch(content_id):
-            found = self._named("content_id LIKE ?", f"%{content_id}")
+            found = self._found("WHERE content_id LIKE ? LIMIT 2", (f"%{content_id}",))
         if not found:
             raise InvalidRequestError(
                 f"no credential {content_id[:64]} is held or was issued here; `aigrid credential "
@@ -243,26 +242,32 @@ class Wallet:
         """
         return self._newest("held >= ? AND issued >= ?", (held, issued))
 
+    def is_stray(self, content_id: str) -> bool:
+        """Whether a chain that is held ends with it, and at a key that this node had before."""
+        kept = self._held.get(content_id)
+        if kept is None or kept.record.subject == self._identity.did:
+            return False
+        return all(parent_of(other.record) != content_id for other in self._held.values())
+
     def issued_to(self, did: str) -> tuple[Chain, ...]:
         """Chains whose last link this node issued to `did`, the newest `credentials_listed_max`."""
         named = self._newest("issued AND instr(raw, ?)", (did.encode("ascii"),))
         ends = [kept.record for kept in named if kept.record.subject == did]
         return tuple(self.chain(record) for record in ends)
 
-    def _named(self, which: str, value: str) -> list[Kept]:
-        rows = self._database.rows(
-            f"SELECT {_COLUMNS} FROM credentials WHERE {which} LIMIT 2",  # noqa: S608 - ours
-            (value,),
-        )
-        return list(_kept(rows))
-
     def _newest(self, which: str, values: tuple[Any, ...]) -> list[Kept]:
+        last = f"WHERE {which} ORDER BY received_ms DESC, content_id LIMIT ?"
+        return self._found(last, (*values, LIMITS.credentials_listed_max))[::-1]
+
+    def _found(self, which: str, values: tuple[Any, ...]) -> list[Kept]:
         rows = self._database.rows(
-            f"SELECT {_COLUMNS} FROM credentials WHERE {which}"  # noqa: S608 - ours
-            " ORDER BY received_ms DESC, content_id LIMIT ?",
-            (*values, LIMITS.credentials_listed_max),
+            f"SELECT {_COLUMNS} FROM credentials {which}",  # noqa: S608 - ours
+            values,
         )
-        return list(_kept(rows))[::-1]
+        return [
+            Kept(verify_form_and_signature(bytes(raw)), bool(held), bool(issued), given_by, at_ms)
+            for raw, held, issued, given_by, at_ms in rows
+        ]
 
     # --- inside
 
@@ -391,9 +396,3 @@ class Wallet:
             until_ms = min(until_ms, ends_ms if ends_ms > now_ms else math.inf)
         ready = {who: tuple(sorted(chains, key=shortest)) for who, chains in found.items()}
         return ready, until_ms
-
-
-def _kept(rows: Any) -> Iterator[Kept]:
-    for raw, held, issued, given_by, received_ms in rows:
-        record = verify_form_and_signature(bytes(raw))
-        yield Kept(record, bool(held), bool(issued), given_by, received_ms)
