@@ -15,6 +15,7 @@ from aigrid.node.policy_commands import wishes
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import MODEL_URN
 
 # Short, and steady enough for a small model.
 _TOKENS, _TEMPERATURE, _TOP_P = 512, 0.2, 0.9
@@ -54,14 +55,23 @@ async def ask(node: Node, params: Ask, emit: Emit) -> dict[str, Any]:
 
 async def _begun(stack: AsyncExitStack, node: Node, params: Ask, caller: Caller) -> Answer:
     """With the usual length where that fits; of a small model, as much as it has room for."""
-    if params.max_tokens is not None:
-        return await stack.enter_async_context(_asked(node, params, caller, params.max_tokens))
+    most = params.max_tokens
+    if most is None and not _is_small(node, params.model):
+        most = _TOKENS
     try:
-        return await stack.enter_async_context(_asked(node, params, caller, _TOKENS))
+        return await stack.enter_async_context(_asked(node, params, caller, most))
     except AigridError as error:
-        if error.code is not Code.CONTEXT_LENGTH_EXCEEDED:
+        by_habit = params.max_tokens is None and most is not None
+        if not by_habit or error.code is not Code.CONTEXT_LENGTH_EXCEEDED:
             raise
     return await stack.enter_async_context(_asked(node, params, caller, None))
+
+
+def _is_small(node: Node, model: str | None) -> bool:
+    """Whether the model that is named has little room: a refusal would count as a request."""
+    offers = node.router.offers() if model else ()
+    rooms = [c.context_tokens for c in offers if model in (c.name, c.model, MODEL_URN + c.model)]
+    return 0 < min(rooms, default=0) < 2 * _TOKENS
 
 
 def _asked(

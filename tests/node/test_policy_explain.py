@@ -54,6 +54,18 @@ async def test_a_refusal_names_what_is_nearest_to_permission(sim, autojump_clock
     assert await code_of(b, credentials=crow["chain"]) == "revoked"
 
 
+async def test_whom_the_operator_does_not_serve_is_told_that(sim, autojump_clock):
+    a, b, _ = await restricted(sim)
+    to, decider = b.node.identity.did, a.node.policy.decider
+    await publish(a, "crow", OWNER_ALONE)
+    decider.own = replace(decider.own, operator=OperatorPolicy(serves=frozenset({SOMEBODY.did})))
+    await a("credential_issue", to=to, models=["crow"])
+    assert (await code_of(a, holder=to), await denied(b)) == ("not_served", Code.NO_GRANT)
+    await a("credential_issue", to=to, models=["parrot"])
+    await knows_lists(b, a)
+    assert (await code_of(a, holder=to), await denied(b)) == ("not_served", Code.NOT_SERVED)
+
+
 async def test_only_a_trusted_publisher_binds_who_publishes(sim, autojump_clock):
     a, b, model = await restricted(sim)
     explained = await b("policy_explain", model="parrot", action="publish")
@@ -184,9 +196,10 @@ async def test_ask_states_purpose_licence_and_length(sim, autojump_clock, monkey
     assert await denied(b, purpose="Any Thing") is Code.USAGE
     assert await denied(b, max_tokens=0) is Code.USAGE
     # A model with less room than the usual length is asked for what it has.
-    infer = b.node.router.infer
+    infer, offers, asked = b.node.router.infer, b.node.router.offers(), []
 
     def small(model, request, **named):
+        asked.append(request.max_tokens)
         if request.max_tokens is not None and request.max_tokens > 128:
             raise InvalidRequestError("128 fit", Code.CONTEXT_LENGTH_EXCEEDED)
         return infer(model, request, **named)
@@ -194,3 +207,9 @@ async def test_ask_states_purpose_licence_and_length(sim, autojump_clock, monkey
     monkeypatch.setattr(b.node.router, "infer", small)
     assert (await b("ask", text="hello", **said))["text"] == "hello"
     assert await denied(b, max_tokens=129) is Code.CONTEXT_LENGTH_EXCEEDED
+    assert asked == [512, None, 129]
+    # Where its room is known, no request is spent on finding out.
+    known = tuple(replace(offer, context_tokens=128) for offer in offers)
+    monkeypatch.setattr(b.node.router, "offers", lambda: known)
+    assert (await b("ask", text="hello", **said))["text"] == "hello"
+    assert asked[3:] == [None]
