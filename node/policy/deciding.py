@@ -1,10 +1,11 @@
 """The decision with everything that this node knows put in: what the gateway and `serving` ask."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.policy.links import Chain
 from aigrid.protocol.chain import permission_of
 from aigrid.protocol.credential_kinds import EVERYTHING, Action, Permission
 from aigrid.protocol.kinds import ModelBody
@@ -94,14 +95,16 @@ class Decider:
         targets = self.own.operator.hosts
         return EVERYTHING in targets or covers(targets, model, self._broader(capabilities))
 
-    def may_cover(self, links: Sequence[Record], wish: Wish, manifest: Record | None) -> bool:
-        """Whether each of these credentials has the action, and the model among its targets."""
+    def able(self, chains: Iterable[Chain], wish: Wish, manifest: Record | None) -> Iterator[Chain]:
+        """Those of which each link has the action, and the model among its targets."""
         capabilities = self._capabilities(manifest)
-        return all(
-            wish.action in permission.actions
-            and covers(permission.targets, wish.model, capabilities)
-            for permission in map(permission_of, links)
-        )
+        for chain in chains:
+            if all(
+                wish.action in permission.actions
+                and covers(permission.targets, wish.model, capabilities)
+                for permission in map(permission_of, chain)
+            ):
+                yield chain
 
     def _capabilities(self, manifest: Record | None) -> frozenset[str]:
         """What the model can be asked for, with everything broader."""

@@ -189,18 +189,16 @@ class Foresight:
         member = () if membership is None else (membership,)
         if holder.shown:
             yield from (member + chain for chain in holder.chains)
-        chains = [c for c in holder.chains if self._decider.may_cover(c, wish, manifest)]
-        if refusal is not None and chains:
-            chains = sorted(chains, key=lambda chain: chain[0].issuer not in refusal)
-            yield from (member + chain for chain in chains)
-            return
+        if refusal is not None:
+            able = self._decider.able(holder.chains, wish, manifest)
+            if chains := sorted(able, key=lambda chain: chain[0].issuer not in refusal):
+                yield from (member + chain for chain in chains)
+                return
         yield from ((member, ()) if place.operator is UNKNOWN_OPERATOR else ((), member))
         rules = () if manifest is None else rules_of(manifest)
         count = place.operator.serves.union(*(rule.assignees for rule in rules))
-        ended = (c for c in holder.ended if self._decider.may_cover(c, wish, manifest))
-        for chain in (*chains, *ended):
-            if chain[0].issuer in count:
-                yield member + chain
+        chains = [c for c in (*holder.chains, *holder.ended) if c[0].issuer in count]
+        yield from (member + chain for chain in self._decider.able(chains, wish, manifest))
 
 
 def _nearness(decision: Decision) -> int:
