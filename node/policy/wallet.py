@@ -89,7 +89,7 @@ class Wallet:
         self._entries = entries
         self._now_ms = now_ms
         self._random_bytes = random_bytes
-        self._drop_expired(now_ms() - LIMITS.grant_default_seconds * 1000)
+        self._drop_expired(now_ms() - LIMITS.grant_ttl_seconds * 1000)  # clocks may be wrong
         self._held = {kept.record.content_id: kept for kept in self._found("WHERE held", ())}
         self._chains: _Ready = {}
         self._until_ms: float = 0.0  # when `_chains` has to be made anew
