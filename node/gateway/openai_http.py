@@ -16,6 +16,7 @@ from aigrid.node.gateway.asgi import (
     REQUEST_ID,
     VISIT,
     BodyReader,
+    error_response,
     internal_error,
     until_gone,
 )
@@ -24,7 +25,7 @@ from aigrid.node.gateway.guard import check_json
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_request import ChatCall, decode_chat
 from aigrid.node.gateway.turn import Turn
-from aigrid.node.mesh.answer import Answer
+from aigrid.node.mesh.answer import Answer, Segment
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError
 
@@ -96,16 +97,21 @@ class _Chat:
 
     async def _plain(self, _nursery: trio.Nursery) -> Response:
         created = self.core.now_seconds()
-        async with self.generate() as generation:
-            steps = [step async for step in generation]
-            body = openai.completion(
-                completion_id=self.completion_id,
-                created=created,
-                model=generation.answer.name,
-                steps=steps,
-                segments=generation.segments,
-            )
-            headers = _served_by(generation.answer)
+        segments: list[Segment] = []
+        try:
+            async with self.generate() as generation:
+                segments = generation.segments
+                steps = [step async for step in generation]
+                body = openai.completion(
+                    completion_id=self.completion_id,
+                    created=created,
+                    model=generation.answer.name,
+                    steps=steps,
+                    segments=segments,
+                )
+                headers = _served_by(generation.answer)
+        except AigridError as error:
+            return error_response(error, self.limits, segments=segments)
         return Response(body, headers=headers, media_type=JSON_TYPE)
 
 
@@ -118,6 +124,7 @@ class _Stream:
         self._turn = Turn()
         self._began = False
         self._ended = False
+        self._segments: list[Segment] = []
         self._wrote_at = -math.inf
 
     async def run(self, nursery: trio.Nursery) -> None:
@@ -133,6 +140,7 @@ class _Stream:
         chat = self._chat
         created = chat.core.now_seconds()
         async with chat.generate() as generation:
+            self._segments = generation.segments
             headers = _served_by(generation.answer)
             encoder = openai.ChunkEncoder(
                 completion_id=chat.completion_id,
@@ -158,7 +166,7 @@ class _Stream:
             if not self._began:
                 self._ended = True
                 raise error
-        await self._write(openai.error_event(error), last=True)
+        await self._write(openai.error_event(error, self._segments), last=True)
 
     async def _keep_alive(self) -> None:
         """Send headers without waiting for ever, and a comment whenever the stream is silent."""

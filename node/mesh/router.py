@@ -251,8 +251,8 @@ class Router:
         await self._connect(candidate)
         with self._peers.while_alive(candidate.node):
             remote = await self._ask(stack, candidate, message)
-            segment = self._segment(remote, candidate, asking, presented)
-            await segment.first()
+        segment = self._segment(remote, candidate, asking, presented)
+        await segment.first(self._peers.while_alive(candidate.node))
         return segment
 
     def _segment(

@@ -27,6 +27,7 @@ NODE = "12D3KooWSecondNode"
 MODEL = "bafymodel"
 NAME = "org/tiny:1"
 RECEIPT = content_id(b"receipt")
+BROKEN = "local-0123"  # where there is none
 NOW_MS = 1_700_000_000_123
 
 Batch = tuple[InferChunk, ...] | AigridError | Exception | float
@@ -99,7 +100,11 @@ class ScriptedMesh:
     async def _chunks(self, segments: list[Segment]) -> AsyncIterator[tuple[InferChunk, ...]]:
         tokens = 0
         for batch in self.script:
-            chunks = await _play(batch)
+            try:
+                chunks = await _play(batch)
+            except AigridError:
+                segments.append(Segment(NODE, MODEL, tokens, BROKEN))
+                raise
             if chunks is not None:
                 tokens += sum(len(c.token_ids) for c in chunks if isinstance(c, TextChunk))
                 yield chunks
