@@ -16,7 +16,7 @@ from aigrid.protocol.limits import LIMITS
 _PORTS_TRIED = 32
 _EVERYWHERE = {  # and what is listened on then: of IPv6, IPv4 is a part
     "0.0.0.0": ("0.0.0.0",),  # noqa: S104 - compared
-    "::": ("0.0.0.0", "::"),
+    "::": ("0.0.0.0", "::"),  # noqa: S104
 }
 
 
