@@ -15,6 +15,7 @@ from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import Kind, ModelBody
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.presentation import Binding, digest_of, present
 from aigrid.protocol.receipt import SALT_BYTES, prefix_hash, request_hash
 from aigrid.protocol.record import Record
@@ -110,6 +111,7 @@ class Presenter:
             purpose=caller.purpose,
         )
         now_ms, audience = self._now_ms(), candidate.signer
+        is_own = audience == self._identity.did  # one clock, no way to go, and many a request
         raw = present(
             self._identity,
             credentials,
@@ -117,6 +119,8 @@ class Presenter:
             audience=audience,
             nonce=base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii"),
             now_ms=now_ms,
+            valid_ms=1000
+            * (LIMITS.presentation_own_seconds if is_own else LIMITS.presentation_default_seconds),
         )
         return Presented(
             raw,
