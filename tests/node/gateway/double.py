@@ -20,7 +20,7 @@ from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces
 from aigrid.protocol.canonical import content_id
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
 
 NODE = "12D3KooWSecondNode"
@@ -70,18 +70,21 @@ class ScriptedMesh:
         request_id: str,
         caller: Caller,
         capability: str = "",
+        ended: list[Segment] | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
-        return self._infer(model, request, request_id)
+        return self._infer(model, request, request_id, [] if ended is None else ended)
 
     @asynccontextmanager
     async def _infer(
-        self, model: str, request: InferRequest, request_id: str
+        self, model: str, request: InferRequest, request_id: str, ended: list[Segment]
     ) -> AsyncIterator[Answer]:
         self.asked.append((model, request, request_id))
         self.entered.set()
         try:
             if self.before_first is not None:
+                if isinstance(self.before_first, RemoteError):
+                    ended.append(Segment(NODE, MODEL, 0, BROKEN))
                 await _play(self.before_first)
             segments: list[Segment] = []
             chunks = self._chunks(segments)

@@ -36,8 +36,8 @@ async def kept(node):
     return (await newest(node.policy.receipts.database, Filters(), limit=10))[0]
 
 
-async def ask(node, request=HELLO):
-    async with node.router.infer("parrot", request, request_id="request-1") as answer:
+async def ask(node, request=HELLO, **more):
+    async with node.router.infer("parrot", request, request_id="request-1", **more) as answer:
         async for _ in answer.chunks:
             pass
     return answer.segments
@@ -164,10 +164,12 @@ async def test_a_node_that_is_gone_before_its_first_chunk_is_kept_as_that(
                 sim.kill("holder")
 
         nursery.start_soon(go)
+        ended = []
         with pytest.raises(AigridError):
-            await ask(asker)
+            await ask(asker, ended=ended)
     (row,) = await kept(asker)
     assert (row.state, row.code, row.completion_tokens) == ("unreceipted", code, 0)
+    assert [segment.receipt for segment in ended] == [row.id]
 
 
 async def test_a_refusal_is_no_segment(sim, autojump_clock):
