@@ -6,6 +6,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.mesh.answer import Segment
 from aigrid.node.policy.receipt_queries import Filters, newest, problem_of
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import TextRequest
@@ -164,7 +165,7 @@ async def test_a_node_that_is_gone_before_its_first_chunk_is_kept_as_that(
                 sim.kill("holder")
 
         nursery.start_soon(go)
-        ended = []
+        ended: list[Segment] = []
         with pytest.raises(AigridError):
             await ask(asker, ended=ended)
     (row,) = await kept(asker)
