@@ -8,11 +8,16 @@ from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.tls import ServerTls, load, self_signed
+from aigrid.node.network.tcp import addresses_of
 from aigrid.node.status import status_of
 from aigrid.protocol.errors import Code, UsageError
+from aigrid.protocol.limits import LIMITS
 
 _PORTS_TRIED = 32
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared
+_EVERYWHERE = {  # and what is listened on then: of IPv6, IPv4 is a part
+    "0.0.0.0": ("0.0.0.0",),  # noqa: S104 - compared
+    "::": ("0.0.0.0", "::"),  # noqa: S104
+}
 
 
 def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]:
@@ -53,9 +58,17 @@ def _tls(node: Node, config: NodeConfig) -> ServerTls | None:
         return load(config.tls_cert, config.tls_key)
     if not config.tls:
         return None
-    host = config.gateway[0]
-    names = config.gateway_names if host in _EVERYWHERE else (host, *config.gateway_names)
-    return self_signed(config.data_dir, names, now_ms=node.now_ms())
+    names, own = certified(config.gateway[0])
+    names = (*names, *config.gateway_names)
+    return self_signed(config.data_dir, names, also=own, now_ms=node.now_ms())
+
+
+def certified(host: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a certificate for a gateway on `host` has to name; and what else this machine is."""
+    if host not in _EVERYWHERE:
+        return (host,), ()
+    own = [one for family in _EVERYWHERE[host] for one in addresses_of(family)]
+    return (), tuple(own[: LIMITS.config_addresses_max])
 
 
 def _bound(

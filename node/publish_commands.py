@@ -16,6 +16,7 @@ from aigrid.node.policy.policy_file import parse_policy, policy_json
 from aigrid.protocol.canonical import canonical, content_id
 from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.errors import Code, LocalError, UsageError
+from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.task import TaskMapping
 
 
@@ -73,7 +74,7 @@ async def publish(node: Node, params: Publish, emit: Emit) -> dict[str, Any]:
     said = proposal_body(proposal)
     check_confirmed(params.confirmed, said)
     published = await node.bringing.publish(proposal, progress=progress_of(emit))
-    return _published(published, said)
+    return published_body(node, published, said=said)
 
 
 async def list_hub(node: Node, params: Remote, _: Emit) -> dict[str, Any]:
@@ -114,16 +115,21 @@ async def publish_hub(node: Node, params: PublishRemote, emit: Emit) -> dict[str
             await node.hub.forget(listing)  # or it would be taken for good at the next attempt
         raise
     await node.hub.forget(listing)
-    return _published(published, said)
+    return published_body(node, published, said=said)
 
 
-def _published(published: Published, said: dict[str, Any]) -> dict[str, Any]:
+def published_body(node: Node, published: Published, **more: Any) -> dict[str, Any]:
+    """What was signed; its `policy` may be one from before."""
+    manifest = node.hosting.manifest(published.model)
+    body = None if manifest is None else manifest.body
+    policy = body.policy if isinstance(body, ModelBody) else UNSET
     return {
         "model": published.model,
         "name": published.name,
         "record": published.record,
         **({"before": published.before} if published.before else {}),
-        "said": said,
+        "policy": policy_said(policy),
+        **more,
     }
 
 
@@ -182,7 +188,7 @@ def check_policy(node: Node, text: str) -> Rules | UnsetType:
 
 
 def policy_said(policy: Rules | UnsetType) -> list[dict[str, Any]] | None:
-    """Rules as a proposal has them; None where they stay as they are."""
+    """Rules in JSON; None where there are none, and in a proposal where they stay as they are."""
     return None if policy is UNSET else policy_json(policy)
 
 

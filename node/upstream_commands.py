@@ -19,6 +19,7 @@ from aigrid.node.publish_commands import (
     check_policy,
     policy_said,
     proposal_id,
+    published_body,
 )
 from aigrid.protocol.errors import EngineError, UsageError
 from aigrid.protocol.limits import LIMITS
@@ -54,7 +55,7 @@ async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict
         languages=tuple(said["languages"]),
         policy=check_policy(node, params.policy),
     )
-    return {"model": published.model, "name": published.name, "record": published.record}
+    return published_body(node, published)
 
 
 async def _said(node: Node, params: PublishUpstream) -> tuple[ServerModel, dict[str, Any]]:

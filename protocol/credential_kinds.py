@@ -5,6 +5,7 @@ Bitstring Status List 1.0. What is not known here is refused, never overlooked: 
 node cannot enforce permits nothing there.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -42,6 +43,11 @@ Actions = Annotated[tuple[Action, ...], Meta(min_length=1, max_length=len(ACTION
 Purposes = Annotated[tuple[Purpose, ...], Meta(max_length=_MANY)]
 Regions = Annotated[tuple[Region, ...], Meta(max_length=_MANY)]
 CidText = Annotated[str, Meta(max_length=64)]
+
+
+def accepts_license(accepted: Iterable[str], license_id: str) -> bool:
+    """Whether a licence is among those accepted: SPDX takes its ids without case, ASCII's alone."""
+    return license_id.encode().lower() in {one.encode().lower() for one in accepted}
 
 
 class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

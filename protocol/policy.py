@@ -21,6 +21,7 @@ from aigrid.protocol.credential_kinds import (
     Action,
     Permission,
     Rule,
+    accepts_license,
 )
 from aigrid.protocol.errors import Code, PolicyDeniedError, VerificationError
 from aigrid.protocol.kinds import Kind, MembershipBody, ModelBody
@@ -322,7 +323,7 @@ def _rule(action: Action, asked: Asked, holder: _Holder, rule: Rule, manifest: R
         raise _refused(6, text, Code.PURPOSE_NOT_ALLOWED, known)
     body = manifest.body
     license_id = body.license if isinstance(body, ModelBody) else ""
-    if rule.accept_license and license_id not in asked.accepts:
+    if rule.accept_license and not accepts_license(asked.accepts, license_id):
         text = f"the licence {license_id!r} has to be accepted first"
         raise _refused(7, text, Code.LICENSE_NOT_ACCEPTED, known)
     return who

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from scripts import policy_world as world
-from scripts.policy_cases import BROKEN, CHAIN, G1, MEMBER, REFUSED, WIDER, situation
+from scripts.policy_cases import BROKEN, CHAIN, G1, LICENSED, MEMBER, REFUSED, WIDER, situation
 from scripts.presentation_cases import CHECKED, INVALID, SHORT
 from scripts.vector_credentials import NONE_REVOKED, SOME_REVOKED
 
@@ -206,6 +206,10 @@ def decisions() -> Any:
         "a grant": ([G1], {}),
         "the owner": ([], {"holder": world.OWNER.did, "found": world.manifest()}),
         "anyone": ([], {"found": world.manifest(Rule(("invoke",), ("anyone",)))}),
+        "a licence that is accepted in other letters": (
+            [MEMBER],
+            {"found": LICENSED, "accepts": frozenset({"mit"})},
+        ),
         "no policy": ([MEMBER], {"found": world.manifest(policy=msgspec.UNSET)}),
     }
     refused = {what: (shown, more) for what, (shown, more, _) in REFUSED.items()}

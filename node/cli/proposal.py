@@ -34,7 +34,7 @@ def facts(body: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         ("Outputs", _tensors(body.get("outputs", ())), "outputs"),
         ("Mapping", _mapping(body.get("mapping", {})), "mapping"),
         ("Left out", _left_out(body.get("left_out", {})), ""),
-        ("Policy", _policy(body.get("policy")), ""),
+        ("Policy", _proposed(body.get("policy")), ""),
         ("Engine", body.get("engine") or "none", ""),
         ("Memory", size_text(body.get("memory_bytes", 0)), ""),
     )
@@ -87,10 +87,17 @@ def _unusual(part: msgspec.Struct) -> dict[str, Any]:
     }
 
 
-def _policy(rules: Any) -> str:
+def _proposed(rules: Any) -> str:
+    """Which model it is, only its bytes tell, and they have not been read yet."""
+    if rules is None:
+        return f"as this node published it before; else {policy_text(None)}"
+    return policy_text(rules)
+
+
+def policy_text(rules: Any) -> str:
     """A line for each rule."""
     if rules is None:
-        return ""
+        return "members may do everything"
     return (
         "\n".join(
             "; ".join(f"{what}: {_values(value)}" for what, value in rule.items()) for rule in rules

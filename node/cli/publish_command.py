@@ -108,7 +108,11 @@ def publish(
 
 
 def _show_published(body: dict[str, Any]) -> None:
+    from aigrid.node.cli.proposal import policy_text
+
     render.say(f"Published {body['model']}")
+    if "policy" in body:
+        render.say(f"Policy: {policy_text(body['policy'])}")
     if body.get("before"):
         render.note(f"until now it was offered as {body['before']}")
 

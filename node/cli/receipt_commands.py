@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ _LISTED = {
     "seconds": "SECONDS",
     "id": "RECEIPT",
 }
+_NOTHING = "Nothing was served or asked for yet."
 _END = 12  # characters of an id
 _SUMMED = {
     "role": "ROLE",
@@ -95,10 +97,12 @@ def receipts(
         "limit": limit,
     }
     if totals is None:
-        show(session(ctx).call("receipts", params), _list, as_json=as_json)
+        body = session(ctx).call("receipts", params)
     else:
         body = session(ctx).call("receipt_totals", {**params, "by": totals.value})
-        show(body, _sum, as_json=as_json)
+    filtered = any(value for name, value in params.items() if name != "limit")
+    empty = "Nothing kept fits these filters." if filtered else _NOTHING
+    show(body, partial(_list if totals is None else _sum, empty), as_json=as_json)
 
 
 @receipts_app.command("show")
@@ -109,11 +113,16 @@ def show_receipt(
     salt: Annotated[
         bool, typer.Option("--salt", help="Give the salt: who has it can test guesses.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the receipt there, as it was signed.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print a receipt, verified anew, or what is known of a segment without one."""
     body = session(ctx).call("receipt_show", {"id": receipt, "salt": salt})
-    show(body, _show, as_json=as_json)
+    if out is not None:
+        _write(out, body["record"])
+    show(body, _show if out is None else partial(_written, out), as_json=as_json)
     if not body["verified"]["ok"]:
         raise typer.Exit(CODES[Code(body["verified"]["code"])].exit)
 
@@ -136,7 +145,7 @@ def verify(
     """Check whether a receipt is of a request."""
     body = read_limited(request, LIMITS.body_max_bytes)
     if salt or Path(receipt).is_file():
-        found = _prove(read_limited(Path(receipt), LIMITS.record_max_bytes + 2), body, salt)
+        found = _prove(Path(receipt), body, salt)
     else:
         params = {"id": receipt, "request": body.decode("utf-8", "replace")}
         found = session(ctx).call("receipt_prove", params)
@@ -155,24 +164,44 @@ def _seconds(since: str) -> int:
     return int(parts[1]) * _SECONDS[parts[2]]
 
 
-def _prove(raw: bytes, request: bytes, salt: str) -> dict[str, Any]:
+def _write(path: Path, record: Any) -> None:
+    """The bytes that were signed: what is kept is canonical, and only that verifies."""
+    from aigrid.protocol.canonical import canonical
+
+    if record is None:
+        raise UsageError("nothing that was signed is kept of this segment: there is no receipt")
+    try:
+        path.write_bytes(canonical(record))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _prove(path: Path, request: bytes, salt: str) -> dict[str, Any]:
+    """What a FILE proves; `because` where it is no receipt at all."""
     from aigrid.node.policy.receipt_proof import hashes_of, proved, request_in
     from aigrid.protocol.receipt import SALT_BYTES
-    from aigrid.protocol.record import verify as verify_record
+    from aigrid.protocol.record import check_time, verify_form_and_signature
 
     if not re.fullmatch(f"[0-9a-f]{{{2 * SALT_BYTES}}}", salt):
         raise UsageError("give the salt with --salt, as `aigrid receipts show ID --salt` prints it")
+    raw = read_limited(path, LIMITS.record_max_bytes + 2).rstrip(b"\r\n")
+    asked = request_in(request)
+    try:
+        record = verify_form_and_signature(raw)
+        hashes = hashes_of(record)
+    except VerificationError as error:
+        because = f"{path} is no receipt as it was signed: {error.message}"
+        none = {"ok": False, "code": error.code.value, "request": False, "prefix": False}
+        return {**none, "because": because}
     code = ""
     try:
-        record = verify_record(raw.rstrip(b"\r\n"), now_ms=now_ms())
+        check_time(record, now_ms())
     except VerificationError as error:
-        code, found = error.code.value, {"request": False, "prefix": False}
-    else:
-        found = proved(hashes_of(record), bytes.fromhex(salt), request_in(request))
-    return {"ok": not code, "code": code, **found}
+        code = error.code.value
+    return {"ok": not code, "code": code, **proved(hashes, bytes.fromhex(salt), asked)}
 
 
-def _list(body: dict[str, Any]) -> None:
+def _list(empty: str, body: dict[str, Any]) -> None:
     """Of ids only their ends, which `show` and `verify` take, too; --json has all of them."""
     short = []
     for one in body["receipts"]:
@@ -180,16 +209,14 @@ def _list(body: dict[str, Any]) -> None:
         actor = one["actor"][-_END:] if one["actor"].startswith("did:") else one["actor"]
         kept = one["kept"][5:16].replace("T", " ")
         short.append({**one, **ends, "actor": actor, "kept": kept})
-    render.rows(short, _LISTED, empty="Nothing was served or asked for yet.")
+    render.rows(short, _LISTED, empty=empty)
     if body["more"]:
         render.note("There are older ones: --limit, --since.")
 
 
-def _sum(body: dict[str, Any]) -> None:
+def _sum(empty: str, body: dict[str, Any]) -> None:
     by = body["by"]
-    render.rows(
-        body["totals"], {by: by.upper(), **_SUMMED}, empty="Nothing was served or asked for yet."
-    )
+    render.rows(body["totals"], {by: by.upper(), **_SUMMED}, empty=empty)
     if body["more"]:
         render.note("There are smaller ones: --limit.")
 
@@ -218,7 +245,19 @@ def _show(body: dict[str, Any]) -> None:
         render.say(f"{label:<12}{text}")
 
 
+def _written(path: Path, body: dict[str, Any]) -> None:
+    render.say(f"{body['id']} is in {path}, as it was signed.")
+    if not body["verified"]["ok"]:
+        render.say(f"It does not hold: {body['verified']['message']}.")
+    if "salt" in body:
+        render.say(f"{'Salt':<12}{body['salt']}")
+
+
 def _proved(body: dict[str, Any]) -> None:
+    if "because" in body:
+        render.say(f"{body['because']}.")
+        render.say("`aigrid receipts show ID --out FILE` writes one.")
+        return
     if not body["request"]:
         render.say("It is not of this request.")
     elif not body["prefix"]:

@@ -1,6 +1,6 @@
 """What every HTTP dialect shares: the outer boundary, bodies read within bounds, disconnects."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -14,6 +14,7 @@ from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.guard import Hosts, check_caller
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.mesh.answer import Segment
 from aigrid.node.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
 
@@ -114,10 +115,16 @@ def internal_error(error: BaseException, request_id: str) -> AigridError:
 
 
 def error_response(
-    error: AigridError, limits: GatewayLimits, headers: Mapping[str, str] | None = None
+    error: AigridError,
+    limits: GatewayLimits,
+    headers: Mapping[str, str] | None = None,
+    *,
+    segments: Sequence[Segment] = (),
 ) -> Response:
-    """An error as an HTTP answer in OpenAI's dialect."""
-    answer = openai.error_answer(error, retry_after_seconds=limits.retry_after_seconds)
+    """An error as an HTTP answer in OpenAI's dialect; `segments` are of the answer that it ends."""
+    answer = openai.error_answer(
+        error, retry_after_seconds=limits.retry_after_seconds, segments=segments
+    )
     return Response(
         answer.body, answer.status, {**answer.headers, **(headers or {})}, media_type=JSON_TYPE
     )

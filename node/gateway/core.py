@@ -166,8 +166,11 @@ class GatewayCore:
             AigridError: the caller may not, or not now.
         """
         self._check(visit, model, _TEXT, most(request))
-        asked = self._inference.infer(model, request, request_id=request_id, caller=visit.caller)
-        return Generation(self, asked, visit, Charge(request))
+        ended: list[Segment] = []
+        asked = self._inference.infer(
+            model, request, request_id=request_id, caller=visit.caller, ended=ended
+        )
+        return Generation(self, asked, visit, Charge(request), ended)
 
     async def run_task(
         self, model: str, request: TaskRequest, *, request_id: str, visit: Visit
@@ -254,7 +257,9 @@ class Generation:
         answering: AbstractAsyncContextManager[Answer],
         visit: Visit,
         charge: Charge,
+        ended: list[Segment] | None = None,
     ) -> None:
+        self._ended_before = [] if ended is None else ended
         self._core = core
         self._answering = answering
         self._visit = visit
@@ -301,8 +306,11 @@ class Generation:
 
     @property
     def segments(self) -> list[Segment]:
-        """Which node produced how much; complete after the last step."""
-        return self.answer.segments
+        """Which node produced how much; complete after the last step, or once left.
+
+        Without an answer: what failed before its first chunk.
+        """
+        return self._ended_before if self._answer is None else self._answer.segments
 
     def cut(self) -> None:
         """End with `shutting_down` at the next wait, or the present one."""

@@ -1,7 +1,8 @@
 """OpenAI's answers: models, completions, chunks and errors as bytes. Pure translation.
 
 Source: https://platform.openai.com/docs/api-reference/chat. Ours on top is the `aigrid` object:
-in the body of a plain answer, in the last chunk of a stream, and in each listed model.
+in the body of a plain answer, in the last chunk of a stream, in what ends an answer that has begun
+and failed, and in each listed model.
 """
 
 import math
@@ -34,8 +35,13 @@ class ErrorAnswer:
     body: bytes
 
 
-def error_answer(error: AigridError, *, retry_after_seconds: float) -> ErrorAnswer:
-    """Translate an error; `retry_after_seconds` is for those that know no better."""
+def error_answer(
+    error: AigridError, *, retry_after_seconds: float, segments: Sequence[Segment] = ()
+) -> ErrorAnswer:
+    """Translate an error; `retry_after_seconds` is for those that know no better.
+
+    `segments` are of the answer that it ends.
+    """
     info = error.info
     headers: dict[str, str] = {}
     if info.http in {429, 503}:
@@ -52,7 +58,7 @@ def error_answer(error: AigridError, *, retry_after_seconds: float) -> ErrorAnsw
         headers["x-should-retry"] = "false"
     if info.http == 401:
         headers["www-authenticate"] = 'Bearer realm="aigrid"'
-    return ErrorAnswer(info.http, headers, _encode({"error": error_object(error)}))
+    return ErrorAnswer(info.http, headers, _error(error, segments))
 
 
 def error_object(error: AigridError) -> dict[str, str | None]:
@@ -186,9 +192,16 @@ class ChunkEncoder:
         return reason + self._end + usage + aigrid + _DONE
 
 
-def error_event(error: AigridError) -> bytes:
+def error_event(error: AigridError, segments: Sequence[Segment] = ()) -> bytes:
     """The last event of a stream that failed; no end mark follows it."""
-    return b"data: " + _encode({"error": error_object(error)}) + b"\n\n"
+    return b"data: " + _error(error, segments) + b"\n\n"
+
+
+def _error(error: AigridError, segments: Sequence[Segment]) -> bytes:
+    body: dict[str, Any] = {"error": error_object(error)}
+    if segments:
+        body["aigrid"] = _aigrid(segments)
+    return _encode(body)
 
 
 def _usage(finish: Finish) -> dict[str, int]:

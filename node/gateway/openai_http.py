@@ -16,6 +16,7 @@ from aigrid.node.gateway.asgi import (
     REQUEST_ID,
     VISIT,
     BodyReader,
+    error_response,
     internal_error,
     until_gone,
 )
@@ -79,24 +80,25 @@ class _Chat:
     limits: GatewayLimits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.call.stream:
-            await until_gone(receive, _Stream(self, send).run)
-            return
-        response = await until_gone(receive, self._plain)
-        await response(scope, receive, send)
-
-    def generate(self) -> Generation:
-        return self.core.generate(
+        generation = self.core.generate(
             self.call.model, self.call.request, request_id=self.request_id, visit=self.visit
         )
+        try:
+            if self.call.stream:
+                await until_gone(receive, _Stream(self, generation, send).run)
+                return
+            response = await until_gone(receive, lambda _nursery: self._plain(generation))
+        except AigridError as error:  # a stream that has begun ends in an event instead
+            response = error_response(error, self.limits, segments=generation.segments)
+        await response(scope, receive, send)
 
     @property
     def completion_id(self) -> str:
         return f"chatcmpl-{self.request_id}"
 
-    async def _plain(self, _nursery: trio.Nursery) -> Response:
+    async def _plain(self, generation: Generation) -> Response:
         created = self.core.now_seconds()
-        async with self.generate() as generation:
+        async with generation:
             steps = [step async for step in generation]
             body = openai.completion(
                 completion_id=self.completion_id,
@@ -112,8 +114,9 @@ class _Chat:
 class _Stream:
     """Server-sent events. Writers take turns; the lock also guards `_began` and `_ended`."""
 
-    def __init__(self, chat: _Chat, send: Send) -> None:
+    def __init__(self, chat: _Chat, generation: Generation, send: Send) -> None:
         self._chat = chat
+        self._generation = generation
         self._send = send
         self._turn = Turn()
         self._began = False
@@ -130,9 +133,9 @@ class _Stream:
             await self._fail(internal_error(error, self._chat.request_id))
 
     async def _events(self) -> None:
-        chat = self._chat
+        chat, generation = self._chat, self._generation
         created = chat.core.now_seconds()
-        async with chat.generate() as generation:
+        async with generation:
             headers = _served_by(generation.answer)
             encoder = openai.ChunkEncoder(
                 completion_id=chat.completion_id,
@@ -158,7 +161,7 @@ class _Stream:
             if not self._began:
                 self._ended = True
                 raise error
-        await self._write(openai.error_event(error), last=True)
+        await self._write(openai.error_event(error, self._generation.segments), last=True)
 
     async def _keep_alive(self) -> None:
         """Send headers without waiting for ever, and a comment whenever the stream is silent."""

@@ -209,7 +209,7 @@ class _Connection:
     async def _send(self, event: Event) -> None:
         """What the protocol wants done."""
         if isinstance(event, RawData):
-            if self._broken:
+            if self._broken or self._closing:
                 await trio.lowlevel.checkpoint()  # so that the reader gets to end the request
             elif event.data:
                 await self._write(event.data)
@@ -223,8 +223,10 @@ class _Connection:
             self._reading.deadline = trio.current_time() + seconds
             if not self._broken and isinstance(self._stream, trio.SocketStream):
                 try:
-                    await self._stream.send_eof()
-                except (*_GONE, trio.BusyResourceError):
+                    # An answer may be on its way out while the reader meets what is no HTTP.
+                    async with self._turn:
+                        await self._stream.send_eof()
+                except _GONE:
                     self.give_up()
             await self._protocol.handle(Closed())
 

@@ -57,11 +57,13 @@ def load(certificate: Path, key: Path) -> ServerTls:
     return ServerTls(context, fingerprint_of(leaf), names_of(leaf))
 
 
-def self_signed(data_dir: Path, names: Iterable[str], *, now_ms: int) -> ServerTls:
+def self_signed(
+    data_dir: Path, names: Iterable[str], *, also: Iterable[str] = (), now_ms: int
+) -> ServerTls:
     """The node's own certificate for `names`, which are DNS names and addresses.
 
     It is kept, so that a client may remember its fingerprint, and made anew only when it ends soon
-    or lacks a name.
+    or lacks a name. What is in `also` gets into it then: a machine's addresses come and go.
 
     Raises:
         UsageError: the data directory cannot be used, or the files in it.
@@ -71,7 +73,7 @@ def self_signed(data_dir: Path, names: Iterable[str], *, now_ms: int) -> ServerT
     wanted = tuple(dict.fromkeys([*_ALWAYS, *names]))
     if not _serves(path, wanted, now):
         try:
-            write_private(path, b"".join(_make(wanted, now)))
+            write_private(path, b"".join(_make(tuple(dict.fromkeys([*wanted, *also])), now)))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}") from None
     return load(path, path)

@@ -88,11 +88,13 @@ class Inference(Protocol):
         request_id: str,
         caller: Caller,
         capability: str = "",
+        ended: list[Segment] | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         """Route a request of `caller` to a node that holds `model` (a name or a model id).
 
         An empty `model` with a `capability` lets the node choose. Entering waits for the first
-        chunk; leaving early cancels the request everywhere.
+        chunk; leaving early cancels the request everywhere. Attempts that failed before theirs, and
+        had begun, are added to `ended`.
 
         Raises:
             NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),

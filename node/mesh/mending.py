@@ -7,6 +7,7 @@ import trio
 
 from aigrid.metagraph.index import Candidate, Index
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.mesh.answer import Segment
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.presenting import Presented, Presenter
@@ -24,6 +25,7 @@ class Asking:
 
     `refusals`: what nodes said whose operators serve others than members. `repeated`: nodes that
     were asked a second time. `waited`: those on whose new offers it has waited, which is done once.
+    `ended`: segments that failed before their first chunk.
     """
 
     request: InferRequest
@@ -33,6 +35,7 @@ class Asking:
     refusals: dict[str, str] = field(default_factory=dict)
     repeated: set[str] = field(default_factory=set)
     waited: set[str] = field(default_factory=set)
+    ended: list[Segment] = field(default_factory=list)
 
 
 class Mending:

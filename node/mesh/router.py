@@ -20,7 +20,7 @@ from aigrid.metagraph.selection import Observation, Ranking, rank
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
-from aigrid.node.mesh.answer import Answer, ModelView, the_one
+from aigrid.node.mesh.answer import Answer, ModelView, Segment, the_one
 from aigrid.node.mesh.mending import Asking, Mending
 from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.segment import AskedSegment, ReceiptBook
@@ -114,9 +114,16 @@ class Router:
         request_id: str,
         capability: str = "",
         caller: Caller = OPERATOR,
+        ended: list[Segment] | None = None,
     ) -> AsyncIterator[Answer]:
         """See `Inference.infer`."""
-        asking = Asking(request, request_id, caller, self._presenter.salt())
+        asking = Asking(
+            request,
+            request_id,
+            caller,
+            self._presenter.salt(),
+            ended=[] if ended is None else ended,
+        )
         ranking = await self._candidates(model, capability)
         problem: AigridError | None = None
         attempt, left, refusals_left = 0, LIMITS.attempts_max, LIMITS.refusals_max
@@ -251,8 +258,8 @@ class Router:
         await self._connect(candidate)
         with self._peers.while_alive(candidate.node):
             remote = await self._ask(stack, candidate, message)
-            segment = self._segment(remote, candidate, asking, presented)
-            await segment.first()
+        segment = self._segment(remote, candidate, asking, presented)
+        await segment.first(self._peers.while_alive(candidate.node))
         return segment
 
     def _segment(
@@ -262,7 +269,7 @@ class Router:
         asking: Asking,
         presented: Presented,
     ) -> AskedSegment:
-        return AskedSegment(
+        segment = AskedSegment(
             batches,
             candidate,
             presented,
@@ -271,6 +278,8 @@ class Router:
             actor=asking.caller.actor,
             now_ms=self._now_ms,
         )
+        segment.segments = asking.ended
+        return segment
 
     async def _ask(
         self, stack: AsyncExitStack, candidate: Candidate, message: Infer

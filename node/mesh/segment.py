@@ -1,5 +1,6 @@
 """One segment of an answer, as whoever asked takes it: batches until `Finish`, and its receipt."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import trio
@@ -17,6 +18,9 @@ from aigrid.protocol.inference import Finish, InferChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.receipt import OutputHash
 
+# After these nobody knows here whether the other node has begun; one that refuses says so.
+_BROKEN_OFF = frozenset({Code.CONNECTION_LOST, Code.TIMEOUT, Code.PROTOCOL_VIOLATION})
+
 
 class ReceiptBook(Protocol):
     """See `node.policy.receipts.Receipts`."""
@@ -30,10 +34,10 @@ class AskedSegment:
     """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment.
 
     Signs of life are not passed on, and none is the beginning of an answer. However the segment
-    ends once it has begun, the receipt for it is kept, or that there is none.
+    ends, the receipt for it is kept, or that there is none, unless the other node refused it.
 
     Attributes:
-        segments: of the answer; this one is added when it ends well.
+        segments: of the answer; this one is added when it ends.
     """
 
     def __init__(
@@ -62,12 +66,22 @@ class AskedSegment:
         self._settled = False
         self.segments: list[Segment] = []
 
-    async def first(self) -> None:
-        """Wait for the first batch. Raises AigridError: another candidate may do better."""
+    async def first(self, waiting: AbstractContextManager[None] | None = None) -> None:
+        """Wait for the first batch, within `waiting`.
+
+        Raises:
+            AigridError: another candidate may do better.
+        """
         try:
-            self._ahead = await self._fetch()
+            with waiting or nullcontext():
+                self._ahead = await self._fetch()
+        except trio.Cancelled:
+            self._begun = True
+            self.left()
+            raise
         except AigridError as error:
-            self._begun = bool(self._batches.receipt)  # it failed over there, and was receipted
+            # What failed over there was receipted.
+            self._begun = bool(self._batches.receipt) or error.code in _BROKEN_OFF
             self.left(error.code)
             raise
         self._begun = True
@@ -92,13 +106,9 @@ class AskedSegment:
         """The segment is over, and not because it was finished: keep what there is of it."""
         if self._settled or not self._begun:
             return
-        self._settled = True
         raw = self._batches.receipt
         raw = raw if isinstance(raw, bytes) or raw is None else raw.raw
-        if raw:
-            self._book.received(raw, self._expected())
-        else:
-            self._book.unreceipted(self._expected(), reason)
+        self._keep(raw or b"", reason)
 
     async def _take(self, batch: tuple[InferChunk, ...]) -> None:
         self._output.add(batch)
@@ -110,23 +120,27 @@ class AskedSegment:
                 # Where tokens come without ids, the end alone says how many there were.
                 self._tokens = self._tokens or chunk.completion_tokens
         if self._finish is not None:
-            kept = await self._settle()
-            own = self._candidate
-            self.segments.append(
-                Segment(own.node, own.model, self._tokens, receipt=kept, receipted=holds(kept))
-            )
+            await self._settle()
 
-    async def _settle(self) -> str:
-        """The id under which the end of the segment is kept."""
+    async def _settle(self) -> None:
+        """Wait for the receipt, and keep the end of the segment."""
         if isinstance(self._batches, RemoteAnswer):
             raw = await self._batches.settle()
         else:
             record = self._batches.receipt
             raw = b"" if record is None else record.raw
+        self._keep(raw, Code.UNRECEIPTED)
+
+    def _keep(self, raw: bytes, reason: Code) -> None:
         self._settled = True
         if raw:
-            return self._book.received(raw, self._expected())
-        return self._book.unreceipted(self._expected())
+            kept = self._book.received(raw, self._expected())
+        else:
+            kept = self._book.unreceipted(self._expected(), reason)
+        own = self._candidate
+        self.segments.append(
+            Segment(own.node, own.model, self._tokens, receipt=kept, receipted=holds(kept))
+        )
 
     def _expected(self) -> Expected:
         binding, finish = self._presented.binding, self._finish

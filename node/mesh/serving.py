@@ -48,7 +48,11 @@ class ServedAnswer:
         return self
 
     async def __anext__(self) -> tuple[InferChunk, ...]:
-        batch = await anext(self._batches)
+        try:
+            batch = await anext(self._batches)
+        except AigridError:
+            self._segment.end("failed")
+            raise
         self._segment.add(batch)
         return batch
 

@@ -159,12 +159,13 @@ def reachable_addresses(listeners: Iterable[trio.SocketListener]) -> tuple[str, 
     found: dict[str, None] = {}
     for listener in listeners:
         host, port = listener.socket.getsockname()[:2]
-        for one in _expand(host):
+        for one in addresses_of(host):
             found.setdefault(str(HostPort(one, port)))
     return tuple(found)[: LIMITS.addresses_max]
 
 
-def _expand(host: str) -> list[str]:
+def addresses_of(host: str) -> list[str]:
+    """An address, or in the place of a wildcard this machine's own of its kind, loopback last."""
     if not ipaddress.ip_address(host).is_unspecified:
         return [host]
     version = ipaddress.ip_address(host).version

@@ -10,6 +10,7 @@ from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.deciding import Wish
 from aigrid.node.policy.explaining import Foresight, Holder
+from aigrid.protocol.credential_kinds import accepts_license
 from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
@@ -133,7 +134,7 @@ class Presenter:
         """The model's licence, if this node or the caller accepts it: others are no concern."""
         body = None if manifest is None else manifest.body
         license_id = body.license if isinstance(body, ModelBody) else ""
-        accepted = license_id in self._accepts or license_id in caller.accepts
+        accepted = accepts_license((*self._accepts, *caller.accepts), license_id)
         return (license_id,) if license_id and accepted else ()
 
     def evidence(self, presented: Presented) -> tuple[bytes, ...]:

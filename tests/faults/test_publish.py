@@ -98,10 +98,17 @@ def asked_record(node: NodeProcess, record: str) -> Any:
 def test_a_gguf_needs_nothing_but_its_path(grid, tmp_path):
     asked, holder = grid
     path = write(tmp_path, tiny_llama()).rename(tmp_path / "Tiny.gguf")
-    said = holder.cli("publish", str(path))["said"]
+    body = holder.cli("publish", str(path))
+    said = body["said"]
     assert (said["name"], said["capability"]) == ("tiny", "text-generation")
     assert said["engine"] == "onnx_text"
     assert asked.cli("find", "text-generation", "--ask")["candidates"]
+    assert body["policy"] is None
+    policy = tmp_path / "policy.toml"
+    policy.write_text('rules = [{ actions = ["invoke"], assignees = ["members"] }]')
+    signed = [{"actions": ["invoke"], "assignees": ["members"]}]
+    assert holder.cli("publish", str(path), "--policy", str(policy))["policy"] == signed
+    assert holder.cli("publish", str(path))["policy"] == signed  # it stays
 
 
 def test_a_model_that_is_not_what_it_is_published_as_is_not_offered(grid, tmp_path):

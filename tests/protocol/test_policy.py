@@ -101,8 +101,9 @@ def test_each_refusal_has_its_code(what: str):
 
 
 def test_it_is_allowed_once_that_is_put_right():
-    licence: dict[str, Any] = {"accepts": frozenset({"MIT"})}
-    assert decision([MEMBER], LICENSED, **licence).allowed
+    for spelled in ("MIT", "mit"):
+        licence: dict[str, Any] = {"accepts": frozenset({"ISC", spelled})}
+        assert decision([MEMBER], LICENSED, **licence).allowed
     here = world.grant(GATEWAY, with_(audience=(NODE.did,), regions=("eu",), targets=("text",)))
     assert decision([here], region="eu").allowed
     assert decision([world.grant(GATEWAY, with_(targets=(MODEL_URN + world.MODEL,)))]).allowed

@@ -189,7 +189,7 @@ async def test_purpose_and_licence_are_asked_for(
     assert await ask(sim, "gateway") == "purpose_not_allowed"
     researching = Caller("alice", "key", purpose="research")
     assert await ask(sim, "gateway", researching) == "license_not_accepted"
-    agreeing = Caller("alice", "key", purpose="research", accepts=("MIT", "Apache-2.0"))
+    agreeing = Caller("alice", "key", purpose="research", accepts=("MIT", "apache-2.0"))
     assert await ask(sim, "gateway", agreeing) == ""
 
 

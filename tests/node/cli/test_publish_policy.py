@@ -53,7 +53,10 @@ def test_a_proposal_shows_the_policy(
     done = cli("publish", model, "--yes")
     assert shown in done.out
     node.answers["propose"] = {**proposal, "policy": None}
-    assert "Policy" not in cli("publish", model, "--yes").out
+    node.answers["publish"] = {"model": "b", "policy": rules}
+    proposed, published = cli("publish", model, "--yes").out.split("Published b")
+    assert "as this node published it before" in " ".join(proposed.split())
+    assert f"Policy: {shown}" in " ".join(published.split())
 
 
 def test_models_are_listed_with_those_who_may_ask_them(cli: Cli, node: ScriptedNode) -> None:

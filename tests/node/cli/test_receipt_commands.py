@@ -69,6 +69,16 @@ def test_filters_are_passed_on(cli: Cli, node: ScriptedNode) -> None:
     assert node.calls == [("receipts", dict(zip(NONE, asked, strict=True)))]
 
 
+def test_filters_that_keep_nothing_do_not_say_that_nothing_was(
+    cli: Cli, node: ScriptedNode
+) -> None:
+    node.answers["receipts"] = {"receipts": [], "more": False}
+    node.answers["receipt_totals"] = {"by": "peer", "totals": [], "more": False}
+    for options in ((), ("--totals", "peer"), ("--limit", "3")):
+        assert "Nothing was served" in cli("receipts", *options).out
+        assert "Nothing kept fits" in cli("receipts", *options, "--state", "disputed").out
+
+
 @pytest.mark.parametrize("by", ["actor", "model", "peer"])
 def test_receipts_are_summed(cli: Cli, node: ScriptedNode, by: str) -> None:
     body = {"by": by, "totals": [{by: "x", "role": "asked", "requests": 3}], "more": False}
@@ -111,6 +121,21 @@ def test_one_that_does_not_hold_ends_in_its_status(cli: Cli, node: ScriptedNode)
     assert cli("receipts", "show", "local-1").status == 1
 
 
+def test_one_is_written_as_it_was_signed(cli: Cli, node: ScriptedNode, tmp_path: Path) -> None:
+    raw, path = receipt().raw, tmp_path / "receipt.json"
+    node.answers["receipt_show"] = {**SHOWN, "record": json.loads(raw), "salt": "07"}
+    done = cli("receipts", "show", "bagaaiera", "--salt", "--out", str(path))
+    assert done.status == 0
+    assert path.read_bytes() == raw
+    assert "07" in done.out
+    node.answers["receipt_show"] = {**SHOWN, "record": json.loads(raw)}
+    assert "Salt" not in cli("receipts", "show", "bagaaiera", "--out", str(path)).out
+    assert cli("receipts", "show", "bagaaiera", "--out", str(tmp_path)).status == 2
+    node.answers["receipt_show"] = {**SHOWN, "record": None}
+    done = cli("receipts", "show", "local-1", "--out", str(path))
+    assert (done.status, "no receipt" in done.err) == (2, True)
+
+
 @pytest.fixture
 def chat(tmp_path: Path) -> str:
     path = tmp_path / "request.json"
@@ -136,7 +161,9 @@ def test_a_kept_one_is_proved_by_the_node(
 
 def test_a_file_is_proved_without_a_node(cli: Cli, tmp_path: Path, chat: str) -> None:
     path = tmp_path / "receipt.json"
-    path.write_bytes(receipt(at_ms=now_ms()).raw + b"\n")
+    raw = receipt(at_ms=now_ms()).raw
+    spaced = json.dumps(json.loads(raw)).encode()
+    path.write_bytes(raw + b"\n")
 
     def verify(*options: str) -> Any:
         return cli("receipts", "verify", str(path), "--request", chat, *options, "--json")
@@ -148,9 +175,13 @@ def test_a_file_is_proved_without_a_node(cli: Cli, tmp_path: Path, chat: str) ->
     assert (done.status, done.body["request"]) == (1, False)
     for salt in ("", "07", "zz" * 16):
         assert verify("--salt", salt).status == 2
-    path.write_bytes(b"{}")
-    done = verify("--salt", SALT.hex())
-    assert (done.status, done.body["code"]) == (1, "unsigned")
+    for raw, code in ((b"{}", "unsigned"), (b"Receipt", "malformed"), (spaced, "not_canonical")):
+        path.write_bytes(raw)
+        done = verify("--salt", SALT.hex())
+        assert (done.status, done.body["code"]) == (1, code)
+        done = cli("receipts", "verify", str(path), "--request", chat, "--salt", SALT.hex())
+        assert f"{path} is no receipt as it was signed" in done.out.replace("\n", " ")
+        assert "not of this request" not in done.out
     path.unlink()
     assert verify("--salt", SALT.hex()).status == 2
     assert verify().status == 2  # taken for an id, and no node is running

@@ -20,13 +20,14 @@ from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces
 from aigrid.protocol.canonical import content_id
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
 
 NODE = "12D3KooWSecondNode"
 MODEL = "bafymodel"
 NAME = "org/tiny:1"
 RECEIPT = content_id(b"receipt")
+BROKEN = "local-0123"  # where there is none
 NOW_MS = 1_700_000_000_123
 
 Batch = tuple[InferChunk, ...] | AigridError | Exception | float
@@ -69,18 +70,21 @@ class ScriptedMesh:
         request_id: str,
         caller: Caller,
         capability: str = "",
+        ended: list[Segment] | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
-        return self._infer(model, request, request_id)
+        return self._infer(model, request, request_id, [] if ended is None else ended)
 
     @asynccontextmanager
     async def _infer(
-        self, model: str, request: InferRequest, request_id: str
+        self, model: str, request: InferRequest, request_id: str, ended: list[Segment]
     ) -> AsyncIterator[Answer]:
         self.asked.append((model, request, request_id))
         self.entered.set()
         try:
             if self.before_first is not None:
+                if isinstance(self.before_first, RemoteError):
+                    ended.append(Segment(NODE, MODEL, 0, BROKEN))
                 await _play(self.before_first)
             segments: list[Segment] = []
             chunks = self._chunks(segments)
@@ -99,7 +103,11 @@ class ScriptedMesh:
     async def _chunks(self, segments: list[Segment]) -> AsyncIterator[tuple[InferChunk, ...]]:
         tokens = 0
         for batch in self.script:
-            chunks = await _play(batch)
+            try:
+                chunks = await _play(batch)
+            except AigridError:
+                segments.append(Segment(NODE, MODEL, tokens, BROKEN))
+                raise
             if chunks is not None:
                 tokens += sum(len(c.token_ids) for c in chunks if isinstance(c, TextChunk))
                 yield chunks

@@ -1,12 +1,15 @@
 """Clients that leave, clients that do not read, and a node that stops."""
 
+import json
 import socket
 
 import pytest
 import trio
 import trio.testing
 from tests.node.gateway.double import (
+    BROKEN,
     HELLO,
+    NODE,
     ScriptedMesh,
     chat_bytes,
     connect,
@@ -17,7 +20,7 @@ from tests.node.gateway.double import (
     text,
 )
 
-from aigrid.protocol.errors import Code
+from aigrid.protocol.errors import Code, NoCandidateError, RemoteError
 from aigrid.protocol.inference import Finish, TextChunk
 
 pytestmark = pytest.mark.trio
@@ -179,3 +182,31 @@ async def test_silent_connections_are_closed_at_once_when_the_node_stops() -> No
             await served.stop()
             assert await read_all(silent) == b""
             assert await read_all(kept) == b""
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_names_what_is_kept_of_the_answer_that_it_ends(
+    stream: bool, begun: bool
+) -> None:
+    error = RemoteError("It died.", Code.CONNECTION_LOST)
+    if begun:
+        mesh = ScriptedMesh((text("Hello", " you"), error))
+    else:
+        mesh = ScriptedMesh(before_first=error)
+    async with gateway(mesh) as (_, address):
+        with trio.fail_after(5):
+            answer = await read_all(await connect(address, chat_bytes(stream=stream)))
+    start = answer.rindex(b'{"error"')
+    body = json.loads(answer[start : answer.rindex(b"}") + 1])
+    assert body["error"]["code"] == "connection_lost"
+    (segment,) = body["aigrid"]["segments"]
+    assert (segment["receipt"], segment["receipted"]) == (BROKEN, False)
+    assert (segment["node"], segment["tokens"]) == (NODE, 2 if begun else 0)
+
+
+async def test_an_error_of_what_nobody_began_names_nothing() -> None:
+    mesh = ScriptedMesh(before_first=NoCandidateError("Nobody."))
+    async with gateway(mesh) as (_, address):
+        with trio.fail_after(5):
+            assert b'"aigrid"' not in await read_all(await connect(address, chat_bytes()))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 from tests.node.gateway.double import (
     NAME,
     ScriptedMesh,
@@ -242,6 +243,17 @@ async def test_the_next_header_on_a_kept_connection_has_its_own_time(behind_anot
 )
 async def test_what_is_no_http_1_is_refused(data: bytes, status: bytes) -> None:
     assert (await exchange(data)).split()[1] == status
+
+
+async def test_a_body_that_is_none_does_not_get_in_the_way_of_an_answer() -> None:
+    expecting = ("Transfer-Encoding: chunked", "Expect: 100-continue")
+    data = head("GET", "/healthz", *expecting) + b"ZZZ\r\n"
+    with capture_logs() as logs:
+        async with gateway(ScriptedMesh(), linger_seconds=0.05) as (_, address):
+            with trio.fail_after(10):
+                for _ in range(50):  # each order of what is ready at once is as likely
+                    assert (await read_all(await connect(address, data))).startswith(b"HTTP/1.1")
+    assert {entry["event"] for entry in logs} == {"request"}
 
 
 @pytest.mark.parametrize("upgrade", ["websocket", "h2c"])

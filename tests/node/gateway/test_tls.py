@@ -220,6 +220,15 @@ def test_a_certificate_of_our_own_is_private_and_stays_the_same(tmp_path: Path) 
     assert len({first.fingerprint, later.fingerprint, more.fingerprint}) == 3
 
 
+def test_addresses_that_come_and_go_are_no_reason_for_another(tmp_path: Path) -> None:
+    first = self_signed(tmp_path, ("a.example.org",), also=("192.0.2.1", "::1"), now_ms=NOW)
+    assert "192.0.2.1" in first.names
+    again = self_signed(tmp_path, ("a.example.org",), also=("192.0.2.2",), now_ms=NOW)
+    assert again.fingerprint == first.fingerprint
+    named = self_signed(tmp_path, ("192.0.2.2",), also=(), now_ms=NOW)
+    assert "192.0.2.2" in named.names
+
+
 def test_what_is_no_certificate_is_a_sentence(tmp_path: Path) -> None:
     good, other = tmp_path / "a", tmp_path / "b"
     for folder in (good, other):

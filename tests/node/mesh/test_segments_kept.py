@@ -6,6 +6,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.mesh.answer import Segment
 from aigrid.node.policy.receipt_queries import Filters, newest, problem_of
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import TextRequest
@@ -36,8 +37,8 @@ async def kept(node):
     return (await newest(node.policy.receipts.database, Filters(), limit=10))[0]
 
 
-async def ask(node, request=HELLO):
-    async with node.router.infer("parrot", request, request_id="request-1") as answer:
+async def ask(node, request=HELLO, **more):
+    async with node.router.infer("parrot", request, request_id="request-1", **more) as answer:
         async for _ in answer.chunks:
             pass
     return answer.segments
@@ -125,3 +126,58 @@ async def test_a_segment_that_failed_before_its_first_chunk_is_kept_at_both_ends
     (asked,), (served,) = await kept(asker), await kept(holder)
     assert (asked.id, asked.state) == (served.id, "receipted")
     assert b'"reason":"failed"' in (asked.raw or b"")
+
+
+async def test_a_failure_of_ones_own_is_kept_as_such_at_both_ends(sim, autojump_clock):
+    _, holder = await grid(sim)
+    with pytest.raises(AigridError):  # words alone
+        await ask(holder, TextRequest(token_ids=(1, 2, 3)))
+    asked, served = sorted(await kept(holder), key=lambda row: row.role)
+    assert (asked.id, asked.state) == (served.id, "receipted")
+    assert b'"reason":"failed"' in (served.raw or b"")
+
+
+async def test_a_request_that_was_left_before_its_first_chunk_is_kept_at_both_ends(
+    sim, autojump_clock
+):
+    asker, holder = await grid(sim, delay_ms=5000)
+    with trio.move_on_after(2):
+        await ask(asker)
+    (row,) = await kept(asker)
+    assert (row.state, row.code, row.completion_tokens) == ("unreceipted", "cancelled", 0)
+    await eventually(lambda: not holder.serving.running, seconds=3)
+    (served,) = await kept(holder)
+    assert (served.request_id, served.state) == (row.request_id, "receipted")
+
+
+@pytest.mark.parametrize(("silent", "code"), [(False, "connection_lost"), (True, "timeout")])
+async def test_a_node_that_is_gone_before_its_first_chunk_is_kept_as_that(
+    sim, autojump_clock, *, silent, code
+):
+    asker, holder = await grid(sim, delay_ms=600_000)
+    async with trio.open_nursery() as nursery:
+
+        async def go():
+            await trio.sleep(1)
+            if silent:
+                sim.network.freeze(holder.identity.peer_id)
+            else:
+                sim.kill("holder")
+
+        nursery.start_soon(go)
+        ended: list[Segment] = []
+        with pytest.raises(AigridError):
+            await ask(asker, ended=ended)
+    (row,) = await kept(asker)
+    assert (row.state, row.code, row.completion_tokens) == ("unreceipted", code, 0)
+    assert [segment.receipt for segment in ended] == [row.id]
+
+
+async def test_a_refusal_is_no_segment(sim, autojump_clock):
+    asker, holder = await grid(sim)
+    holder.policy.decider.own = replace(
+        holder.policy.decider.own, operator=OperatorPolicy(serves=frozenset())
+    )
+    with pytest.raises(AigridError):
+        await ask(asker)
+    assert await kept(asker) == await kept(holder) == []
