@@ -30,6 +30,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "grid": node.grid.did,
         "authority": node.grid.authority is not None,
         "rotation_pending": node.rotating.pending,
+        "rotation_waits_for": node.rotating.waits_for,
         "open": node.config.open_to_strangers,
         "listen": list(node.transport.listen_addresses),
         "gateway": node.policy.access.gateway(),

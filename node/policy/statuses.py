@@ -189,6 +189,25 @@ class StatusKeeper:
         if self._graph.revocations.list_of(record.issuer, self._identity.did, now_ms) is None:
             self._sign(record.issuer, self._identity)
 
+    def speak_for(self, delegations: Sequence[Record]) -> None:
+        """Sign the status lists of those who let this node, as its former keys do.
+
+        Failures are logged: at the next start, then.
+        """
+        for record in delegations:
+            if record.valid_until_ms <= self._now_ms():
+                continue
+            try:
+                self.sponsor(record)
+                self._graph.ingest(record.raw, now_ms=self._now_ms(), received_from=None)
+            except AigridError as error:
+                log.warning(
+                    "no word for a former key",
+                    former=record.issuer,
+                    code=error.code.value,
+                    reason=error.message,
+                )
+
     def undelegate(self, did: str) -> None:
         """Let `did` sign the grid's status list no more; the authority's key is here."""
         grid = self._graph.grid
