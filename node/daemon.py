@@ -150,6 +150,7 @@ def _ready_event(node: Node, gateway: dict[str, str]) -> dict[str, Any]:
         "peer_id": node.identity.peer_id,
         "did": node.identity.did,
         "grid": node.grid.did,
+        "authority": node.grid.authority is not None,
         **gateway,
         "listen": [
             f"{address}/p2p/{node.identity.peer_id}" for address in node.transport.listen_addresses

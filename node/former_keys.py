@@ -30,7 +30,7 @@ def delegated_to(data_dir: Path, did: str) -> list[Record]:
     found = []
     try:
         with (data_dir / FORMER_KEYS_FILE).open("rb") as file:
-            lines = file.read(2 * LIMITS.former_keys_max * LIMITS.join_max_bytes).splitlines()
+            lines = file.read(2 * LIMITS.status_owners_max * LIMITS.join_max_bytes).splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -65,7 +65,7 @@ def hand_on(
         if former is not None and earlier.valid_until_ms > now_ms:
             # Nothing that it issued is valid for longer than what it signed first.
             said.append(_delegation(former, new, now_ms, earlier.valid_until_ms))
-    kept = said[: LIMITS.former_keys_max]
+    kept = said[: LIMITS.status_owners_max]
     keys.write_private(data_dir / FORMER_KEYS_FILE, _lines([*kept, *before]))
 
 

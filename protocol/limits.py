@@ -302,7 +302,6 @@ class Limits:
     key_operations_max: int = _limit(8, "passes that a key file may ask for")
     passphrase_max_bytes: int = _limit(1024, "a passphrase in UTF-8")
     keys_retired_max: int = _limit(256, "retired keys that `aigrid id protect` looks at")
-    former_keys_max: int = _limit(16, "keys it has had whose status lists a node signs")
     log_max_bytes: int = _limit(8 * MIB, "the log file before it is rotated")
     control_connections_max: int = _limit(64, "commands connected to a running node at once")
     disk_spare_bytes: int = _limit(64 * MIB, "left free on the disk when a model is added")

@@ -106,7 +106,8 @@ class StatusKeeper:
         signers = self._signers(entry.issuer)
         if not signers:
             raise PolicyDeniedError(
-                f"this node is neither {entry.issuer} nor signs its status list",
+                f"it was issued by {entry.issuer}, which is not this node and does not let it"
+                " revoke; run `aigrid credential revoke` there",
                 Code.NOT_AUTHORITY,
             )
         signed = [self._sign(entry.issuer, identity, entry.index) for identity in signers]
@@ -158,7 +159,7 @@ class StatusKeeper:
             if did == owner:
                 raise UsageError("who issues signs anyway: name others")
             if did not in members:
-                raise UsageError(f"{did[:80]} is not a member")
+                raise UsageError(f"{did[:80]} is not a member; `aigrid peers` lists those who are")
         if len(delegates) > LIMITS.status_delegates_max:
             raise UsageError(f"at most {LIMITS.status_delegates_max} may be named")
         needed = len(delegates) // 2 + 1 if quorum is None else quorum

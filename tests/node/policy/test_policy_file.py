@@ -138,7 +138,7 @@ def test_me_is_this_node():
         ),
         (
             f'[[rules]]\nactions = ["invoke"]\nassignees = ["{ME[:-1]}"]',
-            r"rules\[0\]: ",
+            r"rules\[0\].assignees: .* neither me, nor members, nor anyone, nor a DID",
         ),
         (json.dumps({"rules": [{}] * (LIMITS.policy_rules_max + 1)}), "more than 16 rules"),
         ("#" * (LIMITS.policy_file_max_bytes + 1), "larger than"),
