@@ -274,6 +274,8 @@ def _hand_over(body: dict[str, Any], out: Path | None, *, as_json: bool) -> None
 
     def person(_: dict[str, Any]) -> None:
         render.note(f"credential {body['credential']}, valid until {body['valid_until']}")
+        for one in body.get("notes", ()):
+            render.note(one)
         if body["delivered"]:
             render.note("its holder's node has it now")
         else:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from aigrid.node.setting import is_region
 from aigrid.protocol.canonical import plain
 from aigrid.protocol.credential_kinds import ANYONE, MEMBERS, Rule, check_rules
 from aigrid.protocol.errors import UsageError, VerificationError
@@ -85,6 +86,10 @@ def _rule(value: Any, place: str, me: str) -> Rule:
         found[name] = tuple(sorted(set(wished)))
     for one in found.get("assignees", ()):
         _check_assignee(one, place)
+    for one in found.get("regions", ()):
+        if not is_region(one):
+            text = f"{one[:64]!r} is no region such as eu or us-west"
+            raise UsageError(f"the policy: {place}.regions: {text}")
     if "accept_license" in found:
         found["acceptLicense"] = found.pop("accept_license")
     try:
