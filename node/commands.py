@@ -11,6 +11,7 @@ from aigrid.metagraph.terms import RECORD_URN
 from aigrid.node import credential_commands
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.credential_terms import check_did
 from aigrid.node.delegate_commands import Delegates, delegates
 from aigrid.node.finding import (
     Find,
@@ -326,6 +327,7 @@ class NodeCommands:
         return {"ok": True, "code": "", "record": record.content_id}
 
     async def _invite(self, params: Did, _: Emit) -> dict[str, Any]:
+        check_did(params.did)
         invitation = self._node.grid.invite(params.did)
         return {
             "invitation": invitation_text(invitation),

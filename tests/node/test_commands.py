@@ -162,7 +162,7 @@ async def test_an_invitation_is_printed_and_joins(sim, autojump_clock):
     joined = await b("join", invitation=invited["invitation"])
     assert joined == {"grid": a.node.grid.did, "state": "member"}
     assert await b.refused("invite", did=SOMEBODY.did) is Code.NOT_AUTHORITY
-    assert await a.refused("invite", did="did:web:x") is Code.MALFORMED
+    assert await a.refused("invite", did="did:web:x") is Code.USAGE
     assert await b.refused("join", invitation="rubbish") is Code.INVITATION_INVALID
 
 
@@ -256,6 +256,8 @@ async def test_delegates_are_named_shown_and_taken_back(sim, autojump_clock):
     assert (nobody["owner"], nobody["delegates"], nobody["quorum"]) == (grid, [], 0)
     assert await b.refused("delegates", dids=[did]) is Code.NOT_AUTHORITY
     assert await a.refused("delegates", dids=[SOMEBODY.did]) is Code.USAGE
+    assert await a.refused("delegates", dids=["nonsense"]) is Code.USAGE
+    assert await a.refused("delegates", dids=["did:key:nonsense"]) is Code.USAGE
     assert await a.refused("delegates", dids=[did], none=True) is Code.USAGE
     assert await a.refused("delegates", quorum=1) is Code.USAGE
     assert await a.refused("delegates", dids=[did], quorum=2) is Code.USAGE
