@@ -10,6 +10,7 @@ from aigrid.metagraph.query import AnswerFormat, formats_of
 from aigrid.metagraph.terms import RECORD_URN
 from aigrid.node import credential_commands
 from aigrid.node.app import Node
+from aigrid.node.ask_command import Ask, ask
 from aigrid.node.control import Emit
 from aigrid.node.credential_terms import check_did
 from aigrid.node.delegate_commands import Delegates, delegates
@@ -20,7 +21,6 @@ from aigrid.node.finding import (
     find,
 )
 from aigrid.node.key_commands import key_methods
-from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy_commands import Explain, explain
 from aigrid.node.publish_commands import (
     Publish,
@@ -50,7 +50,6 @@ from aigrid.protocol.errors import (
     VerificationError,
 )
 from aigrid.protocol.identity import did_of_peer_id, peer_id_of_did
-from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
 from aigrid.protocol.kinds import CapabilityBody, Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.membership import invitation_text
@@ -58,9 +57,6 @@ from aigrid.protocol.record import check_time, verify_form_and_signature
 from aigrid.protocol.timestamp import format_ms
 
 Method = Callable[[Any, Emit], Awaitable[dict[str, Any]]]
-# One question at a terminal: short, and steady enough for a small model.
-_ASK_TOKENS, _ASK_TEMPERATURE, _ASK_TOP_P = 512, 0.2, 0.9
-
 _EXPORT_RECORDS = 64  # in one event; of up to `record_max_bytes` each
 _FORMATS: dict[str, tuple[AnswerFormat, ...]] = {
     "": (),
@@ -114,14 +110,6 @@ class Model(msgspec.Struct, forbid_unknown_fields=True):
     model: str
 
 
-class Ask(msgspec.Struct, forbid_unknown_fields=True):
-    """A question; without a model, any that has the capability."""
-
-    text: str
-    model: str | None = None
-    capability: str | None = None
-
-
 class Raw(msgspec.Struct, forbid_unknown_fields=True):
     """A record's canonical JSON."""
 
@@ -165,7 +153,7 @@ class NodeCommands:
             "publish_upstream": (PublishUpstream, partial(publish_upstream, node)),
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
-            "ask": (Ask, self._ask),
+            "ask": (Ask, partial(ask, node)),
             "capability_publish": (NewCapability, self._capability_publish),
             "capability_withdraw": (Name, self._capability_withdraw),
             "query": (Query, self._query),
@@ -225,31 +213,6 @@ class NodeCommands:
 
     async def _find(self, params: Find, _: Emit) -> dict[str, Any]:
         return await find(self._node, params)
-
-    async def _ask(self, params: Ask, emit: Emit) -> dict[str, Any]:
-        node = self._node
-        capability = "" if params.model else params.capability or "text-generation"
-        request = TextRequest(
-            messages=(ChatMessage("user", params.text),),
-            max_tokens=_ASK_TOKENS,
-            temperature=_ASK_TEMPERATURE,
-            top_p=_ASK_TOP_P,
-        )
-        parts: list[str] = []
-        async with node.router.infer(
-            params.model or "",
-            request,
-            request_id=node.new_request_id(),
-            caller=OPERATOR,
-            capability=capability,
-        ) as answer:
-            async for batch in answer.chunks:
-                for chunk in batch:
-                    if isinstance(chunk, TextChunk) and chunk.text:
-                        parts.append(chunk.text)
-                        await emit({"text": chunk.text})
-        segments = [msgspec.to_builtins(segment) for segment in answer.segments]
-        return {"text": "".join(parts), "model": answer.name, "segments": segments}
 
     async def _capability_publish(self, params: NewCapability, _: Emit) -> dict[str, Any]:
         node, now_ms = self._node, self._node.now_ms()

@@ -19,6 +19,7 @@ from aigrid.node.credential_terms import (
 from aigrid.node.policy.links import Chain, in_order, on_behalf_of
 from aigrid.node.policy.wallet import Kept
 from aigrid.protocol import chain as chains
+from aigrid.protocol.chain import Broken
 from aigrid.protocol.errors import Code, InvalidRequestError, PolicyDeniedError, UsageError
 from aigrid.protocol.record import Record, verify_form_and_signature
 from aigrid.protocol.status import Standing, standing
@@ -41,13 +42,13 @@ class PassOn(Worded, kw_only=True):
 
 
 class Id(msgspec.Struct, forbid_unknown_fields=True):
-    """A credential's content id."""
+    """A credential's content id, or the end of it: see `Wallet.get`."""
 
     id: str
 
 
 class OneCredential(msgspec.Struct, forbid_unknown_fields=True):
-    """A credential by its content id, or as its canonical JSON."""
+    """A credential by its content id or the end of it, or as its canonical JSON."""
 
     id: str = ""
     raw: str = ""
@@ -85,11 +86,14 @@ async def delegate(node: Node, params: PassOn, _: Emit) -> dict[str, Any]:
     """Sign a delegation of what is held, and send it to its holder's node."""
     check_did(params.to)
     wallet = node.policy.wallet
-    parent = wallet.get(params.id).record
+    parents = wallet.chain(params.id)
+    problem = _problem(node, parents)
+    if problem is not None and problem.code is not Code.STATUS_STALE:  # that may pass
+        raise PolicyDeniedError(f"nothing to pass on: {problem.text}", problem.code)
     chain = wallet.delegate(
-        params.id,
+        parents[-1].content_id,
         params.to,
-        narrowed(node, chains.permission_of(parent), params),
+        narrowed(node, chains.permission_of(parents[-1]), params),
         terms_of(params),
         on_behalf=params.on_behalf,
     )
@@ -126,18 +130,20 @@ async def take(node: Node, params: Credentials, _: Emit) -> dict[str, Any]:
     """Hold a chain that ends at this node."""
     raws = [text.strip().encode("utf-8", "replace") for text in params.credentials]
     kept = node.policy.wallet.take(raws)
-    return {"credentials": [_about(node, record) for record in kept]}
+    wallet = node.policy.wallet
+    return {"credentials": [_about(node, wallet.chain(one)) for one in kept]}
 
 
 async def forget(node: Node, params: Id, _: Emit) -> dict[str, Any]:
     """Hold a credential no longer."""
-    if not node.policy.wallet.forget(params.id):
+    credential = node.policy.wallet.get(params.id).record.content_id
+    if not node.policy.wallet.forget(credential):
         raise InvalidRequestError(
             f"no credential {params.id[:64]} is held here; `aigrid credential list --held` shows "
             "those that are",
             Code.NOT_FOUND,
         )
-    return {"credential": params.id, "state": "forgotten"}
+    return {"credential": credential, "state": "forgotten"}
 
 
 def methods(node: Node) -> dict[str, tuple[type[msgspec.Struct], Any]]:
@@ -182,9 +188,7 @@ def _parsed(text: str) -> Record:
 
 def _said(node: Node, chain: Chain) -> dict[str, Any]:
     """A chain, and whether it holds for whoever it ends at."""
-    statuses, now_ms = node.statuses.known(), node.now_ms()
-    found = chains.check(chain, chain[-1].subject, statuses, now_ms)
-    broken = found if isinstance(found, chains.Broken) else None
+    broken = _problem(node, chain)
     return {
         "ok": broken is None,
         "code": broken.code.value if broken is not None else "",
@@ -193,12 +197,24 @@ def _said(node: Node, chain: Chain) -> dict[str, Any]:
         "owner": chain[0].issuer,
         "holder": chain[-1].subject,
         "on_behalf": on_behalf_of(chain[-1]),
-        "links": [_about(node, link) for link in chain],
+        "links": [_about(node, chain[:end]) for end in range(1, len(chain) + 1)],
     }
 
 
+def _problem(node: Node, chain: Chain) -> Broken | None:
+    """Why a chain does not count now for whoever it ends at, or None."""
+    found = chains.check(chain, chain[-1].subject, node.statuses.known(), node.now_ms())
+    if isinstance(found, Broken):
+        return found
+    name, newest = chain[-1].content_id, node.local.successor_of(chain[-1].subject)
+    if newest is None and not node.policy.wallet.is_stray(name):
+        return None
+    text = f"its holder has changed its key, and is {newest or node.identity.did} now"
+    return Broken(Code.NOT_HOLDER, text, name)
+
+
 def _listed(node: Node, kept: Kept) -> dict[str, Any]:
-    about = _about(node, kept.record)
+    about = _about(node, node.policy.wallet.chain(kept.record))
     del about["record"]  # `show` has it
     return {
         **about,
@@ -208,7 +224,9 @@ def _listed(node: Node, kept: Kept) -> dict[str, Any]:
     }
 
 
-def _about(node: Node, record: Record) -> dict[str, Any]:
+def _about(node: Node, chain: Chain) -> dict[str, Any]:
+    """The last of a chain."""
+    record = chain[-1]
     return {
         "id": record.content_id,
         "kind": record.kind.value,
@@ -216,14 +234,21 @@ def _about(node: Node, record: Record) -> dict[str, Any]:
         "holder": record.subject,
         **permission_said(record),
         "valid_until": format_ms(record.valid_until_ms),
-        "standing": _standing(node, record),
+        "standing": _standing(node, chain),
         "record": msgspec.json.decode(record.raw),
     }
 
 
-def _standing(node: Node, record: Record) -> str:
-    """`good`, `revoked`, `stale` or `expired`; what is revoked stays so when it expires."""
-    found = standing(record, node.statuses.known(), node.now_ms())
-    if found is not Standing.REVOKED and record.valid_until_ms <= node.now_ms():
-        return "expired"
-    return found.value
+def _standing(node: Node, chain: Chain) -> str:
+    """`good`, `revoked`, `stale`, or the code of what is wrong with it or what it comes from.
+
+    What is revoked stays so when it expires.
+    """
+    statuses, now_ms = node.statuses.known(), node.now_ms()
+    if any(standing(link, statuses, now_ms) is Standing.REVOKED for link in chain):
+        return Standing.REVOKED.value
+    problem = _problem(node, chain)
+    if problem is None:
+        return Standing.GOOD.value
+    stale = problem.code is Code.STATUS_STALE
+    return Standing.STALE.value if stale else problem.code.value

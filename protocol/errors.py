@@ -255,11 +255,11 @@ CODES: dict[Code, CodeInfo] = {
     Code.NO_GRANT: _denied("Ask the model's owner for a grant: `aigrid credential issue`."),
     Code.ACTION_NOT_ALLOWED: _denied("Ask the model's owner to permit the action."),
     Code.TARGET_NOT_COVERED: _denied("Ask the issuer for a credential that covers the model."),
-    Code.PURPOSE_NOT_ALLOWED: _denied("Name a purpose that is permitted: `x-aigrid-purpose`."),
+    Code.PURPOSE_NOT_ALLOWED: _denied("Name a permitted one: `x-aigrid-purpose` or `--purpose`."),
     Code.REGION_NOT_ALLOWED: _denied("Ask a node in a region that is permitted."),
     Code.AUDIENCE_NOT_ALLOWED: _denied("Ask a node that the credential names."),
     Code.LICENSE_NOT_ACCEPTED: _denied(
-        "Accept the model's licence: `x-aigrid-accept-license`, or `accept_licenses`."
+        "Accept the licence: `x-aigrid-accept-license`, `--accept-license`, `accept_licenses`."
     ),
     Code.OVER_BUDGET: _elsewhere(429, "Wait for the time in Retry-After."),
     Code.RATE_LIMITED: _elsewhere(429, "Wait for the time in Retry-After."),

@@ -111,9 +111,10 @@ class Limits:
     presentation_credentials_max: int = _limit(5, "credentials in one: a Membership and a chain")
     presentation_ttl_seconds: int = _limit(300, "longest validity of a presentation")
     presentation_default_seconds: int = _limit(120, "validity of one as made here")
+    presentation_own_seconds: int = _limit(10, "the same, for this node itself")
     presentation_licenses_max: int = _limit(16, "licences accepted in one")
     nonces_kept_max: int = _limit(256 * KIB, "presentations remembered, so that none serves twice")
-    nonces_of_one_max: int = _limit(16 * KIB, "of these, from one holder")
+    nonces_of_one_max: int = _limit(64 * KIB, "of these, from one node or actor")
     credentials_verified_max: int = _limit(4096, "credentials remembered as verified")
     credentials_held_max: int = _limit(1024, "credentials of others that a node keeps")
     receipts_kept_max: int = _limit(100_000, "segments served and asked for that a node remembers")
@@ -241,9 +242,7 @@ class Limits:
     actors_max: int = _limit(1024, "API keys, and callers with a key pair of their own")
     actor_names_max: int = _limit(64, "models or capabilities that one of them may be held to")
     auth_failures_burst: int = _limit(32, "refused callers that hear so at once")
-    auth_failures_per_second: float = _limit(
-        100.0, "the same, sustained; the others wait their turn"
-    )
+    auth_failures_per_second: float = _limit(100.0, "the same, sustained; the others wait")
     auth_failures_held_max: int = _limit(256, "refused callers waiting for that")
     signature_age_seconds: int = _limit(60, "age of a signed HTTP request")
     signature_skew_seconds: int = _limit(5, "how far in its future it may have been made")

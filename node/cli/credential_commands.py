@@ -63,22 +63,17 @@ StatusAge = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write it there, to be carried.")
 ]
-Id = Annotated[str, typer.Argument(metavar="ID", help="From `aigrid credential list`.")]
+Id = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="From `aigrid credential list`, or the end of it."),
+]
 File = Annotated[
     Path, typer.Argument(metavar="FILE", help="One credential a line, as printed; - for stdin.")
 ]
 IdOrFile = Annotated[
-    str, typer.Argument(metavar="ID|FILE", help="From `aigrid credential list`, or a file.")
+    str,
+    typer.Argument(metavar="ID|FILE", help="From `aigrid credential list`, or its end; or a file."),
 ]
-_COLUMNS = {
-    "kind": "KIND",
-    "issuer": "FROM",
-    "holder": "TO",
-    "what": "WHAT",
-    "valid_until": "UNTIL",
-    "standing": "STANDING",
-    "id": "ID",
-}
 
 
 @credential_app.command()
@@ -335,8 +330,15 @@ def _show_chain(body: dict[str, Any]) -> None:
 
 
 def _show_list(body: dict[str, Any]) -> None:
-    lines = [{**one, "what": what_of(one.get("permission", {}))} for one in body["credentials"]]
-    render.rows(lines, _COLUMNS, empty="No credentials yet: aigrid credential issue --to DID ...")
+    """Lines that nothing wraps: ids and DIDs are made to be copied."""
+    for one in body["credentials"]:
+        render.say(one["id"], style="bold")
+        render.say(f"    {one['kind']}, {one['standing']}, until {one['valid_until']}")
+        render.say(f"    from {one['issuer']}")
+        render.say(f"    to   {one['holder']}")
+        render.say(f"    may  {what_of(one.get('permission', {}))}")
+    if not body["credentials"]:
+        render.say("No credentials yet: aigrid credential issue --to DID ...")
 
 
 def _next_step(code: str) -> str:

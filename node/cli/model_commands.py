@@ -147,6 +147,17 @@ def ask(
     model: Annotated[str | None, typer.Option(help="Its name or id; default: any.")] = None,
     capability: Annotated[str | None, typer.Option(help="Instead of a model.")] = None,
     *,
+    purpose: Annotated[str | None, typer.Option(help="What for, if its owner asks.")] = None,
+    accept_license: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept-license", metavar="SPDX", help="Licence that is accepted; repeatable."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Of the answer. Default: 512, or what there is room for."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model somewhere on the grid."""
@@ -164,7 +175,9 @@ def ask(
             sys.stdout.write(printable(event.get("text", "")))
             sys.stdout.flush()
 
-    params = {"text": text, "model": model or "", "capability": capability or ""}
+    params: dict[str, Any] = {"text": text, "model": model or "", "capability": capability or ""}
+    wishes = {"purpose": purpose, "accepts": accept_license, "max_tokens": max_tokens}
+    params |= {name: value for name, value in wishes.items() if value is not None}
     body = session(ctx).call("ask", params, on_event)
     if as_json:
         print_json(body)

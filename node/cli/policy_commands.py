@@ -8,7 +8,7 @@ import typer
 from aigrid.node.cli import render
 from aigrid.node.cli.credential_files import read_credentials
 from aigrid.node.cli.session import Json, session, show
-from aigrid.protocol.errors import CODES, EXIT_DENIED, Code
+from aigrid.protocol.errors import CODES, EXIT_DENIED, EXIT_NO_CANDIDATE, Code
 
 policy_app = typer.Typer(help="What the policies of owners and operators say.")
 
@@ -26,6 +26,12 @@ def explain(
     action: Annotated[str, typer.Option(help="invoke, fetch, host or publish.")] = "invoke",
     holder: Annotated[
         str | None, typer.Option(metavar="DID", help="Who would ask. Default: this node.")
+    ] = None,
+    on_behalf: Annotated[
+        str | None,
+        typer.Option(
+            "--on-behalf", metavar="DID", help="Whose signed request this node would pass on."
+        ),
     ] = None,
     credential: Annotated[
         Path | None,
@@ -47,6 +53,7 @@ def explain(
         "model": model,
         "action": action,
         "holder": holder or "",
+        "on_behalf": on_behalf or "",
         "credentials": read_credentials(credential) if credential is not None else [],
         "node": node or "",
         "purpose": purpose or "",
@@ -56,10 +63,20 @@ def explain(
     show(body, _show_decisions, as_json=as_json)
     if not body["allowed"]:
         raise typer.Exit(EXIT_DENIED)
+    if _not_offered(body):
+        raise typer.Exit(EXIT_NO_CANDIDATE)
+
+
+def _not_offered(body: dict[str, Any]) -> bool:
+    """Whether it would be permitted, if only somebody offered the model there."""
+    return body["action"] in ("invoke", "fetch") and not body.get("offered", True)
 
 
 def _show_decisions(body: dict[str, Any]) -> None:
-    render.say(f"{body['holder']} asks to {body['action']} {body['model']}")
+    for_whom = f" for {body['on_behalf']}" if body.get("on_behalf") else ""
+    render.say(f"{body['holder']} asks{for_whom} to {body['action']} {body['model']}")
+    if _not_offered(body):
+        render.say("Nobody offers it there now: what follows is for when somebody does.")
     for one in body["decisions"]:
         where = "this node" if one["own"] else one["peer_id"]
         verdict = "allowed" if one["allowed"] else f"denied, {one['code']}"
@@ -69,7 +86,7 @@ def _show_decisions(body: dict[str, Any]) -> None:
             render.say(f"    {reason['text']}{record}")
         for limit in one["obligations"]:
             render.say(f"    within {_limits(limit)}, counted for {limit['key']}")
-        for unknown in one["unknown"] if one["allowed"] else ():
+        for unknown in one["unknown"]:
             render.say(f"    not known here: {unknown}", style="dim")
         if not one["allowed"]:
             render.say(f"    {CODES[Code(one['code'])].next_step}")

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import trio
 
-from aigrid.node.gateway.charging import Charge
 from aigrid.node.mesh.answer import Answer, Inference, ModelView, Segment
+from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import (
     AigridError,
@@ -165,7 +165,7 @@ class GatewayCore:
         Raises:
             AigridError: the caller may not, or not now.
         """
-        self._check(visit, model, _TEXT)
+        self._check(visit, model, _TEXT, most(request))
         asked = self._inference.infer(model, request, request_id=request_id, caller=visit.caller)
         return Generation(self, asked, visit, Charge(request))
 
@@ -177,7 +177,7 @@ class GatewayCore:
         Raises:
             AigridError: the caller may not, or there is no complete answer.
         """
-        self._check(visit, model, request.task)
+        self._check(visit, model, request.task, most(request))
         asked = self._inference.infer(
             model,
             request,
@@ -193,15 +193,17 @@ class GatewayCore:
                 raise EngineError("The model answered without a result.")
             return TaskAnswer(generation.answer, output, finish, tuple(generation.segments))
 
-    def _check(self, visit: Visit, model: str, capability: str) -> None:
+    def _check(self, visit: Visit, model: str, capability: str, cost: int) -> None:
         if visit.actor is None:
             return
+        # A name that several models have stands for none of them here: whoever offers a model may
+        # call it what a key is held to.
         called = (
-            (view.model, view.name)
-            for view in (self._inference.models() if visit.limits.models else ())
-            if model.removeprefix(MODEL_URN) in (view.model, view.name)
+            (entry.view.model, entry.listed_id)
+            for entry in (self.models() if visit.limits.models else ())
+            if model.removeprefix(MODEL_URN) in (entry.view.model, entry.view.name)
         )
-        visit.may_begin(model, tuple(called), capability, self._broader(capability))
+        visit.may_begin(model, tuple(called), capability, self._broader(capability), most=cost)
 
     # Stopping
     @property

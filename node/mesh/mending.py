@@ -23,7 +23,7 @@ class Asking:
     """A request, whose it is, and the salt in the hashes of all its segments.
 
     `refusals`: what nodes said whose operators serve others than members. `repeated`: nodes that
-    were asked a second time.
+    were asked a second time. `waited`: those on whose new offers it has waited, which is done once.
     """
 
     request: InferRequest
@@ -32,6 +32,7 @@ class Asking:
     salt: bytes
     refusals: dict[str, str] = field(default_factory=dict)
     repeated: set[str] = field(default_factory=set)
+    waited: set[str] = field(default_factory=set)
 
 
 class Mending:
@@ -53,7 +54,7 @@ class Mending:
             return None
         asking.repeated.add(candidate.node)
         if error.code is Code.WRONG_MANIFEST:
-            return await self._newer(candidate)
+            return await self._newer(candidate, asking)
         if not isinstance(error, RemoteError):
             return None
         if error.code is Code.REPLAYED:
@@ -65,9 +66,14 @@ class Mending:
             return await self._brought(candidate, presented)
         return None
 
-    async def _newer(self, candidate: Candidate) -> Candidate | None:
-        """Its manifest was issued anew: the offer that says so is on its way, or here already."""
-        with trio.move_on_after(LIMITS.offer_seconds):
+    async def _newer(self, candidate: Candidate, asking: Asking) -> Candidate | None:
+        """Its manifest was issued anew: the offer that says so is on its way, or here already.
+
+        Nodes that say so and make no offer do not hold a request up one after the other.
+        """
+        wait_seconds = 0.0 if asking.waited else LIMITS.offer_seconds
+        asking.waited.add(candidate.node)
+        with trio.move_on_after(wait_seconds):
             while True:
                 offers = self._index().offers_of_model(candidate.model, self._now_ms())
                 for one in offers:

@@ -11,6 +11,7 @@ import structlog
 from aigrid.metagraph.memo import Memo
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.policy.budgets import Budgets, Charge
+from aigrid.node.policy.charging import most
 from aigrid.node.policy.deciding import Decider, Wish
 from aigrid.node.policy.nonces import Nonces
 from aigrid.protocol import presentation
@@ -99,7 +100,8 @@ class Admission:
             raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
         for digest, record in verified.items():
             self._verified.put(digest, record)
-        with self._budgets.charge(_obligations(decision, shown.holder, peer)) as charge:
+        obligations = _obligations(decision, shown.holder, peer)
+        with self._budgets.charge(obligations, most=most(message.request)) as charge:
             yield Admitted(
                 shown,
                 decision,

@@ -75,7 +75,6 @@ class Policy:
             identity,
             graph,
             self.foresight,
-            chains=self.wallet.chains,
             accepts=config.accept_licenses,
             now_ms=now_ms,
             random_bytes=random_bytes,

@@ -50,11 +50,14 @@ class Budgets:
         self._database = database
         self._now_ms = now_ms
         self._running: Counter[str] = Counter()
+        self._spoken_for: Counter[str] = Counter()
         self._swept_day = 0
 
     @contextmanager
-    def charge(self, obligations: Sequence[Obligation]) -> Iterator[Charge]:
-        """One request more, while the context lasts.
+    def charge(self, obligations: Sequence[Obligation], *, most: int = 0) -> Iterator[Charge]:
+        """One request more, while the context lasts, that may use up to `most` tokens.
+
+        It begins while something is left that no running request may still use.
 
         Raises:
             PolicyDeniedError: `over_budget`, with the time until there is room again.
@@ -63,20 +66,26 @@ class Budgets:
         day = now_ms // DAY_MS
         keys = [obligation.key for obligation in obligations]
         if obligations:
-            self._check(obligations, day, now_ms)
+            self.check(obligations)
             self._add(keys, day)
+        mine = dict.fromkeys(keys, most)
         self._running.update(keys)
+        self._spoken_for.update(mine)
         try:
             yield Charge(self._database, keys, day)
         finally:
-            self._running.subtract(keys)
-            self._running += Counter()  # drops those that are back at none
+            for counter, what in ((self._running, keys), (self._spoken_for, mine)):
+                counter.subtract(what)
+                counter += Counter()  # drops those that are back at none
 
     def used(self, key: str) -> tuple[int, int]:
         """(requests, tokens) of today."""
         return self._of(key, self._now_ms() // DAY_MS)
 
-    def _check(self, obligations: Sequence[Obligation], day: int, now_ms: int) -> None:
+    def check(self, obligations: Sequence[Obligation]) -> None:
+        """Whether there is room for one request more. Raises as `charge` does."""
+        now_ms = self._now_ms()
+        day = now_ms // DAY_MS
         tomorrow_seconds = (DAY_MS - now_ms % DAY_MS) / 1000
         for limit in obligations:
             requests, tokens = self._of(limit.key, day)
@@ -89,6 +98,11 @@ class Budgets:
             if limit.tokens_per_day and tokens >= limit.tokens_per_day:
                 text = f"the {limit.tokens_per_day} tokens of the day are used up"
                 raise _over(text, tomorrow_seconds)
+            if limit.tokens_per_day and tokens + self._spoken_for[limit.key] >= (
+                limit.tokens_per_day
+            ):
+                text = "running requests may use what is left of the day's tokens"
+                raise _over(text, LIMITS.retry_after_seconds)
 
     def _add(self, keys: Sequence[str], day: int) -> None:
         with self._database.transaction():

@@ -1,10 +1,12 @@
 """The decision with everything that this node knows put in: what the gateway and `serving` ask."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.policy.links import Chain
+from aigrid.protocol.chain import permission_of
 from aigrid.protocol.credential_kinds import EVERYTHING, Action, Permission
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.policy import Asked, Decision, OperatorPolicy, Policies, covers, decide
@@ -92,6 +94,17 @@ class Decider:
         """Whether the operator of this node hosts a model that has these capabilities."""
         targets = self.own.operator.hosts
         return EVERYTHING in targets or covers(targets, model, self._broader(capabilities))
+
+    def able(self, chains: Iterable[Chain], wish: Wish, manifest: Record | None) -> Iterator[Chain]:
+        """Those of which each link has the action, and the model among its targets."""
+        capabilities = self._capabilities(manifest)
+        for chain in chains:
+            if all(
+                wish.action in permission.actions
+                and covers(permission.targets, wish.model, capabilities)
+                for permission in map(permission_of, chain)
+            ):
+                yield chain
 
     def _capabilities(self, manifest: Record | None) -> frozenset[str]:
         """What the model can be asked for, with everything broader."""

@@ -6,26 +6,55 @@ from functools import partial
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.policy.deciding import Decider, Place, Wish
-from aigrid.node.policy.links import Chain
+from aigrid.node.policy.links import Chain, on_behalf_of
 from aigrid.node.policy.wallet import Wallet
 from aigrid.protocol.credential_kinds import ANYONE
-from aigrid.protocol.errors import Code, PolicyDeniedError
+from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import ModelBody, NodeBody
 from aigrid.protocol.model import MODEL_URN
-from aigrid.protocol.policy import Decision, OperatorPolicy, rules_of
+from aigrid.protocol.policy import Decision, OperatorPolicy, Reason, rules_of
 from aigrid.protocol.record import Record
 
 # Of another node's operator nothing is known; it is the last to have a say, and says so itself.
 UNKNOWN_OPERATOR = OperatorPolicy(serves=frozenset({ANYONE}))
+# How far a refusal is from permission: first those without anything that counts here, then those
+# of what does not hold (codes that are not named here), and then what a credential does not cover.
+_FAR = (Code.NOT_SERVED, Code.NOT_MEMBER, Code.NO_GRANT)
+_NEAR = (
+    Code.EXPIRED,
+    Code.REVOKED,
+    Code.ACTION_NOT_ALLOWED,
+    Code.TARGET_NOT_COVERED,
+    Code.AUDIENCE_NOT_ALLOWED,
+    Code.REGION_NOT_ALLOWED,
+    Code.PURPOSE_NOT_ALLOWED,
+    Code.LICENSE_NOT_ACCEPTED,
+    Code.WRONG_MANIFEST,
+    Code.STATUS_STALE,  # perhaps none at all: the place may have heard more
+)
+_UNBOUND = Decision(
+    None,
+    (Reason("nobody whom this node trusts as a publisher (`trusted_publishers`) says who may"),),
+)
+_NEARNESS = {
+    **{code: number - len(_FAR) for number, code in enumerate(_FAR)},
+    **{code: number for number, code in enumerate(_NEAR, 1)},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who would ask, with one of which chains; a membership that is known here comes with it."""
+    """Who would ask, with one of which chains; a membership that is known here comes with it.
+
+    `ended` are chains that have expired: for a refusal to name. Where a chain is `shown`, there is
+    no other, and it is tried first, whatever it covers.
+    """
 
     did: str
     chains: Sequence[Chain] = ()
+    ended: Sequence[Chain] = ()
+    shown: bool = False
 
 
 class Foresight:
@@ -48,10 +77,16 @@ class Foresight:
         self._trusted = trusted_publishers
         self._now_ms = now_ms
 
-    def holder(self, did: str) -> Holder:
-        """Somebody with all that is known here: of another, what this node has issued to it."""
-        own = did == self._identity.did
-        return Holder(did, self._wallet.chains() if own else self._wallet.issued_to(did))
+    def holder(self, did: str, behalf_of: str = "") -> Holder:
+        """Somebody with all that is known here: of another, what this node has issued to it.
+
+        `behalf_of`: a DID whose request it would pass on, with what that has lent it.
+        """
+        if did == self._identity.did:
+            wallet = self._wallet
+            return Holder(did, wallet.chains(behalf_of), wallet.chains(behalf_of, ended=True))
+        issued = self._wallet.issued_to(did)
+        return Holder(did, [links for links in issued if on_behalf_of(links[-1]) == behalf_of])
 
     def place(self, did: str) -> Place:
         """A node that would act."""
@@ -77,23 +112,21 @@ class Foresight:
         place: Place,
         refusal: str | None = None,
     ) -> tuple[tuple[Record, ...], Decision]:
-        """The least that is enough, and the decision; where nothing is, what says most.
+        """The least that is enough, and the decision; where nothing is, what was nearest to it.
 
-        What cannot be shown here not to be revoked says most: the place may have heard more. If
-        the place has refused a membership alone, there is a chain as well: its operator may serve
-        for the sake of one, though the model's owner asks for none. The message of its `refusal`
-        names whose grants count; chains from others come last, for anybody may send us some.
+        If the place has refused a membership alone, there is a chain as well: its operator may
+        serve for the sake of one, though the model's owner asks for none. The message of its
+        `refusal` names whose grants count; chains from others come last, for anybody may send some.
         """
         decide = partial(self._decider.decide, wish, holder.did, manifest=manifest, place=place)
-        decided = (
-            (one, decide(one)) for one in self._choices(holder, manifest, place, refusal=refusal)
-        )
-        told = next(decided)
-        while not told[1].allowed and (found := next(decided, None)) is not None:
-            says_more = bool(found[0]) and told[1].code is not Code.STATUS_STALE
-            if found[1].allowed or says_more:
-                told = found
-        return told
+        nearest: tuple[tuple[Record, ...], Decision] | None = None
+        for choice in self._choices(wish, holder, manifest, place, refusal=refusal):
+            decision = decide(choice)
+            if decision.allowed:
+                return choice, decision
+            if nearest is None or _nearness(decision) > _nearness(nearest[1]):
+                nearest = choice, decision
+        return nearest or ((), decide(()))
 
     def hosts(self, manifest: Record) -> bool:
         """Whether the operator of this node hosts the model of a manifest."""
@@ -103,44 +136,70 @@ class Foresight:
         return self._decider.hosts(body.id.removeprefix(MODEL_URN), body.capabilities)
 
     def check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
-        """Whether this node may publish a model: its operator and publishers it trusts permit it.
-
-        Of others anybody could forbid anything. What it has published already it may publish again.
+        """Whether this node may publish a model: see `may_publish`.
 
         Raises:
             PolicyDeniedError: somebody does not permit it.
         """
-        if not self._decider.hosts(model, capabilities):
+        holder = self.holder(self._identity.did)
+        self.may_publish(Wish("publish", model), holder, capabilities)[1].check()
+
+    def may_publish(
+        self, wish: Wish, holder: Holder, capabilities: tuple[str, ...]
+    ) -> tuple[Record | None, Decision]:
+        """What its operator and publishers whom it trusts say of this node's publishing a model.
+
+        Of others anybody could forbid anything. What it has published already it may publish again.
+        With it comes the manifest by which it is decided, if there is one.
+        """
+        if not self._decider.hosts(wish.model, capabilities):
             text = "this node's operator does not host this model: see `host` in its configuration"
-            raise PolicyDeniedError(text, Code.NOT_SERVED)
-        manifests = self._graph.manifests_of(model, self._now_ms())
+            return None, Decision(Code.NOT_SERVED, (Reason(text, Code.NOT_SERVED),))
+        manifests = self._graph.manifests_of(wish.model, self._now_ms())
         own = self._identity.did
-        if any(manifest.issuer == own for manifest in manifests):
-            return
         for manifest in manifests:
-            if manifest.issuer not in self._trusted:
-                continue
-            wish = Wish("publish", model)
-            place = self._decider.own
-            self.decide(wish, self.holder(own), manifest=manifest, place=place).check()
+            if manifest.issuer == own:
+                text = "this node has published it already"
+                return manifest, Decision(None, (Reason(text, None, manifest.content_id),))
+        told: tuple[Record | None, Decision] = (None, _UNBOUND)
+        for manifest in manifests:
+            if manifest.issuer in self._trusted:
+                place = self._decider.own
+                told = manifest, self.decide(wish, holder, manifest=manifest, place=place)
+                if not told[1].allowed:
+                    break
+        return told
 
     def _choices(
-        self, holder: Holder, manifest: Record | None, place: Place, *, refusal: str | None
+        self,
+        wish: Wish,
+        holder: Holder,
+        manifest: Record | None,
+        place: Place,
+        *,
+        refusal: str | None,
     ) -> Iterator[tuple[Record, ...]]:
-        """Fewest credentials first; of chains those alone from somebody whose grants count here.
+        """Fewest credentials first; of chains those alone that can cover the wish.
 
-        To another node, whose operator most likely serves members, a membership goes in any case:
-        the grid knows it anyway.
+        And, before a place has named whose grants count there, those from somebody whose do. To
+        another node, whose operator most likely serves members, a membership goes in any case: the
+        grid knows it anyway.
         """
         membership = self._graph.membership_of(holder.did, self._now_ms())
         member = () if membership is None else (membership,)
-        if refusal is not None and holder.chains:
-            chains = sorted(holder.chains, key=lambda chain: chain[0].issuer not in refusal)
-            yield from (member + chain for chain in chains)
-            return
+        if holder.shown:
+            yield from (member + chain for chain in holder.chains)
+        if refusal is not None:
+            able = self._decider.able(holder.chains, wish, manifest)
+            if chains := sorted(able, key=lambda chain: chain[0].issuer not in refusal):
+                yield from (member + chain for chain in chains)
+                return
         yield from ((member, ()) if place.operator is UNKNOWN_OPERATOR else ((), member))
         rules = () if manifest is None else rules_of(manifest)
         count = place.operator.serves.union(*(rule.assignees for rule in rules))
-        for chain in holder.chains:
-            if chain[0].issuer in count:
-                yield member + chain
+        chains = [c for c in (*holder.chains, *holder.ended) if c[0].issuer in count]
+        yield from (member + chain for chain in self._decider.able(chains, wish, manifest))
+
+
+def _nearness(decision: Decision) -> int:
+    return 0 if decision.code is None else _NEARNESS.get(decision.code, 0)

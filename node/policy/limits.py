@@ -31,7 +31,8 @@ class ActorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     Attributes:
         tokens_per_minute, tokens_per_day: of prompts and answers; days are those of UTC.
         concurrency: requests that run at once.
-        models: names or ids of the only models it may use.
+        models: names or ids of the only models it may use. By its id a model may be asked for
+            only where it alone has the name.
         capabilities: the only tasks it may have done; what is narrower is included.
     """
 
@@ -65,9 +66,13 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an actor has used, and of what its limits speak only."""
+    """What an actor has used, and of what its limits speak only.
+
+    `spoken_for` are tokens that its running requests may use.
+    """
 
     running: int = 0
+    spoken_for: int = 0
     requests: Bucket = Bucket()
     tokens: Bucket = Bucket()
     day: int = 0
@@ -105,13 +110,17 @@ def admit(usage: Usage, limits: ActorLimits, *, now_seconds: float) -> Usage:
     return replace(usage, running=usage.running + 1, requests=requests)
 
 
-def release(usage: Usage) -> Usage:
-    """The usage with one request less running."""
-    return replace(usage, running=max(0, usage.running - 1))
+def release(usage: Usage, spoken_for: int) -> Usage:
+    """The usage with one request less running, which might have used so many tokens."""
+    return replace(
+        usage,
+        running=max(0, usage.running - 1),
+        spoken_for=max(0, usage.spoken_for - spoken_for),
+    )
 
 
 def check_tokens(usage: Usage, limits: ActorLimits, *, now_seconds: float, now_ms: int) -> None:
-    """Whether another answer may begin.
+    """Whether another answer may begin: something is left that no running one may still use.
 
     Raises:
         LocalError: `over_budget` until the next day, or `rate_limited`.
@@ -123,15 +132,24 @@ def check_tokens(usage: Usage, limits: ActorLimits, *, now_seconds: float, now_m
             Code.OVER_BUDGET,
             retry_after_seconds=(DAY_MS - now_ms % DAY_MS) / 1000,
         )
-    if limits.tokens_per_minute:
-        per_minute = limits.tokens_per_minute
-        wait_seconds = usage.tokens.at(now_seconds, per_minute).wait_seconds(per_minute)
+    tokens, per_minute = usage.tokens, limits.tokens_per_minute
+    if per_minute:
+        tokens = tokens.at(now_seconds, per_minute)
+        wait_seconds = tokens.wait_seconds(per_minute)
         if wait_seconds > 0:
             raise LocalError(
                 f"This caller may use {per_minute} tokens a minute.",
                 Code.RATE_LIMITED,
                 retry_after_seconds=wait_seconds,
             )
+    if (limits.tokens_per_day and used + usage.spoken_for >= limits.tokens_per_day) or (
+        per_minute and tokens.used + usage.spoken_for >= per_minute
+    ):
+        raise LocalError(
+            "Running requests of this caller may use all the tokens that it has left.",
+            Code.RATE_LIMITED,
+            retry_after_seconds=LIMITS.retry_after_seconds,
+        )
 
 
 def spend(

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 import trio
@@ -28,6 +29,7 @@ class Visit:
         self.caller = caller
         self.actor = actor
         self.spent = 0
+        self.spoken_for = 0
         self._meter = meter
 
     @property
@@ -41,8 +43,12 @@ class Visit:
         called: Collection[Collection[str]],
         capability: str,
         broader: Collection[str],
+        *,
+        most: int = 0,
     ) -> None:
         """Whether an answer may begin; see `limits.check_use` and `limits.check_tokens`.
+
+        `most` is what it may cost: others that run at the same time have to do without.
 
         Raises:
             PolicyDeniedError: `denied`.
@@ -54,6 +60,8 @@ class Visit:
             self.limits, model=model, called=called, capability=capability, broader=broader
         )
         self._meter.check_tokens(self.actor)
+        self.spoken_for += most
+        self._meter.speak_for(self.actor, most)
 
     def spend(self, tokens: int) -> None:
         """Charge tokens to the caller."""
@@ -104,6 +112,11 @@ class Meter:
         usage = self.usage(actor)
         limits.check_tokens(usage, actor.limits, now_seconds=now_seconds, now_ms=now_ms)
 
+    def speak_for(self, actor: Actor, tokens: int) -> None:
+        """An answer has begun that may use so many tokens."""
+        usage = self.usage(actor)
+        self._usage[actor.id] = replace(usage, spoken_for=usage.spoken_for + tokens)
+
     def spend(self, actor: Actor, tokens: int) -> None:
         """Charge tokens to an actor."""
         now_seconds, now_ms = trio.current_time(), self._now_ms()
@@ -116,7 +129,7 @@ class Meter:
         return {id_: usage.running for id_, usage in self._usage.items() if usage.running}
 
     def _leave(self, actor: Actor, visit: Visit) -> None:
-        usage = self._usage[actor.id] = limits.release(self.usage(actor))
+        usage = self._usage[actor.id] = limits.release(self.usage(actor), visit.spoken_for)
         if visit.spent:
             try:
                 self._keys.keep_usage(actor, usage)

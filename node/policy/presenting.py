@@ -1,7 +1,7 @@
 """What this node shows to another, or to itself, when it asks for something."""
 
 import base64
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from aigrid.metagraph.graph import Metagraph
@@ -14,11 +14,10 @@ from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import Kind, ModelBody
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.presentation import Binding, digest_of, present
 from aigrid.protocol.receipt import SALT_BYTES, prefix_hash, request_hash
 from aigrid.protocol.record import Record
-
-Chains = Callable[[str], tuple[tuple[Record, ...], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +40,7 @@ class Presented:
 
 
 class Presenter:
-    """Chooses the least that is enough, and signs it.
-
-    `chains(behalf_of)` are the chains that end at this node: see `Wallet.chains`.
-    """
+    """Chooses the least that is enough, and signs it."""
 
     def __init__(
         self,
@@ -52,7 +48,6 @@ class Presenter:
         graph: Metagraph,
         foresight: Foresight,
         *,
-        chains: Chains,
         accepts: Collection[str],
         now_ms: NowMs,
         random_bytes: RandomBytes,
@@ -60,7 +55,6 @@ class Presenter:
         self._identity = identity
         self._graph = graph
         self._foresight = foresight
-        self._chains = chains
         self._accepts = frozenset(accepts)
         self._now_ms = now_ms
         self._random_bytes = random_bytes
@@ -71,7 +65,7 @@ class Presenter:
 
     def has_chains(self, caller: Caller) -> bool:
         """Whether there is more to show than a membership."""
-        return bool(self._chains(caller.did))
+        return bool(self._holder(caller).chains)
 
     def present(
         self,
@@ -92,7 +86,7 @@ class Presenter:
         wish = Wish("invoke", candidate.model, candidate.manifest, caller.purpose, accepts)
         credentials, decision = self._foresight.enough(
             wish,
-            Holder(self._identity.did, self._chains(caller.did)),
+            self._holder(caller),
             manifest=manifest,
             place=self._foresight.place(candidate.signer),
             refusal=refusal,
@@ -109,6 +103,7 @@ class Presenter:
             purpose=caller.purpose,
         )
         now_ms, audience = self._now_ms(), candidate.signer
+        is_own = audience == self._identity.did  # one clock, no way to go, and many a request
         raw = present(
             self._identity,
             credentials,
@@ -116,6 +111,8 @@ class Presenter:
             audience=audience,
             nonce=base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii"),
             now_ms=now_ms,
+            valid_ms=1000
+            * (LIMITS.presentation_own_seconds if is_own else LIMITS.presentation_default_seconds),
         )
         return Presented(
             raw,
@@ -128,6 +125,9 @@ class Presenter:
             now_ms,
             any(one.kind is Kind.GRANT for one in credentials),
         )
+
+    def _holder(self, caller: Caller) -> Holder:
+        return self._foresight.holder(self._identity.did, caller.did)
 
     def _accepted(self, manifest: Record | None, caller: Caller) -> tuple[str, ...]:
         """The model's licence, if this node or the caller accepts it: others are no concern."""

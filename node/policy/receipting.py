@@ -5,8 +5,8 @@ from collections.abc import Callable
 import structlog
 
 from aigrid.node.discovery.grid import NowMs
-from aigrid.node.gateway.charging import Charge
 from aigrid.node.policy.admission import Admitted
+from aigrid.node.policy.charging import Charge
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import Finish, InferChunk, TextChunk

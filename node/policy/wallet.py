@@ -6,7 +6,8 @@ credentials over without being asked has little room, and the operator's own imp
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,8 @@ from aigrid.protocol.record import Record, build, check_time, verify_form_and_si
 from aigrid.protocol.record_status import StatusEntry
 
 _KINDS = frozenset({Kind.GRANT, Kind.DELEGATION})
+_ENDING = re.compile(r"[a-z0-9]{8,64}")  # enough of an id to be named by
+_Ready = dict[tuple[bool, str], tuple[Chain, ...]]  # by whether they have ended, and behalf
 _COLUMNS = "raw, held, issued, given_by, received_ms"
 
 
@@ -87,23 +90,23 @@ class Wallet:
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._drop_expired(now_ms() - LIMITS.grant_default_seconds * 1000)
-        rows = database.rows(f"SELECT {_COLUMNS} FROM credentials WHERE held")  # noqa: S608
-        self._held: dict[str, Kept] = {kept.record.content_id: kept for kept in _kept(rows)}
-        self._chains: dict[str, tuple[Chain, ...]] = {}
+        self._held = {kept.record.content_id: kept for kept in self._found("WHERE held", ())}
+        self._chains: _Ready = {}
         self._until_ms: float = 0.0  # when `_chains` has to be made anew
 
     # --- what this node may do elsewhere
 
-    def chains(self, behalf_of: str = "") -> tuple[Chain, ...]:
+    def chains(self, behalf_of: str = "", *, ended: bool = False) -> tuple[Chain, ...]:
         """Complete chains that end at this node and have not expired, fewest links first.
 
         With `behalf_of`, a DID that has proved itself here, only those whose last link that DID
-        signed for its own requests; without, only those that are for anybody's.
+        signed for its own requests; without, only those that are for anybody's. `ended`: instead
+        those that have expired and are not dropped yet, for a refusal to name.
         """
         now_ms = self._now_ms()
         if now_ms >= self._until_ms:
             self._chains, self._until_ms = self._ready_chains(now_ms)
-        return self._chains.get(behalf_of, ())
+        return self._chains.get((ended, behalf_of), ())
 
     def take(self, raws: Sequence[bytes], *, given_by: str = "") -> Chain:
         """Keep a chain that ends at this node; links that are held need not come again.
@@ -173,7 +176,7 @@ class Wallet:
     ) -> Chain:
         """Pass on to the DID `to` part of what is held; the whole chain, for it to present.
 
-        Never valid for longer than what it comes from. `parent` is a content id.
+        Never valid for longer than what it comes from. `parent`: see `get`.
 
         Raises:
             InvalidRequestError: `not_found`: no such credential is held.
@@ -188,7 +191,7 @@ class Wallet:
             raise PolicyDeniedError(text, Code.NOT_DELEGABLE)
         public_key_of_did(to)
         check_permission(permission)
-        body = DelegationBody(to, parent, permission, terms.delegable, on_behalf)
+        body = DelegationBody(to, links[-1].content_id, permission, terms.delegable, on_behalf)
         until_ms = links[-1].valid_until_ms
         link = self._sign(Kind.DELEGATION, body, self._identity, terms, until_ms=until_ms)
         problem = check_link(links[-1], link)
@@ -200,28 +203,35 @@ class Wallet:
     # --- what there is
 
     def get(self, content_id: str) -> Kept:
-        """A credential that is held or was issued here. Raises InvalidRequestError(`not_found`)."""
+        """A credential that is held or was issued here, by its id, or the only one that ends so.
+
+        Raises InvalidRequestError: `not_found`; `invalid_request` where several ids end so.
+        """
         kept = self._held.get(content_id)
-        if kept is None:
-            row = self._database.row(
-                f"SELECT {_COLUMNS} FROM credentials WHERE content_id = ?",  # noqa: S608
-                (content_id,),
-            )
-            kept = None if row is None else next(_kept([row]))
-        if kept is None:
+        if kept is not None:
+            return kept
+        found = self._found("WHERE content_id = ?", (content_id,))
+        if not found and _ENDING.fullmatch(content_id):
+            found = self._found("WHERE content_id LIKE ? LIMIT 2", (f"%{content_id}",))
+        if not found:
             raise InvalidRequestError(
                 f"no credential {content_id[:64]} is held or was issued here; `aigrid credential "
                 "list` shows those that are",
                 Code.NOT_FOUND,
             )
-        return kept
+        if len(found) > 1:
+            text = f"several credentials end in {content_id[:64]}: give more of it"
+            raise InvalidRequestError(text)
+        return found[0]
 
-    def chain(self, content_id: str) -> Chain:
+    def chain(self, last: str | Record) -> Chain:
         """A credential after all that it comes from, as far as these are here.
 
-        Raises InvalidRequestError(`not_found`).
+        Raises as `get` does, for an id.
         """
-        last = self.get(content_id).record
+        last = self.get(last).record if isinstance(last, str) else last
+        if not parent_of(last):
+            return (last,)
         links = chain_of(last, {name: kept.record for name, kept in self._held.items()})
         return links or (last,)
 
@@ -232,19 +242,32 @@ class Wallet:
         """
         return self._newest("held >= ? AND issued >= ?", (held, issued))
 
+    def is_stray(self, content_id: str) -> bool:
+        """Whether a chain that is held ends with it, and at a key that this node had before."""
+        kept = self._held.get(content_id)
+        if kept is None or kept.record.subject == self._identity.did:
+            return False
+        return all(parent_of(other.record) != content_id for other in self._held.values())
+
     def issued_to(self, did: str) -> tuple[Chain, ...]:
         """Chains whose last link this node issued to `did`, the newest `credentials_listed_max`."""
         named = self._newest("issued AND instr(raw, ?)", (did.encode("ascii"),))
         ends = [kept.record for kept in named if kept.record.subject == did]
-        return tuple(self.chain(record.content_id) for record in ends)
+        return tuple(self.chain(record) for record in ends)
 
     def _newest(self, which: str, values: tuple[Any, ...]) -> list[Kept]:
+        last = f"WHERE {which} ORDER BY received_ms DESC, content_id LIMIT ?"
+        return self._found(last, (*values, LIMITS.credentials_listed_max))[::-1]
+
+    def _found(self, which: str, values: tuple[Any, ...]) -> list[Kept]:
         rows = self._database.rows(
-            f"SELECT {_COLUMNS} FROM credentials WHERE {which}"  # noqa: S608 - ours
-            " ORDER BY received_ms DESC, content_id LIMIT ?",
-            (*values, LIMITS.credentials_listed_max),
+            f"SELECT {_COLUMNS} FROM credentials {which}",  # noqa: S608 - ours
+            values,
         )
-        return list(_kept(rows))[::-1]
+        return [
+            Kept(verify_form_and_signature(bytes(raw)), bool(held), bool(issued), given_by, at_ms)
+            for raw, held, issued, given_by, at_ms in rows
+        ]
 
     # --- inside
 
@@ -359,26 +382,17 @@ class Wallet:
     def _drop_expired(self, now_ms: int) -> None:
         self._database.execute("DELETE FROM credentials WHERE valid_until_ms <= ?", (now_ms,))
 
-    def _ready_chains(self, now_ms: int) -> tuple[dict[str, tuple[Chain, ...]], float]:
+    def _ready_chains(self, now_ms: int) -> tuple[dict[tuple[bool, str], tuple[Chain, ...]], float]:
         """The answers of `chains`, and when they change because something expires."""
         did, until_ms = self._identity.did, math.inf
-        live = {
-            name: kept.record
-            for name, kept in self._held.items()
-            if kept.record.valid_until_ms > now_ms
-        }
-        found: dict[str, list[Chain]] = {}
-        for end in live.values():
-            links = chain_of(end, live) if end.subject == did else None
+        held = {name: kept.record for name, kept in self._held.items()}
+        found: dict[tuple[bool, str], list[Chain]] = {}
+        for end in held.values():
+            links = chain_of(end, held) if end.subject == did else None
             if links is None or check_form(links, did) or any(map(on_behalf_of, links[:-1])):
                 continue
-            found.setdefault(on_behalf_of(end), []).append(links)
-            until_ms = min(until_ms, *(link.valid_until_ms for link in links))
+            ends_ms = min(link.valid_until_ms for link in links)
+            found.setdefault((ends_ms <= now_ms, on_behalf_of(end)), []).append(links)
+            until_ms = min(until_ms, ends_ms if ends_ms > now_ms else math.inf)
         ready = {who: tuple(sorted(chains, key=shortest)) for who, chains in found.items()}
         return ready, until_ms
-
-
-def _kept(rows: Any) -> Iterator[Kept]:
-    for raw, held, issued, given_by, received_ms in rows:
-        record = verify_form_and_signature(bytes(raw))
-        yield Kept(record, bool(held), bool(issued), given_by, received_ms)

@@ -79,6 +79,19 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
     (["approve", "1"], "approve", {"id": "1"}, {"did": "d", "state": "member"}),
     (["remove", "d"], "remove", {"did": "d"}, {"did": "d", "state": "removed"}),
     (
+        ["ask", "hi", "--purpose", "research", "--accept-license", "MIT", "--max-tokens", "9"],
+        "ask",
+        {
+            "text": "hi",
+            "model": "",
+            "capability": "",
+            "purpose": "research",
+            "accepts": ["MIT"],
+            "max_tokens": 9,
+        },
+        {"text": "ho", "model": "m", "segments": []},
+    ),
+    (
         ["ask", "hi", "--model", "m"],
         "ask",
         {"text": "hi", "model": "m", "capability": ""},

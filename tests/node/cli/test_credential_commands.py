@@ -236,7 +236,7 @@ def test_a_decision_is_explained_and_is_the_exit_status(
         "unknown": ["what that node's operator has configured"],
     }
     body = {"model": "bx", "action": "invoke", "holder": HOLDER.did, "allowed": True, "code": ""}
-    node.answers["policy_explain"] = {**body, "decisions": [decision]}
+    node.answers["policy_explain"] = {**body, "offered": True, "decisions": [decision]}
     lines = chain()
     done = cli("policy", "explain", "m", "--credential", written(lines), "--accept", "MIT")
     assert done.status == 0
@@ -247,6 +247,7 @@ def test_a_decision_is_explained_and_is_the_exit_status(
         "model": "m",
         "action": "invoke",
         "holder": "",
+        "on_behalf": "",
         "credentials": lines,
         "node": "",
         "purpose": "",
@@ -261,3 +262,23 @@ def test_a_decision_is_explained_and_is_the_exit_status(
     assert "aigrid credential issue" in done.out
     done = cli("policy", "explain", "m", "--json")
     assert (done.status, json.loads(done.out)["allowed"]) == (3, False)
+
+
+def test_what_nobody_offers_is_permitted_in_vain(cli: Cli, node: ScriptedNode) -> None:
+    body = {"model": "bx", "action": "invoke", "holder": HOLDER.did, "allowed": True, "code": ""}
+    node.answers["policy_explain"] = {**body, "offered": False, "decisions": []}
+    done = cli("policy", "explain", "m", "--on-behalf", OTHER.did)
+    assert (done.status, "Nobody offers it" in done.out) == (4, True)
+    assert node.calls[0][1]["on_behalf"] == OTHER.did
+    body = {**body, "action": "publish", "offered": False, "decisions": []}
+    node.answers["policy_explain"] = body
+    assert cli("policy", "explain", "m", "--action", "publish").status == 0
+
+
+def test_a_listed_id_is_whole_on_a_line_however_narrow_the_terminal(
+    cli: Cli, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "b" + "a" * 52
+    node.answers["credential_list"] = {"credentials": [{**LINK, "id": name}]}
+    assert name in cli("credential", "list").out.splitlines()

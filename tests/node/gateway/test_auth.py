@@ -265,6 +265,23 @@ async def test_tasks_are_charged_and_held_to_what_is_listed() -> None:
             assert refusal(answer) == (403, "denied"), path
 
 
+async def test_a_model_that_takes_an_allowed_name_is_not_allowed_by_its_id() -> None:
+    access, good = keyed(ActorLimits(models=(NAME, "bafy3")))
+    views = (view(), view("bafy2", NAME), view("bafy3", NAME))
+    mesh = ScriptedMesh(views=views)
+    async with client(mesh, access) as asked:
+        for model, status in ((NAME, 200), (MODEL, 403), ("bafy2", 403), ("bafy3", 200)):
+            answer = await asked.post(
+                "/v1/chat/completions", json={**CHAT, "model": model}, headers=good
+            )
+            assert answer.status_code == status, model
+        mesh.views = views[:1]
+        answer = await asked.post(
+            "/v1/chat/completions", json={**CHAT, "model": MODEL}, headers=good
+        )
+        assert answer.status_code == 200
+
+
 async def test_a_stream_over_its_limits_is_a_status_and_no_event() -> None:
     access, good = keyed(ActorLimits(models=("other",)))
     async with client(None, access) as asked:

@@ -8,7 +8,14 @@ import trio
 from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.policy.caller import OPERATOR
-from aigrid.protocol.errors import AigridError, Code, EngineError, InvalidRequestError, LocalError
+from aigrid.protocol.errors import (
+    AigridError,
+    Code,
+    EngineError,
+    InvalidRequestError,
+    LocalError,
+    PolicyDeniedError,
+)
 from aigrid.protocol.inference import Finish, TextRequest
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.policy import OperatorPolicy
@@ -80,6 +87,15 @@ async def test_a_refusal_leads_to_the_next_candidate(sim, autojump_clock, error)
     answers = [(await ask(asker))[0] for _ in range(4)]
     assert {answer.node for answer in answers} == holders.keys() - {bad}
     assert len(calls) == sum(answer.attempts == 2 for answer in answers) >= 1
+
+
+async def test_nodes_that_speak_of_other_manifests_hold_a_request_up_once(sim, autojump_clock):
+    asker, holders = await grid(sim, 4)
+    for node in holders.values():
+        node.serving.infer = refusing(PolicyDeniedError("another", Code.WRONG_MANIFEST), [])
+    started_seconds = trio.current_time()
+    assert (await refused(asker)).code is Code.WRONG_MANIFEST
+    assert trio.current_time() - started_seconds < 1.5 * LIMITS.offer_seconds
 
 
 async def test_nodes_that_may_not_serve_do_not_use_up_the_attempts(sim, autojump_clock):

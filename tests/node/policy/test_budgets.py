@@ -93,3 +93,17 @@ def test_an_answer_that_began_before_midnight_counts_for_that_day() -> None:
         clock.now_ms += DAY_MS
         charge.spend(100)
     assert budgets.used("grant") == (0, 0)
+
+
+def test_what_running_requests_may_use_is_spoken_for() -> None:
+    """Else any number of them would begin while one token is left."""
+    budgets = Budgets(Database(None), now_ms=Clock())
+    limit = Obligation("grant", 0, 100, 0)
+    with budgets.charge([limit], most=60) as first, budgets.charge([limit], most=60):
+        wait_seconds = refused(budgets, limit).retry_after_seconds
+        assert wait_seconds is not None
+        assert wait_seconds < 10
+        first.spend(30)
+    with budgets.charge([limit], most=1000) as charge:
+        charge.spend(70)
+    assert refused(budgets, limit).retry_after_seconds == DAY_MS / 2000

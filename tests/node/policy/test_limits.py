@@ -1,6 +1,7 @@
 """What an actor may do, as pure arithmetic."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from aigrid.node.policy.limits import (
     release,
     spend,
 )
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, LocalError
+from aigrid.protocol.limits import LIMITS
 
 DAY = 20_000 * DAY_MS
 TIMES = st.lists(st.floats(0, 600, allow_nan=False), min_size=1, max_size=60).map(sorted)
@@ -46,7 +48,7 @@ def test_no_minute_admits_more_than_twice_the_rate(times: list[float], per_minut
         found = admitted(usage, limits, now)
         if isinstance(found, Usage):
             served.append(now)
-            usage = release(found)
+            usage = release(found, 0)
     for start in served:  # a full bucket, and what flows off meanwhile
         assert sum(start <= at < start + 60 for at in served) <= 2 * per_minute
 
@@ -63,7 +65,7 @@ def test_who_waits_as_long_as_told_is_admitted(times: list[float], per_minute: i
             later = now + found.retry_after_seconds + 1e-6
             assert isinstance(admitted(usage, limits, later), Usage)
         else:
-            usage = release(found)
+            usage = release(found, 0)
 
 
 @given(
@@ -104,7 +106,7 @@ def test_tokens_beyond_the_rate_have_to_flow_off() -> None:
 
 def test_a_clock_that_steps_back_gives_nothing_away() -> None:
     limits = ActorLimits(requests_per_minute=1)
-    usage = release(admit(Usage(), limits, now_seconds=100))
+    usage = release(admit(Usage(), limits, now_seconds=100), 0)
     assert isinstance(admitted(usage, limits, 40), AigridError)
 
 
@@ -112,7 +114,7 @@ def test_concurrency_counts_what_runs() -> None:
     limits = ActorLimits(concurrency=2)
     usage = admit(admit(Usage(), limits, now_seconds=0), limits, now_seconds=0)
     assert isinstance(admitted(usage, limits, 0), AigridError)
-    assert isinstance(admitted(release(usage), limits, 0), Usage)
+    assert isinstance(admitted(release(usage, 0), limits, 0), Usage)
 
 
 @given(st.integers(0, 100), st.integers(0, 10**9))
@@ -164,3 +166,16 @@ def test_only_listed_capabilities_and_narrower_ones_are_asked_for(
     error = refused(check_use, limits, model="m", called=(), capability=capability, broader=broader)
     assert (error is None) == allowed
     assert error is None or error.code is Code.DENIED
+
+
+@pytest.mark.parametrize(
+    "limits", [ActorLimits(tokens_per_day=100), ActorLimits(tokens_per_minute=100)]
+)
+def test_what_running_answers_may_use_is_spoken_for(limits: ActorLimits) -> None:
+    usage = replace(Usage(running=1), spoken_for=99)
+    check_tokens(usage, limits, now_seconds=0, now_ms=0)
+    with pytest.raises(LocalError) as caught:
+        check_tokens(replace(usage, spoken_for=100), limits, now_seconds=0, now_ms=0)
+    assert caught.value.code is Code.RATE_LIMITED
+    assert caught.value.retry_after_seconds == LIMITS.retry_after_seconds
+    check_tokens(release(replace(usage, spoken_for=100), 1), limits, now_seconds=0, now_ms=0)

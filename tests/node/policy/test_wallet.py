@@ -297,3 +297,40 @@ def taken(wallet, batch):
     except AigridError as error:
         return error.code
     return None
+
+
+def test_what_ended_at_a_key_that_the_node_had_before_is_told(world):
+    database = Database(None)
+    wallet, chain = world.wallet(OWN, database), world.passed_on(MIDDLE, OWN)
+    wallet.take(raws(chain))
+    assert not any(wallet.is_stray(link.content_id) for link in chain)
+    again = world.wallet(OTHER, database)
+    assert [again.is_stray(link.content_id) for link in chain] == [False, True]
+    assert again.chains() == ()
+
+
+def test_what_has_expired_is_told_apart_until_it_is_dropped(world):
+    wallet = world.wallet(OWN)
+    short, long = world.grant(valid_ms=1000), world.grant()
+    wallet.take([short.raw])
+    wallet.take([long.raw])
+    assert (len(wallet.chains()), wallet.chains(ended=True)) == (2, ())
+    world.ms += 1000
+    assert (wallet.chains(), wallet.chains(ended=True)) == (((long,),), ((short,),))
+    assert wallet.chains(ACTOR.did, ended=True) == ()
+
+
+def test_a_credential_is_named_by_the_end_of_its_id_if_that_is_the_only_one(world):
+    wallet, grants = world.wallet(OWN), [world.grant() for _ in range(40)]
+    for grant in grants:
+        wallet.take([grant.raw])
+    for grant in grants:
+        assert wallet.get(grant.content_id[-8:]).record == grant
+    assert refused(wallet.get, grants[0].content_id[-7:]) is Code.NOT_FOUND
+    name = grants[0].content_id
+    wallet._database.execute(
+        "UPDATE credentials SET content_id = ? WHERE content_id = ?",
+        ("b2" + name[2:], grants[1].content_id),
+    )
+    assert refused(wallet.get, name[-8:]) is Code.INVALID_REQUEST
+    assert wallet.get(name).record == grants[0]

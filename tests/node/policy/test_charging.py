@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigrid.node.gateway.charging import Charge
+from aigrid.node.policy.charging import Charge
 from aigrid.protocol.inference import ChatMessage, Finish, TaskRequest, TextChunk, TextRequest
 
 

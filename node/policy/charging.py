@@ -64,6 +64,13 @@ class Charge:
         return prompt + max(0, completion - self._seen)
 
 
+def most(request: InferRequest) -> int:
+    """What a request may cost, about: so much of an allowance is spoken for while it runs."""
+    asked = request.max_tokens if isinstance(request, TextRequest) else 0
+    completion = LIMITS.context_default_tokens if asked is None else asked
+    return _tokens(_prompt_bytes(request)) + completion
+
+
 def _tokens(text_bytes: int) -> int:
     """An estimate; nothing is free."""
     return -(-text_bytes // _BYTES_PER_TOKEN)
