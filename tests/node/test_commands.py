@@ -10,7 +10,7 @@ from aigrid.engines.base import Device
 from aigrid.node.commands import NodeCommands
 from aigrid.node.network.transport import Nearby, PeerAddress
 from aigrid.node.status import peers_of
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
@@ -281,6 +281,8 @@ async def test_a_delegate_removes_a_member_but_not_the_authority_s_node(sim, aut
     await eventually(lambda: b.node.statuses.signs(a.node.grid.did), seconds=10)
     await eventually(lambda: c.identity.did in b.node.grid.members(), seconds=10)
     assert await b.refused("remove", did=a.node.identity.did) is Code.DENIED
+    with pytest.raises(PolicyDeniedError, match="on the founder's node"):
+        await b("remove", did=b.node.identity.did)
     assert await b.refused("remove", did=SOMEBODY.did) is Code.NOT_MEMBER
     assert (await b("remove", did=c.identity.did))["state"] == "removed"
     await eventually(lambda: c.identity.did not in a.node.grid.members(), seconds=5)
