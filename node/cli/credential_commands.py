@@ -275,9 +275,8 @@ def _hand_over(body: dict[str, Any], out: Path | None, *, as_json: bool) -> None
             render.note("its holder's node has it now")
         else:
             render.note(f"not delivered: {body['because']}")
-            render.note(
-                f"carry {out or 'what is printed here'} to its holder: aigrid credential import FILE"
-            )
+            what = out or "what is printed here"
+            render.note(f"carry {what} to its holder: aigrid credential import FILE")
         for one in body["chain"] if out is None else ():
             render.say(one)
 
