@@ -12,6 +12,7 @@ from aigrid.node import credential_commands
 from aigrid.node.app import Node
 from aigrid.node.ask_command import Ask, ask
 from aigrid.node.control import Emit
+from aigrid.node.credential_terms import check_did
 from aigrid.node.delegate_commands import Delegates, delegates
 from aigrid.node.finding import (
     Find,
@@ -289,6 +290,7 @@ class NodeCommands:
         return {"ok": True, "code": "", "record": record.content_id}
 
     async def _invite(self, params: Did, _: Emit) -> dict[str, Any]:
+        check_did(params.did)
         invitation = self._node.grid.invite(params.did)
         return {
             "invitation": invitation_text(invitation),

@@ -370,7 +370,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mdns": ("mdns", boolean),
     "open": ("open_to_strangers", boolean),
     "name": ("name", _name),
-    "region": ("region", _name),
+    "region": ("region", policy_settings.region),
     "threads": ("threads", _threads),
     "memory": ("memory", _memory),
     "engine": ("engines", _engines),

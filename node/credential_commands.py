@@ -7,6 +7,7 @@ import msgspec
 
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.credential_notes import notes_of
 from aigrid.node.credential_terms import (
     Worded,
     check_did,
@@ -78,7 +79,7 @@ async def issue(node: Node, params: Issue, _: Emit) -> dict[str, Any]:
             )
         signer = node.grid.authority
     grant = node.policy.wallet.issue(signer, params.to, permission, terms)
-    return await _handed_over(node, (grant,))
+    return await _handed_over(node, (grant,), params)
 
 
 async def delegate(node: Node, params: PassOn, _: Emit) -> dict[str, Any]:
@@ -96,7 +97,7 @@ async def delegate(node: Node, params: PassOn, _: Emit) -> dict[str, Any]:
         terms_of(params),
         on_behalf=params.on_behalf,
     )
-    return await _handed_over(node, chain)
+    return await _handed_over(node, chain, params)
 
 
 async def revoke(node: Node, params: OneCredential, _: Emit) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def methods(node: Node) -> dict[str, tuple[type[msgspec.Struct], Any]]:
     }
 
 
-async def _handed_over(node: Node, chain: Chain) -> dict[str, Any]:
+async def _handed_over(node: Node, chain: Chain, given: Worded) -> dict[str, Any]:
     """`because`: why the holder's node does not have it now."""
     last = chain[-1]
     own = last.subject == node.identity.did
@@ -170,6 +171,7 @@ async def _handed_over(node: Node, chain: Chain) -> dict[str, Any]:
         "valid_until": format_ms(last.valid_until_ms),
         "delivered": not problem,
         "because": problem,
+        "notes": notes_of(node, chain, given),
         "chain": [link.raw.decode("utf-8") for link in chain],
     }
 

@@ -7,6 +7,7 @@ import msgspec
 from aigrid.node.app import Node
 from aigrid.node.finding import check_capability
 from aigrid.node.policy.wallet import Terms
+from aigrid.node.setting import is_region
 from aigrid.protocol.canonical import is_content_id, plain
 from aigrid.protocol.credential_kinds import (
     ACTIONS,
@@ -134,6 +135,9 @@ def _permission(whole: dict[str, Any], given: Worded) -> Permission:
     for action in whole["actions"]:
         if action not in ACTIONS:
             raise UsageError(f"there is no action {action[:64]!r}: {', '.join(ACTIONS)}")
+    for region in given.regions:
+        if not is_region(region):
+            raise UsageError(f"{region[:64]!r} is no region such as `eu` or `us-west`")
     for did in given.audience:
         check_did(did)
     for name in ("purposes", "regions", "audience"):

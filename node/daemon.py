@@ -21,6 +21,7 @@ from aigrid.node.app import Node, World
 from aigrid.node.commands import NodeCommands
 from aigrid.node.config import NodeConfig
 from aigrid.node.control import SOCKET_FILE, ControlServer
+from aigrid.node.former_keys import delegated_to
 from aigrid.node.gateway_setup import gateway_of
 from aigrid.node.key_change import pending_rotation
 from aigrid.node.key_file import Passphrase
@@ -56,6 +57,9 @@ class DirectoryKeys:
 
     def clear_rotation(self) -> None:
         keys.clear_pending_rotation(self._data_dir)
+
+    def of_former_keys(self) -> list[Record]:
+        return delegated_to(self._data_dir, keys.own_did(self._data_dir))
 
 
 async def serve_forever(
@@ -146,6 +150,7 @@ def _ready_event(node: Node, gateway: dict[str, str]) -> dict[str, Any]:
         "peer_id": node.identity.peer_id,
         "did": node.identity.did,
         "grid": node.grid.did,
+        "authority": node.grid.authority is not None,
         **gateway,
         "listen": [
             f"{address}/p2p/{node.identity.peer_id}" for address in node.transport.listen_addresses

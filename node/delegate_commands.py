@@ -6,8 +6,8 @@ import msgspec
 
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
-from aigrid.protocol.errors import UsageError
-from aigrid.protocol.identity import did_of_peer_id
+from aigrid.protocol.errors import UsageError, VerificationError
+from aigrid.protocol.identity import did_of_peer_id, public_key_of_did
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.timestamp import format_ms
 
@@ -43,7 +43,7 @@ async def delegates(node: Node, params: Delegates, _: Emit) -> dict[str, Any]:
     if len(params.dids) > LIMITS.status_delegates_max:
         raise UsageError(f"at most {LIMITS.status_delegates_max} may be named")
     if params.dids or params.none:
-        named = [did if did.startswith("did:") else did_of_peer_id(did) for did in params.dids]
+        named = [_did(one) for one in params.dids]
         node.statuses.delegate(owner, named, params.quorum or None)
     found, quorum = node.statuses.delegates(owner)
     status = node.statuses.known().get(owner)
@@ -57,3 +57,14 @@ async def delegates(node: Node, params: Delegates, _: Emit) -> dict[str, Any]:
             {"did": did, "heard": format_ms(heard[did]) if did in heard else ""} for did in found
         ],
     }
+
+
+def _did(named: str) -> str:
+    """Of a DID or PeerId. Raises UsageError."""
+    try:
+        did = named if named.startswith("did:") else did_of_peer_id(named)
+        public_key_of_did(did)
+    except VerificationError:
+        text = f"{named[:80]!r} is neither a DID nor a PeerId; `aigrid peers` lists both"
+        raise UsageError(text) from None
+    return did

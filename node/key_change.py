@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from aigrid.node import keys
+from aigrid.node.former_keys import delegated_to, hand_on
 from aigrid.node.key_file import Passphrase, check_passphrase
 from aigrid.protocol.errors import Code, UsageError, VerificationError
 from aigrid.protocol.identity import SEED_BYTES, Identity
@@ -18,6 +19,7 @@ from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, build, verify_form_and_signature
 from aigrid.protocol.rotation import RotationBody, agreed
+from aigrid.protocol.timestamp import format_ms
 
 NEXT_KEY_FILE = "next.key"
 
@@ -77,7 +79,8 @@ def rotate(data_dir: Path, passphrase: Passphrase, *, now_ms: int) -> tuple[str,
         The old DID and the new one.
 
     Raises:
-        UsageError: `usage`, where an earlier rotation still waits; and as `protect`.
+        UsageError: `usage`, where an earlier rotation still waits; `rate_limited`, where it is so
+            recent that the grid would not take another yet; and as `protect`.
     """
     path = data_dir / keys.NODE_KEY_FILE
     found = keys.read_key(path)
@@ -89,6 +92,7 @@ def rotate(data_dir: Path, passphrase: Passphrase, *, now_ms: int) -> tuple[str,
             "the last rotation has not reached the grid: run `aigrid up` until it has;"
             f" or, if the grid will never take it, remove {data_dir / keys.ROTATION_FILE}"
         )
+    _check_not_too_soon(data_dir, found.did, now_ms)
     old = keys.open_key(path, found, passphrase)
     new = Identity(secrets.token_bytes(SEED_BYTES))
     content = keys.encoded(new, passphrase() if found.protected else None)
@@ -98,12 +102,30 @@ def rotate(data_dir: Path, passphrase: Passphrase, *, now_ms: int) -> tuple[str,
         # In this order: until the last step, the node is who it was, and this may be done again.
         keys.write_private(following, content)
         keys.write_private(data_dir / keys.ROTATION_FILE, rotation.raw)
+        hand_on(data_dir, old, new, passphrase if found.protected else None, now_ms=now_ms)
         _keep_as(path, data_dir / keys.retired_name(old.did))
         following.replace(path)
         keys.sync(data_dir)
     except OSError as error:
         raise keys.unusable(data_dir, error) from None
     return old.did, new.did
+
+
+def _check_not_too_soon(data_dir: Path, did: str, now_ms: int) -> None:
+    """A key that has only just come by rotation would leave the node out of its grid for a while.
+
+    On the founder's node nobody else is asked.
+    """
+    if keys.read_key(data_dir / keys.AUTHORITY_KEY_FILE) is not None:
+        return
+    came_ms = max((one.valid_from_ms for one in delegated_to(data_dir, did)), default=0)
+    next_ms = came_ms + LIMITS.rotation_interval_seconds * 1000
+    if came_ms <= now_ms < next_ms:
+        raise UsageError(
+            f"the key has only just been changed, and the grid takes no other before"
+            f" {format_ms(next_ms)}: run `aigrid id rotate` then",
+            Code.RATE_LIMITED,
+        )
 
 
 def sign_rotation(old: Identity, new: Identity, *, now_ms: int) -> Record:

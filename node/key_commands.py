@@ -12,6 +12,7 @@ from aigrid.node.control import Emit
 from aigrid.node.policy.api_keys import Actor
 from aigrid.node.policy.limits import ActorLimits
 from aigrid.protocol.errors import UsageError
+from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.timestamp import format_ms
 
 Method = Callable[[Any, Emit], Awaitable[dict[str, Any]]]
@@ -64,7 +65,17 @@ async def _create(node: Node, params: NewKey, _: Emit) -> dict[str, Any]:
     actor, key = node.policy.access.keys.create(
         params.name, params.limits, did=params.did, expires_ms=expires_ms, now_ms=now_ms
     )
-    return {**_shown(node, actor), "key": key}
+    unknown_models = _unknown(node, params.limits.models)
+    return {**_shown(node, actor), "key": key, "unknown_models": unknown_models}
+
+
+def _unknown(node: Node, models: tuple[str, ...]) -> list[str]:
+    """Names and ids of no model that is known here: it may come yet, or be a slip of the hand."""
+    return [
+        name
+        for name in models
+        if not node.graph.index.resolve(name.removeprefix(MODEL_URN), node.now_ms())
+    ]
 
 
 async def _list(node: Node, _: AllKeys, __: Emit) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class PassphraseSource:
         self._prompt = prompt
         self._found: str | None = None
 
+    @property
+    def named(self) -> bool:
+        """Whether somebody said where it is, rather than leaving it to be asked for."""
+        return self._file is not None or self._given is not None
+
     def __call__(self) -> str:
         """Raises UsageError: `passphrase_required`, or why the file cannot be used."""
         if self._found is None:

@@ -3,10 +3,11 @@
 The words are those of `protocol/policy.py`, which is imported late: it loads libsodium.
 """
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aigrid.node.setting import BadValueError, texts
+from aigrid.node.setting import BadValueError, is_region, texts
 from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from aigrid.protocol.policy import OperatorPolicy
 
 _NOBODY, _NOTHING = "nobody", "nothing"
+# Ids and expressions of SPDX, and names of licences that it does not know.
+_LICENSE = re.compile(r"[A-Za-z0-9(][A-Za-z0-9.+:()/ -]*")
 _AMOUNT_MAX = 2**53 - 1
 
 
@@ -60,8 +63,9 @@ def hosted(value: Any) -> frozenset[str]:
     """What to host: model ids and capabilities, or `*` for everything; `nothing` alone: nothing."""
     import msgspec
 
+    from aigrid.metagraph.capabilities import known
     from aigrid.protocol.canonical import is_content_id
-    from aigrid.protocol.credential_kinds import Target
+    from aigrid.protocol.credential_kinds import EVERYTHING, Target
     from aigrid.protocol.model import MODEL_URN
 
     found = _some(value, "capabilities, model ids or *, or nothing")
@@ -74,10 +78,25 @@ def hosted(value: Any) -> frozenset[str]:
         try:
             msgspec.convert(one, Target)
         except msgspec.ValidationError:
-            raise BadValueError(
-                f"lists {one[:80]!r}, which is neither a capability, nor a model's id, nor *"
-            ) from None
+            raise BadValueError(_not_hosted(one)) from None
+        # Other names than those that are shipped are in somebody's namespace, or a model's.
+        if not (one == EVERYTHING or one.startswith(MODEL_URN) or "#" in one or known(one)):
+            raise BadValueError(_not_hosted(one))
     return targets
+
+
+def _not_hosted(named: str) -> str:
+    return (
+        f"lists {named[:80]!r}, which is neither a capability that is known, nor a model's id"
+        " (`aigrid models`), nor *"
+    )
+
+
+def region(value: Any) -> str:
+    """Where the node is, as policies name it."""
+    if not isinstance(value, str) or not is_region(value) or len(value) > LIMITS.name_max_chars:
+        raise BadValueError("must be letters, digits and hyphens, such as eu or us-west")
+    return value
 
 
 def amount(value: Any) -> int:
@@ -99,6 +118,9 @@ def licenses(value: Any) -> tuple[str, ...]:
     if len(found) > LIMITS.presentation_licenses_max:
         raise BadValueError(f"lists more than {LIMITS.presentation_licenses_max} licences")
     try:
+        for one in found:
+            if not _LICENSE.fullmatch(one):
+                raise BadValueError(f"lists {one[:80]!r}, which is no SPDX id such as Apache-2.0")
         return tuple(sorted(msgspec.convert(found, set[License])))
     except msgspec.ValidationError:
         raise BadValueError("must be a list of SPDX ids such as Apache-2.0") from None

@@ -1,10 +1,12 @@
 """What is wrong with the value of a setting, and what several settings have in them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from aigrid.protocol.errors import Code, UsageError
 
+_REGION = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 _PORT_MAX = 65535
 _PORT_MAX_CHARS = 5
 
@@ -23,6 +25,11 @@ def texts(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise BadValueError(f"must be {what}")
     return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+
+
+def is_region(text: str) -> bool:
+    """Whether it is a name that can be told from a slip of the hand: eu, us-west, EU.west."""
+    return _REGION.fullmatch(text) is not None
 
 
 def port_of(text: str) -> int | None:

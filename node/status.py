@@ -22,6 +22,7 @@ from aigrid.protocol.timestamp import format_ms
 def status_of(node: Node) -> dict[str, Any]:
     """The body of `/aigrid/v1/status`."""
     own, now_ms = node.identity, node.now_ms()
+    member, trouble = node.grid.own_membership(), node.router.own_trouble()
     return {
         "peer_id": own.peer_id,
         "did": own.did,
@@ -29,7 +30,10 @@ def status_of(node: Node) -> dict[str, Any]:
         "version": version("aigrid-node"),
         "grid": node.grid.did,
         "authority": node.grid.authority is not None,
+        "member_until": "" if member is None else format_ms(member.valid_until_ms),
+        "trouble": "" if trouble is None else trouble.message,
         "rotation_pending": node.rotating.pending,
+        "rotation_waits_for": node.rotating.waits_for,
         "open": node.config.open_to_strangers,
         "listen": list(node.transport.listen_addresses),
         "gateway": node.policy.access.gateway(),

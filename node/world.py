@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aigrid.node.discovery.grid import GridKeys, NowMs, RandomBytes
+from aigrid.node.discovery.grid import NowMs, RandomBytes
+from aigrid.node.discovery.grid_needs import GridKeys
 from aigrid.node.network.transport import Transport
 from aigrid.node.query_process import StartDataset
 from aigrid.node.workers import WorkerSpawner

@@ -265,7 +265,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.RATE_LIMITED: _elsewhere(429, "Wait for the time in Retry-After."),
     Code.BUSY: _elsewhere(503, "Wait for the time in Retry-After."),
     Code.NO_CANDIDATE: _elsewhere(
-        503, "Start a node that holds the model, or wait.", status=EXIT_NO_CANDIDATE
+        503, "Start a node with the model, or see `aigrid status`.", status=EXIT_NO_CANDIDATE
     ),
     Code.QUERY_MALFORMED: _request(400, "Correct the query where the message points."),
     Code.QUERY_REFUSED: _request(

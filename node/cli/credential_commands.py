@@ -269,11 +269,14 @@ def _hand_over(body: dict[str, Any], out: Path | None, *, as_json: bool) -> None
 
     def person(_: dict[str, Any]) -> None:
         render.note(f"credential {body['credential']}, valid until {body['valid_until']}")
+        for one in body.get("notes", ()):
+            render.note(one)
         if body["delivered"]:
             render.note("its holder's node has it now")
         else:
             render.note(f"not delivered: {body['because']}")
-            render.note("carry it to its holder: aigrid credential import FILE")
+            what = out or "what is printed here"
+            render.note(f"carry {what} to its holder: aigrid credential import FILE")
         for one in body["chain"] if out is None else ():
             render.say(one)
 

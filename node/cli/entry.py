@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -136,10 +136,12 @@ def _open_missing_streams() -> None:
 def _failed(error: BaseException, arguments: Sequence[str], *, as_json: bool) -> int:
     expected = expected_error(error)
     if expected is not None:
-        return _report(expected.code, expected.message, as_json=as_json)
+        help_ = _help_of(arguments)
+        return _report(expected.code, expected.message, as_json=as_json, usage=help_)
     format_message = getattr(error, "format_message", None)
     if format_message is not None:  # what typer raises for a command line it cannot parse
-        return _report(Code.USAGE, str(format_message()), as_json=as_json)
+        help_ = _help_of(arguments)
+        return _report(Code.USAGE, str(format_message()), as_json=as_json, usage=help_)
     if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None:
         return EXIT_INTERRUPTED
     path = _write_crash_log(error, arguments)
@@ -147,14 +149,27 @@ def _failed(error: BaseException, arguments: Sequence[str], *, as_json: bool) ->
     return _report(Code.INTERNAL, message, as_json=as_json)
 
 
-def _report(code: Code, message: str, *, as_json: bool) -> int:
+def _help_of(arguments: Sequence[str]) -> str:
+    """How to ask for the help of the command that was meant."""
+    group: Any = typer.main.get_command(app)
+    names = ["aigrid"]
+    for word in arguments:
+        following = getattr(group, "commands", {}).get(word)
+        if following is not None:
+            group = following
+            names.append(word)
+    return f"see `{' '.join(names)} --help`"
+
+
+def _report(code: Code, message: str, *, as_json: bool, usage: str = "") -> int:
     info = CODES[code]
     if as_json:
         print_json({"error": {"code": code.value, "message": message}})
     else:
         sentence = " ".join(printable(message).split()).rstrip(".")
         if not any(mark in sentence for mark in "`;") and code is not Code.INTERNAL:
-            sentence += f"; {info.next_step[0].lower()}{info.next_step[1:].rstrip('.')}"
+            step = usage if usage and code is Code.USAGE else info.next_step.rstrip(".")
+            sentence += f"; {step[0].lower()}{step[1:]}"
         sys.stderr.write(f"aigrid: {sentence}{'' if sentence.endswith('?') else '.'}\n")
     return info.exit
 

@@ -89,6 +89,8 @@ def revoke(
 
 
 def _show_created(body: dict[str, Any]) -> None:
+    if unknown := body.get("unknown_models"):
+        render.note(f"no model named {', '.join(unknown)} is known here yet: `aigrid models`")
     if not body["key"]:
         render.say(f"Requests signed by {body['did']} are served, as {body['name']}.")
         return

@@ -167,7 +167,20 @@ def up(
     )
     open_data_directory(config.data_dir)
     logs.configure(config.data_dir, os.environ)
+    if passphrase.named:
+        _use_passphrase(config.data_dir, passphrase)
     _serve(config, passphrase)
+
+
+def _use_passphrase(data_dir: Path, passphrase: "PassphraseSource") -> None:
+    """A key that is made now gets the passphrase that was named; one that has none stays plain."""
+    from aigrid.node.keys import NODE_KEY_FILE, create_identity, read_key
+
+    found = read_key(data_dir / NODE_KEY_FILE)
+    if found is None:
+        create_identity(data_dir, passphrase())
+    elif not found.protected:
+        render.note("no passphrase protects this node's key yet: `aigrid id protect`")
 
 
 def _serve(config: "NodeConfig", passphrase: "PassphraseSource") -> None:

@@ -74,11 +74,13 @@ def ready(event: Mapping[str, Any], command: str) -> None:
         lines.append(label, style="bold")
         lines.append(f"{printable(value)}\n")
     lines.append("\nIn another terminal:\n", style="dim")
-    for suggestion, why in (
+    suggestions = [
         ("models fetch smollm2", "bring the starter model"),
         ('ask "What is a grid?"', "ask it"),
-        ("invite DID", "let another machine in (its DID: `aigrid id` there)"),
-    ):
+    ]
+    if event.get("authority"):  # nobody else can
+        suggestions.append(("invite DID", "let another machine in (its DID: `aigrid id` there)"))
+    for suggestion, why in suggestions:
         lines.append(f"  {command} {suggestion}", style="cyan")
         lines.append(f"   {why}\n", style="dim")
     lines.append("\nCtrl-C stops the node.", style="dim")

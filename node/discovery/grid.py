@@ -8,12 +8,12 @@ Memberships are renewed here, by the authority or those to which it delegated th
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 import trio
 
 from aigrid.metagraph.graph import Metagraph
+from aigrid.node.discovery.grid_needs import GridKeys, MemberStatuses
 from aigrid.node.network.transport import Transport
 from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError, VerificationError
 from aigrid.protocol.identity import Identity, did_of_peer_id, peer_id_of_did, public_key_of_did
@@ -26,39 +26,12 @@ from aigrid.protocol.membership import (
     renewal_body,
 )
 from aigrid.protocol.record import Record
-from aigrid.protocol.record_status import StatusEntry
 from aigrid.protocol.status import Standing, standing
 
 log = structlog.get_logger()
 NowMs = Callable[[], int]
 RandomBytes = Callable[[int], bytes]
 _HALF_MS = LIMITS.membership_default_seconds * 500
-
-
-class GridKeys(Protocol):
-    """Where the authority key is kept."""
-
-    def retire_authority(self) -> None:
-        """Put the key of a grid that is being left out of use, without destroying it."""
-
-    def pending_rotation(self) -> Record | None:
-        """The KeyRotation by which this node's key came, until the grid has taken it."""
-
-    def clear_rotation(self) -> None:
-        """The grid has taken it."""
-
-
-class MemberStatuses(Protocol):
-    """Where memberships are revoked: see `node.policy.statuses`."""
-
-    def membership_entry(self, did: str) -> StatusEntry:
-        """The entry in the grid's status list that the membership of `did` has, or gets."""
-
-    def revoke_membership(self, did: str) -> Record | None:
-        """Set it. Raises PolicyDeniedError where this node may not."""
-
-    def undelegate(self, did: str) -> None:
-        """Let `did` sign the grid's status list no more; the authority's key is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +60,7 @@ class Grid:
         self.identity = identity
         self._membership = membership
         self._graph = graph
-        self._statuses = statuses
+        self.statuses = statuses
         self._transport = transport
         self.keys = keys
         self._now_ms = now_ms
@@ -142,7 +115,7 @@ class Grid:
             authority,
             now_ms=self._now_ms(),
             ttl_ms=LIMITS.membership_default_seconds * 1000,
-            status=self._statuses.membership_entry(did),
+            status=self.statuses.membership_entry(did),
         )
 
     def remove(self, did: str) -> None:
@@ -156,17 +129,22 @@ class Grid:
         authority = self.authority if is_delegate else self._require_authority()
         record = self._graph.membership_of(did, self._now_ms())
         if record is None:
-            raise PolicyDeniedError(f"{did} is not a member", Code.NOT_MEMBER)
+            text = f"{did[:80]} is not a member; `aigrid peers` lists those who are"
+            raise PolicyDeniedError(text, Code.NOT_MEMBER)
         founds = isinstance(record.body, MembershipBody) and record.body.role == "authority"
+        if did == self.identity.did and authority is None:
+            text = "a delegate does not remove itself: run `aigrid remove` on the founder's node"
+            raise PolicyDeniedError(text, Code.DENIED)
         if did == self.identity.did or (founds and authority is None):
-            raise PolicyDeniedError("the authority's own node cannot be removed", Code.DENIED)
+            text = "the founder's own node cannot be removed; `aigrid peers` lists the others"
+            raise PolicyDeniedError(text, Code.DENIED)
         if authority is None and record.status is None:
             text = "this membership cannot be revoked yet, only withdrawn by the authority"
             raise PolicyDeniedError(text, Code.NOT_AUTHORITY)
-        self._statuses.revoke_membership(did)
+        self.statuses.revoke_membership(did)
         if authority is not None:
             self._graph.withdraw(Kind.MEMBERSHIP, did, authority, now_ms=self._now_ms())
-            self._statuses.undelegate(did)
+            self.statuses.undelegate(did)
 
     def removed_ms(self, did: str) -> int | None:
         """When the membership of `did` was withdrawn, if that is the last word on it.

@@ -14,9 +14,10 @@ import trio
 
 from aigrid.metagraph.selection import Observation
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.trouble import TURNED_AWAY
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress, PeerChange, Transport
-from aigrid.protocol.errors import AigridError, Code, RemoteError
+from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError, RemoteError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Ping, Pong, decode_rpc_answer, encode
 
@@ -72,6 +73,7 @@ class Peers:
         self._pinging: set[str] = set()
         self._waiting: dict[str, set[trio.CancelScope]] = {}
         self._nursery: trio.Nursery | None = None
+        self._refused = False
         self.on_alive: Callable[[str], Awaitable[None]] = _nothing
 
     def alive(self, peer_id: str) -> bool:
@@ -110,6 +112,10 @@ class Peers:
         state.failures_in_row += 1
         state.failed_seconds = trio.current_time()
 
+    def turned_away(self) -> bool:
+        """Whether nobody is alive, and who was reached last does not take us for a member."""
+        return self._refused and not self.alive_members()
+
     def poke(self) -> None:
         """There may be somebody new to dial."""
         self._redial.set()
@@ -117,6 +123,7 @@ class Peers:
     def forget(self) -> None:
         """Everything about peers of a grid that was left."""
         self._states.clear()
+        self._refused = False
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery, self._transport.events() as events:
@@ -152,6 +159,8 @@ class Peers:
                 self._nursery.start_soon(self.on_alive, peer.peer_id)
         except AigridError as error:
             log.info("peer not reached", peer=peer.peer_id, code=error.code.value)
+            if isinstance(error, PolicyDeniedError) and error.code in TURNED_AWAY:
+                self._refused = True
             if postpone:
                 self._postpone(peer.peer_id)
         finally:
@@ -162,6 +171,7 @@ class Peers:
         """Whether the peer was not alive before."""
         if peer_id not in self._transport.connected():
             return False
+        self._refused = False
         state = self._states.setdefault(peer_id, PeerState())
         state.seen_seconds = trio.current_time()
         state.redial_seconds = 0.0

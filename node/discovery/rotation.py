@@ -22,6 +22,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.membership import check_presented_rotation
 from aigrid.protocol.record import Record
 from aigrid.protocol.rotation import RotationBody
+from aigrid.protocol.timestamp import format_ms
 
 log = structlog.get_logger()
 
@@ -73,12 +74,19 @@ class Succession:
             raise PolicyDeniedError("the old key is not a member's", Code.NOT_MEMBER)
         came_ms = self._local.rotated_to_ms(old)
         # Or one member could fill every node with the memberships of the keys it has had.
-        if came_ms is not None and now_ms - came_ms < LIMITS.rotation_interval_seconds * 1000:
-            raise PolicyDeniedError("this key has only just come by rotation", Code.RATE_LIMITED)
+        next_ms = 0 if came_ms is None else came_ms + LIMITS.rotation_interval_seconds * 1000
+        if now_ms < next_ms:
+            text = (
+                f"the old key has only just come by rotation, which counts at {format_ms(next_ms)}"
+            )
+            raise PolicyDeniedError(text, Code.RATE_LIMITED)
 
 
 class Rotating:
-    """Presents this node's own rotation until the grid has taken it; a service that then ends."""
+    """Presents this node's own rotation until the grid has taken it; a service that then ends.
+
+    `pending` says whether it does, and `waits_for` in words what for.
+    """
 
     def __init__(
         self,
@@ -94,8 +102,10 @@ class Rotating:
         self._now_ms = now_ms
         self._rng = rng
         self.pending = False
+        self.waits_for = ""
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        self._speak_for_former_keys()
         rotation = self._own()
         self.pending = rotation is not None
         task_status.started()
@@ -111,7 +121,14 @@ class Rotating:
         else:
             await self._present(rotation)
         self._grid.keys.clear_rotation()
-        self.pending = False
+        self.pending, self.waits_for = False, ""
+
+    def _speak_for_former_keys(self) -> None:
+        """Say what was revoked of what they issued: they say nothing themselves any more."""
+        try:
+            self._grid.statuses.speak_for(self._grid.keys.of_former_keys())
+        except AigridError as error:
+            log.warning("former keys not read", code=error.code.value, reason=error.message)
 
     def _own(self) -> Record | None:
         """The rotation to the key that we have."""
@@ -146,6 +163,7 @@ class Rotating:
             log.warning("rotation expired: ask the grid's operator to invite the new key")
 
     async def _present_once(self, rotation: Record) -> bool:
+        self.waits_for = self.waits_for or "the founder's node, which was not reached yet"
         for peer in self._hosts():
             try:
                 await self._client.rotate(rotation.raw, peer)
@@ -156,6 +174,8 @@ class Rotating:
                     code=error.code.value,
                     reason=error.message,
                 )
+                if isinstance(error, PolicyDeniedError) and error.code is not Code.NOT_AUTHORITY:
+                    self.waits_for = f"{error.code.value}: {error.message}"
                 continue
             return True
         return False

@@ -20,6 +20,7 @@ from aigrid.metagraph.selection import Observation, Ranking, rank
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
+from aigrid.node.discovery.trouble import own_trouble
 from aigrid.node.mesh.answer import Answer, ModelView, Segment, the_one
 from aigrid.node.mesh.mending import Asking, Mending
 from aigrid.node.mesh.remote_answer import RemoteAnswer
@@ -34,9 +35,11 @@ from aigrid.protocol.errors import (
     POLICY,
     AigridError,
     Code,
+    InvalidRequestError,
     NoCandidateError,
     RemoteError,
 )
+from aigrid.protocol.identity import did_of_peer_id
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import NodeBody
 from aigrid.protocol.limits import LIMITS
@@ -124,7 +127,11 @@ class Router:
             self._presenter.salt(),
             ended=[] if ended is None else ended,
         )
-        ranking = await self._candidates(model, capability)
+        try:
+            ranking = await self._candidates(model, capability)
+        except InvalidRequestError as error:
+            trouble = self.own_trouble() if error.code is Code.MODEL_NOT_FOUND else None
+            raise trouble or error from None
         problem: AigridError | None = None
         attempt, left, refusals_left = 0, LIMITS.attempts_max, LIMITS.refusals_max
         waiting = deque(kept.candidate for kept in ranking.kept)
@@ -221,9 +228,18 @@ class Router:
     ) -> AigridError:
         if problem is not None and (problem.code in _TOLD or problem.code in POLICY):
             return problem
-        return NoCandidateError(
+        return self.own_trouble() or NoCandidateError(
             f"no live node can serve {what!r} now",
             retry_after_seconds=cooling_seconds or LIMITS.retry_after_seconds,
+        )
+
+    def own_trouble(self) -> AigridError | None:
+        """What keeps this node itself from being served by others; None: nothing that it knows."""
+        own = self._graph.membership_of(did_of_peer_id(self._own_peer_id), self._now_ms())
+        return own_trouble(
+            is_member=own is not None,
+            turned_away=self._peers.turned_away(),
+            clock_ahead_ms=self._peers.clock_ahead_ms(),
         )
 
     def _present(self, candidate: Candidate, asking: Asking) -> Presented:

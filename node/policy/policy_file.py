@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from aigrid.node.setting import is_region
 from aigrid.protocol.canonical import plain
 from aigrid.protocol.credential_kinds import ANYONE, MEMBERS, Rule, check_rules
 from aigrid.protocol.errors import UsageError, VerificationError
@@ -83,17 +84,31 @@ def _rule(value: Any, place: str, me: str) -> Rule:
             raise UsageError(f"the policy: {place}.{name} is not a list of strings")
         wished = (me if name == "assignees" and item == _ME else item for item in items)
         found[name] = tuple(sorted(set(wished)))
+    for one in found.get("assignees", ()):
+        _check_assignee(one, place)
+    for one in found.get("regions", ()):
+        if not is_region(one):
+            text = f"{one[:64]!r} is no region such as eu or us-west"
+            raise UsageError(f"the policy: {place}.regions: {text}")
     if "accept_license" in found:
         found["acceptLicense"] = found.pop("accept_license")
     try:
         rule = msgspec.convert(found, Rule)
         check_rules((rule,))
-        for one in rule.assignees:
-            if one not in (MEMBERS, ANYONE):
-                public_key_of_did(one)
     except (msgspec.ValidationError, VerificationError, UnicodeError) as error:
         raise UsageError(f"the policy: {place}: {plain(error)}") from None
     return rule
+
+
+def _check_assignee(one: str, place: str) -> None:
+    try:
+        if one not in (MEMBERS, ANYONE):
+            public_key_of_did(one)
+    except VerificationError:
+        raise UsageError(
+            f"the policy: {place}.assignees: {one[:80]!r} is neither {_ME}, nor {MEMBERS}, nor"
+            f" {ANYONE}, nor a DID such as did:key:z6Mk... (`aigrid id`)"
+        ) from None
 
 
 def _check_members(found: dict[str, Any], known: tuple[str, ...], place: str) -> None:

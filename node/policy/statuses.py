@@ -106,7 +106,8 @@ class StatusKeeper:
         signers = self._signers(entry.issuer)
         if not signers:
             raise PolicyDeniedError(
-                f"this node is neither {entry.issuer} nor signs its status list",
+                f"it was issued by {entry.issuer}, which is not this node and does not let it"
+                " revoke; run `aigrid credential revoke` there",
                 Code.NOT_AUTHORITY,
             )
         signed = [self._sign(entry.issuer, identity, entry.index) for identity in signers]
@@ -158,7 +159,7 @@ class StatusKeeper:
             if did == owner:
                 raise UsageError("who issues signs anyway: name others")
             if did not in members:
-                raise UsageError(f"{did[:80]} is not a member")
+                raise UsageError(f"{did[:80]} is not a member; `aigrid peers` lists those who are")
         if len(delegates) > LIMITS.status_delegates_max:
             raise UsageError(f"at most {LIMITS.status_delegates_max} may be named")
         needed = len(delegates) // 2 + 1 if quorum is None else quorum
@@ -188,6 +189,25 @@ class StatusKeeper:
             raise LocalError("this node signs for as many issuers as it may", Code.BUSY)
         if self._graph.revocations.list_of(record.issuer, self._identity.did, now_ms) is None:
             self._sign(record.issuer, self._identity)
+
+    def speak_for(self, delegations: Sequence[Record]) -> None:
+        """Sign the status lists of those who let this node, as its former keys do.
+
+        Failures are logged: at the next start, then.
+        """
+        for record in delegations:
+            if record.valid_until_ms <= self._now_ms():
+                continue
+            try:
+                self.sponsor(record)
+                self._graph.ingest(record.raw, now_ms=self._now_ms(), received_from=None)
+            except AigridError as error:
+                log.warning(
+                    "no word for a former key",
+                    former=record.issuer,
+                    code=error.code.value,
+                    reason=error.message,
+                )
 
     def undelegate(self, did: str) -> None:
         """Let `did` sign the grid's status list no more; the authority's key is here."""

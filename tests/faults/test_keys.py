@@ -93,9 +93,16 @@ def test_protected_keys_serve_as_before_and_the_passphrase_is_nowhere(pair, tmp_
     founder.start()
 
 
+def standing_of(node: NodeProcess, credential: str) -> str:
+    listed = node.cli("credential", "list")["credentials"]
+    return next(str(one["standing"]) for one in listed if one["id"] == credential)
+
+
 def test_a_member_and_then_the_founder_change_their_keys(pair):
     founder, member = pair
     old = member.cli("id")["did"]
+    to = founder.cli("id")["did"]
+    grant = member.cli("credential", "issue", "--to", to, "--everything")["credential"]
     member.stop()
     changed = member.cli("id", "rotate")
     assert changed["retired"] == old
@@ -105,6 +112,17 @@ def test_a_member_and_then_the_founder_change_their_keys(pair):
     until_offered_by(founder, str(member.ready["peer_id"]))
     assert members(founder) == {changed["did"]}
     assert not (member.data_dir / "pending-rotation").exists()
+    assert member.cli("credential", "revoke", grant)["state"] == "revoked"
+    wait_for(
+        lambda: standing_of(founder, grant) == "revoked",
+        timeout_seconds=PATIENCE_SECONDS,
+        what="the word on what the former key issued",
+    )
+    member.stop()
+    with pytest.raises(NodeFailedError) as soon:
+        member.cli("id", "rotate")
+    assert soon.value.code == "rate_limited"
+    member.start()
     with pytest.raises(NodeFailedError, match=f"aigrid remove {changed['did']}") as moved:
         founder.cli("remove", old)
     assert moved.value.status == 3

@@ -10,7 +10,7 @@ from aigrid.engines.base import Device
 from aigrid.node.commands import NodeCommands
 from aigrid.node.network.transport import Nearby, PeerAddress
 from aigrid.node.status import peers_of
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
@@ -162,7 +162,7 @@ async def test_an_invitation_is_printed_and_joins(sim, autojump_clock):
     joined = await b("join", invitation=invited["invitation"])
     assert joined == {"grid": a.node.grid.did, "state": "member"}
     assert await b.refused("invite", did=SOMEBODY.did) is Code.NOT_AUTHORITY
-    assert await a.refused("invite", did="did:web:x") is Code.MALFORMED
+    assert await a.refused("invite", did="did:web:x") is Code.USAGE
     assert await b.refused("join", invitation="rubbish") is Code.INVITATION_INVALID
 
 
@@ -256,6 +256,8 @@ async def test_delegates_are_named_shown_and_taken_back(sim, autojump_clock):
     assert (nobody["owner"], nobody["delegates"], nobody["quorum"]) == (grid, [], 0)
     assert await b.refused("delegates", dids=[did]) is Code.NOT_AUTHORITY
     assert await a.refused("delegates", dids=[SOMEBODY.did]) is Code.USAGE
+    assert await a.refused("delegates", dids=["nonsense"]) is Code.USAGE
+    assert await a.refused("delegates", dids=["did:key:nonsense"]) is Code.USAGE
     assert await a.refused("delegates", dids=[did], none=True) is Code.USAGE
     assert await a.refused("delegates", quorum=1) is Code.USAGE
     assert await a.refused("delegates", dids=[did], quorum=2) is Code.USAGE
@@ -279,6 +281,8 @@ async def test_a_delegate_removes_a_member_but_not_the_authority_s_node(sim, aut
     await eventually(lambda: b.node.statuses.signs(a.node.grid.did), seconds=10)
     await eventually(lambda: c.identity.did in b.node.grid.members(), seconds=10)
     assert await b.refused("remove", did=a.node.identity.did) is Code.DENIED
+    with pytest.raises(PolicyDeniedError, match="on the founder's node"):
+        await b("remove", did=b.node.identity.did)
     assert await b.refused("remove", did=SOMEBODY.did) is Code.NOT_MEMBER
     assert (await b("remove", did=c.identity.did))["state"] == "removed"
     await eventually(lambda: c.identity.did not in a.node.grid.members(), seconds=5)

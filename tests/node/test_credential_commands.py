@@ -225,6 +225,7 @@ async def test_a_chain_is_verified_in_any_order(sim, autojump_clock):
         {"status_age_seconds": LIMITS.status_age_max_seconds + 1},
         {"delegable": LIMITS.chain_max},
         {"regions": ["r" * 97]},
+        {"regions": ["EU WEST"]},
         {"regions": [f"r{n}" for n in range(33)]},
     ],
 )
@@ -234,6 +235,27 @@ async def test_what_no_credential_says_is_usage(sim, autojump_clock, wrong):
     said = {"to": SOMEBODY.did, "models": ["parrot"], **wrong}
     assert await a.refused("credential_issue", **said) is Code.USAGE
     assert (await a("credential_list"))["credentials"] == []
+
+
+async def test_what_a_new_credential_is_worth_is_said(sim, autojump_clock):
+    a, b = await two(sim)
+    to = {"to": b.node.identity.did}
+    await publish(a, "closed", "rules = []")
+    ours = '[[rules]]\nactions = ["invoke"]\nassignees = ["me"]\n'
+    await publish(a, "granted", ours)
+    (vain,) = (await a("credential_issue", models=["closed", "granted"], **to))["notes"]
+    assert "publish --policy" in vain
+    fetching = await a("credential_issue", models=["granted"], actions=["fetch"], **to)
+    assert len(fetching["notes"]) == 1
+    (short,) = (await a("credential_issue", everything=True, status_age_seconds=1, **to))["notes"]
+    assert "--max-status-age 400s" in short
+    good = {"status_age_seconds": 400, "valid_seconds": 3600, "delegable": 1}
+    issued = await a("credential_issue", models=["granted"], **good, **to)
+    assert issued["notes"] == []
+    on = {"id": issued["credential"], "to": SOMEBODY.did}
+    assert (await b("credential_delegate", **on))["notes"] == []
+    (cut,) = (await b("credential_delegate", valid_seconds=86_400, **on))["notes"]
+    assert "ends before `--valid` says" in cut
 
 
 async def test_a_grant_by_the_authority_needs_its_key(sim, autojump_clock):

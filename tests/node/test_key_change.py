@@ -8,9 +8,11 @@ import pytest
 from tests.node.test_keys import mode
 
 from aigrid.node import key_change, key_file, keys
+from aigrid.node.former_keys import FORMER_KEYS_FILE, delegated_to
 from aigrid.node.key_change import pending_rotation, protect, rotate, unprotect
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.identity import Identity
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.rotation import RotationBody
 
 NOW_MS = 1_790_000_000_000
@@ -179,10 +181,41 @@ def test_a_node_gets_a_new_key_and_keeps_the_old_one(
     assert not (tmp_path / key_change.NEXT_KEY_FILE).exists()
     assert code_of(rotate, tmp_path, source, now_ms=NOW_MS) is Code.USAGE  # it waits
     keys.clear_pending_rotation(tmp_path)
-    assert rotate(tmp_path, source, now_ms=NOW_MS)[0] == new
+    later_ms = NOW_MS + LIMITS.rotation_interval_seconds * 1000
+    assert code_of(rotate, tmp_path, source, now_ms=later_ms - 1) is Code.RATE_LIMITED
+    assert rotate(tmp_path, source, now_ms=later_ms)[0] == new
 
 
-@pytest.mark.parametrize("writes", range(5))
+def test_on_the_founder_s_node_a_key_may_be_changed_at_once(tmp_path: Path) -> None:
+    keys.load_or_create_identity(tmp_path)
+    keys.create_authority(tmp_path)
+    for _ in range(2):
+        rotate(tmp_path, never, now_ms=NOW_MS)
+        keys.clear_pending_rotation(tmp_path)
+
+
+@pytest.mark.parametrize("passphrase", [None, "one"])
+def test_every_key_that_was_retired_lets_the_one_in_use_sign_its_status_list(
+    tmp_path: Path, passphrase: str | None
+) -> None:
+    first = keys.create_identity(tmp_path, passphrase)
+    source = never if passphrase is None else lambda: passphrase
+    times = [NOW_MS + n * LIMITS.rotation_interval_seconds * 1000 for n in range(3)]
+    retired = []
+    for now_ms in times:
+        old, new = rotate(tmp_path, source, now_ms=now_ms)
+        keys.clear_pending_rotation(tmp_path)
+        retired.append(old)
+        assert {one.issuer for one in delegated_to(tmp_path, new)} == set(retired)
+    ends = {one.issuer: one.valid_until_ms for one in delegated_to(tmp_path, new)}
+    assert ends[first.did] == NOW_MS + LIMITS.status_delegation_ttl_seconds * 1000
+    assert delegated_to(tmp_path, first.did) == []
+    (tmp_path / keys.retired_name(first.did)).unlink()  # what is not kept has no say
+    last, new = rotate(tmp_path, source, now_ms=times[-1] + 3_600_000)
+    assert {one.issuer for one in delegated_to(tmp_path, new)} == {*retired[1:], last}
+
+
+@pytest.mark.parametrize("writes", range(6))
 def test_a_rotation_broken_off_leaves_one_key_or_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
@@ -192,9 +225,9 @@ def test_a_rotation_broken_off_leaves_one_key_or_the_other(
         try:
             rotate(tmp_path, never, now_ms=NOW_MS)
         except PowerFailureError:
-            assert writes < 4
+            assert writes < 5
     now = keys.load_or_create_identity(tmp_path)
-    if writes < 4:
+    if writes < 5:
         assert now.did == old.did
         retired, new = rotate(tmp_path, never, now_ms=NOW_MS + 1)
         assert (retired, keys.own_did(tmp_path)) == (old.did, new)
@@ -214,6 +247,7 @@ def test_there_has_to_be_a_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100_000])
 def test_whatever_else_is_in_the_file_is_no_rotation(tmp_path: Path, content: bytes) -> None:
     keys.write_private(tmp_path / keys.ROTATION_FILE, content)
+    keys.write_private(tmp_path / FORMER_KEYS_FILE, content)
     assert pending_rotation(tmp_path) is None
     keys.load_or_create_identity(tmp_path)
     assert rotate(tmp_path, never, now_ms=NOW_MS)

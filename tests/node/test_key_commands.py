@@ -3,6 +3,7 @@
 import pytest
 import trio
 from tests.node.test_commands import Console
+from tests.node.test_credential_commands import publish
 from tests.simulation.harness import Simulation
 
 from aigrid.protocol.errors import Code
@@ -29,11 +30,21 @@ async def test_a_key_is_shown_once_and_listed_without_itself(console, autojump_c
     listed = await console("key_list")
     assert made["key"] not in str(listed)
     (shown,) = listed["keys"]
-    assert shown == {name: value for name, value in made.items() if name != "key"}
+    made.pop("key")
+    assert made.pop("unknown_models") == []
+    assert shown == made
     assert shown["limits"] == {"requests_per_minute": 5, "capabilities": ("feature-extraction",)}
     assert shown["state"] == "live"
     await trio.sleep(61)
     assert (await console("key_list"))["keys"][0]["state"] == "expired"
+
+
+async def test_a_model_that_nobody_knows_yet_may_be_named_and_is_said(console, autojump_clock):
+    await publish(console, "parrot")
+    limits = {"models": ["parrot", "parot"]}
+    made = await console("key_create", name="alice", limits=limits)
+    assert made["unknown_models"] == ["parot"]
+    assert made["limits"] == {"models": ("parrot", "parot")}
 
 
 async def test_a_did_is_listed_without_a_key(console, autojump_clock):

@@ -5,7 +5,7 @@ Everything a node could differ by comes from one seed, so a run can be repeated.
 
 import hashlib
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ class MemoryKeys:
     """Keys live in memory only; `rotation` is the one that waits to be presented."""
 
     rotation: Record | None = None
+    former: Sequence[Record] = ()
 
     def retire_authority(self) -> None:
         pass
@@ -42,6 +43,9 @@ class MemoryKeys:
 
     def clear_rotation(self) -> None:
         self.rotation = None
+
+    def of_former_keys(self) -> Sequence[Record]:
+        return self.former
 
 
 async def run_inline(function: Any) -> Any:
@@ -96,10 +100,12 @@ class Simulation:
         trusted_publishers: Collection[str] = (),
         identity: Identity | None = None,
         rotation: Record | None = None,
+        former: Sequence[Record] = (),
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
-        It has the key of its name, unless `identity` is another; `rotation` waits to be presented.
+        It has the key of its name, unless `identity` is another; `rotation` waits to be presented,
+        `former` is what its former keys let it sign.
         Only the first one brings an authority key, unless `with_authority` says otherwise. It
         replicates everything, unless `interests` names branches.
         """
@@ -121,7 +127,7 @@ class Simulation:
             rng=rng,
             random_bytes=rng.randbytes,
             run_blocking=run_inline,
-            keys=MemoryKeys(rotation),
+            keys=MemoryKeys(rotation, former),
             database=home / "records.db",
             memory={"cpu": 1 << 30},
         )

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from tests.node.cli.conftest import Cli, ScriptedNode
 
+from aigrid.node import keys
 from aigrid.node.cli import entry, node_commands
 from aigrid.node.control import ControlClient
+from aigrid.node.passphrase import VARIABLE, PassphraseSource
+from aigrid.protocol.errors import UsageError
 
 HEAVY = ("libp2p", "multiaddr", "onnxruntime", "onnx", "numpy", "trio", "starlette", "msgspec")
 
@@ -238,7 +241,49 @@ def test_the_ready_line_is_the_event_itself(capsys: pytest.CaptureFixture[str]) 
     node_commands._announce(event, as_json=False, command="aigrid --data-dir 'a b'")
     shown = capsys.readouterr().out
     assert "http://127.0.0.1:1/v1" in shown
-    assert "aigrid --data-dir 'a b' invite DID" in shown
+    assert "aigrid --data-dir 'a b' ask" in shown
+    assert "invite" not in shown  # it is not for a plain member
+    node_commands._announce({**event, "authority": True}, as_json=False, command="aigrid -d 'a b'")
+    assert "aigrid -d 'a b' invite DID" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("nonsense", "aigrid"),
+        ("credential issue --to x --valid soon", "aigrid credential issue"),
+        ("grid delegates --quorum 0", "aigrid grid delegates"),
+    ],
+)
+def test_help_is_pointed_to_where_it_helps(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: str, command: str
+) -> None:
+    assert entry.run(["--data-dir", str(tmp_path), *words.split()]) == 2
+    assert capsys.readouterr().err.endswith(f"; see `{command} --help`.\n")
+
+
+@pytest.mark.parametrize("named", ["file", "variable"])
+def test_the_first_key_gets_the_passphrase_that_was_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, named: str
+) -> None:
+    file = tmp_path / "p"
+    source = PassphraseSource(str(file), {})
+    if named == "variable":
+        source = PassphraseSource(None, {VARIABLE: "one"})
+    else:
+        with pytest.raises(UsageError, match="cannot read the passphrase file"):
+            node_commands._use_passphrase(tmp_path, source)
+        assert not (tmp_path / keys.NODE_KEY_FILE).exists()
+        file.write_text("one\n")
+    node_commands._use_passphrase(tmp_path, source)
+    found = keys.read_key(tmp_path / keys.NODE_KEY_FILE)
+    assert found is not None
+    assert found.protected
+    assert capsys.readouterr().err == ""
+    (tmp_path / keys.NODE_KEY_FILE).unlink()
+    keys.load_or_create_identity(tmp_path)
+    node_commands._use_passphrase(tmp_path, source)
+    assert "aigrid id protect" in capsys.readouterr().err
 
 
 def test_engines_shows_each_device_once_and_each_reason_once(

@@ -6,6 +6,9 @@ from tests.simulation.harness import MemoryKeys, Simulation, eventually
 
 from aigrid.node.key_change import sign_rotation
 from aigrid.node.network.transport import PeerAddress
+from aigrid.node.policy.wallet import Terms
+from aigrid.node.status import status_of
+from aigrid.protocol.credential_kinds import Permission, StatusDelegationBody, status_list_of
 from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind, WithdrawnBody
@@ -14,6 +17,8 @@ from aigrid.protocol.membership import invitation_text
 from aigrid.protocol.messages import Rotate, Welcome
 from aigrid.protocol.record import build
 from aigrid.protocol.rotation import agreed
+from aigrid.protocol.status import Standing, standing
+from aigrid.protocol.timestamp import format_ms
 
 NEW, OTHER = Identity(b"\x21" * 32), Identity(b"\x22" * 32)
 
@@ -37,14 +42,14 @@ async def grid_of(sim, names):
     return nodes
 
 
-async def come_back(sim, name, *, new=NEW, incarnation=1, rotation=None):
+async def come_back(sim, name, *, new=NEW, incarnation=1, rotation=None, former=()):
     """As `aigrid id rotate` and `aigrid up` do it."""
     old = sim.nodes[name].node.identity
     sim.kill(name)
     await trio.sleep(1)
     signed = rotation or sign_rotation(old, new, now_ms=sim.now_ms())
     return (
-        await sim.start(name, incarnation=incarnation, identity=new, rotation=signed)
+        await sim.start(name, incarnation=incarnation, identity=new, rotation=signed, former=former)
     ).node, signed
 
 
@@ -96,6 +101,7 @@ async def test_a_node_waits_with_its_new_key_until_the_authority_is_back(sim, au
     b, _ = await come_back(sim, "b")
     await trio.sleep(300)
     assert b.rotating.pending
+    assert "founder's node" in status_of(b)["rotation_waits_for"]
     assert b.grid.own_membership() is None
     assert [offer.node for offer in c.router.offers()] == []
     # The authority is where it was: the node that waits knows no other address.
@@ -236,7 +242,11 @@ async def test_a_member_does_not_change_its_key_all_the_time(sim, autojump_clock
     assert await refused(sim, again, by=OTHER) is Code.RATE_LIMITED
     sim.kill("x")
     b, _ = await come_back(sim, "b", new=OTHER, incarnation=2)
-    await trio.sleep(LIMITS.rotation_interval_seconds)
+    await trio.sleep(LIMITS.rotation_interval_seconds // 2)
+    came_ms = a.local.rotated_to_ms(NEW.did)
+    at = format_ms(came_ms + LIMITS.rotation_interval_seconds * 1000)
+    assert status_of(b)["rotation_waits_for"].endswith(f"which counts at {at}")
+    await trio.sleep(LIMITS.rotation_interval_seconds // 2)
     await eventually(lambda: not b.rotating.pending, seconds=120)
     assert a.grid.members() == {a.identity.did, OTHER.did}
 
@@ -309,3 +319,32 @@ async def test_a_lost_key_is_replaced_by_hand_and_the_models_are_offered_again(s
     assert (await sim.ask("c", model, "hello"))[1] == NEW.peer_id
     assert a.grid.members() == {a.identity.did, c.identity.did, NEW.did}
     assert c.graph.live_records(sim.now_ms(), issuer=lost.did) == []
+
+
+async def test_what_a_former_key_issued_is_revoked_by_the_next_one(sim, autojump_clock):
+    _, b, c = await grid_of(sim, "abc")
+    permission = Permission(("invoke",), ("*",))
+    grants = [
+        b.policy.wallet.issue(b.identity, c.identity.did, permission, Terms()) for _ in range(2)
+    ]
+    await eventually(lambda: standing_at(sim, c, grants[0]) is Standing.GOOD, seconds=20)
+    former = [status_delegation_of(b.identity, NEW, sim.now_ms())]
+    b, _ = await come_back(sim, "b", former=former)
+    await eventually(lambda: not b.rotating.pending, seconds=20)
+    await trio.sleep(
+        LIMITS.status_age_grant_seconds * 2
+    )  # the last list that the key signed is old
+    assert [standing_at(sim, n, grants[0]) for n in (b, c)] == [Standing.GOOD, Standing.GOOD]
+    b.statuses.revoke(grants[0].status)
+    await eventually(lambda: standing_at(sim, c, grants[0]) is Standing.REVOKED, seconds=20)
+    assert [standing_at(sim, n, grants[1]) for n in (b, c)] == [Standing.GOOD, Standing.GOOD]
+
+
+def status_delegation_of(old, new, now_ms):
+    body = StatusDelegationBody(status_list_of(old.did), (new.did,), 1)
+    until_ms = now_ms + LIMITS.status_delegation_ttl_seconds * 1000
+    return build(Kind.STATUS_DELEGATION, body, old, valid_from_ms=now_ms, valid_until_ms=until_ms)
+
+
+def standing_at(sim, node, credential):
+    return standing(credential, node.statuses.known(), sim.now_ms())

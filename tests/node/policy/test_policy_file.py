@@ -26,9 +26,7 @@ RULES = st.lists(
         actions=ascending(st.sampled_from(ACTIONS), min_size=1),
         assignees=ascending(st.sampled_from(["members", "anyone", ME, OTHER]), min_size=1),
         purposes=ascending(WORDS),
-        regions=ascending(
-            st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=20)
-        ),
+        regions=ascending(st.from_regex(r"\A[A-Za-z0-9]{1,9}([._-][A-Za-z0-9]{1,9})?\Z")),
         accept_license=st.booleans(),
     ),
     max_size=LIMITS.policy_rules_max,
@@ -138,7 +136,11 @@ def test_me_is_this_node():
         ),
         (
             f'[[rules]]\nactions = ["invoke"]\nassignees = ["{ME[:-1]}"]',
-            r"rules\[0\]: ",
+            r"rules\[0\].assignees: .* neither me, nor members, nor anyone, nor a DID",
+        ),
+        (
+            '[[rules]]\nactions = ["invoke"]\nassignees = ["members"]\nregions = ["EU WEST"]',
+            r"rules\[0\].regions: 'EU WEST'",
         ),
         (json.dumps({"rules": [{}] * (LIMITS.policy_rules_max + 1)}), "more than 16 rules"),
         ("#" * (LIMITS.policy_file_max_bytes + 1), "larger than"),
