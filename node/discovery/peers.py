@@ -159,7 +159,8 @@ class Peers:
                 self._nursery.start_soon(self.on_alive, peer.peer_id)
         except AigridError as error:
             log.info("peer not reached", peer=peer.peer_id, code=error.code.value)
-            if isinstance(error, PolicyDeniedError) and error.code in TURNED_AWAY:
+            refused = isinstance(error, PolicyDeniedError) and error.code in TURNED_AWAY
+            if refused and peer.peer_id in self._transport.members:  # anybody may say so
                 self._refused = True
             if postpone:
                 self._postpone(peer.peer_id)
