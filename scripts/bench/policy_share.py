@@ -44,7 +44,7 @@ from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.policy import Asked, Policies, decide
 from aigrid.protocol.presentation import Binding, digest_of, present
 from aigrid.protocol.receipt import OutputHash, ReceiptBody, prefix_hash, request_hash
-from aigrid.protocol.record import Record, build
+from aigrid.protocol.record import Record, build, sign
 from aigrid.protocol.record_status import StatusEntry
 from aigrid.protocol.status import IssuerStatus
 from aigrid.protocol.timestamp import format_ms
@@ -160,7 +160,14 @@ class Steps:
                 presentation=digest,
                 credentials=relied_on,
             )
-            record = self._signed(Kind.RECEIPT, body, self.node, status=False)
+            until_ms = self.now_ms + DAY_MS
+            record = sign(
+                Kind.RECEIPT,
+                body,
+                self.node,
+                valid_from_ms=self.now_ms,
+                valid_until_ms=until_ms,
+            )
             self.kept.served(record, SALT, peer=self.gateway.did)
         with self._timed("received"):
             expected = Expected(
