@@ -27,8 +27,8 @@ def own_trouble(
     if not is_member or turned_away:
         whose = "others do not take this node for" if is_member else "this node is not"
         return PolicyDeniedError(
-            f"{whose} a member of its grid now; `aigrid status` says more, and `aigrid invite DID`"
-            " on the founder's node lets it in again",
+            f"{whose} a member of its grid now; `aigrid invite DID` on the founder's node lets it"
+            " in again",
             Code.NOT_MEMBER,
         )
     if abs(clock_ahead_ms) > LIMITS.clock_skew_seconds * 1000:
