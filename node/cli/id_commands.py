@@ -126,9 +126,10 @@ def rotate(
 def _name_left(left: list[str]) -> None:
     """Retired keys that did not open: the next rotation cannot use them."""
     for name in left:
-        render.note(f"{name} keeps another passphrase; after `aigrid id rotate` nobody can revoke")
+        render.note(f"{name} keeps another passphrase.")
     if left:
-        render.note("what these keys issued. Run this again with their passphrase, before that.")
+        render.note("What such a key issued cannot be revoked any more after `aigrid id rotate`:")
+        render.note("before that, run this again with the passphrase that it has.")
 
 
 @contextmanager
