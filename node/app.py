@@ -87,8 +87,7 @@ class Node:
         self._wire()
 
     def _build_graph(self, authority: Identity | None) -> None:
-        grid = self.local.grid or (authority.did if authority is not None else "")
-        self.local.grid = grid
+        self.local.grid = grid = self.local.grid or (authority.did if authority else "")
         if authority is not None and authority.did != grid:
             authority = None  # of a grid that was left, by a node that died before retiring it
         self.graph = Metagraph(
@@ -245,6 +244,7 @@ class Node:
             presenter=self.policy.presenter,
             receipts=self.policy.receipts,
             reach=self.typed_queries.ask,
+            rotation_waits_for=lambda: self.rotating.waits_for,
             now_ms=self.now_ms,
             rng=world.rng,
         )

@@ -199,7 +199,9 @@ class NodeCommands:
         return engines_of(self._node, await self._node.find_devices())
 
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
-        return {"models": models_of(self._node)}
+        trouble = self._node.router.own_trouble()
+        said = "" if trouble is None else trouble.message
+        return {"models": models_of(self._node), "trouble": said}
 
     async def _models_fetch(self, params: Name, emit: Emit) -> dict[str, Any]:
         async def progress(text: str) -> None:

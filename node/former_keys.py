@@ -47,11 +47,14 @@ def delegated_to(data_dir: Path, did: str) -> list[Record]:
 
 def hand_on(
     data_dir: Path, old: Identity, new: Identity, passphrase: Passphrase | None, *, now_ms: int
-) -> None:
+) -> list[str]:
     """Have `old`, and those for which it speaks, let `new` sign their status lists.
 
     What names `old` stays until the next time: the change may be broken off here. `passphrase`
     opens the retired keys that have the one of the node's key; None: it has none.
+
+    Returns:
+        The DIDs whose keys did not open: what they issued, `new` cannot revoke.
 
     Raises:
         UsageError: `data_directory_unusable`.
@@ -60,13 +63,19 @@ def hand_on(
     before = delegated_to(data_dir, old.did)
     until_ms = now_ms + LIMITS.status_delegation_ttl_seconds * 1000
     said = [_delegation(old, new, now_ms, until_ms)]
+    left = []
     for earlier in before:
+        if earlier.valid_until_ms <= now_ms:
+            continue
         former = _retired(data_dir, earlier.issuer, passphrase)
-        if former is not None and earlier.valid_until_ms > now_ms:
+        if former is None:
+            left.append(earlier.issuer)
+        else:
             # Nothing that it issued is valid for longer than what it signed first.
             said.append(_delegation(former, new, now_ms, earlier.valid_until_ms))
     kept = said[: LIMITS.status_owners_max]
     keys.write_private(data_dir / FORMER_KEYS_FILE, _lines([*kept, *before]))
+    return left
 
 
 def _delegation(former: Identity, to: Identity, now_ms: int, until_ms: int) -> Record:

@@ -9,10 +9,11 @@ import secrets
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from aigrid.node import keys
 from aigrid.node.former_keys import delegated_to, hand_on
-from aigrid.node.key_file import Passphrase, check_passphrase
+from aigrid.node.key_file import KeyFile, Passphrase, check_passphrase
 from aigrid.protocol.errors import Code, UsageError, VerificationError
 from aigrid.protocol.identity import SEED_BYTES, Identity
 from aigrid.protocol.kinds import Kind
@@ -24,13 +25,25 @@ from aigrid.protocol.timestamp import format_ms
 NEXT_KEY_FILE = "next.key"
 
 
-def protect(data_dir: Path, new: str, old: Passphrase) -> list[str]:
+class Changed(NamedTuple):
+    """What a change of the protection came to, as names of files."""
+
+    written: list[str]
+    left: list[str]  # retired keys that stay under a passphrase that was not given
+
+
+class Rotated(NamedTuple):
+    """The old DID, the new one, and earlier ones whose keys did not open to name it as theirs."""
+
+    old: str
+    new: str
+    left: list[str]
+
+
+def protect(data_dir: Path, new: str, old: Passphrase) -> Changed:
     """Have `new` protect every key here; `old` is asked for where another passphrase does already.
 
-    Retired keys that have a passphrase keep it: it may be one that nobody remembers.
-
-    Returns:
-        Names of the files that were written.
+    Retired keys that neither opens stay as they are: theirs may be one that nobody remembers.
 
     Raises:
         UsageError: `passphrase_wrong`, `usage`, `key_file_corrupt`, `data_directory_unusable`.
@@ -39,9 +52,10 @@ def protect(data_dir: Path, new: str, old: Passphrase) -> list[str]:
     if keys.read_key(data_dir / keys.NODE_KEY_FILE) is None:
         keys.create_identity(data_dir, new)
     opened: list[tuple[Path, Identity]] = []
+    left = []
     for path in _key_files(data_dir):
         found = keys.read_key(path)
-        if found is None or (found.protected and _is_retired(path)):
+        if found is None:
             continue
         if found.protected:
             try:
@@ -51,32 +65,47 @@ def protect(data_dir: Path, new: str, old: Passphrase) -> list[str]:
                     raise
             else:
                 continue  # done already: by a command that was broken off, perhaps
-        opened.append((path, keys.open_key(path, found, old)))
-    return _rewrite(data_dir, opened, new)
+        identity = _open(path, found, old)
+        if identity is None:
+            left.append(path.name)
+        else:
+            opened.append((path, identity))
+    return Changed(_rewrite(data_dir, opened, new), left)
 
 
-def unprotect(data_dir: Path, old: Passphrase) -> list[str]:
-    """Take the passphrase off every key in use.
-
-    Returns:
-        Names of the files that were written.
+def unprotect(data_dir: Path, old: Passphrase) -> Changed:
+    """Take the passphrase off every key; retired ones that have another keep it.
 
     Raises:
         UsageError: as `protect`.
     """
     opened: list[tuple[Path, Identity]] = []
+    left = []
     for path in _key_files(data_dir):
         found = keys.read_key(path)
-        if found is not None and found.protected and not _is_retired(path):
-            opened.append((path, keys.open_key(path, found, old)))
-    return _rewrite(data_dir, opened, None)
+        if found is None or not found.protected:
+            continue
+        identity = _open(path, found, old)
+        if identity is None:
+            left.append(path.name)
+        else:
+            opened.append((path, identity))
+    return Changed(_rewrite(data_dir, opened, None), left)
 
 
-def rotate(data_dir: Path, passphrase: Passphrase, *, now_ms: int) -> tuple[str, str]:
+def _open(path: Path, found: KeyFile, old: Passphrase) -> Identity | None:
+    """The key in a file; None for a retired one whose passphrase nobody gives."""
+    try:
+        return keys.open_key(path, found, old)
+    except UsageError as error:
+        unknown = error.code in {Code.PASSPHRASE_WRONG, Code.PASSPHRASE_REQUIRED}
+        if unknown and path.name.startswith("retired-"):
+            return None
+        raise
+
+
+def rotate(data_dir: Path, passphrase: Passphrase, *, now_ms: int) -> Rotated:
     """Give the node a new key, and keep a KeyRotation for `up` to present.
-
-    Returns:
-        The old DID and the new one.
 
     Raises:
         UsageError: `usage`, where an earlier rotation still waits; `rate_limited`, where it is so
@@ -102,13 +131,13 @@ def rotate(data_dir: Path, passphrase: Passphrase, *, now_ms: int) -> tuple[str,
         # In this order: until the last step, the node is who it was, and this may be done again.
         keys.write_private(following, content)
         keys.write_private(data_dir / keys.ROTATION_FILE, rotation.raw)
-        hand_on(data_dir, old, new, passphrase if found.protected else None, now_ms=now_ms)
+        left = hand_on(data_dir, old, new, passphrase if found.protected else None, now_ms=now_ms)
         _keep_as(path, data_dir / keys.retired_name(old.did))
         following.replace(path)
         keys.sync(data_dir)
     except OSError as error:
         raise keys.unusable(data_dir, error) from None
-    return old.did, new.did
+    return Rotated(old.did, new.did, left)
 
 
 def _check_not_too_soon(data_dir: Path, did: str, now_ms: int) -> None:
@@ -168,10 +197,6 @@ def _key_files(data_dir: Path) -> Iterator[Path]:
     yield data_dir / keys.AUTHORITY_KEY_FILE
     yield data_dir / NEXT_KEY_FILE
     yield from islice(sorted(data_dir.glob("retired-*.key")), LIMITS.keys_retired_max)
-
-
-def _is_retired(path: Path) -> bool:
-    return path.name.startswith("retired-")
 
 
 def _rewrite(

@@ -91,6 +91,6 @@ def _first_line(file: str) -> str:
                 line = opened.readline(LIMITS.passphrase_max_bytes + 3)
         return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read the passphrase file: {error.strerror}") from None
+        raise UsageError(f"cannot read the passphrase file {file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError("the passphrase file is not text in UTF-8") from None
+        raise UsageError(f"the passphrase file {file} is not text in UTF-8") from None

@@ -15,7 +15,7 @@ from aigrid.node.policy.explaining import Holder
 from aigrid.node.policy.links import in_order
 from aigrid.node.policy.policy_file import policy_json
 from aigrid.protocol.credential_kinds import ACTIONS
-from aigrid.protocol.errors import PolicyDeniedError, UsageError, VerificationError
+from aigrid.protocol.errors import Code, PolicyDeniedError, UsageError, VerificationError
 from aigrid.protocol.identity import did_of_peer_id, peer_id_of_did
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.policy import Decision, Reason, rules_of
@@ -71,7 +71,14 @@ async def explain(node: Node, params: Explain, _: Emit) -> dict[str, Any]:
         "offered": any(one["offered"] for one in decisions),
         "code": "" if allowed or not decisions else decisions[0]["code"],
         "decisions": decisions,
+        "trouble": _trouble(node) if holder.did == node.identity.did else "",
     }
+
+
+def _trouble(node: Node) -> str:
+    """Why this node itself is no member, where it is none."""
+    trouble = node.router.own_trouble()
+    return trouble.message if trouble is not None and trouble.code is Code.NOT_MEMBER else ""
 
 
 def _holder(node: Node, params: Explain) -> Holder:

@@ -71,9 +71,10 @@ def protect(
         variable="",
     )
     with _stopped(here):
-        written = protect_keys(here, new(), old)
+        written, left = protect_keys(here, new(), old)
+    _name_left(left)
     show(
-        {"protected": written},
+        {"protected": written, "left": left},
         lambda _: render.say("Protected. Nobody can recover a passphrase that is forgotten."),
         as_json=as_json,
     )
@@ -90,9 +91,11 @@ def unprotect(
     here = session(ctx).data_dir
     passphrase = PassphraseSource(passphrase_file, os.environ)
     with _stopped(here):
-        written = unprotect_keys(here, passphrase)
+        written, left = unprotect_keys(here, passphrase)
+    _name_left(left)
     said = "No passphrase protects the keys any more." if written else "No passphrase did."
-    show({"unprotected": written}, lambda _: render.say(said), as_json=as_json)
+    body = {"unprotected": written, "left": left}
+    show(body, lambda _: render.say(said), as_json=as_json)
 
 
 @id_app.command()
@@ -101,18 +104,32 @@ def rotate(
 ) -> None:
     """Give this node a new key; `up` has the grid take it for the old one. Stop the node first."""
     from aigrid.node.key_change import rotate as rotate_key
+    from aigrid.node.keys import retired_name
     from aigrid.node.passphrase import PassphraseSource
 
     here = session(ctx).data_dir
     passphrase = PassphraseSource(passphrase_file, os.environ)
     with _stopped(here):
-        old, new = rotate_key(here, passphrase, now_ms=now_ms())
+        old, new, left = rotate_key(here, passphrase, now_ms=now_ms())
+
+    for did in left:
+        render.note(f"the new key cannot revoke what {did} issued: {retired_name(did)} is missing")
+        render.note("or has another passphrase than the key in use")
 
     def person(_: object) -> None:
         render.note(f"{old} is retired; run `aigrid up` for the grid to take the new one:")
         render.say(new)
 
-    show({"did": new, "retired": old}, person, as_json=as_json)
+    show({"did": new, "retired": old, "not_handed_on": left}, person, as_json=as_json)
+
+
+def _name_left(left: list[str]) -> None:
+    """Retired keys that did not open: the next rotation cannot use them."""
+    for name in left:
+        render.note(f"{name} keeps another passphrase.")
+    if left:
+        render.note("What such a key issued cannot be revoked any more after `aigrid id rotate`:")
+        render.note("before that, run this again with the passphrase that it has.")
 
 
 @contextmanager

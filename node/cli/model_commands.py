@@ -26,10 +26,14 @@ def models(ctx: typer.Context, *, as_json: Json = False) -> None:
         lambda body: render.rows(
             ({**model, "who": _who(model.get("policy", []))} for model in body["models"]),
             _MODELS,
-            empty="No models yet: aigrid models fetch smollm2",
+            empty=_none(body.get("trouble", "")),
         ),
         as_json=as_json,
     )
+
+
+def _none(trouble: str) -> str:
+    return f"No models: {trouble}." if trouble else "No models yet: aigrid models fetch smollm2"
 
 
 def _who(rules: list[dict[str, Any]]) -> str:

@@ -89,7 +89,8 @@ def _show_decisions(body: dict[str, Any]) -> None:
         for unknown in one["unknown"]:
             render.say(f"    not known here: {unknown}", style="dim")
         if not one["allowed"]:
-            render.say(f"    {CODES[Code(one['code'])].next_step}")
+            trouble = body.get("trouble") if one["code"] == Code.NOT_MEMBER.value else ""
+            render.say(f"    {trouble or CODES[Code(one['code'])].next_step}")
 
 
 def _limits(limit: dict[str, Any]) -> str:

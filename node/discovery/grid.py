@@ -123,10 +123,12 @@ class Grid:
 
         Every node cuts the member off when it learns of either.
         """
-        is_delegate = self.identity.did in self._graph.revocations.delegates(
-            self.did, self._now_ms()
-        )
-        authority = self.authority if is_delegate else self._require_authority()
+        delegates = self._graph.revocations.delegates(self.did, self._now_ms())
+        if self.authority is None and self.identity.did not in delegates:
+            who = f" or at a delegate: {', '.join(delegates)}" if delegates else ""
+            text = f"this node removes nobody: run `aigrid remove` at the founder's node{who}"
+            raise PolicyDeniedError(text, Code.NOT_AUTHORITY)
+        authority = self.authority
         record = self._graph.membership_of(did, self._now_ms())
         if record is None:
             text = f"{did[:80]} is not a member; `aigrid peers` lists those who are"

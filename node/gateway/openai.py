@@ -76,6 +76,8 @@ def error_object(error: AigridError) -> dict[str, str | None]:
     param: str | None = getattr(error, "param", None)
     # Without a field to name, the message says itself what to send.
     says_all = error.code is Code.INVALID_REQUEST and param is None
+    # Why it is no member, which a node says of itself, has a next step of its own.
+    says_all |= error.code is Code.NOT_MEMBER and "`" in message
     if not says_all and info.next_step not in message:
         message = f"{message} {info.next_step}".lstrip()
     return {"message": message, "type": kind, "param": param, "code": error.code.value}

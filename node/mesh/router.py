@@ -68,6 +68,7 @@ class Router:
         presenter: Presenter,
         receipts: ReceiptBook,
         reach: Callable[[Wanted], Awaitable[object]],
+        rotation_waits_for: Callable[[], str],
         now_ms: NowMs,
         rng: random.Random,
     ) -> None:
@@ -80,6 +81,7 @@ class Router:
         self._mending = Mending(presenter, rpc, index=lambda: graph.index, now_ms=now_ms)
         self._receipts = receipts
         self._reach = reach
+        self._rotation_waits_for = rotation_waits_for
         self._rng = rng
         self._now_ms = now_ms
 
@@ -226,6 +228,8 @@ class Router:
     def _nobody(
         self, what: str, problem: AigridError | None, cooling_seconds: float | None
     ) -> AigridError:
+        if problem is not None and problem.code is Code.NOT_MEMBER:
+            return self.own_trouble() or problem  # which knows why
         if problem is not None and (problem.code in _TOLD or problem.code in POLICY):
             return problem
         return self.own_trouble() or NoCandidateError(
@@ -240,6 +244,7 @@ class Router:
             is_member=own is not None,
             turned_away=self._peers.turned_away(),
             clock_ahead_ms=self._peers.clock_ahead_ms(),
+            rotation_waits_for=self._rotation_waits_for(),
         )
 
     def _present(self, candidate: Candidate, asking: Asking) -> Presented:

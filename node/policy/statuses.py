@@ -107,7 +107,8 @@ class StatusKeeper:
         if not signers:
             raise PolicyDeniedError(
                 f"it was issued by {entry.issuer}, which is not this node and does not let it"
-                " revoke; run `aigrid credential revoke` there",
+                " revoke; run `aigrid credential revoke` there; if that is an earlier key of this"
+                " node, its retired-*.key did not open when the key was changed",
                 Code.NOT_AUTHORITY,
             )
         signed = [self._sign(entry.issuer, identity, entry.index) for identity in signers]

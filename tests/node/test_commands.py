@@ -105,7 +105,7 @@ async def test_models_find_and_ask(sim, autojump_clock):
     listed["policy"] = [
         {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
     ]
-    assert await a("models") == {"models": [listed]}
+    assert await a("models") == {"models": [listed], "trouble": ""}
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}
     assert (found["node"], found["signer"]) == (peer, b.node.identity.did)

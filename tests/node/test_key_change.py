@@ -47,7 +47,7 @@ def test_all_keys_are_protected_and_freed_again(tmp_path: Path) -> None:
     (tmp_path / "retired-x.key").write_bytes(key_file.encode_key(Identity(bytes(32))))
     (tmp_path / "retired-x.key").chmod(0o600)
     names = ["node.key", "authority.key", "retired-x.key"]
-    assert protect(tmp_path, "one", never) == names
+    assert protect(tmp_path, "one", never).written == names
     for name in names:
         assert mode(tmp_path / name) == 0o600
         assert b"secretKeyMultibase" not in (tmp_path / name).read_bytes()
@@ -59,9 +59,9 @@ def test_all_keys_are_protected_and_freed_again(tmp_path: Path) -> None:
     loaded = keys.load_authority(tmp_path, lambda: "one")
     assert loaded is not None
     assert loaded.seed == authority.seed
-    assert unprotect(tmp_path, lambda: "one") == ["node.key", "authority.key"]
+    assert unprotect(tmp_path, lambda: "one").written == names
     assert keys.load_or_create_identity(tmp_path).seed == node.seed
-    assert unprotect(tmp_path, never) == []
+    assert unprotect(tmp_path, never).written == []
 
 
 def test_the_key_of_a_rotation_that_was_broken_off_is_protected_too(
@@ -77,10 +77,10 @@ def test_the_key_of_a_rotation_that_was_broken_off_is_protected_too(
         with pytest.raises(PowerFailureError):
             rotate(tmp_path, never, now_ms=NOW_MS)
     assert pending_rotation(tmp_path) is not None
-    assert protect(tmp_path, "one", never) == ["node.key", "next.key"]
+    assert protect(tmp_path, "one", never).written == ["node.key", "next.key"]
     assert not [p for p in tmp_path.iterdir() if b"secretKeyMultibase" in p.read_bytes()]
-    assert unprotect(tmp_path, lambda: "one") == ["node.key", "next.key"]
-    _, new = rotate(tmp_path, never, now_ms=NOW_MS)
+    assert unprotect(tmp_path, lambda: "one").written == ["node.key", "next.key"]
+    _, new, _ = rotate(tmp_path, never, now_ms=NOW_MS)
     assert keys.own_did(tmp_path) == new
 
 
@@ -103,13 +103,15 @@ def test_a_passphrase_is_changed_by_who_knows_it(tmp_path: Path) -> None:
     assert code_of(protect, tmp_path, "two", lambda: "three") is Code.PASSPHRASE_WRONG
     assert code_of(unprotect, tmp_path, lambda: "three") is Code.PASSPHRASE_WRONG
     assert (tmp_path / "node.key").read_bytes() == before
-    assert protect(tmp_path, "one", never) == []
-    assert protect(tmp_path, "two", lambda: "one") == ["node.key"]
+    assert protect(tmp_path, "one", never).written == []
+    assert protect(tmp_path, "two", lambda: "one").written == ["node.key"]
     assert keys.load_or_create_identity(tmp_path, lambda: "two").seed == node.seed
 
 
 def test_a_key_that_is_made_later_is_protected_like_the_node_s(tmp_path: Path) -> None:
-    assert protect(tmp_path, "one", never) == []  # made protected: never on the disk without
+    assert (
+        protect(tmp_path, "one", never).written == []
+    )  # made protected: never on the disk without
     assert b"secretKeyMultibase" not in (tmp_path / "node.key").read_bytes()
     authority = keys.create_authority(tmp_path, lambda: "one")
     found = keys.read_key(tmp_path / "authority.key")
@@ -163,7 +165,7 @@ def test_a_node_gets_a_new_key_and_keeps_the_old_one(
     old = keys.create_identity(tmp_path, passphrase)
     before = (tmp_path / "node.key").read_bytes()
     source = never if passphrase is None else lambda: passphrase
-    retired, new = rotate(tmp_path, source, now_ms=NOW_MS)
+    retired, new, _ = rotate(tmp_path, source, now_ms=NOW_MS)
     assert retired == old.did
     loaded = keys.load_or_create_identity(tmp_path, source)
     assert loaded.did == new != old.did
@@ -203,7 +205,7 @@ def test_every_key_that_was_retired_lets_the_one_in_use_sign_its_status_list(
     times = [NOW_MS + n * LIMITS.rotation_interval_seconds * 1000 for n in range(3)]
     retired = []
     for now_ms in times:
-        old, new = rotate(tmp_path, source, now_ms=now_ms)
+        old, new, _ = rotate(tmp_path, source, now_ms=now_ms)
         keys.clear_pending_rotation(tmp_path)
         retired.append(old)
         assert {one.issuer for one in delegated_to(tmp_path, new)} == set(retired)
@@ -211,8 +213,40 @@ def test_every_key_that_was_retired_lets_the_one_in_use_sign_its_status_list(
     assert ends[first.did] == NOW_MS + LIMITS.status_delegation_ttl_seconds * 1000
     assert delegated_to(tmp_path, first.did) == []
     (tmp_path / keys.retired_name(first.did)).unlink()  # what is not kept has no say
-    last, new = rotate(tmp_path, source, now_ms=times[-1] + 3_600_000)
+    last, new, _ = rotate(tmp_path, source, now_ms=times[-1] + 3_600_000)
     assert {one.issuer for one in delegated_to(tmp_path, new)} == {*retired[1:], last}
+
+
+def test_a_retired_key_changes_its_passphrase_with_the_one_in_use(tmp_path: Path) -> None:
+    first = keys.create_identity(tmp_path, "one")
+    hour_ms = LIMITS.rotation_interval_seconds * 1000
+    second = rotate(tmp_path, lambda: "one", now_ms=NOW_MS).new
+    keys.clear_pending_rotation(tmp_path)
+    retired = keys.retired_name(first.did)
+    assert protect(tmp_path, "two", lambda: "one") == (["node.key", retired], [])
+    _, third, left = rotate(tmp_path, lambda: "two", now_ms=NOW_MS + hour_ms)
+    keys.clear_pending_rotation(tmp_path)
+    assert left == []
+    assert {one.issuer for one in delegated_to(tmp_path, third)} == {first.did, second}
+    freed = ["node.key", *sorted([retired, keys.retired_name(second)])]
+    assert unprotect(tmp_path, lambda: "two") == (freed, [])
+    assert not rotate(tmp_path, never, now_ms=NOW_MS + 2 * hour_ms).left
+
+
+def test_a_retired_key_under_another_passphrase_is_named(tmp_path: Path) -> None:
+    first = keys.create_identity(tmp_path, "one")
+    rotate(tmp_path, lambda: "one", now_ms=NOW_MS)
+    keys.clear_pending_rotation(tmp_path)
+    retired = keys.retired_name(first.did)
+    (tmp_path / retired).write_bytes(key_file.encode_protected(first, "forgotten", bytes))
+    before = (tmp_path / retired).read_bytes()
+    assert protect(tmp_path, "two", lambda: "one") == (["node.key"], [retired])
+    assert protect(tmp_path, "two", lambda: "one") == ([], [retired])
+    assert unprotect(tmp_path, lambda: "two") == (["node.key"], [retired])
+    assert (tmp_path / retired).read_bytes() == before
+    later_ms = NOW_MS + LIMITS.rotation_interval_seconds * 1000
+    assert rotate(tmp_path, never, now_ms=later_ms).left == [first.did]
+    assert protect(tmp_path, "two", lambda: "forgotten").left == []
 
 
 @pytest.mark.parametrize("writes", range(6))
@@ -229,7 +263,7 @@ def test_a_rotation_broken_off_leaves_one_key_or_the_other(
     now = keys.load_or_create_identity(tmp_path)
     if writes < 5:
         assert now.did == old.did
-        retired, new = rotate(tmp_path, never, now_ms=NOW_MS + 1)
+        retired, new, _ = rotate(tmp_path, never, now_ms=NOW_MS + 1)
         assert (retired, keys.own_did(tmp_path)) == (old.did, new)
     rotation = pending_rotation(tmp_path)
     assert rotation is not None

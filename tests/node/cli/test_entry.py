@@ -271,7 +271,7 @@ def test_the_first_key_gets_the_passphrase_that_was_named(
     if named == "variable":
         source = PassphraseSource(None, {VARIABLE: "one"})
     else:
-        with pytest.raises(UsageError, match="cannot read the passphrase file"):
+        with pytest.raises(UsageError, match=f"cannot read the passphrase file {file}: No"):
             node_commands._use_passphrase(tmp_path, source)
         assert not (tmp_path / keys.NODE_KEY_FILE).exists()
         file.write_text("one\n")

@@ -129,6 +129,21 @@ async def test_only_the_authority_invites(sim, autojump_clock):
     assert (caught.value.code, caught.value.info.exit) == (Code.NOT_AUTHORITY, 3)
 
 
+async def test_who_may_not_remove_hears_who_may(sim, autojump_clock):
+    for name in "abc":
+        await sim.start(name)
+    for name in "bc":
+        await sim.join(name, "a")
+    a, b, c = (sim.nodes[name].node for name in "abc")
+    with pytest.raises(AigridError, match=r"at the founder's node$") as caught:
+        b.grid.remove(c.identity.did)
+    assert (caught.value.code, caught.value.info.exit) == (Code.NOT_AUTHORITY, 3)
+    a.statuses.delegate(a.grid.did, [c.identity.did])
+    await eventually(lambda: b.statuses.delegates(a.grid.did)[0], seconds=20)
+    with pytest.raises(AigridError, match=f"at a delegate: {c.identity.did}"):
+        b.grid.remove(c.identity.did)
+
+
 async def test_a_grid_with_other_members_is_not_left(sim, autojump_clock):
     for name in "abc":
         await sim.start(name)

@@ -2,8 +2,10 @@
 
 import pytest
 import trio
+from tests.node.test_commands import Console
 from tests.simulation.harness import MemoryKeys, Simulation, eventually
 
+from aigrid.node.gateway.openai import error_object
 from aigrid.node.key_change import sign_rotation
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.wallet import Terms
@@ -109,6 +111,25 @@ async def test_a_node_waits_with_its_new_key_until_the_authority_is_back(sim, au
     await eventually(
         lambda: [offer.node for offer in c.router.offers()] == [NEW.peer_id], seconds=200
     )
+
+
+@pytest.mark.parametrize("seconds", [5, 300])
+async def test_who_waits_with_a_new_key_hears_that_it_does(sim, autojump_clock, seconds):
+    _, b, _ = await grid_of(sim, "abc")
+    model = await sim.publish_echo("c", "parrot")
+    await eventually(b.router.models, seconds=10)
+    sim.kill("a")
+    b, _ = await come_back(sim, "b")
+    await trio.sleep(seconds)
+    trouble = status_of(b)["trouble"]
+    assert "`aigrid id rotate` waits for the founder's node" in trouble
+    with pytest.raises(PolicyDeniedError) as caught:
+        await sim.ask("b", model, "hello")
+    assert (caught.value.code, caught.value.message) == (Code.NOT_MEMBER, trouble)
+    assert error_object(caught.value)["message"] == f"{trouble}."
+    told = await Console(b)("policy_explain", model=model)
+    assert (told["code"], told["trouble"]) == ("not_member", trouble)
+    assert (await Console(b)("models"))["trouble"] == trouble
 
 
 async def test_presented_again_it_changes_nothing(sim, autojump_clock):

@@ -49,6 +49,16 @@ async def test_a_member_that_was_removed_hears_of_it(sim, autojump_clock):
     assert status_of(c)["trouble"] == ""
 
 
+async def test_a_removed_member_that_still_knows_of_offers_hears_the_same(sim, autojump_clock):
+    a, _, c, model = await grid_with_a_model(sim)
+    a.grid.remove(c.identity.did)
+    await eventually(lambda: c.grid.own_membership() is None, seconds=60)
+    sim.kill("c")
+    c = (await sim.start("c", incarnation=1, identity=c.identity)).node
+    assert [one.model for one in c.graph.index.models(sim.now_ms())] == [model]
+    assert await refusal(sim, model) == (Code.NOT_MEMBER, status_of(c)["trouble"])
+
+
 async def test_a_member_that_slept_through_its_removal_hears_of_it(sim, autojump_clock):
     a, _, c, model = await grid_with_a_model(sim)
     identity = c.identity
@@ -57,9 +67,10 @@ async def test_a_member_that_slept_through_its_removal_hears_of_it(sim, autojump
     await trio.sleep(5)
     c = (await sim.start("c", incarnation=1, identity=identity)).node
     await trio.sleep(60)
-    code, _ = await refusal(sim, model)
+    code, message = await refusal(sim, model)
     assert code is Code.NOT_MEMBER
-    assert "member of its grid" in status_of(c)["trouble"]
+    assert message == status_of(c)["trouble"]
+    assert "member of its grid" in message
 
 
 async def test_a_node_whose_clock_is_off_is_told_so(sim, autojump_clock):
