@@ -435,3 +435,20 @@ async def test_a_grant_is_shown_where_an_operator_serves_for_its_sake_alone(sim,
     await b("credential_issue", to=other, everything=True, valid_seconds=300 * 86400)
     await eventually(lambda: own in b.node.statuses.known(), seconds=10)
     assert (await sim.ask("b", "parrot", "hello"))[0].strip() == "hello"
+
+
+async def test_whose_revocations_are_not_heard_of_is_said(sim, autojump_clock):
+    a, b = await two(sim)
+    c = Console((await sim.start("c")).node)  # in a grid of its own
+    issued = await a("credential_issue", to=c.node.identity.did, everything=True, delegable=1)
+    (note,) = (await c("credential_import", credentials=issued["chain"]))["notes"]
+    assert note.startswith(f"no status list of {a.node.identity.did} is known here")
+    lent = await c(
+        "credential_delegate", id=issued["credential"], to=b.node.identity.did, on_behalf=True
+    )
+    assert lent["notes"] == [note]
+    await eventually(lambda: a.node.identity.did in b.node.statuses.known(), seconds=10)
+    (lacks,) = (await b("credential_import", credentials=lent["chain"]))["notes"]
+    assert c.node.identity.did in lacks
+    own = await a("credential_issue", to=b.node.identity.did, everything=True)
+    assert (await b("credential_import", credentials=own["chain"]))["notes"] == []
