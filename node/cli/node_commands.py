@@ -60,8 +60,8 @@ Serve = Annotated[
     list[str] | None,
     typer.Option(
         metavar="WHOM",
-        help="Whom to serve: members, anyone, DIDs whose grants count, or nobody; repeatable. "
-        "Without it: members, or with --open anyone.",
+        help="Whom to serve: members, anyone, nobody, or holders of a grant from a DID: that DID. "
+        "Repeatable. Without it: members, or with --open anyone.",
     ),
 ]
 Host = Annotated[
