@@ -237,6 +237,16 @@ async def test_what_no_credential_says_is_usage(sim, autojump_clock, wrong):
     assert (await a("credential_list"))["credentials"] == []
 
 
+async def test_what_is_no_purpose_is_told_in_words(sim, autojump_clock):
+    a = Console((await sim.start("a")).node)
+    for method, params in (
+        ("credential_issue", {"to": SOMEBODY.did, "everything": True, "purposes": ["a b!"]}),
+        ("ask", {"text": "x", "model": "", "purpose": "a b!"}),
+    ):
+        with pytest.raises(AigridError, match="'a b!' is no purpose such as `research`"):
+            await a(method, **params)
+
+
 async def test_what_a_new_credential_is_worth_is_said(sim, autojump_clock):
     a, b = await two(sim)
     to = {"to": b.node.identity.did}
