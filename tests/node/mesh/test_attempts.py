@@ -112,7 +112,7 @@ async def test_nodes_that_may_not_serve_do_not_use_up_the_attempts(sim, autojump
     assert (await refused(asker)).code is Code.NOT_SERVED
 
 
-@pytest.mark.parametrize("nearest", [Code.NO_GRANT, Code.REVOKED, Code.OVER_BUDGET])
+@pytest.mark.parametrize("nearest", [Code.NO_GRANT, Code.EXPIRED, Code.OVER_BUDGET])
 async def test_of_denials_the_one_nearest_to_permission_is_told(sim, autojump_clock, nearest):
     asker, _ = await grid(sim, 3)
     codes = iter([Code.NOT_SERVED, nearest, Code.NOT_SERVED])
