@@ -462,3 +462,21 @@ async def test_whose_revocations_are_not_heard_of_is_said(sim, autojump_clock):
     assert c.node.identity.did in lacks
     own = await a("credential_issue", to=b.node.identity.did, everything=True)
     assert (await b("credential_import", credentials=own["chain"]))["notes"] == []
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_lending_outlasts_the_lenders_node_only_where_somebody_speaks_for_it(
+    sim, autojump_clock, named
+):
+    a, b = await two(sim)
+    own, other = a.node.identity.did, b.node.identity.did
+    issued = await a("credential_issue", to=other, everything=True, delegable=1)
+    lent = await b("credential_delegate", id=issued["credential"], to=own, on_behalf=True)
+    if named:
+        await b("delegates", dids=[own], own=True)
+    await eventually(lambda: other in a.node.statuses.known(), seconds=10)
+    await trio.sleep(60)
+    sim.kill("b")
+    await trio.sleep(LIMITS.status_age_grant_seconds + 60)
+    verified = await a("credential_verify", credentials=lent["chain"])
+    assert verified["code"] == ("" if named else "status_stale")
