@@ -7,7 +7,7 @@ import msgspec
 
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
-from aigrid.node.credential_notes import notes_of
+from aigrid.node.credential_notes import notes_of, unheard_of
 from aigrid.node.credential_terms import (
     Worded,
     check_did,
@@ -130,8 +130,9 @@ async def take(node: Node, params: Credentials, _: Emit) -> dict[str, Any]:
     """Hold a chain that ends at this node."""
     raws = [text.strip().encode("utf-8", "replace") for text in params.credentials]
     kept = node.policy.wallet.take(raws)
-    wallet = node.policy.wallet
-    return {"credentials": [_about(node, wallet.chain(one)) for one in kept]}
+    held = [node.policy.wallet.chain(one) for one in kept]
+    links = [link for chain in held for link in chain]
+    return {"credentials": [_about(node, one) for one in held], "notes": unheard_of(node, links)}
 
 
 async def forget(node: Node, params: Id, _: Emit) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""What a person should know of a credential that was just signed, though nothing is wrong."""
+"""What a person should know of a credential that was signed or taken, though nothing is wrong."""
+
+from collections.abc import Iterable
 
 from aigrid.node.app import Node
 from aigrid.node.credential_terms import Worded
@@ -8,6 +10,7 @@ from aigrid.protocol.credential_kinds import ANYONE
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.policy import rules_of
+from aigrid.protocol.record import Record
 from aigrid.protocol.timestamp import format_ms
 
 _CLOSE_MS = 60_000  # what was said and what came of it differ by the time that signing takes
@@ -29,7 +32,20 @@ def notes_of(node: Node, chain: Chain, given: Worded) -> list[str]:
         notes.append(
             f"it ends before `--valid` says, at {format_ms(until_ms)}, as what it comes from does"
         )
-    return [*notes, *_in_vain(node, chain)]
+    return [*notes, *unheard_of(node, chain), *_in_vain(node, chain)]
+
+
+def unheard_of(node: Node, links: Iterable[Record]) -> list[str]:
+    """Of each issuer of whose revocations nothing is known here, nor will be: one sentence."""
+    statuses, comes = node.statuses.known(), {*node.graph.members(node.now_ms()), node.grid.did}
+    issuers = dict.fromkeys(link.status.issuer for link in links if link.status is not None)
+    return [
+        f"no status list of {issuer} is known here, and until one is, this counts for nothing here"
+        " (`status_stale`). It is no member, so none comes by itself: import its StatusDelegation"
+        " that names this node, `aigrid record import FILE`"
+        for issuer in issuers
+        if issuer not in statuses and issuer not in comes
+    ]
 
 
 def _in_vain(node: Node, chain: Chain) -> list[str]:

@@ -1,5 +1,6 @@
 """From what a person says of a new credential to its permission and terms, and back."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ from aigrid.protocol.canonical import is_content_id, plain
 from aigrid.protocol.credential_kinds import (
     ACTIONS,
     EVERYTHING,
+    PURPOSE,
+    PURPOSE_MAX_CHARS,
     DelegationBody,
     GrantBody,
     Permission,
@@ -101,6 +104,15 @@ def check_did(did: str) -> None:
         ) from None
 
 
+def check_purpose(text: str) -> None:
+    """Raises UsageError."""
+    if len(text) > PURPOSE_MAX_CHARS or not re.fullmatch(PURPOSE, text):
+        raise UsageError(
+            f"{text[:64]!r} is no purpose such as `research` or `medical-care`: lower-case letters,"
+            f" digits, and hyphens between them, at most {PURPOSE_MAX_CHARS}"
+        )
+
+
 def permission_said(credential: Record) -> dict[str, Any]:
     """What a grant or delegation permits, as JSON without what says nothing."""
     body = credential.body
@@ -138,6 +150,8 @@ def _permission(whole: dict[str, Any], given: Worded) -> Permission:
     for region in given.regions:
         if not is_region(region):
             raise UsageError(f"{region[:64]!r} is no region such as `eu` or `us-west`")
+    for purpose in given.purposes:
+        check_purpose(purpose)
     for did in given.audience:
         check_did(did)
     for name in ("purposes", "regions", "audience"):

@@ -9,7 +9,7 @@ import msgspec
 from aigrid.metagraph.index import Candidate
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
-from aigrid.node.credential_terms import check_did
+from aigrid.node.credential_terms import check_did, check_purpose
 from aigrid.node.policy.deciding import Wish
 from aigrid.node.policy.explaining import Holder
 from aigrid.node.policy.links import in_order
@@ -105,6 +105,8 @@ def _wish(node: Node, params: Explain, model: str, *, own: bool) -> Wish:
 
 def wishes(purpose: str, accepts: Collection[str]) -> tuple[str, tuple[str, ...]]:
     """A purpose and licences as a presentation holds them. Raises UsageError if none could."""
+    if purpose:
+        check_purpose(purpose)
     said = {"action": "invoke", "model": "", "manifest": "", "purpose": purpose}
     hashes = {"requestHash": _NO_HASH, "prefixHash": _NO_HASH}
     try:

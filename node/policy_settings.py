@@ -39,7 +39,7 @@ def operator_policy(
 
 
 def served(value: Any) -> frozenset[str]:
-    """Whom to serve: `members`, `anyone`, or DIDs whose grants count; `nobody` alone: no one."""
+    """Whom to serve: `members`, `anyone`, holders of a grant from a DID; `nobody` alone: no one."""
     from aigrid.protocol.credential_kinds import ANYONE, MEMBERS
     from aigrid.protocol.identity import public_key_of_did
 

@@ -34,7 +34,8 @@ Target = Annotated[
     ),
 ]
 PURPOSE = r"[a-z0-9]+(-[a-z0-9]+)*"
-Purpose = Annotated[str, Meta(max_length=64, pattern=rf"^{PURPOSE}\Z")]
+PURPOSE_MAX_CHARS = 64
+Purpose = Annotated[str, Meta(max_length=PURPOSE_MAX_CHARS, pattern=rf"^{PURPOSE}\Z")]
 License = Annotated[str, Meta(max_length=LIMITS.name_max_chars, pattern=r"^[A-Za-z0-9][ -~]*\Z")]
 Assignee = Annotated[str, Meta(max_length=80, pattern=rf"^({MEMBERS}|{ANYONE}|{DID})\Z")]
 Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]

@@ -137,6 +137,8 @@ POLICY = frozenset(
         Code.CHAIN_TOO_LONG,
         Code.DELEGATION_WIDENS,
         Code.NOT_DELEGABLE,
+        Code.EXPIRED,
+        Code.FROM_FUTURE,
         Code.REVOKED,
         Code.STATUS_STALE,
         Code.NOT_SERVED,
@@ -191,8 +193,6 @@ def _environment(next_step: str) -> CodeInfo:
     return CodeInfo(500, EXIT_USAGE, retry=False, next_step=next_step)
 
 
-_SIGN_AGAIN = "Ask the issuer to sign and send it again."
-
 CODES: dict[Code, CodeInfo] = {
     Code.MALFORMED: _record("Check it against the schema in SPEC.md."),
     Code.NOT_CANONICAL: _record("Serialise with RFC 8785 (JCS) before signing and sending."),
@@ -203,9 +203,9 @@ CODES: dict[Code, CodeInfo] = {
     Code.UNKNOWN_FIELD: _record("Remove the field, or update this node."),
     Code.UNSIGNED: _record("Attach an eddsa-jcs-2022 proof."),
     Code.ISSUER_NOT_KEY: _record("The proof must be made with the issuer's own did:key."),
-    Code.BAD_SIGNATURE: _record(_SIGN_AGAIN),
-    Code.EXPIRED: _record("Ask the issuer for a current one."),
-    Code.FROM_FUTURE: _record("Compare the clocks of both machines."),
+    Code.BAD_SIGNATURE: _record("Ask the issuer to sign and send it again."),
+    Code.EXPIRED: _denied("Ask the issuer for a current one."),
+    Code.FROM_FUTURE: _denied("Compare the clocks of both machines."),
     Code.TTL_TOO_LONG: _record("Issue it for no longer than SPEC.md allows for its kind."),
     Code.SUPERSEDED: _record("A newer record of the same key is known; use that one."),
     Code.OVER_QUOTA: _record("Withdraw records of this issuer first."),
@@ -261,7 +261,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.LICENSE_NOT_ACCEPTED: _denied(
         "Accept the licence: `x-aigrid-accept-license`, `--accept-license`, `accept_licenses`."
     ),
-    Code.OVER_BUDGET: _elsewhere(429, "Wait for the time in Retry-After."),
+    Code.OVER_BUDGET: _elsewhere(429, "Wait for the time in Retry-After.", status=EXIT_DENIED),
     Code.RATE_LIMITED: _elsewhere(429, "Wait for the time in Retry-After."),
     Code.BUSY: _elsewhere(503, "Wait for the time in Retry-After."),
     Code.NO_CANDIDATE: _elsewhere(

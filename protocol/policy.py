@@ -269,7 +269,9 @@ def _operator(action: Action, asked: Asked, holder: _Holder, operator: OperatorP
     if own or holder.is_among(operator.serves, own) is not None:
         holder.for_it.append(Reason("the node's operator serves the holder"))
         return
-    who = ", ".join(sorted(operator.serves)) or "nobody"
+    words = sorted(one for one in operator.serves if not one.startswith("did:"))
+    dids = ", ".join(sorted(operator.serves.difference(words)))
+    who = ", ".join(_whom(one) for one in (*words, dids) if one) or "nobody"
     raise _refused(1, f"the node's operator serves {who}", Code.NOT_SERVED)
 
 

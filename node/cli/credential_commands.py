@@ -226,8 +226,13 @@ def list_credentials(
 def import_credential(ctx: typer.Context, file: File, *, as_json: Json = False) -> None:
     """Hold a credential that was issued to this node."""
     body = session(ctx).call("credential_import", {"credentials": read_credentials(file)})
-    last = body["credentials"][-1]["id"]
-    show(body, lambda _: render.say(f"This node holds {last} now."), as_json=as_json)
+
+    def person(_: dict[str, Any]) -> None:
+        render.say(f"This node holds {body['credentials'][-1]['id']} now.")
+        for one in body.get("notes", ()):
+            render.note(one)
+
+    show(body, person, as_json=as_json)
 
 
 @credential_app.command()

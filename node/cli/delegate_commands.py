@@ -39,8 +39,8 @@ def delegates(
     """Say who revokes and renews memberships while the authority sleeps; without DIDs, show it."""
 
     def person(body: dict[str, Any]) -> None:
-        columns = {"did": "DID", "heard": "LAST LIST"}
-        render.rows(body["delegates"], columns, empty="There are no delegates.")
+        labels = {"heard": "last list"}
+        render.cards(body["delegates"], "did", labels, empty="There are no delegates.")
         if body["delegates"]:
             render.note(
                 f"{body['quorum']} of them have to be heard of where the issuer is not; "

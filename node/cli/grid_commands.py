@@ -50,10 +50,10 @@ def join(
 
 def requests(ctx: typer.Context, *, as_json: Json = False) -> None:
     """Who asks to be let in; compare the code before you approve."""
-    columns = {"id": "ID", "code": "CODE", "name": "NAME", "did": "DID"}
+    labels = {"code": "code", "name": "name", "did": "DID"}
     show(
         session(ctx).call("requests"),
-        lambda body: render.rows(body["requests"], columns, empty="Nobody is waiting."),
+        lambda body: render.cards(body["requests"], "id", labels, empty="Nobody is waiting."),
         as_json=as_json,
     )
 

@@ -57,18 +57,17 @@ def create(
 @key_app.command("list")
 def list_(ctx: typer.Context, *, as_json: Json = False) -> None:
     """List whose keys there are, their limits and use today. The keys themselves are not kept."""
-    columns = {
-        "id": "ID",
-        "name": "NAME",
+    labels = {
+        "name": "name",
         "did": "DID",
-        "state": "STATE",
-        "expires": "EXPIRES",
-        "tokens_today": "TOKENS TODAY",
-        "limits": "LIMITS",
+        "state": "state",
+        "expires": "expires",
+        "tokens_today": "tokens today",
+        "limits": "limits",
     }
     show(
         session(ctx).call("key_list"),
-        lambda body: render.rows(body["keys"], columns, empty="There are no keys yet."),
+        lambda body: render.cards(body["keys"], "id", labels, empty="There are no keys yet."),
         as_json=as_json,
     )
 

@@ -12,8 +12,8 @@ from aigrid.protocol.limits import MIB
 
 models_app = typer.Typer(invoke_without_command=True, help="The models that are offered.")
 
-_MODELS = {"name": "NAME", "model": "MODEL", "node": "NODE", "state": "STATE", "who": "FOR"}
-_CANDIDATES = {"name": "NAME", "state": "STATE", "node": "NODE", "signer": "SIGNED BY"}
+_MODELS = {"model": "model", "node": "node", "state": "state", "who": "for"}
+_CANDIDATES = {"state": "state", "node": "node", "signer": "signed by"}
 
 
 @models_app.callback()
@@ -23,8 +23,9 @@ def models(ctx: typer.Context, *, as_json: Json = False) -> None:
         return
     show(
         session(ctx).call("models"),
-        lambda body: render.rows(
+        lambda body: render.cards(
             ({**model, "who": _who(model.get("policy", []))} for model in body["models"]),
+            "name",
             _MODELS,
             empty=_none(body.get("trouble", "")),
         ),
@@ -126,7 +127,7 @@ def find(
 
 
 def _show_found(body: dict[str, Any]) -> None:
-    render.rows(body["candidates"], _CANDIDATES, empty="Nobody offers this now.")
+    render.cards(body["candidates"], "name", _CANDIDATES, empty="Nobody offers this now.")
 
 
 def _show_explained(body: dict[str, Any]) -> None:

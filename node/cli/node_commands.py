@@ -60,8 +60,8 @@ Serve = Annotated[
     list[str] | None,
     typer.Option(
         metavar="WHOM",
-        help="Whom to serve: members, anyone, DIDs whose grants count, or nobody; repeatable. "
-        "Without it: members, or with --open anyone.",
+        help="Whom to serve: members, anyone, nobody, or holders of a grant from a DID: that DID. "
+        "Repeatable. Without it: members, or with --open anyone.",
     ),
 ]
 Host = Annotated[
@@ -199,10 +199,10 @@ def status(ctx: typer.Context, *, as_json: Json = False) -> None:
 
 def peers(ctx: typer.Context, *, as_json: Json = False) -> None:
     """The members this node is connected to or has heard of."""
-    columns = {"peer_id": "PEER", "did": "DID", "alive": "ALIVE"}
+    labels = {"peer_id": "peer", "alive": "alive"}
     show(
         session(ctx).call("peers"),
-        lambda body: render.rows(body["peers"], columns, empty="No other members yet."),
+        lambda body: render.cards(body["peers"], "did", labels, empty="No other members yet."),
         as_json=as_json,
     )
 

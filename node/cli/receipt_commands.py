@@ -17,30 +17,9 @@ receipts_app = typer.Typer(invoke_without_command=True, help="What was served an
 
 _SINCE = re.compile(r"([0-9]{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_LISTED = {
-    "kept": "TIME",
-    "role": "ROLE",
-    "state": "STATE",
-    "actor": "ACTOR",
-    "peer": "PEER",
-    "model": "MODEL",
-    "prompt_tokens": "IN",
-    "completion_tokens": "OUT",
-    "seconds": "SECONDS",
-    "id": "RECEIPT",
-}
+_LISTED = {"what": "what", "model": "model", "peer": "peer", "actor": "actor"}
 _NOTHING = "Nothing was served or asked for yet."
-_END = 12  # characters of an id
-_SUMMED = {
-    "role": "ROLE",
-    "requests": "REQUESTS",
-    "segments": "SEGMENTS",
-    "unreceipted": "UNRECEIPTED",
-    "disputed": "DISPUTED",
-    "prompt_tokens": "IN",
-    "completion_tokens": "OUT",
-    "seconds": "SECONDS",
-}
+_SUMMED = {"role": "role", "segments": "segments", "tokens": "tokens", "seconds": "seconds"}
 
 
 class RoleOption(StrEnum):
@@ -202,23 +181,36 @@ def _prove(path: Path, request: bytes, salt: str) -> dict[str, Any]:
 
 
 def _list(empty: str, body: dict[str, Any]) -> None:
-    """Of ids only their ends, which `show` and `verify` take, too; --json has all of them."""
-    short = []
-    for one in body["receipts"]:
-        ends = {name: one[name][-_END:] for name in ("peer", "model", "id")}
-        actor = one["actor"][-_END:] if one["actor"].startswith("did:") else one["actor"]
-        kept = one["kept"][5:16].replace("T", " ")
-        short.append({**one, **ends, "actor": actor, "kept": kept})
-    render.rows(short, _LISTED, empty=empty)
+    listed = [
+        {
+            **one,
+            "what": f"{one['role']} {one['kept']}, {one['state']}, {_tokens(one)},"
+            f" {one['seconds']} s",
+        }
+        for one in body["receipts"]
+    ]
+    render.cards(listed, "id", _LISTED, empty=empty)
     if body["more"]:
         render.note("There are older ones: --limit, --since.")
 
 
 def _sum(empty: str, body: dict[str, Any]) -> None:
-    by = body["by"]
-    render.rows(body["totals"], {by: by.upper(), **_SUMMED}, empty=empty)
+    summed = [
+        {
+            **one,
+            "segments": f"{one['segments']} of {one['requests']} requests:"
+            f" {one['unreceipted']} unreceipted, {one['disputed']} disputed",
+            "tokens": _tokens(one),
+        }
+        for one in body["totals"]
+    ]
+    render.cards(summed, body["by"], _SUMMED, empty=empty)
     if body["more"]:
         render.note("There are smaller ones: --limit.")
+
+
+def _tokens(one: dict[str, Any]) -> str:
+    return f"{one['prompt_tokens']} in, {one['completion_tokens']} out"
 
 
 def _show(body: dict[str, Any]) -> None:

@@ -47,6 +47,23 @@ def rows(items: Iterable[Mapping[str, Any]], columns: Columns, *, empty: str) ->
     Console(highlight=False).print(table)
 
 
+def cards(items: Iterable[Mapping[str, Any]], title: str, labels: Columns, *, empty: str) -> None:
+    """`items` one below the other, in lines that nothing wraps: ids and DIDs are to be copied.
+
+    A line for the member `title`, and one for each of `labels` of which there is something.
+    """
+    found = list(items)
+    if not found:
+        say(empty)
+    width = max(len(label) for label in labels.values())
+    for item in found:
+        say(_cell(item.get(title)) or "-", style="bold")
+        for member, label in labels.items():
+            value = _cell(item.get(member))
+            if value not in ("", "-"):
+                say(f"    {label:<{width}} {value}")
+
+
 def pairs(body: Mapping[str, Any], labels: Columns) -> None:
     """Two columns: what it is, and its value."""
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -29,6 +29,7 @@ from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.caller import OPERATOR, Caller
+from aigrid.node.policy.explaining import nearness
 from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import (
     CODES,
@@ -153,7 +154,8 @@ class Router:
                         waiting.appendleft(again)
                     if presented is not None and error.code in POLICY and refusals_left:
                         refusals_left, left = refusals_left - 1, left + 1
-                    problem = _more_telling(problem, error)
+                    if again is None or not left:  # else it is asked anew, and says the rest
+                        problem = _more_telling(problem, error)
                     await trio.lowlevel.checkpoint()  # there may be any number
                     continue
                 waited_ms = (trio.current_time() - started_seconds) * 1000
@@ -371,8 +373,11 @@ _NO_FAULT = frozenset(
 
 
 def _more_telling(before: AigridError | None, error: AigridError) -> AigridError:
-    """Of two reasons the one to tell: what a node says of its policy is told last."""
-    return error if before is None or before.code in POLICY or error.code not in POLICY else before
+    """Of two reasons the one to tell: of policies' that nearest to permission; any other first."""
+    if before is None or error.code not in POLICY:
+        return error
+    nearer = before.code in POLICY and nearness(error.code) >= nearness(before.code)
+    return error if nearer else before
 
 
 def _view(summary: ModelSummary, offers: list[Candidate]) -> ModelView:

@@ -32,6 +32,7 @@ _NEAR = (
     Code.LICENSE_NOT_ACCEPTED,
     Code.WRONG_MANIFEST,
     Code.STATUS_STALE,  # perhaps none at all: the place may have heard more
+    Code.OVER_BUDGET,  # permitted, later
 )
 _UNBOUND = Decision(
     None,
@@ -124,7 +125,7 @@ class Foresight:
             decision = decide(choice)
             if decision.allowed:
                 return choice, decision
-            if nearest is None or _nearness(decision) > _nearness(nearest[1]):
+            if nearest is None or nearness(decision.code) > nearness(nearest[1].code):
                 nearest = choice, decision
         return nearest or ((), decide(()))
 
@@ -201,5 +202,6 @@ class Foresight:
         yield from (member + chain for chain in self._decider.able(chains, wish, manifest))
 
 
-def _nearness(decision: Decision) -> int:
-    return 0 if decision.code is None else _NEARNESS.get(decision.code, 0)
+def nearness(code: Code | None) -> int:
+    """How near a refusal is to permission: of several, the one to tell is the greatest."""
+    return 0 if code is None else _NEARNESS.get(code, 0)

@@ -237,6 +237,16 @@ async def test_what_no_credential_says_is_usage(sim, autojump_clock, wrong):
     assert (await a("credential_list"))["credentials"] == []
 
 
+async def test_what_is_no_purpose_is_told_in_words(sim, autojump_clock):
+    a = Console((await sim.start("a")).node)
+    for method, params in (
+        ("credential_issue", {"to": SOMEBODY.did, "everything": True, "purposes": ["a b!"]}),
+        ("ask", {"text": "x", "model": "", "purpose": "a b!"}),
+    ):
+        with pytest.raises(AigridError, match="'a b!' is no purpose such as `research`"):
+            await a(method, **params)
+
+
 async def test_what_a_new_credential_is_worth_is_said(sim, autojump_clock):
     a, b = await two(sim)
     to = {"to": b.node.identity.did}
@@ -435,3 +445,38 @@ async def test_a_grant_is_shown_where_an_operator_serves_for_its_sake_alone(sim,
     await b("credential_issue", to=other, everything=True, valid_seconds=300 * 86400)
     await eventually(lambda: own in b.node.statuses.known(), seconds=10)
     assert (await sim.ask("b", "parrot", "hello"))[0].strip() == "hello"
+
+
+async def test_whose_revocations_are_not_heard_of_is_said(sim, autojump_clock):
+    a, b = await two(sim)
+    c = Console((await sim.start("c")).node)  # in a grid of its own
+    issued = await a("credential_issue", to=c.node.identity.did, everything=True, delegable=1)
+    (note,) = (await c("credential_import", credentials=issued["chain"]))["notes"]
+    assert note.startswith(f"no status list of {a.node.identity.did} is known here")
+    lent = await c(
+        "credential_delegate", id=issued["credential"], to=b.node.identity.did, on_behalf=True
+    )
+    assert lent["notes"] == [note]
+    await eventually(lambda: a.node.identity.did in b.node.statuses.known(), seconds=10)
+    (lacks,) = (await b("credential_import", credentials=lent["chain"]))["notes"]
+    assert c.node.identity.did in lacks
+    own = await a("credential_issue", to=b.node.identity.did, everything=True)
+    assert (await b("credential_import", credentials=own["chain"]))["notes"] == []
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_lending_outlasts_the_lenders_node_only_where_somebody_speaks_for_it(
+    sim, autojump_clock, named
+):
+    a, b = await two(sim)
+    own, other = a.node.identity.did, b.node.identity.did
+    issued = await a("credential_issue", to=other, everything=True, delegable=1)
+    lent = await b("credential_delegate", id=issued["credential"], to=own, on_behalf=True)
+    if named:
+        await b("delegates", dids=[own], own=True)
+    await eventually(lambda: other in a.node.statuses.known(), seconds=10)
+    await trio.sleep(60)
+    sim.kill("b")
+    await trio.sleep(LIMITS.status_age_grant_seconds + 60)
+    verified = await a("credential_verify", credentials=lent["chain"])
+    assert verified["code"] == ("" if named else "status_stale")

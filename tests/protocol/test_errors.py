@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from aigrid.protocol import errors, limits
-from aigrid.protocol.errors import CODES, AigridError, Code, RemoteError, VerificationError
+from aigrid.protocol.errors import CODES, POLICY, AigridError, Code, RemoteError, VerificationError
 from aigrid.protocol.kinds import KINDS
 from aigrid.protocol.limits import LIMITS, Limits
 
@@ -30,6 +30,7 @@ def test_exit_statuses_follow_the_interface() -> None:
         by_exit[info.exit].add(code)
     assert by_exit[4] == {Code.NO_CANDIDATE}
     assert {Code.NOT_AUTHORITY, Code.GRID_NOT_EMPTY, Code.DENIED} <= by_exit[3]
+    assert {Code.EXPIRED, Code.FROM_FUTURE, Code.OVER_BUDGET} <= POLICY <= by_exit[3]
     assert {Code.PORT_IN_USE, Code.USAGE, Code.UNSAFE_BINDING} <= by_exit[2]
 
 

@@ -111,6 +111,13 @@ def test_it_is_allowed_once_that_is_put_right():
     assert decision(CHAIN, operator=only).allowed
 
 
+def test_an_operator_that_serves_a_did_serves_who_holds_a_grant_from_it():
+    serves = OperatorPolicy(serves=frozenset({OWNER.did, MEMBERS}))
+    refused = decision([], manifest(Rule(("invoke",), (ANYONE,))), operator=serves)
+    assert refused.code is Code.NOT_SERVED
+    assert f"serves members, holders of a grant from {OWNER.did}" in refused.reasons[-1].text
+
+
 def test_who_grants_needs_a_grant_of_its_own_or_is_the_owner():
     """A rule names whose grants count; being that DID is not holding a grant of it."""
     rule = manifest(Rule(("invoke",), (ANN.did,)))

@@ -163,11 +163,12 @@ def test_a_file_stands_for_its_last_credential(
     lines = chain()
     node.answers["credential_revoke"] = {"credential": "b1"}
     node.answers["credential_verify"] = {**CHAIN, "ok": False, "code": "revoked", "message": "so"}
-    node.answers["credential_import"] = {"credentials": [LINK]}
+    node.answers["credential_import"] = {"credentials": [LINK], "notes": ["mind"]}
     path = written(lines)
     assert cli("credential", "revoke", path).status == 0
     assert "does not hold: revoked" in cli("credential", "show", path).out
-    assert "holds b1 now" in cli("credential", "import", path).out
+    done = cli("credential", "import", path)
+    assert ("holds b1 now" in done.out, done.err) == (True, "mind\n")
     assert [params for _, params in node.calls] == [
         {"raw": lines[-1]},
         {"credentials": lines},

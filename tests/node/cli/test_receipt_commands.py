@@ -81,12 +81,16 @@ def test_filters_that_keep_nothing_do_not_say_that_nothing_was(
 
 @pytest.mark.parametrize("by", ["actor", "model", "peer"])
 def test_receipts_are_summed(cli: Cli, node: ScriptedNode, by: str) -> None:
-    body = {"by": by, "totals": [{by: "x", "role": "asked", "requests": 3}], "more": False}
+    numbers = ("requests", "segments", "unreceipted", "disputed")
+    counted = dict.fromkeys((*numbers, "prompt_tokens", "completion_tokens", "seconds"), 3)
+    body = {"by": by, "totals": [{by: "x" * 70, "role": "asked", **counted}], "more": False}
     node.answers["receipt_totals"] = body
     done = cli("receipts", "--totals", by, "--json")
     assert (done.status, done.body) == (0, body)
     assert node.calls == [("receipt_totals", {**NONE, "by": by})]
-    assert by.upper() in cli("receipts", "--totals", by).out
+    out = cli("receipts", "--totals", by).out
+    assert out.splitlines()[0] == "x" * 70
+    assert "3 of 3 requests: 3 unreceipted, 3 disputed" in out
 
 
 @pytest.mark.parametrize("since", ["x", "1", "d", "0d", "-1d", "1y", "9999999d"])

@@ -15,6 +15,7 @@ from aigrid.protocol.errors import (
     InvalidRequestError,
     LocalError,
     PolicyDeniedError,
+    RemoteError,
 )
 from aigrid.protocol.inference import Finish, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -109,6 +110,19 @@ async def test_nodes_that_may_not_serve_do_not_use_up_the_attempts(sim, autojump
     decider = holders[allowed].policy.decider
     decider.own = replace(decider.own, operator=OperatorPolicy(serves=frozenset()))
     assert (await refused(asker)).code is Code.NOT_SERVED
+
+
+@pytest.mark.parametrize("nearest", [Code.NO_GRANT, Code.EXPIRED, Code.OVER_BUDGET])
+async def test_of_denials_the_one_nearest_to_permission_is_told(sim, autojump_clock, nearest):
+    asker, _ = await grid(sim, 3)
+    codes = iter([Code.NOT_SERVED, nearest, Code.NOT_SERVED])
+
+    async def deny(*_):
+        await trio.lowlevel.checkpoint()
+        raise RemoteError("no", next(codes))
+
+    asker.router._open = deny
+    assert (await refused(asker)).code is nearest
 
 
 @pytest.mark.parametrize(
