@@ -25,6 +25,7 @@ from aigrid.protocol.status import (
     delegates_of,
     has_bit,
     no_bits,
+    status_of,
     union,
 )
 
@@ -160,24 +161,17 @@ class Revocations:
         """
         lists = self._lists.get(owner, {})
         delegation = self.delegation(owner, now_ms)
-        allowed = delegates_of(delegation, owner)
         # Anybody may have signed one: only those that count are looked at.
-        signed = {did: lists[did] for did in (owner, *allowed) if did in lists}
+        signers = (owner, *delegates_of(delegation, owner))
         times = {
-            did: found.valid_from_ms
-            for did, found in signed.items()
-            if found.valid_until_ms > now_ms
+            did: lists[did].valid_from_ms
+            for did in signers
+            if did in lists and lists[did].valid_until_ms > now_ms
         }
-        bits = self.bits(owner)
-        if not times and not allowed and bits == no_bits():
+        found = status_of(owner, times, self.bits(owner), delegation)
+        if not times and not found.delegates and found.bits == no_bits():
             return None
-        return IssuerStatus(
-            bits=bits,
-            own_ms=times.pop(owner, 0),
-            delegates_ms=times,
-            quorum=getattr(delegation.body, "quorum", 0) if delegation is not None else 0,
-            delegates=allowed,
-        )
+        return found
 
     def at(self, now_ms: int) -> Statuses:
         """The same as a mapping, for decisions; it is looked up when it is asked."""

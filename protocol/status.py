@@ -15,15 +15,12 @@ from enum import Enum
 from typing import Any
 
 from aigrid.protocol.credential_kinds import (
-    STATUS_URN,
     StatusDelegationBody,
-    StatusListBody,
     status_list_of,
 )
-from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
-from aigrid.protocol.record_status import StatusEntry
 
 _BYTES = LIMITS.status_entries // 8
 _NONE = bytes(_BYTES)
@@ -132,23 +129,6 @@ def standing(credential: Record, statuses: Statuses, now_ms: int) -> Standing:
     return Standing.GOOD
 
 
-def check_list(record: Record, delegation: Record | None) -> bytes:
-    """The bits of a status list that its signer was entitled to sign.
-
-    `delegation` is the StatusDelegation in force of the issuer whose list it is, if there is one.
-
-    Raises:
-        VerificationError: `issuer_not_key`, or what `decode_bits` raises.
-    """
-    body = record.body
-    if not isinstance(body, StatusListBody):
-        raise VerificationError("this is no status list")
-    owner = body.id.removeprefix(STATUS_URN)
-    if record.issuer != owner and record.issuer not in delegates_of(delegation, owner):
-        raise VerificationError("a status list of another issuer", Code.ISSUER_NOT_KEY)
-    return decode_bits(body.encoded_list)
-
-
 def delegates_of(delegation: Record | None, owner: str) -> tuple[str, ...]:
     """Who may sign the status list of `owner` beside it."""
     if delegation is None or delegation.issuer != owner:
@@ -158,30 +138,25 @@ def delegates_of(delegation: Record | None, owner: str) -> tuple[str, ...]:
 
 
 def status_of(
-    owner: str, lists: Mapping[str, tuple[int, bytes]], delegation: Record | None
+    owner: str, times: Mapping[str, int], bits: bytes, delegation: Record | None
 ) -> IssuerStatus:
     """Put together what is known of an issuer's revocations.
 
     Args:
         owner: the issuer's DID.
-        lists: of each DID that signed one: `validFrom` (ms) and bits of its newest list.
+        times: of each DID that signed one: `validFrom` (ms) of its newest list.
+        bits: the union of those that count.
         delegation: the StatusDelegation of `owner` in force, if there is one.
     """
     allowed = delegates_of(delegation, owner)
-    used = {did: found for did, found in lists.items() if did == owner or did in allowed}
     body = delegation.body if delegation is not None else None
     return IssuerStatus(
-        bits=union(bits for _, bits in used.values()),
-        own_ms=used[owner][0] if owner in used else 0,
-        delegates_ms={did: used[did][0] for did in allowed if did in used},
+        bits=bits,
+        own_ms=times.get(owner, 0),
+        delegates_ms={did: times[did] for did in allowed if did in times},
         quorum=body.quorum if isinstance(body, StatusDelegationBody) else 0,
         delegates=allowed,
     )
-
-
-def entry_of(issuer: str, index: int, max_age_seconds: int) -> StatusEntry:
-    """The status entry of a credential that `issuer` is about to sign."""
-    return StatusEntry(issuer, index, max_age_seconds)
 
 
 def list_body(owner: str, bits: bytes) -> dict[str, Any]:

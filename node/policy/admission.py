@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-import structlog
-
 from aigrid.metagraph.memo import Memo
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.policy.budgets import Budgets, Charge
@@ -22,8 +20,6 @@ from aigrid.protocol.policy import Decision, Obligation, holder_key
 from aigrid.protocol.presentation import Binding, Presentation
 from aigrid.protocol.receipt import prefix_hash, request_hash
 from aigrid.protocol.record import Record, verify_form_and_signature
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)

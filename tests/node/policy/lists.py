@@ -9,7 +9,6 @@ from aigrid.protocol.record_status import StatusEntry
 from aigrid.protocol.status import (
     IssuerStatus,
     Statuses,
-    check_list,
     list_body,
     no_bits,
     status_of,
@@ -54,4 +53,4 @@ class Lists:
 
     def _known(self, did: str) -> IssuerStatus:
         record = self.sign(did)
-        return status_of(did, {did: (record.valid_from_ms, check_list(record, None))}, None)
+        return status_of(did, {did: record.valid_from_ms}, self.bits[did], None)
