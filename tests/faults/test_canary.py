@@ -22,6 +22,7 @@ import httpx
 import pytest
 from scripts.nodes import AIGRID, NodeProcess, wait_for
 from tests.engines.upstream.servers import running
+from tests.faults.crashing import crash_stopped
 from tests.faults.failing_engines import ENGINES
 
 pytestmark = pytest.mark.process
@@ -140,8 +141,7 @@ def test_a_worker_that_crashes_with_the_prompt_in_it(seen: Seen) -> None:
             what="a request under way",
         )
         for pid in pids:
-            os.kill(pid, signal.SIGSEGV)
-            os.kill(pid, signal.SIGCONT)
+            crash_stopped(pid)
         answer.result()
     assert seen.codes[-1] == "engine_crashed"
     assert seen.node.cli("status")["worker_failures"]

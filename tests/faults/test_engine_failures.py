@@ -21,6 +21,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from tests.engines.upstream.servers import Server, running
+from tests.faults.crashing import crash_stopped
 from tests.faults.failing_engines import ENGINES, Asked, Kind
 from tests.faults.low_limits import lowered
 
@@ -227,8 +228,7 @@ def test_a_crash_in_the_middle_of_a_request(engine: Served) -> None:
     pid = engine.worker()
     os.kill(pid, signal.SIGSTOP)
     with in_flight(engine) as answer:
-        os.kill(pid, signal.SIGSEGV)
-        os.kill(pid, signal.SIGCONT)
+        crash_stopped(pid)
         engine.failed(answer.result(), "engine_crashed")
     assert engine.told("engine_crashed")
     engine.go_on()

@@ -1,0 +1,20 @@
+"""Bounds of the model mesh: the pool, weights on their way, placement, and routing."""
+
+from dataclasses import dataclass
+
+from aigrid.protocol.limit import limit
+
+
+@dataclass(frozen=True)
+class MeshLimits:
+    """Part of `limits.Limits`."""
+
+    # The pool
+    model_idle_seconds: float = limit(300.0, "an unused model stays loaded")
+    model_queue_max: int = limit(16, "requests waiting for a load or a slot of one model")
+    memory_share: float = limit(0.8, "of the free memory, for models, where nothing is configured")
+    # Routing
+    attempts_max: int = limit(3, "candidates tried before the first chunk")
+    refusals_max: int = limit(8, "beside these, candidates that refuse by their policy")
+    answer_silence_seconds: float = limit(600.0, "nothing but signs of life within an answer")
+    offer_seconds: float = limit(2.0, "the offer under a new manifest to arrive")
