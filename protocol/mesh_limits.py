@@ -18,3 +18,5 @@ class MeshLimits:
     refusals_max: int = limit(8, "beside these, candidates that refuse by their policy")
     answer_silence_seconds: float = limit(600.0, "nothing but signs of life within an answer")
     offer_seconds: float = limit(2.0, "the offer under a new manifest to arrive")
+    patience_seconds: float = limit(60.0, "a request waits for somebody who serves it, at most")
+    summons_max: int = limit(8, "times that somebody is summoned for one request")
