@@ -64,6 +64,7 @@ class Reason(StrEnum):
     DEAD = "dead"
     FULL = "full"
     COOLING = "cooling"
+    BUSY = "busy"
     LANGUAGE = "language"
     FORMAT = "format"
     PRECISION = "precision"

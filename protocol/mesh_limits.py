@@ -18,6 +18,8 @@ class MeshLimits:
     refusals_max: int = limit(8, "beside these, candidates that refuse by their policy")
     answer_silence_seconds: float = limit(600.0, "nothing but signs of life within an answer")
     offer_seconds: float = limit(2.0, "the offer under a new manifest to arrive")
+    patience_seconds: float = limit(60.0, "a request waits for somebody who serves it, at most")
+    summons_max: int = limit(8, "times that somebody is summoned for one request")
     # Weights on their way
     chunk_min_bytes: int = limit(1 * MIB, "a chunk of a file, the last one excepted")
     chunk_max_bytes: int = limit(16 * MIB, "the same, of a large file")

@@ -8,6 +8,7 @@ from typing import Protocol
 from aigrid.node.policy.caller import Caller
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.limits import LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +90,14 @@ class Inference(Protocol):
         caller: Caller,
         capability: str = "",
         ended: list[Segment] | None = None,
+        patience_seconds: float = LIMITS.patience_seconds,
     ) -> AbstractAsyncContextManager[Answer]:
         """Route a request of `caller` to a node that holds `model` (a name or a model id).
 
         An empty `model` with a `capability` lets the node choose. Entering waits for the first
-        chunk; leaving early cancels the request everywhere. Attempts that failed before theirs, and
-        had begun, are added to `ended`.
+        chunk, and where nobody serves it now for `patience_seconds` until somebody does; leaving
+        early cancels the request everywhere. Attempts that failed before their first chunk, and had
+        begun, are added to `ended`.
 
         Raises:
             NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),

@@ -22,6 +22,7 @@ from aigrid.node.policy.nonces import Nonces
 from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import AigridError, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
+from aigrid.protocol.limits import LIMITS
 
 NODE = "12D3KooWSecondNode"
 MODEL = "bafymodel"
@@ -71,6 +72,7 @@ class ScriptedMesh:
         caller: Caller,
         capability: str = "",
         ended: list[Segment] | None = None,
+        patience_seconds: float = LIMITS.patience_seconds,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
         return self._infer(model, request, request_id, [] if ended is None else ended)

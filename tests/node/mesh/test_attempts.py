@@ -121,7 +121,7 @@ async def test_of_denials_the_one_nearest_to_permission_is_told(sim, autojump_cl
         await trio.lowlevel.checkpoint()
         raise RemoteError("no", next(codes))
 
-    asker.router._open = deny
+    asker.router._attempts.open = deny
     assert (await refused(asker)).code is nearest
 
 

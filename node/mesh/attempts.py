@@ -1,0 +1,199 @@
+"""Attempts at candidates, one after the other: each shows a fresh presentation and is asked."""
+
+from collections import deque
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+import trio
+
+from aigrid.metagraph.graph import Metagraph
+from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.selection import Ranking
+from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.peers import Peers
+from aigrid.node.mesh.mending import Asking, Mending
+from aigrid.node.mesh.remote_answer import RemoteAnswer
+from aigrid.node.mesh.segment import AskedSegment, ReceiptBook
+from aigrid.node.mesh.serving import ServedAnswer, Serving
+from aigrid.node.mesh.verdict import is_its_fault, more_telling, worth_another
+from aigrid.node.network.streams import RpcClient
+from aigrid.node.network.transport import PeerAddress
+from aigrid.node.policy.presenting import Presented, Presenter
+from aigrid.protocol.errors import POLICY, AigridError, Code, RemoteError
+from aigrid.protocol.kinds import NodeBody
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Infer, encode
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Tried:
+    """What came of the attempts for one request: their number, and what is best told of them."""
+
+    attempts: int = 0
+    problem: AigridError | None = None
+
+
+@dataclass(slots=True)
+class Opened:
+    """A segment whose first batch is there. Whoever has it closes it."""
+
+    candidate: Candidate
+    segment: AskedSegment
+    stack: AsyncExitStack
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """It is over, finished or not: what is left of the work is cancelled at the other node."""
+        self.segment.left()
+        await self.stack.__aexit__(
+            type(error) if error is not None else None,
+            error,
+            None if error is None else error.__traceback__,
+        )
+
+
+class Attempts:
+    """Asks candidates on behalf of `Router`."""
+
+    def __init__(
+        self,
+        *,
+        own_peer_id: str,
+        graph: Metagraph,
+        peers: Peers,
+        rpc: RpcClient,
+        serving: Serving,
+        presenter: Presenter,
+        receipts: ReceiptBook,
+        now_ms: NowMs,
+    ) -> None:
+        self._own_peer_id = own_peer_id
+        self._graph = graph
+        self._peers = peers
+        self._rpc = rpc
+        self._serving = serving
+        self._presenter = presenter
+        self._receipts = receipts
+        self._now_ms = now_ms
+        self._mending = Mending(presenter, rpc, index=lambda: graph.index, now_ms=now_ms)
+
+    async def first(self, ranking: Ranking, asking: Asking, tried: Tried) -> Opened | None:
+        """The first candidate that begins to answer; None if none of those that may be asked does.
+
+        Raises:
+            AigridError: no other candidate would do better.
+        """
+        left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
+        waiting = deque(kept.candidate for kept in ranking.kept)
+        while waiting and left:
+            candidate, presented = waiting.popleft(), None
+            try:
+                presented = self._present(candidate, asking)
+                tried.attempts, left = tried.attempts + 1, left - 1
+                return await self.open(candidate, asking, presented)
+            except AigridError as error:
+                self._note(candidate, error)
+                if not worth_another(error):
+                    raise
+                again = await self._mending.again(candidate, error, presented, asking)
+                if again is not None:
+                    waiting.appendleft(again)
+                if presented is not None and error.code in POLICY and refusals_left:
+                    refusals_left, left = refusals_left - 1, left + 1
+                if again is None or not left:  # else it is asked anew, and says the rest
+                    tried.problem = more_telling(tried.problem, error)
+                await trio.lowlevel.checkpoint()  # there may be any number
+        return None
+
+    async def open(self, candidate: Candidate, asking: Asking, presented: Presented) -> Opened:
+        """Start the request on a candidate and wait for its first batch."""
+        message = Infer(
+            asking.request_id,
+            candidate.model,
+            candidate.manifest,
+            asking.request,
+            asking.salt,
+            presented.raw,
+        )
+        began_seconds = trio.current_time()
+        async with AsyncExitStack() as stack:
+            if candidate.node == self._own_peer_id:
+                served = self._serving.infer(message, candidate.signer)
+                segment = self._segment(
+                    await stack.enter_async_context(served), candidate, asking, presented
+                )
+                await segment.first()
+            else:
+                await self._connect(candidate)
+                with self._peers.while_alive(candidate.node):
+                    remote = await self._ask(stack, candidate, message)
+                segment = self._segment(remote, candidate, asking, presented)
+                await segment.first(self._peers.while_alive(candidate.node))
+            waited_ms = (trio.current_time() - began_seconds) * 1000
+            self._peers.succeeded(candidate.node, waited_ms)
+            return Opened(candidate, segment, stack.pop_all())
+        raise AssertionError("nothing above is swallowed")
+
+    def _note(self, candidate: Candidate, error: AigridError) -> None:
+        log.info(
+            "candidate failed", peer=candidate.node, model=candidate.model, code=error.code.value
+        )
+        if is_its_fault(error):
+            self._peers.failed(candidate.node)
+
+    def _present(self, candidate: Candidate, asking: Asking) -> Presented:
+        """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
+        return self._presenter.present(
+            candidate,
+            asking.request,
+            asking.caller,
+            asking.salt,
+            refusal=asking.refusals.get(candidate.node),
+        )
+
+    def _segment(
+        self,
+        batches: RemoteAnswer | ServedAnswer,
+        candidate: Candidate,
+        asking: Asking,
+        presented: Presented,
+    ) -> AskedSegment:
+        segment = AskedSegment(
+            batches,
+            candidate,
+            presented,
+            self._receipts,
+            request_id=asking.request_id,
+            actor=asking.caller.actor,
+            now_ms=self._now_ms,
+        )
+        segment.segments = asking.ended
+        return segment
+
+    async def _ask(
+        self, stack: AsyncExitStack, candidate: Candidate, message: Infer
+    ) -> RemoteAnswer:
+        bodies = await stack.enter_async_context(
+            self._rpc.call(
+                candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
+            )
+        )
+        return RemoteAnswer(
+            bodies,
+            message.request,
+            peer=candidate.node,
+            failed=partial(self._peers.failed, candidate.node),
+        )
+
+    async def _connect(self, candidate: Candidate) -> None:
+        if not self._peers.alive(candidate.node):
+            node = self._graph.index.node(candidate.signer, self._now_ms())
+            body = node.body if node is not None else None
+            addresses = body.addresses if isinstance(body, NodeBody) else ()
+            if not await self._peers.contact(PeerAddress(candidate.node, addresses)):
+                raise RemoteError(
+                    "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
+                )
