@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from aigrid.protocol.limit import KIB, MIB, limit
+from aigrid.protocol.limit import KIB, MIB, MINUTE, limit
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MeshLimits:
     weights_piece_bytes: int = limit(256 * KIB, "a piece of a chunk in one frame")
     seeds_max: int = limit(256, "models whose files one node gives away, in its record")
     # Demand and placement
-    demand_ttl_seconds: int = limit(60, "validity of a Demand")
+    demand_ttl_seconds: int = limit(5 * MINUTE, "validity of a Demand")
     demands_max: int = limit(16, "models in one Demand")
     demand_waiting_max: int = limit(1_000_000, "requests said to wait for one model")
     # What a client is told while it waits

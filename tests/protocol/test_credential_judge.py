@@ -32,7 +32,7 @@ STATEMENTS = [
     for withdrawn in (False, True)
     if not (withdrawn and kind in strategies.NEVER_WITHDRAWN)
 ]
-AT_MS = NOW_MS + 30_000  # every example is valid then
+AT_MS = NOW_MS + 60_000  # every example is valid then
 DAY_MS = 86_400_000
 
 

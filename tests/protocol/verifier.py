@@ -33,7 +33,7 @@ PACKAGES = (
 SCRIPT = Path(__file__).with_name("credential_judge.mjs")
 CONTEXT = Path(__file__).parents[2] / "metagraph" / "vocabulary" / "context.jsonld"
 SECRET_KEY_MULTICODEC = b"\x80\x26"
-AT_MS = NOW_MS + 30_000  # every example is valid then
+AT_MS = NOW_MS + 60_000  # every example is valid then
 DAY_MS = 86_400_000
 NOBODY: Mapping[str, Collection[int]] = {}
 
