@@ -54,7 +54,8 @@ class NodeConfig:
         keyless: whether the gateway serves callers without a key, on loopback alone.
         tls: "self-signed" or "".
         tls_cert, tls_key: PEM files of the operator's.
-        bootstrap: multiaddrs with `/p2p/` of nodes to connect to.
+        patience_seconds: that a client of the gateway waits for a model to be loaded.
+        name: shown to multiaddrs with `/p2p/` of nodes to connect to.
         mdns: whether to announce and look for nodes on the local network.
         open_to_strangers: whether nodes that are not members are served.
         name: shown to people beside the PeerId.
@@ -82,6 +83,7 @@ class NodeConfig:
     tls: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    patience_seconds: float = LIMITS.patience_seconds
     bootstrap: tuple[str, ...] = ()
     mdns: bool = True
     open_to_strangers: bool = False
@@ -366,6 +368,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tls": ("tls", tls_mode),
     "tls_cert": ("tls_cert", file_path),
     "tls_key": ("tls_key", file_path),
+    "patience_seconds": ("patience_seconds", patience),
     "bootstrap": ("bootstrap", _bootstrap),
     "mdns": ("mdns", boolean),
     "open": ("open_to_strangers", boolean),

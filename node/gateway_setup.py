@@ -7,6 +7,7 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.tls import ServerTls, load, self_signed
 from aigrid.node.network.tcp import addresses_of
 from aigrid.node.status import status_of
@@ -86,6 +87,12 @@ def _bound(
             queries=node.querying,
             tls=tls,
             names=config.gateway_names,
+            limits=GatewayLimits(
+                patience_seconds=config.patience_seconds,
+                stream_patience_seconds=max(
+                    config.patience_seconds, LIMITS.stream_patience_seconds
+                ),
+            ),
         )
         try:
             gateway.bind()

@@ -15,7 +15,9 @@ from typing import Any, Self
 
 import trio
 
+from aigrid.node.gateway.patience import Wish
 from aigrid.node.mesh.answer import Answer, Inference, ModelView, Segment
+from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import (
@@ -30,6 +32,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.inference import (
     Finish,
     InferChunk,
+    InferRequest,
     TaskChunk,
     TaskRequest,
     TextChunk,
@@ -158,7 +161,13 @@ class GatewayCore:
 
     # Generation
     def generate(
-        self, model: str, request: TextRequest, *, request_id: str, visit: Visit
+        self,
+        model: str,
+        request: TextRequest,
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None = None,
     ) -> "Generation":
         """Ask for text; see `Generation`.
 
@@ -166,14 +175,16 @@ class GatewayCore:
             AigridError: the caller may not, or not now.
         """
         self._check(visit, model, _TEXT, most(request))
-        ended: list[Segment] = []
-        asked = self._inference.infer(
-            model, request, request_id=request_id, caller=visit.caller, ended=ended
-        )
-        return Generation(self, asked, visit, Charge(request), ended)
+        return self._generation(model, request, request_id, visit, wish)
 
     async def run_task(
-        self, model: str, request: TaskRequest, *, request_id: str, visit: Visit
+        self,
+        model: str,
+        request: TaskRequest,
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None = None,
     ) -> TaskAnswer:
         """Run a typed task on `model`, or where that is empty on whatever model can do it.
 
@@ -181,20 +192,39 @@ class GatewayCore:
             AigridError: the caller may not, or there is no complete answer.
         """
         self._check(visit, model, request.task, most(request))
-        asked = self._inference.infer(
-            model,
-            request,
-            request_id=request_id,
-            capability=request.task,
-            caller=visit.caller,
-        )
-        async with Generation(self, asked, visit, Charge(request)) as generation:
+        asked = self._generation(model, request, request_id, visit, wish, request.task)
+        async with asked as generation:
             steps = [step async for step in generation]
             finish = steps[-1].finish
             output = b"".join(step.output for step in steps)
             if finish is None or not output:
                 raise EngineError("The model answered without a result.")
             return TaskAnswer(generation.answer, output, finish, tuple(generation.segments))
+
+    def _generation(
+        self,
+        model: str,
+        request: InferRequest,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None,
+        capability: str = "",
+    ) -> "Generation":
+        wish, ended = wish or Wish(), list[Segment]()
+        waiting = Waiting(wish.keep_alive_seconds)
+        asked = self._inference.infer(
+            model,
+            request,
+            request_id=request_id,
+            capability=capability,
+            caller=visit.caller,
+            ended=ended,
+            patience_seconds=wish.patience_seconds,
+            waiting=waiting,
+        )
+        return Generation(
+            self, asked, visit, Charge(request), ended, (waiting, wish.patience_seconds)
+        )
 
     def _check(self, visit: Visit, model: str, capability: str, cost: int) -> None:
         if visit.actor is None:
@@ -249,6 +279,9 @@ class Generation:
     The last step carries `Finish`, and `segments` is complete with it. Leaving early cancels the
     request everywhere. Entering and iterating raise an `AigridError` when the answer cannot be
     completed; an answer that merely stops is turned into one. `Charge` says what it costs.
+
+    Attributes:
+        waiting: what is known of the load that it waits for before its first chunk.
     """
 
     def __init__(
@@ -257,9 +290,11 @@ class Generation:
         answering: AbstractAsyncContextManager[Answer],
         visit: Visit,
         charge: Charge,
-        ended: list[Segment] | None = None,
+        ended: list[Segment],
+        patience: tuple[Waiting, float],
     ) -> None:
-        self._ended_before = [] if ended is None else ended
+        self._ended_before = ended
+        self.waiting, self._patience_seconds = patience
         self._core = core
         self._answering = answering
         self._visit = visit
@@ -273,7 +308,8 @@ class Generation:
         self._core._enter(self)  # noqa: SLF001  the two classes are one thing
         try:
             with trio.CancelScope() as self._waiting:
-                self._answer = await self._answering.__aenter__()
+                entering = self._answering.__aenter__()
+                self._answer = await self.waiting.patiently(entering, self._patience_seconds)
             self._waiting = None
         except BaseException as error:
             if isinstance(error, trio.Cancelled):  # somebody was at work on it

@@ -1,6 +1,7 @@
 """Attempts at candidates, one after the other: each shows a fresh presentation and is asked."""
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.segment import AskedSegment, ReceiptBook
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.mesh.verdict import is_its_fault, more_telling, worth_another
+from aigrid.node.mesh.waiting import Tell
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.presenting import Presented, Presenter
@@ -117,19 +119,22 @@ class Attempts:
             asking.request,
             asking.salt,
             presented.raw,
+            self._keep_alive(candidate, asking.waiting.keep_alive_seconds),
         )
         began_seconds = trio.current_time()
         async with AsyncExitStack() as stack:
+            told = stack.enter_context(asking.waiting.at(candidate.node))
             if candidate.node == self._own_peer_id:
-                served = self._serving.infer(message, candidate.signer)
+                served = self._serving.infer(message, candidate.signer, tell=_later(told))
                 segment = self._segment(
                     await stack.enter_async_context(served), candidate, asking, presented
                 )
+                asking.waiting.over()
                 await segment.first()
             else:
                 await self._connect(candidate)
                 with self._peers.while_alive(candidate.node):
-                    remote = await self._ask(stack, candidate, message)
+                    remote = await self._ask(stack, candidate, message, told, asking.waiting.over)
                 segment = self._segment(remote, candidate, asking, presented)
                 await segment.first(self._peers.while_alive(candidate.node))
             waited_ms = (trio.current_time() - began_seconds) * 1000
@@ -174,7 +179,12 @@ class Attempts:
         return segment
 
     async def _ask(
-        self, stack: AsyncExitStack, candidate: Candidate, message: Infer
+        self,
+        stack: AsyncExitStack,
+        candidate: Candidate,
+        message: Infer,
+        told: Callable[[str], None],
+        came: Callable[[], None],
     ) -> RemoteAnswer:
         bodies = await stack.enter_async_context(
             self._rpc.call(
@@ -186,7 +196,15 @@ class Attempts:
             message.request,
             peer=candidate.node,
             failed=partial(self._peers.failed, candidate.node),
+            loading=told,
+            came=came,
         )
+
+    def _keep_alive(self, candidate: Candidate, seconds: float | None) -> float | None:
+        """As it is asked for here; of others no longer than they may be asked."""
+        if seconds is None or candidate.node == self._own_peer_id:
+            return seconds
+        return min(seconds, LIMITS.keep_alive_max_seconds)
 
     async def _connect(self, candidate: Candidate) -> None:
         if not self._peers.alive(candidate.node):
@@ -197,3 +215,11 @@ class Attempts:
                 raise RemoteError(
                     "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
                 )
+
+
+def _later(told: Callable[[str], None]) -> Tell:
+    async def tell(text: str) -> None:
+        told(text)
+        await trio.lowlevel.checkpoint()
+
+    return tell

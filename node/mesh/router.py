@@ -27,6 +27,7 @@ from aigrid.node.mesh.segment import ReceiptBook
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.summoning import Summon, Unmet, nobody_comes
 from aigrid.node.mesh.verdict import TOLD, unmet
+from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.policy.presenting import Presenter
@@ -119,6 +120,7 @@ class Router:
         caller: Caller = OPERATOR,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
+        waiting: Waiting | None = None,
     ) -> AsyncIterator[Answer]:
         """See `Inference.infer`."""
         asking = Asking(
@@ -127,6 +129,7 @@ class Router:
             caller,
             self._presenter.salt(),
             ended=[] if ended is None else ended,
+            waiting=waiting or Waiting(),
         )
         tried = Tried()
         deadline = trio.current_time() + patience_seconds

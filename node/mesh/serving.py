@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 import structlog
 import trio
 
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.pool import ModelPool
+from aigrid.node.mesh.progress import LoadProgress
+from aigrid.node.mesh.waiting import Tell, telling
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.admission import Admission, Admitted
 from aigrid.node.policy.receipting import Keep, Segment
@@ -25,7 +27,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.inference import InferChunk, TextRequest, check_text
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Infer, Receipted, encode
+from aigrid.protocol.messages import Chunks, Infer, Loading, Receipted, encode
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
@@ -75,8 +77,10 @@ class Serving:
         admission: Admission,
         keep_receipt: Keep,
         now_ms: NowMs,
+        progress: LoadProgress | None = None,
     ) -> None:
         self._pool = pool
+        self._progress = progress or LoadProgress()
         self._identity = identity
         self._offered = offered
         self._admission = admission
@@ -90,10 +94,12 @@ class Serving:
         self._idle = trio.Event()
 
     @asynccontextmanager
-    async def infer(self, message: Infer, peer: str) -> AsyncIterator[ServedAnswer]:
+    async def infer(
+        self, message: Infer, peer: str, *, tell: Tell
+    ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
 
-        Leaving early cancels it in the worker. Every segment that has begun is receipted.
+        While it waits for the model, `tell` hears now and then how far that is. Leaving early cancels it in the worker. Every segment that has begun is receipted.
 
         Raises:
             NoCandidateError: this node does not offer the model, or is stopping.
@@ -116,16 +122,18 @@ class Serving:
             except (PolicyDeniedError, VerificationError) as error:
                 self.denied[error.code] += 1
                 raise
-            async with self._run(message, admitted, peer) as answer:
+            async with self._run(message, admitted, peer, tell) as answer:
                 yield answer
 
     @asynccontextmanager
     async def _run(
-        self, message: Infer, admitted: Admitted, peer: str
+        self, message: Infer, admitted: Admitted, peer: str, tell: Tell
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         try:
-            async with self._pool.lease(message.model) as worker:
+            async with AsyncExitStack() as stack:
+                leased = stack.enter_async_context(self._pool.lease(message.model))
+                worker = await telling(leased, self._progress, message.model, tell)
                 segment = Segment(
                     self._identity,
                     message,
@@ -150,10 +158,14 @@ class Serving:
             await self._idle.wait()
 
     async def serve(self, peer_id: str, message: Infer, send: Send) -> None:
-        """Answer an `Infer` of a peer with `Chunks`, and then with the receipt."""
+        """Answer an `Infer` of a peer with `Loading`, `Chunks`, and then with the receipt."""
         peer, answer = did_of_peer_id(peer_id), None
+
+        async def tell(text: str) -> None:
+            await send(encode(Loading(text)))
+
         try:
-            async with self.infer(message, peer) as answer:
+            async with self.infer(message, peer, tell=tell) as answer:
                 log.info(
                     "serving", peer=peer_id, request_id=message.request_id, model=message.model
                 )
