@@ -227,7 +227,6 @@ class Node:
             admission=self.policy.admission,
             keep_receipt=self.policy.keep_receipt,
             now_ms=self.now_ms,
-            progress=self.loading,
         )
         self.announcer = Announcer(
             self.graph,

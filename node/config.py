@@ -20,6 +20,7 @@ from aigrid.node.gateway_config import (
     file_path,
     gateway_address,
     host_names,
+    patience,
     tls_mode,
 )
 from aigrid.node.setting import BadValueError, of_user, port_of, texts
@@ -55,7 +56,7 @@ class NodeConfig:
         tls: "self-signed" or "".
         tls_cert, tls_key: PEM files of the operator's.
         patience_seconds: that a client of the gateway waits for a model to be loaded.
-        name: shown to multiaddrs with `/p2p/` of nodes to connect to.
+        bootstrap: multiaddrs with `/p2p/` of nodes to connect to.
         mdns: whether to announce and look for nodes on the local network.
         open_to_strangers: whether nodes that are not members are served.
         name: shown to people beside the PeerId.

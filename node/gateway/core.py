@@ -16,6 +16,7 @@ from typing import Any, Self
 import trio
 
 from aigrid.node.gateway.patience import Wish
+from aigrid.node.gateway.step import Step, merged
 from aigrid.node.mesh.answer import Answer, Inference, ModelView, Segment
 from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.policy.charging import Charge, most
@@ -33,30 +34,14 @@ from aigrid.protocol.inference import (
     Finish,
     InferChunk,
     InferRequest,
-    TaskChunk,
     TaskRequest,
-    TextChunk,
     TextRequest,
-    TokenLogprob,
 )
 from aigrid.protocol.model import MODEL_URN
 
 _NAME_SHOWN_CHARS = 100
 _TEXT = "text-generation"
 _REQUEST_ID = re.compile(r"(?!aigrid-)[A-Za-z0-9_-]{8,64}")  # a key is kept nowhere
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What was ready together: text, its tokens, and with the last step how the answer ended.
-
-    `output` is the answer of a typed task, as JSON text; then there is no text.
-    """
-
-    text: str
-    logprobs: tuple[TokenLogprob, ...]
-    finish: Finish | None
-    output: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +160,7 @@ class GatewayCore:
             AigridError: the caller may not, or not now.
         """
         self._check(visit, model, _TEXT, most(request))
-        return self._generation(model, request, request_id, visit, wish)
+        return self._generation(model, request, request_id=request_id, visit=visit, wish=wish)
 
     async def run_task(
         self,
@@ -192,7 +177,9 @@ class GatewayCore:
             AigridError: the caller may not, or there is no complete answer.
         """
         self._check(visit, model, request.task, most(request))
-        asked = self._generation(model, request, request_id, visit, wish, request.task)
+        asked = self._generation(
+            model, request, request.task, request_id=request_id, visit=visit, wish=wish
+        )
         async with asked as generation:
             steps = [step async for step in generation]
             finish = steps[-1].finish
@@ -205,10 +192,11 @@ class GatewayCore:
         self,
         model: str,
         request: InferRequest,
+        capability: str = "",
+        *,
         request_id: str,
         visit: Visit,
         wish: Wish | None,
-        capability: str = "",
     ) -> "Generation":
         wish, ended = wish or Wish(), list[Segment]()
         waiting = Waiting(wish.keep_alive_seconds)
@@ -223,7 +211,13 @@ class GatewayCore:
             waiting=waiting,
         )
         return Generation(
-            self, asked, visit, Charge(request), ended, (waiting, wish.patience_seconds)
+            self,
+            asked,
+            visit,
+            Charge(request),
+            ended=ended,
+            waiting=waiting,
+            patience_seconds=wish.patience_seconds,
         )
 
     def _check(self, visit: Visit, model: str, capability: str, cost: int) -> None:
@@ -290,11 +284,14 @@ class Generation:
         answering: AbstractAsyncContextManager[Answer],
         visit: Visit,
         charge: Charge,
+        *,
         ended: list[Segment],
-        patience: tuple[Waiting, float],
+        waiting: Waiting,
+        patience_seconds: float,
     ) -> None:
         self._ended_before = ended
-        self.waiting, self._patience_seconds = patience
+        self.waiting = waiting
+        self._patience_seconds = patience_seconds
         self._core = core
         self._answering = answering
         self._visit = visit
@@ -364,7 +361,7 @@ class Generation:
             chunks = await self._next_chunks()
             if chunks is None:
                 raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
-            step = _merge(chunks)
+            step = merged(chunks)
             if step.finish is None:
                 if step.text or step.logprobs or step.output:
                     return step
@@ -388,31 +385,6 @@ class Generation:
         if chunks is not None:
             self._visit.spend(self._charge.chunks(chunks))
         return chunks
-
-
-def _merge(chunks: tuple[InferChunk, ...]) -> Step:
-    """Join what was ready together; raises RemoteError or EngineError if it is no text."""
-    finish: Finish | None = None
-    if isinstance(chunks[-1], Finish):
-        finish, chunks = chunks[-1], chunks[:-1]
-    if len(chunks) == 1 and isinstance(chunks[0], TextChunk):
-        return Step(chunks[0].text, chunks[0].logprobs, finish)
-    texts: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    output = b""
-    for chunk in chunks:
-        if isinstance(chunk, Finish):
-            raise RemoteError("The answer went on after its end.")
-        if isinstance(chunk, TaskChunk):
-            if output:
-                raise RemoteError("The answer has two results.")
-            output = chunk.output
-            continue
-        if not isinstance(chunk, TextChunk):
-            raise EngineError("The model answers with tensors, not text.", Code.UNSUPPORTED_MODEL)
-        texts.append(chunk.text)
-        logprobs += chunk.logprobs
-    return Step("".join(texts), tuple(logprobs), finish, output)
 
 
 def _stopping_error() -> AigridError:

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from aigrid.node.gateway.core import Listed, Step
+from aigrid.node.gateway.core import Listed
+from aigrid.node.gateway.step import Step
 from aigrid.node.mesh.answer import Segment
 from aigrid.node.mesh.waiting import NotReadyError
 from aigrid.protocol.errors import AigridError, Code

@@ -59,9 +59,8 @@ class OpenAiEndpoints:
         check_json(headers)
         call = decode_chat(await self._bodies.read(headers, request.receive))
         scope = request.scope
-        visit: Visit = scope[VISIT]
-        wish = wish_of(headers, call.keep_alive, visit, self._limits, stream=call.stream)
-        return _Chat(self._core, call, scope[REQUEST_ID], visit, self._limits, wish)
+        wish = wish_of(headers, call.keep_alive, self._limits, stream=call.stream)
+        return _Chat(self._core, call, scope[REQUEST_ID], scope[VISIT], self._limits, wish)
 
 
 def json_response(value: object, status: int = 200) -> Response:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.keep_alive import keep_alive_seconds
-from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.limits import LIMITS
 
@@ -31,14 +30,11 @@ class Wish:
 def wish_of(
     headers: Mapping[bytes, bytes],
     keep_alive: str | float | None,
-    visit: Visit,
     limits: GatewayLimits,
     *,
     stream: bool = False,
 ) -> Wish:
     """`keep_alive` is the field of the body, which counts more than the header.
-
-    Whoever has come with a key keeps a model no longer than other nodes may.
 
     Raises:
         InvalidRequestError: a header or the field is wrong.
@@ -48,8 +44,6 @@ def wish_of(
     if kept is None and (said := headers.get(_KEEP_ALIVE.encode())) is not None:
         kept, called = said.decode("latin-1"), _KEEP_ALIVE
     seconds = None if kept is None else keep_alive_seconds(kept, called=called)
-    if seconds is not None and visit.actor is not None:
-        seconds = min(seconds, LIMITS.keep_alive_max_seconds)
     return Wish(_patience(headers, limits, stream=stream), seconds)
 
 

@@ -15,10 +15,9 @@ from starlette.routing import BaseRoute, Route
 from aigrid.node.gateway.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
 from aigrid.node.gateway.core import GatewayCore, TaskAnswer
 from aigrid.node.gateway.guard import check_json
-from aigrid.node.gateway.openai_embeddings import decode_embeddings, embeddings_body
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.openai_embeddings import decode_embeddings, embeddings_body
 from aigrid.node.gateway.patience import wish_of
-from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import TaskRequest
 from aigrid.protocol.limits import LIMITS
@@ -80,13 +79,16 @@ class TaskEndpoints:
         return await self._bodies.read(headers, request.receive)
 
     async def _run(self, request: Request, call: TaskCall) -> TaskAnswer:
-        visit: Visit = request.scope[VISIT]
-        wish = wish_of(dict(request.scope["headers"]), call.keep_alive, visit, self._limits)
+        scope = request.scope
+        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits)
 
         async def run(_nursery: Any) -> TaskAnswer:
-            id_: str = request.scope[REQUEST_ID]
             return await self._core.run_task(
-                call.model, call.request, request_id=id_, visit=visit, wish=wish
+                call.model,
+                call.request,
+                request_id=scope[REQUEST_ID],
+                visit=scope[VISIT],
+                wish=wish,
             )
 
         return await until_gone(request.receive, run)

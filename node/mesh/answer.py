@@ -98,8 +98,8 @@ class Inference(Protocol):
 
         An empty `model` with a `capability` lets the node choose. Entering waits for the first
         chunk, and where nobody serves it now for `patience_seconds` until somebody does; `waiting`
-        is told how far that is. Leaving early cancels the request everywhere. Attempts that failed before their first chunk, and had
-        begun, are added to `ended`.
+        is told how far that is. Leaving early cancels the request everywhere. Attempts that failed
+        before their first chunk, and had begun, are added to `ended`.
 
         Raises:
             NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),

@@ -125,7 +125,8 @@ class Attempts:
         async with AsyncExitStack() as stack:
             told = stack.enter_context(asking.waiting.at(candidate.node))
             if candidate.node == self._own_peer_id:
-                served = self._serving.infer(message, candidate.signer, tell=_later(told))
+                own = asking.caller.kind == "local"
+                served = self._serving.infer(message, candidate.signer, tell=_later(told), own=own)
                 segment = self._segment(
                     await stack.enter_async_context(served), candidate, asking, presented
                 )

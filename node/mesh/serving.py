@@ -8,8 +8,8 @@ import structlog
 import trio
 
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.mesh.health import OWN
 from aigrid.node.mesh.pool import ModelPool
-from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.waiting import Tell, telling
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.admission import Admission, Admitted
@@ -77,10 +77,8 @@ class Serving:
         admission: Admission,
         keep_receipt: Keep,
         now_ms: NowMs,
-        progress: LoadProgress | None = None,
     ) -> None:
         self._pool = pool
-        self._progress = progress or LoadProgress()
         self._identity = identity
         self._offered = offered
         self._admission = admission
@@ -95,11 +93,13 @@ class Serving:
 
     @asynccontextmanager
     async def infer(
-        self, message: Infer, peer: str, *, tell: Tell
+        self, message: Infer, peer: str, *, tell: Tell, own: bool = False
     ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
 
-        While it waits for the model, `tell` hears now and then how far that is. Leaving early cancels it in the worker. Every segment that has begun is receipted.
+        While it waits for the model, `tell` hears now and then how far that is. `own`: it is of
+        this node's operator, who may have a model kept for longer than others. Leaving early
+        cancels it in the worker. Every segment that has begun is receipted.
 
         Raises:
             NoCandidateError: this node does not offer the model, or is stopping.
@@ -122,18 +122,24 @@ class Serving:
             except (PolicyDeniedError, VerificationError) as error:
                 self.denied[error.code] += 1
                 raise
-            async with self._run(message, admitted, peer, tell) as answer:
+            async with self._run(message, admitted, peer, tell, own=own) as answer:
                 yield answer
 
     @asynccontextmanager
     async def _run(
-        self, message: Infer, admitted: Admitted, peer: str, tell: Tell
+        self, message: Infer, admitted: Admitted, peer: str, tell: Tell, *, own: bool
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         try:
             async with AsyncExitStack() as stack:
-                leased = stack.enter_async_context(self._pool.lease(message.model))
-                worker = await telling(leased, self._progress, message.model, tell)
+                lease = self._pool.lease(
+                    message.model,
+                    message.keep_alive_seconds,
+                    asker=OWN if own else peer,
+                    bounded=not own,
+                )
+                leased = stack.enter_async_context(lease)
+                worker = await telling(leased, self._pool.progress, message.model, tell)
                 segment = Segment(
                     self._identity,
                     message,

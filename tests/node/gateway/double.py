@@ -16,6 +16,7 @@ from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.tls import ServerTls
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces
@@ -73,6 +74,7 @@ class ScriptedMesh:
         capability: str = "",
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
+        waiting: Waiting | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
         return self._infer(model, request, request_id, [] if ended is None else ended)
