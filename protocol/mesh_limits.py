@@ -19,4 +19,10 @@ class MeshLimits:
     answer_silence_seconds: float = limit(600.0, "nothing but signs of life within an answer")
     offer_seconds: float = limit(2.0, "the offer under a new manifest to arrive")
     patience_seconds: float = limit(60.0, "a request waits for somebody who serves it, at most")
+    continuations_max: int = limit(8, "times that one answer is continued elsewhere")
+    continued_crashes_max: int = limit(2, "of these, after an engine died or failed")
+    continuation_silence_seconds: float = limit(
+        5.0, "silence of a warm node that is to go on, before the next one is asked"
+    )
+    continuation_patience_seconds: float = limit(10.0, "a broken answer waits for a summoned node")
     summons_max: int = limit(8, "times that somebody is summoned for one request")

@@ -4,6 +4,7 @@ A peer is *alive* from its connection until that ends or a ping goes unanswered 
 `ping_timeout_seconds`; a frozen process keeps its connection, so only the ping tells.
 """
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from aigrid.protocol.messages import Ping, Pong, decode_rpc_answer, encode
 
 log = structlog.get_logger()
 _TTFT_WEIGHT = 0.3
+_GRACE_SECONDS = 0.05
 
 
 @dataclass(slots=True)
@@ -219,16 +221,18 @@ class Peers:
             self._redial = trio.Event()
 
     @contextmanager
-    def while_alive(self, peer_id: str) -> Iterator[None]:
-        """Give up what is awaited inside once the peer falls silent.
+    def while_alive(self, peer_id: str, *, silence_seconds: float = math.inf) -> Iterator[None]:
+        """Give up what is awaited inside once the peer falls silent, or after `silence_seconds`.
 
         A frozen process keeps its connection, so waiting for its answer would take the whole
-        silence limit, although the ping knows better.
+        silence limit, although the ping knows better. Of one that is silent already, only what has
+        come is taken.
 
         Raises:
             RemoteError: `timeout`.
         """
-        with trio.CancelScope() as scope:
+        patience_seconds = silence_seconds if self.alive(peer_id) else _GRACE_SECONDS
+        with trio.move_on_after(patience_seconds) as scope:
             waiting = self._waiting.setdefault(peer_id, set())
             waiting.add(scope)
             try:

@@ -1,5 +1,6 @@
 """One segment of an answer, as whoever asked takes it: batches until `Finish`, and its receipt."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -22,6 +23,9 @@ from aigrid.protocol.receipt import OutputHash
 _BROKEN_OFF = frozenset({Code.CONNECTION_LOST, Code.TIMEOUT, Code.PROTOCOL_VIOLATION})
 
 
+Guard = Callable[[], AbstractContextManager[None]]
+
+
 class ReceiptBook(Protocol):
     """See `node.policy.receipts.Receipts`."""
 
@@ -32,6 +36,8 @@ class ReceiptBook(Protocol):
 
 class AskedSegment:
     """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment.
+
+    `guard` gives what each wait for a batch is done within: it may give the wait up.
 
     Signs of life are not passed on, and none is the beginning of an answer. However the segment
     ends, the receipt for it is kept, or that there is none, unless the other node refused it.
@@ -50,8 +56,10 @@ class AskedSegment:
         request_id: str,
         actor: str,
         now_ms: NowMs,
+        guard: Guard = nullcontext,
     ) -> None:
         self._batches = batches
+        self._guard = guard
         self._candidate = candidate
         self._presented = presented
         self._book = book
@@ -66,15 +74,14 @@ class AskedSegment:
         self._settled = False
         self.segments: list[Segment] = []
 
-    async def first(self, waiting: AbstractContextManager[None] | None = None) -> None:
-        """Wait for the first batch, within `waiting`.
+    async def first(self, guard: Guard | None = None) -> None:
+        """Wait for the first batch, within a guard of its own if one is given.
 
         Raises:
             AigridError: another candidate may do better.
         """
         try:
-            with waiting or nullcontext():
-                self._ahead = await self._fetch()
+            self._ahead = await self._fetch(guard or self._guard)
         except trio.Cancelled:
             self._begun = True
             self.left()
@@ -95,7 +102,7 @@ class AskedSegment:
         batch, self._ahead = self._ahead, None
         try:
             if batch is None:
-                batch = await self._fetch()
+                batch = await self._fetch(self._guard)
             await self._take(batch)
         except AigridError as error:
             self.left(error.code)
@@ -163,10 +170,11 @@ class AskedSegment:
             salt=self._presented.salt,
         )
 
-    async def _fetch(self) -> tuple[InferChunk, ...]:
+    async def _fetch(self, guard: Guard) -> tuple[InferChunk, ...]:
         deadline = trio.current_time() + LIMITS.answer_silence_seconds
         while True:
-            batch = await self._receive()
+            with guard():
+                batch = await self._receive()
             if not all(isinstance(c, TextChunk) and c.says_nothing for c in batch):
                 return batch
             if trio.current_time() >= deadline:
