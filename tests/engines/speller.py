@@ -16,7 +16,7 @@ from aigrid.engines.counting import Tally
 from aigrid.engines.echo import EchoEngine
 from aigrid.engines.sampling import Logits
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextRequest
+from aigrid.protocol.inference import ChatMessage, Finish, InferChunk, InferRequest, TextRequest
 
 END = 256
 VOCABULARY = 257
@@ -71,7 +71,13 @@ class Loaded:
     decoder: Speller
     context: int = 4096
     tokenizer: Bytes = field(default_factory=Bytes)
-    template: None = None
+    template: "Loaded | None" = None
+
+    def __post_init__(self) -> None:
+        self.template = self
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        return messages[-1].content
 
 
 def spell(request: TextRequest, script: bytes, *, context: int = 4096) -> Iterator[InferChunk]:
@@ -96,7 +102,7 @@ class SpellingEngine(EchoEngine):
     def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         assert isinstance(request, TextRequest)
         after, code = self.breaks.pop(0) if self.breaks else (None, Code.INTERNAL)
-        script = (request.prompt or "").encode()
+        script = (request.prompt or "".join(m.content for m in request.messages)).encode()
         for number, chunk in enumerate(spell(request, script)):
             if number == after:
                 raise EngineError("broken off", code)
