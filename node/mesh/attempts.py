@@ -14,17 +14,18 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection import Ranking
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.observed import Observed
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.mending import Asking, Mending
 from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.segment import AskedSegment, Guard, ReceiptBook
 from aigrid.node.mesh.serving import ServedAnswer, Serving
-from aigrid.node.mesh.verdict import is_its_fault, more_telling, worth_another
+from aigrid.node.mesh.verdict import is_busy, is_its_fault, more_telling, worth_another
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import POLICY, AigridError, Code, RemoteError
-from aigrid.protocol.inference import InferRequest
+from aigrid.protocol.inference import InferRequest, TextRequest
 from aigrid.protocol.kinds import ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Infer, encode
@@ -158,6 +159,7 @@ class Attempts:
                 served = self._serving.infer(message, candidate.signer)
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
             else:
+                observed = stack.enter_context(self._peers.asking(candidate.node))
                 alive = partial(self._peers.while_alive, candidate.node)
                 guard, first_guard = alive, partial(alive, silence_seconds=silence_seconds)
                 await self._connect(candidate)
@@ -175,8 +177,10 @@ class Attempts:
             )
             segment.segments = asking.ended
             await segment.first(first_guard)
-            waited_ms = (trio.current_time() - began_seconds) * 1000
-            self._peers.succeeded(candidate.node, waited_ms)
+            if candidate.node != self._own_peer_id:
+                waited_ms = (trio.current_time() - began_seconds) * 1000
+                observed.succeeded(candidate.model, None if _goes_on(request) else waited_ms)
+                stack.callback(_note_pace, segment, observed)
             return Opened(candidate, request, segment, stack.pop_all())
         raise AssertionError("nothing above is swallowed")
 
@@ -197,6 +201,10 @@ class Attempts:
         )
         if is_its_fault(error):
             self._peers.failed(candidate.node)
+        elif isinstance(error, RemoteError) and error.retry_after_seconds and is_busy(error):
+            self._peers.seen(candidate.node).busy(
+                candidate.model, error.retry_after_seconds, trio.current_time()
+            )
 
     def _present(self, candidate: Candidate, request: InferRequest, asking: Asking) -> Presented:
         """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
@@ -232,3 +240,13 @@ class Attempts:
                 raise RemoteError(
                     "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
                 )
+
+
+def _goes_on(request: InferRequest) -> bool:
+    """What was said before is computed anew, so the wait is not that for any other answer."""
+    return isinstance(request, TextRequest) and bool(request.continued_ids)
+
+
+def _note_pace(segment: AskedSegment, observed: Observed) -> None:
+    if segment.token_ms is not None:
+        observed.produced(segment.model, segment.token_ms)

@@ -15,7 +15,7 @@ import trio
 from aigrid.metagraph.filters import Filters, Found
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
-from aigrid.metagraph.selection import Ranking
+from aigrid.metagraph.selection import Ranking, Reason
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
@@ -159,7 +159,7 @@ class Router:
             wanted = self._unmet(model, capability, ranking, tried.problem)
             if wanted is None or not await self._summon(wanted, deadline=deadline):
                 break
-        raise self._nobody(model or capability, tried.problem, ranking.retry_after_seconds)
+        raise self._nobody(model or capability, tried.problem, ranking)
 
     async def _go_on(
         self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate
@@ -197,16 +197,23 @@ class Router:
         model_id = self.resolve(model) if model else ""
         return unmet(ranking, problem, model=model_id, capability=capability, name=model)
 
-    def _nobody(
-        self, what: str, problem: AigridError | None, cooling_seconds: float | None
-    ) -> AigridError:
+    def _nobody(self, what: str, problem: AigridError | None, ranking: Ranking) -> AigridError:
         if problem is not None and problem.code is Code.NOT_MEMBER:
             return self.own_trouble() or problem  # which knows why
         if problem is not None and (problem.code in TOLD or problem.code in POLICY):
             return problem
-        return self.own_trouble() or NoCandidateError(
-            f"no live node can serve {what!r} now",
-            retry_after_seconds=cooling_seconds or LIMITS.retry_after_seconds,
+        trouble = self.own_trouble()
+        if trouble is not None:
+            return trouble
+        retry_after_seconds = ranking.retry_after_seconds or LIMITS.retry_after_seconds
+        if any(one.reason is Reason.BUSY for one in ranking.dropped):
+            return NoCandidateError(
+                f"every node that can serve {what!r} is busy",
+                Code.BUSY,
+                retry_after_seconds=retry_after_seconds,
+            )
+        return NoCandidateError(
+            f"no live node can serve {what!r} now", retry_after_seconds=retry_after_seconds
         )
 
     def own_trouble(self) -> AigridError | None:

@@ -23,6 +23,7 @@ from aigrid.protocol.receipt import OutputHash
 _BROKEN_OFF = frozenset({Code.CONNECTION_LOST, Code.TIMEOUT, Code.PROTOCOL_VIOLATION})
 
 
+_MEASURED_TOKENS = 8  # fewer do not tell how quick a node is
 Guard = Callable[[], AbstractContextManager[None]]
 
 
@@ -72,7 +73,27 @@ class AskedSegment:
         self._finish: Finish | None = None
         self._begun = False
         self._settled = False
+        self._first_seconds = 0.0
+        self._last_seconds = 0.0
+        self._waited_seconds = 0.0
+        self._first_tokens = 0
         self.segments: list[Segment] = []
+
+    @property
+    def model(self) -> str:
+        """The model id."""
+        return self._candidate.model
+
+    @property
+    def token_ms(self) -> float | None:
+        """Milliseconds per token after the first batch, if they can be told.
+
+        They cannot where few came, or where whoever reads the answer is the slower one.
+        """
+        took, tokens = self._last_seconds - self._first_seconds, self._tokens - self._first_tokens
+        if tokens < _MEASURED_TOKENS or self._waited_seconds < took / 2:
+            return None
+        return took / tokens * 1000
 
     async def first(self, guard: Guard | None = None) -> None:
         """Wait for the first batch, within a guard of its own if one is given.
@@ -92,6 +113,8 @@ class AskedSegment:
             self.left(error.code)
             raise
         self._begun = True
+        self._first_seconds = trio.current_time()
+        self._first_tokens = sum(len(c.token_ids) for c in self._ahead if isinstance(c, TextChunk))
 
     def __aiter__(self) -> "AskedSegment":
         return self
@@ -102,7 +125,10 @@ class AskedSegment:
         batch, self._ahead = self._ahead, None
         try:
             if batch is None:
+                began_seconds = trio.current_time()
                 batch = await self._fetch(self._guard)
+                self._last_seconds = trio.current_time()
+                self._waited_seconds += self._last_seconds - began_seconds
             await self._take(batch)
         except AigridError as error:
             self.left(error.code)

@@ -60,6 +60,11 @@ def worth_another(error: AigridError) -> bool:
     return error.code in POLICY or CODES[error.code].retry or error.code in _OF_THE_NODE
 
 
+def is_busy(error: AigridError) -> bool:
+    """Whether a sound node has no room for this model now."""
+    return error.code in NO_ROOM or error.code in (Code.OUT_OF_MEMORY, Code.SHUTTING_DOWN)
+
+
 def may_go_on(error: AigridError) -> bool:
     """Whether another node may go on with an answer that broke off so."""
     return error.code not in POLICY and worth_another(error)
