@@ -269,7 +269,7 @@ async def test_a_broken_engine_of_our_own_does_not_count_against_a_peer(sim, aut
     asker.serving.infer = refusing(EngineError("died", Code.ENGINE_CRASHED), calls)
     answer, _ = await ask(asker)
     assert (answer.node, answer.attempts, len(calls)) == (*holders, 2, 1)
-    assert asker.peers._states[answer.node].failures_in_row == 0
+    assert asker.peers.observation(answer.node).failures_in_row == 0
 
 
 async def test_while_the_only_holder_is_left_alone_the_client_hears_for_how_long(
