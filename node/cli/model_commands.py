@@ -163,6 +163,12 @@ def ask(
         int | None,
         typer.Option(metavar="N", help="Of the answer. Default: 512, or what there is room for."),
     ] = None,
+    keep_alive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="The model stays loaded for 5m, 2h, ...; 0: not at all; -1: on."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model somewhere on the grid."""
@@ -175,15 +181,25 @@ def ask(
 
     def on_event(event: dict[str, Any]) -> None:
         nonlocal shown
-        if not as_json:
+        if as_json:
+            return
+        progress = event.get("progress", "")
+        loading(f"The model is being loaded: {progress}" if progress else "")
+        if "text" in event:
             shown = True
-            sys.stdout.write(printable(event.get("text", "")))
+            sys.stdout.write(printable(event["text"]))
             sys.stdout.flush()
 
     params: dict[str, Any] = {"text": text, "model": model or "", "capability": capability or ""}
-    wishes = {"purpose": purpose, "accepts": accept_license, "max_tokens": max_tokens}
+    wishes = {
+        "purpose": purpose,
+        "accepts": accept_license,
+        "max_tokens": max_tokens,
+        "keep_alive": keep_alive,
+    }
     params |= {name: value for name, value in wishes.items() if value is not None}
-    body = session(ctx).call("ask", params, on_event)
+    with render.meanwhile() as loading:
+        body = session(ctx).call("ask", params, on_event)
     if as_json:
         print_json(body)
         return

@@ -156,26 +156,48 @@ async def telling(work: Awaitable[T], board: LoadProgress, model: str, tell: Tel
     Raises what `work` raises. What `tell` raises ends the telling alone: whoever is told and is
     gone will be missed elsewhere.
     """
+
+    async def say() -> None:
+        while True:
+            await trio.sleep(LIMITS.loading_seconds)
+            await tell(loading(board.said.get(model, IN_LINE)).text)
+
+    return await _beside(work, say)
+
+
+async def following(work: Awaitable[T], waiting: Waiting, tell: Tell) -> T:
+    """The same for whoever has made the request: `tell` hears each word once."""
+
+    async def say() -> None:
+        while True:
+            changed = waiting.changed
+            if waiting.said is not None:
+                await tell(waiting.said.text)
+            await changed.wait()
+
+    return await _beside(work, say)
+
+
+async def _beside(work: Awaitable[T], talk: Callable[[], Awaitable[None]]) -> T:
     failure: BaseException | None = None
-    teller = trio.CancelScope(shield=True)  # nothing but this scope ends it: no group of two ends
+    # Nothing but this scope ends the talk, so that one who is cancelled hears it from `work` alone.
+    scope = trio.CancelScope(shield=True)
+
+    async def aside() -> None:
+        with scope:
+            try:
+                await talk()
+            except AigridError:
+                pass
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_tell, teller, board, model, tell)
+        nursery.start_soon(aside)
         try:
             result = await work
         except (AigridError, trio.Cancelled) as error:
             failure = error
         finally:
-            teller.cancel()
+            scope.cancel()
     if failure is not None:
         raise failure
     return result
-
-
-async def _tell(scope: trio.CancelScope, board: LoadProgress, model: str, tell: Tell) -> None:
-    with scope:
-        while True:
-            await trio.sleep(LIMITS.loading_seconds)
-            try:
-                await tell(loading(board.said.get(model, IN_LINE)).text)
-            except AigridError:
-                return
