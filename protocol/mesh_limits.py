@@ -13,7 +13,6 @@ class MeshLimits:
     model_idle_seconds: float = limit(300.0, "an unused model stays loaded")
     model_queue_max: int = limit(16, "requests waiting for a load or a slot of one model")
     memory_share: float = limit(0.8, "of the free memory, for models, where nothing is configured")
-    keep_alive_max_seconds: float = limit(3600.0, "the longest that a request may keep a model")
     workers_per_model_max: int = limit(8, "workers of one model on one node")
     model_grow_seconds: float = limit(0.5, "a request waits for a slot before a worker is added")
     model_grow_pause_seconds: float = limit(10.0, "after adding one failed, before the next try")

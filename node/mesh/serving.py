@@ -135,7 +135,7 @@ class Serving:
                 lease = self._pool.lease(
                     message.model,
                     message.keep_alive_seconds,
-                    asker=OWN if own else peer,
+                    asker=OWN if peer == self._identity.did else peer,
                     bounded=not own,
                 )
                 leased = stack.enter_async_context(lease)
