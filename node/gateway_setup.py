@@ -9,6 +9,7 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.tls import ServerTls, load, self_signed
+from aigrid.node.model_views import whereabouts
 from aigrid.node.network.tcp import addresses_of
 from aigrid.node.status import status_of
 from aigrid.protocol.errors import Code, UsageError
@@ -33,6 +34,7 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         now_ms=node.now_ms,
         token=node.new_request_id,
         broader=functools.partial(_broader, node),
+        whereabouts=functools.partial(whereabouts, node),
     )
     auth = Authenticator(node.policy.access, keyless=config.keyless, now_ms=node.now_ms)
     gateway = _bound(core, auth, _tls(node, config), node, config)

@@ -7,7 +7,7 @@ error, and an orderly end of whatever is live when the node stops.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -67,7 +67,8 @@ class GatewayCore:
 
     `status` gives the body of `GET /aigrid/v1/status`; `now_ms` is wall time in milliseconds since
     the epoch; `token` returns a fresh random name of 8 to 64 characters out of letters, digits, `_`
-    and `-`; `broader` names the capabilities above one.
+    and `-`; `broader` names the capabilities above one; `whereabouts` says by model id where each
+    is, as a JSON object.
     """
 
     def __init__(
@@ -78,9 +79,11 @@ class GatewayCore:
         now_ms: Callable[[], int],
         token: Callable[[], str],
         broader: Callable[[str], Collection[str]] = lambda _: (),
+        whereabouts: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
     ) -> None:
         self._inference = inference
         self._broader = broader
+        self.whereabouts = whereabouts
         self.status = status
         self._now_ms = now_ms
         self._token = token

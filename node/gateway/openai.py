@@ -6,7 +6,7 @@ and failed, and in each listed model.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from aigrid.node.mesh.waiting import NotReadyError
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import Finish, TokenLogprob
 
+Whereabouts = Mapping[str, Mapping[str, Any]]  # by model id
 _encode = msgspec.json.Encoder().encode
 _LOGPROB_MIN = -9999.0
 _PATIENCE_SECONDS = 60.0
@@ -89,8 +90,8 @@ def error_object(error: AigridError) -> dict[str, Any]:
     return {**told, "progress": error.progress} if isinstance(error, NotReadyError) else told
 
 
-def model_object(listed: Listed) -> dict[str, Any]:
-    """One model; `aigrid` says which it is exactly and who has it."""
+def model_object(listed: Listed, whereabouts: Whereabouts) -> dict[str, Any]:
+    """One model; `aigrid` says which it is exactly, who has it, and how it stands."""
     view = listed.view
     return {
         "id": listed.listed_id,
@@ -104,13 +105,14 @@ def model_object(listed: Listed) -> dict[str, Any]:
             "state": view.state,
             "capabilities": view.capabilities,
             "context_tokens": view.context_tokens,
+            **whereabouts.get(view.model, {}),
         },
     }
 
 
-def model_list(listed: Iterable[Listed]) -> dict[str, Any]:
+def model_list(listed: Iterable[Listed], whereabouts: Whereabouts) -> dict[str, Any]:
     """All models, in the order given."""
-    return {"object": "list", "data": [model_object(entry) for entry in listed]}
+    return {"object": "list", "data": [model_object(entry, whereabouts) for entry in listed]}
 
 
 def completion(

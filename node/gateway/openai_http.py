@@ -49,10 +49,11 @@ class OpenAiEndpoints:
         ]
 
     async def _models(self, _request: Request) -> Response:
-        return json_response(openai.model_list(self._core.models()))
+        return json_response(openai.model_list(self._core.models(), self._core.whereabouts()))
 
     async def _model(self, request: Request) -> Response:
-        return json_response(openai.model_object(self._core.model(request.path_params["model"])))
+        found = self._core.model(request.path_params["model"])
+        return json_response(openai.model_object(found, self._core.whereabouts()))
 
     async def _chat(self, request: Request) -> "_Chat":
         headers = dict(request.scope["headers"])

@@ -63,7 +63,8 @@ class Serving:
     """Runs requests on the pool. `offered(model)` says whether this node offers the model now.
 
     Attributes:
-        running, served: requests now, and those that were answered to their end.
+        running, waiting, served: requests now, those of them that wait for a model or a slot, and
+            those that were answered to their end.
         failed: how often engines failed, and with what code.
         denied: how often requests were refused by policy, and with what code.
     """
@@ -85,6 +86,7 @@ class Serving:
         self._keep_receipt = keep_receipt
         self._now_ms = now_ms
         self.running = 0
+        self.waiting = 0
         self.served = 0
         self.failed: Counter[Code] = Counter()
         self.denied: Counter[Code] = Counter()
@@ -139,7 +141,11 @@ class Serving:
                     bounded=not own,
                 )
                 leased = stack.enter_async_context(lease)
-                worker = await telling(leased, self._pool.progress, message.model, tell)
+                self.waiting += 1
+                try:
+                    worker = await telling(leased, self._pool.progress, message.model, tell)
+                finally:
+                    self.waiting -= 1
                 segment = Segment(
                     self._identity,
                     message,
