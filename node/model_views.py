@@ -4,7 +4,7 @@ Of other nodes it is what their records say; of this one, what its pool does.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -31,39 +31,42 @@ def whereabouts(node: Node) -> dict[str, dict[str, Any]]:
     )
     for offer in node.router.offers():
         found[offer.model][offer.state].append(offer.node)
-    for model, nodes in _seeds(node).items():
-        found[model]["seeds"] = nodes
     problems = {one["model"]: one["problem"] for one in node.hosting.withheld()}
     for model, use in node.pool.view().items():
         found[model]["here"] = _here(use, problems.get(model, ""), node.loading.said.get(model, ""))
+    for model, nodes in _seeds(node, found).items():
+        found[model]["seeds"] = nodes
     return dict(found)
 
 
 def models_of(node: Node) -> list[dict[str, Any]]:
-    """Every model that somebody offers or gives away, or that is here, by name; its policy, too.
+    """Every model that somebody offers, or that is here, by name; and what its owner permits.
 
-    `state` is the best of those who offer it; "" where nobody does.
+    `name` is what this node calls it, else one of those who offer it; `names` are all of these.
+    `state` is the best of an offer; "" where there is none.
     """
-    now_ms, index = node.now_ms(), node.graph.index
-    offers = {offer.model: offer for offer in reversed(node.router.offers())}
-    listed = []
-    for model, where in whereabouts(node).items():
-        offer = offers.get(model)
-        manifest = None if offer is None else index.manifest(offer.manifest, now_ms)
-        manifest = manifest or next(iter(index.manifests_of(model, now_ms)), None)
-        if manifest is None and "here" not in where:
-            continue  # anybody may say that he gives away what nobody knows
-        body = None if manifest is None else manifest.body
-        listed.append(
-            {
-                "model": model,
-                "name": body.name if isinstance(body, ModelBody) else "",
-                "state": next((state for state in STATES if where[state]), ""),
-                "policy": [] if manifest is None else policy_json(rules_of(manifest)),
-                **where,
-            }
-        )
+    listed = [_model(node, model, where) for model, where in whereabouts(node).items()]
     return sorted(listed, key=lambda one: (one["name"], one["model"]))
+
+
+def _model(node: Node, model: str, where: dict[str, Any]) -> dict[str, Any]:
+    offers = node.graph.index.offers_of_model(model, node.now_ms())
+    own = node.hosting.manifest(model) if "here" in where else None
+    names = {offer.name for offer in offers if offer.node in where[offer.state]}
+    manifest = own
+    if manifest is None and offers:
+        first = min(offers, key=lambda offer: (offer.name, offer.node))
+        manifest = node.graph.index.manifest(first.manifest, node.now_ms())
+    body = None if manifest is None else manifest.body
+    name = body.name if isinstance(body, ModelBody) else ""
+    return {
+        "model": model,
+        "name": name,
+        "names": sorted(names | {name} - {""}),
+        "state": next((state for state in STATES if where[state]), ""),
+        "policy": [] if manifest is None else policy_json(rules_of(manifest)),
+        **where,
+    }
 
 
 def _here(use: ModelUse, problem: str, progress: str) -> dict[str, Any]:
@@ -71,8 +74,8 @@ def _here(use: ModelUse, problem: str, progress: str) -> dict[str, Any]:
     return {**told, "problem": use.problem or problem, "progress": progress}
 
 
-def _seeds(node: Node) -> Mapping[str, Sequence[str]]:
-    """Model id -> PeerIds of live nodes that give its files away, in order."""
+def _seeds(node: Node, models: Container[str]) -> Mapping[str, Sequence[str]]:
+    """Model id -> PeerIds of live nodes that give its files away, in order; of these models."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     now_ms, own = node.now_ms(), node.identity.peer_id
     for peer in sorted({*node.peers.alive_members(), own}):
@@ -80,5 +83,6 @@ def _seeds(node: Node) -> Mapping[str, Sequence[str]]:
         record = node.graph.index.record((did, Kind.AVAILABILITY.value, did), now_ms)
         if record is not None and isinstance(record.body, AvailabilityBody):
             for seed in record.body.seeds:
-                found[seed.model].append(peer)
+                if seed.model in models:
+                    found[seed.model].append(peer)
     return found

@@ -15,7 +15,9 @@ def show_models(models: Sequence[Mapping[str, Any]], *, own: str, empty: str) ->
     if not models:
         render.say(empty)
     for model in models:
-        render.say(str(model.get("name")) or "-", style="bold")
+        name = str(model.get("name", "")) or "-"
+        also = [str(one) for one in model.get("names", ()) if one != name]
+        render.say(name + (f" (elsewhere: {', '.join(also)})" if also else ""), style="bold")
         _line("model", str(model.get("model", "")))
         _line("for", _who(model.get("policy", [])))
         for state, label in _WHERE.items():

@@ -116,7 +116,9 @@ class Waiting:
             NotReadyError: patience has ended; what was at work on the answer is cancelled.
         """
         self._deadline = trio.current_time() + seconds
-        with trio.CancelScope() as self._scope:
+        with trio.CancelScope(
+            deadline=math.inf if self.said is None else self._deadline
+        ) as self._scope:
             try:
                 return await work
             except NoCandidateError:  # who summons somebody meanwhile has the same patience
