@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from aigrid.metagraph.capabilities import ancestors, default_taxonomy, known
-from aigrid.protocol.kinds import NO_BRANCH, AvailabilityBody, Body, ModelBody, NodeBody
+from aigrid.protocol.kinds import NO_BRANCH, AvailabilityBody, Body, DemandBody, ModelBody, NodeBody
 from aigrid.protocol.messages import EVERYBODY, RECORDS_TOPIC
 
 EVERYBODYS: Final[frozenset[str]] = frozenset()
@@ -36,7 +36,7 @@ def branches_of(body: Body) -> frozenset[str]:
     match body:
         case ModelBody():
             named: Iterable[str] = body.capabilities
-        case AvailabilityBody():
+        case AvailabilityBody() | DemandBody():
             named = body.branches
         case NodeBody(branches=(only,)) if only == NO_BRANCH:
             return frozenset({NO_BRANCH})

@@ -204,12 +204,23 @@ _DESCRIPTION = {
     "mapping": _node(AIG + "mapping", _MAPPING),
     "upstream": _node(AIG + "upstream", _UPSTREAM),
 }
+_UNDER = Term(AIG + "underManifest", Form.REFERENCE, prefix=RECORD_URN)
 _OFFER = {
     "model": Term(AIG + "offersModel", Form.REFERENCE, prefix=MODEL_URN),
-    "manifest": Term(AIG + "underManifest", Form.REFERENCE, prefix=RECORD_URN),
+    "manifest": _UNDER,
     "state": Term(AIG + "state"),
     "slots": _number(AIG + "slots"),
     "latencyMs": _number(AIG + "latencyMs"),
+}
+_CHUNK_LIST = {"name": _NAME, "sha256": Term(AIG + "sha256")}
+_SEED = {
+    "model": Term(AIG + "seedsModel", Form.REFERENCE, prefix=MODEL_URN),
+    "manifest": _UNDER,
+}
+_WANTED = {
+    "model": Term(AIG + "wantsModel", Form.REFERENCE, prefix=MODEL_URN),
+    "manifest": _UNDER,
+    "waiting": _number(AIG + "waiting"),
 }
 _ACTIONS = Term(ODRL + "action", Form.REFERENCE, prefix=AIG, many=True)
 _PURPOSES = Term(AIG + "purpose", many=True)
@@ -289,8 +300,14 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "memoryBytes": _MEMORY,
         "contextTokens": _number(AIG + "contextTokens"),
         "policy": _nodes(AIG + "rule", _RULE),
+        "chunkLists": _nodes(AIG + "chunkList", _CHUNK_LIST),
     },
-    Kind.AVAILABILITY: {"offers": _nodes(AIG + "offer", _OFFER), "branches": _BRANCHES},
+    Kind.AVAILABILITY: {
+        "offers": _nodes(AIG + "offer", _OFFER),
+        "branches": _BRANCHES,
+        "seeds": _nodes(AIG + "seed", _SEED),
+    },
+    Kind.DEMAND: {"wanted": _nodes(AIG + "wanted", _WANTED), "branches": _BRANCHES},
     Kind.CAPABILITY: {
         "broader": Term(SKOS + "broader", Form.REFERENCE, prefix=CAPABILITY, many=True),
         "labels": Term(SKOS + "prefLabel", Form.LABELS),

@@ -8,54 +8,98 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from aigrid.protocol import credential_kinds as credentials
-from aigrid.protocol.canonical import canonical, is_content_id, plain
+from aigrid.protocol.body import (
+    CAPABILITY_NAME,
+    LABEL_LANGUAGE,
+    NO_BRANCH,
+    Addresses,
+    Branches,
+    Capability,
+    CapabilityName,
+    Count,
+    JsonSchema,
+    Label,
+    Language,
+    Multiaddr,
+    Name,
+    SubjectBody,
+    SubjectId,
+    about_itself,
+    check_branches,
+)
+from aigrid.protocol.canonical import canonical, plain
 from aigrid.protocol.credential_kinds import (
     DelegationBody,
     GrantBody,
-    Rules,
     StatusDelegationBody,
     StatusListBody,
 )
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.identity import peer_id_of_did, public_key_of_did, public_key_of_peer_id
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
-from aigrid.protocol.names import CAPABILITY, PRINTABLE
+from aigrid.protocol.mesh_kinds import (
+    AvailabilityBody,
+    ChunkList,
+    DemandBody,
+    ModelBody,
+    Offer,
+    OfferState,
+    Seed,
+    WantedModel,
+    check_availability,
+    check_demand,
+    check_model,
+    id_is_model,
+)
 from aigrid.protocol.receipt import ReceiptBody, check_receipt
 from aigrid.protocol.rotation import RotationBody, check_own, check_rotation
 
-SubjectId = Annotated[str, Meta(min_length=1, max_length=128)]
-Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]
-Label = Annotated[str, Meta(max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]
-Multiaddr = Annotated[str, Meta(min_length=2, max_length=256, pattern=r"^/[!-~]+\Z")]
-Addresses = Annotated[tuple[Multiaddr, ...], Meta(max_length=LIMITS.addresses_max)]
-CapabilityName = Annotated[
-    str, Meta(max_length=LIMITS.name_max_chars, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*\Z")
+__all__ = [
+    "CAPABILITY_NAME",
+    "KINDS",
+    "LABEL_LANGUAGE",
+    "NO_BRANCH",
+    "Addresses",
+    "AvailabilityBody",
+    "Body",
+    "Branches",
+    "Capability",
+    "CapabilityBody",
+    "CapabilityName",
+    "ChunkList",
+    "Count",
+    "DemandBody",
+    "DeviceClaim",
+    "EngineClaim",
+    "InvitationBody",
+    "JsonSchema",
+    "Kind",
+    "KindRule",
+    "Label",
+    "Language",
+    "MembershipBody",
+    "ModelBody",
+    "Multiaddr",
+    "Name",
+    "NodeBody",
+    "Offer",
+    "OfferState",
+    "Seed",
+    "SubjectId",
+    "WantedModel",
+    "WithdrawnBody",
+    "decode_body",
+    "encode_body",
+    "node_peer_id",
 ]
-Capability = Annotated[
-    str, Meta(max_length=LIMITS.capability_max_chars, pattern=rf"^({CAPABILITY})\Z")
-]
-# Roots of the shipped capabilities, each once, in order: so that a set of them has one spelling.
-Branches = Annotated[tuple[CapabilityName, ...], Meta(max_length=LIMITS.branches_max)]
-NO_BRANCH = "none"
-LABEL_LANGUAGE = r"[a-z]{2,3}(-[a-z]{2})?"
-Language = Annotated[str, Meta(pattern=rf"^{LABEL_LANGUAGE}\Z")]
-JsonSchema = dict[str, Any]
-Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-CAPABILITY_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
+
 _NAME = re.compile(CAPABILITY_NAME)
-OfferState = Literal["warm", "on_disk", "can_fetch"]
-
-
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    id: SubjectId
 
 
 class EngineClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -74,7 +118,7 @@ class DeviceClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     memory_bytes: Count
 
 
-class NodeBody(_Body, frozen=True):
+class NodeBody(SubjectBody, frozen=True):
     """What a node says of itself. `id` is its DID.
 
     `branches` are those that it takes part in; none named: all. `NO_BRANCH` alone: none of them.
@@ -89,43 +133,7 @@ class NodeBody(_Body, frozen=True):
     branches: Branches = ()
 
 
-class ModelBody(_Body, frozen=True):
-    """A manifest. `id` is `urn:aigrid:model:` and the model id, which `model` must hash to.
-
-    `policy`: what may be done with the model, by whom. Unset: members may do everything. Empty:
-    nobody but the issuer may do anything.
-    """
-
-    name: Name
-    capabilities: Annotated[
-        tuple[Capability, ...], Meta(min_length=1, max_length=LIMITS.capabilities_max)
-    ]
-    model: ModelDescription
-    license: Label = ""
-    languages: Annotated[tuple[Label, ...], Meta(max_length=LIMITS.languages_max)] = ()
-    memory_bytes: Count = 0
-    context_tokens: Count = 0
-    policy: Rules | UnsetType = UNSET
-
-
-class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A model that a node can serve, under the manifest it obtained it by."""
-
-    model: str
-    manifest: str
-    state: OfferState
-    slots: Annotated[int, Meta(ge=0, le=LIMITS.slots_max)] = 1
-    latency_ms: Count = 0
-
-
-class AvailabilityBody(_Body, frozen=True):
-    """All offers of a node. `id` is its DID. `branches` are theirs; none named: everybody's."""
-
-    offers: Annotated[tuple[Offer, ...], Meta(max_length=LIMITS.offers_max)]
-    branches: Branches = ()
-
-
-class CapabilityBody(_Body, frozen=True):
+class CapabilityBody(SubjectBody, frozen=True):
     """A capability of the issuer's own. `id` is the issuer's DID, `#` and a name.
 
     Whatever offers it also offers everything named in `broader`. `labels` are by language;
@@ -134,11 +142,11 @@ class CapabilityBody(_Body, frozen=True):
 
     broader: Annotated[tuple[Capability, ...], Meta(min_length=1, max_length=LIMITS.broader_max)]
     labels: Annotated[dict[Language, Name], Meta(min_length=1, max_length=LIMITS.labels_max)]
-    input_schema: JsonSchema = {}
-    output_schema: JsonSchema = {}
+    input_schema: JsonSchema = msgspec.field(default_factory=dict)
+    output_schema: JsonSchema = msgspec.field(default_factory=dict)
 
 
-class MembershipBody(_Body, frozen=True):
+class MembershipBody(SubjectBody, frozen=True):
     """The authority admits `id` (a DID) to its grid; `grid` is the authority's DID.
 
     Who may sign the authority's status list may renew a membership, for the same `id` under the
@@ -153,7 +161,7 @@ class MembershipBody(_Body, frozen=True):
     ) = UNSET
 
 
-class InvitationBody(_Body, frozen=True):
+class InvitationBody(SubjectBody, frozen=True):
     """The authority lets `id` (a DID) redeem one membership at `peerId`, once."""
 
     grid: str
@@ -162,7 +170,7 @@ class InvitationBody(_Body, frozen=True):
     nonce: Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[!-~]+\Z")]
 
 
-class WithdrawnBody(_Body, frozen=True):
+class WithdrawnBody(SubjectBody, frozen=True):
     """The issuer takes back what it said under this key."""
 
     withdrawn: Literal[True]
@@ -174,6 +182,7 @@ class Kind(StrEnum):
     NODE = "NodeRecord"
     MODEL = "ModelManifest"
     AVAILABILITY = "AvailabilityRecord"
+    DEMAND = "Demand"
     CAPABILITY = "CapabilityRecord"
     MEMBERSHIP = "Membership"
     INVITATION = "Invitation"
@@ -203,53 +212,16 @@ class KindRule:
     status: Literal["never", "allowed", "required"] = "never"
 
 
-def _about_itself(issuer: str, body: _Body) -> None:
-    if body.id != issuer:
-        raise VerificationError("only a node itself may say this", Code.ISSUER_NOT_KEY)
-
-
 def _check_node(issuer: str, body: NodeBody) -> None:
-    _about_itself(issuer, body)
-    _check_branches(body.branches)
+    about_itself(issuer, body)
+    check_branches(body.branches)
 
 
-def _check_branches(branches: tuple[str, ...]) -> None:
-    if any(a >= b for a, b in pairwise(branches)):
-        raise VerificationError("branches are named once, in ascending order")
-
-
-def _id_is_did(_issuer: str, body: _Body) -> None:
+def _id_is_did(_issuer: str, body: SubjectBody) -> None:
     public_key_of_did(body.id)
 
 
-def _id_is_model(_issuer: str, body: _Body) -> None:
-    if not (body.id.startswith(MODEL_URN) and is_content_id(body.id.removeprefix(MODEL_URN))):
-        raise VerificationError("the id is not that of a model")
-
-
-def _check_availability(issuer: str, body: AvailabilityBody) -> None:
-    _about_itself(issuer, body)
-    for offer in body.offers:
-        if not (is_content_id(offer.model) and is_content_id(offer.manifest)):
-            raise VerificationError("an offer names a model and a manifest by content id")
-    if len({offer.model for offer in body.offers}) != len(body.offers):
-        raise VerificationError("a model is offered twice")
-    _check_branches(body.branches)
-
-
-def _check_model(issuer: str, body: ModelBody) -> None:
-    if body.id != MODEL_URN + model_id(body.model):
-        raise VerificationError("the id is not the content id of the model's description")
-    upstream = body.model.upstream
-    if body.policy is not UNSET:
-        credentials.check_rules(body.policy)
-    if upstream is not UNSET and upstream.publisher != issuer:
-        raise VerificationError(
-            "only its publisher describes a model behind a server", Code.ISSUER_NOT_KEY
-        )
-
-
-def _id_is_own_capability(issuer: str, body: _Body) -> None:
+def _id_is_own_capability(issuer: str, body: SubjectBody) -> None:
     namespace, _, name = body.id.partition("#")
     if namespace != issuer:
         raise VerificationError("a capability of another's namespace", Code.ISSUER_NOT_KEY)
@@ -283,11 +255,12 @@ def _check_invitation(issuer: str, body: InvitationBody) -> None:
 
 
 KINDS: dict[Kind, KindRule] = {
-    Kind.NODE: KindRule(NodeBody, LIMITS.node_ttl_seconds, _check_node, _about_itself),
-    Kind.MODEL: KindRule(ModelBody, LIMITS.manifest_ttl_seconds, _check_model, _id_is_model),
+    Kind.NODE: KindRule(NodeBody, LIMITS.node_ttl_seconds, _check_node, about_itself),
+    Kind.MODEL: KindRule(ModelBody, LIMITS.manifest_ttl_seconds, check_model, id_is_model),
     Kind.AVAILABILITY: KindRule(
-        AvailabilityBody, LIMITS.availability_ttl_seconds, _check_availability, _about_itself
+        AvailabilityBody, LIMITS.availability_ttl_seconds, check_availability, about_itself
     ),
+    Kind.DEMAND: KindRule(DemandBody, LIMITS.demand_ttl_seconds, check_demand, about_itself),
     Kind.CAPABILITY: KindRule(
         CapabilityBody, LIMITS.capability_ttl_seconds, _check_capability, _id_is_own_capability
     ),
@@ -345,6 +318,7 @@ Body = (
     NodeBody
     | ModelBody
     | AvailabilityBody
+    | DemandBody
     | CapabilityBody
     | MembershipBody
     | InvitationBody

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from aigrid.protocol.limit import limit
+from aigrid.protocol.limit import KIB, MIB, MINUTE, limit
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,18 @@ class MeshLimits:
     )
     continuation_patience_seconds: float = limit(10.0, "a broken answer waits for a summoned node")
     summons_max: int = limit(8, "times that somebody is summoned for one request")
+    # Weights on their way
+    chunk_min_bytes: int = limit(1 * MIB, "a chunk of a file, the last one excepted")
+    chunk_max_bytes: int = limit(16 * MIB, "the same, of a large file")
+    chunks_wanted: int = limit(16 * KIB, "chunks of a file beyond which they grow")
+    chunks_max: int = limit(64 * KIB, "chunks of a file that is given away")
+    chunks_asked_max: int = limit(64, "chunks asked for in one request")
+    weights_piece_bytes: int = limit(256 * KIB, "a piece of a chunk in one frame")
+    seeds_max: int = limit(256, "models whose files one node gives away, in its record")
+    # Demand and placement
+    demand_ttl_seconds: int = limit(5 * MINUTE, "validity of a Demand")
+    demands_max: int = limit(16, "models in one Demand")
+    demand_waiting_max: int = limit(1_000_000, "requests said to wait for one model")
+    # What a client is told while it waits
+    loading_text_max_chars: int = limit(160, "how far a load has come, in words")
+    keep_alive_max_seconds: float = limit(3600.0, "how long others may have a model kept loaded")

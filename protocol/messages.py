@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from aigrid.protocol.chunks import Part
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.kinds import CapabilityName
@@ -43,10 +44,11 @@ class Ping(_Message, frozen=True, tag="ping"):
 
 
 class Pong(_Message, frozen=True, tag="pong"):
-    """`wall_ms` is the answering node's clock; `running` its requests in progress."""
+    """`wall_ms` is the answering node's clock; `running` its requests, `waiting` those in line."""
 
     wall_ms: Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
     running: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    waiting: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
 class Reconcile(_Message, frozen=True, tag="reconcile"):
@@ -107,6 +109,8 @@ class Infer(_Message, frozen=True, tag="infer"):
 
     `manifest` is the content id of the manifest under which the caller asks, `presentation` what
     entitles it to. `salt` is in the hashes that bind the one to the other: see `receipt`.
+    `keep_alive_seconds`: how long the model should stay loaded after it; None leaves it to the
+    node, which need not do as it is told.
     """
 
     request_id: RequestId
@@ -115,6 +119,13 @@ class Infer(_Message, frozen=True, tag="infer"):
     request: InferRequest
     salt: Salt
     presentation: Annotated[bytes, Meta(max_length=LIMITS.presentation_max_bytes)]
+    keep_alive_seconds: Annotated[float, Meta(ge=0, le=LIMITS.keep_alive_max_seconds)] | None = None
+
+
+class Loading(_Message, frozen=True, tag="loading"):
+    """The model is on its way: how far, in words. Before the first `Chunks`, now and then."""
+
+    text: Annotated[str, Meta(max_length=LIMITS.loading_text_max_chars, pattern=PRINTABLE)]
 
 
 class Chunks(_Message, frozen=True, tag="chunks"):
@@ -141,8 +152,28 @@ class Given(_Message, frozen=True, tag="given"):
     kept: bool
 
 
-RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer | Give
-RpcAnswer = Pong | Reconciled | Records | Pushed | Chunks | Receipted | Given
+class Weights(_Message, frozen=True, tag="weights"):
+    """Give me a part of a model's files. Answered by `Piece`s.
+
+    `manifest`, `salt` and `presentation` as in `Infer`; the presentation is for the action `fetch`,
+    its request hash that of `part`: see `part_hash`.
+    """
+
+    model: CidText
+    manifest: CidText
+    part: Part
+    salt: Salt
+    presentation: Annotated[bytes, Meta(max_length=LIMITS.presentation_max_bytes)]
+
+
+class Piece(_Message, frozen=True, tag="piece"):
+    """The next bytes of what was asked for, in order: at most `weights_piece_bytes`."""
+
+    data: Annotated[bytes, Meta(max_length=LIMITS.weights_piece_bytes)]
+
+
+RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer | Give | Weights
+RpcAnswer = Pong | Reconciled | Records | Pushed | Loading | Chunks | Receipted | Given | Piece
 
 
 # --- The join protocol

@@ -27,7 +27,7 @@ NAMED: list[tuple[Kind, str, list[str]]] = [
 def branches() -> Any:
     """Bodies of each kind and of withdrawals, then of those whose fields decide."""
     examples = [(kind, encode_body(body)) for kind, body, _ in bodies()]
-    first = dict(reversed(examples[:4]))  # of each kind, before the withdrawals
+    first = dict(reversed(examples[:5]))  # of each kind, before the withdrawals
     for kind, field, names in NAMED:
         body = copy.deepcopy(first[kind])
         body[field] = names

@@ -16,12 +16,16 @@ from aigrid.protocol.kinds import (
     AvailabilityBody,
     Body,
     CapabilityBody,
+    ChunkList,
+    DemandBody,
     DeviceClaim,
     EngineClaim,
     Kind,
     ModelBody,
     NodeBody,
     Offer,
+    Seed,
+    WantedModel,
     WithdrawnBody,
 )
 from aigrid.protocol.membership import issue_invitation, issue_membership
@@ -73,12 +77,27 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
                 languages=("en",),
                 memory_bytes=300_000_000,
                 context_tokens=8192,
+                chunk_lists=(ChunkList("LICENSE", "12" * 32), ChunkList("weights.gguf", "34" * 32)),
             ),
             NODE,
         ),
         (
             Kind.AVAILABILITY,
-            AvailabilityBody(id=NODE.did, offers=(manifest,), branches=("text",)),
+            AvailabilityBody(
+                id=NODE.did,
+                offers=(manifest,),
+                branches=("text",),
+                seeds=(Seed(manifest.model, manifest.manifest),),
+            ),
+            NODE,
+        ),
+        (
+            Kind.DEMAND,
+            DemandBody(
+                id=NODE.did,
+                wanted=(WantedModel(manifest.model, manifest.manifest, 3),),
+                branches=("text",),
+            ),
             NODE,
         ),
         (

@@ -24,7 +24,7 @@ from tests.metagraph.world import (
 from tests.protocol.strategies import forge
 
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import KINDS, CapabilityBody, Kind
+from aigrid.protocol.kinds import KINDS, CapabilityBody, DemandBody, Kind, WantedModel
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
@@ -42,6 +42,10 @@ def record_of(kind: Kind, start: int, life: int = 4 * MINUTE_MS, by: Identity = 
         return availability(
             by, offer(manifest(by, 1, "never", start, life)), start=start, life=life
         )
+    if kind is Kind.DEMAND:
+        wanted = offer(manifest(by, 1, "never", start, life))
+        demand = DemandBody(by.did, (WantedModel(wanted.model, wanted.manifest, 1),))
+        return signed(demand, kind, by, start, life)
     if kind is Kind.CAPABILITY:
         body = CapabilityBody(id=f"{by.did}#never", broader=("text",), labels={"en": "never"})
         return signed(body, kind, by, start, life)

@@ -32,15 +32,17 @@ from aigrid.metagraph import refusals as refusals_module
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
-from aigrid.protocol.canonical import canonical, parse
+from aigrid.protocol.canonical import canonical, content_id, parse
 from aigrid.protocol.errors import Code, UsageError, VerificationError
 from aigrid.protocol.kinds import (
     KINDS,
     AvailabilityBody,
     CapabilityBody,
+    DemandBody,
     Kind,
     MembershipBody,
     NodeBody,
+    WantedModel,
 )
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, verify, verify_form_and_signature
@@ -71,6 +73,8 @@ def edited(record: Record, **members: object) -> bytes:
 
 CAPABILITY = CapabilityBody(id=f"{ANN.did}#x", broader=("text",), labels={"en": "x"})
 
+DEMAND = DemandBody(ANN.did, (WantedModel(content_id(b"a model"), content_id(b"its manifest"), 3),))
+
 
 def shared(kind: Kind) -> Record:
     """A record of `kind` that a grid with ANN in it believes."""
@@ -78,6 +82,7 @@ def shared(kind: Kind) -> Record:
         Kind.NODE: node_record(ANN),
         Kind.MODEL: manifest(ANN),
         Kind.AVAILABILITY: availability(ANN, offer(manifest(ANN))),
+        Kind.DEMAND: signed(DEMAND, Kind.DEMAND, ANN),
         Kind.CAPABILITY: signed(CAPABILITY, Kind.CAPABILITY, ANN),
         Kind.MEMBERSHIP: membership(BEN),
         Kind.STATUS_LIST: status_list(ANN, ANN, 7),

@@ -168,11 +168,16 @@ def published_by(issuer: Identity, description: ModelDescription) -> ModelDescri
     return msgspec.structs.replace(description, upstream=upstream)
 
 
+def chunk_lists_of(description: ModelDescription) -> tuple[kinds.ChunkList, ...]:
+    return tuple(kinds.ChunkList(n, "0f" * 32) for n in sorted(f.name for f in description.files))
+
+
 def model_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
     described = descriptions.map(lambda description: published_by(issuer, description))
     return described.flatmap(
         lambda description: st.builds(
             kinds.ModelBody,
+            chunk_lists=st.just(UNSET) | st.just(chunk_lists_of(description)),
             id=st.just(MODEL_URN + model_id(description)),
             name=names,
             capabilities=st.lists(
@@ -193,6 +198,26 @@ def availability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
         kinds.AvailabilityBody,
         id=st.just(issuer.did),
         offers=st.lists(offers, max_size=5, unique_by=lambda offer: offer.model).map(tuple),
+        branches=branches,
+        seeds=st.lists(
+            st.builds(kinds.Seed, model=content_ids, manifest=content_ids),
+            max_size=3,
+            unique_by=lambda seed: seed.model,
+        ).map(tuple),
+    )
+
+
+def demand_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    wanted = st.builds(
+        kinds.WantedModel,
+        model=content_ids,
+        manifest=content_ids,
+        waiting=st.integers(1, LIMITS.demand_waiting_max),
+    )
+    return st.builds(
+        kinds.DemandBody,
+        id=st.just(issuer.did),
+        wanted=st.lists(wanted, max_size=3, unique_by=lambda one: one.model).map(tuple),
         branches=branches,
     )
 
@@ -265,6 +290,7 @@ BODIES: dict[Kind, Callable[[Identity], st.SearchStrategy[Body]]] = {
     Kind.NODE: node_bodies,
     Kind.MODEL: model_bodies,
     Kind.AVAILABILITY: availability_bodies,
+    Kind.DEMAND: demand_bodies,
     Kind.CAPABILITY: capability_bodies,
     Kind.MEMBERSHIP: membership_bodies,
     Kind.INVITATION: invitation_bodies,
@@ -328,10 +354,16 @@ def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
             languages=("en",),
             memory_bytes=300_000_000,
             context_tokens=8192,
+            chunk_lists=chunk_lists_of(description),
         ),
         Kind.AVAILABILITY: kinds.AvailabilityBody(
             id=issuer.did,
             offers=(kinds.Offer(of_model, content_id(b"a manifest"), "warm", 4, 120),),
+            seeds=(kinds.Seed(of_model, content_id(b"a manifest")),),
+        ),
+        Kind.DEMAND: kinds.DemandBody(
+            id=issuer.did,
+            wanted=(kinds.WantedModel(of_model, content_id(b"a manifest"), 3),),
         ),
         Kind.CAPABILITY: kinds.CapabilityBody(
             id=f"{issuer.did}#legal-summarization",

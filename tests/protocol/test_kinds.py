@@ -43,6 +43,7 @@ def changed(kind: Kind, path: str, value: Any) -> dict[str, Any]:
         files = sorted(model["files"], key=lambda file: file["name"])
         with contextlib.suppress(VerificationError):
             body["id"] = MODEL_URN + content_id(canonical({**model, "files": files}))
+        body.pop("chunkLists", None)  # of other files
     return body
 
 
@@ -151,6 +152,14 @@ REFUSED: list[tuple[Kind, str, Any]] = [
     *((Kind.AVAILABILITY, "offers.0.state", value) for value in ("WARM", "", None, 0)),
     *((Kind.AVAILABILITY, "offers.0.slots", value) for value in (-1, 65537, True, 1.5)),
     (Kind.AVAILABILITY, "offers.0.latencyMs", -1),
+    (Kind.AVAILABILITY, "seeds.0.model", "smollm2"),
+    (Kind.AVAILABILITY, "seeds", [{"model": CID, "manifest": CID}] * 2),
+    *((Kind.DEMAND, "wanted.0.waiting", value) for value in (0, -1, 1_000_001, 1.5, True)),
+    *((Kind.DEMAND, "wanted.0.manifest", text) for text in ("", CID.upper())),
+    (Kind.DEMAND, "wanted", [{"model": CID, "manifest": CID, "waiting": 1}] * 2),
+    (Kind.MODEL, "chunkLists", []),
+    (Kind.MODEL, "chunkLists.0.name", "c.json"),
+    (Kind.MODEL, "chunkLists.0.sha256", "AB" * 32),
     (
         Kind.AVAILABILITY,
         "offers",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.protocol.strategies import shown
 
 from aigrid.protocol import inference, messages
+from aigrid.protocol.chunks import Part
 from aigrid.protocol.errors import Code, InvalidRequestError, RemoteError, VerificationError
 from aigrid.protocol.inference import Tensor, TextRequest, check_tensor, check_text
 from aigrid.protocol.limits import LIMITS
@@ -98,6 +99,20 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
             request=text_requests | tensor_requests,
             salt=st.binary(min_size=16, max_size=16),
             presentation=st.binary(max_size=40),
+            keep_alive_seconds=st.none() | st.floats(0, LIMITS.keep_alive_max_seconds),
+        )
+        | st.builds(
+            messages.Weights,
+            model=st.text(max_size=64),
+            manifest=st.text(max_size=64),
+            part=st.builds(
+                Part,
+                file=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,20}", fullmatch=True),
+                first=st.integers(0, LIMITS.chunks_max),
+                count=st.integers(0, LIMITS.chunks_asked_max),
+            ),
+            salt=st.binary(min_size=16, max_size=16),
+            presentation=st.binary(max_size=40),
         )
         | st.builds(
             messages.Give, credentials=st.lists(raw_records, min_size=1, max_size=4).map(tuple)
@@ -109,7 +124,10 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
             messages.Pong,
             wall_ms=st.integers(0, 253_402_300_799_999),
             running=st.integers(0, 1_000_000),
+            waiting=st.integers(0, 1_000_000),
         )
+        | st.builds(messages.Piece, data=st.binary(max_size=64))
+        | st.builds(messages.Loading, text=st.text(shown, max_size=160))
         | batches
         | st.builds(messages.Reconciled, message=st.binary(min_size=1, max_size=64))
         | st.builds(messages.Receipted, receipt=raw_records)

@@ -84,6 +84,7 @@ def test_a_field_that_the_kind_does_not_have(kind: Kind) -> None:
 def test_every_missing_field_of_a_body_without_a_default(kind: Kind) -> None:
     optional = {"region", "license", "languages", "memoryBytes", "contextTokens", "role"}
     optional |= {"inputSchema", "outputSchema", "branches", "delegable", "onBehalf"}
+    optional |= {"chunkLists", "seeds"}
     optional |= {"type", "statusPurpose", "credentials"}
     for name in document_of(example(kind))["credentialSubject"]:
 
@@ -271,6 +272,7 @@ def test_withdrawals_hold_and_are_about_a_possible_key(kind: Kind) -> None:
     itself = kind in {
         Kind.NODE,
         Kind.AVAILABILITY,
+        Kind.DEMAND,
         Kind.CAPABILITY,
         Kind.ROTATION,
         Kind.STATUS_DELEGATION,
