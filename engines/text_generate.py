@@ -140,12 +140,21 @@ def _generate(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | Fin
 
 
 def _catch_up(decoder: Decoder[R], plan: Plan, run: R) -> Iterator[bool]:
-    """Compute what was said before, a chunk per item; False, the last, if cancelled.
+    """Compute what was said before; False, the last, if cancelled.
 
-    Token by token, as they were chosen, would take as long as choosing them, and a client waits. In
-    chunks the last bits differ, and with them the choice between tokens that are nearly as likely.
+    What was said is computed token by token, as it was when it was chosen: in chunks the last bits
+    differ, of 8-bit blocks a good deal more than these, and sooner or later a token. That takes as
+    long as it took to choose them, so of a long answer it is done in chunks after all.
     """
-    return decoder.prefill((*plan.prompt, *plan.continued), run)
+    exact = len(plan.continued) <= LIMITS.continued_exact_tokens
+    alive = True
+    for alive in decoder.prefill(plan.prompt if exact else plan.prompt + plan.continued, run):
+        yield alive
+    for token in plan.continued if exact else ():
+        if not alive:
+            return
+        alive = decoder.step((token,), run)
+        yield alive
 
 
 def _rest(stream: TextStream) -> Iterator[TextChunk]:
