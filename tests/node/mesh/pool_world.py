@@ -104,9 +104,11 @@ async def running(
     *,
     engines: tuple[str, ...] = ("echo",),
     memory_bytes: int = 100,
+    spawner: Spawner | None = None,
     **config: Any,
 ) -> AsyncIterator[World]:
-    models, spawner = await empty_shelf(directory / "models"), Spawner(start_seconds=1.0)
+    models = await empty_shelf(directory / "models")
+    spawner = spawner or Spawner(start_seconds=1.0)
     changes: list[dict[str, str]] = []
     pool = ModelPool(
         spawner,
