@@ -368,5 +368,5 @@ class ModelPool:
             expires_in_seconds=max(0.0, expires - now) if expires < INFINITE else None,
             pinned=entry.pinned,
             cold_start=None if cold is None else ColdStart(cold[0], now - cold[1]),
-            problem=self.problem(model),
+            problem=self.problem(model) or ("" if loaded else entry.trouble),
         )
