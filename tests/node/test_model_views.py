@@ -85,9 +85,10 @@ async def test_a_model_here_tells_its_whole_story(sim, autojump_clock):
 async def test_a_model_that_is_not_offered_is_listed_with_the_reason(sim, autojump_clock):
     _, b, model = await pair(sim)
     for _ in range(LIMITS.crashes_max):
+        await trio.sleep(LIMITS.crash_pause_max_seconds)
         async with leased(b, model):
             b._world.spawner.spawned[-1].crash()
-        await trio.sleep(LIMITS.crash_pause_max_seconds)
+    await trio.sleep(1)
     here = whereabouts(b)[model]["here"]
     assert "crash" in here["problem"]
     await eventually(lambda: b.router.models() == (), seconds=30)
