@@ -76,6 +76,11 @@ class RemoteAnswer:
         self._begun = True
         return batch
 
+    @property
+    def waits(self) -> bool:
+        """Whether all that the node has said is that the model is on its way."""
+        return 0 <= self._words_left < LIMITS.loading_words_max
+
     async def settle(self) -> bytes:
         """What comes after `Finish`: the receipt, or b"" where the node sends none in time."""
         with trio.move_on_after(LIMITS.receipt_seconds):

@@ -29,7 +29,7 @@ from aigrid.node.mesh.segment import ReceiptBook
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.summoning import Summon, Unmet, nobody_comes
 from aigrid.node.mesh.verdict import TOLD, unmet
-from aigrid.node.mesh.waiting import Waiting
+from aigrid.node.mesh.waiting import IN_LINE, SOUGHT, Waiting
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.policy.presenting import Presenter
@@ -160,9 +160,16 @@ class Router:
             if opened is not None:
                 return opened
             wanted = self._unmet(model, capability, ranking, tried.problem)
-            if wanted is None or not await self._summon(wanted, deadline=deadline):
+            if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
                 break
         raise self._nobody(model or capability, tried.problem, ranking)
+
+    async def _summoned(self, wanted: Unmet, waiting: Waiting, deadline: float) -> bool:
+        """Summon, and tell who waits what for: he hears that, too, if it takes too long."""
+        waiting.tell("", IN_LINE if wanted.reason == "busy" else SOUGHT)
+        comes = await self._summon(wanted, deadline=deadline)
+        waiting.over()
+        return comes
 
     async def _go_on(
         self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate
@@ -186,7 +193,7 @@ class Router:
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
                 )
                 opened = await waiting.patiently(beginning, LIMITS.patience_seconds)
-                if opened is not None or not await self._summon(wanted, deadline=deadline):
+                if opened is not None or not await self._summoned(wanted, waiting, deadline):
                     return opened
         except AigridError as error:
             log.info("no other node may go on", model=answer.model, code=error.code.value)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 Tell = Callable[[str], Awaitable[None]]
 
 IN_LINE: Final = "in line for a free slot"
+SOUGHT: Final = "waiting for a node that loads it"
 _PERCENT = re.compile(r"(\d{1,3}) ?%")
 
 

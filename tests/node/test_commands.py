@@ -101,7 +101,7 @@ async def test_models_find_and_ask(sim, autojump_clock):
     model = await sim.publish_echo("b", "parrot")
     await eventually(a.node.router.models, seconds=10)
     peer = b.node.identity.peer_id
-    nowhere = {"warm": [], "can_fetch": [], "seeds": []}
+    nowhere: dict[str, list[str]] = {"warm": [], "can_fetch": [], "seeds": []}
     listed = {"model": model, "name": "parrot", "names": ["parrot"], "state": "on_disk"}
     listed |= {"on_disk": [peer], **nowhere}
     listed["policy"] = [

@@ -8,6 +8,7 @@ from aigrid.node.config import NodeConfig, default_data_dir, load
 from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.identity import Identity
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN
 
 DID = Identity(bytes(32)).did
@@ -45,6 +46,16 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
     assert config.region == "eu"
     assert config.listen == ("/ip4/0.0.0.0/tcp/1",)
     assert (config.gateway, config.gateway_explicit) == (("::1", 0), True)
+
+
+def test_patience_is_a_time_within_bounds(tmp_path: Path) -> None:
+    assert merged(tmp_path).patience_seconds == LIMITS.patience_seconds
+    assert merged(tmp_path, "patience_seconds = 5").patience_seconds == 5
+    said = merged(tmp_path, environment={"AIGRID_PATIENCE_SECONDS": "2.5"})
+    assert said.patience_seconds == 2.5
+    for wrong in ("-1", "601", "true", '"soon"', "nan", "[]"):
+        with pytest.raises(UsageError, match="patience_seconds must be seconds, from 0 to 600"):
+            merged(tmp_path, f"patience_seconds = {wrong}")
 
 
 def test_publishers_are_trusted_by_their_did_alone(tmp_path: Path) -> None:

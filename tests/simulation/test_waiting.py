@@ -15,9 +15,10 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.openai import error_answer
 from aigrid.node.gateway.patience import Wish
-from aigrid.node.mesh.waiting import IN_LINE, NotReadyError, Waiting
+from aigrid.node.mesh.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
 from aigrid.node.policy.caller import LOOPBACK, OPERATOR, Caller
 from aigrid.node.policy.metering import Visit
+from aigrid.node.policy.receipt_queries import Filters, newest
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -179,6 +180,8 @@ async def test_another_node_tells_how_far_it_is(sim, autojump_clock):
     assert error.progress["percent"] in (41, 50)
     assert holder.identity.peer_id in error.message
     assert asker.peers.observation(holder.identity.peer_id).failures_in_row == 0
+    for node in (asker, holder):  # nothing has begun, so there is nothing to account for
+        assert await newest(node.policy.receipts.database, Filters(), limit=1) == ([], False)
     await trio.sleep(SLOW_SECONDS)  # its load goes on, though the only asker has left
     assert [use.state for use in holder.pool.view().values()] == ["warm"]
     started = trio.current_time()
@@ -267,6 +270,26 @@ async def test_ask_shows_how_far_it_is(sim, autojump_clock):
     told = [event["progress"] for event in events if "progress" in event]
     assert len(set(told)) >= 10
     assert events.index({"progress": told[-1]}) < events.index({"text": "hello"})
+
+
+async def sought(_unmet, *, deadline):
+    """A `Summon` that somebody answers, too late."""
+    await trio.sleep_until(deadline)
+    return False
+
+
+async def test_who_waits_for_a_node_that_loads_it_hears_loading(sim, autojump_clock):
+    node, core, _ = await alone(sim)
+    await node.hosting.withdraw("parrot")
+    other = (await sim.start("other")).node
+    await sim.join("other", "one")
+    await sim.publish_echo("other", "parrot")
+    await eventually(node.router.models, seconds=30)
+    other.serving.refusing = True
+    node.router._summon = sought
+    error = await impatient(core)
+    assert (error.code, error.progress) == (Code.LOADING, {"node": "", "text": SOUGHT})
+    assert error.message == f"the model is not ready yet: {SOUGHT}"
 
 
 # -- keep-alive
@@ -379,4 +402,5 @@ async def test_odd_words_of_an_own_worker_are_cleaned(sim, autojump_clock):
             await trio.sleep(0.5)
             (model,) = holder.pool.view()
             holder.loading.tell(model, "\x1b[2J\ud800" + "x" * 300 + "\n")
+    assert waiting.said is not None
     assert waiting.said.text == "[2J?" + "x" * (LIMITS.loading_text_max_chars - 4)
