@@ -32,7 +32,7 @@ _peer_id = functools.lru_cache(maxsize=16384)(node_peer_id)
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 _OfferKey = tuple[str, str]  # DID of the node, model id
-_INDEXED = frozenset({Kind.MODEL, Kind.AVAILABILITY, Kind.NODE, Kind.CAPABILITY})
+_INDEXED = frozenset({Kind.MODEL, Kind.AVAILABILITY, Kind.NODE, Kind.CAPABILITY, Kind.DEMAND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class _Pool:
     def __init__(self) -> None:
         self._states: dict[OfferState, dict[_OfferKey, Candidate]] = {
             "warm": {},
+            "loading": {},
             "on_disk": {},
             "can_fetch": {},
         }
@@ -130,6 +131,7 @@ class Index:
         self._candidates: dict[_OfferKey, Candidate] = {}
         self._of_model: dict[str, _Pool] = {}
         self._of_capability: dict[str, _Pool] = {}
+        self._demands: dict[RecordKey, _Entry] = {}
         self._refilable: dict[_OfferKey, tuple[str, ...]] = {}  # where those that may move stand
         self._moved = False  # they may, since a capability somebody published came or went
 
@@ -144,6 +146,8 @@ class Index:
         until_ms = record.valid_until_ms if until_ms is None else until_ms
         entry = _Entry(record, min(record.valid_until_ms, until_ms))
         self._current[record.key] = entry
+        if record.kind is Kind.DEMAND:
+            self._demands[record.key] = entry
         if isinstance(record.body, CapabilityBody):
             self.concepts.put(record.body, entry.until_ms)
             self._moved = True
@@ -174,6 +178,10 @@ class Index:
         if self._moved:
             self._refile()
         return _live(self._of_capability.get(name), now_ms, limit)
+
+    def demands(self, now_ms: int) -> tuple[Record, ...]:
+        """Every Demand there is, strangers' included."""
+        return tuple(e.record for e in self._demands.values() if e.until_ms > now_ms)
 
     def candidates(self, now_ms: int) -> tuple[Candidate, ...]:
         """Every offer there is."""
@@ -243,6 +251,7 @@ class Index:
 
     def _drop(self, key: RecordKey) -> None:
         entry = self._current.pop(key, None)
+        self._demands.pop(key, None)
         if entry is None:
             return
         record = entry.record

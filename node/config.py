@@ -22,6 +22,8 @@ from aigrid.node.gateway_config import (
     host_names,
     tls_mode,
 )
+from aigrid.node.memory_settings import memory, size_bytes
+from aigrid.node.placement_settings import PlacementConfig, placement
 from aigrid.node.setting import BadValueError, of_user, port_of, texts
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
@@ -32,10 +34,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.toml"
 DEFAULT_GATEWAY_PORT = 8080
 
-_SIZE_MAX_BYTES = 2**53 - 1
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_PLACE = re.compile(r"cpu|[a-z][a-z0-9_]{0,31}:[0-9]{1,2}")
-_SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?) ?(?:([KMGT])(i?)B|B)?")
 _ENGINE = re.compile(r"[a-z0-9_]{1,64}")
 
 
@@ -71,6 +70,7 @@ class NodeConfig:
         holder_requests_per_day, holder_tokens_per_day, holder_concurrency: of each other holder
             of credentials that is served; 0: any.
         accept_licenses: licences that this node accepts when it asks others.
+        placement: what this node brings here and loads without being told to.
     """
 
     data_dir: Path
@@ -99,6 +99,7 @@ class NodeConfig:
     holder_tokens_per_day: int = 0
     holder_concurrency: int = 0
     accept_licenses: tuple[str, ...] = ()
+    placement: PlacementConfig = PlacementConfig()
 
     @property
     def operator(self) -> "OperatorPolicy":
@@ -286,36 +287,6 @@ def _threads(value: Any) -> int:
     return value
 
 
-def _memory(value: Any) -> dict[str, int]:
-    if isinstance(value, str):
-        parts = [part.partition("=") for part in value.split(",")]
-        value = [(place.strip(), size.strip()) for place, _, size in parts]
-    entries = list(value.items()) if isinstance(value, dict) else value
-    if not isinstance(entries, list) or not 1 <= len(entries) <= LIMITS.devices_max:
-        raise BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
-    found: dict[str, int] = {}
-    for place, size in entries:
-        bytes_ = _bytes(size)
-        if not isinstance(place, str) or not _PLACE.fullmatch(place) or bytes_ is None:
-            raise BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
-        if found.setdefault(place, bytes_) != bytes_:
-            raise BadValueError(f"names {place} twice")
-    return found
-
-
-def _bytes(value: Any) -> int | None:
-    """A size such as 20GiB, 1.5GB or a number of bytes; None for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if 0 <= value <= _SIZE_MAX_BYTES else None
-    match = _SIZE.fullmatch(value) if isinstance(value, str) and value.isascii() else None
-    if match is None:
-        return None
-    number, prefix, binary = match.groups()
-    unit = (1024 if binary else 1000) ** ("KMGT".index(prefix) + 1) if prefix else 1
-    size = int(float(number) * unit) if "." in number else int(number) * unit
-    return size if size <= _SIZE_MAX_BYTES else None
-
-
 def _engines(value: Any) -> tuple[str, ...]:
     names = texts(value, "a list of names of engines")
     if len(names) > LIMITS.config_engines_max or not all(map(_ENGINE.fullmatch, names)):
@@ -372,7 +343,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _name),
     "region": ("region", policy_settings.region),
     "threads": ("threads", _threads),
-    "memory": ("memory", _memory),
+    "memory": ("memory", memory),
     "engine": ("engines", _engines),
     "trusted_publishers": ("trusted_publishers", _publishers),
     "interest": ("interests", _interests),
@@ -383,6 +354,12 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "holder_tokens_per_day": ("holder_tokens_per_day", policy_settings.amount),
     "holder_concurrency": ("holder_concurrency", policy_settings.amount),
     "accept_licenses": ("accept_licenses", policy_settings.licenses),
+    "placement": (
+        "placement",
+        lambda value: placement(
+            value, targets=policy_settings.hosted, size=size_bytes, amount=policy_settings.amount
+        ),
+    ),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},
