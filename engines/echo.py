@@ -99,7 +99,7 @@ def _repeat(request: TextRequest) -> Iterator[TextChunk | Finish]:
     cut = min((at for stop in request.stop if stop and (at := text.find(stop)) >= 0), default=None)
     words = _WORD.findall(text[:cut])[len(request.continued_ids) :]
     room = CONTEXT_TOKENS - prompt_tokens - len(request.continued_ids)
-    if room <= 0:
+    if room < (not request.continued_ids):
         raise EngineError(
             f"{prompt_tokens} words leave no room in a context of {CONTEXT_TOKENS}",
             Code.CONTEXT_LENGTH_EXCEEDED,

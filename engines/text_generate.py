@@ -113,7 +113,7 @@ def _generate(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | Fin
             yield "stop"
             return
     alive, heard = True, time.monotonic()
-    for alive in _catch_up(decoder, plan, run):
+    for alive in _catch_up(decoder, plan, run) if plan.budget else ():
         if alive and time.monotonic() - heard >= _SIGN_OF_LIFE_SECONDS:
             heard = time.monotonic()
             yield TextChunk("")

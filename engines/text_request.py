@@ -26,7 +26,10 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request that can be run: `budget` is how many tokens it may add, at least one."""
+    """A request that can be run: `budget` is how many tokens it may add.
+
+    It is 0 where an answer has all its tokens and only its end is asked for.
+    """
 
     prompt: tuple[int, ...]
     continued: tuple[int, ...]
@@ -63,7 +66,8 @@ def make_plan(
     if not prompt:
         raise _invalid("the prompt must have at least one token")
     used = len(prompt) + len(request.continued_ids)
-    wanted = 1 if request.max_tokens is None else request.max_tokens
+    least = 0 if request.continued_ids else 1
+    wanted = least if request.max_tokens is None else request.max_tokens
     if used + wanted > context:
         raise EngineError(
             f"the input has {used} tokens and {wanted} more are asked for, {context} fit",
@@ -80,7 +84,7 @@ def make_plan(
 
 
 def _check_numbers(request: TextRequest) -> None:
-    if request.max_tokens is not None and request.max_tokens < 1:
+    if request.max_tokens is not None and request.max_tokens < (not request.continued_ids):
         raise _invalid("max_tokens must be at least 1")
     if request.top_logprobs is not None and not (
         0 <= request.top_logprobs <= LIMITS.top_logprobs_max

@@ -6,7 +6,7 @@ What a node says of itself is only the last tie-breaker: what was observed of it
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from aigrid.metagraph.index import Candidate
@@ -17,13 +17,28 @@ _COUNTED_FAILURES_MAX = 16  # more do not lengthen the pause any more
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """Moving averages in milliseconds; None where nothing was measured.
+
+    Attributes:
+        ttft_ms: from the request to the first chunk.
+        token_ms: from one token to the next.
+    """
+
+    ttft_ms: float | None = None
+    token_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What this node has seen of another.
 
     Attributes:
         alive: whether it may be asked.
-        running: requests it is known to be working on.
-        ttft_ms: moving average of its time to the first chunk; None if it was never measured.
+        running: requests it is known to be working on, ours included.
+        ttft_ms, token_ms: its pace over all models, see `Pace`.
+        models: its pace with each model, by id, where that is known.
+        busy_seconds: by model id, how much longer it is not to be asked: it said so.
         failures_in_row: requests to it that failed since the last one that did not.
         last_failure_age_s: seconds since the last of these.
     """
@@ -31,6 +46,9 @@ class Observation:
     alive: bool = True
     running: int = 0
     ttft_ms: float | None = None
+    token_ms: float | None = None
+    models: Mapping[str, Pace] = field(default_factory=dict)
+    busy_seconds: Mapping[str, float] = field(default_factory=dict)
     failures_in_row: int = 0
     last_failure_age_s: float | None = None
 
@@ -45,6 +63,7 @@ class Strategy:
         cooling_max_seconds: never longer than this; a single failure counts against a node as long.
         latency_step: latencies that differ by less than this factor count as equal.
         assumed_latency_ms: where nothing is known.
+        assumed_tokens: of an answer; what they take counts as well as the wait for the first.
     """
 
     cooling_failures: int = 2
@@ -52,9 +71,11 @@ class Strategy:
     cooling_max_seconds: float = 60.0
     latency_step: float = 2.0
     assumed_latency_ms: float = 500.0
+    assumed_tokens: int = 64
 
 
 DEFAULT_STRATEGY = Strategy()
+_UNKNOWN = Pace()
 
 
 class Reason(StrEnum):
@@ -117,7 +138,7 @@ class _Scored:
     candidate: Candidate
     tier: tuple[int, int, int, int]
     load: float
-    latency_ms: float
+    predicted_ms: float
     explanation: tuple[str, ...]
 
 
@@ -133,9 +154,11 @@ def rank(
     """Drop what cannot serve, order the rest.
 
     Order: warm before on disk before busy before fetchable; answering peers before unknown ones
-    before those that just failed; this node before others; the faster before the slower, by a
-    factor; and among equals the less busy of two drawn at random, so that not everybody asks the
-    same node.
+    before those that just failed; this node before others; those predicted to be faster before the
+    slower, by a factor; and among equals the less busy of two drawn at random, so that not
+    everybody asks the same node. Predicted is how long an answer takes: until its first chunk, for
+    its tokens, and waiting for a slot behind those that have one. A node whose tokens were never
+    timed is taken to be as quick as the quickest that was.
 
     Args:
         candidates: in any order, which does not matter.
@@ -146,15 +169,21 @@ def rank(
         strategy: how to choose.
     """
     dropped: list[Dropped] = []
-    tiers: dict[tuple[int, int, int, int], list[_Scored]] = {}
+    able: list[tuple[Candidate, Observation | None]] = []
     for candidate in sorted(candidates, key=lambda c: (c.node, c.model, c.record)):
-        local = candidate.node == own_peer_id
-        seen = observations.get(candidate.node, Observation() if local else None)
+        own = Observation() if candidate.node == own_peer_id else None
+        seen = observations.get(candidate.node, own)
         refusal = _refusal(candidate, seen, now_ms, strategy)
         if refusal is not None:
             dropped.append(refusal)
-            continue
-        scored = _score(candidate, seen, local=local, strategy=strategy)
+        else:
+            able.append((candidate, seen))
+    timed = [ms for candidate, seen in able if (ms := _token_ms(candidate, seen)) is not None]
+    quickest_ms = min(timed, default=0.0)
+    tiers: dict[tuple[int, int, int, int], list[_Scored]] = {}
+    for candidate, seen in able:
+        local = candidate.node == own_peer_id
+        scored = _score(candidate, seen, quickest_ms, local=local, strategy=strategy)
         tiers.setdefault(scored.tier, []).append(scored)
     kept = [
         Kept(scored.candidate, scored.explanation)
@@ -176,6 +205,10 @@ def _refusal(
         return Dropped(candidate, Reason.DEAD, ("does not answer",))
     if not candidate.slots:
         return Dropped(candidate, Reason.FULL, ("offers no slots",))
+    wait = 0.0 if seen is None else seen.busy_seconds.get(candidate.model, 0.0)
+    if wait > 0:
+        text = f"said to ask again in {wait:.0f} s"
+        return Dropped(candidate, Reason.BUSY, (text,), retry_after_seconds=wait)
     left = 0.0 if seen is None else _cooling_seconds_left(seen, strategy)
     if seen is not None and left > 0:
         text = f"failed {seen.failures_in_row} times in a row"
@@ -192,36 +225,60 @@ def _cooling_seconds_left(seen: Observation, strategy: Strategy) -> float:
 
 
 def _score(
-    candidate: Candidate, seen: Observation | None, *, local: bool, strategy: Strategy
+    candidate: Candidate,
+    seen: Observation | None,
+    quickest_ms: float,
+    *,
+    local: bool,
+    strategy: Strategy,
 ) -> _Scored:
-    latency_ms, source = known_latency(candidate, seen) or (strategy.assumed_latency_ms, "assumed")
+    first_ms, source = known_latency(candidate, seen) or (strategy.assumed_latency_ms, "assumed")
+    token_ms = _token_ms(candidate, seen)
     doubt, doubt_text = _doubt(seen, strategy)
     running = 0 if seen is None else seen.running
+    alone_ms = first_ms + strategy.assumed_tokens * (quickest_ms if token_ms is None else token_ms)
+    turns_before = max(0, running + 1 - candidate.slots) / candidate.slots
+    predicted_ms = alone_ms * (1 + turns_before)
     return _Scored(
         candidate=candidate,
         tier=(
             _readiness(candidate, running),
             doubt,
             0 if local else 1,
-            math.floor(math.log(max(latency_ms, 1.0), strategy.latency_step)),
+            math.floor(math.log(max(predicted_ms, 1.0), strategy.latency_step)),
         ),
         load=running / candidate.slots,
-        latency_ms=latency_ms,
+        predicted_ms=predicted_ms,
         explanation=(
             candidate.state.replace("_", " "),
             doubt_text,
             "this node" if local else "another node",
-            f"{source} {latency_ms:.0f} ms to the first chunk",
+            f"{source} {first_ms:.0f} ms to the first chunk",
+            *(() if token_ms is None else (f"observed {token_ms:.1f} ms a token",)),
             f"{running} of {candidate.slots} slots in use",
+            *((f"predicted {predicted_ms:.0f} ms in all",) if predicted_ms != first_ms else ()),
         ),
     )
 
 
 def known_latency(candidate: Candidate, seen: Observation | None) -> tuple[float, str] | None:
-    """Milliseconds to the first chunk, and whether they were observed or declared, if known."""
-    if seen is not None and seen.ttft_ms is not None:
-        return seen.ttft_ms, "observed"
+    """Milliseconds to the first chunk, and whether they were observed or declared, if known.
+
+    What was observed of the model counts before what was observed of the node with others.
+    """
+    if seen is not None:
+        of_model = seen.models.get(candidate.model, _UNKNOWN).ttft_ms
+        observed_ms = seen.ttft_ms if of_model is None else of_model
+        if observed_ms is not None:
+            return observed_ms, "observed"
     return (float(candidate.latency_ms), "declared") if candidate.latency_ms else None
+
+
+def _token_ms(candidate: Candidate, seen: Observation | None) -> float | None:
+    if seen is None:
+        return None
+    of_model = seen.models.get(candidate.model, _UNKNOWN).token_ms
+    return seen.token_ms if of_model is None else of_model
 
 
 def _readiness(candidate: Candidate, running: int) -> int:
@@ -252,7 +309,7 @@ def _two_choices(equals: list[_Scored], rng: random.Random) -> list[_Scored]:
         second = rng.randrange(len(equals) - 1)
         second += second >= first
         a, b = equals[first], equals[second]
-        taken = second if (b.load, b.latency_ms) < (a.load, a.latency_ms) else first
+        taken = second if (b.load, b.predicted_ms) < (a.load, a.predicted_ms) else first
         ordered.append(equals[taken])
         equals[taken] = equals[-1]
         equals.pop()

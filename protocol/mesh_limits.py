@@ -19,6 +19,14 @@ class MeshLimits:
     answer_silence_seconds: float = limit(600.0, "nothing but signs of life within an answer")
     offer_seconds: float = limit(2.0, "the offer under a new manifest to arrive")
     patience_seconds: float = limit(60.0, "a request waits for somebody who serves it, at most")
+    busy_believed_seconds: float = limit(60.0, "a busy node is not asked again, at most")
+    models_observed_max: int = limit(64, "models of one peer whose speed is remembered")
+    continuations_max: int = limit(8, "times that one answer is continued elsewhere")
+    continued_crashes_max: int = limit(2, "of these, after an engine died or failed")
+    continuation_silence_seconds: float = limit(
+        5.0, "silence of a warm node that is to go on, before the next one is asked"
+    )
+    continuation_patience_seconds: float = limit(10.0, "a broken answer waits for a summoned node")
     summons_max: int = limit(8, "times that somebody is summoned for one request")
     # Weights on their way
     chunk_min_bytes: int = limit(1 * MIB, "a chunk of a file, the last one excepted")

@@ -95,6 +95,18 @@ def prefix_hash(salt: bytes, request: InferRequest) -> str:
     return hashlib.sha256(salt + struct.pack(f"<{len(ids)}I", *ids)).hexdigest()
 
 
+def seeded(request: InferRequest, salt: bytes) -> InferRequest:
+    """The request, with a seed where it draws and names none: one that follows from the salt.
+
+    The first 8 bytes of the SHA-256 of the salt, big-endian, without the highest bit. So all
+    segments of an answer draw alike, and whoever knows the salt knows what was sent.
+    """
+    if not isinstance(request, TextRequest) or request.seed is not None or not request.temperature:
+        return request
+    seed = int.from_bytes(hashlib.sha256(salt).digest()[:8], "big") >> 1
+    return msgspec.structs.replace(request, seed=seed)
+
+
 class OutputHash:
     """SHA-256 of the salt and everything a segment puts out, in order, however it is cut in chunks.
 

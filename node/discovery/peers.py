@@ -4,16 +4,18 @@ A peer is *alive* from its connection until that ends or a ping goes unanswered 
 `ping_timeout_seconds`; a frozen process keeps its connection, so only the ping tells.
 """
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
 
 from aigrid.metagraph.selection import Observation
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.observed import Observed
 from aigrid.node.discovery.trouble import TURNED_AWAY
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress, PeerChange, Transport
@@ -22,7 +24,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Ping, Pong, decode_rpc_answer, encode
 
 log = structlog.get_logger()
-_TTFT_WEIGHT = 0.3
+_GRACE_SECONDS = 0.05
 
 
 @dataclass(slots=True)
@@ -35,10 +37,7 @@ class PeerState:
     alive: bool = False
     replaced: bool = False
     seen_seconds: float = 0.0
-    running: int = 0
-    ttft_ms: float | None = None
-    failures_in_row: int = 0
-    failed_seconds: float = 0.0
+    observed: Observed = field(default_factory=Observed)
     clock_ahead_ms: int = 0
     redial_seconds: float = 0.0
     dial_after_seconds: float = 0.0
@@ -90,27 +89,26 @@ class Peers:
         state = self._states.get(peer_id)
         if peer_id == self._transport.peer_id or state is None:
             return Observation(alive=True)
-        age = trio.current_time() - state.failed_seconds if state.failures_in_row else None
-        return Observation(
-            alive=state.alive or state.seen_seconds == 0.0,
-            running=state.running,
-            ttft_ms=state.ttft_ms,
-            failures_in_row=state.failures_in_row,
-            last_failure_age_s=age,
-        )
+        alive = state.alive or state.seen_seconds == 0.0
+        return state.observed.observation(trio.current_time(), alive=alive)
 
-    def succeeded(self, peer_id: str, ttft_ms: float) -> None:
-        """A request was answered, its first chunk after `ttft_ms`."""
-        state = self._states.setdefault(peer_id, PeerState())
-        state.failures_in_row = 0
-        old = state.ttft_ms
-        state.ttft_ms = ttft_ms if old is None else old + _TTFT_WEIGHT * (ttft_ms - old)
+    def seen(self, peer_id: str) -> Observed:
+        """What is remembered of requests to a peer; whoever asks it notes there how it went."""
+        return self._states.setdefault(peer_id, PeerState()).observed
+
+    @contextmanager
+    def asking(self, peer_id: str) -> Iterator[Observed]:
+        """Count a request to the peer at once; its own word on its load is seconds old."""
+        observed = self.seen(peer_id)
+        observed.in_flight += 1
+        try:
+            yield observed
+        finally:
+            observed.in_flight -= 1
 
     def failed(self, peer_id: str) -> None:
         """A request to the peer failed for a reason that is the peer's."""
-        state = self._states.setdefault(peer_id, PeerState())
-        state.failures_in_row += 1
-        state.failed_seconds = trio.current_time()
+        self.seen(peer_id).failed(trio.current_time())
 
     def turned_away(self) -> bool:
         """Whether nobody is alive, and who was reached last does not take us for a member."""
@@ -179,7 +177,7 @@ class Peers:
         if state.alive and not state.replaced:
             return False
         state.alive, state.replaced = True, False
-        state.failures_in_row = 0
+        state.observed.failures_in_row = 0
         log.info("peer alive", peer=peer_id)
         return True
 
@@ -219,16 +217,18 @@ class Peers:
             self._redial = trio.Event()
 
     @contextmanager
-    def while_alive(self, peer_id: str) -> Iterator[None]:
-        """Give up what is awaited inside once the peer falls silent.
+    def while_alive(self, peer_id: str, *, silence_seconds: float = math.inf) -> Iterator[None]:
+        """Give up what is awaited inside once the peer falls silent, or after `silence_seconds`.
 
         A frozen process keeps its connection, so waiting for its answer would take the whole
-        silence limit, although the ping knows better.
+        silence limit, although the ping knows better. Of one that is silent already, only what has
+        come is taken.
 
         Raises:
             RemoteError: `timeout`.
         """
-        with trio.CancelScope() as scope:
+        patience_seconds = silence_seconds if self.alive(peer_id) else _GRACE_SECONDS
+        with trio.move_on_after(patience_seconds) as scope:
             waiting = self._waiting.setdefault(peer_id, set())
             waiting.add(scope)
             try:
@@ -242,7 +242,8 @@ class Peers:
 
     async def _ping_all(self, nursery: trio.Nursery) -> None:
         while True:
-            await trio.sleep(LIMITS.ping_interval_seconds * self._rng.uniform(0.8, 1.2))
+            # With the time limit of a ping, a frozen node is noticed within 5 s.
+            await trio.sleep(LIMITS.ping_interval_seconds * self._rng.uniform(0.7, 1.0))
             members = self._transport.members - {self._transport.peer_id}
             # A peer that is slow to answer, or to sync, holds up nobody else's ping.
             for peer_id in sorted(self._transport.connected() & members - self._pinging):
@@ -287,7 +288,7 @@ class Peers:
         if not isinstance(answer, Pong) or peer_id not in self._transport.members:
             return False
         state = self._states.setdefault(peer_id, PeerState())
-        state.running = answer.running
+        state.observed.heard(answer.running)
         state.clock_ahead_ms = (sent_ms + self._now_ms()) // 2 - answer.wall_ms
         return self._revive(peer_id)
 

@@ -1,30 +1,35 @@
 """Attempts at candidates, one after the other: each shows a fresh presentation and is asked."""
 
+import math
 from collections import deque
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 import trio
+from msgspec import UNSET
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection import Ranking
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.observed import Observed
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.mending import Asking, Mending
 from aigrid.node.mesh.remote_answer import RemoteAnswer
-from aigrid.node.mesh.segment import AskedSegment, ReceiptBook
+from aigrid.node.mesh.segment import AskedSegment, Guard, ReceiptBook
 from aigrid.node.mesh.serving import ServedAnswer, Serving
-from aigrid.node.mesh.verdict import is_its_fault, more_telling, worth_another
+from aigrid.node.mesh.verdict import is_busy, is_its_fault, more_telling, worth_another
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import POLICY, AigridError, Code, RemoteError
-from aigrid.protocol.kinds import NodeBody
+from aigrid.protocol.inference import InferRequest, TextRequest
+from aigrid.protocol.kinds import ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Infer, encode
+from aigrid.protocol.receipt import seeded
 
 log = structlog.get_logger()
 
@@ -39,14 +44,22 @@ class Tried:
 
 @dataclass(slots=True)
 class Opened:
-    """A segment whose first batch is there. Whoever has it closes it."""
+    """A segment whose first batch is there, and the request it answers.
+
+    Whoever has it closes it.
+    """
 
     candidate: Candidate
+    request: InferRequest
     segment: AskedSegment
     stack: AsyncExitStack
+    closed: bool = False
 
     async def close(self, error: BaseException | None = None) -> None:
         """It is over, finished or not: what is left of the work is cancelled at the other node."""
+        if self.closed:
+            return
+        self.closed = True
         self.segment.left()
         await self.stack.__aexit__(
             type(error) if error is not None else None,
@@ -80,8 +93,18 @@ class Attempts:
         self._now_ms = now_ms
         self._mending = Mending(presenter, rpc, index=lambda: graph.index, now_ms=now_ms)
 
-    async def first(self, ranking: Ranking, asking: Asking, tried: Tried) -> Opened | None:
+    async def first(
+        self,
+        ranking: Ranking,
+        asking: Asking,
+        tried: Tried,
+        *,
+        silence_seconds: float = math.inf,
+    ) -> Opened | None:
         """The first candidate that begins to answer; None if none of those that may be asked does.
+
+        A warm one that is silent for so long before its first batch is given up, unless it is the
+        last.
 
         Raises:
             AigridError: no other candidate would do better.
@@ -91,9 +114,12 @@ class Attempts:
         while waiting and left:
             candidate, presented = waiting.popleft(), None
             try:
-                presented = self._present(candidate, asking)
+                request = self._request(candidate, asking)
+                presented = self._present(candidate, request, asking)
                 tried.attempts, left = tried.attempts + 1, left - 1
-                return await self.open(candidate, asking, presented)
+                hurried = candidate.state == "warm" and waiting and left
+                silence = silence_seconds if hurried else math.inf
+                return await self.open(candidate, request, asking, presented, silence)
             except AigridError as error:
                 self._note(candidate, error)
                 if not worth_another(error):
@@ -108,34 +134,66 @@ class Attempts:
                 await trio.lowlevel.checkpoint()  # there may be any number
         return None
 
-    async def open(self, candidate: Candidate, asking: Asking, presented: Presented) -> Opened:
-        """Start the request on a candidate and wait for its first batch."""
+    async def open(
+        self,
+        candidate: Candidate,
+        request: InferRequest,
+        asking: Asking,
+        presented: Presented,
+        silence_seconds: float = math.inf,
+    ) -> Opened:
+        """Start a request on a candidate and wait for its first batch."""
         message = Infer(
             asking.request_id,
             candidate.model,
             candidate.manifest,
-            asking.request,
+            request,
             asking.salt,
             presented.raw,
         )
         began_seconds = trio.current_time()
+        guard: Guard = nullcontext
+        first_guard: Guard = nullcontext
         async with AsyncExitStack() as stack:
             if candidate.node == self._own_peer_id:
                 served = self._serving.infer(message, candidate.signer)
-                segment = self._segment(
-                    await stack.enter_async_context(served), candidate, asking, presented
-                )
-                await segment.first()
+                batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
             else:
+                observed = stack.enter_context(self._peers.asking(candidate.node))
+                alive = partial(self._peers.while_alive, candidate.node)
+                guard, first_guard = alive, partial(alive, silence_seconds=silence_seconds)
                 await self._connect(candidate)
-                with self._peers.while_alive(candidate.node):
-                    remote = await self._ask(stack, candidate, message)
-                segment = self._segment(remote, candidate, asking, presented)
-                await segment.first(self._peers.while_alive(candidate.node))
-            waited_ms = (trio.current_time() - began_seconds) * 1000
-            self._peers.succeeded(candidate.node, waited_ms)
-            return Opened(candidate, segment, stack.pop_all())
+                with first_guard():
+                    batches = await self._ask(stack, candidate, message)
+            segment = AskedSegment(
+                batches,
+                candidate,
+                presented,
+                self._receipts,
+                request_id=asking.request_id,
+                actor=asking.caller.actor,
+                now_ms=self._now_ms,
+                guard=guard,
+            )
+            segment.segments = asking.ended
+            await segment.first(first_guard)
+            if candidate.node != self._own_peer_id:
+                waited_ms = (trio.current_time() - began_seconds) * 1000
+                observed.succeeded(candidate.model, None if _goes_on(request) else waited_ms)
+                stack.callback(_note_pace, segment, observed)
+            return Opened(candidate, request, segment, stack.pop_all())
         raise AssertionError("nothing above is swallowed")
+
+    def _request(self, candidate: Candidate, asking: Asking) -> InferRequest:
+        """With a seed, so that whoever goes on with the answer draws the same numbers.
+
+        A server behind a node is asked as the client asked: nobody goes on with its answers.
+        """
+        manifest = self._graph.index.manifest(candidate.manifest, self._now_ms())
+        body = None if manifest is None else manifest.body
+        if isinstance(body, ModelBody) and body.model.upstream is not UNSET:
+            return asking.request
+        return seeded(asking.request, asking.salt)
 
     def _note(self, candidate: Candidate, error: AigridError) -> None:
         log.info(
@@ -143,35 +201,20 @@ class Attempts:
         )
         if is_its_fault(error):
             self._peers.failed(candidate.node)
+        elif isinstance(error, RemoteError) and error.retry_after_seconds and is_busy(error):
+            self._peers.seen(candidate.node).busy(
+                candidate.model, error.retry_after_seconds, trio.current_time()
+            )
 
-    def _present(self, candidate: Candidate, asking: Asking) -> Presented:
+    def _present(self, candidate: Candidate, request: InferRequest, asking: Asking) -> Presented:
         """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
         return self._presenter.present(
             candidate,
-            asking.request,
+            request,
             asking.caller,
             asking.salt,
             refusal=asking.refusals.get(candidate.node),
         )
-
-    def _segment(
-        self,
-        batches: RemoteAnswer | ServedAnswer,
-        candidate: Candidate,
-        asking: Asking,
-        presented: Presented,
-    ) -> AskedSegment:
-        segment = AskedSegment(
-            batches,
-            candidate,
-            presented,
-            self._receipts,
-            request_id=asking.request_id,
-            actor=asking.caller.actor,
-            now_ms=self._now_ms,
-        )
-        segment.segments = asking.ended
-        return segment
 
     async def _ask(
         self, stack: AsyncExitStack, candidate: Candidate, message: Infer
@@ -197,3 +240,13 @@ class Attempts:
                 raise RemoteError(
                     "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
                 )
+
+
+def _goes_on(request: InferRequest) -> bool:
+    """What was said before is computed anew, so the wait is not that for any other answer."""
+    return isinstance(request, TextRequest) and bool(request.continued_ids)
+
+
+def _note_pace(segment: AskedSegment, observed: Observed) -> None:
+    if segment.token_ms is not None:
+        observed.produced(segment.model, segment.token_ms)

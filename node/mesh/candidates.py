@@ -8,7 +8,7 @@ import trio
 from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
-from aigrid.metagraph.selection import Observation, Ranking, rank
+from aigrid.metagraph.selection import Observation, Ranking, Reason, rank
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
@@ -75,7 +75,7 @@ class Candidates:
         name = model.removeprefix(MODEL_URN)
         if not model or self._graph.index.resolve(name, self._now_ms()):
             ranking = self.ranked_here(model, capability)
-            if ranking.kept:
+            if ranking.kept or any(one.reason is Reason.BUSY for one in ranking.dropped):
                 return ranking
         await self._reach(Wanted("model", name) if model else Wanted("capability", capability))
         return self.ranked_here(model, capability)

@@ -1,20 +1,21 @@
 """Finding somebody to answer: candidates from the index, order from selection, then attempts.
 
 Before the first chunk, a candidate that refuses, is busy or dies costs the client nothing: the next
-one is tried, and when there is none somebody is summoned. After it, the answer ends in an explicit
-error.
+one is tried, and when there is none somebody is summoned. After it, another holder of the same
+model goes on where the answer broke off; one that nobody can go on with ends in an explicit error.
 """
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import structlog
 import trio
 
 from aigrid.metagraph.filters import Filters, Found
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
-from aigrid.metagraph.selection import Ranking
+from aigrid.metagraph.selection import Ranking, Reason
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
@@ -22,6 +23,7 @@ from aigrid.node.discovery.trouble import own_trouble
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
 from aigrid.node.mesh.attempts import Attempts, Opened, Tried
 from aigrid.node.mesh.candidates import Candidates
+from aigrid.node.mesh.continuation import Unbroken, others_first
 from aigrid.node.mesh.mending import Asking
 from aigrid.node.mesh.segment import ReceiptBook
 from aigrid.node.mesh.serving import Serving
@@ -38,8 +40,10 @@ from aigrid.protocol.errors import (
     NoCandidateError,
 )
 from aigrid.protocol.identity import did_of_peer_id
-from aigrid.protocol.inference import InferRequest
+from aigrid.protocol.inference import InferRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
+
+log = structlog.get_logger()
 
 
 class Router:
@@ -131,19 +135,12 @@ class Router:
         tried = Tried()
         deadline = trio.current_time() + patience_seconds
         opened = await self._begin(model, capability, asking, tried, deadline)
-        error: BaseException | None = None
-        try:
-            chosen, chunks = opened.candidate, opened.segment
-            answer = Answer(
-                request_id, chosen.model, chosen.name, chosen.node, chunks, tried.attempts
-            )
-            chunks.segments = answer.segments
+        begun = opened.candidate
+        chunks = Unbroken(opened, lambda *broken: self._go_on(answer, asking, tried, *broken))
+        answer = Answer(request_id, begun.model, begun.name, begun.node, chunks, tried.attempts)
+        opened.segment.segments = answer.segments
+        async with chunks:
             yield answer
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            await opened.close(error)
 
     async def _begin(
         self, model: str, capability: str, asking: Asking, tried: Tried, deadline: float
@@ -162,7 +159,28 @@ class Router:
             wanted = self._unmet(model, capability, ranking, tried.problem)
             if wanted is None or not await self._summon(wanted, deadline=deadline):
                 break
-        raise self._nobody(model or capability, tried.problem, ranking.retry_after_seconds)
+        raise self._nobody(model or capability, tried.problem, ranking)
+
+    async def _go_on(
+        self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate
+    ) -> Opened | None:
+        """Who goes on with an answer that broke off: another holder of the same model, if any."""
+        again = Asking(rest, asking.request_id, asking.caller, asking.salt, ended=answer.segments)
+        wanted = Unmet(answer.model, "", answer.name, "nobody offers")
+        deadline = trio.current_time() + LIMITS.continuation_patience_seconds
+        try:
+            for _ in range(LIMITS.summons_max):
+                ranking = others_first(self._candidates.ranked_here(answer.model), failed)
+                opened = await self._attempts.first(
+                    ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
+                )
+                if opened is not None or not await self._summon(wanted, deadline=deadline):
+                    return opened
+        except AigridError as error:
+            log.info("no other node may go on", model=answer.model, code=error.code.value)
+        finally:
+            answer.attempts = tried.attempts
+        return None
 
     async def _ranked(self, model: str, capability: str) -> Ranking:
         try:
@@ -179,16 +197,23 @@ class Router:
         model_id = self.resolve(model) if model else ""
         return unmet(ranking, problem, model=model_id, capability=capability, name=model)
 
-    def _nobody(
-        self, what: str, problem: AigridError | None, cooling_seconds: float | None
-    ) -> AigridError:
+    def _nobody(self, what: str, problem: AigridError | None, ranking: Ranking) -> AigridError:
         if problem is not None and problem.code is Code.NOT_MEMBER:
             return self.own_trouble() or problem  # which knows why
         if problem is not None and (problem.code in TOLD or problem.code in POLICY):
             return problem
-        return self.own_trouble() or NoCandidateError(
-            f"no live node can serve {what!r} now",
-            retry_after_seconds=cooling_seconds or LIMITS.retry_after_seconds,
+        trouble = self.own_trouble()
+        if trouble is not None:
+            return trouble
+        retry_after_seconds = ranking.retry_after_seconds or LIMITS.retry_after_seconds
+        if any(one.reason is Reason.BUSY for one in ranking.dropped):
+            return NoCandidateError(
+                f"every node that can serve {what!r} is busy",
+                Code.BUSY,
+                retry_after_seconds=retry_after_seconds,
+            )
+        return NoCandidateError(
+            f"no live node can serve {what!r} now", retry_after_seconds=retry_after_seconds
         )
 
     def own_trouble(self) -> AigridError | None:

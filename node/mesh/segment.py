@@ -1,5 +1,6 @@
 """One segment of an answer, as whoever asked takes it: batches until `Finish`, and its receipt."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -22,6 +23,10 @@ from aigrid.protocol.receipt import OutputHash
 _BROKEN_OFF = frozenset({Code.CONNECTION_LOST, Code.TIMEOUT, Code.PROTOCOL_VIOLATION})
 
 
+_MEASURED_TOKENS = 8  # fewer do not tell how quick a node is
+Guard = Callable[[], AbstractContextManager[None]]
+
+
 class ReceiptBook(Protocol):
     """See `node.policy.receipts.Receipts`."""
 
@@ -32,6 +37,8 @@ class ReceiptBook(Protocol):
 
 class AskedSegment:
     """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment.
+
+    `guard` gives what each wait for a batch is done within: it may give the wait up.
 
     Signs of life are not passed on, and none is the beginning of an answer. However the segment
     ends, the receipt for it is kept, or that there is none, unless the other node refused it.
@@ -50,8 +57,10 @@ class AskedSegment:
         request_id: str,
         actor: str,
         now_ms: NowMs,
+        guard: Guard = nullcontext,
     ) -> None:
         self._batches = batches
+        self._guard = guard
         self._candidate = candidate
         self._presented = presented
         self._book = book
@@ -64,17 +73,36 @@ class AskedSegment:
         self._finish: Finish | None = None
         self._begun = False
         self._settled = False
+        self._first_seconds = 0.0
+        self._last_seconds = 0.0
+        self._waited_seconds = 0.0
+        self._first_tokens = 0
         self.segments: list[Segment] = []
 
-    async def first(self, waiting: AbstractContextManager[None] | None = None) -> None:
-        """Wait for the first batch, within `waiting`.
+    @property
+    def model(self) -> str:
+        """The model id."""
+        return self._candidate.model
+
+    @property
+    def token_ms(self) -> float | None:
+        """Milliseconds per token after the first batch, if they can be told.
+
+        They cannot where few came, or where whoever reads the answer is the slower one.
+        """
+        took, tokens = self._last_seconds - self._first_seconds, self._tokens - self._first_tokens
+        if tokens < _MEASURED_TOKENS or self._waited_seconds < took / 2:
+            return None
+        return took / tokens * 1000
+
+    async def first(self, guard: Guard | None = None) -> None:
+        """Wait for the first batch, within a guard of its own if one is given.
 
         Raises:
             AigridError: another candidate may do better.
         """
         try:
-            with waiting or nullcontext():
-                self._ahead = await self._fetch()
+            self._ahead = await self._fetch(guard or self._guard)
         except trio.Cancelled:
             self._begun = True
             self.left()
@@ -85,6 +113,8 @@ class AskedSegment:
             self.left(error.code)
             raise
         self._begun = True
+        self._first_seconds = trio.current_time()
+        self._first_tokens = sum(len(c.token_ids) for c in self._ahead if isinstance(c, TextChunk))
 
     def __aiter__(self) -> "AskedSegment":
         return self
@@ -95,7 +125,10 @@ class AskedSegment:
         batch, self._ahead = self._ahead, None
         try:
             if batch is None:
-                batch = await self._fetch()
+                began_seconds = trio.current_time()
+                batch = await self._fetch(self._guard)
+                self._last_seconds = trio.current_time()
+                self._waited_seconds += self._last_seconds - began_seconds
             await self._take(batch)
         except AigridError as error:
             self.left(error.code)
@@ -163,10 +196,11 @@ class AskedSegment:
             salt=self._presented.salt,
         )
 
-    async def _fetch(self) -> tuple[InferChunk, ...]:
+    async def _fetch(self, guard: Guard) -> tuple[InferChunk, ...]:
         deadline = trio.current_time() + LIMITS.answer_silence_seconds
         while True:
-            batch = await self._receive()
+            with guard():
+                batch = await self._receive()
             if not all(isinstance(c, TextChunk) and c.says_nothing for c in batch):
                 return batch
             if trio.current_time() >= deadline:

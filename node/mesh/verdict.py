@@ -21,6 +21,11 @@ TOLD = frozenset(
 # A node that says so is sound and has no room now; it may say when it will.
 NO_ROOM = frozenset({Code.BUSY, Code.LOADING, Code.QUARANTINED})
 
+# After these a worker has to be started anew, and a request may be what kills them.
+ENGINE_DIED = frozenset(
+    {Code.ENGINE_CRASHED, Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT, Code.OUT_OF_MEMORY}
+)
+
 # Codes that say something about the node that was asked rather than about the request.
 _OF_THE_NODE = frozenset(
     {
@@ -53,6 +58,16 @@ def worth_another(error: AigridError) -> bool:
     """Whether the next candidate may do better than the one that failed so."""
     # By policy: another may be permitted to serve it.
     return error.code in POLICY or CODES[error.code].retry or error.code in _OF_THE_NODE
+
+
+def is_busy(error: AigridError) -> bool:
+    """Whether a sound node has no room for this model now."""
+    return error.code in NO_ROOM or error.code in (Code.OUT_OF_MEMORY, Code.SHUTTING_DOWN)
+
+
+def may_go_on(error: AigridError) -> bool:
+    """Whether another node may go on with an answer that broke off so."""
+    return error.code not in POLICY and worth_another(error)
 
 
 def is_its_fault(error: AigridError) -> bool:

@@ -6,7 +6,7 @@ from aigrid.node.gateway.openai_request import decode_chat
 from aigrid.node.policy.receipt_rows import Row, Seen
 from aigrid.protocol.errors import Code, InvalidRequestError, VerificationError
 from aigrid.protocol.inference import InferRequest
-from aigrid.protocol.receipt import ReceiptBody, prefix_hash, request_hash
+from aigrid.protocol.receipt import ReceiptBody, prefix_hash, request_hash, seeded
 from aigrid.protocol.record import Record, verify_form_and_signature
 
 _REQUEST: msgspec.json.Decoder[InferRequest] = msgspec.json.Decoder(InferRequest)
@@ -53,8 +53,12 @@ def kept_hashes(row: Row) -> tuple[str, str]:
 
 
 def proved(hashes: tuple[str, str], salt: bytes, request: InferRequest) -> dict[str, bool]:
-    """Whether the hashes are of `request`, and of as much output before it as `request` names."""
+    """Whether the hashes are of `request`, and of as much output before it as `request` names.
+
+    A request that draws and names no seed is sent with one that follows from the salt.
+    """
+    sent = (request, seeded(request, salt))
     return {
-        "request": request_hash(salt, request) == hashes[0],
+        "request": any(request_hash(salt, one) == hashes[0] for one in sent),
         "prefix": prefix_hash(salt, request) == hashes[1],
     }

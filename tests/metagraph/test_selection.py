@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tests.metagraph.world import NOW, candidate
 
 from aigrid.metagraph.index import Candidate
-from aigrid.metagraph.selection import Observation, Ranking, Reason, Strategy, rank
+from aigrid.metagraph.selection import Observation, Pace, Ranking, Reason, Strategy, rank
 
 SEEN = Observation()
+MODEL = candidate("a").model
 
 
 def order(ranking: Ranking) -> list[str]:
@@ -127,6 +128,12 @@ observations = st.builds(
     alive=st.booleans(),
     running=st.integers(0, 5),
     ttft_ms=st.none() | st.floats(0, 1e9),
+    token_ms=st.none() | st.floats(0, 1e9),
+    models=st.dictionaries(
+        st.sampled_from([MODEL, "another"]),
+        st.builds(Pace, st.none() | st.floats(0, 1e9), st.none() | st.floats(0, 1e9)),
+    ),
+    busy_seconds=st.dictionaries(st.sampled_from([MODEL, "another"]), st.floats(0.001, 1e5)),
     failures_in_row=st.integers(0, 2000),
     last_failure_age_s=st.none() | st.floats(0, 1e6),
 )
@@ -162,6 +169,7 @@ def test_every_candidate_is_kept_or_dropped_once_whatever_their_order(
         assert state.alive
         assert one.slots
         assert one.valid_until_ms > NOW
+        assert one.model not in state.busy_seconds
     waits = [readiness(c, seen.get(c.node, SEEN)) for c in kept]
     assert waits == sorted(waits)
     assert all(k.explanation for k in made.kept)
@@ -185,3 +193,53 @@ def test_a_strategy_can_be_chosen() -> None:
     made = rank([candidate("a")], seen, rng=random.Random(0), strategy=impatient)
     assert made.best is None
     assert made.retry_after_seconds == impatient.cooling_seconds
+
+
+def test_the_pace_with_a_model_counts_before_that_of_the_node() -> None:
+    seen = {
+        "a": Observation(ttft_ms=10, models={MODEL: Pace(ttft_ms=4000)}),
+        "b": Observation(ttft_ms=4000, models={MODEL: Pace(ttft_ms=10), "another": Pace(9000)}),
+    }
+    assert order(ranked(candidate("a"), candidate("b"), seen=seen)) == ["b", "a"]
+
+
+def test_quick_tokens_count_more_than_a_quick_beginning() -> None:
+    seen = {
+        "a": Observation(ttft_ms=10, token_ms=100),
+        "b": Observation(ttft_ms=200, token_ms=5),
+    }
+    made = ranked(candidate("a"), candidate("b"), seen=seen)
+    assert order(made) == ["b", "a"]
+    assert "observed 5.0 ms a token" in made.kept[0].explanation
+    assert f"predicted {200 + 64 * 5} ms in all" in made.kept[0].explanation
+
+
+def test_a_node_that_was_never_timed_is_taken_to_be_as_quick_as_the_quickest() -> None:
+    seen = {
+        "a": Observation(ttft_ms=100, token_ms=5),
+        "b": Observation(ttft_ms=100),
+        "c": Observation(ttft_ms=100, token_ms=50),
+    }
+    firsts = {
+        tuple(order(ranked(*map(candidate, "abc"), seen=seen, seed=seed))) for seed in range(20)
+    }
+    assert firsts == {("a", "b", "c"), ("b", "a", "c")}
+
+
+def test_of_two_full_nodes_the_one_with_the_shorter_queue_is_asked_first() -> None:
+    seen = {
+        "a": Observation(running=12, ttft_ms=100),
+        "b": Observation(running=4, ttft_ms=100),
+    }
+    made = ranked(candidate("a"), candidate("b"), seen=seen)
+    assert order(made) == ["b", "a"]
+    assert "predicted 325 ms in all" in made.kept[1].explanation
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_who_said_when_to_ask_again_is_not_asked_before(*, local: bool) -> None:
+    seen = {"a": Observation(busy_seconds={MODEL: 7.0}), "b": Observation(busy_seconds={"x": 7.0})}
+    made = ranked(candidate("a"), candidate("b"), seen=seen, own="a" if local else None)
+    assert order(made) == ["b"]
+    assert [(d.candidate.node, d.reason) for d in made.dropped] == [("a", Reason.BUSY)]
+    assert made.retry_after_seconds == 7.0

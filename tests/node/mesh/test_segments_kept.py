@@ -11,7 +11,7 @@ from aigrid.node.policy.receipt_queries import Filters, newest, problem_of
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.policy import OperatorPolicy
-from aigrid.protocol.receipt import request_hash
+from aigrid.protocol.receipt import request_hash, seeded
 
 HELLO = TextRequest(prompt="hello there you")
 
@@ -52,7 +52,7 @@ async def test_an_answer_names_the_receipt_that_both_ends_keep(sim, autojump_clo
     assert (asked.id, asked.raw, asked.salt) == (served.id, served.raw, served.salt)
     assert (asked.role, served.role, served.actor) == ("asked", "served", asker.identity.did)
     assert problem_of(asked) is None
-    assert request_hash(asked.salt, HELLO).encode() in (asked.raw or b"")
+    assert request_hash(asked.salt, seeded(HELLO, asked.salt)).encode() in (asked.raw or b"")
     assert (asked.completion_tokens, asked.request_id) == (3, "request-1")
 
 

@@ -1,0 +1,72 @@
+"""What is remembered of a peer that was asked."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigrid.metagraph.selection import Pace
+from aigrid.node.discovery.observed import Observed
+from aigrid.protocol.limits import LIMITS
+
+
+def test_our_own_requests_count_at_once_and_what_it_said_after_that() -> None:
+    seen = Observed()
+    seen.in_flight = 3
+    assert seen.running == 3
+    seen.heard(5)  # ours among them
+    assert seen.running == 5
+    seen.in_flight += 2
+    assert seen.running == 7
+    seen.in_flight = 0
+    assert seen.running == 2
+    seen.heard(0)
+    assert seen.running == 0
+
+
+def test_paces_are_moving_averages_of_the_node_and_of_each_model() -> None:
+    seen = Observed()
+    for ms in (100.0, 200.0):
+        seen.succeeded("m", ms)
+    seen.succeeded("n", 10.0)
+    seen.succeeded("m", None)  # it went on with an answer: no measure
+    seen.produced("n", 5.0)
+    made = seen.observation(0.0, alive=True)
+    assert made.models == {"m": Pace(130.0, None), "n": Pace(10.0, 5.0)}
+    assert made.ttft_ms == pytest.approx(94.0)
+    assert made.token_ms == 5.0
+
+
+def test_busy_is_believed_for_a_while_and_until_it_answers() -> None:
+    seen = Observed()
+    seen.busy("m", 5.0, now=10.0)
+    seen.busy("n", 1e9, now=10.0)
+    assert seen.observation(12.0, alive=True).busy_seconds == {
+        "m": 3.0,
+        "n": LIMITS.busy_believed_seconds - 2,
+    }
+    seen.succeeded("n", 1.0)
+    assert seen.observation(15.0, alive=True).busy_seconds == {}
+
+
+def test_a_success_ends_a_row_of_failures() -> None:
+    seen = Observed()
+    seen.failed(1.0)
+    seen.failed(2.0)
+    made = seen.observation(5.0, alive=False)
+    assert (made.failures_in_row, made.last_failure_age_s, made.alive) == (2, 3.0, False)
+    seen.succeeded("m", None)
+    assert seen.observation(5.0, alive=True).last_failure_age_s is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 2), st.floats(0, 1e6))))
+def test_what_is_remembered_is_bounded(steps: list[tuple[int, int, float]]) -> None:
+    seen, now = Observed(), 0.0
+    for model, kind, value in steps:
+        now += 1
+        if kind == 0:
+            seen.succeeded(str(model), value)
+        elif kind == 1:
+            seen.produced(str(model), value)
+        else:
+            seen.busy(str(model), value, now)
+        assert max(len(seen.paces), len(seen.busy_until)) <= LIMITS.models_observed_max
