@@ -35,11 +35,10 @@ from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
 from aigrid.node.known_engines import KnownEngines
 from aigrid.node.mesh.bringing import Bringing, Fit
-from aigrid.node.mesh.choice import first_able
+from aigrid.node.mesh.fitting import fit
 from aigrid.node.mesh.hosting import Hosting
 from aigrid.node.mesh.hub import Hub
 from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.router import Router
 from aigrid.node.mesh.serving import Serving
@@ -48,6 +47,7 @@ from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
 from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
+from aigrid.node.pool_setup import pins_of, pool_of
 from aigrid.node.querying import Querying
 from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.world import World
@@ -172,17 +172,16 @@ class Node:
             trusted=lambda model: self.hosting.trusted(model),  # noqa: PLW0108 - made later
         )
         self.loading = LoadProgress()
-        self.pool = ModelPool(
-            world.spawner,
+        self.pool = pool_of(
+            self.config,
+            world,
             self.models,
             engines_for=self._engines_for,
-            config=PoolConfig(
-                self.config.threads or world.cores, {**world.memory, **self.config.memory}
-            ),
             on_change=self._offers_changed,
+            name_of=lambda model: self.hosting.name(model),  # noqa: PLW0108 - made later
             progress=self.loading,
         )
-        self.hosting = Hosting(
+        self.hosting: Hosting = Hosting(
             identity=self.identity,
             graph=self.graph,
             models=self.models,
@@ -196,6 +195,7 @@ class Node:
             trusted_publishers=self.config.trusted_publishers,
             foresight=lambda: self.policy.foresight,
         )
+        self.pins = pins_of(self.config, self.pool, self.models, self.local, self.hosting.name)
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
             models=self.models,
@@ -292,7 +292,8 @@ class Node:
             ):
                 await nursery.start(service.run)
             await self._engines.asked.wait()
-            await nursery.start(self.hosting.watch.run)
+            for late in (self.hosting.watch, self.pins):
+                await nursery.start(late.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -353,6 +354,7 @@ class Node:
         """Said at once: an offer under a manifest that was replaced is none."""
         self.announcer.announce()
         self.hints.poke()
+        self.pins.poke()
 
     def _offers_changed(self) -> None:
         self.announcer.poke()
@@ -390,11 +392,7 @@ class Node:
 
     async def _fit(self, source: ModelSource) -> Fit:
         source = replace(source, room=self.pool.budget.room())
-
-        async def attempt(engine: str) -> Fit:
-            return Fit(engine, await self._world.spawner.estimate(source, engine=engine))
-
-        return await first_able(self._engines_for(source), attempt)
+        return await fit(source, self._engines_for(source), self._world.spawner)
 
     async def _estimate(self, source: ModelSource) -> Estimate:
         return (await self._fit(source)).estimate

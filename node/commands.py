@@ -22,6 +22,7 @@ from aigrid.node.finding import (
 )
 from aigrid.node.key_commands import key_methods
 from aigrid.node.policy_commands import Explain, explain
+from aigrid.node.pool_commands import methods as pool_methods
 from aigrid.node.publish_commands import (
     Publish,
     PublishRemote,
@@ -151,6 +152,7 @@ class NodeCommands:
             "publish_hub": (PublishRemote, partial(publish_hub, node)),
             "propose_upstream": (PublishUpstream, partial(propose_upstream, node)),
             "publish_upstream": (PublishUpstream, partial(publish_upstream, node)),
+            **pool_methods(node),
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
             "ask": (Ask, partial(ask, node)),

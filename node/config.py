@@ -24,6 +24,7 @@ from aigrid.node.gateway_config import (
 )
 from aigrid.node.memory_settings import memory, size_bytes
 from aigrid.node.placement_settings import PlacementConfig, placement
+from aigrid.node.pool_settings import PoolSettings, pool_settings
 from aigrid.node.setting import BadValueError, of_user, port_of, texts
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
@@ -63,6 +64,7 @@ class NodeConfig:
             gets a share of what is free.
         engines: names of engines that come first where several can run a model, best first.
         trusted_publishers: DIDs whose models may run code here; this node's own only if listed.
+        pool: how long models stay loaded, and more: see `pool_settings`.
         interests: branches of the metagraph to replicate; None means all of them.
         json: whether output is for programs.
         serve, host: whom to serve, and what to host: see `policy_settings`; `serve` None: as open
@@ -90,6 +92,7 @@ class NodeConfig:
     threads: int = 0
     memory: Mapping[str, int] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
+    pool: PoolSettings = field(default_factory=PoolSettings)
     trusted_publishers: frozenset[str] = frozenset()
     interests: frozenset[str] | None = None
     json: bool = False
@@ -345,6 +348,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "threads": ("threads", _threads),
     "memory": ("memory", memory),
     "engine": ("engines", _engines),
+    "pool": ("pool", pool_settings),
     "trusted_publishers": ("trusted_publishers", _publishers),
     "interest": ("interests", _interests),
     "json": ("json", boolean),

@@ -26,6 +26,7 @@ from aigrid.node.cli import (
     model_commands,
     node_commands,
     policy_commands,
+    pool_commands,
     publish_command,
     query_commands,
     receipt_commands,
@@ -86,7 +87,7 @@ app.command()(grid_commands.requests)
 app.command()(grid_commands.approve)
 app.command()(grid_commands.remove)
 app.add_typer(delegate_commands.grid_app, name="grid")
-app.add_typer(model_commands.models_app, name="models")
+app.add_typer(pool_commands.models_app, name="models")
 app.command()(publish_command.publish)
 app.command()(model_commands.withdraw)
 app.command()(model_commands.find)

@@ -44,10 +44,14 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one model has reserved; `idle_since` is None while it may not be unloaded."""
+    """What one worker has reserved; `idle_since` is None while it may not be unloaded.
+
+    `extra`: its model has another worker, so it goes before those that are their model's only one.
+    """
 
     charge: Charge
     idle_since: float | None
+    extra: bool = False
 
 
 def budget(devices: Iterable[Device], configured: Charge, *, share: float) -> Budget:
@@ -89,7 +93,7 @@ def make_room(
 ) -> list[int]:
     """Which holdings to unload, by number, so that `needed` fits: none that is not needed for that.
 
-    What was idle longest goes first.
+    Extra workers go first, and then what was idle longest.
 
     Raises:
         EngineError: `out_of_memory` where it could never fit.
@@ -103,7 +107,7 @@ def make_room(
         if (lacking := size + reserved.get(purse, 0) - purses[purse]) > 0
     }
     idle = [n for n, holding in enumerate(holdings) if holding.idle_since is not None]
-    idle.sort(key=lambda n: (holdings[n].idle_since or 0.0, n))
+    idle.sort(key=lambda n: (not holdings[n].extra, holdings[n].idle_since or 0.0, n))
     victims: list[int] = []
     for number in idle:
         if _missing(short, [holdings[n].charge for n in victims]):

@@ -97,15 +97,14 @@ class Hosting:
             manifest = self.manifest(model)
             if manifest is not None and not self._problem(model):
                 state: OfferState = "warm" if states.get(model) == "warm" else "on_disk"
-                estimate = self._pool.estimate(model)
-                slots = estimate.slots if estimate is not None else 1
+                slots = min(self._pool.slots(model), LIMITS.slots_max) or 1
                 found.append(Offer(model, manifest.content_id, state, slots))
         return tuple(found)
 
     def withheld(self) -> list[dict[str, str]]:
         """The models here that are not offered now, and why."""
         return [
-            {"model": model, "name": self._name(model), "problem": problem}
+            {"model": model, "name": self.name(model), "problem": problem}
             for model in self._models.list()
             if (problem := self._problem(model))
         ]
@@ -143,7 +142,7 @@ class Hosting:
             return "neither this node nor a publisher whom it trusts says what it is: publish it"
         if self._foresight is not None and not self._foresight().hosts(manifest):
             return "this node's operator does not host it: see `host` in its configuration"
-        return self.watch.problem(model)
+        return self.watch.problem(model) or self._pool.problem(model)
 
     def _check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
         if self._foresight is not None:
@@ -319,7 +318,7 @@ class Hosting:
 
     async def withdraw(self, model: str) -> str:
         """Stop offering a model (a name or an id), and take our manifest back; returns the id."""
-        found = [m for m in self._models.list() if model in (m, self._name(m))]
+        found = [m for m in self._models.list() if model in (m, self.name(m))]
         one = the_one(model, found, unknown=f"this node does not hold {model!r}")
         async with self._alone(one):
             self._models.description(one)  # or somebody else has withdrawn it meanwhile
@@ -388,7 +387,8 @@ class Hosting:
         own = self._own_manifest(model)
         return own.body.policy if own is not None and isinstance(own.body, ModelBody) else UNSET
 
-    def _name(self, model: str) -> str:
+    def name(self, model: str) -> str:
+        """What this node offers a model as, or ""."""
         return _name_in(self.manifest(model))
 
     def _own_name(self, model: str) -> str:

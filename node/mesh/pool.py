@@ -1,59 +1,58 @@
-"""Which models are loaded: leases, single-flight loading, eviction, unloading.
+"""Which models are loaded: leases, single-flight loading, and everything that is asked of them.
 
 The pool decides; the spawner does. A model that is leased is never unloaded; what can never fit is
 refused before anything is evicted for it; a load that fails fails all who wait for it, and the next
-lease tries again.
+lease tries again, later where that has failed, too (`health`). How workers come is in
+`pool_loading`, how they go in `pool_unloading`, their memory in `pool_room`.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
-import structlog
 import trio
 
-from aigrid.engines.base import Device, Estimate, ModelSource
-from aigrid.engines.devices import memory
-from aigrid.node.mesh.budget import (
-    HOST,
-    Budget,
-    Charge,
-    Holding,
-    budget,
-    check_fits,
-    larger,
-    make_room,
-    taken,
-)
-from aigrid.node.mesh.choice import first_able
+from aigrid.engines.base import Device, Estimate
+from aigrid.node.mesh.budget import HOST, Budget
+from aigrid.node.mesh.health import OWN
 from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.pool_entry import Entry, Turn, end
+from aigrid.node.mesh.pool_entry import INFINITE, Entry, Replica, Turn
+from aigrid.node.mesh.pool_growing import kept_seconds, wants_more, workers_max
+from aigrid.node.mesh.pool_loading import EnginesFor, Loading
+from aigrid.node.mesh.pool_room import Room
+from aigrid.node.mesh.pool_unloading import Unloading
+from aigrid.node.mesh.pool_view import ColdStart, ModelUse, State
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.workers import Worker, WorkerSpawner
-from aigrid.protocol.errors import AigridError, Code, LocalError
+from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.limits import LIMITS, Limits
-
-State = Literal["warm", "loading", "on_disk"]
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """How much the pool may take.
+    """How much the pool may take, and for how long.
 
     Attributes:
         threads: of each worker.
         memory: place of a device -> bytes for all workers together; elsewhere it is
             `memory_share` of what is free when the device is found.
         queue_max: leases of one model that may wait for a load or a slot.
+        cores: of this machine.
+        workers_per_model: at most; 0 leaves it to what there is.
+        keep_alive_seconds: an unused model stays loaded; None for the usual.
+        keep_alive_max_seconds: the longest that a request may have it.
+        keep_alive: the same for single models, by name or id.
     """
 
     threads: int = 1
     memory: Mapping[str, int] = field(default_factory=dict)
     queue_max: int = LIMITS.model_queue_max
+    cores: int = 1
+    workers_per_model: int = 0
+    keep_alive_seconds: float | None = None
+    keep_alive_max_seconds: float = LIMITS.keep_alive_max_seconds
+    keep_alive: Mapping[str, float] = field(default_factory=dict)
 
 
 class ModelPool:
@@ -64,336 +63,309 @@ class ModelPool:
         spawner: WorkerSpawner,
         local_models: LocalModels,
         *,
-        engines_for: Callable[[ModelSource], Sequence[str]],
+        engines_for: EnginesFor,
         config: PoolConfig,
         limits: Limits = LIMITS,
         on_change: Callable[[], None] = lambda: None,
         progress: LoadProgress | None = None,
+        name_of: Callable[[str], str] = lambda _: "",
     ) -> None:
-        self._spawner = spawner
+        """`name_of` says what a model is called here, for what is configured by name."""
         self._local_models = local_models
-        self._engines_for = engines_for
         self._config = config
         self._limits = limits
-        self._on_change = on_change
-        self._progress = progress or LoadProgress()
+        self._name_of = name_of
         self._entries: dict[str, Entry] = {}
-        self._charges: dict[Entry, Charge] = {}
-        self._devices: dict[str, Device] = {}
-        self.budget = Budget()
-        self._nursery: trio.Nursery | None = None
-        self._idle_changed = trio.Event()
+        self._room = Room(config.memory, limits)
+        self._unloading = Unloading(self._entries, self._room, on_change)
+        self._loading = Loading(
+            spawner,
+            local_models,
+            engines_for,
+            threads=config.threads,
+            room=self._room,
+            unloading=self._unloading,
+            progress=progress or LoadProgress(),
+            on_change=on_change,
+            limits=limits,
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load and unload until cancelled; then nothing is loaded any more."""
         self.equip(())
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._loading.nursery = nursery
                 task_status.started()
-                await self._unload_idle()
+                await self._unloading.run()
         finally:
-            self._nursery = None
+            self._loading.nursery = None
             with trio.CancelScope(shield=True):
-                await self._kill(list(self._entries.values()))
+                everything = [one for entry in self._entries.values() for one in entry.replicas]
+                await self._unloading.kill(everything)
 
     def equip(self, devices: Iterable[Device]) -> None:
         """Take devices that engines can use here into the budget; one that is in it stays."""
-        if HOST not in self._devices:
-            self._devices[HOST] = Device(HOST, "", *memory())
-        for device in devices:
-            self._devices.setdefault(device.place, device)
-        share = self._limits.memory_share
-        self.budget = budget(self._devices.values(), self._config.memory, share=share)
+        self._room.equip(devices)
+
+    @property
+    def budget(self) -> Budget:
+        """What models may take."""
+        return self._room.budget
 
     def reserved(self) -> dict[str, int]:
         """Purse of the budget -> bytes that models have of it."""
-        return taken(self._charges.values())
+        return self._room.reserved()
 
     def states(self) -> dict[str, State]:
         """Model id -> what it would take to use it here, for every model on the disk."""
-        states: dict[str, State] = dict.fromkeys(self._local_models.list(), "on_disk")
-        for model, entry in self._entries.items():
-            if model in states:
-                states[model] = "warm" if entry.worker is not None else "loading"
-        return states
+        return {model: self._state(self._entries.get(model)) for model in self._local_models.list()}
+
+    def view(self) -> dict[str, ModelUse]:
+        """Model id -> how it stands, for every model on the disk."""
+        now = trio.current_time()
+        return {model: self._use(model, now) for model in self._local_models.list()}
 
     def estimate(self, model: str) -> Estimate | None:
-        """Slots, memory and context of a loaded model."""
-        entry = self._entries.get(model)
-        return entry.worker.estimate if entry is not None and entry.worker is not None else None
+        """Slots, memory and context of a loaded model's oldest worker."""
+        workers = self._workers(model)
+        return workers[0].estimate if workers else None
+
+    def slots(self, model: str) -> int:
+        """How many requests the loaded workers of a model run at once."""
+        return sum(max(1, worker.estimate.slots) for worker in self._workers(model))
 
     def busy(self, model: str) -> int:
         """How many requests of a model run or wait here now."""
         entry = self._entries.get(model)
-        return entry.leases + entry.waiting if entry is not None else 0
+        return entry.leases + len(entry.waiters) if entry is not None else 0
+
+    def problem(self, model: str) -> str:
+        """Why a model cannot be served for now, or "": it keeps crashing, or can never fit."""
+        entry = self._entries.get(model)
+        if entry is None:
+            return ""
+        never = self._loading.never(entry)
+        return never.message if never is not None else entry.health.problem(trio.current_time())
+
+    def forgive(self, model: str) -> None:
+        """What crashed a model was mended: it may be loaded at once."""
+        entry = self._entry(model)
+        entry.health.forgive()
+        self._unloading.changed()
 
     @asynccontextmanager
-    async def lease(self, model: str) -> AsyncIterator[Worker]:
+    async def lease(
+        self,
+        model: str,
+        keep_alive_seconds: float | None = None,
+        *,
+        asker: str = OWN,
+        bounded: bool = True,
+    ) -> AsyncIterator[Worker]:
         """Hold one slot of a loaded model, loading it if need be.
+
+        Args:
+            model: its id.
+            keep_alive_seconds: how long it shall stay without use: 0 not at all, below 0 as long
+                as may be. The latest wish holds; None is none.
+            asker: whose request it is, as far as crashes are put down to somebody.
+            bounded: whether the operator's maximum holds for the wish.
 
         Raises:
             InvalidRequestError: `model_not_found`.
-            EngineError: why it cannot be loaded (`out_of_memory`, `engine_crashed`, ...).
+            EngineError: why it cannot be loaded (`out_of_memory`, `engine_crashed`, ...), or
+                `quarantined`.
             LocalError: `busy`, with a time to try again; `shutting_down`.
         """
-        entry = await self._acquire(model)
+        replica = await self._acquire(model, asker)
+        worker = replica.worker
         try:
-            if entry.worker is None:
+            if worker is None:
                 raise RuntimeError("a lease without a worker")
-            yield entry.worker
+            self._note_wish(replica.entry, keep_alive_seconds, bounded=bounded)
+            yield worker
+            if not worker.died.is_set():
+                replica.entry.health.served()
         finally:
-            self._release(entry)
+            self._release(replica, asker)
 
     async def resident(self, model: str) -> Worker:
         """The worker of a model, which stays until `unload`; no slot is held. Raises as `lease`."""
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             entry = self._entry(model)
-            entry.resident = True
-            await entry.settled.wait()
-            if entry.worker is not None:
-                return entry.worker
-            if entry.error is not None:
-                raise copy(entry.error)
+            replica = entry.replicas[0] if entry.replicas else self._loading.begin(entry)
+            replica.resident = True
+            await replica.settled.wait()
+            if replica.worker is not None:
+                return replica.worker
+            if replica.error is not None:
+                raise copy(replica.error)
+
+    async def hold(self, model: str) -> Worker:
+        """Keep a model loaded from now on until `let_go`; its first worker. Raises as `lease`."""
+        self._entry(model).pinned = True
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            entry = self._entry(model)
+            replica = entry.replicas[0] if entry.replicas else self._loading.begin(entry)
+            await replica.settled.wait()
+            if replica.worker is not None:
+                return replica.worker
+            if replica.error is not None:
+                raise copy(replica.error)
+
+    def let_go(self, model: str) -> None:
+        """It may be unloaded again when it is idle."""
+        if (entry := self._entries.get(model)) is not None:
+            entry.pinned = False
+            self._unloading.poke()
 
     async def unload(self, model: str) -> None:
         """Unload a model once its last lease has ended; new leases load it anew.
 
         One that is loading is broken off; nothing of it is left when this returns.
         """
-        entry = self._entries.get(model)
-        if entry is None:
-            return
-        self._drop(entry)
-        if not entry.settled.is_set():
-            entry.scope.cancel()
-            await entry.settled.wait()
-        elif not entry.leases:
-            await self._kill([entry])
+        if (entry := self._entries.get(model)) is not None:
+            await self._unloading.unload(entry)
+            if model not in self._local_models.list() and not entry.waiters:
+                self._entries.pop(model, None)
 
     # -- leasing
 
-    async def _acquire(self, model: str) -> Entry:
+    async def _acquire(self, model: str, asker: str) -> Replica:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
-            entry = self._entry(model)
-            if await self._wait_in_line(entry):
-                return entry
+            entry, now = self._entry(model), trio.current_time()
+            entry.health.check_asker(now, asker)
+            replica = None if entry.waiters else entry.free(asker, now)
+            if replica is not None:
+                replica.take(asker)
+                return replica
+            if len(entry.waiters) >= self._config.queue_max:
+                raise LocalError(
+                    "every slot of this model is taken and the queue is full",
+                    Code.BUSY,
+                    retry_after_seconds=self._limits.retry_after_seconds,
+                )
+            if not entry.replicas:
+                self._loading.begin(entry)
+            replica = await self._wait(entry, asker)
+            if replica is not None:
+                return replica
 
     def _entry(self, model: str) -> Entry:
         entry = self._entries.get(model)
-        if entry is not None and entry.worker is not None and entry.worker.died.is_set():
-            self._bury(entry)  # its own task has not come to it yet
-            entry = None
-        return entry if entry is not None else self._begin(model)
-
-    async def _wait_in_line(self, entry: Entry) -> bool:
-        """Wait for load and slot; False where the worker went away meanwhile."""
-        if entry.worker is not None and not entry.waiters and entry.leases < entry.slots:
-            entry.leases += 1
-            return True
-        if entry.waiting >= self._config.queue_max:
-            raise LocalError(
-                "every slot of this model is taken and the queue is full",
-                Code.BUSY,
-                retry_after_seconds=self._limits.retry_after_seconds,
-            )
-        entry.waiting += 1
-        try:
-            await entry.settled.wait()
-            if entry.error is not None:
-                raise copy(entry.error)
-            return await self._wait_for_slot(entry)
-        finally:
-            entry.waiting -= 1
-            self._note_idle(entry)
-
-    async def _wait_for_slot(self, entry: Entry) -> bool:
-        if entry.leases < entry.slots and not entry.waiters and not entry.closing:
-            entry.leases += 1
-            return True
-        if entry.closing:
-            return False
-        turn = Turn(trio.Event())
-        entry.waiters.append(turn)
-        try:
-            await turn.come.wait()
-        except trio.Cancelled:
-            if turn.admitted:
-                self._release(entry)
-            elif turn in entry.waiters:
-                entry.waiters.remove(turn)
-            raise
-        if turn.admitted and entry.closing:
-            self._release(entry)
-        return turn.admitted and not entry.closing
-
-    def _release(self, entry: Entry) -> None:
-        entry.leases -= 1
-        entry.admit_next()
-        self._note_idle(entry)
-        if entry.closing and not entry.leases and self._nursery is not None:
-            self._nursery.start_soon(self._kill, [entry])
-
-    # -- loading
-
-    def _begin(self, model: str) -> Entry:
-        if self._nursery is None:
-            raise LocalError("this node is stopping", Code.SHUTTING_DOWN)
-        try:
-            source = self._local_models.source(model)
-        except AigridError as error:
-            self._set_aside(model, error)
-            raise
-        engines = self._engines_for(source)
-        entry = self._entries[model] = Entry(model)
-        # In a task of its own, so that a caller who leaves does not cancel it for the others.
-        self._nursery.start_soon(self._load, entry, source, engines)
-        self._on_change()
+        if entry is None:
+            self._local_models.description(model)  # or whoever asks could fill this up
+            entry = self._entries[model] = Entry(model, self._limits)
+        entry.keep_seconds = self._keep_seconds(model)
+        for replica in entry.loaded:
+            if replica.worker is not None and replica.worker.died.is_set():
+                self._unloading.bury(replica)  # its own task has not come to it yet
         return entry
 
-    async def _load(self, entry: Entry, source: ModelSource, engines: Sequence[str]) -> None:
-        started = trio.current_time()
-        worker: Worker | None = None
-        self._progress.tell(entry.model, "starting")
+    async def _wait(self, entry: Entry, asker: str) -> Replica | None:
+        """Wait for load and slot; None where the workers went away meanwhile."""
+        turn = Turn(asker)
+        entry.waiters.append(turn)
         try:
-            with entry.scope:
-                await self._local_models.check(entry.model)
-                worker = await first_able(engines, lambda name: self._spawn(entry, source, name))
-                await self._book(entry, worker)
-        except AigridError as error:
-            entry.error = error
-            log.warning("load_failed", model=entry.model, engines=engines, code=error.code)
-            self._forget(entry)
-            entry.settled.set()
-            self._set_aside(entry.model, error)
-            return
+            while not turn.come.is_set():
+                with trio.move_on_after(self._limits.model_grow_seconds):
+                    await turn.come.wait()
+                if not turn.come.is_set():
+                    self._grow(entry)
         except trio.Cancelled:
-            entry.error = LocalError("this node is stopping", Code.SHUTTING_DOWN)
-            self._forget(entry)
-            entry.settled.set()
+            if turn.replica is not None:
+                self._release(turn.replica, asker)
+            elif turn in entry.waiters:
+                entry.waiters.remove(turn)
+                entry.admit_next(trio.current_time())
             raise
-        finally:
-            self._progress.over(entry.model)
-        if worker is None or entry.closing:  # unloaded meanwhile
-            await self._leave(entry, worker)
+        if turn.error is not None:
+            raise turn.error
+        replica = turn.replica
+        if replica is not None and replica.closing:
+            self._release(replica, asker)
+            return None
+        return replica
+
+    def _release(self, replica: Replica, asker: str) -> None:
+        now = trio.current_time()
+        replica.give(asker, now)
+        replica.entry.admit_next(now)
+        if replica.leases:
             return
-        entry.worker = worker
-        entry.settled.set()
-        self._note_idle(entry)
-        self._on_change()
-        seconds = round(trio.current_time() - started, 3)
-        told = {"engine": worker.engine, "device": worker.estimate.device[:32], "seconds": seconds}
-        log.info("model_loaded", model=entry.model, sandbox=worker.sandbox, **told)
-        await worker.died.wait()
-        self._bury(entry)
+        self._unloading.poke()
+        self._room.tell()
+        if replica.closing and self._loading.nursery is not None:
+            self._loading.nursery.start_soon(self._unloading.kill, [replica])
 
-    async def _leave(self, entry: Entry, worker: Worker | None) -> None:
-        """End a load that nobody wants any more; it may have succeeded in its last moment."""
-        if worker is not None:
-            await end(worker)
-        self._forget(entry)
-        entry.settled.set()
-        log.info("load_broken_off", model=entry.model)
-
-    async def _spawn(self, entry: Entry, source: ModelSource, engine: str) -> Worker:
-        self._charges.pop(entry, None)  # of an engine that refused while it loaded
-        return await self._spawner.spawn(
-            replace(source, room=self.budget.room()),
-            engine=engine,
+    def _grow(self, entry: Entry) -> None:
+        """Add a worker where those that are there are not enough."""
+        now, loaded = trio.current_time(), entry.loaded
+        entry.admit_next(now)  # a time of one asker at a time may have ended
+        if not loaded or self._loading.nursery is None:
+            return
+        most = workers_max(
+            self._config.workers_per_model,
+            device=loaded[0].device,
+            cores=self._config.cores,
             threads=self._config.threads,
-            admit=lambda estimate: self._admit(entry, estimate),
-            progress=lambda text: self._progress.tell(entry.model, text),
+            accelerators=len(self.budget.purses.keys() - {HOST}),
+            limits=self._limits,
         )
-
-    async def _book(self, entry: Entry, worker: Worker) -> None:
-        """Charge what a model took, which it may not have had; elsewhere only if there is room.
-
-        What it says of that is the worker's word.
-        """
-        real = worker.estimate
-        try:
-            if real.device == entry.device:
-                charge = larger(self._charges[entry], self.budget.charge(real))
-                check_fits(charge, self.budget.purses)
-                self._charges[entry] = charge
+        if wants_more(entry, most, now):
+            if self._loading.could_grow(entry):
+                self._loading.begin(entry, extra=True)
             else:
-                self._charges.pop(entry, None)
-                await self._admit(entry, real)
-        except BaseException:
-            await end(worker)
-            raise
+                entry.grow_at = now + self._limits.model_grow_pause_seconds
 
-    def _set_aside(self, model: str, error: AigridError) -> None:
-        """Stop offering a model whose files are gone or damaged."""
-        if error.code in (Code.MODEL_FILE_MISSING, Code.HASH_MISMATCH):
-            log.error("model_damaged", model=model, code=error.code)
-            self._local_models.set_aside(model)
-            self._on_change()
+    # -- keeping, and telling
 
-    def _bury(self, entry: Entry) -> None:
-        self._drop(entry)
-        self._forget(entry)
+    def _note_wish(self, entry: Entry, seconds: float | None, *, bounded: bool) -> None:
+        if seconds is not None:
+            most = self._config.keep_alive_max_seconds if bounded else INFINITE
+            entry.wish_seconds = kept_seconds(seconds, most)
 
-    async def _admit(self, entry: Entry, estimate: Estimate) -> int:
-        """Make room, evicting what was idle longest; decided at once, then carried out.
+    def _keep_seconds(self, model: str) -> float:
+        """How long a model stays if no request says otherwise."""
+        table, usual = self._config.keep_alive, self._config.keep_alive_seconds
+        if table:
+            usual = table.get(model, table.get(self._name_of(model), usual))
+        return self._limits.model_idle_seconds if usual is None else usual
 
-        What is told is the whole budget of the machine's memory: see `Admit`.
-        """
-        needed = self.budget.charge(estimate)
-        entries = list(self._charges)
-        holdings = [Holding(self._charges[e], e.idle_since if e.idle else None) for e in entries]
-        chosen = make_room(needed, holdings, self.budget.purses, self._limits)
-        victims = [entries[number] for number in chosen]
-        self._charges[entry] = needed
-        entry.device = estimate.device
-        for victim in victims:
-            self._drop(victim)
-        await self._kill(victims)
-        return self.budget.purses[HOST]
+    def _workers(self, model: str) -> list[Worker]:
+        entry = self._entries.get(model)
+        replicas = entry.replicas if entry is not None else ()
+        return [one.worker for one in replicas if one.worker is not None]
 
-    # -- unloading
+    @staticmethod
+    def _state(entry: Entry | None) -> State:
+        if entry is None or not entry.replicas:
+            return "on_disk"
+        return "warm" if entry.loaded else "loading"
 
-    async def _unload_idle(self) -> None:
-        """Unload what has been idle too long. Sleeps until something can be due."""
-        while True:
-            self._idle_changed = trio.Event()
-            now = trio.current_time()
-            wait = self._limits.model_idle_seconds
-            due = [e for e in self._entries.values() if e.idle and e.idle_since + wait <= now]
-            for entry in due:
-                log.info("model_unloaded", model=entry.model, idle_seconds=wait)
-                self._drop(entry)
-            await self._kill(due)
-            left = [e.idle_since + wait for e in self._entries.values() if e.idle]
-            with trio.move_on_at(min(left, default=float("inf"))):
-                await self._idle_changed.wait()
-
-    def _note_idle(self, entry: Entry) -> None:
-        if entry.idle:
-            entry.idle_since = trio.current_time()
-            self._idle_changed.set()
-
-    def _drop(self, entry: Entry) -> None:
-        """Take an entry out of use: no new leases; who waits for a slot looks again."""
-        entry.closing = True
-        if self._entries.get(entry.model) is entry:
-            del self._entries[entry.model]
-            self._on_change()
-        while entry.waiters:
-            entry.waiters.popleft().come.set()
-
-    def _forget(self, entry: Entry) -> None:
-        """Give back what an entry had reserved, once its worker is gone or never came."""
-        self._charges.pop(entry, None)
-        if self._entries.get(entry.model) is entry:
-            del self._entries[entry.model]
-            self._on_change()
-
-    async def _kill(self, entries: list[Entry]) -> None:
-        async with trio.open_nursery() as nursery:
-            for entry in entries:
-                self._drop(entry)
-                if entry.worker is not None:
-                    nursery.start_soon(end, entry.worker)
+    def _use(self, model: str, now: float) -> ModelUse:
+        entry = self._entries.get(model)
+        if entry is None:
+            return ModelUse()
+        loaded, cold = entry.loaded, entry.cold
+        first = loaded[0].worker if loaded else None
+        expires = max(map(entry.expires_at, loaded), default=INFINITE)
+        return ModelUse(
+            state=self._state(entry),
+            workers=len(loaded),
+            loading=len(entry.replicas) - len(loaded),
+            engine=first.engine if first is not None else "",
+            device=first.estimate.device if first is not None else "",
+            memory=self._room.of(entry.replicas),
+            slots=self.slots(model),
+            leases=entry.leases,
+            waiting=len(entry.waiters),
+            expires_in_seconds=max(0.0, expires - now) if expires < INFINITE else None,
+            pinned=entry.pinned,
+            cold_start=None if cold is None else ColdStart(cold[0], now - cold[1]),
+            problem=self.problem(model),
+        )

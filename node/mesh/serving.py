@@ -8,6 +8,7 @@ import structlog
 import trio
 
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.mesh.health import OWN
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.admission import Admission, Admitted
@@ -125,7 +126,8 @@ class Serving:
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         try:
-            async with self._pool.lease(message.model) as worker:
+            asker = OWN if peer == self._identity.did else peer
+            async with self._pool.lease(message.model, asker=asker) as worker:
                 segment = Segment(
                     self._identity,
                     message,

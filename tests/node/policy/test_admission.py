@@ -59,7 +59,7 @@ async def test_a_request_for_which_there_is_no_room_costs_none_of_the_day(sim, a
     decider.own = replace(decider.own, operator=OperatorPolicy(requests_per_day=1))
 
     @asynccontextmanager
-    async def full(_model):
+    async def full(_model, **_):
         raise LocalError("full", Code.BUSY)
         yield
 

@@ -1,0 +1,37 @@
+"""The pool of models as a node's configuration and its machine would have it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from aigrid.metagraph.local import LocalState
+from aigrid.node.config import NodeConfig
+from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.pinning import Pins
+from aigrid.node.mesh.pool import ModelPool, PoolConfig
+from aigrid.node.world import World
+
+
+def pool_of(config: NodeConfig, world: World, models: LocalModels, **more: Any) -> ModelPool:
+    """`more` goes to the pool. Threads and memory that are not configured are the machine's."""
+    said = config.pool
+    chosen = PoolConfig(
+        threads=config.threads or world.cores,
+        memory={**world.memory, **config.memory},
+        cores=world.cores,
+        workers_per_model=said.workers_per_model,
+        keep_alive_seconds=said.keep_alive_seconds,
+        keep_alive_max_seconds=said.keep_alive_max_seconds,
+        keep_alive=said.keep_alive,
+    )
+    return ModelPool(world.spawner, models, config=chosen, **more)
+
+
+def pins_of(
+    config: NodeConfig,
+    pool: ModelPool,
+    models: LocalModels,
+    local: LocalState,
+    name_of: Callable[[str], str],
+) -> Pins:
+    """What the configuration pins, and what was pinned by command."""
+    return Pins(pool, models, local, configured=config.pool.pin, name_of=name_of)
