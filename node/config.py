@@ -102,7 +102,7 @@ class NodeConfig:
     holder_tokens_per_day: int = 0
     holder_concurrency: int = 0
     accept_licenses: tuple[str, ...] = ()
-    placement: PlacementConfig = PlacementConfig()
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
 
     @property
     def operator(self) -> "OperatorPolicy":

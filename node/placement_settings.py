@@ -70,9 +70,7 @@ def placement(
     return PlacementConfig(**found)
 
 
-def _host(
-    given: Any, targets: Callable[[Any], frozenset[str]]
-) -> str | frozenset[str]:
+def _host(given: Any, targets: Callable[[Any], frozenset[str]]) -> str | frozenset[str]:
     if isinstance(given, str) and given in _WORDS:
         return given
     return targets(given.split("+") if isinstance(given, str) else given)

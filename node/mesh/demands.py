@@ -150,10 +150,11 @@ class Demands:
         before = {one.model: one.waiting for one in said.wanted}
         if before.keys() != {one.model for one in wanted}:
             return True
-        factors = [max(one.waiting, before[one.model]) / min(one.waiting, before[one.model]) for one in wanted]
-        if max(factors) >= 2:
+        pairs = [(before[one.model], one.waiting) for one in wanted]
+        if any(max(pair) >= 2 * min(pair) for pair in pairs):
             return True
-        return max(factors) > 1 and now - self._said_seconds >= LIMITS.demand_refresh_seconds
+        changed = any(was != now_is for was, now_is in pairs)
+        return changed and now - self._said_seconds >= LIMITS.demand_refresh_seconds
 
     def _branches(self, wanted: tuple[WantedModel, ...]) -> tuple[str, ...]:
         """Those of the manifests, and of what was said before: see `Announcer`."""

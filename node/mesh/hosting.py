@@ -81,7 +81,7 @@ class Hosting:
         self._discover = discover
         self._trials = Trials(pool, loading)
         self._now_ms = now_ms
-        self._changed = changed
+        self.changed = changed
         self._runs_code = runs_code
         self._trusted_publishers = trusted_publishers
         self._foresight = foresight
@@ -96,7 +96,7 @@ class Hosting:
         for model in self._models.list():
             manifest = self.manifest(model)
             if manifest is not None and not self._problem(model):
-                state: OfferState = "warm" if states.get(model) == "warm" else "on_disk"
+                state: OfferState = states.get(model, "on_disk")
                 slots = min(self._pool.slots(model), LIMITS.slots_max) or 1
                 found.append(Offer(model, manifest.content_id, state, slots))
         return tuple(found)
@@ -326,7 +326,7 @@ class Hosting:
                 now_ms = self._now_ms()
                 self._graph.withdraw(Kind.MODEL, MODEL_URN + one, self._identity, now_ms=now_ms)
             await self._remove(one, {})
-            self._changed()
+            self.changed()
         return one
 
     async def _announce(
@@ -368,7 +368,7 @@ class Hosting:
             now_ms=self._now_ms(),
             ttl_ms=LIMITS.manifest_ttl_seconds * 1000,
         )
-        self._changed()
+        self.changed()
         return Published(model, name, record.content_id)
 
     def manifest(self, model: str) -> Record | None:
