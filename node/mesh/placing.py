@@ -149,7 +149,7 @@ class Placing:
     def _consider(self, model: str, waiting: Mapping[str, int], now: float) -> Told:
         """Act on one wanted model if it is this node's turn; what there is to say of it."""
         manifest = self._bringable.manifest(model, self._sight.named(model))
-        scene = self._sight.scene(model, waiting, manifest)
+        scene = self._sight.scene(model, waiting, manifest or self._newest(model))
         memory = self._remember(scene, now)
         memory.wanted_at = now
         found = verdict(scene, self._graph.own_did)
@@ -162,6 +162,11 @@ class Placing:
             problem = self._act(model, manifest, waiting)
             return Told(found, problem, acting=not problem)
         return Told(found, problem)
+
+    def _newest(self, model: str) -> Record | None:
+        """A manifest by which others may host a model that is on no list here."""
+        found = self._sight.manifests(model)
+        return max(found, key=lambda manifest: manifest.rank, default=None)
 
     def _remember(self, scene: Scene, now: float) -> _Memory:
         """Note which replicas are loaded; what was so at the first look has not changed then."""

@@ -91,6 +91,10 @@ class Sight:
         known.sort(key=lambda m: (-len(found[m]), -sum(found[m].values()), m))
         return {model: found[model] for model in known[: LIMITS.placement_models_max]}
 
+    def manifests(self, model: str) -> tuple[Record, ...]:
+        """What is said of a model by anybody who counts here."""
+        return self._graph.manifests_of(model, self._now_ms())
+
     def named(self, model: str) -> frozenset[str]:
         """Content ids of the manifests that others named in their Demands, when last asked."""
         return frozenset(self._named.get(model, ()))
