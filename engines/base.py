@@ -236,6 +236,10 @@ class Engine(Protocol):
 
     The constructor takes no arguments and does no work: importing a runtime happens in `probe` and
     `load`, so that listing engines is cheap.
+
+    An engine may have `preimports`, a tuple of names of modules: what `load` imports for any model.
+    A spare worker imports them before it has one, and before it is confined; where that starts a
+    thread, the engine has no spares.
     """
 
     name: str

@@ -129,6 +129,13 @@ class Read(msgspec.Struct, frozen=True, array_like=True, tag=11):
     readable: tuple[str, ...]
 
 
+class Warm(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Node: import what an engine needs and wait for a model of it; answered with `Warmed`."""
+
+    engine: str
+    factory: str
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Worker: ready for orders."""
 
@@ -194,14 +201,21 @@ class Drafted(msgspec.Struct, frozen=True, array_like=True, tag=30):
     draft: WireDraft
 
 
+class Warmed(msgspec.Struct, frozen=True, array_like=True, tag=33):
+    """Worker: imported; `fit` says whether it was worth it, and can still be confined."""
+
+    fit: bool
+
+
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag=29):
     """Worker: how far loading has come, for people. Not an answer."""
 
     text: Annotated[str, msgspec.Meta(max_length=PROGRESS_MAX_CHARS)]
 
 
-Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Tell | Discover | FindDevices | Read
-Answer = Hello | Examined | Loaded | Probed | Discovered | Found | Drafted
+Asked = Tell | Discover | FindDevices | Read | Warm
+Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Asked
+Answer = Hello | Examined | Loaded | Probed | Discovered | Found | Drafted | Warmed
 Report = Answer | Chunk | Failed | Pong | Progress
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -38,6 +38,7 @@ class OnnxEngine(CountedEngine):
     """One ONNX file, and what its task mapping needs beside it."""
 
     name = "onnx"
+    preimports = ("onnxruntime", "aigrid.engines.hf_tokenizer")
 
     def __init__(self) -> None:
         super().__init__()

@@ -82,6 +82,7 @@ class OnnxTextEngine:
     """One model, one conversation at a time."""
 
     name = "onnx_text"
+    preimports = ("onnxruntime", "aigrid.engines.chat_template", "aigrid.engines.gguf_tokenizer")
 
     def __init__(self) -> None:
         self._opened: _Opened | None = None

@@ -5,6 +5,7 @@ A plug-in that cannot be imported or that breaks the interface is reported as a 
 theirs, and of two packages that claim the same one the first by name has it.
 """
 
+import contextlib
 import importlib
 import re
 from collections.abc import Iterable, Sequence
@@ -95,6 +96,18 @@ def load_engine(name: str, factory: str = "") -> Engine:
         raise EngineError(f"engine {name} lacks a part of the engine interface: {missing[0]}")
     made: Engine = engine
     return made
+
+
+def preimports(name: str, factory: str = "") -> tuple[str, ...]:
+    """Import what an engine says that its models need whichever they are; the names of that.
+
+    Raises as `load_engine`; a module that is not here is left to `load`, which says so.
+    """
+    modules = tuple(getattr(load_engine(name, factory), "preimports", ()))
+    for module in modules:
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module(module)
+    return modules
 
 
 def probe(name: str) -> Probe:

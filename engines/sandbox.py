@@ -171,7 +171,7 @@ def enter(wanted: Plan, needs: Needs, files: Files, packages: Iterable[str] = ()
     """
     if sys.platform != "linux":
         return wanted
-    if wanted.landlock and len([*Path("/proc/self/task").iterdir()]) > 1:
+    if wanted.landlock and not alone():
         raise RuntimeError("threads run already that cannot be confined")
     _offer_to_the_oom_killer()
     _bound_files(files)
@@ -185,6 +185,31 @@ def enter(wanted: Plan, needs: Needs, files: Files, packages: Iterable[str] = ()
     _drop_capabilities(libc)
     die_with_parent()  # again: the kernel forgets it where rights change
     return held
+
+
+def confine() -> None:
+    """Limit what this process may take, before anything foreign is imported."""
+    os.umask(0o077)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node decides; ^C reaches the whole group
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system has them
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = (
+            LIMITS.worker_open_files_max
+            if hard == resource.RLIM_INFINITY
+            else min(LIMITS.worker_open_files_max, hard)
+        )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, most) if soft >= 0 else most, most))
+
+
+def alone() -> bool:
+    """Whether this process has but one thread, as `enter` needs it; True where nobody tells."""
+    try:
+        return len([*Path("/proc/self/task").iterdir()]) == 1
+    except OSError:
+        return sys.platform != "linux"
 
 
 def rehearse() -> str:

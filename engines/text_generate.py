@@ -140,13 +140,17 @@ def _generate(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | Fin
 
 
 def _catch_up(decoder: Decoder[R], plan: Plan, run: R) -> Iterator[bool]:
-    """Compute what was said before, step by step; False, the last, if cancelled."""
+    """Compute what was said before; False, the last, if cancelled.
+
+    What was said is computed token by token, as it was when it was chosen: in chunks the last bits
+    differ, of 8-bit blocks a good deal more than these, and sooner or later a token. That takes as
+    long as it took to choose them, so of a long answer it is done in chunks after all.
+    """
+    exact = len(plan.continued) <= LIMITS.continued_exact_tokens
     alive = True
-    for alive in decoder.prefill(plan.prompt, run):
+    for alive in decoder.prefill(plan.prompt if exact else plan.prompt + plan.continued, run):
         yield alive
-    # One by one, as they were computed when they were chosen: in chunks the last bits would differ,
-    # and with them, sooner or later, a token.
-    for token in plan.continued:
+    for token in plan.continued if exact else ():
         if not alive:
             return
         alive = decoder.step((token,), run)

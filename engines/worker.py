@@ -5,7 +5,8 @@
 The main thread only reads orders, so that a cancel or a ping is heard whatever the engine does.
 Loading and each request run in threads of their own. The process ends with its socket: when the
 node dies, however it dies, its workers do. Before it opens a model it gives up what it does not
-need for that (`sandbox`), which is why a process examines one model and no other.
+need for that (`sandbox`), which is why a process examines one model and no other. A spare one has
+imported what its engine needs before that, and nothing else.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import contextlib
 import faulthandler
 import os
 import queue
-import signal
 import socket
 import sys
 import tempfile
@@ -36,7 +36,7 @@ from aigrid.engines.base import (
 )
 from aigrid.engines.devices import hardware
 from aigrid.engines.draft import to_wire
-from aigrid.engines.registry import factory_of, load_engine, probe
+from aigrid.engines.registry import factory_of, load_engine, preimports, probe
 from aigrid.engines.upstream.address import ports_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
@@ -200,6 +200,8 @@ class Host:
                 self._guarded(0, lambda: self._ask(order))  # in this thread: see Examine
             case ipc.Read():
                 self._guarded(0, lambda: self._begin_reading(order))  # likewise
+            case ipc.Warm():
+                self._guarded(0, lambda: self._warm(order))  # in this thread: it stays alone
             case ipc.Stop():
                 self._stop()
 
@@ -237,6 +239,11 @@ class Host:
 
     def _probe(self, order: ipc.Tell, confined: str) -> None:
         self._report(ipc.Probed(tuple(map(probe, order.names)), confined))
+
+    def _warm(self, order: ipc.Warm) -> None:
+        modules = preimports(order.engine, order.factory)
+        fit = bool(modules) and sandbox.alone()
+        self._report(ipc.Warmed(fit))
 
     def _find_devices(self) -> None:
         self._report(ipc.Found(hardware()))
@@ -355,23 +362,6 @@ def _sizes(places: Iterable[Path]) -> int:
     return total
 
 
-def confine() -> None:
-    """Limit what this process may take, before anything foreign is imported."""
-    os.umask(0o077)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node decides; ^C reaches the whole group
-    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system has them
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = (
-            LIMITS.worker_open_files_max
-            if hard == resource.RLIM_INFINITY
-            else min(LIMITS.worker_open_files_max, hard)
-        )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, most) if soft >= 0 else most, most))
-
-
 def main() -> NoReturn:
     """Run until the socket closes."""
     parser = argparse.ArgumentParser()
@@ -379,7 +369,7 @@ def main() -> NoReturn:
     parser.add_argument("--scratch", type=Path)
     arguments = parser.parse_args()
     sandbox.die_with_parent()
-    confine()
+    sandbox.confine()
     faulthandler.enable()
     if arguments.scratch is not None:
         tempfile.tempdir = os.environ["TMPDIR"] = str(arguments.scratch)

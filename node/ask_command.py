@@ -9,7 +9,9 @@ from msgspec import Meta
 
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.keep_alive import keep_alive_seconds
 from aigrid.node.mesh.answer import Answer
+from aigrid.node.mesh.waiting import Waiting, following
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.policy_commands import wishes
 from aigrid.protocol.errors import AigridError, Code
@@ -27,6 +29,7 @@ class Ask(msgspec.Struct, forbid_unknown_fields=True):
     Attributes:
         purpose, accepts: what for, and licences that are accepted, as in a presentation.
         max_tokens: of the answer; None: a usual number, or what the model has room for.
+        keep_alive: how long the model should stay loaded afterwards: see `keep_alive`.
     """
 
     text: str
@@ -35,15 +38,24 @@ class Ask(msgspec.Struct, forbid_unknown_fields=True):
     purpose: str = ""
     accepts: tuple[str, ...] = ()
     max_tokens: Annotated[int, Meta(ge=1, le=LIMITS.max_tokens_max)] | None = None
+    keep_alive: str | float | None = None
 
 
 async def ask(node: Node, params: Ask, emit: Emit) -> dict[str, Any]:
-    """Emits the answer as it comes. Raises AigridError."""
+    """Emits the answer as it comes, and before it how far a load is. Raises AigridError."""
+    kept = params.keep_alive
+    waiting = Waiting(None if kept is None else keep_alive_seconds(kept))
     purpose, accepts = wishes(params.purpose, params.accepts)
     caller = replace(OPERATOR, purpose=purpose, accepts=accepts)
     parts: list[str] = []
     async with AsyncExitStack() as stack:
-        answer = await _begun(stack, node, params, caller)
+
+        async def tell(text: str) -> None:
+            await emit({"progress": text})
+
+        beginning = _begun(stack, node, params, caller, waiting)
+        patient = waiting.patiently(beginning, LIMITS.stream_patience_seconds)
+        answer = await following(patient, waiting, tell)
         async for batch in answer.chunks:
             for chunk in batch:
                 if isinstance(chunk, TextChunk) and chunk.text:
@@ -53,18 +65,20 @@ async def ask(node: Node, params: Ask, emit: Emit) -> dict[str, Any]:
     return {"text": "".join(parts), "model": answer.name, "segments": segments}
 
 
-async def _begun(stack: AsyncExitStack, node: Node, params: Ask, caller: Caller) -> Answer:
+async def _begun(
+    stack: AsyncExitStack, node: Node, params: Ask, caller: Caller, waiting: Waiting
+) -> Answer:
     """With the usual length where that fits; of a small model, as much as it has room for."""
     most = params.max_tokens
     if most is None and not _is_small(node, params.model):
         most = _TOKENS
     try:
-        return await stack.enter_async_context(_asked(node, params, caller, most))
+        return await stack.enter_async_context(_asked(node, params, caller, waiting, most))
     except AigridError as error:
         by_habit = params.max_tokens is None and most is not None
         if not by_habit or error.code is not Code.CONTEXT_LENGTH_EXCEEDED:
             raise
-    return await stack.enter_async_context(_asked(node, params, caller, None))
+    return await stack.enter_async_context(_asked(node, params, caller, waiting, None))
 
 
 def _is_small(node: Node, model: str | None) -> bool:
@@ -75,7 +89,7 @@ def _is_small(node: Node, model: str | None) -> bool:
 
 
 def _asked(
-    node: Node, params: Ask, caller: Caller, max_tokens: int | None
+    node: Node, params: Ask, caller: Caller, waiting: Waiting, max_tokens: int | None
 ) -> AbstractAsyncContextManager[Answer]:
     request = TextRequest(
         messages=(ChatMessage("user", params.text),),
@@ -89,4 +103,6 @@ def _asked(
         request_id=node.new_request_id(),
         caller=caller,
         capability="" if params.model else params.capability or "text-generation",
+        patience_seconds=LIMITS.stream_patience_seconds,
+        waiting=waiting,
     )

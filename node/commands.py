@@ -21,6 +21,7 @@ from aigrid.node.finding import (
     find,
 )
 from aigrid.node.key_commands import key_methods
+from aigrid.node.model_views import models_of
 from aigrid.node.policy_commands import Explain, explain
 from aigrid.node.pool_commands import methods as pool_methods
 from aigrid.node.publish_commands import (
@@ -35,7 +36,7 @@ from aigrid.node.publish_commands import (
 )
 from aigrid.node.receipt_commands import methods as receipt_methods
 from aigrid.node.record_view import describe
-from aigrid.node.status import engines_of, models_of, peers_of, status_of
+from aigrid.node.status import engines_of, peers_of, status_of
 from aigrid.node.upstream_commands import (
     PublishUpstream,
     propose_upstream,
@@ -203,7 +204,8 @@ class NodeCommands:
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
         trouble = self._node.router.own_trouble()
         said = "" if trouble is None else trouble.message
-        return {"models": models_of(self._node), "trouble": said}
+        own = self._node.identity.peer_id
+        return {"models": models_of(self._node), "trouble": said, "peer_id": own}
 
     async def _models_fetch(self, params: Name, emit: Emit) -> dict[str, Any]:
         async def progress(text: str) -> None:

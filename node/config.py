@@ -20,6 +20,7 @@ from aigrid.node.gateway_config import (
     file_path,
     gateway_address,
     host_names,
+    patience,
     tls_mode,
 )
 from aigrid.node.memory_settings import memory, size_bytes
@@ -54,6 +55,7 @@ class NodeConfig:
         keyless: whether the gateway serves callers without a key, on loopback alone.
         tls: "self-signed" or "".
         tls_cert, tls_key: PEM files of the operator's.
+        patience_seconds: that a client of the gateway waits for a model to be loaded.
         bootstrap: multiaddrs with `/p2p/` of nodes to connect to.
         mdns: whether to announce and look for nodes on the local network.
         open_to_strangers: whether nodes that are not members are served.
@@ -84,6 +86,7 @@ class NodeConfig:
     tls: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    patience_seconds: float = LIMITS.patience_seconds
     bootstrap: tuple[str, ...] = ()
     mdns: bool = True
     open_to_strangers: bool = False
@@ -340,6 +343,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tls": ("tls", tls_mode),
     "tls_cert": ("tls_cert", file_path),
     "tls_key": ("tls_key", file_path),
+    "patience_seconds": ("patience_seconds", patience),
     "bootstrap": ("bootstrap", _bootstrap),
     "mdns": ("mdns", boolean),
     "open": ("open_to_strangers", boolean),

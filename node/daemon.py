@@ -26,6 +26,7 @@ from aigrid.node.gateway_setup import gateway_of
 from aigrid.node.key_change import pending_rotation
 from aigrid.node.key_file import Passphrase
 from aigrid.node.mesh.model_copy import in_thread
+from aigrid.node.pool_setup import spare_settings
 from aigrid.node.query_process import start_child
 from aigrid.node.workers import ProcessSpawner
 from aigrid.protocol.errors import AigridError
@@ -103,7 +104,9 @@ def _build(config: NodeConfig, passphrase: Passphrase) -> Node:
     )
     world = World(
         transport=transport,
-        spawner=ProcessSpawner(data_dir / "logs", data_dir / "scratch"),
+        spawner=ProcessSpawner(
+            data_dir / "logs", data_dir / "scratch", spare_settings=spare_settings(config)
+        ),
         now_ms=wall_ms,
         rng=random.Random(secrets.randbits(64)),  # noqa: S311 - jitter and ties, no secrets
         random_bytes=secrets.token_bytes,

@@ -74,6 +74,17 @@ def file_path(value: Any) -> Path:
         raise BadValueError(f"is wrong: {error.message}") from None
 
 
+def patience(value: Any) -> float:
+    """Seconds. Raises BadValueError."""
+    try:
+        seconds = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        seconds = float("nan")
+    if not 0 <= seconds <= LIMITS.patience_max_seconds:
+        raise BadValueError(f"must be seconds, from 0 to {LIMITS.patience_max_seconds:g}")
+    return seconds
+
+
 def check_gateway(host: str, tls: str, certificate: Path | None, key: Path | None) -> None:
     """Whether the settings go together.
 

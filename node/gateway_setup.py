@@ -7,7 +7,9 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.tls import ServerTls, load, self_signed
+from aigrid.node.model_views import whereabouts
 from aigrid.node.network.tcp import addresses_of
 from aigrid.node.status import status_of
 from aigrid.protocol.errors import Code, UsageError
@@ -32,6 +34,7 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         now_ms=node.now_ms,
         token=node.new_request_id,
         broader=functools.partial(_broader, node),
+        whereabouts=functools.partial(whereabouts, node),
     )
     auth = Authenticator(node.policy.access, keyless=config.keyless, now_ms=node.now_ms)
     gateway = _bound(core, auth, _tls(node, config), node, config)
@@ -86,6 +89,12 @@ def _bound(
             queries=node.querying,
             tls=tls,
             names=config.gateway_names,
+            limits=GatewayLimits(
+                patience_seconds=config.patience_seconds,
+                stream_patience_seconds=max(
+                    config.patience_seconds, LIMITS.stream_patience_seconds
+                ),
+            ),
         )
         try:
             gateway.bind()

@@ -41,7 +41,7 @@ class Inbound:
     async def handle(self, peer_id: str, body: bytes, send: Send) -> None:
         message = decode_rpc_request(body)
         if isinstance(message, Ping):
-            await send(encode(Pong(self._now_ms(), self._serving.running)))
+            await send(encode(Pong(self._now_ms(), self._serving.running, self._serving.waiting)))
         elif isinstance(message, Reconcile | Fetch | Push):
             await self._sync.serve(peer_id, message, send)
         elif isinstance(message, Find):

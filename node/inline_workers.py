@@ -42,6 +42,7 @@ class InlineSpawner:
 
     Attributes:
         start_seconds: what starting and loading takes.
+        start_words: how often a load says meanwhile how far it is.
         chunk_seconds: what each chunk takes, on top of a source's own `delay_ms`.
         spawned: every worker ever started, for tests.
         hardware: the devices that it tells of.
@@ -49,6 +50,7 @@ class InlineSpawner:
 
     engines: Mapping[str, Callable[[], Engine]] = field(default_factory=lambda: ENGINES)
     start_seconds: float = 0.1
+    start_words: int = 0
     chunk_seconds: float = 0.0
     spawned: "list[InlineWorker]" = field(default_factory=list)
     sandbox: str = SANDBOX
@@ -103,7 +105,10 @@ class InlineSpawner:
         loaded = self._engine(engine)
         if admit is not None:
             await admit(loaded.estimate(source))
-        await trio.sleep(self.start_seconds)
+        for done in range(self.start_words + 1):
+            await trio.sleep(self.start_seconds / (self.start_words + 1))
+            if done < self.start_words:
+                progress(f"loading: {100 * (done + 1) // (self.start_words + 1)} %")
         delay = float(source.options.get("delay_ms", 0)) / 1000
         patient = replace(source, options={**source.options, "delay_ms": 0})
         estimate = loaded.load(patient, threads=threads)

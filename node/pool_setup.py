@@ -8,6 +8,7 @@ from aigrid.node.config import NodeConfig
 from aigrid.node.mesh.models import LocalModels
 from aigrid.node.mesh.pinning import Pins
 from aigrid.node.mesh.pool import ModelPool, PoolConfig
+from aigrid.node.spares import SpareSettings
 from aigrid.node.world import World
 
 
@@ -24,6 +25,11 @@ def pool_of(config: NodeConfig, world: World, models: LocalModels, **more: Any) 
         keep_alive=said.keep_alive,
     )
     return ModelPool(world.spawner, models, config=chosen, **more)
+
+
+def spare_settings(config: NodeConfig) -> SpareSettings:
+    """How many processes wait for a model."""
+    return SpareSettings(config.pool.spares, config.pool.spare_idle_seconds)
 
 
 def pins_of(

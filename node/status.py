@@ -1,4 +1,4 @@
-"""What a node says of itself to its operator: the bodies of `status`, `models` and `peers`."""
+"""What a node says of itself to its operator: the bodies of `status`, `peers` and `engines`."""
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -10,12 +10,11 @@ import trio
 from aigrid.engines.base import Device
 from aigrid.node.app import Node
 from aigrid.node.device_report import devices_report, not_found, not_on
-from aigrid.node.policy.policy_file import policy_json
+from aigrid.node.model_views import models_of
 from aigrid.node.worker_failures import told
 from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import did_of_peer_id
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.policy import rules_of
 from aigrid.protocol.timestamp import format_ms
 
 
@@ -48,6 +47,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "records": sum(node.graph.counts(now_ms).values()),
         "requests": {
             "running": node.serving.running,
+            "waiting": node.serving.waiting,
             "served": node.serving.served,
             "failed": _by_code(node.serving.failed),
             "denied": _by_code(node.serving.denied),
@@ -77,25 +77,6 @@ def revocations_of(node: Node) -> dict[str, Any]:
         "members_served_until": format_ms(ends_ms) if as_of_ms else "",
         "delegates": len(node.statuses.delegates(grid)[0]),
     }
-
-
-def models_of(node: Node) -> list[dict[str, Any]]:
-    """Every model that live nodes offer, once per node, and what its owner permits whom."""
-    return [
-        {
-            "model": c.model,
-            "name": c.name,
-            "node": c.node,
-            "state": c.state,
-            "policy": _policy(node, c.manifest),
-        }
-        for c in node.router.offers()
-    ]
-
-
-def _policy(node: Node, manifest: str) -> list[dict[str, Any]]:
-    found = node.graph.index.manifest(manifest, node.now_ms())
-    return [] if found is None else policy_json(rules_of(found))
 
 
 def peers_of(node: Node) -> list[dict[str, Any]]:

@@ -28,9 +28,7 @@ from aigrid.protocol.limits import KIB, Limits
 
 READ_BYTES: Final = 256 * KIB
 
-ReportT = TypeVar(
-    "ReportT", ipc.Examined, ipc.Loaded, ipc.Probed, ipc.Discovered, ipc.Found, ipc.Drafted
-)
+ReportT = TypeVar("ReportT", bound=ipc.Answer)
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +50,7 @@ class WorkerProcess:
     ) -> None:
         connection.setblocking(False)  # noqa: FBT003 -- positional only
         self.engine = engine
+        self.model = ""
         self.estimate = Estimate(0)
         self.sandbox = ""
         self.died = trio.Event()
@@ -122,6 +121,10 @@ class WorkerProcess:
                 self._socket.close()
                 await self._output.aclose()
             self.died.set()
+
+    def adopt(self, log_file: Path, model: str) -> None:
+        """It gets a model now: where its last output goes if it dies."""
+        self._log_file, self.model = log_file, model
 
     async def hello(self) -> None:
         """Wait until the process is ready for orders."""

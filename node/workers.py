@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import trio
 
@@ -27,6 +27,8 @@ from aigrid.engines.registry import installed
 from aigrid.engines.sandbox import Needs, allowance_bytes
 from aigrid.node.model_reading import checked, home_of, readable_in
 from aigrid.node.probing import ask_own, ask_plugins
+from aigrid.node.spares import ONE_THREAD, Spares, SpareSettings
+from aigrid.node.worker_environment import NOTHING, worker_environment
 from aigrid.node.worker_failures import WorkerFailure, no_failures
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.worker_request import BOUNDS, WorkerBounds
@@ -36,21 +38,6 @@ from aigrid.protocol.limits import LIMITS, Limits
 
 Admit = Callable[[Estimate], Awaitable[int]]
 """Makes room for a model, or raises; bytes of the machine's memory that models may have at all."""
-
-ENVIRONMENT_KEPT: Final = frozenset(
-    {
-        *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "TMP"),
-        *("PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-        *("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
-    }
-)
-"""All that a worker sees of the node's environment: no tokens, no keys, no home."""
-
-QUIET: Final = {"ORT_DISABLE_TELEMETRY": "1"}
-"""Newer onnxruntimes make an id of the machine and keep a database of events, to be sent off."""
-
-ORDERED: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-"""Cards are numbered as their driver numbers them, and not the fastest first."""
 
 
 def _nobody(_: str) -> None:
@@ -161,6 +148,7 @@ class ProcessSpawner:
             system's. It is emptied at the start.
         environment: added to what a worker sees.
         factories: engine name -> "module:Class", for engines without an entry point.
+        spare_settings: how many processes wait for a model of an engine that was used.
         worker_failures: see `WorkerSpawner`.
     """
 
@@ -170,11 +158,16 @@ class ProcessSpawner:
     factories: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = LIMITS
     bounds: WorkerBounds = BOUNDS
+    spare_settings: SpareSettings = field(default_factory=SpareSettings)
     sandbox: str = field(default="", init=False)
     worker_failures: deque[WorkerFailure] = field(default_factory=no_failures, init=False)
     _needs: dict[str, Needs] = field(default_factory=dict, init=False)
     _code_formats: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        settings, limits = self.spare_settings, self.limits
+        self.spares = Spares(self._start_spare, self._factory, settings, limits)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         if self.scratch_directory is not None:
@@ -183,6 +176,7 @@ class ProcessSpawner:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 task_status.started()
+                await self.spares.run()
                 await trio.sleep_forever()
         finally:
             self._nursery = None
@@ -234,7 +228,7 @@ class ProcessSpawner:
         process = await self._start(engine)
         try:
             report = await process.order(
-                ipc.Discover(engine, self.factories.get(engine, ""), endpoint, model),
+                ipc.Discover(engine, self._factory(engine), endpoint, model),
                 ipc.Discovered,
                 timeout_seconds=self.limits.worker_load_seconds,
             )
@@ -243,7 +237,8 @@ class ProcessSpawner:
             await process.kill()
 
     async def estimate(self, source: ModelSource, *, engine: str) -> Estimate:
-        process = await self._start(engine, source.model_id)
+        process = await self._start(engine)
+        process.adopt(self._log_file(engine, source.model_id), source.model_id)
         try:
             return await self._examine(process, source, engine)
         finally:
@@ -258,19 +253,21 @@ class ProcessSpawner:
         admit: Admit | None = None,
         progress: Callable[[str], None] = _nobody,
     ) -> Worker:
-        process = await self._start(engine, source.model_id)
-        try:
-            estimate = await self._examine(process, source, engine)
-            budget = memory()[0] if admit is None else await admit(estimate)
-            loaded = await process.order(
-                ipc.Load(threads, allowance_bytes(_host_bytes(estimate), budget)),
-                ipc.Loaded,
-                timeout_seconds=self.limits.worker_load_seconds,
-                progress=progress,
-            )
-        except BaseException:
-            await process.kill()
-            raise
+        with self.spares.loading(engine):
+            process = self.spares.take(engine) or await self._start(engine)
+            process.adopt(self._log_file(engine, source.model_id), source.model_id)
+            try:
+                estimate = await self._examine(process, source, engine)
+                budget = memory()[0] if admit is None else await admit(estimate)
+                loaded = await process.order(
+                    ipc.Load(threads, allowance_bytes(_host_bytes(estimate), budget)),
+                    ipc.Loaded,
+                    timeout_seconds=self.limits.worker_load_seconds,
+                    progress=progress,
+                )
+            except BaseException:
+                await process.kill()
+                raise
         process.estimate, process.sandbox = loaded.estimate, loaded.sandbox
         return process
 
@@ -278,13 +275,16 @@ class ProcessSpawner:
         # An engine that was not asked what it needs gets nothing but a processor.
         needs = self._needs.get(engine, Needs())
         wire, code = ipc.source_to_wire(source), self._code_formats.get(engine, ())
-        order = ipc.Examine(engine, self.factories.get(engine, ""), wire, needs, code)
+        order = ipc.Examine(engine, self._factory(engine), wire, needs, code)
         examined = await process.order(
             order, ipc.Examined, timeout_seconds=self.limits.worker_start_seconds
         )
         return examined.estimate
 
-    async def _start(self, engine: str, model_id: str = "") -> WorkerProcess:
+    async def _start_spare(self, engine: str) -> WorkerProcess:
+        return await self._start(engine, ONE_THREAD)
+
+    async def _start(self, engine: str, more: Mapping[str, str] = NOTHING) -> WorkerProcess:
         if self._nursery is None:
             raise EngineError("this node is stopping", Code.SHUTTING_DOWN)
         try:
@@ -312,7 +312,7 @@ class ProcessSpawner:
                 stdin=subprocess.DEVNULL,
                 stdout=output_end,
                 stderr=output_end,
-                env=self._environment(),
+                env=worker_environment({**self.environment, **more}),
                 pass_fds=(theirs.fileno(),),
             )
         except OSError as error:
@@ -323,18 +323,17 @@ class ProcessSpawner:
         finally:
             theirs.close()
             os.close(output_end)
-        name = f"{engine}-{model_id[-12:]}" if model_id else engine
         process = WorkerProcess(
             popen,
             ours,
             output,
             engine=engine,
-            log_file=self.log_directory / f"worker-{name}.log",
+            log_file=self._log_file(engine),
             scratch=scratch,
             limits=self.limits,
             bounds=self.bounds,
         )
-        await self._nursery.start(self._look_after, process, model_id)
+        await self._nursery.start(self._look_after, process)
         try:
             await process.hello()
         except BaseException:
@@ -343,15 +342,22 @@ class ProcessSpawner:
         return process
 
     async def _look_after(
-        self, process: WorkerProcess, model_id: str, *, task_status: trio.TaskStatus[None]
+        self, process: WorkerProcess, *, task_status: trio.TaskStatus[None]
     ) -> None:
         await process.run(task_status=task_status)
         if (gone := process.failure) is not None:
             self.worker_failures.append(
                 WorkerFailure(
-                    process.engine, model_id, gone.code, gone.message, trio.current_time()
+                    process.engine, process.model, gone.code, gone.message, trio.current_time()
                 )
             )
+
+    def _factory(self, engine: str) -> str:
+        return self.factories.get(engine, "")
+
+    def _log_file(self, engine: str, model: str = "") -> Path:
+        name = f"{engine}-{model[-12:]}" if model else engine
+        return self.log_directory / f"worker-{name}.log"
 
     def _command(self, fd: int, scratch: Path) -> list[str]:
         command = [sys.executable, "-P", "-m", "aigrid.engines.worker", "--fd", str(fd)]
@@ -361,10 +367,6 @@ class ProcessSpawner:
         if self.scratch_directory is not None:
             self.scratch_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="aigrid-worker-", dir=self.scratch_directory))
-
-    def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
-        return {**kept, **QUIET, **ORDERED, **self.environment}
 
 
 def _host_bytes(estimate: Estimate) -> int:

@@ -95,3 +95,8 @@ class MeshLimits:
     # What a client is told while it waits
     loading_text_max_chars: int = limit(160, "how far a load has come, in words")
     keep_alive_max_seconds: float = limit(3600.0, "how long others may have a model kept loaded")
+    loading_seconds: float = limit(1.0, "between two words on how far a load has come")
+    loading_words_max: int = limit(4096, "such words before one answer")
+    stream_patience_seconds: float = limit(300.0, "a stream waits for a load")
+    patience_max_seconds: float = limit(600.0, "a request waits for a load, whatever it says")
+    loading_retry_max_seconds: float = limit(60.0, "Retry-After while a model is being loaded")

@@ -5,6 +5,7 @@ protocol (`/aigrid/join/1`, one message each way, strangers too) and gossip batc
 `records` and, for each branch of the capabilities, `records/BRANCH`).
 """
 
+import re
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.kinds import CapabilityName
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.names import PRINTABLE
+from aigrid.protocol.names import PRINTABLE, UNPRINTABLE
 from aigrid.protocol.receipt import Salt
 
 PROTOCOL_VERSION = 1
@@ -269,6 +270,12 @@ _join_answer: msgspec.msgpack.Decoder[JoinAnswer] = msgspec.msgpack.Decoder(Join
 def encode(message: _Message) -> bytes:
     """The msgpack bytes of any message above."""
     return _encoder.encode(message)
+
+
+def loading(text: str) -> Loading:
+    """`text` as the message may have it: without what cannot be shown, and cut to its length."""
+    shown = re.sub(UNPRINTABLE, "", text.encode("utf-8", "replace").decode())
+    return Loading(shown[: LIMITS.loading_text_max_chars])
 
 
 def decode_rpc_request(data: bytes) -> RpcRequest:

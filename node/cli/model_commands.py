@@ -6,28 +6,25 @@ from typing import Annotated, Any
 import typer
 
 from aigrid.node.cli import render
+from aigrid.node.cli.model_cards import show_models
 from aigrid.node.cli.session import Json, print_json, printable, session, show
 from aigrid.protocol.errors import EXIT_NO_CANDIDATE, UsageError
 from aigrid.protocol.limits import MIB
 
 models_app = typer.Typer(invoke_without_command=True, help="The models that are offered.")
 
-_MODELS = {"model": "model", "node": "node", "state": "state", "who": "for"}
 _CANDIDATES = {"state": "state", "node": "node", "signer": "signed by"}
 
 
 @models_app.callback()
 def models(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """List the models that somebody offers now."""
+    """List the models that are offered or here: where each is, and how it stands on this node."""
     if ctx.invoked_subcommand is not None:
         return
     show(
         session(ctx).call("models"),
-        lambda body: render.cards(
-            ({**model, "who": _who(model.get("policy", []))} for model in body["models"]),
-            "name",
-            _MODELS,
-            empty=_none(body.get("trouble", "")),
+        lambda body: show_models(
+            body["models"], own=body.get("peer_id", ""), empty=_none(body.get("trouble", ""))
         ),
         as_json=as_json,
     )
@@ -35,13 +32,6 @@ def models(ctx: typer.Context, *, as_json: Json = False) -> None:
 
 def _none(trouble: str) -> str:
     return f"No models: {trouble}." if trouble else "No models yet: aigrid models fetch smollm2"
-
-
-def _who(rules: list[dict[str, Any]]) -> str:
-    """Who may ask a model; under which conditions, `aigrid policy explain` says."""
-    found = [one for rule in rules if "invoke" in rule["actions"] for one in rule["assignees"]]
-    words = {one: "" if one in ("members", "anyone") else f"a grant from {one}" for one in found}
-    return ", ".join(text or one for one, text in words.items()) or "its owner"
 
 
 @models_app.command()
@@ -163,6 +153,12 @@ def ask(
         int | None,
         typer.Option(metavar="N", help="Of the answer. Default: 512, or what there is room for."),
     ] = None,
+    keep_alive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="The model stays loaded for 5m, 2h, ...; 0: not at all; -1: on."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model somewhere on the grid."""
@@ -175,15 +171,25 @@ def ask(
 
     def on_event(event: dict[str, Any]) -> None:
         nonlocal shown
-        if not as_json:
+        if as_json:
+            return
+        progress = event.get("progress", "")
+        loading(f"The model is being loaded: {progress}" if progress else "")
+        if "text" in event:
             shown = True
-            sys.stdout.write(printable(event.get("text", "")))
+            sys.stdout.write(printable(event["text"]))
             sys.stdout.flush()
 
     params: dict[str, Any] = {"text": text, "model": model or "", "capability": capability or ""}
-    wishes = {"purpose": purpose, "accepts": accept_license, "max_tokens": max_tokens}
+    wishes = {
+        "purpose": purpose,
+        "accepts": accept_license,
+        "max_tokens": max_tokens,
+        "keep_alive": keep_alive,
+    }
     params |= {name: value for name, value in wishes.items() if value is not None}
-    body = session(ctx).call("ask", params, on_event)
+    with render.meanwhile() as loading:
+        body = session(ctx).call("ask", params, on_event)
     if as_json:
         print_json(body)
         return

@@ -12,6 +12,7 @@ import typer
 
 from aigrid.node.cli import render
 from aigrid.node.cli.id_commands import PassphraseFile
+from aigrid.node.cli.model_cards import summary
 from aigrid.node.cli.session import Json, print_json, session, show
 from aigrid.node.setting import known_home, of_user
 
@@ -208,7 +209,10 @@ def peers(ctx: typer.Context, *, as_json: Json = False) -> None:
 
 
 def _show_status(body: dict[str, Any]) -> None:
-    render.pairs(body, {member: member.replace("_", " ") for member in body})
+    members = (member for member in body if member != "models")
+    render.pairs(body, {member: member.replace("_", " ") for member in members})
+    for model in body.get("models", ()):
+        render.say(f"model {summary(model)}")
 
 
 def _announce(event: dict[str, Any], *, as_json: bool, command: str) -> None:

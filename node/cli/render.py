@@ -3,7 +3,7 @@
 Whatever came from another machine is stripped of control characters and printed without markup.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,22 @@ def progress(what: str) -> Iterator[Event]:
     """A line on stderr while something takes long; give it the events that say how far it is."""
     with Console(stderr=True).status(Text(printable(what))) as status:
         yield lambda event: status.update(Text(printable(event.get("progress", what))))
+
+
+@contextmanager
+def meanwhile() -> Iterator[Callable[[str], None]]:
+    """A line on stderr for as long as the text that it was last given is not empty."""
+    with Console(stderr=True).status("") as status:
+        status.stop()
+
+        def show(text: str) -> None:
+            if text:
+                status.update(Text(printable(text)))
+                status.start()
+            else:
+                status.stop()
+
+        yield show
 
 
 def rows(items: Iterable[Mapping[str, Any]], columns: Columns, *, empty: str) -> None:

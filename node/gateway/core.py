@@ -7,7 +7,7 @@ error, and an orderly end of whatever is live when the node stops.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +15,10 @@ from typing import Any, Self
 
 import trio
 
+from aigrid.node.gateway.patience import Wish
+from aigrid.node.gateway.step import Step, merged
 from aigrid.node.mesh.answer import Answer, Inference, ModelView, Segment
+from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import (
@@ -30,30 +33,15 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.inference import (
     Finish,
     InferChunk,
-    TaskChunk,
+    InferRequest,
     TaskRequest,
-    TextChunk,
     TextRequest,
-    TokenLogprob,
 )
 from aigrid.protocol.model import MODEL_URN
 
 _NAME_SHOWN_CHARS = 100
 _TEXT = "text-generation"
 _REQUEST_ID = re.compile(r"(?!aigrid-)[A-Za-z0-9_-]{8,64}")  # a key is kept nowhere
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What was ready together: text, its tokens, and with the last step how the answer ended.
-
-    `output` is the answer of a typed task, as JSON text; then there is no text.
-    """
-
-    text: str
-    logprobs: tuple[TokenLogprob, ...]
-    finish: Finish | None
-    output: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +67,8 @@ class GatewayCore:
 
     `status` gives the body of `GET /aigrid/v1/status`; `now_ms` is wall time in milliseconds since
     the epoch; `token` returns a fresh random name of 8 to 64 characters out of letters, digits, `_`
-    and `-`; `broader` names the capabilities above one.
+    and `-`; `broader` names the capabilities above one; `whereabouts` says by model id where each
+    is, as a JSON object.
     """
 
     def __init__(
@@ -90,9 +79,11 @@ class GatewayCore:
         now_ms: Callable[[], int],
         token: Callable[[], str],
         broader: Callable[[str], Collection[str]] = lambda _: (),
+        whereabouts: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
     ) -> None:
         self._inference = inference
         self._broader = broader
+        self.whereabouts = whereabouts
         self.status = status
         self._now_ms = now_ms
         self._token = token
@@ -158,7 +149,13 @@ class GatewayCore:
 
     # Generation
     def generate(
-        self, model: str, request: TextRequest, *, request_id: str, visit: Visit
+        self,
+        model: str,
+        request: TextRequest,
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None = None,
     ) -> "Generation":
         """Ask for text; see `Generation`.
 
@@ -166,14 +163,16 @@ class GatewayCore:
             AigridError: the caller may not, or not now.
         """
         self._check(visit, model, _TEXT, most(request))
-        ended: list[Segment] = []
-        asked = self._inference.infer(
-            model, request, request_id=request_id, caller=visit.caller, ended=ended
-        )
-        return Generation(self, asked, visit, Charge(request), ended)
+        return self._generation(model, request, request_id=request_id, visit=visit, wish=wish)
 
     async def run_task(
-        self, model: str, request: TaskRequest, *, request_id: str, visit: Visit
+        self,
+        model: str,
+        request: TaskRequest,
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None = None,
     ) -> TaskAnswer:
         """Run a typed task on `model`, or where that is empty on whatever model can do it.
 
@@ -181,20 +180,48 @@ class GatewayCore:
             AigridError: the caller may not, or there is no complete answer.
         """
         self._check(visit, model, request.task, most(request))
-        asked = self._inference.infer(
-            model,
-            request,
-            request_id=request_id,
-            capability=request.task,
-            caller=visit.caller,
+        asked = self._generation(
+            model, request, request.task, request_id=request_id, visit=visit, wish=wish
         )
-        async with Generation(self, asked, visit, Charge(request)) as generation:
+        async with asked as generation:
             steps = [step async for step in generation]
             finish = steps[-1].finish
             output = b"".join(step.output for step in steps)
             if finish is None or not output:
                 raise EngineError("The model answered without a result.")
             return TaskAnswer(generation.answer, output, finish, tuple(generation.segments))
+
+    def _generation(
+        self,
+        model: str,
+        request: InferRequest,
+        capability: str = "",
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None,
+    ) -> "Generation":
+        wish, ended = wish or Wish(), list[Segment]()
+        waiting = Waiting(wish.keep_alive_seconds)
+        asked = self._inference.infer(
+            model,
+            request,
+            request_id=request_id,
+            capability=capability,
+            caller=visit.caller,
+            ended=ended,
+            patience_seconds=wish.patience_seconds,
+            waiting=waiting,
+        )
+        return Generation(
+            self,
+            asked,
+            visit,
+            Charge(request),
+            ended=ended,
+            waiting=waiting,
+            patience_seconds=wish.patience_seconds,
+        )
 
     def _check(self, visit: Visit, model: str, capability: str, cost: int) -> None:
         if visit.actor is None:
@@ -249,6 +276,9 @@ class Generation:
     The last step carries `Finish`, and `segments` is complete with it. Leaving early cancels the
     request everywhere. Entering and iterating raise an `AigridError` when the answer cannot be
     completed; an answer that merely stops is turned into one. `Charge` says what it costs.
+
+    Attributes:
+        waiting: what is known of the load that it waits for before its first chunk.
     """
 
     def __init__(
@@ -257,9 +287,14 @@ class Generation:
         answering: AbstractAsyncContextManager[Answer],
         visit: Visit,
         charge: Charge,
-        ended: list[Segment] | None = None,
+        *,
+        ended: list[Segment],
+        waiting: Waiting,
+        patience_seconds: float,
     ) -> None:
-        self._ended_before = [] if ended is None else ended
+        self._ended_before = ended
+        self.waiting = waiting
+        self._patience_seconds = patience_seconds
         self._core = core
         self._answering = answering
         self._visit = visit
@@ -273,7 +308,8 @@ class Generation:
         self._core._enter(self)  # noqa: SLF001  the two classes are one thing
         try:
             with trio.CancelScope() as self._waiting:
-                self._answer = await self._answering.__aenter__()
+                entering = self._answering.__aenter__()
+                self._answer = await self.waiting.patiently(entering, self._patience_seconds)
             self._waiting = None
         except BaseException as error:
             if isinstance(error, trio.Cancelled):  # somebody was at work on it
@@ -328,7 +364,7 @@ class Generation:
             chunks = await self._next_chunks()
             if chunks is None:
                 raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
-            step = _merge(chunks)
+            step = merged(chunks)
             if step.finish is None:
                 if step.text or step.logprobs or step.output:
                     return step
@@ -352,31 +388,6 @@ class Generation:
         if chunks is not None:
             self._visit.spend(self._charge.chunks(chunks))
         return chunks
-
-
-def _merge(chunks: tuple[InferChunk, ...]) -> Step:
-    """Join what was ready together; raises RemoteError or EngineError if it is no text."""
-    finish: Finish | None = None
-    if isinstance(chunks[-1], Finish):
-        finish, chunks = chunks[-1], chunks[:-1]
-    if len(chunks) == 1 and isinstance(chunks[0], TextChunk):
-        return Step(chunks[0].text, chunks[0].logprobs, finish)
-    texts: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    output = b""
-    for chunk in chunks:
-        if isinstance(chunk, Finish):
-            raise RemoteError("The answer went on after its end.")
-        if isinstance(chunk, TaskChunk):
-            if output:
-                raise RemoteError("The answer has two results.")
-            output = chunk.output
-            continue
-        if not isinstance(chunk, TextChunk):
-            raise EngineError("The model answers with tensors, not text.", Code.UNSUPPORTED_MODEL)
-        texts.append(chunk.text)
-        logprobs += chunk.logprobs
-    return Step("".join(texts), tuple(logprobs), finish, output)
 
 
 def _stopping_error() -> AigridError:

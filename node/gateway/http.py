@@ -141,7 +141,7 @@ class Gateway:
         bodies = BodyReader(self._limits)
         routes: list[BaseRoute] = [
             *OpenAiEndpoints(self._core, bodies, self._limits).routes(),
-            *TaskEndpoints(self._core, bodies).routes(),
+            *TaskEndpoints(self._core, bodies, self._limits).routes(),
             Route("/healthz", self._health, methods=["GET"]),
             Route("/aigrid/v1/status", self._status, methods=["GET"]),
         ]

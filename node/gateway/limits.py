@@ -22,6 +22,8 @@ class GatewayLimits:
     linger_seconds: float = LIMITS.http_linger_seconds
     first_chunk_seconds: float = LIMITS.first_chunk_seconds
     keepalive_seconds: float = LIMITS.sse_comment_seconds
+    patience_seconds: float = LIMITS.patience_seconds
+    stream_patience_seconds: float = LIMITS.stream_patience_seconds
     drain_seconds: float = LIMITS.drain_seconds
     farewell_seconds: float = LIMITS.farewell_seconds
     retry_after_seconds: float = LIMITS.retry_after_seconds

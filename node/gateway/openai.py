@@ -6,22 +6,24 @@ and failed, and in each listed model.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from aigrid.node.gateway.core import Listed, Step
+from aigrid.node.gateway.core import Listed
+from aigrid.node.gateway.step import Step
 from aigrid.node.mesh.answer import Segment
+from aigrid.node.mesh.waiting import NotReadyError
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import Finish, TokenLogprob
 
+Whereabouts = Mapping[str, Mapping[str, Any]]  # by model id
 _encode = msgspec.json.Encoder().encode
 _LOGPROB_MIN = -9999.0
 _PATIENCE_SECONDS = 60.0
 _DONE = b"data: [DONE]\n\n"
-KEEPALIVE = b": keepalive\n\n"
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 409: "conflict_error"}
 
@@ -61,8 +63,12 @@ def error_answer(
     return ErrorAnswer(info.http, headers, _error(error, segments))
 
 
-def error_object(error: AigridError) -> dict[str, str | None]:
-    """The `error` member: what happened, then what to do about it."""
+def error_object(error: AigridError) -> dict[str, Any]:
+    """The `error` member: what happened, then what to do about it.
+
+    `progress` is there while a model is being loaded: on which `node`, how far in words (`text`),
+    and as a number (`percent`) where there is one.
+    """
     info = error.info
     if info.http in _TYPES:
         kind = _TYPES[info.http]
@@ -80,11 +86,12 @@ def error_object(error: AigridError) -> dict[str, str | None]:
     says_all |= error.code is Code.NOT_MEMBER and "`" in message
     if not says_all and info.next_step not in message:
         message = f"{message} {info.next_step}".lstrip()
-    return {"message": message, "type": kind, "param": param, "code": error.code.value}
+    told = {"message": message, "type": kind, "param": param, "code": error.code.value}
+    return {**told, "progress": error.progress} if isinstance(error, NotReadyError) else told
 
 
-def model_object(listed: Listed) -> dict[str, Any]:
-    """One model; `aigrid` says which it is exactly and who has it."""
+def model_object(listed: Listed, whereabouts: Whereabouts) -> dict[str, Any]:
+    """One model; `aigrid` says which it is exactly, who has it, and how it stands."""
     view = listed.view
     return {
         "id": listed.listed_id,
@@ -98,13 +105,14 @@ def model_object(listed: Listed) -> dict[str, Any]:
             "state": view.state,
             "capabilities": view.capabilities,
             "context_tokens": view.context_tokens,
+            **whereabouts.get(view.model, {}),
         },
     }
 
 
-def model_list(listed: Iterable[Listed]) -> dict[str, Any]:
+def model_list(listed: Iterable[Listed], whereabouts: Whereabouts) -> dict[str, Any]:
     """All models, in the order given."""
-    return {"object": "list", "data": [model_object(entry) for entry in listed]}
+    return {"object": "list", "data": [model_object(entry, whereabouts) for entry in listed]}
 
 
 def completion(
@@ -192,6 +200,11 @@ class ChunkEncoder:
             return reason + aigrid + _DONE
         usage = self._head + b'],"usage":' + _encode(_usage(finish))
         return reason + self._end + usage + aigrid + _DONE
+
+
+def comment(text: str) -> bytes:
+    """A sign of life that clients skip: how far a load is, which has no line breaks, if any is."""
+    return b": loading: " + text.encode() + b"\n\n" if text else b": keepalive\n\n"
 
 
 def error_event(error: AigridError, segments: Sequence[Segment] = ()) -> bytes:

@@ -25,16 +25,21 @@ class _Body(msgspec.Struct):
     input: str | list[Any]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
+    keep_alive: str | int | float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsCall:
-    """What a client asked for; `as_base64` for little-endian float32 in base64."""
+    """What a client asked for; `as_base64` for little-endian float32 in base64.
+
+    `keep_alive` is Ollama's field, as it was sent.
+    """
 
     model: str
     request: TaskRequest
     count: int
     as_base64: bool
+    keep_alive: str | float | None = None
 
 
 def decode_embeddings(body: bytes) -> EmbeddingsCall:
@@ -64,7 +69,9 @@ def decode_embeddings(body: bytes) -> EmbeddingsCall:
             "`dimensions` is not supported: leave it out.", param="dimensions"
         )
     request = TaskRequest(TASK, _encode(texts))
-    return EmbeddingsCall(parsed.model, request, len(texts), parsed.encoding_format == "base64")
+    return EmbeddingsCall(
+        parsed.model, request, len(texts), parsed.encoding_format == "base64", parsed.keep_alive
+    )
 
 
 def embeddings_body(call: EmbeddingsCall, found: TaskAnswer) -> bytes:

@@ -24,10 +24,12 @@ from aigrid.node.gateway.core import GatewayCore, Generation
 from aigrid.node.gateway.guard import check_json
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_request import ChatCall, decode_chat
+from aigrid.node.gateway.patience import Wish, wish_of
 from aigrid.node.gateway.turn import Turn
 from aigrid.node.mesh.answer import Answer
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError
+from aigrid.protocol.limits import LIMITS
 
 
 class OpenAiEndpoints:
@@ -47,17 +49,19 @@ class OpenAiEndpoints:
         ]
 
     async def _models(self, _request: Request) -> Response:
-        return json_response(openai.model_list(self._core.models()))
+        return json_response(openai.model_list(self._core.models(), self._core.whereabouts()))
 
     async def _model(self, request: Request) -> Response:
-        return json_response(openai.model_object(self._core.model(request.path_params["model"])))
+        found = self._core.model(request.path_params["model"])
+        return json_response(openai.model_object(found, self._core.whereabouts()))
 
     async def _chat(self, request: Request) -> "_Chat":
         headers = dict(request.scope["headers"])
         check_json(headers)
         call = decode_chat(await self._bodies.read(headers, request.receive))
         scope = request.scope
-        return _Chat(self._core, call, scope[REQUEST_ID], scope[VISIT], self._limits)
+        wish = wish_of(headers, call.keep_alive, self._limits, stream=call.stream)
+        return _Chat(self._core, call, scope[REQUEST_ID], scope[VISIT], self._limits, wish)
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -78,10 +82,15 @@ class _Chat:
     request_id: str
     visit: Visit
     limits: GatewayLimits
+    wish: Wish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         generation = self.core.generate(
-            self.call.model, self.call.request, request_id=self.request_id, visit=self.visit
+            self.call.model,
+            self.call.request,
+            request_id=self.request_id,
+            visit=self.visit,
+            wish=self.wish,
         )
         try:
             if self.call.stream:
@@ -164,13 +173,23 @@ class _Stream:
         await self._write(openai.error_event(error, self._generation.segments), last=True)
 
     async def _keep_alive(self) -> None:
-        """Send headers without waiting for ever, and a comment whenever the stream is silent."""
+        """Send headers without waiting for ever, and comments.
+
+        These come whenever the stream is silent, and while a model is being loaded with every word
+        on how far that is, about one a second.
+        """
         await trio.sleep(self._chat.limits.first_chunk_seconds)
         silence_seconds = self._chat.limits.keepalive_seconds
+        waiting, shown = self._generation.waiting, ""
         while not self._ended:
-            await trio.sleep_until(self._wrote_at + silence_seconds)
-            if trio.current_time() >= self._wrote_at + silence_seconds:
-                await self._write(openai.KEEPALIVE)
+            with trio.move_on_at(self._wrote_at + silence_seconds):
+                await waiting.changed.wait()
+                await trio.sleep_until(self._wrote_at + LIMITS.loading_seconds)
+            text = "" if waiting.said is None else waiting.said.text
+            silent = trio.current_time() >= self._wrote_at + silence_seconds
+            if silent or (text and text != shown):
+                shown = text
+                await self._write(openai.comment(text))
 
     async def _write(
         self, data: bytes, headers: dict[str, str] | None = None, *, last: bool = False

@@ -75,6 +75,7 @@ class _Body(msgspec.Struct):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     user: str | None = None
+    keep_alive: str | int | float | None = None
 
 
 _Chat = msgspec.defstruct(
@@ -87,12 +88,16 @@ _DECODER: msgspec.json.Decoder[_Body] = msgspec.json.Decoder(_Chat)
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """What a client asked for. `include_usage` asks for token counts at the end of a stream."""
+    """What a client asked for. `include_usage` asks for token counts at the end of a stream.
+
+    `keep_alive` is Ollama's field, as it was sent.
+    """
 
     model: str
     request: TextRequest
     stream: bool
     include_usage: bool
+    keep_alive: str | float | None = None
 
 
 def decode_chat(body: bytes) -> ChatCall:
@@ -120,6 +125,7 @@ def decode_chat(body: bytes) -> ChatCall:
         include_usage=bool(
             parsed.stream and parsed.stream_options and parsed.stream_options.include_usage
         ),
+        keep_alive=parsed.keep_alive,
     )
 
 

@@ -4,6 +4,7 @@ Input and output are those of the task's capability (SPEC 13.1); the body names 
 the choice to the node.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -14,7 +15,9 @@ from starlette.routing import BaseRoute, Route
 from aigrid.node.gateway.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
 from aigrid.node.gateway.core import GatewayCore, TaskAnswer
 from aigrid.node.gateway.guard import check_json
+from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_embeddings import decode_embeddings, embeddings_body
+from aigrid.node.gateway.patience import wish_of
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import TaskRequest
 from aigrid.protocol.limits import LIMITS
@@ -26,14 +29,25 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     input: msgspec.Raw
     model: str = ""
     parameters: dict[str, str | int | float | bool] = {}
+    keep_alive: str | int | float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCall:
+    """What a client asked for; without a `model` the node chooses. `keep_alive`: as it was sent."""
+
+    model: str
+    request: TaskRequest
+    keep_alive: str | float | None = None
 
 
 class TaskEndpoints:
     """The routes of typed tasks, over one core."""
 
-    def __init__(self, core: GatewayCore, bodies: BodyReader) -> None:
+    def __init__(self, core: GatewayCore, bodies: BodyReader, limits: GatewayLimits) -> None:
         self._core = core
         self._bodies = bodies
+        self._limits = limits
 
     def routes(self) -> list[BaseRoute]:
         """A task is a capability's name, which may be an IRI."""
@@ -43,10 +57,10 @@ class TaskEndpoints:
         ]
 
     async def _task(self, request: Request) -> Response:
-        model, task = decode_task(request.path_params["task"], await self._read(request))
-        found = await self._run(request, model, task)
+        call = decode_task(request.path_params["task"], await self._read(request))
+        found = await self._run(request, call)
         body = {
-            "task": task.task,
+            "task": call.request.task,
             "model": found.answer.name,
             "output": msgspec.Raw(found.output),
             "usage": {"prompt_tokens": found.finish.prompt_tokens},
@@ -56,7 +70,7 @@ class TaskEndpoints:
 
     async def _embeddings(self, request: Request) -> Response:
         call = decode_embeddings(await self._read(request))
-        found = await self._run(request, call.model, call.request)
+        found = await self._run(request, TaskCall(call.model, call.request, call.keep_alive))
         return _answered(found, embeddings_body(call, found))
 
     async def _read(self, request: Request) -> bytes:
@@ -64,18 +78,24 @@ class TaskEndpoints:
         check_json(headers)
         return await self._bodies.read(headers, request.receive)
 
-    async def _run(self, request: Request, model: str, task: TaskRequest) -> TaskAnswer:
+    async def _run(self, request: Request, call: TaskCall) -> TaskAnswer:
+        scope = request.scope
+        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits)
+
         async def run(_nursery: Any) -> TaskAnswer:
-            scope = request.scope
             return await self._core.run_task(
-                model, task, request_id=scope[REQUEST_ID], visit=scope[VISIT]
+                call.model,
+                call.request,
+                request_id=scope[REQUEST_ID],
+                visit=scope[VISIT],
+                wish=wish,
             )
 
         return await until_gone(request.receive, run)
 
 
-def decode_task(task: str, body: bytes) -> tuple[str, TaskRequest]:
-    """The model asked for, which may be empty, and the request.
+def decode_task(task: str, body: bytes) -> TaskCall:
+    """The body of `POST /aigrid/v1/tasks/{task}`, checked.
 
     Raises:
         InvalidRequestError: what is wrong with the body.
@@ -93,7 +113,7 @@ def decode_task(task: str, body: bytes) -> tuple[str, TaskRequest]:
         ) from None
     if len(parsed.model) > LIMITS.model_field_max_chars:
         raise InvalidRequestError("The name of the model is too long.", param="model")
-    return parsed.model, request
+    return TaskCall(parsed.model, request, parsed.keep_alive)
 
 
 def _answered(found: TaskAnswer, body: bytes) -> Response:

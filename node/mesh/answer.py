@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.policy.caller import Caller
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
@@ -91,13 +92,14 @@ class Inference(Protocol):
         capability: str = "",
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
+        waiting: Waiting | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         """Route a request of `caller` to a node that holds `model` (a name or a model id).
 
         An empty `model` with a `capability` lets the node choose. Entering waits for the first
-        chunk, and where nobody serves it now for `patience_seconds` until somebody does; leaving
-        early cancels the request everywhere. Attempts that failed before their first chunk, and had
-        begun, are added to `ended`.
+        chunk, and where nobody serves it now for `patience_seconds` until somebody does; `waiting`
+        is told how far that is. Leaving early cancels the request everywhere. Attempts that failed
+        before their first chunk, and had begun, are added to `ended`.
 
         Raises:
             NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),

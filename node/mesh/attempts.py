@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from aigrid.node.mesh.remote_answer import RemoteAnswer
 from aigrid.node.mesh.segment import AskedSegment, Guard, ReceiptBook
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.mesh.verdict import is_busy, is_its_fault, more_telling, worth_another
+from aigrid.node.mesh.waiting import Tell, Waiting
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.presenting import Presented, Presenter
@@ -150,21 +152,25 @@ class Attempts:
             request,
             asking.salt,
             presented.raw,
+            self._keep_alive(candidate, asking.waiting.keep_alive_seconds),
         )
         began_seconds = trio.current_time()
         guard: Guard = nullcontext
         first_guard: Guard = nullcontext
         async with AsyncExitStack() as stack:
+            told = stack.enter_context(asking.waiting.at(candidate.node))
             if candidate.node == self._own_peer_id:
-                served = self._serving.infer(message, candidate.signer)
+                own = asking.caller.kind == "local"
+                served = self._serving.infer(message, candidate.signer, tell=_later(told), own=own)
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
+                asking.waiting.over()
             else:
                 observed = stack.enter_context(self._peers.asking(candidate.node))
                 alive = partial(self._peers.while_alive, candidate.node)
                 guard, first_guard = alive, partial(alive, silence_seconds=silence_seconds)
                 await self._connect(candidate)
                 with first_guard():
-                    batches = await self._ask(stack, candidate, message)
+                    batches = await self._ask(stack, candidate, message, asking.waiting)
             segment = AskedSegment(
                 batches,
                 candidate,
@@ -217,7 +223,11 @@ class Attempts:
         )
 
     async def _ask(
-        self, stack: AsyncExitStack, candidate: Candidate, message: Infer
+        self,
+        stack: AsyncExitStack,
+        candidate: Candidate,
+        message: Infer,
+        waiting: Waiting,
     ) -> RemoteAnswer:
         bodies = await stack.enter_async_context(
             self._rpc.call(
@@ -229,7 +239,15 @@ class Attempts:
             message.request,
             peer=candidate.node,
             failed=partial(self._peers.failed, candidate.node),
+            loading=partial(waiting.tell, candidate.node),
+            came=waiting.over,
         )
+
+    def _keep_alive(self, candidate: Candidate, seconds: float | None) -> float | None:
+        """As it is asked for here; of others no longer than they may be asked."""
+        if seconds is None or candidate.node == self._own_peer_id:
+            return seconds
+        return min(seconds, LIMITS.keep_alive_max_seconds)
 
     async def _connect(self, candidate: Candidate) -> None:
         if not self._peers.alive(candidate.node):
@@ -250,3 +268,11 @@ def _goes_on(request: InferRequest) -> bool:
 def _note_pace(segment: AskedSegment, observed: Observed) -> None:
     if segment.token_ms is not None:
         observed.produced(segment.model, segment.token_ms)
+
+
+def _later(told: Callable[[str], None]) -> Tell:
+    async def tell(text: str) -> None:
+        told(text)
+        await trio.lowlevel.checkpoint()
+
+    return tell

@@ -8,6 +8,7 @@ import trio
 from aigrid.metagraph.index import Candidate, Index
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.answer import Segment
+from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.presenting import Presented, Presenter
@@ -25,7 +26,7 @@ class Asking:
 
     `refusals`: what nodes said whose operators serve others than members. `repeated`: nodes that
     were asked a second time. `waited`: those on whose new offers it has waited, which is done once.
-    `ended`: segments that failed before their first chunk.
+    `ended`: segments that failed before their first chunk. `waiting`: for whoever waits for it.
     """
 
     request: InferRequest
@@ -36,6 +37,7 @@ class Asking:
     repeated: set[str] = field(default_factory=set)
     waited: set[str] = field(default_factory=set)
     ended: list[Segment] = field(default_factory=list)
+    waiting: Waiting = field(default_factory=Waiting)
 
 
 class Mending:

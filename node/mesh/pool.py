@@ -75,6 +75,7 @@ class ModelPool:
         self._config = config
         self._limits = limits
         self._name_of = name_of
+        self.progress = progress or LoadProgress()
         self._entries: dict[str, Entry] = {}
         self._room = Room(config.memory, limits)
         self._unloading = Unloading(self._entries, self._room, on_change)
@@ -85,7 +86,7 @@ class ModelPool:
             threads=config.threads,
             room=self._room,
             unloading=self._unloading,
-            progress=progress or LoadProgress(),
+            progress=self.progress,
             on_change=on_change,
             limits=limits,
         )
@@ -367,5 +368,5 @@ class ModelPool:
             expires_in_seconds=max(0.0, expires - now) if expires < INFINITE else None,
             pinned=entry.pinned,
             cold_start=None if cold is None else ColdStart(cold[0], now - cold[1]),
-            problem=self.problem(model),
+            problem=self.problem(model) or ("" if loaded else entry.trouble),
         )

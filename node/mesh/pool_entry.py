@@ -43,6 +43,7 @@ class Replica:
         self.idle_since = 0.0
         self.askers: Counter[str] = Counter()
         self._last: dict[str, float] = {}
+        self._struck: frozenset[str] = frozenset()
 
     @property
     def leases(self) -> int:
@@ -55,8 +56,14 @@ class Replica:
     @property
     def open(self) -> bool:
         """Whether it takes another lease."""
-        usable = self.worker is not None and not self.closing and not self.yielding
+        usable = not (self.failing or self.closing or self.yielding)
         return usable and self.leases < self.slots
+
+    @property
+    def failing(self) -> bool:
+        """Whether its worker is dead or about to be: who gets a lease now would be blamed."""
+        worker = self.worker
+        return worker is not None and (worker.failure is not None or worker.died.is_set())
 
     @property
     def idle(self) -> bool:
@@ -71,6 +78,8 @@ class Replica:
         self.askers[asker] -= 1
         if self.askers[asker] <= 0:
             del self.askers[asker]
+        if self.failing:
+            self._struck |= {asker}
         self._last[asker] = now
         if len(self._last) > self.entry.limits.suspects_max:
             del self._last[min(self._last, key=lambda one: self._last[one])]
@@ -79,8 +88,8 @@ class Replica:
 
     def suspects(self, now: float) -> frozenset[str]:
         """Whose requests may have run when it died: those with leases, or else who left last."""
-        if self.askers:
-            return frozenset(self.askers)
+        if self.askers or self._struck:
+            return self._struck.union(self.askers)
         since = now - self.entry.limits.suspect_seconds
         return frozenset(asker for asker, at in self._last.items() if at >= since)
 
@@ -108,6 +117,7 @@ class Entry:
         cold: seconds that the last load of a first worker took and when it ended, or None.
         grow_at: when another worker may be added again.
         several: whether several workers of it make sense at all.
+        trouble: why its last load failed, or "".
     """
 
     def __init__(self, model: str, limits: Limits) -> None:
@@ -122,6 +132,7 @@ class Entry:
         self.cold: tuple[float, float] | None = None
         self.grow_at = 0.0
         self.several = True
+        self.trouble = ""
 
     @property
     def loaded(self) -> list[Replica]:

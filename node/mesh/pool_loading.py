@@ -143,6 +143,7 @@ class Loading:
         replica.loaded_at = replica.idle_since = now
         replica.settled.set()
         self._never.pop(replica.entry, None)
+        replica.entry.trouble = ""
         replica.entry.admit_next(now)
         self._unloading.poke()
         self._room.tell()
@@ -164,6 +165,7 @@ class Loading:
         """The last of its workers that fails fails all who wait."""
         entry = replica.entry
         replica.error = error
+        entry.trouble = error.message
         log.warning("load_failed", model=entry.model, engines=job.engines, code=error.code)
         self._unloading.forget(replica)
         if error is not self.never(entry):

@@ -16,7 +16,7 @@ from aigrid.protocol.inference import (
     TextRequest,
 )
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Receipted, decode_rpc_answer
+from aigrid.protocol.messages import Chunks, Loading, Receipted, decode_rpc_answer
 
 
 class RemoteAnswer:
@@ -25,7 +25,8 @@ class RemoteAnswer:
     Chunks of another kind than asked for, more tokens or more bytes than they can take, and
     whatever comes after `Finish` but a receipt are a `protocol_violation`. `failed` is called when
     the answer ends otherwise than with `Finish` once it has begun: until then the caller may ask
-    elsewhere.
+    elsewhere. `loading` hears how far the model is there, and `came` that it has begun to answer:
+    that comes first, never after a chunk, and not for ever.
 
     Attributes:
         receipt: the one that came, as bytes that nobody has looked at; b"" if none did.
@@ -38,10 +39,15 @@ class RemoteAnswer:
         *,
         peer: str,
         failed: Callable[[], None],
+        loading: Callable[[str], None] = lambda _: None,
+        came: Callable[[], None] = lambda: None,
     ) -> None:
         self._bodies = bodies
         self._peer = peer
         self._failed = failed
+        self._loading = loading
+        self._came = came
+        self._words_left = LIMITS.loading_words_max
         self._begun = False
         self.receipt = b""
         self._kind: type[InferChunk] = TensorChunk
@@ -93,8 +99,15 @@ class RemoteAnswer:
             if isinstance(answer, Receipted) and not self.receipt:
                 self.receipt = answer.receipt  # of a segment that failed: the error comes next
                 continue
+            if isinstance(answer, Loading) and self._words_left > 0:
+                self._words_left -= 1
+                self._loading(answer.text)
+                continue
             if not isinstance(answer, Chunks):
                 raise RemoteError("an unexpected answer", peer=self._peer)
+            if self._words_left >= 0:
+                self._words_left = -1
+                self._came()
             self._check(answer.chunks, len(body))
             return answer.chunks
 

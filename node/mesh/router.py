@@ -29,6 +29,7 @@ from aigrid.node.mesh.segment import ReceiptBook
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.summoning import Summon, Unmet, nobody_comes
 from aigrid.node.mesh.verdict import TOLD, unmet
+from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.policy.presenting import Presenter
@@ -123,6 +124,7 @@ class Router:
         caller: Caller = OPERATOR,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
+        waiting: Waiting | None = None,
     ) -> AsyncIterator[Answer]:
         """See `Inference.infer`."""
         asking = Asking(
@@ -131,6 +133,7 @@ class Router:
             caller,
             self._presenter.salt(),
             ended=[] if ended is None else ended,
+            waiting=waiting or Waiting(),
         )
         tried = Tried()
         deadline = trio.current_time() + patience_seconds
@@ -165,15 +168,24 @@ class Router:
         self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate
     ) -> Opened | None:
         """Who goes on with an answer that broke off: another holder of the same model, if any."""
-        again = Asking(rest, asking.request_id, asking.caller, asking.salt, ended=answer.segments)
+        waiting = asking.waiting
+        again = Asking(
+            rest,
+            asking.request_id,
+            asking.caller,
+            asking.salt,
+            ended=answer.segments,
+            waiting=waiting,
+        )
         wanted = Unmet(answer.model, "", answer.name, "nobody offers")
         deadline = trio.current_time() + LIMITS.continuation_patience_seconds
         try:
             for _ in range(LIMITS.summons_max):
                 ranking = others_first(self._candidates.ranked_here(answer.model), failed)
-                opened = await self._attempts.first(
+                beginning = self._attempts.first(
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
                 )
+                opened = await waiting.patiently(beginning, LIMITS.patience_seconds)
                 if opened is not None or not await self._summon(wanted, deadline=deadline):
                     return opened
         except AigridError as error:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 import structlog
 import trio
@@ -10,6 +10,7 @@ import trio
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.health import OWN
 from aigrid.node.mesh.pool import ModelPool
+from aigrid.node.mesh.waiting import Tell, telling
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.admission import Admission, Admitted
 from aigrid.node.policy.receipting import Keep, Segment
@@ -26,7 +27,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.inference import InferChunk, TextRequest, check_text
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Infer, Receipted, encode
+from aigrid.protocol.messages import Chunks, Infer, Loading, Receipted, encode
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
@@ -62,7 +63,8 @@ class Serving:
     """Runs requests on the pool. `offered(model)` says whether this node offers the model now.
 
     Attributes:
-        running, served: requests now, and those that were answered to their end.
+        running, waiting, served: requests now, those of them that wait for a model or a slot, and
+            those that were answered to their end.
         failed: how often engines failed, and with what code.
         denied: how often requests were refused by policy, and with what code.
     """
@@ -84,6 +86,7 @@ class Serving:
         self._keep_receipt = keep_receipt
         self._now_ms = now_ms
         self.running = 0
+        self.waiting = 0
         self.served = 0
         self.failed: Counter[Code] = Counter()
         self.denied: Counter[Code] = Counter()
@@ -91,10 +94,14 @@ class Serving:
         self._idle = trio.Event()
 
     @asynccontextmanager
-    async def infer(self, message: Infer, peer: str) -> AsyncIterator[ServedAnswer]:
+    async def infer(
+        self, message: Infer, peer: str, *, tell: Tell, own: bool = False
+    ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
 
-        Leaving early cancels it in the worker. Every segment that has begun is receipted.
+        While it waits for the model, `tell` hears now and then how far that is. `own`: it is of
+        this node's operator, who may have a model kept for longer than others. Leaving early
+        cancels it in the worker. Every segment that has begun is receipted.
 
         Raises:
             NoCandidateError: this node does not offer the model, or is stopping.
@@ -117,17 +124,28 @@ class Serving:
             except (PolicyDeniedError, VerificationError) as error:
                 self.denied[error.code] += 1
                 raise
-            async with self._run(message, admitted, peer) as answer:
+            async with self._run(message, admitted, peer, tell, own=own) as answer:
                 yield answer
 
     @asynccontextmanager
     async def _run(
-        self, message: Infer, admitted: Admitted, peer: str
+        self, message: Infer, admitted: Admitted, peer: str, tell: Tell, *, own: bool
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         try:
-            asker = OWN if peer == self._identity.did else peer
-            async with self._pool.lease(message.model, asker=asker) as worker:
+            async with AsyncExitStack() as stack:
+                lease = self._pool.lease(
+                    message.model,
+                    message.keep_alive_seconds,
+                    asker=OWN if peer == self._identity.did else peer,
+                    bounded=not own,
+                )
+                leased = stack.enter_async_context(lease)
+                self.waiting += 1
+                try:
+                    worker = await telling(leased, self._pool.progress, message.model, tell)
+                finally:
+                    self.waiting -= 1
                 segment = Segment(
                     self._identity,
                     message,
@@ -152,10 +170,14 @@ class Serving:
             await self._idle.wait()
 
     async def serve(self, peer_id: str, message: Infer, send: Send) -> None:
-        """Answer an `Infer` of a peer with `Chunks`, and then with the receipt."""
+        """Answer an `Infer` of a peer with `Loading`, `Chunks`, and then with the receipt."""
         peer, answer = did_of_peer_id(peer_id), None
+
+        async def tell(text: str) -> None:
+            await send(encode(Loading(text)))
+
         try:
-            async with self.infer(message, peer) as answer:
+            async with self.infer(message, peer, tell=tell) as answer:
                 log.info(
                     "serving", peer=peer_id, request_id=message.request_id, model=message.model
                 )

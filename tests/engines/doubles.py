@@ -169,6 +169,20 @@ def _attempt(what: str, argument: str = "") -> None:
             raise ValueError(what)
 
 
+class PreparedEngine(BadEngine):
+    """Has spares that have imported a real runtime."""
+
+    name = "prepared"
+    preimports = ("onnxruntime", "aigrid.engines.gguf_tokenizer", "no_such_module")
+
+
+class ThreadedEngine(BadEngine):
+    """Its runtime starts a thread when it is imported."""
+
+    name = "threaded"
+    preimports = ("tests.engines.starts_a_thread",)
+
+
 class BrokenEngine:
     """Cannot even be constructed."""
 

@@ -40,11 +40,16 @@ class Bytes:
 
 @dataclass
 class Speller:
-    """Says `script`, and draws from all bytes of it alike where the temperature is high."""
+    """Says `script` after a prompt, but for what is drawn otherwise where the temperature is high.
+
+    Attributes:
+        calls: how many tokens were computed at once, call by call.
+    """
 
     script: bytes
+    prompt_tokens: int
     tokens: list[int] = field(default_factory=list)
-    prompt_tokens: int = 0
+    calls: list[int] = field(default_factory=list)
 
     @property
     def logits(self) -> Logits:
@@ -58,11 +63,13 @@ class Speller:
         return logits
 
     def prefill(self, tokens: Sequence[int], run: CancelToken) -> Iterator[bool]:
-        self.tokens, self.prompt_tokens = list(tokens), len(tokens)
+        self.tokens = list(tokens)
+        self.calls.append(len(tokens))
         yield not run.cancelled
 
     def step(self, tokens: Sequence[int], run: CancelToken) -> bool:
         self.tokens += tokens
+        self.calls.append(len(tokens))
         return not run.cancelled
 
 
@@ -80,9 +87,15 @@ class Loaded:
         return messages[-1].content
 
 
+def speller(request: TextRequest, script: bytes) -> Speller:
+    """A decoder for a request; what it was asked is as long as its bytes."""
+    prompt = request.prompt or "".join(message.content for message in request.messages[-1:])
+    return Speller(script, len(prompt.encode()))
+
+
 def spell(request: TextRequest, script: bytes, *, context: int = 4096) -> Iterator[InferChunk]:
     """The chunks of an answer."""
-    loaded = Loaded(Speller(script), context)
+    loaded = Loaded(speller(request, script), context)
     return text_generate.answer(loaded, request, CancelToken(), Tally(), vocabulary=VOCABULARY)
 
 
@@ -102,7 +115,7 @@ class SpellingEngine(EchoEngine):
     def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         assert isinstance(request, TextRequest)
         after, code = self.breaks.pop(0) if self.breaks else (None, Code.INTERNAL)
-        script = (request.prompt or "".join(m.content for m in request.messages)).encode()
+        script = (request.prompt or request.messages[-1].content).encode()
         for number, chunk in enumerate(spell(request, script)):
             if number == after:
                 raise EngineError("broken off", code)

@@ -178,7 +178,7 @@ def test_context_overflow_says_how_many_and_how_many_fit(engine: OnnxTextEngine)
     assert "128" in message
     assert "128 fit" in message
     assert "100 more" in refused(engine, code, token_ids=(5,) * 29, max_tokens=100)
-    refused(engine, code, token_ids=(5,) * 100, continued_ids=(5,) * 28)
+    refused(engine, code, token_ids=(5,) * 100, continued_ids=(5,) * 29)
     assert "or more" in refused(engine, code, prompt="a" * 10_000_000)
     assert "or more" in refused(engine, code, messages=(ChatMessage("user", "a" * 10_000_000),))
     assert ask(engine, token_ids=(5,) * 127, max_tokens=1)[3].completion_tokens <= 1

@@ -20,6 +20,7 @@ from aigrid.engines import landlock
 from aigrid.engines.base import Device, Endpoint, ModelSource, Probe
 from aigrid.engines.devices import memory
 from aigrid.engines.sandbox import allowance_bytes
+from aigrid.node.worker_environment import worker_environment
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.workers import ProcessSpawner, _needs
 from aigrid.protocol.errors import Code, EngineError
@@ -221,7 +222,7 @@ async def test_a_worker_has_no_capabilities_and_no_way_to_new_ones(tmp_path: Pat
 
 
 def test_a_runtime_keeps_no_record_of_who_used_it(tmp_path: Path) -> None:
-    environment = ProcessSpawner(tmp_path)._environment() | {"HOME": str(tmp_path)}
+    environment = worker_environment({"HOME": str(tmp_path)})
     subprocess.run([sys.executable, "-c", "import onnxruntime"], env=environment, check=True)
     assert list(tmp_path.rglob("*")) == []
 

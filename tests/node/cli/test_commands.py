@@ -35,7 +35,7 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
         ["models"],
         "models",
         {},
-        {"models": [{"model": "b", "name": "m", "node": "p", "state": "warm"}]},
+        {"models": [{"model": "b", "name": "m", "warm": ["p"], "state": "warm"}]},
     ),
     (["models"], "models", {}, {"models": []}),
     (

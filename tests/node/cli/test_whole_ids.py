@@ -34,7 +34,12 @@ CALLS: list[tuple[list[str], str, dict[str, Any], list[str]]] = [
         {"peers": [{"peer_id": PEER_ID, "did": DID, "alive": True}]},
         [PEER_ID, DID],
     ),
-    (["models"], "models", {"models": [{**OFFER, "model": ID, "policy": []}]}, [ID, PEER_ID]),
+    (
+        ["models"],
+        "models",
+        {"models": [{"name": "parrot", "model": ID, "warm": [PEER_ID], "policy": []}]},
+        [ID, PEER_ID],
+    ),
     (["find", "x"], "find", {"candidates": [OFFER]}, [PEER_ID, DID]),
     (["key", "list"], "key_list", {"keys": [KEY]}, [DID]),
     (["requests"], "requests", {"requests": [{"id": "1", "code": "c", "did": DID}]}, [DID]),

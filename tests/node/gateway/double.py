@@ -16,6 +16,7 @@ from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.tls import ServerTls
 from aigrid.node.mesh.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.waiting import Waiting
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces
@@ -49,7 +50,10 @@ def view(model: str = MODEL, name: str = NAME) -> ModelView:
 
 @dataclass
 class ScriptedMesh:
-    """Answers every request with `script`: batches, errors to raise, seconds to wait (or inf)."""
+    """Answers every request with `script`: batches, errors to raise, seconds to wait (or inf).
+
+    `loading` is said before it; `waiting` and `patience` are what it was asked with.
+    """
 
     script: tuple[Batch, ...] = HELLO
     before_first: Batch | None = None
@@ -59,6 +63,9 @@ class ScriptedMesh:
     entered: trio.Event = field(default_factory=trio.Event)
     ended: list[str] = field(default_factory=list)
     left: trio.Event = field(default_factory=trio.Event)
+    loading: tuple[str, ...] = ()
+    waiting: list[Waiting] = field(default_factory=list)
+    patience: list[float] = field(default_factory=list)
 
     def models(self) -> tuple[ModelView, ...]:
         return self.views
@@ -73,8 +80,14 @@ class ScriptedMesh:
         capability: str = "",
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
+        waiting: Waiting | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
+        waiting = waiting or Waiting()
+        self.waiting.append(waiting)
+        self.patience.append(patience_seconds)
+        for text in self.loading:
+            waiting.tell(NODE, text)
         return self._infer(model, request, request_id, [] if ended is None else ended)
 
     @asynccontextmanager

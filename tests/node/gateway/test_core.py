@@ -8,7 +8,8 @@ import trio.testing
 from tests.node.gateway.double import HELLO, NOW_MS, Batch, ScriptedMesh, text, tokens, view
 
 from aigrid.node.gateway import openai
-from aigrid.node.gateway.core import GatewayCore, Step
+from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.step import Step
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import CODES, AigridError, Code, InvalidRequestError

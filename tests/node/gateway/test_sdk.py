@@ -1,7 +1,9 @@
 """The unmodified `openai` SDK against the real server."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import openai
@@ -29,6 +31,7 @@ from aigrid.protocol.errors import (
     RemoteError,
 )
 from aigrid.protocol.inference import Finish, TextChunk, TokenLogprob
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 SEGMENT = {"node": NODE, "model": MODEL, "tokens": 3, "receipt": RECEIPT, "receipted": True}
@@ -255,3 +258,70 @@ async def test_an_error_after_the_headers_is_an_event() -> None:
             async for _ in stream:
                 pass
     assert caught.value.code == "no_candidate"
+
+
+async def test_a_stream_tells_of_a_load_in_comments_that_the_sdk_skips() -> None:
+    mesh = ScriptedMesh(before_first=0.2, loading=("loading: 45 %",))
+    async with sdk(mesh, first_chunk_seconds=0.01) as client:
+        request = client.chat.completions.with_streaming_response.create(
+            model=NAME, messages=HI, stream=True
+        )
+        async with request as response:
+            lines = [line async for line in response.iter_lines() if line]
+        assert ": loading: loading: 45 %" in lines
+        stream = await client.chat.completions.create(model=NAME, messages=HI, stream=True)
+        parts = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
+    assert "".join(part or "" for part in parts) == "Hello wörld"
+
+
+async def test_patience_that_ends_is_503_with_progress_and_a_time_to_come_back() -> None:
+    mesh = ScriptedMesh(before_first=9.0, loading=("loading: 45 %",))
+    async with sdk(mesh, patience_seconds=0.05) as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model=NAME, messages=HI)
+        error, response = caught.value, caught.value.response
+        body = response.json()["error"]
+        assert (error.status_code, error.code) == (503, "loading")
+        assert float(response.headers["retry-after"]) == LIMITS.retry_after_seconds
+        assert body["progress"] == {"node": NODE, "text": "loading: 45 %", "percent": 45}
+        assert f"the model is not ready on {NODE} yet: loading: 45 %" in error.message
+        mesh.loading = ()  # what is no load is waited for, however long it takes
+        mesh.before_first = 0.2
+        assert (await client.chat.completions.create(model=NAME, messages=HI)).choices
+
+
+async def test_patience_of_a_stream_that_has_begun_ends_in_an_error_event() -> None:
+    mesh = ScriptedMesh(before_first=9.0, loading=("loading: 45 %",))
+    async with sdk(mesh, first_chunk_seconds=0.01) as client:
+        stream = await client.chat.completions.create(
+            model=NAME, messages=HI, stream=True, extra_headers={"x-aigrid-patience": "0.1"}
+        )
+        with pytest.raises(openai.APIError) as caught:
+            async for _ in stream:
+                pass
+    assert caught.value.code == "loading"
+    assert mesh.patience == [0.1]
+
+
+async def test_patience_and_keep_alive_come_from_headers_and_the_body() -> None:
+    mesh = ScriptedMesh()
+    async with sdk(mesh) as client:
+        ask = partial(client.chat.completions.create, model=NAME, messages=HI)
+        await ask()
+        await ask(stream=True)
+        await ask(extra_headers={"x-aigrid-patience": "7", "x-aigrid-keep-alive": "1h30m"})
+        await ask(extra_headers={"x-aigrid-keep-alive": "5m"}, extra_body={"keep_alive": -1})
+        await ask(extra_body={"keep_alive": "0"})
+        for wrong in ("-1", "1e9", "601", "soon", "", "nan"):
+            with pytest.raises(openai.BadRequestError, match="patience"):
+                await ask(extra_headers={"x-aigrid-patience": wrong})
+        for wrong in ("", "5x", "m5", "1" * 40):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await ask(extra_body={"keep_alive": wrong})
+            assert caught.value.param == "keep_alive"
+    assert mesh.patience == [
+        *(LIMITS.patience_seconds, LIMITS.stream_patience_seconds, 7),
+        *(LIMITS.patience_seconds, LIMITS.patience_seconds),
+    ]
+    kept = [waiting.keep_alive_seconds for waiting in mesh.waiting]
+    assert kept == [None, None, 5400.0, math.inf, 0.0]

@@ -22,9 +22,10 @@ IDLE_SECONDS = 30.0
 
 
 class Spawner(InlineSpawner):
-    """Fails as often as it is told to."""
+    """Fails as often as it is told to; `estimated` counts what it was asked to load."""
 
     failures = 0
+    estimated = 0
 
     async def spawn(
         self,
@@ -40,6 +41,7 @@ class Spawner(InlineSpawner):
             await trio.sleep(self.start_seconds)
             raise EngineError("engine echo died with SIGSEGV", Code.ENGINE_CRASHED)
         progress("half done")
+        self.estimated += 1
         return await super().spawn(
             source, engine=engine, threads=threads, admit=admit, progress=progress
         )
@@ -102,9 +104,11 @@ async def running(
     *,
     engines: tuple[str, ...] = ("echo",),
     memory_bytes: int = 100,
+    spawner: Spawner | None = None,
     **config: Any,
 ) -> AsyncIterator[World]:
-    models, spawner = await empty_shelf(directory / "models"), Spawner(start_seconds=1.0)
+    models = await empty_shelf(directory / "models")
+    spawner = spawner or Spawner(start_seconds=1.0)
     changes: list[dict[str, str]] = []
     pool = ModelPool(
         spawner,

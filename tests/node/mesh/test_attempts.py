@@ -52,7 +52,7 @@ async def grid(sim, holders, **options):
 
 def refusing(error, calls):
     @asynccontextmanager
-    async def infer(model, request):
+    async def infer(model, request, **_more):
         calls.append(model)
         raise error
         yield

@@ -6,7 +6,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
-from aigrid.node.status import models_of
+from aigrid.node.model_views import models_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
@@ -138,9 +138,8 @@ async def test_each_holder_lists_a_model_under_its_own_name(sim, autojump_clock)
             description, {}, name=called, capabilities=("text-generation",), license_id=""
         )
     listed = partial(models_of, sim.nodes["b"].node)
-    await eventually(lambda: len(listed()) == 2, seconds=10)
-    own = sim.nodes["b"].node.identity.peer_id
-    assert [m["name"] for m in listed() if m["node"] == own] == ["my parrot"]
+    await eventually(lambda: [len(m["on_disk"]) for m in listed()] == [2], seconds=10)
+    assert [(m["name"], m["names"]) for m in listed()] == [("my parrot", ["my parrot", "parrot"])]
     await sim.nodes["b"].node.hosting.withdraw("my parrot")
 
 

@@ -1,0 +1,96 @@
+"""How models look to a person: where each is, what it costs here, how long it will stay."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aigrid.node.cli import render
+from aigrid.protocol.limits import DAY, HOUR, MINUTE
+
+_WHERE: Final = {"warm": "warm", "on_disk": "on disk", "can_fetch": "can fetch", "seeds": "seeds"}
+_LABEL_CHARS = 11
+
+
+def show_models(models: Sequence[Mapping[str, Any]], *, own: str, empty: str) -> None:
+    """A card for each. Ids are on lines of their own, to be copied; `own` is this node's PeerId."""
+    if not models:
+        render.say(empty)
+    for model in models:
+        name = str(model.get("name", "")) or "-"
+        also = [str(one) for one in model.get("names", ()) if one != name]
+        render.say(name + (f" (elsewhere: {', '.join(also)})" if also else ""), style="bold")
+        _line("model", str(model.get("model", "")))
+        _line("for", _who(model.get("policy", [])))
+        for state, label in _WHERE.items():
+            for number, node in enumerate(model.get(state, ())):
+                _line("" if number else label, f"{node} (here)" if node == own else str(node))
+        for label, text in _here(model.get("here")):
+            _line(label, text)
+
+
+def summary(model: Mapping[str, Any]) -> str:
+    """One line: on how many nodes it is, and how it stands here."""
+    counts = [f"{label} {len(model[s])}" for s, label in _WHERE.items() if model.get(s)]
+    here = [text for label, text in _here(model.get("here")) if label in ("here", "problem")]
+    return f"{model.get('name') or model.get('model')}: {'; '.join([', '.join(counts), *here])}"
+
+
+def _line(label: str, text: str) -> None:
+    if text:
+        render.say(f"    {label:<{_LABEL_CHARS}} {text}")
+
+
+def _here(use: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """(label, text) of what this node says of a model on its disk."""
+    if use is None:
+        return []
+    lines = [("here", _state(use))]
+    if use["problem"]:
+        lines.append(("problem", str(use["problem"])))
+    if use["state"] == "warm":
+        memory = ", ".join(f"{_mib(size)} of {purse}" for purse, size in use["memory"].items())
+        lines.append(("memory", memory))
+        waiting = f", {use['waiting']} waiting" if use["waiting"] else ""
+        lines.append(("requests", f"{use['leases']} of {use['slots']} slots taken{waiting}"))
+        lines.append(("unloads", _unloads(use)))
+    cold = use["cold_start"]
+    if cold is not None:
+        lines.append(("cold start", f"{cold['seconds']:.1f} s, {_span(cold['ago_seconds'])} ago"))
+    return lines
+
+
+def _state(use: Mapping[str, Any]) -> str:
+    if use["state"] == "loading":
+        return f"loading, {use['waiting']} waiting: {use['progress'] or 'starting'}"
+    if use["state"] != "warm":
+        return "on disk"
+    workers = "1 worker" if use["workers"] == 1 else f"{use['workers']} workers"
+    more = f", {use['loading']} more on the way" if use["loading"] else ""
+    return f"warm, {workers} of {use['engine']} on {use['device']}{more}"
+
+
+def _unloads(use: Mapping[str, Any]) -> str:
+    if use["pinned"]:
+        return "never: it is pinned"
+    seconds = use["expires_in_seconds"]
+    if seconds is not None:
+        return f"in {_span(seconds)}"
+    return "not while it is in use" if use["leases"] else "when its memory is needed"
+
+
+def _who(rules: Sequence[Mapping[str, Any]]) -> str:
+    """Who may ask a model; under which conditions, `aigrid policy explain` says."""
+    found = [one for rule in rules if "invoke" in rule["actions"] for one in rule["assignees"]]
+    words = {one: "" if one in ("members", "anyone") else f"a grant from {one}" for one in found}
+    return ", ".join(text or one for one, text in words.items()) or "its owner"
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes >> 20} MiB"
+
+
+def _span(seconds: float) -> str:
+    """A duration in its largest unit."""
+    for unit, size in (("d", DAY), ("h", HOUR), ("min", MINUTE)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,44 @@
+"""A step of an answer: what was ready together, whoever made it. Pure."""
+
+from dataclasses import dataclass
+
+from aigrid.protocol.errors import Code, EngineError, RemoteError
+from aigrid.protocol.inference import Finish, InferChunk, TaskChunk, TextChunk, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was ready together: text, its tokens, and with the last step how the answer ended.
+
+    `output` is the answer of a typed task, as JSON text; then there is no text.
+    """
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    finish: Finish | None
+    output: bytes = b""
+
+
+def merged(chunks: tuple[InferChunk, ...]) -> Step:
+    """Join what was ready together; raises RemoteError or EngineError if it is no text."""
+    finish: Finish | None = None
+    if isinstance(chunks[-1], Finish):
+        finish, chunks = chunks[-1], chunks[:-1]
+    if len(chunks) == 1 and isinstance(chunks[0], TextChunk):
+        return Step(chunks[0].text, chunks[0].logprobs, finish)
+    texts: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    output = b""
+    for chunk in chunks:
+        if isinstance(chunk, Finish):
+            raise RemoteError("The answer went on after its end.")
+        if isinstance(chunk, TaskChunk):
+            if output:
+                raise RemoteError("The answer has two results.")
+            output = chunk.output
+            continue
+        if not isinstance(chunk, TextChunk):
+            raise EngineError("The model answers with tensors, not text.", Code.UNSUPPORTED_MODEL)
+        texts.append(chunk.text)
+        logprobs += chunk.logprobs
+    return Step("".join(texts), tuple(logprobs), finish, output)

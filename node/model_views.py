@@ -1,0 +1,88 @@
+"""Where each model is, what it costs here, and how long it will stay: the body of `models`.
+
+Of other nodes it is what their records say; of this one, what its pool does.
+"""
+
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from aigrid.node.app import Node
+from aigrid.node.mesh.pool_view import ModelUse
+from aigrid.node.policy.policy_file import policy_json
+from aigrid.protocol.identity import did_of_peer_id
+from aigrid.protocol.kinds import AvailabilityBody, Kind, ModelBody
+from aigrid.protocol.policy import rules_of
+
+STATES: Final = ("warm", "on_disk", "can_fetch")
+"""Of an offer, soonest first."""
+
+
+def whereabouts(node: Node) -> dict[str, dict[str, Any]]:
+    """Model id -> where it is.
+
+    `warm`, `on_disk`, `can_fetch`: PeerIds of the live nodes that offer it so; `seeds`: of those
+    that give its files away. `here`, where this node has it on its disk: what `ModelUse` says, and
+    `progress` while it is being loaded.
+    """
+    found: defaultdict[str, dict[str, Any]] = defaultdict(
+        lambda: {state: [] for state in (*STATES, "seeds")}
+    )
+    for offer in node.router.offers():
+        found[offer.model][offer.state].append(offer.node)
+    problems = {one["model"]: one["problem"] for one in node.hosting.withheld()}
+    for model, use in node.pool.view().items():
+        found[model]["here"] = _here(use, problems.get(model, ""), node.loading.said.get(model, ""))
+    for model, nodes in _seeds(node, found).items():
+        found[model]["seeds"] = nodes
+    return dict(found)
+
+
+def models_of(node: Node) -> list[dict[str, Any]]:
+    """Every model that somebody offers, or that is here, by name; and what its owner permits.
+
+    `name` is what this node calls it, else one of those who offer it; `names` are all of these.
+    `state` is the best of an offer; "" where there is none.
+    """
+    listed = [_model(node, model, where) for model, where in whereabouts(node).items()]
+    return sorted(listed, key=lambda one: (one["name"], one["model"]))
+
+
+def _model(node: Node, model: str, where: dict[str, Any]) -> dict[str, Any]:
+    offers = node.graph.index.offers_of_model(model, node.now_ms())
+    own = node.hosting.manifest(model) if "here" in where else None
+    names = {offer.name for offer in offers if offer.node in where[offer.state]}
+    manifest = own
+    if manifest is None and offers:
+        first = min(offers, key=lambda offer: (offer.name, offer.node))
+        manifest = node.graph.index.manifest(first.manifest, node.now_ms())
+    body = None if manifest is None else manifest.body
+    name = body.name if isinstance(body, ModelBody) else ""
+    return {
+        "model": model,
+        "name": name,
+        "names": sorted(names | {name} - {""}),
+        "state": next((state for state in STATES if where[state]), ""),
+        "policy": [] if manifest is None else policy_json(rules_of(manifest)),
+        **where,
+    }
+
+
+def _here(use: ModelUse, problem: str, progress: str) -> dict[str, Any]:
+    told = asdict(use)
+    return {**told, "problem": use.problem or problem, "progress": progress}
+
+
+def _seeds(node: Node, models: Container[str]) -> Mapping[str, Sequence[str]]:
+    """Model id -> PeerIds of live nodes that give its files away, in order; of these models."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    now_ms, own = node.now_ms(), node.identity.peer_id
+    for peer in sorted({*node.peers.alive_members(), own}):
+        did = did_of_peer_id(peer)
+        record = node.graph.index.record((did, Kind.AVAILABILITY.value, did), now_ms)
+        if record is not None and isinstance(record.body, AvailabilityBody):
+            for seed in record.body.seeds:
+                if seed.model in models:
+                    found[seed.model].append(peer)
+    return found
