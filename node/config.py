@@ -23,6 +23,7 @@ from aigrid.node.gateway_config import (
     tls_mode,
 )
 from aigrid.node.setting import BadValueError, of_user, port_of, texts
+from aigrid.node.weights_settings import WeightsConfig, weights
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
 
@@ -71,6 +72,7 @@ class NodeConfig:
         holder_requests_per_day, holder_tokens_per_day, holder_concurrency: of each other holder
             of credentials that is served; 0: any.
         accept_licenses: licences that this node accepts when it asks others.
+        weights: how files of models are given away, fetched and kept.
     """
 
     data_dir: Path
@@ -99,6 +101,7 @@ class NodeConfig:
     holder_tokens_per_day: int = 0
     holder_concurrency: int = 0
     accept_licenses: tuple[str, ...] = ()
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
 
     @property
     def operator(self) -> "OperatorPolicy":
@@ -383,6 +386,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "holder_tokens_per_day": ("holder_tokens_per_day", policy_settings.amount),
     "holder_concurrency": ("holder_concurrency", policy_settings.amount),
     "accept_licenses": ("accept_licenses", policy_settings.licenses),
+    "weights": ("weights", lambda v: weights(v, _bytes, boolean, policy_settings.amount)),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},
