@@ -135,7 +135,7 @@ class Weights:
             hosting,
             pool,
             own_did=graph.own_did,
-            others=self.holders,
+            others=self._surely_holding,
             given=lambda: {*self.giving.giving, *self._jobs},
         )
 
@@ -256,6 +256,11 @@ class Weights:
         folder = self._models.fetching_folder(model)
         await self._models.run_blocking(lambda: remove(folder))
         self._books.forget(model)
+
+    def _surely_holding(self, model: str) -> frozenset[str]:
+        """Of these holders those that are connected: nobody else is counted on."""
+        found = self._seeders(model)
+        return frozenset(one.signer for one in found if self._peers.alive(one.node))
 
     def _seeders(self, model: str) -> list[Seeder]:
         found = self._graph.index.seeders_of(model, self._now_ms())
