@@ -45,6 +45,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "models": models_of(node),
         "loading": dict(node.loading.said),
         "withheld": node.hosting.withheld(),
+        "weights": node.weights.report(),
         "records": sum(node.graph.counts(now_ms).values()),
         "requests": {
             "running": node.serving.running,
@@ -87,6 +88,7 @@ def models_of(node: Node) -> list[dict[str, Any]]:
             "name": c.name,
             "node": c.node,
             "state": c.state,
+            "seeds": len(node.graph.index.seeders_of(c.model, node.now_ms())),
             "policy": _policy(node, c.manifest),
         }
         for c in node.router.offers()

@@ -103,7 +103,7 @@ class Offering:
             return True
         signed = self._graph.manifests_of(model, self._now_ms())
         others = self._models.brought(model)  # what we sign of it says nothing of its code
-        return any(self._trusts(m) for m in signed if not (others and m.issuer == did))
+        return any(self.trusts(m) for m in signed if not (others and m.issuer == did))
 
     def publishes(self, model: str) -> bool:
         """Whether this node itself says what a model is."""
@@ -111,7 +111,7 @@ class Offering:
 
     def may_run(self, format_: str, manifest: Record) -> bool:
         """Whether files of that format, from whoever signed the manifest, may run code here."""
-        return not self._runs_code(format_) or self._trusts(manifest)
+        return not self._runs_code(format_) or self.trusts(manifest)
 
     def manifest(self, model: str) -> Record | None:
         """The manifest we offer a model under: our own, else the one by which it was fetched.
@@ -127,10 +127,11 @@ class Offering:
         if obtained is not None:
             signed = tuple(m for m in signed if m.issuer == obtained.issuer)
         else:
-            signed = tuple(filter(self._trusts, signed))
+            signed = tuple(filter(self.trusts, signed))
         return max(signed, key=lambda m: m.rank, default=None)
 
-    def _trusts(self, manifest: Record) -> bool:
+    def trusts(self, manifest: Record) -> bool:
+        """Whether the operator named its issuer as a publisher whose models may run code."""
         return manifest.issuer in self._trusted_publishers
 
     def _problem(self, model: str) -> str:
@@ -157,6 +158,10 @@ class Offering:
     def _own_policy(self, model: str) -> Rules | UnsetType:
         own = self._own_manifest(model)
         return own.body.policy if own is not None and isinstance(own.body, ModelBody) else UNSET
+
+    def name_of(self, model: str) -> str:
+        """What a model here is called, or ""."""
+        return self._name(model)
 
     def _name(self, model: str) -> str:
         return _name_in(self.manifest(model) or self._models.obtained(model))

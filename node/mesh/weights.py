@@ -1,6 +1,7 @@
 """Weights from peers: which models are fetched, from whom, and how far that has come."""
 
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 import trio
@@ -25,6 +26,7 @@ from aigrid.node.mesh.weights_partial import Partial, occupied_bytes, remove
 from aigrid.node.mesh.weights_transfer import Transfer
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.assembly import Policy
+from aigrid.node.policy.explaining import nearness
 from aigrid.node.weights_settings import WeightsConfig
 from aigrid.protocol.errors import (
     AigridError,
@@ -205,6 +207,41 @@ class Weights:
                 Code.OVER_QUOTA,
             )
         return self._policy.foresight.may_host(manifest)
+
+    def choose(self, model: str) -> Record:
+        """Of the manifests of a model that by which to fetch it: of a publisher trusted here first.
+
+        Raises:
+            AigridError: none will do, and why not.
+        """
+        now_ms = self._now_ms()
+        refused: AigridError | None = None
+        able: list[tuple[tuple[bool, int], Record]] = []
+        for manifest in self._graph.manifests_of(model, now_ms):
+            refusal = self.may_host(model, manifest)
+            if refusal is None:
+                place = self._hosting.trusts(manifest), len(self._seeders_under(manifest))
+                able.append((place, manifest))
+            elif refused is None or nearness(refusal.code) > nearness(refused.code):
+                refused = refusal
+        if not able:
+            raise refused or NoCandidateError(f"nobody describes a model {model}")
+        return max(able, key=lambda one: (one[0], one[1].rank))[1]
+
+    def report(self) -> dict[str, Any]:
+        """For `status`: what is given, fetched and kept; sizes in bytes."""
+        fetched = self.cache.fetched()
+        return {
+            "seeds": len(self.seeds()),
+            "giving": self.giving.giving.total(),
+            "given_bytes": self.giving.given_bytes,
+            "denied": {code.value: count for code, count in sorted(self.giving.denied.items())},
+            "fetching": self.fetching(),
+            "fetched_today_bytes": self._books.fetched_today,
+            "fetched_models": len(fetched),
+            "cache_bytes": sum(fetched.values()),
+            "cache_budget_bytes": self._config.cache_bytes,
+        }
 
     # --- fetching
 

@@ -101,11 +101,11 @@ async def test_models_find_and_ask(sim, autojump_clock):
     model = await sim.publish_echo("b", "parrot")
     await eventually(a.node.router.models, seconds=10)
     peer = b.node.identity.peer_id
-    listed = {"model": model, "name": "parrot", "node": peer, "state": "on_disk"}
+    listed = {"model": model, "name": "parrot", "node": peer, "state": "on_disk", "seeds": 1}
     listed["policy"] = [
         {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
     ]
-    assert await a("models") == {"models": [listed], "trouble": ""}
+    assert await a("models") == {"models": [listed], "trouble": "", "fetching": {}}
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}
     assert (found["node"], found["signer"]) == (peer, b.node.identity.did)
