@@ -45,11 +45,12 @@ from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
-from aigrid.node.placement_setup import NoWeights, Placement
+from aigrid.node.placement_setup import Placement
 from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.pool_setup import pins_of, pool_of
 from aigrid.node.querying import Querying
+from aigrid.node.weights_setup import weights_of
 from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.world import World
 from aigrid.protocol.identity import Identity, did_of_peer_id
@@ -228,14 +229,16 @@ class Node:
             keep_receipt=self.policy.keep_receipt,
             now_ms=self.now_ms,
         )
+        self.weights = weights_of(self, formats=lambda: self._engines.table.formats)
         self.announcer = Announcer(
             self.graph,
             self.identity,
             describe=self._describe,
             offers=lambda: self.placement.offers(),  # noqa: PLW0108 - made later
+            seeds=self.weights.seeds,
             now_ms=self.now_ms,
         )
-        self.placement = Placement(self, NoWeights(), rng=world.rng)
+        self.placement = Placement(self, self.weights, rng=world.rng)
         self.router = Router(
             own_peer_id=self.identity.peer_id,
             graph=self.graph,
@@ -252,9 +255,8 @@ class Node:
         )
 
     def _wire(self) -> None:
-        inbound = Inbound(
-            self.sync, self.typed_queries, self.serving, self.policy.giving, now_ms=self.now_ms
-        )
+        answering = self.sync, self.typed_queries, self.serving, self.policy.giving
+        inbound = Inbound(*answering, self.weights.giving, now_ms=self.now_ms)
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
@@ -282,6 +284,7 @@ class Node:
                 self.rotating,
                 self.statuses,
                 self.pool,
+                self.weights,
                 self.gossip,
                 self.announcer,
                 self.sync,

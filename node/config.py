@@ -27,6 +27,7 @@ from aigrid.node.memory_settings import memory, size_bytes
 from aigrid.node.placement_settings import PlacementConfig, placement
 from aigrid.node.pool_settings import PoolSettings, pool_settings
 from aigrid.node.setting import BadValueError, of_user, port_of, texts
+from aigrid.node.weights_settings import WeightsConfig, weights
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
 
@@ -75,6 +76,7 @@ class NodeConfig:
             of credentials that is served; 0: any.
         accept_licenses: licences that this node accepts when it asks others.
         placement: what this node brings here and loads without being told to.
+        weights: how files of models are given away, fetched and kept.
     """
 
     data_dir: Path
@@ -106,6 +108,7 @@ class NodeConfig:
     holder_concurrency: int = 0
     accept_licenses: tuple[str, ...] = ()
     placement: PlacementConfig = field(default_factory=PlacementConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
 
     @property
     def operator(self) -> "OperatorPolicy":
@@ -368,6 +371,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
             value, targets=policy_settings.hosted, size=size_bytes, amount=policy_settings.amount
         ),
     ),
+    "weights": ("weights", lambda v: weights(v, size_bytes, boolean, policy_settings.amount)),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},

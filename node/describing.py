@@ -55,10 +55,10 @@ def usable_devices(probes: Iterable[Probe]) -> tuple[Device, ...]:
 
 
 async def find_devices(spawner: WorkerSpawner, usable: Iterable[Device]) -> tuple[Device, ...]:
-    """Every device here, as free as it is now; and of the `usable` those only engines know of."""
+    """Every device here, as free as it is now; and those that only engines know of."""
     try:
         found = {device.place: device for device in await spawner.devices()}
     except AigridError as error:
         log.warning("devices not found", code=error.code.value, reason=error.message)
         found = {}
-    return tuple({**{d.place: d for d in usable}, **found}.values())
+    return tuple({**{device.place: device for device in usable}, **found}.values())

@@ -12,9 +12,7 @@ from aigrid.node.mesh.placement_budget import Cost, PlacementBudget
 from aigrid.node.mesh.placing import Placing
 from aigrid.node.mesh.sight import Sight
 from aigrid.node.mesh.summoner import Summoner
-from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.kinds import ModelBody, Offer
-from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
 if TYPE_CHECKING:
@@ -129,11 +127,8 @@ class Placement:
             return
         if body.model.files:
             await self._weights.fetch(model, manifest, progress=self._tell(model))
-        elif len(self._node.models.list()) >= LIMITS.offers_max:
-            raise LocalError("this node has as many models as it may offer", Code.OVER_QUOTA)
         else:
-            await self._node.models.add(body.model, {}, own=False)
-            self._node.hosting.changed()
+            await self._node.hosting.take_in(manifest, {})
 
     def _changed(self) -> None:
         self._node.announcer.poke()
@@ -144,16 +139,3 @@ class Placement:
             self._node.loading.tell(model, text)
 
         return progress
-
-
-class NoWeights:
-    """Brings nothing."""
-
-    async def fetch(self, model: str, manifest: Record, *, progress: object) -> None:
-        raise LocalError("this node fetches no weights", Code.NO_CANDIDATE)
-
-    def holders(self, model: str) -> tuple[str, ...]:
-        return ()
-
-    def may_host(self, model: str, manifest: Record) -> AigridError | None:
-        return None

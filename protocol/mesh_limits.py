@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from aigrid.protocol.limit import KIB, MIB, MINUTE, limit
+from aigrid.protocol.limit import DAY, GIB, KIB, MIB, MINUTE, limit
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,22 @@ class MeshLimits:
     chunks_asked_max: int = limit(64, "chunks asked for in one request")
     weights_piece_bytes: int = limit(256 * KIB, "a piece of a chunk in one frame")
     seeds_max: int = limit(256, "models whose files one node gives away, in its record")
+    fetch_holders_max: int = limit(8, "nodes from which one model is fetched at once")
+    fetch_streams_per_holder: int = limit(2, "requests to each of these at once")
+    fetch_run_bytes: int = limit(32 * MIB, "of chunks asked for in one request, one excepted")
+    fetches_max: int = limit(2, "models fetched at once")
+    fetch_silence_seconds: float = limit(10.0, "a holder to send the next piece")
+    fetch_chunk_seconds: float = limit(300.0, "a holder to send a whole chunk")
+    fetch_seek_seconds: float = limit(15.0, "for a holder, when none is left, before giving up")
+    fetch_busy_max: int = limit(30, "times that a busy holder is asked again")
+    fetch_list_seconds: float = limit(60.0, "a holder to send a chunk list")
+    fetch_kept_seconds: float = limit(7.0 * DAY, "a fetch that was broken off can be resumed")
+    fetch_bytes_per_day: int = limit(1024 * GIB, "weights fetched in a day of UTC")
+    uploads_max: int = limit(16, "requests for weights answered at once")
+    uploads_per_peer_max: int = limit(4, "of these, of one peer")
+    upload_piece_seconds: float = limit(20.0, "a peer to take a piece")
+    weights_cache_bytes: int = limit(100 * GIB, "fetched models on the disk")
+    weights_replicas_min: int = limit(2, "nodes that keep a model though others want its room")
     # Demand and placement
     demand_ttl_seconds: int = limit(5 * MINUTE, "validity of a Demand")
     demands_max: int = limit(16, "models in one Demand")

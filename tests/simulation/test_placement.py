@@ -55,9 +55,7 @@ def warm(sim: Simulation, model: str) -> list[str]:
 
 def loads(sim: Simulation) -> Counter[str]:
     """How many workers each node has ever started."""
-    return Counter(
-        {name: len(s.node._world.spawner.spawned) for name, s in sim.nodes.items()}
-    )
+    return Counter({name: len(s.node._world.spawner.spawned) for name, s in sim.nodes.items()})
 
 
 def name_of(sim: Simulation, peer_id: str) -> str:
@@ -74,7 +72,7 @@ async def test_a_model_that_nobody_offers_comes_to_one_node_and_only_one(
     await trio.sleep(1)
     answer, served_by = await sim.ask("n05", "parrot", WORDS)
     assert answer.strip() == WORDS
-    assert name_of(sim, served_by) not in {PUBLISHER}
+    assert name_of(sim, served_by) != PUBLISHER
     await trio.sleep(60)
     assert loads(sim).total() == 1
     assert warm(sim, model) == [name_of(sim, served_by)]
@@ -89,8 +87,7 @@ async def test_requests_that_wait_bring_more_replicas_which_retire_in_order(
     most, answers = 0, []
 
     async def client() -> None:
-        for _ in range(6):
-            answers.append(await sim.ask("n05", "parrot", WORDS))
+        answers.extend([await sim.ask("n05", "parrot", WORDS) for _ in range(6)])
 
     async with trio.open_nursery() as nursery:
         for _ in range(24):
