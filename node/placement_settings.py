@@ -23,12 +23,17 @@ class PlacementConfig:
         fetch_bytes_per_day, loads_per_day: for all of this; days are those of UTC.
         replicas_min: nodes that are to have the files of such a model; 0: nothing is fetched only
             to be kept.
+        keep_after_seconds: for how long too few have to have them before this node fetches them.
+        replica_idle_seconds: after how long without use a model is unloaded that is loaded
+            elsewhere too.
     """
 
     host: str | frozenset[str] = TRUSTED
     fetch_bytes_per_day: int = LIMITS.placement_bytes_per_day
     loads_per_day: int = LIMITS.placement_loads_per_day
     replicas_min: int = LIMITS.placement_seeds_min
+    keep_after_seconds: int = LIMITS.seeds_patience_seconds
+    replica_idle_seconds: int = LIMITS.replica_idle_seconds
 
 
 def placement(

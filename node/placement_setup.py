@@ -65,13 +65,20 @@ class Placement:
             now_ms=now_ms,
         )
         self.placing = Placing(
-            graph, node.pool, self._sight, bringable, bring=self._bring, changed=self._changed
+            graph,
+            node.pool,
+            self._sight,
+            bringable,
+            bring=self._bring,
+            changed=self._changed,
+            idle_seconds=chosen.replica_idle_seconds,
         )
         self.keeping = Keeping(
             graph,
             self._sight,
             bringable,
             seeds_min=chosen.replicas_min,
+            patience_seconds=chosen.keep_after_seconds,
             bring=self._bring,
             held=self.held,
             now_ms=now_ms,

@@ -104,10 +104,10 @@ class MeshLimits:
     replicas_max: int = limit(16, "replicas that are wanted of one model")
     replicas_per_asker: int = limit(4, "of these, for each member whose requests wait")
     replica_queue: int = limit(2, "requests waiting for each slot of one more replica")
-    replica_idle_seconds: float = limit(60.0, "a replica beside others is unused before it retires")
+    replica_idle_seconds: int = limit(60, "a replica beside others is unused before it retires")
     placement_seeds_min: int = limit(2, "nodes that are to have the files of a model")
     seeds_check_seconds: float = limit(30.0, "between looks at who has them")
-    seeds_patience_seconds: float = limit(60.0, "too few have them before one more fetches them")
+    seeds_patience_seconds: int = limit(60, "too few have them before one more fetches them")
     # What a client is told while it waits
     loading_text_max_chars: int = limit(160, "how far a load has come, in words")
     keep_alive_max_seconds: float = limit(3600.0, "how long others may have a model kept loaded")

@@ -116,13 +116,10 @@ class Bringable:
             return "this node's operator does not host it: see `host` in its configuration"
         if body.model.format not in self._machine.formats():
             return f"no engine here takes {body.model.format}"
-        most = max(self._machine.memory().values(), default=0)
-        if body.memory_bytes > most:
-            return f"it needs {body.memory_bytes // MIB} MiB, this node has {most // MIB}"
-        if self._machine.held(model):
-            if problem := self._machine.problem(model):
-                return problem
-        elif problem := self._unfetchable(model, manifest, body):
+        if load and (problem := self._unloadable(model, body)):
+            return problem
+        held = self._machine.held(model)
+        if not held and (problem := self._unfetchable(model, manifest, body)):
             return problem
         if (left := self.pause_seconds(model)) > 0:
             return f"it failed here and is tried again in {left:.0f} s"
@@ -147,6 +144,13 @@ class Bringable:
             self._failures[model] = (count + 1, trio.current_time())
             while len(self._failures) > LIMITS.placement_models_max:
                 del self._failures[next(iter(self._failures))]
+
+    def _unloadable(self, model: str, body: ModelBody) -> str:
+        """Why it can never be loaded here, or not now. What it needs is its manifest's word."""
+        most = max(self._machine.memory().values(), default=0)
+        if body.memory_bytes > most:
+            return f"it needs {body.memory_bytes // MIB} MiB, this node has {most // MIB}"
+        return self._machine.problem(model) if self._machine.held(model) else ""
 
     def _unfetchable(self, model: str, manifest: Record, body: ModelBody) -> str:
         refused = self._weights.may_host(model, manifest)

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class Keeping:
-    """`run` is a service; `seeds_min` 0: it does nothing."""
+    """`run` is a service; see `PlacementConfig` for `seeds_min` and `patience_seconds`."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Keeping:
         bringable: Bringable,
         *,
         seeds_min: int,
+        patience_seconds: float,
         bring: Callable[[str, Record], Awaitable[object]],
         held: Callable[[str], bool],
         now_ms: NowMs,
@@ -44,6 +45,8 @@ class Keeping:
         self._sight = sight
         self._bringable = bringable
         self._seeds_min = seeds_min
+        self._patience_seconds = patience_seconds
+        self._check_seconds = min(LIMITS.seeds_check_seconds, max(1.0, patience_seconds))
         self._bring = bring
         self._held = held
         self._now_ms = now_ms
@@ -54,7 +57,7 @@ class Keeping:
         """Look now and then, until cancelled."""
         task_status.started()
         while self._seeds_min:
-            await trio.sleep(LIMITS.seeds_check_seconds * self._rng.uniform(0.8, 1.2))
+            await trio.sleep(self._check_seconds * self._rng.uniform(0.8, 1.2))
             await self.look()
 
     async def look(self) -> None:
@@ -63,7 +66,7 @@ class Keeping:
         self._short_since = {m: at for m, at in self._short_since.items() if m in short}
         for model, (manifest, turn) in short.items():
             since = self._short_since.setdefault(model, trio.current_time())
-            due = since + LIMITS.seeds_patience_seconds + turn
+            due = since + self._patience_seconds + turn
             if trio.current_time() >= due and not self._bringable.problem(manifest, (), load=False):
                 await self._keep(model, manifest)
                 return
@@ -92,7 +95,7 @@ class Keeping:
         own = self._graph.own_did
         rank = ranked.index(own) if own in ranked else -1
         steps = turn_seconds(rank, needed) / LIMITS.placement_step_seconds
-        return steps * 2 * LIMITS.seeds_check_seconds
+        return steps * 2 * self._check_seconds
 
     async def _keep(self, model: str, manifest: Record) -> None:
         self._bringable.spend(manifest, (), load=False)

@@ -74,7 +74,7 @@ class Offering:
         if manifest is None or not isinstance(body, ModelBody) or body.chunk_lists is UNSET:
             return None
         given = any("fetch" in rule.actions for rule in rules_of(manifest))
-        return manifest if given and not self._problem(model) else None
+        return manifest if given and not self._barred(model) else None
 
     def withheld(self) -> list[dict[str, str]]:
         """The models here that are not offered now, and why."""
@@ -135,7 +135,11 @@ class Offering:
         return manifest.issuer in self._trusted_publishers
 
     def _problem(self, model: str) -> str:
-        """Why a model is not offered now, or ""."""
+        """Why a model is not offered now, or "". One that does not run here may still be given."""
+        return self._barred(model) or self.watch.problem(model) or self._pool.problem(model)
+
+    def _barred(self, model: str) -> str:
+        """Why a model may neither be served nor given away here, or ""."""
         if self._runs_code(self._models.description(model).format) and not self.trusted(model):
             return "it can run code of its publisher, whom this node does not trust (any more)"
         manifest, obtained = self.manifest(model), self._models.obtained(model)
@@ -149,7 +153,7 @@ class Offering:
             refusal = self._foresight().may_host(manifest)
             if refusal is not None:
                 return f"it may not be hosted here (any more): {refusal.message}"
-        return self.watch.problem(model) or self._pool.problem(model)
+        return ""
 
     def _own_manifest(self, model: str) -> Record | None:
         manifests = self._graph.manifests_of(model, self._now_ms())

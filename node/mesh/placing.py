@@ -42,7 +42,7 @@ class _Memory:
     warm: frozenset[str] = frozenset()
     changed_at: float = -LIMITS.placement_settle_seconds
     short_since: float | None = None
-    wanted_at: float = -LIMITS.replica_idle_seconds
+    wanted_at: float = float("-inf")
     used_at: float = 0.0
     expires_at: float = 0.0
 
@@ -76,6 +76,7 @@ class Placing:
         *,
         bring: Callable[[str, Record], Awaitable[object]],
         changed: Callable[[], None],
+        idle_seconds: float = LIMITS.replica_idle_seconds,
     ) -> None:
         self._graph = graph
         self._pool = pool
@@ -83,6 +84,7 @@ class Placing:
         self._bringable = bringable
         self._bring = bring
         self._changed = changed
+        self._idle_seconds = idle_seconds
         self._memories: dict[str, _Memory] = {}
         self._acts: dict[str, Record] = {}
         self._told: dict[str, Told] = {}
@@ -241,7 +243,7 @@ class Placing:
             turn = going.index(own) * LIMITS.placement_settle_seconds
             idle_since = max(memory.used_at, memory.wanted_at)
             settled = memory.changed_at + LIMITS.placement_settle_seconds
-            if now >= max(idle_since + LIMITS.replica_idle_seconds + turn, settled):
+            if now >= max(idle_since + self._idle_seconds + turn, settled):
                 log.info("replica_retires", model=model, replicas=len(memory.warm))
                 memory.used_at = now  # or it would go on going while it goes
                 self._nursery.start_soon(partial(self._pool.unload, model))
