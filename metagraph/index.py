@@ -32,7 +32,7 @@ _peer_id = functools.lru_cache(maxsize=16384)(node_peer_id)
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 _OfferKey = tuple[str, str]  # DID of the node, model id
-_INDEXED = frozenset({Kind.MODEL, Kind.AVAILABILITY, Kind.NODE, Kind.CAPABILITY})
+_INDEXED = frozenset({Kind.MODEL, Kind.AVAILABILITY, Kind.NODE, Kind.CAPABILITY, Kind.DEMAND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,18 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Seeder:
+    """A node that gives away the files of a model, under the manifest it obtained it by.
+
+    `signer` is its DID, `node` its PeerId, `manifest` a content id.
+    """
+
+    signer: str
+    node: str
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """A record as long as it is believed."""
 
@@ -97,6 +109,7 @@ class _Pool:
     def __init__(self) -> None:
         self._states: dict[OfferState, dict[_OfferKey, Candidate]] = {
             "warm": {},
+            "loading": {},
             "on_disk": {},
             "can_fetch": {},
         }
@@ -127,9 +140,11 @@ class Index:
         self._manifests_of_name: dict[str, dict[str, _Entry]] = {}
         self._manifests_of_model: dict[str, dict[str, _Entry]] = {}
         self._offers: dict[str, dict[_OfferKey, Offer]] = {}  # by manifest, met or not
+        self._seeders: dict[str, dict[str, Seeder]] = {}  # model -> DID -> what it said last
         self._candidates: dict[_OfferKey, Candidate] = {}
         self._of_model: dict[str, _Pool] = {}
         self._of_capability: dict[str, _Pool] = {}
+        self._demands: dict[RecordKey, _Entry] = {}
         self._refilable: dict[_OfferKey, tuple[str, ...]] = {}  # where those that may move stand
         self._moved = False  # they may, since a capability somebody published came or went
 
@@ -144,6 +159,8 @@ class Index:
         until_ms = record.valid_until_ms if until_ms is None else until_ms
         entry = _Entry(record, min(record.valid_until_ms, until_ms))
         self._current[record.key] = entry
+        if record.kind is Kind.DEMAND:
+            self._demands[record.key] = entry
         if isinstance(record.body, CapabilityBody):
             self.concepts.put(record.body, entry.until_ms)
             self._moved = True
@@ -154,6 +171,10 @@ class Index:
                 key = (record.subject, offer.model)
                 self._offers.setdefault(offer.manifest, {})[key] = offer
                 self._show(key, offer)
+            node = _peer_id(record.subject) if record.body.seeds else ""
+            for seed in record.body.seeds:
+                seeder = Seeder(record.issuer, node, seed.manifest)
+                self._seeders.setdefault(seed.model, {})[record.subject] = seeder
 
     def remove(self, record: Record) -> None:
         """Stop believing `record`; nothing happens if it was replaced meanwhile."""
@@ -174,6 +195,19 @@ class Index:
         if self._moved:
             self._refile()
         return _live(self._of_capability.get(name), now_ms, limit)
+
+    def demands(self, now_ms: int) -> tuple[Record, ...]:
+        """Every Demand there is, strangers' included."""
+        return tuple(e.record for e in self._demands.values() if e.until_ms > now_ms)
+
+    def seeders_of(self, model_id: str, now_ms: int) -> tuple[Seeder, ...]:
+        """Who gives away the files of this model, in order of DID."""
+        found = self._seeders.get(model_id, {})
+        return tuple(
+            found[did]
+            for did in sorted(found)
+            if self.record((did, Kind.AVAILABILITY.value, did), now_ms) is not None
+        )
 
     def candidates(self, now_ms: int) -> tuple[Candidate, ...]:
         """Every offer there is."""
@@ -243,6 +277,7 @@ class Index:
 
     def _drop(self, key: RecordKey) -> None:
         entry = self._current.pop(key, None)
+        self._demands.pop(key, None)
         if entry is None:
             return
         record = entry.record
@@ -261,6 +296,8 @@ class Index:
                 offer_key = (record.subject, offer.model)
                 self._hide(offer_key)
                 _discard(self._offers, offer.manifest, offer_key)
+            for seed in record.body.seeds:
+                _discard(self._seeders, seed.model, record.subject)
 
     def _show(self, key: _OfferKey, offer: Offer) -> None:
         """Make a candidate of an offer if its manifest is here and is of the model it names."""

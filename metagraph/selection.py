@@ -11,8 +11,8 @@ from enum import StrEnum
 
 from aigrid.metagraph.index import Candidate
 
-_STATES = {"warm": 0, "on_disk": 1, "can_fetch": 3}
-_BUSY = 2
+_STATES = {"warm": 0, "loading": 1, "on_disk": 2, "can_fetch": 4}
+_BUSY = 3
 _COUNTED_FAILURES_MAX = 16  # more do not lengthen the pause any more
 
 

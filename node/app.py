@@ -17,7 +17,7 @@ from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import Store
 from aigrid.node.config import NodeConfig
-from aigrid.node.describing import describe, usable_devices
+from aigrid.node.describing import describe, find_devices, usable_devices
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
 from aigrid.node.discovery.grid import Grid, Membership
@@ -45,13 +45,14 @@ from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
+from aigrid.node.placement_setup import Placement
 from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.pool_setup import pins_of, pool_of
 from aigrid.node.querying import Querying
+from aigrid.node.weights_setup import weights_of
 from aigrid.node.worker_failures import WorkerFailure
 from aigrid.node.world import World
-from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
@@ -228,13 +229,16 @@ class Node:
             keep_receipt=self.policy.keep_receipt,
             now_ms=self.now_ms,
         )
+        self.weights = weights_of(self, formats=lambda: self._engines.table.formats)
         self.announcer = Announcer(
             self.graph,
             self.identity,
             describe=self._describe,
-            offers=self.hosting.offers,
+            offers=lambda: self.placement.offers(),  # noqa: PLW0108 - made later
+            seeds=self.weights.seeds,
             now_ms=self.now_ms,
         )
+        self.placement = Placement(self, self.weights, rng=world.rng)
         self.router = Router(
             own_peer_id=self.identity.peer_id,
             graph=self.graph,
@@ -247,12 +251,12 @@ class Node:
             rotation_waits_for=lambda: self.rotating.waits_for,
             now_ms=self.now_ms,
             rng=world.rng,
+            summon=self.placement.summon,
         )
 
     def _wire(self) -> None:
-        inbound = Inbound(
-            self.sync, self.typed_queries, self.serving, self.policy.giving, now_ms=self.now_ms
-        )
+        answering = self.sync, self.typed_queries, self.serving, self.policy.giving
+        inbound = Inbound(*answering, self.weights.giving, now_ms=self.now_ms)
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)
@@ -280,6 +284,7 @@ class Node:
                 self.rotating,
                 self.statuses,
                 self.pool,
+                self.weights,
                 self.gossip,
                 self.announcer,
                 self.sync,
@@ -292,7 +297,7 @@ class Node:
             ):
                 await nursery.start(service.run)
             await self._engines.asked.wait()
-            for late in (self.hosting.watch, self.pins):
+            for late in (self.hosting.watch, self.pins, *self.placement.services):
                 await nursery.start(late.run)
             task_status.started()
             await trio.sleep_forever()
@@ -333,12 +338,7 @@ class Node:
 
     async def find_devices(self) -> tuple[Device, ...]:
         """Every device here, as free as it is now; and those that only engines know of."""
-        try:
-            found = {device.place: device for device in await self._world.spawner.devices()}
-        except AigridError as error:
-            log.warning("devices not found", code=error.code.value, reason=error.message)
-            found = {}
-        return tuple({**{d.place: d for d in self.usable_devices()}, **found}.values())
+        return await find_devices(self._world.spawner, self.usable_devices())
 
     def _is_ours(self, record: Record) -> bool:
         authority = self.grid.authority

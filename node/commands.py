@@ -42,6 +42,7 @@ from aigrid.node.upstream_commands import (
     propose_upstream,
     publish_upstream,
 )
+from aigrid.node.weights_commands import DropModel, FetchModel, drop_model, fetch_model
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -83,7 +84,7 @@ class Did(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Name(msgspec.Struct, forbid_unknown_fields=True):
-    """The name of a starter model, or of a capability of our own."""
+    """The name of a capability of our own."""
 
     name: str
 
@@ -145,7 +146,8 @@ class NodeCommands:
             "peers": (Nothing, self._peers),
             "engines": (Nothing, self._list_engines),
             "models": (Nothing, self._models),
-            "models_fetch": (Name, self._models_fetch),
+            "models_fetch": (FetchModel, partial(fetch_model, node)),
+            "models_drop": (DropModel, partial(drop_model, node)),
             "propose": (Publish, partial(propose, node)),
             "publish": (Publish, partial(publish, node)),
             "list_hub": (Remote, partial(list_hub, node)),
@@ -204,15 +206,9 @@ class NodeCommands:
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
         trouble = self._node.router.own_trouble()
         said = "" if trouble is None else trouble.message
-        own = self._node.identity.peer_id
-        return {"models": models_of(self._node), "trouble": said, "peer_id": own}
-
-    async def _models_fetch(self, params: Name, emit: Emit) -> dict[str, Any]:
-        async def progress(text: str) -> None:
-            await emit({"progress": text})
-
-        published = await self._node.hosting.fetch(params.name, progress)
-        return {"model": published.model, "name": published.name, "record": published.record}
+        own, fetching = self._node.identity.peer_id, self._node.weights.fetching()
+        found = {"models": models_of(self._node), "trouble": said}
+        return {**found, "peer_id": own, "fetching": fetching}
 
     async def _withdraw(self, params: Model, _: Emit) -> dict[str, Any]:
         return {"model": await self._node.hosting.withdraw(params.model)}

@@ -23,9 +23,11 @@ from aigrid.node.gateway_config import (
     patience,
     tls_mode,
 )
-from aigrid.node.memory_settings import memory
+from aigrid.node.memory_settings import memory, size_bytes
+from aigrid.node.placement_settings import PlacementConfig, placement
 from aigrid.node.pool_settings import PoolSettings, pool_settings
 from aigrid.node.setting import BadValueError, of_user, port_of, texts
+from aigrid.node.weights_settings import WeightsConfig, weights
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
 
@@ -73,6 +75,8 @@ class NodeConfig:
         holder_requests_per_day, holder_tokens_per_day, holder_concurrency: of each other holder
             of credentials that is served; 0: any.
         accept_licenses: licences that this node accepts when it asks others.
+        placement: what this node brings here and loads without being told to.
+        weights: how files of models are given away, fetched and kept.
     """
 
     data_dir: Path
@@ -103,6 +107,8 @@ class NodeConfig:
     holder_tokens_per_day: int = 0
     holder_concurrency: int = 0
     accept_licenses: tuple[str, ...] = ()
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
 
     @property
     def operator(self) -> "OperatorPolicy":
@@ -359,6 +365,13 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "holder_tokens_per_day": ("holder_tokens_per_day", policy_settings.amount),
     "holder_concurrency": ("holder_concurrency", policy_settings.amount),
     "accept_licenses": ("accept_licenses", policy_settings.licenses),
+    "placement": (
+        "placement",
+        lambda value: placement(
+            value, targets=policy_settings.hosted, size=size_bytes, amount=policy_settings.amount
+        ),
+    ),
+    "weights": ("weights", lambda v: weights(v, size_bytes, boolean, policy_settings.amount)),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},

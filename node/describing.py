@@ -4,12 +4,18 @@ import platform
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
+import structlog
+
 from aigrid.engines.base import Device, Probe
 from aigrid.node.config import NodeConfig
 from aigrid.node.network.transport import Transport
+from aigrid.node.workers import WorkerSpawner
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.kinds import DeviceClaim, EngineClaim, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import PROTOCOL_VERSION
+
+log = structlog.get_logger()
 
 
 def describe(
@@ -46,3 +52,13 @@ def usable_devices(probes: Iterable[Probe]) -> tuple[Device, ...]:
         for device in probe.devices if not probe.problem else ():
             found.setdefault(device.place, device)
     return tuple(found.values())[: LIMITS.devices_max]
+
+
+async def find_devices(spawner: WorkerSpawner, usable: Iterable[Device]) -> tuple[Device, ...]:
+    """Every device here, as free as it is now; and those that only engines know of."""
+    try:
+        found = {device.place: device for device in await spawner.devices()}
+    except AigridError as error:
+        log.warning("devices not found", code=error.code.value, reason=error.message)
+        found = {}
+    return tuple({**{device.place: device for device in usable}, **found}.values())

@@ -4,6 +4,7 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.mesh.serving import Serving
+from aigrid.node.mesh.weights_giving import WeightsGiving
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.giving import Giving
 from aigrid.protocol.messages import (
@@ -15,6 +16,7 @@ from aigrid.protocol.messages import (
     Pong,
     Push,
     Reconcile,
+    Weights,
     decode_rpc_request,
     encode,
 )
@@ -29,6 +31,7 @@ class Inbound:
         queries: TypedQueries,
         serving: Serving,
         giving: Giving,
+        weights: WeightsGiving,
         *,
         now_ms: NowMs,
     ) -> None:
@@ -36,6 +39,7 @@ class Inbound:
         self._queries = queries
         self._serving = serving
         self._giving = giving
+        self._weights = weights
         self._now_ms = now_ms
 
     async def handle(self, peer_id: str, body: bytes, send: Send) -> None:
@@ -50,3 +54,5 @@ class Inbound:
             await self._serving.serve(peer_id, message, send)
         elif isinstance(message, Give):
             await self._giving.serve(peer_id, message, send)
+        elif isinstance(message, Weights):
+            await self._weights.serve(peer_id, message, send)

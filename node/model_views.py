@@ -15,16 +15,16 @@ from aigrid.protocol.identity import did_of_peer_id
 from aigrid.protocol.kinds import AvailabilityBody, Kind, ModelBody
 from aigrid.protocol.policy import rules_of
 
-STATES: Final = ("warm", "on_disk", "can_fetch")
+STATES: Final = ("warm", "loading", "on_disk", "can_fetch")
 """Of an offer, soonest first."""
 
 
 def whereabouts(node: Node) -> dict[str, dict[str, Any]]:
     """Model id -> where it is.
 
-    `warm`, `on_disk`, `can_fetch`: PeerIds of the live nodes that offer it so; `seeds`: of those
-    that give its files away. `here`, where this node has it on its disk: what `ModelUse` says, and
-    `progress` while it is being loaded.
+    `warm`, `loading`, `on_disk`, `can_fetch`: PeerIds of the live nodes that offer it so; `seeds`:
+    of those that give its files away. `here`, where this node has it on its disk: what `ModelUse`
+    says, and `progress` while it is being loaded.
     """
     found: defaultdict[str, dict[str, Any]] = defaultdict(
         lambda: {state: [] for state in (*STATES, "seeds")}

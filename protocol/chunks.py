@@ -72,7 +72,7 @@ class FileChunks:
         """Bytes of one chunk."""
         return min(self.size, self.file_bytes - number * self.size)
 
-    def holds(self, number: int, data: bytes) -> bool:
+    def holds(self, number: int, data: bytes | bytearray) -> bool:
         """Whether `data` is that chunk."""
         right = len(data) == self.length(number)
         return right and hashlib.sha256(data).digest() == self.digests[number]

@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import Any
 
-KIB, MIB = 1024, 1024 * 1024
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 

@@ -24,7 +24,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, Sha256Hex, model_id
 from aigrid.protocol.names import FileName
 
-OfferState = Literal["warm", "on_disk", "can_fetch"]
+OfferState = Literal["warm", "loading", "on_disk", "can_fetch"]
 
 
 class ChunkList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -58,7 +58,10 @@ class ModelBody(SubjectBody, frozen=True):
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A model that a node can serve, under the manifest it obtained it by."""
+    """A model that a node can serve, under the manifest it obtained it by.
+
+    Without `slots` nobody may ask for it yet: one that is `loading` is being fetched.
+    """
 
     model: str
     manifest: str

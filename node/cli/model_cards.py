@@ -6,7 +6,13 @@ from typing import Any, Final
 from aigrid.node.cli import render
 from aigrid.protocol.limits import DAY, HOUR, MINUTE
 
-_WHERE: Final = {"warm": "warm", "on_disk": "on disk", "can_fetch": "can fetch", "seeds": "seeds"}
+_WHERE: Final = {
+    "warm": "warm",
+    "loading": "loading",
+    "on_disk": "on disk",
+    "can_fetch": "can fetch",
+    "seeds": "seeds",
+}
 _LABEL_CHARS = 11
 
 

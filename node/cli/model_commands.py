@@ -1,4 +1,4 @@
-"""Commands about models: models, models fetch, withdraw, find, ask."""
+"""Commands about models: models, models fetch, models drop, withdraw, find, ask."""
 
 import sys
 from typing import Annotated, Any
@@ -23,11 +23,16 @@ def models(ctx: typer.Context, *, as_json: Json = False) -> None:
         return
     show(
         session(ctx).call("models"),
-        lambda body: show_models(
-            body["models"], own=body.get("peer_id", ""), empty=_none(body.get("trouble", ""))
-        ),
+        _show_models,
         as_json=as_json,
     )
+
+
+def _show_models(body: dict[str, Any]) -> None:
+    own, empty = body.get("peer_id", ""), _none(body.get("trouble", ""))
+    show_models(body["models"], own=own, empty=empty)
+    for model, text in body.get("fetching", {}).items():
+        render.note(f"{model}: {text}")
 
 
 def _none(trouble: str) -> str:
@@ -37,14 +42,34 @@ def _none(trouble: str) -> str:
 @models_app.command()
 def fetch(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as smollm2.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Such as smollm2, or a name or id on the grid.")
+    ],
     *,
     as_json: Json = False,
 ) -> None:
-    """Bring a known model to this node, check its hash and offer it."""
+    """Bring a starter model, or one that other nodes give, check its hash and offer it.
+
+    The latter goes on when this command is interrupted; `models drop` ends it.
+    """
     with render.progress(f"Fetching {name}...") as on_event:
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
     show(body, lambda _: render.say(f"{name} is here and offered."), as_json=as_json)
+
+
+@models_app.command()
+def drop(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Its name or id.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Remove a model that was fetched from other nodes, or stop fetching it."""
+    show(
+        session(ctx).call("models_drop", {"model": model}),
+        lambda _: render.say("Dropped."),
+        as_json=as_json,
+    )
 
 
 def withdraw(

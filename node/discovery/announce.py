@@ -10,7 +10,7 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import KINDS, AvailabilityBody, Kind, NodeBody, Offer
+from aigrid.protocol.kinds import KINDS, AvailabilityBody, Kind, NodeBody, Offer, Seed
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
@@ -20,7 +20,7 @@ _SETTLE_SECONDS = 0.05
 
 
 class Announcer:
-    """`describe` and `offers` are asked for the current state; `poke` says it may have changed.
+    """`describe`, `offers` and `seeds` say what is so now; `poke` says that it may have changed.
 
     What cannot be said now (the clock was set back, the disk is full, a plug-in describes itself in
     a way that no record allows) is logged and tried again: none of it may end the node.
@@ -33,12 +33,14 @@ class Announcer:
         *,
         describe: Callable[[], NodeBody],
         offers: Callable[[], tuple[Offer, ...]],
+        seeds: Callable[[], tuple[Seed, ...]] = tuple,
         now_ms: NowMs,
     ) -> None:
         self._graph = graph
         self._identity = identity
         self._describe = describe
         self._offers = offers
+        self._seeds = seeds
         self._now_ms = now_ms
         self._poke = trio.Event()
         self._last: dict[Kind, Record] = {}
@@ -57,9 +59,9 @@ class Announcer:
         if self._stopped:
             return
         self._issue(Kind.NODE, self._describe())
-        offers = self._offers()[: LIMITS.offers_max]
-        if offers:
-            self._issue(Kind.AVAILABILITY, self._availability(offers))
+        offers, seeds = self._offers()[: LIMITS.offers_max], self._seeds()[: LIMITS.seeds_max]
+        if offers or seeds:
+            self._issue(Kind.AVAILABILITY, self._availability(offers, seeds))
         else:
             self._take_back()
 
@@ -68,19 +70,21 @@ class Announcer:
         self._stopped = True
         self._take_back()
 
-    def _availability(self, offers: tuple[Offer, ...]) -> AvailabilityBody:
+    def _availability(self, offers: tuple[Offer, ...], seeds: tuple[Seed, ...]) -> AvailabilityBody:
         """Our offers, for whoever replicates one of their branches, or one of those before.
 
         Otherwise who replicates only a branch in which we offer nothing any more would go on
         believing the record that said we do.
         """
         now_ms, own = self._now_ms(), self._identity.did
-        manifests = [self._graph.index.manifest(offer.manifest, now_ms) for offer in offers]
+        named = {o.manifest for o in offers} | {s.manifest for s in seeds}
+        manifests = [self._graph.index.manifest(manifest, now_ms) for manifest in sorted(named)]
         parts = [EVERYBODYS if m is None else branches_of(m.body) for m in manifests]
         said = self._graph.store.newest((own, Kind.AVAILABILITY.value, own))
         if said is not None and not said.withdrawn and said.valid_until_ms > now_ms:
             parts.append(branches_of(said.body))
-        return AvailabilityBody(id=own, offers=offers, branches=tuple(sorted(joined(parts))))
+        branches = tuple(sorted(joined(parts)))
+        return AvailabilityBody(id=own, offers=offers, branches=branches, seeds=seeds)
 
     def _take_back(self) -> None:
         """What nobody offers need not be said: a withdrawal reaches everybody, once."""

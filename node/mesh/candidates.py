@@ -16,7 +16,7 @@ from aigrid.node.mesh.answer import ModelView, the_one
 from aigrid.node.mesh.serving import Serving
 from aigrid.protocol.model import MODEL_URN
 
-_STATES = ("warm", "on_disk", "can_fetch")
+_STATES = ("warm", "loading", "on_disk", "can_fetch")
 _AT_A_TIME = 256  # offers filtered before others get their turn
 
 

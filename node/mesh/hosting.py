@@ -1,5 +1,6 @@
-"""The models this node holds: what it offers, and how a model gets onto its shelf."""
+"""The models this node holds: how one gets onto its shelf and leaves it. See `offering`."""
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -16,25 +17,34 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.answer import the_one
 from aigrid.node.mesh.model_copy import Progress, no_progress
 from aigrid.node.mesh.models import LocalModels
+from aigrid.node.mesh.offering import Offering
 from aigrid.node.mesh.pool import ModelPool
 from aigrid.node.mesh.progress import LoadProgress
 from aigrid.node.mesh.sayable import usual_name
 from aigrid.node.mesh.server_model import Discover, ServerModel, look
 from aigrid.node.mesh.starter import fetch
 from aigrid.node.mesh.trying import Trials
-from aigrid.node.mesh.watch import UpstreamWatch
 from aigrid.node.policy.explaining import Foresight
 from aigrid.protocol.credential_kinds import Rules
-from aigrid.protocol.errors import AigridError, Code, LocalError, UsageError
+from aigrid.protocol.errors import (
+    AigridError,
+    Code,
+    EngineError,
+    LocalError,
+    UsageError,
+    VerificationError,
+)
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
-from aigrid.protocol.kinds import Kind, ModelBody, Offer, OfferState
+from aigrid.protocol.kinds import Kind, ModelBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import ChunkList
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
 from aigrid.protocol.upstream import Upstream
 
 log = structlog.get_logger(__name__)
+_UNFIT = frozenset({Code.UNSUPPORTED_MODEL, Code.UNSUPPORTED_QUANTISATION, Code.UNSAFE_FILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,7 @@ class Published:
     before: str = ""
 
 
-class Hosting:
+class Hosting(Offering):
     """Joins the models on disk with the manifests that describe them."""
 
     def __init__(
@@ -69,84 +79,76 @@ class Hosting:
         trusted_publishers: Collection[str] = (),
         foresight: Callable[[], Foresight] | None = None,
     ) -> None:
-        """`runs_code`: whether files of a format may run code; see `Probe.code_formats`.
-
-        `foresight` says what may be published and hosted; without it, everything.
-        """
-        self._identity = identity
-        self._graph = graph
-        self._models = models
-        self._pool = pool
+        """`estimate` is asked of an engine here; see `Offering` for the rest."""
+        super().__init__(
+            identity=identity,
+            graph=graph,
+            models=models,
+            pool=pool,
+            now_ms=now_ms,
+            changed=changed,
+            runs_code=runs_code,
+            trusted_publishers=trusted_publishers,
+            foresight=foresight,
+        )
         self._estimate = estimate
         self._discover = discover
         self._trials = Trials(pool, loading)
-        self._now_ms = now_ms
         self._changed = changed
-        self._runs_code = runs_code
-        self._trusted_publishers = trusted_publishers
-        self._foresight = foresight
-        self._publishing: set[str] = set()
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        self.watch = UpstreamWatch(models, pool, changed=changed)
-
-    def offers(self) -> tuple[Offer, ...]:
-        """What this node can serve now."""
-        states = self._pool.states()
-        found = []
-        for model in self._models.list():
-            manifest = self.manifest(model)
-            if manifest is not None and not self._problem(model):
-                state: OfferState = "warm" if states.get(model) == "warm" else "on_disk"
-                slots = min(self._pool.slots(model), LIMITS.slots_max) or 1
-                found.append(Offer(model, manifest.content_id, state, slots))
-        return tuple(found)
-
-    def withheld(self) -> list[dict[str, str]]:
-        """The models here that are not offered now, and why."""
-        return [
-            {"model": model, "name": self.name(model), "problem": problem}
-            for model in self._models.list()
-            if (problem := self._problem(model))
-        ]
-
-    def offered(self, model: str) -> bool:
-        """Whether a request for `model` may be served here."""
-        return (
-            model in self._models.list()
-            and self.manifest(model) is not None
-            and not self._problem(model)
-        )
-
-    def trusted(self, model: str) -> bool:
-        """Whether this node trusts anybody who published a model.
-
-        One is enough: the id of a model says what every byte of it is. What others say of it
-        besides takes nothing away.
-        """
-        did = self._identity.did
-        if model in self._publishing and did in self._trusted_publishers:
-            return True
-        signed = self._graph.manifests_of(model, self._now_ms())
-        others = self._models.brought(model)  # what we sign of it says nothing of its code
-        return any(self._trusts(m) for m in signed if not (others and m.issuer == did))
-
-    def _trusts(self, manifest: Record) -> bool:
-        return manifest.issuer in self._trusted_publishers
-
-    def _problem(self, model: str) -> str:
-        """Why a model is not offered now, or ""."""
-        if self._runs_code(self._models.description(model).format) and not self.trusted(model):
-            return "it can run code of its publisher, whom this node does not trust (any more)"
-        manifest = self.manifest(model)
-        if manifest is None:
-            return "neither this node nor a publisher whom it trusts says what it is: publish it"
-        if self._foresight is not None and not self._foresight().hosts(manifest):
-            return "this node's operator does not host it: see `host` in its configuration"
-        return self.watch.problem(model) or self._pool.problem(model)
 
     def _check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
         if self._foresight is not None:
-            self._foresight().check_publish(model, capabilities)
+            obtained = self.manifest(model) if self._models.obtained(model) else None
+            self._foresight().check_publish(model, capabilities, obtained)
+
+    async def take_in(
+        self, manifest: Record, files: dict[str, Path], progress: Progress = no_progress
+    ) -> None:
+        """Put a model that was fetched by `manifest` on the shelf, and offer it. Files are moved.
+
+        Raises:
+            EngineError: no engine here takes it.
+            LocalError: `hash_mismatch`, `over_quota`, `data_directory_unusable`.
+        """
+        body = manifest.body
+        if not isinstance(body, ModelBody):
+            raise LocalError("not a manifest", Code.MALFORMED)
+        model = model_id(body.model)
+        async with self._alone(model):
+            if model in self._models.list():
+                return
+            self._check_room(known=False)
+            await self._models.add(
+                body.model, files, take=True, own=False, obtained=manifest, progress=progress
+            )
+            try:
+                await self._estimate(self._models.source(model))
+            except EngineError as error:
+                if error.code in _UNFIT:
+                    await self._undo(model, {})
+                    raise
+                log.warning("fetched_model_not_estimated", model=model, code=error.code)
+            self._changed()
+
+    async def remove_fetched(self, model: str) -> None:
+        """Take a fetched model off the disk; nothing happens where it is not there.
+
+        Raises:
+            LocalError: `busy` where somebody uses it; `data_directory_unusable`.
+        """
+        async with self._alone(model):
+            if model not in self._models.list():
+                return
+            if self._pool.busy(model):
+                raise LocalError("the model is in use: try again later", Code.BUSY)
+            await self._remove(model, {})
+            self._changed()
+
+    def set_aside(self, model: str) -> None:
+        """Neither offer nor give a model whose files are damaged."""
+        self._models.set_aside(model)
+        self._changed()
 
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
@@ -350,6 +352,7 @@ class Hosting:
             estimate = (await self._pool.resident(model)).estimate
             self.watch.note(model, "")
             self.watch.poke()
+        chunk_lists = await self._chunk_lists(model, description)
         body = ModelBody(
             id=MODEL_URN + model,
             name=name,
@@ -360,6 +363,7 @@ class Hosting:
             memory_bytes=estimate.memory_bytes,
             context_tokens=estimate.context_tokens,
             policy=self._own_policy(model) if policy is UNSET else policy,
+            chunk_lists=chunk_lists,
         )
         record = self._graph.issue(
             Kind.MODEL,
@@ -371,29 +375,18 @@ class Hosting:
         self._changed()
         return Published(model, name, record.content_id)
 
-    def manifest(self, model: str) -> Record | None:
-        """The manifest we offer a model under: our own, else the newest of those we trust.
-
-        Its policy binds, and its issuer may do everything: so it is never that of just anybody.
-        """
-        trusted = filter(self._trusts, self._graph.manifests_of(model, self._now_ms()))
-        return self._own_manifest(model) or max(trusted, key=lambda m: m.rank, default=None)
-
-    def _own_manifest(self, model: str) -> Record | None:
-        manifests = self._graph.manifests_of(model, self._now_ms())
-        return next((m for m in manifests if m.issuer == self._identity.did), None)
-
-    def _own_policy(self, model: str) -> Rules | UnsetType:
-        own = self._own_manifest(model)
-        return own.body.policy if own is not None and isinstance(own.body, ModelBody) else UNSET
-
-    def name(self, model: str) -> str:
-        """What this node offers a model as, or ""."""
-        return _name_in(self.manifest(model))
-
-    def _own_name(self, model: str) -> str:
-        return _name_in(self._own_manifest(model))
-
-
-def _name_in(manifest: Record | None) -> str:
-    return manifest.body.name if manifest and isinstance(manifest.body, ModelBody) else ""
+    async def _chunk_lists(
+        self, model: str, description: ModelDescription
+    ) -> tuple[ChunkList, ...] | UnsetType:
+        """By which others may fetch the files; unset where these are not given away."""
+        if description.upstream is not UNSET:
+            return UNSET
+        found = []
+        try:
+            for file in sorted(description.files, key=lambda file: file.name):
+                raw = await self._models.chunk_list(model, file)
+                found.append(ChunkList(file.name, hashlib.sha256(raw).hexdigest()))
+        except VerificationError as error:
+            log.warning("not_given_away", model=model, reason=error.message)
+            return UNSET
+        return tuple(found)

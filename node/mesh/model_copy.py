@@ -12,7 +12,8 @@ from typing import BinaryIO, Final, Protocol, TypeVar
 
 import trio
 
-from aigrid.protocol.errors import Code, LocalError, UsageError
+from aigrid.protocol.chunks import ChunkHasher
+from aigrid.protocol.errors import Code, LocalError, UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS, MIB
 
 STEP_BYTES: Final = 8 * MIB
@@ -64,18 +65,31 @@ class Milestones:
 class FileReader:
     """Reads a regular file once, hashing it, and writes what it read to `target` if there is one.
 
+    With `chunked` there is a `chunk_list` at the end; b"" of a file too large to be given away.
+
     Raises:
         UsageError: `model_file_missing` where the file cannot be read.
         LocalError: `hash_mismatch` for more bytes than `max_bytes`, and what `disk_error` says.
     """
 
-    def __init__(self, path: Path, *, target: Path | None = None, max_bytes: int = 2**62) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        target: Path | None = None,
+        max_bytes: int = 2**62,
+        chunked: bool = False,
+    ) -> None:
         self.path = path
         self.done_bytes = 0
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
         self._source = open_regular(path)
         self.all_bytes = os.fstat(self._source.fileno()).st_size
+        self._chunks: ChunkHasher | None = None
+        if chunked:
+            with contextlib.suppress(VerificationError):
+                self._chunks = ChunkHasher(self.all_bytes)
         try:
             self._target: BinaryIO | None = target.open("xb") if target is not None else None
         except OSError as error:
@@ -85,6 +99,10 @@ class FileReader:
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
+
+    @property
+    def chunk_list(self) -> bytes:
+        return b"" if self._chunks is None else self._chunks.end()
 
     def step(self) -> bool:
         """Handle the next piece; False once all is done and written."""
@@ -99,6 +117,8 @@ class FileReader:
                 Code.HASH_MISMATCH,
             )
         self._hash.update(data)
+        if self._chunks is not None:
+            self._chunks.add(data)
         if self._target is not None:
             try:
                 self._target.write(data)

@@ -1,20 +1,17 @@
 """The models on this node's disk.
 
-    <directory>/<model id>/model.json     what the model is: `ModelDescription` as JSON
-    <directory>/<model id>/endpoint.json  of a model behind a server: see `endpoint_file`
-    <directory>/<model id>/files/<name>   its files: copies, never links, hash-checked on the way in
-    <directory>/<model id>/brought        empty: somebody else made it, whoever publishes it here
+    <directory>/<model id>/               see `model_folder`
     <directory>/.incoming-*, .removed-*   unfinished business, deleted at the next start
+    <directory>/.fetching-<model id>/     on its way from other nodes: see `weights_partial`
 
 A model appears by one rename, complete, or not at all.
 """
 
 import secrets
 import shutil
-import stat
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 import msgspec
 import structlog
@@ -34,16 +31,27 @@ from aigrid.node.mesh.model_copy import (
     put_back,
     read_all,
     state_of,
-    sync,
+)
+from aigrid.node.mesh.model_folder import (
+    BROUGHT_FILE,
+    FILES_FOLDER,
+    Marks,
+    checked,
+    is_whole,
+    marks_of,
+    note_brought,
+    read_chunk_list,
+    read_description,
+    read_obtained,
+    write_chunk_list,
+    write_description,
+    write_obtained,
 )
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, UsageError
-from aigrid.protocol.limits import MIB
 from aigrid.protocol.model import ModelDescription, ModelFile, model_id
+from aigrid.protocol.record import Record
 
-DESCRIPTION_FILE, FILES_FOLDER, BROUGHT_FILE = "model.json", "files", "brought"
-DESCRIPTION_MAX_BYTES: Final = MIB
-
-_Marks = dict[str, tuple[int, int, int, int]]
+FETCHING = ".fetching-"
 
 log = structlog.get_logger(__name__)
 
@@ -67,8 +75,9 @@ class LocalModels:
         self._token = token
         self._trusted = trusted
         self._models: dict[str, ModelDescription] = {}
-        self._checked: dict[str, _Marks] = {}
+        self._checked: dict[str, Marks] = {}
         self._brought: set[str] = set()
+        self._obtained: dict[str, Record] = {}
 
     async def open(self) -> None:
         """Learn what is on the disk; what is damaged is left alone and reported.
@@ -80,6 +89,11 @@ class LocalModels:
         self._brought = await self.run_blocking(
             lambda: {m for m in self._models if (self._directory / m / BROUGHT_FILE).exists()}
         )
+        obtained = {
+            model: await self.run_blocking(partial(read_obtained, self._directory / model))
+            for model in self._models
+        }
+        self._obtained = {model: one for model, one in obtained.items() if one is not None}
 
     def list(self) -> dict[str, ModelDescription]:
         """Model id -> description, in order of id."""
@@ -112,7 +126,7 @@ class LocalModels:
         folder = self._directory.absolute() / model / FILES_FOLDER
         files = {file.name: folder / file.name for file in description.files}
         for file in description.files:
-            if not _is_whole(files[file.name], file.bytes):
+            if not is_whole(files[file.name], file.bytes):
                 raise UsageError(
                     f"{file.name} of model {model} is gone or damaged", Code.MODEL_FILE_MISSING
                 )
@@ -145,10 +159,46 @@ class LocalModels:
         """Whether it was added as somebody else's: what this node signs vouches for no code."""
         return model in self._brought
 
+    def obtained(self, model: str) -> Record | None:
+        """The manifest by which it was fetched from other nodes, if it was."""
+        return self._obtained.get(model)
+
+    def fetching_folder(self, model: str) -> Path:
+        return self._directory / (FETCHING + model)
+
+    def fetching(self) -> tuple[str, ...]:
+        """Models of which there is a part, on its way or left. Blocks."""
+        try:
+            found = sorted(self._directory.glob(FETCHING + "*"))
+        except OSError:
+            return ()
+        return tuple(path.name.removeprefix(FETCHING) for path in found)
+
+    async def chunk_list(self, model: str, file: ModelFile) -> bytes:
+        """The chunk list of a file of a model; made where it is not there.
+
+        Raises:
+            InvalidRequestError, UsageError: as `source`.
+            VerificationError: the file is too large to be given away.
+            LocalError: `hash_mismatch`, `data_directory_unusable`.
+        """
+        folder = self._directory / model
+        found = await self.run_blocking(lambda: read_chunk_list(folder, file))
+        if found is not None:
+            return found
+        reader = FileReader(self.source(model).files[file.name], chunked=True)
+        sha256 = await read_all(reader, self.run_blocking, no_progress, file.name)
+        if sha256 != file.sha256:
+            raise LocalError(
+                f"{file.name} of model {model} is not what was published", Code.HASH_MISMATCH
+            )
+        await self.run_blocking(lambda: write_chunk_list(folder, file.name, reader.chunk_list))
+        return reader.chunk_list
+
     async def claim(self, model: str) -> None:
         """It is this node's own from now on. Raises LocalError (`data_directory_unusable`)."""
         if model in self._brought:
-            await self.run_blocking(lambda: self._note(self._directory / model, brought=False))
+            await self.run_blocking(lambda: note_brought(self._directory / model, brought=False))
             self._brought.discard(model)
 
     async def check(self, model: str) -> None:
@@ -159,7 +209,7 @@ class LocalModels:
             UsageError: `model_file_missing`.
         """
         source = self.source(model)
-        marks = await self.run_blocking(lambda: _marks(source.files))
+        marks = await self.run_blocking(lambda: marks_of(source.files))
         if self._checked.get(model) == marks:
             return
         for file in self.description(model).files:
@@ -170,6 +220,12 @@ class LocalModels:
                     f"{file.name} of model {model} is not what was published", Code.HASH_MISMATCH
                 )
         self._checked[model] = marks
+
+    async def untouched(self, model: str) -> bool:
+        """Whether nobody has written to the files of a model since they were last hashed."""
+        marks = self._checked.get(model)
+        files = self.source(model).files
+        return marks is not None and await self.run_blocking(lambda: marks_of(files)) == marks
 
     def set_aside(self, model: str) -> None:
         """Take a model off the list, so that nobody begins with it; its files stay.
@@ -198,19 +254,20 @@ class LocalModels:
         endpoint: Endpoint | None = None,
         take: bool = False,
         own: bool = True,
+        obtained: Record | None = None,
         progress: Progress = no_progress,
     ) -> str:
         """Copy `files` (name -> where it is now) in; the model id. Adding again changes nothing.
 
         With `take` files are moved: they are ours, and nobody else writes to them. What is not
-        `own` is remembered as `brought`.
+        `own` is remembered as `brought`. `obtained` is the manifest by which it was fetched.
 
         Raises:
             LocalError: `hash_mismatch`, `malformed` for a description that is not allowed,
                 `data_directory_unusable` where the disk is full or may not be written.
             UsageError: `model_file_missing`.
         """
-        description = _checked(description, files)
+        description = checked(description, files)
         model = model_id(description)
         if model in self._models:
             return model
@@ -223,8 +280,10 @@ class LocalModels:
             for file in description.files:
                 place = incoming / FILES_FOLDER
                 await self._bring(file, files[file.name], place, progress, take=take)
+            if obtained is not None:
+                await self.run_blocking(lambda: write_obtained(incoming, obtained))
             if not own:
-                await self.run_blocking(lambda: self._note(incoming, brought=True))
+                await self.run_blocking(lambda: note_brought(incoming, brought=True))
             marks = await self.run_blocking(lambda: self._finish(incoming, model, description))
         finally:
             with trio.CancelScope(shield=True):
@@ -234,6 +293,8 @@ class LocalModels:
         self._models[model] = description
         if not own:
             self._brought.add(model)
+        if obtained is not None:
+            self._obtained[model] = obtained
         self._checked[model] = marks  # just hashed, and in a folder that is this node's alone
         return model
 
@@ -248,6 +309,7 @@ class LocalModels:
         self._models.pop(model, None)
         self._checked.pop(model, None)
         self._brought.discard(model)
+        self._obtained.pop(model, None)
         removed = self._directory / f".removed-{self._token()}"
         if taken:
             place = self._directory / model / FILES_FOLDER
@@ -260,7 +322,7 @@ class LocalModels:
         moved = take and await self.run_blocking(lambda: can_move(path, folder))
         before = await self.run_blocking(lambda: state_of(path))
         target = None if moved else folder / file.name
-        reader = FileReader(path, target=target, max_bytes=file.bytes)
+        reader = FileReader(path, target=target, max_bytes=file.bytes, chunked=True)
         what = f"{'verifying' if moved else 'copying'} {file.name}"
         sha256 = await read_all(reader, self.run_blocking, progress, what)
         if sha256 != file.sha256 or reader.done_bytes != file.bytes:
@@ -272,6 +334,8 @@ class LocalModels:
             await self.run_blocking(lambda: path.rename(folder / file.name))
             if await self.run_blocking(lambda: state_of(folder / file.name)) != before:
                 raise LocalError(f"{file.name} changed while it was read", Code.HASH_MISMATCH)
+        incoming, raw = folder.parent, reader.chunk_list
+        await self.run_blocking(lambda: write_chunk_list(incoming, file.name, raw))
 
     def _scan(self) -> dict[str, ModelDescription]:
         try:
@@ -283,7 +347,9 @@ class LocalModels:
         for folder in folders:
             if folder.name.startswith((".incoming-", ".removed-")):
                 shutil.rmtree(folder, ignore_errors=True)
-            elif (description := _read(folder)) is not None:
+            elif folder.name.startswith(FETCHING):
+                pass
+            elif (description := read_description(folder)) is not None:
                 found[folder.name] = description
             elif folder.is_dir():
                 log.warning("model_damaged", model=folder.name)
@@ -297,13 +363,11 @@ class LocalModels:
         except OSError as error:
             raise disk_error(error) from None
 
-    def _finish(self, incoming: Path, model: str, description: ModelDescription) -> _Marks:
+    def _finish(self, incoming: Path, model: str, description: ModelDescription) -> Marks:
         place = incoming / FILES_FOLDER
         try:
-            marks = _marks({file.name: place / file.name for file in description.files})
-            with (incoming / DESCRIPTION_FILE).open("xb") as stream:
-                stream.write(msgspec.json.format(msgspec.json.encode(description)))
-                sync(stream)
+            marks = marks_of({file.name: place / file.name for file in description.files})
+            write_description(incoming, description)
             final = self._directory / model
             if final.exists():  # damaged, or it would have been in the list
                 final.rename(self._directory / f".removed-{self._token()}")
@@ -311,16 +375,6 @@ class LocalModels:
         except OSError as error:
             raise disk_error(error) from None
         return marks
-
-    @staticmethod
-    def _note(folder: Path, *, brought: bool) -> None:
-        try:
-            if brought:
-                (folder / BROUGHT_FILE).touch(mode=0o600)
-            else:
-                (folder / BROUGHT_FILE).unlink(missing_ok=True)
-        except OSError as error:
-            raise disk_error(error) from None
 
     @staticmethod
     def _write_endpoint(folder: Path, endpoint: Endpoint) -> None:
@@ -339,43 +393,3 @@ class LocalModels:
         shutil.rmtree(removed, ignore_errors=True)
         if self._cache_directory is not None:
             shutil.rmtree(self._cache_directory / model, ignore_errors=True)
-
-
-def _checked(description: ModelDescription, files: Mapping[str, Path]) -> ModelDescription:
-    try:
-        checked = msgspec.convert(msgspec.to_builtins(description), ModelDescription)
-    except msgspec.ValidationError as error:
-        raise LocalError(f"the model's description: {error}", Code.MALFORMED) from None
-    names = [file.name for file in checked.files]
-    if len(set(names)) != len(names) or set(names) != set(files):
-        raise LocalError("the files given are not those described", Code.MALFORMED)
-    return checked
-
-
-def _read(folder: Path) -> ModelDescription | None:
-    """The description in a folder, if all of it is as it was written."""
-    path = folder / DESCRIPTION_FILE
-    try:
-        if path.stat().st_size > DESCRIPTION_MAX_BYTES:
-            return None
-        description = msgspec.json.decode(path.read_bytes(), type=ModelDescription)
-    except (OSError, ValueError):
-        return None
-    files = folder / FILES_FOLDER
-    whole = all(_is_whole(files / file.name, file.bytes) for file in description.files)
-    return description if whole and model_id(description) == folder.name else None
-
-
-def _marks(files: Mapping[str, Path]) -> _Marks:
-    """What changes when somebody writes to a file."""
-    found = {name: path.stat() for name, path in files.items()}
-    return {name: (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found.items()}
-
-
-def _is_whole(path: Path, size_bytes: int) -> bool:
-    """A file of that size and no link: not of another name, not of another file elsewhere."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size == size_bytes

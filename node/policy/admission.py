@@ -13,9 +13,10 @@ from aigrid.node.policy.charging import most
 from aigrid.node.policy.deciding import Decider, Wish
 from aigrid.node.policy.nonces import Nonces
 from aigrid.protocol import presentation
+from aigrid.protocol.chunks import part_hash
 from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Infer
+from aigrid.protocol.messages import Infer, Weights
 from aigrid.protocol.policy import Decision, Obligation, holder_key
 from aigrid.protocol.presentation import Binding, Presentation
 from aigrid.protocol.receipt import prefix_hash, request_hash
@@ -53,8 +54,10 @@ class Admission:
         self._verified: Memo[Record] = Memo(LIMITS.credentials_verified_max)
 
     @contextmanager
-    def admit(self, message: Infer, peer: str) -> Iterator[Admitted]:
+    def admit(self, message: Infer | Weights, peer: str) -> Iterator[Admitted]:
         """Decide whether to serve what `peer` (a DID) asks; count it while the context lasts.
+
+        Limits of requests and tokens are for what is inferred: uploads have bounds of their own.
 
         Raises:
             PolicyDeniedError, VerificationError: why not.
@@ -67,19 +70,13 @@ class Admission:
         shown = presentation.verify(
             message.presentation, verify_credential=partial(self._verify, verified)
         )
-        asked = Binding(
-            action="invoke",
-            model=message.model,
-            manifest=message.manifest,
-            request_hash=request_hash(message.salt, message.request),
-            prefix_hash=prefix_hash(message.salt, message.request),
-        )
+        asked = _binding(message)
         own = self._decider.own.node
         presentation.check(shown, asked, node=own, peer=peer, now_ms=now_ms)
         manifest = self._manifest_of(message.model)
         decision = self._decider.decide(
             Wish(
-                "invoke",
+                asked.action,
                 message.model,
                 message.manifest,
                 shown.binding.purpose,
@@ -96,8 +93,12 @@ class Admission:
             raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
         for digest, record in verified.items():
             self._verified.put(digest, record)
-        obligations = _obligations(decision, shown.holder, peer)
-        with self._budgets.charge(obligations, most=most(message.request)) as charge:
+        obligations: tuple[Obligation, ...] = ()
+        tokens = 0
+        if isinstance(message, Infer):
+            obligations = _obligations(decision, shown.holder, peer)
+            tokens = most(message.request)
+        with self._budgets.charge(obligations, most=tokens) as charge:
             yield Admitted(
                 shown,
                 decision,
@@ -113,6 +114,16 @@ class Admission:
         if record is None:
             record = verified[digest] = verify_form_and_signature(raw)
         return record
+
+
+def _binding(message: Infer | Weights) -> Binding:
+    """What a presentation has to be for, to go with a message."""
+    salt = message.salt
+    if isinstance(message, Infer):
+        hashes = request_hash(salt, message.request), prefix_hash(salt, message.request)
+        return Binding("invoke", message.model, message.manifest, *hashes)
+    hashes = part_hash(salt, message.part), hashlib.sha256(salt).hexdigest()
+    return Binding("fetch", message.model, message.manifest, *hashes)
 
 
 def _obligations(decision: Decision, holder: str, peer: str) -> tuple[Obligation, ...]:

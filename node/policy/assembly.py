@@ -62,6 +62,7 @@ class Policy:
             self.decider,
             self.wallet,
             trusted_publishers=config.trusted_publishers,
+            accepts=config.accept_licenses,
             now_ms=now_ms,
         )
         self.admission = Admission(

@@ -9,7 +9,7 @@ from aigrid.node.policy.deciding import Decider, Place, Wish
 from aigrid.node.policy.links import Chain, on_behalf_of
 from aigrid.node.policy.wallet import Wallet
 from aigrid.protocol.credential_kinds import ANYONE
-from aigrid.protocol.errors import Code
+from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import ModelBody, NodeBody
 from aigrid.protocol.model import MODEL_URN
@@ -69,13 +69,16 @@ class Foresight:
         wallet: Wallet,
         *,
         trusted_publishers: Collection[str],
+        accepts: Collection[str] = (),
         now_ms: Callable[[], int],
     ) -> None:
+        """`accepts`: licences that this node accepts where it acts for itself."""
         self._identity = identity
         self._graph = graph
         self._decider = decider
         self._wallet = wallet
         self._trusted = trusted_publishers
+        self._accepts = tuple(accepts)
         self._now_ms = now_ms
 
     def holder(self, did: str, behalf_of: str = "") -> Holder:
@@ -136,14 +139,34 @@ class Foresight:
             return False
         return self._decider.hosts(body.id.removeprefix(MODEL_URN), body.capabilities)
 
-    def check_publish(self, model: str, capabilities: tuple[str, ...]) -> None:
+    def may_host(self, manifest: Record) -> AigridError | None:
+        """Why this node may not host a model under a manifest, with all it holds; None: it may."""
+        if not isinstance(manifest.body, ModelBody):
+            return PolicyDeniedError("not a manifest of a model", Code.WRONG_MANIFEST)
+        model = manifest.body.id.removeprefix(MODEL_URN)
+        wish = Wish("host", model, manifest.content_id, "", self._accepts)
+        holder, place = self.holder(self._identity.did), self._decider.own
+        try:
+            self.decide(wish, holder, manifest=manifest, place=place).check()
+        except PolicyDeniedError as error:
+            return error
+        return None
+
+    def check_publish(
+        self, model: str, capabilities: tuple[str, ...], obtained: Record | None = None
+    ) -> None:
         """Whether this node may publish a model: see `may_publish`.
+
+        Of a model that it has fetched, the one by whose manifest it did has a say as well.
 
         Raises:
             PolicyDeniedError: somebody does not permit it.
         """
-        holder = self.holder(self._identity.did)
-        self.may_publish(Wish("publish", model), holder, capabilities)[1].check()
+        holder, wish = self.holder(self._identity.did), Wish("publish", model)
+        self.may_publish(wish, holder, capabilities)[1].check()
+        if obtained is not None and obtained.issuer != self._identity.did:
+            place = self._decider.own
+            self.decide(wish, holder, manifest=obtained, place=place).check()
 
     def may_publish(
         self, wish: Wish, holder: Holder, capabilities: tuple[str, ...]

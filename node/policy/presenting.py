@@ -1,6 +1,7 @@
 """What this node shows to another, or to itself, when it asks for something."""
 
 import base64
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -10,12 +11,14 @@ from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.deciding import Wish
 from aigrid.node.policy.explaining import Foresight, Holder
+from aigrid.protocol.chunks import Part, part_hash
 from aigrid.protocol.credential_kinds import accepts_license
 from aigrid.protocol.errors import Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import Kind, ModelBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.presentation import Binding, digest_of, present
 from aigrid.protocol.receipt import SALT_BYTES, prefix_hash, request_hash
 from aigrid.protocol.record import Record
@@ -83,27 +86,73 @@ class Presenter:
             PolicyDeniedError: whatever this node could show would not be enough.
         """
         manifest = self._graph.index.manifest(candidate.manifest, self._now_ms())
-        accepts = self._accepted(manifest, caller)
-        wish = Wish("invoke", candidate.model, candidate.manifest, caller.purpose, accepts)
-        credentials, decision = self._foresight.enough(
+        wish = Wish(
+            "invoke",
+            candidate.model,
+            candidate.manifest,
+            caller.purpose,
+            self._accepted(manifest, caller.accepts),
+        )
+        hashes = request_hash(salt, request), prefix_hash(salt, request)
+        return self._present(
             wish,
             self._holder(caller),
+            manifest,
+            audience=candidate.signer,
+            salt=salt,
+            hashes=hashes,
+            refusal=refusal,
+        )
+
+    def present_fetch(
+        self, manifest: Record, part: Part, audience: str, *, refusal: str | None = None
+    ) -> Presented:
+        """A presentation for a part of the weights that `audience` (a DID) has by `manifest`.
+
+        Raises:
+            PolicyDeniedError: whatever this node could show would not be enough.
+        """
+        accepts, salt = self._accepted(manifest, ()), self.salt()
+        model = manifest.subject.removeprefix(MODEL_URN)
+        return self._present(
+            Wish("fetch", model, manifest.content_id, "", accepts),
+            self._foresight.holder(self._identity.did),
+            manifest,
+            audience=audience,
+            salt=salt,
+            hashes=(part_hash(salt, part), hashlib.sha256(salt).hexdigest()),
+            refusal=refusal,
+        )
+
+    def _present(
+        self,
+        wish: Wish,
+        holder: Holder,
+        manifest: Record | None,
+        *,
+        audience: str,
+        salt: bytes,
+        hashes: tuple[str, str],
+        refusal: str | None,
+    ) -> Presented:
+        credentials, decision = self._foresight.enough(
+            wish,
+            holder,
             manifest=manifest,
-            place=self._foresight.place(candidate.signer),
+            place=self._foresight.place(audience),
             refusal=refusal,
         )
         if decision.code is not Code.STATUS_STALE:  # what is too old here may not be there
             decision.check()
         binding = Binding(
-            action="invoke",
-            model=candidate.model,
-            manifest=candidate.manifest,
-            request_hash=request_hash(salt, request),
-            prefix_hash=prefix_hash(salt, request),
-            accepts=accepts,
-            purpose=caller.purpose,
+            wish.action,
+            wish.model,
+            wish.manifest,
+            *hashes,
+            accepts=wish.accepts,
+            purpose=wish.purpose,
         )
-        now_ms, audience = self._now_ms(), candidate.signer
+        now_ms = self._now_ms()
         is_own = audience == self._identity.did  # one clock, no way to go, and many a request
         raw = present(
             self._identity,
@@ -130,11 +179,11 @@ class Presenter:
     def _holder(self, caller: Caller) -> Holder:
         return self._foresight.holder(self._identity.did, caller.did)
 
-    def _accepted(self, manifest: Record | None, caller: Caller) -> tuple[str, ...]:
-        """The model's licence, if this node or the caller accepts it: others are no concern."""
+    def _accepted(self, manifest: Record | None, accepts: Collection[str]) -> tuple[str, ...]:
+        """The model's licence, if this node or its caller accepts it: others are no concern."""
         body = None if manifest is None else manifest.body
         license_id = body.license if isinstance(body, ModelBody) else ""
-        accepted = accepts_license((*self._accepts, *caller.accepts), license_id)
+        accepted = accepts_license((*self._accepts, *accepts), license_id)
         return (license_id,) if license_id and accepted else ()
 
     def evidence(self, presented: Presented) -> tuple[bytes, ...]:

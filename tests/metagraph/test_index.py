@@ -61,7 +61,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Step], Believed]:
     offers = st.builds(
         lambda pair, **rest: Offer(model=pair[0], manifest=pair[1], **rest),
         pairs | pairs | pairs | mismatched,
-        state=st.sampled_from(["warm", "on_disk", "can_fetch"]),
+        state=st.sampled_from(["warm", "loading", "on_disk", "can_fetch"]),
         slots=st.integers(0, 3),
         latency_ms=st.integers(0, 3),
     )

@@ -141,7 +141,7 @@ offers = st.lists(
     st.builds(
         candidate,
         st.sampled_from("abcdef"),
-        state=st.sampled_from(["warm", "on_disk", "can_fetch"]),
+        state=st.sampled_from(["warm", "loading", "on_disk", "can_fetch"]),
         slots=st.integers(0, 4),
         latency_ms=st.integers(0, 2**53 - 1),
         valid_until_ms=st.integers(NOW - 1, NOW + 2),
@@ -177,7 +177,11 @@ def test_every_candidate_is_kept_or_dropped_once_whatever_their_order(
 
 def readiness(one: Candidate, state: Observation) -> str:
     busy = state.running >= one.slots and one.state != "can_fetch"
-    return {"warm": "0", "on_disk": "1", "can_fetch": "3"}[one.state] if not busy else "2"
+    return (
+        {"warm": "0", "loading": "1", "on_disk": "2", "can_fetch": "4"}[one.state]
+        if not busy
+        else "3"
+    )
 
 
 def test_a_node_that_seems_full_is_asked_late_but_asked() -> None:

@@ -101,14 +101,14 @@ async def test_models_find_and_ask(sim, autojump_clock):
     model = await sim.publish_echo("b", "parrot")
     await eventually(a.node.router.models, seconds=10)
     peer = b.node.identity.peer_id
-    nowhere: dict[str, list[str]] = {"warm": [], "can_fetch": [], "seeds": []}
+    nowhere = {"warm": [], "loading": [], "can_fetch": [], "seeds": [peer]}
     listed = {"model": model, "name": "parrot", "names": ["parrot"], "state": "on_disk"}
     listed |= {"on_disk": [peer], **nowhere}
     listed["policy"] = [
         {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
     ]
     own = a.node.identity.peer_id
-    assert await a("models") == {"models": [listed], "trouble": "", "peer_id": own}
+    assert await a("models") == {"models": [listed], "trouble": "", "peer_id": own, "fetching": {}}
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}
     assert (found["node"], found["signer"]) == (peer, b.node.identity.did)

@@ -130,7 +130,7 @@ offers = st.builds(
     kinds.Offer,
     model=content_ids,
     manifest=content_ids,
-    state=st.sampled_from(["warm", "on_disk", "can_fetch"]),
+    state=st.sampled_from(["warm", "loading", "on_disk", "can_fetch"]),
     slots=st.integers(0, 65536),
     latency_ms=counts,
 )

@@ -7,6 +7,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.mesh.summoning import nobody_comes
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import (
     AigridError,
@@ -32,8 +33,12 @@ async def sim(tmp_path):
 
 
 async def grid(sim, holders, **options):
-    """Node "asker" and some that hold "parrot", met and known; (asker, holders by PeerId)."""
+    """Node "asker" and some that hold "parrot", met and known; (asker, holders by PeerId).
+
+    Nobody is summoned: what there is to say is said at once.
+    """
     asker = (await sim.start("asker")).node
+    asker.router._summon = nobody_comes
     for n in range(holders):
         await sim.start(f"h{n}")
         await sim.join(f"h{n}", "asker")

@@ -1,0 +1,184 @@
+"""Decisions about weights on their way: who is asked for which chunks, and what has to go. Pure."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from aigrid.protocol.limits import LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Chunks of one file, by its place in the list of files, that follow each other."""
+
+    file: int
+    first: int
+    count: int
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.first + self.count)
+
+
+@dataclass(eq=False, slots=True)
+class Asked:
+    """A run that a holder was asked for. `doubled`: somebody else was asked for a part as well."""
+
+    holder: str
+    run: Run
+    doubled: bool = False
+
+
+class WorkQueue:
+    """Which chunks are still missing, and who has been asked for which.
+
+    Everybody takes from one queue, in runs that become shorter towards the end; whoever finds it
+    empty is given the last half of what another still owes. So no slow holder holds up the end, and
+    no chunk is asked for more than twice at a time.
+    """
+
+    def __init__(self, have: Sequence[bytearray], chunk_bytes: Sequence[int]) -> None:
+        """`have`: for each file and chunk whether it is here; it is kept up to date."""
+        self.have = have
+        self._chunk_bytes = chunk_bytes
+        self._free: deque[Run] = deque()
+        for file, chunks in enumerate(have):
+            self._free += _runs(file, range(len(chunks)), chunks)
+        self._asked: list[Asked] = []
+        self.missing = sum(chunks.count(0) for chunks in have)
+
+    @property
+    def missing_bytes(self) -> int:
+        """About: last chunks count as whole ones."""
+        sizes = zip(self.have, self._chunk_bytes, strict=True)
+        return sum(chunks.count(0) * size for chunks, size in sizes)
+
+    def take(self, holder: str, *, workers: int) -> Asked | None:
+        """What to ask a holder for, where so many are asked at once; None: nothing now."""
+        if self._free:
+            run = self._cut(self._free.popleft(), workers)
+        else:
+            half = self._half_of_another(holder)
+            if half is None:
+                return None
+            run = half
+        asked = Asked(holder, run)
+        self._asked.append(asked)
+        return asked
+
+    def got(self, file: int, number: int) -> None:
+        """A chunk is here."""
+        if not self.have[file][number]:
+            self.have[file][number] = 1
+            self.missing -= 1
+
+    def over(self) -> list[Asked]:
+        """What was asked for of which nothing is missing any more."""
+        return [one for one in self._asked if not self._owed(one)]
+
+    def leave(self, asked: Asked) -> None:
+        """A holder is done with a run, or has failed: what is missing of it is for others."""
+        self._asked.remove(asked)
+        of_others = {
+            number
+            for one in self._asked
+            if one.run.file == asked.run.file
+            for number in one.run.numbers
+        }
+        back = [number for number in self._owed(asked) if number not in of_others]
+        self._free.extendleft(reversed(list(_joined(asked.run.file, back))))
+
+    def _owed(self, asked: Asked) -> list[int]:
+        have = self.have[asked.run.file]
+        return [number for number in asked.run.numbers if not have[number]]
+
+    def _cut(self, run: Run, workers: int) -> Run:
+        most = min(
+            LIMITS.chunks_asked_max,
+            max(1, LIMITS.fetch_run_bytes // self._chunk_bytes[run.file]),
+            max(1, self.missing // (2 * max(1, workers))),
+        )
+        if run.count > most:
+            self._free.appendleft(Run(run.file, run.first + most, run.count - most))
+        return Run(run.file, run.first, min(run.count, most))
+
+    def _half_of_another(self, holder: str) -> Run | None:
+        owed = [
+            (self._owed(one), one)
+            for one in self._asked
+            if not one.doubled and one.holder != holder
+        ]
+        numbers, chosen = max(owed, key=lambda pair: len(pair[0]), default=([], None))
+        if chosen is None or not numbers:
+            return None
+        chosen.doubled = True
+        half = numbers[len(numbers) // 2 :]
+        return list(_joined(chosen.run.file, half))[-1]
+
+
+def _runs(file: int, numbers: Iterable[int], have: bytearray) -> Iterator[Run]:
+    """The runs of chunks that are not here."""
+    return _joined(file, (number for number in numbers if not have[number]))
+
+
+def _joined(file: int, numbers: Iterable[int]) -> Iterator[Run]:
+    """Ascending numbers as runs."""
+    first = last = -2
+    for number in numbers:
+        if number != last + 1:
+            if first >= 0:
+                yield Run(file, first, last + 1 - first)
+            first = number
+        last = number
+    if first >= 0:
+        yield Run(file, first, last + 1 - first)
+
+
+# --- the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A fetched model on the disk.
+
+    Attributes:
+        model: its id.
+        bytes: on the disk.
+        used_ms: when it was last used, or fetched.
+        kept: it is in use, pinned, or would be missed: see `keepers`.
+    """
+
+    model: str
+    bytes: int
+    used_ms: int
+    kept: bool
+
+
+def keepers(
+    model: str, holders: Iterable[str], *, issuer: str, replicas_min: int
+) -> frozenset[str]:
+    """Of live holders (DIDs) those that keep a model although they want the room.
+
+    Whoever published it first, then by a hash of model and holder: all who know of the same holders
+    agree, so that not all of them let it go at the same moment, each counting on the others.
+    """
+    ranked = sorted(
+        set(holders),
+        key=lambda did: (did != issuer, hashlib.sha256(f"{model} {did}".encode()).digest()),
+    )
+    return frozenset(ranked[: max(1, replicas_min)])
+
+
+def to_evict(cached: Iterable[Cached], *, needed_bytes: int, budget_bytes: int) -> list[str] | None:
+    """What has to go, longest unused first, so that `needed_bytes` more fit; None: they cannot."""
+    held = sorted(cached, key=lambda one: (one.used_ms, one.model))
+    excess = sum(one.bytes for one in held) + needed_bytes - budget_bytes
+    chosen = []
+    for one in held:
+        if excess <= 0:
+            break
+        if not one.kept and one.bytes:
+            chosen.append(one.model)
+            excess -= one.bytes
+    return chosen if excess <= 0 else None

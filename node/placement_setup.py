@@ -1,0 +1,148 @@
+"""Placement put together: who waits, who sees it, who acts."""
+
+import random
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from aigrid.node.mesh.bringable import Bringable, Weights
+from aigrid.node.mesh.demands import Demands
+from aigrid.node.mesh.keeping import Keeping
+from aigrid.node.mesh.model_copy import Progress
+from aigrid.node.mesh.placement_budget import Cost, PlacementBudget
+from aigrid.node.mesh.placing import Placing
+from aigrid.node.mesh.sight import Sight
+from aigrid.node.mesh.summoner import Summoner
+from aigrid.protocol.kinds import ModelBody, Offer
+from aigrid.protocol.record import Record
+
+if TYPE_CHECKING:
+    from aigrid.node.app import Node
+
+
+class Placement:
+    """The services of placement.
+
+    Attributes:
+        summon: what `Router` calls when nobody serves a request.
+        placing: what is on its way here, and why.
+        services: to be run once the node's engines are known.
+    """
+
+    def __init__(self, node: "Node", weights: Weights, *, rng: random.Random) -> None:
+        """Of a node whose models and peers are there."""
+        self._node = node
+        self._weights = weights
+        graph, now_ms, config = node.graph, node.now_ms, node.config
+        self.demands = Demands(
+            graph,
+            node.identity,
+            queued=self._queued,
+            manifest_of=node.hosting.manifest,
+            audience=lambda: not self._sight.alone(),
+            changed=lambda: self.placing.poke(),  # noqa: PLW0108 - made later
+            now_ms=now_ms,
+        )
+        self._sight = Sight(
+            graph,
+            node.peers,
+            own_waiting=self.demands.counts,
+            seeds=weights.holders,
+            running=lambda: node.serving.running,
+            now_ms=now_ms,
+            rng=rng,
+        )
+        chosen = config.placement
+        most = Cost(chosen.fetch_bytes_per_day, chosen.loads_per_day)
+        bringable = Bringable(
+            chosen,
+            graph=graph,
+            sight=self._sight,
+            weights=weights,
+            machine=self,
+            budget=PlacementBudget(node.local, node.identity.did, most=most),
+            trusted=config.trusted_publishers,
+            hosts=node.policy.foresight.hosts,
+            now_ms=now_ms,
+        )
+        self.placing = Placing(
+            graph,
+            node.pool,
+            self._sight,
+            bringable,
+            bring=self._bring,
+            changed=self._changed,
+            idle_seconds=chosen.replica_idle_seconds,
+        )
+        self.keeping = Keeping(
+            graph,
+            self._sight,
+            bringable,
+            seeds_min=chosen.replicas_min,
+            patience_seconds=chosen.keep_after_seconds,
+            bring=self._bring,
+            held=self.held,
+            now_ms=now_ms,
+            rng=rng,
+        )
+        self.summon = Summoner(
+            graph, self._sight, self.demands, placing=lambda: self.placing, now_ms=now_ms
+        )
+        self.services = (self.demands, self.placing, self.summon, self.keeping)
+
+    def offers(self) -> tuple[Offer, ...]:
+        """What this node serves, and what is on its way here."""
+        served = self._node.hosting.offers()
+        known = {offer.model for offer in served}
+        return (*served, *(one for one in self.placing.coming() if one.model not in known))
+
+    def view(self) -> dict[str, str]:
+        """Model id -> why this node does or does not host a model that is wanted."""
+        return {model: str(told) for model, told in sorted(self.placing.view().items())}
+
+    # -- `Machine`
+
+    def formats(self) -> Collection[str]:
+        sound = [probe for probe in self._node.probes if not probe.problem]
+        return frozenset(name for probe in sound for name in probe.formats)
+
+    def memory(self) -> Mapping[str, int]:
+        return self._node.pool.budget.purses
+
+    def held(self, model: str) -> bool:
+        return model in self._node.models.list()
+
+    def problem(self, model: str) -> str:
+        return (
+            ""
+            if self._node.hosting.offered(model)
+            else "this node does not offer it: see `withheld`"
+        )
+
+    # -- inside
+
+    def _queued(self) -> dict[str, int]:
+        """Model id -> requests that wait for a slot of a loaded model here."""
+        if not self._node.serving.running:
+            return {}
+        found = self._node.pool.view().items()
+        return {m: use.waiting for m, use in found if use.state == "warm" and use.waiting}
+
+    async def _bring(self, model: str, manifest: Record) -> None:
+        """Get the files of a model here, if they are not. Raises AigridError."""
+        body = manifest.body
+        if self.held(model) or not isinstance(body, ModelBody):
+            return
+        if body.model.files:
+            await self._weights.fetch(model, manifest, progress=self._tell(model))
+        else:
+            await self._node.hosting.take_in(manifest, {})
+
+    def _changed(self) -> None:
+        self._node.announcer.poke()
+        self._node.hints.poke()
+
+    def _tell(self, model: str) -> Progress:
+        async def progress(text: str) -> None:
+            self._node.loading.tell(model, text)
+
+        return progress

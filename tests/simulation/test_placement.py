@@ -1,0 +1,224 @@
+"""Placement among whole nodes in virtual time: few act, replicas come and go, nobody is lied to.
+
+The models have no files, so that bringing one costs nothing but its load.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+from tests.simulation.harness import Simulation, eventually
+from tests.simulation.test_grid import everybody_knows_everybody
+from trio.testing import MockClock
+
+from aigrid.metagraph.branches import topics_of
+from aigrid.node.placement_settings import PlacementConfig
+from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.kinds import DemandBody, Kind, WantedModel
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Records, encode
+from aigrid.protocol.record import build
+
+PUBLISHER = "n01"
+WORDS = "one two three four five six seven eight nine ten"
+
+
+@pytest.fixture
+async def sim(tmp_path: Path):
+    async with trio.open_nursery() as nursery:
+        yield Simulation(5, tmp_path, nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def grid(
+    sim: Simulation, count: int, *, host: str = "trusted", loads: int = 500
+) -> list[str]:
+    """Nodes that trust the publisher; all know each other."""
+    names = [f"n{i:02d}" for i in range(count)]
+    for name in names:
+        await sim.start(
+            name,
+            trusted_publishers=[sim.identity_of(PUBLISHER).did],
+            placement=PlacementConfig(host=host, loads_per_day=loads),
+        )
+    for name in names[1:]:
+        await sim.join(name, names[0])
+    await eventually(lambda: everybody_knows_everybody(sim), seconds=60)
+    return names
+
+
+def warm(sim: Simulation, model: str) -> list[str]:
+    return [n for n, s in sim.nodes.items() if s.node.pool.states().get(model) == "warm"]
+
+
+def loads(sim: Simulation) -> Counter[str]:
+    """How many workers each node has ever started."""
+    return Counter({name: len(s.node._world.spawner.spawned) for name, s in sim.nodes.items()})
+
+
+def name_of(sim: Simulation, peer_id: str) -> str:
+    return next(n for n, s in sim.nodes.items() if s.node.identity.peer_id == peer_id)
+
+
+async def test_a_model_that_nobody_offers_comes_to_one_node_and_only_one(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    await grid(sim, 12)
+    model = await sim.publish_echo(PUBLISHER, "parrot")
+    await trio.sleep(5)
+    sim.kill(PUBLISHER)
+    await trio.sleep(1)
+    answer, served_by = await sim.ask("n05", "parrot", WORDS)
+    assert answer.strip() == WORDS
+    assert name_of(sim, served_by) != PUBLISHER
+    await trio.sleep(60)
+    assert loads(sim).total() == 1
+    assert warm(sim, model) == [name_of(sim, served_by)]
+
+
+async def test_requests_that_wait_bring_more_replicas_which_retire_in_order(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    await grid(sim, 12)
+    model = await sim.publish_echo(PUBLISHER, "parrot", delay_ms=200, slots=2)
+    await trio.sleep(5)
+    most, answers = 0, []
+
+    async def client() -> None:
+        answers.extend([await sim.ask("n05", "parrot", WORDS) for _ in range(6)])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(24):
+            nursery.start_soon(client)
+        while len(answers) < 24 * 6:
+            await trio.sleep(0.5)
+            most = max(most, len(warm(sim, model)))
+    assert all(text.strip() == WORDS for text, _ in answers)
+    assert 3 <= most <= 12  # 24 clients, of whom two fit at each
+    assert loads(sim).total() <= most + 1
+    await eventually(lambda: len(warm(sim, model)) == 1, seconds=180)
+    await trio.sleep(30)
+    assert len(warm(sim, model)) == 1
+
+
+async def test_a_replica_that_dies_is_replaced_while_requests_go_on(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    await grid(sim, 8)
+    await sim.start("asker", placement=PlacementConfig(host="nothing"))
+    await sim.join("asker", "n00")
+    model = await sim.publish_echo(PUBLISHER, "parrot")
+    await trio.sleep(5)
+    sim.kill(PUBLISHER)
+    hosts, asked = [], []
+    for _ in range(4):
+        began = trio.current_time()
+        answer, served_by = await sim.ask("asker", "parrot", WORDS)
+        asked.append(trio.current_time() - began)
+        assert answer.strip() == WORDS
+        hosts.append(name_of(sim, served_by))
+        sim.kill(hosts[-1])
+    assert len(set(hosts)) == 4
+    assert max(asked) < 5
+    assert warm(sim, model) == []
+
+
+async def test_what_is_on_no_list_comes_to_nobody_and_the_request_ends_in_time(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    await grid(sim, 4, host="nothing")
+    model = await sim.publish_echo(PUBLISHER, "parrot")
+    await trio.sleep(5)
+    sim.kill(PUBLISHER)
+    began, ended = trio.current_time(), trio.Event()
+
+    async def ask() -> None:
+        with pytest.raises(AigridError) as caught:
+            await sim.ask("n02", "parrot", WORDS)
+        assert caught.value.code is Code.NO_CANDIDATE
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(5)
+        said = sim.nodes["n03"].node.placement.view()[model]
+        assert "of 3, 1 replica wanted, 0 live; it is not on this node's list" in said
+        await ended.wait()
+    assert trio.current_time() - began <= LIMITS.summon_hope_seconds + 1
+    assert loads(sim).total() == 0
+    await trio.sleep(LIMITS.demand_linger_seconds + 3)
+    assert not any(s.node.placement.view() for s in sim.nodes.values())
+
+
+async def test_by_default_a_member_that_nobody_named_has_its_models_nowhere_else(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    await grid(sim, 4)
+    await sim.publish_echo("n02", "cuckoo")  # n01 alone is trusted
+    await trio.sleep(5)
+    sim.kill("n02")
+    with pytest.raises(AigridError):
+        await sim.ask("n03", "cuckoo", WORDS)
+    assert loads(sim).total() == 0
+
+
+def wanting(model: str, manifest: str, count: int = 10**6) -> tuple[WantedModel, ...]:
+    return (WantedModel(model, manifest, count),)
+
+
+async def test_a_thousand_demands_of_strangers_and_forgers_bring_nothing(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    """Passed on by a member, which is not to blame for what others sign."""
+    await grid(sim, 6)
+    model = await sim.publish_echo(PUBLISHER, "parrot")
+    await trio.sleep(5)
+    manifest = sim.nodes["n02"].node.graph.manifests_of(model, sim.now_ms())[0].content_id
+    sim.kill(PUBLISHER)
+    messenger, victim = sim.nodes["n03"].node, sim.nodes["n04"].node
+    raws = []
+    for number in range(1000):
+        stranger = Identity(number.to_bytes(32, "big"))
+        body = DemandBody(id=stranger.did, wanted=wanting(model, manifest))
+        times = {"valid_from_ms": sim.now_ms(), "valid_until_ms": sim.now_ms() + 300_000}
+        raw = build(Kind.DEMAND, body, stranger, **times).raw
+        if number % 2:  # in the name of a member
+            raw = raw.replace(stranger.did.encode(), victim.identity.did.encode())
+        raws.append(raw)
+    for start in range(0, len(raws), 40):
+        batch = encode(Records(tuple(raws[start : start + 40])))
+        for topic in topics_of(frozenset()):
+            await messenger.transport.publish(topic, batch)
+        await trio.sleep(1)
+    await trio.sleep(60)
+    assert sum(victim.graph.refused.values()) >= 500
+    assert loads(sim).total() == 0
+    assert all(not s.node.placement.view() for s in sim.nodes.values())
+
+
+async def test_a_member_that_wants_everything_is_bounded_by_budgets(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    names = await grid(sim, 6, loads=4)
+    models = [await sim.publish_echo(PUBLISHER, f"parrot{n}") for n in range(40)]
+    await trio.sleep(5)
+    sim.kill(PUBLISHER)
+    liar = sim.nodes["n03"].node
+    found = {m: liar.graph.manifests_of(m, sim.now_ms())[0].content_id for m in models}
+    for turn in range(120):
+        some = sorted(models[(turn * 5 + n) % 40] for n in range(16))
+        wanted = tuple(WantedModel(m, found[m], 10**6) for m in some)
+        body = DemandBody(id=liar.identity.did, wanted=wanted)
+        now_ms = sim.now_ms()
+        liar.graph.issue(Kind.DEMAND, body, liar.identity, now_ms=now_ms, ttl_ms=300_000)
+        await trio.sleep(2)
+    spent = loads(sim)
+    share = int(4 * LIMITS.placement_one_share)
+    assert all(spent[name] <= share for name in names if name not in {PUBLISHER, "n03"})
+    assert spent.total() > 0
+    # Others' requests are served all the same.
+    last = next(m for m in reversed(models) if not warm(sim, m))
+    answer, _ = await sim.ask("n05", last, WORDS)
+    assert answer.strip() == WORDS
