@@ -16,7 +16,7 @@ from aigrid.engines.counting import Tally
 from aigrid.engines.echo import EchoEngine
 from aigrid.engines.sampling import Logits
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import ChatMessage, Finish, InferChunk, InferRequest, TextRequest
+from aigrid.protocol.inference import ChatMessage, InferChunk, InferRequest, TextChunk, TextRequest
 
 END = 256
 VOCABULARY = 257
@@ -123,4 +123,4 @@ class SpellingEngine(EchoEngine):
 
 
 def text_of(chunks: Sequence[InferChunk]) -> str:
-    return "".join(chunk.text for chunk in chunks if not isinstance(chunk, Finish))
+    return "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk))

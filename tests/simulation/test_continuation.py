@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.mesh.answer import Answer, Segment
 from aigrid.node.mesh.summoning import Unmet
 from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.policy.receipt_proof import kept_hashes, proved
 from aigrid.node.policy.receipt_queries import Filters, newest
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, TextChunk, TextRequest
@@ -60,7 +62,10 @@ async def world(
             engine = SpellingEngine()
             spawner = node._world.spawner
             assert isinstance(spawner, InlineSpawner)
-            spawner.engines, spawner.chunk_seconds = {"echo": lambda e=engine: e}, seconds_per_chunk
+            spawner.engines, spawner.chunk_seconds = (
+                {"echo": partial(_itself, engine)},
+                seconds_per_chunk,
+            )
             made.model = await sim.publish_echo(name, "parrot")
             made.engines[node.identity.peer_id] = engine
             made.names[node.identity.peer_id] = name
@@ -72,6 +77,10 @@ async def world(
         await trio.sleep(2)
         yield made
         nursery.cancel_scope.cancel()
+
+
+def _itself(engine: SpellingEngine) -> SpellingEngine:
+    return engine
 
 
 async def ask(
@@ -98,6 +107,7 @@ async def test_every_cut_is_mended(
     tmp_path: Path, autojump_clock: MockClock, request_: TextRequest
 ) -> None:
     whole = list(spell(request_, PROMPT.encode()))
+    tokens = sum(len(chunk.token_ids) for chunk in whole if isinstance(chunk, TextChunk))
     async with world(tmp_path, "a", "b") as made:
         for after in range(1, len(whole)):
             made.break_off(after)
@@ -105,7 +115,7 @@ async def test_every_cut_is_mended(
             assert same(chunks, whole), after
             first, second = answer.segments
             assert {first.node, second.node} == made.engines.keys()
-            assert first.tokens + second.tokens == len(whole) - 1 - (whole[-2].token_ids == ())
+            assert first.tokens + second.tokens == tokens
             assert first.receipted
             assert second.receipted
             assert answer.attempts == 2
@@ -171,12 +181,15 @@ async def test_draws_go_on_as_if_nothing_had_happened(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """No seed was given: the one that was chosen follows from the salt."""
-    request = TextRequest(prompt=PROMPT, temperature=1.0, max_tokens=30)
+    request = TextRequest(prompt=PROMPT, temperature=1.0, max_tokens=14)
     async with world(tmp_path, "a", "b") as made:
         made.break_off(7)
         _, chunks = await ask(made.asker, request)
         rows = (await newest(made.asker.policy.receipts.database, Filters(), limit=2))[0]
-        (salt,) = {row.salt for row in rows if row.request_id == "request-1"}
+        (salt,) = {row.salt for row in rows}
+        proofs = [proved(kept_hashes(row), salt, request) for row in rows]
+        assert [proof["request"] for proof in proofs] == [True, True]
+        assert sorted(proof["prefix"] for proof in proofs) == [False, True]  # one goes on
         sent = seeded(request, salt)
         assert isinstance(sent, TextRequest)
         assert sent.seed is not None
