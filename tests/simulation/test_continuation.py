@@ -60,8 +60,7 @@ async def world(
             if name != "asker":
                 await sim.join(name, "asker")
             engine = SpellingEngine()
-            spawner = node._world.spawner
-            assert isinstance(spawner, InlineSpawner)
+            spawner = spawner_of(node)
             spawner.engines, spawner.chunk_seconds = (
                 {"echo": partial(_itself, engine)},
                 seconds_per_chunk,
@@ -77,6 +76,12 @@ async def world(
         await trio.sleep(2)
         yield made
         nursery.cancel_scope.cancel()
+
+
+def spawner_of(node: Node) -> InlineSpawner:
+    spawner = node._world.spawner
+    assert isinstance(spawner, InlineSpawner)
+    return spawner
 
 
 def _itself(engine: SpellingEngine) -> SpellingEngine:
@@ -245,9 +250,7 @@ async def test_somebody_who_is_summoned_goes_on(tmp_path: Path, autojump_clock: 
             return True
 
         made.asker.router._summon = summon
-        spawner = made.asker._world.spawner
-        assert isinstance(spawner, InlineSpawner)
-        spawner.engines = {"echo": SpellingEngine}
+        spawner_of(made.asker).engines = {"echo": SpellingEngine}
         chunks: list[InferChunk] = []
         async with made.asker.router.infer("parrot", PLAIN, request_id="request-1") as answer:
             chunks += await anext(answer.chunks)
@@ -284,7 +287,39 @@ async def test_a_request_that_kills_engines_does_not_go_on_killing_them(
         assert killed == LIMITS.continued_crashes_max + 1
 
 
-@pytest.mark.parametrize("code", [Code.CANCELLED, Code.INVALID_REQUEST, Code.NOT_SERVED])
+async def test_an_answer_that_a_node_gives_up_is_continued(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path, "a", "b") as made:
+        made.break_off(3, code=Code.CANCELLED)
+        answer, chunks = await ask(made.asker)
+        assert same(chunks, list(spell(PLAIN, PROMPT.encode())))
+        assert answer.segments[0].tokens == 3
+
+
+async def test_a_warm_node_that_does_not_go_on_is_given_up_soon(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It answers pings, so only its silence tells."""
+    async with world(tmp_path, "a", "b", "c") as made:
+        made.break_off(3)
+        async with made.asker.router.infer("parrot", PLAIN, request_id="request-1") as answer:
+            chunks = [*await anext(answer.chunks)]
+            others = [n for p, n in made.names.items() if p != answer.node]
+            silent = made.sim.nodes[others[0]].node
+            for name in others:
+                for worker in spawner_of(made.sim.nodes[name].node).spawned:
+                    worker._chunk_seconds = 3600 if name == others[0] else 0.05
+            # Whoever is drawn first: the silent one is, for it seems to be less busy.
+            made.asker.peers.seen(made.sim.nodes[others[1]].node.identity.peer_id).heard(1)
+            began = trio.current_time()
+            chunks += [chunk async for batch in answer.chunks for chunk in batch]
+        assert same(chunks, list(spell(PLAIN, PROMPT.encode())))
+        assert LIMITS.continuation_silence_seconds < trio.current_time() - began < 10
+        assert silent.identity.peer_id in [segment.node for segment in answer.segments]
+
+
+@pytest.mark.parametrize("code", [Code.INVALID_REQUEST, Code.NOT_SERVED])
 async def test_what_is_not_the_nodes_doing_ends_the_answer(
     tmp_path: Path, autojump_clock: MockClock, code: Code
 ) -> None:

@@ -7,6 +7,7 @@ import trio
 from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.network.transport import PeerAddress
+from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Records, encode
@@ -142,3 +143,23 @@ async def test_the_clock_of_the_others_is_compared(sim, autojump_clock):
     a, *_ = await grid(sim, "a", "b", "c")
     a.peers._now_ms = lambda: sim.now_ms() + 5000
     await eventually(lambda: 4900 <= a.peers.clock_ahead_ms() <= 5100, seconds=10)
+
+
+async def test_what_is_awaited_of_a_silent_peer_is_given_up(sim, autojump_clock):
+    a, b = await grid(sim, "a", "b")
+    peer, began = b.identity.peer_id, trio.current_time()
+    with pytest.raises(RemoteError) as caught, a.peers.while_alive(peer, silence_seconds=0.5):
+        await trio.sleep_forever()
+    assert caught.value.code is Code.TIMEOUT
+    assert trio.current_time() - began == pytest.approx(0.5)
+    sim.network.freeze(peer)
+    began = trio.current_time()
+    with pytest.raises(RemoteError), a.peers.while_alive(peer):
+        await trio.sleep_forever()
+    assert trio.current_time() - began <= 5
+    began = trio.current_time()
+    with a.peers.while_alive(peer):
+        await trio.lowlevel.checkpoint()  # what has come is taken
+    with pytest.raises(RemoteError), a.peers.while_alive(peer):
+        await trio.sleep_forever()
+    assert trio.current_time() - began < 0.1
