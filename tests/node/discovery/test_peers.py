@@ -46,7 +46,7 @@ async def test_a_peer_whose_sync_never_ends_holds_up_no_pings(sim, autojump_cloc
     silent_seconds = await eventually(
         lambda: not a.peers.alive(c.identity.peer_id), seconds=2 * LIMITS.rpc_timeout_seconds
     )
-    ping_seconds = LIMITS.ping_interval_seconds + 2 * LIMITS.ping_timeout_seconds
+    ping_seconds = 1.2 * LIMITS.ping_interval_seconds + 2 * LIMITS.ping_timeout_seconds
     assert silent_seconds <= ping_seconds + 0.1
 
 
@@ -61,7 +61,7 @@ async def test_a_frozen_peer_does_not_slow_the_pings_of_another(sim, autojump_cl
         await eventually(lambda: state.seen_seconds != before, seconds=10)  # noqa: B023
         seen.append(state.seen_seconds)
     gaps = [later - earlier for earlier, later in itertools.pairwise(seen)]
-    assert max(gaps) <= LIMITS.ping_interval_seconds + 0.5
+    assert max(gaps) <= 1.2 * LIMITS.ping_interval_seconds + 0.5
 
 
 async def test_a_frozen_peer_that_thaws_is_alive_again(sim, autojump_clock):
