@@ -49,7 +49,7 @@ from aigrid.protocol.record import Record, build, verify_form_and_signature
 pytestmark = pytest.mark.process
 MIB = 1 << 20
 GROWTH_MAX_BYTES = 60 * MIB
-PAUSE_MAX_SECONDS = 3.0  # below `ping_timeout_seconds`: nobody may take the node for dead
+PAUSE_MAX_SECONDS = 2.5  # below `ping_timeout_seconds`: nobody may take the node for dead
 RECORDS = messages.RECORDS_TOPIC
 
 
