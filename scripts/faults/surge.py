@@ -4,8 +4,8 @@
 
 A node has one model with two slots, and every client asks again as soon as it was answered, or when
 a refusal said so. Given are the statuses, how long answers and refusals took, and the memory (PSS)
-of the node with its children at a third of the time and at the end: it must not have grown by more
-than a twentieth. Whatever is neither an answer nor 429 or 503 with Retry-After is wrong.
+of the node with its children, as the median of samples just before a third of the time and just
+before the end: it must not have grown by more than a twentieth. Whatever is neither an answer nor 429 or 503 with Retry-After is wrong.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from scripts.nodes import NodeFailedError, NodeProcess
 from scripts.small_models import Reply, ask, publish, write_regressor
 
-MODEL, GROWTH_MAX, MIB = "busy", 0.05, 2**20
+MODEL, GROWTH_MAX, SAMPLE_SECONDS, MIB = "busy", 0.05, 0.5, 2**20
 POOL = "workers_per_model = 1, spares = 1"
 
 
@@ -67,14 +67,22 @@ def surge(node: NodeProcess, arguments: argparse.Namespace) -> tuple[list[Reply]
 
     with ThreadPoolExecutor(arguments.clients) as threads:
         clients = [threads.submit(client) for _ in range(arguments.clients)]
-        time.sleep(arguments.seconds / 3)
-        early = node.usage().pss_bytes
-        time.sleep(max(0.0, until - 0.5 - time.monotonic()))
-        late = node.usage().pss_bytes
+        early = sampled(node, began + arguments.seconds / 3, arguments.seconds / 6)
+        late = sampled(node, until, arguments.seconds / 6)
         stop.set()
         for one in clients:
             one.result()
     return replies, (early, late)
+
+
+def sampled(node: NodeProcess, until: float, seconds: float) -> int:
+    """The median of what the node and its children have, in so many seconds before `until`."""
+    found: list[int] = []
+    time.sleep(max(0.0, until - seconds - time.monotonic()))
+    while time.monotonic() < until:
+        found.append(node.usage().pss_bytes)
+        time.sleep(SAMPLE_SECONDS)
+    return int(median(found))
 
 
 def report(replies: list[Reply], memory: tuple[int, int], arguments: argparse.Namespace) -> int:
