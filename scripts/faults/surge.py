@@ -5,7 +5,8 @@
 A node has one model with two slots, and every client asks again as soon as it was answered, or when
 a refusal said so. Given are the statuses, how long answers and refusals took, and the memory (PSS)
 of the node with its children, as the median of samples just before a third of the time and just
-before the end: it must not have grown by more than a twentieth. Whatever is neither an answer nor 429 or 503 with Retry-After is wrong.
+before the end: it must not have grown by more than a twentieth. Whatever is neither an answer nor
+429 or 503 with Retry-After is wrong.
 """
 
 import argparse
