@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from aigrid.node.mesh.budget import Budget
 from aigrid.node.mesh.health import Health
 from aigrid.node.workers import Worker
 from aigrid.protocol.errors import AigridError
@@ -107,6 +108,15 @@ class Turn:
     error: AigridError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Never:
+    """With this budget and these engines a model cannot be loaded, whatever else is unloaded."""
+
+    budget: Budget
+    engines: tuple[str, ...]
+    error: AigridError
+
+
 class Entry:
     """A model, as long as it is on this node's disk. Leases wait in order of arrival.
 
@@ -118,6 +128,7 @@ class Entry:
         grow_at: when another worker may be added again.
         several: whether several workers of it make sense at all.
         trouble: why its last load failed, or "".
+        never: why it can never fit, as far as that was found out.
     """
 
     def __init__(self, model: str, limits: Limits) -> None:
@@ -133,6 +144,7 @@ class Entry:
         self.grow_at = 0.0
         self.several = True
         self.trouble = ""
+        self.never: Never | None = None
 
     @property
     def loaded(self) -> list[Replica]:
