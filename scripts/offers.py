@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from scripts.nodes import NodeProcess
 
-STATES: Final = ("warm", "on_disk", "can_fetch")
+STATES: Final = ("warm", "loading", "on_disk", "can_fetch")
 
 
 def offers(node: NodeProcess) -> list[dict[str, Any]]:
