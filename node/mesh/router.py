@@ -29,7 +29,7 @@ from aigrid.node.mesh.segment import ReceiptBook
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.summoning import Summon, Unmet, nobody_comes
 from aigrid.node.mesh.verdict import TOLD, unmet
-from aigrid.node.mesh.waiting import IN_LINE, SOUGHT, Waiting
+from aigrid.node.mesh.waiting import BROUGHT, IN_LINE, SOUGHT, Waiting, beside
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.policy.presenting import Presenter
@@ -77,6 +77,7 @@ class Router:
         self._rotation_waits_for = rotation_waits_for
         self._now_ms = now_ms
         self._summon = summon
+        self._serving = serving
         self._candidates = Candidates(
             own_peer_id=own_peer_id,
             graph=graph,
@@ -166,10 +167,31 @@ class Router:
 
     async def _summoned(self, wanted: Unmet, waiting: Waiting, deadline: float) -> bool:
         """Summon, and tell who waits what for: he hears that, too, if it takes too long."""
-        waiting.tell("", IN_LINE if wanted.reason == "busy" else SOUGHT)
-        comes = await self._summon(wanted, deadline=deadline)
+
+        async def talk() -> None:
+            while True:
+                waiting.tell(*self._coming(wanted))
+                await trio.sleep(LIMITS.loading_seconds)
+
+        comes = await beside(self._summon(wanted, deadline=deadline), talk)
         waiting.over()
         return comes
+
+    def _coming(self, wanted: Unmet) -> tuple[str, str]:
+        """The node that is about to serve a demand, "" where none is known; and how far it is."""
+        index, now_ms = self._graph.index, self._now_ms()
+        if wanted.reason == "busy":
+            return "", IN_LINE
+        offers = (
+            index.offers_of_model(wanted.model, now_ms)
+            if wanted.model
+            else index.offers_of_capability(wanted.capability, now_ms)
+        )
+        coming = next((offer for offer in offers if offer.state == "loading"), None)
+        if coming is None:
+            return "", SOUGHT
+        own = coming.node == self._own_peer_id
+        return coming.node, (own and self._serving.progress(coming.model)) or BROUGHT
 
     async def _go_on(
         self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate

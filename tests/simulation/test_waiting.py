@@ -16,6 +16,7 @@ from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.openai import error_answer
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.mesh.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
+from aigrid.node.placement_settings import PlacementConfig
 from aigrid.node.policy.caller import LOOPBACK, OPERATOR, Caller
 from aigrid.node.policy.metering import Visit
 from aigrid.node.policy.receipt_queries import Filters, newest
@@ -290,6 +291,33 @@ async def test_who_waits_for_a_node_that_loads_it_hears_loading(sim, autojump_cl
     error = await impatient(core)
     assert (error.code, error.progress) == (Code.LOADING, {"node": "", "text": SOUGHT})
     assert error.message == f"the model is not ready yet: {SOUGHT}"
+
+
+async def test_who_summons_a_node_hears_how_far_that_is(sim, autojump_clock):
+    trusted = [sim.identity_of("publisher").did]
+    hosts = PlacementConfig(host="trusted")
+    for name in ("publisher", "asker", "x", "y"):
+        await sim.start(name, trusted_publishers=trusted, placement=hosts)
+        slow(sim.nodes[name].node)
+    for name in ("asker", "x", "y"):
+        await sim.join(name, "publisher")
+    await sim.publish_echo("publisher", "parrot")
+    asker = sim.nodes["asker"].node
+    await eventually(asker.router.models, seconds=30)
+    await trio.sleep(5)
+    sim.kill("publisher")
+    await trio.sleep(1)
+    events = []
+
+    async def emit(event):
+        events.append(event)
+        await trio.lowlevel.checkpoint()
+
+    body = await ask(asker, Ask(text="hello you", model="parrot"), emit)
+    assert body["text"] == "hello you"
+    told = [event["progress"] for event in events if "progress" in event]
+    assert told[0] == SOUGHT
+    assert any(text.startswith("loading: ") for text in told)
 
 
 # -- keep-alive
