@@ -334,7 +334,7 @@ def expiry(node):
         (OPERATOR, 7200.0, 7200.0),
         (OPERATOR, math.inf, None),
         (Caller("key-1", "key"), 7200.0, LIMITS.keep_alive_max_seconds),
-        (Caller("key-1", "key"), 20.0, 20.0),
+        (Caller("key-1", "key"), 20.0, LIMITS.model_idle_seconds),
         (OPERATOR, None, LIMITS.model_idle_seconds),
     ],
 )
@@ -348,20 +348,37 @@ async def test_a_model_is_kept_here_for_as_long_as_its_operator_wants(
     assert kept == (None if expected is None else pytest.approx(expected, abs=1))
 
 
-@pytest.mark.parametrize(("wish", "expected"), [(20.0, 20.0), (math.inf, 3600.0), (7200.0, 3600.0)])
-async def test_another_node_keeps_a_model_within_its_bounds(sim, autojump_clock, wish, expected):
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [(20.0, LIMITS.model_idle_seconds), (600.0, 600.0), (math.inf, 3600.0), (7200.0, 3600.0)],
+)
+async def test_another_node_keeps_a_model_longer_within_its_bounds_and_never_shorter(
+    sim, autojump_clock, wish, expected
+):
     asker, holder, spawner = await pair(sim)
     spawner.start_seconds = 0.1
     await chat(core_of(asker), keep_alive_seconds=wish)
     assert expiry(holder) == pytest.approx(expected, abs=1)
+    await chat(core_of(asker))  # and the next one that says nothing: as usual
+    assert expiry(holder) == pytest.approx(LIMITS.model_idle_seconds, abs=1)
+
+
+async def test_others_take_nothing_from_what_the_operator_wants(sim, autojump_clock):
+    asker, holder, spawner = await pair(sim)
+    spawner.start_seconds = 0.1
+    await chat(core_of(holder), keep_alive_seconds=math.inf)
+    await chat(core_of(asker), keep_alive_seconds=0.0)
+    assert expiry(holder) is None
 
 
 async def test_keep_alive_of_nothing_unloads_at_once(sim, autojump_clock):
-    asker, holder, spawner = await pair(sim)
+    node, core, spawner = await alone(sim)
     spawner.start_seconds = 0.1
-    await chat(core_of(asker), keep_alive_seconds=0.0)
+    await chat(core, keep_alive_seconds=0.0)
     await trio.sleep(1)
-    assert [use.state for use in holder.pool.view().values()] == ["on_disk"]
+    assert [use.state for use in node.pool.view().values()] == ["on_disk"]
+    await chat(core)  # who says nothing pays nothing for it
+    assert expiry(node) == pytest.approx(LIMITS.model_idle_seconds, abs=1)
 
 
 # -- members that are anything but honest
