@@ -191,11 +191,13 @@ async def test_another_node_tells_how_far_it_is(sim, autojump_clock):
 
 
 async def test_a_cold_start_over_there_takes_as_long_as_it_takes(sim, autojump_clock):
-    asker, _, spawner = await pair(sim)
+    asker, holder, spawner = await pair(sim)
     spawner.start_seconds, spawner.start_words = 200.0, 0  # longer than silence may last
     started = trio.current_time()
     assert await chat(core_of(asker)) == "hello there you"
     assert trio.current_time() - started >= 200
+    seen = asker.peers.observation(holder.identity.peer_id)
+    assert (seen.ttft_ms, seen.models) == (None, {})  # the next one finds it loaded
 
 
 async def test_a_stream_shows_comments_and_then_tokens(sim, autojump_clock):
