@@ -70,8 +70,9 @@ async def world(
         await eventually(
             lambda: [len(v.nodes) for v in made.asker.router.models()] == [len(holders)], seconds=30
         )
-        for name in holders:  # warm
-            await sim.ask(name, "parrot", "x")
+        for name in holders:  # warm, each of them: a request would go to one that is
+            async with sim.nodes[name].node.pool.lease(made.model):
+                pass
         await trio.sleep(2)
         yield made
         nursery.cancel_scope.cancel()
