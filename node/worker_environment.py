@@ -20,8 +20,8 @@ QUIET: Final = {"ORT_DISABLE_TELEMETRY": "1"}
 """Newer onnxruntimes make an id of the machine and keep a database of events, to be sent off."""
 
 FRUGAL: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 * MIB)}
-"""Large pieces go back to the system at once: left to itself, glibc keeps ever larger ones, and what
-several threads free grows into holes (two of them: 175 MiB, and 135 with this)."""
+"""Large pieces go back to the system at once. Left to itself, glibc keeps ever larger ones, and
+what several threads free becomes holes: two of them came to 175 MiB, and to 135 with this."""
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
