@@ -32,8 +32,8 @@ class MeshLimits:
     suspect_seconds: float = limit(15.0, "after a request, its asker may have caused a crash")
     suspects_max: int = limit(64, "askers remembered of one model's crashes")
     crash_alone_seconds: float = limit(60.0, "one asker at a time, after a crash among several")
-    asker_pause_seconds: float = limit(10.0, "an asker waits who crashed a worker; then twice it")
-    asker_pause_max_seconds: float = limit(600.0, "longest such pause")
+    asker_pause_seconds: float = limit(2.0, "an asker waits who crashed it twice; then twice that")
+    asker_pause_max_seconds: float = limit(120.0, "longest such pause")
     # The pool: spare workers
     spares_max: int = limit(4, "spare workers of one engine")
     spare_idle_seconds: float = limit(600.0, "they stay without use of their engine")

@@ -8,6 +8,7 @@ from tests.node.test_commands import Console
 from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
+from aigrid.node.inline_workers import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.limits import LIMITS
 
@@ -58,13 +59,15 @@ async def test_a_model_that_keeps_crashing_is_not_offered_until_somebody_says_it
     model = await sim.publish_echo("a", "parrot")
     await eventually(lambda: [o for o in b.router.offers() if o.model == model], seconds=30)
     await sim.ask("b", "parrot", "hello")
+    spawner = a._world.spawner
+    assert isinstance(spawner, InlineSpawner)
     while not a.pool.problem(model):
         try:
             await a.pool.resident(model)
         except AigridError as error:
             await trio.sleep(error.retry_after_seconds or 0.0)
             continue
-        for worker in a._world.spawner.spawned:
+        for worker in spawner.spawned:
             worker.crash(EngineError("it died", Code.ENGINE_CRASHED))
         await trio.testing.wait_all_tasks_blocked()
     assert "it died" in a.hosting.withheld()[0]["problem"]

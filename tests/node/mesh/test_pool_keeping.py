@@ -276,8 +276,9 @@ async def test_a_client_with_a_poisonous_request_does_not_take_the_model_from_th
             nursery.start_soon(poisoner)
             for number in range(3):
                 nursery.start_soon(other, f"other {number}")
-        assert outcomes["poisoner"] <= 10
-        assert outcomes["failed"] < 0.2 * outcomes["others"]
+        assert outcomes["poisoner"] <= 15
+        assert outcomes["others"] > 150, outcomes  # of some 270, if they take turns
+        assert outcomes["failed"] < 0.4 * outcomes["others"], outcomes
         assert world.pool.problem(model) == ""
 
 
