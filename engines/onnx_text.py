@@ -31,6 +31,7 @@ from aigrid.engines.base import (
     check_options,
     wrong_task,
 )
+from aigrid.engines.batching import Batch, BatchedSequence
 from aigrid.engines.counting import Tally
 from aigrid.engines.devices import devices, resident_bytes
 from aigrid.engines.graph_cache import content_key, discard, graph_directory
@@ -41,9 +42,9 @@ from aigrid.engines.llama import (
     layer_matrices,
     read_config,
 )
-from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Decoder, Run, open_session, spins
+from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Rows, Run, open_session, spins
 from aigrid.engines.text_generate import answer
-from aigrid.engines.text_options import context_tokens, flag
+from aigrid.engines.text_options import context_tokens, flag, slots_of
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
 
@@ -75,11 +76,21 @@ class _Loaded:
     context: int
     tokenizer: "GgufTokenizer"
     template: "ChatTemplate | None"
-    decoder: Decoder
+    batch: Batch[Run]
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    """What answers one request."""
+
+    context: int
+    tokenizer: "GgufTokenizer"
+    template: "ChatTemplate | None"
+    decoder: BatchedSequence[Run]
 
 
 class OnnxTextEngine:
-    """One model, one conversation at a time."""
+    """One model, and as many conversations at once as it has slots."""
 
     name = "onnx_text"
 
@@ -99,9 +110,10 @@ class OnnxTextEngine:
         return Probe(self.name, found, ("gguf",), tasks, devices(), problem, refuses=REFUSES)
 
     def estimate(self, source: ModelSource) -> Estimate:
-        check_options(source, "context", "spin", "exact_inputs", "reuse_prefix")
+        check_options(source, "context", "slots", "spin", "exact_inputs", "reuse_prefix")
         opened = self._open(source)
         context = context_tokens(source, opened.config.context)
+        slots = slots_of(source)
         config, tensors = opened.config, opened.model.tensors.values()
         weights = sum(gguf_quant.unpacked_bytes(tensor) for tensor in tensors)
         # What the widest layer and the attention scores take while a chunk is computed.
@@ -111,8 +123,10 @@ class OnnxTextEngine:
             memory_bytes=_RUNTIME_BYTES
             + 2 * weights
             + opened.model.tensors[EMBEDDING].size_bytes
-            + context * (config.kv_bytes_per_token + 4 * config.head_size)
+            + context * (slots * config.kv_bytes_per_token + 4 * config.head_size)
+            + 4 * slots * config.vocabulary
             + work,
+            slots=slots,
             context_tokens=context,
             precision=_precision(opened),
         )
@@ -134,11 +148,18 @@ class OnnxTextEngine:
                     bos=tokenizer.text_of(tokenizer.bos),
                     eos=tokenizer.text_of(tokenizer.eos),
                 )
-        decoder = _decoder(opened, source, key.result(), accuracy, threads)
-        self._loaded = _Loaded(opened.config, estimate.context_tokens, tokenizer, template, decoder)
+        rows = _rows(opened, source, estimate, key.result(), accuracy=accuracy, threads=threads)
+        batch = Batch(
+            rows,
+            Run(CancelToken()),
+            rows=estimate.slots,
+            chunk=PREFILL_CHUNK,
+            reuse=flag(source, "reuse_prefix", default=True),
+        )
+        self._loaded = _Loaded(opened.config, estimate.context_tokens, tokenizer, template, batch)
         # Hashing and building read all of the file; answering takes a row of it per token.
         gguf.release(opened.buffer)
-        reserved = estimate.context_tokens * opened.config.kv_bytes_per_token
+        reserved = estimate.slots * estimate.context_tokens * opened.config.kv_bytes_per_token
         resident = resident_bytes()
         # The header with its 100,000 strings is not needed again.
         self._opened = None
@@ -149,8 +170,16 @@ class OnnxTextEngine:
             raise wrong_task(self.name, request)
         if self._loaded is None:
             raise EngineError("no model is loaded", Code.ENGINE_FAILED)
-        vocabulary = self._loaded.config.vocabulary
-        return answer(self._loaded, request, Run(cancel), self._tally, vocabulary=vocabulary)
+        return self._answer(self._loaded, request, Run(cancel))
+
+    def _answer(self, loaded: _Loaded, request: TextRequest, run: Run) -> Iterator[InferChunk]:
+        vocabulary = loaded.config.vocabulary
+        sequence = BatchedSequence(loaded.batch)
+        try:
+            speaker = _Speaker(loaded.context, loaded.tokenizer, loaded.template, sequence)
+            yield from answer(speaker, request, run, self._tally, vocabulary=vocabulary)
+        finally:
+            sequence.leave()
 
     def stats(self) -> EngineStats:
         return self._tally.stats
@@ -167,9 +196,15 @@ class OnnxTextEngine:
         return self._opened
 
 
-def _decoder(
-    opened: _Opened, source: ModelSource, key: str, accuracy: int, threads: int
-) -> Decoder:
+def _rows(
+    opened: _Opened,
+    source: ModelSource,
+    estimate: Estimate,
+    key: str,
+    *,
+    accuracy: int,
+    threads: int,
+) -> Rows:
     """Open a session, if need be on a graph built anew, and give it its buffers."""
     threads = max(1, threads)
     spin = flag(source, "spin", default=spins(threads))
@@ -186,13 +221,13 @@ def _decoder(
             return gguf_quant.dense(rows[tokens[0] : tokens[0] + 1], kind)
         return gguf_quant.dense(rows[list(tokens)], kind)
 
-    return Decoder(
+    return Rows(
         session,
         opened.config,
         embed,
         factors,
-        context_tokens(source, opened.config.context),
-        reuse=flag(source, "reuse_prefix", default=True),
+        context=estimate.context_tokens,
+        count=estimate.slots,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.engines.gguf_writer import ENDING, tiny_llama, write
 from tests.engines.texts import ask, inside, load, source, stream
 
-from aigrid.engines import onnx_decoder, text_generate
+from aigrid.engines import onnx_decoder, onnx_text, text_generate
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_text import OnnxTextEngine
@@ -217,9 +217,10 @@ def test_a_model_without_a_template_takes_prompts_only(tmp_path: Path) -> None:
 
 
 def test_work_before_the_first_token_shows_signs_of_life(
-    engine: OnnxTextEngine, monkeypatch: pytest.MonkeyPatch
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_decoder, "PREFILL_CHUNK", 4)
+    monkeypatch.setattr(onnx_text, "PREFILL_CHUNK", 4)
+    engine = load(tiny_path, reuse_prefix=False)
     request = TextRequest(
         token_ids=(3, 4, 5) * 4, continued_ids=(7, 8, 9), max_tokens=2, temperature=0.0
     )
@@ -227,7 +228,6 @@ def test_work_before_the_first_token_shows_signs_of_life(
     assert TextChunk("") not in plain  # it took no second
 
     monkeypatch.setattr(text_generate, "_SIGN_OF_LIFE_SECONDS", 0.0)
-    inside(engine).decoder._whole = 0  # nothing of the last conversation is of use
     told = list(engine.infer(request, CancelToken()))
     assert [chunk for chunk in told if chunk != TextChunk("")] == plain
     assert told.index(plain[0]) == 6  # after 3 blocks and 3 tokens
@@ -265,8 +265,8 @@ def test_cancelling_reaches_into_a_running_step(engine: OnnxTextEngine) -> None:
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
     started, released = threading.Event(), threading.Event()
-    decoder = inside(engine).decoder
-    real, decoder._session = decoder._session, Stuck()
+    rows = inside(engine).batch._computer
+    real, rows._session = rows._session, Stuck()
 
     def cancel_once_started() -> None:
         started.wait()
@@ -278,7 +278,7 @@ def test_cancelling_reaches_into_a_running_step(engine: OnnxTextEngine) -> None:
         assert ask(engine, cancel, prompt="hello again")[3].reason == "cancelled"
     finally:
         canceller.join()
-        decoder._session = real
+        rows._session = real
     assert ask(engine, prompt="hello again", max_tokens=3) == before
 
 
@@ -289,7 +289,7 @@ def test_a_failing_runtime_is_a_typed_error(
         def run_with_iobinding(self, *_: object) -> None:
             raise RuntimeError("/secret/path is broken")
 
-    monkeypatch.setattr(inside(engine).decoder, "_session", Broken())
+    monkeypatch.setattr(inside(engine).batch._computer, "_session", Broken())
     assert "secret" not in refused(engine, Code.ENGINE_FAILED, prompt="hello")
 
 
@@ -319,14 +319,15 @@ def test_stats_count_what_was_done(tiny_path: Path) -> None:
 
 def test_the_estimate_tells_context_precision_and_memory(tiny_path: Path) -> None:
     estimate = OnnxTextEngine().estimate(source(tiny_path))
-    assert (estimate.context_tokens, estimate.precision, estimate.slots) == (128, "q4_1", 1)
+    assert (estimate.context_tokens, estimate.precision, estimate.slots) == (128, "q4_1", 8)
     assert estimate.memory_bytes > 1024 * 1024
     assert OnnxTextEngine().estimate(source(tiny_path, context=32)).context_tokens == 32
     assert OnnxTextEngine().estimate(source(tiny_path, context=10**9)).context_tokens == 128
 
 
 @pytest.mark.parametrize(
-    "options", [{"context": 0}, {"context": "all"}, {"spin": 1}, {"exact_inputs": "yes"}]
+    "options",
+    [{"context": 0}, {"context": "all"}, {"spin": 1}, {"exact_inputs": "yes"}, {"slots": 0}],
 )
 def test_options_of_another_type_are_refused(tiny_path: Path, options: Any) -> None:
     with pytest.raises(EngineError) as caught:
