@@ -74,7 +74,7 @@ class Batch(Generic[R]):
         rows: int,
         chunk: int,
         reuse: bool,
-        now: Callable[[], float] = time.monotonic,
+        gather_seconds: float = LIMITS.batch_gather_seconds,
     ) -> None:
         """Manage all rows of a computer.
 
@@ -84,13 +84,13 @@ class Batch(Generic[R]):
             rows: how many sequences can run at once.
             chunk: tokens of a prompt that are computed at once.
             reuse: whether a sequence may go on from what one before it left.
-            now: seconds.
+            gather_seconds: how long a step may wait for those who just got their last token.
         """
         self.chunk = chunk
         self._computer = computer
         self._shared = shared
         self._reuse = reuse
-        self._now = now
+        self._gather_seconds = gather_seconds
         self._lock = threading.Lock()
         self._vacant = threading.Condition(self._lock)
         self._rows = [_Row[R]() for _ in range(rows)]
@@ -171,7 +171,7 @@ class Batch(Generic[R]):
 
     def _lead(self, sequence: "BatchedSequence[R]") -> None:
         """Compute what is next, or wait a moment for those who will want to be part of it."""
-        now = self._now()
+        now = time.monotonic()
         left = max(self._expected.values(), default=now) - now
         picked = next_run(
             [waiting.is_chunk for waiting in self._waiting],
@@ -245,7 +245,7 @@ class Batch(Generic[R]):
         row.tokens.extend(sequence.wish)
         sequence.logits = self._computer.logits[self._number(sequence)]
         if sequence.is_last:
-            self._expected[sequence] = self._now() + LIMITS.batch_gather_seconds
+            self._expected[sequence] = time.monotonic() + self._gather_seconds
 
     def _hand_over(self, sequence: "BatchedSequence[R]") -> None:
         """Leave it to another thread that waits to compute what is next."""
