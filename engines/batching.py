@@ -6,6 +6,10 @@ is alone is computed by its own thread, with nobody to hand over to. Sequences j
 between two steps. What is computed next, and how long a prompt can hold up the others, is said in
 `batch_plan.next_run`.
 
+Rows have more positions than there is memory for at once. Where that runs out, first what idle rows
+keep is let go, and then the sequence that began last stands aside: it loses its keys and values,
+and computes them again, as they were, once others have left. The oldest always goes on.
+
 Sequences do not touch each other. One that is cancelled leaves at the end of the step, and a run of
 its own ends at once. A step of several that fails is repeated one by one, so that only those fail
 that fail by themselves.
@@ -35,6 +39,9 @@ class Cancellable(Protocol):
     def on_cancel(self, hook: Callable[[], object]) -> None:
         """Call `hook` from the cancelling thread."""
 
+    def advance(self) -> None:
+        """Say that the work goes on, of which this request has no result yet."""
+
 
 R = TypeVar("R", bound=Cancellable)
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -51,14 +58,19 @@ class Computer(Protocol[R_contra]):
     ) -> bool: ...
 
     def swap(self, one: int, other: int, positions: int) -> None: ...
+    def drop(self, row: int, start: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
 class _Row(Generic[R]):
-    """What lies in a row: tokens, of which the first `whole` were computed in whole chunks."""
+    """What lies in a row: tokens, of which the first `whole` were computed in whole chunks.
+
+    `written` positions have taken memory since it was last given back.
+    """
 
     tokens: list[int] = field(default_factory=list)
     whole: int = 0
+    written: int = 0
     used: int = 0
     sequence: "BatchedSequence[R] | None" = None
 
@@ -73,6 +85,7 @@ class Batch(Generic[R]):
         *,
         rows: int,
         chunk: int,
+        room: int,
         reuse: bool,
         gather_seconds: float = LIMITS.batch_gather_seconds,
     ) -> None:
@@ -83,12 +96,14 @@ class Batch(Generic[R]):
             shared: what to run steps of several under; never cancelled.
             rows: how many sequences can run at once.
             chunk: tokens of a prompt that are computed at once.
+            room: positions that all rows may hold together, at least those of one whole row.
             reuse: whether a sequence may go on from what one before it left.
             gather_seconds: how long a step may wait for those who just got their last token.
         """
         self.chunk = chunk
         self._computer = computer
         self._shared = shared
+        self._room = room
         self._reuse = reuse
         self._gather_seconds = gather_seconds
         self._lock = threading.Lock()
@@ -131,8 +146,10 @@ class Batch(Generic[R]):
         with self._lock:
             self._release(sequence)
 
-    def compute(self, sequence: "BatchedSequence[R]") -> bool:
+    def compute(self, sequence: "BatchedSequence[R]") -> bool | None:
         """Append what a sequence wishes to it, with others where possible; False if cancelled.
+
+        None says that it stood aside: what it `lost` has to be computed again first.
 
         Raises:
             EngineError: the computer's.
@@ -140,11 +157,12 @@ class Batch(Generic[R]):
         with self._lock:
             self._expected.pop(sequence, None)
             self._waiting.append(sequence)
+            sequence.aside = sequence.aside or self._is_behind(sequence)
             if self._leader is None:
                 self._leader = sequence
             elif not self._busy:
                 self._leader.turn.notify()
-            while (outcome := sequence.outcome) is None:
+            while (outcome := sequence.outcome) is None and not sequence.again:
                 if sequence.run.cancelled and sequence in self._waiting:
                     self._waiting.remove(sequence)
                     sequence.outcome = False
@@ -155,7 +173,7 @@ class Batch(Generic[R]):
             self._hand_over(sequence)
         if isinstance(outcome, EngineError):
             raise outcome
-        return outcome and not sequence.run.cancelled
+        return outcome and not sequence.run.cancelled  # None stays None
 
     def look(self, sequence: "BatchedSequence[R]") -> None:
         """Have a sequence that waits look whether it was cancelled."""
@@ -171,17 +189,24 @@ class Batch(Generic[R]):
 
     def _lead(self, sequence: "BatchedSequence[R]") -> None:
         """Compute what is next, or wait a moment for those who will want to be part of it."""
+        self._call_back()
+        if sequence.again:
+            return
         now = time.monotonic()
         left = max(self._expected.values(), default=now) - now
+        able = [waiting for waiting in self._waiting if not waiting.aside]
         picked = next_run(
-            [waiting.is_chunk for waiting in self._waiting],
+            [waiting.is_chunk for waiting in able],
             expected=left > 0,
             after_chunk=self._after_chunk,
         )
         if picked is None:
-            sequence.turn.wait(left)
+            # Where all stand aside, those who do not will be back, or leave, and tell.
+            sequence.turn.wait(left if able else None)
             return
-        running = [self._waiting[n] for n in picked]
+        running = self._make_room([able[n] for n in picked])
+        if not running:
+            return
         if sequence not in running:
             # Nobody is kept by a run that is not his own: he may be cancelled meanwhile.
             self._leader = running[0]
@@ -189,12 +214,14 @@ class Batch(Generic[R]):
             return
         self._waiting = [waiting for waiting in self._waiting if waiting not in running]
         self._after_chunk = running[0].is_chunk
-        spans = self._arrange(running)
+        spans, others = self._arrange(running), list(self._waiting)
         self._busy = True
         self._lock.release()
         try:
             for first, members in spans:
                 self._run(first, members)
+            for each in others:
+                each.run.advance()
         finally:
             self._lock.acquire()
             self._busy = False
@@ -202,6 +229,55 @@ class Batch(Generic[R]):
                 self._settle(each)
                 if each is not sequence:
                     each.turn.notify()
+
+    def _make_room(self, running: "list[BatchedSequence[R]]") -> "list[BatchedSequence[R]]":
+        """Those that can be computed now; others stand aside, the youngest first."""
+        if self._fits(running):
+            return running
+        for row in self._rows:
+            self._trim(row)
+        for row in sorted(self._rows, key=lambda row: row.used):
+            if row.sequence is None and not self._fits(running):
+                row.tokens, row.whole = [], 0
+                self._trim(row)
+        for row in sorted(self._rows, key=lambda row: -row.used):
+            if (each := row.sequence) is not None and not self._fits(running):
+                each.lost, each.aside = row.tokens + each.lost, True
+                row.tokens, row.whole = [], 0
+                self._trim(row)
+        return [each for each in running if not each.aside]
+
+    def _call_back(self) -> None:
+        """Have the oldest that stands aside begin again, if there is room for more than that."""
+        aside = [each for each in self._waiting if each.aside]
+        if not aside:
+            return
+        first = min(aside, key=lambda each: each.held.used)
+        active = [row for row in self._rows if row.sequence is not None and row.tokens]
+        held = sum(len(row.tokens) for row in active)
+        wanted = len(first.lost) + len(first.wish) + self.chunk * (1 + len(active))
+        if not active or held + wanted <= self._room:
+            first.aside, first.again = False, True
+            self._waiting.remove(first)
+            first.turn.notify()
+
+    def _is_behind(self, sequence: "BatchedSequence[R]") -> bool:
+        """Whether it has nothing to lose, and an older one stands aside and waits for memory."""
+        return not sequence.held.tokens and any(
+            each.aside and each.held.used < sequence.held.used for each in self._waiting
+        )
+
+    def _fits(self, running: "list[BatchedSequence[R]]") -> bool:
+        """Whether there is memory for a step of those that do not stand aside."""
+        after = {each.held: len(each.wish) for each in running if not each.aside}
+        counted = (max(row.written, len(row.tokens) + after.get(row, 0)) for row in self._rows)
+        return sum(counted) <= self._room
+
+    def _trim(self, row: _Row[R]) -> None:
+        """Give memory back that a row has no tokens in."""
+        if row.written > len(row.tokens):
+            self._computer.drop(self._rows.index(row), len(row.tokens))
+            row.written = len(row.tokens)
 
     def _arrange(
         self, running: "Sequence[BatchedSequence[R]]"
@@ -214,7 +290,11 @@ class Batch(Generic[R]):
             rows = self._rows
             positions = max(len(rows[one].tokens), len(rows[other].tokens))
             self._computer.swap(one, other, positions)
+            written = [max(rows[n].written, positions) for n in (one, other)]
             rows[one], rows[other] = rows[other], rows[one]
+            rows[one].written, rows[other].written = written
+            self._trim(rows[one])
+            self._trim(rows[other])
         at = {self._number(each): each for each in running}
         return [(first, [at[first + n] for n in range(count)]) for first, count in layout.spans]
 
@@ -237,9 +317,10 @@ class Batch(Generic[R]):
 
     def _settle(self, sequence: "BatchedSequence[R]") -> None:
         """Note what was computed for a sequence, whose thread may still be asleep."""
+        row, count = sequence.held, len(sequence.wish)
+        row.written = max(row.written, len(row.tokens) + count)  # whatever became of it
         if sequence.outcome is not True:
             return
-        row, count = sequence.held, len(sequence.wish)
         if sequence.is_chunk and count == self.chunk and row.whole == len(row.tokens):
             row.whole += count
         row.tokens.extend(sequence.wish)
@@ -282,7 +363,21 @@ class BatchedSequence(Generic[R]):
         turn: notified when there is something to look at. This and what follows is the batch's.
     """
 
-    __slots__ = ("_batch", "is_chunk", "is_last", "logits", "outcome", "row", "run", "turn", "wish")
+    __slots__ = (
+        "_batch",
+        "_prompt",
+        "again",
+        "aside",
+        "is_chunk",
+        "is_last",
+        "logits",
+        "lost",
+        "outcome",
+        "row",
+        "run",
+        "turn",
+        "wish",
+    )
 
     run: R
 
@@ -294,6 +389,9 @@ class BatchedSequence(Generic[R]):
         self.row: _Row[R] | None = None
         self.wish: Sequence[int] = ()
         self.is_chunk = self.is_last = False
+        self.aside = self.again = False
+        self.lost: list[int] = []
+        self._prompt = 0
         self.outcome: bool | EngineError | None = None
 
     @property
@@ -317,7 +415,7 @@ class BatchedSequence(Generic[R]):
         Raises:
             EngineError: `engine_failed` if the runtime fails or the logits are not finite.
         """
-        self.run = run
+        self.run, self._prompt = run, len(tokens)
         run.on_cancel(self._wake)
         known = self._batch.enter(self, tokens)
         if known is None:
@@ -347,19 +445,39 @@ class BatchedSequence(Generic[R]):
         self._batch.look(self)
 
     def _advance(self, tokens: Sequence[int], run: R, *, is_last: bool, is_chunk: bool) -> bool:
-        self.run = run
+        again: list[int] = []  # what was lost, to be computed as it was before
+        while True:
+            if again:
+                start = len(self.held.tokens)
+                of_prompt = start < self._prompt
+                end = min(start + self._batch.chunk, self._prompt) if of_prompt else start + 1
+                part = again[: end - start]
+                done = self._ask(part, run, is_last=not of_prompt, is_chunk=of_prompt)
+                del again[: len(part) if done else 0]
+            else:
+                done = self._ask(tokens, run, is_last=is_last, is_chunk=is_chunk)
+                if done:
+                    return True
+            if done is None:
+                again, self.lost = self.lost + again, []
+            elif not done:
+                return False
+
+    def _ask(self, tokens: Sequence[int], run: R, *, is_last: bool, is_chunk: bool) -> bool | None:
+        self.run, self.again = run, False
         self.wish, self.is_chunk, self.is_last, self.outcome = tokens, is_chunk, is_last, None
-        if not self._batch.compute(self):
-            return False
-        if not all_finite(self.logits):
+        done = self._batch.compute(self)
+        if done and not all_finite(self.logits):
             self._batch.spoil(self)
             raise EngineError("the model computed logits that are not finite", Code.ENGINE_FAILED)
-        return True
+        return done
 
 
 def _typed(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
+    typed = EngineError(f"a step failed with {type(error).__name__}", Code.ENGINE_FAILED)
     if isinstance(error, MemoryError):
-        return EngineError("no memory for a step", Code.OUT_OF_MEMORY)
-    return EngineError(f"a step failed with {type(error).__name__}", Code.ENGINE_FAILED)
+        typed = EngineError("no memory for a step", Code.OUT_OF_MEMORY)
+    typed.__cause__ = error
+    return typed

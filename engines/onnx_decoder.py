@@ -11,6 +11,7 @@ from aigrid.engines import devices
 from aigrid.engines.base import CancelToken
 from aigrid.engines.gguf_quant import Floats
 from aigrid.engines.graph_cache import GRAPH_FILE
+from aigrid.engines.keys_and_values import Past
 from aigrid.engines.llama import LlamaConfig, past_names, rotary_tables
 from aigrid.protocol.errors import Code, EngineError
 
@@ -90,10 +91,10 @@ class Rows:
             self._positions = np.zeros((), np.int32)
             self.logits = np.zeros((count, config.vocabulary), np.float32)
             self._tables = rotary_tables(config, factors, context)
-            # Zeroed pages cost nothing until they are written, so a long context is only reserved.
-            shape = (count, config.kv_heads, context, config.head_size)
-            self._past = {name: np.zeros(shape, np.float32) for name in past_names(config)}
-        except MemoryError:
+            self._past = Past(
+                past_names(config), (count, config.kv_heads, context, config.head_size)
+            )
+        except (MemoryError, OSError):
             raise EngineError(
                 f"no memory for {count} contexts of {context} tokens", Code.OUT_OF_MEMORY
             ) from None
@@ -125,10 +126,11 @@ class Rows:
 
     def swap(self, one: int, other: int, positions: int) -> None:
         """Exchange the first positions of two rows; what comes after them is lost."""
-        for values in self._past.values():
-            held = values[one, :, :positions].copy()
-            values[one, :, :positions] = values[other, :, :positions]
-            values[other, :, :positions] = held
+        self._past.swap(one, other, positions)
+
+    def drop(self, row: int, start: int) -> None:
+        """Give a row's memory from a position on back to the system."""
+        self._past.drop(row, start)
 
     def _binding(self, first: int, count: int) -> "_Binding":
         """Names bound to some rows; kept, for there are some sixty buffers to name."""
@@ -140,7 +142,7 @@ class Rows:
             found.take("sine", sine)
             found.take("last_position", self._last[:count])
             found.take("positions", self._positions)
-            for name, values in self._past.items():
+            for name, values in self._past.named.items():
                 rows = values[first : first + count]
                 found.take(f"past.{name}", rows)
                 found.give(f"present.{name}", rows, rows.shape)
@@ -184,6 +186,10 @@ class Run:
     @property
     def cancelled(self) -> bool:
         return self._cancel.cancelled
+
+    def advance(self) -> None:
+        """Say that the work goes on."""
+        self._cancel.advance()
 
     def on_cancel(self, hook: Callable[[], object]) -> None:
         """Call `hook`, from the cancelling thread, once cancelled."""

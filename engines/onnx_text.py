@@ -1,15 +1,20 @@
 """Text generation from a llama-family GGUF on plain onnxruntime, on the CPU.
 
+Conversations that are answered at once share each step (`batching`); each has its own keys and
+values, from a common memory of `batch_positions` tokens, or one context where that is more.
+
 The architectures are `llama` and `qwen2`, with a tokenizer of byte-level BPE. Quantised weights
 stay in 4 or 8 bits; F16 and BF16 are widened to float32, which the estimate counts.
 
 Options of the task mapping:
     context: tokens that a conversation may have; by default the model's own, at most 4096.
+    slots: conversations that are answered at once; by default 8, fewer where a worker may not
+        reserve the addresses for as many.
     spin: whether waiting threads burn their core; by default where a core is left to others.
     exact_inputs: compute quantised matrices with float32 inputs instead of 8-bit blocks; slower,
         and very much so for Q5, Q6 and Q8 types, whose matrices are then widened at each step.
-    reuse_prefix: keep the last conversation's keys and values for the next (default). A caller can
-        tell from the time to the first token whether the last one began with the same words.
+    reuse_prefix: keep the last conversations' keys and values for the next (default). A caller can
+        tell from the time to the first token whether one of them began with the same words.
 """
 
 import mmap
@@ -47,6 +52,7 @@ from aigrid.engines.text_generate import answer
 from aigrid.engines.text_options import context_tokens, flag, slots_of
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
@@ -123,7 +129,8 @@ class OnnxTextEngine:
             memory_bytes=_RUNTIME_BYTES
             + 2 * weights
             + opened.model.tensors[EMBEDDING].size_bytes
-            + context * (slots * config.kv_bytes_per_token + 4 * config.head_size)
+            + _positions(slots, context) * config.kv_bytes_per_token
+            + 4 * context * config.head_size
             + 4 * slots * config.vocabulary
             + work,
             slots=slots,
@@ -149,17 +156,20 @@ class OnnxTextEngine:
                     eos=tokenizer.text_of(tokenizer.eos),
                 )
         rows = _rows(opened, source, estimate, key.result(), accuracy=accuracy, threads=threads)
+        estimate = replace(estimate, slots=len(rows.logits))
         batch = Batch(
             rows,
             Run(CancelToken()),
             rows=estimate.slots,
             chunk=PREFILL_CHUNK,
+            room=_positions(estimate.slots, estimate.context_tokens),
             reuse=flag(source, "reuse_prefix", default=True),
         )
         self._loaded = _Loaded(opened.config, estimate.context_tokens, tokenizer, template, batch)
         # Hashing and building read all of the file; answering takes a row of it per token.
         gguf.release(opened.buffer)
-        reserved = estimate.slots * estimate.context_tokens * opened.config.kv_bytes_per_token
+        positions = _positions(estimate.slots, estimate.context_tokens)
+        reserved = positions * opened.config.kv_bytes_per_token
         resident = resident_bytes()
         # The header with its 100,000 strings is not needed again.
         self._opened = None
@@ -196,6 +206,14 @@ class OnnxTextEngine:
         return self._opened
 
 
+def _positions(slots: int, context: int) -> int:
+    """How many keys and values all conversations may hold together.
+
+    A row is reserved for each in full length, and memory for this many: few are that long at once.
+    """
+    return min(slots * context, max(context, LIMITS.batch_positions))
+
+
 def _rows(
     opened: _Opened,
     source: ModelSource,
@@ -221,14 +239,22 @@ def _rows(
             return gguf_quant.dense(rows[tokens[0] : tokens[0] + 1], kind)
         return gguf_quant.dense(rows[list(tokens)], kind)
 
-    return Rows(
-        session,
-        opened.config,
-        embed,
-        factors,
-        context=estimate.context_tokens,
-        count=estimate.slots,
-    )
+    slots = estimate.slots
+    while True:
+        try:
+            return Rows(
+                session,
+                opened.config,
+                embed,
+                factors,
+                context=estimate.context_tokens,
+                count=slots,
+            )
+        except EngineError as error:
+            # A worker may reserve only so many addresses; with fewer rows it serves nonetheless.
+            if error.code != Code.OUT_OF_MEMORY or slots == 1:
+                raise
+            slots //= 2
 
 
 def _session(

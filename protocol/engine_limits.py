@@ -57,6 +57,9 @@ class EngineLimits:
     # Continuous batching
     batch_slots: int = limit(8, "conversations that a model of text answers at once, by default")
     batch_slots_max: int = limit(64, "the most that its option can ask for")
+    batch_positions: int = limit(
+        8192, "tokens whose keys and values all conversations of a model hold, unless one has more"
+    )
     batch_gather_seconds: float = limit(
         0.01, "a step to wait for sequences that just got their last token"
     )

@@ -22,6 +22,9 @@ class Request:
     def on_cancel(self, hook: Callable[[], object]) -> None:
         self._hooks.append(hook)
 
+    def advance(self) -> None:
+        """Nobody listens."""
+
     def cancel(self) -> None:
         self.cancelled = True
         for hook in self._hooks:
@@ -44,10 +47,13 @@ class FakeRows:
         between: called in the middle of each run, with its number.
     """
 
-    def __init__(self, rows: int, between: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(
+        self, rows: int, between: Callable[[int], object] = lambda _: None, *, room: int = 0
+    ) -> None:
         self.logits = np.zeros((rows, VOCABULARY), np.float32)
         self.runs: list[list[list[int]]] = []
         self._held = np.full((rows, POSITIONS), -1)
+        self.room = room or rows * POSITIONS
         self._between = between
         self._busy = threading.Lock()
 
@@ -64,17 +70,26 @@ class FakeRows:
                 return False
             for n, (start, part) in enumerate(zip(starts, parts, strict=True)):
                 self._append(first + n, start, part)
+            assert self.written() <= self.room, "more memory than there is"
             if FAILS in tokens:
                 raise EngineError("it fails", Code.OUT_OF_MEMORY)
             return True
         finally:
             self._busy.release()
 
+    def written(self) -> int:
+        """Positions that take memory."""
+        return int((self._held >= 0).sum())
+
     def swap(self, one: int, other: int, positions: int) -> None:
         assert not self._busy.locked(), "rows are exchanged while they are computed"
         self._held[[one, other], :positions] = self._held[[other, one], :positions]
         self._held[[one, other], positions:] = -1
         self.logits[[one, other]] = np.nan
+
+    def drop(self, row: int, start: int) -> None:
+        assert not self._busy.locked(), "a row is dropped while it is computed"
+        self._held[row, start:] = -1
 
     def _append(self, row: int, start: int, part: Sequence[int]) -> None:
         held = self._held[row]

@@ -27,13 +27,14 @@ class Script:
     request: Request = field(default_factory=Request)
     said: list[int] = field(default_factory=list)
     end: str = ""
+    why: BaseException | None = None
 
     def play(self, batch: Batch[Request]) -> None:
         sequence = BatchedSequence(batch)
         try:
             self.end = self._play(sequence)
         except EngineError as error:
-            self.end = error.code
+            self.end, self.why = error.code, error.__cause__ or error
         finally:
             sequence.leave()
 
@@ -64,6 +65,7 @@ def batch_of(
         Request(),
         rows=len(rows.logits),
         chunk=CHUNK,
+        room=rows.room,
         reuse=reuse,
         gather_seconds=gather_seconds,
     )
@@ -93,9 +95,10 @@ SCRIPTS = st.builds(
     st.dictionaries(st.integers(1, 40), st.integers(0, 6), max_size=3),
     st.sampled_from([0.0, FOREVER]),
     st.booleans(),
+    st.sampled_from([24, 40, 0]),
 )
 def test_each_says_what_it_would_have_said_alone(
-    scripts: list[Script], cancels: dict[int, int], gather_seconds: float, reuse: bool
+    scripts: list[Script], cancels: dict[int, int], gather_seconds: float, reuse: bool, room: int
 ) -> None:
     def between(run: int) -> None:
         if (number := cancels.get(run, len(scripts))) < len(scripts):
@@ -103,7 +106,7 @@ def test_each_says_what_it_would_have_said_alone(
             scripts[number].request.cancel()
 
     cancelled: set[int] = set()
-    rows = FakeRows(4, between)
+    rows = FakeRows(4, between, room=room)
     batch = batch_of(rows, gather_seconds=gather_seconds, reuse=reuse)
     play(scripts, batch)
     for number, script in enumerate(scripts):
@@ -112,7 +115,7 @@ def test_each_says_what_it_would_have_said_alone(
             assert number in cancelled
             assert script.said == expected[: len(script.said)]
             continue
-        assert script.said == expected
+        assert script.said == expected, script.why
         codes = {None: "done", FAILS: Code.OUT_OF_MEMORY, NO_NUMBER: Code.ENGINE_FAILED}
         assert script.end in {codes[script.forced], "done" if number in cancelled else ""} | {
             codes[script.forced]
@@ -223,3 +226,22 @@ def test_a_conversation_goes_on_in_its_row_beside_another() -> None:
     again.play(batch)
     assert rows.runs[0] == [[0, 0]]
     assert again.said == again.alone()
+
+
+def test_where_memory_runs_out_the_youngest_stands_aside_and_computes_again_what_it_had() -> None:
+    scripts = [Script([n] * 6, 12) for n in range(3)]
+    rows = FakeRows(3, room=30)
+    play(scripts, batch_of(rows))
+    assert [script.said for script in scripts] == [script.alone() for script in scripts]
+
+
+def test_what_idle_rows_keep_goes_before_anybody_stands_aside() -> None:
+    rows = FakeRows(3, room=24)
+    batch = batch_of(rows)
+    for n in range(3):
+        Script([n] * 8, 0).play(batch)
+    rows.runs.clear()
+    last = Script([5] * 12, 4)
+    last.play(batch)
+    assert [len(run[0]) for run in rows.runs] == [CHUNK] * 3 + [1] * 4
+    assert last.said == last.alone()

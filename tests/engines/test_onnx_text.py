@@ -1,6 +1,7 @@
 """The whole engine on a tiny random model: requests, endings, continuations, cancelling, errors."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -303,6 +304,66 @@ def test_memory_that_is_not_there_is_a_typed_error(
     with pytest.raises(EngineError) as caught:
         load(write(tmp_path, tiny_llama("F32")))
     assert caught.value.code == Code.OUT_OF_MEMORY
+
+
+def test_rows_that_cannot_be_reserved_are_fewer_slots(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = onnx_decoder.Past
+
+    def past(names: list[str], shape: tuple[int, int, int, int]) -> Any:
+        if shape[0] > 2:
+            raise OSError(12, "Cannot allocate memory")
+        return real(names, shape)
+
+    monkeypatch.setattr(onnx_decoder, "Past", past)
+    engine = OnnxTextEngine()
+    assert engine.load(source(tiny_path), threads=1).slots == 2
+    assert ask(engine, prompt="hello", max_tokens=3)[3].completion_tokens == 3
+
+
+def test_conversations_at_once_say_what_each_says_alone(tiny_path: Path) -> None:
+    fields: list[dict[str, Any]] = [
+        {
+            "token_ids": (3, 4, 5) * (n + 1),
+            "temperature": n % 2 * 2.0,
+            "seed": n,
+            "max_tokens": 20 - n,
+        }
+        for n in range(8)
+    ]
+    # Inputs that are not rounded: the last bits may differ beside others, but nothing makes more
+    # of them, and in no step the two likeliest are as near as that.
+    engine = load(tiny_path, exact_inputs=True)
+    alone = [ask(engine, **each)[1] for each in fields]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda each: ask(engine, **each)[1], fields))
+    assert together == alone
+    assert engine.stats().running == 0
+
+
+def test_one_that_fails_or_is_cancelled_does_not_disturb_another(tiny_path: Path) -> None:
+    engine = load(tiny_path)
+    expected = ask(engine, prompt="hello", max_tokens=40)
+    begun, cancel = threading.Event(), CancelToken()
+
+    def other() -> None:
+        for _ in engine.infer(TextRequest(token_ids=(9, 8) * 30, temperature=0.0), cancel):
+            begun.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait()
+    answer = engine.infer(
+        TextRequest(prompt="hello", max_tokens=40, temperature=0.0), CancelToken()
+    )
+    ids: list[int] = []
+    for chunk in answer:
+        ids += chunk.token_ids if isinstance(chunk, TextChunk) else ()
+        if len(ids) == 5:
+            cancel.cancel()
+            thread.join(20)
+    assert ids == expected[1]
 
 
 def test_stats_count_what_was_done(tiny_path: Path) -> None:
