@@ -74,7 +74,7 @@ class EngineLimits:
     worker_build_seconds: float = limit(3600.0, "loading a model, its first build included")
     trial_seconds: float = limit(3900.0, "a new model to load and answer a trial request")
     continued_exact_tokens: int = limit(
-        128, "tokens of a broken answer that whoever goes on computes one by one"
+        96, "tokens of a broken answer that whoever goes on computes one by one"
     )
     sign_of_life_seconds: float = limit(1.0, "between two signs that work without a result goes on")
     worker_silence_seconds: float = limit(60.0, "silence of a worker within a request")

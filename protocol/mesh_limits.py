@@ -52,6 +52,9 @@ class MeshLimits:
         5.0, "silence of a warm node that is to go on, before the next one is asked"
     )
     continuation_patience_seconds: float = limit(10.0, "a broken answer waits for a summoned node")
+    continuation_return_seconds: float = limit(
+        3.0, "the same for the node that was lost, where there is no other"
+    )
     summons_max: int = limit(8, "times that somebody is summoned for one request")
     # Weights on their way
     chunk_min_bytes: int = limit(1 * MIB, "a chunk of a file, the last one excepted")

@@ -250,6 +250,14 @@ class Attempts:
             return seconds
         return min(seconds, LIMITS.keep_alive_max_seconds)
 
+    async def reach(self, candidate: Candidate) -> bool:
+        """Whether the node is alive, or can be reached now."""
+        try:
+            await self._connect(candidate)
+        except RemoteError:
+            return False
+        return True
+
     async def _connect(self, candidate: Candidate) -> None:
         if not self._peers.alive(candidate.node):
             node = self._graph.index.node(candidate.signer, self._now_ms())

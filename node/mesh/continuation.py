@@ -89,6 +89,7 @@ class Unbroken:
         told = log.bind(model=failed.model, failed=failed.node, code=error.code.value)
         opened = await self._go_on(rest, failed)
         if opened is None:
+            self._left = 0
             told.info("answer not continued", tokens=len(rest.continued_ids))
             raise error
         self._opened = opened

@@ -45,6 +45,7 @@ from aigrid.protocol.inference import InferRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 
 log = structlog.get_logger()
+_DIAL_AGAIN_SECONDS = 0.5
 
 
 class Router:
@@ -196,7 +197,10 @@ class Router:
     async def _go_on(
         self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate
     ) -> Opened | None:
-        """Who goes on with an answer that broke off: another holder of the same model, if any."""
+        """Who goes on with an answer that broke off: another holder of the same model, if any.
+
+        Else the one that failed, if it comes back soon, or somebody who is summoned.
+        """
         waiting = asking.waiting
         again = Asking(
             rest,
@@ -206,22 +210,40 @@ class Router:
             ended=answer.segments,
             waiting=waiting,
         )
-        wanted = Unmet(answer.model, "", answer.name, "nobody offers")
         deadline = trio.current_time() + LIMITS.continuation_patience_seconds
         try:
             for _ in range(LIMITS.summons_max):
                 ranking = others_first(self._candidates.ranked_here(answer.model), failed)
+                tried.problem = None
                 beginning = self._attempts.first(
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
                 )
                 opened = await waiting.patiently(beginning, LIMITS.patience_seconds)
-                if opened is not None or not await self._summoned(wanted, waiting, deadline):
+                if opened is not None:
                     return opened
+                wanted = unmet(
+                    ranking, tried.problem, model=answer.model, capability="", name=answer.name
+                )
+                if wanted is None or not (
+                    await self._summoned(wanted, waiting, deadline) or await self._back(failed)
+                ):
+                    return None
         except AigridError as error:
             log.info("no other node may go on", model=answer.model, code=error.code.value)
         finally:
             answer.attempts = tried.attempts
         return None
+
+    async def _back(self, failed: Candidate) -> bool:
+        """Whether a node that was lost is there again within a moment: connections do break."""
+        if self._peers.alive(failed.node):
+            return False
+        with trio.move_on_after(LIMITS.continuation_return_seconds):
+            while True:
+                if await self._attempts.reach(failed):
+                    return True
+                await trio.sleep(_DIAL_AGAIN_SECONDS)
+        return False
 
     async def _ranked(self, model: str, capability: str) -> Ranking:
         try:

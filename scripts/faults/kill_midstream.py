@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,6 +59,13 @@ class Answer:
     error: str = ""
     stall_seconds: float = 0.0
     killed_after: int = 0
+    first_seconds: float = 0.0
+    spoke_seconds: float = 0.0
+
+    @property
+    def anew_seconds(self) -> float:
+        """What computing the prompt and the tokens before the kill took the first time."""
+        return self.first_seconds + self.spoke_seconds
 
 
 def main() -> int:
@@ -170,17 +177,21 @@ class Run:
     def ask(self, prompt: str, *, kill_after: int = 0) -> Answer:
         """An answer through the gateway; whoever serves it is killed after so many tokens."""
         answer, killed_at = Answer(killed_after=kill_after), 0.0
+        asked_at = time.perf_counter()
         for event in _chat(self.gateway.gateway, prompt, self.tokens):
             if "error" in event:
                 answer.error = event["error"]["code"]
                 break
             now = time.perf_counter()
             got = _take(answer, event)
+            if got and not answer.first_seconds:
+                answer.first_seconds = now - asked_at
             if killed_at and got and not answer.stall_seconds:
                 answer.stall_seconds = now - killed_at
             if kill_after and not killed_at and len(answer.tokens) >= kill_after:
                 self.strike(self.holders[event["served_by"]])
                 killed_at = time.perf_counter()
+                answer.spoke_seconds = killed_at - asked_at - answer.first_seconds
         return answer
 
     def judge(self, number: int, answer: Answer, whole: Answer) -> bool:
@@ -214,7 +225,8 @@ class Run:
         return False
 
     def report(self, answers: list[Answer], ties: int, alone: int, ended: int) -> None:
-        stalls = sorted(a.stall_seconds for a in answers if len(a.segments) > 1)
+        continued = [a for a in answers if len(a.segments) > 1]
+        stalls = sorted(a.stall_seconds for a in continued)
         print(f"kills with a second holder  {len(answers)}")
         print(f"continued                   {len(stalls)} (else the end was on its way already)")
         print(f"identical                   {len(answers) - ties}")
@@ -224,6 +236,9 @@ class Run:
             print(
                 f"stall p50 / p95 / max       {cuts[49]:.2f} / {cuts[94]:.2f} / {stalls[-1]:.2f} s"
             )
+            anew = median(a.stall_seconds / a.anew_seconds for a in continued)
+            print(f"first token p50             {median(a.first_seconds for a in answers):.2f} s")
+            print(f"stall / computing it before {anew:.2f} (p50: prompt and tokens up to the kill)")
         print(f"kills without one           {alone}, {ended} ended in an error event")
         print(f"wrong                       {len(self.wrong)}")
         for line in self.wrong[:20]:

@@ -232,12 +232,28 @@ async def test_without_a_second_holder_it_ends_in_an_error(
         async with made.asker.router.infer("parrot", PLAIN, request_id="request-1") as answer:
             await anext(answer.chunks)
             made.sim.kill("a")
-            with pytest.raises(RemoteError) as caught:
-                async for _ in answer.chunks:
-                    pass
-        assert caught.value.code is Code.CONNECTION_LOST
+            for _ in range(2):  # nothing comes after it
+                began = trio.current_time()
+                with pytest.raises(RemoteError) as caught:
+                    async for _ in answer.chunks:
+                        pass
+                assert caught.value.code is Code.CONNECTION_LOST
+                assert trio.current_time() - began <= LIMITS.continuation_return_seconds + 0.1
         (segment,) = answer.segments
         assert (segment.tokens, segment.receipted) == (1, False)
+
+
+async def test_the_only_holder_goes_on_when_its_connection_broke(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path, "a") as made:
+        chunks: list[InferChunk] = []
+        async with made.asker.router.infer("parrot", PLAIN, request_id="request-1") as answer:
+            chunks += await anext(answer.chunks)
+            await made.asker.transport.disconnect(answer.node)
+            chunks += [chunk async for batch in answer.chunks for chunk in batch]
+        assert same(chunks, list(spell(PLAIN, PROMPT.encode())))
+        assert [segment.node for segment in answer.segments] == [answer.node] * 2
 
 
 async def test_somebody_who_is_summoned_goes_on(tmp_path: Path, autojump_clock: MockClock) -> None:
