@@ -19,6 +19,7 @@ from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
 from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.weights_settings import WeightsConfig
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text
@@ -101,6 +102,7 @@ class Simulation:
         identity: Identity | None = None,
         rotation: Record | None = None,
         former: Sequence[Record] = (),
+        weights: WeightsConfig | None = None,
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -138,6 +140,7 @@ class Simulation:
             threads=1,
             interests=interests,
             trusted_publishers=frozenset(trusted_publishers),
+            weights=weights or WeightsConfig(),
         )
         holds = incarnation == 0 if with_authority is None else with_authority
         node = Node(config, world, identity=identity, authority=authority if holds else None)
