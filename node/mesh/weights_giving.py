@@ -173,7 +173,7 @@ class WeightsGiving:
         if self._pace is None:
             burst = max(rate, LIMITS.weights_piece_bytes)
             self._pace = TokenBucket(per_second=rate, burst=burst, now_seconds=trio.current_time())
-        while wait := self._pace.wait_seconds(trio.current_time(), count):
+        while wait := self._pace.wait_seconds(trio.current_time(), count):  # noqa: ASYNC110 - a clock
             await trio.sleep(max(wait, _PAUSE_SECONDS))
         self._pace.take(trio.current_time(), count)
 
