@@ -121,6 +121,7 @@ class Weights:
         self._jobs: dict[str, _Job] = {}
         self._turns = trio.CapacityLimiter(LIMITS.fetches_max)
         self._nursery: trio.Nursery | None = None
+        self._received_bytes, self._receiving_seconds = 0, 0.0
         self._books = WeightsBooks(local, bytes_per_day=config.fetch_bytes_per_day, now_ms=now_ms)
         self.giving = WeightsGiving(
             models,
@@ -237,6 +238,8 @@ class Weights:
             "given_bytes": self.giving.given_bytes,
             "denied": {code.value: count for code, count in sorted(self.giving.denied.items())},
             "fetching": self.fetching(),
+            "received_bytes": self._received_bytes,
+            "receiving_seconds": round(self._receiving_seconds, 3),
             "fetched_today_bytes": self._books.fetched_today,
             "fetched_models": len(fetched),
             "cache_bytes": sum(fetched.values()),
@@ -358,10 +361,13 @@ class Weights:
             spend=self._books.spend,
             moved=lambda: job.say(_told(transfer)),
         )
+        began = trio.current_time()
         try:
             await transfer.run(body.chunk_lists)
             await self._models.run_blocking(partial.sync)
         finally:
+            self._received_bytes += transfer.progress.received_bytes
+            self._receiving_seconds += trio.current_time() - began
             with trio.CancelScope(shield=True):
                 await self._models.run_blocking(partial.close)
         given = transfer.progress.given

@@ -1,7 +1,7 @@
 """Decisions about weights on their way: who is asked for which chunks, and what has to go. Pure."""
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,11 +23,10 @@ class Run:
 
 @dataclass(eq=False, slots=True)
 class Asked:
-    """A run that a holder was asked for. `doubled`: somebody else was asked for a part as well."""
+    """A run that a holder was asked for."""
 
     holder: str
     run: Run
-    doubled: bool = False
 
 
 class WorkQueue:
@@ -104,17 +103,15 @@ class WorkQueue:
         return Run(run.file, run.first, min(run.count, most))
 
     def _half_of_another(self, holder: str) -> Run | None:
-        owed = [
-            (self._owed(one), one)
+        """Of what one other owes, and nobody else, the last half."""
+        times = Counter((one.run.file, n) for one in self._asked for n in one.run.numbers)
+        alone = [
+            (one.run.file, [n for n in self._owed(one) if times[one.run.file, n] == 1])
             for one in self._asked
-            if not one.doubled and one.holder != holder
+            if one.holder != holder
         ]
-        numbers, chosen = max(owed, key=lambda pair: len(pair[0]), default=([], None))
-        if chosen is None or not numbers:
-            return None
-        chosen.doubled = True
-        half = numbers[len(numbers) // 2 :]
-        return list(_joined(chosen.run.file, half))[-1]
+        file, numbers = max(alone, key=lambda pair: len(pair[1]), default=(0, []))
+        return next(iter(_joined(file, numbers[len(numbers) // 2 :])), None)
 
 
 def _runs(file: int, numbers: Iterable[int], have: bytearray) -> Iterator[Run]:

@@ -40,11 +40,20 @@ _STRIKES_MAX = 2
 
 @dataclass(slots=True)
 class Transferred:
-    """How far it has come: bytes that are here, of all; and who has given how many."""
+    """How far it has come.
+
+    Attributes:
+        all_bytes: of the model.
+        here_bytes: of these on the disk, checked.
+        resumed_bytes: of these what was there at the beginning.
+        received_bytes: that came, wrong and doubled ones included.
+        given: DID of a holder -> good bytes that it has sent.
+    """
 
     all_bytes: int
     here_bytes: int = 0
     resumed_bytes: int = 0
+    received_bytes: int = 0
     given: dict[str, int] = field(default_factory=dict)
 
 
@@ -255,6 +264,7 @@ class Transfer:
                     if not data:
                         raise RemoteError("less than was asked for", peer=holder.node)
                     self._spend(len(data))
+                    self.progress.received_bytes += len(data)
                     buffer += data
             if scope.cancelled_caught:
                 raise RemoteError("it sends too slowly", Code.TIMEOUT, peer=holder.node)
