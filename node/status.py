@@ -44,6 +44,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "models": models_of(node),
         "loading": dict(node.loading.said),
         "withheld": node.hosting.withheld(),
+        "wanted": node.placement.view(),
         "weights": node.weights.report(),
         "records": sum(node.graph.counts(now_ms).values()),
         "requests": {

@@ -63,6 +63,7 @@ class MeshLimits:
     chunks_max: int = limit(64 * KIB, "chunks of a file that is given away")
     chunks_asked_max: int = limit(64, "chunks asked for in one request")
     weights_piece_bytes: int = limit(256 * KIB, "a piece of a chunk in one frame")
+    weights_piece_min_bytes: int = limit(4 * KIB, "the same at least, the last one excepted")
     seeds_max: int = limit(256, "models whose files one node gives away, in its record")
     fetch_holders_max: int = limit(8, "nodes from which one model is fetched at once")
     fetch_streams_per_holder: int = limit(2, "requests to each of these at once")

@@ -106,11 +106,12 @@ class WeightsAsking:
 
 
 class Pieces:
-    """The pieces of one answer; none of them is empty."""
+    """The pieces of one answer; none of them is empty, and none but the last one a crumb."""
 
     def __init__(self, bodies: AsyncIterator[bytes], peer: str) -> None:
         self._bodies = bodies
         self._peer = peer
+        self._ended = False
 
     async def next(self) -> bytes:
         """The next one; b"" at the end. Raises RemoteError."""
@@ -118,6 +119,7 @@ class Pieces:
         if not body:
             return b""
         answer = decode_rpc_answer(body)
-        if not isinstance(answer, Piece) or not answer.data:
+        if not isinstance(answer, Piece) or not answer.data or self._ended:
             raise RemoteError("an answer that was not asked for", peer=self._peer)
+        self._ended = len(answer.data) < LIMITS.weights_piece_min_bytes
         return answer.data

@@ -38,6 +38,7 @@ from aigrid.protocol.model import ModelFile
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
+_PAUSE_SECONDS = 0.001  # of nothing at all there is no end
 
 
 class WeightsGiving:
@@ -172,8 +173,9 @@ class WeightsGiving:
         if self._pace is None:
             burst = max(rate, LIMITS.weights_piece_bytes)
             self._pace = TokenBucket(per_second=rate, burst=burst, now_seconds=trio.current_time())
-        while not self._pace.take(trio.current_time(), count):  # noqa: ASYNC110 - it is a clock
-            await trio.sleep(self._pace.wait_seconds(trio.current_time(), count))
+        while wait := self._pace.wait_seconds(trio.current_time(), count):  # noqa: ASYNC110 - a clock
+            await trio.sleep(max(wait, _PAUSE_SECONDS))
+        self._pace.take(trio.current_time(), count)
 
 
 def _read(descriptor: int, at: int, length: int, expected: bytes, file: ModelFile) -> bytes:

@@ -24,7 +24,15 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, stream_chat, wait_for
+from scripts.nodes import (
+    Chat,
+    NodeFailedError,
+    NodeProcess,
+    form_grid,
+    stop_all,
+    stream_chat,
+    wait_for,
+)
 
 MODEL = "smollm2"
 IDLE_SECONDS = 10
@@ -43,7 +51,7 @@ replica_idle_seconds = {IDLE_SECONDS}
 
 @dataclass
 class Seen:
-    """Of the surge: (when it was asked, time to its first token), errors, and replicas over time."""
+    """Of the surge: when each was asked and its time to the first token; what was lost."""
 
     answers: list[tuple[float, float]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -96,8 +104,7 @@ class Surge:
         wait_for(self.warm_after_asking, timeout_seconds=120, what="the first replica")
         self.began = time.monotonic()
         clients = [
-            threading.Thread(target=self.client, daemon=True)
-            for _ in range(self.arguments.clients)
+            threading.Thread(target=self.client, daemon=True) for _ in range(self.arguments.clients)
         ]
         for client in clients:
             client.start()
@@ -170,7 +177,7 @@ def publish(root: Path, node: NodeProcess, *, tiny: bool) -> None:
     node.cli("publish", path, "--capability", "text-generation", "--name", MODEL)
 
 
-def chat(node: NodeProcess, tokens: int):
+def chat(node: NodeProcess, tokens: int) -> Chat:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Count to a hundred."}]}
     return stream_chat(node.gateway, {**body, "max_tokens": tokens}, timeout_seconds=300)
 

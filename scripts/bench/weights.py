@@ -2,13 +2,13 @@
 
     python scripts/bench/weights.py [--mb 100] [--rounds 5] [--quick]
 
-Every figure is from this run, on this machine, over 127.0.0.1; rounds take turns, and the median
-counts. `raw TCP` is a process that writes and one that reads, 256 KiB at a time; `plain stream` the
-same over one stream of a connection of this node's transport (TCP, Noise, Yamux), nothing checked
-and nothing written. `N holders` is a node that fetches from N others, each chunk hashed and written,
+Every figure is from this run, on this machine, over 127.0.0.1; the median of the rounds counts.
+`raw TCP` is a process that writes and one that reads, 256 KiB at a time; `plain stream` the same
+over one stream of a connection of this node's transport (TCP, Noise, Yamux): nothing is checked and
+nothing written. `N holders` is a node that fetches from N others, each chunk hashed and written,
 from the first request to the last file synced; `installed` goes on to the model being offered: all
 files hashed once more, and an engine asked. All processes share the machine's cores, so more
-holders are no faster where those are busy. Exit status 1: a fetch failed, or what it brought differs.
+holders are no faster where those are busy. Exit status 1: a fetch failed, or brought another file.
 """
 
 import argparse

@@ -20,7 +20,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, stream_chat, wait_for
+from scripts.nodes import (
+    Chat,
+    NodeFailedError,
+    NodeProcess,
+    form_grid,
+    stop_all,
+    stream_chat,
+    wait_for,
+)
 
 MODEL = "smollm2"
 PLACEMENT = {
@@ -83,9 +91,7 @@ def chain(root: Path, nodes: dict[str, NodeProcess], *, tiny: bool) -> int:
     say("keeper has fetched the files, unasked")
     laptop.stop()
     say("laptop is offline")
-    wait_for(
-        lambda: not gives(host, model, laptop), timeout_seconds=60, what="the laptop's going"
-    )
+    wait_for(lambda: not gives(host, model, laptop), timeout_seconds=60, what="the laptop's going")
     first = ask(asker)
     say(f"asker has its first answer, first token after {first.ttft_seconds:.1f} s: {first.text!r}")
     second = ask(asker)
@@ -116,7 +122,7 @@ def gives(node: NodeProcess, model: str, holder: NodeProcess) -> bool:
     return any(m["model"] == model and holder.peer_id in m["seeds"] for m in listed)
 
 
-def ask(node: NodeProcess):
+def ask(node: NodeProcess) -> Chat:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}]}
     return stream_chat(node.gateway, {**body, "max_tokens": 12}, timeout_seconds=300)
 

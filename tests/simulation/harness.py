@@ -20,6 +20,7 @@ from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
 from aigrid.node.placement_settings import PlacementConfig
 from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.weights_settings import WeightsConfig
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text
@@ -103,6 +104,7 @@ class Simulation:
         rotation: Record | None = None,
         former: Sequence[Record] = (),
         placement: PlacementConfig | None = None,
+        weights: WeightsConfig | None = None,
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -141,6 +143,7 @@ class Simulation:
             interests=interests,
             trusted_publishers=frozenset(trusted_publishers),
             placement=placement or PlacementConfig(),
+            weights=weights or WeightsConfig(),
         )
         holds = incarnation == 0 if with_authority is None else with_authority
         node = Node(config, world, identity=identity, authority=authority if holds else None)

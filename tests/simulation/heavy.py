@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tests.simulation.harness import SimNode, Simulation
+import trio
+from tests.simulation.harness import SimNode, Simulation, eventually
 
 from aigrid.engines.base import Estimate, ModelSource
 from aigrid.engines.echo import EchoEngine
@@ -63,3 +64,23 @@ def manifest_of(node: Node, model: str) -> Record:
     """The one manifest of a model that a node knows."""
     (manifest,) = node.graph.manifests_of(model, node.now_ms())
     return manifest
+
+
+async def heavy_grid(sim: Simulation, *names: str, **options: Any) -> list[Node]:
+    """Nodes that have met; the first one founded the grid."""
+    nodes = [await start_heavy(sim, name, **options) for name in names]
+    for name in names[1:]:
+        await sim.join(name, names[0])
+    await trio.sleep(5)
+    return nodes
+
+
+async def knows(node: Node, model: str, holders: int = 1) -> Record:
+    """The manifest of a model, once a node knows of so many who give it."""
+    await eventually(lambda: len(node.weights.holders(model)) >= holders, seconds=60)
+    return manifest_of(node, model)
+
+
+def files_of(sim: Simulation, name: str, model: str) -> dict[str, bytes]:
+    folder = sim.directory / name / "models" / model / "files"
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

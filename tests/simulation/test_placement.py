@@ -55,7 +55,8 @@ def warm(sim: Simulation, model: str) -> list[str]:
 
 def loads(sim: Simulation) -> Counter[str]:
     """How many workers each node has ever started."""
-    return Counter({name: len(s.node._world.spawner.spawned) for name, s in sim.nodes.items()})
+    spawners = {name: vars(s.node)["_world"].spawner for name, s in sim.nodes.items()}
+    return Counter({name: len(spawner.spawned) for name, spawner in spawners.items()})
 
 
 def name_of(sim: Simulation, peer_id: str) -> str:
@@ -182,8 +183,10 @@ async def test_a_thousand_demands_of_strangers_and_forgers_bring_nothing(
     for number in range(1000):
         stranger = Identity(number.to_bytes(32, "big"))
         body = DemandBody(id=stranger.did, wanted=wanting(model, manifest))
-        times = {"valid_from_ms": sim.now_ms(), "valid_until_ms": sim.now_ms() + 300_000}
-        raw = build(Kind.DEMAND, body, stranger, **times).raw
+        ends_ms = sim.now_ms() + 300_000
+        raw = build(
+            Kind.DEMAND, body, stranger, valid_from_ms=sim.now_ms(), valid_until_ms=ends_ms
+        ).raw
         if number % 2:  # in the name of a member
             raw = raw.replace(stranger.did.encode(), victim.identity.did.encode())
         raws.append(raw)
