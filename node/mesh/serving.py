@@ -136,7 +136,7 @@ class Serving:
             async with AsyncExitStack() as stack:
                 lease = self._pool.lease(
                     message.model,
-                    message.keep_alive_seconds,
+                    keep_alive_seconds=message.keep_alive_seconds,
                     asker=OWN if peer == self._identity.did else peer,
                     bounded=not own,
                 )
