@@ -179,7 +179,7 @@ def test_a_job_waits_for_credit_and_a_cancel_sets_it_free() -> None:
 class Hooked(EchoEngine):
     """Hooks something large on a request, as runtimes do that have to be told of a cancel."""
 
-    held: "ClassVar[list[weakref.ref[Hooked]]]" = []
+    held: ClassVar["list[weakref.ref[Hooked]]"] = []
 
     def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         large = Hooked()
