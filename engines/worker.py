@@ -293,6 +293,7 @@ class Host:
 
     def _infer(self, job_id: int, request: InferRequest, job: Job) -> None:
         self._guarded(job_id, lambda: self._stream(job_id, request, job))
+        job.cancel.over()
 
     def _stream(self, job_id: int, request: InferRequest, job: Job) -> None:
         if self._engine is None:
