@@ -105,7 +105,7 @@ async def test_a_wanted_model_is_fetched_from_who_keeps_it_and_served_by_a_third
     (manifest,) = keeper.graph.manifests_of(model, sim.now_ms())
     await keeper.weights.fetch(model, manifest)
     full = LocalError("full", Code.BUSY, retry_after_seconds=3600)
-    keeper.serving.infer = refusing(full, [])  # type: ignore[no-untyped-call]
+    keeper.serving.infer = refusing(full, [])  # type: ignore[method-assign]
     await trio.sleep(5)
     sim.kill("laptop")
     answer, served_by = await sim.ask("asker", "parrot", "hello there")
