@@ -6,14 +6,16 @@ for each weight of a block: one small matrix product with the sum of the inputs 
 
 `graph_cache.GRAPH_VERSION` has to be raised whenever another graph would be built.
 
-The graph computes one step of one sequence:
+The graph computes one step of some sequences, a row for each: one new position of each of several,
+or several of one, for the runtime's attention takes no others at once.
 
-    embeddings      float32 [1, S, width]       S new positions
-    last_position   int32 [1]                   position of the last of them
-    positions       int32 []                    number of positions so far, these included
+    embeddings      float32 [rows, S, width]    S new positions
+    last_position   int32 [rows]                position of the last of them, of each row its own
+    positions       int32 []                    number of positions of the longest row, with these
     cosine, sine    float32 [context, head/2]
-    past.L.key      float32 [1, kv_heads, context, head], likewise value; shared with present.L.key
-    -> logits       float32 [1, 1, vocabulary]  after the last position
+    past.L.key      float32 [rows, kv_heads, context, head], likewise value; shared with
+                    present.L.key
+    -> logits       float32 [rows, 1, vocabulary]  after the last position
 """
 
 from pathlib import Path
@@ -126,11 +128,11 @@ class _Graph(GraphWriter):
 def _declare(graph: _Graph, config: LlamaConfig) -> None:
     """Inputs, outputs and shared constants."""
     half = config.head_size // 2
-    past = [1, config.kv_heads, "context", config.head_size]
+    past = ["rows", config.kv_heads, "context", config.head_size]
     values = helper.make_tensor_value_info
     graph.inputs += [
-        values("embeddings", TensorProto.FLOAT, [1, "new", config.width]),
-        values("last_position", TensorProto.INT32, [1]),
+        values("embeddings", TensorProto.FLOAT, ["rows", "new", config.width]),
+        values("last_position", TensorProto.INT32, ["rows"]),
         values("positions", TensorProto.INT32, []),
         values("cosine", TensorProto.FLOAT, ["context", half]),
         values("sine", TensorProto.FLOAT, ["context", half]),
@@ -138,7 +140,7 @@ def _declare(graph: _Graph, config: LlamaConfig) -> None:
     for name in past_names(config):
         graph.inputs.append(values(f"past.{name}", TensorProto.FLOAT, past))
         graph.outputs.append(values(f"present.{name}", TensorProto.FLOAT, past))
-    graph.outputs.append(values("logits", TensorProto.FLOAT, [1, 1, config.vocabulary]))
+    graph.outputs.append(values("logits", TensorProto.FLOAT, ["rows", 1, config.vocabulary]))
     graph.constant("last_axis", np.array([-1], np.int64))
 
 

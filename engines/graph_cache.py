@@ -14,7 +14,7 @@ from aigrid.engines.gguf import Buffer, GgufFile
 from aigrid.engines.llama import LlamaConfig
 from aigrid.protocol.errors import Code, EngineError
 
-GRAPH_VERSION: Final = 2
+GRAPH_VERSION: Final = 3
 GRAPH_FILE, WEIGHTS_FILE = "graph.onnx", "weights.bin"
 _UNFINISHED = "building-"
 

@@ -1,6 +1,6 @@
-"""A session over the graph of `gguf_graph`, with the keys and values of one sequence."""
+"""A session over the graph of `gguf_graph`, with the keys and values of some sequences."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +11,8 @@ from aigrid.engines import devices
 from aigrid.engines.base import CancelToken
 from aigrid.engines.gguf_quant import Floats
 from aigrid.engines.graph_cache import GRAPH_FILE
+from aigrid.engines.keys_and_values import Past
 from aigrid.engines.llama import LlamaConfig, past_names, rotary_tables
-from aigrid.engines.prefix import reusable
-from aigrid.engines.sampling import all_finite
 from aigrid.protocol.errors import Code, EngineError
 
 # Larger chunks are no faster and take more memory, and of a common beginning only whole ones count.
@@ -56,13 +55,14 @@ def spins(threads: int) -> bool:
     return 1 < threads < devices.threads()
 
 
-class Decoder:
-    """One sequence: feed it tokens, it gives the logits after the last of them.
+class Rows:
+    """Keys and values of several sequences, a row each, and the session that goes on from them.
 
-    Every buffer is made once and bound to the session; a step allocates nothing of ours.
+    Every buffer is made once and bound to the session; a step allocates nothing of ours. For one
+    thread at a time.
 
     Attributes:
-        logits: float32 (vocabulary,), overwritten by each step.
+        logits: float32 (rows, vocabulary), of each row that was computed.
     """
 
     def __init__(
@@ -71,94 +71,102 @@ class Decoder:
         config: LlamaConfig,
         embed: Embed,
         factors: Floats | None,
-        context: int,
         *,
-        reuse: bool,
+        context: int,
+        count: int,
     ) -> None:
-        """Allocate for `context` positions.
+        """Allocate `count` rows for `context` positions each.
 
         Raises:
             EngineError: `out_of_memory`.
         """
         self._session = session
+        self._config = config
         self._embed = embed
-        self._reuse = reuse
-        self._binding = session.io_binding()
-        self._kept: list[int] = []
-        self._whole = 0
-        self._bound = 0
+        self._bindings: dict[tuple[int, int], _Binding] = {}
         try:
-            self._embeddings = np.zeros((min(PREFILL_CHUNK, context), config.width), np.float32)
-            self._last = np.zeros(1, np.int32)
+            longest = max(count, min(PREFILL_CHUNK, context))
+            self._embeddings = np.zeros((longest, config.width), np.float32)
+            self._last = np.zeros(count, np.int32)
             self._positions = np.zeros((), np.int32)
-            self.logits = np.zeros(config.vocabulary, np.float32)
-            self._held: list[npt.NDArray[Any]] = [*rotary_tables(config, factors, context)]
-            # Zeroed pages cost nothing until they are written, so a long context is only reserved.
-            shape = (1, config.kv_heads, context, config.head_size)
-            past = {name: np.zeros(shape, np.float32) for name in past_names(config)}
-        except MemoryError:
+            self.logits = np.zeros((count, config.vocabulary), np.float32)
+            self._tables = rotary_tables(config, factors, context)
+            self._past = Past(
+                past_names(config), (count, config.kv_heads, context, config.head_size)
+            )
+        except (MemoryError, OSError):
             raise EngineError(
-                f"no memory for a context of {context} tokens", Code.OUT_OF_MEMORY
+                f"no memory for {count} contexts of {context} tokens", Code.OUT_OF_MEMORY
             ) from None
-        self._bind("cosine", self._held[0])
-        self._bind("sine", self._held[1])
-        self._bind("last_position", self._last)
-        self._bind("positions", self._positions)
-        for name, values in past.items():
-            self._bind(f"past.{name}", values)
-            self._bind_output(f"present.{name}", values, values.shape)
-            self._held.append(values)
-        self._bind_output("logits", self.logits, (1, 1, config.vocabulary))
 
-    def prefill(self, tokens: Sequence[int], run: "Run") -> Iterator[bool]:
-        """Begin a sequence anew with `tokens`, a chunk per item; False, the last, if cancelled.
+    def compute(self, first: int, starts: Sequence[int], tokens: Sequence[int], run: "Run") -> bool:
+        """Append tokens to neighbouring rows; False if the run was cancelled.
 
-        Whole chunks that the last sequence began with as well are not computed again. Reuse never
-        changes a result: what a chunk gives depends, in the last bits, on where it begins and ends,
-        so these are the same for every sequence.
-        """
-        kept = self._kept[: self._whole] if self._reuse else []
-        self._whole = reusable(kept, tokens, PREFILL_CHUNK)
-        del self._kept[self._whole :]
-        for start in range(self._whole, len(tokens), PREFILL_CHUNK):
-            chunk = tokens[start : start + PREFILL_CHUNK]
-            alive = self.step(chunk, run)
-            if alive and len(chunk) == PREFILL_CHUNK:
-                self._whole += PREFILL_CHUNK
-            yield alive
-            if not alive:
-                return
-
-    def step(self, tokens: Sequence[int], run: "Run") -> bool:
-        """Append 1 to `PREFILL_CHUNK` tokens to the sequence; False if cancelled.
+        Args:
+            first: the first of the rows.
+            starts: of each row the positions that it has so far.
+            tokens: one for each row, or for a single row up to `PREFILL_CHUNK`.
+            run: what is closed to end it early.
 
         Raises:
-            EngineError: `engine_failed` if the runtime fails or the logits are not finite.
+            EngineError: `engine_failed` or `out_of_memory` if the runtime fails.
         """
-        count = len(tokens)
-        if run.cancelled:
-            return False
-        if count != self._bound:
-            self._bind("embeddings", self._embeddings[:count][None])
-            self._bound = count
-        self._embeddings[:count] = self._embed(tokens)
-        total = len(self._kept) + count
-        self._last[0] = total - 1
-        self._positions[...] = total
-        if not run.compute(self._session, self._binding):
-            return False
-        if not all_finite(self.logits):
-            raise EngineError("the model computed logits that are not finite", Code.ENGINE_FAILED)
-        self._kept.extend(tokens)
-        return True
+        count = len(starts)
+        new = len(tokens) // count
+        binding = self._binding(first, count)
+        if new != binding.new:
+            embeddings = self._embeddings[: count * new].reshape(count, new, -1)
+            binding.take("embeddings", embeddings)
+            binding.new = new
+        self._embeddings[: len(tokens)] = self._embed(tokens)
+        for n, start in enumerate(starts):
+            self._last[n] = start + new - 1
+        self._positions[...] = max(starts) + new
+        return run.compute(self._session, binding.io)
 
-    def _bind(self, name: str, values: npt.NDArray[Any]) -> None:
-        self._binding.bind_input(
-            name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data
-        )
+    def swap(self, one: int, other: int, positions: int) -> None:
+        """Exchange the first positions of two rows; what comes after them is lost."""
+        self._past.swap(one, other, positions)
 
-    def _bind_output(self, name: str, values: Floats, shape: tuple[int, ...]) -> None:
-        self._binding.bind_output(name, "cpu", 0, np.float32, shape, values.ctypes.data)
+    def drop(self, row: int, start: int) -> None:
+        """Give a row's memory from a position on back to the system."""
+        self._past.drop(row, start)
+
+    def _binding(self, first: int, count: int) -> "_Binding":
+        """Names bound to some rows; kept, for there are some sixty buffers to name."""
+        found = self._bindings.get((first, count))
+        if found is None:
+            found = self._bindings[first, count] = _Binding(self._session)
+            cosine, sine = self._tables
+            found.take("cosine", cosine)
+            found.take("sine", sine)
+            found.take("last_position", self._last[:count])
+            found.take("positions", self._positions)
+            for name, values in self._past.named.items():
+                rows = values[first : first + count]
+                found.take(f"past.{name}", rows)
+                found.give(f"present.{name}", rows, rows.shape)
+            logits = self.logits[first : first + count]
+            found.give("logits", logits, (count, 1, self._config.vocabulary))
+        return found
+
+
+class _Binding:
+    """Buffers for the session's names, and how many new positions they are for."""
+
+    __slots__ = ("io", "new")
+
+    def __init__(self, session: Any) -> None:
+        self.io = session.io_binding()
+        self.new = 0
+
+    def take(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Read an input from there."""
+        self.io.bind_input(name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data)
+
+    def give(self, name: str, values: Floats, shape: tuple[int, ...]) -> None:
+        """Write an output there."""
+        self.io.bind_output(name, "cpu", 0, np.float32, shape, values.ctypes.data)
 
 
 class Run:
@@ -178,6 +186,14 @@ class Run:
     @property
     def cancelled(self) -> bool:
         return self._cancel.cancelled
+
+    def advance(self) -> None:
+        """Say that the work goes on."""
+        self._cancel.advance()
+
+    def on_cancel(self, hook: Callable[[], object]) -> None:
+        """Call `hook`, from the cancelling thread, once cancelled."""
+        self._cancel.on_cancel(hook)
 
     def compute(self, session: Any, binding: Any) -> bool:
         """Run once; False if it was cut short by cancelling."""

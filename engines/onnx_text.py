@@ -1,15 +1,20 @@
 """Text generation from a llama-family GGUF on plain onnxruntime, on the CPU.
 
+Conversations that are answered at once share each step (`batching`); each has its own keys and
+values, from a common memory of `batch_positions` tokens, or one context where that is more.
+
 The architectures are `llama` and `qwen2`, with a tokenizer of byte-level BPE. Quantised weights
 stay in 4 or 8 bits; F16 and BF16 are widened to float32, which the estimate counts.
 
 Options of the task mapping:
     context: tokens that a conversation may have; by default the model's own, at most 4096.
+    slots: conversations that are answered at once; by default 8, fewer where a worker may not
+        reserve the addresses for as many.
     spin: whether waiting threads burn their core; by default where a core is left to others.
     exact_inputs: compute quantised matrices with float32 inputs instead of 8-bit blocks; slower,
         and very much so for Q5, Q6 and Q8 types, whose matrices are then widened at each step.
-    reuse_prefix: keep the last conversation's keys and values for the next (default). A caller can
-        tell from the time to the first token whether the last one began with the same words.
+    reuse_prefix: keep the last conversations' keys and values for the next (default). A caller can
+        tell from the time to the first token whether one of them began with the same words.
 """
 
 import mmap
@@ -31,6 +36,7 @@ from aigrid.engines.base import (
     check_options,
     wrong_task,
 )
+from aigrid.engines.batching import Batch, BatchedSequence
 from aigrid.engines.counting import Tally
 from aigrid.engines.devices import devices, resident_bytes
 from aigrid.engines.graph_cache import content_key, discard, graph_directory
@@ -41,11 +47,12 @@ from aigrid.engines.llama import (
     layer_matrices,
     read_config,
 )
-from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Decoder, Run, open_session, spins
+from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Rows, Run, open_session, spins
 from aigrid.engines.text_generate import answer
-from aigrid.engines.text_options import context_tokens, flag
+from aigrid.engines.text_options import context_tokens, flag, slots_of
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
 
 if TYPE_CHECKING:
     from aigrid.engines.chat_template import ChatTemplate
@@ -75,11 +82,21 @@ class _Loaded:
     context: int
     tokenizer: "GgufTokenizer"
     template: "ChatTemplate | None"
-    decoder: Decoder
+    batch: Batch[Run]
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    """What answers one request."""
+
+    context: int
+    tokenizer: "GgufTokenizer"
+    template: "ChatTemplate | None"
+    decoder: BatchedSequence[Run]
 
 
 class OnnxTextEngine:
-    """One model, one conversation at a time."""
+    """One model, and as many conversations at once as it has slots."""
 
     name = "onnx_text"
     preimports = ("onnxruntime", "aigrid.engines.chat_template", "aigrid.engines.gguf_tokenizer")
@@ -100,9 +117,10 @@ class OnnxTextEngine:
         return Probe(self.name, found, ("gguf",), tasks, devices(), problem, refuses=REFUSES)
 
     def estimate(self, source: ModelSource) -> Estimate:
-        check_options(source, "context", "spin", "exact_inputs", "reuse_prefix")
+        check_options(source, "context", "slots", "spin", "exact_inputs", "reuse_prefix")
         opened = self._open(source)
         context = context_tokens(source, opened.config.context)
+        slots = slots_of(source)
         config, tensors = opened.config, opened.model.tensors.values()
         weights = sum(gguf_quant.unpacked_bytes(tensor) for tensor in tensors)
         # What the widest layer and the attention scores take while a chunk is computed.
@@ -112,8 +130,11 @@ class OnnxTextEngine:
             memory_bytes=_RUNTIME_BYTES
             + 2 * weights
             + opened.model.tensors[EMBEDDING].size_bytes
-            + context * (config.kv_bytes_per_token + 4 * config.head_size)
+            + _positions(slots, context) * config.kv_bytes_per_token
+            + 4 * context * config.head_size
+            + 4 * slots * config.vocabulary
             + work,
+            slots=slots,
             context_tokens=context,
             precision=_precision(opened),
         )
@@ -135,11 +156,21 @@ class OnnxTextEngine:
                     bos=tokenizer.text_of(tokenizer.bos),
                     eos=tokenizer.text_of(tokenizer.eos),
                 )
-        decoder = _decoder(opened, source, key.result(), accuracy, threads)
-        self._loaded = _Loaded(opened.config, estimate.context_tokens, tokenizer, template, decoder)
+        rows = _rows(opened, source, estimate, key.result(), accuracy=accuracy, threads=threads)
+        estimate = replace(estimate, slots=len(rows.logits))
+        batch = Batch(
+            rows,
+            Run(CancelToken()),
+            rows=estimate.slots,
+            chunk=PREFILL_CHUNK,
+            room=_positions(estimate.slots, estimate.context_tokens),
+            reuse=flag(source, "reuse_prefix", default=True),
+        )
+        self._loaded = _Loaded(opened.config, estimate.context_tokens, tokenizer, template, batch)
         # Hashing and building read all of the file; answering takes a row of it per token.
         gguf.release(opened.buffer)
-        reserved = estimate.context_tokens * opened.config.kv_bytes_per_token
+        positions = _positions(estimate.slots, estimate.context_tokens)
+        reserved = positions * opened.config.kv_bytes_per_token
         resident = resident_bytes()
         # The header with its 100,000 strings is not needed again.
         self._opened = None
@@ -150,8 +181,16 @@ class OnnxTextEngine:
             raise wrong_task(self.name, request)
         if self._loaded is None:
             raise EngineError("no model is loaded", Code.ENGINE_FAILED)
-        vocabulary = self._loaded.config.vocabulary
-        return answer(self._loaded, request, Run(cancel), self._tally, vocabulary=vocabulary)
+        return self._answer(self._loaded, request, Run(cancel))
+
+    def _answer(self, loaded: _Loaded, request: TextRequest, run: Run) -> Iterator[InferChunk]:
+        vocabulary = loaded.config.vocabulary
+        sequence = BatchedSequence(loaded.batch)
+        try:
+            speaker = _Speaker(loaded.context, loaded.tokenizer, loaded.template, sequence)
+            yield from answer(speaker, request, run, self._tally, vocabulary=vocabulary)
+        finally:
+            sequence.leave()
 
     def stats(self) -> EngineStats:
         return self._tally.stats
@@ -168,9 +207,23 @@ class OnnxTextEngine:
         return self._opened
 
 
-def _decoder(
-    opened: _Opened, source: ModelSource, key: str, accuracy: int, threads: int
-) -> Decoder:
+def _positions(slots: int, context: int) -> int:
+    """How many keys and values all conversations may hold together.
+
+    A row is reserved for each in full length, and memory for this many: few are that long at once.
+    """
+    return min(slots * context, max(context, LIMITS.batch_positions))
+
+
+def _rows(
+    opened: _Opened,
+    source: ModelSource,
+    estimate: Estimate,
+    key: str,
+    *,
+    accuracy: int,
+    threads: int,
+) -> Rows:
     """Open a session, if need be on a graph built anew, and give it its buffers."""
     threads = max(1, threads)
     spin = flag(source, "spin", default=spins(threads))
@@ -187,14 +240,22 @@ def _decoder(
             return gguf_quant.dense(rows[tokens[0] : tokens[0] + 1], kind)
         return gguf_quant.dense(rows[list(tokens)], kind)
 
-    return Decoder(
-        session,
-        opened.config,
-        embed,
-        factors,
-        context_tokens(source, opened.config.context),
-        reuse=flag(source, "reuse_prefix", default=True),
-    )
+    slots = estimate.slots
+    while True:
+        try:
+            return Rows(
+                session,
+                opened.config,
+                embed,
+                factors,
+                context=estimate.context_tokens,
+                count=slots,
+            )
+        except EngineError as error:
+            # A worker may reserve only so many addresses; with fewer rows it serves nonetheless.
+            if error.code != Code.OUT_OF_MEMORY or slots == 1:
+                raise
+            slots //= 2
 
 
 def _session(

@@ -14,6 +14,13 @@ import numpy.typing as npt
 from aigrid.protocol.errors import Code, EngineError
 
 Logits = npt.NDArray[np.float32]
+NEAR_TIE: Final = 0.5
+"""The margin between the two likeliest tokens, in logits, below which two right computations of the
+same text may choose differently.
+
+Measured on the starter model (Q4_1, inputs rounded to 8 bits) by `scripts/bench/batching.py`, as
+the margin where the same text in other chunks had another likeliest token.
+"""
 _KEY_MASK: Final = (1 << 128) - 1
 _STRIDE: Final = 256
 

@@ -23,3 +23,14 @@ def flag(source: ModelSource, name: str, *, default: bool) -> bool:
     if not isinstance(value, bool):
         raise EngineError(f"the option {name} must be true or false", Code.UNSUPPORTED_MODEL)
     return value
+
+
+def slots_of(source: ModelSource) -> int:
+    """The option `slots`: how many conversations are answered at once."""
+    most = LIMITS.batch_slots_max
+    wanted = source.options.get("slots", LIMITS.batch_slots)
+    if type(wanted) is not int or not 1 <= wanted <= most:
+        raise EngineError(
+            f"the option slots must be a number from 1 to {most}", Code.UNSUPPORTED_MODEL
+        )
+    return wanted

@@ -55,18 +55,28 @@ class Hands:
     def __init__(self, count: int) -> None:
         self._count = count
         self._started = 0
+        self._idle = 0
+        self._lock = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def submit(self, call: Callable[[], None]) -> None:
         """Have it called; it must not raise. For one thread only."""
         self._calls.put(call)
-        if self._started < self._count:
+        with self._lock:
+            # Who worked before has its memory warm, so a new thread is the second choice.
+            if self._idle:
+                self._idle -= 1
+                return
+            if self._started == self._count:
+                return
             self._started += 1
-            threading.Thread(target=self._work, daemon=True).start()
+        threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
         while True:
             self._calls.get()()
+            with self._lock:
+                self._idle += 1
 
 
 class Outbox:

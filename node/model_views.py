@@ -4,15 +4,13 @@ Of other nodes it is what their records say; of this one, what its pool does.
 """
 
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from aigrid.node.app import Node
 from aigrid.node.mesh.pool_view import ModelUse
 from aigrid.node.policy.policy_file import policy_json
-from aigrid.protocol.identity import did_of_peer_id
-from aigrid.protocol.kinds import AvailabilityBody, Kind, ModelBody
+from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.policy import rules_of
 
 STATES: Final = ("warm", "loading", "on_disk", "can_fetch")
@@ -34,8 +32,8 @@ def whereabouts(node: Node) -> dict[str, dict[str, Any]]:
     problems = {one["model"]: one["problem"] for one in node.hosting.withheld()}
     for model, use in node.pool.view().items():
         found[model]["here"] = _here(use, problems.get(model, ""), node.loading.said.get(model, ""))
-    for model, nodes in _seeds(node, found).items():
-        found[model]["seeds"] = nodes
+    for model, where in found.items():
+        where["seeds"] = _seeds(node, model)
     return dict(found)
 
 
@@ -74,15 +72,7 @@ def _here(use: ModelUse, problem: str, progress: str) -> dict[str, Any]:
     return {**told, "problem": use.problem or problem, "progress": progress}
 
 
-def _seeds(node: Node, models: Container[str]) -> Mapping[str, Sequence[str]]:
-    """Model id -> PeerIds of live nodes that give its files away, in order; of these models."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    now_ms, own = node.now_ms(), node.identity.peer_id
-    for peer in sorted({*node.peers.alive_members(), own}):
-        did = did_of_peer_id(peer)
-        record = node.graph.index.record((did, Kind.AVAILABILITY.value, did), now_ms)
-        if record is not None and isinstance(record.body, AvailabilityBody):
-            for seed in record.body.seeds:
-                if seed.model in models:
-                    found[seed.model].append(peer)
-    return found
+def _seeds(node: Node, model: str) -> list[str]:
+    """PeerIds of live nodes that give a model's files away, in order."""
+    seeders = node.graph.index.seeders_of(model, node.now_ms())
+    return sorted(one.node for one in seeders if node.peers.alive(one.node))

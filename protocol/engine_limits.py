@@ -54,6 +54,15 @@ class EngineLimits:
     upstream_models_max: int = limit(1024, "models of a server that are looked at")
     upstream_url_max_chars: int = limit(2048, "a server's address")
     upstream_key_max_bytes: int = limit(8192, "a server's API key")
+    # Continuous batching
+    batch_slots: int = limit(8, "conversations that a model of text answers at once, by default")
+    batch_slots_max: int = limit(64, "the most that its option can ask for")
+    batch_positions: int = limit(
+        8192, "tokens whose keys and values all conversations of a model hold, unless one has more"
+    )
+    batch_gather_seconds: float = limit(
+        0.01, "a step to wait for sequences that just got their last token"
+    )
     # Workers
     pt2_entries_max: int = limit(65536, "entries of a .pt2 archive")
     pt2_directory_max_bytes: int = limit(16 * MIB, "a .pt2: its directory, its list of weights")
@@ -65,7 +74,7 @@ class EngineLimits:
     worker_build_seconds: float = limit(3600.0, "loading a model, its first build included")
     trial_seconds: float = limit(3900.0, "a new model to load and answer a trial request")
     continued_exact_tokens: int = limit(
-        128, "tokens of a broken answer that whoever goes on computes one by one"
+        96, "tokens of a broken answer that whoever goes on computes one by one"
     )
     sign_of_life_seconds: float = limit(1.0, "between two signs that work without a result goes on")
     worker_silence_seconds: float = limit(60.0, "silence of a worker within a request")

@@ -175,8 +175,8 @@ class Limits(MeshLimits, EngineLimits):
     join_poll_seconds: float = limit(8.0, "the answer to a poll is held back at most this long")
     requests_pending_max: int = limit(32, "join requests waiting for the operator")
     # Liveness
-    ping_interval_seconds: float = limit(1.8, "application ping to each connected member, at most")
-    ping_timeout_seconds: float = limit(3.0, "silence after which a member is not routed to")
+    ping_interval_seconds: float = limit(2.0, "application ping to each connected member")
+    ping_timeout_seconds: float = limit(2.5, "silence after which a member is not routed to")
     dial_timeout_seconds: float = limit(5.0, "connecting to a peer")
     rpc_timeout_seconds: float = limit(10.0, "silence of a peer within a short exchange")
     infer_silence_seconds: float = limit(60.0, "silence within a streamed answer")

@@ -32,8 +32,8 @@ class MeshLimits:
     suspect_seconds: float = limit(15.0, "after a request, its asker may have caused a crash")
     suspects_max: int = limit(64, "askers remembered of one model's crashes")
     crash_alone_seconds: float = limit(60.0, "one asker at a time, after a crash among several")
-    asker_pause_seconds: float = limit(10.0, "an asker waits who crashed a worker; then twice it")
-    asker_pause_max_seconds: float = limit(600.0, "longest such pause")
+    asker_pause_seconds: float = limit(2.0, "an asker waits who crashed it twice; then twice that")
+    asker_pause_max_seconds: float = limit(120.0, "longest such pause")
     # The pool: spare workers
     spares_max: int = limit(4, "spare workers of one engine")
     spare_idle_seconds: float = limit(600.0, "they stay without use of their engine")
@@ -52,6 +52,9 @@ class MeshLimits:
         5.0, "silence of a warm node that is to go on, before the next one is asked"
     )
     continuation_patience_seconds: float = limit(10.0, "a broken answer waits for a summoned node")
+    continuation_return_seconds: float = limit(
+        3.0, "the same for the node that was lost, where there is no other"
+    )
     summons_max: int = limit(8, "times that somebody is summoned for one request")
     # Weights on their way
     chunk_min_bytes: int = limit(1 * MIB, "a chunk of a file, the last one excepted")
@@ -91,7 +94,8 @@ class MeshLimits:
     summon_hope_seconds: float = limit(20.0, "they wait with no sign that anybody comes")
     summon_retry_seconds: float = limit(8.0, "they wait for busy nodes before they try again")
     summon_offers_max: int = limit(256, "offers looked at for each, of a capability")
-    placement_models_max: int = limit(64, "wanted models that a node considers at once")
+    placement_models_max: int = limit(32, "wanted models that a node considers at once")
+    placement_look_seconds: float = limit(2.0, "what is seen of other nodes' records stays so")
     placement_waiting_max: int = limit(64, "requests in the Demand of one member that count")
     placement_step_seconds: float = limit(3.0, "in which those that may act become twice as many")
     placement_settle_seconds: float = limit(5.0, "after replicas came or went, before the next")

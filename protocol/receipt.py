@@ -82,10 +82,16 @@ def check_receipt(_issuer: str, body: ReceiptBody) -> None:
 def request_hash(salt: bytes, request: InferRequest) -> str:
     """SHA-256 (hex) of the salt and the request's msgpack, output tokens to go on from left out.
 
-    All requests that continue one answer therefore have one hash, if they have one salt.
+    They count in `max_tokens` instead, if that is given. All requests that continue one answer
+    therefore have one hash, if they have one salt.
     """
     if isinstance(request, TextRequest) and request.continued_ids:
-        request = msgspec.structs.replace(request, continued_ids=())
+        most = request.max_tokens
+        request = msgspec.structs.replace(
+            request,
+            continued_ids=(),
+            max_tokens=None if most is None else most + len(request.continued_ids),
+        )
     return hashlib.sha256(salt + _ENCODER.encode(request)).hexdigest()
 
 

@@ -32,6 +32,7 @@ from scripts.nodes import (
     tokens_per_second,
     wait_for,
 )
+from scripts.offers import offers
 
 from aigrid.engines.devices import threads as all_threads
 from aigrid.protocol.errors import AigridError
@@ -137,8 +138,7 @@ def _fetch(console: Console, b: NodeProcess, c: NodeProcess) -> str:
         b.cli("models", "fetch", MODEL, timeout_seconds=600)
 
     def seen() -> str | None:
-        offers = c.cli("models")["models"]
-        found = (offer for offer in offers if offer["node"] == b.peer_id)
+        found = (offer for offer in offers(c) if offer["node"] == b.peer_id)
         return next((str(offer["model"]) for offer in found), None)
 
     with console.status("C hears of it"):
@@ -199,7 +199,7 @@ def _body(question: str, max_tokens: int) -> dict[str, Any]:
 
 
 def _describe(node: NodeProcess) -> dict[str, Any]:
-    held = [m["name"] for m in node.cli("models")["models"] if m["node"] == node.peer_id]
+    held = [m["name"] for m in offers(node) if m["node"] == node.peer_id]
     return {
         "peer_id": node.peer_id,
         "gateway": node.gateway,

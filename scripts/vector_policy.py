@@ -250,7 +250,7 @@ def hashes() -> Any:
     tensor = inference.Tensor("float32", (1,), bytes(4))
     requests: list[inference.InferRequest] = [
         world.REQUEST,
-        msgspec.structs.replace(world.REQUEST, continued_ids=(1, 2, 65_536)),
+        msgspec.structs.replace(world.REQUEST, continued_ids=(1, 2, 65_536), max_tokens=13),
         TextRequest(messages=(inference.ChatMessage("user", "caf\u00e9"),), stop=("\n",)),
         inference.TensorRequest({"b": tensor, "a": tensor}),
         inference.TaskRequest("text-classification", b'{"text":"good"}', {"top_k": 2, "a": 1.5}),

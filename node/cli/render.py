@@ -36,17 +36,19 @@ def progress(what: str) -> Iterator[Event]:
 @contextmanager
 def meanwhile() -> Iterator[Callable[[str], None]]:
     """A line on stderr for as long as the text that it was last given is not empty."""
-    with Console(stderr=True).status("") as status:
-        status.stop()
+    status = Console(stderr=True).status("")
 
-        def show(text: str) -> None:
-            if text:
-                status.update(Text(printable(text)))
-                status.start()
-            else:
-                status.stop()
+    def show(text: str) -> None:
+        if text:
+            status.update(Text(printable(text)))
+            status.start()
+        else:
+            status.stop()
 
+    try:
         yield show
+    finally:
+        status.stop()
 
 
 def rows(items: Iterable[Mapping[str, Any]], columns: Columns, *, empty: str) -> None:

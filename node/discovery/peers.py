@@ -243,7 +243,7 @@ class Peers:
     async def _ping_all(self, nursery: trio.Nursery) -> None:
         while True:
             # With the time limit of a ping, a frozen node is noticed within 5 s.
-            await trio.sleep(LIMITS.ping_interval_seconds * self._rng.uniform(0.7, 1.0))
+            await trio.sleep(LIMITS.ping_interval_seconds * self._rng.uniform(0.8, 1.2))
             members = self._transport.members - {self._transport.peer_id}
             # A peer that is slow to answer, or to sync, holds up nobody else's ping.
             for peer_id in sorted(self._transport.connected() & members - self._pinging):

@@ -185,7 +185,8 @@ class Attempts:
             await segment.first(first_guard)
             if candidate.node != self._own_peer_id:
                 waited_ms = (trio.current_time() - began_seconds) * 1000
-                observed.succeeded(candidate.model, None if _goes_on(request) else waited_ms)
+                usual = not (_goes_on(request) or _was_loading(batches))
+                observed.succeeded(candidate.model, waited_ms if usual else None)
                 stack.callback(_note_pace, segment, observed)
             return Opened(candidate, request, segment, stack.pop_all())
         raise AssertionError("nothing above is swallowed")
@@ -249,6 +250,14 @@ class Attempts:
             return seconds
         return min(seconds, LIMITS.keep_alive_max_seconds)
 
+    async def reach(self, candidate: Candidate) -> bool:
+        """Whether the node is alive, or can be reached now."""
+        try:
+            await self._connect(candidate)
+        except RemoteError:
+            return False
+        return True
+
     async def _connect(self, candidate: Candidate) -> None:
         if not self._peers.alive(candidate.node):
             node = self._graph.index.node(candidate.signer, self._now_ms())
@@ -263,6 +272,11 @@ class Attempts:
 def _goes_on(request: InferRequest) -> bool:
     """What was said before is computed anew, so the wait is not that for any other answer."""
     return isinstance(request, TextRequest) and bool(request.continued_ids)
+
+
+def _was_loading(batches: RemoteAnswer | ServedAnswer) -> bool:
+    """A cold start says nothing of the next answer, which finds the model loaded."""
+    return isinstance(batches, RemoteAnswer) and batches.was_loading
 
 
 def _note_pace(segment: AskedSegment, observed: Observed) -> None:

@@ -12,8 +12,8 @@ from aigrid.metagraph.selection import Ranking
 from aigrid.node.mesh.attempts import Opened
 from aigrid.node.mesh.delivered import Delivered
 from aigrid.node.mesh.verdict import ENGINE_DIED, may_go_on
-from aigrid.protocol.errors import AigridError
-from aigrid.protocol.inference import InferChunk, TextRequest
+from aigrid.protocol.errors import AigridError, Code, RemoteError
+from aigrid.protocol.inference import Finish, InferChunk, TextRequest
 from aigrid.protocol.limits import LIMITS
 
 log = structlog.get_logger()
@@ -33,6 +33,7 @@ class Unbroken:
         self._delivered = Delivered(opened.request)
         self._left = LIMITS.continuations_max
         self._deaths_left = LIMITS.continued_crashes_max
+        self._broken: AigridError | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,13 +52,29 @@ class Unbroken:
     async def __anext__(self) -> tuple[InferChunk, ...]:
         while True:
             try:
-                batch = await anext(self._opened.segment)
+                batch = await self._next_batch()
             except AigridError as error:
                 await self._continue(error)
                 continue
             fresh = self._delivered.add(batch)
             if fresh:
                 return fresh
+
+    async def _next_batch(self) -> tuple[InferChunk, ...]:
+        if self._broken is not None:
+            error, self._broken = self._broken, None
+            raise error
+        batch = await anext(self._opened.segment)
+        end = batch[-1] if batch else None
+        if isinstance(end, Finish) and end.reason == "cancelled":
+            # Nobody here has: whoever cancels leaves, and does not ask for more.
+            self._broken = RemoteError(
+                "the node gave the answer up",
+                Code.CONNECTION_LOST,
+                peer=self._opened.candidate.node,
+            )
+            return batch[:-1]
+        return batch
 
     async def _continue(self, error: AigridError) -> None:
         """Have somebody else go on. Raises `error` where nobody can or does."""
@@ -72,6 +89,7 @@ class Unbroken:
         told = log.bind(model=failed.model, failed=failed.node, code=error.code.value)
         opened = await self._go_on(rest, failed)
         if opened is None:
+            self._left = 0
             told.info("answer not continued", tokens=len(rest.continued_ids))
             raise error
         self._opened = opened

@@ -6,6 +6,8 @@ At its very end an answer may say text that no token comes with: what was still 
 said again by whoever goes on, and taken out here.
 """
 
+from array import array
+
 import msgspec
 
 from aigrid.protocol.errors import Code, RemoteError
@@ -18,7 +20,7 @@ class Delivered:
 
     def __init__(self, request: InferRequest) -> None:
         self._request = request
-        self._ids: list[int] = []
+        self._ids = array("I")
         self._covered = isinstance(request, TextRequest)
         self._before = 0  # tokens of the segments before this one
         self._ahead = ""  # said, and not yet by the tokens alone
@@ -70,7 +72,7 @@ class Delivered:
             if self._ahead != self._awaited:
                 self._covered = False  # text that no token stands for, in the middle
             self._ahead = self._ahead[said_again:]
-            self._ids += chunk.token_ids
+            self._ids.extend(chunk.token_ids)
         elif self._ids:
             self._ahead += chunk.text[said_again:]
         elif not chunk.says_nothing:

@@ -148,7 +148,9 @@ class Health:
         self.why = ""
 
     def _ready_at(self) -> float:
-        times = len(self._crashes)
+        others = {crash.asker for crash in self._crashes if crash.known and crash.asker}
+        # An asker who comes again has waited himself: nobody else waits for that, too.
+        times = len(others) + sum(not (crash.known and crash.asker) for crash in self._crashes)
         if times < 2:
             return 0.0
         pause = self.limits.crash_pause_seconds * 2.0 ** (times - 2)

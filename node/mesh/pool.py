@@ -169,9 +169,10 @@ class ModelPool:
         Args:
             model: its id.
             keep_alive_seconds: how long it shall stay without use: 0 not at all, below 0 as long
-                as may be. The latest wish holds; None is none.
+                as may be; None: as usual. The latest request's wish holds.
             asker: whose request it is, as far as crashes are put down to somebody.
-            bounded: whether the operator's maximum holds for the wish.
+            bounded: whether the operator's maximum holds for the wish; such a one can only make it
+                stay longer than usual, or whoever asks could take it from those who ask next.
 
         Raises:
             InvalidRequestError: `model_not_found`.
@@ -326,9 +327,12 @@ class ModelPool:
     # -- keeping, and telling
 
     def _note_wish(self, entry: Entry, seconds: float | None, *, bounded: bool) -> None:
-        if seconds is not None:
-            most = self._config.keep_alive_max_seconds if bounded else INFINITE
-            entry.wish_seconds = kept_seconds(seconds, most)
+        most = self._config.keep_alive_max_seconds if bounded else INFINITE
+        wish = None if seconds is None else kept_seconds(seconds, most)
+        if bounded:
+            entry.others_wish_seconds = wish or 0.0
+        else:
+            entry.wish_seconds = wish
 
     def _keep_seconds(self, model: str) -> float:
         """How long a model stays if no request says otherwise."""

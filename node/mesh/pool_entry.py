@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from aigrid.node.mesh.budget import Budget
 from aigrid.node.mesh.health import Health
 from aigrid.node.workers import Worker
 from aigrid.protocol.errors import AigridError
@@ -107,17 +108,28 @@ class Turn:
     error: AigridError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Never:
+    """With this budget and these engines a model cannot be loaded, whatever else is unloaded."""
+
+    budget: Budget
+    engines: tuple[str, ...]
+    error: AigridError
+
+
 class Entry:
     """A model, as long as it is on this node's disk. Leases wait in order of arrival.
 
     Attributes:
         replicas: its workers, oldest first, without those that are closing. The first is what the
             model lives by; the others came because it was not enough, and go first.
-        wish_seconds: how long the latest request that said so wants it kept, or None.
+        wish_seconds: how long the operator's latest request wants it kept, or None.
+        others_wish_seconds: how long that of others does, who cannot make it go sooner.
         cold: seconds that the last load of a first worker took and when it ended, or None.
         grow_at: when another worker may be added again.
         several: whether several workers of it make sense at all.
         trouble: why its last load failed, or "".
+        never: why it can never fit, as far as that was found out.
     """
 
     def __init__(self, model: str, limits: Limits) -> None:
@@ -128,11 +140,13 @@ class Entry:
         self.health = Health(limits)
         self.pinned = False
         self.wish_seconds: float | None = None
+        self.others_wish_seconds = 0.0
         self.keep_seconds = limits.model_idle_seconds
         self.cold: tuple[float, float] | None = None
         self.grow_at = 0.0
         self.several = True
         self.trouble = ""
+        self.never: Never | None = None
 
     @property
     def loaded(self) -> list[Replica]:
@@ -155,6 +169,7 @@ class Entry:
         if not self.may_go(replica):
             return INFINITE
         keep = self.keep_seconds if self.wish_seconds is None else self.wish_seconds
+        keep = max(keep, self.others_wish_seconds)
         if not self.first(replica):
             keep = min(keep, self.limits.model_extra_idle_seconds)
         return replica.idle_since + keep

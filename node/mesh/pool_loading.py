@@ -10,10 +10,10 @@ import structlog
 import trio
 
 from aigrid.engines.base import Estimate, ModelSource
-from aigrid.node.mesh.budget import HOST, Budget, check_fits
+from aigrid.node.mesh.budget import HOST, check_fits
 from aigrid.node.mesh.choice import first_able
 from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.pool_entry import Entry, Replica, end
+from aigrid.node.mesh.pool_entry import Entry, Never, Replica, end
 from aigrid.node.mesh.pool_room import Room, long_unused, stoppable, unused
 from aigrid.node.mesh.pool_unloading import Unloading
 from aigrid.node.mesh.progress import LoadProgress
@@ -64,7 +64,6 @@ class Loading:
         self._progress = progress
         self._on_change = on_change
         self._limits = limits
-        self._never: dict[Entry, tuple[Budget, tuple[str, ...], AigridError]] = {}
         self.nursery: trio.Nursery | None = None
 
     def begin(self, entry: Entry, *, extra: bool = False) -> Replica:
@@ -95,8 +94,10 @@ class Loading:
 
     def never(self, entry: Entry, engines: tuple[str, ...] = ()) -> AigridError | None:
         """Why a model can never fit, as far as that was found out with this budget and engines."""
-        budget, tried, error = self._never.get(entry, (None, (), None))
-        return error if budget == self._room.budget and engines in ((), tried) else None
+        found = entry.never
+        if found is None or found.budget != self._room.budget or engines not in ((), found.engines):
+            return None
+        return found.error
 
     def could_grow(self, entry: Entry) -> bool:
         """Whether there would be room for one more worker like those that are loaded."""
@@ -142,7 +143,7 @@ class Loading:
         replica.worker = worker
         replica.loaded_at = replica.idle_since = now
         replica.settled.set()
-        self._never.pop(replica.entry, None)
+        replica.entry.never = None
         replica.entry.trouble = ""
         replica.entry.admit_next(now)
         self._unloading.poke()
@@ -229,7 +230,7 @@ class Loading:
             check_fits(needed, self._room.budget.purses)
         except AigridError as error:
             if not job.extra:
-                self._never[replica.entry] = (self._room.budget, job.engines, error)
+                replica.entry.never = Never(self._room.budget, job.engines, error)
             raise
         patience = self._limits.model_room_seconds if patient and not job.extra else 0.0
         victims = await self._victims(replica, job, needed, trio.current_time() + patience)

@@ -30,6 +30,7 @@ class RemoteAnswer:
 
     Attributes:
         receipt: the one that came, as bytes that nobody has looked at; b"" if none did.
+        was_loading: whether the node has said that the model is on its way.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RemoteAnswer:
         self._loading = loading
         self._came = came
         self._words_left = LIMITS.loading_words_max
+        self.was_loading = False
         self._begun = False
         self.receipt = b""
         self._kind: type[InferChunk] = TensorChunk
@@ -76,6 +78,11 @@ class RemoteAnswer:
         self._begun = True
         return batch
 
+    @property
+    def waits(self) -> bool:
+        """Whether all that the node has said is that the model is on its way."""
+        return self.was_loading and self._words_left >= 0
+
     async def settle(self) -> bytes:
         """What comes after `Finish`: the receipt, or b"" where the node sends none in time."""
         with trio.move_on_after(LIMITS.receipt_seconds):
@@ -101,6 +108,7 @@ class RemoteAnswer:
                 continue
             if isinstance(answer, Loading) and self._words_left > 0:
                 self._words_left -= 1
+                self.was_loading = True
                 self._loading(answer.text)
                 continue
             if not isinstance(answer, Chunks):

@@ -29,7 +29,7 @@ from aigrid.node.mesh.segment import ReceiptBook
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.summoning import Summon, Unmet, nobody_comes
 from aigrid.node.mesh.verdict import TOLD, unmet
-from aigrid.node.mesh.waiting import Waiting
+from aigrid.node.mesh.waiting import BROUGHT, IN_LINE, SOUGHT, Waiting, beside
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.policy.presenting import Presenter
@@ -45,6 +45,7 @@ from aigrid.protocol.inference import InferRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 
 log = structlog.get_logger()
+_DIAL_AGAIN_SECONDS = 0.5
 
 
 class Router:
@@ -77,6 +78,7 @@ class Router:
         self._rotation_waits_for = rotation_waits_for
         self._now_ms = now_ms
         self._summon = summon
+        self._serving = serving
         self._candidates = Candidates(
             own_peer_id=own_peer_id,
             graph=graph,
@@ -160,14 +162,45 @@ class Router:
             if opened is not None:
                 return opened
             wanted = self._unmet(model, capability, ranking, tried.problem)
-            if wanted is None or not await self._summon(wanted, deadline=deadline):
+            if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
                 break
         raise self._nobody(model or capability, tried.problem, ranking)
+
+    async def _summoned(self, wanted: Unmet, waiting: Waiting, deadline: float) -> bool:
+        """Summon, and tell who waits what for: he hears that, too, if it takes too long."""
+
+        async def talk() -> None:
+            while True:
+                waiting.tell(*self._coming(wanted))
+                await trio.sleep(LIMITS.loading_seconds)
+
+        comes = await beside(self._summon(wanted, deadline=deadline), talk)
+        waiting.over()
+        return comes
+
+    def _coming(self, wanted: Unmet) -> tuple[str, str]:
+        """The node that is about to serve a demand, "" where none is known; and how far it is."""
+        index, now_ms = self._graph.index, self._now_ms()
+        if wanted.reason == "busy":
+            return "", IN_LINE
+        offers = (
+            index.offers_of_model(wanted.model, now_ms)
+            if wanted.model
+            else index.offers_of_capability(wanted.capability, now_ms)
+        )
+        coming = next((offer for offer in offers if offer.state == "loading"), None)
+        if coming is None:
+            return "", SOUGHT
+        own = coming.node == self._own_peer_id
+        return coming.node, (own and self._serving.progress(coming.model)) or BROUGHT
 
     async def _go_on(
         self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate
     ) -> Opened | None:
-        """Who goes on with an answer that broke off: another holder of the same model, if any."""
+        """Who goes on with an answer that broke off: another holder of the same model, if any.
+
+        Else the one that failed, if it comes back soon, or somebody who is summoned.
+        """
         waiting = asking.waiting
         again = Asking(
             rest,
@@ -177,22 +210,40 @@ class Router:
             ended=answer.segments,
             waiting=waiting,
         )
-        wanted = Unmet(answer.model, "", answer.name, "nobody offers")
         deadline = trio.current_time() + LIMITS.continuation_patience_seconds
         try:
             for _ in range(LIMITS.summons_max):
                 ranking = others_first(self._candidates.ranked_here(answer.model), failed)
+                tried.problem = None
                 beginning = self._attempts.first(
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
                 )
                 opened = await waiting.patiently(beginning, LIMITS.patience_seconds)
-                if opened is not None or not await self._summon(wanted, deadline=deadline):
+                if opened is not None:
                     return opened
+                wanted = unmet(
+                    ranking, tried.problem, model=answer.model, capability="", name=answer.name
+                )
+                if wanted is None or not (
+                    await self._summoned(wanted, waiting, deadline) or await self._back(failed)
+                ):
+                    return None
         except AigridError as error:
             log.info("no other node may go on", model=answer.model, code=error.code.value)
         finally:
             answer.attempts = tried.attempts
         return None
+
+    async def _back(self, failed: Candidate) -> bool:
+        """Whether a node that was lost is there again within a moment: connections do break."""
+        if self._peers.alive(failed.node):
+            return False
+        with trio.move_on_after(LIMITS.continuation_return_seconds):
+            while True:
+                if await self._attempts.reach(failed):
+                    return True
+                await trio.sleep(_DIAL_AGAIN_SECONDS)
+        return False
 
     async def _ranked(self, model: str, capability: str) -> Ranking:
         try:

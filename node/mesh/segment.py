@@ -104,7 +104,8 @@ class AskedSegment:
         try:
             self._ahead = await self._fetch(guard or self._guard)
         except trio.Cancelled:
-            self._begun = True
+            # While the model was still being loaded over there, nothing had begun.
+            self._begun = not (isinstance(self._batches, RemoteAnswer) and self._batches.waits)
             self.left()
             raise
         except AigridError as error:

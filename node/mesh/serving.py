@@ -27,7 +27,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.inference import InferChunk, TextRequest, check_text
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Infer, Loading, Receipted, encode
+from aigrid.protocol.messages import Chunks, Infer, Loading, Receipted, encode, loading
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
@@ -136,7 +136,7 @@ class Serving:
             async with AsyncExitStack() as stack:
                 lease = self._pool.lease(
                     message.model,
-                    message.keep_alive_seconds,
+                    keep_alive_seconds=message.keep_alive_seconds,
                     asker=OWN if peer == self._identity.did else peer,
                     bounded=not own,
                 )
@@ -161,6 +161,10 @@ class Serving:
             if segment is None:
                 admitted.charge.take_back()
             raise
+
+    def progress(self, model: str) -> str:
+        """How far a model is that is on its way here, in words; "" where nothing is said."""
+        return loading(self._pool.progress.said.get(model, "")).text
 
     async def drain(self) -> None:
         """Refuse new work and wait until nothing runs."""

@@ -22,6 +22,8 @@ T = TypeVar("T")
 Tell = Callable[[str], Awaitable[None]]
 
 IN_LINE: Final = "in line for a free slot"
+SOUGHT: Final = "waiting for a node that loads it"
+BROUGHT: Final = "the files are being fetched"
 _PERCENT = re.compile(r"(\d{1,3}) ?%")
 
 
@@ -164,7 +166,7 @@ async def telling(work: Awaitable[T], board: LoadProgress, model: str, tell: Tel
             await trio.sleep(LIMITS.loading_seconds)
             await tell(loading(board.said.get(model, IN_LINE)).text)
 
-    return await _beside(work, say)
+    return await beside(work, say)
 
 
 async def following(work: Awaitable[T], waiting: Waiting, tell: Tell) -> T:
@@ -177,10 +179,11 @@ async def following(work: Awaitable[T], waiting: Waiting, tell: Tell) -> T:
                 await tell(waiting.said.text)
             await changed.wait()
 
-    return await _beside(work, say)
+    return await beside(work, say)
 
 
-async def _beside(work: Awaitable[T], talk: Callable[[], Awaitable[None]]) -> T:
+async def beside(work: Awaitable[T], talk: Callable[[], Awaitable[None]]) -> T:
+    """Wait for `work` while `talk` goes on, which may be without end. Raises what `work` raises."""
     failure: BaseException | None = None
     # Nothing but this scope ends the talk, so that one who is cancelled hears it from `work` alone.
     scope = trio.CancelScope(shield=True)

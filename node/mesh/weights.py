@@ -370,6 +370,7 @@ class Weights:
             self._receiving_seconds += trio.current_time() - began
             with trio.CancelScope(shield=True):
                 await self._models.run_blocking(partial.close)
+                await self._models.run_blocking(partial.remove_if_empty)
         given = transfer.progress.given
         log.info("weights_here", model=model, resumed=transfer.progress.resumed_bytes, given=given)
 

@@ -125,6 +125,11 @@ class Partial:
                 os.close(descriptor)
         self._open, self._journal = [], -1
 
+    def remove_if_empty(self) -> None:
+        """Leave nothing of a fetch that brought nothing."""
+        if not occupied_bytes(self.folder) and any(file.bytes for file in self.files):
+            remove(self.folder)
+
 
 def remove(folder: Path) -> None:
     """What there is of it goes; nothing happens where there is nothing."""

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.hostile_queries import EXPENSIVE, reaching
 from scripts.nodes import NodeProcess, form_grid, stop_all, stream_chat, wait_for
+from scripts.offers import offers
 
 from aigrid.protocol.limits import LIMITS
 
@@ -64,7 +65,7 @@ def main() -> int:
         try:
             form_grid(nodes)
             nodes[1].cli("models", "fetch", "echo")
-            wait_for(lambda: nodes[0].cli("models")["models"], timeout_seconds=30, what="echo")
+            wait_for(lambda: offers(nodes[0]), timeout_seconds=30, what="echo")
             with listening() as (url, connections):
                 report = measure(nodes[0], reaching(url=url, path=str(secret)), strace)
                 report["reached"]["connections"] = len(connections)

@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.nodes import NodeProcess, stop_all, wait_for
+from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama, write
 
 from aigrid.metagraph.database import Database
@@ -233,7 +234,7 @@ def two_nodes(folder: Path) -> Iterator[Callable[[], None]]:
         path = write(folder, tiny_llama())
         holder.cli("publish", str(path), "--capability", "text-generation", "--name", MODEL)
         wait_for(
-            lambda: any(m["name"] == MODEL for m in asker.cli("models")["models"]),
+            lambda: any(m["name"] == MODEL for m in offers(asker)),
             timeout_seconds=20,
             what="the offer",
         )

@@ -28,7 +28,8 @@ from tests.engines.texts import ask, inside, source
 
 from aigrid.engines import gguf
 from aigrid.engines.base import CancelToken
-from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Decoder, Run
+from aigrid.engines.batching import BatchedSequence
+from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Run
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.inference import ChatMessage
 
@@ -53,7 +54,7 @@ def random_llama(kind: str) -> Gguf:
 
 def load(path: Path, threads: int) -> tuple[OnnxTextEngine, dict[str, Any]]:
     engine = OnnxTextEngine()
-    model = source(path, cache=path.parent / "cache", context=256, spin=False)
+    model = source(path, cache=path.parent / "cache", context=256, spin=False, reuse_prefix=False)
     estimate = engine.estimate(model)
     began = time.perf_counter()
     engine.load(model, threads=threads)
@@ -72,7 +73,7 @@ def take_turns(engines: Mapping[str, OnnxTextEngine], rounds: int, tokens: int) 
     best: dict[str, tuple[float, float]] = {}
     for _ in range(rounds):
         for kind, engine in engines.items():
-            turn = take_turn(inside(engine).decoder, tokens)
+            turn = take_turn(BatchedSequence(inside(engine).batch), tokens)
             known = best.get(kind, turn)
             best[kind] = min(turn[0], known[0]), min(turn[1], known[1])
     return {
@@ -85,7 +86,7 @@ def take_turns(engines: Mapping[str, OnnxTextEngine], rounds: int, tokens: int) 
     }
 
 
-def take_turn(decoder: Decoder, tokens: int) -> tuple[float, float]:
+def take_turn(decoder: BatchedSequence[Run], tokens: int) -> tuple[float, float]:
     """Seconds for a prompt of one chunk, and for each token after it."""
     run = Run(CancelToken())
     began = time.perf_counter()
@@ -93,7 +94,9 @@ def take_turn(decoder: Decoder, tokens: int) -> tuple[float, float]:
     between = time.perf_counter()
     for _ in range(tokens):
         decoder.step([9], run)
-    return between - began, (time.perf_counter() - between) / tokens
+    ended = time.perf_counter()
+    decoder.leave()
+    return between - began, (ended - between) / tokens
 
 
 def measure(

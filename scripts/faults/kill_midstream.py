@@ -5,7 +5,7 @@
 Three real nodes: a gateway that holds nothing, and two that hold SmolLM2, both warm. In each round
 a greedy answer is streamed through the gateway, and the node that serves it is killed after a
 random number of tokens; it is started again and warm before the next round. Then, `--alone` times,
-the same with one holder.
+the same with one holder. With `--freeze` it is held by SIGSTOP instead, and only its silence tells.
 
 Wrong, and an exit status other than 0, is: an answer that does not end, counts or tokens that do
 not agree with its usage, a token that differs from the uninterrupted answer other than at a near
@@ -18,15 +18,17 @@ token. Prints a table.
 import argparse
 import http.client
 import json
+import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,6 +59,13 @@ class Answer:
     error: str = ""
     stall_seconds: float = 0.0
     killed_after: int = 0
+    first_seconds: float = 0.0
+    spoke_seconds: float = 0.0
+
+    @property
+    def anew_seconds(self) -> float:
+        """What computing the prompt and the tokens before the kill took the first time."""
+        return self.first_seconds + self.spoke_seconds
 
 
 def main() -> int:
@@ -67,7 +76,8 @@ def main() -> int:
     nodes = [NodeProcess(root / name, "--name", name, "--threads", "1") for name in names]
     try:
         form_grid(nodes)
-        return Run(nodes, arguments.tokens, rng).run(arguments.rounds, arguments.alone)
+        run = Run(nodes, arguments.tokens, rng, freeze=arguments.freeze)
+        return run.run(arguments.rounds, arguments.alone)
     except NodeFailedError as error:
         print(f"Failed: {error}", file=sys.stderr)
         return 1
@@ -84,6 +94,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--alone", type=int, default=10, help="kills without one")
     parser.add_argument("--tokens", type=int, default=96, help="of an answer")
     parser.add_argument("--seed", type=int, default=1, help="of prompts and moments")
+    parser.add_argument("--freeze", action="store_true", help="SIGSTOP instead of SIGKILL")
     parser.add_argument("--quick", action="store_true", help="5 rounds, and 2 alone")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -94,11 +105,15 @@ def _parse() -> argparse.Namespace:
 class Run:
     """The rounds, and what went wrong in them."""
 
-    def __init__(self, nodes: Sequence[NodeProcess], tokens: int, rng: random.Random) -> None:
+    def __init__(
+        self, nodes: Sequence[NodeProcess], tokens: int, rng: random.Random, *, freeze: bool
+    ) -> None:
         self.gateway, *holders = nodes
         self.holders = {node.peer_id: node for node in holders}
         self.tokens = tokens
         self.rng = rng
+        self.freeze = freeze
+        self.frozen: list[NodeProcess] = []
         self.wrong: list[str] = []
 
     def run(self, rounds: int, alone: int) -> int:
@@ -113,15 +128,16 @@ class Run:
             ties += self.judge(number, answer, whole[prompt])
             answers.append(answer)
             self.back(self.holders)
+        self.back(self.holders)
         left, other = self.holders.items()
         other[1].stop()
         ended = 0
         for number in range(alone):
-            self.back(dict([left]))
             answer = self.ask(self.rng.choice(PROMPTS), kill_after=self.rng.randrange(1, 64))
             ended += bool(answer.error)
             if not answer.error:
                 self.wrong.append(f"alone {number}: no error event")
+            self.back(dict([left]))
         self.report(answers, ties, alone, ended)
         return 1 if self.wrong else 0
 
@@ -142,7 +158,16 @@ class Run:
         time.sleep(0.05)
         return {node for model in listed for node in model["aigrid"]["nodes"]}
 
+    def strike(self, node: NodeProcess) -> None:
+        if self.freeze:
+            os.kill(node.pid, signal.SIGSTOP)
+            self.frozen.append(node)
+        else:
+            node.kill9()
+
     def back(self, holders: dict[str, NodeProcess]) -> None:
+        while self.frozen:
+            os.kill(self.frozen.pop().pid, signal.SIGCONT)
         for node in holders.values():
             if not node.alive:
                 node.start()
@@ -152,17 +177,21 @@ class Run:
     def ask(self, prompt: str, *, kill_after: int = 0) -> Answer:
         """An answer through the gateway; whoever serves it is killed after so many tokens."""
         answer, killed_at = Answer(killed_after=kill_after), 0.0
+        asked_at = time.perf_counter()
         for event in _chat(self.gateway.gateway, prompt, self.tokens):
             if "error" in event:
                 answer.error = event["error"]["code"]
                 break
             now = time.perf_counter()
             got = _take(answer, event)
+            if got and not answer.first_seconds:
+                answer.first_seconds = now - asked_at
             if killed_at and got and not answer.stall_seconds:
                 answer.stall_seconds = now - killed_at
             if kill_after and not killed_at and len(answer.tokens) >= kill_after:
-                self.holders[event["served_by"]].kill9()
+                self.strike(self.holders[event["served_by"]])
                 killed_at = time.perf_counter()
+                answer.spoke_seconds = killed_at - asked_at - answer.first_seconds
         return answer
 
     def judge(self, number: int, answer: Answer, whole: Answer) -> bool:
@@ -196,7 +225,8 @@ class Run:
         return False
 
     def report(self, answers: list[Answer], ties: int, alone: int, ended: int) -> None:
-        stalls = sorted(a.stall_seconds for a in answers if len(a.segments) > 1)
+        continued = [a for a in answers if len(a.segments) > 1]
+        stalls = sorted(a.stall_seconds for a in continued)
         print(f"kills with a second holder  {len(answers)}")
         print(f"continued                   {len(stalls)} (else the end was on its way already)")
         print(f"identical                   {len(answers) - ties}")
@@ -206,6 +236,9 @@ class Run:
             print(
                 f"stall p50 / p95 / max       {cuts[49]:.2f} / {cuts[94]:.2f} / {stalls[-1]:.2f} s"
             )
+            anew = median(a.stall_seconds / a.anew_seconds for a in continued)
+            print(f"first token p50             {median(a.first_seconds for a in answers):.2f} s")
+            print(f"stall / computing it before {anew:.2f} (p50: prompt and tokens up to the kill)")
         print(f"kills without one           {alone}, {ended} ended in an error event")
         print(f"wrong                       {len(self.wrong)}")
         for line in self.wrong[:20]:

@@ -16,7 +16,14 @@ from aigrid.engines.counting import Tally
 from aigrid.engines.echo import EchoEngine
 from aigrid.engines.sampling import Logits
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import ChatMessage, Finish, InferChunk, InferRequest, TextRequest
+from aigrid.protocol.inference import (
+    ChatMessage,
+    Finish,
+    InferChunk,
+    InferRequest,
+    TextChunk,
+    TextRequest,
+)
 
 END = 256
 VOCABULARY = 257
@@ -103,7 +110,8 @@ class SpellingEngine(EchoEngine):
     """Spells what it was asked, once more.
 
     Attributes:
-        breaks: after how many chunks each of the next answers breaks off, and with what code.
+        breaks: after how many chunks each of the next answers breaks off, and with what code;
+            `cancelled` without an error.
     """
 
     breaks: list[tuple[int, Code]]
@@ -117,10 +125,13 @@ class SpellingEngine(EchoEngine):
         after, code = self.breaks.pop(0) if self.breaks else (None, Code.INTERNAL)
         script = (request.prompt or request.messages[-1].content).encode()
         for number, chunk in enumerate(spell(request, script)):
+            if number == after and code is Code.CANCELLED:
+                yield Finish("cancelled")
+                return
             if number == after:
                 raise EngineError("broken off", code)
             yield chunk
 
 
 def text_of(chunks: Sequence[InferChunk]) -> str:
-    return "".join(chunk.text for chunk in chunks if not isinstance(chunk, Finish))
+    return "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk))

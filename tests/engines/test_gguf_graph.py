@@ -12,8 +12,9 @@ from tests.engines.texts import inside, source
 
 from aigrid.engines import gguf, progress
 from aigrid.engines.base import CancelToken
+from aigrid.engines.batching import BatchedSequence
 from aigrid.engines.llama import read_config
-from aigrid.engines.onnx_decoder import Decoder, Run
+from aigrid.engines.onnx_decoder import Run
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.errors import Code, EngineError
 
@@ -42,11 +43,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def decoder(path: Path, **options: Any) -> Decoder:
+def decoder(path: Path, **options: Any) -> BatchedSequence[Run]:
+    """A sequence that shares its batch with no other."""
     engine = OnnxTextEngine()
     engine.load(source(path, **options), threads=1)
-    made: Decoder = inside(engine).decoder
-    return made
+    return BatchedSequence(inside(engine).batch)
 
 
 def step_logits(model: Gguf, tmp_path: Path, **options: Any) -> tuple[Array, Array]:
@@ -88,7 +89,7 @@ def test_logits_with_rounded_inputs_stay_close(kind: str, tmp_path: Path) -> Non
 
 
 def test_prefill_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 3)
+    monkeypatch.setattr("aigrid.engines.onnx_text.PREFILL_CHUNK", 3)
     got, expected = step_logits(tiny_llama("F32"), tmp_path)
     np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
 
@@ -96,17 +97,18 @@ def test_prefill_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_second_conversation_reuses_whole_chunks_and_changes_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 4)
+    monkeypatch.setattr("aigrid.engines.onnx_text.PREFILL_CHUNK", 4)
     path, run = write(tmp_path, tiny_llama("Q4_1")), Run(CancelToken())
     made, fresh = decoder(path), decoder(path, reuse_prefix=False)
     computed: list[int] = []
-    real = made._embed
+    rows: Any = made._batch._computer
+    real = rows._embed
 
     def embed(tokens: Sequence[int]) -> Array:
         computed.extend(tokens)
         return real(tokens)
 
-    monkeypatch.setattr(made, "_embed", embed)
+    monkeypatch.setattr(rows, "_embed", embed)
     all(made.prefill([*PROMPT, 9, 9, 9], run))
     for token in (8, 7, 6):
         made.step([token], run)
@@ -127,16 +129,17 @@ def test_a_second_conversation_reuses_whole_chunks_and_changes_no_bit(
 def test_a_cancelled_prefill_leaves_no_wrong_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigrid.engines.onnx_decoder.PREFILL_CHUNK", 4)
+    monkeypatch.setattr("aigrid.engines.onnx_text.PREFILL_CHUNK", 4)
     path, cancel = write(tmp_path, tiny_llama("Q4_1")), CancelToken()
     made, fresh = decoder(path), decoder(path)
-    real = made._embed
+    rows: Any = made._batch._computer
+    real = rows._embed
 
     def embed(tokens: Sequence[int]) -> Array:
         cancel.cancel()
         return real(tokens)
 
-    monkeypatch.setattr(made, "_embed", embed)
+    monkeypatch.setattr(rows, "_embed", embed)
     assert not all(made.prefill([3] * 11, Run(cancel)))
     for some in (made, fresh):
         assert all(some.prefill([3] * 11, Run(CancelToken())))

@@ -1,6 +1,7 @@
 """The whole engine on a tiny random model: requests, endings, continuations, cancelling, errors."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +11,7 @@ import pytest
 from tests.engines.gguf_writer import ENDING, tiny_llama, write
 from tests.engines.texts import ask, inside, load, source, stream
 
-from aigrid.engines import onnx_decoder, text_generate
+from aigrid.engines import onnx_decoder, onnx_text, text_generate
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_text import OnnxTextEngine
@@ -217,9 +218,10 @@ def test_a_model_without_a_template_takes_prompts_only(tmp_path: Path) -> None:
 
 
 def test_work_before_the_first_token_shows_signs_of_life(
-    engine: OnnxTextEngine, monkeypatch: pytest.MonkeyPatch
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_decoder, "PREFILL_CHUNK", 4)
+    monkeypatch.setattr(onnx_text, "PREFILL_CHUNK", 4)
+    engine = load(tiny_path, reuse_prefix=False)
     request = TextRequest(
         token_ids=(3, 4, 5) * 4, continued_ids=(7, 8, 9), max_tokens=2, temperature=0.0
     )
@@ -227,7 +229,6 @@ def test_work_before_the_first_token_shows_signs_of_life(
     assert TextChunk("") not in plain  # it took no second
 
     monkeypatch.setattr(text_generate, "_SIGN_OF_LIFE_SECONDS", 0.0)
-    inside(engine).decoder._whole = 0  # nothing of the last conversation is of use
     told = list(engine.infer(request, CancelToken()))
     assert [chunk for chunk in told if chunk != TextChunk("")] == plain
     assert told.index(plain[0]) == 6  # after 3 blocks and 3 tokens
@@ -265,8 +266,8 @@ def test_cancelling_reaches_into_a_running_step(engine: OnnxTextEngine) -> None:
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
     started, released = threading.Event(), threading.Event()
-    decoder = inside(engine).decoder
-    real, decoder._session = decoder._session, Stuck()
+    rows = inside(engine).batch._computer
+    real, rows._session = rows._session, Stuck()
 
     def cancel_once_started() -> None:
         started.wait()
@@ -278,7 +279,7 @@ def test_cancelling_reaches_into_a_running_step(engine: OnnxTextEngine) -> None:
         assert ask(engine, cancel, prompt="hello again")[3].reason == "cancelled"
     finally:
         canceller.join()
-        decoder._session = real
+        rows._session = real
     assert ask(engine, prompt="hello again", max_tokens=3) == before
 
 
@@ -289,7 +290,7 @@ def test_a_failing_runtime_is_a_typed_error(
         def run_with_iobinding(self, *_: object) -> None:
             raise RuntimeError("/secret/path is broken")
 
-    monkeypatch.setattr(inside(engine).decoder, "_session", Broken())
+    monkeypatch.setattr(inside(engine).batch._computer, "_session", Broken())
     assert "secret" not in refused(engine, Code.ENGINE_FAILED, prompt="hello")
 
 
@@ -303,6 +304,66 @@ def test_memory_that_is_not_there_is_a_typed_error(
     with pytest.raises(EngineError) as caught:
         load(write(tmp_path, tiny_llama("F32")))
     assert caught.value.code == Code.OUT_OF_MEMORY
+
+
+def test_rows_that_cannot_be_reserved_are_fewer_slots(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = onnx_decoder.Past
+
+    def past(names: list[str], shape: tuple[int, int, int, int]) -> Any:
+        if shape[0] > 2:
+            raise OSError(12, "Cannot allocate memory")
+        return real(names, shape)
+
+    monkeypatch.setattr(onnx_decoder, "Past", past)
+    engine = OnnxTextEngine()
+    assert engine.load(source(tiny_path), threads=1).slots == 2
+    assert ask(engine, prompt="hello", max_tokens=3)[3].completion_tokens == 3
+
+
+def test_conversations_at_once_say_what_each_says_alone(tiny_path: Path) -> None:
+    fields: list[dict[str, Any]] = [
+        {
+            "token_ids": (3, 4, 5) * (n + 1),
+            "temperature": n % 2 * 2.0,
+            "seed": n,
+            "max_tokens": 20 - n,
+        }
+        for n in range(8)
+    ]
+    # Inputs that are not rounded: the last bits may differ beside others, but nothing makes more
+    # of them, and in no step the two likeliest are as near as that.
+    engine = load(tiny_path, exact_inputs=True)
+    alone = [ask(engine, **each)[1] for each in fields]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda each: ask(engine, **each)[1], fields))
+    assert together == alone
+    assert engine.stats().running == 0
+
+
+def test_one_that_fails_or_is_cancelled_does_not_disturb_another(tiny_path: Path) -> None:
+    engine = load(tiny_path)
+    expected = ask(engine, prompt="hello", max_tokens=40)
+    begun, cancel = threading.Event(), CancelToken()
+
+    def other() -> None:
+        for _ in engine.infer(TextRequest(token_ids=(9, 8) * 30, temperature=0.0), cancel):
+            begun.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait()
+    answer = engine.infer(
+        TextRequest(prompt="hello", max_tokens=40, temperature=0.0), CancelToken()
+    )
+    ids: list[int] = []
+    for chunk in answer:
+        ids += chunk.token_ids if isinstance(chunk, TextChunk) else ()
+        if len(ids) == 5:
+            cancel.cancel()
+            thread.join(20)
+    assert ids == expected[1]
 
 
 def test_stats_count_what_was_done(tiny_path: Path) -> None:
@@ -319,14 +380,15 @@ def test_stats_count_what_was_done(tiny_path: Path) -> None:
 
 def test_the_estimate_tells_context_precision_and_memory(tiny_path: Path) -> None:
     estimate = OnnxTextEngine().estimate(source(tiny_path))
-    assert (estimate.context_tokens, estimate.precision, estimate.slots) == (128, "q4_1", 1)
+    assert (estimate.context_tokens, estimate.precision, estimate.slots) == (128, "q4_1", 8)
     assert estimate.memory_bytes > 1024 * 1024
     assert OnnxTextEngine().estimate(source(tiny_path, context=32)).context_tokens == 32
     assert OnnxTextEngine().estimate(source(tiny_path, context=10**9)).context_tokens == 128
 
 
 @pytest.mark.parametrize(
-    "options", [{"context": 0}, {"context": "all"}, {"spin": 1}, {"exact_inputs": "yes"}]
+    "options",
+    [{"context": 0}, {"context": "all"}, {"spin": 1}, {"exact_inputs": "yes"}, {"slots": 0}],
 )
 def test_options_of_another_type_are_refused(tiny_path: Path, options: Any) -> None:
     with pytest.raises(EngineError) as caught:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from scripts.nodes import NodeProcess, stop_all, wait_for
+from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama, write
 
 MODEL = "tiny"
@@ -49,7 +50,7 @@ class ProcessGrid:
 
 def offered(node: NodeProcess) -> list[str]:
     """PeerIds that offer the model, as `node` sees it."""
-    return [m["node"] for m in node.cli("models")["models"] if m["name"] == MODEL]
+    return [m["node"] for m in offers(node) if m["name"] == MODEL]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from typing import Any, Final
 import httpx
 import pytest
 from scripts.nodes import AIGRID, NodeProcess, wait_for
+from scripts.offers import offers
 from tests.engines.upstream.servers import running
 from tests.faults.crashing import crash_stopped
 from tests.faults.failing_engines import ENGINES
@@ -87,7 +88,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         node.cli("models", "fetch", "echo")
         with running() as server:
             ENGINES["onnx_text"].publish(node, folder, server)
-        wait_for(lambda: len(node.cli("models")["models"]) == 2, timeout_seconds=20, what="offers")
+        wait_for(lambda: len(offers(node)) == 2, timeout_seconds=20, what="offers")
         yield made
     finally:
         node.stop()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from scripts.nodes import NodeFailedError, NodeProcess, run_cli, stop_all, wait_for
+from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama, write
 
 pytestmark = pytest.mark.process
@@ -68,7 +69,7 @@ def test_the_walk_through_of_the_readme(
                 _soon_good(other, words["ID"])
         if arguments[0] == "publish":
             wait_for(
-                lambda: [m for m in other.cli("models")["models"] if m["name"] == "tiny"],
+                lambda: [m for m in offers(other) if m["name"] == "tiny"],
                 timeout_seconds=15,
                 what="the model at the other node",
             )
@@ -127,8 +128,8 @@ def test_a_policy_that_says_something_unknown_publishes_nothing(
     policy = tmp_path / "policy.json"
     rule = {"actions": ["invoke"], "assignees": ["members"], "unless": ["sunday"]}
     policy.write_text(json.dumps({"rules": [rule]}))
-    before = owner.cli("models")
+    before = offers(owner)
     with pytest.raises(NodeFailedError, match=r"rules\[0\]: there is no 'unless'") as caught:
         owner.cli("publish", str(model), "--name", "odd", "--policy", str(policy))
     assert caught.value.status == 2
-    assert owner.cli("models") == before
+    assert offers(owner) == before

@@ -8,6 +8,7 @@ import numpy as np
 import openai
 import pytest
 from scripts.nodes import wait_for
+from scripts.offers import offers
 from tests.faults.conftest import ProcessGrid
 
 pytestmark = [pytest.mark.process, pytest.mark.model]
@@ -24,7 +25,7 @@ ASKED: Any = {"model": MODEL, "input": TEXTS}
 
 def known(grid: ProcessGrid) -> bool:
     """Whether the node that has no such model knows who does."""
-    return any(model["name"] == MODEL for model in grid.asker.cli("models")["models"])
+    return any(model["name"] == MODEL for model in offers(grid.asker))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import openai
 import pytest
 from scripts.bench.wrong_keys import Honest, one_round
 from scripts.nodes import NodeFailedError, NodeProcess, wait_for
+from scripts.offers import offers
 from tests.node.gateway.signing import Draft
 
 from aigrid.protocol.identity import Identity
@@ -40,7 +41,7 @@ def fetch(node: NodeProcess) -> None:
 
 
 def offered(node: NodeProcess) -> None:
-    wait_for(lambda: node.cli("models")["models"], timeout_seconds=20, what="the offer")
+    wait_for(lambda: offers(node), timeout_seconds=20, what="the offer")
 
 
 def client(node: NodeProcess, key: str, **more: Any) -> openai.OpenAI:

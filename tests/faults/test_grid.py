@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 import rfc8785
+from scripts.faults.frozen import LEFT_MAX_SECONDS, hold
 from scripts.nodes import NodeFailedError, NodeProcess, wait_for
 from tests.faults.conftest import MODEL, ProcessGrid, offered
 
@@ -152,6 +153,12 @@ def test_a_killed_holder_leaves_routing_at_once_and_comes_back(grid, client):
     assert text.usage.completion_tokens >= 1
     assert (grid.authority.pid, grid.asker.pid) == pids
     assert all(node.alive for node in (grid.authority, grid.asker))
+
+
+def test_a_frozen_holder_leaves_routing_and_comes_back(grid):
+    held = hold(grid.asker, grid.holder, MODEL, 0.0)
+    assert held.left < LEFT_MAX_SECONDS + 1  # the machine may be busy
+    assert held.answers < 10
 
 
 def test_a_second_holder_answers_when_the_first_is_killed(grid, client):

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trio
 from scripts.nodes import wait_for
+from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama, write
 from tests.faults.attackers import Attacker, new_identity
 from tests.faults.conftest import ProcessGrid
@@ -156,7 +157,7 @@ async def test_replays(mallory: Mallory) -> None:
 async def test_redirects_to_another_node(mallory: Mallory, world: World) -> None:
     (offer,) = [
         m
-        for m in world.grid.holder.cli("models")["models"]
+        for m in offers(world.grid.holder)
         if m["name"] == "tiny" and m["node"] == world.grid.holder.peer_id
     ]
     elsewhere = replace(

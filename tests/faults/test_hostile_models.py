@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from scripts.nodes import NodeFailedError, NodeProcess, wait_for
+from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama
 from tests.engines.gguf_writer import write as write_gguf
 from tests.engines.hostile_files import STOLEN, Place, make_place, write
@@ -41,7 +42,7 @@ def ask(node: NodeProcess, model: str) -> tuple[int, Any]:
 
 
 def offered(node: NodeProcess) -> list[str]:
-    return [found["name"] for found in node.cli("models")["models"]]
+    return [found["name"] for found in offers(node)]
 
 
 def publish(node: NodeProcess, path: Path, name: str) -> None:

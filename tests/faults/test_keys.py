@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, wait_for
+from scripts.offers import offers
 
 pytestmark = pytest.mark.process
 PATIENCE_SECONDS = 60
@@ -29,7 +30,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[NodeProcess, NodeProcess]]:
 def until_offered_by(node: NodeProcess, peer_id: str) -> None:
     """The echo model, by this node alone."""
     wait_for(
-        lambda: [m["node"] for m in node.cli("models")["models"]] == [peer_id],
+        lambda: [m["node"] for m in offers(node)] == [peer_id],
         timeout_seconds=PATIENCE_SECONDS,
         what=f"the offer of {peer_id}",
     )

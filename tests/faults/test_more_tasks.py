@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scripts.nodes import NodeProcess, wait_for
+from scripts.offers import offers
 from tests.engines import bert_models
 from tests.engines.bert_models import CONFIG, TEXT, Reference
 from tests.engines.tasks import models
@@ -31,7 +32,7 @@ def serve(
     published(grid[1], source, name, folder, what)
 
     def offered() -> bool:
-        return any(model["name"] == name for model in grid[0].cli("models")["models"])
+        return any(model["name"] == name for model in offers(grid[0]))
 
     wait_for(offered, timeout_seconds=20, what=f"an offer of {name}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from scripts.nodes import NodeProcess, stop_all, wait_for
+from scripts.offers import offers
 
 pytestmark = pytest.mark.process
 
@@ -69,7 +70,7 @@ def test_its_model_is_asked_through_another_node(
         given = ("--capability", "text-generation", "--name", "animals")
         holder.cli("publish", str(package / "animals.glossary"), *given)
         wait_for(
-            lambda: any(m["name"] == "animals" for m in asked.cli("models")["models"]),
+            lambda: any(m["name"] == "animals" for m in offers(asked)),
             timeout_seconds=20,
             what="the offer at the other node",
         )

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from scripts.nodes import AIGRID, NodeFailedError, NodeProcess, stop_all, wait_for
+from scripts.offers import offers
 from tests.engines import bert_models
 from tests.engines.bert_models import CONFIG, weights
 from tests.engines.gguf_writer import tiny_llama, write
@@ -61,8 +62,11 @@ def classifier(folder: Path) -> Path:
 
 def ask(node: NodeProcess, model: str, task: str, given: Any) -> Any:
     url = f"{node.gateway}/aigrid/v1/tasks/{task}"
-    offers = lambda: [m["name"] for m in node.cli("models")["models"]]  # noqa: E731
-    wait_for(lambda: model in offers(), timeout_seconds=20, what=f"the offer of {model}")
+    wait_for(
+        lambda: model in [m["name"] for m in offers(node)],
+        timeout_seconds=20,
+        what=f"the offer of {model}",
+    )
     answer = httpx.post(url, json={"model": model, "input": given}, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()["output"]

@@ -12,6 +12,7 @@ import numpy as np
 import openai
 import pytest
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, wait_for
+from scripts.offers import offers
 from sklearn.linear_model import LogisticRegression
 from tests.engines.tasks.models import IRIS, KINDS, iris
 from tests.engines.upstream.mlserver import MlServer
@@ -45,7 +46,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def listed(node: NodeProcess, name: str) -> bool:
-    return any(model["name"] == name for model in node.cli("models")["models"])
+    return any(model["name"] == name for model in offers(node))
 
 
 def until_listed(node: NodeProcess, name: str) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from aigrid.node.config import NodeConfig, default_data_dir, load
+from aigrid.node.pool_settings import PoolSettings
 from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.identity import Identity
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN
 
 DID = Identity(bytes(32)).did
@@ -45,6 +47,16 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
     assert config.region == "eu"
     assert config.listen == ("/ip4/0.0.0.0/tcp/1",)
     assert (config.gateway, config.gateway_explicit) == (("::1", 0), True)
+
+
+def test_patience_is_a_time_within_bounds(tmp_path: Path) -> None:
+    assert merged(tmp_path).patience_seconds == LIMITS.patience_seconds
+    assert merged(tmp_path, "patience_seconds = 5").patience_seconds == 5
+    said = merged(tmp_path, environment={"AIGRID_PATIENCE_SECONDS": "2.5"})
+    assert said.patience_seconds == 2.5
+    for wrong in ("-1", "601", "true", '"soon"', "nan", "[]"):
+        with pytest.raises(UsageError, match="patience_seconds must be seconds, from 0 to 600"):
+            merged(tmp_path, f"patience_seconds = {wrong}")
 
 
 def test_publishers_are_trusted_by_their_did_alone(tmp_path: Path) -> None:
@@ -329,3 +341,44 @@ def test_another_interface_is_served_with_tls(tmp_path: Path) -> None:
 def test_settings_of_tls_go_together(tmp_path: Path, wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         merged(tmp_path, **wrong)
+
+
+def test_the_pool_is_a_table_and_in_the_environment_what_stands_in_it(tmp_path: Path) -> None:
+    assert merged(tmp_path).pool == PoolSettings()
+    found = merged(
+        tmp_path,
+        '[pool]\npin = ["smollm2"]\nkeep_alive_seconds = -1\nkeep_alive = { parrot = 10 }\n'
+        "workers_per_model = 2\nspares = 0\nspare_idle_seconds = 5",
+    ).pool
+    assert (found.pin, found.keep_alive_seconds) == (("smollm2",), float("inf"))
+    assert (found.keep_alive, found.workers_per_model, found.spares) == ({"parrot": 10.0}, 2, 0)
+    assert found.spare_idle_seconds == 5.0
+    found = merged(tmp_path, environment={"AIGRID_POOL": 'pin = ["a", "b"], spares = 2'}).pool
+    assert (found.pin, found.spares, found.workers_per_model) == (("a", "b"), 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("pool = 7", "must be a table"),
+        ("[pool]\nsize = 1", "has no 'size'"),
+        ("[pool]\npin = [7]", "pin must be"),
+        (f"[pool]\npin = {[str(n) for n in range(65)]}", "pin must be at most 64"),
+        ("[pool]\nkeep_alive_seconds = nan", "keep_alive_seconds must be seconds"),
+        ("[pool]\nkeep_alive_seconds = true", "keep_alive_seconds must be seconds"),
+        ("[pool]\nkeep_alive = 3", "keep_alive must be a table"),
+        ('[pool]\nkeep_alive = { parrot = "x" }', "keep_alive must be seconds"),
+        ("[pool]\nspare_idle_seconds = -1", "spare_idle_seconds must be seconds from 0 on"),
+        ("[pool]\nworkers_per_model = 9", "workers_per_model must be a number from 0 to 8"),
+        ("[pool]\nspares = 1.5", "spares must be a number from 0 to 4"),
+    ],
+)
+def test_what_is_wrong_with_the_pool_is_said(tmp_path: Path, text: str, wrong: str) -> None:
+    with pytest.raises(UsageError, match=f"pool {wrong}"):
+        merged(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["spares", "spares = }", "a = 1\nb = 2", "[[["])
+def test_a_pool_in_the_environment_that_is_none_is_said(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="environment: AIGRID_POOL"):
+        merged(tmp_path, environment={"AIGRID_POOL": text})

@@ -73,7 +73,7 @@ def test_it_holds_at_the_edges_of_its_time_and_passed_on_by_whom_it_names():
 
 
 def test_a_presentation_for_a_request_is_none_for_its_continuation_or_another_salt():
-    going_on = msgspec.structs.replace(world.REQUEST, continued_ids=(1, 2, 3))
+    going_on = msgspec.structs.replace(world.REQUEST, continued_ids=(1, 2, 3), max_tokens=13)
     salt = world.SALT
     continued = binding(
         request_hash=request_hash(salt, going_on), prefix_hash=prefix_hash(salt, going_on)

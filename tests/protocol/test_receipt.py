@@ -25,7 +25,7 @@ from aigrid.protocol.inference import (
 )
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.messages import Infer, decode_rpc_request, encode
-from aigrid.protocol.receipt import OutputHash, prefix_hash, request_hash
+from aigrid.protocol.receipt import OutputHash, prefix_hash, request_hash, seeded
 from aigrid.protocol.timestamp import format_ms
 
 SALT, OTHER = bytes(range(16)), bytes(range(1, 17))
@@ -42,7 +42,9 @@ def test_both_ends_compute_the_same_though_it_was_sent(request: InferRequest):
 
 @given(text_requests, st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple))
 def test_continuations_of_one_answer_have_one_hash_and_prefixes_of_their_own(request, ids):
-    going_on = msgspec.structs.replace(request, continued_ids=ids)
+    request = msgspec.structs.replace(request, continued_ids=())
+    most = None if request.max_tokens is None else request.max_tokens - len(ids)
+    going_on = msgspec.structs.replace(request, continued_ids=ids, max_tokens=most)
     assert request_hash(SALT, going_on) == request_hash(SALT, request)
     same = ids == request.continued_ids
     assert (prefix_hash(SALT, going_on) == prefix_hash(SALT, request)) == same
@@ -53,7 +55,9 @@ def test_other_requests_and_other_salts_have_other_hashes(one, other):
     def without_prefix(request: InferRequest) -> InferRequest:
         if not isinstance(request, TextRequest):
             return request
-        return msgspec.structs.replace(request, continued_ids=())
+        most = request.max_tokens
+        most = None if most is None else most + len(request.continued_ids)
+        return msgspec.structs.replace(request, continued_ids=(), max_tokens=most)
 
     same = encode_of(without_prefix(one)) == encode_of(without_prefix(other))
     assert (request_hash(SALT, one) == request_hash(SALT, other)) == same
@@ -125,6 +129,19 @@ def test_hashes_are_made_as_specified():
     assert prefix_hash(SALT, request) == hashlib.sha256(SALT + ids).hexdigest()
     packed = msgspec.msgpack.encode(TextRequest(prompt="x"))
     assert request_hash(SALT, request) == hashlib.sha256(SALT + packed).hexdigest()
+
+
+def test_a_seed_follows_from_the_salt_where_one_is_needed():
+    draws = TextRequest(prompt="x", temperature=0.5)
+    seed = int.from_bytes(hashlib.sha256(SALT).digest()[:8], "big") >> 1
+    assert seeded(draws, SALT) == msgspec.structs.replace(draws, seed=seed)
+    assert seeded(draws, OTHER) != seeded(draws, SALT)
+    for request in (
+        TextRequest(prompt="x", seed=0),
+        TextRequest(prompt="x", temperature=0.0),
+        TaskRequest("x", b"{}"),
+    ):
+        assert seeded(request, SALT) is request
 
 
 RECEIPT = example(Kind.RECEIPT)

@@ -15,9 +15,11 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.openai import error_answer
 from aigrid.node.gateway.patience import Wish
-from aigrid.node.mesh.waiting import IN_LINE, NotReadyError, Waiting
+from aigrid.node.mesh.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
+from aigrid.node.placement_settings import PlacementConfig
 from aigrid.node.policy.caller import LOOPBACK, OPERATOR, Caller
 from aigrid.node.policy.metering import Visit
+from aigrid.node.policy.receipt_queries import Filters, newest
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -179,6 +181,8 @@ async def test_another_node_tells_how_far_it_is(sim, autojump_clock):
     assert error.progress["percent"] in (41, 50)
     assert holder.identity.peer_id in error.message
     assert asker.peers.observation(holder.identity.peer_id).failures_in_row == 0
+    for node in (asker, holder):  # nothing has begun, so there is nothing to account for
+        assert await newest(node.policy.receipts.database, Filters(), limit=1) == ([], False)
     await trio.sleep(SLOW_SECONDS)  # its load goes on, though the only asker has left
     assert [use.state for use in holder.pool.view().values()] == ["warm"]
     started = trio.current_time()
@@ -187,11 +191,13 @@ async def test_another_node_tells_how_far_it_is(sim, autojump_clock):
 
 
 async def test_a_cold_start_over_there_takes_as_long_as_it_takes(sim, autojump_clock):
-    asker, _, spawner = await pair(sim)
+    asker, holder, spawner = await pair(sim)
     spawner.start_seconds, spawner.start_words = 200.0, 0  # longer than silence may last
     started = trio.current_time()
     assert await chat(core_of(asker)) == "hello there you"
     assert trio.current_time() - started >= 200
+    seen = asker.peers.observation(holder.identity.peer_id)
+    assert (seen.ttft_ms, seen.models) == (None, {})  # the next one finds it loaded
 
 
 async def test_a_stream_shows_comments_and_then_tokens(sim, autojump_clock):
@@ -269,6 +275,53 @@ async def test_ask_shows_how_far_it_is(sim, autojump_clock):
     assert events.index({"progress": told[-1]}) < events.index({"text": "hello"})
 
 
+async def sought(_unmet, *, deadline):
+    """A `Summon` that somebody answers, too late."""
+    await trio.sleep_until(deadline)
+    return False
+
+
+async def test_who_waits_for_a_node_that_loads_it_hears_loading(sim, autojump_clock):
+    node, core, _ = await alone(sim)
+    await node.hosting.withdraw("parrot")
+    other = (await sim.start("other")).node
+    await sim.join("other", "one")
+    await sim.publish_echo("other", "parrot")
+    await eventually(node.router.models, seconds=30)
+    other.serving.refusing = True
+    node.router._summon = sought
+    error = await impatient(core)
+    assert (error.code, error.progress) == (Code.LOADING, {"node": "", "text": SOUGHT})
+    assert error.message == f"the model is not ready yet: {SOUGHT}"
+
+
+async def test_who_summons_a_node_hears_how_far_that_is(sim, autojump_clock):
+    trusted = [sim.identity_of("publisher").did]
+    hosts = PlacementConfig(host="trusted")
+    for name in ("publisher", "asker", "x", "y"):
+        await sim.start(name, trusted_publishers=trusted, placement=hosts)
+        slow(sim.nodes[name].node)
+    for name in ("asker", "x", "y"):
+        await sim.join(name, "publisher")
+    await sim.publish_echo("publisher", "parrot")
+    asker = sim.nodes["asker"].node
+    await eventually(asker.router.models, seconds=30)
+    await trio.sleep(5)
+    sim.kill("publisher")
+    await trio.sleep(1)
+    events = []
+
+    async def emit(event):
+        events.append(event)
+        await trio.lowlevel.checkpoint()
+
+    body = await ask(asker, Ask(text="hello you", model="parrot"), emit)
+    assert body["text"] == "hello you"
+    told = [event["progress"] for event in events if "progress" in event]
+    assert told[0] == SOUGHT
+    assert any(text.startswith("loading: ") for text in told)
+
+
 # -- keep-alive
 
 
@@ -283,7 +336,7 @@ def expiry(node):
         (OPERATOR, 7200.0, 7200.0),
         (OPERATOR, math.inf, None),
         (Caller("key-1", "key"), 7200.0, LIMITS.keep_alive_max_seconds),
-        (Caller("key-1", "key"), 20.0, 20.0),
+        (Caller("key-1", "key"), 20.0, LIMITS.model_idle_seconds),
         (OPERATOR, None, LIMITS.model_idle_seconds),
     ],
 )
@@ -297,20 +350,37 @@ async def test_a_model_is_kept_here_for_as_long_as_its_operator_wants(
     assert kept == (None if expected is None else pytest.approx(expected, abs=1))
 
 
-@pytest.mark.parametrize(("wish", "expected"), [(20.0, 20.0), (math.inf, 3600.0), (7200.0, 3600.0)])
-async def test_another_node_keeps_a_model_within_its_bounds(sim, autojump_clock, wish, expected):
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [(20.0, LIMITS.model_idle_seconds), (600.0, 600.0), (math.inf, 3600.0), (7200.0, 3600.0)],
+)
+async def test_another_node_keeps_a_model_longer_within_its_bounds_and_never_shorter(
+    sim, autojump_clock, wish, expected
+):
     asker, holder, spawner = await pair(sim)
     spawner.start_seconds = 0.1
     await chat(core_of(asker), keep_alive_seconds=wish)
     assert expiry(holder) == pytest.approx(expected, abs=1)
+    await chat(core_of(asker))  # and the next one that says nothing: as usual
+    assert expiry(holder) == pytest.approx(LIMITS.model_idle_seconds, abs=1)
+
+
+async def test_others_take_nothing_from_what_the_operator_wants(sim, autojump_clock):
+    asker, holder, spawner = await pair(sim)
+    spawner.start_seconds = 0.1
+    await chat(core_of(holder), keep_alive_seconds=math.inf)
+    await chat(core_of(asker), keep_alive_seconds=0.0)
+    assert expiry(holder) is None
 
 
 async def test_keep_alive_of_nothing_unloads_at_once(sim, autojump_clock):
-    asker, holder, spawner = await pair(sim)
+    node, core, spawner = await alone(sim)
     spawner.start_seconds = 0.1
-    await chat(core_of(asker), keep_alive_seconds=0.0)
+    await chat(core, keep_alive_seconds=0.0)
     await trio.sleep(1)
-    assert [use.state for use in holder.pool.view().values()] == ["on_disk"]
+    assert [use.state for use in node.pool.view().values()] == ["on_disk"]
+    await chat(core)  # who says nothing pays nothing for it
+    assert expiry(node) == pytest.approx(LIMITS.model_idle_seconds, abs=1)
 
 
 # -- members that are anything but honest
@@ -379,4 +449,5 @@ async def test_odd_words_of_an_own_worker_are_cleaned(sim, autojump_clock):
             await trio.sleep(0.5)
             (model,) = holder.pool.view()
             holder.loading.tell(model, "\x1b[2J\ud800" + "x" * 300 + "\n")
+    assert waiting.said is not None
     assert waiting.said.text == "[2J?" + "x" * (LIMITS.loading_text_max_chars - 4)

@@ -76,7 +76,7 @@ async def test_a_member_that_slept_through_its_removal_hears_of_it(sim, autojump
 async def test_a_node_whose_clock_is_off_is_told_so(sim, autojump_clock):
     _, _, c, model = await grid_with_a_model(sim)
     ahead_ms = 5 * LIMITS.clock_skew_seconds * 1000
-    for one in (c.peers, c.router):
+    for one in (c.peers, c.router, c.router._candidates):
         one._now_ms = lambda: sim.now_ms() + ahead_ms
     await trio.sleep(60)
     code, message = await refusal(sim, model)

@@ -28,7 +28,8 @@ def uncut(request: TextRequest, script: bytes) -> list[InferChunk]:
 
 def cut(request: TextRequest, script: bytes, cuts: Iterable[int]) -> list[InferChunk]:
     """What the client gets when segment after segment ends after so many chunks."""
-    delivered, got = Delivered(request), []
+    delivered = Delivered(request)
+    got: list[InferChunk] = []
     for after in cuts:
         rest = delivered.rest()
         assert rest is not None
@@ -153,7 +154,8 @@ def test_whoever_ends_it_otherwise_than_was_told_is_not_believed(chunk: InferChu
 def test_whatever_comes_nothing_is_invented_and_no_other_error_is_raised(
     steps: list[object],
 ) -> None:
-    delivered, ids, said = Delivered(SAID), [], ""
+    delivered, said = Delivered(SAID), ""
+    ids: list[int] = []
     for step in steps:
         if not isinstance(step, TextChunk):
             delivered.resume()

@@ -68,7 +68,8 @@ def test_who_crashes_it_alone_waits_longer_each_time_and_the_others_do_not() -> 
         assert refused(health, now) is None
         now += pauses[-1]
         health.check_asker(now, A)
-    assert pauses == [0.0, 10.0, 20.0, 40.0]
+    first = LIMITS.asker_pause_seconds
+    assert pauses == [0.0, first, 2 * first, 4 * first]
     assert health.problem(now) == ""
 
 

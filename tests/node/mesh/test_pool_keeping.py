@@ -43,26 +43,37 @@ async def test_the_latest_wish_holds_within_the_operators_bound(
 
         await use(world, model)
         assert left() == IDLE_SECONDS
-        await use(world, model, 10.0)
-        assert left() == 10.0
-        await use(world, model)  # no wish
-        assert left() == 10.0
-        await use(world, model, 1000.0)
-        assert left() == 50.0
-        await use(world, model, -1.0)
-        assert left() == 50.0
+        await use(world, model, 40.0)
+        assert left() == 40.0
+        await use(world, model)  # no wish: as usual
+        assert left() == IDLE_SECONDS
+        for wish in (1000.0, -1.0):
+            await use(world, model, wish)
+            assert left() == 50.0
+        await use(world, model, 0.0)  # or whoever asks would take it from those who ask next
+        assert left() == IDLE_SECONDS
+
+
+async def test_the_operators_own_wish_holds_against_that_of_others(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, keep_alive_max_seconds=50.0) as world:
+        model = await world.add()
         async with world.pool.lease(model, -1.0, bounded=False):
-            assert left() is None
-        assert left() is None
+            pass
+        for wish in (0.0, 40.0, None):
+            await use(world, model, wish)
+            assert world.pool.view()[model].expires_in_seconds is None
         await trio.sleep(10_000)
         assert world.state(model) == "warm"
-        async with world.pool.lease(model, 0.0) as worker:
+        async with world.pool.lease(model, 0.0, bounded=False) as worker:
             pass
         await wait_all_tasks_blocked()
         assert worker.died.is_set()
         assert world.state(model) == "on_disk"
-        await use(world, model)  # a new load knows nothing of it
-        assert left() == 0.0 or left() == IDLE_SECONDS
+        async with world.pool.lease(model, bounded=False):
+            pass
+        assert world.pool.view()[model].expires_in_seconds == IDLE_SECONDS
 
 
 async def test_each_model_may_have_its_own_keep_alive_by_name_or_id(
@@ -265,8 +276,9 @@ async def test_a_client_with_a_poisonous_request_does_not_take_the_model_from_th
             nursery.start_soon(poisoner)
             for number in range(3):
                 nursery.start_soon(other, f"other {number}")
-        assert outcomes["poisoner"] <= 10
-        assert outcomes["failed"] < 0.2 * outcomes["others"]
+        assert outcomes["poisoner"] <= 15
+        assert outcomes["others"] > 150, outcomes  # of some 270, if they take turns
+        assert outcomes["failed"] < 0.4 * outcomes["others"], outcomes
         assert world.pool.problem(model) == ""
 
 

@@ -85,7 +85,8 @@ async def test_who_said_busy_is_asked_again_in_time(
 ) -> None:
     asker, holders = await grid(sim, 1)
     (node,) = holders.values()
-    serve, calls = node.serving.infer, []
+    serve = node.serving.infer
+    calls: list[str] = []
     node.serving.infer = refusing(LocalError("full", Code.BUSY, retry_after_seconds=5), calls)
     assert (await refused(asker)).code is Code.BUSY
     node.serving.infer = serve

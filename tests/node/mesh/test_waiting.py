@@ -113,9 +113,14 @@ async def test_who_finds_nobody_in_time_hears_how_far_it_was(autojump_clock: obj
 
 async def test_what_failed_on_one_node_is_not_told_of_the_next(autojump_clock: object) -> None:
     waiting = Waiting()
-    with pytest.raises(EngineError), waiting.at("n") as told:
-        told("loading: 9 %")
-        raise EngineError("no")
+
+    def fails() -> None:
+        with waiting.at("n") as told:
+            told("loading: 9 %")
+            raise EngineError("no")
+
+    with pytest.raises(EngineError):
+        fails()
     assert waiting.said is None
 
 
@@ -147,6 +152,9 @@ async def test_errors_and_cancellation_come_as_they_are(autojump_clock: object) 
         await trio.sleep(3)
         raise EngineError("no")
 
+    async def sleeps() -> None:
+        await trio.sleep(9)
+
     with pytest.raises(EngineError):
         await telling(fails(), board, "m", gone)
     with pytest.raises(EngineError):
@@ -154,7 +162,7 @@ async def test_errors_and_cancellation_come_as_they_are(autojump_clock: object) 
     kinds = []
     with trio.move_on_after(2):
         try:
-            await telling(trio.sleep(9), board, "m", gone)
+            await telling(sleeps(), board, "m", gone)
         except BaseException as error:
             kinds.append(type(error))
             raise

@@ -63,7 +63,7 @@ async def test_a_request_for_which_there_is_no_room_costs_none_of_the_day(sim, a
         raise LocalError("full", Code.BUSY)
         yield
 
-    holder.serving._pool = SimpleNamespace(lease=full)
+    holder.serving._pool = SimpleNamespace(lease=full, progress=pool.progress)
     with pytest.raises(AigridError):
         await sim.ask("asker", "parrot", "hello")
     holder.serving._pool = pool
