@@ -305,6 +305,7 @@ class Node:
     async def stop(self) -> None:
         """Withdraw our offers, refuse new work, and let live answers finish within the limit."""
         self.announcer.withdraw()
+        self.placement.demands.withdraw()
         await self.gossip.flush()
         with trio.move_on_after(LIMITS.drain_seconds):
             await self.serving.drain()

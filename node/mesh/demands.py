@@ -56,6 +56,7 @@ class Demands:
         self._said: Record | None = None
         self._said_seconds = 0.0
         self._needed_seconds = 0.0
+        self._stopped = False
 
     @contextmanager
     def waiting(self, model: str, manifest: str) -> Iterator[None]:
@@ -75,6 +76,11 @@ class Demands:
     def manifest(self, model: str) -> str:
         """Content id of the manifest under which requests wait for a model, or ""."""
         return (self._waiting.get(model) or self._queues.get(model) or ("", 0))[0]
+
+    def withdraw(self) -> None:
+        """Nobody will wait here any more: this node is stopping."""
+        self._stopped = True
+        self._withdraw()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Say what waits, until cancelled."""
@@ -125,7 +131,7 @@ class Demands:
             gone = now - self._needed_seconds >= LIMITS.demand_linger_seconds
             return self._said is not None and gone and self._withdraw()
         self._needed_seconds = now
-        if not self._audience() or not self._worth_saying(wanted, now):
+        if self._stopped or not self._audience() or not self._worth_saying(wanted, now):
             return False
         body = DemandBody(id=self._identity.did, wanted=wanted, branches=self._branches(wanted))
         try:

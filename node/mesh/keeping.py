@@ -58,7 +58,10 @@ class Keeping:
         task_status.started()
         while self._seeds_min:
             await trio.sleep(self._check_seconds * self._rng.uniform(0.8, 1.2))
-            await self.look()
+            try:
+                await self.look()
+            except AigridError as error:  # the disk may be full: no reason to end the node
+                log.warning("files_not_kept", code=error.code.value, reason=error.message)
 
     async def look(self) -> None:
         """Fetch the first model whose time has come, if any."""

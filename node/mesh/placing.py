@@ -121,7 +121,10 @@ class Placing:
                     await self._poke.wait()
                 await trio.sleep(_SETTLE_SECONDS)
                 self._poke = trio.Event()
-                self._look()
+                try:
+                    self._look()
+                except AigridError as error:  # the disk may be full: no reason to end the node
+                    log.warning("not_placed", code=error.code.value, reason=error.message)
 
     def _pause(self) -> float:
         if self._told or self._acts:

@@ -58,6 +58,7 @@ class Sight:
         self._rng = rng
         self._coming: dict[tuple[str, str], float] = {}
         self._named: dict[str, set[str]] = {}
+        self._able: dict[str, tuple[float, tuple[Host, ...]]] = {}
 
     def seen(self, did: str) -> bool:
         """Whether a node may be alive: it was never met, or answers."""
@@ -101,7 +102,7 @@ class Sight:
 
     def scene(self, model: str, waiting: Mapping[str, int], manifest: Record | None) -> Scene:
         """All that a decision on a model needs; without a manifest nobody could host it."""
-        able = () if manifest is None else tuple(self._able(model, manifest))
+        able = () if manifest is None else self._able_now(model, manifest)
         return Scene(model, waiting, self.replicas(model), able)
 
     def replicas(self, model: str) -> tuple[Replica, ...]:
@@ -163,7 +164,18 @@ class Sight:
         offers = self._graph.index.offers_of_model(model, self._now_ms())
         return [one for one in offers if self._observation(one.node).alive]
 
-    def _able(self, model: str, manifest: Record) -> Iterator[Host]:
+    def _able_now(self, model: str, manifest: Record) -> tuple[Host, ...]:
+        """Who could host it: looked up anew after a while, for that takes all members' records."""
+        now = trio.current_time()
+        since, found = self._able.get(manifest.content_id, (float("-inf"), ()))
+        if now - since >= LIMITS.placement_look_seconds:
+            since, found = now, tuple(self._look_up(model, manifest))
+            self._able[manifest.content_id] = since, found
+            while len(self._able) > LIMITS.placement_models_max:
+                del self._able[next(iter(self._able))]
+        return found
+
+    def _look_up(self, model: str, manifest: Record) -> Iterator[Host]:
         now_ms = self._now_ms()
         body, holders = manifest.body, self.holders(model)
         if not isinstance(body, ModelBody):

@@ -13,6 +13,7 @@ from tests.simulation.test_grid import everybody_knows_everybody
 from trio.testing import MockClock
 
 from aigrid.metagraph.branches import topics_of
+from aigrid.node.mesh.placement import Host, ranking, turn_seconds
 from aigrid.node.placement_settings import PlacementConfig
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
@@ -225,3 +226,25 @@ async def test_a_member_that_wants_everything_is_bounded_by_budgets(
     last = next(m for m in reversed(models) if not warm(sim, m))
     answer, _ = await sim.ask("n05", last, WORDS)
     assert answer.strip() == WORDS
+
+
+async def test_when_the_first_ranked_cannot_the_next_does_after_its_turn(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    names = await grid(sim, 8)
+    model = await sim.publish_echo(PUBLISHER, "parrot")
+    await trio.sleep(5)
+    sim.kill(PUBLISHER)
+    asker = sim.nodes["n05"].node
+    able = [Host(s.node.identity.did) for s in sim.nodes.values()]
+    by_did = {sim.identity_of(name).did: name for name in names}
+    ranked = [by_did[did] for did in ranking(model, able)]
+    broken = [name for name in ranked if name != "n05"][:3]
+    for name in broken:
+        vars(sim.nodes[name].node)["_world"].spawner.engines = {}
+    began = trio.current_time()
+    answer, served_by = await sim.ask("n05", "parrot", WORDS)
+    assert answer.strip() == WORDS
+    assert name_of(sim, served_by) not in broken
+    assert trio.current_time() - began < turn_seconds(4, 1) + 5
+    assert asker.placement.demands.counts() == {}
