@@ -66,7 +66,6 @@ class Unloading:
         What is loading is broken off; nothing of it is left when this returns.
         """
         replicas = list(entry.replicas)
-        entry.wish_seconds = None
         for one in replicas:
             self.drop(one)
         loading = [one for one in replicas if not one.settled.is_set()]
@@ -84,6 +83,7 @@ class Unloading:
             entry.replicas.remove(replica)
             self._on_change()
         if not entry.replicas:
+            entry.wish_seconds = None  # it was for what is unloaded now
             entry.dismiss()
 
     def forget(self, replica: Replica) -> None:

@@ -62,7 +62,7 @@ async def test_the_latest_wish_holds_within_the_operators_bound(
         assert worker.died.is_set()
         assert world.state(model) == "on_disk"
         await use(world, model)  # a new load knows nothing of it
-        assert left() == 0.0 or left() == IDLE_SECONDS
+        assert left() == IDLE_SECONDS
 
 
 async def test_each_model_may_have_its_own_keep_alive_by_name_or_id(
