@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from aigrid.node.app import Node
 from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.mesh.answer import Answer, Segment
-from aigrid.node.mesh.summoning import Unmet
+from aigrid.node.mesh.summoning import Unmet, nobody_comes
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.receipt_proof import kept_hashes, proved
 from aigrid.node.policy.receipt_queries import Filters, newest
@@ -229,6 +229,7 @@ async def test_without_a_second_holder_it_ends_in_an_error(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with world(tmp_path, "a") as made:
+        made.asker.router._summon = nobody_comes  # or it would wait for somebody to load it
         async with made.asker.router.infer("parrot", PLAIN, request_id="request-1") as answer:
             await anext(answer.chunks)
             made.sim.kill("a")
