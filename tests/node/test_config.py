@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from aigrid.node.config import NodeConfig, default_data_dir, load
+from aigrid.node.weights_settings import WeightsConfig
 from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.identity import Identity
@@ -329,3 +330,23 @@ def test_another_interface_is_served_with_tls(tmp_path: Path) -> None:
 def test_settings_of_tls_go_together(tmp_path: Path, wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         merged(tmp_path, **wrong)
+
+
+def test_weights_stand_as_a_table_or_in_one_line(tmp_path: Path) -> None:
+    assert merged(tmp_path).weights == WeightsConfig()
+    table = merged(tmp_path, '[weights]\nseed = false\ncache_bytes = "2MiB"\nuploads = 3').weights
+    line = merged(tmp_path, weights="seed=no, cache_bytes=2MiB,uploads=3").weights
+    assert table == line
+    assert (table.seed, table.cache_bytes, table.uploads) == (False, 2 << 20, 3)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "seed", "seed=maybe", "cache_bytes=much", "uploads=0", "uploads=-1", "uploads=1025"),
+        *("replicas_min=x", "cache=1", "fetch_bytes_per_day=-1"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UsageError):
+        merged(tmp_path, weights=value)
