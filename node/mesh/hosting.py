@@ -311,6 +311,10 @@ class Hosting(Offering):
         await self._models.set_endpoint(model, endpoint)
         await self._pool.unload(model)
 
+    def check_room(self) -> None:
+        """Raise LocalError (`over_quota`) unless one model more can be offered."""
+        self._check_room(known=False)
+
     def _check_room(self, *, known: bool) -> None:
         if not known and len(self._models.list()) >= LIMITS.offers_max:
             raise LocalError(

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from aigrid.node.mesh.model_copy import disk_error, sync
+from aigrid.node.mesh.model_copy import can_move, disk_error, sync
 from aigrid.protocol.chunks import DIGEST_BYTES, chunk_count
 from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import LIMITS, MIB
@@ -45,6 +45,21 @@ def checked(description: ModelDescription, files: Mapping[str, Path]) -> ModelDe
     if len(set(names)) != len(names) or set(names) != set(files):
         raise LocalError("the files given are not those described", Code.MALFORMED)
     return found
+
+
+def copied_bytes(
+    description: ModelDescription, files: Mapping[str, Path], directory: Path, *, take: bool
+) -> int:
+    """What adding a model to `directory` takes of the disk: what is moved takes nothing.
+
+    Raises:
+        UsageError: `model_file_missing`.
+    """
+    return sum(
+        file.bytes
+        for file in description.files
+        if not (take and can_move(files[file.name], directory))
+    )
 
 
 def read_description(folder: Path) -> ModelDescription | None:

@@ -37,6 +37,7 @@ from aigrid.node.mesh.model_folder import (
     FILES_FOLDER,
     Marks,
     checked,
+    copied_bytes,
     is_whole,
     marks_of,
     note_brought,
@@ -273,7 +274,7 @@ class LocalModels:
             return model
         incoming = self._directory / f".incoming-{self._token()}"
         try:
-            needed = sum(file.bytes for file in description.files)
+            needed = copied_bytes(description, files, self._directory, take=take)
             await self.run_blocking(lambda: self._prepare(incoming, needed))
             if endpoint is not None:
                 await self.run_blocking(lambda: self._write_endpoint(incoming, endpoint))

@@ -265,6 +265,9 @@ class Weights:
                     "the model is here under a manifest that no longer holds: "
                     f"`aigrid models drop {model}` first"
                 )
+            refusal = None if self._hosting.offered(model) else self.may_host(model, manifest)
+            if refusal is not None:
+                raise refusal
             return
         job = self._jobs.get(model)
         if job is None:
@@ -347,6 +350,7 @@ class Weights:
         here = await self._models.run_blocking(lambda: occupied_bytes(partial.folder))
         self._books.check(max(0, size - here))
         await self.cache.make_room(model, size)
+        self._hosting.check_room()
         self._books.used(model)
         await self._models.run_blocking(partial.prepare)
         transfer = Transfer(

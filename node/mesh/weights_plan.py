@@ -53,10 +53,15 @@ class WorkQueue:
         sizes = zip(self.have, self._chunk_bytes, strict=True)
         return sum(chunks.count(0) * size for chunks, size in sizes)
 
-    def take(self, holder: str, *, workers: int) -> Asked | None:
-        """What to ask a holder for, where so many are asked at once; None: nothing now."""
+    def take(self, holder: str, *, workers: int, double: bool = True) -> Asked | None:
+        """What to ask a holder for, where so many are asked at once; None: nothing now.
+
+        With `double` that may be what another was asked for already.
+        """
         if self._free:
             run = self._cut(self._free.popleft(), workers)
+        elif not double:
+            return None
         else:
             half = self._half_of_another(holder)
             if half is None:

@@ -33,6 +33,7 @@ from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 _LOOK_SECONDS = 0.5
+_HEDGE_SECONDS = 0.2
 # A holder whose connection broke is asked again after a while, so often.
 _REST_SECONDS = 3.0
 _STRIKES_MAX = 2
@@ -217,10 +218,8 @@ class Transfer:
     async def _work(self, holder: Seeder, scope: trio.CancelScope) -> None:
         busy = 0
         while self._queue.missing and holder.signer not in self.dropped:
-            workers = len(self._working) * LIMITS.fetch_streams_per_holder
-            asked = self._queue.take(holder.signer, workers=workers)
+            asked = await self._next_run(holder)
             if asked is None:
-                await self._changed.wait()
                 continue
             error: AigridError | None = None
             try:
@@ -240,6 +239,17 @@ class Transfer:
                 await self._failed(holder, error)
                 if holder.signer in self.dropped or holder.signer in self._resting:
                     scope.cancel()
+
+    async def _next_run(self, holder: Seeder) -> Asked | None:
+        """What to ask for; a run of another's only after nothing has happened for a moment."""
+        workers = len(self._working) * LIMITS.fetch_streams_per_holder
+        asked = self._queue.take(holder.signer, workers=workers, double=False)
+        if asked is None:
+            with trio.move_on_after(_HEDGE_SECONDS) as waiting:
+                await self._changed.wait()
+            if waiting.cancelled_caught:
+                asked = self._queue.take(holder.signer, workers=workers)
+        return asked
 
     async def _run_of(self, holder: Seeder, asked: Asked) -> None:
         """Ask for a run of chunks, until they are here or others have brought them."""

@@ -22,7 +22,7 @@ from aigrid.metagraph.capabilities import ancestors
 from aigrid.metagraph.index import Candidate, Index
 from aigrid.protocol.canonical import content_id
 from aigrid.protocol.identity import peer_id_of_did
-from aigrid.protocol.kinds import AvailabilityBody, Kind, ModelBody, Offer, WithdrawnBody
+from aigrid.protocol.kinds import AvailabilityBody, Kind, ModelBody, Offer, Seed, WithdrawnBody
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.record import Record, RecordKey
 
@@ -69,7 +69,9 @@ def histories(draw: st.DrawFn) -> tuple[list[Step], Believed]:
     records = list(known)
     for serial in range(draw(st.integers(0, 4))):
         issuer = draw(st.sampled_from(ISSUERS))
-        body = AvailabilityBody(id=issuer, offers=draw(bodies))
+        given = draw(st.sets(st.sampled_from(MODELS)))
+        seeds = tuple(Seed(model, draw(st.sampled_from(targets))) for model in sorted(given))
+        body = AvailabilityBody(id=issuer, offers=draw(bodies), seeds=seeds)
         records.append(
             unsigned(Kind.AVAILABILITY, issuer, body, serial, start=draw(starts), life=draw(lives))
         )
@@ -133,6 +135,26 @@ def naive_candidates(believed: Believed, now: int) -> set[Candidate]:
                 )
             )
     return found
+
+
+def naive_seeders(believed: Believed, model: str, now: int) -> list[tuple[str, str]]:
+    """DID and manifest of everybody who gives a model."""
+    return sorted(
+        (record.issuer, seed.manifest)
+        for record, until in believed.values()
+        if isinstance(record.body, AvailabilityBody) and until > now
+        for seed in record.body.seeds
+        if seed.model == model
+    )
+
+
+@given(histories(), st.integers(NOW - 60, NOW + 220))
+def test_who_gives_a_model_is_known(history: tuple[list[Step], Believed], now: int) -> None:
+    steps, believed = history
+    index = fed(steps)
+    for model in MODELS:
+        found = [(one.signer, one.manifest) for one in index.seeders_of(model, now)]
+        assert found == naive_seeders(believed, model, now)
 
 
 def once(candidates: tuple[Candidate, ...]) -> set[Candidate]:

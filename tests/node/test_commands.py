@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
+from tests.simulation.heavy import content, heavy_grid, knows, publish_heavy
 
 from aigrid.engines.base import Device
 from aigrid.node.commands import NodeCommands
@@ -289,3 +290,23 @@ async def test_a_delegate_removes_a_member_but_not_the_authority_s_node(sim, aut
     assert await b.refused("remove", did=SOMEBODY.did) is Code.NOT_MEMBER
     assert (await b("remove", did=c.identity.did))["state"] == "removed"
     await eventually(lambda: c.identity.did not in a.node.grid.members(), seconds=5)
+
+
+async def test_a_model_on_the_grid_is_fetched_by_name_and_dropped(sim, autojump_clock):
+    nodes = await heavy_grid(sim, "a", "b")
+    a, b = map(Console, nodes)
+    model = await publish_heavy(sim, "a", {"weights.bin": content(1000)}, called="parrot")
+    await knows(nodes[1], model)
+    body = await b("models_fetch", name="parrot")
+    assert (body["model"], body["name"]) == (model, "parrot")
+    assert any("fetching: 100 %" in event["progress"] for event in b.events)
+    told = (await b("status"))["weights"]
+    assert (told["fetched_models"], told["cache_bytes"], told["seeds"]) == (1, 1000, 1)
+    assert await b("models_fetch", name=model) == body, "it is here"
+    assert await a.refused("models_drop", model="parrot") is Code.MODEL_NOT_FOUND
+    assert await b("models_drop", model="parrot") == {"model": model}
+    assert await b.refused("models_drop", model="parrot") is Code.MODEL_NOT_FOUND
+    other = {"weights.bin": content(10)}
+    await knows(nodes[1], await publish_heavy(sim, "a", other, called="parrot"))
+    assert await b.refused("models_fetch", name="parrot") is Code.AMBIGUOUS_MODEL
+    assert await b.refused("models_fetch", name="nobody's") is Code.MODEL_NOT_FOUND

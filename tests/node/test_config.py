@@ -6,6 +6,7 @@ import pytest
 
 from aigrid.node.config import NodeConfig, default_data_dir, load
 from aigrid.node.pool_settings import PoolSettings
+from aigrid.node.weights_settings import WeightsConfig
 from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.identity import Identity
@@ -382,3 +383,23 @@ def test_what_is_wrong_with_the_pool_is_said(tmp_path: Path, text: str, wrong: s
 def test_a_pool_in_the_environment_that_is_none_is_said(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="environment: AIGRID_POOL"):
         merged(tmp_path, environment={"AIGRID_POOL": text})
+
+
+def test_weights_stand_as_a_table_or_in_one_line(tmp_path: Path) -> None:
+    assert merged(tmp_path).weights == WeightsConfig()
+    table = merged(tmp_path, '[weights]\nseed = false\ncache_bytes = "2MiB"\nuploads = 3').weights
+    line = merged(tmp_path, weights="seed=no, cache_bytes=2MiB,uploads=3").weights
+    assert table == line
+    assert (table.seed, table.cache_bytes, table.uploads) == (False, 2 << 20, 3)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "seed", "seed=maybe", "cache_bytes=much", "uploads=0", "uploads=-1", "uploads=1025"),
+        *("replicas_min=x", "cache=1", "fetch_bytes_per_day=-1"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UsageError):
+        merged(tmp_path, weights=value)

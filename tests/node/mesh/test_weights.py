@@ -265,3 +265,18 @@ async def test_a_manifest_of_another_model_or_withdrawn_is_no_ground(sim, autoju
     await eventually(lambda: not b.weights.holders(model), seconds=10)
     assert (await refusal(b.weights.fetch(model, manifest))).code is Code.WRONG_MANIFEST
     assert (await refusal(b.weights.fetch(model, replace(manifest)))).code is Code.WRONG_MANIFEST
+
+
+async def test_a_disk_need_not_hold_a_fetched_model_twice(sim, autojump_clock, monkeypatch):
+    """What is moved into place takes no room; what is copied does."""
+    _, b = await heavy_grid(sim, "a", "b")
+    model = await publish_heavy(sim, "a", DATA)
+    manifest = await knows(b, model)
+    checked = []
+    monkeypatch.setattr(
+        "aigrid.node.mesh.models.check_room", lambda _, needed: checked.append(needed)
+    )
+    await b.weights.fetch(model, manifest)
+    assert checked == [0]
+    await publish_heavy(sim, "b", {"w": content(1000)}, called="other")
+    assert checked == [0, 1000]
