@@ -7,7 +7,7 @@ free memory are not known: whoever looks able is taken to be.
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -21,6 +21,8 @@ from aigrid.protocol.identity import peer_id_of_did
 from aigrid.protocol.kinds import DemandBody, MembershipBody, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
+
+_FORGIVEN: Final = 4  # times that a replica may load; then its node's word counts again
 
 
 class Met(Protocol):
@@ -107,20 +109,29 @@ class Sight:
 
     def replicas(self, model: str) -> tuple[Replica, ...]:
         """Of live nodes, ours included. One that never arrives is none after a while."""
-        now = trio.current_time()
-        offers = [one for one in self._offers(model) if one.state in ("warm", "loading")]
-        coming = {(model, one.signer) for one in offers if one.state == "loading"}
-        for key in [key for key in self._coming if key[0] == model and key not in coming]:
-            del self._coming[key]
         found = []
-        for one in offers:
-            if one.state == "loading":
-                since = self._coming.setdefault((model, one.signer), now)
-                if now - since > LIMITS.placement_coming_seconds:
-                    continue
-            busy = self._observation(one.node).running >= one.slots
-            found.append(Replica(one.signer, one.state == "warm", one.slots, busy))
+        for one in self._offers(model):
+            if one.state == "warm" or (one.state == "loading" and self._still_comes(one)):
+                busy = self._observation(one.node).running >= one.slots
+                found.append(Replica(one.signer, one.state == "warm", one.slots, busy))
+            if one.state == "warm":
+                self._coming.pop((model, one.signer), None)
         return tuple(found)
+
+    def _still_comes(self, offer: Candidate) -> bool:
+        """Whether a replica that is said to load has not been loading for too long.
+
+        The time runs on if that is taken back and said again: or saying so now and then would keep
+        everybody else from acting.
+        """
+        now, key = trio.current_time(), (offer.model, offer.signer)
+        since = self._coming.get(key, now)
+        if now - since > _FORGIVEN * LIMITS.placement_coming_seconds:
+            since = now
+        self._coming[key] = since
+        while len(self._coming) > LIMITS.placement_remembered_max:
+            del self._coming[next(iter(self._coming))]
+        return now - since <= LIMITS.placement_coming_seconds
 
     def holders(self, model: str) -> frozenset[str]:
         """DIDs of those that have the files of a model, or need none, and are alive."""
