@@ -211,6 +211,11 @@ class CancelToken:
         """Call `hook`, from the computing thread, at each `advance`; it has to be quick."""
         self._advanced = hook
 
+    def over(self) -> None:
+        """The run has ended: whatever it hooked on goes now, and not when garbage is collected."""
+        with self._lock:
+            self._hooks, self._advanced = [], None
+
     def advance(self) -> None:
         """Say that something was computed: a layer, a token, a batch. Never where work only waits.
 

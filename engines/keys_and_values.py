@@ -8,10 +8,14 @@ import contextlib
 import mmap
 from collections.abc import Sequence
 from math import prod
+from typing import Final
 
 import numpy as np
 
 from aigrid.engines.gguf_quant import Floats
+from aigrid.protocol.limits import LIMITS
+
+_SPARE_BYTES: Final = LIMITS.worker_headroom_bytes // 4
 
 
 class Past:
@@ -28,7 +32,8 @@ class Past:
             OSError: there is none.
         """
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._memory = mmap.mmap(-1, 4 * len(names) * prod(shape), flags=private)
+        with mmap.mmap(-1, _SPARE_BYTES, flags=private):  # so much has to be left for computing
+            self._memory = mmap.mmap(-1, 4 * len(names) * prod(shape), flags=private)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):  # which would take megabytes for the first position
             with contextlib.suppress(OSError):
                 self._memory.madvise(mmap.MADV_NOHUGEPAGE)

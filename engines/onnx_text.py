@@ -36,7 +36,8 @@ from aigrid.engines.base import (
     check_options,
     wrong_task,
 )
-from aigrid.engines.batching import Batch, BatchedSequence
+from aigrid.engines.batched_sequence import BatchedSequence
+from aigrid.engines.batching import Batch
 from aigrid.engines.counting import Tally
 from aigrid.engines.devices import devices, resident_bytes
 from aigrid.engines.graph_cache import content_key, discard, graph_directory

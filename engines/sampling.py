@@ -15,11 +15,13 @@ from aigrid.protocol.errors import Code, EngineError
 
 Logits = npt.NDArray[np.float32]
 NEAR_TIE: Final = 0.5
-"""The margin between the two likeliest tokens, in logits, below which two right computations of the
-same text may choose differently.
+"""The margin between the two likeliest tokens, in logits or natural log-probabilities, below which
+two right computations of the same text may choose differently.
 
-Measured on the starter model (Q4_1, inputs rounded to 8 bits) by `scripts/bench/batching.py`, as
-the margin where the same text in other chunks had another likeliest token.
+Measured by `scripts/bench/batching.py` on the starter model (Q4_1, inputs rounded to 8 bits, which
+makes much of the last bits): where an answer so far was computed in chunks, not token by token, 5
+of 296 positions had another likeliest token, at margins of up to 0.43. Beside other conversations
+none of 512 tokens was another one, nor was any bit of its logits.
 """
 _KEY_MASK: Final = (1 << 128) - 1
 _STRIDE: Final = 256

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import faulthandler
 import os
-import queue
 import socket
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from aigrid.engines.base import (
 )
 from aigrid.engines.devices import hardware
 from aigrid.engines.draft import to_wire
+from aigrid.engines.hands import Hands
 from aigrid.engines.registry import factory_of, load_engine, preimports, probe
 from aigrid.engines.upstream.address import ports_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
@@ -44,39 +44,6 @@ from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 256 * 1024
 JOINED_MAX_BYTES = 64 * 1024  # beyond, copying costs more than a second call of the system
-
-
-class Hands:
-    """Calls in threads, so many at once; further ones wait their turn. They end with the process.
-
-    An executor would do; this one wakes a thread and nothing else, and a request waits for that.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._started = 0
-        self._idle = 0
-        self._lock = threading.Lock()
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-
-    def submit(self, call: Callable[[], None]) -> None:
-        """Have it called; it must not raise. For one thread only."""
-        self._calls.put(call)
-        with self._lock:
-            # Who worked before has its memory warm, so a new thread is the second choice.
-            if self._idle:
-                self._idle -= 1
-                return
-            if self._started == self._count:
-                return
-            self._started += 1
-        threading.Thread(target=self._work, daemon=True).start()
-
-    def _work(self) -> None:
-        while True:
-            self._calls.get()()
-            with self._lock:
-                self._idle += 1
 
 
 class Outbox:
@@ -293,6 +260,7 @@ class Host:
 
     def _infer(self, job_id: int, request: InferRequest, job: Job) -> None:
         self._guarded(job_id, lambda: self._stream(job_id, request, job))
+        job.cancel.over()
 
     def _stream(self, job_id: int, request: InferRequest, job: Job) -> None:
         if self._engine is None:

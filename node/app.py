@@ -252,6 +252,7 @@ class Node:
             now_ms=self.now_ms,
             rng=world.rng,
             summon=self.placement.summon,
+            own_problem=self.placement.why_not,
         )
 
     def _wire(self) -> None:

@@ -100,6 +100,12 @@ class Placement:
         """Model id -> why this node does or does not host a model that is wanted."""
         return {model: str(told) for model, told in sorted(self.placing.view().items())}
 
+    def why_not(self, model: str) -> str:
+        """Why this node does not serve a model now, or "": what it has, and what it might bring."""
+        if self.held(model):
+            return self._node.hosting.problem(model)
+        return self.view().get(model, "")
+
     # -- `Machine`
 
     def formats(self) -> Collection[str]:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from aigrid.protocol.limits import MIB
-
 ENVIRONMENT_KEPT: Final = frozenset(
     {
         *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "TMP"),
@@ -19,10 +17,6 @@ ENVIRONMENT_KEPT: Final = frozenset(
 QUIET: Final = {"ORT_DISABLE_TELEMETRY": "1"}
 """Newer onnxruntimes make an id of the machine and keep a database of events, to be sent off."""
 
-FRUGAL: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 * MIB)}
-"""Large pieces go back to the system at once. Left to itself, glibc keeps ever larger ones, and
-what several threads free becomes holes: two of them came to 175 MiB, and to 135 with this."""
-
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 ORDERED: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -32,4 +26,4 @@ ORDERED: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 def worker_environment(more: Mapping[str, str]) -> dict[str, str]:
     """What of this process's environment a worker gets, and `more`."""
     kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
-    return {**kept, **QUIET, **ORDERED, **FRUGAL, **more}
+    return {**kept, **QUIET, **ORDERED, **more}

@@ -12,6 +12,8 @@ back. `refused.network` of its status counts `gossip_lost` and `gossip_taken`.
 
 Quiet: what it would publish is dropped and what belongs to repair is refused, so that what is found
 is found by typed query. With `--without-hints` it does not give itself as a hint in the DHT either.
+
+Flipping: of every chunk of a model that it gives to others one bit is wrong.
 """
 
 import argparse
@@ -28,12 +30,14 @@ import trio
 
 from aigrid.node.cli import main as aigrid
 from aigrid.node.discovery.sync import RecordSync
+from aigrid.node.mesh import weights_giving
 from aigrid.node.network import libp2p_transport
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.protocol.errors import Code, LocalError
 
 _ENTRY = (sys.executable, "-P", str(Path(__file__).resolve()))
 QUIET = (*_ENTRY, "--quiet", "--")
+FLIPPING = (*_ENTRY, "--flip", "--")
 QUIET_WITHOUT_HINTS = (*_ENTRY, "--quiet", "--without-hints", "--")
 
 
@@ -91,6 +95,17 @@ async def _refuse(*_args: Any, **_options: Any) -> NoReturn:
     raise LocalError("this node repairs nothing", Code.RATE_LIMITED)
 
 
+def _flip() -> None:
+    right = weights_giving.read_chunk
+
+    def wrong(*args: Any) -> bytes:
+        data = bytearray(right(*args))
+        data[len(data) // 2] ^= 1
+        return bytes(data)
+
+    setattr(weights_giving, right.__name__, wrong)
+
+
 def _silence(*, hints: bool) -> None:
     for owner, name, function in (
         (Libp2pTransport, "publish", _drop),
@@ -107,11 +122,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--without-hints", action="store_true")
+    parser.add_argument("--flip", action="store_true")
     end = sys.argv.index("--")
     fault = parser.parse_args(sys.argv[1:end])
     del sys.argv[1 : end + 1]
     if fault.quiet:
         _silence(hints=not fault.without_hints)
+    if fault.flip:
+        _flip()
     transport = partial(LossyTransport, share=fault.lose, rng=random.Random(fault.seed))
     with mock.patch.object(libp2p_transport, "Libp2pTransport", transport):
         return aigrid()

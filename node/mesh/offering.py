@@ -56,7 +56,7 @@ class Offering:
         found = []
         for model in self._models.list():
             manifest = self.manifest(model)
-            if manifest is not None and not self._problem(model):
+            if manifest is not None and not self.problem(model):
                 state: OfferState = states.get(model, "on_disk")
                 slots = min(self._pool.slots(model), LIMITS.slots_max) or 1
                 found.append(Offer(model, manifest.content_id, state, slots))
@@ -81,7 +81,7 @@ class Offering:
         return [
             {"model": model, "name": self.name(model), "problem": problem}
             for model in self._models.list()
-            if (problem := self._problem(model))
+            if (problem := self.problem(model))
         ]
 
     def offered(self, model: str) -> bool:
@@ -89,7 +89,7 @@ class Offering:
         return (
             model in self._models.list()
             and self.manifest(model) is not None
-            and not self._problem(model)
+            and not self.problem(model)
         )
 
     def trusted(self, model: str) -> bool:
@@ -134,7 +134,7 @@ class Offering:
         """Whether the operator named its issuer as a publisher whose models may run code."""
         return manifest.issuer in self._trusted_publishers
 
-    def _problem(self, model: str) -> str:
+    def problem(self, model: str) -> str:
         """Why a model is not offered now, or "". One that does not run here may still be given."""
         return self._barred(model) or self.watch.problem(model) or self._pool.problem(model)
 

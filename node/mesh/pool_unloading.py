@@ -66,7 +66,6 @@ class Unloading:
         What is loading is broken off; nothing of it is left when this returns.
         """
         replicas = list(entry.replicas)
-        entry.wish_seconds = None
         for one in replicas:
             self.drop(one)
         loading = [one for one in replicas if not one.settled.is_set()]
@@ -84,6 +83,8 @@ class Unloading:
             entry.replicas.remove(replica)
             self._on_change()
         if not entry.replicas:
+            # They were for what is unloaded now.
+            entry.wish_seconds, entry.others_wish_seconds = None, 0.0
             entry.dismiss()
 
     def forget(self, replica: Replica) -> None:

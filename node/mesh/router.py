@@ -52,7 +52,8 @@ class Router:
     """Implements `Inference` over the grid.
 
     `reach(wanted)` may bring candidates in from other nodes, when the index has none;
-    `summon(unmet)` may bring a node to serve, when none does.
+    `summon(unmet)` may bring a node to serve, when none does. `own_problem(model)` says why this
+    node does not serve a model that it could, or "".
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Router:
         now_ms: NowMs,
         rng: random.Random,
         summon: Summon = nobody_comes,
+        own_problem: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._own_peer_id = own_peer_id
         self._graph = graph
@@ -78,6 +80,7 @@ class Router:
         self._rotation_waits_for = rotation_waits_for
         self._now_ms = now_ms
         self._summon = summon
+        self._own_problem = own_problem
         self._serving = serving
         self._candidates = Candidates(
             own_peer_id=own_peer_id,
@@ -164,7 +167,7 @@ class Router:
             wanted = self._unmet(model, capability, ranking, tried.problem)
             if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
                 break
-        raise self._nobody(model or capability, tried.problem, ranking)
+        raise self._nobody(model, capability, tried.problem, ranking)
 
     async def _summoned(self, wanted: Unmet, waiting: Waiting, deadline: float) -> bool:
         """Summon, and tell who waits what for: he hears that, too, if it takes too long."""
@@ -260,7 +263,10 @@ class Router:
         model_id = self.resolve(model) if model else ""
         return unmet(ranking, problem, model=model_id, capability=capability, name=model)
 
-    def _nobody(self, what: str, problem: AigridError | None, ranking: Ranking) -> AigridError:
+    def _nobody(
+        self, model: str, capability: str, problem: AigridError | None, ranking: Ranking
+    ) -> AigridError:
+        what = model or capability
         if problem is not None and problem.code is Code.NOT_MEMBER:
             return self.own_trouble() or problem  # which knows why
         if problem is not None and (problem.code in TOLD or problem.code in POLICY):
@@ -275,8 +281,10 @@ class Router:
                 Code.BUSY,
                 retry_after_seconds=retry_after_seconds,
             )
+        own = self._own_problem(self.resolve(model)) if model else ""
         return NoCandidateError(
-            f"no live node can serve {what!r} now", retry_after_seconds=retry_after_seconds
+            f"no live node can serve {what!r} now" + (f"; this node: {own}" if own else ""),
+            retry_after_seconds=retry_after_seconds,
         )
 
     def own_trouble(self) -> AigridError | None:

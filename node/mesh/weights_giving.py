@@ -149,7 +149,7 @@ class WeightsGiving:
             for number in range(part.first, part.first + part.count):
                 expected = b"" if untouched else raw[number * DIGEST_BYTES :][:DIGEST_BYTES]
                 length = min(size, file.bytes - number * size)
-                read = partial(_read, descriptor, number * size, length, expected, file)
+                read = partial(read_chunk, descriptor, number * size, length, expected, file)
                 chunk = await models.run_blocking(read)
                 await self._send(peer_id, chunk, send)
         finally:
@@ -178,7 +178,7 @@ class WeightsGiving:
         self._pace.take(trio.current_time(), count)
 
 
-def _read(descriptor: int, at: int, length: int, expected: bytes, file: ModelFile) -> bytes:
+def read_chunk(descriptor: int, at: int, length: int, expected: bytes, file: ModelFile) -> bytes:
     """A chunk; its hash is looked at where there is one `expected`."""
     try:
         data = os.pread(descriptor, length, at)

@@ -38,7 +38,7 @@ from scripts.nodes import NodeProcess, stop_all, stream_chat, wait_for
 from tests.engines.texts import inside, load
 
 from aigrid.engines.base import CancelToken
-from aigrid.engines.batching import BatchedSequence
+from aigrid.engines.batched_sequence import BatchedSequence
 from aigrid.engines.onnx_decoder import Run
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.engines.sampling import NEAR_TIE, Logits

@@ -28,7 +28,7 @@ from tests.engines.texts import ask, inside, source
 
 from aigrid.engines import gguf
 from aigrid.engines.base import CancelToken
-from aigrid.engines.batching import BatchedSequence
+from aigrid.engines.batched_sequence import BatchedSequence
 from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Run
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.protocol.inference import ChatMessage

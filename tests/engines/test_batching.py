@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engines.batch_doubles import FAILS, NO_NUMBER, FakeRows, Request, likeliest
 
-from aigrid.engines.batching import Batch, BatchedSequence
+from aigrid.engines.batched_sequence import BatchedSequence
+from aigrid.engines.batching import Batch
 from aigrid.protocol.errors import Code, EngineError
 
 CHUNK = 4

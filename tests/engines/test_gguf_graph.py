@@ -12,7 +12,7 @@ from tests.engines.texts import inside, source
 
 from aigrid.engines import gguf, progress
 from aigrid.engines.base import CancelToken
-from aigrid.engines.batching import BatchedSequence
+from aigrid.engines.batched_sequence import BatchedSequence
 from aigrid.engines.llama import read_config
 from aigrid.engines.onnx_decoder import Run
 from aigrid.engines.onnx_text import OnnxTextEngine

@@ -11,7 +11,7 @@ import pytest
 from tests.engines.gguf_writer import ENDING, tiny_llama, write
 from tests.engines.texts import ask, inside, load, source, stream
 
-from aigrid.engines import onnx_decoder, onnx_text, text_generate
+from aigrid.engines import keys_and_values, onnx_decoder, onnx_text, text_generate
 from aigrid.engines.base import CancelToken, Engine, ModelSource
 from aigrid.engines.contract import EngineContract
 from aigrid.engines.onnx_text import OnnxTextEngine
@@ -309,7 +309,7 @@ def test_memory_that_is_not_there_is_a_typed_error(
 def test_rows_that_cannot_be_reserved_are_fewer_slots(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = onnx_decoder.Past
+    real = keys_and_values.Past
 
     def past(names: list[str], shape: tuple[int, int, int, int]) -> Any:
         if shape[0] > 2:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.engines.texts import ask, inside, load, source
 
 from aigrid.engines.base import CancelToken
 from aigrid.engines.onnx_text import OnnxTextEngine
+from aigrid.engines.sampling import NEAR_TIE
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import ChatMessage, Finish, TextRequest
 
@@ -59,6 +61,23 @@ def test_a_continuation_is_the_rest_of_the_answer(engine: OnnxTextEngine, fields
     assert rest == ids[15:]
     assert finish.completion_tokens == 25
     assert text
+
+
+def test_chats_at_once_say_what_each_says_alone_up_to_a_near_tie(engine: OnnxTextEngine) -> None:
+    chats = [(ChatMessage("user", f"Tell a story about {n} foxes."),) for n in range(2, 6)]
+
+    def say(messages: Any) -> Any:
+        return ask(engine, messages=messages, max_tokens=16, top_logprobs=2)
+
+    alone = [say(messages) for messages in chats]
+    with ThreadPoolExecutor(len(chats)) as pool:
+        together = list(pool.map(say, chats))
+    for (_, ids, logprobs, _), (_, others, _, _) in zip(alone, together, strict=True):
+        pairs = enumerate(zip(ids, others, strict=False))
+        differs = next((n for n, (one, other) in pairs if one != other), None)
+        if differs is not None:
+            first, second = logprobs[differs].top
+            assert first[2] - second[2] < NEAR_TIE
 
 
 def test_a_stop_string_that_spans_tokens_is_not_said(engine: OnnxTextEngine) -> None:

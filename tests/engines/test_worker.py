@@ -1,9 +1,12 @@
 """What node and worker say to each other, and how a worker sends it."""
 
+import gc
 import socket
 import threading
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -12,10 +15,11 @@ from hypothesis import strategies as st
 from tests.engines.doubles import source
 
 from aigrid.engines import ipc
-from aigrid.engines.base import Estimate
-from aigrid.engines.worker import Job, Outbox
+from aigrid.engines.base import CancelToken, Estimate
+from aigrid.engines.echo import EchoEngine
+from aigrid.engines.worker import Host, Job, Outbox
 from aigrid.protocol.errors import Code
-from aigrid.protocol.inference import Finish, TextChunk, TextRequest
+from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS
 
 ORDERS: tuple[ipc.Order, ...] = (
@@ -170,3 +174,28 @@ def test_a_job_waits_for_credit_and_a_cancel_sets_it_free() -> None:
     job.cancel.cancel()
     thread.join(timeout=5)
     assert not thread.is_alive()
+
+
+class Hooked(EchoEngine):
+    """Hooks something large on a request, as runtimes do that have to be told of a cancel."""
+
+    held: ClassVar["list[weakref.ref[Hooked]]"] = []
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        large = Hooked()
+        self.held.append(weakref.ref(large))
+        cancel.on_cancel(large.unload)
+        yield Finish("stop")
+
+
+def test_a_finished_request_leaves_nothing_to_the_garbage_collector() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        host = Host(theirs, None)
+        host._engine = Hooked()
+        gc.disable()
+        try:
+            host._infer(1, TextRequest(prompt="x"), Job())
+            assert [one() for one in Hooked.held] == [None]
+        finally:
+            gc.enable()

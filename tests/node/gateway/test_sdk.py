@@ -30,7 +30,7 @@ from aigrid.protocol.errors import (
     NoCandidateError,
     RemoteError,
 )
-from aigrid.protocol.inference import Finish, TextChunk, TokenLogprob
+from aigrid.protocol.inference import Finish, TaskChunk, TextChunk, TokenLogprob
 from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
@@ -325,3 +325,27 @@ async def test_patience_and_keep_alive_come_from_headers_and_the_body() -> None:
     ]
     kept = [waiting.keep_alive_seconds for waiting in mesh.waiting]
     assert kept == [None, None, 5400.0, math.inf, 0.0]
+
+
+async def test_embeddings_and_tasks_wait_and_wish_as_well() -> None:
+    mesh = ScriptedMesh(((TaskChunk(b"[[1.0]]"),), (Finish("stop", 1, 0),)))
+    headers = {"x-aigrid-patience": "9"}
+    async with sdk(mesh) as client:
+        await client.embeddings.create(
+            model=NAME, input="hi", extra_headers=headers, extra_body={"keep_alive": "1m"}
+        )
+        task = {"input": ["hi"], "keep_alive": 5}
+        await client.post(
+            "../aigrid/v1/tasks/feature-extraction",
+            cast_to=object,
+            body=task,
+            options={"headers": headers},
+        )
+        mesh.script, mesh.before_first, mesh.loading = (), 9.0, ("loading: 45 %",)
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.embeddings.create(
+                model=NAME, input="hi", extra_headers={"x-aigrid-patience": "0"}
+            )
+    assert caught.value.code == "loading"
+    assert mesh.patience == [9, 9, 0]
+    assert [waiting.keep_alive_seconds for waiting in mesh.waiting] == [60.0, 5.0, None]

@@ -110,3 +110,22 @@ async def test_signs_of_life_alone_are_a_timeout(tmp_path: Path, autojump_clock:
                 raise AssertionError
         waited = trio.current_time() - began
         assert LIMITS.answer_silence_seconds <= waited < LIMITS.answer_silence_seconds + 30
+
+
+async def test_where_nobody_serves_a_model_the_error_says_why_this_node_does_not(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        sim = Simulation(2, tmp_path, nursery)
+        alone = (await sim.start("alone")).node
+        model = await sim.publish_echo("alone", "parrot")
+        alone.hosting.watch.problem = lambda _: "its server is down"  # type: ignore[method-assign, assignment]
+        alone.announcer.announce()
+        request = TextRequest(prompt="hello there")
+        with pytest.raises(AigridError, match="this node: its server is down") as caught:
+            async with alone.router.infer(
+                model, request, request_id="request-1", patience_seconds=1
+            ):
+                pass
+        assert caught.value.code is Code.NO_CANDIDATE
+        nursery.cancel_scope.cancel()
