@@ -5,6 +5,7 @@ as alive, or everybody would rank only those it is connected to. Their operators
 free memory are not known: whoever looks able is taken to be.
 """
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
@@ -22,6 +23,7 @@ from aigrid.protocol.kinds import DemandBody, MembershipBody, ModelBody, NodeBod
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
+_peer_id = functools.lru_cache(maxsize=16384)(peer_id_of_did)
 _FORGIVEN: Final = 4  # times that a replica may load; then its node's word counts again
 
 
@@ -64,7 +66,7 @@ class Sight:
 
     def seen(self, did: str) -> bool:
         """Whether a node may be alive: it was never met, or answers."""
-        return self._observation(peer_id_of_did(did)).alive
+        return self._observation(_peer_id(did)).alive
 
     def alone(self) -> bool:
         """Whether no other member is there."""
@@ -164,7 +166,7 @@ class Sight:
 
     @property
     def _own_peer_id(self) -> str:
-        return peer_id_of_did(self._graph.own_did)
+        return _peer_id(self._graph.own_did)
 
     def _observation(self, peer_id: str) -> Observation:
         if peer_id == self._own_peer_id:
