@@ -81,6 +81,7 @@ class Placement:
             patience_seconds=chosen.keep_after_seconds,
             bring=self._bring,
             held=self.held,
+            room=self._room,
             now_ms=now_ms,
             rng=rng,
         )
@@ -142,6 +143,11 @@ class Placement:
             await self._weights.fetch(model, manifest, progress=self._tell(model))
         else:
             await self._node.hosting.take_in(manifest, {})
+
+    def _room(self) -> int:
+        """Bytes that fetched models may take besides those that are here."""
+        taken = sum(self._node.weights.cache.fetched().values())
+        return self._node.config.weights.cache_bytes - taken
 
     def _changed(self) -> None:
         self._node.announcer.poke()

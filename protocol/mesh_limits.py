@@ -100,6 +100,7 @@ class MeshLimits:
     placement_step_seconds: float = limit(3.0, "in which those that may act become twice as many")
     placement_settle_seconds: float = limit(5.0, "after replicas came or went, before the next")
     placement_coming_seconds: float = limit(300.0, "a replica that loads counts as one")
+    placement_remembered_max: int = limit(4096, "replicas that loaded, of all models")
     placement_pause_seconds: float = limit(60.0, "after acting in vain; twice as long each time")
     placement_pause_max_seconds: float = limit(3600.0, "longest such pause")
     placement_acts_max: int = limit(2, "models that a node brings or loads unasked at once")

@@ -37,10 +37,14 @@ class Keeping:
         patience_seconds: float,
         bring: Callable[[str, Record], Awaitable[object]],
         held: Callable[[str], bool],
+        room: Callable[[], int],
         now_ms: NowMs,
         rng: random.Random,
     ) -> None:
-        """`bring(model, manifest)` gets the files here; `held(model)`: they are."""
+        """`bring(model, manifest)` gets the files here; `held(model)`: they are.
+
+        `room()`: bytes that fetched models may still take; nothing goes to make room for others.
+        """
         self._graph = graph
         self._sight = sight
         self._bringable = bringable
@@ -49,6 +53,7 @@ class Keeping:
         self._check_seconds = min(LIMITS.seeds_check_seconds, max(1.0, patience_seconds))
         self._bring = bring
         self._held = held
+        self._room = room
         self._now_ms = now_ms
         self._rng = rng
         self._short_since: dict[str, float] = {}
@@ -70,9 +75,14 @@ class Keeping:
         for model, (manifest, turn) in short.items():
             since = self._short_since.setdefault(model, trio.current_time())
             due = since + self._patience_seconds + turn
-            if trio.current_time() >= due and not self._bringable.problem(manifest, (), load=False):
+            if trio.current_time() >= due and self._may(manifest):
                 await self._keep(model, manifest)
                 return
+
+    def _may(self, manifest: Record) -> bool:
+        if self._bringable.cost(manifest, load=False).fetched > self._room():
+            return False
+        return not self._bringable.problem(manifest, (), load=False)
 
     def _short(self) -> list[tuple[str, tuple[Record, float]]]:
         """Models on this node's list that too few have, and how long to leave them to others."""

@@ -5,9 +5,10 @@ as alive, or everybody would rank only those it is connected to. Their operators
 free memory are not known: whoever looks able is taken to be.
 """
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -21,6 +22,9 @@ from aigrid.protocol.identity import peer_id_of_did
 from aigrid.protocol.kinds import DemandBody, MembershipBody, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
+
+_peer_id = functools.lru_cache(maxsize=16384)(peer_id_of_did)
+_FORGIVEN: Final = 4  # times that a replica may load; then its node's word counts again
 
 
 class Met(Protocol):
@@ -62,7 +66,7 @@ class Sight:
 
     def seen(self, did: str) -> bool:
         """Whether a node may be alive: it was never met, or answers."""
-        return self._observation(peer_id_of_did(did)).alive
+        return self._observation(_peer_id(did)).alive
 
     def alone(self) -> bool:
         """Whether no other member is there."""
@@ -107,20 +111,29 @@ class Sight:
 
     def replicas(self, model: str) -> tuple[Replica, ...]:
         """Of live nodes, ours included. One that never arrives is none after a while."""
-        now = trio.current_time()
-        offers = [one for one in self._offers(model) if one.state in ("warm", "loading")]
-        coming = {(model, one.signer) for one in offers if one.state == "loading"}
-        for key in [key for key in self._coming if key[0] == model and key not in coming]:
-            del self._coming[key]
         found = []
-        for one in offers:
-            if one.state == "loading":
-                since = self._coming.setdefault((model, one.signer), now)
-                if now - since > LIMITS.placement_coming_seconds:
-                    continue
-            busy = self._observation(one.node).running >= one.slots
-            found.append(Replica(one.signer, one.state == "warm", one.slots, busy))
+        for one in self._offers(model):
+            if one.state == "warm" or (one.state == "loading" and self._still_comes(one)):
+                busy = self._observation(one.node).running >= one.slots
+                found.append(Replica(one.signer, one.state == "warm", one.slots, busy))
+            if one.state == "warm":
+                self._coming.pop((model, one.signer), None)
         return tuple(found)
+
+    def _still_comes(self, offer: Candidate) -> bool:
+        """Whether a replica that is said to load has not been loading for too long.
+
+        The time runs on if that is taken back and said again: or saying so now and then would keep
+        everybody else from acting.
+        """
+        now, key = trio.current_time(), (offer.model, offer.signer)
+        since = self._coming.get(key, now)
+        if now - since > _FORGIVEN * LIMITS.placement_coming_seconds:
+            since = now
+        self._coming[key] = since
+        while len(self._coming) > LIMITS.placement_remembered_max:
+            del self._coming[next(iter(self._coming))]
+        return now - since <= LIMITS.placement_coming_seconds
 
     def holders(self, model: str) -> frozenset[str]:
         """DIDs of those that have the files of a model, or need none, and are alive."""
@@ -153,7 +166,7 @@ class Sight:
 
     @property
     def _own_peer_id(self) -> str:
-        return peer_id_of_did(self._graph.own_did)
+        return _peer_id(self._graph.own_did)
 
     def _observation(self, peer_id: str) -> Observation:
         if peer_id == self._own_peer_id:

@@ -43,7 +43,7 @@ class _Line:
 
 
 class Summoner:
-    """Implements `Summon`; `run` is a service. `fetchable(model)`: see `_may_come`."""
+    """Implements `Summon`; `run` is a service."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Summoner:
         self._now_ms = now_ms
         self._lines: dict[_Key, _Line] = {}
         self._filled = trio.Event()
+        self._chosen: dict[str, tuple[float, Record | None]] = {}
 
     @property
     def waiting(self) -> int:
@@ -140,16 +141,30 @@ class Summoner:
                 line.sent.append(now)
 
     def _manifest(self, unmet: Unmet) -> Record | None:
-        """Of what is to be wanted: of a capability, a model that somebody has."""
-        now_ms, index = self._now_ms(), self._graph.index
+        """Of what is to be wanted: of a capability, a model that somebody has.
+
+        That is looked up anew after a while only, for it takes all models that there are.
+        """
         if unmet.model:
-            return max(index.manifests_of(unmet.model, now_ms), key=lambda m: m.rank, default=None)
+            found = self._sight.manifests(unmet.model)
+            return max(found, key=lambda manifest: manifest.rank, default=None)
+        now = trio.current_time()
+        since, chosen = self._chosen.get(unmet.capability, (float("-inf"), None))
+        if now - since >= LIMITS.placement_look_seconds:
+            chosen = self._choose(unmet.capability)
+            self._chosen[unmet.capability] = now, chosen
+            while len(self._chosen) > LIMITS.placement_models_max:
+                del self._chosen[next(iter(self._chosen))]
+        return chosen
+
+    def _choose(self, capability: str) -> Record | None:
+        now_ms, index = self._now_ms(), self._graph.index
         found = [
             (len(self._sight.holders(one.model)), one.model, manifest)
             for one in index.models(now_ms)
             for manifest in one.manifests
             if isinstance(manifest.body, ModelBody)
-            and unmet.capability in index.concepts.satisfied(manifest.body.capabilities)
+            and capability in index.concepts.satisfied(manifest.body.capabilities)
         ]
         able = [one for one in found if self._may_come(one[2])]
         wanted = self._demands.counts()  # what others wait for already comes sooner

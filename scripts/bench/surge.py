@@ -1,6 +1,6 @@
 """A surge of requests for one model: its replicas go from one to several, and back to one.
 
-    python scripts/bench/surge.py --clients 24 --seconds 60      (quick: --tiny --seconds 20)
+    python scripts/bench/surge.py --clients 24 --seconds 60      (quick: --quick)
 
 Four real nodes. The first publishes SmolLM2 and has it loaded; the others have nothing, and trust
 it. `--clients` at once ask through the last node's gateway, one request after the other, for
@@ -66,13 +66,15 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=48, help="of an answer")
-    parser.add_argument("--tiny", action="store_true", help="a model of some kilobytes")
+    parser.add_argument("--quick", action="store_true", help="16 clients for 25 seconds")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.clients, arguments.seconds = 16, 25
     root = Path(tempfile.mkdtemp(prefix="aigrid-surge-"))
     nodes = [node_of(root / f"n{number}") for number in range(4)]
     try:
         form_grid(nodes)
-        return Surge(nodes, arguments).run(root)
+        return Surge(nodes, arguments).run()
     except NodeFailedError as error:
         print(f"Failed: {error}", file=sys.stderr)
         return 1
@@ -99,8 +101,8 @@ class Surge:
         self.asking = True
         self.before: set[str] = set()
 
-    def run(self, root: Path) -> int:
-        publish(root, self.nodes[0], tiny=self.arguments.tiny)
+    def run(self) -> int:
+        self.nodes[0].cli("models", "fetch", MODEL, timeout_seconds=600)
         wait_for(self.warm_after_asking, timeout_seconds=120, what="the first replica")
         self.began = time.monotonic()
         clients = [
@@ -165,16 +167,6 @@ class Surge:
         for lost in seen.lost[:5]:
             print(lost, file=sys.stderr)
         return 0 if not seen.lost and seen.most > 1 and left == 1 else 1
-
-
-def publish(root: Path, node: NodeProcess, *, tiny: bool) -> None:
-    if not tiny:
-        node.cli("models", "fetch", MODEL, timeout_seconds=600)
-        return
-    from tests.engines.gguf_writer import tiny_llama, write
-
-    path = str(write(root, tiny_llama()))
-    node.cli("publish", path, "--capability", "text-generation", "--name", MODEL)
 
 
 def chat(node: NodeProcess, tokens: int) -> Chat:

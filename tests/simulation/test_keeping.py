@@ -10,6 +10,7 @@ from tests.simulation.heavy import content, heavy_grid, publish_heavy
 from trio.testing import MockClock
 
 from aigrid.node.placement_settings import PlacementConfig
+from aigrid.node.weights_settings import WeightsConfig
 from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.limits import LIMITS, MIB
 
@@ -113,3 +114,16 @@ async def test_a_wanted_model_is_fetched_from_who_keeps_it_and_served_by_a_third
     assert served_by == sim.nodes["host"].node.identity.peer_id
     assert having(sim, model) == {"keeper", "host"}
     assert asker.placement.summon.waiting == 0
+
+
+async def test_nothing_that_is_here_makes_room_for_what_is_only_kept(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    weights = WeightsConfig(cache_bytes=7 * MIB, replicas_min=0)
+    await heavy_grid(sim, *"ab", placement=PlacementConfig("members"), weights=weights)
+    models = [await publish_heavy(sim, "a", DATA, called=f"m{n}") for n in range(5)]
+    await trio.sleep(1200)
+    kept = [model for model in models if "b" in having(sim, model)]
+    assert len(kept) == 2
+    await trio.sleep(1200)
+    assert kept == [model for model in models if "b" in having(sim, model)]

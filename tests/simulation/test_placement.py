@@ -17,7 +17,7 @@ from aigrid.node.mesh.placement import Host, ranking, turn_seconds
 from aigrid.node.placement_settings import PlacementConfig
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import DemandBody, Kind, WantedModel
+from aigrid.protocol.kinds import DemandBody, Kind, Offer, WantedModel
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Records, encode
 from aigrid.protocol.record import build
@@ -248,3 +248,41 @@ async def test_when_the_first_ranked_cannot_the_next_does_after_its_turn(
     assert name_of(sim, served_by) not in broken
     assert trio.current_time() - began < turn_seconds(4, 1) + 5
     assert asker.placement.demands.counts() == {}
+
+
+@pytest.mark.parametrize("takes_back", [False, True])
+async def test_a_member_that_only_says_it_loads_holds_nobody_up_for_ever(
+    sim: Simulation, autojump_clock: MockClock, *, takes_back: bool
+) -> None:
+    await grid(sim, 6)
+    model = await sim.publish_echo(PUBLISHER, "parrot")
+    await trio.sleep(5)
+    sim.kill(PUBLISHER)
+    liar, asker = sim.nodes["n03"].node, sim.nodes["n05"].node
+    (manifest,) = liar.graph.manifests_of(model, sim.now_ms())
+    lie = Offer(model, manifest.content_id, "loading", slots=0)
+    scope = trio.CancelScope()
+
+    def say(*offers: Offer) -> None:
+        liar.announcer._offers = lambda: offers
+        liar.announcer.poke()
+
+    async def lying() -> None:
+        with scope:
+            say(lie)
+            while takes_back:  # now and then, so that it looks new
+                await trio.sleep(20)
+                say()
+                await trio.sleep(0.2)
+                say(lie)
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lying)
+        await trio.sleep(1)
+        wanted = asker.placement.demands.waiting(model, manifest.content_id)
+        with wanted:
+            await eventually(lambda: warm(sim, model), seconds=400)
+        scope.cancel()
+    assert warm(sim, model) != ["n03"]
+    assert trio.current_time() - began < LIMITS.placement_coming_seconds + 30
