@@ -34,15 +34,15 @@ from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
 from aigrid.node.known_engines import KnownEngines
-from aigrid.node.mesh.bringing import Bringing, Fit
-from aigrid.node.mesh.fitting import fit
-from aigrid.node.mesh.hosting import Hosting
-from aigrid.node.mesh.hub import Hub
-from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.progress import LoadProgress
-from aigrid.node.mesh.router import Router
+from aigrid.node.mesh.pool.fitting import fit
+from aigrid.node.mesh.pool.progress import LoadProgress
+from aigrid.node.mesh.routing.router import Router
 from aigrid.node.mesh.serving import Serving
-from aigrid.node.mesh.succession import take_over
+from aigrid.node.mesh.shelf.bringing import Bringing, Fit
+from aigrid.node.mesh.shelf.hosting import Hosting
+from aigrid.node.mesh.shelf.hub import Hub
+from aigrid.node.mesh.shelf.models import LocalModels
+from aigrid.node.mesh.shelf.succession import take_over
 from aigrid.node.network.streams import RpcClient, RpcServer
 from aigrid.node.network.transport import JOIN_PROTOCOL, RPC_PROTOCOL
 from aigrid.node.placement_setup import Placement

@@ -10,8 +10,8 @@ from msgspec import Meta
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.keep_alive import keep_alive_seconds
-from aigrid.node.mesh.answer import Answer
-from aigrid.node.mesh.waiting import Waiting, following
+from aigrid.node.mesh.routing.answer import Answer
+from aigrid.node.mesh.routing.waiting import Waiting, following
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.policy_commands import wishes
 from aigrid.protocol.errors import AigridError, Code

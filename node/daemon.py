@@ -25,7 +25,7 @@ from aigrid.node.former_keys import delegated_to
 from aigrid.node.gateway_setup import gateway_of
 from aigrid.node.key_change import pending_rotation
 from aigrid.node.key_file import Passphrase
-from aigrid.node.mesh.model_copy import in_thread
+from aigrid.node.mesh.shelf.copying import in_thread
 from aigrid.node.pool_setup import spare_settings
 from aigrid.node.query_process import start_child
 from aigrid.node.workers import ProcessSpawner

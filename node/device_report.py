@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from aigrid.engines.base import Device, Probe
-from aigrid.node.mesh.budget import HOST, Budget
+from aigrid.node.mesh.pool.budget import HOST, Budget
 
 
 def devices_report(

@@ -4,7 +4,7 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.mesh.serving import Serving
-from aigrid.node.mesh.weights_giving import WeightsGiving
+from aigrid.node.mesh.weights.giving import WeightsGiving
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.giving import Giving
 from aigrid.protocol.messages import (

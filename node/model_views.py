@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from aigrid.node.app import Node
-from aigrid.node.mesh.pool_view import ModelUse
+from aigrid.node.mesh.pool.view import ModelUse
 from aigrid.node.policy.policy_file import policy_json
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.policy import rules_of

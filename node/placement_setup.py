@@ -4,14 +4,14 @@ import random
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from aigrid.node.mesh.bringable import Bringable, Weights
-from aigrid.node.mesh.demands import Demands
-from aigrid.node.mesh.keeping import Keeping
-from aigrid.node.mesh.model_copy import Progress
-from aigrid.node.mesh.placement_budget import Cost, PlacementBudget
-from aigrid.node.mesh.placing import Placing
-from aigrid.node.mesh.sight import Sight
-from aigrid.node.mesh.summoner import Summoner
+from aigrid.node.mesh.placement.bringable import Bringable, Weights
+from aigrid.node.mesh.placement.budget import Cost, PlacementBudget
+from aigrid.node.mesh.placement.demands import Demands
+from aigrid.node.mesh.placement.keeping import Keeping
+from aigrid.node.mesh.placement.placing import Placing
+from aigrid.node.mesh.placement.sight import Sight
+from aigrid.node.mesh.placement.summoner import Summoner
+from aigrid.node.mesh.shelf.copying import Progress
 from aigrid.protocol.kinds import ModelBody, Offer
 from aigrid.protocol.record import Record
 

@@ -7,7 +7,7 @@ import msgspec
 
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
-from aigrid.node.mesh.answer import the_one
+from aigrid.node.mesh.routing.answer import the_one
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

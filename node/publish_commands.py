@@ -9,9 +9,9 @@ from msgspec import UNSET, UnsetType
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.finding import check_capability, check_languages
-from aigrid.node.mesh.bringing import Proposal, Wishes
-from aigrid.node.mesh.hosting import Published
-from aigrid.node.mesh.model_copy import Progress
+from aigrid.node.mesh.shelf.bringing import Proposal, Wishes
+from aigrid.node.mesh.shelf.copying import Progress
+from aigrid.node.mesh.shelf.hosting import Published
 from aigrid.node.policy.policy_file import parse_policy, policy_json
 from aigrid.protocol.canonical import canonical, content_id
 from aigrid.protocol.credential_kinds import Rules

@@ -10,8 +10,8 @@ from aigrid.engines.upstream.address import DIALECTS, is_server, locate
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
 from aigrid.node.finding import check_capability, check_languages
-from aigrid.node.mesh.sayable import check_said, usual_name
-from aigrid.node.mesh.server_model import ServerModel
+from aigrid.node.mesh.shelf.sayable import check_said, usual_name
+from aigrid.node.mesh.shelf.server_model import ServerModel
 from aigrid.node.publish_commands import (
     Said,
     check_confirmed,

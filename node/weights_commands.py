@@ -7,8 +7,8 @@ import msgspec
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
-from aigrid.node.mesh.answer import the_one
-from aigrid.node.mesh.starter import BUILT_IN, CATALOGUE
+from aigrid.node.mesh.routing.answer import the_one
+from aigrid.node.mesh.shelf.starter import BUILT_IN, CATALOGUE
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.kinds import ModelBody
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aigrid.node.mesh.weights import Weights
+from aigrid.node.mesh.weights.weights import Weights
 
 if TYPE_CHECKING:
     from aigrid.node.app import Node

@@ -30,7 +30,7 @@ import trio
 
 from aigrid.node.cli import main as aigrid
 from aigrid.node.discovery.sync import RecordSync
-from aigrid.node.mesh import weights_giving
+from aigrid.node.mesh.weights import giving
 from aigrid.node.network import libp2p_transport
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.protocol.errors import Code, LocalError
@@ -96,14 +96,14 @@ async def _refuse(*_args: Any, **_options: Any) -> NoReturn:
 
 
 def _flip() -> None:
-    right = weights_giving.read_chunk
+    right = giving.read_chunk
 
     def wrong(*args: Any) -> bytes:
         data = bytearray(right(*args))
         data[len(data) // 2] ^= 1
         return bytes(data)
 
-    setattr(weights_giving, right.__name__, wrong)
+    setattr(giving, right.__name__, wrong)
 
 
 def _silence(*, hints: bool) -> None:

@@ -14,7 +14,7 @@ from aigrid.node.gateway.auth import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.guard import Hosts, check_caller
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.mesh.answer import Segment
+from aigrid.node.mesh.routing.answer import Segment
 from aigrid.node.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
 

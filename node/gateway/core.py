@@ -17,8 +17,8 @@ import trio
 
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.gateway.step import Step, merged
-from aigrid.node.mesh.answer import Answer, Inference, ModelView, Segment
-from aigrid.node.mesh.waiting import Waiting
+from aigrid.node.mesh.routing.answer import Answer, Inference, ModelView, Segment
+from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import (

@@ -14,8 +14,8 @@ import msgspec
 
 from aigrid.node.gateway.core import Listed
 from aigrid.node.gateway.step import Step
-from aigrid.node.mesh.answer import Segment
-from aigrid.node.mesh.waiting import NotReadyError
+from aigrid.node.mesh.routing.answer import Segment
+from aigrid.node.mesh.routing.waiting import NotReadyError
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import Finish, TokenLogprob
 

@@ -26,7 +26,7 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai_request import ChatCall, decode_chat
 from aigrid.node.gateway.patience import Wish, wish_of
 from aigrid.node.gateway.turn import Turn
-from aigrid.node.mesh.answer import Answer
+from aigrid.node.mesh.routing.answer import Answer
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS

@@ -8,9 +8,9 @@ import structlog
 import trio
 
 from aigrid.node.discovery.grid import NowMs
-from aigrid.node.mesh.health import OWN
-from aigrid.node.mesh.pool import ModelPool
-from aigrid.node.mesh.waiting import Tell, telling
+from aigrid.node.mesh.pool.health import OWN
+from aigrid.node.mesh.pool.pool import ModelPool
+from aigrid.node.mesh.routing.waiting import Tell, telling
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.admission import Admission, Admitted
 from aigrid.node.policy.receipting import Keep, Segment

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
-from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.starter import fetch
+from aigrid.node.mesh.shelf.models import LocalModels
+from aigrid.node.mesh.shelf.starter import fetch
 from aigrid.node.workers import ProcessSpawner, Worker
 from aigrid.protocol.inference import TaskChunk, TaskRequest
 

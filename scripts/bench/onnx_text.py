@@ -34,8 +34,8 @@ from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.llama import EMBEDDING, past_names, read_config, rotary_tables
 from aigrid.engines.onnx_decoder import PREFILL_CHUNK
 from aigrid.engines.onnx_text import OnnxTextEngine
-from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.starter import fetch
+from aigrid.node.mesh.shelf.models import LocalModels
+from aigrid.node.mesh.shelf.starter import fetch
 from aigrid.node.worker_process import WorkerProcess
 from aigrid.node.workers import ProcessSpawner
 from aigrid.protocol.inference import TextChunk, TextRequest

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.engines.gguf_writer import tiny_llama, write
 
-from aigrid.node.mesh.starter import CATALOGUE, Member, Starter
+from aigrid.node.mesh.shelf.starter import CATALOGUE, Member, Starter
 
 
 @pytest.fixture(scope="session")

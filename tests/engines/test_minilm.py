@@ -11,7 +11,7 @@ from tests.engines.bert_models import Reference
 
 from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
-from aigrid.node.mesh.starter import CATALOGUE
+from aigrid.node.mesh.shelf.starter import CATALOGUE
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest
 
 pytestmark = pytest.mark.model

@@ -18,7 +18,7 @@ from tests.engines import bert_models
 from tests.engines.bert_models import CONFIG, weights
 from tests.engines.gguf_writer import tiny_llama, write
 from tests.engines.tasks import models
-from tests.node.mesh.hub_server import REVISION, HubServer, serving
+from tests.node.mesh.shelf.hub_server import REVISION, HubServer, serving
 
 pytestmark = pytest.mark.process
 LABELS = {"0": "cat", "1": "dog", "2": "fox"}

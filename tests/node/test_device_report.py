@@ -4,7 +4,7 @@ import pytest
 
 from aigrid.engines.base import Device, Probe
 from aigrid.node.device_report import devices_report, not_found, not_on
-from aigrid.node.mesh.budget import budget
+from aigrid.node.mesh.pool.budget import budget
 
 HOST = Device("cpu", "cores", 1000, 500)
 CARD = Device("cuda", "card", 400, 300)

@@ -19,7 +19,7 @@ from tests.node.policy.receipt_world import (
 )
 
 from aigrid.node.commands import NodeCommands
-from aigrid.node.mesh.answer import the_one
+from aigrid.node.mesh.routing.answer import the_one
 from aigrid.node.policy.receipt_checks import Expected
 from aigrid.node.policy.receipts import Receipts
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, UsageError

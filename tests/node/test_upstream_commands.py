@@ -11,7 +11,7 @@ from aigrid.engines.base import Served
 from aigrid.node import inline_workers
 from aigrid.protocol.errors import AigridError, Code
 
-from .mesh.test_watch import Behind
+from .mesh.shelf.test_watch import Behind
 
 ADDRESS = {"url": "openai+http://gpu.example:8000/v1", "model": "parrot:latest"}
 

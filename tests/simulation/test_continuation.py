@@ -14,8 +14,8 @@ from trio.testing import MockClock
 
 from aigrid.node.app import Node
 from aigrid.node.inline_workers import InlineSpawner
-from aigrid.node.mesh.answer import Answer, Segment
-from aigrid.node.mesh.summoning import Unmet, nobody_comes
+from aigrid.node.mesh.routing.answer import Answer, Segment
+from aigrid.node.mesh.routing.summoning import Unmet, nobody_comes
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.receipt_proof import kept_hashes, proved
 from aigrid.node.policy.receipt_queries import Filters, newest

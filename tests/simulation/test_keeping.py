@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.node.mesh.test_attempts import refusing
+from tests.node.mesh.routing.test_attempts import refusing
 from tests.simulation.harness import Simulation, eventually
 from tests.simulation.heavy import content, heavy_grid, publish_heavy
 from trio.testing import MockClock

@@ -13,7 +13,7 @@ from tests.simulation.test_grid import everybody_knows_everybody
 from trio.testing import MockClock
 
 from aigrid.metagraph.branches import topics_of
-from aigrid.node.mesh.placement import Host, ranking, turn_seconds
+from aigrid.node.mesh.placement.decisions import Host, ranking, turn_seconds
 from aigrid.node.placement_settings import PlacementConfig
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity

@@ -15,7 +15,7 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.openai import error_answer
 from aigrid.node.gateway.patience import Wish
-from aigrid.node.mesh.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
+from aigrid.node.mesh.routing.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
 from aigrid.node.placement_settings import PlacementConfig
 from aigrid.node.policy.caller import LOOPBACK, OPERATOR, Caller
 from aigrid.node.policy.metering import Visit

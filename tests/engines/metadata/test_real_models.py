@@ -4,11 +4,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.node.mesh.shelf import bringing
+from tests.node.mesh.shelf.shelf import bringing
 
 from aigrid.engines.metadata import read
-from aigrid.node.mesh.models import LocalModels
-from aigrid.node.mesh.starter import CATALOGUE, default_cache_directory, fetch
+from aigrid.node.mesh.shelf.models import LocalModels
+from aigrid.node.mesh.shelf.starter import CATALOGUE, default_cache_directory, fetch
 from aigrid.protocol.model import model_id
 
 pytestmark = pytest.mark.model

@@ -15,8 +15,8 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.tls import ServerTls
-from aigrid.node.mesh.answer import Answer, ModelView, Segment
-from aigrid.node.mesh.waiting import Waiting
+from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces

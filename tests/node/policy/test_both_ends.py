@@ -19,8 +19,8 @@ from tests.node.policy.receipt_world import (
 
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.store import Store
-from aigrid.node.mesh.remote_answer import RemoteAnswer
-from aigrid.node.mesh.segment import AskedSegment
+from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
+from aigrid.node.mesh.routing.segment import AskedSegment
 from aigrid.node.policy.admission import Admitted
 from aigrid.node.policy.budgets import Charge
 from aigrid.node.policy.presenting import Presented

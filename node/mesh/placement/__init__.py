@@ -1,0 +1,1 @@
+"""Which node hosts what, decided by each for itself: demand, ranking, and what it may cost."""

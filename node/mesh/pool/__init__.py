@@ -1,0 +1,1 @@
+"""Which models are loaded here: leases, memory, workers, and what keeps crashing."""

@@ -1,0 +1,1 @@
+"""From a request to a node that answers it, and on when that node fails."""

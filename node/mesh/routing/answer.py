@@ -1,0 +1,107 @@
+"""What the mesh hands to whoever asked: the types between router, gateway and control socket."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aigrid.node.mesh.routing.waiting import Waiting
+from aigrid.node.policy.caller import Caller
+from aigrid.protocol.errors import Code, InvalidRequestError
+from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.limits import LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of an answer that one node produced. `node` is a PeerId, `model` a model id.
+
+    `receipt` is the id under which this node keeps its receipt, or that there is none that holds;
+    "" where nothing is kept. `receipted` says whether one holds.
+    """
+
+    node: str
+    model: str
+    tokens: int
+    receipt: str = ""
+    receipted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model somebody offers now, as clients see it. `nodes` are PeerIds, best known first."""
+
+    model: str
+    name: str
+    issuer: str
+    capabilities: tuple[str, ...]
+    nodes: tuple[str, ...]
+    state: str
+    context_tokens: int
+    created_ms: int
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer that has begun: the first chunk has arrived, so headers may be sent.
+
+    `chunks` yields tuples of chunks that were ready together, the first included; the last tuple
+    ends with `Finish`. It raises an `AigridError` when the answer cannot be completed. `segments`
+    is complete once `chunks` is exhausted.
+    """
+
+    request_id: str
+    model: str
+    name: str
+    node: str
+    chunks: AsyncIterator[tuple[InferChunk, ...]]
+    attempts: int = 1
+    segments: list[Segment] = field(default_factory=list)
+
+
+def the_one(model: str, found: Collection[str], *, unknown: str) -> str:
+    """The one model id among those `found` under what somebody calls `model`.
+
+    Raises:
+        InvalidRequestError: `model_not_found`, with the text `unknown`, or `ambiguous_model`.
+    """
+    if not found:
+        raise InvalidRequestError(unknown, Code.MODEL_NOT_FOUND, param="model")
+    if len(found) > 1:
+        raise InvalidRequestError(
+            f"{model!r} names several models: {', '.join(sorted(found))}",
+            Code.AMBIGUOUS_MODEL,
+            param="model",
+        )
+    return next(iter(found))
+
+
+class Inference(Protocol):
+    """What the gateway needs from the mesh."""
+
+    def models(self) -> tuple[ModelView, ...]:
+        """Everything offered by live nodes, sorted by name."""
+
+    def infer(
+        self,
+        model: str,
+        request: InferRequest,
+        *,
+        request_id: str,
+        caller: Caller,
+        capability: str = "",
+        ended: list[Segment] | None = None,
+        patience_seconds: float = LIMITS.patience_seconds,
+        waiting: Waiting | None = None,
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Route a request of `caller` to a node that holds `model` (a name or a model id).
+
+        An empty `model` with a `capability` lets the node choose. Entering waits for the first
+        chunk, and where nobody serves it now for `patience_seconds` until somebody does; `waiting`
+        is told how far that is. Leaving early cancels the request everywhere. Attempts that failed
+        before their first chunk, and had begun, are added to `ended`.
+
+        Raises:
+            NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),
+            RemoteError, EngineError.
+        """

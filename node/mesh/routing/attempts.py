@@ -1,0 +1,292 @@
+"""Attempts at candidates, one after the other: each shows a fresh presentation and is asked."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+import trio
+from msgspec import UNSET
+
+from aigrid.metagraph.graph import Metagraph
+from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.selection import Ranking
+from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.observed import Observed
+from aigrid.node.discovery.peers import Peers
+from aigrid.node.mesh.routing.mending import Asking, Mending
+from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
+from aigrid.node.mesh.routing.segment import AskedSegment, Guard, ReceiptBook
+from aigrid.node.mesh.routing.verdict import is_busy, is_its_fault, more_telling, worth_another
+from aigrid.node.mesh.routing.waiting import Tell, Waiting
+from aigrid.node.mesh.serving import ServedAnswer, Serving
+from aigrid.node.network.streams import RpcClient
+from aigrid.node.network.transport import PeerAddress
+from aigrid.node.policy.presenting import Presented, Presenter
+from aigrid.protocol.errors import POLICY, AigridError, Code, RemoteError
+from aigrid.protocol.inference import InferRequest, TextRequest
+from aigrid.protocol.kinds import ModelBody, NodeBody
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.messages import Infer, encode
+from aigrid.protocol.receipt import seeded
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Tried:
+    """What came of the attempts for one request: their number, and what is best told of them."""
+
+    attempts: int = 0
+    problem: AigridError | None = None
+
+
+@dataclass(slots=True)
+class Opened:
+    """A segment whose first batch is there, and the request it answers.
+
+    Whoever has it closes it.
+    """
+
+    candidate: Candidate
+    request: InferRequest
+    segment: AskedSegment
+    stack: AsyncExitStack
+    closed: bool = False
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """It is over, finished or not: what is left of the work is cancelled at the other node."""
+        if self.closed:
+            return
+        self.closed = True
+        self.segment.left()
+        await self.stack.__aexit__(
+            type(error) if error is not None else None,
+            error,
+            None if error is None else error.__traceback__,
+        )
+
+
+class Attempts:
+    """Asks candidates on behalf of `Router`."""
+
+    def __init__(
+        self,
+        *,
+        own_peer_id: str,
+        graph: Metagraph,
+        peers: Peers,
+        rpc: RpcClient,
+        serving: Serving,
+        presenter: Presenter,
+        receipts: ReceiptBook,
+        now_ms: NowMs,
+    ) -> None:
+        self._own_peer_id = own_peer_id
+        self._graph = graph
+        self._peers = peers
+        self._rpc = rpc
+        self._serving = serving
+        self._presenter = presenter
+        self._receipts = receipts
+        self._now_ms = now_ms
+        self._mending = Mending(presenter, rpc, index=lambda: graph.index, now_ms=now_ms)
+
+    async def first(
+        self,
+        ranking: Ranking,
+        asking: Asking,
+        tried: Tried,
+        *,
+        silence_seconds: float = math.inf,
+    ) -> Opened | None:
+        """The first candidate that begins to answer; None if none of those that may be asked does.
+
+        A warm one that is silent for so long before its first batch is given up, unless it is the
+        last.
+
+        Raises:
+            AigridError: no other candidate would do better.
+        """
+        left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
+        waiting = deque(kept.candidate for kept in ranking.kept)
+        while waiting and left:
+            candidate, presented = waiting.popleft(), None
+            try:
+                request = self._request(candidate, asking)
+                presented = self._present(candidate, request, asking)
+                tried.attempts, left = tried.attempts + 1, left - 1
+                hurried = candidate.state == "warm" and waiting and left
+                silence = silence_seconds if hurried else math.inf
+                return await self.open(candidate, request, asking, presented, silence)
+            except AigridError as error:
+                self._note(candidate, error)
+                if not worth_another(error):
+                    raise
+                again = await self._mending.again(candidate, error, presented, asking)
+                if again is not None:
+                    waiting.appendleft(again)
+                if presented is not None and error.code in POLICY and refusals_left:
+                    refusals_left, left = refusals_left - 1, left + 1
+                if again is None or not left:  # else it is asked anew, and says the rest
+                    tried.problem = more_telling(tried.problem, error)
+                await trio.lowlevel.checkpoint()  # there may be any number
+        return None
+
+    async def open(
+        self,
+        candidate: Candidate,
+        request: InferRequest,
+        asking: Asking,
+        presented: Presented,
+        silence_seconds: float = math.inf,
+    ) -> Opened:
+        """Start a request on a candidate and wait for its first batch."""
+        message = Infer(
+            asking.request_id,
+            candidate.model,
+            candidate.manifest,
+            request,
+            asking.salt,
+            presented.raw,
+            self._keep_alive(candidate, asking.waiting.keep_alive_seconds),
+        )
+        began_seconds = trio.current_time()
+        guard: Guard = nullcontext
+        first_guard: Guard = nullcontext
+        async with AsyncExitStack() as stack:
+            told = stack.enter_context(asking.waiting.at(candidate.node))
+            if candidate.node == self._own_peer_id:
+                own = asking.caller.kind == "local"
+                served = self._serving.infer(message, candidate.signer, tell=_later(told), own=own)
+                batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
+                asking.waiting.over()
+            else:
+                observed = stack.enter_context(self._peers.asking(candidate.node))
+                alive = partial(self._peers.while_alive, candidate.node)
+                guard, first_guard = alive, partial(alive, silence_seconds=silence_seconds)
+                await self._connect(candidate)
+                with first_guard():
+                    batches = await self._ask(stack, candidate, message, asking.waiting)
+            segment = AskedSegment(
+                batches,
+                candidate,
+                presented,
+                self._receipts,
+                request_id=asking.request_id,
+                actor=asking.caller.actor,
+                now_ms=self._now_ms,
+                guard=guard,
+            )
+            segment.segments = asking.ended
+            await segment.first(first_guard)
+            if candidate.node != self._own_peer_id:
+                waited_ms = (trio.current_time() - began_seconds) * 1000
+                usual = not (_goes_on(request) or _was_loading(batches))
+                observed.succeeded(candidate.model, waited_ms if usual else None)
+                stack.callback(_note_pace, segment, observed)
+            return Opened(candidate, request, segment, stack.pop_all())
+        raise AssertionError("nothing above is swallowed")
+
+    def _request(self, candidate: Candidate, asking: Asking) -> InferRequest:
+        """With a seed, so that whoever goes on with the answer draws the same numbers.
+
+        A server behind a node is asked as the client asked: nobody goes on with its answers.
+        """
+        manifest = self._graph.index.manifest(candidate.manifest, self._now_ms())
+        body = None if manifest is None else manifest.body
+        if isinstance(body, ModelBody) and body.model.upstream is not UNSET:
+            return asking.request
+        return seeded(asking.request, asking.salt)
+
+    def _note(self, candidate: Candidate, error: AigridError) -> None:
+        log.info(
+            "candidate failed", peer=candidate.node, model=candidate.model, code=error.code.value
+        )
+        if is_its_fault(error):
+            self._peers.failed(candidate.node)
+        elif isinstance(error, RemoteError) and error.retry_after_seconds and is_busy(error):
+            self._peers.seen(candidate.node).busy(
+                candidate.model, error.retry_after_seconds, trio.current_time()
+            )
+
+    def _present(self, candidate: Candidate, request: InferRequest, asking: Asking) -> Presented:
+        """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
+        return self._presenter.present(
+            candidate,
+            request,
+            asking.caller,
+            asking.salt,
+            refusal=asking.refusals.get(candidate.node),
+        )
+
+    async def _ask(
+        self,
+        stack: AsyncExitStack,
+        candidate: Candidate,
+        message: Infer,
+        waiting: Waiting,
+    ) -> RemoteAnswer:
+        bodies = await stack.enter_async_context(
+            self._rpc.call(
+                candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
+            )
+        )
+        return RemoteAnswer(
+            bodies,
+            message.request,
+            peer=candidate.node,
+            failed=partial(self._peers.failed, candidate.node),
+            loading=partial(waiting.tell, candidate.node),
+            came=waiting.over,
+        )
+
+    def _keep_alive(self, candidate: Candidate, seconds: float | None) -> float | None:
+        """As it is asked for here; of others no longer than they may be asked."""
+        if seconds is None or candidate.node == self._own_peer_id:
+            return seconds
+        return min(seconds, LIMITS.keep_alive_max_seconds)
+
+    async def reach(self, candidate: Candidate) -> bool:
+        """Whether the node is alive, or can be reached now."""
+        try:
+            await self._connect(candidate)
+        except RemoteError:
+            return False
+        return True
+
+    async def _connect(self, candidate: Candidate) -> None:
+        if not self._peers.alive(candidate.node):
+            node = self._graph.index.node(candidate.signer, self._now_ms())
+            body = node.body if node is not None else None
+            addresses = body.addresses if isinstance(body, NodeBody) else ()
+            if not await self._peers.contact(PeerAddress(candidate.node, addresses)):
+                raise RemoteError(
+                    "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
+                )
+
+
+def _goes_on(request: InferRequest) -> bool:
+    """What was said before is computed anew, so the wait is not that for any other answer."""
+    return isinstance(request, TextRequest) and bool(request.continued_ids)
+
+
+def _was_loading(batches: RemoteAnswer | ServedAnswer) -> bool:
+    """A cold start says nothing of the next answer, which finds the model loaded."""
+    return isinstance(batches, RemoteAnswer) and batches.was_loading
+
+
+def _note_pace(segment: AskedSegment, observed: Observed) -> None:
+    if segment.token_ms is not None:
+        observed.produced(segment.model, segment.token_ms)
+
+
+def _later(told: Callable[[str], None]) -> Tell:
+    async def tell(text: str) -> None:
+        told(text)
+        await trio.lowlevel.checkpoint()
+
+    return tell

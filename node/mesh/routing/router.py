@@ -1,0 +1,298 @@
+"""Finding somebody to answer: candidates from the index, order from selection, then attempts.
+
+Before the first chunk, a candidate that refuses, is busy or dies costs the client nothing: the next
+one is tried, and when there is none somebody is summoned. After it, another holder of the same
+model goes on where the answer broke off; one that nobody can go on with ends in an explicit error.
+"""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from aigrid.metagraph.filters import Filters, Found
+from aigrid.metagraph.graph import Metagraph
+from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.selection import Ranking, Reason
+from aigrid.metagraph.typed_query import Wanted
+from aigrid.node.discovery.grid import NowMs
+from aigrid.node.discovery.peers import Peers
+from aigrid.node.discovery.trouble import own_trouble
+from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.routing.attempts import Attempts, Opened, Tried
+from aigrid.node.mesh.routing.candidates import Candidates
+from aigrid.node.mesh.routing.continuation import Unbroken, others_first
+from aigrid.node.mesh.routing.mending import Asking
+from aigrid.node.mesh.routing.segment import ReceiptBook
+from aigrid.node.mesh.routing.summoning import Summon, Unmet, nobody_comes
+from aigrid.node.mesh.routing.verdict import TOLD, unmet
+from aigrid.node.mesh.routing.waiting import BROUGHT, IN_LINE, SOUGHT, Waiting, beside
+from aigrid.node.mesh.serving import Serving
+from aigrid.node.network.streams import RpcClient
+from aigrid.node.policy.caller import OPERATOR, Caller
+from aigrid.node.policy.presenting import Presenter
+from aigrid.protocol.errors import (
+    POLICY,
+    AigridError,
+    Code,
+    InvalidRequestError,
+    NoCandidateError,
+)
+from aigrid.protocol.identity import did_of_peer_id
+from aigrid.protocol.inference import InferRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
+
+log = structlog.get_logger()
+_DIAL_AGAIN_SECONDS = 0.5
+
+
+class Router:
+    """Implements `Inference` over the grid.
+
+    `reach(wanted)` may bring candidates in from other nodes, when the index has none;
+    `summon(unmet)` may bring a node to serve, when none does. `own_problem(model)` says why this
+    node does not serve a model that it could, or "".
+    """
+
+    def __init__(
+        self,
+        *,
+        own_peer_id: str,
+        graph: Metagraph,
+        peers: Peers,
+        rpc: RpcClient,
+        serving: Serving,
+        presenter: Presenter,
+        receipts: ReceiptBook,
+        reach: Callable[[Wanted], Awaitable[object]],
+        rotation_waits_for: Callable[[], str],
+        now_ms: NowMs,
+        rng: random.Random,
+        summon: Summon = nobody_comes,
+        own_problem: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        self._own_peer_id = own_peer_id
+        self._graph = graph
+        self._peers = peers
+        self._presenter = presenter
+        self._rotation_waits_for = rotation_waits_for
+        self._now_ms = now_ms
+        self._summon = summon
+        self._own_problem = own_problem
+        self._serving = serving
+        self._candidates = Candidates(
+            own_peer_id=own_peer_id,
+            graph=graph,
+            peers=peers,
+            serving=serving,
+            reach=reach,
+            now_ms=now_ms,
+            rng=rng,
+        )
+        self._attempts = Attempts(
+            own_peer_id=own_peer_id,
+            graph=graph,
+            peers=peers,
+            rpc=rpc,
+            serving=serving,
+            presenter=presenter,
+            receipts=receipts,
+            now_ms=now_ms,
+        )
+
+    def models(self) -> tuple[ModelView, ...]:
+        """Everything offered by live nodes, sorted by name."""
+        return self._candidates.models()
+
+    def offers(self) -> tuple[Candidate, ...]:
+        """What live nodes offer, each under its own name, sorted by name and node."""
+        return self._candidates.offers()
+
+    def resolve(self, model: str) -> str:
+        """The model id of a name or id. Raises InvalidRequestError."""
+        return self._candidates.resolve(model)
+
+    async def find(self, filters: Filters) -> Found:
+        """What is known here of a capability, filtered, and in the order of asking."""
+        return await self._candidates.find(filters)
+
+    @asynccontextmanager
+    async def infer(
+        self,
+        model: str,
+        request: InferRequest,
+        *,
+        request_id: str,
+        capability: str = "",
+        caller: Caller = OPERATOR,
+        ended: list[Segment] | None = None,
+        patience_seconds: float = LIMITS.patience_seconds,
+        waiting: Waiting | None = None,
+    ) -> AsyncIterator[Answer]:
+        """See `Inference.infer`."""
+        asking = Asking(
+            request,
+            request_id,
+            caller,
+            self._presenter.salt(),
+            ended=[] if ended is None else ended,
+            waiting=waiting or Waiting(),
+        )
+        tried = Tried()
+        deadline = trio.current_time() + patience_seconds
+        opened = await self._begin(model, capability, asking, tried, deadline)
+        begun = opened.candidate
+        chunks = Unbroken(opened, lambda *broken: self._go_on(answer, asking, tried, *broken))
+        answer = Answer(request_id, begun.model, begun.name, begun.node, chunks, tried.attempts)
+        opened.segment.segments = answer.segments
+        async with chunks:
+            yield answer
+
+    async def _begin(
+        self, model: str, capability: str, asking: Asking, tried: Tried, deadline: float
+    ) -> Opened:
+        """The first candidate that begins to answer; somebody is summoned while there is none.
+
+        Raises:
+            AigridError: there is none.
+        """
+        for _ in range(LIMITS.summons_max):
+            ranking = await self._ranked(model, capability)
+            tried.problem = None
+            opened = await self._attempts.first(ranking, asking, tried)
+            if opened is not None:
+                return opened
+            wanted = self._unmet(model, capability, ranking, tried.problem)
+            if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
+                break
+        raise self._nobody(model, capability, tried.problem, ranking)
+
+    async def _summoned(self, wanted: Unmet, waiting: Waiting, deadline: float) -> bool:
+        """Summon, and tell who waits what for: he hears that, too, if it takes too long."""
+
+        async def talk() -> None:
+            while True:
+                waiting.tell(*self._coming(wanted))
+                await trio.sleep(LIMITS.loading_seconds)
+
+        comes = await beside(self._summon(wanted, deadline=deadline), talk)
+        waiting.over()
+        return comes
+
+    def _coming(self, wanted: Unmet) -> tuple[str, str]:
+        """The node that is about to serve a demand, "" where none is known; and how far it is."""
+        index, now_ms = self._graph.index, self._now_ms()
+        if wanted.reason == "busy":
+            return "", IN_LINE
+        offers = (
+            index.offers_of_model(wanted.model, now_ms)
+            if wanted.model
+            else index.offers_of_capability(wanted.capability, now_ms)
+        )
+        coming = next((offer for offer in offers if offer.state == "loading"), None)
+        if coming is None:
+            return "", SOUGHT
+        own = coming.node == self._own_peer_id
+        return coming.node, (own and self._serving.progress(coming.model)) or BROUGHT
+
+    async def _go_on(
+        self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate
+    ) -> Opened | None:
+        """Who goes on with an answer that broke off: another holder of the same model, if any.
+
+        Else the one that failed, if it comes back soon, or somebody who is summoned.
+        """
+        waiting = asking.waiting
+        again = Asking(
+            rest,
+            asking.request_id,
+            asking.caller,
+            asking.salt,
+            ended=answer.segments,
+            waiting=waiting,
+        )
+        deadline = trio.current_time() + LIMITS.continuation_patience_seconds
+        try:
+            for _ in range(LIMITS.summons_max):
+                ranking = others_first(self._candidates.ranked_here(answer.model), failed)
+                tried.problem = None
+                beginning = self._attempts.first(
+                    ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
+                )
+                opened = await waiting.patiently(beginning, LIMITS.patience_seconds)
+                if opened is not None:
+                    return opened
+                wanted = unmet(
+                    ranking, tried.problem, model=answer.model, capability="", name=answer.name
+                )
+                if wanted is None or not (
+                    await self._summoned(wanted, waiting, deadline) or await self._back(failed)
+                ):
+                    return None
+        except AigridError as error:
+            log.info("no other node may go on", model=answer.model, code=error.code.value)
+        finally:
+            answer.attempts = tried.attempts
+        return None
+
+    async def _back(self, failed: Candidate) -> bool:
+        """Whether a node that was lost is there again within a moment: connections do break."""
+        if self._peers.alive(failed.node):
+            return False
+        with trio.move_on_after(LIMITS.continuation_return_seconds):
+            while True:
+                if await self._attempts.reach(failed):
+                    return True
+                await trio.sleep(_DIAL_AGAIN_SECONDS)
+        return False
+
+    async def _ranked(self, model: str, capability: str) -> Ranking:
+        try:
+            return await self._candidates.ranked(model, capability)
+        except InvalidRequestError as error:
+            trouble = self.own_trouble() if error.code is Code.MODEL_NOT_FOUND else None
+            raise trouble or error from None
+
+    def _unmet(
+        self, model: str, capability: str, ranking: Ranking, problem: AigridError | None
+    ) -> Unmet | None:
+        if self.own_trouble() is not None:
+            return None
+        model_id = self.resolve(model) if model else ""
+        return unmet(ranking, problem, model=model_id, capability=capability, name=model)
+
+    def _nobody(
+        self, model: str, capability: str, problem: AigridError | None, ranking: Ranking
+    ) -> AigridError:
+        what = model or capability
+        if problem is not None and problem.code is Code.NOT_MEMBER:
+            return self.own_trouble() or problem  # which knows why
+        if problem is not None and (problem.code in TOLD or problem.code in POLICY):
+            return problem
+        trouble = self.own_trouble()
+        if trouble is not None:
+            return trouble
+        retry_after_seconds = ranking.retry_after_seconds or LIMITS.retry_after_seconds
+        if any(one.reason is Reason.BUSY for one in ranking.dropped):
+            return NoCandidateError(
+                f"every node that can serve {what!r} is busy",
+                Code.BUSY,
+                retry_after_seconds=retry_after_seconds,
+            )
+        own = self._own_problem(self.resolve(model)) if model else ""
+        return NoCandidateError(
+            f"no live node can serve {what!r} now" + (f"; this node: {own}" if own else ""),
+            retry_after_seconds=retry_after_seconds,
+        )
+
+    def own_trouble(self) -> AigridError | None:
+        """What keeps this node itself from being served by others; None: nothing that it knows."""
+        own = self._graph.membership_of(did_of_peer_id(self._own_peer_id), self._now_ms())
+        return own_trouble(
+            is_member=own is not None,
+            turned_away=self._peers.turned_away(),
+            clock_ahead_ms=self._peers.clock_ahead_ms(),
+            rotation_waits_for=self._rotation_waits_for(),
+        )

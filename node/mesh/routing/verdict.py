@@ -1,0 +1,107 @@
+"""What a failure says of the node that was asked, and of the request. Pure."""
+
+from aigrid.metagraph.selection import Ranking, Reason
+from aigrid.node.mesh.routing.summoning import Unmet
+from aigrid.node.policy.explaining import nearness
+from aigrid.protocol.errors import CODES, POLICY, AigridError, Code, RemoteError
+
+# Of these the client hears, when no other candidate did better: the node is there.
+TOLD = frozenset(
+    {
+        Code.BUSY,
+        Code.LOADING,
+        Code.QUARANTINED,
+        Code.OUT_OF_MEMORY,
+        Code.ENGINE_CRASHED,
+        Code.ENGINE_FAILED,
+        Code.ENGINE_TIMEOUT,
+    }
+)
+
+# A node that says so is sound and has no room now; it may say when it will.
+NO_ROOM = frozenset({Code.BUSY, Code.LOADING, Code.QUARANTINED})
+
+# After these a worker has to be started anew, and a request may be what kills them.
+ENGINE_DIED = frozenset(
+    {Code.ENGINE_CRASHED, Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT, Code.OUT_OF_MEMORY}
+)
+
+# Codes that say something about the node that was asked rather than about the request.
+_OF_THE_NODE = frozenset(
+    {
+        Code.PROTOCOL_VIOLATION,
+        Code.FRAME_TOO_LARGE,
+        Code.INTERNAL,
+        Code.ENGINE_FAILED,
+        Code.MODEL_FILE_MISSING,
+        Code.HASH_MISMATCH,
+        Code.NOT_MEMBER,
+        Code.DENIED,
+        Code.MODEL_NOT_FOUND,
+        Code.UNSUPPORTED_MODEL,
+        Code.UNSUPPORTED_QUANTISATION,
+        Code.DATA_DIRECTORY_UNUSABLE,
+    }
+)
+
+# What a sound node says when it has no room: the next one is asked, and this one keeps its name.
+_NO_FAULT = NO_ROOM | {
+    Code.RATE_LIMITED,
+    Code.OVER_RATE,
+    Code.OUT_OF_MEMORY,
+    Code.NO_CANDIDATE,
+    Code.SHUTTING_DOWN,
+}
+
+
+def worth_another(error: AigridError) -> bool:
+    """Whether the next candidate may do better than the one that failed so."""
+    # By policy: another may be permitted to serve it.
+    return error.code in POLICY or CODES[error.code].retry or error.code in _OF_THE_NODE
+
+
+def is_busy(error: AigridError) -> bool:
+    """Whether a sound node has no room for this model now."""
+    return error.code in NO_ROOM or error.code in (Code.OUT_OF_MEMORY, Code.SHUTTING_DOWN)
+
+
+def may_go_on(error: AigridError) -> bool:
+    """Whether another node may go on with an answer that broke off so."""
+    return error.code not in POLICY and worth_another(error)
+
+
+def is_its_fault(error: AigridError) -> bool:
+    """Whether the failure counts against the other node."""
+    if error.code in POLICY or error.code in _NO_FAULT:
+        return False
+    return isinstance(error, RemoteError) and worth_another(error)
+
+
+def more_telling(before: AigridError | None, error: AigridError) -> AigridError:
+    """Of two reasons the one to tell: of policies' that nearest to permission; any other first."""
+    if before is None or error.code not in POLICY:
+        return error
+    nearer = before.code in POLICY and nearness(error.code) >= nearness(before.code)
+    return error if nearer else before
+
+
+def unmet(
+    ranking: Ranking, problem: AigridError | None, *, model: str, capability: str, name: str
+) -> Unmet | None:
+    """What to summon somebody for; None where those who were asked have answered for good.
+
+    Args:
+        ranking: of the candidates there were.
+        problem: the most telling failure, if any was asked.
+        model: model id, or "".
+        capability: that was asked for, or "".
+        name: that the client used, or "".
+    """
+    if problem is not None and (problem.code in POLICY or not worth_another(problem)):
+        return None
+    told = None if problem is None else problem.code
+    if told in TOLD and told not in NO_ROOM | {Code.OUT_OF_MEMORY}:
+        return None
+    busy = told in NO_ROOM or told is Code.OUT_OF_MEMORY
+    busy = busy or any(one.reason is Reason.BUSY for one in ranking.dropped)
+    return Unmet(model, capability, name, "busy" if busy else "nobody offers")

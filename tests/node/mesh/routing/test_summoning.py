@@ -1,0 +1,154 @@
+"""When nobody serves: who is told so, and what the client hears. Whole nodes in virtual time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from tests.metagraph.world import candidate
+from tests.node.mesh.routing.test_attempts import HELLO, ask, grid, refused, refusing
+from tests.simulation.harness import Simulation
+from trio.testing import MockClock
+
+from aigrid.metagraph.selection import Dropped, Ranking, Reason
+from aigrid.node.mesh.routing.summoning import Unmet
+from aigrid.node.mesh.routing.verdict import unmet
+from aigrid.protocol.errors import AigridError, Code, LocalError, RemoteError
+from aigrid.protocol.limits import LIMITS
+
+
+@pytest.fixture
+async def sim(tmp_path: Path):
+    async with trio.open_nursery() as nursery:
+        yield Simulation(8, tmp_path, nursery)
+        nursery.cancel_scope.cancel()
+
+
+class Summoned:
+    """Remembers what was wanted, does something about it, and says so."""
+
+    def __init__(self, *acts: Callable[[], object]) -> None:
+        self.wanted: list[Unmet] = []
+        self.deadlines: list[float] = []
+        self._acts = list(acts)
+
+    async def __call__(self, unmet: Unmet, *, deadline: float) -> bool:
+        self.wanted.append(unmet)
+        self.deadlines.append(deadline)
+        await trio.sleep(1)
+        if not self._acts:
+            return False
+        made = self._acts.pop(0)()
+        if made is not None:
+            await made  # type: ignore[misc]
+        return True
+
+
+async def test_a_model_that_nobody_offers_is_summoned_and_then_served(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    asker, _ = await grid(sim, 1)
+    (view,) = asker.router.models()
+    sim.kill("h0")
+    asker.router._summon = summon = Summoned(lambda: sim.publish_echo("asker", "parrot"))
+    began = trio.current_time()
+    answer, _ = await ask(asker, patience_seconds=20)
+    assert answer.node == asker.identity.peer_id
+    assert summon.wanted == [Unmet(view.model, "", "parrot", "nobody offers")]
+    assert began <= summon.deadlines[0] - 20 < began + 10
+
+
+async def test_a_capability_is_summoned_as_such(sim: Simulation, autojump_clock: MockClock) -> None:
+    asker, _ = await grid(sim, 1)
+    asker.router._summon = summon = Summoned()
+    assert (await refused(asker, "", capability="fill-mask")).code is Code.NO_CANDIDATE
+    assert summon.wanted == [Unmet("", "fill-mask", "", "nobody offers")]
+
+
+async def test_when_all_are_busy_somebody_is_summoned(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    asker, holders = await grid(sim, 2)
+    calls: list[str] = []
+    for node in holders.values():
+        node.serving.infer = refusing(LocalError("", Code.BUSY, retry_after_seconds=30), calls)
+    asker.router._summon = summon = Summoned(lambda: None)
+    error = await refused(asker)
+    assert [one.reason for one in summon.wanted] == ["busy", "busy"]
+    assert len(calls) == 2  # nobody is asked before the time it named
+    assert error.code is Code.BUSY
+    assert 25 < error.retry_after_seconds < 30
+
+
+async def test_who_said_busy_is_asked_again_in_time(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    asker, holders = await grid(sim, 1)
+    (node,) = holders.values()
+    serve = node.serving.infer
+    calls: list[str] = []
+    node.serving.infer = refusing(LocalError("full", Code.BUSY, retry_after_seconds=5), calls)
+    assert (await refused(asker)).code is Code.BUSY
+    node.serving.infer = serve
+    error = await refused(asker)
+    assert (error.code, len(calls)) == (Code.BUSY, 1)
+    assert 0 < error.retry_after_seconds <= 5
+    await trio.sleep(5)
+    assert (await ask(asker))[0].node in holders
+
+
+async def test_an_endless_summoner_ends(sim: Simulation, autojump_clock: MockClock) -> None:
+    asker, _ = await grid(sim, 1)
+    sim.kill("h0")
+    await trio.sleep(1)
+    asker.router._summon = summon = Summoned(*[lambda: None] * 1000)
+    assert (await refused(asker)).code is Code.NO_CANDIDATE
+    assert len(summon.wanted) == LIMITS.summons_max
+
+
+async def test_our_requests_count_against_a_peer_at_once(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    asker, holders = await grid(sim, 2, delay_ms=1000, slots=1)
+    for name in ("h0", "h1"):
+        await sim.ask(name, "parrot", "x")
+    await trio.sleep(5)
+    nodes: list[str] = []
+
+    async def once(number: int) -> None:
+        async with asker.router.infer("parrot", HELLO, request_id=f"request-{number}") as answer:
+            nodes.append(answer.node)
+            await trio.sleep(0.5)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(once, 1)
+        nursery.start_soon(once, 2)
+    assert set(nodes) == holders.keys()
+    assert not any(asker.peers.observation(peer).running for peer in holders)
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (None, "nobody offers"),
+        (RemoteError("", Code.CONNECTION_LOST), "nobody offers"),
+        (RemoteError("", Code.BUSY), "busy"),
+        (RemoteError("", Code.OUT_OF_MEMORY), "busy"),
+        (RemoteError("", Code.QUARANTINED), "busy"),
+        (RemoteError("", Code.NOT_SERVED), None),
+        (RemoteError("", Code.ENGINE_FAILED), None),
+        (RemoteError("", Code.INVALID_REQUEST), None),
+    ],
+)
+def test_what_is_worth_summoning_somebody_for(
+    problem: AigridError | None, reason: str | None
+) -> None:
+    wanted = unmet(Ranking((), ()), problem, model="m", capability="", name="n")
+    assert (wanted.reason if wanted else None) == reason
+
+
+def test_who_is_left_alone_for_a_while_is_busy() -> None:
+    ranking = Ranking((), (Dropped(candidate("a"), Reason.BUSY, ("",), 1.0),))
+    wanted = unmet(ranking, None, model="m", capability="", name="n")
+    assert wanted is not None
+    assert wanted.reason == "busy"
