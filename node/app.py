@@ -16,7 +16,6 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import Store
-from aigrid.node.config import NodeConfig
 from aigrid.node.describing import describe, find_devices, usable_devices
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
@@ -50,8 +49,9 @@ from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.pool_setup import pins_of, pool_of
 from aigrid.node.querying import Querying
+from aigrid.node.settings.config import NodeConfig
 from aigrid.node.weights_setup import weights_of
-from aigrid.node.worker_failures import WorkerFailure
+from aigrid.node.workers.failures import WorkerFailure
 from aigrid.node.world import World
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import Kind, ModelBody, NodeBody

@@ -23,7 +23,7 @@ from aigrid.node.control_client import (
     expected_error,
     socket_address,
 )
-from aigrid.node.places import places_of
+from aigrid.node.settings.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, UsageError
 from aigrid.protocol.limits import LIMITS
 

@@ -16,19 +16,19 @@ import structlog
 import trio
 
 from aigrid.metagraph.branches import TOPICS
-from aigrid.node import keys
 from aigrid.node.app import Node, World
-from aigrid.node.commands import NodeCommands
-from aigrid.node.config import NodeConfig
+from aigrid.node.commands.commands import NodeCommands
 from aigrid.node.control import SOCKET_FILE, ControlServer
-from aigrid.node.former_keys import delegated_to
 from aigrid.node.gateway_setup import gateway_of
-from aigrid.node.key_change import pending_rotation
-from aigrid.node.key_file import Passphrase
+from aigrid.node.key_store import keys
+from aigrid.node.key_store.former_keys import delegated_to
+from aigrid.node.key_store.key_change import pending_rotation
+from aigrid.node.key_store.key_file import Passphrase
 from aigrid.node.mesh.shelf.copying import in_thread
 from aigrid.node.pool_setup import spare_settings
 from aigrid.node.query_process import start_child
-from aigrid.node.workers import ProcessSpawner
+from aigrid.node.settings.config import NodeConfig
+from aigrid.node.workers.spawning import ProcessSpawner
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record

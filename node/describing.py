@@ -7,9 +7,9 @@ from importlib.metadata import version
 import structlog
 
 from aigrid.engines.base import Device, Probe
-from aigrid.node.config import NodeConfig
 from aigrid.node.network.transport import Transport
-from aigrid.node.workers import WorkerSpawner
+from aigrid.node.settings.config import NodeConfig
+from aigrid.node.workers.spawning import WorkerSpawner
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.kinds import DeviceClaim, EngineClaim, NodeBody
 from aigrid.protocol.limits import LIMITS

@@ -7,7 +7,7 @@ import trio
 
 from aigrid.engines.base import Probe
 from aigrid.engines.registry import EngineTable
-from aigrid.node.workers import WorkerSpawner
+from aigrid.node.workers.spawning import WorkerSpawner
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
 

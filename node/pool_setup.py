@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from aigrid.metagraph.local import LocalState
-from aigrid.node.config import NodeConfig
 from aigrid.node.mesh.pool.pinning import Pins
 from aigrid.node.mesh.pool.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.shelf.models import LocalModels
-from aigrid.node.spares import SpareSettings
+from aigrid.node.settings.config import NodeConfig
+from aigrid.node.workers.spares import SpareSettings
 from aigrid.node.world import World
 
 

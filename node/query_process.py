@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import trio
 
 from aigrid.metagraph import dataset_ipc as ipc
-from aigrid.node.worker_environment import ENVIRONMENT_KEPT
+from aigrid.node.workers.environment import ENVIRONMENT_KEPT
 from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import KIB, LIMITS, Limits
 

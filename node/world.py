@@ -10,7 +10,7 @@ from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.discovery.grid_needs import GridKeys
 from aigrid.node.network.transport import Transport
 from aigrid.node.query_process import StartDataset
-from aigrid.node.workers import WorkerSpawner
+from aigrid.node.workers.spawning import WorkerSpawner
 
 RunBlocking = Callable[..., Awaitable[Any]]
 

@@ -8,7 +8,7 @@ from time import perf_counter
 import trio
 
 from aigrid.engines.base import ModelSource
-from aigrid.node.workers import ProcessSpawner, Worker
+from aigrid.node.workers.spawning import ProcessSpawner, Worker
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 
 ENGINE = "onnx_text"

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from aigrid.node.cli.session import read_limited
-from aigrid.node.setting import of_user
+from aigrid.node.settings.setting import of_user
 from aigrid.protocol.errors import UsageError
 from aigrid.protocol.limits import LIMITS
 

@@ -34,7 +34,7 @@ from aigrid.node.cli import (
 )
 from aigrid.node.cli.session import Session, print_json, printable
 from aigrid.node.control_client import expected_error
-from aigrid.node.setting import known_home, of_user
+from aigrid.node.settings.setting import known_home, of_user
 from aigrid.protocol.errors import CODES, EXIT_FAILED, EXIT_USAGE, Code
 
 DISTRIBUTION = "aigrid-node"
@@ -205,7 +205,7 @@ def _command_names() -> set[str]:
 def _data_dir(given: Path | None) -> Path:
     if given is not None:
         return of_user(given).absolute()
-    from aigrid.node.config import default_data_dir
+    from aigrid.node.settings.config import default_data_dir
 
     return default_data_dir(os.environ, known_home())
 

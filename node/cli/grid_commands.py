@@ -88,7 +88,7 @@ def _redeem(here: Session, text: str) -> dict[str, Any]:
     except UsageError as not_running:
         if not_running.code is not Code.NOT_RUNNING:
             raise
-    from aigrid.node.keys import (
+    from aigrid.node.key_store.keys import (
         data_directory_lock,
         own_did,
         store_pending_invitation,

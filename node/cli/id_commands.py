@@ -39,7 +39,7 @@ def identity(ctx: typer.Context, *, as_json: Json = False) -> None:
     """Print this node's DID; make its key if there is none."""
     if ctx.invoked_subcommand is not None:
         return
-    from aigrid.node.keys import own_did
+    from aigrid.node.key_store.keys import own_did
     from aigrid.protocol.identity import peer_id_of_did
 
     did = own_did(session(ctx).data_dir)
@@ -56,8 +56,8 @@ def protect(
     as_json: Json = False,
 ) -> None:
     """Encrypt this node's keys under a passphrase, or change it. Stop the node first."""
-    from aigrid.node.key_change import protect as protect_keys
-    from aigrid.node.passphrase import PassphraseSource
+    from aigrid.node.key_store.key_change import protect as protect_keys
+    from aigrid.node.key_store.passphrase import PassphraseSource
 
     here = session(ctx).data_dir
     new = PassphraseSource(
@@ -85,8 +85,8 @@ def unprotect(
     ctx: typer.Context, *, passphrase_file: PassphraseFile = None, as_json: Json = False
 ) -> None:
     """Store this node's keys without a passphrase again. Stop the node first."""
-    from aigrid.node.key_change import unprotect as unprotect_keys
-    from aigrid.node.passphrase import PassphraseSource
+    from aigrid.node.key_store.key_change import unprotect as unprotect_keys
+    from aigrid.node.key_store.passphrase import PassphraseSource
 
     here = session(ctx).data_dir
     passphrase = PassphraseSource(passphrase_file, os.environ)
@@ -103,9 +103,9 @@ def rotate(
     ctx: typer.Context, *, passphrase_file: PassphraseFile = None, as_json: Json = False
 ) -> None:
     """Give this node a new key; `up` has the grid take it for the old one. Stop the node first."""
-    from aigrid.node.key_change import rotate as rotate_key
-    from aigrid.node.keys import retired_name
-    from aigrid.node.passphrase import PassphraseSource
+    from aigrid.node.key_store.key_change import rotate as rotate_key
+    from aigrid.node.key_store.keys import retired_name
+    from aigrid.node.key_store.passphrase import PassphraseSource
 
     here = session(ctx).data_dir
     passphrase = PassphraseSource(passphrase_file, os.environ)
@@ -135,7 +135,7 @@ def _name_left(left: list[str]) -> None:
 @contextmanager
 def _stopped(data_dir: Path) -> Iterator[None]:
     """While no node has the keys in its memory, and none starts."""
-    from aigrid.node.keys import data_directory_lock
+    from aigrid.node.key_store.keys import data_directory_lock
 
     try:
         with data_directory_lock(data_dir):

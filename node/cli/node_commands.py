@@ -14,11 +14,11 @@ from aigrid.node.cli import render
 from aigrid.node.cli.id_commands import PassphraseFile
 from aigrid.node.cli.model_cards import summary
 from aigrid.node.cli.session import Json, print_json, session, show
-from aigrid.node.setting import known_home, of_user
+from aigrid.node.settings.setting import known_home, of_user
 
 if TYPE_CHECKING:
-    from aigrid.node.config import NodeConfig
-    from aigrid.node.passphrase import PassphraseSource
+    from aigrid.node.key_store.passphrase import PassphraseSource
+    from aigrid.node.settings.config import NodeConfig
 
 Interest = Annotated[
     list[str] | None,
@@ -132,9 +132,9 @@ def up(
 ) -> None:
     """Run the node until Ctrl-C. A fresh data directory becomes a private grid of one."""
     from aigrid.node.cli import logs
-    from aigrid.node.config import load
-    from aigrid.node.keys import open_data_directory
-    from aigrid.node.passphrase import PassphraseSource
+    from aigrid.node.key_store.keys import open_data_directory
+    from aigrid.node.key_store.passphrase import PassphraseSource
+    from aigrid.node.settings.config import load
 
     passphrase = PassphraseSource(passphrase_file, os.environ)
     here = of_user(data_dir).absolute() if data_dir else session(ctx).data_dir
@@ -175,7 +175,7 @@ def up(
 
 def _use_passphrase(data_dir: Path, passphrase: "PassphraseSource") -> None:
     """A key that is made now gets the passphrase that was named; one that has none stays plain."""
-    from aigrid.node.keys import NODE_KEY_FILE, create_identity, read_key
+    from aigrid.node.key_store.keys import NODE_KEY_FILE, create_identity, read_key
 
     found = read_key(data_dir / NODE_KEY_FILE)
     if found is None:
@@ -226,7 +226,7 @@ def _announce(event: dict[str, Any], *, as_json: bool, command: str) -> None:
 
 def _command(data_dir: Path, default: Callable[[], Path] | None = None) -> str:
     """How to call this node from another terminal."""
-    from aigrid.node.config import default_data_dir
+    from aigrid.node.settings.config import default_data_dir
 
     home = known_home() or data_dir  # without a home no directory is the usual one
     usual = default() if default else default_data_dir(os.environ, home)

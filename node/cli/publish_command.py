@@ -11,7 +11,7 @@ import typer
 from aigrid.engines.upstream.address import is_server
 from aigrid.node.cli import render
 from aigrid.node.cli.session import Json, Session, session, show
-from aigrid.node.setting import of_user
+from aigrid.node.settings.setting import of_user
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 

@@ -15,7 +15,7 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.guard import Hosts, check_caller
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.mesh.routing.answer import Segment
-from aigrid.node.places import places_of
+from aigrid.node.settings.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
 
 T = TypeVar("T")

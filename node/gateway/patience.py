@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.keep_alive import keep_alive_seconds
+from aigrid.node.settings.keep_alive import keep_alive_seconds
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.limits import LIMITS
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aigrid.node.keys import write_private
+from aigrid.node.key_store.keys import write_private
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from aigrid.metagraph.graph import Metagraph
-from aigrid.node.config import NodeConfig
 from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.access import Access
@@ -17,6 +16,7 @@ from aigrid.node.policy.presenting import Presenter
 from aigrid.node.policy.receipts import Receipts
 from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.policy.wallet import Wallet
+from aigrid.node.settings.config import NodeConfig
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.record import Record
 

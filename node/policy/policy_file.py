@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from aigrid.node.setting import is_region
+from aigrid.node.settings.setting import is_region
 from aigrid.protocol.canonical import plain
 from aigrid.protocol.credential_kinds import ANYONE, MEMBERS, Rule, check_rules
 from aigrid.protocol.errors import UsageError, VerificationError

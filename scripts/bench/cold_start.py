@@ -25,7 +25,7 @@ from scripts.direct import ENGINE, gguf_in
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, stream_chat, wait_for
 
 from aigrid.engines.base import ModelSource
-from aigrid.node.workers import ProcessSpawner
+from aigrid.node.workers.spawning import ProcessSpawner
 from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
 
 MODEL, WORKER, PROMPT = "smollm2", "aigrid.engines.worker", "Say hello."

@@ -40,7 +40,7 @@ from scripts.faulty_node import lossy
 from scripts.nodes import AIGRID, NodeProcess, form_grid, stop_all, wait_for
 
 from aigrid.node.control_client import SOCKET_FILE, ControlClient
-from aigrid.node.keys import load_or_create_identity
+from aigrid.node.key_store.keys import load_or_create_identity
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.timestamp import parse_ms

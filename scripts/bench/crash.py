@@ -34,7 +34,7 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.store import Store
 from aigrid.node.control_client import SOCKET_FILE, ControlClient
 from aigrid.node.daemon import wall_ms
-from aigrid.node.keys import load_authority
+from aigrid.node.key_store.keys import load_authority
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import AvailabilityBody, Body, CapabilityBody, Kind, MembershipBody

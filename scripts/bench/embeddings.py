@@ -31,7 +31,7 @@ from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
 from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.mesh.shelf.starter import fetch
-from aigrid.node.workers import ProcessSpawner, Worker
+from aigrid.node.workers.spawning import ProcessSpawner, Worker
 from aigrid.protocol.inference import TaskChunk, TaskRequest
 
 SENTENCES = (

@@ -36,8 +36,8 @@ from aigrid.engines.onnx_decoder import PREFILL_CHUNK
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.mesh.shelf.starter import fetch
-from aigrid.node.worker_process import WorkerProcess
-from aigrid.node.workers import ProcessSpawner
+from aigrid.node.workers.process import WorkerProcess
+from aigrid.node.workers.spawning import ProcessSpawner
 from aigrid.protocol.inference import TextChunk, TextRequest
 
 CONTEXT = 1024

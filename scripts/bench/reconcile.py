@@ -28,7 +28,7 @@ from scripts.nodes import NodeProcess, stop_all, wait_for
 
 from aigrid.metagraph.store import Store
 from aigrid.node.daemon import wall_ms
-from aigrid.node.keys import load_authority
+from aigrid.node.key_store.keys import load_authority
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind, MembershipBody, ModelBody
 from aigrid.protocol.limits import DAY

@@ -23,7 +23,7 @@ from aigrid.engines.llama_cpp import LlamaCppEngine
 from aigrid.engines.llama_cpp_model import Run
 from aigrid.engines.onnx_text import OnnxTextEngine
 from aigrid.engines.registry import EngineTable, probe
-from aigrid.node.workers import ProcessSpawner
+from aigrid.node.workers.spawning import ProcessSpawner
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
     ChatMessage,

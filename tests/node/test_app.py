@@ -50,7 +50,7 @@ async def test_a_full_disk_does_not_end_a_node(sim, autojump_clock, monkeypatch)
 async def test_a_node_whose_engines_cannot_be_probed_routes_and_tries_again(
     sim, autojump_clock, monkeypatch
 ):
-    from aigrid.node.inline_workers import InlineSpawner
+    from aigrid.node.workers.inline import InlineSpawner
 
     probe, failures = InlineSpawner.probe, [1, 2]
 

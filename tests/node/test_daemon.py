@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from aigrid.node import daemon, keys
+from aigrid.node import daemon
+from aigrid.node.key_store import keys
 from aigrid.protocol.errors import Code, RemoteError, VerificationError
 
 

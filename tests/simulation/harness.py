@@ -14,13 +14,13 @@ from typing import Any
 import trio
 
 from aigrid.node.app import Node, World
-from aigrid.node.config import NodeConfig
-from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
-from aigrid.node.placement_settings import PlacementConfig
 from aigrid.node.policy.caller import OPERATOR
-from aigrid.node.weights_settings import WeightsConfig
+from aigrid.node.settings.config import NodeConfig
+from aigrid.node.settings.placement import PlacementConfig
+from aigrid.node.settings.weights import WeightsConfig
+from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text

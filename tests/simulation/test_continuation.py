@@ -13,12 +13,12 @@ from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
 from aigrid.node.app import Node
-from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.summoning import Unmet, nobody_comes
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.receipt_proof import kept_hashes, proved
 from aigrid.node.policy.receipt_queries import Filters, newest
+from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS

@@ -10,9 +10,9 @@ from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
 from aigrid.metagraph.branches import BRANCHES, branches_of
+from aigrid.node.commands.status import status_of
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.network.memory_transport import MemoryTransport
-from aigrid.node.status import status_of
 from aigrid.protocol.kinds import Kind, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Fetch, Push

@@ -9,8 +9,8 @@ from tests.simulation.harness import Simulation, eventually
 from tests.simulation.heavy import content, heavy_grid, publish_heavy
 from trio.testing import MockClock
 
-from aigrid.node.placement_settings import PlacementConfig
-from aigrid.node.weights_settings import WeightsConfig
+from aigrid.node.settings.placement import PlacementConfig
+from aigrid.node.settings.weights import WeightsConfig
 from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.limits import LIMITS, MIB
 

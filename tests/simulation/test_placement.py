@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from aigrid.metagraph.branches import topics_of
 from aigrid.node.mesh.placement.decisions import Host, ranking, turn_seconds
-from aigrid.node.placement_settings import PlacementConfig
+from aigrid.node.settings.placement import PlacementConfig
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import DemandBody, Kind, Offer, WantedModel

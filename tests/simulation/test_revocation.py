@@ -14,7 +14,7 @@ from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
 from aigrid.node.app import Node
-from aigrid.node.commands import NodeCommands
+from aigrid.node.commands.commands import NodeCommands
 from aigrid.node.policy.deciding import Decider, Place, Wish
 from aigrid.protocol.credential_kinds import (
     GrantBody,

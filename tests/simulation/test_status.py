@@ -7,7 +7,7 @@ import trio
 from tests.simulation.harness import START_MS, Simulation, eventually
 from trio.testing import MockClock
 
-from aigrid.node.status import status_of
+from aigrid.node.commands.status import status_of
 from aigrid.protocol.timestamp import format_ms
 
 

@@ -4,7 +4,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
-from aigrid.node.commands import NodeCommands
+from aigrid.node.commands.commands import NodeCommands
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport

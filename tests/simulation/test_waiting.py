@@ -10,16 +10,16 @@ import trio
 from tests.node.gateway.double import authenticator, tokens
 from tests.simulation.harness import Simulation, eventually
 
-from aigrid.node.ask_command import Ask, ask
+from aigrid.node.commands.ask import Ask, ask
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http import Gateway
 from aigrid.node.gateway.openai import error_answer
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.mesh.routing.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
-from aigrid.node.placement_settings import PlacementConfig
 from aigrid.node.policy.caller import LOOPBACK, OPERATOR, Caller
 from aigrid.node.policy.metering import Visit
 from aigrid.node.policy.receipt_queries import Filters, newest
+from aigrid.node.settings.placement import PlacementConfig
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.node.test_commands import Console
+from tests.node.commands.test_commands import Console
 from tests.simulation.harness import Simulation, eventually
 from tests.simulation.heavy import content, heavy_grid, knows, publish_heavy
 from trio.testing import MockClock

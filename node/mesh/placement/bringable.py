@@ -11,7 +11,7 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.placement.budget import Cost, PlacementBudget
 from aigrid.node.mesh.placement.sight import Sight
 from aigrid.node.mesh.shelf.copying import Progress
-from aigrid.node.placement_settings import PlacementConfig
+from aigrid.node.settings.placement import PlacementConfig
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.limits import LIMITS, MIB

@@ -8,7 +8,7 @@ import trio
 
 from aigrid.node.mesh.pool.budget import Budget
 from aigrid.node.mesh.pool.health import Health
-from aigrid.node.workers import Worker
+from aigrid.node.workers.spawning import Worker
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import Limits
 

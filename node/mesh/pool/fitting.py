@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from aigrid.engines.base import ModelSource
 from aigrid.node.mesh.pool.choice import first_able
 from aigrid.node.mesh.shelf.bringing import Fit
-from aigrid.node.workers import WorkerSpawner
+from aigrid.node.workers.spawning import WorkerSpawner
 
 
 async def fit(source: ModelSource, engines: Sequence[str], spawner: WorkerSpawner) -> Fit:

@@ -17,7 +17,7 @@ from aigrid.node.mesh.pool.progress import LoadProgress
 from aigrid.node.mesh.pool.room import Room, long_unused, stoppable, unused
 from aigrid.node.mesh.pool.unloading import Unloading
 from aigrid.node.mesh.shelf.models import LocalModels
-from aigrid.node.workers import Worker, WorkerSpawner
+from aigrid.node.workers.spawning import Worker, WorkerSpawner
 from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import Limits
 

@@ -24,7 +24,7 @@ from aigrid.node.mesh.pool.room import Room
 from aigrid.node.mesh.pool.unloading import Unloading
 from aigrid.node.mesh.pool.view import ColdStart, ModelUse, State
 from aigrid.node.mesh.shelf.models import LocalModels
-from aigrid.node.workers import Worker, WorkerSpawner
+from aigrid.node.workers.spawning import Worker, WorkerSpawner
 from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.limits import LIMITS, Limits
 

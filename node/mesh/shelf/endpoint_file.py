@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from aigrid.engines.base import Endpoint
-from aigrid.node.keys import write_private
+from aigrid.node.key_store.keys import write_private
 from aigrid.protocol.limits import LIMITS
 
 ENDPOINT_FILE: Final = "endpoint.json"

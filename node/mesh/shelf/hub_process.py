@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from aigrid.node.mesh.shelf.hub_child import Order, Word
-from aigrid.node.worker_environment import ENVIRONMENT_KEPT
+from aigrid.node.workers.environment import ENVIRONMENT_KEPT
 from aigrid.protocol.errors import AigridError, Code, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS, MIB
 

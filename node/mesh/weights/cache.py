@@ -12,7 +12,7 @@ from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.mesh.weights.books import WeightsBooks
 from aigrid.node.mesh.weights.partial import occupied_bytes, remove
 from aigrid.node.mesh.weights.plan import Cached, keepers, to_evict
-from aigrid.node.weights_settings import WeightsConfig
+from aigrid.node.settings.weights import WeightsConfig
 from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import LIMITS, MIB
 

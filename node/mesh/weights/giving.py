@@ -18,7 +18,7 @@ from aigrid.metagraph.quota import TokenBucket
 from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.admission import Admission
-from aigrid.node.weights_settings import WeightsConfig
+from aigrid.node.settings.weights import WeightsConfig
 from aigrid.protocol.chunks import DIGEST_BYTES, chunk_bytes, chunk_count
 from aigrid.protocol.errors import (
     AigridError,

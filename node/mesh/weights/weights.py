@@ -27,7 +27,7 @@ from aigrid.node.mesh.weights.transfer import Transfer
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.explaining import nearness
-from aigrid.node.weights_settings import WeightsConfig
+from aigrid.node.settings.weights import WeightsConfig
 from aigrid.protocol.errors import (
     AigridError,
     Code,

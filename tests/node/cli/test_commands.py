@@ -10,7 +10,7 @@ import pytest
 from tests.node.cli.conftest import Cli, ScriptedNode
 
 from aigrid.node.cli.session import now_ms
-from aigrid.node.keys import load_pending_invitation
+from aigrid.node.key_store.keys import load_pending_invitation
 from aigrid.protocol.errors import CODES, AigridError, Code, VerificationError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import AvailabilityBody, Kind

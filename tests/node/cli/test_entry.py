@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tests.node.cli.conftest import Cli, ScriptedNode
 
-from aigrid.node import keys
 from aigrid.node.cli import entry, node_commands
 from aigrid.node.control import ControlClient
-from aigrid.node.passphrase import VARIABLE, PassphraseSource
+from aigrid.node.key_store import keys
+from aigrid.node.key_store.passphrase import VARIABLE, PassphraseSource
 from aigrid.protocol.errors import UsageError
 
 HEAVY = ("libp2p", "multiaddr", "onnxruntime", "onnx", "numpy", "trio", "starlette", "msgspec")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from aigrid.node import key_file, keys
 from aigrid.node.cli import id_commands
 from aigrid.node.cli.entry import run
 from aigrid.node.cli.session import now_ms
+from aigrid.node.key_store import key_file, keys
 from aigrid.protocol.limits import LIMITS
 
 CHEAP = key_file.Cost(operations=1, memory_bytes=8192)

@@ -2,14 +2,14 @@
 
 import pytest
 import trio
-from tests.node.test_commands import Console
+from tests.node.commands.test_commands import Console
 from tests.simulation.harness import MemoryKeys, Simulation, eventually
 
+from aigrid.node.commands.status import status_of
 from aigrid.node.gateway.openai import error_object
-from aigrid.node.key_change import sign_rotation
+from aigrid.node.key_store.key_change import sign_rotation
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.wallet import Terms
-from aigrid.node.status import status_of
 from aigrid.protocol.credential_kinds import Permission, StatusDelegationBody, status_list_of
 from aigrid.protocol.errors import AigridError, Code, PolicyDeniedError
 from aigrid.protocol.identity import Identity

@@ -4,8 +4,8 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.commands.status import status_of
 from aigrid.node.discovery.trouble import own_trouble
-from aigrid.node.status import status_of
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.limits import LIMITS
 

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from aigrid.node.mesh.placement import summoner
 from aigrid.node.mesh.routing.summoning import Unmet
-from aigrid.node.placement_settings import PlacementConfig
+from aigrid.node.settings.placement import PlacementConfig
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.limits import LIMITS
 

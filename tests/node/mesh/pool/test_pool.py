@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aigrid.engines.base import Device, Estimate, ModelSource
 from aigrid.engines.echo import EchoEngine
-from aigrid.node.inline_workers import InlineSpawner
+from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.limits import LIMITS

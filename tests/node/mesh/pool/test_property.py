@@ -14,8 +14,8 @@ from tests.node.mesh.pool.world import Spawner, World, running
 from trio.testing import MockClock
 
 from aigrid.engines.base import Estimate
-from aigrid.node.inline_workers import InlineWorker
-from aigrid.node.workers import Worker
+from aigrid.node.workers.inline import InlineWorker
+from aigrid.node.workers.spawning import Worker
 from aigrid.protocol.errors import AigridError, Code
 
 BUDGET = 100

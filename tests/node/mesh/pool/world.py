@@ -11,10 +11,10 @@ from tests.node.mesh.shelf.shelf import echo_model, empty_shelf
 
 from aigrid.engines.base import Estimate, ModelSource
 from aigrid.engines.echo import EchoEngine
-from aigrid.node.inline_workers import InlineSpawner, InlineWorker
 from aigrid.node.mesh.pool.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.shelf.models import LocalModels
-from aigrid.node.workers import Admit
+from aigrid.node.workers.inline import InlineSpawner, InlineWorker
+from aigrid.node.workers.spawning import Admit
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
 

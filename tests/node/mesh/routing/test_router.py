@@ -11,8 +11,8 @@ from trio.testing import MockClock
 
 from aigrid.engines.base import CancelToken
 from aigrid.engines.echo import EchoEngine
-from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS

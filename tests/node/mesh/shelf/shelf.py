@@ -8,11 +8,11 @@ from typing import cast
 import trio
 
 from aigrid.engines.base import Estimate, ModelSource
-from aigrid.node.inline_workers import InlineSpawner
 from aigrid.node.mesh.shelf.bringing import Bringing, Fit
 from aigrid.node.mesh.shelf.copying import inline
 from aigrid.node.mesh.shelf.hosting import Hosting
 from aigrid.node.mesh.shelf.models import LocalModels
+from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.errors import EngineError
 from aigrid.protocol.model import ModelDescription, ModelFile
 

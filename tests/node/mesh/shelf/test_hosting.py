@@ -6,7 +6,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
-from aigrid.node.model_views import models_of
+from aigrid.node.commands.model_views import models_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS

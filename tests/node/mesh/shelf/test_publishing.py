@@ -8,7 +8,7 @@ import trio
 from tests.simulation.harness import Simulation
 
 from aigrid.engines.echo import EchoEngine
-from aigrid.node import inline_workers
+from aigrid.node.workers import inline as inline_workers
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.limits import LIMITS

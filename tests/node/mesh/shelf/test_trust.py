@@ -7,16 +7,16 @@ import trio
 from tests.simulation.harness import Simulation, eventually
 
 from aigrid.engines.echo import EchoEngine
-from aigrid.node import inline_workers
-from aigrid.node.mesh.shelf.bringing import Wishes
-from aigrid.node.publish_commands import (
+from aigrid.node.commands.publishing import (
     Publish,
     PublishRemote,
     propose,
     propose_hub,
     publish_hub,
 )
-from aigrid.node.status import status_of
+from aigrid.node.commands.status import status_of
+from aigrid.node.mesh.shelf.bringing import Wishes
+from aigrid.node.workers import inline as inline_workers
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.model import ModelDescription
 

@@ -9,9 +9,9 @@ from tests.simulation.harness import Simulation, eventually
 
 from aigrid.engines.base import Endpoint, Estimate, Served
 from aigrid.engines.echo import EchoEngine
-from aigrid.node import inline_workers
+from aigrid.node.commands.status import status_of
 from aigrid.node.mesh.shelf.server_model import ServerModel
-from aigrid.node.status import status_of
+from aigrid.node.workers import inline as inline_workers
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.model import MODEL_URN

@@ -8,7 +8,7 @@ import trio
 from tests.simulation.harness import Simulation, eventually
 from tests.simulation.heavy import content, files_of, heavy_grid, knows, publish_heavy
 
-from aigrid.node.weights_settings import WeightsConfig
+from aigrid.node.settings.weights import WeightsConfig
 from aigrid.protocol.chunks import Part
 from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.limits import LIMITS, MIB

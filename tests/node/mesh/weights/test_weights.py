@@ -15,7 +15,7 @@ from tests.simulation.heavy import (
     start_heavy,
 )
 
-from aigrid.node.weights_settings import WeightsConfig
+from aigrid.node.settings.weights import WeightsConfig
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.limits import MIB
 

@@ -1,0 +1,1 @@
+"""What the command line and the status page ask of a running node."""

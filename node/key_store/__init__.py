@@ -1,0 +1,1 @@
+"""The node's own keys on the disk: protected, changed, and retired."""

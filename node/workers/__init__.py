@@ -1,0 +1,1 @@
+"""Child processes that run engines: how they start, wait, answer and end."""
