@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field
 
+import structlog
 import trio
 
 from aigrid.engines.base import Device, Estimate
@@ -25,8 +26,10 @@ from aigrid.node.mesh.pool.unloading import Unloading
 from aigrid.node.mesh.pool.view import ColdStart, ModelUse, State
 from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.workers.spawning import Worker, WorkerSpawner
-from aigrid.protocol.errors import Code, LocalError
+from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import LIMITS, Limits
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,29 +197,16 @@ class ModelPool:
 
     async def resident(self, model: str) -> Worker:
         """The worker of a model, which stays until `unload`; no slot is held. Raises as `lease`."""
-        while True:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            entry = self._entry(model)
-            replica = entry.replicas[0] if entry.replicas else self._loading.begin(entry)
-            replica.resident = True
-            await replica.settled.wait()
-            if replica.worker is not None:
-                return replica.worker
-            if replica.error is not None:
-                raise copy(replica.error)
+        return await self._first_worker(model, resident=True)
 
     async def hold(self, model: str) -> Worker:
         """Keep a model loaded from now on until `let_go`; its first worker. Raises as `lease`."""
         self._entry(model).pinned = True
-        while True:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            entry = self._entry(model)
-            replica = entry.replicas[0] if entry.replicas else self._loading.begin(entry)
-            await replica.settled.wait()
-            if replica.worker is not None:
-                return replica.worker
-            if replica.error is not None:
-                raise copy(replica.error)
+        return await self._first_worker(model)
+
+    async def warm(self, model: str) -> None:
+        """Load a model that nobody asks for yet; it stays as long as usual. Raises as `lease`."""
+        await self._first_worker(model)
 
     def let_go(self, model: str) -> None:
         """It may be unloaded again when it is idle."""
@@ -257,6 +247,19 @@ class ModelPool:
             if replica is not None:
                 return replica
 
+    async def _first_worker(self, model: str, *, resident: bool = False) -> Worker:
+        """The worker that a model lives by, loaded if need be."""
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            entry = self._entry(model)
+            replica = entry.replicas[0] if entry.replicas else self._loading.begin(entry)
+            replica.resident = replica.resident or resident
+            await replica.settled.wait()
+            if replica.worker is not None:
+                return replica.worker
+            if replica.error is not None:
+                raise copy(replica.error)
+
     def _entry(self, model: str) -> Entry:
         entry = self._entries.get(model)
         if entry is None:
@@ -278,7 +281,7 @@ class ModelPool:
                     await turn.come.wait()
                 if not turn.come.is_set():
                     self._grow(entry)
-        except trio.Cancelled:
+        except BaseException:
             if turn.replica is not None:
                 self._release(turn.replica, asker)
             elif turn in entry.waiters:
@@ -319,9 +322,14 @@ class ModelPool:
             limits=self._limits,
         )
         if wants_more(entry, most, now):
-            if self._loading.could_grow(entry):
-                self._loading.begin(entry, extra=True)
-            else:
+            try:
+                grows = self._loading.could_grow(entry)
+                if grows:
+                    self._loading.begin(entry, extra=True)
+            except AigridError as error:  # those who wait have what is loaded
+                log.info("no_further_worker", model=entry.model, code=error.code.value)
+                grows = False
+            if not grows:
                 entry.grow_at = now + self._limits.model_grow_pause_seconds
 
     # -- keeping, and telling

@@ -322,3 +322,20 @@ async def test_after_a_crash_among_several_one_asker_at_a_time_runs(
             for asker in ("a", "b", "c"):
                 nursery.start_soon(ask, asker)
         assert max(together) == 3
+
+
+async def test_a_load_that_nobody_asks_for_excuses_no_crash_and_takes_no_wish_back(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add()
+        await use(world, model, 200.0, asker="somebody")
+        await world.pool.warm(model)
+        expires = world.pool.view()[model].expires_in_seconds
+        assert expires is not None
+        assert expires > 190
+        for n in range(LIMITS.crashes_max):
+            await world.pool.warm(model)
+            await crash(world, model, f"asker {n}")
+            await trio.sleep(10)
+        assert "keeps crashing" in world.pool.problem(model)

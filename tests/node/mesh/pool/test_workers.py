@@ -223,3 +223,20 @@ def test_a_wish_is_bounded() -> None:
         *(0.0, 5.0, 60.0, 60.0, 60.0)
     ]
     assert kept_seconds(float("nan"), 60.0) == 0.0
+
+
+async def test_who_waits_for_a_slot_does_not_hear_that_no_further_worker_may_come(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, workers_per_model=2) as world:
+        model, at = await world.add(slots=1, memory_bytes=30), []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, world, model, 100, lambda: None)
+            await trio.sleep(2)
+            world.spawner.failures = LIMITS.crashes_max
+            nursery.start_soon(hold, world, model, 1, lambda: at.append(trio.current_time()))
+            await trio.sleep(80)
+            assert not world.spawner.failures, "it is quarantined by now"
+        assert at == [101.0]
+        use = world.pool.view()[model]
+        assert (use.leases, use.waiting) == (0, 0)
