@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
+from tests.simulation.heavy import content, heavy_grid, knows, publish_heavy
 from tests.simulation.test_grid import everybody_knows_everybody
 from trio.testing import MockClock
 
@@ -286,3 +287,16 @@ async def test_a_member_that_only_says_it_loads_holds_nobody_up_for_ever(
         scope.cancel()
     assert warm(sim, model) != ["n03"]
     assert trio.current_time() - began < LIMITS.placement_coming_seconds + 30
+
+
+async def test_a_replica_retires_although_nobody_has_had_to_wait_for_it(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    a, b = await heavy_grid(sim, "a", "b", placement=PlacementConfig(host="members"))
+    model = await publish_heavy(sim, "a", {"weights.bin": content(100)})
+    await b.weights.fetch(model, await knows(b, model))
+    for name in ("a", "b"):
+        await sim.ask(name, model, WORDS)
+    assert {node.pool.states()[model] for node in (a, b)} == {"warm"}
+    await trio.sleep(LIMITS.replica_idle_seconds + 20)
+    assert {node.pool.states()[model] for node in (a, b)} == {"warm", "on_disk"}

@@ -136,7 +136,12 @@ class Placing:
         wanted = record.kind is Kind.DEMAND and (
             record.withdrawn or isinstance(record.body, DemandBody)
         )
-        if wanted or (record.kind is Kind.AVAILABILITY and self._told):
+        # What others offer counts while something is wanted; our own word may say that something
+        # has been loaded here, though nobody had to want it.
+        offered = record.kind is Kind.AVAILABILITY and (
+            bool(self._told) or record.issuer == self._graph.own_did
+        )
+        if wanted or offered:
             self._poke.set()
 
     def _look(self) -> None:
@@ -211,8 +216,8 @@ class Placing:
         failed = True
         try:
             await self._bring(model, manifest)
-            async with self._pool.lease(model, asker=self._graph.own_did):
-                failed = False
+            await self._pool.warm(model)
+            failed = False
             log.info("placed", model=model)
         except AigridError as error:
             log.warning("not_placed", model=model, code=error.code.value, reason=error.message)

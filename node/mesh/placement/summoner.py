@@ -92,8 +92,10 @@ class Summoner:
                 self._filled = trio.Event()
                 await self._filled.wait()
             await trio.sleep(LIMITS.summon_poll_seconds)
-            for key, line in self._lines.items():
+            for key, line in list(self._lines.items()):
                 self._advance(key, line)
+                if not (line.waiting or line.sent):
+                    del self._lines[key]
 
     async def _wait_for_busy(
         self, turn: trio.Event, model: str, manifest: Record, deadline: float

@@ -141,3 +141,14 @@ async def test_the_line_has_an_end(
             nursery.start_soon(wait)
     assert said[0][0] < 0.1
     assert [again for _, again in said] == [False] * 3
+
+
+async def test_a_line_that_nobody_stands_in_is_forgotten(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    model = await pair(sim)
+    summon = sim.nodes["asker"].node.placement.summon
+    unmet = Unmet(model, "", "parrot", "busy")
+    assert await summon(unmet, deadline=trio.current_time() + 5)
+    await trio.sleep(LIMITS.ping_interval_seconds + 1)
+    assert not summon._lines, "or it is looked at four times a second for ever"
