@@ -22,6 +22,7 @@ from aigrid.node.mesh.weights.asking import WeightsAsking
 from aigrid.node.mesh.weights.books import WeightsBooks
 from aigrid.node.mesh.weights.cache import WeightsCache
 from aigrid.node.mesh.weights.giving import WeightsGiving
+from aigrid.node.mesh.weights.job import Job
 from aigrid.node.mesh.weights.partial import Partial, occupied_bytes, remove
 from aigrid.node.mesh.weights.transfer import Transfer
 from aigrid.node.network.streams import RpcClient
@@ -44,44 +45,6 @@ from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 _USE_SECONDS = 30.0
-
-
-class _Job:
-    """A fetch: one for all who wait for the model. Whoever leaves does not end it."""
-
-    def __init__(self, model: str, manifest: Record) -> None:
-        self.model = model
-        self.manifest = manifest
-        self.scope = trio.CancelScope()
-        self.text = "waiting for other downloads"
-        self.error: AigridError | None = None
-        self.done = False
-        self._changed = trio.Event()
-
-    def say(self, text: str) -> None:
-        if text != self.text:
-            self.text = text
-            self._tell()
-
-    def finish(self, error: AigridError | None) -> None:
-        self.done, self.error = True, error
-        self._tell()
-
-    async def follow(self, progress: Progress) -> None:
-        """Tell `progress` what is said, until it is over. Raises why it failed."""
-        said = ""
-        while not self.done:
-            if self.text != said:
-                said = self.text
-                await progress(said)
-            else:
-                await self._changed.wait()
-        if self.error is not None:
-            raise self.error
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
 
 
 class Weights:
@@ -118,7 +81,7 @@ class Weights:
         self._policy = policy
         self._formats = formats
         self._now_ms = now_ms
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._turns = trio.CapacityLimiter(LIMITS.fetches_max)
         self._nursery: trio.Nursery | None = None
         self._received_bytes, self._receiving_seconds = 0, 0.0
@@ -150,11 +113,11 @@ class Weights:
                 await self.cache.sweep()
                 task_status.started()
                 while True:
-                    self.cache.note_use()
+                    self._write_down(self.cache.note_use)
                     await trio.sleep(_USE_SECONDS)
             finally:
                 self._nursery = None
-                self._books.write()
+                self._write_down(self._books.write)
 
     # --- what is known
 
@@ -276,7 +239,7 @@ class Weights:
                 raise refusal
             if self._nursery is None:
                 raise LocalError("this node is stopping", Code.SHUTTING_DOWN)
-            job = self._jobs[model] = _Job(model, manifest)
+            job = self._jobs[model] = Job(model, manifest)
             self._nursery.start_soon(self._run_job, job)
         await job.follow(progress)
 
@@ -317,12 +280,13 @@ class Weights:
         model = manifest.subject.removeprefix(MODEL_URN)
         return tuple(s for s in self._seeders(model) if s.manifest == manifest.content_id)
 
-    async def _run_job(self, job: _Job) -> None:
-        error: AigridError | None = None
+    async def _run_job(self, job: Job) -> None:
+        error: AigridError | None = LocalError("this node is stopping", Code.SHUTTING_DOWN)
         try:
             with job.scope:
                 async with self._turns:
                     await self._fetch(job)
+                error = None
             if job.scope.cancelled_caught:
                 error = LocalError("the fetch was cancelled", Code.CANCELLED)
         except AigridError as caught:
@@ -333,10 +297,17 @@ class Weights:
             error = LocalError("the fetch failed for a reason that is in this node's log")
         finally:
             del self._jobs[job.model]
-            self._books.write()
             job.finish(error)
+            self._write_down(self._books.write)
 
-    async def _fetch(self, job: _Job) -> None:
+    def _write_down(self, note: Callable[[], None]) -> None:
+        """The disk may be full, of all times while something is fetched: the node goes on."""
+        try:
+            note()
+        except AigridError as error:
+            log.warning("not_written_down", code=error.code, reason=error.message)
+
+    async def _fetch(self, job: Job) -> None:
         model, manifest = job.model, job.manifest
         body = manifest.body
         if not isinstance(body, ModelBody) or body.chunk_lists is UNSET:

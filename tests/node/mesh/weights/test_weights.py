@@ -16,7 +16,7 @@ from tests.simulation.heavy import (
 )
 
 from aigrid.node.settings.weights import WeightsConfig
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, UsageError
 from aigrid.protocol.limits import MIB
 
 DATA = {"weights.bin": content(5 * MIB + 17), "tokens.txt": b"hello", "nothing.txt": b""}
@@ -280,3 +280,36 @@ async def test_a_disk_need_not_hold_a_fetched_model_twice(sim, autojump_clock, m
     assert checked == [0]
     await publish_heavy(sim, "b", {"w": content(1000)}, called="other")
     assert checked == [0, 1000]
+
+
+async def test_a_disk_on_which_nothing_can_be_noted_ends_no_node(sim, autojump_clock, monkeypatch):
+    _, b = await heavy_grid(sim, "a", "b")
+    model = await publish_heavy(sim, "a", {"w": content(MIB)})
+    manifest = await knows(b, model)
+
+    def full(*_: object) -> None:
+        raise UsageError("the disk is full", Code.DATA_DIRECTORY_UNUSABLE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(b.weights._books, "write", full)
+        await b.weights.fetch(model, manifest)
+        patched.setattr(b.weights.cache, "note_use", full)
+        await trio.sleep(60)
+    assert files_of(sim, "b", model) == {"w": content(MIB)}
+    assert (await sim.ask("b", model, "hello"))[0].strip() == "hello"
+
+
+async def test_who_waits_for_a_fetch_when_the_node_stops_does_not_hear_that_it_is_done(
+    sim, autojump_clock
+):
+    _, b = await heavy_grid(sim, "a", "b", weights=SLOW)
+    model = await publish_heavy(sim, "a", DATA)
+    manifest = await knows(b, model)
+    async with trio.open_nursery() as nursery:
+
+        async def fetch():
+            assert (await refusal(b.weights.fetch(model, manifest))).code is Code.SHUTTING_DOWN
+
+        nursery.start_soon(fetch)
+        await trio.sleep(2)
+        sim.kill("b")
