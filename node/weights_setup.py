@@ -23,5 +23,6 @@ def weights_of(node: "Node", *, formats: Callable[[], frozenset[str]]) -> Weight
         queries=node.typed_queries,
         policy=node.policy,
         formats=formats,
+        pinned=node.pins.wanted,
         now_ms=node.now_ms,
     )

@@ -60,7 +60,7 @@ class Pins:
             task_status.started()
             while True:
                 self._poked = trio.Event()
-                wanted = self._wanted()
+                wanted = self.wanted()
                 for model, scope in self._scopes.items():
                     if model not in wanted:
                         scope.cancel()
@@ -91,7 +91,7 @@ class Pins:
         del self._scopes[model]
         self.poke()
 
-    def _wanted(self) -> frozenset[str]:
+    def wanted(self) -> frozenset[str]:
         """Ids of the models here that shall stay loaded."""
         here = self._models.list()
         found = set(self._remembered()) & here.keys()

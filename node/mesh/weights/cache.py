@@ -1,9 +1,11 @@
 """The room that fetched models take of the disk, and which of them goes when it is needed."""
 
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
+import trio
 
 from aigrid.node.mesh.pool.pool import ModelPool
 from aigrid.node.mesh.shelf.copying import check_room
@@ -25,7 +27,7 @@ class WeightsCache:
     Args of the constructor:
         others: live nodes (DIDs) beside this one that give a model's files.
         given: models whose files are being given, and those that are on their way.
-        pinned: models that stay, whatever happens.
+        pinned: models that stay, whatever happens, loaded just now or not.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class WeightsCache:
         own_did: str,
         others: Callable[[str], Collection[str]],
         given: Callable[[], Collection[str]],
-        pinned: Callable[[], Collection[str]] = tuple,
+        pinned: Callable[[], Collection[str]],
     ) -> None:
         self._config = config
         self._books = books
@@ -50,6 +52,8 @@ class WeightsCache:
         self._others = others
         self._given = given
         self._pinned = pinned
+        self._deciding = trio.Lock()
+        self._coming: dict[str, int] = {}
 
     def fetched(self) -> dict[str, int]:
         """Models that were fetched and that this node does not publish itself -> bytes."""
@@ -66,16 +70,25 @@ class WeightsCache:
             if state != "on_disk" and model in fetched:
                 self._books.used(model)
 
-    async def make_room(self, model: str, size: int) -> None:
-        """Let go what has to, so that a model of that size may come, or come to its end.
+    @asynccontextmanager
+    async def room(self, model: str, size: int) -> AsyncIterator[None]:
+        """Have room for a model of that size, which comes inside, or comes to its end.
 
         Raises:
             LocalError: `over_quota` where it does not fit, whatever goes.
         """
+        async with self._deciding:  # each counts on what is free
+            await self._make_room(model, size)
+            self._coming[model] = size
+        try:
+            yield
+        finally:
+            del self._coming[model]
+
+    async def _make_room(self, model: str, size: int) -> None:
         cached = await self._cached(model)
         budget = self._config.cache_bytes
         chosen = to_evict(cached, needed_bytes=size, budget_bytes=budget)
-        folder = self._models.fetching_folder(model)
         if chosen is None:
             raise LocalError(
                 f"{-(-size // MIB)} MiB do not fit in the {budget // MIB} MiB for fetched models "
@@ -84,8 +97,8 @@ class WeightsCache:
             )
         for one in chosen:
             await self._evict(one)
-        here = await self._models.run_blocking(lambda: occupied_bytes(folder))
-        needed = max(0, size - here)
+        folder = self._models.fetching_folder(model)
+        needed = await self._models.run_blocking(lambda: self._missing({model: size}))
         left = [one for one in await self._cached(model) if not one.kept]
         while True:  # a disk that is full before the budget is used up
             try:
@@ -98,6 +111,15 @@ class WeightsCache:
                 await self._evict(victim.model)
             else:
                 return
+
+    def _missing(self, more: Mapping[str, int]) -> int:
+        """Bytes that are yet to be written of what is on its way, and of `more`. Blocks."""
+        coming = {**self._coming, **more}
+        return sum(
+            max(0, size - occupied_bytes(self._models.fetching_folder(model)))
+            for model, size in coming.items()
+            if model not in self._models.list()
+        )
 
     async def sweep(self) -> None:
         """Fetches that were broken off long ago, and not taken up again, are given up."""
@@ -115,10 +137,11 @@ class WeightsCache:
             in_use = states.get(model, "on_disk") != "on_disk" or model in busy
             kept = in_use or self._is_keeper(model)
             found.append(Cached(model, size, self._books.used_ms(model), kept))
-        for model in await self._models.run_blocking(self._models.fetching):
+        for model in {*await self._models.run_blocking(self._models.fetching), *self._coming}:
             if model != wanted:
                 folder = self._models.fetching_folder(model)
-                size = await self._models.run_blocking(partial(occupied_bytes, folder))
+                here = await self._models.run_blocking(partial(occupied_bytes, folder))
+                size = here if model in self._models.list() else self._coming.get(model, here)
                 found.append(Cached(model, size, self._books.used_ms(model), model in busy))
         return found
 

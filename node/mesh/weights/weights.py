@@ -37,9 +37,11 @@ from aigrid.protocol.errors import (
     NoCandidateError,
     PolicyDeniedError,
     UsageError,
+    VerificationError,
 )
 from aigrid.protocol.kinds import ModelBody, Seed
 from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.mesh_kinds import ChunkList
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.record import Record
 
@@ -68,9 +70,10 @@ class Weights:
         queries: TypedQueries,
         policy: Policy,
         formats: Callable[[], frozenset[str]],
+        pinned: Callable[[], frozenset[str]],
         now_ms: NowMs,
     ) -> None:
-        """`formats`: those that engines here take."""
+        """`formats`: those that engines here take; `pinned`: models that are to stay."""
         self._config = config
         self._graph = graph
         self._models = models
@@ -82,6 +85,7 @@ class Weights:
         self._formats = formats
         self._now_ms = now_ms
         self._jobs: dict[str, Job] = {}
+        self._wrong: dict[str, None] = {}  # content ids of manifests that contradict themselves
         self._turns = trio.CapacityLimiter(LIMITS.fetches_max)
         self._nursery: trio.Nursery | None = None
         self._received_bytes, self._receiving_seconds = 0, 0.0
@@ -103,6 +107,7 @@ class Weights:
             own_did=graph.own_did,
             others=self._surely_holding,
             given=lambda: {*self.giving.giving, *self._jobs},
+            pinned=pinned,
         )
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
@@ -152,6 +157,12 @@ class Weights:
         if body.chunk_lists is UNSET:
             return NoCandidateError(
                 "the manifest does not say how to fetch the model: its owner publishes it again"
+            )
+        if manifest.content_id in self._wrong:
+            return VerificationError(
+                "the files that the manifest leads to are not those that it names: its publisher "
+                "has to publish the model again",
+                Code.HASH_MISMATCH,
             )
         if body.model.format not in self._formats():
             return EngineError(
@@ -320,7 +331,11 @@ class Weights:
         size = sum(file.bytes for file in files)
         here = await self._models.run_blocking(lambda: occupied_bytes(partial.folder))
         self._books.check(max(0, size - here))
-        await self.cache.make_room(model, size)
+        async with self.cache.room(model, size):
+            await self._bring(job, body.chunk_lists, partial)
+
+    async def _bring(self, job: Job, lists: tuple[ChunkList, ...], partial: Partial) -> None:
+        model, manifest = job.model, job.manifest
         self._hosting.check_room()
         self._books.used(model)
         await self._models.run_blocking(partial.prepare)
@@ -338,7 +353,7 @@ class Weights:
         )
         began = trio.current_time()
         try:
-            await transfer.run(body.chunk_lists)
+            await transfer.run(lists)
             await self._models.run_blocking(partial.sync)
         finally:
             self._received_bytes += transfer.progress.received_bytes
@@ -357,6 +372,9 @@ class Weights:
             await self._hosting.take_in(manifest, partial.paths(), installing)
         except LocalError as error:
             if error.code is Code.HASH_MISMATCH:  # what the manifest says of chunks was wrong
+                self._wrong[manifest.content_id] = None
+                if len(self._wrong) > LIMITS.offers_max:
+                    del self._wrong[next(iter(self._wrong))]
                 await self._models.run_blocking(lambda: remove(partial.folder))
             raise
         await self._models.run_blocking(lambda: remove(partial.folder))

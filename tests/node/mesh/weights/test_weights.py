@@ -6,6 +6,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 from tests.simulation.heavy import (
+    HeavyEcho,
     content,
     files_of,
     heavy_grid,
@@ -16,7 +17,7 @@ from tests.simulation.heavy import (
 )
 
 from aigrid.node.settings.weights import WeightsConfig
-from aigrid.protocol.errors import AigridError, Code, UsageError
+from aigrid.protocol.errors import AigridError, Code, LocalError, UsageError
 from aigrid.protocol.limits import MIB
 
 DATA = {"weights.bin": content(5 * MIB + 17), "tokens.txt": b"hello", "nothing.txt": b""}
@@ -205,7 +206,10 @@ async def test_the_longest_unused_goes_but_not_what_too_few_others_hold(sim, aut
     assert set(b.models.list()) == {models[0], models[2]}, "the one that was used stays"
     sim.kill("a")
     await trio.sleep(10)
-    error = await refusal(b.weights.cache.make_room(models[3], 5 * MIB))
+    with pytest.raises(AigridError) as caught:
+        async with b.weights.cache.room(models[3], 5 * MIB):
+            pass
+    error = caught.value
     assert error.code is Code.OVER_QUOTA
     assert set(b.models.list()) == {models[0], models[2]}
 
@@ -313,3 +317,72 @@ async def test_who_waits_for_a_fetch_when_the_node_stops_does_not_hear_that_it_i
         nursery.start_soon(fetch)
         await trio.sleep(2)
         sim.kill("b")
+
+
+async def test_what_is_pinned_stays_though_it_is_not_loaded(sim, autojump_clock):
+    await heavy_grid(sim, "a")
+    small = WeightsConfig(cache_bytes=11 * MIB, replicas_min=1)
+    b = await start_heavy(sim, "b", weights=small)
+    await sim.join("b", "a")
+    models = [
+        await publish_heavy(sim, "a", {"w": content(5 * MIB, seed)}, called=f"m{seed}")
+        for seed in range(3)
+    ]
+    for model in models:
+        await knows(b, model)
+    await b.weights.fetch(models[0], manifest_of(b, models[0]))
+    b._world.spawner.engines = {}  # nothing can be loaded any more
+    b.pins.pin(models[0])
+    await trio.sleep(1)
+    b._world.spawner.engines = {"echo": HeavyEcho}
+    for model in models[1:]:
+        await b.weights.fetch(model, manifest_of(b, model))
+    assert set(b.models.list()) == {models[0], models[2]}
+
+
+async def test_two_that_come_at_once_do_not_count_on_the_same_room(sim, autojump_clock):
+    await heavy_grid(sim, "a", weights=SLOW)
+    b = await start_heavy(sim, "b", weights=WeightsConfig(cache_bytes=8 * MIB))
+    await sim.join("b", "a")
+    models = [
+        await publish_heavy(sim, "a", {"w": content(5 * MIB, seed)}, called=f"m{seed}")
+        for seed in range(2)
+    ]
+    for model in models:
+        await knows(b, model)
+    codes = []
+
+    async def fetch(model: str) -> None:
+        try:
+            await b.weights.fetch(model, manifest_of(b, model))
+        except AigridError as error:
+            codes.append(error.code)
+
+    async with trio.open_nursery() as nursery:
+        for model in models:
+            nursery.start_soon(fetch, model)
+    assert codes == [Code.OVER_QUOTA]
+    assert len(b.models.list()) == 1
+
+
+async def test_a_manifest_that_leads_to_other_files_is_followed_once(
+    sim, autojump_clock, monkeypatch
+):
+    a, b = await heavy_grid(sim, "a", "b")
+    model = await publish_heavy(sim, "a", DATA)
+    manifest = await knows(b, model)
+
+    async def not_those(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise LocalError("not what its description says", Code.HASH_MISMATCH)
+
+    monkeypatch.setattr(b.hosting, "take_in", not_those)
+    assert (await refusal(b.weights.fetch(model, manifest))).code is Code.HASH_MISMATCH
+    given = a.weights.giving.given_bytes
+    error = await refusal(b.weights.fetch(model, manifest))
+    assert error.code is Code.HASH_MISMATCH
+    assert "publish" in error.message
+    assert a.weights.giving.given_bytes == given
+    assert (await refusal(b.weights.fetch(model, manifest))).code is Code.HASH_MISMATCH
+    with pytest.raises(AigridError):
+        b.weights.choose(model)
