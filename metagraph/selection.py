@@ -99,10 +99,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A candidate that may be asked; `explanation` says what put it where it stands."""
+    """A candidate that may be asked; `explanation` says what put it where it stands.
+
+    `full`: all its slots seem to be taken.
+    """
 
     candidate: Candidate
     explanation: tuple[str, ...]
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ def rank(
         scored = _score(candidate, seen, quickest_ms, local=local, strategy=strategy)
         tiers.setdefault(scored.tier, []).append(scored)
     kept = [
-        Kept(scored.candidate, scored.explanation)
+        Kept(scored.candidate, scored.explanation, full=scored.tier[0] == _BUSY)
         for tier in sorted(tiers)
         for scored in _two_choices(tiers[tier], rng)
     ]

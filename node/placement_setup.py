@@ -119,11 +119,7 @@ class Placement:
         return model in self._node.models.list()
 
     def problem(self, model: str) -> str:
-        return (
-            ""
-            if self._node.hosting.offered(model)
-            else "this node does not offer it: see `withheld`"
-        )
+        return self._node.hosting.problem(model)
 
     # -- inside
 

@@ -95,13 +95,14 @@ class Serving:
 
     @asynccontextmanager
     async def infer(
-        self, message: Infer, peer: str, *, tell: Tell, own: bool = False
+        self, message: Infer, peer: str, *, tell: Tell, asker: str | None = None
     ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
 
-        While it waits for the model, `tell` hears now and then how far that is. `own`: it is of
-        this node's operator, who may have a model kept for longer than others. Leaving early
-        cancels it in the worker. Every segment that has begun is receipted.
+        While it waits for the model, `tell` hears now and then how far that is. `asker`: whom of
+        this node's callers it is put down to if it crashes the worker, `OWN` for the operator, who
+        may have a model kept for longer than others; else it is put down to the peer. Leaving
+        early cancels it in the worker. Every segment that has begun is receipted.
 
         Raises:
             NoCandidateError: this node does not offer the model, or is stopping.
@@ -124,12 +125,13 @@ class Serving:
             except (PolicyDeniedError, VerificationError) as error:
                 self.denied[error.code] += 1
                 raise
-            async with self._run(message, admitted, peer, tell, own=own) as answer:
+            whose = peer if asker is None else asker
+            async with self._run(message, admitted, peer, tell, asker=whose) as answer:
                 yield answer
 
     @asynccontextmanager
     async def _run(
-        self, message: Infer, admitted: Admitted, peer: str, tell: Tell, *, own: bool
+        self, message: Infer, admitted: Admitted, peer: str, tell: Tell, *, asker: str
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         try:
@@ -137,8 +139,8 @@ class Serving:
                 lease = self._pool.lease(
                     message.model,
                     keep_alive_seconds=message.keep_alive_seconds,
-                    asker=OWN if peer == self._identity.did else peer,
-                    bounded=not own,
+                    asker=asker,
+                    bounded=asker != OWN,
                 )
                 leased = stack.enter_async_context(lease)
                 self.waiting += 1

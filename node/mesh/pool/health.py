@@ -4,7 +4,8 @@ Every failure is put down to somebody:
 
 - to the model itself, where its worker could not be loaded, or died while nobody's request ran or
   had just left;
-- to an asker, where only his requests ran: another node, or "" for this node and its own callers;
+- to an asker, where only his requests ran: another node, a caller of this one's gateway, or "" for
+  its operator;
 - to nobody, where requests of several ran. Then for `crash_alone_seconds` requests of one asker at
   a time run, so that the next crash names him.
 
@@ -14,7 +15,7 @@ for `quarantine_seconds`, or where one asker alone crashed it, for `quarantine_o
 
 One client with a request that crashes the engine must not take the model from everybody. So a
 request that was answered to its end forgives what was put down to askers, for the model evidently
-works; and an asker other than this node waits after his second crash, twice as long each time,
+works; and an asker other than the operator waits after his second crash, twice as long each time,
 while the others go on.
 """
 

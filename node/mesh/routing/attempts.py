@@ -17,6 +17,7 @@ from aigrid.metagraph.selection import Ranking
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.observed import Observed
 from aigrid.node.discovery.peers import Peers
+from aigrid.node.mesh.pool.health import OWN
 from aigrid.node.mesh.routing.mending import Asking, Mending
 from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
 from aigrid.node.mesh.routing.segment import AskedSegment, Guard, ReceiptBook
@@ -25,6 +26,7 @@ from aigrid.node.mesh.routing.waiting import Tell, Waiting
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
+from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import POLICY, AigridError, Code, RemoteError
 from aigrid.protocol.inference import InferRequest, TextRequest
@@ -160,8 +162,9 @@ class Attempts:
         async with AsyncExitStack() as stack:
             told = stack.enter_context(asking.waiting.at(candidate.node))
             if candidate.node == self._own_peer_id:
-                own = asking.caller.kind == "local"
-                served = self._serving.infer(message, candidate.signer, tell=_later(told), own=own)
+                served = self._serving.infer(
+                    message, candidate.signer, tell=_later(told), asker=_asker(asking.caller)
+                )
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
                 asking.waiting.over()
             else:
@@ -267,6 +270,11 @@ class Attempts:
                 raise RemoteError(
                     "the node cannot be reached", Code.UNREACHABLE, peer=candidate.node
                 )
+
+
+def _asker(caller: Caller) -> str:
+    """Whom of this node's callers a crash is put down to."""
+    return OWN if caller.kind == "local" else f"{caller.kind} {caller.actor}"
 
 
 def _goes_on(request: InferRequest) -> bool:

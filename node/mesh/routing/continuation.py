@@ -103,9 +103,16 @@ class Unbroken:
 
 
 def others_first(ranking: Ranking, failed: Candidate) -> Ranking:
-    """The node that failed comes after the others, but before those that would have to fetch."""
+    """The node that failed comes after the others, but before those that have no room for it now.
+
+    These are full, as it is not, or would have to fetch the model.
+    """
     kept = sorted(
         ranking.kept,
-        key=lambda one: (one.candidate.state == "can_fetch", one.candidate.node == failed.node),
+        key=lambda one: (
+            one.candidate.state == "can_fetch",
+            one.full,
+            one.candidate.node == failed.node,
+        ),
     )
     return Ranking(tuple(kept), ranking.dropped)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from trio.testing import MockClock
 
 from aigrid.engines.base import CancelToken
 from aigrid.engines.echo import EchoEngine
-from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextChunk, TextRequest
@@ -128,4 +129,28 @@ async def test_where_nobody_serves_a_model_the_error_says_why_this_node_does_not
             ):
                 pass
         assert caught.value.code is Code.NO_CANDIDATE
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_crash_is_put_down_to_the_caller_whose_request_it_was(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with trio.open_nursery() as nursery:
+        sim = Simulation(1, tmp_path, nursery)
+        node = (await sim.start("asker")).node
+        await sim.publish_echo("asker", "own parrot")
+        lease, said = node.pool.lease, []
+
+        def noted(model: str, **more: Any) -> Any:
+            said.append((more["asker"], more["bounded"]))
+            return lease(model, **more)
+
+        monkeypatch.setattr(node.pool, "lease", noted)
+        request = TextRequest(prompt="hello")
+        for caller in (OPERATOR, Caller("alice", "key")):
+            async with node.router.infer(
+                "own parrot", request, request_id=node.new_request_id(), caller=caller
+            ) as answer:
+                assert [batch async for batch in answer.chunks]
+        assert said == [("", False), ("key alice", True)]
         nursery.cancel_scope.cancel()
