@@ -1,4 +1,4 @@
-"""What belongs to the answer of a typed query: "who offers this?", answered by signed records.
+"""What belongs to the answer of a typed query: "who has this?", answered by signed records.
 
 One rule for both sides. Whoever is asked gathers, for each offer, the records from which a node
 that knows nothing but the grid's authority can verify and index it; whoever asked takes of an
@@ -13,11 +13,12 @@ from operator import itemgetter
 from typing import Literal
 
 from aigrid.metagraph.concepts import is_published
-from aigrid.metagraph.index import Candidate, Index
+from aigrid.metagraph.index import Candidate, Index, Seeder
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
+Source = Candidate | Seeder
 MembershipOf = Callable[[str], Record | None]
 
 
@@ -50,26 +51,34 @@ def offers(wanted: Wanted, index: Index, now_ms: int) -> tuple[Candidate, ...]:
     return tuple(candidate for _, candidate in sorted(ranked, key=itemgetter(0)))
 
 
+def givers(wanted: Wanted, index: Index, now_ms: int) -> tuple[Seeder, ...]:
+    """Who gives away the files of a model, as far as `index` knows; at most `find_offers_max`.
+
+    They need not offer it. Nobody gives a capability.
+    """
+    models = index.resolve(wanted.name, now_ms) if wanted.by == "model" else ()
+    found = chain.from_iterable(index.seeders_of(model, now_ms) for model in models)
+    return tuple(islice(found, LIMITS.find_offers_max))
+
+
 def gather(
     wanted: Wanted,
-    candidates: Iterable[Candidate],
+    sources: Iterable[Source],
     index: Index,
     membership_of: MembershipOf,
     *,
     now_ms: int,
     limit: int,
 ) -> list[Record]:
-    """The records behind `candidates`, memberships first, at most `limit`, `find_max_bytes` in all.
+    """The records behind offers and givers, memberships first.
 
-    No more than the first `find_records_max` candidates are looked at. An offer is there with all
-    that it takes, or not at all. `membership_of` gets a DID.
+    At most `limit`, and `find_max_bytes` in all; no more than the first `find_records_max` sources
+    are looked at. Each is there with all that it takes, or not at all. `membership_of` gets a DID.
     """
     chosen: dict[str, Record] = {}
     room_bytes = LIMITS.find_max_bytes
-    for candidate in islice(candidates, LIMITS.find_records_max):
-        grounds = {
-            record.content_id: record for record in _grounds(wanted, candidate, index, now_ms)
-        }
+    for source in islice(sources, LIMITS.find_records_max):
+        grounds = {record.content_id: record for record in _grounds(wanted, source, index, now_ms)}
         for issuer in sorted({record.issuer for record in grounds.values()}):
             membership = membership_of(issuer)
             if membership is not None:
@@ -91,22 +100,22 @@ def related(wanted: Wanted, answer: Iterable[Record], *, now_ms: int) -> list[Re
             memberships[record.subject] = record
         else:
             index.add(record)
-    found = offers(wanted, index, now_ms)
+    found: Iterable[Source] = chain(offers(wanted, index, now_ms), givers(wanted, index, now_ms))
     return gather(wanted, found, index, memberships.get, now_ms=now_ms, limit=count)
 
 
-def _grounds(wanted: Wanted, candidate: Candidate, index: Index, now_ms: int) -> Iterator[Record]:
-    """What an offer stands on, memberships apart."""
-    did = candidate.signer
+def _grounds(wanted: Wanted, source: Source, index: Index, now_ms: int) -> Iterator[Record]:
+    """What an offer stands on, or somebody who gives files away; memberships apart."""
+    did = source.signer
     records = [
         index.record((did, Kind.AVAILABILITY.value, did), now_ms),
         index.node(did, now_ms),
-        index.manifest(candidate.manifest, now_ms),
+        index.manifest(source.manifest, now_ms),
     ]
-    if wanted.by == "capability":
+    if wanted.by == "capability" and isinstance(source, Candidate):
         records += (
             index.record((name.partition("#")[0], Kind.CAPABILITY.value, name), now_ms)
-            for name in _concepts(wanted.name, candidate, index)
+            for name in _concepts(wanted.name, source, index)
         )
     return (record for record in records if record is not None)
 

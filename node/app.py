@@ -350,7 +350,7 @@ class Node:
         index, now_ms = self.graph.index, self.now_ms()
         manifests = (index.manifest(offer.manifest, now_ms) for offer in self.hosting.offers())
         offered = [r.body for r in manifests if r is not None and isinstance(r.body, ModelBody)]
-        return hint_keys(self.grid.did, offered, index.concepts, now_ms)
+        return hint_keys(self.grid.did, offered, index.concepts, now_ms, self.weights.seeds())
 
     def _shelf_changed(self) -> None:
         """Said at once: an offer under a manifest that was replaced is none."""

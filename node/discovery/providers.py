@@ -10,7 +10,7 @@ import trio
 
 from aigrid.metagraph.concepts import LiveConcepts, is_published
 from aigrid.node.network.transport import PeerAddress, Transport
-from aigrid.protocol.kinds import ModelBody
+from aigrid.protocol.kinds import ModelBody, Seed
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN
 
@@ -32,9 +32,15 @@ def model_key(grid: str, model: str) -> str:
 
 
 def hint_keys(
-    grid: str, offered: Iterable[ModelBody], concepts: LiveConcepts, now_ms: int
+    grid: str,
+    offered: Iterable[ModelBody],
+    concepts: LiveConcepts,
+    now_ms: int,
+    seeds: Iterable[Seed] = (),
 ) -> frozenset[str]:
     """What a node that offers these models may be asked for, broader capabilities included.
+
+    What it merely gives the files of, it may be asked for by id.
 
     Beyond `provide_keys_max` the least useful are left out: names first, which others may have
     given to other models, then capabilities that only few can know.
@@ -44,7 +50,8 @@ def hint_keys(
     capabilities = {name for one in satisfied for name, until in one.items() if until > now_ms}
     groups = (
         {grid_key(grid)},
-        {model_key(grid, body.id.removeprefix(MODEL_URN)) for body in bodies},
+        {model_key(grid, body.id.removeprefix(MODEL_URN)) for body in bodies}
+        | {model_key(grid, seed.model) for seed in seeds},
         {capability_key(grid, name) for name in capabilities if not is_published(name)},
         {capability_key(grid, name) for name in capabilities if is_published(name)},
         {model_key(grid, body.name) for body in bodies},

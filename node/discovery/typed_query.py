@@ -15,7 +15,7 @@ import trio
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.quota import TokenBucket, TokenBuckets
-from aigrid.metagraph.typed_query import Wanted, gather, offers, related
+from aigrid.metagraph.typed_query import Wanted, gather, givers, offers, related
 from aigrid.node.discovery.batches import send_records, take_in
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
@@ -101,7 +101,10 @@ class TypedQueries:
     # --- answering
 
     async def serve(self, peer_id: str, message: Find, send: Send) -> None:
-        """Send the records behind the offers that we know and whose nodes we do not know dead."""
+        """Send the records behind offers that we know, and behind those who give files away.
+
+        Their nodes are not known to be dead.
+        """
         wait_seconds = self._served.take(peer_id, trio.current_time())
         if wait_seconds:
             raise LocalError(
@@ -109,9 +112,13 @@ class TypedQueries:
             )
         self.counts["served"] += 1
         wanted, now_ms = Wanted(message.by, message.name), self._now_ms()
+        giving = givers(wanted, self._graph.index, now_ms)
         found = gather(
             wanted,
-            self._live_offers(wanted),
+            (
+                *self._live_offers(wanted),
+                *(one for one in giving if self._peers.observation(one.node).alive),
+            ),
             self._graph.index,
             partial(self._graph.membership_of, now_ms=now_ms),
             now_ms=now_ms,

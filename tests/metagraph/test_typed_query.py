@@ -23,8 +23,8 @@ from tests.metagraph.world import (
 )
 
 from aigrid.metagraph.graph import Metagraph
-from aigrid.metagraph.typed_query import Wanted, gather, offers, related
-from aigrid.protocol.kinds import CapabilityBody, Kind, ModelBody
+from aigrid.metagraph.typed_query import Wanted, gather, givers, offers, related
+from aigrid.protocol.kinds import AvailabilityBody, CapabilityBody, Kind, ModelBody, Seed
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
@@ -59,7 +59,7 @@ def knowing(*records: Record, open_to_strangers: bool = False) -> Metagraph:
 
 def answer(made: Metagraph, wanted: Wanted, limit: int = LIMITS.find_records_max) -> list[Record]:
     membership_of = partial(made.membership_of, now_ms=NOW_MS)
-    found = offers(wanted, made.index, NOW_MS)
+    found = (*offers(wanted, made.index, NOW_MS), *givers(wanted, made.index, NOW_MS))
     return gather(wanted, found, made.index, membership_of, now_ms=NOW_MS, limit=limit)
 
 
@@ -173,3 +173,17 @@ def test_one_node_with_many_offers_leaves_room_for_the_only_one_of_another():
         assert len(found) <= LIMITS.find_records_max
         assert ids(modest) <= ids(found)
         assert ids(answer(made, wanted, limit=8)) > ids(modest)
+
+
+def test_who_gives_a_model_without_offering_it_is_found_by_the_model_alone():
+    seed = Seed(DESCRIBED.subject.removeprefix(MODEL_URN), DESCRIBED.content_id)
+    body = AvailabilityBody(id=ANN.did, offers=(), seeds=(seed,))
+    given = [signed(body, Kind.AVAILABILITY, ANN), node_record(ANN), DESCRIBED]
+    made = knowing(*MEMBERSHIPS, *given, *UNRELATED)
+    for name in (seed.model, "patents"):
+        wanted = Wanted("model", name)
+        found = answer(made, wanted)
+        assert ids(found) == ids([*MEMBERSHIPS, *given])
+        assert ids(related(wanted, [*found, *UNRELATED], now_ms=NOW_MS)) == ids(found)
+    assert answer(made, Wanted("capability", "text-generation")) != found
+    assert DESCRIBED not in answer(made, Wanted("capability", LEGAL))

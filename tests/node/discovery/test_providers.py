@@ -10,7 +10,7 @@ from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.node.discovery.providers import ProviderHints, capability_key, hint_keys, model_key
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import CapabilityBody, ModelBody
+from aigrid.protocol.kinds import CapabilityBody, ModelBody, Seed
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 
@@ -142,3 +142,9 @@ def test_keys_are_bounded_and_the_grids_own_is_among_them():
     assert len(keys) == LIMITS.provide_keys_max
     assert "aigrid/grid/G" in keys
     assert {model_key("G", body.id.removeprefix(MODEL_URN)) for body in bodies} <= keys
+
+
+def test_what_is_merely_given_is_hinted_at_by_id():
+    concepts, body = LiveConcepts(default_taxonomy()), model(1, "echo", "text-generation")
+    seed = Seed(body.id.removeprefix(MODEL_URN), "bagaaiera")
+    assert hint_keys("G", [], concepts, 0, [seed]) == {"aigrid/grid/G", model_key("G", seed.model)}
