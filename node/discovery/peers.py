@@ -85,11 +85,14 @@ class Peers:
         return frozenset(p for p, state in self._states.items() if state.alive and p in members)
 
     def observation(self, peer_id: str) -> Observation:
-        """What selection may know of a peer. One never met counts as alive: a dial will tell."""
+        """What selection may know of a peer.
+
+        One never met counts as alive, for a dial will tell; one that was dialled in vain does not.
+        """
         state = self._states.get(peer_id)
         if peer_id == self._transport.peer_id or state is None:
             return Observation(alive=True)
-        alive = state.alive or state.seen_seconds == 0.0
+        alive = state.alive or not (state.seen_seconds or state.redial_seconds)
         return state.observed.observation(trio.current_time(), alive=alive)
 
     def seen(self, peer_id: str) -> Observed:

@@ -163,3 +163,16 @@ async def test_what_is_awaited_of_a_silent_peer_is_given_up(sim, autojump_clock)
     with pytest.raises(RemoteError), a.peers.while_alive(peer):
         await trio.sleep_forever()
     assert trio.current_time() - began < 0.1
+
+
+async def test_a_peer_that_was_dialled_in_vain_is_not_taken_to_be_there(sim, autojump_clock):
+    _, b = await grid(sim, "a", "b")
+    model = await sim.publish_echo("b", "parrot")
+    await eventually(lambda: sim.nodes["a"].node.router.models(), seconds=30)
+    sim.kill("b")
+    sim.kill("a")
+    a = (await sim.start("a", incarnation=1)).node
+    assert a.peers.observation(b.identity.peer_id).alive, "it was never met, and may be there"
+    await trio.sleep(20)
+    assert a.graph.index.offers_of_model(model, a.now_ms()), "its offer is still valid"
+    assert not a.peers.observation(b.identity.peer_id).alive
