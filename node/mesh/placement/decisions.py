@@ -1,6 +1,6 @@
 """Who hosts a wanted model: each node decides by itself, and all come to the same. Pure.
 
-Nodes rank themselves by rendezvous hashing (Thaler and Ravishankar 1998): the score of a node for a
+Nodes rank themselves by rendezvous hashing, see `rendezvous`: the score of a node for a
 model is the SHA-256 of both names, the highest comes first. All weigh the same, for what would make
 one heavier is its own claim. Who has the files comes before who would have to fetch them. Of the
 ranked as many act as replicas are wanted; the others stay put, and have their turn one after the
@@ -10,12 +10,12 @@ Where two nodes do not see the same, each node that one of them does not see let
 act, and what one sees of another's acting stops the rest.
 """
 
-import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from aigrid.node.mesh.rendezvous import score
 from aigrid.protocol.limits import LIMITS, Limits
 
 NOBODY: Final = -1
@@ -85,11 +85,6 @@ class Verdict:
         place = "no candidate" if self.rank == NOBODY else f"rank {self.rank + 1} of {self.ranked}"
         replicas = "replica" if self.wanted == 1 else "replicas"
         return f"{place}, {self.wanted} {replicas} wanted, {self.live} live"
-
-
-def score(node: str, model: str) -> bytes:
-    """The greater, the sooner. 0 bytes occur in neither name, so no two pairs look the same."""
-    return hashlib.sha256(f"{node}\0{model}".encode()).digest()
 
 
 def ranking(model: str, hosts: Iterable[Host]) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Decisions about weights on their way: who is asked for which chunks, and what has to go. Pure."""
 
-import hashlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from aigrid.node.mesh.rendezvous import score
 from aigrid.protocol.limits import LIMITS
 
 
@@ -162,13 +162,11 @@ def keepers(
 ) -> frozenset[str]:
     """Of live holders (DIDs) those that keep a model although they want the room.
 
-    Whoever published it first, then by a hash of model and holder: all who know of the same holders
+    Whoever published it first, then as they are ranked to host it: all who know of the same holders
     agree, so that not all of them let it go at the same moment, each counting on the others.
     """
-    ranked = sorted(
-        set(holders),
-        key=lambda did: (did != issuer, hashlib.sha256(f"{model} {did}".encode()).digest()),
-    )
+    by_score = sorted(set(holders), key=lambda did: score(did, model), reverse=True)
+    ranked = sorted(by_score, key=lambda did: did != issuer)
     return frozenset(ranked[: max(1, replicas_min)])
 
 

@@ -168,7 +168,7 @@ async def test_what_is_awaited_of_a_silent_peer_is_given_up(sim, autojump_clock)
 async def test_a_peer_that_was_dialled_in_vain_is_not_taken_to_be_there(sim, autojump_clock):
     _, b = await grid(sim, "a", "b")
     model = await sim.publish_echo("b", "parrot")
-    await eventually(lambda: sim.nodes["a"].node.router.models(), seconds=30)
+    await eventually(sim.nodes["a"].node.router.models, seconds=30)
     sim.kill("b")
     sim.kill("a")
     a = (await sim.start("a", incarnation=1)).node

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from aigrid.node.mesh.placement.decisions import Host, ranking
 from aigrid.node.mesh.weights.plan import Cached, WorkQueue, keepers, to_evict
 from aigrid.protocol.limits import LIMITS, MIB
 
@@ -167,3 +168,9 @@ def test_not_all_holders_let_a_model_go_at_once(holders, issuer, replicas_min):
 @pytest.mark.parametrize("replicas_min", [0, 1])
 def test_the_last_holder_keeps_it_whatever_is_configured(replicas_min):
     assert keepers("model", ["me"], issuer="you", replicas_min=replicas_min) == {"me"}
+
+
+@given(st.frozensets(DIDS, min_size=1), st.integers(1, 4))
+def test_those_keep_it_who_come_first_when_it_is_placed(holders, replicas_min):
+    kept = keepers("model", holders, issuer="", replicas_min=replicas_min)
+    assert kept == set(ranking("model", map(Host, holders))[:replicas_min])
