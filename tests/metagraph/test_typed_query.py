@@ -23,7 +23,7 @@ from tests.metagraph.world import (
 )
 
 from aigrid.metagraph.graph import Metagraph
-from aigrid.metagraph.typed_query import Wanted, gather, givers, offers, related
+from aigrid.metagraph.typed_query import Source, Wanted, gather, givers, offers, related
 from aigrid.protocol.kinds import AvailabilityBody, CapabilityBody, Kind, ModelBody, Seed
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
@@ -59,7 +59,8 @@ def knowing(*records: Record, open_to_strangers: bool = False) -> Metagraph:
 
 def answer(made: Metagraph, wanted: Wanted, limit: int = LIMITS.find_records_max) -> list[Record]:
     membership_of = partial(made.membership_of, now_ms=NOW_MS)
-    found = (*offers(wanted, made.index, NOW_MS), *givers(wanted, made.index, NOW_MS))
+    found: list[Source] = [*offers(wanted, made.index, NOW_MS)]
+    found += givers(wanted, made.index, NOW_MS)
     return gather(wanted, found, made.index, membership_of, now_ms=NOW_MS, limit=limit)
 
 

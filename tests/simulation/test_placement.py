@@ -15,9 +15,11 @@ from trio.testing import MockClock
 
 from aigrid.metagraph.branches import topics_of
 from aigrid.node.mesh.placement.decisions import Host, ranking, turn_seconds
+from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.settings.placement import PlacementConfig
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
+from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.kinds import DemandBody, Kind, Offer, WantedModel
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Records, encode
@@ -300,3 +302,21 @@ async def test_a_replica_retires_although_nobody_has_had_to_wait_for_it(
     assert {node.pool.states()[model] for node in (a, b)} == {"warm"}
     await trio.sleep(LIMITS.replica_idle_seconds + 20)
     assert {node.pool.states()[model] for node in (a, b)} == {"warm", "on_disk"}
+
+
+async def test_a_replica_stays_as_long_as_its_operator_has_said(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    a, b = await heavy_grid(sim, "a", "b")
+    model = await publish_heavy(sim, "a", {"weights.bin": content(100)})
+    await b.weights.fetch(model, await knows(b, model))
+    for node in (a, b):
+        request = TextRequest(prompt=WORDS)
+        async with node.router.infer(
+            model, request, request_id=node.new_request_id(), waiting=Waiting(1000.0)
+        ) as answer:
+            assert [batch async for batch in answer.chunks]
+    await trio.sleep(900)
+    assert {node.pool.states()[model] for node in (a, b)} == {"warm"}
+    await trio.sleep(200)
+    assert {node.pool.states()[model] for node in (a, b)} == {"on_disk"}

@@ -230,8 +230,11 @@ class Placing:
     # -- retiring
 
     def _watch(self, memory: _Memory, use: ModelUse, now: float) -> None:
-        """Note whether a loaded model was used since the last look: its expiry has moved then."""
-        if use.expires_in_seconds is None or use.leases or use.waiting:
+        """Note whether a loaded model was used since the last look: its expiry has moved then.
+
+        What its operator has said of it holds as long as it would without replicas elsewhere.
+        """
+        if use.expires_in_seconds is None or use.wished or use.leases or use.waiting:
             memory.used_at, memory.expires_at = now, now
             return
         expires_at = now + use.expires_in_seconds

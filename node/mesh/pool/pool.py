@@ -344,10 +344,15 @@ class ModelPool:
 
     def _keep_seconds(self, model: str) -> float:
         """How long a model stays if no request says otherwise."""
-        table, usual = self._config.keep_alive, self._config.keep_alive_seconds
-        if table:
-            usual = table.get(model, table.get(self._name_of(model), usual))
+        found, usual = self._configured(model), self._config.keep_alive_seconds
+        if found is not None:
+            return found
         return self._limits.model_idle_seconds if usual is None else usual
+
+    def _configured(self, model: str) -> float | None:
+        """How long this very model stays by the configuration, or None."""
+        table = self._config.keep_alive
+        return table.get(model, table.get(self._name_of(model))) if table else None
 
     def _workers(self, model: str) -> list[Worker]:
         entry = self._entries.get(model)
@@ -379,6 +384,7 @@ class ModelPool:
             waiting=len(entry.waiters),
             expires_in_seconds=max(0.0, expires - now) if expires < INFINITE else None,
             pinned=entry.pinned,
+            wished=entry.wish_seconds is not None or self._configured(model) is not None,
             cold_start=None if cold is None else ColdStart(cold[0], now - cold[1]),
             problem=self.problem(model) or ("" if loaded else entry.trouble),
         )

@@ -30,6 +30,7 @@ class ModelUse:
         expires_in_seconds: until its last worker goes if nobody asks; None where it stays, is in
             use, or is not loaded.
         pinned: whether it stays loaded until somebody unpins it.
+        wished: whether the operator has said how long this very model stays.
         cold_start: None where it was not loaded since the node started.
         problem: why it is not offered or not loaded now, or "".
     """
@@ -45,5 +46,6 @@ class ModelUse:
     waiting: int = 0
     expires_in_seconds: float | None = None
     pinned: bool = False
+    wished: bool = False
     cold_start: ColdStart | None = None
     problem: str = ""

@@ -1,6 +1,7 @@
 """Models on their way between whole nodes in virtual time: fetched, given on, kept, let go."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -331,10 +332,11 @@ async def test_what_is_pinned_stays_though_it_is_not_loaded(sim, autojump_clock)
     for model in models:
         await knows(b, model)
     await b.weights.fetch(models[0], manifest_of(b, models[0]))
-    b._world.spawner.engines = {}  # nothing can be loaded any more
+    spawner: Any = b._world.spawner
+    spawner.engines = {}  # nothing can be loaded any more
     b.pins.pin(models[0])
     await trio.sleep(1)
-    b._world.spawner.engines = {"echo": HeavyEcho}
+    spawner.engines = {"echo": HeavyEcho}
     for model in models[1:]:
         await b.weights.fetch(model, manifest_of(b, model))
     assert set(b.models.list()) == {models[0], models[2]}
