@@ -113,13 +113,21 @@ class BatchRows(Generic[S]):
     def arrange(
         self, wanted: Collection[Row[S]], fixed: Iterable[Row[S]]
     ) -> list[tuple[int, list[Row[S]]]]:
-        """Bring rows together, as far as `fixed` ones allow; each span: its first, its rows."""
+        """Bring rows together, as far as `fixed` ones allow; each span: its first, its rows.
+
+        Without memory to exchange them they are computed where they lie.
+        """
         rows = self._rows
         at = [self.number(row) for row in wanted]
         layout = side_by_side(at, [self.number(row) for row in fixed], len(rows))
         for one, other in layout.swaps:
             positions = max(len(rows[one].tokens), len(rows[other].tokens))
-            self._computer.swap(one, other, positions)
+            try:
+                self._computer.swap(one, other, positions)
+            except MemoryError:
+                at = [self.number(row) for row in wanted]
+                layout = side_by_side(at, range(len(rows)), len(rows))
+                break
             written = [max(rows[n].written, positions) for n in (one, other)]
             rows[one], rows[other] = rows[other], rows[one]
             rows[one].written, rows[other].written = written

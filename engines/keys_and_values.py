@@ -42,9 +42,15 @@ class Past:
         self._shape = shape
 
     def swap(self, one: int, other: int, positions: int) -> None:
-        """Exchange the first positions of two rows; what comes after them is lost."""
+        """Exchange the first positions of two rows; what comes after them is lost.
+
+        Raises:
+            MemoryError: there is none for one array's part of a row; nothing was exchanged.
+        """
+        _, heads, _, size = self._shape
+        held = np.empty((heads, positions, size), np.float32)
         for values in self.named.values():
-            held = values[one, :, :positions].copy()
+            held[...] = values[one, :, :positions]
             values[one, :, :positions] = values[other, :, :positions]
             values[other, :, :positions] = held
 

@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engines.batch_doubles import FAILS, NO_NUMBER, FakeRows, Request, likeliest
+from tests.engines.batch_doubles import (
+    FAILS,
+    NO_NUMBER,
+    POSITIONS,
+    FakeRows,
+    Request,
+    likeliest,
+)
 
+from aigrid.engines.batch_rows import BatchRows
 from aigrid.engines.batched_sequence import BatchedSequence
 from aigrid.engines.batching import Batch
 from aigrid.protocol.errors import Code, EngineError
@@ -246,3 +254,22 @@ def test_what_idle_rows_keep_goes_before_anybody_stands_aside() -> None:
     last.play(batch)
     assert [len(run[0]) for run in rows.runs] == [CHUNK] * 3 + [1] * 4
     assert last.said == last.alone()
+
+
+def test_rows_that_cannot_be_exchanged_are_computed_where_they_lie() -> None:
+    class Full(FakeRows):
+        def swap(self, one: int, other: int, positions: int) -> None:
+            raise MemoryError
+
+    spans = []
+    for computer in (FakeRows(3), Full(3)):
+        rows = BatchRows[int](computer, 3, chunk=CHUNK, room=3 * POSITIONS, reuse=False)
+        given_rows = [rows.give(n, [1]) for n in range(3)]
+        first, last = given_rows[0], given_rows[2]
+        assert first is not None
+        assert last is not None
+        found = rows.arrange([first, last], [])
+        spans.append([(at, [row.sequence for row in those]) for at, those in found])
+    together, apart = spans
+    assert [len(those) for _, those in together] == [2]
+    assert apart == [(0, [0]), (2, [2])]
