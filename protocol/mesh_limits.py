@@ -55,7 +55,7 @@ class MeshLimits:
     continuation_return_seconds: float = limit(
         3.0, "the same for the node that was lost, where there is no other"
     )
-    summons_max: int = limit(8, "times that somebody is summoned for one request")
+    summons_max: int = limit(8, "times that somebody is summoned for a request of usual patience")
     # Weights on their way
     chunk_min_bytes: int = limit(1 * MIB, "a chunk of a file, the last one excepted")
     chunk_max_bytes: int = limit(16 * MIB, "the same, of a large file")

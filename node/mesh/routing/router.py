@@ -5,6 +5,7 @@ one is tried, and when there is none somebody is summoned. After it, another hol
 model goes on where the answer broke off; one that nobody can go on with ends in an explicit error.
 """
 
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -158,7 +159,10 @@ class Router:
         Raises:
             AigridError: there is none.
         """
-        for _ in range(LIMITS.summons_max):
+        patience_seconds = deadline - trio.current_time()
+        # Busy nodes are tried again and again: whoever waits for longer may for longer.
+        often = math.ceil(patience_seconds / LIMITS.summon_retry_seconds)
+        for _ in range(max(LIMITS.summons_max, often)):
             ranking = await self._ranked(model, capability)
             tried.problem = None
             opened = await self._attempts.first(ranking, asking, tried)

@@ -106,6 +106,23 @@ async def test_an_endless_summoner_ends(sim: Simulation, autojump_clock: MockClo
     assert len(summon.wanted) == LIMITS.summons_max
 
 
+async def test_who_is_more_patient_is_summoned_for_more_often(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    asker, _ = await grid(sim, 1)
+    sim.kill("h0")
+    await trio.sleep(1)
+
+    async def busy_for_long() -> None:
+        await trio.sleep(LIMITS.summon_retry_seconds - 1)
+
+    asker.router._summon = Summoned(*[busy_for_long] * 1000)
+    began = trio.current_time()
+    with pytest.raises(AigridError):
+        await ask(asker, patience_seconds=240)
+    assert trio.current_time() - began > 200
+
+
 async def test_our_requests_count_against_a_peer_at_once(
     sim: Simulation, autojump_clock: MockClock
 ) -> None:
