@@ -160,11 +160,12 @@ class Router:
         """
         for _ in range(LIMITS.summons_max):
             ranking = await self._ranked(model, capability)
-            tried.problem = None
+            tried.problem, before = None, len(asking.ended)
             opened = await self._attempts.first(ranking, asking, tried)
             if opened is not None:
                 return opened
-            wanted = self._unmet(model, capability, ranking, tried.problem)
+            ran = len(asking.ended) > before
+            wanted = self._unmet(model, capability, ranking, tried.problem, ran=ran)
             if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
                 break
         raise self._nobody(model, capability, tried.problem, ranking)
@@ -217,7 +218,7 @@ class Router:
         try:
             for _ in range(LIMITS.summons_max):
                 ranking = others_first(self._candidates.ranked_here(answer.model), failed)
-                tried.problem = None
+                tried.problem, before = None, len(again.ended)
                 beginning = self._attempts.first(
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
                 )
@@ -225,7 +226,12 @@ class Router:
                 if opened is not None:
                     return opened
                 wanted = unmet(
-                    ranking, tried.problem, model=answer.model, capability="", name=answer.name
+                    ranking,
+                    tried.problem,
+                    model=answer.model,
+                    capability="",
+                    name=answer.name,
+                    ran=len(again.ended) > before,
                 )
                 if wanted is None or not (
                     await self._summoned(wanted, waiting, deadline) or await self._back(failed)
@@ -256,12 +262,18 @@ class Router:
             raise trouble or error from None
 
     def _unmet(
-        self, model: str, capability: str, ranking: Ranking, problem: AigridError | None
+        self,
+        model: str,
+        capability: str,
+        ranking: Ranking,
+        problem: AigridError | None,
+        *,
+        ran: bool,
     ) -> Unmet | None:
         if self.own_trouble() is not None:
             return None
         model_id = self.resolve(model) if model else ""
-        return unmet(ranking, problem, model=model_id, capability=capability, name=model)
+        return unmet(ranking, problem, model=model_id, capability=capability, name=model, ran=ran)
 
     def _nobody(
         self, model: str, capability: str, problem: AigridError | None, ranking: Ranking
