@@ -139,6 +139,7 @@ class Router:
             self._presenter.salt(),
             ended=[] if ended is None else ended,
             waiting=waiting or Waiting(),
+            patience_seconds=patience_seconds,
         )
         tried = Tried()
         deadline = trio.current_time() + patience_seconds
@@ -214,7 +215,8 @@ class Router:
             ended=answer.segments,
             waiting=waiting,
         )
-        deadline = trio.current_time() + LIMITS.continuation_patience_seconds
+        patience_seconds = min(asking.patience_seconds, LIMITS.continuation_patience_seconds)
+        deadline = trio.current_time() + patience_seconds
         try:
             for _ in range(LIMITS.summons_max):
                 ranking = others_first(self._candidates.ranked_here(answer.model), failed)
