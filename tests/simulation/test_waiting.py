@@ -152,7 +152,7 @@ async def test_patience_ends_with_progress_and_the_load_goes_on(sim, autojump_cl
     answer = error_answer(error, retry_after_seconds=LIMITS.retry_after_seconds)
     assert answer.status == 503
     wait = float(answer.headers["retry-after"])
-    assert 35 <= wait <= 45  # it has done a third of a minute's work in 23 s
+    assert 35 <= wait <= 52  # it has done a third of a minute's work in 23 s, as of its last word
     assert json.loads(answer.body)["error"]["progress"]["percent"] == 33
     await trio.sleep(wait)
     assert await chat(core, 5.0) == "hello there you"
