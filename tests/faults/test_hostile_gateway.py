@@ -225,7 +225,12 @@ async def test_drops_or_swaps_the_policy(mallory: Mallory, world: World) -> None
         ),
         (lambda s: replace(s, action="fetch"), "body_mismatch"),
         (
-            lambda s: replace(s, request=msgspec.structs.replace(REQUEST, continued_ids=(5, 6))),
+            lambda s: replace(
+                s,
+                request=msgspec.structs.replace(
+                    REQUEST, continued_ids=(5, 6), max_tokens=(REQUEST.max_tokens or 0) - 2
+                ),
+            ),
             "prefix_mismatch",
         ),
         (

@@ -26,7 +26,8 @@ class Asking:
 
     `refusals`: what nodes said whose operators serve others than members. `repeated`: nodes that
     were asked a second time. `waited`: those on whose new offers it has waited, which is done once.
-    `ended`: segments that failed before their first chunk. `waiting`: for whoever waits for it.
+    `ended`: segments that failed before their first chunk. `waiting`: for whoever waits for it;
+    `patience_seconds`: how long, where nobody serves it.
     """
 
     request: InferRequest
@@ -38,6 +39,7 @@ class Asking:
     waited: set[str] = field(default_factory=set)
     ended: list[Segment] = field(default_factory=list)
     waiting: Waiting = field(default_factory=Waiting)
+    patience_seconds: float = LIMITS.patience_seconds
 
 
 class Mending:

@@ -140,6 +140,7 @@ class Router:
             self._presenter.salt(),
             ended=[] if ended is None else ended,
             waiting=waiting or Waiting(),
+            patience_seconds=patience_seconds,
         )
         tried = Tried()
         deadline = trio.current_time() + patience_seconds
@@ -164,11 +165,12 @@ class Router:
         often = math.ceil(patience_seconds / LIMITS.summon_retry_seconds)
         for _ in range(max(LIMITS.summons_max, often)):
             ranking = await self._ranked(model, capability)
-            tried.problem = None
+            tried.problem, before = None, len(asking.ended)
             opened = await self._attempts.first(ranking, asking, tried)
             if opened is not None:
                 return opened
-            wanted = self._unmet(model, capability, ranking, tried.problem)
+            ran = len(asking.ended) > before
+            wanted = self._unmet(model, capability, ranking, tried.problem, ran=ran)
             if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
                 break
         raise self._nobody(model, capability, tried.problem, ranking)
@@ -217,11 +219,12 @@ class Router:
             ended=answer.segments,
             waiting=waiting,
         )
-        deadline = trio.current_time() + LIMITS.continuation_patience_seconds
+        patience_seconds = min(asking.patience_seconds, LIMITS.continuation_patience_seconds)
+        deadline = trio.current_time() + patience_seconds
         try:
             for _ in range(LIMITS.summons_max):
                 ranking = others_first(self._candidates.ranked_here(answer.model), failed)
-                tried.problem = None
+                tried.problem, before = None, len(again.ended)
                 beginning = self._attempts.first(
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
                 )
@@ -229,7 +232,12 @@ class Router:
                 if opened is not None:
                     return opened
                 wanted = unmet(
-                    ranking, tried.problem, model=answer.model, capability="", name=answer.name
+                    ranking,
+                    tried.problem,
+                    model=answer.model,
+                    capability="",
+                    name=answer.name,
+                    ran=len(again.ended) > before,
                 )
                 if wanted is None or not (
                     await self._summoned(wanted, waiting, deadline) or await self._back(failed)
@@ -260,12 +268,18 @@ class Router:
             raise trouble or error from None
 
     def _unmet(
-        self, model: str, capability: str, ranking: Ranking, problem: AigridError | None
+        self,
+        model: str,
+        capability: str,
+        ranking: Ranking,
+        problem: AigridError | None,
+        *,
+        ran: bool,
     ) -> Unmet | None:
         if self.own_trouble() is not None:
             return None
         model_id = self.resolve(model) if model else ""
-        return unmet(ranking, problem, model=model_id, capability=capability, name=model)
+        return unmet(ranking, problem, model=model_id, capability=capability, name=model, ran=ran)
 
     def _nobody(
         self, model: str, capability: str, problem: AigridError | None, ranking: Ranking

@@ -86,7 +86,13 @@ def more_telling(before: AigridError | None, error: AigridError) -> AigridError:
 
 
 def unmet(
-    ranking: Ranking, problem: AigridError | None, *, model: str, capability: str, name: str
+    ranking: Ranking,
+    problem: AigridError | None,
+    *,
+    model: str,
+    capability: str,
+    name: str,
+    ran: bool = False,
 ) -> Unmet | None:
     """What to summon somebody for; None where those who were asked have answered for good.
 
@@ -96,12 +102,14 @@ def unmet(
         model: model id, or "".
         capability: that was asked for, or "".
         name: that the client used, or "".
+        ran: whether the request had begun to run where that happened: what it took then was its
+            own doing, and anybody who came would lose a worker to it, too.
     """
     if problem is not None and (problem.code in POLICY or not worth_another(problem)):
         return None
     told = None if problem is None else problem.code
-    if told in TOLD and told not in NO_ROOM | {Code.OUT_OF_MEMORY}:
+    no_room = NO_ROOM if ran else NO_ROOM | {Code.OUT_OF_MEMORY}
+    if told in TOLD and told not in no_room:
         return None
-    busy = told in NO_ROOM or told is Code.OUT_OF_MEMORY
-    busy = busy or any(one.reason is Reason.BUSY for one in ranking.dropped)
+    busy = told in no_room or any(one.reason is Reason.BUSY for one in ranking.dropped)
     return Unmet(model, capability, name, "busy" if busy else "nobody offers")

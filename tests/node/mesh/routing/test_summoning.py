@@ -164,6 +164,11 @@ def test_what_is_worth_summoning_somebody_for(
     assert (wanted.reason if wanted else None) == reason
 
 
+def test_nobody_is_summoned_for_a_request_that_took_all_the_memory_there_was() -> None:
+    problem = RemoteError("", Code.OUT_OF_MEMORY)
+    assert unmet(Ranking((), ()), problem, model="m", capability="", name="n", ran=True) is None
+
+
 def test_who_is_left_alone_for_a_while_is_busy() -> None:
     ranking = Ranking((), (Dropped(candidate("a"), Reason.BUSY, ("",), 1.0),))
     wanted = unmet(ranking, None, model="m", capability="", name="n")
