@@ -50,14 +50,17 @@ class Observed:
     def heard(self, running: int) -> None:
         self.heard_running, self.heard_in_flight = running, self.in_flight
 
-    def succeeded(self, model: str, ttft_ms: float | None) -> None:
+    def began(self, model: str, ttft_ms: float | None) -> None:
         """It has begun to answer, or to go on with an answer, which is no measure: None."""
-        self.failures_in_row = 0
         self.busy_until.pop(model, None)
         if ttft_ms is not None:
             self.pace = replace(self.pace, ttft_ms=_mixed(self.pace.ttft_ms, ttft_ms))
             of_model = self.paces.get(model, Pace())
             self._keep(model, replace(of_model, ttft_ms=_mixed(of_model.ttft_ms, ttft_ms)))
+
+    def succeeded(self) -> None:
+        """It has answered to the end: who only begins is no better than who refuses."""
+        self.failures_in_row = 0
 
     def produced(self, model: str, token_ms: float) -> None:
         """So long it took per token, after the first."""

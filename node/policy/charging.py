@@ -71,6 +71,17 @@ def most(request: InferRequest) -> int:
     return _tokens(_prompt_bytes(request)) + completion
 
 
+def computed_again(request: InferRequest) -> int:
+    """Tokens of what was said before, which whoever goes on computes as it does a prompt.
+
+    The counts of an answer are those of its prompt and of what is added, so without these anybody
+    could have a prompt computed for nothing, as the beginning of an answer.
+    """
+    if not isinstance(request, TextRequest) or request.max_tokens == 0:  # only the end is told
+        return 0
+    return len(request.continued_ids)
+
+
 def _tokens(text_bytes: int) -> int:
     """An estimate; nothing is free."""
     return -(-text_bytes // _BYTES_PER_TOKEN)

@@ -6,7 +6,7 @@ import structlog
 
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.policy.admission import Admitted
-from aigrid.node.policy.charging import Charge
+from aigrid.node.policy.charging import Charge, computed_again
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import Finish, InferChunk, TextChunk
@@ -65,14 +65,17 @@ class Segment:
         """Charge what was used, sign and keep the receipt; only the first time.
 
         Hanging up early is not free of charge: nobody has counted the prompt then, so what it costs
-        is estimated. The receipt says what was counted.
+        is estimated. Nor is going on with an answer: what was said before is computed again. The
+        receipt says what was counted.
         """
         if self.receipt is not None:
             return
         finish, admitted, message = self._finish, self._admitted, self._message
         prompt_tokens = 0 if finish is None else finish.prompt_tokens
         completion_tokens = self._tokens if finish is None else finish.completion_tokens
-        uncounted = self._cost.broke_off() if reason == "cancelled" else 0
+        uncounted = 0 if finish is None else computed_again(message.request)
+        if reason == "cancelled":
+            uncounted += self._cost.broke_off()  # nothing, where there is a count
         binding, now_ms = admitted.presentation.binding, self._now_ms()
         body = ReceiptBody(
             id=admitted.presentation.holder,

@@ -6,6 +6,7 @@ import re
 from aigrid.protocol.errors import InvalidRequestError
 
 _MAX_CHARS = 32
+_LONGEST_SECONDS = 1e10
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:h|ms|m|s))+")
 _PART = re.compile(r"([0-9.]+)(h|ms|m|s)")
@@ -19,7 +20,8 @@ def keep_alive_seconds(value: str | float, *, called: str = "keep_alive") -> flo
         InvalidRequestError: it is neither; `called` is what it is called there.
     """
     if not isinstance(value, str):
-        return math.inf if value < 0 else float(value)
+        # As long as nobody lives is for good, too, and some integers are too large to be seconds.
+        return math.inf if value < 0 or value > _LONGEST_SECONDS else float(value)
     text = value.strip()[: _MAX_CHARS + 1]
     size = text.removeprefix("-")
     if len(text) <= _MAX_CHARS and text.isascii():

@@ -12,6 +12,7 @@ from tests.engines.speller import SpellingEngine, spell, text_of
 from tests.simulation.harness import Simulation, eventually
 from trio.testing import MockClock
 
+from aigrid.metagraph.selection import Reason
 from aigrid.node.app import Node
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.summoning import Unmet, nobody_comes
@@ -138,6 +139,27 @@ async def test_an_answer_that_breaks_off_again_and_again_is_mended_too(
         assert same(chunks, whole)
         assert [segment.tokens for segment in answer.segments] == [3, 4, 1, 5, len(whole) - 14]
         assert answer.attempts == 5
+
+
+async def test_a_node_that_breaks_every_answer_off_is_left_alone_for_a_while(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It begins each at once, and so it looks quick."""
+    async with world(tmp_path, "a", "b") as made:
+        breaker = next(iter(made.engines))
+        peer = made.asker.peers.seen(breaker)
+        for _ in range(2):
+            made.engines[breaker].breaks = [(1, Code.SHUTTING_DOWN)]
+            peer.failed_seconds = -1e6  # or the other would be asked first
+            for other in made.engines.keys() - {breaker}:
+                made.asker.peers.seen(other).failed(trio.current_time())
+            answer, _ = await ask(made.asker)
+            assert answer.node == breaker
+            assert len(answer.segments) == 2
+        ranking = made.asker.router._candidates.ranked_here("parrot")
+        assert [(one.candidate.node, one.reason) for one in ranking.dropped] == [
+            (breaker, Reason.COOLING)
+        ]
 
 
 async def test_a_node_that_dies_is_replaced_at_once(

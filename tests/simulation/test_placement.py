@@ -231,6 +231,30 @@ async def test_a_member_that_wants_everything_is_bounded_by_budgets(
     assert answer.strip() == WORDS
 
 
+async def test_members_that_want_many_models_of_their_own_crowd_out_nobody_elses(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    await grid(sim, 6)
+    model = await sim.publish_echo(PUBLISHER, "parrot")
+    junk = [await sim.publish_echo("n02", f"junk{n}") for n in range(32)]
+    await trio.sleep(5)
+    sim.kill(PUBLISHER)
+    for name, some in (("n02", junk[:16]), ("n03", junk[16:])):
+        liar = sim.nodes[name].node
+        found = {m: liar.graph.manifests_of(m, sim.now_ms())[0].content_id for m in some}
+        wanted = tuple(WantedModel(m, found[m], 10**6) for m in sorted(some))
+        body = DemandBody(id=liar.identity.did, wanted=wanted)
+        liar.graph.issue(Kind.DEMAND, body, liar.identity, now_ms=sim.now_ms(), ttl_ms=300_000)
+        vars(liar.placement.placing._bringable)["problem"] = lambda *_args, **_more: (
+            "it brings nothing"
+        )
+    await trio.sleep(5)
+    asker = sim.nodes["n05"].node
+    (manifest,) = asker.graph.manifests_of(model, sim.now_ms())
+    with asker.placement.demands.waiting(model, manifest.content_id):
+        await eventually(lambda: warm(sim, model), seconds=20)
+
+
 async def test_when_the_first_ranked_cannot_the_next_does_after_its_turn(
     sim: Simulation, autojump_clock: MockClock
 ) -> None:

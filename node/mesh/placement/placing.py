@@ -146,7 +146,7 @@ class Placing:
 
     def _look(self) -> None:
         now = trio.current_time()
-        demands = self._sight.demands()
+        demands = self._sight.demands(lambda model: self._bringable.manifest(model) is not None)
         told = {model: self._consider(model, who, now) for model, who in demands.items()}
         self._told = told
         loaded = [model for model, state in self._pool.states().items() if state == "warm"]

@@ -72,10 +72,11 @@ class Sight:
         """Whether no other member is there."""
         return not self._peers.alive_members()
 
-    def demands(self) -> dict[str, dict[str, int]]:
+    def demands(self, ours: Callable[[str], bool] = lambda _: True) -> dict[str, dict[str, int]]:
         """Model id -> DID of a member that is alive -> its requests that wait, ours included.
 
-        The most wanted models alone, of those of which a manifest is known.
+        Of those of which a manifest is known the most wanted alone, and first those that are `ours`
+        to host: members that want many others must not crowd these out.
         """
         now_ms, own = self._now_ms(), self._graph.own_did
         found: dict[str, dict[str, int]] = {}
@@ -93,7 +94,14 @@ class Sight:
             if count > 0:
                 found.setdefault(model, {})[own] = count
         known = [model for model in found if self._graph.manifests_of(model, now_ms)]
-        known.sort(key=lambda m: (-len(found[m]), -sum(found[m].values()), m))
+        most = LIMITS.placement_waiting_max
+
+        def place(model: str) -> tuple[bool, bool, int, int, str]:
+            who = found[model]
+            waiting = sum(min(count, most) for count in who.values())
+            return not ours(model), own not in who, -len(who), -waiting, model
+
+        known.sort(key=place)
         return {model: found[model] for model in known[: LIMITS.placement_models_max]}
 
     def manifests(self, model: str) -> tuple[Record, ...]:

@@ -189,8 +189,8 @@ class Attempts:
             if candidate.node != self._own_peer_id:
                 waited_ms = (trio.current_time() - began_seconds) * 1000
                 usual = not (_goes_on(request) or _was_loading(batches))
-                observed.succeeded(candidate.model, waited_ms if usual else None)
-                stack.callback(_note_pace, segment, observed)
+                observed.began(candidate.model, waited_ms if usual else None)
+                stack.callback(_note_end, segment, observed)
             return Opened(candidate, request, segment, stack.pop_all())
         raise AssertionError("nothing above is swallowed")
 
@@ -287,7 +287,9 @@ def _was_loading(batches: RemoteAnswer | ServedAnswer) -> bool:
     return isinstance(batches, RemoteAnswer) and batches.was_loading
 
 
-def _note_pace(segment: AskedSegment, observed: Observed) -> None:
+def _note_end(segment: AskedSegment, observed: Observed) -> None:
+    if segment.finished:
+        observed.succeeded()
     if segment.token_ms is not None:
         observed.produced(segment.model, segment.token_ms)
 

@@ -24,9 +24,9 @@ class RemoteAnswer:
 
     Chunks of another kind than asked for, more tokens or more bytes than they can take, and
     whatever comes after `Finish` but a receipt are a `protocol_violation`. `failed` is called when
-    the answer ends otherwise than with `Finish` once it has begun: until then the caller may ask
-    elsewhere. `loading` hears how far the model is there, and `came` that it has begun to answer:
-    that comes first, never after a chunk, and not for ever.
+    the answer ends otherwise than with `Finish` once it has begun, or is given up over there: until
+    then the caller may ask elsewhere. `loading` hears how far the model is there, and `came` that
+    it has begun to answer: that comes first, never after a chunk, and not for ever.
 
     Attributes:
         receipt: the one that came, as bytes that nobody has looked at; b"" if none did.
@@ -76,6 +76,8 @@ class RemoteAnswer:
                 self._failed()
             raise
         self._begun = True
+        if batch and isinstance(batch[-1], Finish) and batch[-1].reason == "cancelled":
+            self._failed()  # nobody here has cancelled it, or nobody would read this
         return batch
 
     @property

@@ -85,6 +85,11 @@ class AskedSegment:
         return self._candidate.model
 
     @property
+    def finished(self) -> bool:
+        """Whether it was answered to its end, and not given up."""
+        return self._finish is not None and self._finish.reason != "cancelled"
+
+    @property
     def token_ms(self) -> float | None:
         """Milliseconds per token after the first batch, if they can be told.
 

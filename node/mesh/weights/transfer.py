@@ -92,6 +92,7 @@ class Transfer:
         self._working: set[str] = set()
         self._mended: set[str] = set()
         self._strikes: Counter[str] = Counter()
+        self._busy: Counter[str] = Counter()  # by DID: chunk lists that it had no slot for
         self._resting: dict[str, float] = {}
         self._failure: AigridError | None = None
         self.dropped: dict[str, AigridError] = {}
@@ -132,7 +133,12 @@ class Transfer:
             except LocalError:
                 raise
             except AigridError as error:
-                await self._failed(holder, error)
+                if error.code is Code.BUSY and self._busy[holder.signer] < LIMITS.fetch_busy_max:
+                    self._busy[holder.signer] += 1
+                    rest = min(_pause(error), LIMITS.fetch_seek_seconds / 2)
+                    self._resting[holder.signer] = trio.current_time() + rest
+                else:
+                    await self._failed(holder, error)
             else:
                 keep = functools.partial(self._partial.keep_chunk_list, file, raw)
                 await self._run_blocking(keep)
@@ -151,6 +157,7 @@ class Transfer:
                     break
                 await trio.sleep(_LOOK_SECONDS)
             else:
+                self._resting.pop(left[0].signer, None)  # so that its next failure counts, too
                 return left[0]
         raise self._nobody()
 

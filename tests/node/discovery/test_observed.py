@@ -26,9 +26,9 @@ def test_our_own_requests_count_at_once_and_what_it_said_after_that() -> None:
 def test_paces_are_moving_averages_of_the_node_and_of_each_model() -> None:
     seen = Observed()
     for ms in (100.0, 200.0):
-        seen.succeeded("m", ms)
-    seen.succeeded("n", 10.0)
-    seen.succeeded("m", None)  # it went on with an answer: no measure
+        seen.began("m", ms)
+    seen.began("n", 10.0)
+    seen.began("m", None)  # it went on with an answer: no measure
     seen.produced("n", 5.0)
     made = seen.observation(0.0, alive=True)
     assert made.models == {"m": Pace(130.0, None), "n": Pace(10.0, 5.0)}
@@ -44,7 +44,7 @@ def test_busy_is_believed_for_a_while_and_until_it_answers() -> None:
         "m": 3.0,
         "n": LIMITS.busy_believed_seconds - 2,
     }
-    seen.succeeded("n", 1.0)
+    seen.began("n", 1.0)
     assert seen.observation(15.0, alive=True).busy_seconds == {}
 
 
@@ -54,7 +54,9 @@ def test_a_success_ends_a_row_of_failures() -> None:
     seen.failed(2.0)
     made = seen.observation(5.0, alive=False)
     assert (made.failures_in_row, made.last_failure_age_s, made.alive) == (2, 3.0, False)
-    seen.succeeded("m", None)
+    seen.began("m", None)  # and may break off again
+    assert seen.observation(5.0, alive=True).failures_in_row == 2
+    seen.succeeded()
     assert seen.observation(5.0, alive=True).last_failure_age_s is None
 
 
@@ -64,7 +66,7 @@ def test_what_is_remembered_is_bounded(steps: list[tuple[int, int, float]]) -> N
     for model, kind, value in steps:
         now += 1
         if kind == 0:
-            seen.succeeded(str(model), value)
+            seen.began(str(model), value)
         elif kind == 1:
             seen.produced(str(model), value)
         else:

@@ -30,7 +30,7 @@ from aigrid.node.policy.receipting import Segment
 from aigrid.node.policy.receipts import Receipts
 from aigrid.protocol import presentation
 from aigrid.protocol.errors import AigridError, Code, RemoteError
-from aigrid.protocol.inference import Finish, TextChunk
+from aigrid.protocol.inference import Finish, TextChunk, TextRequest
 from aigrid.protocol.messages import Chunks, Infer, Receipted, encode
 from aigrid.protocol.policy import Decision
 from aigrid.protocol.presentation import Binding
@@ -61,14 +61,14 @@ CANDIDATE = Candidate(
 class World:
     """A node that serves and one that asks, each with its own clock and its own receipts."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: TextRequest = REQUEST, keys: tuple[str, ...] = ()) -> None:
         self.asker_clock, self.server_clock = Clock(), Clock()
         self.server_clock.now_ms += 60_000
         self.asked = Receipts(Store().database, own_did=ASKER.did, now_ms=self.asker_clock)
         self.served = Receipts(Store().database, own_did=SERVER.did, now_ms=self.server_clock)
         self.bodies: list[bytes | Exception] = []
         binding = Binding(
-            "invoke", MODEL, MANIFEST, request_hash(SALT, REQUEST), prefix_hash(SALT, REQUEST)
+            "invoke", MODEL, MANIFEST, request_hash(SALT, request), prefix_hash(SALT, request)
         )
         raw = presentation.present(
             ASKER, (), binding, audience=SERVER.did, nonce="n" * 22, now_ms=NOW
@@ -87,13 +87,13 @@ class World:
         database = self.served.database
         self.segment = Segment(
             SERVER,
-            Infer("request-1", MODEL, MANIFEST, REQUEST, SALT, raw),
+            Infer("request-1", MODEL, MANIFEST, request, SALT, raw),
             Admitted(
                 shown,
                 Decision(None, (), relied_on=(GRANT,)),
                 MANIFEST,
                 self.server_clock(),
-                Charge(database, (), 0),
+                Charge(database, keys, 0),
             ),
             peer=ASKER.did,
             keep=self._keep,
@@ -156,6 +156,24 @@ async def test_both_ends_keep_the_same_receipt_whatever_their_clocks_say() -> No
     assert (asked.prompt_tokens, asked.completion_tokens) == (7, 4)
     (segment,) = answer.segments
     assert (segment.receipt, segment.receipted, segment.tokens) == (asked.id, True, 4)
+
+
+@pytest.mark.parametrize(
+    ("continued", "max_tokens", "charged"),
+    [(0, 4, 7 + 4), (1000, 4, 1000 + 7 + 4), (1000, None, 1000 + 7 + 4), (1000, 0, 7 + 4)],
+)
+async def test_what_an_answer_goes_on_from_is_charged_like_a_prompt(
+    continued: int, max_tokens: int | None, charged: int
+) -> None:
+    """Or a prompt that is sent as the beginning of an answer would cost nothing."""
+    request = TextRequest(prompt="x", max_tokens=max_tokens, continued_ids=tuple(range(continued)))
+    world = World(request, ("key",))
+    database = world.served.database
+    database.execute("INSERT INTO budgets VALUES ('key', 0, 1, 0)", ())
+    world.serve(*BATCHES)
+    assert database.row("SELECT tokens FROM budgets", ()) == (charged,)
+    assert world.segment.receipt is not None
+    assert b'"promptTokens":7' in world.segment.receipt.raw
 
 
 async def test_a_segment_that_failed_is_receipted_as_that() -> None:

@@ -93,6 +93,21 @@ async def test_an_answer_that_does_not_hold_is_cut(request_, batches, held):
     assert await read(request_, *batches) == (held, failures)
 
 
+async def test_an_answer_that_the_node_gives_up_is_counted_against_it():
+    """Nobody cancelled it: this is a break that does not look like one."""
+    failures: list[str] = []
+    answer = RemoteAnswer(
+        bodies((TextChunk("a", (1,)),), (Finish("cancelled", 1, 1),)),
+        TEXT,
+        peer="b",
+        failed=lambda: failures.append("failed"),
+    )
+    await anext(answer)
+    assert failures == []
+    await anext(answer)
+    assert failures == ["failed"]
+
+
 async def test_an_answer_that_stops_is_counted_against_its_node():
     assert await read(TEXT, (TextChunk("a", (1,)),)) == (1, 1)
     assert await read(TEXT) == (0, 0)

@@ -10,7 +10,7 @@ from tests.simulation.heavy import content, files_of, heavy_grid, knows, publish
 
 from aigrid.node.settings.weights import WeightsConfig
 from aigrid.protocol.chunks import Part
-from aigrid.protocol.errors import AigridError, Code, RemoteError
+from aigrid.protocol.errors import AigridError, Code, LocalError, RemoteError
 from aigrid.protocol.limits import LIMITS, MIB
 from aigrid.protocol.messages import Piece, Pong, Weights, decode_rpc_answer, encode
 
@@ -158,6 +158,45 @@ async def test_a_wrong_chunk_list_is_refused(sim, autojump_clock, behaviour):
     turn_evil(evil, behaviour, lists=True)
     await b.weights.fetch(model, manifest)
     assert files_of(sim, "b", model) == DATA
+
+
+async def test_a_holder_without_a_free_slot_is_asked_again_for_a_chunk_list(sim, autojump_clock):
+    holder, b = await heavy_grid(sim, "a", "b")
+    model = await publish_heavy(sim, "a", DATA)
+    honest = holder.weights.giving.serve
+    refused: list[Weights] = []
+
+    async def serve(peer_id, message, send):
+        if len(refused) < 3:
+            refused.append(message)
+            raise LocalError("no slot", Code.BUSY, retry_after_seconds=60)
+        await honest(peer_id, message, send)
+
+    vars(holder.weights.giving)["serve"] = serve
+    await b.weights.fetch(model, await knows(b, model))
+    assert files_of(sim, "b", model) == DATA
+    assert [message.part.count for message in refused] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("code", [Code.BUSY, Code.SHUTTING_DOWN, Code.TIMEOUT])
+async def test_a_holder_that_always_puts_off_is_given_up(sim, autojump_clock, code):
+    holder, b = await heavy_grid(sim, "a", "b")
+    model = await publish_heavy(sim, "a", DATA)
+    asked = 0
+
+    async def serve(peer_id, message, send):
+        nonlocal asked
+        asked += 1
+        if asked > 100:  # it would go on like that for ever
+            await trio.sleep_forever()
+        raise LocalError("not now", code, retry_after_seconds=60)
+
+    vars(holder.weights.giving)["serve"] = serve
+    manifest = await knows(b, model)
+    with pytest.raises(AigridError) as caught, trio.fail_after(3600):
+        await b.weights.fetch(model, manifest)
+    assert caught.value.code is Code.NO_CANDIDATE
+    assert asked <= 2 * LIMITS.fetch_busy_max
 
 
 async def test_where_all_holders_are_faulty_the_reason_is_told(sim, autojump_clock):
