@@ -106,7 +106,7 @@ def fetches(
     size, wanted = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
 
     def all_known() -> bool:
-        return any(m["seeds"] == count for m in fetcher.cli("models")["models"])
+        return any(len(m["seeds"]) == count for m in fetcher.cli("models")["models"])
 
     wait_for(all_known, timeout_seconds=30, what=f"{count} holders")
     for _ in range(rounds):

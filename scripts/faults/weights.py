@@ -123,7 +123,7 @@ def killed(victim: NodeProcess, path: Path) -> list[str]:
 def seeds(node: NodeProcess) -> int:
     """How many nodes give the model, as one of them sees it."""
     found = [m["seeds"] for m in node.cli("models")["models"] if m["name"] == NAME]
-    return int(found[0]) if found else 0
+    return len(found[0]) if found else 0
 
 
 def same(node: NodeProcess, model: str, path: Path) -> bool:
