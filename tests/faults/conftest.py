@@ -33,7 +33,9 @@ class ProcessGrid:
 
     def add(self, name: str, *options: str) -> NodeProcess:
         """A node of its own, not in the grid yet."""
-        node = NodeProcess(self.directory / name, *options)
+        # A spare worker would come a second after the first load, and be taken for growth.
+        environment = {"AIGRID_POOL": "spares = 0"}
+        node = NodeProcess(self.directory / name, *options, environment=environment)
         self.nodes.append(node)
         node.start()
         return node
