@@ -133,7 +133,7 @@ def over_http(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         try:
             node.start()
             node.cli("models", "fetch", MODEL, timeout_seconds=600)
-            (path,) = (node.data_dir).rglob("*.gguf")
+            (path,) = node.data_dir.glob("models/*/files/*.gguf")
             kept = options.keep / path.name
             kept.write_bytes(path.read_bytes())
             at_once(node, 1, 2)  # a first load is not what is asked here

@@ -9,7 +9,7 @@ the same with one holder. With `--freeze` it is held by SIGSTOP instead, and onl
 
 Wrong, and an exit status other than 0, is: an answer that does not end, counts or tokens that do
 not agree with its usage, a token that differs from the uninterrupted answer other than at a near
-tie (there the two likeliest tokens differ by less than NEAR_TIE in log-probability: whoever goes on
+tie (there the two likeliest tokens differ by less than `sampling.NEAR_TIE`: whoever goes on
 computes the same numbers in another order, so their last bits differ), an answer without its second
 holder that ends otherwise than in an error event. The stall is the time from the kill to the next
 token. Prints a table.
@@ -36,8 +36,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, wait_for
 
+from aigrid.engines.sampling import NEAR_TIE
+
 MODEL = "smollm2"
-NEAR_TIE = 0.05  # nats between the two likeliest tokens
 PROMPTS = (
     "Write a story about a lighthouse keeper.",
     "Explain how rivers form, in simple words.",
