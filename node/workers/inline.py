@@ -138,6 +138,10 @@ class InlineWorker:
         self._slots = trio.Semaphore(estimate.slots)
         self._running: set[trio.CancelScope] = set()
 
+    @property
+    def gone(self) -> bool:
+        return self.died.is_set()
+
     def stats(self) -> EngineStats:
         return self._loaded.stats()
 

@@ -83,6 +83,10 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._popen.pid
 
+    @property
+    def gone(self) -> bool:
+        return self._exited.is_set() or self._popen.poll() is not None
+
     def stats(self) -> EngineStats:
         return self._stats
 

@@ -71,6 +71,10 @@ class Worker(Protocol):
                 `out_of_memory`.
         """
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, looked up now: why, and what it leaves, may not be known yet."""
+
     def stats(self) -> EngineStats:
         """Counters as last heard."""
 

@@ -64,7 +64,7 @@ class Replica:
     def failing(self) -> bool:
         """Whether its worker is dead or about to be: who gets a lease now would be blamed."""
         worker = self.worker
-        return worker is not None and (worker.failure is not None or worker.died.is_set())
+        return worker is not None and (worker.failure is not None or worker.gone)
 
     @property
     def idle(self) -> bool:

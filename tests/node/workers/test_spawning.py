@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -237,9 +238,16 @@ async def test_kill_nine_fails_what_runs_and_is_noticed_when_nothing_does(tmp_pa
                 await rest(batches)
         assert failed.value.code is Code.ENGINE_CRASHED
         assert "SIGKILL" in failed.value.message
+        assert not idle.gone
         os.kill(idle.pid, signal.SIGKILL)
+        until = time.monotonic() + 2
+        while not idle.gone and time.monotonic() < until:
+            pass  # nothing else here runs meanwhile: whoever would use it now sees for himself
+        assert (idle.gone, idle.died.is_set()) == (True, False)
         with trio.fail_after(2):
             await idle.died.wait()
+        assert idle.failure is not None
+        assert "SIGKILL" in idle.failure.message
 
 
 async def test_a_kill_by_the_kernel_for_memory_is_named(
