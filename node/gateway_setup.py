@@ -5,11 +5,11 @@ import functools
 from aigrid.node.app import Node
 from aigrid.node.commands.model_views import whereabouts
 from aigrid.node.commands.status import status_of
-from aigrid.node.gateway.auth import Authenticator
+from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway.gateway import Gateway
+from aigrid.node.gateway.http.tls import ServerTls, load, self_signed
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.gateway.tls import ServerTls, load, self_signed
 from aigrid.node.network.tcp import addresses_of
 from aigrid.node.settings.config import NodeConfig
 from aigrid.protocol.errors import Code, UsageError

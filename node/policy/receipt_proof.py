@@ -2,7 +2,7 @@
 
 import msgspec
 
-from aigrid.node.gateway.openai_request import decode_chat
+from aigrid.node.gateway.openai.chat_request import decode_chat
 from aigrid.node.policy.receipt_rows import Row, Seen
 from aigrid.protocol.errors import Code, InvalidRequestError, VerificationError
 from aigrid.protocol.inference import InferRequest

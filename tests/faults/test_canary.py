@@ -34,13 +34,15 @@ OTHER_KEY: Final = "sk-zyxcanaryother"
 BREAK: Final = """
 import sys
 if "-c" in sys.orig_argv and "up" in sys.orig_argv:
-    from aigrid.node.gateway import core, openai
-    made = openai.completion
+    from aigrid.node.gateway import core
+    from aigrid.node.gateway.openai import answers
+
+    made = answers.completion
     def completion(**given):
         if "BREAK" in str(given["steps"]):
             raise RuntimeError(str(given["steps"]))
         return made(**given)
-    openai.completion = completion
+    answers.completion = completion
     async def drained(self):
         raise RuntimeError("broken on purpose")
     core.GatewayCore.drained = drained

@@ -12,8 +12,8 @@ from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.commands.ask import Ask, ask
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http import Gateway
-from aigrid.node.gateway.openai import error_answer
+from aigrid.node.gateway.gateway import Gateway
+from aigrid.node.gateway.openai.answers import error_answer
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.mesh.routing.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
 from aigrid.node.policy.caller import LOOPBACK, OPERATOR, Caller

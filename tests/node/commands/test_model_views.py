@@ -10,7 +10,7 @@ from tests.simulation.harness import Simulation, eventually
 from aigrid.node.commands.model_views import models_of, whereabouts
 from aigrid.node.commands.status import status_of
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.openai import model_list
+from aigrid.node.gateway.openai.answers import model_list
 from aigrid.protocol.limits import LIMITS
 
 

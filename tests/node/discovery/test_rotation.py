@@ -6,7 +6,7 @@ from tests.node.commands.test_commands import Console
 from tests.simulation.harness import MemoryKeys, Simulation, eventually
 
 from aigrid.node.commands.status import status_of
-from aigrid.node.gateway.openai import error_object
+from aigrid.node.gateway.openai.answers import error_object
 from aigrid.node.key_store.key_change import sign_rotation
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.wallet import Terms

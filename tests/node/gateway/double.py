@@ -10,11 +10,11 @@ from typing import Any
 import trio
 
 from aigrid.metagraph.database import Database
-from aigrid.node.gateway.auth import Authenticator
+from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway.gateway import Gateway
+from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.gateway.tls import ServerTls
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.policy.access import Access

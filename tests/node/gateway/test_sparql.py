@@ -12,8 +12,8 @@ from tests.node.gateway.double import NOW_MS, ScriptedMesh, authenticator, token
 
 from aigrid.metagraph.query import AnswerFormat, check_query, formats_of
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http import Gateway
-from aigrid.node.gateway.sparql_http import accepted
+from aigrid.node.gateway.gateway import Gateway
+from aigrid.node.gateway.sparql import accepted
 from aigrid.node.querying import QueryAnswer
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.limits import LIMITS

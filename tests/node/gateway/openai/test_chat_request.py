@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigrid.node.gateway.openai_request import _DECODER, decode_chat
+from aigrid.node.gateway.openai.chat_request import _DECODER, decode_chat
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import ChatMessage
 

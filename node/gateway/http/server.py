@@ -25,9 +25,9 @@ from anycorn.typing import ConnectionState
 from anycorn.utils import wrap_app
 from anycorn.worker_context import WorkerContext
 
-from aigrid.node.gateway import openai
+from aigrid.node.gateway.http.turn import Turn
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.gateway.turn import Turn
+from aigrid.node.gateway.openai import answers
 from aigrid.protocol.errors import Code, LocalError, UsageError
 from aigrid.protocol.limits import KIB
 
@@ -368,7 +368,7 @@ def _config(limits: GatewayLimits) -> Config:
 
 
 def _refusal(limits: GatewayLimits) -> bytes:
-    answer = openai.error_answer(
+    answer = answers.error_answer(
         LocalError("The gateway serves as many connections as it may.", Code.BUSY),
         retry_after_seconds=limits.retry_after_seconds,
     )

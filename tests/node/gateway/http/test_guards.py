@@ -22,8 +22,8 @@ from tests.node.gateway.double import (
 )
 
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.guard import loopback_address
-from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway.gateway import Gateway
+from aigrid.node.gateway.http.guard import loopback_address
 from aigrid.protocol.errors import Code, UsageError
 
 pytestmark = pytest.mark.trio

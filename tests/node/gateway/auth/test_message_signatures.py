@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.node.gateway.double import NAME, NOW_MS, ScriptedMesh, gateway, open_access
 from tests.node.gateway.signing import COVERED, Draft
 
-from aigrid.node.gateway.message_signatures import Headers, SignedRequest, verified, verify
+from aigrid.node.gateway.auth.message_signatures import Headers, SignedRequest, verified, verify
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.limits import ActorLimits

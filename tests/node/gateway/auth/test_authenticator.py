@@ -22,7 +22,7 @@ from tests.node.gateway.double import (
     view,
 )
 
-from aigrid.node.gateway.http import Gateway
+from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import LOOPBACK, Caller
 from aigrid.node.policy.limits import ActorLimits

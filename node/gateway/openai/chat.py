@@ -1,4 +1,4 @@
-"""OpenAI's endpoints: HTTP in, `openai_request` and `core` called, `openai` out."""
+"""OpenAI's chat over HTTP: `chat_request` decodes, `core` answers, `answers` spells it."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from aigrid.node.gateway import openai
-from aigrid.node.gateway.asgi import (
+from aigrid.node.gateway.core import GatewayCore, Generation
+from aigrid.node.gateway.http.asgi import (
     JSON_TYPE,
     REQUEST_ID,
     VISIT,
@@ -20,12 +20,12 @@ from aigrid.node.gateway.asgi import (
     internal_error,
     until_gone,
 )
-from aigrid.node.gateway.core import GatewayCore, Generation
-from aigrid.node.gateway.guard import check_json
+from aigrid.node.gateway.http.guard import check_json
+from aigrid.node.gateway.http.turn import Turn
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.gateway.openai_request import ChatCall, decode_chat
+from aigrid.node.gateway.openai import answers
+from aigrid.node.gateway.openai.chat_request import ChatCall, decode_chat
 from aigrid.node.gateway.patience import Wish, wish_of
-from aigrid.node.gateway.turn import Turn
 from aigrid.node.mesh.routing.answer import Answer
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError
@@ -49,11 +49,11 @@ class OpenAiEndpoints:
         ]
 
     async def _models(self, _request: Request) -> Response:
-        return json_response(openai.model_list(self._core.models(), self._core.whereabouts()))
+        return json_response(answers.model_list(self._core.models(), self._core.whereabouts()))
 
     async def _model(self, request: Request) -> Response:
         found = self._core.model(request.path_params["model"])
-        return json_response(openai.model_object(found, self._core.whereabouts()))
+        return json_response(answers.model_object(found, self._core.whereabouts()))
 
     async def _chat(self, request: Request) -> "_Chat":
         headers = dict(request.scope["headers"])
@@ -109,7 +109,7 @@ class _Chat:
         created = self.core.now_seconds()
         async with generation:
             steps = [step async for step in generation]
-            body = openai.completion(
+            body = answers.completion(
                 completion_id=self.completion_id,
                 created=created,
                 model=generation.answer.name,
@@ -146,7 +146,7 @@ class _Stream:
         created = chat.core.now_seconds()
         async with generation:
             headers = _served_by(generation.answer)
-            encoder = openai.ChunkEncoder(
+            encoder = answers.ChunkEncoder(
                 completion_id=chat.completion_id,
                 created=created,
                 model=generation.answer.name,
@@ -170,7 +170,7 @@ class _Stream:
             if not self._began:
                 self._ended = True
                 raise error
-        await self._write(openai.error_event(error, self._generation.segments), last=True)
+        await self._write(answers.error_event(error, self._generation.segments), last=True)
 
     async def _keep_alive(self) -> None:
         """Send headers without waiting for ever, and comments.
@@ -189,7 +189,7 @@ class _Stream:
             silent = trio.current_time() >= self._wrote_at + silence_seconds
             if silent or (text and text != shown):
                 shown = text
-                await self._write(openai.comment(text))
+                await self._write(answers.comment(text))
 
     async def _write(
         self, data: bytes, headers: dict[str, str] | None = None, *, last: bool = False

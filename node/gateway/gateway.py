@@ -7,16 +7,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 
-from aigrid.node.gateway.asgi import BodyReader, Boundary
-from aigrid.node.gateway.auth import Authenticator
+from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.guard import allowed_hosts, any_address, is_loopback, loopback_address
+from aigrid.node.gateway.http.asgi import BodyReader, Boundary
+from aigrid.node.gateway.http.guard import allowed_hosts, any_address, is_loopback, loopback_address
+from aigrid.node.gateway.http.server import HttpServer, listen
+from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.gateway.openai_http import OpenAiEndpoints, json_response
-from aigrid.node.gateway.server import HttpServer, listen
-from aigrid.node.gateway.sparql_http import Queries, SparqlEndpoint
-from aigrid.node.gateway.task_http import TaskEndpoints
-from aigrid.node.gateway.tls import ServerTls
+from aigrid.node.gateway.openai.chat import OpenAiEndpoints, json_response
+from aigrid.node.gateway.sparql import Queries, SparqlEndpoint
+from aigrid.node.gateway.tasks import TaskEndpoints
 from aigrid.protocol.errors import Code, LocalError
 
 

@@ -24,11 +24,11 @@ from tests.node.gateway.double import (
     head,
     open_access,
 )
-from tests.node.gateway.test_guards import core
+from tests.node.gateway.http.test_guards import core
 
-from aigrid.node.gateway.guard import allowed_hosts, check_caller
-from aigrid.node.gateway.http import Gateway
-from aigrid.node.gateway.tls import SELF_SIGNED_FILE, ServerTls, load, self_signed
+from aigrid.node.gateway.gateway import Gateway
+from aigrid.node.gateway.http.guard import allowed_hosts, check_caller
+from aigrid.node.gateway.http.tls import SELF_SIGNED_FILE, ServerTls, load, self_signed
 from aigrid.node.policy.limits import ActorLimits
 from aigrid.protocol.errors import AigridError, Code, UsageError
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from aigrid.metagraph.query import AnswerFormat
-from aigrid.node.gateway.asgi import BodyReader
+from aigrid.node.gateway.http.asgi import BodyReader
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.querying import QueryAnswer
 from aigrid.protocol.errors import Code, InvalidRequestError

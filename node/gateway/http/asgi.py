@@ -9,11 +9,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aigrid.node.gateway import openai
-from aigrid.node.gateway.auth import Authenticator
+from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.guard import Hosts, check_caller
+from aigrid.node.gateway.http.guard import Hosts, check_caller
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.openai import answers
 from aigrid.node.mesh.routing.answer import Segment
 from aigrid.node.settings.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
@@ -122,7 +122,7 @@ def error_response(
     segments: Sequence[Segment] = (),
 ) -> Response:
     """An error as an HTTP answer in OpenAI's dialect; `segments` are of the answer that it ends."""
-    answer = openai.error_answer(
+    answer = answers.error_answer(
         error, retry_after_seconds=limits.retry_after_seconds, segments=segments
     )
     return Response(

@@ -108,7 +108,7 @@ class Authenticator:
         return Authenticated(Caller(actor.name, "key"), actor)
 
     def _signed(self, scope: Scope) -> Authenticated:
-        from aigrid.node.gateway import message_signatures  # late: only where somebody signs
+        from aigrid.node.gateway.auth import message_signatures  # late: only where somebody signs
 
         now_ms = self._now_ms()
         actors: list[Actor] = []

@@ -1,0 +1,1 @@
+"""Who calls: keys of ours, and requests that callers sign themselves."""
