@@ -10,14 +10,19 @@ from starlette.routing import BaseRoute, Route, Router
 from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http.asgi import BodyReader, Boundary
+from aigrid.node.gateway.http.errors import SpellError
 from aigrid.node.gateway.http.guard import allowed_hosts, any_address, is_loopback, loopback_address
 from aigrid.node.gateway.http.server import HttpServer, listen
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.openai.answers import error_body
 from aigrid.node.gateway.openai.chat import OpenAiEndpoints, json_response
 from aigrid.node.gateway.sparql import Queries, SparqlEndpoint
 from aigrid.node.gateway.tasks import TaskEndpoints
 from aigrid.protocol.errors import Code, LocalError
+
+_SPELLED: dict[str, SpellError] = {}
+"""By what a path begins with."""
 
 
 class Gateway:
@@ -148,7 +153,9 @@ class Gateway:
         if self._queries is not None:
             routes += SparqlEndpoint(self._queries, self._limits).routes()
         router = Router(routes, redirect_slashes=False)
-        return Boundary(router, self._core, self._limits, self._hosts, self._auth)
+        return Boundary(
+            router, self._core, self._limits, self._hosts, auth=self._auth, dialect=_dialect
+        )
 
     async def _health(self, _request: Request) -> Response:
         if self._core.stopping:
@@ -157,3 +164,10 @@ class Gateway:
 
     async def _status(self, _request: Request) -> Response:
         return json_response(self._core.status())
+
+
+def _dialect(path: str) -> SpellError:
+    """How errors are spelled at a path; where nobody's dialect is spoken, as OpenAI's."""
+    return next(
+        (spell for prefix, spell in _SPELLED.items() if path.startswith(prefix)), error_body
+    )

@@ -37,12 +37,12 @@ if "-c" in sys.orig_argv and "up" in sys.orig_argv:
     from aigrid.node.gateway import core
     from aigrid.node.gateway.openai import answers
 
-    made = answers.completion
-    def completion(**given):
-        if "BREAK" in str(given["steps"]):
-            raise RuntimeError(str(given["steps"]))
-        return made(**given)
-    answers.completion = completion
+    made = answers.ChatSpelling.whole
+    def whole(self, answer, steps, segments):
+        if "BREAK" in str(steps):
+            raise RuntimeError(str(steps))
+        return made(self, answer, steps, segments)
+    answers.ChatSpelling.whole = whole
     async def drained(self):
         raise RuntimeError("broken on purpose")
     core.GatewayCore.drained = drained

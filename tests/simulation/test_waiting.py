@@ -13,7 +13,8 @@ from tests.simulation.harness import Simulation, eventually
 from aigrid.node.commands.ask import Ask, ask
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
-from aigrid.node.gateway.openai.answers import error_answer
+from aigrid.node.gateway.http.errors import error_answer
+from aigrid.node.gateway.openai.answers import error_body
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.mesh.routing.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
 from aigrid.node.policy.caller import LOOPBACK, OPERATOR, Caller
@@ -149,7 +150,7 @@ async def test_patience_ends_with_progress_and_the_load_goes_on(sim, autojump_cl
     assert error.code is Code.LOADING
     assert error.progress == {"node": node.identity.peer_id, "text": "loading: 33 %", "percent": 33}
     assert "33 %" in error.message
-    answer = error_answer(error, retry_after_seconds=LIMITS.retry_after_seconds)
+    answer = error_answer(error, error_body, retry_after_seconds=LIMITS.retry_after_seconds)
     assert answer.status == 503
     wait = float(answer.headers["retry-after"])
     assert 35 <= wait <= 52  # it has done a third of a minute's work in 23 s, as of its last word

@@ -11,9 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.http.errors import SpellError, error_answer
 from aigrid.node.gateway.http.guard import Hosts, check_caller
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.gateway.openai import answers
 from aigrid.node.mesh.routing.answer import Segment
 from aigrid.node.settings.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
@@ -33,6 +33,7 @@ class Boundary:
     """The outermost layer: request ids, the guard against web pages, every error an answer.
 
     Here alone it is decided who gets to a route; all but `/healthz` find a `Visit` in the scope.
+    `dialect` says by path how an error is spelled there.
     """
 
     def __init__(
@@ -41,9 +42,12 @@ class Boundary:
         core: GatewayCore,
         limits: GatewayLimits,
         hosts: Hosts,
+        *,
         auth: Authenticator,
+        dialect: Callable[[str], SpellError],
     ) -> None:
         self._app = app
+        self._dialect = dialect
         self._auth = auth
         self._core = core
         self._limits = limits
@@ -74,7 +78,7 @@ class Boundary:
             except ClientGoneError:
                 status = status or 499
             except Exception as error:  # noqa: BLE001  boundary: a request handler
-                answer = self._answer(error, id_)
+                answer = self._answer(error, id_, self._dialect(scope["path"]))
                 if status == 0:
                     await answer(scope, receive, send_named)
             _log.debug(
@@ -93,13 +97,13 @@ class Boundary:
             scope[VISIT] = visit
             await self._app(scope, found.body(receive), send)
 
-    def _answer(self, error: Exception, request_id: str) -> Response:
+    def _answer(self, error: Exception, request_id: str, spell: SpellError) -> Response:
         headers: Mapping[str, str] | None = None
         if isinstance(error, HTTPException):
             headers, error = error.headers, _routing_error(error.status_code)
         if not isinstance(error, AigridError):
             error = internal_error(error, request_id)
-        return error_response(error, self._limits, headers)
+        return error_response(error, self._limits, spell, headers)
 
 
 def _routing_error(status: int) -> AigridError:
@@ -117,13 +121,14 @@ def internal_error(error: BaseException, request_id: str) -> AigridError:
 def error_response(
     error: AigridError,
     limits: GatewayLimits,
+    spell: SpellError,
     headers: Mapping[str, str] | None = None,
     *,
     segments: Sequence[Segment] = (),
 ) -> Response:
-    """An error as an HTTP answer in OpenAI's dialect; `segments` are of the answer that it ends."""
-    answer = answers.error_answer(
-        error, retry_after_seconds=limits.retry_after_seconds, segments=segments
+    """An error as an HTTP answer; `segments` are of the answer that it ends."""
+    answer = error_answer(
+        error, spell, retry_after_seconds=limits.retry_after_seconds, segments=segments
     )
     return Response(
         answer.body, answer.status, {**answer.headers, **(headers or {})}, media_type=JSON_TYPE

@@ -25,9 +25,10 @@ from anycorn.typing import ConnectionState
 from anycorn.utils import wrap_app
 from anycorn.worker_context import WorkerContext
 
+from aigrid.node.gateway.http.errors import error_answer
 from aigrid.node.gateway.http.turn import Turn
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.gateway.openai import answers
+from aigrid.node.gateway.openai.answers import error_body
 from aigrid.protocol.errors import Code, LocalError, UsageError
 from aigrid.protocol.limits import KIB
 
@@ -368,8 +369,9 @@ def _config(limits: GatewayLimits) -> Config:
 
 
 def _refusal(limits: GatewayLimits) -> bytes:
-    answer = answers.error_answer(
+    answer = error_answer(
         LocalError("The gateway serves as many connections as it may.", Code.BUSY),
+        error_body,
         retry_after_seconds=limits.retry_after_seconds,
     )
     headers = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())

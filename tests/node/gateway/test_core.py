@@ -8,7 +8,8 @@ import trio.testing
 from tests.node.gateway.double import HELLO, NOW_MS, Batch, ScriptedMesh, text, tokens, view
 
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.openai import answers
+from aigrid.node.gateway.http.errors import error_answer
+from aigrid.node.gateway.openai.answers import error_body, error_object
 from aigrid.node.gateway.step import Step
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
@@ -122,11 +123,11 @@ def test_models_are_found_by_every_name_that_is_unambiguous() -> None:
 
 @pytest.mark.parametrize("code", list(Code))
 def test_every_code_has_a_complete_error_answer(code: Any) -> None:
-    answer = answers.error_answer(AigridError("It happened", code), retry_after_seconds=0.001)
+    answer = error_answer(AigridError("It happened", code), error_body, retry_after_seconds=0.001)
     assert answer.status == CODES[code].http
     assert ("retry-after" in answer.headers) == (answer.status in {429, 503})
     assert answer.headers.get("retry-after", "1") == "1"
     assert code.value.encode() in answer.body
     if code is not Code.INVALID_REQUEST:
-        message = answers.error_object(AigridError("It happened", code))["message"]
+        message = error_object(AigridError("It happened", code))["message"]
         assert message == f"It happened. {CODES[code].next_step}"

@@ -1,0 +1,192 @@
+"""Text as an HTTP answer in any dialect: whole or streamed, with signs of life, never just stopped.
+
+A dialect says how each part is spelled (`Spelling`); that it comes at all, in what order, and what
+happens when it breaks off or when the client leaves is here, once.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from aigrid.node.gateway.core import Generation
+from aigrid.node.gateway.http.asgi import JSON_TYPE, error_response, internal_error, until_gone
+from aigrid.node.gateway.http.turn import Turn
+from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.step import Step
+from aigrid.node.mesh.routing.answer import Answer, Segment
+from aigrid.protocol.errors import AigridError
+from aigrid.protocol.inference import Finish
+from aigrid.protocol.limits import LIMITS
+
+
+class Spelling(Protocol):
+    """How a dialect spells one answer; made for it, so what does not change is encoded once.
+
+    Attributes:
+        media_type: of a stream.
+    """
+
+    media_type: str
+
+    def error(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
+        """The body of an error that is an HTTP status."""
+
+    def whole(self, answer: Answer, steps: Sequence[Step], segments: Sequence[Segment]) -> bytes:
+        """The body of a plain answer; its last step carries the finish."""
+
+    def begin(self, answer: Answer) -> bytes:
+        """What a stream begins with, if anything; called before `step` and `end`."""
+
+    def step(self, step: Step) -> bytes:
+        """A piece of the answer; nothing when the step holds none."""
+
+    def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
+        """What follows the last piece."""
+
+    def comment(self, text: str) -> bytes:
+        """A sign of life that clients skip, which says how far a load is; b"" if there is none."""
+
+    def failed(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
+        """What ends a stream that failed."""
+
+
+class TextAnswer:
+    """The answer to a request for text, as an ASGI response."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        spelling: Spelling,
+        *,
+        stream: bool,
+        request_id: str,
+        limits: GatewayLimits,
+    ) -> None:
+        self.generation = generation
+        self.spelling = spelling
+        self.stream = stream
+        self.request_id = request_id
+        self.limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if self.stream:
+                await until_gone(receive, _Stream(self, send).run)
+                return
+            response = await until_gone(receive, lambda _nursery: self._plain())
+        except AigridError as error:  # a stream that has begun ends in an event instead
+            response = error_response(
+                error, self.limits, self.spelling.error, segments=self.generation.segments
+            )
+        await response(scope, receive, send)
+
+    async def _plain(self) -> Response:
+        generation = self.generation
+        async with generation:
+            steps = [step async for step in generation]
+            body = self.spelling.whole(generation.answer, steps, generation.segments)
+            headers = served_by(generation.answer)
+        return Response(body, headers=headers, media_type=JSON_TYPE)
+
+
+class _Stream:
+    """A stream of pieces. Writers take turns; the lock also guards `_began` and `_ended`."""
+
+    def __init__(self, whole: TextAnswer, send: Send) -> None:
+        self._generation = whole.generation
+        self._spelling = whole.spelling
+        self._limits = whole.limits
+        self._request_id = whole.request_id
+        self._send = send
+        self._turn = Turn()
+        self._began = False
+        self._ended = False
+        self._wrote_at = -math.inf
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._keep_alive)
+        try:
+            await self._pieces()
+        except AigridError as error:
+            await self._fail(error)
+        except Exception as error:  # noqa: BLE001  boundary: headers may be out, so the error is an event
+            await self._fail(internal_error(error, self._request_id))
+
+    async def _pieces(self) -> None:
+        generation, spelling = self._generation, self._spelling
+        async with generation:
+            headers = served_by(generation.answer)
+            pending = spelling.begin(generation.answer)
+            async for step in generation:
+                pending += spelling.step(step)
+                if step.finish is not None:
+                    pending += spelling.end(step.finish, generation.segments)
+                elif pending:
+                    await self._write(pending, headers)
+                    pending = b""
+        # Only now: with the last write the server tells us that the client is gone, which must
+        # not cancel the mesh's own end.
+        await self._write(pending, headers, last=True)
+
+    async def _fail(self, error: AigridError) -> None:
+        """End with an error event, or raise it while it can still be an HTTP status."""
+        async with self._turn:
+            if not self._began:
+                self._ended = True
+                raise error
+        await self._write(self._spelling.failed(error, self._generation.segments), last=True)
+
+    async def _keep_alive(self) -> None:
+        """Send headers without waiting for ever, and comments.
+
+        These come whenever the stream is silent, and while a model is being loaded with every word
+        on how far that is, about one a second.
+        """
+        await trio.sleep(self._limits.first_chunk_seconds)
+        silence_seconds = self._limits.keepalive_seconds
+        waiting, shown = self._generation.waiting, ""
+        while not self._ended:
+            with trio.move_on_at(self._wrote_at + silence_seconds):
+                await waiting.changed.wait()
+                await trio.sleep_until(self._wrote_at + LIMITS.loading_seconds)
+            text = "" if waiting.said is None else waiting.said.text
+            silent = trio.current_time() >= self._wrote_at + silence_seconds
+            if silent or (text and text != shown):
+                shown = text
+                await self._write(self._spelling.comment(text))
+
+    async def _write(
+        self, data: bytes, headers: dict[str, str] | None = None, *, last: bool = False
+    ) -> None:
+        async with self._turn:
+            if self._ended:
+                return
+            self._ended = last
+            if not self._began:
+                self._began = True
+                await self._send(_start(self._spelling.media_type, headers or {}))
+            self._wrote_at = trio.current_time()
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+
+
+def served_by(answer: Answer) -> dict[str, str]:
+    """Headers that say who answers."""
+    return {"x-aigrid-node": answer.node, "x-aigrid-model": answer.model}
+
+
+def _start(media_type: str, headers: dict[str, str]) -> Message:
+    fields = {
+        "content-type": media_type,
+        "cache-control": "no-store",
+        "x-accel-buffering": "no",
+        **headers,
+    }
+    return {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
+    }
