@@ -60,7 +60,7 @@ def test_true_is_no_one() -> None:
 
 @given(st.dictionaries(st.sampled_from(sorted(MEANINGFUL)) | st.text(max_size=8), VALUES))
 def test_needs_are_known_names_that_were_said(more: dict[str, Any]) -> None:
-    names = needed(asked(**{}) if not more else TextRequest(prompt="x", more=_json(more)))
+    names = needed(asked() if not more else TextRequest(prompt="x", more=_json(more)))
     assert names <= more.keys() & MEANINGFUL.keys()
     assert untaken(names, (EVERYTHING,)) == ()
     assert untaken(names, names) == ()
