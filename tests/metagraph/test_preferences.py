@@ -72,8 +72,10 @@ def test_what_is_kept_is_what_was_asked_for(
         assert preferences.fits(one.precision)
     if not preferences.allow_fallbacks:
         assert len(kept) <= 1
+        named = [c for c in candidates if {c.node, c.signer} & set(preferences.order)]
+        assert not preferences.order or set(kept) <= set(named)
         freely = ranked(
-            candidates,
+            named if preferences.order else candidates,
             Preferences(
                 preferences.order,
                 preferences.only,
