@@ -97,6 +97,12 @@ async def test_what_a_tool_said_goes_back_with_its_call() -> None:
     ]
 
 
+async def test_each_choice_has_its_own_end() -> None:
+    async with sdk(ScriptedMesh(CALLED)) as client:
+        answer = await client.chat.completions.create(model=NAME, messages=HI, tools=TOOLS, n=2)
+    assert [choice.finish_reason for choice in answer.choices] == ["tool_calls"] * 2
+
+
 async def test_several_choices_in_a_plain_answer() -> None:
     async with sdk(ScriptedMesh(HELLO)) as client:
         answer = await client.chat.completions.create(model=NAME, messages=HI, n=3)
