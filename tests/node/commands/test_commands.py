@@ -105,11 +105,15 @@ async def test_models_find_and_ask(sim, autojump_clock):
     nowhere = {"warm": [], "loading": [], "can_fetch": [], "seeds": [peer]}
     listed = {"model": model, "name": "parrot", "names": ["parrot"], "state": "on_disk"}
     listed |= {"on_disk": [peer], **nowhere}
+    listed["capabilities"] = ["text-generation"]
     listed["policy"] = [
         {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
     ]
     own = a.node.identity.peer_id
     assert await a("models") == {"models": [listed], "trouble": "", "peer_id": own, "fetching": {}}
+    for called in ("parrot", model, f"urn:aigrid:model:{model}"):
+        assert await a("models_show", model=called) == {"model": listed, "peer_id": own}
+    await refused(a("models_show", model="nothing"), Code.MODEL_NOT_FOUND)
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}
     assert (found["node"], found["signer"]) == (peer, b.node.identity.did)
