@@ -53,6 +53,8 @@ def _refuse_empty(ctx: typer.Context) -> None:
         source = ctx.get_parameter_source(parameter.name or "")
         if not option.startswith("--") or source is None or source.name != "COMMANDLINE":
             continue
+        if given == Path() and parameter.name != "data_dir":
+            raise UsageError(f"{option} names no file: leave it out, or give one")
         if given == "" or (isinstance(given, list | tuple) and "" in given):
             raise UsageError(f"{option} is empty: leave it out, or say what")
 

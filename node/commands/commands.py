@@ -1,6 +1,5 @@
 """The methods behind the control socket: what the command line can ask of a running node."""
 
-import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from aigrid.node.commands.finding import (
     find,
 )
 from aigrid.node.commands.keys import key_methods
+from aigrid.node.commands.misfit import misfit
 from aigrid.node.commands.model_views import ShowModel, models_of, show_model
 from aigrid.node.commands.policy import Explain, explain
 from aigrid.node.commands.pool import methods as pool_methods
@@ -193,7 +193,7 @@ class NodeCommands:
         except UnicodeEncodeError:
             raise UsageError(f"{method}: not UTF-8; give it as UTF-8 text") from None
         except msgspec.ValidationError as error:
-            raise UsageError(_misfit(error)) from None
+            raise UsageError(f"{method}: {misfit(str(error))}") from None
         return await run(arguments, emit)
 
     async def _status(self, _: Nothing, __: Emit) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class NodeCommands:
         except VerificationError as error:
             if error.code not in (Code.MALFORMED, Code.ISSUER_NOT_KEY):
                 raise
-            raise UsageError(f"this is no capability: {error.message}") from None
+            raise UsageError(f"this is no capability: {misfit(error.message)}") from None
         return {"capability": body.id, "record": record.content_id}
 
     async def _capability_withdraw(self, params: Name, _: Emit) -> dict[str, Any]:
@@ -358,11 +358,3 @@ class NodeCommands:
             )
         self._node.grid.remove(params.did)
         return {"did": params.did, "state": "removed"}
-
-
-def _misfit(error: msgspec.ValidationError) -> str:
-    """Which parameter has a value that it cannot have, in words for whoever typed it."""
-    expected, _, path = str(error).partition(" - at `$")
-    names = re.findall(r"[a-z_]+", path)
-    what = f"`{names[-1]}`" if names else "a parameter"
-    return f"{what} cannot have this value: {expected[:1].lower()}{expected[1:]}"

@@ -27,16 +27,14 @@ def row(cli: Cli, node: ScriptedNode, *, fetching: str = "", **here: Any) -> str
     return " ".join(table(cli, node, model)[0].split())
 
 
-def test_one_row_says_where_a_model_is_and_how_it_stands_here(
-    cli: Cli, node: ScriptedNode
-) -> None:
+def test_one_row_says_where_a_model_is_and_how_it_stands_here(cli: Cli, node: ScriptedNode) -> None:
     assert row(cli, node) == "smollm2 text-generation 2 of 2 loaded 300 MiB in 4 min"
-    idle = {"expires_in_seconds": None, "leases": 0}
+    idle: dict[str, Any] = {"expires_in_seconds": None, "leases": 0}
     assert row(cli, node, **idle).endswith("loaded 300 MiB if needed")
     assert row(cli, node, expires_in_seconds=None).endswith("loaded 300 MiB when idle")
     assert row(cli, node, **idle, pinned=True).endswith("loaded, pinned 300 MiB never")
     assert row(cli, node, state="on_disk").endswith("on disk - -")
-    loading = {"state": "loading", "progress": "loading: 45 %"}
+    loading: dict[str, Any] = {"state": "loading", "progress": "loading: 45 %"}
     assert row(cli, node, **loading).endswith("loading 45 % - -")
     assert row(cli, node, **loading, pinned=True).endswith("loading 45 %, pinned - -")
     assert row(cli, node, **loading, problem="x").endswith("loading, withheld - -")
