@@ -35,7 +35,7 @@ def join(
     *,
     as_json: Json = False,
 ) -> None:
-    """Join a grid: by an invitation, or by asking one that is seen on the local network."""
+    """Join a grid by an invitation, or ask one on the local network."""
     here = session(ctx)
     if invitation is None:
         body = _ask_to_join(here, grid or _choose(here, as_json=as_json), as_json=as_json)

@@ -58,7 +58,7 @@ def _show_none(body: dict[str, Any]) -> None:
 
 @models_app.command("show")
 def show_model(ctx: typer.Context, name: Model, *, as_json: Json = False) -> None:
-    """Print all that is known of a model: its id, where it is, and how it stands here."""
+    """Print a model in full: its id, where it is, how it stands here."""
     body = session(ctx).call("models_show", {"model": name})
     show(body, lambda told: show_cards([told["model"]], own=told["peer_id"]), as_json=as_json)
 
@@ -72,9 +72,9 @@ def fetch(
     *,
     as_json: Json = False,
 ) -> None:
-    """Bring a starter model, or one that other nodes give, check its hash and offer it.
+    """Bring a starter model, or one that other nodes give.
 
-    The latter goes on when this command is interrupted; `models drop` ends it.
+    Its hash is checked, and it is offered. The latter goes on when this command is interrupted; `models drop` ends it.
     """
     with render.progress(f"Fetching {name}...") as on_event:
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
@@ -95,7 +95,7 @@ def drop(
     *,
     as_json: Json = False,
 ) -> None:
-    """Remove a model that was fetched from other nodes, or stop fetching it.
+    """Remove a model fetched from other nodes, or stop fetching it.
 
     What was published here, and starter models, `aigrid withdraw` removes.
     """
@@ -152,7 +152,7 @@ def find(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Who offers a capability or a narrower one, best first, and which key signed the offer."""
+    """Who offers a capability or a narrower one, best first."""
     given = {
         "language": language,
         "format": format_,

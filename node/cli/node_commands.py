@@ -226,7 +226,7 @@ def _command(data_dir: Path, default: Callable[[], Path] | None = None) -> str:
 
 
 def engines(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """List devices, with their memory now, and engines: what each can run, on what, why not."""
+    """List devices and engines: what each can run, on what, why not."""
     show(session(ctx).call("engines"), _show_engines, as_json=as_json)
 
 
