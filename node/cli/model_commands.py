@@ -74,7 +74,8 @@ def fetch(
 ) -> None:
     """Bring a starter model, or one that other nodes give.
 
-    Its hash is checked, and it is offered. The latter goes on when this command is interrupted; `models drop` ends it.
+    Its hash is checked, and it is offered. What others give goes on coming when this command is
+    interrupted; `models drop` ends it.
     """
     with render.progress(f"Fetching {name}...") as on_event:
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
