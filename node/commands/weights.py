@@ -28,6 +28,8 @@ class DropModel(msgspec.Struct, forbid_unknown_fields=True):
 async def fetch_model(node: Node, params: FetchModel, emit: Emit) -> dict[str, Any]:
     """Bring a starter model, or else a model from other nodes. Leaving does not end the latter.
 
+    `others` are the ids of models that the name of a starter model hides: they are asked for by id.
+
     Raises:
         InvalidRequestError: `model_not_found`, `ambiguous_model`.
         AigridError: as `Hosting.fetch` and `Weights.fetch`.
@@ -38,26 +40,38 @@ async def fetch_model(node: Node, params: FetchModel, emit: Emit) -> dict[str, A
 
     if params.name in CATALOGUE or params.name in BUILT_IN:
         published = await node.hosting.fetch(params.name, progress)
-        return {"model": published.model, "name": published.name, "record": published.record}
+        others = {*node.graph.index.resolve(params.name, node.now_ms())} - {published.model}
+        told = {"model": published.model, "name": published.name, "record": published.record}
+        return {**told, "others": sorted(others)}
     model = await _known(node, params.name)
     manifest = node.weights.choose(model)
     await node.weights.fetch(model, manifest, progress=progress)
     name = manifest.body.name if isinstance(manifest.body, ModelBody) else ""
-    return {"model": model, "name": name, "record": manifest.content_id}
+    return {"model": model, "name": name, "record": manifest.content_id, "others": []}
 
 
 async def drop_model(node: Node, params: DropModel, _: Emit) -> dict[str, Any]:
-    """Remove a fetched model from the disk, or what there is of one on its way."""
+    """Remove a fetched model from the disk, or what there is of one on its way.
+
+    Raises InvalidRequestError: `model_not_found`; `ambiguous_model` for a name that several have.
+    """
     index, now_ms = node.graph.index, node.now_ms()
     here = {*node.weights.cache.fetched(), *node.weights.fetching()}
     here |= set(await node.models.run_blocking(node.models.fetching))
     names = {model: node.hosting.name(model) for model in here if model in node.models.list()}
     found = {model for model in here if params.model in (model, names.get(model))}
     found |= here.intersection(index.resolve(params.model, now_ms))
-    unknown = f"this node has fetched no model {params.model[:96]!r}; its own it withdraws"
-    one = the_one(params.model, found, unknown=unknown)
+    one = the_one(params.model, found, unknown=_not_fetched(node, params.model))
     await node.weights.drop(one)
     return {"model": one}
+
+
+def _not_fetched(node: Node, said: str) -> str:
+    """Why there is nothing to drop. What was published here, and starter models, are withdrawn."""
+    if any(said in (model, node.hosting.name(model)) for model in node.models.list()):
+        way = f"`aigrid withdraw {said}` removes it" if said.isalnum() else "`aigrid withdraw`"
+        return f"{said[:96]!r} was published on this node, not fetched from others: {way}"
+    return f"this node has fetched no model {said[:96]!r}: `aigrid models` lists what is here"
 
 
 async def _known(node: Node, name: str) -> str:

@@ -232,7 +232,7 @@ class Grid:
         try:
             self.keys.retire_authority()
         except AigridError as error:  # unused from now on, wherever it lies
-            log.warning("authority key not retired", code=error.code.value, reason=error.message)
+            log.warning("authority_key_not_retired", code=error.code.value, reason=error.message)
 
     def meet(self, raw: bytes, *, peer_id: str, delegation: bytes = b"") -> Record:
         """Take note of the membership that `peer_id` presents, which admits it.
@@ -297,7 +297,7 @@ class Grid:
                 self._renew()
                 self._renew_as_delegate()
             except AigridError as error:  # a full disk, a clock set back: next time, then
-                log.warning("memberships not kept", code=error.code.value, reason=error.message)
+                log.warning("memberships_not_kept", code=error.code.value, reason=error.message)
             with trio.move_on_after(1.0):
                 await self._poke.wait()
             self._poke = trio.Event()
@@ -329,7 +329,7 @@ class Grid:
         expected = {peer_id_of_did(did) for did in self.members()}
         expected.add(self.identity.peer_id)
         for peer_id in self._transport.members - expected:
-            log.info("member removed", peer=peer_id)
+            log.info("member_removed", peer=peer_id)
             await self._transport.remove(peer_id)
 
     def _renew(self) -> None:

@@ -157,7 +157,7 @@ class JoinClient:
         except AigridError as error:
             if not (isinstance(error, RemoteError) or error.info.retry):
                 raise
-            log.info("join poll failed", peer=host.peer_id, code=error.code.value)
+            log.info("join_poll_failed", peer=host.peer_id, code=error.code.value)
             await trio.sleep(LIMITS.join_poll_seconds)
             return Pending()
 

@@ -94,7 +94,7 @@ class JoinHost:
                     answer: JoinAnswer = await self._answer(stream, raw)
                 except AigridError as error:
                     self.refused[error.code] += 1
-                    log.info("join refused", peer=stream.peer_id, code=error.code.value)
+                    log.info("join_refused", peer=stream.peer_id, code=error.code.value)
                     answer = refusal(error)
                 await write_message(stream, encode(answer))
                 await finish(stream)

@@ -191,7 +191,7 @@ class Serving:
                     await send(encode(Chunks(batch)))
         except AigridError as error:
             log.info(
-                "not served", peer=peer_id, request_id=message.request_id, code=error.code.value
+                "not_served", peer=peer_id, request_id=message.request_id, code=error.code.value
             )
             if answer is not None and answer.receipt is not None:
                 await send(encode(Receipted(answer.receipt.raw)))

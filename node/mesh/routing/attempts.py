@@ -207,7 +207,7 @@ class Attempts:
 
     def _note(self, candidate: Candidate, error: AigridError) -> None:
         log.info(
-            "candidate failed", peer=candidate.node, model=candidate.model, code=error.code.value
+            "candidate_failed", peer=candidate.node, model=candidate.model, code=error.code.value
         )
         if is_its_fault(error):
             self._peers.failed(candidate.node)

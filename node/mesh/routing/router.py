@@ -244,7 +244,7 @@ class Router:
                 ):
                     return None
         except AigridError as error:
-            log.info("no other node may go on", model=answer.model, code=error.code.value)
+            log.info("no_other_node_may_go_on", model=answer.model, code=error.code.value)
         finally:
             answer.attempts = tried.attempts
         return None
