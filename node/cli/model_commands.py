@@ -54,7 +54,14 @@ def fetch(
     """
     with render.progress(f"Fetching {name}...") as on_event:
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
-    show(body, lambda _: render.say(f"{name} is here and offered."), as_json=as_json)
+    show(body, lambda said: render.say(_fetched(name, said)), as_json=as_json)
+
+
+def _fetched(name: str, body: dict[str, Any]) -> str:
+    problem = body.get("problem", "")
+    return (
+        f"{name} is here, and not offered: {problem}" if problem else f"{name} is here and offered."
+    )
 
 
 @models_app.command()

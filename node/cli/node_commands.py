@@ -209,10 +209,12 @@ def peers(ctx: typer.Context, *, as_json: Json = False) -> None:
 
 
 def _show_status(body: dict[str, Any]) -> None:
-    members = (member for member in body if member not in {"models", "wanted"})
+    members = (member for member in body if member not in {"models", "wanted", "pins"})
     render.pairs(body, {member: member.replace("_", " ") for member in members})
     for model in body.get("models", ()):
         render.say(f"model {summary(model)}")
+    for name, why in body.get("pins", {}).items():
+        render.say(f"pinned {name} is not loaded: {why}")
     for model, why in body.get("wanted", {}).items():
         render.say(f"wanted {model}: {why}")
 
