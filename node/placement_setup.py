@@ -48,6 +48,7 @@ class Placement:
             own_waiting=self.demands.counts,
             seeds=weights.holders,
             running=lambda: node.serving.running,
+            offered=lambda model: not self.held(model) or node.hosting.offered(model),
             now_ms=now_ms,
             rng=rng,
         )

@@ -92,7 +92,9 @@ class MeshLimits:
     summon_waiting_max: int = limit(512, "requests at one node that wait to be served")
     summon_poll_seconds: float = limit(0.25, "between looks at who may serve them now")
     summon_hope_seconds: float = limit(20.0, "they wait with no sign that anybody comes")
-    summon_retry_seconds: float = limit(8.0, "they wait for busy nodes before they try again")
+    summon_retry_seconds: float = limit(
+        2.0, "one that was let go in vain rests before the next try"
+    )
     summon_offers_max: int = limit(256, "offers looked at for each, of a capability")
     placement_models_max: int = limit(32, "wanted models that a node considers at once")
     placement_look_seconds: float = limit(2.0, "what is seen of other nodes' records stays so")

@@ -79,14 +79,17 @@ def fetch(
     """
     with render.progress(f"Fetching {name}...") as on_event:
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
+    show(body, lambda said: _say_fetched(name, said), as_json=as_json)
 
-    def person(body: dict[str, Any]) -> None:
-        render.say(f"{name} is here and offered.")
-        for other in body.get("others", ()):
-            render.note(f"the starter model, that is; the grid has another {name}, by its id:")
-            render.note(f"aigrid models fetch {other}")
 
-    show(body, person, as_json=as_json)
+def _say_fetched(name: str, body: dict[str, Any]) -> None:
+    problem = body.get("problem", "")
+    render.say(
+        f"{name} is here, and not offered: {problem}" if problem else f"{name} is here and offered."
+    )
+    for other in body.get("others", ()):
+        render.note(f"the starter model, that is; the grid has another {name}, by its id:")
+        render.note(f"aigrid models fetch {other}")
 
 
 @models_app.command()

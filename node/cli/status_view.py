@@ -6,11 +6,11 @@ from typing import Any, Final
 from aigrid.node.cli import render
 from aigrid.node.cli.model_cards import summary
 
-_LINES_OF_THEIR_OWN: Final = ("models", "loading", "withheld", "wanted")
+_LINES_OF_THEIR_OWN: Final = ("models", "loading", "withheld", "pins", "wanted")
 
 
 def show_status(body: Mapping[str, Any]) -> None:
-    """First what the node is, then a line for each model: here or offered, withheld, wanted."""
+    """First what the node is, then a line for each model: here, withheld, pinned, wanted."""
     told = {
         member: said
         for member, said in body.items()
@@ -27,6 +27,8 @@ def show_status(body: Mapping[str, Any]) -> None:
     for one in body.get("withheld", ()):
         if one["model"] not in listed:  # else the model's line has it
             render.say(f"withheld {one['name'] or one['model']}: {one['problem']}")
+    for name, why in body.get("pins", {}).items():
+        render.say(f"pinned {name} is not loaded: {why}")
     for model, why in body.get("wanted", {}).items():
         render.say(f"wanted {model}: {why}")
 

@@ -7,6 +7,7 @@ import msgspec
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.mesh.pool.budget import check_fits_anywhere
 from aigrid.node.mesh.routing.answer import the_one
 from aigrid.node.mesh.shelf.starter import BUILT_IN, CATALOGUE
 from aigrid.protocol.errors import Code, InvalidRequestError
@@ -32,22 +33,35 @@ async def fetch_model(node: Node, params: FetchModel, emit: Emit) -> dict[str, A
 
     Raises:
         InvalidRequestError: `model_not_found`, `ambiguous_model`.
-        AigridError: as `Hosting.fetch` and `Weights.fetch`.
+        AigridError: as `Hosting.fetch` and `Weights.fetch`; `out_of_memory` where it is known
+            beforehand that it could never be loaded here.
     """
 
     async def progress(text: str) -> None:
         await emit({"progress": text})
 
+    purses = node.pool.budget.purses
     if params.name in CATALOGUE or params.name in BUILT_IN:
+        if (starter := CATALOGUE.get(params.name)) is not None:
+            check_fits_anywhere(sum(one.bytes for one in starter.members), purses)
         published = await node.hosting.fetch(params.name, progress)
         others = {*node.graph.index.resolve(params.name, node.now_ms())} - {published.model}
-        told = {"model": published.model, "name": published.name, "record": published.record}
-        return {**told, "others": sorted(others)}
+        fetched = _fetched(node, published.model, published.name, published.record)
+        return {**fetched, "others": sorted(others)}
     model = await _known(node, params.name)
     manifest = node.weights.choose(model)
+    body = manifest.body
+    if isinstance(body, ModelBody):
+        check_fits_anywhere(body.memory_bytes, purses)  # by its manifest: no byte is brought yet
     await node.weights.fetch(model, manifest, progress=progress)
-    name = manifest.body.name if isinstance(manifest.body, ModelBody) else ""
-    return {"model": model, "name": name, "record": manifest.content_id, "others": []}
+    name = body.name if isinstance(body, ModelBody) else ""
+    return {**_fetched(node, model, name, manifest.content_id), "others": []}
+
+
+def _fetched(node: Node, model: str, name: str, record: str) -> dict[str, Any]:
+    """`problem` says why it is not offered, though it is here; or is ""."""
+    problem = node.hosting.problem(model)
+    return {"model": model, "name": name, "record": record, "problem": problem}
 
 
 async def drop_model(node: Node, params: DropModel, _: Emit) -> dict[str, Any]:

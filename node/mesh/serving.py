@@ -95,11 +95,18 @@ class Serving:
 
     @asynccontextmanager
     async def infer(
-        self, message: Infer, peer: str, *, tell: Tell, asker: str | None = None
+        self,
+        message: Infer,
+        peer: str,
+        *,
+        tell: Tell,
+        asker: str | None = None,
+        tell_after_seconds: float = LIMITS.loading_seconds,
     ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
 
-        While it waits for the model, `tell` hears now and then how far that is. `asker`: whom of
+        While it waits for the model, `tell` hears now and then how far that is, the first
+        time after `tell_after_seconds`. `asker`: whom of
         this node's callers it is put down to if it crashes the worker, `OWN` for the operator, who
         may have a model kept for longer than others; else it is put down to the peer. Leaving
         early cancels it in the worker. Every segment that has begun is receipted.
@@ -126,12 +133,21 @@ class Serving:
                 self.denied[error.code] += 1
                 raise
             whose = peer if asker is None else asker
-            async with self._run(message, admitted, peer, tell, asker=whose) as answer:
+            first = tell_after_seconds
+            run = self._run(message, admitted, peer, tell, asker=whose, tell_after_seconds=first)
+            async with run as answer:
                 yield answer
 
     @asynccontextmanager
     async def _run(
-        self, message: Infer, admitted: Admitted, peer: str, tell: Tell, *, asker: str
+        self,
+        message: Infer,
+        admitted: Admitted,
+        peer: str,
+        tell: Tell,
+        *,
+        asker: str,
+        tell_after_seconds: float,
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         try:
@@ -145,7 +161,13 @@ class Serving:
                 leased = stack.enter_async_context(lease)
                 self.waiting += 1
                 try:
-                    worker = await telling(leased, self._pool.progress, message.model, tell)
+                    worker = await telling(
+                        leased,
+                        self._pool.progress,
+                        message.model,
+                        tell,
+                        after_seconds=tell_after_seconds,
+                    )
                 finally:
                     self.waiting -= 1
                 segment = Segment(

@@ -22,7 +22,7 @@ from aigrid.node.mesh.routing.mending import Asking, Mending
 from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
 from aigrid.node.mesh.routing.segment import AskedSegment, Guard, ReceiptBook
 from aigrid.node.mesh.routing.verdict import is_busy, is_its_fault, more_telling, worth_another
-from aigrid.node.mesh.routing.waiting import Tell, Waiting
+from aigrid.node.mesh.routing.waiting import BROUGHT, Tell, Waiting
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
@@ -163,7 +163,11 @@ class Attempts:
             told = stack.enter_context(asking.waiting.at(candidate.node))
             if candidate.node == self._own_peer_id:
                 served = self._serving.infer(
-                    message, candidate.signer, tell=_later(told), asker=_asker(asking.caller)
+                    message,
+                    candidate.signer,
+                    tell=_later(told),
+                    asker=_asker(asking.caller),
+                    tell_after_seconds=min(LIMITS.loading_seconds, asking.patience_seconds),
                 )
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
                 asking.waiting.over()
@@ -174,6 +178,8 @@ class Attempts:
                 await self._connect(candidate)
                 with first_guard():
                     batches = await self._ask(stack, candidate, message, asking.waiting)
+                if candidate.state != "warm" and asking.patience_seconds < LIMITS.loading_seconds:
+                    told(BROUGHT)  # it says so itself in a moment, which is longer than he waits
             segment = AskedSegment(
                 batches,
                 candidate,
