@@ -31,8 +31,8 @@ def models(ctx: typer.Context, *, as_json: Json = False) -> None:
 def _show_models(body: dict[str, Any]) -> None:
     own, empty = body.get("peer_id", ""), _none(body.get("trouble", ""))
     show_models(body["models"], own=own, empty=empty)
-    for model, text in body.get("fetching", {}).items():
-        render.note(f"{model}: {text}")
+    for model, fetch in body.get("fetching", {}).items():
+        render.note(f"{model}: {fetch['text']}")
 
 
 def _none(trouble: str) -> str:
