@@ -89,14 +89,15 @@ class WeightsGiving:
         if not self._config.seed or self._seeded_under(message.model) is None:
             raise NoCandidateError(f"this node does not give the files of {message.model}")
         file = self._file(message)
+        self._slots.check(peer_id)
+        try:  # before anybody else's request ends for this one
+            with self._admission.admit(message, did_of_peer_id(peer_id)):
+                pass
+        except (PolicyDeniedError, VerificationError) as error:
+            self.denied[error.code] += 1
+            log.info("weights_refused", peer=peer_id, model=message.model, code=error.code)
+            raise
         with self._slots.slot(peer_id, message.model) as upload:
-            try:
-                with self._admission.admit(message, did_of_peer_id(peer_id)):
-                    pass
-            except (PolicyDeniedError, VerificationError) as error:
-                self.denied[error.code] += 1
-                log.info("weights_refused", peer=peer_id, model=message.model, code=error.code)
-                raise
             self._used(message.model)
             try:
                 await self._give(upload, message, file, send)

@@ -94,9 +94,10 @@ class UploadSlots:
         Raises:
             LocalError: `busy`: all slots are taken, or this one had to go to somebody else.
         """
-        mine = sum(one.peer == peer for one in self.uploads)
-        if mine >= self._per_peer or (len(self.uploads) >= self._slots and not self._end(peer)):
-            raise _busy("too many requests for weights are being answered")
+        ended = self.check(peer)
+        if ended is not None:
+            self.uploads.remove(ended)
+            ended.scope.cancel()
         upload = Upload(peer, model, trio.current_time())
         self.uploads.append(upload)
         try:
@@ -108,13 +109,18 @@ class UploadSlots:
         if upload.scope.cancelled_caught:
             raise _busy("others wait for files of this node, who have had less or read faster")
 
-    def _end(self, peer: str) -> bool:
-        ended = to_end(self.uploads, peer, self._slots)
-        if ended is None:
-            return False
-        self.uploads.remove(ended)
-        ended.scope.cancel()
-        return True
+    def check(self, peer: str) -> Upload | None:
+        """Whether `peer` can have a slot, and whose request would end for that, if any.
+
+        Raises:
+            LocalError: `busy`.
+        """
+        mine = sum(one.peer == peer for one in self.uploads)
+        full = len(self.uploads) >= self._slots
+        ended = to_end(self.uploads, peer, self._slots) if full else None
+        if mine >= self._per_peer or (full and ended is None):
+            raise _busy("too many requests for weights are being answered")
+        return ended
 
 
 def _busy(text: str) -> LocalError:

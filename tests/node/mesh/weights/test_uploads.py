@@ -8,15 +8,24 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.simulation.harness import Simulation
-from tests.simulation.heavy import content, files_of, heavy_grid, knows, publish_heavy
+from tests.simulation.heavy import (
+    content,
+    files_of,
+    heavy_grid,
+    knows,
+    manifest_of,
+    publish_heavy,
+)
 
 from aigrid.node.mesh.weights.uploads import Upload, UploadSlots, share, to_end
 from aigrid.node.settings.weights import WeightsConfig
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.chunks import Part
+from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.limits import LIMITS, MIB
-from aigrid.protocol.messages import Weights
+from aigrid.protocol.messages import Weights, encode
 
 PEERS = "abcdef"
+PART = Part("weights.bin", 0, 1)
 RATE, GRACE = LIMITS.upload_slow_bytes_per_second, LIMITS.upload_grace_seconds
 
 
@@ -149,3 +158,22 @@ async def test_a_fetch_from_slow_holders_gives_its_turn_to_others(sim, autojump_
         assert fetcher.models.list().keys() == {models[-1]}
     assert fetcher.models.list().keys() == set(models), "the others come to their end, too"
     assert holder.weights.giving.given_bytes < 30 * MIB, "of what was here nothing is sent again"
+
+
+async def test_who_is_refused_ends_nobodys_request(sim, autojump_clock):
+    few = WeightsConfig(uploads=2, uploads_per_peer=2)
+    holder, reader, stranger = await heavy_grid(sim, "holder", "reader", "stranger", weights=few)
+    read_slowly(holder, {reader.identity.peer_id}, 5)
+    model = await publish_heavy(sim, "holder", DATA)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.weights.fetch, model, await knows(reader, model))
+        await trio.sleep(10)
+        before = list(holder.weights.giving._slots.uploads)
+        assert len(before) == 2
+        bare = encode(Weights(model, manifest_of(holder, model).content_id, PART, bytes(16), b""))
+        for _ in range(3):
+            with pytest.raises(RemoteError) as caught:
+                await stranger.rpc.ask(holder.identity.peer_id, bare, silence_seconds=10)
+            assert caught.value.code is Code.UNPRESENTED
+        assert holder.weights.giving._slots.uploads == before
+        nursery.cancel_scope.cancel()
