@@ -70,11 +70,8 @@ class Weights:
     ) -> None:
         """`formats`: those that engines here take. `draw()`: a large random number."""
         self._config = config
-        self._graph = graph
-        self._models = models
-        self._hosting = hosting
-        self._pool = pool
-        self._peers = peers
+        self._graph, self._peers = graph, peers
+        self._models, self._hosting, self._pool = models, hosting, pool
         self._formats = formats
         self._now_ms = now_ms
         self._books = books = WeightsBooks(local, now_ms=now_ms)
