@@ -69,6 +69,10 @@ class MeshLimits:
     fetch_streams_per_holder: int = limit(2, "requests to each of these at once")
     fetch_run_bytes: int = limit(32 * MIB, "of chunks asked for in one request, one excepted")
     fetches_max: int = limit(2, "models fetched at once")
+    fetch_turn_seconds: float = limit(20.0, "a slow fetch goes on before others have its turn")
+    fetch_slow_bytes_per_second: int = limit(64 * KIB, "a fetch is slow that brings less")
+    fetches_remembered_max: int = limit(32, "fetches that go on by themselves after a restart")
+    fetch_resume_seconds: float = limit(5.0, "between looks at whether they can")
     fetch_silence_seconds: float = limit(10.0, "a holder to send the next piece")
     fetch_chunk_seconds: float = limit(300.0, "a holder to send a whole chunk")
     fetch_seek_seconds: float = limit(15.0, "for a holder, when none is left, before giving up")
@@ -79,8 +83,16 @@ class MeshLimits:
     uploads_max: int = limit(16, "requests for weights answered at once")
     uploads_per_peer_max: int = limit(4, "of these, of one peer")
     upload_piece_seconds: float = limit(20.0, "a peer to take a piece")
+    upload_grace_seconds: float = limit(10.0, "a reader is waited for before it counts as slow")
+    upload_slow_bytes_per_second: int = limit(
+        16 * KIB, "slower readers are dropped where others find no slot"
+    )
     weights_cache_bytes: int = limit(100 * GIB, "fetched models on the disk")
     weights_replicas_min: int = limit(2, "nodes that keep a model though others want its room")
+    proof_seconds: float = limit(600.0, "a holder counts after it has shown a chunk")
+    proof_pause_seconds: float = limit(60.0, "after it did not, until it is asked again")
+    proof_wait_seconds: float = limit(15.0, "a holder to show a chunk")
+    proofs_max: int = limit(4, "holders of one model asked to show a chunk at once")
     # Demand and placement
     demand_ttl_seconds: int = limit(5 * MINUTE, "validity of a Demand")
     demands_max: int = limit(16, "models in one Demand")

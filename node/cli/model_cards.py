@@ -28,7 +28,7 @@ def show_cards(models: Sequence[Mapping[str, Any]], *, own: str) -> None:
         for state, label in _WHERE.items():
             for number, node in enumerate(model.get(state, ())):
                 _line("" if number else label, f"{node} (here)" if node == own else str(node))
-        _line("on its way", str(model.get("fetching", "")))
+        _line("on its way", _coming(model))
         for label, text in _here(model.get("here")):
             _line(label, text)
 
@@ -37,8 +37,12 @@ def summary(model: Mapping[str, Any]) -> str:
     """One line: on how many nodes it is, and how it stands here."""
     counts = [f"{label} {len(model[s])}" for s, label in _WHERE.items() if model.get(s)]
     here = [text for label, text in _here(model.get("here")) if label in ("here", "problem")]
-    said = [text for text in (", ".join(counts), model.get("fetching", ""), *here) if text]
+    said = [text for text in (", ".join(counts), _coming(model), *here) if text]
     return f"{model.get('name') or model.get('model')}: {'; '.join(said)}"
+
+
+def _coming(model: Mapping[str, Any]) -> str:
+    return str((model.get("fetching") or {}).get("text", ""))
 
 
 def _line(label: str, text: str) -> None:

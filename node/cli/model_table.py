@@ -62,7 +62,7 @@ def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
         _name(model),
         _task(model),
         f"{warm} of {offers}" if offers else "-",
-        _here(use, str(model.get("fetching", ""))),
+        _here(use, model.get("fetching") or {}),
         memory,
         _UNLOADS.get(gone, gone),
     )
@@ -79,9 +79,9 @@ def _task(model: Mapping[str, Any]) -> str:
     return text if cell_len(text) <= _WIDTHS[1] else set_cell_size(text, _WIDTHS[1] - 1) + "…"
 
 
-def _here(use: Mapping[str, Any], fetching: str) -> str:
+def _here(use: Mapping[str, Any], fetching: Mapping[str, Any]) -> str:
     if not use:
-        return _share("fetching", fetching) if fetching else "-"
+        return f"fetching {fetching['percent']} %" if fetching else "-"
     state = {"warm": "loaded", "loading": "loading"}.get(use["state"], "on disk")
     more = ", withheld" if use["problem"] else ", pinned" if use["pinned"] else ""
     if state == "loading":
@@ -91,7 +91,7 @@ def _here(use: Mapping[str, Any], fetching: str) -> str:
 
 
 def _share(doing: str, text: object) -> str:
-    """`doing`, with the percentage of a text such as "fetching: 43 % of 94 MiB", if it has one."""
+    """`doing`, with the percentage of a text such as "building the graph: 43 %", if it has one."""
     before, mark, _ = str(text).partition(" %")
     number = before.rpartition(" ")[2]
     return f"{doing} {number} %" if mark and number.isdecimal() and len(number) <= 3 else doing

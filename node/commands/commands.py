@@ -208,9 +208,8 @@ class NodeCommands:
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
         trouble = self._node.router.own_trouble()
         said = "" if trouble is None else trouble.message
-        own, fetching = self._node.identity.peer_id, self._node.weights.fetching()
-        found = {"models": models_of(self._node), "trouble": said}
-        return {**found, "peer_id": own, "fetching": fetching}
+        own = self._node.identity.peer_id
+        return {"models": models_of(self._node), "trouble": said, "peer_id": own}
 
     async def _withdraw(self, params: Model, _: Emit) -> dict[str, Any]:
         return {"model": await self._node.hosting.withdraw(params.model)}

@@ -43,7 +43,8 @@ def whereabouts(node: Node) -> dict[str, dict[str, Any]]:
 
     `warm`, `loading`, `on_disk`, `can_fetch`: PeerIds of the live nodes that offer it so; `seeds`:
     of those that give its files away. `here`, where this node has it on its disk: what `ModelUse`
-    says, and `progress` while it is being loaded; `fetching`, where it is on its way here: how far.
+    says, and `progress` while it is being loaded; `fetching`, where it is
+    on its way here: how far, as `Job.view` has it.
     """
     found: defaultdict[str, dict[str, Any]] = defaultdict(
         lambda: {state: [] for state in (*STATES, "seeds")}
@@ -53,8 +54,8 @@ def whereabouts(node: Node) -> dict[str, dict[str, Any]]:
     problems = {one["model"]: one["problem"] for one in node.hosting.withheld()}
     for model, use in node.pool.view().items():
         found[model]["here"] = _here(use, problems.get(model, ""), node.loading.said.get(model, ""))
-    for model, text in node.weights.fetching().items():
-        found[model]["fetching"] = text
+    for model, job in node.weights.fetching().items():
+        found[model]["fetching"] = job
     for model, where in found.items():
         where["seeds"] = _seeds(node, model)
     return dict(found)

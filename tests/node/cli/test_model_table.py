@@ -22,7 +22,7 @@ def table(cli: Cli, node: ScriptedNode, *models: dict[str, Any]) -> list[str]:
     return [*lines[1:], *done.err.splitlines()]
 
 
-def row(cli: Cli, node: ScriptedNode, *, fetching: str = "", **here: Any) -> str:
+def row(cli: Cli, node: ScriptedNode, *, fetching: Any = None, **here: Any) -> str:
     model = {**MODEL, "here": {**HERE, **here}, "fetching": fetching}
     return " ".join(table(cli, node, model)[0].split())
 
@@ -43,7 +43,7 @@ def test_one_row_says_where_a_model_is_and_how_it_stands_here(cli: Cli, node: Sc
 def test_a_model_elsewhere_or_on_its_way(cli: Cli, node: ScriptedNode) -> None:
     away = {name: value for name, value in MODEL.items() if name != "here"}
     away |= {"warm": [], "on_disk": [OTHER], "capabilities": ["did:key:z6Mk#law"]}
-    on_its_way = {**away, "name": "b", "fetching": "fetching: 43 % of 94 MiB from 2 nodes"}
+    on_its_way = {**away, "name": "b", "fetching": {"percent": 43, "text": "fetching: 43 %"}}
     rows = [" ".join(line.split()) for line in table(cli, node, away, on_its_way)]
     assert rows == ["smollm2 law 0 of 1 - - -", "b law 0 of 1 fetching 43 % - -"]
 

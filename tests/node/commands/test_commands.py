@@ -110,7 +110,7 @@ async def test_models_find_and_ask(sim, autojump_clock):
         {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
     ]
     own = a.node.identity.peer_id
-    assert await a("models") == {"models": [listed], "trouble": "", "peer_id": own, "fetching": {}}
+    assert await a("models") == {"models": [listed], "trouble": "", "peer_id": own}
     for called in ("parrot", model, f"urn:aigrid:model:{model}"):
         assert await a("models_show", model=called) == {"model": listed, "peer_id": own}
     assert await a.refused("models_show", model="nothing") is Code.MODEL_NOT_FOUND
