@@ -107,6 +107,7 @@ class MeshLimits:
     placement_waiting_max: int = limit(64, "requests in the Demand of one member that count")
     placement_step_seconds: float = limit(3.0, "in which those that may act become twice as many")
     placement_settle_seconds: float = limit(5.0, "after replicas came or went, before the next")
+    placement_believed_seconds: float = limit(10.0, "free slots are, though requests wait")
     placement_coming_seconds: float = limit(300.0, "a replica that loads counts as one")
     placement_remembered_max: int = limit(4096, "replicas that loaded, of all models")
     placement_pause_seconds: float = limit(60.0, "after acting in vain; twice as long each time")

@@ -168,7 +168,7 @@ class Attempts:
         *,
         beginning: Beginning | None = None,
     ) -> Opened:
-        """Start a request on a candidate and wait for its first batch, no longer than `beginning`."""
+        """Start a request on a candidate and wait for its first batch, within `beginning`."""
         message = Infer(
             asking.request_id,
             candidate.model,
