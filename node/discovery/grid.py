@@ -161,6 +161,17 @@ class Grid:
             return newest.valid_from_ms
         return self._now_ms() if self._graph.revocations.revoked(newest.status) else None
 
+    def why_removed(self, did: str) -> tuple[bytes, ...]:
+        """The records by which `did` is no member any more; () where it is one, or never was.
+
+        Whoever was cut off before it heard of them would take itself for a member for good.
+        """
+        if self.removed_ms(did) is None:
+            return ()
+        newest = self._graph.store.newest((self.did, Kind.MEMBERSHIP.value, did))
+        withdrawal = () if newest is None or not newest.withdrawn else (newest.raw,)
+        return (*withdrawal, *self.lists())[: LIMITS.status_delegates_max + 1]
+
     def invite(self, did: str, *, valid_seconds: int | None = None) -> Record:
         """An invitation bound to `did`, redeemable here."""
         authority = self._require_authority()

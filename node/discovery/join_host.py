@@ -95,7 +95,7 @@ class JoinHost:
                 except AigridError as error:
                     self.refused[error.code] += 1
                     log.info("join_refused", peer=stream.peer_id, code=error.code.value)
-                    answer = refusal(error)
+                    answer = refusal(error, self._grid.why_removed(did_of_peer_id(stream.peer_id)))
                 await write_message(stream, encode(answer))
                 await finish(stream)
         except (RemoteError, trio.TooSlowError):

@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from aigrid.node.discovery.grid import NowMs
-from aigrid.node.mesh.pool.health import OWN
+from aigrid.node.mesh.pool.health import OWN, passed_on
 from aigrid.node.mesh.pool.pool import ModelPool
 from aigrid.node.mesh.routing.waiting import Tell, telling
 from aigrid.node.network.streams import Send
@@ -108,7 +108,8 @@ class Serving:
         While it waits for the model, `tell` hears now and then how far that is, the first
         time after `tell_after_seconds`. `asker`: whom of
         this node's callers it is put down to if it crashes the worker, `OWN` for the operator, who
-        may have a model kept for longer than others; else it is put down to the peer. Leaving
+        may have a model kept for longer than others; else it is put down to the actor who presents
+        it and the peer that passes it on. Leaving
         early cancels it in the worker. Every segment that has begun is receipted.
 
         Raises:
@@ -132,8 +133,8 @@ class Serving:
             except (PolicyDeniedError, VerificationError) as error:
                 self.denied[error.code] += 1
                 raise
-            whose = peer if asker is None else asker
-            first = tell_after_seconds
+            actor, first = admitted.presentation.holder, tell_after_seconds
+            whose = passed_on(actor, peer) if asker is None else asker
             run = self._run(message, admitted, peer, tell, asker=whose, tell_after_seconds=first)
             async with run as answer:
                 yield answer

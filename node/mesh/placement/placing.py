@@ -4,7 +4,7 @@ What to do is decided in `decisions`; this keeps the time.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -35,7 +35,7 @@ class _Memory:
     Attributes:
         warm, changed_at: its loaded replicas, and since when they are those.
         short_since: since when more are wanted than there are; None while there are enough.
-        wanted_at: when somebody wanted it last.
+        wanted_at: when somebody wanted it last; `wanted_since`: when first, without a longer pause.
         used_at, expires_at: when it was used here last, and when the pool would unload it.
     """
 
@@ -43,6 +43,7 @@ class _Memory:
     changed_at: float = -LIMITS.placement_settle_seconds
     short_since: float | None = None
     wanted_at: float = float("-inf")
+    wanted_since: float = 0.0
     used_at: float = 0.0
     expires_at: float = 0.0
 
@@ -155,7 +156,8 @@ class Placing:
         loaded = [model for model, state in self._pool.states().items() if state == "warm"]
         self._retire(loaded, now)
         for model in self._memories.keys() - demands.keys() - set(loaded):
-            del self._memories[model]
+            if now - self._memories[model].wanted_at > LIMITS.placement_settle_seconds:
+                del self._memories[model]
 
     # -- bringing
 
@@ -164,7 +166,10 @@ class Placing:
         manifest = self._bringable.manifest(model, self._sight.named(model))
         scene = self._sight.scene(model, waiting, manifest or self._newest(model))
         memory = self._remember(scene, now)
+        if now - memory.wanted_at > LIMITS.placement_settle_seconds:
+            memory.wanted_since = now
         memory.wanted_at = now
+        scene = replace(scene, waited_seconds=now - max(memory.wanted_since, memory.changed_at))
         found = verdict(scene, self._graph.own_did)
         if model in self._acts:
             return Told(found, acting=True)

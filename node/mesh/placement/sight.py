@@ -166,6 +166,8 @@ class Sight:
         kept = rank(offers, seen, rng=self._rng, own_peer_id=self._own_peer_id, now_ms=now_ms).kept
         room = 0
         for candidate in (one.candidate for one in kept):
+            if candidate.model in seen[candidate.node].stalled:
+                continue  # what it says of its room is not believed for now
             warm = candidate.state == "warm"
             more = candidate.slots if warm else LIMITS.model_queue_max // 2
             room += max(0, candidate.slots + more - seen[candidate.node].running)
