@@ -80,14 +80,14 @@ def test_any_text_is_judged(text):
 )
 def test_judging_takes_no_longer_than_the_text(piece):
     text = piece * (LIMITS.query_max_bytes // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()  # what others compute meanwhile is not counted
     for prefix in ("", "SELECT * { ", "'''"):
         with pytest.raises(InvalidRequestError):
             check_query((prefix + text)[: LIMITS.query_max_bytes] + "x" * 9)
     for prefix in ("", "'''"):
         with suppress(InvalidRequestError):
             check_query((prefix + text)[: LIMITS.query_max_bytes])
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def dataset(*, limits: Limits = LIMITS) -> Dataset:
