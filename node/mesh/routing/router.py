@@ -188,8 +188,8 @@ class Router:
                     opened = await self._attempts.first(ranking, asking, tried)
                     if opened is not None:
                         return opened
-                    if tried.attempts and not sought.preferences.allow_fallbacks:
-                        break
+                    if tried.problem is not None and not sought.preferences.allow_fallbacks:
+                        raise tried.problem
                     ran = len(asking.ended) > before
                     wanted = self._unmet(sought, ranking, tried.problem, ran=ran)
                 if wanted is None or not await self._summoned(wanted, asking, deadline):
