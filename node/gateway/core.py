@@ -16,7 +16,7 @@ from typing import Any, Self
 import trio
 
 from aigrid.node.gateway.patience import Wish
-from aigrid.node.gateway.step import Step, merged
+from aigrid.node.gateway.step import Step, TaskAnswer, merged
 from aigrid.node.mesh.routing.answer import Answer, Inference, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.policy.charging import Charge, most
@@ -31,10 +31,10 @@ from aigrid.protocol.errors import (
     RemoteError,
 )
 from aigrid.protocol.inference import (
-    Finish,
     InferChunk,
     InferRequest,
     TaskRequest,
+    TensorRequest,
     TextRequest,
 )
 from aigrid.protocol.model import MODEL_URN
@@ -50,16 +50,6 @@ class Listed:
 
     listed_id: str
     view: ModelView
-
-
-@dataclass(frozen=True, slots=True)
-class TaskAnswer:
-    """A typed task's answer: who gave it, and its output as JSON text."""
-
-    answer: Answer
-    output: bytes
-    finish: Finish
-    segments: tuple[Segment, ...]
 
 
 class GatewayCore:
@@ -168,28 +158,35 @@ class GatewayCore:
     async def run_task(
         self,
         model: str,
-        request: TaskRequest,
+        request: TaskRequest | TensorRequest,
         *,
+        capability: str = "",
         request_id: str,
         visit: Visit,
         wish: Wish | None = None,
     ) -> TaskAnswer:
         """Run a typed task on `model`, or where that is empty on whatever model can do it.
 
+        Tensors are for a `model`; `capability` is what it does with them.
+
         Raises:
             AigridError: the caller may not, or there is no complete answer.
         """
-        self._check(visit, model, request.task, most(request))
+        capability = request.task if isinstance(request, TaskRequest) else capability
+        self._check(visit, model, capability, most(request))
         asked = self._generation(
-            model, request, request.task, request_id=request_id, visit=visit, wish=wish
+            model, request, capability, request_id=request_id, visit=visit, wish=wish
         )
         async with asked as generation:
             steps = [step async for step in generation]
             finish = steps[-1].finish
             output = b"".join(step.output for step in steps)
-            if finish is None or not output:
+            tensors = next((step.tensors for step in steps if step.tensors is not None), None)
+            found = output if isinstance(request, TaskRequest) else tensors
+            if finish is None or not found:
                 raise EngineError("The model answered without a result.")
-            return TaskAnswer(generation.answer, output, finish, tuple(generation.segments))
+            segments = tuple(generation.segments)
+            return TaskAnswer(generation.answer, output, finish, segments, tensors or {})
 
     def _generation(
         self,
@@ -366,7 +363,7 @@ class Generation:
                 raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
             step = merged(chunks)
             if step.finish is None:
-                if step.text or step.logprobs or step.output:
+                if step.text or step.logprobs or step.output or step.tensors:
                     return step
                 continue
             self._ended = True

@@ -41,6 +41,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import ChunkList
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
+from aigrid.protocol.tensors import TensorSpecs
 from aigrid.protocol.upstream import Upstream
 
 log = structlog.get_logger(__name__)
@@ -118,7 +119,7 @@ class Hosting(Offering):
         async with self._alone(model):
             if model in self._models.list():
                 return
-            self._check_room(known=False)
+            self.check_room()
             await self._models.add(
                 body.model, files, take=True, own=False, obtained=manifest, progress=progress
             )
@@ -152,7 +153,7 @@ class Hosting(Offering):
 
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
-        self._check_room(known=False)
+        self.check_room()
         held = self._models.list()
         starter = await fetch(name, self._models, progress)
         async with self._alone(starter.model):
@@ -221,6 +222,7 @@ class Hosting(Offering):
         policy: Rules | UnsetType = UNSET,
         endpoint: Endpoint | None = None,
         trial: InferRequest | None = None,
+        tensors: tuple[TensorSpecs, TensorSpecs] = ((), ()),
         take: bool = False,
         own: bool = True,
         progress: Progress = no_progress,
@@ -229,13 +231,13 @@ class Hosting(Offering):
 
         With `take` its files are moved rather than copied. `own`: whether this node is the
         publisher of what code there is in them. Without a `policy` it keeps the one that this node
-        published it with before. What fails leaves nothing behind.
+        published it with before. What fails leaves nothing behind. `tensors`: see `ModelBody`.
         """
         model = model_id(description)
         async with self._alone(model, publishing=own):
             self._check_publish(model, capabilities)
             known = model in self._models.list()
-            self._check_room(known=known)
+            self.check_room(known=known)
             named = self._own_name(model)
             before = self._models.endpoint(model) if known else None
             await self._models.add(
@@ -253,6 +255,7 @@ class Hosting(Offering):
                     license_id=license_id,
                     languages=languages,
                     policy=policy,
+                    tensors=tensors,
                 )
             except BaseException:
                 with trio.CancelScope(shield=True):
@@ -311,11 +314,8 @@ class Hosting(Offering):
         await self._models.set_endpoint(model, endpoint)
         await self._pool.unload(model)
 
-    def check_room(self) -> None:
-        """Raise LocalError (`over_quota`) unless one model more can be offered."""
-        self._check_room(known=False)
-
-    def _check_room(self, *, known: bool) -> None:
+    def check_room(self, *, known: bool = False) -> None:
+        """Raise LocalError (`over_quota`) unless one model more, or one `known`, can be offered."""
         if not known and len(self._models.list()) >= LIMITS.offers_max:
             raise LocalError(
                 f"a node offers at most {LIMITS.offers_max} models; withdraw one first",
@@ -344,6 +344,7 @@ class Hosting(Offering):
         license_id: str,
         languages: tuple[str, ...] = (),
         policy: Rules | UnsetType = UNSET,
+        tensors: tuple[TensorSpecs, TensorSpecs] = ((), ()),
     ) -> Published:
         """Sign a manifest, once an engine here has said that it can run the model.
 
@@ -367,6 +368,8 @@ class Hosting(Offering):
             memory_bytes=estimate.memory_bytes,
             context_tokens=estimate.context_tokens,
             policy=self._own_policy(model) if policy is UNSET else policy,
+            inputs=tensors[0] or UNSET,
+            outputs=tensors[1] or UNSET,
             chunk_lists=chunk_lists,
         )
         record = self._graph.issue(
