@@ -54,7 +54,7 @@ class PoolRepository:
         node = self._node
         found = own_model(node, model)
         if found in node.pins.wanted():
-            raise UsageError(f"{model!r} is pinned here: `aigrid unpin` first")
+            raise UsageError(f"{model!r} is pinned here: `aigrid models unpin` first")
         if node.models.description(found).upstream is not UNSET:
             raise UsageError(
                 f"{model!r} is behind a server, and loaded there: `aigrid withdraw` ends its offer"

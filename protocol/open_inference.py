@@ -22,6 +22,10 @@ from aigrid.protocol.tensors import BY_DATATYPE, BY_DTYPE, TEXT, Element, texts,
 HEAD_LENGTH: Final = "Inference-Header-Content-Length"
 _ABSENT: Final = msgspec.Raw()
 _LENGTH: Final = struct.Struct("<I")
+_MANY: Final = (
+    f"is too large: a body may have {LIMITS.tensor_elements_max} texts, or numbers as JSON; more "
+    "numbers go as binary data"
+)
 _EMPTY_MAX_BYTES: Final = 256  # of the JSON of a tensor without elements
 
 
@@ -73,7 +77,7 @@ def read(
     if len(entries) > LIMITS.tensors_max:
         raise InvalidRequestError(f"There are more than {LIMITS.tensors_max} tensors.")
     found: dict[str, Tensor] = {}
-    at, left, seen = 0, LIMITS.tensor_max_bytes, set[str]()
+    at, left, few, seen = 0, LIMITS.tensor_max_bytes, LIMITS.tensor_elements_max, set[str]()
     for entry in entries:
         if entry.name in seen:
             _refuse(entry.name, "is there twice")
@@ -87,8 +91,10 @@ def read(
                 _refuse(entry.name, f"has {size} bytes of binary data; {len(tail) - at} are left")
             data, at = tail[at : at + size], at + size
         if only is None or entry.name in only:
-            found[entry.name] = tensor = _tensor(entry, data, left)
+            found[entry.name] = tensor = _tensor(entry, data, left, few)
             left -= len(tensor.data)
+            if data is None or tensor.dtype == TEXT.dtype:
+                few -= math.prod(tensor.shape)
     if at != len(tail):
         raise InvalidRequestError(
             f"{len(tail) - at} bytes follow the last binary tensor: the sizes do not add up."
@@ -107,11 +113,16 @@ def write(
     """
     entries: list[dict[str, Any]] = []
     tail: list[bytes] = []
+    few = LIMITS.tensor_elements_max
     for name, tensor in tensors.items():
         element = BY_DTYPE.get(tensor.dtype)
         if element is None:
             raise ValueError(f"{name!r} is of type {tensor.dtype}")
         values = _checked(name, element, tensor)
+        if values is not None or not binary(name):
+            few -= math.prod(tensor.shape)
+            if few < 0:
+                _refuse(name, _MANY)
         entry: dict[str, Any] = {
             "name": name, "datatype": element.datatype, "shape": tensor.shape,
         }  # fmt: skip
@@ -125,7 +136,8 @@ def write(
     return entries, tail
 
 
-def _tensor(entry: WireTensor, data: memoryview | None, left: int) -> Tensor:
+def _tensor(entry: WireTensor, data: memoryview | None, left: int, few: int) -> Tensor:
+    """With `left` bytes at most, and `few` elements of those that are looked at one by one."""
     name, element = entry.name, BY_DATATYPE.get(entry.datatype)
     if element is None:
         _refuse(name, f"has no datatype of the protocol: {', '.join(BY_DATATYPE)}")
@@ -133,6 +145,8 @@ def _tensor(entry: WireTensor, data: memoryview | None, left: int) -> Tensor:
     needed = count * max(1, element.item_bytes)
     if needed > left:
         _refuse(name, f"is too large: all together may have {LIMITS.tensor_max_bytes} bytes")
+    if count > few and (data is None or element is TEXT):
+        _refuse(name, _MANY)
     if (data is None) == (entry.data is _ABSENT):
         _refuse(name, "has either `data` or a `binary_data_size`")
     if element is TEXT:
@@ -148,7 +162,7 @@ def _tensor(entry: WireTensor, data: memoryview | None, left: int) -> Tensor:
         raw = bytes(data)
         if len(raw) != needed:
             _refuse(name, f"has {len(raw)} bytes; its datatype and shape say {needed}")
-        if element.datatype == "BOOL" and max(raw, default=0) > 1:
+        if element.datatype == "BOOL" and raw.translate(None, b"\0\1"):
             _refuse(name, "has a BOOL that is neither 0 nor 1")
     return Tensor(element.dtype, tuple(entry.shape), raw)
 

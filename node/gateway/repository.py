@@ -4,7 +4,6 @@ from typing import Literal, Protocol
 
 import msgspec
 
-
 HeldState = Literal["READY", "LOADING", "UNAVAILABLE"]
 
 

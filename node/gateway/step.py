@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aigrid.node.mesh.routing.answer import Answer, Segment
-from aigrid.protocol.errors import RemoteError
+from aigrid.protocol.errors import Code, EngineError, RemoteError
 from aigrid.protocol.inference import (
     Finish,
     InferChunk,
@@ -42,8 +42,8 @@ class TaskAnswer:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def merged(chunks: tuple[InferChunk, ...]) -> Step:
-    """Join what was ready together; raises RemoteError if it is no answer."""
+def merged(chunks: tuple[InferChunk, ...], *, takes_tensors: bool = False) -> Step:
+    """Join what was ready together; raises RemoteError or EngineError if it is no answer."""
     finish: Finish | None = None
     if isinstance(chunks[-1], Finish):
         finish, chunks = chunks[-1], chunks[:-1]
@@ -64,6 +64,10 @@ def merged(chunks: tuple[InferChunk, ...]) -> Step:
         if isinstance(chunk, TensorChunk):
             if tensors is not None:
                 raise RemoteError("The answer has two results.")
+            if not takes_tensors:
+                raise EngineError(
+                    "The model answers with tensors, not text.", Code.UNSUPPORTED_MODEL
+                )
             tensors = chunk.outputs
             continue
         texts.append(chunk.text)

@@ -190,6 +190,8 @@ def model_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
             memory_bytes=counts,
             context_tokens=counts,
             policy=st.just(UNSET) | credential_strategies.rules,
+            inputs=st.just(UNSET) | st.just((TensorSpec("x", "FP32", (-1, 4)),)),
+            outputs=st.just(UNSET) | st.just((TensorSpec("y", "BYTES", ()),)),
         )
     )
 

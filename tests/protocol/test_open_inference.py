@@ -174,6 +174,21 @@ def test_many_small_tensors_are_together_no_larger_than_one_may_be():
         _read(entries, bytes(9 * size))
 
 
+def test_what_is_looked_at_one_by_one_is_no_more_than_a_moments_work():
+    half = LIMITS.tensor_elements_max // 2 + 1
+    entries = [
+        {"name": name, "datatype": "BYTES", "shape": [half],
+         "parameters": {"binary_data_size": 4 * half}}
+        for name in "ab"
+    ]  # fmt: skip
+    with pytest.raises(InvalidRequestError, match="'b' is too large.*binary data"):
+        _read(entries, bytes(8 * half))
+    numbers = Tensor("uint8", (2 * half,), bytes(2 * half))
+    with pytest.raises(InvalidRequestError, match="binary data"):
+        write({"t": numbers}, binary=lambda _: False)
+    write({"t": numbers}, binary=lambda _: True)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_json_cannot_say_is_refused_and_travels_as_binary(value):
     tensor = {"t": Tensor("float32", (1,), struct.pack("<f", value))}
