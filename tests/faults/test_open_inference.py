@@ -84,6 +84,9 @@ def test_triton_s_client_gets_what_the_runtime_computes(grid: Grid, tmp_path: Pa
         assert np.array_equal(found.as_numpy("z"), z)
     all_of_it = client.infer("org/linear:1", [told("x", x, binary=True)], model_version=model_id)
     assert np.array_equal(all_of_it.as_numpy("y"), y)
+    large = np.arange(1_500_000, dtype="f4").reshape(-1, 3)  # larger than a frame, both ways
+    found = client.infer("org/linear:1", [told("x", large, binary=True)])
+    assert np.array_equal(found.as_numpy("z"), np.sqrt(large))
     for wrong, said in ((x[:, :2], "expected FP32"), (x.astype("f8"), "expected FP32")):
         with pytest.raises(InferenceServerException, match=said):
             client.infer("org/linear:1", [told("x", wrong, binary=True)])

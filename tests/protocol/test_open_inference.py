@@ -181,7 +181,7 @@ def test_what_is_looked_at_one_by_one_is_no_more_than_a_moments_work():
          "parameters": {"binary_data_size": 4 * half}}
         for name in "ab"
     ]  # fmt: skip
-    with pytest.raises(InvalidRequestError, match="'b' is too large.*binary data"):
+    with pytest.raises(InvalidRequestError, match=r"'b' is too large.*binary data"):
         _read(entries, bytes(8 * half))
     numbers = Tensor("uint8", (2 * half,), bytes(2 * half))
     with pytest.raises(InvalidRequestError, match="binary data"):

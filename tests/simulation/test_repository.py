@@ -13,6 +13,7 @@ from aigrid.node.policy.metering import Visit
 from aigrid.node.repository_setup import PoolRepository, manifest_of
 from aigrid.protocol.errors import Code, InvalidRequestError, UsageError
 from aigrid.protocol.inference import ChatMessage, Finish, Tensor, TensorRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import tensors_of
 from aigrid.protocol.model import ModelDescription
 from aigrid.protocol.tensors import TensorSpec
@@ -55,6 +56,12 @@ async def test_tensors_go_to_another_node_and_come_back_as_its_manifest_says(
         )
         assert found.tensors == REQUEST.inputs
         assert found.answer.node == holder.identity.peer_id
+        count = (LIMITS.tensor_max_bytes - 4096) // 8
+        large = TensorRequest({"x": Tensor("float32", (count, 2), bytes(8 * count))})
+        found = await core.run_task(
+            "org/echo:1", large, request_id="request-2", visit=Visit(LOOPBACK)
+        )
+        assert found.tensors == large.inputs
         nursery.cancel_scope.cancel()
 
 
