@@ -14,6 +14,12 @@ from tests.engines.onnx_models import linear, model, save, value
 from tests.faults.test_tasks import grid
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from aigrid.engines.base import CancelToken, Endpoint, ModelSource
+from aigrid.engines.onnx_tensors import array_of
+from aigrid.engines.upstream.open_inference import OpenInferenceEngine
+from aigrid.protocol.inference import Tensor, TensorChunk, TensorRequest
+from aigrid.protocol.upstream import Upstream
+
 __all__ = ["grid"]  # the fixture: two nodes for all tests here
 pytestmark = pytest.mark.process
 Grid = tuple[NodeProcess, NodeProcess]
@@ -96,6 +102,24 @@ def test_triton_s_client_gets_what_the_runtime_computes(grid: Grid, tmp_path: Pa
             [told("x", -x, binary=False)],
             outputs=[triton.InferRequestedOutput("z", binary_data=False)],
         )
+
+
+def test_a_gateway_is_a_server_to_our_own_engine(grid: Grid, tmp_path: Path) -> None:
+    path = save(tmp_path / "model.onnx", linear(lambda m: setattr(m, "model_version", 3)))
+    model_id = publish(grid, path, "org/linear:3")
+    endpoint, engine = Endpoint(grid[0].gateway), OpenInferenceEngine()
+    (served,) = engine.discover(endpoint, "org/linear:3")
+    assert served.version == model_id
+    upstream = Upstream("did:key:z6Mk", served.name, model_id, served.inputs, served.outputs)
+    source = ModelSource(
+        "bafy", "open_inference", {}, "tensor", upstream=upstream, endpoint=endpoint
+    )
+    engine.load(source, threads=1)
+    x = np.asarray([[1, 2, 3]], "<f4")
+    request = TensorRequest({"x": Tensor("float32", (1, 3), x.tobytes())}, ("z",))
+    chunk, _ = engine.infer(request, CancelToken())
+    assert isinstance(chunk, TensorChunk)
+    assert np.array_equal(array_of(chunk.outputs["z"]), np.sqrt(x))
 
 
 def test_every_kind_of_tensor_travels(grid: Grid, tmp_path: Path) -> None:
