@@ -149,8 +149,11 @@ class Router:
         chunks = Unbroken(opened, lambda *broken: self._go_on(answer, asking, tried, *broken))
         answer = Answer(request_id, begun.model, begun.name, begun.node, chunks, tried.attempts)
         opened.segment.segments = answer.segments
-        async with chunks:
-            yield answer
+        try:
+            async with chunks:
+                yield answer
+        finally:
+            self._summon.freed()
 
     async def _begin(
         self, model: str, capability: str, asking: Asking, tried: Tried, deadline: float
@@ -160,30 +163,44 @@ class Router:
         Raises:
             AigridError: there is none.
         """
-        patience_seconds = deadline - trio.current_time()
-        # Busy nodes are tried again and again: whoever waits for longer may for longer.
-        often = math.ceil(patience_seconds / LIMITS.summon_retry_seconds)
-        for _ in range(max(LIMITS.summons_max, often)):
-            ranking = await self._ranked(model, capability)
-            tried.problem, before = None, len(asking.ended)
-            opened = await self._attempts.first(ranking, asking, tried)
-            if opened is not None:
-                return opened
-            ran = len(asking.ended) > before
-            wanted = self._unmet(model, capability, ranking, tried.problem, ran=ran)
-            if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
-                break
-        raise self._nobody(model, capability, tried.problem, ranking)
+        # Whoever waits for longer may try more often; who tried in vain rests so long in between.
+        often = math.ceil((deadline - trio.current_time()) / LIMITS.summon_retry_seconds)
+        try:
+            for _ in range(LIMITS.summons_max + often):
+                ranking = await self._ranked(model, capability)
+                tried.problem = None
+                wanted = self._behind(model, capability, asking)
+                if wanted is None:
+                    before, asking.place.asks = len(asking.ended), True
+                    opened = await self._attempts.first(ranking, asking, tried)
+                    if opened is not None:
+                        return opened
+                    ran = len(asking.ended) > before
+                    wanted = self._unmet(model, capability, ranking, tried.problem, ran=ran)
+                if wanted is None or not await self._summoned(wanted, asking, deadline):
+                    break
+        finally:
+            self._summon.left(asking.place)
+        busy = wanted is not None and wanted.reason == "busy"
+        raise self._nobody(model, capability, tried.problem, ranking, busy=busy)
 
-    async def _summoned(self, wanted: Unmet, waiting: Waiting, deadline: float) -> bool:
+    def _behind(self, model: str, capability: str, asking: Asking) -> Unmet | None:
+        """Who comes while others wait for the same waits behind them; None where nobody does."""
+        model_id = self.resolve(model) if model else ""
+        if asking.place.went or not self._summon.crowded(model_id, capability):
+            return None
+        return Unmet(model_id, capability, model, "busy")
+
+    async def _summoned(self, wanted: Unmet, asking: Asking, deadline: float) -> bool:
         """Summon, and tell who waits what for: he hears that, too, if it takes too long."""
+        waiting = asking.waiting
 
         async def talk() -> None:
             while True:
                 waiting.tell(*self._coming(wanted))
                 await trio.sleep(LIMITS.loading_seconds)
 
-        comes = await beside(self._summon(wanted, deadline=deadline), talk)
+        comes = await beside(self._summon(wanted, asking.place, deadline=deadline), talk)
         waiting.over()
         return comes
 
@@ -218,6 +235,7 @@ class Router:
             asking.salt,
             ended=answer.segments,
             waiting=waiting,
+            place=asking.place,
         )
         patience_seconds = min(asking.patience_seconds, LIMITS.continuation_patience_seconds)
         deadline = trio.current_time() + patience_seconds
@@ -225,6 +243,7 @@ class Router:
             for _ in range(LIMITS.summons_max):
                 ranking = others_first(self._candidates.ranked_here(answer.model), failed)
                 tried.problem, before = None, len(again.ended)
+                again.place.asks = True
                 beginning = self._attempts.first(
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
                 )
@@ -240,12 +259,13 @@ class Router:
                     ran=len(again.ended) > before,
                 )
                 if wanted is None or not (
-                    await self._summoned(wanted, waiting, deadline) or await self._back(failed)
+                    await self._summoned(wanted, again, deadline) or await self._back(failed)
                 ):
                     return None
         except AigridError as error:
-            log.info("no other node may go on", model=answer.model, code=error.code.value)
+            log.info("no_other_node_may_go_on", model=answer.model, code=error.code.value)
         finally:
+            self._summon.left(again.place)
             answer.attempts = tried.attempts
         return None
 
@@ -282,7 +302,13 @@ class Router:
         return unmet(ranking, problem, model=model_id, capability=capability, name=model, ran=ran)
 
     def _nobody(
-        self, model: str, capability: str, problem: AigridError | None, ranking: Ranking
+        self,
+        model: str,
+        capability: str,
+        problem: AigridError | None,
+        ranking: Ranking,
+        *,
+        busy: bool,
     ) -> AigridError:
         what = model or capability
         if problem is not None and problem.code is Code.NOT_MEMBER:
@@ -293,7 +319,7 @@ class Router:
         if trouble is not None:
             return trouble
         retry_after_seconds = ranking.retry_after_seconds or LIMITS.retry_after_seconds
-        if any(one.reason is Reason.BUSY for one in ranking.dropped):
+        if busy or any(one.reason is Reason.BUSY for one in ranking.dropped):
             return NoCandidateError(
                 f"every node that can serve {what!r} is busy",
                 Code.BUSY,
