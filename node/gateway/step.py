@@ -1,9 +1,9 @@
-"""A step of an answer: what was ready together, whoever made it; and what a task comes to. Pure."""
+"""A step of an answer: what was ready together, whoever made it. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from aigrid.node.mesh.routing.answer import Answer, Segment
+from aigrid.node.gateway.deltas import checked
 from aigrid.protocol.errors import Code, EngineError, RemoteError
 from aigrid.protocol.inference import (
     Finish,
@@ -21,25 +21,21 @@ class Step:
     """What was ready together: text, its tokens, and with the last step how the answer ended.
 
     `output` is the answer of a typed task, as JSON text, `tensors` that of a model of tensors; then
-    there is no text.
+    there is no text. `more`: JSON texts of objects, further members of a delta such as
+    `tool_calls`, in order.
+
+    Of several answers to one request `choice` is the number of the one that the step is of, from 0,
+    and `ended` how that ended; `finish` comes once, after all of them, with the sum.
     """
 
     text: str
     logprobs: tuple[TokenLogprob, ...]
     finish: Finish | None
     output: bytes = b""
+    more: tuple[bytes, ...] = ()
+    choice: int = 0
+    ended: Finish | None = None
     tensors: Mapping[str, Tensor] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskAnswer:
-    """A task's answer: who gave it, and its output as JSON text, or the tensors that came out."""
-
-    answer: Answer
-    output: bytes
-    finish: Finish
-    segments: tuple[Segment, ...]
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def merged(chunks: tuple[InferChunk, ...], *, takes_tensors: bool = False) -> Step:
@@ -48,9 +44,11 @@ def merged(chunks: tuple[InferChunk, ...], *, takes_tensors: bool = False) -> St
     if isinstance(chunks[-1], Finish):
         finish, chunks = chunks[-1], chunks[:-1]
     if len(chunks) == 1 and isinstance(chunks[0], TextChunk):
-        return Step(chunks[0].text, chunks[0].logprobs, finish)
+        one = chunks[0]
+        return Step(one.text, one.logprobs, finish, more=_further(one))
     texts: list[str] = []
     logprobs: list[TokenLogprob] = []
+    more: list[bytes] = []
     output = b""
     tensors: Mapping[str, Tensor] | None = None
     for chunk in chunks:
@@ -72,4 +70,10 @@ def merged(chunks: tuple[InferChunk, ...], *, takes_tensors: bool = False) -> St
             continue
         texts.append(chunk.text)
         logprobs += chunk.logprobs
-    return Step("".join(texts), tuple(logprobs), finish, output, tensors)
+        more += _further(chunk)
+    return Step("".join(texts), tuple(logprobs), finish, output, tuple(more), tensors=tensors)
+
+
+def _further(chunk: TextChunk) -> tuple[bytes, ...]:
+    more = checked(chunk.more) if chunk.more else b""
+    return (more,) if more else ()

@@ -12,13 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.core import GatewayCore, TaskAnswer
 from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
 from aigrid.node.gateway.http.guard import check_json
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.embeddings import decode_embeddings, embeddings_body
 from aigrid.node.gateway.patience import wish_of
-from aigrid.node.gateway.step import TaskAnswer
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import TaskRequest
 from aigrid.protocol.limits import LIMITS

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from aigrid.node.gateway.core import GatewayCore, Listed
+from aigrid.node.gateway.core import GatewayCore, Listed, TaskAnswer
 from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.open_inference import answers
@@ -25,7 +25,6 @@ from aigrid.node.gateway.open_inference.signature import (
 )
 from aigrid.node.gateway.patience import wish_of
 from aigrid.node.gateway.repository import Repository
-from aigrid.node.gateway.step import TaskAnswer
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, NoCandidateError
 from aigrid.protocol.inference import TaskRequest, TensorRequest

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from aigrid.node.gateway.step import TaskAnswer
+from aigrid.node.gateway.core import TaskAnswer
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest
 from aigrid.protocol.limits import LIMITS
