@@ -1,6 +1,5 @@
 """The models this node holds: how one gets onto its shelf and leaves it. See `offering`."""
 
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.pool.pool import ModelPool
 from aigrid.node.mesh.pool.progress import LoadProgress
 from aigrid.node.mesh.routing.answer import the_one
+from aigrid.node.mesh.shelf.chunk_lists import chunk_lists_of
 from aigrid.node.mesh.shelf.copying import Progress, no_progress
 from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.mesh.shelf.offering import Offering
@@ -32,13 +32,11 @@ from aigrid.protocol.errors import (
     EngineError,
     LocalError,
     UsageError,
-    VerificationError,
 )
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import Kind, ModelBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.mesh_kinds import ChunkList
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
 from aigrid.protocol.tensors import TensorSpecs
@@ -360,7 +358,7 @@ class Hosting(Offering):
             estimate = (await self._pool.resident(model)).estimate
             self.watch.note(model, "")
             self.watch.poke()
-        chunk_lists = await self._chunk_lists(model, description)
+        chunk_lists = await chunk_lists_of(self._models, model)
         body = ModelBody(
             id=MODEL_URN + model,
             name=name,
@@ -384,19 +382,3 @@ class Hosting(Offering):
         )
         self._changed()
         return Published(model, name, record.content_id)
-
-    async def _chunk_lists(
-        self, model: str, description: ModelDescription
-    ) -> tuple[ChunkList, ...] | UnsetType:
-        """By which others may fetch the files; unset where these are not given away."""
-        if description.upstream is not UNSET:
-            return UNSET
-        found = []
-        try:
-            for file in sorted(description.files, key=lambda file: file.name):
-                raw = await self._models.chunk_list(model, file)
-                found.append(ChunkList(file.name, hashlib.sha256(raw).hexdigest()))
-        except VerificationError as error:
-            log.warning("not_given_away", model=model, reason=error.message)
-            return UNSET
-        return tuple(found)
