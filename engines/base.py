@@ -17,6 +17,7 @@ from msgspec import Meta
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import Takes
 from aigrid.protocol.names import PRINTABLE
 from aigrid.protocol.task import TaskMapping
 from aigrid.protocol.upstream import TensorSpec, Upstream
@@ -58,7 +59,8 @@ class Probe:
     accelerators, and their memory is not bounded by the system. `lacks` says of a kind of device
     why the engine does not use it, where that can be mended or is not plain. `fallback` is for an
     engine that takes nearly everything: others that take the same model come before it, unless it
-    is preferred.
+    is preferred. `takes` names the further members of a text request that the engine takes, "*" for
+    all: see `protocol.more`.
     """
 
     engine: str
@@ -72,6 +74,7 @@ class Probe:
     refuses: tuple[str, ...] = ()
     lacks: Mapping[str, str] = field(default_factory=dict)
     fallback: bool = False
+    takes: Takes = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import msgspec
 from aigrid.engines.base import Engine, ModelSource, Probe, check_trusted, may_load
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import EVERYTHING
 from aigrid.protocol.names import PRINTABLE
 
 GROUP: Final = "aigrid.engines"
@@ -180,6 +181,14 @@ class EngineTable:
     def formats(self) -> frozenset[str]:
         """What engines that work here take."""
         return frozenset(name for p in self.probes if not p.problem for name in p.formats)
+
+    def takes(self, format_: str) -> tuple[str, ...]:
+        """Further members of a request that whichever engine may load such a model takes."""
+        said = [set(p.takes) for p in self.probes if format_ in p.formats and not p.problem]
+        named = [names for names in said if EVERYTHING not in names]
+        if not named:
+            return (EVERYTHING,) if said else ()
+        return tuple(sorted(set.intersection(*named)))
 
     def engines_for(self, source: ModelSource) -> tuple[str, ...]:
         """Names of engines that work here and take the format, best first.

@@ -53,6 +53,8 @@ class Candidate:
         valid_until_ms: when offer, manifest, a membership behind them, or the published
             capability by which it was found ends.
         context_tokens: 0 where it does not apply.
+        takes: further members of a text request that it takes, by name.
+        precision: of the weights, as the manifest states it.
     """
 
     model: str
@@ -67,6 +69,8 @@ class Candidate:
     latency_ms: int
     valid_until_ms: int
     context_tokens: int
+    takes: tuple[str, ...] = ()
+    precision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +325,8 @@ class Index:
             latency_ms=offer.latency_ms,
             valid_until_ms=min(node.until_ms, manifest.until_ms),
             context_tokens=body.context_tokens,
+            takes=offer.takes,
+            precision=body.model.precision,
         )
         self._candidates[key] = candidate
         self._of_model.setdefault(offer.model, _Pool()).put(key, candidate)

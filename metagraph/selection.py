@@ -5,11 +5,13 @@ What a node says of itself is only the last tie-breaker: what was observed of it
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.protocol.more import untaken
 
 _STATES = {"warm": 0, "loading": 1, "on_disk": 2, "can_fetch": 4}
 _BUSY = 3
@@ -79,7 +81,7 @@ _UNKNOWN = Pace()
 
 
 class Reason(StrEnum):
-    """Why a candidate is not asked: it cannot serve, or it is not what `Filters` ask for."""
+    """Why a candidate is not asked: it cannot serve, or is not what somebody wants."""
 
     EXPIRED = "expired"
     DEAD = "dead"
@@ -95,6 +97,13 @@ class Reason(StrEnum):
     LATENCY = "latency"
     ISSUER = "issuer"
     SIGNER = "signer"
+    PARAMETER = "parameter"
+    PREFERENCE = "preference"
+    FALLBACK = "fallback"
+
+
+# These stay as they are however long one waits, and whoever is summoned.
+UNWANTED = frozenset({Reason.PARAMETER, Reason.PREFERENCE, Reason.PRECISION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,7 @@ class Ranking:
 @dataclass(frozen=True, slots=True)
 class _Scored:
     candidate: Candidate
-    tier: tuple[int, int, int, int]
+    tier: tuple[float, ...]
     load: float
     predicted_ms: float
     explanation: tuple[str, ...]
@@ -154,8 +163,11 @@ def rank(
     own_peer_id: str | None = None,
     now_ms: int | None = None,
     strategy: Strategy = DEFAULT_STRATEGY,
+    models: Sequence[str] = (),
+    preferences: Preferences = ANY,
+    needed: Collection[str] = (),
 ) -> Ranking:
-    """Drop what cannot serve, order the rest.
+    """Drop what cannot serve or is not wanted, order the rest.
 
     Order: warm before on disk before busy before fetchable; answering peers before unknown ones
     before those that just failed; this node before others; those predicted to be faster before the
@@ -164,6 +176,8 @@ def rank(
     its tokens, and waiting for a slot behind those that have one. A node whose tokens were never
     timed is taken to be as quick as the quickest that was.
 
+    Before all that come the order of `models`, that of `preferences`, and what they sort by.
+
     Args:
         candidates: in any order, which does not matter.
         observations: by PeerId; a peer without one is not known to be dead.
@@ -171,30 +185,69 @@ def rank(
         own_peer_id: of this node.
         now_ms: wall time; None where the candidates come straight from the index.
         strategy: how to choose.
+        models: model ids, one to stand in for another, in the order wanted.
+        preferences: whom to ask.
+        needed: further members of the request, by name, that whoever serves has to take.
     """
     dropped: list[Dropped] = []
     able: list[tuple[Candidate, Observation | None]] = []
     for candidate in sorted(candidates, key=lambda c: (c.node, c.model, c.record)):
         own = Observation() if candidate.node == own_peer_id else None
         seen = observations.get(candidate.node, own)
-        refusal = _refusal(candidate, seen, now_ms, strategy)
+        refusal = _unwanted(candidate, preferences, needed) or _refusal(
+            candidate, seen, now_ms, strategy
+        )
         if refusal is not None:
             dropped.append(refusal)
         else:
             able.append((candidate, seen))
     timed = [ms for candidate, seen in able if (ms := _token_ms(candidate, seen)) is not None]
     quickest_ms = min(timed, default=0.0)
-    tiers: dict[tuple[int, int, int, int], list[_Scored]] = {}
+    places = {model: place for place, model in reversed(tuple(enumerate(models)))}
+    tiers: dict[tuple[float, ...], list[_Scored]] = {}
     for candidate, seen in able:
         local = candidate.node == own_peer_id
         scored = _score(candidate, seen, quickest_ms, local=local, strategy=strategy)
-        tiers.setdefault(scored.tier, []).append(scored)
+        wanted = (
+            places.get(candidate.model, len(places)),
+            preferences.place(candidate),
+            _sorted_by(preferences, candidate, seen),
+        )
+        tiers.setdefault((*wanted, *scored.tier), []).append(scored)
     kept = [
         Kept(scored.candidate, scored.explanation, full=scored.tier[0] == _BUSY)
         for tier in sorted(tiers)
         for scored in _two_choices(tiers[tier], rng)
     ]
+    if not preferences.allow_fallbacks:
+        why = ("others come before it, and no other may be asked",)
+        dropped += [Dropped(other.candidate, Reason.FALLBACK, why) for other in kept[1:]]
+        kept = kept[:1]
     return Ranking(tuple(kept), tuple(dropped))
+
+
+def _unwanted(
+    candidate: Candidate, preferences: Preferences, needed: Collection[str]
+) -> Dropped | None:
+    if lacking := untaken(needed, candidate.takes):
+        return Dropped(candidate, Reason.PARAMETER, (f"does not take {', '.join(lacking)}",))
+    if why := preferences.permits(candidate):
+        return Dropped(candidate, Reason.PREFERENCE, (why,))
+    if not preferences.fits(candidate.precision):
+        stated = candidate.precision or "no precision that is stated"
+        return Dropped(candidate, Reason.PRECISION, (f"has {stated}",))
+    return None
+
+
+def _sorted_by(preferences: Preferences, candidate: Candidate, seen: Observation | None) -> float:
+    """What is known of the property that counts most, in milliseconds; infinite: nothing is."""
+    if preferences.sort is None:
+        return 0.0
+    if preferences.sort == "throughput":
+        token_ms = _token_ms(candidate, seen)
+        return math.inf if token_ms is None else token_ms
+    known = known_latency(candidate, seen)
+    return math.inf if known is None else known[0]
 
 
 def _refusal(

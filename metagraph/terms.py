@@ -211,6 +211,7 @@ _OFFER = {
     "state": Term(AIG + "state"),
     "slots": _number(AIG + "slots"),
     "latencyMs": _number(AIG + "latencyMs"),
+    "takes": Term(AIG + "takes", many=True),
 }
 _CHUNK_LIST = {"name": _NAME, "sha256": Term(AIG + "sha256")}
 _SEED = {

@@ -36,7 +36,6 @@ from aigrid.node.known_engines import KnownEngines
 from aigrid.node.mesh.pool.fitting import fit
 from aigrid.node.mesh.pool.progress import LoadProgress
 from aigrid.node.mesh.routing.router import Router
-from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.shelf.bringing import Bringing, Fit
 from aigrid.node.mesh.shelf.hosting import Hosting
 from aigrid.node.mesh.shelf.hub import Hub
@@ -49,6 +48,7 @@ from aigrid.node.policy.assembly import Policy
 from aigrid.node.policy.statuses import StatusKeeper
 from aigrid.node.pool_setup import pins_of, pool_of
 from aigrid.node.querying import Querying
+from aigrid.node.serving_setup import serving_of
 from aigrid.node.settings.config import NodeConfig
 from aigrid.node.weights_setup import weights_of
 from aigrid.node.workers.failures import WorkerFailure
@@ -193,6 +193,7 @@ class Node:
             now_ms=self.now_ms,
             changed=self._shelf_changed,
             runs_code=self._engines.runs_code,
+            takes=self._engines.takes,
             trusted_publishers=self.config.trusted_publishers,
             foresight=lambda: self.policy.foresight,
         )
@@ -221,14 +222,7 @@ class Node:
             now_ms=self.now_ms,
             random_bytes=world.random_bytes,
         )
-        self.serving = Serving(
-            self.pool,
-            identity=self.identity,
-            offered=self.hosting.offered,
-            admission=self.policy.admission,
-            keep_receipt=self.policy.keep_receipt,
-            now_ms=self.now_ms,
-        )
+        self.serving = serving_of(self)
         self.weights = weights_of(self, formats=lambda: self._engines.table.formats)
         self.announcer = Announcer(
             self.graph,

@@ -56,6 +56,10 @@ class KnownEngines:
         """See `EngineTable.runs_code`."""
         return self.table.runs_code(format_)
 
+    def takes(self, format_: str) -> tuple[str, ...]:
+        """See `EngineTable.takes`."""
+        return self.table.takes(format_)
+
     async def _wait_a_little(self) -> None:
         with trio.move_on_after(LIMITS.plugin_wait_seconds):
             await self.asked.wait()

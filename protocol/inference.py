@@ -20,14 +20,20 @@ Finite = Annotated[float, Meta(ge=-1e38, le=1e38)]
 TokenCount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 StopText = Annotated[str, Meta(min_length=1, max_length=LIMITS.stop_max_chars)]
 JsonText = Annotated[bytes, Meta(min_length=1, max_length=LIMITS.task_json_max_bytes)]
-FinishReason = Literal["stop", "length", "cancelled"]
+More = Annotated[bytes, Meta(max_length=LIMITS.more_max_bytes)]
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls", "content_filter"]
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn. `content` is plain text; parts were joined by the gateway."""
+    """One turn. `content` is plain text; parts were joined by the gateway.
+
+    `more`: JSON text of an object with what else was said of it (`tool_calls`, `tool_call_id`), and
+    `content` where that is more than text; see `protocol.more`.
+    """
 
     role: Literal["system", "user", "assistant", "tool", "developer"]
     content: str
+    more: More = b""
 
 
 class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
@@ -44,6 +50,7 @@ class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields
         seed: of the sampler; None lets the engine draw one.
         stop: strings that end the answer and are not part of it.
         top_logprobs: how many alternatives per token to report; None reports no log-probabilities.
+        more: JSON text of an object with what only some engines take; see `protocol.more`.
     """
 
     messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=LIMITS.messages_max)] = ()
@@ -56,6 +63,7 @@ class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields
     seed: int | None = None
     stop: Annotated[tuple[StopText, ...], Meta(max_length=LIMITS.stop_max)] = ()
     top_logprobs: Annotated[int, Meta(ge=0, le=LIMITS.top_logprobs_max)] | None = None
+    more: More = b""
 
 
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,15 +128,18 @@ class TextChunk(msgspec.Struct, frozen=True, tag="text"):
     while `token_ids` is not. Tokens are reported exactly once, in order. An engine that is not told
     the ids of its tokens leaves `token_ids` empty throughout: then `Finish` alone counts them, and
     nobody can go on where the answer broke off. A chunk with nothing in it is a sign of life.
+    `more` is JSON text of an object: further members of a delta, such as `tool_calls`. Nobody goes
+    on with an answer that has said such.
     """
 
     text: str
     token_ids: TokenIds = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    more: Annotated[bytes, Meta(max_length=LIMITS.more_delta_max_bytes)] = b""
 
     @property
     def says_nothing(self) -> bool:
-        return not (self.text or self.token_ids or self.logprobs)
+        return not (self.text or self.token_ids or self.logprobs or self.more)
 
 
 class TensorChunk(msgspec.Struct, frozen=True, tag="tensor"):

@@ -253,6 +253,12 @@ class Limits(MeshLimits, EngineLimits):
     retry_after_seconds: float = limit(2.0, "Retry-After where nothing better is known")
     # Inference
     messages_max: int = limit(2048, "messages of one chat request")
+    more_max_bytes: int = limit(24 * MIB, "further members of a request or a message, as JSON")
+    more_delta_max_bytes: int = limit(256 * KIB, "the same of a piece of an answer")
+    takes_max: int = limit(64, "names of further members that an offer says it takes")
+    choices_max: int = limit(16, "answers to one request, with `n`")
+    models_asked_max: int = limit(16, "models that one request names, one to stand in for another")
+    preferred_max: int = limit(32, "nodes that a request names in one list of `provider`")
     token_max_bytes: int = limit(2048, "a token within an answer, on average")
     max_tokens_max: int = limit(131072, "tokens one request may ask for")
     stop_max: int = limit(16, "stop strings of one request")

@@ -1,6 +1,7 @@
 """What is said of models: manifests, what nodes offer, and what is wanted and nobody offers."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, Sha256Hex, model_id
+from aigrid.protocol.more import Takes
 from aigrid.protocol.names import FileName
 
 OfferState = Literal["warm", "loading", "on_disk", "can_fetch"]
@@ -60,7 +62,8 @@ class ModelBody(SubjectBody, frozen=True):
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """A model that a node can serve, under the manifest it obtained it by.
 
-    Without `slots` nobody may ask for it yet: one that is `loading` is being fetched.
+    Without `slots` nobody may ask for it yet: one that is `loading` is being fetched. `takes`:
+    further members of a text request, by name; see `more`.
     """
 
     model: str
@@ -68,6 +71,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     state: OfferState
     slots: Annotated[int, Meta(ge=0, le=LIMITS.slots_max)] = 1
     latency_ms: Count = 0
+    takes: Takes = ()
 
 
 class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -114,6 +118,8 @@ def id_is_model(_issuer: str, body: SubjectBody) -> None:
 def check_availability(issuer: str, body: AvailabilityBody) -> None:
     about_itself(issuer, body)
     _check_named(body.offers)
+    if any(a >= b for offer in body.offers for a, b in pairwise(offer.takes)):
+        raise VerificationError("what an offer takes is named once, in ascending order")
     _check_named(body.seeds)
     check_branches(body.branches)
 

@@ -34,7 +34,7 @@ Salt = Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
 HashHex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Tokens = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Time = Annotated[str, Meta(min_length=24, max_length=24)]
-Ended = Literal["stop", "length", "cancelled", "failed"]
+Ended = Literal["stop", "length", "cancelled", "tool_calls", "content_filter", "failed"]
 
 
 class ReceiptBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -116,7 +116,8 @@ def seeded(request: InferRequest, salt: bytes) -> InferRequest:
 class OutputHash:
     """SHA-256 of the salt and everything a segment puts out, in order, however it is cut in chunks.
 
-    Of text: its UTF-8. Of a task: its JSON text. Of tensors: the msgpack of the chunk. After it
+    Of text: its UTF-8. Of `more` in a piece of text: the byte 0xff, which no UTF-8 has, its length
+    as 4 bytes, and itself. Of a task: its JSON text. Of tensors: the msgpack of the chunk. After it
     the token ids, each as 4 bytes, and last how many there are, as 8, all little-endian: so that
     text cannot pass for ids.
     """
@@ -129,6 +130,8 @@ class OutputHash:
         for chunk in chunks:
             if isinstance(chunk, TextChunk):
                 self._text.update(chunk.text.encode("utf-8", "surrogatepass"))
+                if chunk.more:
+                    self._text.update(b"\xff" + struct.pack("<I", len(chunk.more)) + chunk.more)
                 ids = chunk.token_ids
                 if ids:
                     self._ids += struct.pack(f"<{len(ids)}I", *ids)

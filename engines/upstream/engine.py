@@ -51,6 +51,7 @@ class UpstreamEngine(CountedEngine):
 
     name: str
     tasks: tuple[str, ...]
+    takes: tuple[str, ...] = ()
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         super().__init__()
@@ -70,7 +71,14 @@ class UpstreamEngine(CountedEngine):
     def probe(self) -> Probe:
         found = version("aigrid-node")
         return Probe(
-            self.name, found, (self.name,), self.tasks, devices(), network=True, refuses=REFUSES
+            self.name,
+            found,
+            (self.name,),
+            self.tasks,
+            devices(),
+            network=True,
+            refuses=REFUSES,
+            takes=self.takes,
         )
 
     def discover(self, endpoint: Endpoint, model: str) -> tuple[Served, ...]:

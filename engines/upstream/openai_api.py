@@ -31,6 +31,7 @@ from aigrid.protocol.inference import (
     TextRequest,
 )
 from aigrid.protocol.limits import LIMITS, Limits
+from aigrid.protocol.more import EVERYTHING
 from aigrid.protocol.upstream import Upstream
 
 EMBEDDING: Final = "feature-extraction"
@@ -105,6 +106,7 @@ class OpenAiEngine(UpstreamEngine):
 
     name = "openai_api"
     tasks = ("text-generation", EMBEDDING)
+    takes = (EVERYTHING,)
 
     def connect(self, client: Client, source: ModelSource, upstream: Upstream) -> Backend:
         return OpenAiModel(client, upstream, source.task, self._limits)

@@ -10,13 +10,20 @@ from aigrid.protocol.inference import Finish, InferChunk, TaskChunk, TextChunk, 
 class Step:
     """What was ready together: text, its tokens, and with the last step how the answer ended.
 
-    `output` is the answer of a typed task, as JSON text; then there is no text.
+    `output` is the answer of a typed task, as JSON text; then there is no text. `more`: JSON texts
+    of objects, further members of a delta such as `tool_calls`, in order.
+
+    Of several answers to one request `choice` is the number of the one that the step is of, from 0,
+    and `ended` how that ended; `finish` comes once, after all of them, with the sum.
     """
 
     text: str
     logprobs: tuple[TokenLogprob, ...]
     finish: Finish | None
     output: bytes = b""
+    more: tuple[bytes, ...] = ()
+    choice: int = 0
+    ended: Finish | None = None
 
 
 def merged(chunks: tuple[InferChunk, ...]) -> Step:

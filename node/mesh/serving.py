@@ -1,7 +1,7 @@
 """Inbound requests: what this node computes for others, and for itself."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 import structlog
@@ -28,6 +28,7 @@ from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.inference import InferChunk, TextRequest, check_text
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Chunks, Infer, Loading, Receipted, encode, loading
+from aigrid.protocol.more import check_more, needed, not_taken, untaken
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
@@ -62,6 +63,8 @@ class ServedAnswer:
 class Serving:
     """Runs requests on the pool. `offered(model)` says whether this node offers the model now.
 
+    `takes(model)`: further members of a text request that its engine takes, by name.
+
     Attributes:
         running, waiting, served: requests now, those of them that wait for a model or a slot, and
             those that were answered to their end.
@@ -78,8 +81,10 @@ class Serving:
         admission: Admission,
         keep_receipt: Keep,
         now_ms: NowMs,
+        takes: Callable[[str], Collection[str]] = lambda _: (),
     ) -> None:
         self._pool = pool
+        self._takes = takes
         self._identity = identity
         self._offered = offered
         self._admission = admission
@@ -106,6 +111,7 @@ class Serving:
 
         Raises:
             NoCandidateError: this node does not offer the model, or is stopping.
+            InvalidRequestError: the request is none, or asks for what the engine does not take.
             PolicyDeniedError, VerificationError: it may not be served.
             EngineError, LocalError: what the pool and the worker raise.
         """
@@ -117,8 +123,11 @@ class Serving:
             )
         if isinstance(message.request, TextRequest):
             check_text(message.request)
+            check_more(message.request)
         if not self._offered(message.model):
             raise NoCandidateError(f"this node does not offer {message.model}")
+        if lacking := untaken(needed(message.request), self._takes(message.model)):
+            raise not_taken(lacking, "the engine of this model")
         with self._counted(), ExitStack() as stack:
             try:
                 admitted = stack.enter_context(self._admission.admit(message, peer))

@@ -39,7 +39,7 @@ class Charge:
             if isinstance(chunk, TextChunk):
                 tokens += len(chunk.token_ids)
                 if not chunk.token_ids:
-                    self._unnumbered_bytes += len(chunk.text.encode())
+                    self._unnumbered_bytes += len(chunk.text.encode()) + len(chunk.more)
         self._seen += tokens
         if isinstance(chunks[-1], Finish):
             self._closed = True
@@ -93,6 +93,8 @@ def _prompt_bytes(request: InferRequest) -> int:
     if not isinstance(request, TextRequest):
         return 0
     texts = [message.content for message in request.messages]
+    more = len(request.more) + sum(len(message.more) for message in request.messages)
     texts += [] if request.prompt is None else [request.prompt]
     ids = len(request.token_ids or ()) + len(request.continued_ids)
-    return sum(len(text.encode("utf-8", "replace")) for text in texts) + _BYTES_PER_TOKEN * ids
+    said = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return said + more + _BYTES_PER_TOKEN * ids

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.policy.caller import Caller
 from aigrid.protocol.errors import Code, InvalidRequestError
@@ -90,13 +91,16 @@ class Inference(Protocol):
         request_id: str,
         caller: Caller,
         capability: str = "",
+        fallbacks: tuple[str, ...] = (),
+        preferences: Preferences = ANY,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         """Route a request of `caller` to a node that holds `model` (a name or a model id).
 
-        An empty `model` with a `capability` lets the node choose. Entering waits for the first
+        `fallbacks` stand in for it where nobody serves it, and `preferences` say whom to ask. An
+        empty `model` with a `capability` lets the node choose. Entering waits for the first
         chunk, and where nobody serves it now for `patience_seconds` until somebody does; `waiting`
         is told how far that is. Leaving early cancels the request everywhere. Attempts that failed
         before their first chunk, and had begun, are added to `ended`.

@@ -1,23 +1,47 @@
 """Who could serve: the index asked, what is known of peers put beside it, and `rank` called."""
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 import trio
 
 from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
+from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.metagraph.selection import Observation, Ranking, Reason, rank
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.routing.answer import ModelView, the_one
 from aigrid.node.mesh.serving import Serving
+from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.model import MODEL_URN
 
 _STATES = ("warm", "loading", "on_disk", "can_fetch")
 _AT_A_TIME = 256  # offers filtered before others get their turn
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """Who may answer a request.
+
+    Attributes:
+        models: names or ids, one to stand in for another, in the order wanted; else `capability`.
+        preferences: among those who have them.
+        needed: further members of the request, by name, that they have to take.
+    """
+
+    models: tuple[str, ...]
+    capability: str = ""
+    preferences: Preferences = ANY
+    needed: frozenset[str] = frozenset()
+
+    @property
+    def what(self) -> str:
+        """For people."""
+        return " or ".join(repr(model) for model in self.models) or repr(self.capability)
 
 
 class Candidates:
@@ -66,28 +90,49 @@ class Candidates:
         found = self._graph.index.resolve(model.removeprefix(MODEL_URN), self._now_ms())
         return the_one(model, found, unknown=f"no model named {model!r} is known here")
 
-    async def ranked(self, model: str, capability: str) -> Ranking:
-        """Candidates in the order of asking, for a model (a name or id) or else a capability.
+    def resolved(self, models: Sequence[str]) -> tuple[str, ...]:
+        """The model ids of those that can be told, each once, in order.
+
+        Raises:
+            InvalidRequestError: none can; why the first cannot.
+        """
+        found: dict[str, None] = {}
+        problem: InvalidRequestError | None = None
+        for model in models:
+            try:
+                found[self.resolve(model)] = None
+            except InvalidRequestError as error:
+                problem = problem or error
+        if problem is not None and not found:
+            raise problem
+        return tuple(found)
+
+    async def ranked(self, sought: Sought) -> Ranking:
+        """Candidates in the order of asking.
 
         Raises:
             InvalidRequestError: `model_not_found`, `ambiguous_model`.
         """
-        name = model.removeprefix(MODEL_URN)
-        if not model or self._graph.index.resolve(name, self._now_ms()):
-            ranking = self.ranked_here(model, capability)
+        names = [model.removeprefix(MODEL_URN) for model in sought.models]
+        now_ms = self._now_ms()
+        if not names or any(self._graph.index.resolve(name, now_ms) for name in names):
+            ranking = self.ranked_here(sought)
             if ranking.kept or any(one.reason is Reason.BUSY for one in ranking.dropped):
                 return ranking
-        await self._reach(Wanted("model", name) if model else Wanted("capability", capability))
-        return self.ranked_here(model, capability)
+        for name in names:
+            await self._reach(Wanted("model", name))
+        if not names:
+            await self._reach(Wanted("capability", sought.capability))
+        return self.ranked_here(sought)
 
-    def ranked_here(self, model: str, capability: str = "") -> Ranking:
+    def ranked_here(self, sought: Sought) -> Ranking:
         """The same, of those that are in the index already."""
-        now_ms = self._now_ms()
-        if model:
-            candidates = self._graph.index.offers_of_model(self.resolve(model), now_ms)
-        else:
-            candidates = self._graph.index.offers_of_capability(capability, now_ms)
-        return self._order(candidates)
+        index, now_ms = self._graph.index, self._now_ms()
+        if not sought.models:
+            return self._order(index.offers_of_capability(sought.capability, now_ms), sought)
+        models = self.resolved(sought.models)
+        offers = [offer for model in models for offer in index.offers_of_model(model, now_ms)]
+        return self._order(tuple(offers), replace(sought, models=models))
 
     async def find(self, filters: Filters) -> Found:
         """What is known here of a capability, filtered, and in the order of asking."""
@@ -100,8 +145,9 @@ class Candidates:
             sieve.add(candidate)
         return sieve.found(self._order)
 
-    def _order(self, candidates: tuple[Candidate, ...]) -> Ranking:
-        """Order candidates by what this node has observed."""
+    def _order(self, candidates: tuple[Candidate, ...], sought: Sought | None = None) -> Ranking:
+        """Order candidates by what this node has observed; models are ids here."""
+        sought = sought or Sought(())
         nodes = {candidate.node for candidate in candidates}
         return rank(
             candidates,
@@ -109,6 +155,9 @@ class Candidates:
             now_ms=self._now_ms(),
             rng=self._rng,
             own_peer_id=self._own_peer_id,
+            models=sought.models,
+            preferences=sought.preferences,
+            needed=sought.needed,
         )
 
     def _observation(self, node: str) -> Observation:

@@ -67,6 +67,8 @@ class Delivered:
         return Finish(chunk.reason, chunk.prompt_tokens, self._before + chunk.completion_tokens)
 
     def _add_text(self, chunk: TextChunk) -> TextChunk | None:
+        if chunk.more:
+            self._covered = False  # tools that are called, thoughts: no token stands for them here
         said_again = self._said_again(chunk.text) if self._awaited else 0
         if chunk.token_ids:
             if self._ahead != self._awaited:
@@ -80,7 +82,7 @@ class Delivered:
         self._awaited = self._awaited[said_again:]
         if not said_again:
             return chunk
-        fresh = TextChunk(chunk.text[said_again:], chunk.token_ids, chunk.logprobs)
+        fresh = msgspec.structs.replace(chunk, text=chunk.text[said_again:])
         return None if fresh.says_nothing else fresh
 
     def _said_again(self, text: str) -> int:

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import structlog
 import trio
@@ -16,6 +17,7 @@ import trio
 from aigrid.metagraph.filters import Filters, Found
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.metagraph.selection import Ranking, Reason
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
@@ -23,12 +25,12 @@ from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.trouble import own_trouble
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
 from aigrid.node.mesh.routing.attempts import Attempts, Opened, Tried
-from aigrid.node.mesh.routing.candidates import Candidates
+from aigrid.node.mesh.routing.candidates import Candidates, Sought
 from aigrid.node.mesh.routing.continuation import Unbroken, others_first
 from aigrid.node.mesh.routing.mending import Asking
 from aigrid.node.mesh.routing.segment import ReceiptBook
 from aigrid.node.mesh.routing.summoning import Summon, Unmet, nobody_comes
-from aigrid.node.mesh.routing.verdict import TOLD, unmet
+from aigrid.node.mesh.routing.verdict import TOLD, nobody_wanted, unmet
 from aigrid.node.mesh.routing.waiting import BROUGHT, IN_LINE, SOUGHT, Waiting, beside
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient
@@ -44,6 +46,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.identity import did_of_peer_id
 from aigrid.protocol.inference import InferRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import needed
 
 log = structlog.get_logger()
 _DIAL_AGAIN_SECONDS = 0.5
@@ -127,12 +130,20 @@ class Router:
         *,
         request_id: str,
         capability: str = "",
+        fallbacks: tuple[str, ...] = (),
+        preferences: Preferences = ANY,
         caller: Caller = OPERATOR,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
     ) -> AsyncIterator[Answer]:
         """See `Inference.infer`."""
+        sought = Sought(
+            (model, *fallbacks) if model else (),
+            capability,
+            preferences,
+            needed(request, strict=preferences.require_parameters),
+        )
         asking = Asking(
             request,
             request_id,
@@ -144,17 +155,19 @@ class Router:
         )
         tried = Tried()
         deadline = trio.current_time() + patience_seconds
-        opened = await self._begin(model, capability, asking, tried, deadline)
+        opened = await self._begin(sought, asking, tried, deadline)
         begun = opened.candidate
-        chunks = Unbroken(opened, lambda *broken: self._go_on(answer, asking, tried, *broken))
+        same = replace(sought, models=(begun.model,))
+        chunks = Unbroken(
+            opened,
+            lambda rest, failed: self._go_on(answer, same, asking, tried, rest=rest, failed=failed),
+        )
         answer = Answer(request_id, begun.model, begun.name, begun.node, chunks, tried.attempts)
         opened.segment.segments = answer.segments
         async with chunks:
             yield answer
 
-    async def _begin(
-        self, model: str, capability: str, asking: Asking, tried: Tried, deadline: float
-    ) -> Opened:
+    async def _begin(self, sought: Sought, asking: Asking, tried: Tried, deadline: float) -> Opened:
         """The first candidate that begins to answer; somebody is summoned while there is none.
 
         Raises:
@@ -164,16 +177,18 @@ class Router:
         # Busy nodes are tried again and again: whoever waits for longer may for longer.
         often = math.ceil(patience_seconds / LIMITS.summon_retry_seconds)
         for _ in range(max(LIMITS.summons_max, often)):
-            ranking = await self._ranked(model, capability)
+            ranking = await self._ranked(sought)
             tried.problem, before = None, len(asking.ended)
             opened = await self._attempts.first(ranking, asking, tried)
             if opened is not None:
                 return opened
+            if tried.attempts and not sought.preferences.allow_fallbacks:
+                break
             ran = len(asking.ended) > before
-            wanted = self._unmet(model, capability, ranking, tried.problem, ran=ran)
+            wanted = self._unmet(sought, ranking, tried.problem, ran=ran)
             if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
                 break
-        raise self._nobody(model, capability, tried.problem, ranking)
+        raise self._nobody(sought, tried.problem, ranking)
 
     async def _summoned(self, wanted: Unmet, waiting: Waiting, deadline: float) -> bool:
         """Summon, and tell who waits what for: he hears that, too, if it takes too long."""
@@ -204,12 +219,21 @@ class Router:
         return coming.node, (own and self._serving.progress(coming.model)) or BROUGHT
 
     async def _go_on(
-        self, answer: Answer, asking: Asking, tried: Tried, rest: TextRequest, failed: Candidate
+        self,
+        answer: Answer,
+        sought: Sought,
+        asking: Asking,
+        tried: Tried,
+        *,
+        rest: TextRequest,
+        failed: Candidate,
     ) -> Opened | None:
         """Who goes on with an answer that broke off: another holder of the same model, if any.
 
         Else the one that failed, if it comes back soon, or somebody who is summoned.
         """
+        if not sought.preferences.allow_fallbacks:
+            return None
         waiting = asking.waiting
         again = Asking(
             rest,
@@ -223,7 +247,7 @@ class Router:
         deadline = trio.current_time() + patience_seconds
         try:
             for _ in range(LIMITS.summons_max):
-                ranking = others_first(self._candidates.ranked_here(answer.model), failed)
+                ranking = others_first(self._candidates.ranked_here(sought), failed)
                 tried.problem, before = None, len(again.ended)
                 beginning = self._attempts.first(
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
@@ -260,31 +284,24 @@ class Router:
                 await trio.sleep(_DIAL_AGAIN_SECONDS)
         return False
 
-    async def _ranked(self, model: str, capability: str) -> Ranking:
+    async def _ranked(self, sought: Sought) -> Ranking:
         try:
-            return await self._candidates.ranked(model, capability)
+            return await self._candidates.ranked(sought)
         except InvalidRequestError as error:
             trouble = self.own_trouble() if error.code is Code.MODEL_NOT_FOUND else None
             raise trouble or error from None
 
     def _unmet(
-        self,
-        model: str,
-        capability: str,
-        ranking: Ranking,
-        problem: AigridError | None,
-        *,
-        ran: bool,
+        self, sought: Sought, ranking: Ranking, problem: AigridError | None, *, ran: bool
     ) -> Unmet | None:
         if self.own_trouble() is not None:
             return None
-        model_id = self.resolve(model) if model else ""
-        return unmet(ranking, problem, model=model_id, capability=capability, name=model, ran=ran)
+        model = self._candidates.resolved(sought.models)[0] if sought.models else ""
+        name = sought.models[0] if sought.models else ""
+        capability = sought.capability
+        return unmet(ranking, problem, model=model, capability=capability, name=name, ran=ran)
 
-    def _nobody(
-        self, model: str, capability: str, problem: AigridError | None, ranking: Ranking
-    ) -> AigridError:
-        what = model or capability
+    def _nobody(self, sought: Sought, problem: AigridError | None, ranking: Ranking) -> AigridError:
         if problem is not None and problem.code is Code.NOT_MEMBER:
             return self.own_trouble() or problem  # which knows why
         if problem is not None and (problem.code in TOLD or problem.code in POLICY):
@@ -292,16 +309,19 @@ class Router:
         trouble = self.own_trouble()
         if trouble is not None:
             return trouble
+        if problem is None and (unwanted := nobody_wanted(ranking, sought.what, sought.needed)):
+            return unwanted
         retry_after_seconds = ranking.retry_after_seconds or LIMITS.retry_after_seconds
         if any(one.reason is Reason.BUSY for one in ranking.dropped):
             return NoCandidateError(
-                f"every node that can serve {what!r} is busy",
+                f"every node that can serve {sought.what} is busy",
                 Code.BUSY,
                 retry_after_seconds=retry_after_seconds,
             )
-        own = self._own_problem(self.resolve(model)) if model else ""
+        models = self._candidates.resolved(sought.models)
+        own = next((why for model in models if (why := self._own_problem(model))), "")
         return NoCandidateError(
-            f"no live node can serve {what!r} now" + (f"; this node: {own}" if own else ""),
+            f"no live node can serve {sought.what} now" + (f"; this node: {own}" if own else ""),
             retry_after_seconds=retry_after_seconds,
         )
 

@@ -1,9 +1,12 @@
 """What a failure says of the node that was asked, and of the request. Pure."""
 
-from aigrid.metagraph.selection import Ranking, Reason
+from collections.abc import Collection
+
+from aigrid.metagraph.selection import UNWANTED, Ranking, Reason
 from aigrid.node.mesh.routing.summoning import Unmet
 from aigrid.node.policy.explaining import nearness
-from aigrid.protocol.errors import CODES, POLICY, AigridError, Code, RemoteError
+from aigrid.protocol.errors import CODES, POLICY, AigridError, Code, NoCandidateError, RemoteError
+from aigrid.protocol.more import not_taken, untaken
 
 # Of these the client hears, when no other candidate did better: the node is there.
 TOLD = frozenset(
@@ -15,6 +18,7 @@ TOLD = frozenset(
         Code.ENGINE_CRASHED,
         Code.ENGINE_FAILED,
         Code.ENGINE_TIMEOUT,
+        Code.UNSUPPORTED_PARAMETER,
     }
 )
 
@@ -40,6 +44,7 @@ _OF_THE_NODE = frozenset(
         Code.MODEL_NOT_FOUND,
         Code.UNSUPPORTED_MODEL,
         Code.UNSUPPORTED_QUANTISATION,
+        Code.UNSUPPORTED_PARAMETER,
         Code.DATA_DIRECTORY_UNUSABLE,
     }
 )
@@ -52,6 +57,7 @@ _NO_FAULT = NO_ROOM | {
     Code.NO_CANDIDATE,
     Code.SHUTTING_DOWN,
 }
+_TOLD_MAX = 4
 
 
 def worth_another(error: AigridError) -> bool:
@@ -107,9 +113,32 @@ def unmet(
     """
     if problem is not None and (problem.code in POLICY or not worth_another(problem)):
         return None
+    if problem is None and ranking.dropped and not ranking.kept and _all_unwanted(ranking):
+        return None
     told = None if problem is None else problem.code
     no_room = NO_ROOM if ran else NO_ROOM | {Code.OUT_OF_MEMORY}
     if told in TOLD and told not in no_room:
         return None
     busy = told in no_room or any(one.reason is Reason.BUSY for one in ranking.dropped)
     return Unmet(model, capability, name, "busy" if busy else "nobody offers")
+
+
+def nobody_wanted(ranking: Ranking, what: str, needed: Collection[str]) -> AigridError | None:
+    """The error where there are offers, and none is what the request wants; None elsewhere."""
+    if not ranking.dropped or ranking.kept or not _all_unwanted(ranking):
+        return None
+    lacking = [
+        untaken(needed, one.candidate.takes)
+        for one in ranking.dropped
+        if one.reason is Reason.PARAMETER
+    ]
+    if lacking:
+        return not_taken(min(lacking, key=len), f"any node that may be asked for {what}")
+    told = "; ".join(
+        f"{one.candidate.node} {', '.join(one.explanation)}" for one in ranking.dropped[:_TOLD_MAX]
+    )
+    return NoCandidateError(f"no node that offers {what} is one that may be asked: {told}")
+
+
+def _all_unwanted(ranking: Ranking) -> bool:
+    return all(one.reason in UNWANTED for one in ranking.dropped)

@@ -76,6 +76,7 @@ class Hosting(Offering):
         now_ms: NowMs,
         changed: Callable[[], None],
         runs_code: Callable[[str], bool] = lambda _: False,
+        takes: Callable[[str], tuple[str, ...]] = lambda _: (),
         trusted_publishers: Collection[str] = (),
         foresight: Callable[[], Foresight] | None = None,
     ) -> None:
@@ -88,6 +89,7 @@ class Hosting(Offering):
             now_ms=now_ms,
             changed=changed,
             runs_code=runs_code,
+            takes=takes,
             trusted_publishers=trusted_publishers,
             foresight=foresight,
         )

@@ -32,11 +32,13 @@ class Offering:
         now_ms: NowMs,
         changed: Callable[[], None],
         runs_code: Callable[[str], bool] = lambda _: False,
+        takes: Callable[[str], tuple[str, ...]] = lambda _: (),
         trusted_publishers: Collection[str] = (),
         foresight: Callable[[], Foresight] | None = None,
     ) -> None:
         """`runs_code`: whether files of a format may run code; see `Probe.code_formats`.
 
+        `takes`: further members of a text request that models of a format take; see `Probe.takes`.
         `foresight` says what may be published and hosted; without it, everything.
         """
         self._identity = identity
@@ -45,6 +47,7 @@ class Offering:
         self._pool = pool
         self._now_ms = now_ms
         self._runs_code = runs_code
+        self._takes = takes
         self._trusted_publishers = trusted_publishers
         self._foresight = foresight
         self._publishing: set[str] = set()
@@ -59,8 +62,13 @@ class Offering:
             if manifest is not None and not self.problem(model):
                 state: OfferState = states.get(model, "on_disk")
                 slots = min(self._pool.slots(model), LIMITS.slots_max) or 1
-                found.append(Offer(model, manifest.content_id, state, slots))
+                takes = self.takes(model)
+                found.append(Offer(model, manifest.content_id, state, slots, takes=takes))
         return tuple(found)
+
+    def takes(self, model: str) -> tuple[str, ...]:
+        """Further members of a text request that a model here takes, by name."""
+        return self._takes(self._models.description(model).format)
 
     def seeds(self) -> tuple[Seed, ...]:
         """The models whose files this node may give to others."""
