@@ -15,12 +15,20 @@ import msgspec
 
 from aigrid.engines.text_stream import TextStream
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import Finish, TextChunk, TextRequest, TokenLogprob
+from aigrid.protocol.inference import Finish, FinishReason, TextChunk, TextRequest, TokenLogprob
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import is_neutral, members
 
 _LOGPROB_MIN: Final = -1e38
 _SEEDS: Final = 2**31
-_ENDS: Final = {"stop": "stop", "length": "length", "tool_calls": "stop", "eos": "stop"}
+_ENDS: Final[dict[str, FinishReason]] = {
+    "stop": "stop",
+    "eos": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
 
 
 class _TopToken(msgspec.Struct):
@@ -41,8 +49,22 @@ class _Logprobs(msgspec.Struct):
     top_logprobs: list[dict[str, float | None] | None] | None = None
 
 
+_NOTHING = msgspec.Raw()
+
+
 class _Delta(msgspec.Struct):
+    """What a delta may say beside text is passed on as it is."""
+
     content: str | None = None
+    tool_calls: msgspec.Raw = _NOTHING
+    reasoning_content: msgspec.Raw = _NOTHING
+    reasoning: msgspec.Raw = _NOTHING
+    refusal: msgspec.Raw = _NOTHING
+    annotations: msgspec.Raw = _NOTHING
+    audio: msgspec.Raw = _NOTHING
+
+
+_FURTHER: Final = tuple(name for name in _Delta.__struct_fields__ if name != "content")
 
 
 class _Choice(msgspec.Struct):
@@ -78,6 +100,7 @@ def body_of(request: TextRequest, model: str) -> bytes:
     """What is posted.
 
     Raises:
+        InvalidRequestError: what a request has further is no JSON.
         EngineError: `invalid_request` for what such a server cannot do.
     """
     if request.continued_ids:
@@ -85,6 +108,7 @@ def body_of(request: TextRequest, model: str) -> bytes:
     if request.max_tokens == 0:
         raise EngineError("max_tokens must be at least 1", Code.INVALID_REQUEST)
     body: dict[str, Any] = {
+        **members(request.more),
         "model": model,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -99,7 +123,11 @@ def body_of(request: TextRequest, model: str) -> bytes:
         body["stop"] = request.stop
     if is_chat(request):
         body["messages"] = [
-            {"role": "system" if m.role == "developer" else m.role, "content": m.content}
+            {
+                "role": "system" if m.role == "developer" else m.role,
+                "content": m.content,
+                **members(m.more),
+            }
             for m in request.messages
         ]
         if request.top_logprobs is not None:
@@ -179,11 +207,12 @@ class TextAnswer:
         for choice in (event.choices or ())[:1]:
             said = (choice.delta.content if choice.delta is not None else choice.text) or ""
             logprobs = () if self._request.top_logprobs is None else _logprobs(choice.logprobs)
-            if said:
+            more = _more(choice.delta)
+            if said or more:
                 self._pieces += 1
             piece = self._text.feed(said.encode())
-            # What holds no text, such as a model's thoughts, is a sign of life all the same.
-            yield TextChunk(piece.text, (), logprobs)
+            # What says nothing is a sign of life all the same.
+            yield TextChunk(piece.text, (), logprobs, more)
             if piece.stopped:
                 self._reason = "cut"  # by us: the server did not heed `stop`
                 return
@@ -199,7 +228,7 @@ class TextAnswer:
             most = self._request.max_tokens
         completion, prompt = self._usage.completion_tokens, self._usage.prompt_tokens
         return Finish(
-            "length" if reason == "length" else "stop",
+            reason,
             max(0, prompt or 0),
             min(most, max(0, self._pieces if completion is None else completion)),
         )
@@ -210,6 +239,19 @@ def _decode(event: bytes) -> _Event:
         return _EVENTS.decode(event)
     except (ValueError, RecursionError):
         raise EngineError("the server's events are not those of its interface") from None
+
+
+def _more(delta: _Delta | None) -> bytes:
+    """JSON text of what a delta says beside its text; b"" where that is nothing."""
+    if delta is None:
+        return b""
+    said = {
+        name: raw for name in _FURTHER if not is_neutral(raw := getattr(delta, name), ([], "", {}))
+    }
+    more = _encode(said) if said else b""
+    if len(more) > LIMITS.more_delta_max_bytes:
+        raise EngineError("the server sends an event that is too large")
+    return more
 
 
 def _logprobs(said: _Logprobs | None) -> tuple[TokenLogprob, ...]:

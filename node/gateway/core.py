@@ -8,35 +8,21 @@ error, and an orderly end of whatever is live when the node stops.
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import trio
-
+from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.node.gateway.call import TextCall
+from aigrid.node.gateway.choices import Choices, Generated, numbered, requests_of
+from aigrid.node.gateway.generation import Generation, Live
 from aigrid.node.gateway.patience import Wish
-from aigrid.node.gateway.step import Step, merged
 from aigrid.node.mesh.routing.answer import Answer, Inference, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
-from aigrid.protocol.errors import (
-    AigridError,
-    Code,
-    EngineError,
-    InvalidRequestError,
-    LocalError,
-    NoCandidateError,
-    RemoteError,
-)
-from aigrid.protocol.inference import (
-    Finish,
-    InferChunk,
-    InferRequest,
-    TaskRequest,
-    TextRequest,
-)
+from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
+from aigrid.protocol.inference import Finish, InferRequest, TaskRequest
 from aigrid.protocol.model import MODEL_URN
 
 _NAME_SHOWN_CHARS = 100
@@ -88,9 +74,7 @@ class GatewayCore:
         self._now_ms = now_ms
         self._token = token
         self._requests: set[str] = set()
-        self._generations: set[Generation] = set()
-        self._stopping = False
-        self._idle = trio.Event()
+        self._live = Live()
 
     # Requests
     @contextmanager
@@ -149,21 +133,28 @@ class GatewayCore:
 
     # Generation
     def generate(
-        self,
-        model: str,
-        request: TextRequest,
-        *,
-        request_id: str,
-        visit: Visit,
-        wish: Wish | None = None,
-    ) -> "Generation":
-        """Ask for text; see `Generation`.
+        self, call: TextCall, *, request_id: str, visit: Visit, wish: Wish | None = None
+    ) -> Generated:
+        """Ask for text; see `Generation` and `Choices`.
 
         Raises:
             AigridError: the caller may not, or not now.
         """
-        self._check(visit, model, _TEXT, most(request))
-        return self._generation(model, request, request_id=request_id, visit=visit, wish=wish)
+        cost = call.choices * most(call.request)
+        for number, model in enumerate(call.models):
+            self._check(visit, model, _TEXT, 0 if number else cost)
+        made = [
+            self._generation(
+                call.models,
+                request,
+                preferences=call.preferences,
+                request_id=numbered(request_id, number),
+                visit=visit,
+                wish=wish,
+            )
+            for number, request in enumerate(requests_of(call))
+        ]
+        return made[0] if len(made) == 1 else Choices(made)
 
     async def run_task(
         self,
@@ -181,7 +172,7 @@ class GatewayCore:
         """
         self._check(visit, model, request.task, most(request))
         asked = self._generation(
-            model, request, request.task, request_id=request_id, visit=visit, wish=wish
+            (model,), request, request.task, request_id=request_id, visit=visit, wish=wish
         )
         async with asked as generation:
             steps = [step async for step in generation]
@@ -193,28 +184,31 @@ class GatewayCore:
 
     def _generation(
         self,
-        model: str,
+        models: tuple[str, ...],
         request: InferRequest,
         capability: str = "",
         *,
+        preferences: Preferences = ANY,
         request_id: str,
         visit: Visit,
         wish: Wish | None,
-    ) -> "Generation":
+    ) -> Generation:
         wish, ended = wish or Wish(), list[Segment]()
         waiting = Waiting(wish.keep_alive_seconds)
         asked = self._inference.infer(
-            model,
+            models[0],
             request,
             request_id=request_id,
             capability=capability,
+            fallbacks=models[1:],
+            preferences=preferences,
             caller=visit.caller,
             ended=ended,
             patience_seconds=wish.patience_seconds,
             waiting=waiting,
         )
         return Generation(
-            self,
+            self._live,
             asked,
             visit,
             Charge(request),
@@ -239,156 +233,16 @@ class GatewayCore:
     @property
     def stopping(self) -> bool:
         """Whether new work is refused."""
-        return self._stopping
+        return self._live.stopping
 
     def refuse_new(self) -> None:
         """Refuse new generations from now on; live ones go on."""
-        self._stopping = True
-        self._note_idle()
+        self._live.refuse_new()
 
     async def drained(self) -> None:
         """Wait until no generation is live; call `refuse_new` first."""
-        await self._idle.wait()
+        await self._live.drained()
 
     def cut_off(self) -> None:
         """End whatever is live with `shutting_down` as soon as it next waits for the mesh."""
-        self._stopping = True
-        for generation in tuple(self._generations):
-            generation.cut()
-
-    def _enter(self, generation: "Generation") -> None:
-        if self._stopping:
-            raise _stopping_error()
-        self._generations.add(generation)
-
-    def _leave(self, generation: "Generation") -> None:
-        self._generations.discard(generation)
-        self._note_idle()
-
-    def _note_idle(self) -> None:
-        if self._stopping and not self._generations:
-            self._idle.set()
-
-
-class Generation:
-    """An answer: enter it to wait for the first chunk, then iterate over its steps.
-
-    The last step carries `Finish`, and `segments` is complete with it. Leaving early cancels the
-    request everywhere. Entering and iterating raise an `AigridError` when the answer cannot be
-    completed; an answer that merely stops is turned into one. `Charge` says what it costs.
-
-    Attributes:
-        waiting: what is known of the load that it waits for before its first chunk.
-    """
-
-    def __init__(
-        self,
-        core: GatewayCore,
-        answering: AbstractAsyncContextManager[Answer],
-        visit: Visit,
-        charge: Charge,
-        *,
-        ended: list[Segment],
-        waiting: Waiting,
-        patience_seconds: float,
-    ) -> None:
-        self._ended_before = ended
-        self.waiting = waiting
-        self._patience_seconds = patience_seconds
-        self._core = core
-        self._answering = answering
-        self._visit = visit
-        self._charge = charge
-        self._answer: Answer | None = None
-        self._waiting: trio.CancelScope | None = None
-        self._is_cut = False
-        self._ended = False
-
-    async def __aenter__(self) -> Self:
-        self._core._enter(self)  # noqa: SLF001  the two classes are one thing
-        try:
-            with trio.CancelScope() as self._waiting:
-                entering = self._answering.__aenter__()
-                self._answer = await self.waiting.patiently(entering, self._patience_seconds)
-            self._waiting = None
-        except BaseException as error:
-            if isinstance(error, trio.Cancelled):  # somebody was at work on it
-                self._visit.spend(self._charge.broke_off())
-            self._core._leave(self)  # noqa: SLF001
-            raise
-        if self._answer is None:
-            self._core._leave(self)  # noqa: SLF001
-            raise _stopping_error()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._visit.spend(self._charge.broke_off())
-        try:
-            await self._answering.__aexit__(kind, error, traceback)
-        finally:
-            self._core._leave(self)  # noqa: SLF001
-
-    @property
-    def answer(self) -> Answer:
-        """Who answers; known once entered."""
-        if self._answer is None:
-            raise RuntimeError("the generation has not been entered")
-        return self._answer
-
-    @property
-    def segments(self) -> list[Segment]:
-        """Which node produced how much; complete after the last step, or once left.
-
-        Without an answer: what failed before its first chunk.
-        """
-        return self._ended_before if self._answer is None else self._answer.segments
-
-    def cut(self) -> None:
-        """End with `shutting_down` at the next wait, or the present one."""
-        self._is_cut = True
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Step:
-        if self._ended:
-            raise StopAsyncIteration
-        while True:
-            chunks = await self._next_chunks()
-            if chunks is None:
-                raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
-            step = merged(chunks)
-            if step.finish is None:
-                if step.text or step.logprobs or step.output:
-                    return step
-                continue
-            self._ended = True
-            if await self._next_chunks() is not None:
-                raise RemoteError("The answer went on after its end.")
-            if step.finish.reason == "cancelled":
-                raise LocalError("The answer was cancelled before it was complete.", Code.CANCELLED)
-            return step
-
-    async def _next_chunks(self) -> tuple[InferChunk, ...] | None:
-        """The next batch, or None at the end."""
-        if self._is_cut:
-            raise _stopping_error()
-        with trio.CancelScope() as self._waiting:
-            chunks = await anext(self.answer.chunks, None)
-        scope, self._waiting = self._waiting, None
-        if scope.cancelled_caught:
-            raise _stopping_error()
-        if chunks is not None:
-            self._visit.spend(self._charge.chunks(chunks))
-        return chunks
-
-
-def _stopping_error() -> AigridError:
-    return NoCandidateError("This node is stopping.", Code.SHUTTING_DOWN)
+        self._live.cut_off()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from aigrid.node.gateway.deltas import checked
 from aigrid.protocol.errors import Code, EngineError, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, TaskChunk, TextChunk, TokenLogprob
 
@@ -32,9 +33,11 @@ def merged(chunks: tuple[InferChunk, ...]) -> Step:
     if isinstance(chunks[-1], Finish):
         finish, chunks = chunks[-1], chunks[:-1]
     if len(chunks) == 1 and isinstance(chunks[0], TextChunk):
-        return Step(chunks[0].text, chunks[0].logprobs, finish)
+        one = chunks[0]
+        return Step(one.text, one.logprobs, finish, more=_further(one))
     texts: list[str] = []
     logprobs: list[TokenLogprob] = []
+    more: list[bytes] = []
     output = b""
     for chunk in chunks:
         if isinstance(chunk, Finish):
@@ -48,4 +51,10 @@ def merged(chunks: tuple[InferChunk, ...]) -> Step:
             raise EngineError("The model answers with tensors, not text.", Code.UNSUPPORTED_MODEL)
         texts.append(chunk.text)
         logprobs += chunk.logprobs
-    return Step("".join(texts), tuple(logprobs), finish, output)
+        more += _further(chunk)
+    return Step("".join(texts), tuple(logprobs), finish, output, tuple(more))
+
+
+def _further(chunk: TextChunk) -> tuple[bytes, ...]:
+    more = checked(chunk.more) if chunk.more else b""
+    return (more,) if more else ()

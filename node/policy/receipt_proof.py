@@ -24,7 +24,7 @@ def request_in(body: bytes) -> InferRequest:
     """
     try:
         if not msgspec.json.decode(body, type=_Tagged).type:
-            return decode_chat(body).request
+            return decode_chat(body).call.request
         request = _REQUEST.decode(body)
         msgspec.msgpack.encode(request)  # as its hash does: JSON has greater numbers
     except (msgspec.DecodeError, RecursionError, UnicodeError, OverflowError):

@@ -11,6 +11,7 @@ from tests.node.gateway.double import authenticator, tokens
 from tests.simulation.harness import Simulation, eventually
 
 from aigrid.node.commands.ask import Ask, ask
+from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.errors import error_answer
@@ -76,8 +77,7 @@ def app_of(core):
 async def chat(core, patience_seconds=600.0, keep_alive_seconds=None, caller=LOOPBACK):
     """The text of an answer."""
     generation = core.generate(
-        "parrot",
-        HELLO,
+        TextCall(("parrot",), HELLO),
         request_id=core._token(),
         visit=Visit(caller),
         wish=Wish(patience_seconds, keep_alive_seconds),

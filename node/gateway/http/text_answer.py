@@ -12,7 +12,7 @@ import trio
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from aigrid.node.gateway.core import Generation
+from aigrid.node.gateway.choices import Generated
 from aigrid.node.gateway.http.asgi import JSON_TYPE, error_response, internal_error, until_gone
 from aigrid.node.gateway.http.turn import Turn
 from aigrid.node.gateway.limits import GatewayLimits
@@ -59,7 +59,7 @@ class TextAnswer:
 
     def __init__(
         self,
-        generation: Generation,
+        generation: Generated,
         spelling: Spelling,
         *,
         stream: bool,

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from aigrid.node.gateway.core import Listed
+from aigrid.node.gateway.deltas import joined
 from aigrid.node.gateway.http.errors import error_text
 from aigrid.node.gateway.step import Step
 from aigrid.node.mesh.routing.answer import Answer, Segment
@@ -79,13 +80,17 @@ class ChatSpelling:
 
     media_type = EVENT_STREAM
 
-    def __init__(self, *, completion_id: str, created: int, include_usage: bool = False) -> None:
+    def __init__(
+        self, *, completion_id: str, created: int, include_usage: bool = False, choices: int = 1
+    ) -> None:
         self._id = completion_id
         self._created = created
         self._include_usage = include_usage
+        self._count = choices
         self._end = (b',"usage":null' if include_usage else b"") + b"}\n\n"
         self._tail = b"]" + self._end
-        self._piece_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
+        self._delta_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
+        self._piece_tail = b"}" + self._delta_tail
 
     def error(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
         """See `Spelling`."""
@@ -96,57 +101,58 @@ class ChatSpelling:
         finish = steps[-1].finish
         if finish is None:
             raise ValueError("the last step has no finish")
-        entries = [entry for step in steps for entry in step.logprobs]
-        content = "".join(step.text for step in steps)
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": content, "refusal": None},
-            "logprobs": _logprobs(entries) if entries else None,
-            "finish_reason": finish.reason,
-        }
         return _encode(
             {
                 **self._named("chat.completion", answer),
-                "choices": [choice],
+                "choices": [_choice(number, steps) for number in range(self._count)],
                 "usage": _usage(finish),
                 "aigrid": _aigrid(segments),
             }
         )
 
     def begin(self, answer: Answer) -> bytes:
-        """See `Spelling`: the first event says who speaks."""
+        """See `Spelling`: the first event of each choice says who speaks."""
         head = _encode(self._named("chat.completion.chunk", answer))
         self._head = b"data: " + head[:-1] + b',"choices":['
-        self._choice = self._head + b'{"index":0,"delta":'
-        self._piece = self._choice + b'{"content":'
-        delta = b'{"role":"assistant","content":"","refusal":null},'
-        return self._choice + delta + b'"logprobs":null,"finish_reason":null}' + self._tail
+        self._choices = [self._head + b'{"index":%d,"delta":' % n for n in range(self._count)]
+        self._pieces = [choice + b'{"content":' for choice in self._choices]
+        delta = b'{"role":"assistant","content":"","refusal":null}'
+        return b"".join(choice + delta + self._delta_tail for choice in self._choices)
 
     def step(self, step: Step) -> bytes:
         """See `Spelling`."""
-        if not step.logprobs:
-            return self._piece + _encode(step.text) + self._piece_tail if step.text else b""
-        return b"".join(
-            (
-                self._piece,
-                _encode(step.text),
-                b'},"logprobs":',
-                _encode(_logprobs(step.logprobs)),
-                b',"finish_reason":null}',
-                self._tail,
+        piece = self._pieces[step.choice]
+        if step.logprobs:
+            data = b"".join(
+                (
+                    piece,
+                    _encode(step.text),
+                    b'},"logprobs":',
+                    _encode(_logprobs(step.logprobs)),
+                    b',"finish_reason":null}',
+                    self._tail,
+                )
             )
-        )
+        else:
+            data = piece + _encode(step.text) + self._piece_tail if step.text else b""
+        for more in step.more:
+            data += self._choices[step.choice] + more + self._delta_tail
+        return data if step.ended is None else data + self._ended(step.choice, step.ended)
 
     def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
         """See `Spelling`: reason, usage where asked for, end mark; `aigrid` in the last chunk."""
-        reason = (
-            self._choice + b'{},"logprobs":null,"finish_reason":' + _encode(finish.reason) + b"}]"
-        )
         aigrid = b',"aigrid":' + _encode(_aigrid(segments)) + b"}\n\n"
-        if not self._include_usage:
-            return reason + aigrid + _DONE
-        usage = self._head + b'],"usage":' + _encode(_usage(finish))
-        return reason + self._end + usage + aigrid + _DONE
+        reason = b"" if self._count > 1 else self._ended(0, finish)  # else each choice had its own
+        if self._include_usage:
+            usage = self._head + b'],"usage":' + _encode(_usage(finish))
+            return reason + usage + aigrid + _DONE
+        if reason:
+            return reason[: -len(self._end)] + aigrid + _DONE
+        return self._head + b"]" + aigrid + _DONE
+
+    def _ended(self, number: int, finish: Finish) -> bytes:
+        reason = b'{},"logprobs":null,"finish_reason":' + _encode(finish.reason) + b"}"
+        return self._choices[number] + reason + self._tail
 
     def comment(self, text: str) -> bytes:
         """See `Spelling`."""
@@ -163,6 +169,22 @@ class ChatSpelling:
             "created": self._created,
             "model": answer.name,
         }
+
+
+def _choice(number: int, steps: Sequence[Step]) -> dict[str, Any]:
+    """One choice of a plain answer."""
+    own = [step for step in steps if step.choice == number]
+    finish = next(end for step in reversed(own) if (end := step.ended or step.finish) is not None)
+    entries = [entry for step in own for entry in step.logprobs]
+    more = joined(piece for step in own for piece in step.more)
+    content = "".join(step.text for step in own)
+    spoken = content if content or "tool_calls" not in more else None
+    return {
+        "index": number,
+        "message": {"role": "assistant", "content": spoken, "refusal": None, **more},
+        "logprobs": _logprobs(entries) if entries else None,
+        "finish_reason": finish.reason,
+    }
 
 
 def comment(text: str) -> bytes:

@@ -41,17 +41,17 @@ class OpenAiEndpoints:
     async def _chat(self, request: Request) -> TextAnswer:
         headers = dict(request.scope["headers"])
         check_json(headers)
-        call = decode_chat(await self._bodies.read(headers, request.receive))
+        chat = decode_chat(await self._bodies.read(headers, request.receive))
+        call = chat.call
         scope = request.scope
         wish = wish_of(headers, call.keep_alive, self._limits, stream=call.stream)
         request_id = scope[REQUEST_ID]
-        generation = self._core.generate(
-            call.model, call.request, request_id=request_id, visit=scope[VISIT], wish=wish
-        )
+        generation = self._core.generate(call, request_id=request_id, visit=scope[VISIT], wish=wish)
         spelling = answers.ChatSpelling(
             completion_id=f"chatcmpl-{request_id}",
             created=self._core.now_seconds(),
-            include_usage=call.include_usage,
+            include_usage=chat.include_usage,
+            choices=call.choices,
         )
         return TextAnswer(
             generation, spelling, stream=call.stream, request_id=request_id, limits=self._limits

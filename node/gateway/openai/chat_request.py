@@ -1,60 +1,39 @@
 """OpenAI's chat request, decoded and checked: bytes in, `ChatCall` or an error out.
 
-Source: https://platform.openai.com/docs/api-reference/chat/create. A field that we do not know is
-ignored; one that would change the meaning of the answer and that we cannot honour is refused by
-name.
+Source: https://platform.openai.com/docs/api-reference/chat/create. What we have no field for is
+passed on as it was sent, to engines that take it: see `protocol.more`.
 """
 
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final
 
 import msgspec
 
+from aigrid.node.gateway.call import TextCall
+from aigrid.node.gateway.openai.messages import Message, messages_of
+from aigrid.node.gateway.preferred import models_of, preferences_of
 from aigrid.protocol.errors import Code, InvalidRequestError
-from aigrid.protocol.inference import ChatMessage, TextRequest
+from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import RESERVED, is_neutral
 
 _ABSENT = msgspec.Raw()
 _SEED_MAX = 2**63
-_NEUTRAL_MAX_BYTES = 64
-
-# Fields that change the answer, with the values that do not.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "n": (1,),
-    "best_of": (1,),
-    "audio": (),
-    "modalities": (["text"], []),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "top_k": (0, -1),
-    "min_p": (0,),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    "models": ([],),
-    "provider": ({},),
+_encode = msgspec.json.Encoder().encode
+_MEMBERS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(
+    dict[str, msgspec.Raw]
+)
+_LISTED: msgspec.json.Decoder[list[dict[str, msgspec.Raw]]] = msgspec.json.Decoder(
+    list[dict[str, msgspec.Raw]]
+)
+# Refused by name, with the values that change nothing.
+_REFUSED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+    "functions": (([],), "is deprecated: use tools"),
+    "function_call": (("none", "auto"), "is deprecated: use tool_choice"),
+    "best_of": ((1,), "is not supported: use n, and choose"),
 }
-
-
-class _Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-
-
-class _Message(msgspec.Struct):
-    role: Literal["system", "user", "assistant", "tool", "developer"]
-    content: str | list[_Part] | None = None
-    tool_calls: msgspec.Raw = _ABSENT
-    function_call: msgspec.Raw = _ABSENT
 
 
 class _StreamOptions(msgspec.Struct):
@@ -62,8 +41,8 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    model: str
-    messages: list[_Message]
+    messages: list[Message]
+    model: str = ""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: int | None = None
@@ -72,32 +51,23 @@ class _Body(msgspec.Struct):
     top_p: float | None = None
     stop: str | list[str] | None = None
     seed: int | None = None
+    n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    user: str | None = None
+    models: list[str] | None = None
+    provider: msgspec.Raw = _ABSENT
     keep_alive: str | int | float | None = None
 
 
-_Chat = msgspec.defstruct(
-    "_Chat",
-    [(name, msgspec.Raw, _ABSENT) for name in _UNSUPPORTED],
-    bases=(_Body,),
-)
-_DECODER: msgspec.json.Decoder[_Body] = msgspec.json.Decoder(_Chat)
+_DECODER: msgspec.json.Decoder[_Body] = msgspec.json.Decoder(_Body)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """What a client asked for. `include_usage` asks for token counts at the end of a stream.
+    """What a client asked for. `include_usage` asks for token counts at the end of a stream."""
 
-    `keep_alive` is Ollama's field, as it was sent.
-    """
-
-    model: str
-    request: TextRequest
-    stream: bool
+    call: TextCall
     include_usage: bool
-    keep_alive: str | float | None = None
 
 
 def decode_chat(body: bytes) -> ChatCall:
@@ -107,26 +77,29 @@ def decode_chat(body: bytes) -> ChatCall:
         InvalidRequestError: whatever is wrong with it; `param` names the field where there is one.
     """
     parsed = _parse(body)
-    _refuse_unsupported(parsed)
-    if not parsed.model or len(parsed.model) > LIMITS.model_field_max_chars:
-        raise _invalid("model", "must name a model")
-    return ChatCall(
-        model=parsed.model,
+    members = _MEMBERS.decode(body)
+    for name, (neutral, what) in _REFUSED.items():
+        if name in members and not is_neutral(members[name], neutral):
+            raise InvalidRequestError(f"{name} {what}.", Code.UNSUPPORTED_PARAMETER, param=name)
+    call = TextCall(
+        models=models_of(parsed.model, parsed.models),
         request=TextRequest(
-            messages=_messages(parsed.messages),
+            messages=messages_of(parsed.messages, _LISTED.decode(members["messages"])),
             max_tokens=_max_tokens(parsed),
             temperature=_within(parsed.temperature, "temperature", 0.0, 2.0, default=1.0),
             top_p=_within(parsed.top_p, "top_p", 0.0, 1.0, default=1.0, above=True),
             seed=_seed(parsed.seed),
             stop=_stop(parsed.stop),
             top_logprobs=_top_logprobs(parsed),
+            more=_more(members),
         ),
+        choices=_choices(parsed.n),
+        preferences=preferences_of(parsed.provider),
         stream=bool(parsed.stream),
-        include_usage=bool(
-            parsed.stream and parsed.stream_options and parsed.stream_options.include_usage
-        ),
         keep_alive=parsed.keep_alive,
     )
+    usage = parsed.stream and parsed.stream_options and parsed.stream_options.include_usage
+    return ChatCall(call, include_usage=bool(usage))
 
 
 def _parse(body: bytes) -> _Body:
@@ -175,56 +148,19 @@ def _invalid(param: str, what: str) -> InvalidRequestError:
     return InvalidRequestError(f"{param} {what}.", param=param)
 
 
-def _unsupported(param: str, what: str = "is not supported") -> InvalidRequestError:
-    return InvalidRequestError(f"{param} {what}.", Code.UNSUPPORTED_PARAMETER, param=param)
+def _more(members: dict[str, msgspec.Raw]) -> bytes:
+    """What we have no field for, as it was sent."""
+    more = {name: raw for name, raw in members.items() if name not in RESERVED}
+    text = _encode(more) if more else b""
+    if len(text) > LIMITS.more_max_bytes:
+        raise InvalidRequestError("The body is too large.", Code.BODY_TOO_LARGE)
+    return text
 
 
-def _is_neutral(raw: msgspec.Raw, neutral: tuple[Any, ...]) -> bool:
-    """Whether a raw value is absent, null or one of `neutral`."""
-    text = bytes(raw)
-    if not text:
-        return True
-    if len(text) > _NEUTRAL_MAX_BYTES:
-        return False
-    value = msgspec.json.decode(text)
-    return value is None or (not isinstance(value, bool) and value in neutral)
-
-
-def _refuse_unsupported(parsed: _Body) -> None:
-    for name, neutral in _UNSUPPORTED.items():
-        raw = getattr(parsed, name)
-        if raw is not _ABSENT and not _is_neutral(raw, neutral):
-            raise _unsupported(name)
-
-
-def _messages(messages: list[_Message]) -> tuple[ChatMessage, ...]:
-    if not messages:
-        raise _invalid("messages", "is empty")
-    if len(messages) > LIMITS.messages_max:
-        raise _invalid("messages", f"holds more than {LIMITS.messages_max} messages")
-    return tuple(
-        ChatMessage(message.role, _content(message, f"messages[{index}]"))
-        for index, message in enumerate(messages)
-    )
-
-
-def _content(message: _Message, where: str) -> str:
-    for name in ("tool_calls", "function_call"):
-        if not _is_neutral(getattr(message, name), ([],)):
-            raise _unsupported(f"{where}.{name}")
-    content = message.content
-    if isinstance(content, str):
-        return content
-    if not content:
-        raise _invalid(f"{where}.content", "is missing")
-    texts: list[str] = []
-    for index, part in enumerate(content):
-        if part.type != "text":
-            raise _unsupported(f"{where}.content[{index}]", "is no text: only text is supported")
-        if part.text is None:
-            raise _invalid(f"{where}.content[{index}].text", "is missing")
-        texts.append(part.text)
-    return "".join(texts)
+def _choices(n: int | None) -> int:
+    if n is not None and not 1 <= n <= LIMITS.choices_max:
+        raise _invalid("n", f"must be from 1 to {LIMITS.choices_max}")
+    return n or 1
 
 
 def _max_tokens(parsed: _Body) -> int | None:

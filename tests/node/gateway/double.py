@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from aigrid.metagraph.database import Database
+from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
@@ -66,6 +67,7 @@ class ScriptedMesh:
     loading: tuple[str, ...] = ()
     waiting: list[Waiting] = field(default_factory=list)
     patience: list[float] = field(default_factory=list)
+    preferred: list[tuple[tuple[str, ...], Preferences]] = field(default_factory=list)
 
     def models(self) -> tuple[ModelView, ...]:
         return self.views
@@ -78,11 +80,14 @@ class ScriptedMesh:
         request_id: str,
         caller: Caller,
         capability: str = "",
+        fallbacks: tuple[str, ...] = (),
+        preferences: Preferences = ANY,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
+        self.preferred.append((fallbacks, preferences))
         waiting = waiting or Waiting()
         self.waiting.append(waiting)
         self.patience.append(patience_seconds)

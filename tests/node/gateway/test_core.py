@@ -7,6 +7,7 @@ import trio
 import trio.testing
 from tests.node.gateway.double import HELLO, NOW_MS, Batch, ScriptedMesh, text, tokens, view
 
+from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http.errors import error_answer
 from aigrid.node.gateway.openai.answers import error_body, error_object
@@ -17,6 +18,7 @@ from aigrid.protocol.errors import CODES, AigridError, Code, InvalidRequestError
 from aigrid.protocol.inference import ChatMessage, Finish, Tensor, TensorChunk, TextRequest
 
 ASK = TextRequest(messages=(ChatMessage("user", "hi"),))
+CALL = TextCall(("m",), ASK)
 
 
 def core(mesh: ScriptedMesh) -> GatewayCore:
@@ -24,7 +26,7 @@ def core(mesh: ScriptedMesh) -> GatewayCore:
 
 
 async def steps_of(gateway: GatewayCore) -> list[Step]:
-    async with gateway.generate("m", ASK, request_id="r", visit=Visit(OPERATOR)) as generation:
+    async with gateway.generate(CALL, request_id="r", visit=Visit(OPERATOR)) as generation:
         return [step async for step in generation]
 
 

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.node.gateway.openai.chat_request import _DECODER, decode_chat
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import ChatMessage
+from aigrid.protocol.more import RESERVED, needed
 
 USER = {"role": "user", "content": "hi"}
 
@@ -25,15 +27,17 @@ def refusal(data: bytes) -> tuple[Code, str | None]:
 
 
 def test_a_plain_request_takes_the_defaults() -> None:
-    call = decode_chat(body())
-    assert (call.model, call.stream, call.include_usage) == ("m", False, False)
+    chat = decode_chat(body())
+    call = chat.call
+    assert (call.models, call.stream, chat.include_usage) == (("m",), False, False)
+    assert (call.choices, call.preferences, call.request.more) == (1, ANY, b"")
     assert call.request.messages == (ChatMessage("user", "hi"),)
     assert (call.request.temperature, call.request.top_p, call.request.stop) == (1.0, 1.0, ())
     assert call.request.max_tokens is call.request.seed is call.request.top_logprobs is None
 
 
 def test_every_supported_field_arrives() -> None:
-    call = decode_chat(
+    chat = decode_chat(
         body(
             stream=True,
             stream_options={"include_usage": True},
@@ -45,12 +49,13 @@ def test_every_supported_field_arrives() -> None:
             seed=-3,
             logprobs=True,
             top_logprobs=2,
-            user="u",
-            n=1,
+            n=3,
         )
     )
+    call = chat.call
     assert call.stream
-    assert call.include_usage
+    assert chat.include_usage
+    assert (call.choices, call.request.more) == (3, b"")
     request = call.request
     assert (request.max_tokens, request.temperature, request.top_p) == (6, 0.0, 0.5)
     assert (request.stop, request.seed, request.top_logprobs) == (("END",), -3, 2)
@@ -58,12 +63,12 @@ def test_every_supported_field_arrives() -> None:
 
 def test_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    call = decode_chat(body(messages=[{"role": "system", "content": parts}]))
+    call = decode_chat(body(messages=[{"role": "system", "content": parts}])).call
     assert call.request.messages == (ChatMessage("system", "ab"),)
 
 
-def test_fields_that_change_nothing_are_ignored() -> None:
-    decode_chat(
+def test_fields_that_change_nothing_are_needed_of_nobody() -> None:
+    call = decode_chat(
         body(
             metadata={"a": 1},
             parallel_tool_calls=True,
@@ -73,9 +78,24 @@ def test_fields_that_change_nothing_are_ignored() -> None:
             presence_penalty=0.0,
             logit_bias=None,
             stop=None,
+            functions=None,
+            function_call="auto",
+            best_of=1,
+            max_tokens=None,
+            stream_options={"include_obfuscation": False},
             whatever=[1, {"x": None}],
         )
-    )
+    ).call
+    assert needed(call.request) == frozenset()
+
+
+def test_what_we_have_no_field_for_travels_as_it_was_sent() -> None:
+    tools = b'[{"type": "function",  "function":{"name":"f","parameters":{"x":1.0e3}}}]'
+    call = decode_chat(
+        body(n=1, provider={}, keep_alive=1)[:-1] + b',"user":"u","tools":' + tools + b"}"
+    ).call
+    assert call.request.more == b'{"user":"u","tools":' + tools + b"}"
+    assert needed(call.request) == {"tools"}
 
 
 @pytest.mark.parametrize(
@@ -83,11 +103,8 @@ def test_fields_that_change_nothing_are_ignored() -> None:
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
-        ("functions", [{"name": "f"}]),
         ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "json_schema", "json_schema": {"schema": {"x": "y" * 99}}}),
-        ("n", 2),
-        ("n", True),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
         ("logit_bias", {"1": 5}),
@@ -95,7 +112,14 @@ def test_fields_that_change_nothing_are_ignored() -> None:
         ("top_k", 5),
     ],
 )
-def test_what_would_change_the_answer_is_refused_by_name(name: str, value: Any) -> None:
+def test_what_would_change_the_answer_is_needed_by_name(name: str, value: Any) -> None:
+    assert needed(decode_chat(body(**{name: value})).call.request) == {name}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("functions", [{"name": "f"}]), ("best_of", 2), ("function_call", "f")]
+)
+def test_what_there_is_something_newer_for_is_refused_by_name(name: str, value: Any) -> None:
     assert refusal(body(**{name: value})) == (Code.UNSUPPORTED_PARAMETER, name)
 
 
@@ -127,19 +151,72 @@ def test_what_would_change_the_answer_is_refused_by_name(name: str, value: Any) 
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"stream": "yes"}, "stream"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"n": True}, "n"),
+        ({"models": [""]}, "models"),
+        ({"models": [f"m{number}" for number in range(17)]}, "models"),
+        ({"provider": 5}, "provider"),
+        ({"provider": {"order": "me"}}, "provider.order"),
+        ({"provider": {"sort": "beauty"}}, "provider.sort"),
     ],
 )
 def test_wrong_values_name_their_field(fields: dict[str, Any], param: str) -> None:
     assert refusal(body(**fields)) == (Code.INVALID_REQUEST, param)
 
 
-def test_images_and_tool_calls_are_refused_where_they_stand() -> None:
+def test_what_is_more_than_text_travels_with_its_message() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:"}}
-    found = refusal(body(messages=[USER, {"role": "user", "content": [image]}]))
-    assert found == (Code.UNSUPPORTED_PARAMETER, "messages[1].content[0]")
+    said = [{"type": "text", "text": "what is it?"}, image]
     called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
-    found = refusal(body(messages=[called]))
-    assert found == (Code.UNSUPPORTED_PARAMETER, "messages[0].tool_calls")
+    told = {"role": "tool", "content": "sunny", "tool_call_id": "1"}
+    call = decode_chat(body(messages=[{"role": "user", "content": said}, called, told])).call
+    user, assistant, tool = call.request.messages
+    assert (user.content, json.loads(user.more)) == ("what is it?", {"content": said})
+    assert assistant.content == ""
+    assert json.loads(assistant.more) == {"tool_calls": [{"id": "1"}], "content": None}
+    assert (tool.content, json.loads(tool.more)) == ("sunny", {"tool_call_id": "1"})
+    assert needed(call.request) == {"messages.content", "messages.tool_calls"}
+
+
+def test_preferences_are_openrouters() -> None:
+    call = decode_chat(
+        body(
+            models=["m", "other"],
+            provider={
+                "order": ["a"],
+                "only": ["a", "b"],
+                "ignore": ["c"],
+                "sort": "throughput",
+                "allow_fallbacks": False,
+                "require_parameters": True,
+                "quantizations": ["fp16"],
+                "data_collection": "allow",
+                "zdr": None,
+            },
+        )
+    ).call
+    assert call.models == ("m", "other")
+    assert call.preferences == Preferences(
+        ("a",),
+        ("a", "b"),
+        ("c",),
+        "throughput",
+        allow_fallbacks=False,
+        require_parameters=True,
+        precisions=("fp16",),
+    )
+    alone = json.dumps({"models": ["x"], "messages": [USER]}).encode()
+    assert decode_chat(alone).call.models == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("data_collection", "deny"), ("zdr", True), ("max_price", {}), ("sort", "price"), ("x", 1)],
+)
+def test_a_preference_that_is_not_kept_is_refused_by_name(name: str, value: Any) -> None:
+    found = refusal(body(provider={name: value}))
+    assert found == (Code.UNSUPPORTED_PARAMETER, f"provider.{name}")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +264,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = st.sampled_from(sorted(_DECODER.type.__struct_fields__))
+FIELDS = st.sampled_from(sorted({*_DECODER.type.__struct_fields__, *RESERVED, "tools"}))
 
 
 def decodes_or_refuses(data: bytes) -> None:

@@ -1,0 +1,77 @@
+"""Further members of an answer's pieces, such as calls of tools: checked, and put together. Pure.
+
+They are those of OpenAI's deltas, whatever the dialect. Another node has made them: they may be
+anything.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from aigrid.protocol.errors import Code, RemoteError
+
+_OURS: Final = ("role", "content")  # these are said elsewhere
+_encode = msgspec.json.Encoder().encode
+_DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
+
+
+def checked(more: bytes) -> bytes:
+    """JSON text of an object with what a piece says beside its text; b"" where that is nothing.
+
+    Raises:
+        RemoteError: `protocol_violation`, it is no object.
+    """
+    try:
+        said = _DECODER.decode(more)
+    except (ValueError, RecursionError):
+        raise RemoteError(
+            "The answer has further members that are no JSON object.", Code.PROTOCOL_VIOLATION
+        ) from None
+    kept = {name: value for name, value in said.items() if name not in _OURS}
+    return _encode(kept) if kept else b""
+
+
+def joined(pieces: Iterable[bytes]) -> dict[str, Any]:
+    """The members of a whole message out of those of its pieces, each as `checked` gives it.
+
+    Text is put together, and so is each call of a tool; of anything else the last one counts.
+    """
+    whole: dict[str, Any] = {}
+    calls: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        for name, value in _DECODER.decode(piece).items():
+            if name == "tool_calls" and isinstance(value, list):
+                for position, call in enumerate(value):
+                    _add_call(calls, position, call)
+            elif isinstance(value, str) and isinstance(whole.get(name), str):
+                whole[name] += value
+            elif isinstance(value, list) and isinstance(whole.get(name), list):
+                whole[name] = whole[name] + value
+            elif value is not None:
+                whole[name] = value
+    if calls:
+        whole["tool_calls"] = [calls[index] for index in sorted(calls)]
+    return whole
+
+
+def _add_call(calls: dict[int, dict[str, Any]], position: int, said: object) -> None:
+    """A piece of a call: its id, type and name come once, its arguments bit by bit."""
+    if not isinstance(said, dict):
+        return
+    index = said.get("index")
+    index = index if isinstance(index, int) and not isinstance(index, bool) else position
+    call = calls.setdefault(index, {})
+    for name, value in said.items():
+        if name == "function" and isinstance(value, dict):
+            _add_function(call.setdefault("function", {}), value)
+        elif name != "index" and value is not None:
+            call[name] = value
+
+
+def _add_function(function: dict[str, Any], said: dict[str, Any]) -> None:
+    for name, value in said.items():
+        if name == "arguments" and isinstance(value, str):
+            function[name] = function.get(name, "") + value
+        elif value is not None and name != "arguments":
+            function[name] = value
