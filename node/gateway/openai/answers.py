@@ -174,7 +174,7 @@ class ChatSpelling:
 def _choice(number: int, steps: Sequence[Step]) -> dict[str, Any]:
     """One choice of a plain answer."""
     own = [step for step in steps if step.choice == number]
-    finish = next(end for step in reversed(own) if (end := step.ended or step.finish) is not None)
+    finish = next((step.ended for step in own if step.ended is not None), steps[-1].finish)
     entries = [entry for step in own for entry in step.logprobs]
     more = joined(piece for step in own for piece in step.more)
     content = "".join(step.text for step in own)
@@ -183,7 +183,7 @@ def _choice(number: int, steps: Sequence[Step]) -> dict[str, Any]:
         "index": number,
         "message": {"role": "assistant", "content": spoken, "refusal": None, **more},
         "logprobs": _logprobs(entries) if entries else None,
-        "finish_reason": finish.reason,
+        "finish_reason": None if finish is None else finish.reason,
     }
 
 
