@@ -16,6 +16,8 @@ from aigrid.node.gateway.http.guard import allowed_hosts, any_address, is_loopba
 from aigrid.node.gateway.http.server import HttpServer, listen
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.ollama.answers import error_body as ollama_error
+from aigrid.node.gateway.ollama.endpoints import OllamaEndpoints
 from aigrid.node.gateway.open_inference.answers import error_body as open_inference_error
 from aigrid.node.gateway.open_inference.endpoints import OpenInferenceEndpoints
 from aigrid.node.gateway.openai.answers import error_body
@@ -26,7 +28,7 @@ from aigrid.node.gateway.tasks import TaskEndpoints
 from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.mesh_kinds import ModelBody
 
-_SPELLED: dict[str, SpellError] = {"/v2": open_inference_error}
+_SPELLED: dict[str, SpellError] = {"/api/": ollama_error, "/v2": open_inference_error}
 """By what a path begins with."""
 
 
@@ -156,6 +158,7 @@ class Gateway:
         bodies = BodyReader(self._limits)
         routes: list[BaseRoute] = [
             *OpenAiEndpoints(self._core, bodies, self._limits).routes(),
+            *OllamaEndpoints(self._core, bodies, self._limits, manifest=self._manifest).routes(),
             *TaskEndpoints(self._core, bodies, self._limits).routes(),
             Route("/healthz", self._health, methods=["GET"]),
             Route("/aigrid/v1/status", self._status, methods=["GET"]),
