@@ -12,6 +12,7 @@ from aigrid.node.mesh.pool.health import OWN, passed_on
 from aigrid.node.mesh.pool.pool import ModelPool
 from aigrid.node.mesh.routing.waiting import Tell, telling
 from aigrid.node.network.streams import Send
+from aigrid.node.observing.recent import OneAnswer, Recent
 from aigrid.node.policy.admission import Admission, Admitted
 from aigrid.node.policy.receipting import Keep, Segment
 from aigrid.protocol.errors import (
@@ -38,9 +39,10 @@ Batches = AsyncIterator[tuple[InferChunk, ...]]
 class ServedAnswer:
     """Batches as they come from the worker; `receipt` is there with the last one."""
 
-    def __init__(self, batches: Batches, segment: Segment) -> None:
+    def __init__(self, batches: Batches, segment: Segment, counted: OneAnswer) -> None:
         self._batches = batches
         self._segment = segment
+        self._counted = counted
 
     @property
     def receipt(self) -> Record | None:
@@ -57,6 +59,7 @@ class ServedAnswer:
             self._segment.end("failed")
             raise
         self._segment.add(batch)
+        self._counted.went_out(trio.current_time(), batch)
         return batch
 
 
@@ -70,6 +73,7 @@ class Serving:
             those that were answered to their end.
         failed: how often engines failed, and with what code.
         denied: how often requests were refused by policy, and with what code.
+        recent: tokens and latency of late.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class Serving:
         self.served = 0
         self.failed: Counter[Code] = Counter()
         self.denied: Counter[Code] = Counter()
+        self.recent = Recent()
         self.refusing = False
         self._idle = trio.Event()
 
@@ -160,6 +165,7 @@ class Serving:
         tell_after_seconds: float,
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
+        counted = OneAnswer(self.recent, trio.current_time())
         try:
             async with AsyncExitStack() as stack:
                 lease = self._pool.lease(
@@ -189,7 +195,7 @@ class Serving:
                     now_ms=self._now_ms,
                 )
                 async with _receipted(segment), worker.infer(message.request) as batches:
-                    yield ServedAnswer(batches, segment)
+                    yield ServedAnswer(batches, segment, counted)
                     self.served += 1
         except LocalError:
             if segment is None:
