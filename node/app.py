@@ -50,6 +50,7 @@ from aigrid.node.pool_setup import pins_of, pool_of
 from aigrid.node.querying import Querying
 from aigrid.node.serving_setup import serving_of
 from aigrid.node.settings.config import NodeConfig
+from aigrid.node.vitals_setup import vitals_of
 from aigrid.node.weights_setup import weights_of
 from aigrid.node.workers.failures import WorkerFailure
 from aigrid.node.world import World
@@ -223,6 +224,7 @@ class Node:
             random_bytes=world.random_bytes,
         )
         self.serving = serving_of(self)
+        self.vitals = vitals_of(self)
         self.weights = weights_of(self, formats=lambda: self._engines.table.formats)
         self.announcer = Announcer(
             self.graph,
@@ -251,7 +253,7 @@ class Node:
 
     def _wire(self) -> None:
         answering = self.sync, self.typed_queries, self.serving, self.policy.giving
-        inbound = Inbound(*answering, self.weights.giving, now_ms=self.now_ms)
+        inbound = Inbound(*answering, self.weights.giving, vitals=self.vitals, now_ms=self.now_ms)
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(inbound.handle).serve)
         self.transport.handle_stream(JOIN_PROTOCOL, self.join_host.serve, strangers=True)
         self.graph.listeners.append(self._on_record)

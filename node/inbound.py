@@ -3,6 +3,7 @@
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.discovery.typed_query import TypedQueries
+from aigrid.node.discovery.vitals import VitalSigns
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.mesh.weights.giving import WeightsGiving
 from aigrid.node.network.streams import Send
@@ -20,6 +21,7 @@ from aigrid.protocol.messages import (
     decode_rpc_request,
     encode,
 )
+from aigrid.protocol.vitals import Examine
 
 
 class Inbound:
@@ -33,6 +35,7 @@ class Inbound:
         giving: Giving,
         weights: WeightsGiving,
         *,
+        vitals: VitalSigns,
         now_ms: NowMs,
     ) -> None:
         self._sync = sync
@@ -40,6 +43,7 @@ class Inbound:
         self._serving = serving
         self._giving = giving
         self._weights = weights
+        self._vitals = vitals
         self._now_ms = now_ms
 
     async def handle(self, peer_id: str, body: bytes, send: Send) -> None:
@@ -56,3 +60,5 @@ class Inbound:
             await self._giving.serve(peer_id, message, send)
         elif isinstance(message, Weights):
             await self._weights.serve(peer_id, message, send)
+        elif isinstance(message, Examine):
+            await self._vitals.serve(peer_id, message, send)

@@ -17,8 +17,10 @@ from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.kinds import CapabilityName
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.message import Message as _Message
 from aigrid.protocol.names import PRINTABLE, UNPRINTABLE
 from aigrid.protocol.receipt import Salt
+from aigrid.protocol.vitals import Examine, Vitals
 
 PROTOCOL_VERSION = 1
 RECORDS_TOPIC = "records"
@@ -32,10 +34,6 @@ RecordBatch = Annotated[tuple[RawRecord, ...], Meta(max_length=1024)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 ReconcileMessage = Annotated[bytes, Meta(min_length=1, max_length=LIMITS.reconcile_max_bytes)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=32)]
-
-
-class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
-    pass
 
 
 # --- RPC requests (client to server) and what comes back as DATA
@@ -184,9 +182,19 @@ class Piece(_Message, frozen=True, tag="piece"):
     data: Annotated[bytes, Meta(max_length=LIMITS.weights_piece_bytes)]
 
 
-RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer | Give | Weights
+RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer | Give | Weights | Examine
 RpcAnswer = (
-    Pong | Reconciled | Records | Pushed | Loading | Chunks | Portion | Receipted | Given | Piece
+    Pong
+    | Reconciled
+    | Records
+    | Pushed
+    | Loading
+    | Chunks
+    | Portion
+    | Receipted
+    | Given
+    | Piece
+    | Vitals
 )
 
 

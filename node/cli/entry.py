@@ -31,6 +31,7 @@ from aigrid.node.cli import (
     query_commands,
     receipt_commands,
     record_commands,
+    top_command,
 )
 from aigrid.node.cli.session import Session, print_json, printable
 from aigrid.node.control_client import expected_error
@@ -80,6 +81,7 @@ app.command()(node_commands.up)
 app.add_typer(id_commands.id_app, name="id")
 app.command()(node_commands.status)
 app.command()(node_commands.peers)
+app.command("top")(top_command.show_top)
 app.command()(node_commands.engines)
 app.command()(grid_commands.invite)
 app.command()(grid_commands.join)

@@ -37,6 +37,7 @@ from aigrid.node.commands.publishing import (
 from aigrid.node.commands.receipts import methods as receipt_methods
 from aigrid.node.commands.record_view import describe
 from aigrid.node.commands.status import engines_of, peers_of, status_of
+from aigrid.node.commands.top import Top, top
 from aigrid.node.commands.upstreams import (
     PublishUpstream,
     propose_upstream,
@@ -145,6 +146,7 @@ class NodeCommands:
         self._methods: dict[str, tuple[type[msgspec.Struct], Method]] = {
             "status": (Nothing, self._status),
             "peers": (Nothing, self._peers),
+            "top": (Top, partial(top, node)),
             "engines": (Nothing, self._list_engines),
             "models": (Nothing, self._models),
             "models_show": (ShowModel, partial(show_model, node)),

@@ -27,6 +27,7 @@ from aigrid.node.settings.memory import memory, size_bytes
 from aigrid.node.settings.placement import PlacementConfig, placement
 from aigrid.node.settings.pool import PoolSettings, pool_settings
 from aigrid.node.settings.setting import BadValueError, of_user, port_of, texts
+from aigrid.node.settings.share import ShareConfig, share
 from aigrid.node.settings.weights import WeightsConfig, weights
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
@@ -77,6 +78,7 @@ class NodeConfig:
         accept_licenses: licences that this node accepts when it asks others.
         placement: what this node brings here and loads without being told to.
         weights: how files of models are given away, fetched and kept.
+        share: what other members may know of how this node is.
     """
 
     data_dir: Path
@@ -109,6 +111,7 @@ class NodeConfig:
     accept_licenses: tuple[str, ...] = ()
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
+    share: ShareConfig = field(default_factory=ShareConfig)
 
     @property
     def operator(self) -> "OperatorPolicy":
@@ -372,6 +375,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
         ),
     ),
     "weights": ("weights", lambda v: weights(v, size_bytes, boolean, policy_settings.amount)),
+    "share": ("share", lambda value: share(value, boolean)),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},

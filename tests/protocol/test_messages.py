@@ -15,6 +15,7 @@ from aigrid.protocol.errors import Code, InvalidRequestError, RemoteError, Verif
 from aigrid.protocol.inference import Tensor, TextRequest, check_tensor, check_text
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import code_of, encode, refusal
+from aigrid.protocol.vitals import Examine, Vitals
 
 texts = st.text(max_size=20)
 floats = st.floats(-1e38, 1e38)
@@ -76,6 +77,21 @@ chunks = (
 )
 digests = st.binary(min_size=32, max_size=32)
 batches = st.builds(messages.Records, records=st.lists(raw_records, max_size=3).map(tuple))
+shown_names = st.text(shown, max_size=64)
+counts = st.integers(0, 10**12)
+vitals = st.builds(
+    Vitals,
+    software=shown_names,
+    name=shown_names,
+    running=counts,
+    window_ms=st.integers(0, 3_600_000),
+    completion_tokens=counts,
+    first_p95_ms=st.none() | st.integers(0, 10**9),
+    memory=st.dictionaries(
+        shown_names, st.tuples(st.integers(0, 2**60), st.integers(0, 2**60)), max_size=3
+    ),
+    models=st.lists(shown_names, max_size=3).map(tuple),
+)
 
 Strategy = st.SearchStrategy[Any]
 CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
@@ -116,7 +132,8 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
         )
         | st.builds(
             messages.Give, credentials=st.lists(raw_records, min_size=1, max_size=4).map(tuple)
-        ),
+        )
+        | st.builds(Examine, version=st.integers(1, 1_000_000)),
     ),
     "rpc_answer": (
         messages.decode_rpc_answer,
@@ -127,6 +144,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
             waiting=st.integers(0, 1_000_000),
         )
         | st.builds(messages.Piece, data=st.binary(max_size=64))
+        | vitals
         | st.builds(messages.Portion, data=st.binary(min_size=1, max_size=64), last=st.booleans())
         | st.builds(messages.Loading, text=st.text(shown, max_size=160))
         | batches
@@ -334,6 +352,22 @@ def chunk(kind: str, **fields: Any) -> bytes:
         ("rpc_request", tensor(dtype="x" * 17)),
         ("rpc_answer", packed("pong", wall_ms=-1)),
         ("rpc_answer", packed("pong", wall_ms=0, running=-1)),
+        *(
+            ("rpc_answer", packed("vitals", **{"software": "1", **lie}))
+            for lie in (
+                {"name": "\x1b[2J"},
+                {"name": "\u202elaptop"},
+                {"models": ["a\nb"]},
+                {"models": ["m"] * (LIMITS.vitals_models_max + 1)},
+                {"running": float("nan")},
+                {"completion_tokens": float("inf")},
+                {"served": 10**13},
+                {"first_p50_ms": -1},
+                {"memory": {"cpu": [0, 2**61]}},
+                {"memory": {str(n): [0, 0] for n in range(LIMITS.vitals_memory_max + 1)}},
+                {"version": 2},
+            )
+        ),
         ("rpc_answer", chunk("text", text="", token_ids=[-1])),
         ("rpc_answer", chunk("finish", reason="stop", completion_tokens=-1)),
         ("rpc_answer", chunk("finish", reason="bored")),

@@ -19,6 +19,7 @@ from aigrid.node.network.memory_transport import MemoryTransport
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.settings.config import NodeConfig
 from aigrid.node.settings.placement import PlacementConfig
+from aigrid.node.settings.share import ShareConfig
 from aigrid.node.settings.weights import WeightsConfig
 from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.identity import Identity
@@ -105,6 +106,7 @@ class Simulation:
         former: Sequence[Record] = (),
         placement: PlacementConfig | None = None,
         weights: WeightsConfig | None = None,
+        share: ShareConfig | None = None,
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -144,6 +146,7 @@ class Simulation:
             trusted_publishers=frozenset(trusted_publishers),
             placement=placement or PlacementConfig(),
             weights=weights or WeightsConfig(),
+            share=share or ShareConfig(),
         )
         holds = incarnation == 0 if with_authority is None else with_authority
         node = Node(config, world, identity=identity, authority=authority if holds else None)
