@@ -1,7 +1,7 @@
 """`aigrid top`: how busy this node is, or all members are, again and again."""
 
 import sys
-import time
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -46,13 +46,13 @@ def _look(here: Session, *, grid: bool) -> dict[str, Any]:
 
 
 def _watch(here: Session, body: dict[str, Any], *, grid: bool, interval: float) -> None:
-    console = Console(highlight=False)
+    console, pause = Console(highlight=False), threading.Event()
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 width, height = console.size
                 live.update(_drawn(layout(body, width=width, height=height)), refresh=True)
-                time.sleep(interval)
+                pause.wait(interval)
                 body = _look(here, grid=grid)
     except KeyboardInterrupt:
         return  # how one leaves it

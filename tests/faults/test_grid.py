@@ -47,6 +47,19 @@ def test_a_stream_is_the_same_answer_in_pieces(grid, client):
     assert chunks[-1].model_extra["aigrid"]["segments"][0]["node"] == grid.holder.peer_id
 
 
+def test_top_shows_all_members(grid, client):
+    client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=5)
+    body = grid.authority.cli("top", "--grid")
+    rows = {one["peer_id"]: one for one in body["nodes"]}
+    assert rows.keys() == {node.peer_id for node in grid.nodes}
+    assert {one["state"] for one in rows.values()} == {"fresh"}
+    served = rows[grid.holder.peer_id]["vitals"]
+    assert served["served"] >= 1
+    assert served["completion_per_second"] > 0
+    assert served["models"] == [MODEL]
+    assert served["memory"]["cpu"]["used_bytes"] > 0
+
+
 def current_offer(grid):
     """The offer as found, and its record; asked again if it was replaced in between."""
 

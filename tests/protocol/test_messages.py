@@ -14,6 +14,7 @@ from aigrid.protocol.chunks import Part
 from aigrid.protocol.errors import Code, InvalidRequestError, RemoteError, VerificationError
 from aigrid.protocol.inference import Tensor, TextRequest, check_tensor, check_text
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.message import Message
 from aigrid.protocol.messages import code_of, encode, refusal
 from aigrid.protocol.vitals import Examine, Vitals
 
@@ -201,8 +202,8 @@ def test_every_message_is_in_one_of_the_conversations() -> None:
     defined = {
         thing
         for thing in vars(messages).values()
-        if isinstance(thing, type) and issubclass(thing, messages._Message)
-    } - {messages._Message}
+        if isinstance(thing, type) and issubclass(thing, Message)
+    } - {Message}
     assert in_unions == defined
 
 

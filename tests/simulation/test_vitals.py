@@ -153,7 +153,7 @@ async def test_those_who_look_at_once_share_a_round(
         measured.append(trio.current_time())
         await serve(*arguments)
 
-    other.serve = counting  # type: ignore[method-assign]
+    other.serve = counting  # type: ignore[method-assign, assignment]
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(look, viewer)
