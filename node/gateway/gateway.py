@@ -16,7 +16,7 @@ from aigrid.node.gateway.http.server import HttpServer, listen
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.answers import error_body
-from aigrid.node.gateway.openai.chat import OpenAiEndpoints, json_response
+from aigrid.node.gateway.openai.endpoints import OpenAiEndpoints, json_response
 from aigrid.node.gateway.sparql import Queries, SparqlEndpoint
 from aigrid.node.gateway.tasks import TaskEndpoints
 from aigrid.protocol.errors import Code, LocalError
