@@ -32,7 +32,8 @@ class Preferences:
         only: no other nodes.
         ignore: never these.
         sort: what counts most of what is known of a node; None leaves it to `rank`.
-        allow_fallbacks: whether another node may be asked if the first fails.
+        allow_fallbacks: whether another node may be asked if the first fails; where not, and there
+            is an `order`, none that it does not name.
         require_parameters: only nodes that take every member of the request, harmless ones too.
         precisions: of the weights, by the name of a family ("int8", "fp16") or exactly ("q4_k_m");
             "unknown" where none is stated.
@@ -57,6 +58,8 @@ class Preferences:
             return "is to be ignored"
         if self.only and not any(_is(candidate, name) for name in self.only):
             return "is none of those to be asked"
+        if self.order and not self.allow_fallbacks and self.place(candidate) == len(self.order):
+            return "would be a fallback"
         return ""
 
     def fits(self, precision: str) -> bool:

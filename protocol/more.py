@@ -111,7 +111,10 @@ def is_neutral(raw: bytes | memoryview | msgspec.Raw, neutral: tuple[Any, ...]) 
         return True
     if len(text) > _NEUTRAL_MAX_BYTES:
         return False
-    value = msgspec.json.decode(text)
+    try:
+        value = msgspec.json.decode(text)
+    except (ValueError, RecursionError):  # skipping it did not look at it so closely
+        return False
     return value is None or any(
         value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral
     )

@@ -4,6 +4,7 @@ A part stands between `<!-- generated: NAME -->` and `<!-- /generated -->`.
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from aigrid.protocol import (
     limits,
     messages,
     model,
+    more,
     names,
     presentation,
     task,
@@ -247,6 +249,14 @@ def yes(truth: bool) -> str:  # noqa: FBT001 - two words
     return "yes" if truth else "no"
 
 
+def further_members() -> str:
+    known = {**more.MEANINGFUL, **{f"messages.{n}": v for n, v in more.IN_MESSAGES.items()}}
+    return table(
+        ("member", "changes nothing where it is null, or"),
+        ((f"`{n}`", ", ".join(f"`{json.dumps(v)}`" for v in known[n])) for n in sorted(known)),
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "codes": codes,
     "parameters": parameters,
@@ -259,6 +269,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "rpc-messages": rpc_messages,
     "join-messages": join_messages,
     "inference": inference_types,
+    "more": further_members,
     "frame-kinds": frame_kinds,
     "scale": scale.table,
 }

@@ -134,10 +134,9 @@ class Choices:
         """Cancel what still runs, and wait until it has told the nodes at work so."""
         opened, self._opened = self._opened, None
         if opened is not None:
+            self._scope.shield = True  # its own end cancels them, so that what is raised is plain
             self._scope.cancel()
-            # Whoever cancels this waits for as long as for one answer: all are cancelled already.
-            with trio.CancelScope(shield=True):
-                await opened.__aexit__(None, None, None)
+            await opened.__aexit__(None, None, None)
 
 
 Generated = Generation | Choices

@@ -165,3 +165,17 @@ def test_the_processor_and_its_memory_are_known() -> None:
     assert threads() >= 1
     assert devices()[0].kind == "cpu"
     assert cpu().name
+
+
+def test_a_format_takes_what_every_engine_that_may_load_it_takes() -> None:
+    probes = [
+        _probe("a", takes=("*",)),
+        _probe("b", takes=("tools", "top_k")),
+        _probe("c", takes=("top_k",)),
+        _probe("d", problem="no driver"),
+        _probe("e", formats=("onnx",)),
+    ]
+    assert EngineTable(probes).takes("echo") == ("top_k",)
+    assert EngineTable(probes[:1]).takes("echo") == ("*",)
+    assert EngineTable(probes).takes("onnx") == ()
+    assert EngineTable(probes).takes("gguf") == ()

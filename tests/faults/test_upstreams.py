@@ -172,6 +172,7 @@ def test_a_server_that_lists_its_models_and_generates_nothing_is_withdrawn(pair,
     until_listed(asker, "parrot")
     assert ask(asker, "parrot", "count").choices[0].message.content == "One two three four"
     assert {headers["Authorization"] for _, headers, _ in server.said} == {"Bearer c4n4ry-k3y"}
+    calls_tools(asker, server)
 
     server.mode = "fails"  # GET /v1/models goes on as before
     with pytest.raises(openai.InternalServerError):
@@ -192,6 +193,36 @@ def test_a_server_that_lists_its_models_and_generates_nothing_is_withdrawn(pair,
     assert port not in json.dumps(exported)
     front.cli("withdraw", "parrot")
     assert not keeper.exists()
+
+
+def calls_tools(asker: NodeProcess, server: Server) -> None:
+    """Through the gateway of another node, plain, streamed, and several at once."""
+    client = openai.OpenAI(base_url=f"{asker.gateway}/v1", api_key="none", max_retries=0)
+    tools: Any = [{"type": "function", "function": {"name": "weather", "strict": True}}]
+    image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    asked: Any = [{"role": "user", "content": [{"type": "text", "text": "here?"}, image]}]
+    answer = client.chat.completions.create(
+        model="parrot", messages=asked, tools=tools, n=2, seed=7, extra_body={"min_p": 0.1}
+    )
+    for choice in answer.choices:
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls or []
+        assert call.type == "function"
+        assert (call.id, call.function.name) == ("call_1", "weather")
+        assert call.function.arguments == '{"city":"Rome"}'
+    posted = server.asked("/v1/chat/completions")[-2:]
+    assert {body["seed"] for body in posted} == {7, 8}
+    for body in posted:
+        assert (body["messages"], body["tools"], body["min_p"]) == (asked, tools, 0.1)
+    with client.chat.completions.stream(model="parrot", messages=asked, tools=tools) as stream:
+        (choice,) = stream.get_final_completion().choices
+    (call,) = choice.message.tool_calls or []
+    assert (call.id, call.function.arguments) == ("call_1", '{"city":"Rome"}')
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model="parrot", messages=asked, tools=tools, functions=[{"name": "f"}]
+        )
+    assert refused.value.param == "functions"
 
 
 def held(folder: Path) -> list[Path]:

@@ -358,7 +358,11 @@ def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
         ),
         Kind.AVAILABILITY: kinds.AvailabilityBody(
             id=issuer.did,
-            offers=(kinds.Offer(of_model, content_id(b"a manifest"), "warm", 4, 120),),
+            offers=(
+                kinds.Offer(
+                    of_model, content_id(b"a manifest"), "warm", 4, 120, ("tools", "top_k")
+                ),
+            ),
             seeds=(kinds.Seed(of_model, content_id(b"a manifest")),),
         ),
         Kind.DEMAND: kinds.DemandBody(

@@ -15,6 +15,7 @@ from aigrid.protocol.more import (
     MEANINGFUL,
     RESERVED,
     check_more,
+    is_neutral,
     needed,
     not_taken,
     untaken,
@@ -51,6 +52,11 @@ def test_everything_is_needed_where_the_client_says_so() -> None:
 def test_a_value_that_changes_nothing_is_not_needed(name: str) -> None:
     for value in (None, *MEANINGFUL[name]):
         assert not needed(asked(**{name: value}))
+
+
+@pytest.mark.parametrize("value", [b'"\\q"', b'"\\ud800"', b"1e999", b"-", b"[" * 40])
+def test_a_value_that_breaks_when_it_is_looked_at_changes_something(value: bytes) -> None:
+    assert not is_neutral(value, (1,))
 
 
 def test_true_is_no_one() -> None:

@@ -101,6 +101,16 @@ def test_how_output_is_cut_does_not_matter(found, data):
     assert parts.hexdigest() == output(whole)
 
 
+def test_what_is_said_beside_text_counts_and_cannot_pass_for_text():
+    more = TextChunk("a", (1,), more=b'{"b":1}')
+    assert output(more) == output(TextChunk("a", more=b'{"b":1}'), TextChunk("", (1,)))
+    assert output(more) != output(TextChunk("a", (1,)))
+    assert output(more) != output(TextChunk('a\x07{"b":1}', (1,)))
+    assert output(more) != output(TextChunk("", more=b'{"b":1}'), TextChunk("a", (1,)))
+    split = (TextChunk("a", more=b'{"b"'), TextChunk("", (1,), more=b":1}"))
+    assert output(more) != output(*split)
+
+
 @given(tokens, tokens)
 def test_other_output_has_another_hash(one, other):
     def said(found: Any) -> tuple[str, tuple[int, ...]]:

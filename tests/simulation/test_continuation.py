@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from aigrid.metagraph.selection import Reason
 from aigrid.node.app import Node
 from aigrid.node.mesh.routing.answer import Answer, Segment
+from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.node.mesh.routing.summoning import Unmet, nobody_comes
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.receipt_proof import kept_hashes, proved
@@ -156,7 +157,7 @@ async def test_a_node_that_breaks_every_answer_off_is_left_alone_for_a_while(
             answer, _ = await ask(made.asker)
             assert answer.node == breaker
             assert len(answer.segments) == 2
-        ranking = made.asker.router._candidates.ranked_here("parrot")
+        ranking = made.asker.router._candidates.ranked_here(Sought(("parrot",)))
         assert [(one.candidate.node, one.reason) for one in ranking.dropped] == [
             (breaker, Reason.COOLING)
         ]

@@ -222,10 +222,11 @@ class ChatSpelling(ChoicesSpelling):
         }
 
 
-def _reason(steps: Sequence[Step]) -> str:
-    """How a choice ended."""
-    ends = (step.ended or step.finish for step in reversed(steps))
-    return next(end.reason for end in ends if end is not None)
+def _reason(steps: Sequence[Step]) -> str | None:
+    """How a choice ended; one of several says so itself."""
+    ended = (step.ended for step in steps if step.ended is not None)
+    finish = next(ended, steps[-1].finish)
+    return None if finish is None else finish.reason
 
 
 def comment(text: str) -> bytes:

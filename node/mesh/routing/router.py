@@ -30,7 +30,7 @@ from aigrid.node.mesh.routing.continuation import Unbroken, others_first
 from aigrid.node.mesh.routing.mending import Asking
 from aigrid.node.mesh.routing.segment import ReceiptBook
 from aigrid.node.mesh.routing.summoning import Summon, Unmet, nobody_comes
-from aigrid.node.mesh.routing.verdict import TOLD, nobody_wanted, unmet
+from aigrid.node.mesh.routing.verdict import TOLD, nobody_wanted, unmet, unwanted_ones
 from aigrid.node.mesh.routing.waiting import BROUGHT, IN_LINE, SOUGHT, Waiting, beside
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient
@@ -320,8 +320,10 @@ class Router:
             )
         models = self._candidates.resolved(sought.models)
         own = next((why for model in models if (why := self._own_problem(model))), "")
+        others = unwanted_ones(ranking)
+        why = (f"; this node: {own}" if own else "") + (f"; {others}" if others else "")
         return NoCandidateError(
-            f"no live node can serve {sought.what} now" + (f"; this node: {own}" if own else ""),
+            f"no live node can serve {sought.what} now{why}",
             retry_after_seconds=retry_after_seconds,
         )
 

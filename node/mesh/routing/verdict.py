@@ -134,10 +134,14 @@ def nobody_wanted(ranking: Ranking, what: str, needed: Collection[str]) -> Aigri
     ]
     if lacking:
         return not_taken(min(lacking, key=len), f"any node that may be asked for {what}")
-    told = "; ".join(
-        f"{one.candidate.node} {', '.join(one.explanation)}" for one in ranking.dropped[:_TOLD_MAX]
-    )
+    told = unwanted_ones(ranking)
     return NoCandidateError(f"no node that offers {what} is one that may be asked: {told}")
+
+
+def unwanted_ones(ranking: Ranking) -> str:
+    """Who is not asked because the request wants something else, and why; "" where nobody is."""
+    of = [one for one in ranking.dropped if one.reason in UNWANTED]
+    return "; ".join(f"{one.candidate.node} {', '.join(one.explanation)}" for one in of[:_TOLD_MAX])
 
 
 def _all_unwanted(ranking: Ranking) -> bool:

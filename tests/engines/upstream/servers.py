@@ -130,6 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "/v1/chat/completions":
                 if body["messages"] and self.server.mode == "no chat":
                     self._json({"error": {"message": "no chat template"}}, 400)
+                elif body.get("tools"):
+                    self._call(body["tools"][0]["function"]["name"])
                 else:
                     self._stream(body, lambda word: {"delta": {"content": word}})
             case "/v1/completions" if self.server.mode != "chat only":
@@ -179,6 +181,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.mode != "no usage":
             usage = {"prompt_tokens": 5, "completion_tokens": len(words)}
             self._event({"choices": [], "usage": usage})
+        self._chunk(b"data: [DONE]\n\n")
+        self._chunk(b"")
+
+    def _call(self, name: str) -> None:
+        """Call a tool as OpenAI does: its arguments come bit by bit."""
+        self._begin()
+        head = {"index": 0, "id": "call_1", "type": "function"}
+        pieces = [{**head, "function": {"name": name, "arguments": ""}}]
+        pieces += [{"index": 0, "function": {"arguments": bit}} for bit in ('{"city":', '"Rome"}')]
+        for piece in pieces:
+            self._event({"choices": [{"delta": {"content": None, "tool_calls": [piece]}}]})
+        self._event({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]})
+        self._event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}})
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
 

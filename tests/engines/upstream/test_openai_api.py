@@ -13,7 +13,7 @@ from tests.engines.upstream.servers import FATAL, WORDS, Server, text_source
 from aigrid.engines.base import CancelToken, Endpoint, ModelSource
 from aigrid.engines.contract import EngineContract
 from aigrid.engines.upstream.openai_api import OpenAiEngine, waiting
-from aigrid.engines.upstream.openai_text import TextAnswer, events
+from aigrid.engines.upstream.openai_text import TextAnswer, body_of, events
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
     ChatMessage,
@@ -344,17 +344,46 @@ def test_log_probabilities_are_those_of_the_text_and_have_no_ids():
         assert chunk == TextChunk("Hi", (), (expected,))
 
 
-def test_thoughts_are_signs_of_life_only():
-    thought = {"delta": {"reasoning_content": "hm"}}
-    last = {"delta": {"content": "Yes"}, "finish_reason": "stop"}
-    first, second, finish = TextAnswer(HELLO).chunks(events_of(thought, last))
-    assert isinstance(first, TextChunk)
-    assert first.says_nothing
-    assert second == TextChunk("Yes")
-    assert finish == Finish("stop", 0, 1)
+def test_what_is_said_beside_text_is_passed_on():
+    thought = {"delta": {"role": "assistant", "reasoning_content": "hm", "tool_calls": []}}
+    call = {"delta": {"content": None, "tool_calls": [{"index": 0, "id": "1"}], "refusal": None}}
+    last = {"delta": {"content": ""}, "finish_reason": "tool_calls"}
+    *said, finish = TextAnswer(HELLO).chunks(events_of(thought, call, last))
+    assert said == [
+        TextChunk("", more=b'{"reasoning_content":"hm"}'),
+        TextChunk("", more=b'{"tool_calls":[{"index": 0, "id": "1"}]}'),
+        TextChunk(""),
+    ]
+    assert finish == Finish("tool_calls", 0, 2)
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "abort", "error"])
+def test_a_piece_that_says_too_much_is_an_error():
+    thought = {"delta": {"reasoning_content": "x" * 300_000}}
+    with pytest.raises(EngineError):
+        list(TextAnswer(HELLO).chunks(events_of(thought)))
+
+
+def test_what_a_request_has_further_is_posted_as_it_was_sent():
+    more = b'{"tools":[{"x":1.0e3}],"stream":false,"user":"u"}'
+    message = b'{"content":[{"type":"image_url"}],"name":"n"}'
+    request = TextRequest(messages=(ChatMessage("user", "", message),), more=more)
+    body = body_of(request, "parrot")
+    assert b'"tools":[{"x":1.0e3}]' in body
+    posted = json.loads(body)
+    assert (posted["stream"], posted["user"]) == (True, "u")
+    assert posted["messages"] == [{"role": "user", "content": [{"type": "image_url"}], "name": "n"}]
+
+
+@pytest.mark.parametrize(
+    ("reason", "ours"),
+    [("stop", "stop"), ("length", "length"), ("content_filter", "content_filter")],
+)
+def test_why_an_answer_ends_is_told(reason, ours):
+    *_, finish = TextAnswer(HELLO).chunks(events_of({"delta": {}, "finish_reason": reason}))
+    assert finish == Finish(ours, 0, 0)
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
 def test_an_answer_that_was_broken_off_is_an_error(reason):
     with pytest.raises(EngineError):
         list(TextAnswer(HELLO).chunks(events_of({"delta": {}, "finish_reason": reason})))

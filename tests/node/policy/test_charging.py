@@ -41,6 +41,13 @@ def test_what_broke_off_is_estimated() -> None:
     assert Charge(TaskRequest("feature-extraction", b"1234")).broke_off() == 1
 
 
+def test_what_is_said_beside_text_is_not_free() -> None:
+    asked = TextRequest(messages=(ChatMessage("user", "x" * 8, b"{" + b"m" * 8),), more=b"x" * 7)
+    charge = Charge(asked)
+    assert charge.chunks((TextChunk("", more=b"y" * 16),)) == 0
+    assert charge.broke_off() == (8 + 9 + 7 + 16) // 4
+
+
 @given(
     st.integers(0, 2**53 - 1),
     st.integers(0, 2**53 - 1),

@@ -170,3 +170,12 @@ def test_whatever_comes_nothing_is_invented_and_no_other_error_is_raised(
         ids += step.token_ids
     rest = delivered.rest()
     assert rest is None or list(rest.continued_ids) == ids
+
+
+def test_nobody_goes_on_after_what_no_token_stands_for() -> None:
+    delivered = Delivered(SAID)
+    delivered.add((TextChunk("a", (1,)),))
+    assert delivered.rest() is not None
+    said = TextChunk("", more=b'{"tool_calls":[]}')
+    assert delivered.add((said,)) == (said,)
+    assert delivered.rest() is None

@@ -1,0 +1,66 @@
+"""Further members of pieces: what another node sends is checked, and put together."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigrid.node.gateway.deltas import checked, joined
+from aigrid.node.gateway.step import Step, merged
+from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.inference import Finish, TextChunk
+
+NAMES = st.sampled_from(["tool_calls", "index", "id", "function", "arguments", "name", "refusal"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def call(index: int, **said: Any) -> bytes:
+    return json.dumps({"tool_calls": [{"index": index, **said}]}).encode()
+
+
+def test_calls_of_tools_are_put_together_by_their_number() -> None:
+    pieces = [
+        call(1, id="b", type="function", function={"name": "g", "arguments": ""}),
+        call(0, id="a", type="function", function={"name": "f", "arguments": '{"x'}),
+        call(1, function={"arguments": "{}"}),
+        call(0, function={"arguments": '":1}'}, id=None),
+        b'{"reasoning_content":"I th"}',
+        b'{"reasoning_content":"ink"}',
+    ]
+    assert joined(pieces) == {
+        "reasoning_content": "I think",
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}},
+            {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    }
+
+
+@pytest.mark.parametrize("more", [b"[]", b"{", b'{"a":"\xff"}', b'{"a":' + b"[" * 100_000, b"1"])
+def test_what_is_no_object_is_the_other_nodes_fault(more: bytes) -> None:
+    with pytest.raises(RemoteError) as caught:
+        merged((TextChunk("", more=more),))
+    assert caught.value.code is Code.PROTOCOL_VIOLATION
+
+
+def test_text_is_said_as_text_alone() -> None:
+    assert checked(b'{"role":"system","content":"me"}') == b""
+    assert checked(b'{"content":"me", "refusal":\n"no"}') == b'{"refusal":"no"}'
+
+
+def test_pieces_that_are_ready_together_are_one_step() -> None:
+    chunks = (TextChunk("a", more=b'{"b":1}'), TextChunk("c"), TextChunk("", more=b'{"d":2}'))
+    ready = merged((*chunks, Finish("tool_calls")))
+    assert ready == Step("ac", (), Finish("tool_calls"), more=(b'{"b":1}', b'{"d":2}'))
+
+
+@given(st.lists(st.dictionaries(NAMES, VALUES, max_size=4), max_size=4))
+def test_anything_can_be_put_together(pieces: list[dict[str, Any]]) -> None:
+    whole = joined(checked(json.dumps(piece).encode()) or b"{}" for piece in pieces)
+    assert whole.keys() <= {name for piece in pieces for name in piece}
