@@ -84,6 +84,7 @@ async def test_several_prompts_are_choices_in_their_order() -> None:
                 texts[choice.index] += choice.text
                 reasons[choice.index] = choice.finish_reason
     assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    assert mesh.ended == ["clean"] * 6
     assert {choice.text for choice in whole.choices} == set(texts) == {"Hello wörld"}
     assert reasons == ["stop", "stop"]
     assert whole.usage
@@ -157,10 +158,8 @@ async def test_a_response_whole() -> None:
 
 async def test_a_response_streamed_comes_in_order() -> None:
     async with sdk(ScriptedMesh()) as client:
-        events = []
         async with client.responses.stream(model=NAME, input="hi") as stream:
-            async for event in stream:
-                events.append(event)
+            events = [event async for event in stream]
             final = await stream.get_final_response()
     assert [event.type for event in events] == [
         "response.created",
@@ -302,13 +301,15 @@ async def test_a_format_is_passed_on_and_parsed() -> None:
 async def test_a_streamed_response_that_fails_says_so_and_raises() -> None:
     script = (text("a"), RemoteError("Gone.", Code.CONNECTION_LOST))
     async with sdk(ScriptedMesh(script)) as client:
-        events = []
+        answering = await client.responses.create(model=NAME, input="x", stream=True)
+        failed = next(
+            event
+            for event in [await anext(answering) for _ in range(6)]
+            if event.type == "response.failed"
+        )
         with pytest.raises(openai.APIError) as caught:
-            async for event in await client.responses.create(model=NAME, input="x", stream=True):
-                events.append(event)
+            await anext(answering)
         assert caught.value.code == "connection_lost"
-        failed = events[-1]
-        assert failed.type == "response.failed"
         assert failed.response.error
         assert failed.response.output_text == "a"
         with pytest.raises(openai.APIError, match="Gone"):
