@@ -98,6 +98,8 @@ def messages_of(
     else:
         for number, raw in enumerate(said):
             _add(turns, raw, f"input[{number}]")
+    if not turns:
+        raise invalid("input", "has no message")
     return tuple(turn.message("input") for turn in turns)
 
 

@@ -154,16 +154,19 @@ def _more(parsed: _Body, members: Members) -> bytes:
 
 
 def _tools(tools: Sequence[msgspec.Raw], where: str) -> list[dict[str, Any]]:
-    found = list[dict[str, Any]]()
-    for number, raw in enumerate(tools):
-        at = f"{where}[{number}]"
-        tool = _decoded(raw, _TOOL, at)
-        if tool.type != "function":
-            raise unsupported(f"{at}.type", "is not function, and no tools are built in here")
-        if tool.name is None:
-            raise invalid(f"{at}.name", "is missing")
-        found.append({"type": "function", "function": _said(tool, _FUNCTION)})
-    return found
+    return [
+        _function(_decoded(raw, _TOOL, f"{where}[{number}]"), f"{where}[{number}]")
+        for number, raw in enumerate(tools)
+    ]
+
+
+def _function(tool: _Tool, where: str) -> dict[str, Any]:
+    """A tool, or the choice of one, as chat has it."""
+    if tool.type != "function":
+        raise unsupported(f"{where}.type", "is not function, and no tools are built in here")
+    if tool.name is None:
+        raise invalid(f"{where}.name", "is missing")
+    return {"type": "function", "function": _said(tool, _FUNCTION)}
 
 
 def _tool_choice(raw: msgspec.Raw) -> str | dict[str, Any]:
@@ -176,7 +179,7 @@ def _tool_choice(raw: msgspec.Raw) -> str | dict[str, Any]:
     if tool.type == "allowed_tools":
         allowed = {"mode": tool.mode or "auto", "tools": _tools(tool.tools, "tool_choice.tools")}
         return {"type": "allowed_tools", "allowed_tools": allowed}
-    return _tools([raw], "tool_choice")[0]
+    return _function(tool, "tool_choice")
 
 
 def _format(raw: msgspec.Raw) -> dict[str, Any]:
