@@ -65,19 +65,23 @@ class Dataset:
             InvalidRequestError: `query_malformed`.
             AigridError: `query_too_expensive`, for an answer that is too large.
         """
+        problem: AigridError
         try:
             found = self._store.query(query, use_default_graph_as_union=True)
             return self._write(found, answer_format)
         except SyntaxError as error:
-            raise InvalidRequestError(
+            problem = InvalidRequestError(
                 f"The query cannot be parsed: {_short(error)}", Code.QUERY_MALFORMED, param="query"
-            ) from None
+            )
         except TooLargeError as error:
-            raise AigridError(f"Too large: {error}.", Code.QUERY_TOO_EXPENSIVE) from None
+            problem = AigridError(f"Too large: {error}.", Code.QUERY_TOO_EXPENSIVE)
         except (ValueError, OSError, RuntimeError) as error:  # what evaluating it ran into
-            raise InvalidRequestError(
+            problem = InvalidRequestError(
                 f"The query cannot be evaluated: {_short(error)}", Code.QUERY_REFUSED, param="query"
-            ) from None
+            )
+        # Here, where it has no context: the frames of one would keep the solutions alive, and those
+        # no thread but this one may let go of.
+        raise problem
 
     def _write(self, found: Any, answer_format: AnswerFormat) -> bytes:
         if isinstance(found, QueryBoolean):

@@ -41,6 +41,7 @@ class Observation:
         ttft_ms, token_ms: its pace over all models, see `Pace`.
         models: its pace with each model, by id, where that is known.
         busy_seconds: by model id, how much longer it is not to be asked: it said so.
+        stalled: ids of models with which it did not begin when it was asked lately.
         failures_in_row: requests to it that failed since the last one that did not.
         last_failure_age_s: seconds since the last of these.
     """
@@ -51,6 +52,7 @@ class Observation:
     token_ms: float | None = None
     models: Mapping[str, Pace] = field(default_factory=dict)
     busy_seconds: Mapping[str, float] = field(default_factory=dict)
+    stalled: Collection[str] = ()
     failures_in_row: int = 0
     last_failure_age_s: float | None = None
 
@@ -110,7 +112,7 @@ UNWANTED = frozenset({Reason.PARAMETER, Reason.PREFERENCE, Reason.PRECISION})
 class Kept:
     """A candidate that may be asked; `explanation` says what put it where it stands.
 
-    `full`: all its slots seem to be taken.
+    `full`: all its slots seem to be taken, or it did not begin when it was asked lately.
     """
 
     candidate: Candidate
@@ -293,13 +295,14 @@ def _score(
     token_ms = _token_ms(candidate, seen)
     doubt, doubt_text = _doubt(seen, strategy)
     running = 0 if seen is None else seen.running
+    stalled = seen is not None and candidate.model in seen.stalled
     alone_ms = first_ms + strategy.assumed_tokens * (quickest_ms if token_ms is None else token_ms)
     turns_before = max(0, running + 1 - candidate.slots) / candidate.slots
     predicted_ms = alone_ms * (1 + turns_before)
     return _Scored(
         candidate=candidate,
         tier=(
-            _readiness(candidate, running),
+            _readiness(candidate, running, stalled=stalled),
             doubt,
             0 if local else 1,
             math.floor(math.log(max(predicted_ms, 1.0), strategy.latency_step)),
@@ -308,6 +311,7 @@ def _score(
         predicted_ms=predicted_ms,
         explanation=(
             candidate.state.replace("_", " "),
+            *(("did not begin when it was asked",) if stalled else ()),
             doubt_text,
             "this node" if local else "another node",
             f"{source} {first_ms:.0f} ms to the first chunk",
@@ -338,13 +342,14 @@ def _token_ms(candidate: Candidate, seen: Observation | None) -> float | None:
     return seen.token_ms if of_model is None else of_model
 
 
-def _readiness(candidate: Candidate, running: int) -> int:
+def _readiness(candidate: Candidate, running: int, *, stalled: bool) -> int:
     """How soon it can start.
 
     What was last heard of its load may be seconds old, so a node that seems full is asked late
-    rather than never; it says `busy` itself if it is.
+    rather than never; it says `busy` itself if it is. One that did not begin lately is believed
+    as little when it says that it could.
     """
-    if running >= candidate.slots and candidate.state != "can_fetch":
+    if (stalled or running >= candidate.slots) and candidate.state != "can_fetch":
         return _BUSY
     return _STATES[candidate.state]
 

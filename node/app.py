@@ -197,7 +197,7 @@ class Node:
             trusted_publishers=self.config.trusted_publishers,
             foresight=lambda: self.policy.foresight,
         )
-        self.pins = pins_of(self.config, self.pool, self.models, self.local, self.hosting.name)
+        self.pins = pins_of(self.config, self, self._estimate)
         self.hub = Hub(self.config.data_dir / "downloads" / "hub", run_blocking=world.run_blocking)
         self.bringing = Bringing(
             models=self.models,

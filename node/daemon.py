@@ -170,7 +170,7 @@ def _rewrite_ready(path: Path, event: dict[str, Any]) -> None:
     try:
         _write_ready(path, event)
     except OSError as error:  # the node serves all the same
-        log.warning("ready file not rewritten", reason=error.strerror)
+        log.warning("ready_file_not_rewritten", reason=error.strerror)
 
 
 async def _on_signal(stopping: trio.Event) -> None:
@@ -188,9 +188,9 @@ async def _redeem_pending(node: Node, data_dir: Path, done: trio.Event) -> None:
     while invitation is not None:
         try:
             grid = await node.join_client.redeem(invitation)
-            log.info("invitation redeemed", grid=grid)
+            log.info("invitation_redeemed", grid=grid)
         except AigridError as error:
-            log.warning("invitation not redeemed", code=error.code.value, reason=error.message)
+            log.warning("invitation_not_redeemed", code=error.code.value, reason=error.message)
             if error.info.retry:
                 await trio.sleep(_REDEEM_PAUSE_SECONDS)
                 continue

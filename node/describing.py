@@ -59,6 +59,6 @@ async def find_devices(spawner: WorkerSpawner, usable: Iterable[Device]) -> tupl
     try:
         found = {device.place: device for device in await spawner.devices()}
     except AigridError as error:
-        log.warning("devices not found", code=error.code.value, reason=error.message)
+        log.warning("devices_not_found", code=error.code.value, reason=error.message)
         found = {}
     return tuple({**{device.place: device for device in usable}, **found}.values())

@@ -32,7 +32,7 @@ class Expiry:
             try:
                 wait_seconds = self._expire()
             except AigridError as error:  # a full disk: the index looks at the time by itself
-                log.warning("nothing expired", code=error.code.value, reason=error.message)
+                log.warning("records_not_expired", code=error.code.value, reason=error.message)
                 wait_seconds = _CLOCK_SECONDS
             with trio.move_on_after(wait_seconds):
                 await self._sooner.wait()

@@ -43,7 +43,7 @@ class KnownEngines:
                 own = await self._spawner.probe()
                 break
             except AigridError as error:
-                log.warning("engines not probed", code=error.code.value, reason=error.message)
+                log.warning("engines_not_probed", code=error.code.value, reason=error.message)
                 self.asked.set()
                 await trio.sleep(LIMITS.worker_start_seconds)
         self._learn(*own)

@@ -1,11 +1,11 @@
 """Placement put together: who waits, who sees it, who acts."""
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aigrid.node.mesh.placement.bringable import Bringable, Weights
-from aigrid.node.mesh.placement.budget import Cost, PlacementBudget
 from aigrid.node.mesh.placement.demands import Demands
 from aigrid.node.mesh.placement.keeping import Keeping
 from aigrid.node.mesh.placement.placing import Placing
@@ -48,22 +48,22 @@ class Placement:
             own_waiting=self.demands.counts,
             seeds=weights.holders,
             running=lambda: node.serving.running,
+            offered=lambda model: not self.held(model) or node.hosting.offered(model),
             now_ms=now_ms,
             rng=rng,
         )
         chosen = config.placement
-        most = Cost(chosen.fetch_bytes_per_day, chosen.loads_per_day)
         bringable = Bringable(
             chosen,
             graph=graph,
             sight=self._sight,
             weights=weights,
             machine=self,
-            budget=PlacementBudget(node.local, node.identity.did, most=most),
+            ledger=node.weights.ledger,
             trusted=config.trusted_publishers,
-            hosts=node.policy.foresight.hosts,
             now_ms=now_ms,
         )
+        node.weights.unasked = partial(self._unasked, bringable)
         self.placing = Placing(
             graph,
             node.pool,
@@ -108,13 +108,6 @@ class Placement:
 
     # -- `Machine`
 
-    def formats(self) -> Collection[str]:
-        sound = [probe for probe in self._node.probes if not probe.problem]
-        return frozenset(name for probe in sound for name in probe.formats)
-
-    def memory(self) -> Mapping[str, int]:
-        return self._node.pool.budget.purses
-
     def held(self, model: str) -> bool:
         return model in self._node.models.list()
 
@@ -130,13 +123,20 @@ class Placement:
         found = self._node.pool.view().items()
         return {m: use.waiting for m, use in found if use.state == "warm" and use.waiting}
 
-    async def _bring(self, model: str, manifest: Record) -> None:
+    def _unasked(self, bringable: Bringable, manifest: Record, askers: Collection[str]) -> str:
+        """Why a fetch that was begun for others, or to keep files, does not go on; or ""."""
+        if not bringable.on_list(manifest):
+            return "it is not on this node's list: see `[placement] host`"
+        return bringable.problem(manifest, askers, load=False)
+
+    async def _bring(self, model: str, manifest: Record, askers: Collection[str]) -> None:
         """Get the files of a model here, if they are not. Raises AigridError."""
         body = manifest.body
         if self.held(model) or not isinstance(body, ModelBody):
             return
         if body.model.files:
-            await self._weights.fetch(model, manifest, progress=self._tell(model))
+            progress = self._tell(model)
+            await self._weights.fetch(model, manifest, askers=askers, progress=progress)
         else:
             await self._node.hosting.take_in(manifest, {})
 

@@ -1,15 +1,19 @@
 """The pool of models as a node's configuration and its machine would have it."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
-from aigrid.metagraph.local import LocalState
+from aigrid.engines.base import Estimate, ModelSource
+from aigrid.node.mesh.pool.budget import Charge
 from aigrid.node.mesh.pool.pinning import Pins
 from aigrid.node.mesh.pool.pool import ModelPool, PoolConfig
 from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.settings.config import NodeConfig
 from aigrid.node.workers.spares import SpareSettings
 from aigrid.node.world import World
+
+if TYPE_CHECKING:
+    from aigrid.node.app import Node
 
 
 def pool_of(config: NodeConfig, world: World, models: LocalModels, **more: Any) -> ModelPool:
@@ -33,11 +37,18 @@ def spare_settings(config: NodeConfig) -> SpareSettings:
 
 
 def pins_of(
-    config: NodeConfig,
-    pool: ModelPool,
-    models: LocalModels,
-    local: LocalState,
-    name_of: Callable[[str], str],
+    config: NodeConfig, node: "Node", estimate: Callable[[ModelSource], Awaitable[Estimate]]
 ) -> Pins:
     """What the configuration pins, and what was pinned by command."""
-    return Pins(pool, models, local, configured=config.pool.pin, name_of=name_of)
+
+    async def charge(model: str) -> Charge:
+        return node.pool.budget.charge(await estimate(node.models.source(model)))
+
+    return Pins(
+        node.pool,
+        node.models,
+        node.local,
+        configured=config.pool.pin,
+        name_of=node.hosting.name,
+        charge=charge,
+    )

@@ -227,7 +227,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.UNSUPPORTED_PARAMETER: _request(400, "Leave the named parameter out."),
     Code.CONTEXT_LENGTH_EXCEEDED: _request(400, "Shorten the messages or lower max_tokens."),
     Code.NOT_FOUND: _request(404, "See the README for the paths that exist."),
-    Code.MODEL_NOT_FOUND: _request(404, "List what is offered: GET /v1/models."),
+    Code.MODEL_NOT_FOUND: _request(404, "See what there is: `aigrid models`, or GET /v1/models."),
     Code.AMBIGUOUS_MODEL: _request(409, "Name one of the listed model ids instead."),
     Code.METHOD_NOT_ALLOWED: _request(405, "Use the method named in the Allow header."),
     Code.REQUEST_TIMEOUT: _request(408, "Send the whole request without pausing."),

@@ -248,10 +248,11 @@ class Pending(_Message, frozen=True, tag="pending"):
 
 
 class Refused(_Message, frozen=True, tag="refused"):
-    """No, and why."""
+    """No, and why. Whose membership was withdrawn or revoked gets what says so, in `records`."""
 
     code: str
     message: Annotated[str, Meta(max_length=LIMITS.error_message_max_chars)]
+    records: StatusLists = ()
 
 
 JoinRequest = Redeem | Present | Rotate | AskToJoin | Reveal
@@ -299,11 +300,12 @@ def decode_join_answer(data: bytes) -> JoinAnswer:
     return _decode(_join_answer, data)
 
 
-def refusal(error: AigridError) -> Refused:
-    """An error as the join protocol says it."""
+def refusal(error: AigridError, records: tuple[bytes, ...] = ()) -> Refused:
+    """An error as the join protocol says it, with the records that prove it."""
     return Refused(
         error.code.value,
         error.message[: LIMITS.error_message_max_chars].encode("utf-8", "replace").decode(),
+        records,
     )
 
 

@@ -17,7 +17,7 @@ def delegates(
     dids: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DID]...", help="Members that may revoke and renew; in place of those before."
+            metavar="DID", help="Members that may revoke and renew; in place of those before."
         ),
     ] = None,
     *,

@@ -2,7 +2,8 @@
 
 import re
 
-from aigrid.protocol.errors import UsageError
+from aigrid.node.settings.keep_alive import keep_alive_seconds
+from aigrid.protocol.errors import InvalidRequestError, UsageError
 
 _FORM = re.compile(r"([1-9][0-9]{0,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -16,3 +17,12 @@ def seconds_of(text: str | None, option: str) -> int | None:
     if match is None:
         raise UsageError(f"{option} {text[:32]!r} is no duration such as 90s, 10m, 24h or 30d")
     return int(match[1]) * _SECONDS[match[2]]
+
+
+def check_keep_alive(text: str, option: str) -> None:
+    """Raises UsageError that names the option, for what the node would not take."""
+    try:
+        keep_alive_seconds(text)
+    except InvalidRequestError:
+        problem = f"{option} {text[:32]!r} is no time such as 5m, 300 (seconds), 0 or -1"
+        raise UsageError(problem) from None

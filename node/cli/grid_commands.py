@@ -27,7 +27,7 @@ def join(
     ctx: typer.Context,
     invitation: Annotated[
         str | None,
-        typer.Argument(metavar="[INVITATION]", help="As `aigrid invite` printed it; - for stdin."),
+        typer.Argument(metavar="INVITATION", help="As `aigrid invite` printed it; - for stdin."),
     ] = None,
     grid: Annotated[
         str | None, typer.Option(help="Without an invitation: the DID of the grid to ask.")
@@ -35,7 +35,7 @@ def join(
     *,
     as_json: Json = False,
 ) -> None:
-    """Join a grid: by an invitation, or by asking one that is seen on the local network."""
+    """Join a grid by an invitation, or ask one on the local network."""
     here = session(ctx)
     if invitation is None:
         body = _ask_to_join(here, grid or _choose(here, as_json=as_json), as_json=as_json)
@@ -122,9 +122,8 @@ def _choose(here: Session, *, as_json: bool) -> str:
     if as_json or not sys.stdin.isatty():
         listed = ", ".join(str(seen["grid"]) for seen in grids)
         raise UsageError(f"several grids are seen: name one with `--grid DID`: {listed}")
-    numbered = [{"number": number, **seen} for number, seen in enumerate(grids, start=1)]
-    columns = {"number": "", "name": "NAME", "peers": "PEERS", "grid": "GRID"}
-    render.rows(numbered, columns, empty="")
+    for number, seen in enumerate(grids, start=1):
+        render.say(f"{number}. {seen['name'] or '-'}: {seen['grid']}")
     number = typer.prompt("Which one", type=int)
     if not 1 <= number <= len(grids):
         raise UsageError(f"choose a number from 1 to {len(grids)}")

@@ -1,4 +1,4 @@
-"""How models look to a person: where each is, what it costs here, how long it will stay."""
+"""A model in full: where it is, what it costs here, how long it stays. In a row: model_table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -16,19 +16,19 @@ _WHERE: Final = {
 _LABEL_CHARS = 11
 
 
-def show_models(models: Sequence[Mapping[str, Any]], *, own: str, empty: str) -> None:
+def show_cards(models: Sequence[Mapping[str, Any]], *, own: str) -> None:
     """A card for each. Ids are on lines of their own, to be copied; `own` is this node's PeerId."""
-    if not models:
-        render.say(empty)
     for model in models:
         name = str(model.get("name", "")) or "-"
         also = [str(one) for one in model.get("names", ()) if one != name]
         render.say(name + (f" (elsewhere: {', '.join(also)})" if also else ""), style="bold")
         _line("model", str(model.get("model", "")))
+        _line("does", ", ".join(model.get("capabilities", ())))
         _line("for", _who(model.get("policy", [])))
         for state, label in _WHERE.items():
             for number, node in enumerate(model.get(state, ())):
                 _line("" if number else label, f"{node} (here)" if node == own else str(node))
+        _line("on its way", _coming(model))
         for label, text in _here(model.get("here")):
             _line(label, text)
 
@@ -37,7 +37,12 @@ def summary(model: Mapping[str, Any]) -> str:
     """One line: on how many nodes it is, and how it stands here."""
     counts = [f"{label} {len(model[s])}" for s, label in _WHERE.items() if model.get(s)]
     here = [text for label, text in _here(model.get("here")) if label in ("here", "problem")]
-    return f"{model.get('name') or model.get('model')}: {'; '.join([', '.join(counts), *here])}"
+    said = [text for text in (", ".join(counts), _coming(model), *here) if text]
+    return f"{model.get('name') or model.get('model')}: {'; '.join(said)}"
+
+
+def _coming(model: Mapping[str, Any]) -> str:
+    return str((model.get("fetching") or {}).get("text", ""))
 
 
 def _line(label: str, text: str) -> None:
@@ -53,11 +58,13 @@ def _here(use: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if use["problem"]:
         lines.append(("problem", str(use["problem"])))
     if use["state"] == "warm":
-        memory = ", ".join(f"{_mib(size)} of {purse}" for purse, size in use["memory"].items())
+        memory = ", ".join(
+            f"{render.size_text(size)} of {purse}" for purse, size in use["memory"].items()
+        )
         lines.append(("memory", memory))
         waiting = f", {use['waiting']} waiting" if use["waiting"] else ""
         lines.append(("requests", f"{use['leases']} of {use['slots']} slots taken{waiting}"))
-        lines.append(("unloads", _unloads(use)))
+        lines.append(("unloads", unloads(use)))
     cold = use["cold_start"]
     if cold is not None:
         lines.append(("cold start", f"{cold['seconds']:.1f} s, {_span(cold['ago_seconds'])} ago"))
@@ -74,7 +81,8 @@ def _state(use: Mapping[str, Any]) -> str:
     return f"warm, {workers} of {use['engine']} on {use['device']}{more}"
 
 
-def _unloads(use: Mapping[str, Any]) -> str:
+def unloads(use: Mapping[str, Any]) -> str:
+    """When a loaded model goes."""
     if use["pinned"]:
         return "never: it is pinned"
     seconds = use["expires_in_seconds"]
@@ -88,10 +96,6 @@ def _who(rules: Sequence[Mapping[str, Any]]) -> str:
     found = [one for rule in rules if "invoke" in rule["actions"] for one in rule["assignees"]]
     words = {one: "" if one in ("members", "anyone") else f"a grant from {one}" for one in found}
     return ", ".join(text or one for one, text in words.items()) or "its owner"
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes >> 20} MiB"
 
 
 def _span(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Commands about models: models, models fetch, models drop, withdraw, find, ask."""
+"""Commands about models: models, models show, fetch, drop; withdraw, find, ask."""
 
 import sys
 from typing import Annotated, Any
@@ -6,37 +6,61 @@ from typing import Annotated, Any
 import typer
 
 from aigrid.node.cli import render
-from aigrid.node.cli.model_cards import show_models
+from aigrid.node.cli.durations import check_keep_alive
+from aigrid.node.cli.model_cards import show_cards
+from aigrid.node.cli.model_table import show_table
 from aigrid.node.cli.session import Json, print_json, printable, session, show
 from aigrid.protocol.errors import EXIT_NO_CANDIDATE, UsageError
-from aigrid.protocol.limits import MIB
+from aigrid.protocol.limits import LIMITS, MIB
 
 models_app = typer.Typer(invoke_without_command=True, help="The models that are offered.")
 
+Model = Annotated[str, typer.Argument(metavar="NAME", help="Its name or id: `aigrid models`.")]
 _CANDIDATES = {"state": "state", "node": "node", "signer": "signed by"}
 
 
 @models_app.callback()
-def models(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """List the models that are offered or here: where each is, and how it stands on this node."""
+def models(
+    ctx: typer.Context,
+    *,
+    long: Annotated[
+        bool, typer.Option("--long", "-l", help="All of each: id, nodes, memory, requests.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the models that are offered or here, a row for each. `models show` has the rest."""
     if ctx.invoked_subcommand is not None:
         return
-    show(
-        session(ctx).call("models"),
-        _show_models,
-        as_json=as_json,
+    body = session(ctx).call("models")
+    show(body, _show_long if long else _show_short, as_json=as_json)
+
+
+def _show_short(body: dict[str, Any]) -> None:
+    if body["models"]:
+        show_table(body["models"])
+    else:
+        _show_none(body)
+
+
+def _show_long(body: dict[str, Any]) -> None:
+    if body["models"]:
+        show_cards(body["models"], own=body.get("peer_id", ""))
+    else:
+        _show_none(body)
+
+
+def _show_none(body: dict[str, Any]) -> None:
+    trouble = body.get("trouble", "")
+    render.say(
+        f"No models: {trouble}." if trouble else "No models yet: aigrid models fetch smollm2"
     )
 
 
-def _show_models(body: dict[str, Any]) -> None:
-    own, empty = body.get("peer_id", ""), _none(body.get("trouble", ""))
-    show_models(body["models"], own=own, empty=empty)
-    for model, text in body.get("fetching", {}).items():
-        render.note(f"{model}: {text}")
-
-
-def _none(trouble: str) -> str:
-    return f"No models: {trouble}." if trouble else "No models yet: aigrid models fetch smollm2"
+@models_app.command("show")
+def show_model(ctx: typer.Context, name: Model, *, as_json: Json = False) -> None:
+    """Print a model in full: its id, where it is, how it stands here."""
+    body = session(ctx).call("models_show", {"model": name})
+    show(body, lambda told: show_cards([told["model"]], own=told["peer_id"]), as_json=as_json)
 
 
 @models_app.command()
@@ -48,23 +72,37 @@ def fetch(
     *,
     as_json: Json = False,
 ) -> None:
-    """Bring a starter model, or one that other nodes give, check its hash and offer it.
+    """Bring a starter model, or one that other nodes give.
 
-    The latter goes on when this command is interrupted; `models drop` ends it.
+    Its hash is checked, and it is offered. What others give goes on coming when this command is
+    interrupted; `models drop` ends it.
     """
     with render.progress(f"Fetching {name}...") as on_event:
         body = session(ctx).call("models_fetch", {"name": name}, on_event)
-    show(body, lambda _: render.say(f"{name} is here and offered."), as_json=as_json)
+    show(body, lambda said: _say_fetched(name, said), as_json=as_json)
+
+
+def _say_fetched(name: str, body: dict[str, Any]) -> None:
+    problem = body.get("problem", "")
+    render.say(
+        f"{name} is here, and not offered: {problem}" if problem else f"{name} is here and offered."
+    )
+    for other in body.get("others", ()):
+        render.note(f"the starter model, that is; the grid has another {name}, by its id:")
+        render.note(f"aigrid models fetch {other}")
 
 
 @models_app.command()
 def drop(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Its name or id.")],
+    model: Model,
     *,
     as_json: Json = False,
 ) -> None:
-    """Remove a model that was fetched from other nodes, or stop fetching it."""
+    """Remove a model fetched from other nodes, or stop fetching it.
+
+    What was published here, and starter models, `aigrid withdraw` removes.
+    """
     show(
         session(ctx).call("models_drop", {"model": model}),
         lambda _: render.say("Dropped."),
@@ -74,7 +112,7 @@ def drop(
 
 def withdraw(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Its name or id.")],
+    model: Model,
     *,
     as_json: Json = False,
 ) -> None:
@@ -118,7 +156,7 @@ def find(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Who offers a capability or a narrower one, best first, and which key signed the offer."""
+    """Who offers a capability or a narrower one, best first."""
     given = {
         "language": language,
         "format": format_,
@@ -176,12 +214,19 @@ def ask(
     ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Of the answer. Default: 512, or what there is room for."),
+        typer.Option(
+            min=1,
+            max=LIMITS.max_tokens_max,
+            metavar="N",
+            help="Of the answer. Default: 512, or what there is room for.",
+        ),
     ] = None,
     keep_alive: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="The model stays loaded for 5m, 2h, ...; 0: not at all; -1: on."
+            metavar="TIME",
+            help="How long the model stays loaded without use: 5m, 2h, ...; 0: not at all; "
+            "-1: until its memory is needed.",
         ),
     ] = None,
     as_json: Json = False,
@@ -205,6 +250,8 @@ def ask(
             sys.stdout.write(printable(event["text"]))
             sys.stdout.flush()
 
+    if keep_alive is not None:
+        check_keep_alive(keep_alive, "--keep-alive")
     params: dict[str, Any] = {"text": text, "model": model or "", "capability": capability or ""}
     wishes = {
         "purpose": purpose,

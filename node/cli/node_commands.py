@@ -12,8 +12,8 @@ import typer
 
 from aigrid.node.cli import render
 from aigrid.node.cli.id_commands import PassphraseFile
-from aigrid.node.cli.model_cards import summary
 from aigrid.node.cli.session import Json, print_json, session, show
+from aigrid.node.cli.status_view import show_status
 from aigrid.node.settings.setting import known_home, of_user
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def up(
     from aigrid.node.settings.config import load
 
     passphrase = PassphraseSource(passphrase_file, os.environ)
-    here = of_user(data_dir).absolute() if data_dir else session(ctx).data_dir
+    usual = session(ctx).data_dir
+    here = of_user(data_dir).absolute() if data_dir else usual
     config = load(
         here,
         {
@@ -195,7 +196,7 @@ def _serve(config: "NodeConfig", passphrase: "PassphraseSource") -> None:
 
 def status(ctx: typer.Context, *, as_json: Json = False) -> None:
     """What this node is, and what it knows."""
-    show(session(ctx).call("status"), _show_status, as_json=as_json)
+    show(session(ctx).call("status"), show_status, as_json=as_json)
 
 
 def peers(ctx: typer.Context, *, as_json: Json = False) -> None:
@@ -206,15 +207,6 @@ def peers(ctx: typer.Context, *, as_json: Json = False) -> None:
         lambda body: render.cards(body["peers"], "did", labels, empty="No other members yet."),
         as_json=as_json,
     )
-
-
-def _show_status(body: dict[str, Any]) -> None:
-    members = (member for member in body if member not in {"models", "wanted"})
-    render.pairs(body, {member: member.replace("_", " ") for member in members})
-    for model in body.get("models", ()):
-        render.say(f"model {summary(model)}")
-    for model, why in body.get("wanted", {}).items():
-        render.say(f"wanted {model}: {why}")
 
 
 def _announce(event: dict[str, Any], *, as_json: bool, command: str) -> None:
@@ -234,7 +226,7 @@ def _command(data_dir: Path, default: Callable[[], Path] | None = None) -> str:
 
 
 def engines(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """List devices, with their memory now, and engines: what each can run, on what, why not."""
+    """List devices and engines: what each can run, on what, why not."""
     show(session(ctx).call("engines"), _show_engines, as_json=as_json)
 
 

@@ -1,16 +1,12 @@
 """Commands about how models are kept loaded: models pin, unpin, retry."""
 
-from typing import Annotated
-
 import typer
 
 from aigrid.node.cli import render
-from aigrid.node.cli.model_commands import models_app
+from aigrid.node.cli.model_commands import Model, models_app
 from aigrid.node.cli.session import Json, session, show
 
 __all__ = ["models_app", "pin", "retry", "unpin"]
-
-Model = Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")]
 
 
 @models_app.command()

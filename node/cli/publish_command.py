@@ -86,7 +86,7 @@ def publish(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Offer a model to the grid: what it is its own files say; it is tried once before."""
+    """Offer a model to the grid, as what its own files say it is."""
     said = {"capability": capability or "", "name": name or "", "license": license_ or ""}
     params: dict[str, Any] = {**said, **({"languages": language} if language else {})}
     if task_mapping is not None:

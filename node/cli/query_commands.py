@@ -64,7 +64,10 @@ def export(
     *,
     as_json: Json = False,
 ) -> None:
-    """Print every record this node believes, as RDF; with --json, how many there are."""
+    """Print every record this node believes, as RDF.
+
+    With --json, how many there are.
+    """
     from aigrid.metagraph.mapping import to_quads
 
     gathered: list[Quad] = []

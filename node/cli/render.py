@@ -3,6 +3,7 @@
 Whatever came from another machine is stripped of control characters and printed without markup.
 """
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from rich.text import Text
 from aigrid.node.cli.session import Event, printable
 
 Columns = Mapping[str, str]
+_PAIR_MIN_WIDTH = 40
 
 
 def say(text: str, *, style: str = "") -> None:
@@ -83,14 +85,14 @@ def cards(items: Iterable[Mapping[str, Any]], title: str, labels: Columns, *, em
 
 
 def pairs(body: Mapping[str, Any], labels: Columns) -> None:
-    """Two columns: what it is, and its value."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for member, label in labels.items():
-        if member in body:
-            table.add_row(label, Text(_cell(body[member])))
-    Console(highlight=False).print(table)
+    """What there is of each member, beside its label; wrapped between words, never inside an id."""
+    texts = {label: _cell(body.get(member), bare=True) for member, label in labels.items()}
+    width = max((len(label) for label in labels.values()), default=0) + 2
+    room = max(Console().width - width, _PAIR_MIN_WIDTH)
+    for label, text in texts.items():
+        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+        for number, line in enumerate(lines):
+            say(f"{'' if number else label:<{width}}{line}")
 
 
 def ready(event: Mapping[str, Any], command: str) -> None:
@@ -125,15 +127,38 @@ def ready(event: Mapping[str, Any], command: str) -> None:
     console.print(lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, *, bare: bool = False) -> str:
+    """`value` as text; `bare` leaves out of a group whatever is nothing or none."""
     if value is None:
-        return "-"
+        return "" if bare else "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         if all(isinstance(item, str) for item in value):
-            return printable(", ".join(value)) or "-"
+            return printable(", ".join(value)) or ("" if bare else "-")
         return str(len(value))
     if isinstance(value, dict):
-        return printable(", ".join(f"{key} {_cell(inner)}" for key, inner in value.items()))
+        told = (_member(str(key), inner, bare=bare) for key, inner in value.items())
+        return printable(", ".join(text for text in told if text))
     return printable(value)
+
+
+def _member(key: str, value: Any, *, bare: bool) -> str:
+    """A member of a group, in words where `bare`; "" where it is left out."""
+    if not bare:
+        return f"{key} {_cell(value)}"
+    name = key.removesuffix("_bytes")
+    sized = name != key and isinstance(value, int)
+    text = size_text(value) if sized else _cell(value, bare=True)
+    if not value or not text:
+        return ""
+    return f"{name.replace('_', ' ')} {f'({text})' if isinstance(value, dict) else text}"
+
+
+def size_text(size_bytes: int) -> str:
+    """A size in the largest unit of which it has one, in at most 8 characters up to 1023 TiB."""
+    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes >= size:
+            precise = size >= 1 << 30 and size_bytes < 99 * size
+            return f"{size_bytes / size:.1f} {unit}" if precise else f"{size_bytes // size} {unit}"
+    return f"{size_bytes} B"

@@ -35,11 +35,28 @@ class Session:
 
 
 def session(ctx: typer.Context) -> Session:
-    """The session that the top-level callback made."""
+    """The session that the top-level callback made.
+
+    Raises UsageError for an option that is given, but empty: a variable that a script forgot.
+    """
+    _refuse_empty(ctx)
     found = ctx.find_object(Session)
     if found is None:
         raise RuntimeError("no session: the top-level callback did not run")
     return found
+
+
+def _refuse_empty(ctx: typer.Context) -> None:
+    for parameter in ctx.command.params:
+        given = ctx.params.get(parameter.name or "")
+        option = parameter.opts[-1]
+        source = ctx.get_parameter_source(parameter.name or "")
+        if not option.startswith("--") or source is None or source.name != "COMMANDLINE":
+            continue
+        if given == Path() and parameter.name != "data_dir":
+            raise UsageError(f"{option} names no file: leave it out, or give one")
+        if given == "" or (isinstance(given, list | tuple) and "" in given):
+            raise UsageError(f"{option} is empty: leave it out, or say what")
 
 
 def show(body: dict[str, Any], person: Callable[[dict[str, Any]], None], *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from aigrid.node.app import Node
+from aigrid.node.commands.finding import check_capability
 from aigrid.node.commands.policy import wishes
 from aigrid.node.control import Emit
 from aigrid.node.mesh.routing.answer import Answer
@@ -43,6 +44,8 @@ class Ask(msgspec.Struct, forbid_unknown_fields=True):
 
 async def ask(node: Node, params: Ask, emit: Emit) -> dict[str, Any]:
     """Emits the answer as it comes, and before it how far a load is. Raises AigridError."""
+    if params.capability and not params.model:
+        check_capability(node.graph.index.concepts, params.capability, node.now_ms())
     kept = params.keep_alive
     waiting = Waiting(None if kept is None else keep_alive_seconds(kept))
     purpose, accepts = wishes(params.purpose, params.accepts)

@@ -20,7 +20,8 @@ from aigrid.node.commands.finding import (
     find,
 )
 from aigrid.node.commands.keys import key_methods
-from aigrid.node.commands.model_views import models_of
+from aigrid.node.commands.misfit import misfit
+from aigrid.node.commands.model_views import ShowModel, models_of, show_model
 from aigrid.node.commands.policy import Explain, explain
 from aigrid.node.commands.pool import methods as pool_methods
 from aigrid.node.commands.publishing import (
@@ -146,6 +147,7 @@ class NodeCommands:
             "peers": (Nothing, self._peers),
             "engines": (Nothing, self._list_engines),
             "models": (Nothing, self._models),
+            "models_show": (ShowModel, partial(show_model, node)),
             "models_fetch": (FetchModel, partial(fetch_model, node)),
             "models_drop": (DropModel, partial(drop_model, node)),
             "propose": (Publish, partial(propose, node)),
@@ -191,7 +193,7 @@ class NodeCommands:
         except UnicodeEncodeError:
             raise UsageError(f"{method}: not UTF-8; give it as UTF-8 text") from None
         except msgspec.ValidationError as error:
-            raise UsageError(f"{method}: {error}") from None
+            raise UsageError(f"{method}: {misfit(str(error))}") from None
         return await run(arguments, emit)
 
     async def _status(self, _: Nothing, __: Emit) -> dict[str, Any]:
@@ -206,9 +208,8 @@ class NodeCommands:
     async def _models(self, _: Nothing, __: Emit) -> dict[str, Any]:
         trouble = self._node.router.own_trouble()
         said = "" if trouble is None else trouble.message
-        own, fetching = self._node.identity.peer_id, self._node.weights.fetching()
-        found = {"models": models_of(self._node), "trouble": said}
-        return {**found, "peer_id": own, "fetching": fetching}
+        own = self._node.identity.peer_id
+        return {"models": models_of(self._node), "trouble": said, "peer_id": own}
 
     async def _withdraw(self, params: Model, _: Emit) -> dict[str, Any]:
         return {"model": await self._node.hosting.withdraw(params.model)}
@@ -237,7 +238,7 @@ class NodeCommands:
         except VerificationError as error:
             if error.code not in (Code.MALFORMED, Code.ISSUER_NOT_KEY):
                 raise
-            raise UsageError(f"this is no capability: {error.message}") from None
+            raise UsageError(f"this is no capability: {misfit(error.message)}") from None
         return {"capability": body.id, "record": record.content_id}
 
     async def _capability_withdraw(self, params: Name, _: Emit) -> dict[str, Any]:
@@ -315,10 +316,11 @@ class NodeCommands:
         async def show(code: str) -> None:
             await emit({"state": "waiting", "code": code})
 
+        check_did(params.grid)
         hosts = [s.peer for s in self._node.transport.nearby() if s.grid == params.grid]
         hosts += self._node.known.bootstrap  # of whichever grid: each says which before we reveal
         problem: AigridError = NoCandidateError(
-            "no node of that grid is seen, or named by --bootstrap"
+            "no node of that grid is seen here: name one with `aigrid up --bootstrap ADDRESS`"
         )
         for host in hosts:
             try:

@@ -7,6 +7,7 @@ import msgspec
 
 from aigrid.node.app import Node
 from aigrid.node.commands.finding import check_capability
+from aigrid.node.commands.misfit import misfit
 from aigrid.node.policy.wallet import Terms
 from aigrid.node.settings.setting import is_region
 from aigrid.protocol.canonical import is_content_id, plain
@@ -166,7 +167,7 @@ def _permission(whole: dict[str, Any], given: Worded) -> Permission:
         permission = msgspec.convert(said, Permission)
         check_permission(permission)
     except (msgspec.ValidationError, VerificationError) as error:
-        raise UsageError(f"this is no permission: {plain(error)}") from None
+        raise UsageError(f"this is no permission: {misfit(plain(error))}") from None
     return permission
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from aigrid.metagraph.capabilities import known
 from aigrid.node.app import Node
+from aigrid.node.commands.finding import unknown_capability
 from aigrid.node.control import Emit
 from aigrid.node.policy.api_keys import Actor
 from aigrid.node.policy.limits import ActorLimits
@@ -58,7 +59,7 @@ async def _create(node: Node, params: NewKey, _: Emit) -> dict[str, Any]:
         if not known(name) and not node.graph.index.concepts.known(name, now_ms)
     ]
     if unknown:
-        raise UsageError(f"there is no capability {unknown[0][:80]!r}: see `aigrid find`")
+        raise UsageError(unknown_capability(node.graph.index.concepts, unknown[0], now_ms))
     if params.expires_seconds < 0:
         raise UsageError("a key cannot have expired already")
     expires_ms = now_ms + params.expires_seconds * 1000 if params.expires_seconds else 0

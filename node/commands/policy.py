@@ -18,6 +18,7 @@ from aigrid.protocol.credential_kinds import ACTIONS
 from aigrid.protocol.errors import Code, PolicyDeniedError, UsageError, VerificationError
 from aigrid.protocol.identity import did_of_peer_id, peer_id_of_did
 from aigrid.protocol.kinds import ModelBody
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.policy import Decision, Reason, rules_of
 from aigrid.protocol.presentation import Binding
 from aigrid.protocol.record import Record, verify_form_and_signature
@@ -111,8 +112,10 @@ def wishes(purpose: str, accepts: Collection[str]) -> tuple[str, tuple[str, ...]
     hashes = {"requestHash": _NO_HASH, "prefixHash": _NO_HASH}
     try:
         binding = msgspec.convert({**said, **hashes, "accepts": sorted({*accepts})}, Binding)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"this is no purpose or licence: {error}") from None
+    except msgspec.ValidationError:
+        most = LIMITS.presentation_licenses_max
+        problem = f"accepted licences are at most {most} SPDX ids, such as `Apache-2.0`"
+        raise UsageError(problem) from None
     return binding.purpose, binding.accepts
 
 

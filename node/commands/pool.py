@@ -31,8 +31,12 @@ def methods(
 
 
 async def _pin(node: Node, params: OwnModel, _: Emit) -> dict[str, Any]:
-    """Keep a model loaded. It is loaded in the background; `models` says how that goes."""
+    """Keep a model loaded. It is loaded in the background; `models` says how that goes.
+
+    Raises as `Pins.check` and `Pins.pin`.
+    """
     model = _named(node, params)
+    await node.pins.check(model)
     node.pins.pin(model)
     return {"model": model, "pinned": True}
 

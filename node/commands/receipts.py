@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from aigrid.node.app import Node
+from aigrid.node.commands.credential_terms import check_did
 from aigrid.node.control import Emit
 from aigrid.node.policy import receipt_queries as queries
 from aigrid.node.policy.receipt_proof import kept_hashes, proved, request_in
@@ -130,6 +131,8 @@ def _filters(node: Node, params: Asked) -> queries.Filters:
         peer = did_of(params.peer) if params.peer else ""
     except AigridError:
         raise UsageError("the peer is neither a DID nor a PeerId: see `aigrid peers`") from None
+    if peer:
+        check_did(peer)
     since_ms = node.now_ms() - params.since_seconds * 1000 if params.since_seconds else 0
     return queries.Filters(params.role, params.state, params.actor, model, peer, max(0, since_ms))
 

@@ -43,6 +43,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "sandbox": node.sandbox,
         "models": models_of(node),
         "loading": dict(node.loading.said),
+        "pins": dict(node.pins.problems),
         "withheld": node.hosting.withheld(),
         "wanted": node.placement.view(),
         "weights": node.weights.report(),

@@ -94,7 +94,7 @@ class Announcer:
                 Kind.AVAILABILITY, self._identity.did, self._identity, now_ms=self._now_ms()
             )
         except AigridError as error:
-            log.warning("offers not withdrawn", code=error.code.value, reason=error.message)
+            log.warning("offers_not_withdrawn", code=error.code.value, reason=error.message)
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         self.announce()
@@ -118,5 +118,5 @@ class Announcer:
             )
         except AigridError as error:
             log.warning(
-                "not announced", kind=kind.value, code=error.code.value, reason=error.message
+                "not_announced", kind=kind.value, code=error.code.value, reason=error.message
             )

@@ -53,5 +53,5 @@ def take_in(graph: Metagraph, raws: Iterable[bytes], *, now_ms: int, peer_id: st
     for refusal in refusals:
         if refusal.code is Code.SUPERSEDED:
             continue  # the peer has not heard the newer one yet
-        log.info("record refused", peer=peer_id, code=refusal.code.value)
+        log.info("record_refused", peer=peer_id, code=refusal.code.value)
     return len(changed)

@@ -98,7 +98,7 @@ class Gossip:
     def spread(self, record: Record) -> None:
         """Put a record into the next batch. One too large for any is left to sync."""
         if not fits(record.raw):
-            log.info("record too large for gossip", kind=record.kind.value)
+            log.info("record_too_large_for_gossip", kind=record.kind.value)
             return
         self._outbox[record.key] = record  # only the newest of a key is worth sending
         self._filled.set()
@@ -112,7 +112,7 @@ class Gossip:
             records = decode_records(data).records
             take_in(self._graph, records, now_ms=self._now_ms(), peer_id=publisher)
         except AigridError as error:  # theirs, or our own disk: neither may end the service
-            log.info("gossip refused", peer=publisher, code=error.code.value)
+            log.info("gossip_refused", peer=publisher, code=error.code.value)
 
     async def _send(self) -> None:
         while True:

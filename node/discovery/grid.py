@@ -161,6 +161,17 @@ class Grid:
             return newest.valid_from_ms
         return self._now_ms() if self._graph.revocations.revoked(newest.status) else None
 
+    def why_removed(self, did: str) -> tuple[bytes, ...]:
+        """The records by which `did` is no member any more; () where it is one, or never was.
+
+        Whoever was cut off before it heard of them would take itself for a member for good.
+        """
+        if self.removed_ms(did) is None:
+            return ()
+        newest = self._graph.store.newest((self.did, Kind.MEMBERSHIP.value, did))
+        withdrawal = () if newest is None or not newest.withdrawn else (newest.raw,)
+        return (*withdrawal, *self.lists())[: LIMITS.status_delegates_max + 1]
+
     def invite(self, did: str, *, valid_seconds: int | None = None) -> Record:
         """An invitation bound to `did`, redeemable here."""
         authority = self._require_authority()
@@ -232,7 +243,7 @@ class Grid:
         try:
             self.keys.retire_authority()
         except AigridError as error:  # unused from now on, wherever it lies
-            log.warning("authority key not retired", code=error.code.value, reason=error.message)
+            log.warning("authority_key_not_retired", code=error.code.value, reason=error.message)
 
     def meet(self, raw: bytes, *, peer_id: str, delegation: bytes = b"") -> Record:
         """Take note of the membership that `peer_id` presents, which admits it.
@@ -297,7 +308,7 @@ class Grid:
                 self._renew()
                 self._renew_as_delegate()
             except AigridError as error:  # a full disk, a clock set back: next time, then
-                log.warning("memberships not kept", code=error.code.value, reason=error.message)
+                log.warning("memberships_not_kept", code=error.code.value, reason=error.message)
             with trio.move_on_after(1.0):
                 await self._poke.wait()
             self._poke = trio.Event()
@@ -329,7 +340,7 @@ class Grid:
         expected = {peer_id_of_did(did) for did in self.members()}
         expected.add(self.identity.peer_id)
         for peer_id in self._transport.members - expected:
-            log.info("member removed", peer=peer_id)
+            log.info("member_removed", peer=peer_id)
             await self._transport.remove(peer_id)
 
     def _renew(self) -> None:

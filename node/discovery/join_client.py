@@ -157,7 +157,7 @@ class JoinClient:
         except AigridError as error:
             if not (isinstance(error, RemoteError) or error.info.retry):
                 raise
-            log.info("join poll failed", peer=host.peer_id, code=error.code.value)
+            log.info("join_poll_failed", peer=host.peer_id, code=error.code.value)
             await trio.sleep(LIMITS.join_poll_seconds)
             return Pending()
 
@@ -169,6 +169,8 @@ class JoinClient:
             try:
                 await write_message(stream, encode(message))
                 answer = decode_join_answer(await read_message(stream))
+                if isinstance(answer, Refused) and isinstance(message, Present):
+                    self._grid.take_lists(answer.records, peer_id=peer.peer_id)
                 with suppress(RemoteError):  # we have the answer: a lost connection is no matter
                     await finish(stream)
             except BaseException:

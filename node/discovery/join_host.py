@@ -94,8 +94,8 @@ class JoinHost:
                     answer: JoinAnswer = await self._answer(stream, raw)
                 except AigridError as error:
                     self.refused[error.code] += 1
-                    log.info("join refused", peer=stream.peer_id, code=error.code.value)
-                    answer = refusal(error)
+                    log.info("join_refused", peer=stream.peer_id, code=error.code.value)
+                    answer = refusal(error, self._grid.why_removed(did_of_peer_id(stream.peer_id)))
                 await write_message(stream, encode(answer))
                 await finish(stream)
         except (RemoteError, trio.TooSlowError):

@@ -50,7 +50,7 @@ class KnownPeers:
         try:
             self._local.set(_SETTING, msgspec.json.encode(self._addresses).decode())
         except UsageError as error:  # a hint for the next start: no reason to refuse the record
-            log.warning("addresses not kept", code=error.code.value, reason=error.message)
+            log.warning("addresses_not_kept", code=error.code.value, reason=error.message)
 
     def addresses(self, members: frozenset[str]) -> tuple[PeerAddress, ...]:
         """Whom to keep a connection to: bootstrap peers, and members whose address is known."""

@@ -159,7 +159,7 @@ class Peers:
             if self._revive(peer.peer_id) and self._nursery is not None:
                 self._nursery.start_soon(self.on_alive, peer.peer_id)
         except AigridError as error:
-            log.info("peer not reached", peer=peer.peer_id, code=error.code.value)
+            log.info("peer_not_reached", peer=peer.peer_id, code=error.code.value)
             refused = isinstance(error, PolicyDeniedError) and error.code in TURNED_AWAY
             if refused and peer.peer_id in self._transport.members:  # anybody may say so
                 self._refused = True
@@ -181,7 +181,7 @@ class Peers:
             return False
         state.alive, state.replaced = True, False
         state.observed.failures_in_row = 0
-        log.info("peer alive", peer=peer_id)
+        log.info("peer_alive", peer=peer_id)
         return True
 
     def _lost(self, peer_id: str) -> None:
@@ -194,7 +194,7 @@ class Peers:
             return
         if state.alive:
             state.alive = False
-            log.info("peer lost", peer=peer_id)
+            log.info("peer_lost", peer=peer_id)
         self._postpone(peer_id)
 
     def _postpone(self, peer_id: str) -> None:
@@ -284,7 +284,7 @@ class Peers:
             state = self._states.get(peer_id)
             if state is not None and state.alive:
                 state.alive = False
-                log.info("peer silent", peer=peer_id, code=error.code.value)
+                log.info("peer_silent", peer=peer_id, code=error.code.value)
                 for scope in tuple(self._waiting.get(peer_id, ())):
                     scope.cancel()
             return False

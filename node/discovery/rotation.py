@@ -63,7 +63,7 @@ class Succession:
             self._check_may_rotate(old, now_ms)
             known = Honoured(new, now_ms, rotation.valid_until_ms)
             self._local.note_rotation(old, known)
-            log.info("member changed its key", old=old, new=new)
+            log.info("member_key_changed", old=old, new=new)
         former = self._grid.membership_by_did(old)
         if former is not None and former.valid_from_ms <= known.at_ms:  # not invited again since
             self._grid.remove(old)
@@ -113,7 +113,7 @@ class Rotating:
             try:
                 await self._finish(rotation)
             except AigridError as error:  # the disk is full: at the next start, then
-                log.warning("rotation not finished", code=error.code.value, reason=error.message)
+                log.warning("rotation_not_finished", code=error.code.value, reason=error.message)
 
     async def _finish(self, rotation: Record) -> None:
         if self._grid.authority is not None:
@@ -128,19 +128,19 @@ class Rotating:
         try:
             self._grid.statuses.speak_for(self._grid.keys.of_former_keys())
         except AigridError as error:
-            log.warning("former keys not read", code=error.code.value, reason=error.message)
+            log.warning("former_keys_not_read", code=error.code.value, reason=error.message)
 
     def _own(self) -> Record | None:
         """The rotation to the key that we have."""
         try:
             rotation = self._grid.keys.pending_rotation()
         except AigridError as error:
-            log.warning("rotation not read", code=error.code.value, reason=error.message)
+            log.warning("rotation_not_read", code=error.code.value, reason=error.message)
             return None
         if rotation is None or not isinstance(rotation.body, RotationBody):
             return None
         if rotation.body.successor != self._grid.identity.did:
-            log.warning("a rotation was broken off: run `aigrid id rotate` again")
+            log.warning("rotation_broken_off", next_step="run `aigrid id rotate` again")
             return None
         return rotation
 
@@ -148,19 +148,21 @@ class Rotating:
         """On the authority's own node, which has admitted its new key already."""
         if self._grid.membership_by_did(old) is not None:
             self._grid.remove(old)
-        log.info("own key changed", old=old)
+        log.info("own_key_changed", old=old)
 
     async def _present(self, rotation: Record) -> None:
         """Until it is taken, or its time is over, or we are a member by another way."""
         pause = LIMITS.rotation_retry_seconds
         while self._grid.own_membership() is None and self._now_ms() < rotation.valid_until_ms:
             if await self._present_once(rotation):
-                log.info("own key changed", old=rotation.issuer)
+                log.info("own_key_changed", old=rotation.issuer)
                 return
             await trio.sleep(pause * self._rng.uniform(0.8, 1.2))
             pause = min(2 * pause, LIMITS.rotation_retry_max_seconds)
         if self._grid.own_membership() is None:
-            log.warning("rotation expired: ask the grid's operator to invite the new key")
+            log.warning(
+                "rotation_expired", next_step="ask the grid's operator to invite the new key"
+            )
 
     async def _present_once(self, rotation: Record) -> bool:
         self.waits_for = self.waits_for or "the founder's node, which was not reached yet"
@@ -169,7 +171,7 @@ class Rotating:
                 await self._client.rotate(rotation.raw, peer)
             except AigridError as error:
                 log.info(
-                    "rotation not taken",
+                    "rotation_not_taken",
                     peer=peer.peer_id,
                     code=error.code.value,
                     reason=error.message,

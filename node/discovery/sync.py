@@ -99,7 +99,7 @@ class RecordSync:
                     if push and self._interests.may_push(peer_id, branch):
                         await conversation.push(have)
         except AigridError as error:
-            log.info("sync failed", peer=peer_id, code=error.code.value)
+            log.info("sync_failed", peer=peer_id, code=error.code.value)
         finally:
             self._talking.discard(peer_id)
         return conversation.news
@@ -166,7 +166,7 @@ class _Conversation:
         if need:
             await self._fetch(need)
         if not step.complete:
-            log.info("sync goes on next time", peer=self._peer_id)
+            log.info("sync_unfinished", peer=self._peer_id)
         return have
 
     async def push(self, sha256s: list[bytes]) -> None:

@@ -233,7 +233,7 @@ class TypedQueries:
             raws = await self._answer(peer_id, question.request)
             self._take_in(wanted, raws, peer_id)
         except AigridError as error:
-            log.info("typed query failed", peer=peer_id, code=error.code.value)
+            log.info("typed_query_failed", peer=peer_id, code=error.code.value)
         if any(candidate.node not in question.known for candidate in self._live_offers(wanted)):
             question.answered = True
             question.found.set()
@@ -263,10 +263,10 @@ class TypedQueries:
             try:
                 verified.append(verify(raw, now_ms=now_ms))
             except VerificationError as error:
-                log.info("record refused", peer=peer_id, code=error.code.value)
+                log.info("record_refused", peer=peer_id, code=error.code.value)
         wanted_ones = related(wanted, verified, now_ms=now_ms)
         if len(wanted_ones) < len(verified):
-            log.info("unrelated records", peer=peer_id, count=len(verified) - len(wanted_ones))
+            log.info("unrelated_records", peer=peer_id, count=len(verified) - len(wanted_ones))
         take_in(self._graph, [r.raw for r in wanted_ones], now_ms=now_ms, peer_id=peer_id)
 
     def _live_offers(self, wanted: Wanted) -> list[Candidate]:

@@ -1,5 +1,6 @@
 """How long a client waits for a model, and for how long it wants it kept: headers and a field."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.limits import LIMITS
 
 _PATIENCE, _KEEP_ALIVE = "x-aigrid-patience", "x-aigrid-keep-alive"
+_FOR_GOOD = re.compile(r"-1(h|m|s|ms)?")
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
@@ -44,6 +46,9 @@ def wish_of(
     if kept is None and (said := headers.get(_KEEP_ALIVE.encode())) is not None:
         kept, called = said.decode("latin-1"), _KEEP_ALIVE
     seconds = None if kept is None else keep_alive_seconds(kept, called=called)
+    if seconds == math.inf and called == _KEEP_ALIVE and not _FOR_GOOD.fullmatch(str(kept).strip()):
+        # In the body any time below 0 means so, for Ollama's clients say it.
+        raise InvalidRequestError(f"{_KEEP_ALIVE} is below 0; -1 keeps the model for good.")
     return Wish(_patience(headers, limits, stream=stream), seconds)
 
 

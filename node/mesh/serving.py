@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from aigrid.node.discovery.grid import NowMs
-from aigrid.node.mesh.pool.health import OWN
+from aigrid.node.mesh.pool.health import OWN, passed_on
 from aigrid.node.mesh.pool.pool import ModelPool
 from aigrid.node.mesh.routing.waiting import Tell, telling
 from aigrid.node.network.streams import Send
@@ -100,13 +100,21 @@ class Serving:
 
     @asynccontextmanager
     async def infer(
-        self, message: Infer, peer: str, *, tell: Tell, asker: str | None = None
+        self,
+        message: Infer,
+        peer: str,
+        *,
+        tell: Tell,
+        asker: str | None = None,
+        tell_after_seconds: float = LIMITS.loading_seconds,
     ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
 
-        While it waits for the model, `tell` hears now and then how far that is. `asker`: whom of
+        While it waits for the model, `tell` hears now and then how far that is, the first
+        time after `tell_after_seconds`. `asker`: whom of
         this node's callers it is put down to if it crashes the worker, `OWN` for the operator, who
-        may have a model kept for longer than others; else it is put down to the peer. Leaving
+        may have a model kept for longer than others; else it is put down to the actor who presents
+        it and the peer that passes it on. Leaving
         early cancels it in the worker. Every segment that has begun is receipted.
 
         Raises:
@@ -134,13 +142,22 @@ class Serving:
             except (PolicyDeniedError, VerificationError) as error:
                 self.denied[error.code] += 1
                 raise
-            whose = peer if asker is None else asker
-            async with self._run(message, admitted, peer, tell, asker=whose) as answer:
+            actor, first = admitted.presentation.holder, tell_after_seconds
+            whose = passed_on(actor, peer) if asker is None else asker
+            run = self._run(message, admitted, peer, tell, asker=whose, tell_after_seconds=first)
+            async with run as answer:
                 yield answer
 
     @asynccontextmanager
     async def _run(
-        self, message: Infer, admitted: Admitted, peer: str, tell: Tell, *, asker: str
+        self,
+        message: Infer,
+        admitted: Admitted,
+        peer: str,
+        tell: Tell,
+        *,
+        asker: str,
+        tell_after_seconds: float,
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         try:
@@ -154,7 +171,13 @@ class Serving:
                 leased = stack.enter_async_context(lease)
                 self.waiting += 1
                 try:
-                    worker = await telling(leased, self._pool.progress, message.model, tell)
+                    worker = await telling(
+                        leased,
+                        self._pool.progress,
+                        message.model,
+                        tell,
+                        after_seconds=tell_after_seconds,
+                    )
                 finally:
                     self.waiting -= 1
                 segment = Segment(
@@ -200,7 +223,7 @@ class Serving:
                     await send(encode(Chunks(batch)))
         except AigridError as error:
             log.info(
-                "not served", peer=peer_id, request_id=message.request_id, code=error.code.value
+                "not_served", peer=peer_id, request_id=message.request_id, code=error.code.value
             )
             if answer is not None and answer.receipt is not None:
                 await send(encode(Receipted(answer.receipt.raw)))

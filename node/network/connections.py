@@ -112,7 +112,7 @@ class Connections:
             with trio.move_on_after(LIMITS.pre_auth_seconds):
                 muxer = await compat.secure(tcp, self._library.noise, None)
         except Exception as error:  # noqa: BLE001 - boundary: whatever an unknown peer sends
-            _log.debug("handshake failed", remote=handshake.host, error=type(error).__name__)
+            _log.debug("handshake_failed", remote=handshake.host, error=type(error).__name__)
         finally:
             self._handshakes.remove(handshake)
             if muxer is None:
@@ -138,7 +138,7 @@ class Connections:
                 muxer, direction="inbound" if inbound else "outbound"
             )
         except Exception as error:  # noqa: BLE001 - boundary: the library; the connection may have died meanwhile
-            _log.debug("connection not kept", peer=str(muxer.peer_id), error=type(error).__name__)
+            _log.debug("connection_not_kept", peer=str(muxer.peer_id), error=type(error).__name__)
             await muxer.close()
             return False
         return True
@@ -259,7 +259,7 @@ class Connections:
             muxer = await compat.secure(tcp, self._library.noise, expected)
         except Exception as error:  # noqa: BLE001 - boundary: whatever listens at that address
             dial.failure = "nothing there is that node" if tcp else "nobody listens there"
-            _log.debug("dial failed", peer=peer_id, address=address, error=type(error).__name__)
+            _log.debug("dial_failed", peer=peer_id, address=address, error=type(error).__name__)
             failed.set()
         finally:
             if muxer is None and tcp is not None:

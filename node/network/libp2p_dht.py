@@ -110,7 +110,7 @@ class Dht:
 
     def _failed(self, call: str, error: Exception) -> None:
         self._gate.counts["dht_failed"] += 1
-        _log.info("dht call failed", call=call, error=type(error).__name__)
+        _log.info("dht_call_failed", call=call, error=type(error).__name__)
 
 
 def collect(

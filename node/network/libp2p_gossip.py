@@ -72,7 +72,7 @@ class Gossip:
             await self._pubsub.publish(topic, data)
         except Exception as error:  # noqa: BLE001 - boundary: the library; best effort is the promise
             self._gate.counts["tasks_failed"] += 1
-            _log.info("not published", error=type(error).__name__)
+            _log.info("not_published", error=type(error).__name__)
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:

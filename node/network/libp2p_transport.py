@@ -155,7 +155,7 @@ class Libp2pTransport:
 
     def _on_task_failure(self, task: str, error: Exception) -> None:
         self._gate.counts["tasks_failed"] += 1
-        _log.info("library task failed", task=task, error=type(error).__name__)
+        _log.info("library_task_failed", task=task, error=type(error).__name__)
 
     def _start(self, task: Any, *args: Any) -> None:
         if self._nursery is not None:
@@ -213,7 +213,7 @@ class Libp2pTransport:
                 await self._library.pubsub.ensure_peer_stream(identity, 1.0)
                 await self._dht.add(identity, host.get_peerstore().addrs(identity))
         except Exception as error:  # noqa: BLE001 - boundary: the library, and the peer behind it
-            _log.debug("welcome failed", peer=peer_id, error=type(error).__name__)
+            _log.debug("welcome_failed", peer=peer_id, error=type(error).__name__)
         finally:
             self._welcoming.discard(peer_id)
 

@@ -90,7 +90,7 @@ class NearbyNodes(RecordUpdateListener):  # type: ignore[misc]  # zeroconf is un
         try:
             zeroconf = await trio.to_thread.run_sync(self._open)
         except Exception as error:  # noqa: BLE001 - boundary: zeroconf, and the network behind it
-            _log.warning("no mDNS on this network", error=str(error))
+            _log.warning("mdns_unavailable", error=str(error))
             return
         try:
             await self._keep_announced(zeroconf, addresses)
@@ -116,7 +116,7 @@ class NearbyNodes(RecordUpdateListener):  # type: ignore[misc]  # zeroconf is un
                     await trio.to_thread.run_sync(call, info)
                     registered = True
                 except Exception as error:  # noqa: BLE001 - boundary: zeroconf, and the network behind it
-                    _log.warning("cannot announce on this network", error=type(error).__name__)
+                    _log.warning("mdns_not_announced", error=type(error).__name__)
             await self._changed.wait()
 
     def _info(self, addresses: tuple[str, ...], grid: str, name: str) -> Any:

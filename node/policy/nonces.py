@@ -3,10 +3,13 @@
 import heapq
 from collections import Counter
 
+import structlog
+
 from aigrid.metagraph.database import Database
-from aigrid.protocol.errors import Code, LocalError
+from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.limits import LIMITS, Limits
 
+log = structlog.get_logger()
 _FORGOTTEN = "nonces_forgotten_ms"
 # After its use here, until a signature has expired.
 _LONGEST_MS = (LIMITS.presentation_ttl_seconds + LIMITS.clock_skew_seconds) * 1000
@@ -30,6 +33,7 @@ class Nonces:
         row = database.row("SELECT value FROM settings WHERE name = ?", (_FORGOTTEN,))
         self._forgotten_ms = 0 if row is None else int(row[0])
         self._unswept = 0
+        self._unwritten: list[tuple[str, str, int]] = []
         for did, nonce, until_ms in database.rows("SELECT did, nonce, until_ms FROM nonces"):
             self._note(did, nonce, until_ms)
 
@@ -41,11 +45,16 @@ class Nonces:
 
         `until_ms` is when the signature expires, by this node's wall clock.
 
+        On a full disk it is remembered in memory alone, and written down once there is room: what
+        is loaded is served on. Only who then kills the node, too, could repeat what is still valid.
+
         Raises:
             LocalError: `rate_limited`, when no more can be remembered.
-            UsageError: the database cannot be used.
         """
-        self._forget(now_ms)
+        try:
+            self._forget(now_ms)
+        except AigridError as error:
+            log.debug("nonces_not_swept", reason=error.message)
         if (did, nonce) in self._used or until_ms <= self._forgotten_ms:
             return False
         limits = self._limits
@@ -55,9 +64,26 @@ class Nonces:
                 Code.RATE_LIMITED,
                 retry_after_seconds=max(1.0, (self._by_expiry[0][0] - now_ms) / 1000),
             )
-        self._database.execute("INSERT INTO nonces VALUES (?, ?, ?)", (did, nonce, until_ms))
         self._note(did, nonce, until_ms)
+        try:
+            self._write((did, nonce, until_ms), now_ms)
+        except AigridError as error:
+            if not self._unwritten:  # once, not for every request
+                log.warning("nonces_not_written", code=error.code.value, reason=error.message)
+            self._unwritten.append((did, nonce, until_ms))
+            if len(self._unwritten) > 2 * limits.nonces_kept_max:
+                self._unwritten = [row for row in self._unwritten if row[2] > now_ms]
         return True
+
+    def _write(self, row: tuple[str, str, int], now_ms: int) -> None:
+        """This one, then those that found the disk full. Raises UsageError."""
+        self._database.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?, ?)", row)
+        if self._unwritten:
+            with self._database.transaction():
+                for one in self._unwritten:
+                    if one[2] > now_ms:
+                        self._database.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?, ?)", one)
+            self._unwritten.clear()
 
     def _note(self, did: str, nonce: str, until_ms: int) -> None:
         self._used.add((did, nonce))

@@ -105,4 +105,4 @@ class Segment:
             admitted.charge.spend(prompt_tokens + completion_tokens + uncounted)
             self._keep(self.receipt, message.salt, self._peer)
         except AigridError as error:  # a full disk: the answer goes on
-            log.warning("segment not kept", code=error.code.value, reason=error.message)
+            log.warning("segment_not_kept", code=error.code.value, reason=error.message)

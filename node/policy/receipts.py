@@ -68,7 +68,7 @@ class Receipts:
             )
         except VerificationError as error:
             log.warning(
-                "receipt disputed",
+                "receipt_disputed",
                 peer=expected.peer,
                 request_id=expected.request_id,
                 code=error.code.value,
@@ -149,7 +149,7 @@ class Receipts:
             if number % _PRUNE_EVERY == 0:
                 prune(self.database, self._limits, now_ms=row.kept_ms)
         except AigridError as error:  # a full disk: the answer is not worth less for it
-            log.warning("receipt not kept", request_id=row.request_id, code=error.code.value)
+            log.warning("receipt_not_kept", request_id=row.request_id, code=error.code.value)
             return ""
         return row.id
 

@@ -204,7 +204,7 @@ class StatusKeeper:
                 self._graph.ingest(record.raw, now_ms=self._now_ms(), received_from=None)
             except AigridError as error:
                 log.warning(
-                    "no word for a former key",
+                    "former_key_not_signed_for",
                     former=record.issuer,
                     code=error.code.value,
                     reason=error.message,
@@ -217,7 +217,9 @@ class StatusKeeper:
         if did in delegates:
             left = [one for one in delegates if one != did]
             self.delegate(grid, left, min(quorum, len(left)) if left else None)
-            log.warning("a delegate was removed: `aigrid grid delegates` names others", left=left)
+            log.warning(
+                "delegate_removed", next_step="`aigrid grid delegates` names others", left=left
+            )
 
     # --- the service
 
@@ -259,7 +261,7 @@ class StatusKeeper:
                         self._renew_delegation(identity)
                 except AigridError as error:  # a full disk, a clock set back: next time, then
                     log.warning(
-                        "status list not signed", code=error.code.value, reason=error.message
+                        "status_list_not_signed", code=error.code.value, reason=error.message
                     )
 
     def _warn(self) -> None:
@@ -268,7 +270,7 @@ class StatusKeeper:
         as_of_ms = 0 if status is None else status.as_of_ms
         late = self._now_ms() - as_of_ms > age_ms // 2
         if late and not self._late:
-            log.warning("no recent status list: members are served for no longer than its age")
+            log.warning("status_list_old", next_step="wake a node that may sign one")
         self._late = late
 
     def _own_keys(self) -> list[Identity]:

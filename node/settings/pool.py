@@ -19,7 +19,7 @@ class PoolSettings:
 
     Attributes:
         pin: names or ids of models that are loaded at the start and stay.
-        keep_alive_seconds: an unused model stays loaded; below 0: until its memory is needed.
+        keep_alive_seconds: an unused model stays loaded; infinite: until its memory is needed.
         keep_alive_max_seconds: the longest that a request may keep one.
         keep_alive: name or id -> the same for single models.
         workers_per_model: at most, on this node; 0 leaves it to what there is.
@@ -64,10 +64,12 @@ def _pin(value: Any) -> tuple[str, ...]:
 
 
 def _keep(value: Any) -> float:
-    """Seconds; below 0 without end."""
+    """Seconds; -1 without end."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or math.isnan(value) or not (value < 0 or value <= _KEEP_MAX_SECONDS):
-        raise BadValueError("must be seconds, or -1 for as long as there is memory")
+    if not number or not (value == -1 or 0 <= value <= _KEEP_MAX_SECONDS):
+        raise BadValueError(
+            f"must be seconds, from 0 to {_KEEP_MAX_SECONDS}, or -1 for as long as there is memory"
+        )
     return math.inf if value < 0 else float(value)
 
 

@@ -29,6 +29,7 @@ from scripts.nodes import (
     stream_chat,
     wait_for,
 )
+from scripts.offers import told
 
 MODEL = "smollm2"
 PLACEMENT = {
@@ -118,7 +119,7 @@ def publish(root: Path, node: NodeProcess, *, tiny: bool) -> str:
 
 def gives(node: NodeProcess, model: str, holder: NodeProcess) -> bool:
     """Whether `holder` gives the files away, as `node` sees it."""
-    listed = node.cli("models")["models"]
+    listed = told(node, "models")["models"]
     return any(m["model"] == model and holder.peer_id in m["seeds"] for m in listed)
 
 

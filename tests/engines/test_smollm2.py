@@ -111,15 +111,15 @@ def test_cancelling_stops_within_a_token(engine: OnnxTextEngine) -> None:
 def test_cancelling_cuts_a_prefill_short(engine: OnnxTextEngine) -> None:
     cancel = CancelToken()
     tokens = tuple(1000 + index for index in range(3500))
-    began = time.perf_counter()
+    began = time.process_time()  # what others compute meanwhile is not counted
     timer = threading.Timer(0.1, cancel.cancel)
     timer.start()
     chunks = list(engine.infer(TextRequest(token_ids=tokens), cancel))
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     timer.join()
     assert chunks == [Finish("cancelled", 3500, 0)]
-    # The whole would take seconds, and one chunk of 256 tokens some tenths of one.
-    assert took < 1
+    # Of two threads: the whole would take many seconds, one chunk of 256 tokens less than one.
+    assert took < 2
     assert "Paris" in ask(engine, messages=FRANCE, max_tokens=20)[0]
 
 

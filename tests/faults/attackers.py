@@ -251,6 +251,15 @@ class Attacker:
         return made
 
 
+async def publish(made: Attacker, muxer: Muxer, *bodies: bytes) -> None:
+    """Gossip messages, by the book."""
+    rpc = rpc_pb2.RPC()
+    for number, body in enumerate(bodies):
+        rpc.publish.append(made.message(body, seqno=time.time_ns() + number))
+    stream = await made.open(muxer, compat.MESHSUB_PROTOCOL)
+    await stream.write(varint(rpc.SerializeToString()))
+
+
 def _presented(message: bytes) -> bytes:
     request = decode_join_request(message)
     assert isinstance(request, Present)

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, wait_for
+from scripts.offers import told
 
 pytestmark = pytest.mark.process
 
@@ -21,11 +22,11 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess
 
 
 def alive(node: NodeProcess) -> set[str]:
-    return {peer["peer_id"] for peer in node.cli("peers")["peers"] if peer["alive"]}
+    return {peer["peer_id"] for peer in told(node, "peers")["peers"] if peer["alive"]}
 
 
 def is_cut_off(gone: NodeProcess, node: NodeProcess) -> bool:
-    return gone.peer_id not in {peer["peer_id"] for peer in node.cli("peers")["peers"]}
+    return gone.peer_id not in {peer["peer_id"] for peer in told(node, "peers")["peers"]}
 
 
 def test_a_delegate_removes_a_member_without_the_authority(nodes: list[NodeProcess]) -> None:
@@ -33,12 +34,12 @@ def test_a_delegate_removes_a_member_without_the_authority(nodes: list[NodeProce
     did = gone.cli("id")["did"]
     authority.cli("grid", "delegates", delegate.cli("id")["did"])
     wait_for(
-        lambda: other.cli("grid", "delegates")["delegates"][:1],
+        lambda: told(other, "delegates")["delegates"][:1],
         timeout_seconds=20,
         what="the delegation at another node",
     )
     wait_for(
-        lambda: other.cli("grid", "delegates")["delegates"][0]["heard"],
+        lambda: told(other, "delegates")["delegates"][0]["heard"],
         timeout_seconds=30,
         what="the delegate's first list",
     )

@@ -8,9 +8,9 @@ import trio
 from scripts.nodes import wait_for
 from scripts.offers import offers_in
 from tests.faults import attackers
-from tests.faults.attackers import Attacker
+from tests.faults.attackers import Attacker, publish
 from tests.faults.conftest import MODEL, ProcessGrid
-from tests.faults.test_hostile_member import manifest, member, now_ms, publish, unharmed
+from tests.faults.test_hostile_member import manifest, member, now_ms, unharmed
 
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.muxer import Muxer

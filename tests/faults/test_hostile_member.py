@@ -16,7 +16,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from multiaddr import Multiaddr
 from scripts.offers import offers
 from tests.faults import attackers
-from tests.faults.attackers import Attacker, dht, varint
+from tests.faults.attackers import Attacker, dht, publish, varint
 from tests.faults.conftest import ProcessGrid
 from tests.faults.presenting import Said
 from tests.faults.test_hostile_network import member_traffic
@@ -77,15 +77,6 @@ async def member(nursery: trio.Nursery, grid: ProcessGrid) -> tuple[Attacker, Mu
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-async def publish(made: Attacker, muxer: Muxer, *bodies: bytes) -> None:
-    """Gossip messages, by the book."""
-    rpc = rpc_pb2.RPC()
-    for number, body in enumerate(bodies):
-        rpc.publish.append(made.message(body, seqno=time.time_ns() + number))
-    stream = await made.open(muxer, compat.MESHSUB_PROTOCOL)
-    await stream.write(varint(rpc.SerializeToString()))
 
 
 # --- Gossip

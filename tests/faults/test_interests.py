@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from scripts.nodes import NodeProcess, stop_all, wait_for
+from scripts.offers import told
 from tests.faults.conftest import ProcessGrid, offered
 
 from aigrid.metagraph.branches import BRANCHES
@@ -25,11 +26,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGrid]:
 
 
 def interests(node: NodeProcess) -> list[str]:
-    return list(node.cli("status")["interests"])
+    return list(told(node, "status")["interests"])
 
 
 def peers(node: NodeProcess) -> set[str]:
-    return {peer["did"] for peer in node.cli("peers")["peers"]}
+    return {peer["did"] for peer in told(node, "peers")["peers"]}
 
 
 def until(node: NodeProcess, knows: Callable[[NodeProcess], bool]) -> None:

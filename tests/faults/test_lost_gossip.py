@@ -2,8 +2,10 @@
 
 import pytest
 from scripts.faulty_node import lossy
-from scripts.nodes import NodeFailedError, NodeProcess, stop_all, wait_for
+from scripts.nodes import NodeProcess, stop_all, wait_for
+from scripts.offers import told
 
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.process
@@ -22,12 +24,12 @@ def test_what_gossip_loses_is_repaired(tmp_path):
 
         def held() -> bool:
             try:
-                return bool(deaf.cli("record", "show", record))
-            except NodeFailedError:
+                return bool(told(deaf, "record_show", id=record))
+            except AigridError:
                 return False
 
         def lost() -> int:
-            return int(deaf.cli("status")["refused"]["network"]["gossip_lost"])
+            return int(told(deaf, "status")["refused"]["network"]["gossip_lost"])
 
         wait_for(lost, timeout_seconds=20, what="gossip that is lost")
         wait_for(held, timeout_seconds=2 * LIMITS.sync_interval_seconds, what="its record")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from scripts.heavy_model import heavy_model
 from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, stream_chat, wait_for
+from scripts.offers import told
 
 from aigrid.node.control_client import SOCKET_FILE, ControlClient
 from aigrid.protocol.errors import AigridError
@@ -29,7 +30,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess
 
 def seeds(node: NodeProcess) -> int:
     """How many nodes give the model, as one of them sees it."""
-    found = [m["seeds"] for m in node.cli("models")["models"] if m["name"] == NAME]
+    found = [m["seeds"] for m in told(node, "models")["models"] if m["name"] == NAME]
     return len(found[0]) if found else 0
 
 
@@ -57,13 +58,15 @@ def test_a_laptop_publishes_and_goes_offline_and_a_killed_fetcher_resumes(
     third.start()
     wait_for(lambda: seeds(third) == 1, timeout_seconds=30, what="the server's seed")
     third.cli("models", "fetch", NAME)
-    told = third.cli("status")["weights"]
-    assert SIZE * 0.2 < told["received_bytes"] < SIZE * 0.75, "what was verified is not sent again"
+    weights = third.cli("status")["weights"]
+    assert SIZE * 0.2 < weights["received_bytes"] < SIZE * 0.75, (
+        "what was verified is not sent again"
+    )
 
     chat = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
     answered = stream_chat(third.gateway, chat)
     assert (answered.served_by, answered.tokens > 0) == (third.peer_id, True)
-    assert told["fetched_models"] == 1
+    assert weights["fetched_models"] == 1
     third.cli("models", "drop", NAME)
     with pytest.raises(NodeFailedError) as caught:
         third.cli("models", "drop", NAME)

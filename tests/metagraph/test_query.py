@@ -80,14 +80,14 @@ def test_any_text_is_judged(text):
 )
 def test_judging_takes_no_longer_than_the_text(piece):
     text = piece * (LIMITS.query_max_bytes // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()  # what others compute meanwhile is not counted
     for prefix in ("", "SELECT * { ", "'''"):
         with pytest.raises(InvalidRequestError):
             check_query((prefix + text)[: LIMITS.query_max_bytes] + "x" * 9)
     for prefix in ("", "'''"):
         with suppress(InvalidRequestError):
             check_query((prefix + text)[: LIMITS.query_max_bytes])
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def dataset(*, limits: Limits = LIMITS) -> Dataset:
@@ -192,6 +192,8 @@ def test_large_answers_are_given_up(question, answer_format, limits):
     with pytest.raises(AigridError) as caught:
         dataset(limits=limits).answer(question, answer_format)
     assert caught.value.code is Code.QUERY_TOO_EXPENSIVE
+    # Else its frames keep the solutions, which panic when another thread collects them.
+    assert caught.value.__context__ is None
 
 
 def test_a_query_that_does_not_parse_says_where():

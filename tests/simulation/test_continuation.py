@@ -16,7 +16,7 @@ from aigrid.metagraph.selection import Reason
 from aigrid.node.app import Node
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.candidates import Sought
-from aigrid.node.mesh.routing.summoning import Unmet, nobody_comes
+from aigrid.node.mesh.routing.summoning import Place, Summon, Unmet, nobody_comes
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.receipt_proof import kept_hashes, proved
 from aigrid.node.policy.receipt_queries import Filters, newest
@@ -284,13 +284,14 @@ async def test_somebody_who_is_summoned_goes_on(tmp_path: Path, autojump_clock: 
     async with world(tmp_path, "a") as made:
         asked: list[Unmet] = []
 
-        async def summon(unmet: Unmet, *, deadline: float) -> bool:
-            asked.append(unmet)
-            assert deadline > trio.current_time()
-            await made.sim.publish_echo("asker", "parrot")
-            return True
+        class Summoned(Summon):
+            async def __call__(self, unmet: Unmet, place: Place, *, deadline: float) -> bool:
+                asked.append(unmet)
+                assert deadline > trio.current_time()
+                await made.sim.publish_echo("asker", "parrot")
+                return True
 
-        made.asker.router._summon = summon
+        made.asker.router._summon = Summoned()
         spawner_of(made.asker).engines = {"echo": SpellingEngine}
         chunks: list[InferChunk] = []
         async with made.asker.router.infer("parrot", PLAIN, request_id="request-1") as answer:

@@ -210,7 +210,7 @@ async def test_without_fallbacks_there_is_one_attempt(
         assert (answer.node, answer.attempts) == (made.peer("plain"), 2)
         before = made.node("plain").serving.served
         error = await made.refused(preferences=replace(first, allow_fallbacks=False))
-        assert error.code is Code.BUSY
+        assert error.code is Code.SHUTTING_DOWN
         assert made.node("plain").serving.served == before
 
 

@@ -17,6 +17,8 @@ from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.errors import error_answer
 from aigrid.node.gateway.openai.answers import error_body
 from aigrid.node.gateway.patience import Wish
+from aigrid.node.mesh.pool.budget import Budget
+from aigrid.node.mesh.routing.summoning import Summon
 from aigrid.node.mesh.routing.waiting import IN_LINE, SOUGHT, NotReadyError, Waiting
 from aigrid.node.policy.caller import LOOPBACK, OPERATOR, Caller
 from aigrid.node.policy.metering import Visit
@@ -253,6 +255,19 @@ async def test_who_waits_for_a_slot_hears_busy(sim, autojump_clock):
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("remote", [False, True])
+async def test_who_has_no_patience_at_all_hears_so_at_once(sim, autojump_clock, remote):
+    asker = (await pair(sim))[0] if remote else (await alone(sim))[0]
+    began = trio.current_time()
+    error = await impatient(core_of(asker), 0.0)
+    assert error.code is Code.LOADING
+    assert trio.current_time() - began < 0.25
+    await trio.sleep(SLOW_SECONDS + 1)
+    assert await chat(core_of(asker)) == "hello there you"
+    await trio.sleep(5)  # until the asker has heard that it is loaded
+    assert await chat(core_of(asker), 0.0) == "hello there you", "a loaded one is not waited for"
+
+
 async def test_what_is_no_load_has_no_patience(sim, autojump_clock):
     _, core, spawner = await alone(sim, delay_ms=20_000)
     spawner.start_seconds = 0.1
@@ -276,10 +291,12 @@ async def test_ask_shows_how_far_it_is(sim, autojump_clock):
     assert events.index({"progress": told[-1]}) < events.index({"text": "hello"})
 
 
-async def sought(_unmet, *, deadline):
-    """A `Summon` that somebody answers, too late."""
-    await trio.sleep_until(deadline)
-    return False
+class Sought(Summon):
+    """Somebody answers, too late."""
+
+    async def __call__(self, unmet, place, *, deadline):
+        await trio.sleep_until(deadline)
+        return False
 
 
 async def test_who_waits_for_a_node_that_loads_it_hears_loading(sim, autojump_clock):
@@ -290,7 +307,7 @@ async def test_who_waits_for_a_node_that_loads_it_hears_loading(sim, autojump_cl
     await sim.publish_echo("other", "parrot")
     await eventually(node.router.models, seconds=30)
     other.serving.refusing = True
-    node.router._summon = sought
+    node.router._summon = Sought()
     error = await impatient(core)
     assert (error.code, error.progress) == (Code.LOADING, {"node": "", "text": SOUGHT})
     assert error.message == f"the model is not ready yet: {SOUGHT}"
@@ -452,3 +469,25 @@ async def test_odd_words_of_an_own_worker_are_cleaned(sim, autojump_clock):
             holder.loading.tell(model, "\x1b[2J\ud800" + "x" * 300 + "\n")
     assert waiting.said is not None
     assert waiting.said.text == "[2J?" + "x" * (LIMITS.loading_text_max_chars - 4)
+
+
+async def test_a_model_that_never_fits_is_refused_at_once_and_not_offered(sim, autojump_clock):
+    node = (await sim.start("one")).node
+    huge = 2 << 30
+    model = await sim.publish_echo("one", "parrot", memory_bytes=huge)
+    assert "MiB" in node.hosting.problem(model)
+    began = trio.current_time()
+    with pytest.raises(AigridError, match="2048 MiB"):
+        await chat(core_of(node))
+    assert trio.current_time() - began < 1
+
+
+async def test_one_that_is_found_out_never_to_fit_is_not_waited_for(sim, autojump_clock):
+    node, core, spawner = await alone(sim, memory_bytes=1 << 25)
+    spawner.start_seconds = 0.1
+    node.pool._room.budget = Budget({"cpu": 1 << 24})
+    began = trio.current_time()
+    with pytest.raises(AigridError) as caught:
+        await chat(core)
+    assert caught.value.code is Code.OUT_OF_MEMORY
+    assert trio.current_time() - began < 1

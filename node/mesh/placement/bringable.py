@@ -1,6 +1,7 @@
 """Which models this node may bring here or load without being told to, and why not the others."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import trio
@@ -8,39 +9,38 @@ from msgspec import UNSET
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
-from aigrid.node.mesh.placement.budget import Cost, PlacementBudget
 from aigrid.node.mesh.placement.sight import Sight
 from aigrid.node.mesh.shelf.copying import Progress
+from aigrid.node.mesh.weights.ledger import Cost, Ledger, Reservation
 from aigrid.node.settings.placement import PlacementConfig
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.kinds import ModelBody
-from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN
 from aigrid.protocol.policy import covers
 from aigrid.protocol.record import Record
+
+Bring = Callable[[str, Record, Collection[str]], Awaitable[object]]
+"""Gets the files of a model here by a manifest, for some members (DIDs); none: to be kept."""
 
 
 class Weights(Protocol):
     """Brings files of models from other nodes."""
 
-    async def fetch(self, model: str, manifest: Record, *, progress: Progress) -> object:
-        """Bring a model and put it on the shelf. Raises AigridError."""
+    async def fetch(
+        self, model: str, manifest: Record, *, askers: Collection[str], progress: Progress
+    ) -> object:
+        """Bring a model for some members and put it on the shelf. Raises AigridError."""
 
     def holders(self, model: str) -> tuple[str, ...]:
         """DIDs of live nodes other than this one that give its files away."""
 
-    def may_host(self, model: str, manifest: Record) -> AigridError | None:
-        """Why policy does not permit this node to host a model under a manifest, or None."""
+    def may_host(self, model: str, manifest: Record, *, load: bool) -> AigridError | None:
+        """Why this node may not or cannot host a model under a manifest, and run it, or None."""
 
 
 class Machine(Protocol):
     """What of this node decides whether a model can run here."""
-
-    def formats(self) -> Collection[str]:
-        """That engines here take."""
-
-    def memory(self) -> Mapping[str, int]:
-        """Purse of the pool's budget -> bytes for models."""
 
     def held(self, model: str) -> bool:
         """Whether its files are here."""
@@ -60,20 +60,18 @@ class Bringable:
         sight: Sight,
         weights: Weights,
         machine: Machine,
-        budget: PlacementBudget,
+        ledger: Ledger,
         trusted: Collection[str],
-        hosts: Callable[[Record], bool],
         now_ms: NowMs,
     ) -> None:
-        """`trusted`: DIDs of publishers; `hosts(manifest)`: see `Foresight.hosts`."""
+        """`trusted`: DIDs of publishers."""
         self._config = config
         self._graph = graph
         self._sight = sight
         self._weights = weights
         self._machine = machine
-        self._budget = budget
+        self._ledger = ledger
         self._trusted = trusted
-        self._hosts = hosts
         self._now_ms = now_ms
         self._failures: dict[str, tuple[int, float]] = {}
 
@@ -95,10 +93,16 @@ class Bringable:
     def manifest(self, model: str, named: Collection[str] = ()) -> Record | None:
         """Under which this node would host a model: one on its list, of those `named` if it can.
 
-        Of several the newest.
+        Of several the newest by which it may and can; where there is none, just the newest.
         """
         found = [m for m in self._graph.manifests_of(model, self._now_ms()) if self.on_list(m)]
-        return max(found, key=lambda m: (m.content_id in named, m.rank), default=None)
+        several = len(found) > 1
+
+        def place(manifest: Record) -> tuple[bool, bool, object]:
+            able = several and self._weights.may_host(model, manifest, load=False) is None
+            return able, manifest.content_id in named, manifest.rank
+
+        return max(found, key=place, default=None)
 
     def cost(self, manifest: Record, *, load: bool) -> Cost:
         """Of bringing the model here if need be, and of loading it."""
@@ -110,21 +114,19 @@ class Bringable:
     def problem(self, manifest: Record, askers: Collection[str], *, load: bool = True) -> str:
         """Why this node does not host a model that is on its list, or ""."""
         model, body = _model(manifest), manifest.body
+        held = self._machine.held(model)
         if not isinstance(body, ModelBody) or body.model.upstream is not UNSET:
             return "it is behind a server: its publisher alone offers it"
-        if not self._hosts(manifest):
-            return "this node's operator does not host it: see `host` in its configuration"
-        if body.model.format not in self._machine.formats():
-            return f"no engine here takes {body.model.format}"
-        if load and (problem := self._unloadable(model, body)):
+        if (refused := self._weights.may_host(model, manifest, load=load)) is not None:
+            return refused.message or refused.code.value
+        if held and load and (problem := self._machine.problem(model)):
             return problem
-        held = self._machine.held(model)
-        if not held and (problem := self._unfetchable(model, manifest, body)):
-            return problem
+        if not held and body.model.files and not self._weights.holders(model):
+            return "nobody who is alive gives its files away"
         if (left := self.pause_seconds(model)) > 0:
             return f"it failed here and is tried again in {left:.0f} s"
         cost = self.cost(manifest, load=load)
-        return self._budget.problem(cost, askers, self._now_ms())
+        return self._ledger.problem(cost, askers)
 
     def pause_seconds(self, model: str) -> float:
         """How long a model is left alone after it failed here."""
@@ -133,9 +135,9 @@ class Bringable:
         most = LIMITS.placement_pause_max_seconds
         return since + min(pause, most) - trio.current_time() if count else 0.0
 
-    def spend(self, manifest: Record, askers: Collection[str], *, load: bool) -> None:
-        """Note the cost before it is spent."""
-        self._budget.spend(self.cost(manifest, load=load), askers, self._now_ms())
+    def reserve_load(self, askers: Collection[str]) -> AbstractContextManager[Reservation]:
+        """For one load; what is fetched is reserved by the fetch. Raises as `Ledger.reserve`."""
+        return self._ledger.reserve(Cost(loads=1), askers)
 
     def note(self, model: str, *, failed: bool) -> None:
         """How it went."""
@@ -144,21 +146,6 @@ class Bringable:
             self._failures[model] = (count + 1, trio.current_time())
             while len(self._failures) > LIMITS.placement_models_max:
                 del self._failures[next(iter(self._failures))]
-
-    def _unloadable(self, model: str, body: ModelBody) -> str:
-        """Why it can never be loaded here, or not now. What it needs is its manifest's word."""
-        most = max(self._machine.memory().values(), default=0)
-        if body.memory_bytes > most:
-            return f"it needs {body.memory_bytes // MIB} MiB, this node has {most // MIB}"
-        return self._machine.problem(model) if self._machine.held(model) else ""
-
-    def _unfetchable(self, model: str, manifest: Record, body: ModelBody) -> str:
-        refused = self._weights.may_host(model, manifest)
-        if refused is not None:
-            return refused.message or refused.code.value
-        if body.model.files and not self._weights.holders(model):
-            return "nobody who is alive gives its files away"
-        return ""
 
     def _is_member(self, did: str) -> bool:
         return self._graph.membership_of(did, self._now_ms()) is not None

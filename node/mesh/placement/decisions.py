@@ -55,12 +55,14 @@ class Scene:
         waiting: DID of a member -> its requests that wait.
         replicas: of live nodes.
         able: live nodes that could host it, those with a replica included or not.
+        waited_seconds: for how long requests have waited though the replicas were the same.
     """
 
     model: str
     waiting: Mapping[str, int]
     replicas: Sequence[Replica] = ()
     able: Sequence[Host] = ()
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,9 @@ def wanted_replicas(scene: Scene, limits: Limits = LIMITS) -> int:
     """How many replicas there should be, at least; without requests that wait, none.
 
     The first one, then as many more as the queue fills, but never more than twice those that are
-    warm: who is warm has to be used before more are wanted. What one member says counts for no
-    more than `replicas_per_asker`.
+    warm: who is warm has to be used before more are wanted. That one has slots free is its own
+    word: where requests wait all the same, those who ask it know better. What one member says
+    counts for no more than `replicas_per_asker`.
     """
     counted = [min(count, limits.placement_waiting_max) for count in scene.waiting.values()]
     waiting = sum(count for count in counted if count > 0)
@@ -108,7 +111,8 @@ def wanted_replicas(scene: Scene, limits: Limits = LIMITS) -> int:
     warm = [replica for replica in scene.replicas if replica.warm]
     if not warm:
         return 1
-    if not all(replica.full for replica in warm):
+    believed = scene.waited_seconds < limits.placement_believed_seconds
+    if believed and not all(replica.full for replica in warm):
         return len(warm)
     slots = sorted(max(1, replica.slots) for replica in warm)[(len(warm) - 1) // 2]
     more = min(math.ceil(waiting / (slots * limits.replica_queue)), len(warm))

@@ -5,7 +5,7 @@ too few have had the files for a while, so that a node that restarts costs nothi
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import structlog
 import trio
@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
-from aigrid.node.mesh.placement.bringable import Bringable
+from aigrid.node.mesh.placement.bringable import Bring, Bringable
 from aigrid.node.mesh.placement.decisions import Host, ranking, too_few, turn_seconds
 from aigrid.node.mesh.placement.sight import Sight
 from aigrid.protocol.errors import AigridError
@@ -35,13 +35,13 @@ class Keeping:
         *,
         seeds_min: int,
         patience_seconds: float,
-        bring: Callable[[str, Record], Awaitable[object]],
+        bring: Bring,
         held: Callable[[str], bool],
         room: Callable[[], int],
         now_ms: NowMs,
         rng: random.Random,
     ) -> None:
-        """`bring(model, manifest)` gets the files here; `held(model)`: they are.
+        """`bring(model, manifest, ())` gets the files here; `held(model)`: they are.
 
         `room()`: bytes that fetched models may still take; nothing goes to make room for others.
         """
@@ -111,10 +111,9 @@ class Keeping:
         return steps * 2 * self._check_seconds
 
     async def _keep(self, model: str, manifest: Record) -> None:
-        self._bringable.spend(manifest, (), load=False)
         failed = True
         try:
-            await self._bring(model, manifest)
+            await self._bring(model, manifest, ())
             failed = False
             log.info("files_kept", model=model)
         except AigridError as error:

@@ -3,8 +3,8 @@
 What to do is decided in `decisions`; this keeps the time.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from aigrid.metagraph.graph import Metagraph
-from aigrid.node.mesh.placement.bringable import Bringable
+from aigrid.node.mesh.placement.bringable import Bring, Bringable
 from aigrid.node.mesh.placement.decisions import Scene, Verdict, to_retire, verdict
 from aigrid.node.mesh.placement.sight import Sight
 from aigrid.node.mesh.pool.pool import ModelPool
@@ -35,7 +35,7 @@ class _Memory:
     Attributes:
         warm, changed_at: its loaded replicas, and since when they are those.
         short_since: since when more are wanted than there are; None while there are enough.
-        wanted_at: when somebody wanted it last.
+        wanted_at: when somebody wanted it last; `wanted_since`: when first, without a longer pause.
         used_at, expires_at: when it was used here last, and when the pool would unload it.
     """
 
@@ -43,6 +43,7 @@ class _Memory:
     changed_at: float = -LIMITS.placement_settle_seconds
     short_since: float | None = None
     wanted_at: float = float("-inf")
+    wanted_since: float = 0.0
     used_at: float = 0.0
     expires_at: float = 0.0
 
@@ -63,8 +64,7 @@ class Told:
 class Placing:
     """`run` is a service.
 
-    `bring(model, manifest)` gets the files here, if they are not; `changed` is called when what is
-    on its way here has changed.
+    `bring`: see `Bring`. `changed` is called when what is on its way here has changed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Placing:
         sight: Sight,
         bringable: Bringable,
         *,
-        bring: Callable[[str, Record], Awaitable[object]],
+        bring: Bring,
         changed: Callable[[], None],
         idle_seconds: float = LIMITS.replica_idle_seconds,
     ) -> None:
@@ -90,6 +90,7 @@ class Placing:
         self._told: dict[str, Told] = {}
         self._poke = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._failing = ""
         graph.listeners.append(self._on_record)
 
     def poke(self) -> None:
@@ -123,8 +124,11 @@ class Placing:
                 self._poke = trio.Event()
                 try:
                     self._look()
+                    self._failing = ""
                 except AigridError as error:  # the disk may be full: no reason to end the node
-                    log.warning("not_placed", code=error.code.value, reason=error.message)
+                    if self._failing != error.message:  # once, not at every look
+                        log.warning("not_placed", code=error.code.value, reason=error.message)
+                    self._failing = error.message
 
     def _pause(self) -> float:
         if self._told or self._acts:
@@ -152,7 +156,8 @@ class Placing:
         loaded = [model for model, state in self._pool.states().items() if state == "warm"]
         self._retire(loaded, now)
         for model in self._memories.keys() - demands.keys() - set(loaded):
-            del self._memories[model]
+            if now - self._memories[model].wanted_at > LIMITS.placement_settle_seconds:
+                del self._memories[model]
 
     # -- bringing
 
@@ -161,7 +166,10 @@ class Placing:
         manifest = self._bringable.manifest(model, self._sight.named(model))
         scene = self._sight.scene(model, waiting, manifest or self._newest(model))
         memory = self._remember(scene, now)
+        if now - memory.wanted_at > LIMITS.placement_settle_seconds:
+            memory.wanted_since = now
         memory.wanted_at = now
+        scene = replace(scene, waited_seconds=now - max(memory.wanted_since, memory.changed_at))
         found = verdict(scene, self._graph.own_did)
         if model in self._acts:
             return Told(found, acting=True)
@@ -202,21 +210,22 @@ class Placing:
         """Begin; why not, or ""."""
         if self._nursery is None or len(self._acts) >= LIMITS.placement_acts_max:
             return "others are being brought here just now"
-        self._bringable.spend(manifest, tuple(askers), load=True)
         self._acts[model] = manifest
-        self._nursery.start_soon(self._host, model, manifest)
+        self._nursery.start_soon(self._host, model, manifest, tuple(askers))
         self._changed()
         return ""
 
-    async def _host(self, model: str, manifest: Record) -> None:
+    async def _host(self, model: str, manifest: Record, askers: tuple[str, ...]) -> None:
         """Bring the files if need be, and load the model; it stays as its pool's keep-alive has it.
 
         An error is noted and not raised: the next in rank has its turn.
         """
         failed = True
         try:
-            await self._bring(model, manifest)
-            await self._pool.warm(model)
+            with self._bringable.reserve_load(askers) as reservation:
+                await self._bring(model, manifest, askers)
+                reservation.spend_load()
+                await self._pool.warm(model)
             failed = False
             log.info("placed", model=model)
         except AigridError as error:

@@ -50,6 +50,7 @@ class Sight:
         own_waiting: Callable[[], Mapping[str, int]],
         seeds: Callable[[str], tuple[str, ...]],
         running: Callable[[], int],
+        offered: Callable[[str], bool] = lambda _: True,
         now_ms: NowMs,
         rng: random.Random,
     ) -> None:
@@ -58,6 +59,7 @@ class Sight:
         self._own_waiting = own_waiting
         self._seeds = seeds
         self._running = running
+        self._offered = offered
         self._now_ms = now_ms
         self._rng = rng
         self._coming: dict[tuple[str, str], float] = {}
@@ -151,7 +153,8 @@ class Sight:
     def room(self, model: str, capability: str = "") -> int:
         """How many requests might be taken now by those who offer a model, or a capability.
 
-        What is not loaded yet has room for those who wait with the first.
+        What is not loaded yet has room for those who wait with the first; what is, for one behind
+        each that runs, so that no slot waits for the next.
         """
         now_ms, index = self._now_ms(), self._graph.index
         if model:
@@ -159,12 +162,24 @@ class Sight:
         else:
             offers = index.offers_of_capability(capability, now_ms, limit=LIMITS.summon_offers_max)
         seen = {one.node: self._observation(one.node) for one in offers}
+        offers = tuple(one for one in offers if self._counts(one))
         kept = rank(offers, seen, rng=self._rng, own_peer_id=self._own_peer_id, now_ms=now_ms).kept
         room = 0
         for candidate in (one.candidate for one in kept):
-            more = 0 if candidate.state == "warm" else LIMITS.model_queue_max // 2
+            if candidate.model in seen[candidate.node].stalled:
+                continue  # what it says of its room is not believed for now
+            warm = candidate.state == "warm"
+            more = candidate.slots if warm else LIMITS.model_queue_max // 2
             room += max(0, candidate.slots + more - seen[candidate.node].running)
         return room
+
+    def serves(self, model: str) -> bool:
+        """Whether this node itself has nothing against serving a model."""
+        return self._offered(model)
+
+    def offered(self, model: str) -> bool:
+        """Whether anybody who is alive offers a model."""
+        return bool(self._offers(model))
 
     def by_authority(self, did: str) -> bool:
         """Whether a member is the grid's authority itself."""
@@ -183,7 +198,13 @@ class Sight:
 
     def _offers(self, model: str) -> list[Candidate]:
         offers = self._graph.index.offers_of_model(model, self._now_ms())
-        return [one for one in offers if self._observation(one.node).alive]
+        return [one for one in offers if self._counts(one)]
+
+    def _counts(self, offer: Candidate) -> bool:
+        """Of our own we know sooner than our record says it that it is none any more."""
+        if offer.node == self._own_peer_id:
+            return self._offered(offer.model)
+        return self._observation(offer.node).alive
 
     def _able_now(self, model: str, manifest: Record) -> tuple[Host, ...]:
         """Who could host it: looked up anew after a while, for that takes all members' records."""

@@ -1,13 +1,11 @@
 """Requests that nobody serves now, in line: each is a demand while it waits, and goes on in turn.
 
 When there is room somewhere, as many go on as it has room for, and the others keep their places:
-if all of them went they would only find it taken.
+if all of them went they would only find it taken. See `line`.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -17,8 +15,9 @@ from msgspec import UNSET
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.placement.demands import Demands
+from aigrid.node.mesh.placement.line import Line
 from aigrid.node.mesh.placement.sight import Sight
-from aigrid.node.mesh.routing.summoning import Unmet
+from aigrid.node.mesh.routing.summoning import Place, Summon, Unmet
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN
@@ -34,16 +33,8 @@ class Acting(Protocol):
     def acting(self, model: str) -> bool: ...
 
 
-@dataclass(slots=True)
-class _Line:
-    """Those who wait for the same. `sent`: when others went on, by trio's clock."""
-
-    waiting: deque[trio.Event] = field(default_factory=deque)
-    sent: deque[float] = field(default_factory=deque)
-
-
-class Summoner:
-    """Implements `Summon`; `run` is a service."""
+class Summoner(Summon):
+    """See `Summon`; `run` is a service."""
 
     def __init__(
         self,
@@ -59,8 +50,9 @@ class Summoner:
         self._demands = demands
         self._placing = placing
         self._now_ms = now_ms
-        self._lines: dict[_Key, _Line] = {}
+        self._lines: dict[_Key, Line] = {}
         self._filled = trio.Event()
+        self._poked = trio.Event()
         self._chosen: dict[str, tuple[float, Record | None]] = {}
 
     @property
@@ -68,21 +60,41 @@ class Summoner:
         """Requests that wait now."""
         return sum(len(line.waiting) for line in self._lines.values())
 
-    async def __call__(self, unmet: Unmet, *, deadline: float) -> bool:
+    async def __call__(self, unmet: Unmet, place: Place, *, deadline: float) -> bool:
         """See `Summon`."""
         await trio.lowlevel.checkpoint()
         manifest = self._manifest(unmet)
         full = self.waiting >= LIMITS.summon_waiting_max
         if manifest is None or full or deadline <= trio.current_time():
             return False
+        # Who has just found out that it never fits there is not busy: nobody waits for that.
+        gone = unmet.model and not self._sight.offered(unmet.model)
+        busy = unmet.reason == "busy" and not gone
+        if not busy and not self._may_come(manifest):
+            return False
         model = manifest.subject.removeprefix(MODEL_URN)
-        with self._in_line((unmet.model, unmet.capability)) as turn:
-            if unmet.reason == "busy":
-                return await self._wait_for_busy(turn, model, manifest, deadline)
-            if not self._may_come(manifest):
-                return False
+        with self._in_line((unmet.model, unmet.capability), place, busy=busy) as turn:
+            if busy:
+                return await self._wait_for_busy(turn, place, model, manifest, deadline)
             with self._demands.waiting(model, manifest.content_id):
                 return await self._wait_for_anybody(turn, model, deadline)
+
+    def crowded(self, model: str, capability: str) -> bool:
+        """See `Summon`."""
+        line = self._lines.get((model, capability))
+        return line is not None and line.crowded
+
+    def left(self, place: Place) -> None:
+        """See `Summon`."""
+        for key, line in list(self._lines.items()):
+            if place in line.out:
+                line.out.discard(place)
+                self._prune(key)
+        self._poked.set()
+
+    def freed(self) -> None:
+        """See `Summon`."""
+        self._poked.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Let those go on for whom there is room, until cancelled."""
@@ -91,23 +103,24 @@ class Summoner:
             if not self._lines:
                 self._filled = trio.Event()
                 await self._filled.wait()
-            await trio.sleep(LIMITS.summon_poll_seconds)
-            for key, line in list(self._lines.items()):
-                self._advance(key, line)
-                if not (line.waiting or line.sent):
-                    del self._lines[key]
+            # Of what ends at this node it hears at once, for what ends elsewhere it has to look.
+            with trio.move_on_after(LIMITS.summon_poll_seconds):
+                await self._poked.wait()
+            self._poked = trio.Event()
+            for key, line in self._lines.items():
+                if line.waiting:
+                    line.advance(self._sight.room(*key), trio.current_time())
 
     async def _wait_for_busy(
-        self, turn: trio.Event, model: str, manifest: Record, deadline: float
+        self, turn: trio.Event, place: Place, model: str, manifest: Record, deadline: float
     ) -> bool:
-        """Who offers it is there, and has no room: it is worth asking again after a while."""
-        ends = min(deadline, trio.current_time() + LIMITS.summon_retry_seconds)
-        with trio.move_on_at(min(ends, trio.current_time() + LIMITS.saturation_seconds)):
+        """Who offers it has no room: whoever waits for long is a demand that others may meet."""
+        with trio.move_on_at(min(deadline, place.since + LIMITS.saturation_seconds)):
             await turn.wait()
         if not turn.is_set():
-            with self._demands.waiting(model, manifest.content_id), trio.move_on_at(ends):
+            with self._demands.waiting(model, manifest.content_id), trio.move_on_at(deadline):
                 await turn.wait()
-        return turn.is_set() or ends < deadline
+        return turn.is_set()
 
     async def _wait_for_anybody(self, turn: trio.Event, model: str, deadline: float) -> bool:
         """Nobody offers it: until the deadline if somebody brings it, else not for long."""
@@ -121,26 +134,21 @@ class Summoner:
         return turn.is_set()
 
     @contextmanager
-    def _in_line(self, key: _Key) -> Iterator[trio.Event]:
-        line = self._lines.setdefault(key, _Line())
-        turn = trio.Event()
-        line.waiting.append(turn)
+    def _in_line(self, key: _Key, place: Place, *, busy: bool) -> Iterator[trio.Event]:
+        line = self._lines.setdefault(key, Line(LIMITS, now=trio.current_time()))
+        turn = line.enter(place, busy=busy, now=trio.current_time())
         self._filled.set()
         try:
             yield turn
         finally:
-            if turn in line.waiting:
-                line.waiting.remove(turn)
+            line.leave(place)
+            self._prune(key)
 
-    def _advance(self, key: _Key, line: _Line) -> None:
-        now = trio.current_time()
-        # A node tells of its load no more often than that.
-        while line.sent and line.sent[0] <= now - LIMITS.ping_interval_seconds:
-            line.sent.popleft()
-        if line.waiting:
-            for _ in range(min(len(line.waiting), self._sight.room(*key) - len(line.sent))):
-                line.waiting.popleft().set()
-                line.sent.append(now)
+    def _prune(self, key: _Key) -> None:
+        """Forget a line that nobody stands in."""
+        line = self._lines.get(key)
+        if line is not None and not (line.waiting or line.out):
+            del self._lines[key]
 
     def _manifest(self, unmet: Unmet) -> Record | None:
         """Of what is to be wanted: of a capability, a model that somebody has.
@@ -178,5 +186,8 @@ class Summoner:
         body = manifest.body
         if not isinstance(body, ModelBody) or body.model.upstream is not UNSET:
             return False
-        held = self._sight.holders(manifest.subject.removeprefix(MODEL_URN))
+        model = manifest.subject.removeprefix(MODEL_URN)
+        if self._sight.alone() and not self._sight.serves(model):
+            return False
+        held = self._sight.holders(model)
         return bool(held) or not body.model.files

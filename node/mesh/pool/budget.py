@@ -88,6 +88,35 @@ def check_fits(needed: Charge, purses: Charge) -> None:
             raise _never(purse, size, purses.get(purse, 0))
 
 
+def check_fits_anywhere(memory_bytes: int, purses: Charge) -> None:
+    """The same where no more is known of a model than its size."""
+    purse = max(purses, key=lambda one: purses[one])
+    check_fits({purse: memory_bytes}, purses)
+
+
+def beside(wanted: Mapping[str, Charge], purses: Charge) -> dict[str, tuple[str, ...]]:
+    """Of models that are to stay loaded, first come first served, those for which there is no room.
+
+    Args:
+        wanted: model -> what it takes, in order.
+        purses: what there is.
+
+    Returns:
+        Model -> those before it that have what it lacks; none where it would not fit alone either.
+    """
+    kept: dict[str, Charge] = {}
+    refused: dict[str, tuple[str, ...]] = {}
+    for model, charge in wanted.items():
+        total = taken((*kept.values(), charge))
+        short = {p for p, size in charge.items() if total[p] > purses.get(p, 0)}
+        if not short:
+            kept[model] = charge
+            continue
+        alone = all(charge[p] <= purses.get(p, 0) for p in charge)
+        refused[model] = tuple(m for m, has in kept.items() if alone and short & has.keys())
+    return refused
+
+
 def make_room(
     needed: Charge, holdings: Sequence[Holding], purses: Charge, limits: Limits
 ) -> list[int]:

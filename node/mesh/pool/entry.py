@@ -123,6 +123,8 @@ class Entry:
     Attributes:
         replicas: its workers, oldest first, without those that are closing. The first is what the
             model lives by; the others came because it was not enough, and go first.
+        closing: those that take no new lease any more, and are not gone yet.
+        off_disk: to be forgotten with its last worker.
         wish_seconds: how long the operator's latest request wants it kept, or None.
         others_wish_seconds: how long that of others does, who cannot make it go sooner.
         cold: seconds that the last load of a first worker took and when it ended, or None.
@@ -136,6 +138,8 @@ class Entry:
         self.model = model
         self.limits = limits
         self.replicas: list[Replica] = []
+        self.closing: list[Replica] = []
+        self.off_disk = False
         self.waiters: deque[Turn] = deque()
         self.health = Health(limits)
         self.pinned = False
@@ -154,7 +158,7 @@ class Entry:
 
     @property
     def leases(self) -> int:
-        return sum(one.leases for one in self.replicas)
+        return sum(one.leases for one in (*self.replicas, *self.closing))
 
     def first(self, replica: Replica) -> bool:
         """Whether a loaded replica is the one that the model lives by."""

@@ -4,8 +4,8 @@ Every failure is put down to somebody:
 
 - to the model itself, where its worker could not be loaded, or died while nobody's request ran or
   had just left;
-- to an asker, where only his requests ran: another node, a caller of this one's gateway, or "" for
-  its operator;
+- to an asker, where only his requests ran: another node, an actor whose requests it passes on, a
+  caller of this one's gateway, or "" for its operator;
 - to nobody, where requests of several ran. Then for `crash_alone_seconds` requests of one asker at
   a time run, so that the next crash names him.
 
@@ -17,6 +17,10 @@ One client with a request that crashes the engine must not take the model from e
 request that was answered to its end forgives what was put down to askers, for the model evidently
 works; and an asker other than the operator waits after his second crash, twice as long each time,
 while the others go on.
+
+Keys of actors are free, so each new one that crashes it counts against the node that passes it on
+like a crash of its own: all of that node's actors wait, and together they are one asker where it is
+asked whether one alone did it. So is an actor who comes by way of several nodes.
 """
 
 from collections import deque
@@ -34,6 +38,21 @@ COUNTED: Final = frozenset(
 """Codes of failures that count; that an engine refuses a model is none."""
 
 _KEPT_MAX: Final = 64
+_BY: Final = " by "
+
+
+def passed_on(actor: str, peer: str) -> str:
+    """The asker of a request that `peer` passes on for `actor` (both DIDs), who may be the peer."""
+    return peer if actor == peer else f"{actor}{_BY}{peer}"
+
+
+def _actor(asker: str) -> str:
+    return asker.partition(_BY)[0]
+
+
+def _way(asker: str) -> str:
+    """By which node it came."""
+    return asker.rpartition(_BY)[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +97,16 @@ class Health:
             self._alone_until = now + self.limits.crash_alone_seconds
             return False
         if asker:
+            if _way(asker) != asker and asker not in self._pauses:
+                self._suspend(_way(asker), now)
             self._suspend(asker, now)
         known = [crash.asker for crash in self._crashes if crash.known]
         if len(known) < self.limits.crashes_max:
             return False
-        one = len(set(known)) == 1 and known[0] is not None
+        askers = [asker for asker in known if asker is not None]
+        one = len(askers) == len(known) and (
+            len(set(map(_actor, askers))) == 1 or len(set(map(_way, askers))) == 1
+        )
         limits = self.limits
         self._quarantined_until = now + (
             limits.quarantine_one_seconds if one else limits.quarantine_seconds
@@ -101,7 +125,8 @@ class Health:
 
     def check_asker(self, now: float, asker: str) -> None:
         """Raises LocalError (`busy`) for one whose requests keep crashing the model's worker."""
-        pause = self._pauses.get(asker)
+        pauses = [p for one in (asker, _way(asker)) if (p := self._pauses.get(one)) is not None]
+        pause = max(pauses, key=lambda one: one.until, default=None)
         if pause is not None and now < pause.until:
             raise LocalError(
                 f"requests of yours crashed the worker of this model ({self.why})",
@@ -149,7 +174,7 @@ class Health:
         self.why = ""
 
     def _ready_at(self) -> float:
-        others = {crash.asker for crash in self._crashes if crash.known and crash.asker}
+        others = {_way(crash.asker) for crash in self._crashes if crash.known and crash.asker}
         # An asker who comes again has waited himself: nobody else waits for that, too.
         times = len(others) + sum(not (crash.known and crash.asker) for crash in self._crashes)
         if times < 2:

@@ -99,6 +99,15 @@ class Loading:
             return None
         return found.error
 
+    def judge(self, entry: Entry, estimate: Estimate) -> None:
+        """Note whether a model can ever fit, before anybody asks for it."""
+        engines = tuple(self._engines_for(self._local_models.source(entry.model)))
+        try:
+            check_fits(self._room.budget.charge(estimate), self._room.budget.purses)
+        except AigridError as error:
+            log.warning("model_never_fits", model=entry.model, reason=error.message)
+            entry.never = Never(self._room.budget, engines, error)
+
     def could_grow(self, entry: Entry) -> bool:
         """Whether there would be room for one more worker like those that are loaded."""
         charge = self._room.of(entry.loaded[:1])

@@ -105,7 +105,8 @@ class ModelPool:
         finally:
             self._loading.nursery = None
             with trio.CancelScope(shield=True):
-                everything = [one for entry in self._entries.values() for one in entry.replicas]
+                entries = self._entries.values()
+                everything = [one for e in entries for one in (*e.replicas, *e.closing)]
                 await self._unloading.kill(everything)
 
     def equip(self, devices: Iterable[Device]) -> None:
@@ -151,6 +152,10 @@ class ModelPool:
             return ""
         never = self._loading.never(entry)
         return never.message if never is not None else entry.health.problem(trio.current_time())
+
+    def judge(self, model: str, estimate: Estimate) -> None:
+        """Note whether a model can ever be loaded here: one that cannot is not offered."""
+        self._loading.judge(self._entry(model), estimate)
 
     def forgive(self, model: str) -> None:
         """What crashed a model was mended: it may be loaded at once."""
@@ -221,8 +226,8 @@ class ModelPool:
         """
         if (entry := self._entries.get(model)) is not None:
             await self._unloading.unload(entry)
-            if model not in self._local_models.list() and not entry.waiters:
-                self._entries.pop(model, None)
+            entry.off_disk = model not in self._local_models.list()
+            self._unloading.prune(entry)
 
     # -- leasing
 
@@ -265,6 +270,7 @@ class ModelPool:
         if entry is None:
             self._local_models.description(model)  # or whoever asks could fill this up
             entry = self._entries[model] = Entry(model, self._limits)
+        entry.off_disk = False
         entry.keep_seconds = self._keep_seconds(model)
         for replica in entry.loaded:
             if replica.worker is not None and replica.worker.died.is_set():
@@ -378,7 +384,7 @@ class ModelPool:
             loading=len(entry.replicas) - len(loaded),
             engine=first.engine if first is not None else "",
             device=first.estimate.device if first is not None else "",
-            memory=self._room.of(entry.replicas),
+            memory=self._room.of((*entry.replicas, *entry.closing)),
             slots=self.slots(model),
             leases=entry.leases,
             waiting=len(entry.waiters),

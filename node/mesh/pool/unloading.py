@@ -1,6 +1,6 @@
 """How workers go: unloaded when idle, evicted, crashed, or because somebody said so."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import structlog
 import trio
@@ -17,7 +17,7 @@ class Unloading:
     """Ends workers of `entries`, and gives their memory back."""
 
     def __init__(
-        self, entries: Mapping[str, Entry], room: Room, on_change: Callable[[], None]
+        self, entries: dict[str, Entry], room: Room, on_change: Callable[[], None]
     ) -> None:
         self._entries = entries
         self._room = room
@@ -81,6 +81,7 @@ class Unloading:
         entry = replica.entry
         if replica in entry.replicas:
             entry.replicas.remove(replica)
+            entry.closing.append(replica)
             self._on_change()
         if not entry.replicas:
             # They were for what is unloaded now.
@@ -90,9 +91,18 @@ class Unloading:
     def forget(self, replica: Replica) -> None:
         """Give back what a worker had reserved, once it is gone or never came."""
         self._room.give_back(replica)
-        if replica in replica.entry.replicas:
-            replica.entry.replicas.remove(replica)
+        entry = replica.entry
+        if replica in entry.closing:
+            entry.closing.remove(replica)
+        if replica in entry.replicas:
+            entry.replicas.remove(replica)
             self._on_change()
+        self.prune(entry)
+
+    def prune(self, entry: Entry) -> None:
+        """Forget a model whose files are gone, once nothing of it runs or is waited for."""
+        if entry.off_disk and not (entry.replicas or entry.closing or entry.waiters):
+            self._entries.pop(entry.model, None)
 
     def bury(self, replica: Replica) -> None:
         """A worker has died. Called by whoever notices first."""

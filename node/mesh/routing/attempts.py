@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -13,16 +13,17 @@ from msgspec import UNSET
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
-from aigrid.metagraph.selection import Ranking
+from aigrid.metagraph.selection import Ranking, known_latency
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.observed import Observed
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.pool.health import OWN
+from aigrid.node.mesh.routing.beginning import Beginning, InTime, LateError, allowed, ready
 from aigrid.node.mesh.routing.mending import Asking, Mending
 from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
 from aigrid.node.mesh.routing.segment import AskedSegment, Guard, ReceiptBook
 from aigrid.node.mesh.routing.verdict import is_busy, is_its_fault, more_telling, worth_another
-from aigrid.node.mesh.routing.waiting import Tell, Waiting
+from aigrid.node.mesh.routing.waiting import BROUGHT, Tell, Waiting
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
@@ -40,9 +41,13 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Tried:
-    """What came of the attempts for one request: their number, and what is best told of them."""
+    """What came of the attempts for one request: their number, and what is best told of them.
+
+    `deaths`: workers that died before they had begun to answer it.
+    """
 
     attempts: int = 0
+    deaths: int = 0
     problem: AigridError | None = None
 
 
@@ -107,30 +112,45 @@ class Attempts:
     ) -> Opened | None:
         """The first candidate that begins to answer; None if none of those that may be asked does.
 
-        A warm one that is silent for so long before its first batch is given up, unless it is the
-        last.
+        One that is silent for so long before its first batch, or does not begin in time, is given
+        up, unless there is nobody else who is ready. One whose worker died meanwhile is asked once
+        more, after those that are ready: it may load another. Not twice: the request may be what
+        kills them.
 
         Raises:
             AigridError: no other candidate would do better.
         """
         left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
-        waiting = deque(kept.candidate for kept in ranking.kept)
+        waiting = deque(ranking.kept)
         while waiting and left:
-            candidate, presented = waiting.popleft(), None
+            kept, presented = waiting.popleft(), None
+            candidate = kept.candidate
             try:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
                 tried.attempts, left = tried.attempts + 1, left - 1
+                beginning = None
+                if waiting and left and ready(waiting[0]) and candidate.node != self._own_peer_id:
+                    beginning = self._beginning(candidate, request)
                 hurried = candidate.state == "warm" and waiting and left
                 silence = silence_seconds if hurried else math.inf
-                return await self.open(candidate, request, asking, presented, silence)
+                return await self.open(
+                    candidate, request, asking, presented, silence, beginning=beginning
+                )
             except AigridError as error:
                 self._note(candidate, error)
                 if not worth_another(error):
                     raise
                 again = await self._mending.again(candidate, error, presented, asking)
                 if again is not None:
-                    waiting.appendleft(again)
+                    waiting.appendleft(replace(kept, candidate=again))
+                elif error.code is Code.ENGINE_CRASHED:
+                    tried.deaths += 1
+                    if tried.deaths > LIMITS.worker_deaths_max:
+                        raise
+                    place = sum(map(ready, waiting))
+                    cold = replace(candidate, state="on_disk")
+                    waiting.insert(place, replace(kept, candidate=cold))
                 if presented is not None and error.code in POLICY and refusals_left:
                     refusals_left, left = refusals_left - 1, left + 1
                 if again is None or not left:  # else it is asked anew, and says the rest
@@ -145,8 +165,10 @@ class Attempts:
         asking: Asking,
         presented: Presented,
         silence_seconds: float = math.inf,
+        *,
+        beginning: Beginning | None = None,
     ) -> Opened:
-        """Start a request on a candidate and wait for its first batch."""
+        """Start a request on a candidate and wait for its first batch, within `beginning`."""
         message = Infer(
             asking.request_id,
             candidate.model,
@@ -161,9 +183,14 @@ class Attempts:
         first_guard: Guard = nullcontext
         async with AsyncExitStack() as stack:
             told = stack.enter_context(asking.waiting.at(candidate.node))
+            in_time = InTime(candidate.node, beginning)
             if candidate.node == self._own_peer_id:
                 served = self._serving.infer(
-                    message, candidate.signer, tell=_later(told), asker=_asker(asking.caller)
+                    message,
+                    candidate.signer,
+                    tell=_later(told),
+                    asker=_asker(asking.caller),
+                    tell_after_seconds=min(LIMITS.loading_seconds, asking.patience_seconds),
                 )
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
                 asking.waiting.over()
@@ -172,8 +199,12 @@ class Attempts:
                 alive = partial(self._peers.while_alive, candidate.node)
                 guard, first_guard = alive, partial(alive, silence_seconds=silence_seconds)
                 await self._connect(candidate)
-                with first_guard():
-                    batches = await self._ask(stack, candidate, message, asking.waiting)
+                with in_time, first_guard():
+                    batches = await self._ask(
+                        stack, candidate, message, asking.waiting, in_time.hear
+                    )
+                if candidate.state != "warm" and asking.patience_seconds < LIMITS.loading_seconds:
+                    told(BROUGHT)  # it says so itself in a moment, which is longer than he waits
             segment = AskedSegment(
                 batches,
                 candidate,
@@ -185,7 +216,8 @@ class Attempts:
                 guard=guard,
             )
             segment.segments = asking.ended
-            await segment.first(first_guard)
+            with in_time:
+                await segment.first(first_guard)
             if candidate.node != self._own_peer_id:
                 waited_ms = (trio.current_time() - began_seconds) * 1000
                 usual = not (_goes_on(request) or _was_loading(batches))
@@ -207,14 +239,23 @@ class Attempts:
 
     def _note(self, candidate: Candidate, error: AigridError) -> None:
         log.info(
-            "candidate failed", peer=candidate.node, model=candidate.model, code=error.code.value
+            "candidate_failed", peer=candidate.node, model=candidate.model, code=error.code.value
         )
+        if not isinstance(error, RemoteError):
+            return
+        now, observed = trio.current_time(), self._peers.seen(candidate.node)
+        if isinstance(error, LateError):
+            observed.stalled(candidate.model, now)
         if is_its_fault(error):
             self._peers.failed(candidate.node)
-        elif isinstance(error, RemoteError) and error.retry_after_seconds and is_busy(error):
-            self._peers.seen(candidate.node).busy(
-                candidate.model, error.retry_after_seconds, trio.current_time()
-            )
+        elif is_busy(error):
+            slots = candidate.slots if candidate.state == "warm" else 0
+            observed.busy(candidate.model, error.retry_after_seconds, now, slots=slots)
+
+    def _beginning(self, candidate: Candidate, request: InferRequest) -> Beginning:
+        known = known_latency(candidate, self._peers.observation(candidate.node))
+        within = allowed(candidate.state, None if known is None else known[0], request)
+        return Beginning(within, trio.current_time())
 
     def _present(self, candidate: Candidate, request: InferRequest, asking: Asking) -> Presented:
         """Signed anew for each attempt. Raises PolicyDeniedError where it would be in vain."""
@@ -232,7 +273,12 @@ class Attempts:
         candidate: Candidate,
         message: Infer,
         waiting: Waiting,
+        hear: Callable[[str], None],
     ) -> RemoteAnswer:
+        def loading(text: str) -> None:
+            hear(text)
+            waiting.tell(candidate.node, text)
+
         bodies = await stack.enter_async_context(
             self._rpc.call(
                 candidate.node, encode(message), silence_seconds=LIMITS.infer_silence_seconds
@@ -243,7 +289,7 @@ class Attempts:
             message.request,
             peer=candidate.node,
             failed=partial(self._peers.failed, candidate.node),
-            loading=partial(waiting.tell, candidate.node),
+            loading=loading,
             came=waiting.over,
         )
 

@@ -39,6 +39,11 @@ class Sought:
     needed: frozenset[str] = frozenset()
 
     @property
+    def name(self) -> str:
+        """Of the model that is wanted most, as the client calls it; "" where it names none."""
+        return self.models[0] if self.models else ""
+
+    @property
     def what(self) -> str:
         """For people."""
         return " or ".join(repr(model) for model in self.models) or repr(self.capability)

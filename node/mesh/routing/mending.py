@@ -8,6 +8,7 @@ import trio
 from aigrid.metagraph.index import Candidate, Index
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.routing.answer import Segment
+from aigrid.node.mesh.routing.summoning import Place
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.policy.caller import Caller
@@ -27,7 +28,8 @@ class Asking:
     `refusals`: what nodes said whose operators serve others than members. `repeated`: nodes that
     were asked a second time. `waited`: those on whose new offers it has waited, which is done once.
     `ended`: segments that failed before their first chunk. `waiting`: for whoever waits for it;
-    `patience_seconds`: how long, where nobody serves it.
+    `patience_seconds`: how long, where nobody serves it; `place`: among others who wait for
+    the same.
     """
 
     request: InferRequest
@@ -40,6 +42,7 @@ class Asking:
     ended: list[Segment] = field(default_factory=list)
     waiting: Waiting = field(default_factory=Waiting)
     patience_seconds: float = LIMITS.patience_seconds
+    place: Place = field(default_factory=lambda: Place(trio.current_time()))
 
 
 class Mending:

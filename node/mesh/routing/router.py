@@ -30,7 +30,7 @@ from aigrid.node.mesh.routing.continuation import Unbroken, others_first
 from aigrid.node.mesh.routing.mending import Asking
 from aigrid.node.mesh.routing.segment import ReceiptBook
 from aigrid.node.mesh.routing.summoning import Summon, Unmet, nobody_comes
-from aigrid.node.mesh.routing.verdict import TOLD, nobody_wanted, unmet, unwanted_ones
+from aigrid.node.mesh.routing.verdict import TOLD, nobody_wanted, unmet, unwanted_ones, wants_some
 from aigrid.node.mesh.routing.waiting import BROUGHT, IN_LINE, SOUGHT, Waiting, beside
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient
@@ -164,8 +164,11 @@ class Router:
         )
         answer = Answer(request_id, begun.model, begun.name, begun.node, chunks, tried.attempts)
         opened.segment.segments = answer.segments
-        async with chunks:
-            yield answer
+        try:
+            async with chunks:
+                yield answer
+        finally:
+            self._summon.freed()
 
     async def _begin(self, sought: Sought, asking: Asking, tried: Tried, deadline: float) -> Opened:
         """The first candidate that begins to answer; somebody is summoned while there is none.
@@ -173,32 +176,47 @@ class Router:
         Raises:
             AigridError: there is none.
         """
-        patience_seconds = deadline - trio.current_time()
-        # Busy nodes are tried again and again: whoever waits for longer may for longer.
-        often = math.ceil(patience_seconds / LIMITS.summon_retry_seconds)
-        for _ in range(max(LIMITS.summons_max, often)):
-            ranking = await self._ranked(sought)
-            tried.problem, before = None, len(asking.ended)
-            opened = await self._attempts.first(ranking, asking, tried)
-            if opened is not None:
-                return opened
-            if tried.attempts and not sought.preferences.allow_fallbacks:
-                break
-            ran = len(asking.ended) > before
-            wanted = self._unmet(sought, ranking, tried.problem, ran=ran)
-            if wanted is None or not await self._summoned(wanted, asking.waiting, deadline):
-                break
-        raise self._nobody(sought, tried.problem, ranking)
+        # Whoever waits for longer may try more often; who tried in vain rests so long in between.
+        often = math.ceil((deadline - trio.current_time()) / LIMITS.summon_retry_seconds)
+        try:
+            for _ in range(LIMITS.summons_max + often):
+                ranking = await self._ranked(sought)
+                tried.problem = None
+                wanted = self._behind(sought, asking) if wants_some(ranking) else None
+                if wanted is None:
+                    before, asking.place.asks = len(asking.ended), True
+                    opened = await self._attempts.first(ranking, asking, tried)
+                    if opened is not None:
+                        return opened
+                    if tried.problem is not None and not sought.preferences.allow_fallbacks:
+                        raise tried.problem
+                    ran = len(asking.ended) > before
+                    wanted = self._unmet(sought, ranking, tried.problem, ran=ran)
+                if wanted is None or not await self._summoned(wanted, asking, deadline):
+                    break
+        finally:
+            self._summon.left(asking.place)
+        busy = wanted is not None and wanted.reason == "busy"
+        raise self._nobody(sought, tried.problem, ranking, busy=busy)
 
-    async def _summoned(self, wanted: Unmet, waiting: Waiting, deadline: float) -> bool:
+    def _behind(self, sought: Sought, asking: Asking) -> Unmet | None:
+        """Who comes while others wait for the same waits behind them; None where nobody does."""
+        models = self._candidates.resolved(sought.models) or ("",)
+        crowded = all(self._summon.crowded(model, sought.capability) for model in models)
+        if asking.place.went or not crowded:
+            return None
+        return Unmet(models[0], sought.capability, sought.name, "busy")
+
+    async def _summoned(self, wanted: Unmet, asking: Asking, deadline: float) -> bool:
         """Summon, and tell who waits what for: he hears that, too, if it takes too long."""
+        waiting = asking.waiting
 
         async def talk() -> None:
             while True:
                 waiting.tell(*self._coming(wanted))
                 await trio.sleep(LIMITS.loading_seconds)
 
-        comes = await beside(self._summon(wanted, deadline=deadline), talk)
+        comes = await beside(self._summon(wanted, asking.place, deadline=deadline), talk)
         waiting.over()
         return comes
 
@@ -242,6 +260,7 @@ class Router:
             asking.salt,
             ended=answer.segments,
             waiting=waiting,
+            place=asking.place,
         )
         patience_seconds = min(asking.patience_seconds, LIMITS.continuation_patience_seconds)
         deadline = trio.current_time() + patience_seconds
@@ -249,6 +268,7 @@ class Router:
             for _ in range(LIMITS.summons_max):
                 ranking = others_first(self._candidates.ranked_here(sought), failed)
                 tried.problem, before = None, len(again.ended)
+                again.place.asks = True
                 beginning = self._attempts.first(
                     ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
                 )
@@ -264,12 +284,13 @@ class Router:
                     ran=len(again.ended) > before,
                 )
                 if wanted is None or not (
-                    await self._summoned(wanted, waiting, deadline) or await self._back(failed)
+                    await self._summoned(wanted, again, deadline) or await self._back(failed)
                 ):
                     return None
         except AigridError as error:
-            log.info("no other node may go on", model=answer.model, code=error.code.value)
+            log.info("no_other_node_may_go_on", model=answer.model, code=error.code.value)
         finally:
+            self._summon.left(again.place)
             answer.attempts = tried.attempts
         return None
 
@@ -296,12 +317,13 @@ class Router:
     ) -> Unmet | None:
         if self.own_trouble() is not None:
             return None
-        model = self._candidates.resolved(sought.models)[0] if sought.models else ""
-        name = sought.models[0] if sought.models else ""
-        capability = sought.capability
-        return unmet(ranking, problem, model=model, capability=capability, name=name, ran=ran)
+        model = (*self._candidates.resolved(sought.models), "")[0]
+        named = {"capability": sought.capability, "name": sought.name}
+        return unmet(ranking, problem, model=model, **named, ran=ran)
 
-    def _nobody(self, sought: Sought, problem: AigridError | None, ranking: Ranking) -> AigridError:
+    def _nobody(
+        self, sought: Sought, problem: AigridError | None, ranking: Ranking, *, busy: bool
+    ) -> AigridError:
         if problem is not None and problem.code is Code.NOT_MEMBER:
             return self.own_trouble() or problem  # which knows why
         if problem is not None and (problem.code in TOLD or problem.code in POLICY):
@@ -312,7 +334,7 @@ class Router:
         if problem is None and (unwanted := nobody_wanted(ranking, sought.what, sought.needed)):
             return unwanted
         retry_after_seconds = ranking.retry_after_seconds or LIMITS.retry_after_seconds
-        if any(one.reason is Reason.BUSY for one in ranking.dropped):
+        if busy or any(one.reason is Reason.BUSY for one in ranking.dropped):
             return NoCandidateError(
                 f"every node that can serve {sought.what} is busy",
                 Code.BUSY,

@@ -1,7 +1,8 @@
 """The seam between routing and placement: what is said when nobody can serve a request now."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import trio
 
@@ -23,19 +24,53 @@ class Unmet:
     reason: Literal["nobody offers", "busy"]
 
 
-class Summon(Protocol):
-    """Says that nobody serves this now, and waits until somebody may."""
+class Place:
+    """Where one request stands among those that want the same: kept through all its tries.
 
-    async def __call__(self, unmet: Unmet, *, deadline: float) -> bool:
+    Attributes:
+        since: when it came, by trio's clock: who came first goes first.
+        busy: whether it waits for somebody who is busy, rather than for anybody at all.
+        rests_until: it was let go in vain, and the next ones have their try before that.
+        turn: set once it may go on; None while it stands in no line.
+        went: whether it was ever let go.
+        asks: whether it is at somebody's already, who is known to run it or to have it in a queue.
+    """
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.busy = False
+        self.rests_until = -math.inf
+        self.turn: trio.Event | None = None
+        self.went = False
+        self.asks = False
+
+
+class Summon:
+    """Says that nobody serves this now, and waits until somebody may.
+
+    This one is that of a node without placement: nobody comes.
+    """
+
+    async def __call__(self, unmet: Unmet, place: Place, *, deadline: float) -> bool:
         """Whether it is worth ranking again; False when nobody will come before the deadline.
 
         Args:
             unmet: what is wanted.
+            place: of the request; the same at each of its tries.
             deadline: by trio's clock; it returns no later.
         """
+        await trio.lowlevel.checkpoint()
+        return False
+
+    def crowded(self, model: str, capability: str) -> bool:
+        """Whether others stand in line for the same, so that who comes now waits behind them."""
+        return False
+
+    def left(self, place: Place) -> None:
+        """A request that was let go has begun to be answered, or is given up."""
+
+    def freed(self) -> None:
+        """An answer has ended: somebody may have room now."""
 
 
-async def nobody_comes(unmet: Unmet, *, deadline: float) -> bool:  # noqa: ARG001 - a Summon
-    """The `Summon` of a node without placement."""
-    await trio.lowlevel.checkpoint()
-    return False
+nobody_comes = Summon()

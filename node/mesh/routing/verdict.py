@@ -113,7 +113,7 @@ def unmet(
     """
     if problem is not None and (problem.code in POLICY or not worth_another(problem)):
         return None
-    if problem is None and ranking.dropped and not ranking.kept and _all_unwanted(ranking):
+    if problem is None and not wants_some(ranking):
         return None
     told = None if problem is None else problem.code
     no_room = NO_ROOM if ran else NO_ROOM | {Code.OUT_OF_MEMORY}
@@ -125,7 +125,7 @@ def unmet(
 
 def nobody_wanted(ranking: Ranking, what: str, needed: Collection[str]) -> AigridError | None:
     """The error where there are offers, and none is what the request wants; None elsewhere."""
-    if not ranking.dropped or ranking.kept or not _all_unwanted(ranking):
+    if wants_some(ranking):
         return None
     lacking = [
         untaken(needed, one.candidate.takes)
@@ -144,5 +144,7 @@ def unwanted_ones(ranking: Ranking) -> str:
     return "; ".join(f"{one.candidate.node} {', '.join(one.explanation)}" for one in of[:_TOLD_MAX])
 
 
-def _all_unwanted(ranking: Ranking) -> bool:
-    return all(one.reason in UNWANTED for one in ranking.dropped)
+def wants_some(ranking: Ranking) -> bool:
+    """Whether a request wants some of those who offer, or there are none yet."""
+    unwanted = all(one.reason in UNWANTED for one in ranking.dropped)
+    return bool(ranking.kept) or not ranking.dropped or not unwanted

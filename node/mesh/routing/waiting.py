@@ -154,17 +154,25 @@ class Waiting:
         self.changed = trio.Event()
 
 
-async def telling(work: Awaitable[T], board: LoadProgress, model: str, tell: Tell) -> T:
+async def telling(
+    work: Awaitable[T],
+    board: LoadProgress,
+    model: str,
+    tell: Tell,
+    *,
+    after_seconds: float = LIMITS.loading_seconds,
+) -> T:
     """Wait for a lease of `model`; `tell` hears about once a second how far it is.
 
-    Raises what `work` raises. What `tell` raises ends the telling alone: whoever is told and is
-    gone will be missed elsewhere.
+    The first word comes after `after_seconds`. Raises what `work` raises. What `tell`
+    raises ends the telling alone: whoever is told and is gone will be missed elsewhere.
     """
 
     async def say() -> None:
+        await trio.sleep(after_seconds)
         while True:
-            await trio.sleep(LIMITS.loading_seconds)
             await tell(loading(board.said.get(model, IN_LINE)).text)
+            await trio.sleep(LIMITS.loading_seconds)
 
     return await beside(work, say)
 

@@ -125,7 +125,7 @@ class Hosting(Offering):
                 body.model, files, take=True, own=False, obtained=manifest, progress=progress
             )
             try:
-                await self._estimate(self._models.source(model))
+                self._pool.judge(model, await self._estimate(self._models.source(model)))
             except EngineError as error:
                 if error.code in _UNFIT:
                     await self._undo(model, {})
@@ -354,6 +354,7 @@ class Hosting(Offering):
         description = self._models.description(model)
         if description.upstream is UNSET:
             estimate = await self._estimate(self._models.source(model))
+            self._pool.judge(model, estimate)
         else:
             estimate = (await self._pool.resident(model)).estimate
             self.watch.note(model, "")

@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 from aigrid.metagraph.graph import Metagraph
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.pool.pool import ModelPool
+from aigrid.node.mesh.shelf.hostable import Standing, why_not_host
 from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.mesh.shelf.watch import UpstreamWatch
 from aigrid.node.policy.explaining import Foresight
@@ -117,9 +118,21 @@ class Offering:
         """Whether this node itself says what a model is."""
         return self._own_manifest(model) is not None
 
-    def may_run(self, format_: str, manifest: Record) -> bool:
-        """Whether files of that format, from whoever signed the manifest, may run code here."""
-        return not self._runs_code(format_) or self.trusts(manifest)
+    def standing(self, model: str, manifest: Record) -> Standing:
+        """What is permitted here under a manifest; see `why_not_host`.
+
+        What this node has published itself, or somebody has put here by hand, nobody hosts on
+        sufferance.
+        """
+        body, foresight = manifest.body, self._foresight and self._foresight()
+        live = self._graph.index.manifest(manifest.content_id, self._now_ms()) is not None
+        runs_code = isinstance(body, ModelBody) and self._runs_code(body.model.format)
+        safe = not runs_code or self.trusted(model)
+        if foresight is None:
+            return Standing(live, hosted=True, safe=safe)
+        own = model in self._models.list() and self._models.obtained(model) is None
+        refusal = None if own else foresight.may_host(manifest)
+        return Standing(live, foresight.hosts(manifest), safe, refusal)
 
     def manifest(self, model: str) -> Record | None:
         """The manifest we offer a model under: our own, else the one by which it was fetched.
@@ -148,20 +161,15 @@ class Offering:
 
     def _barred(self, model: str) -> str:
         """Why a model may neither be served nor given away here, or ""."""
+        manifest = self.manifest(model)
+        if manifest is not None:
+            refusal = why_not_host(model, manifest, self.standing(model, manifest))
+            return "" if refusal is None else f"it may not be hosted here: {refusal.message}"
         if self._runs_code(self._models.description(model).format) and not self.trusted(model):
             return "it can run code of its publisher, whom this node does not trust (any more)"
-        manifest, obtained = self.manifest(model), self._models.obtained(model)
-        if manifest is None and obtained is not None:
+        if self._models.obtained(model) is not None:
             return "the manifest by which it was fetched was withdrawn or has expired"
-        if manifest is None:
-            return "neither this node nor a publisher whom it trusts says what it is: publish it"
-        if self._foresight is not None and not self._foresight().hosts(manifest):
-            return "this node's operator does not host it: see `host` in its configuration"
-        if self._foresight is not None and obtained is not None:
-            refusal = self._foresight().may_host(manifest)
-            if refusal is not None:
-                return f"it may not be hosted here (any more): {refusal.message}"
-        return ""
+        return "neither this node nor a publisher whom it trusts says what it is: publish it"
 
     def _own_manifest(self, model: str) -> Record | None:
         manifests = self._graph.manifests_of(model, self._now_ms())

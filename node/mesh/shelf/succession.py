@@ -34,14 +34,14 @@ async def take_over(
     if former == own:
         return
     if former:
-        log.info("key changed since the last start", former=former, own=own)
+        log.info("key_changed_since_last_start", former=former, own=own)
         saying = _SayingAgain(former, graph, models, identity, now_ms)
         for record in graph.store.of_issuer(former):
             if not record.withdrawn and record.valid_until_ms > now_ms:
                 try:
                     await saying.say(record.body)
                 except AigridError as error:  # one model less: it can be published again
-                    log.warning("not taken over", subject=record.subject, code=error.code.value)
+                    log.warning("not_taken_over", subject=record.subject, code=error.code.value)
     local.set(_SETTING, own)
 
 

@@ -1,7 +1,8 @@
 """The room that fetched models take of the disk, and which of them goes when it is needed."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+import shutil
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -25,7 +26,8 @@ class WeightsCache:
     """Of models that this node has published itself nothing ever goes.
 
     Args of the constructor:
-        others: live nodes (DIDs) beside this one that give a model's files.
+        proven: live nodes (DIDs) beside this one that have shown lately that they hold a model's
+            files; they are asked for it if need be.
         given: models whose files are being given, and those that are on their way.
         pinned: models that stay, whatever happens, loaded just now or not.
     """
@@ -39,7 +41,7 @@ class WeightsCache:
         pool: ModelPool,
         *,
         own_did: str,
-        others: Callable[[str], Collection[str]],
+        proven: Callable[[str], Awaitable[Collection[str]]],
         given: Callable[[], Collection[str]],
         pinned: Callable[[], Collection[str]],
     ) -> None:
@@ -49,7 +51,7 @@ class WeightsCache:
         self._hosting = hosting
         self._pool = pool
         self._own_did = own_did
-        self._others = others
+        self._proven = proven
         self._given = given
         self._pinned = pinned
         self._deciding = trio.Lock()
@@ -70,54 +72,58 @@ class WeightsCache:
             if state != "on_disk" and model in fetched:
                 self._books.used(model)
 
-    @asynccontextmanager
-    async def room(self, model: str, size: int) -> AsyncIterator[None]:
-        """Have room for a model of that size, which comes inside, or comes to its end.
-
-        Raises:
-            LocalError: `over_quota` where it does not fit, whatever goes.
-        """
-        async with self._deciding:  # each counts on what is free
-            await self._make_room(model, size)
-            self._coming[model] = size
+    @contextmanager
+    def coming(self, model: str, size: int) -> Iterator[None]:
+        """A model of that size comes inside, or comes to its end: others count on less room."""
+        self._coming[model] = size
         try:
             yield
         finally:
             del self._coming[model]
 
-    async def _make_room(self, model: str, size: int) -> None:
-        cached = await self._cached(model)
-        budget = self._config.cache_bytes
-        chosen = to_evict(cached, needed_bytes=size, budget_bytes=budget)
-        if chosen is None:
+    async def check(self, model: str) -> None:
+        """Whether there is room for what is `coming`, or could be made: nothing goes yet.
+
+        Raises:
+            LocalError: `over_quota`, `data_directory_unusable`: it does not fit, whatever goes.
+        """
+        await self._plan(model, await self._cached(model))
+
+    async def make_room(self, model: str) -> None:
+        """Have room for what is `coming`. Raises as `check`, and then nothing has gone."""
+        async with self._deciding:  # each counts on what is free
+            cached = await self._cached(model)
+            while True:  # what nobody else has shown stays, and others may have to go for it
+                chosen = await self._plan(model, cached)
+                kept = {one for one in chosen if await self._is_keeper(one)}
+                if not kept:
+                    break
+                cached = [c.stays() if c.model in kept else c for c in cached]
+            for one in chosen:
+                await self._evict(one)
+
+    async def _plan(self, model: str, cached: list[Cached]) -> list[str]:
+        size, budget = self._coming[model], self._config.cache_bytes
+        if to_evict(cached, needed_bytes=size, budget_bytes=budget) is None:
             raise LocalError(
                 f"{-(-size // MIB)} MiB do not fit in the {budget // MIB} MiB for fetched models "
                 "(`cache_bytes`) beside those that are in use or that too few others hold",
                 Code.OVER_QUOTA,
             )
-        for one in chosen:
-            await self._evict(one)
-        folder = self._models.fetching_folder(model)
-        needed = await self._models.run_blocking(lambda: self._missing({model: size}))
-        left = [one for one in await self._cached(model) if not one.kept]
-        while True:  # a disk that is full before the budget is used up
-            try:
-                await self._models.run_blocking(lambda: check_room(folder.parent, needed))
-            except LocalError:
-                if not left:
-                    raise
-                victim = min(left, key=lambda one: (one.used_ms, one.model))
-                left.remove(victim)
-                await self._evict(victim.model)
-            else:
-                return
+        folder = self._models.fetching_folder(model).parent
+        needed = await self._models.run_blocking(self._missing)
+        free = await self._models.run_blocking(lambda: shutil.disk_usage(folder).free)
+        short = needed + LIMITS.disk_spare_bytes - free
+        chosen = to_evict(cached, needed_bytes=size, budget_bytes=budget, short_bytes=short)
+        if chosen is None:  # a disk that is full before the budget is used up
+            await self._models.run_blocking(lambda: check_room(folder, needed))
+        return chosen or []
 
-    def _missing(self, more: Mapping[str, int]) -> int:
-        """Bytes that are yet to be written of what is on its way, and of `more`. Blocks."""
-        coming = {**self._coming, **more}
+    def _missing(self) -> int:
+        """Bytes that are yet to be written of what is on its way. Blocks."""
         return sum(
             max(0, size - occupied_bytes(self._models.fetching_folder(model)))
-            for model, size in coming.items()
+            for model, size in self._coming.items()
             if model not in self._models.list()
         )
 
@@ -135,8 +141,7 @@ class WeightsCache:
         found = []
         for model, size in self.fetched().items():
             in_use = states.get(model, "on_disk") != "on_disk" or model in busy
-            kept = in_use or self._is_keeper(model)
-            found.append(Cached(model, size, self._books.used_ms(model), kept))
+            found.append(Cached(model, size, self._books.used_ms(model), in_use))
         for model in {*await self._models.run_blocking(self._models.fetching), *self._coming}:
             if model != wanted:
                 folder = self._models.fetching_folder(model)
@@ -145,13 +150,15 @@ class WeightsCache:
                 found.append(Cached(model, size, self._books.used_ms(model), model in busy))
         return found
 
-    def _is_keeper(self, model: str) -> bool:
+    async def _is_keeper(self, model: str) -> bool:
+        """Whether this node has to keep a model: too few others have shown that they hold it."""
+        if model not in self._models.list():
+            return False
         obtained = self._models.obtained(model)
-        issuer = "" if obtained is None else obtained.issuer
         kept_by = keepers(
             model,
-            {*self._others(model), self._own_did},
-            issuer=issuer,
+            {*await self._proven(model), self._own_did},
+            issuer="" if obtained is None else obtained.issuer,
             replicas_min=self._config.replicas_min,
         )
         return self._own_did in kept_by

@@ -7,8 +7,7 @@ model. A file is read a chunk at a time, and what is not as it was published is 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -16,6 +15,7 @@ import trio
 
 from aigrid.metagraph.quota import TokenBucket
 from aigrid.node.mesh.shelf.models import LocalModels
+from aigrid.node.mesh.weights.uploads import Upload, UploadSlots
 from aigrid.node.network.streams import Send
 from aigrid.node.policy.admission import Admission
 from aigrid.node.settings.weights import WeightsConfig
@@ -47,7 +47,6 @@ class WeightsGiving:
     `damaged` is told of a model whose files are not what was published.
 
     Attributes:
-        giving: model -> requests for its files that are being answered.
         given_bytes: since the start.
         denied: how often policy refused, and with what code.
     """
@@ -68,11 +67,15 @@ class WeightsGiving:
         self._admission = admission
         self._used = used
         self._damaged = damaged
-        self._peers: Counter[str] = Counter()
+        self._slots = UploadSlots(config.uploads, config.uploads_per_peer)
         self._pace: TokenBucket | None = None
-        self.giving: Counter[str] = Counter()
         self.given_bytes = 0
         self.denied: Counter[Code] = Counter()
+
+    @property
+    def giving(self) -> Counter[str]:
+        """Model -> requests for its files that are being answered."""
+        return self._slots.giving
 
     async def serve(self, peer_id: str, message: Weights, send: Send) -> None:
         """Send what was asked for, in pieces.
@@ -86,17 +89,18 @@ class WeightsGiving:
         if not self._config.seed or self._seeded_under(message.model) is None:
             raise NoCandidateError(f"this node does not give the files of {message.model}")
         file = self._file(message)
-        with self._slot(peer_id, message.model):
-            try:
-                with self._admission.admit(message, did_of_peer_id(peer_id)):
-                    pass
-            except (PolicyDeniedError, VerificationError) as error:
-                self.denied[error.code] += 1
-                log.info("weights_refused", peer=peer_id, model=message.model, code=error.code)
-                raise
+        self._slots.check(peer_id)
+        try:  # before anybody else's request ends for this one
+            with self._admission.admit(message, did_of_peer_id(peer_id)):
+                pass
+        except (PolicyDeniedError, VerificationError) as error:
+            self.denied[error.code] += 1
+            log.info("weights_refused", peer=peer_id, model=message.model, code=error.code)
+            raise
+        with self._slots.slot(peer_id, message.model) as upload:
             self._used(message.model)
             try:
-                await self._give(peer_id, message, file, send)
+                await self._give(upload, message, file, send)
             except (LocalError, UsageError) as error:
                 if error.code in (Code.HASH_MISMATCH, Code.MODEL_FILE_MISSING):
                     log.error("model_damaged", model=message.model)  # noqa: TRY400
@@ -110,33 +114,11 @@ class WeightsGiving:
                 return file
         raise InvalidRequestError("the model has no such file, or no such chunk")
 
-    @contextmanager
-    def _slot(self, peer_id: str, model: str) -> Iterator[None]:
-        """One of the requests that are answered at once."""
-        config = self._config
-        full = self.giving.total() >= config.uploads
-        if full or self._peers[peer_id] >= config.uploads_per_peer:
-            raise LocalError(
-                "too many requests for weights are being answered",
-                Code.BUSY,
-                retry_after_seconds=LIMITS.retry_after_seconds,
-            )
-        counts = ((self._peers, peer_id), (self.giving, model))
-        for counter, key in counts:
-            counter[key] += 1
-        try:
-            yield
-        finally:
-            for counter, key in counts:
-                counter[key] -= 1
-                if not counter[key]:
-                    del counter[key]
-
-    async def _give(self, peer_id: str, message: Weights, file: ModelFile, send: Send) -> None:
+    async def _give(self, upload: Upload, message: Weights, file: ModelFile, send: Send) -> None:
         part, models = message.part, self._models
         raw = await models.chunk_list(message.model, file)
         if not part.count:
-            await self._send(peer_id, raw, send)
+            await self._send(upload, raw, send)
             return
         untouched = await models.untouched(message.model)
         path = models.source(message.model).files[file.name]
@@ -151,19 +133,22 @@ class WeightsGiving:
                 length = min(size, file.bytes - number * size)
                 read = partial(read_chunk, descriptor, number * size, length, expected, file)
                 chunk = await models.run_blocking(read)
-                await self._send(peer_id, chunk, send)
+                await self._send(upload, chunk, send)
         finally:
             os.close(descriptor)
 
-    async def _send(self, peer_id: str, data: bytes, send: Send) -> None:
+    async def _send(self, upload: Upload, data: bytes, send: Send) -> None:
         """In pieces, no faster than configured; a peer that takes none for too long is left."""
         for at in range(0, len(data), LIMITS.weights_piece_bytes):
             piece = data[at : at + LIMITS.weights_piece_bytes]
             await self._wait_turn(len(piece))
-            with trio.move_on_after(LIMITS.upload_piece_seconds) as scope:
+            with (
+                upload.sending(len(piece)),
+                trio.move_on_after(LIMITS.upload_piece_seconds) as scope,
+            ):
                 await send(encode(Piece(piece)))
             if scope.cancelled_caught:
-                raise RemoteError("the peer takes nothing", Code.TIMEOUT, peer=peer_id)
+                raise RemoteError("the peer takes nothing", Code.TIMEOUT, peer=upload.peer)
             self.given_bytes += len(piece)
 
     async def _wait_turn(self, count: int) -> None:

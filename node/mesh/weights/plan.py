@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aigrid.node.mesh.rendezvous import score
 from aigrid.protocol.limits import LIMITS
@@ -156,6 +156,10 @@ class Cached:
     used_ms: int
     kept: bool
 
+    def stays(self) -> "Cached":
+        """The same, kept."""
+        return replace(self, kept=True)
+
 
 def keepers(
     model: str, holders: Iterable[str], *, issuer: str, replicas_min: int
@@ -165,15 +169,24 @@ def keepers(
     Whoever published it first, then as they are ranked to host it: all who know of the same holders
     agree, so that not all of them let it go at the same moment, each counting on the others.
     """
+    return frozenset(by_rank(model, holders, issuer=issuer)[: max(1, replicas_min)])
+
+
+def by_rank(model: str, holders: Iterable[str], *, issuer: str) -> list[str]:
+    """Holders in the order in which they are to keep a model: see `keepers`."""
     by_score = sorted(set(holders), key=lambda did: score(did, model), reverse=True)
-    ranked = sorted(by_score, key=lambda did: did != issuer)
-    return frozenset(ranked[: max(1, replicas_min)])
+    return sorted(by_score, key=lambda did: did != issuer)
 
 
-def to_evict(cached: Iterable[Cached], *, needed_bytes: int, budget_bytes: int) -> list[str] | None:
-    """What has to go, longest unused first, so that `needed_bytes` more fit; None: they cannot."""
+def to_evict(
+    cached: Iterable[Cached], *, needed_bytes: int, budget_bytes: int, short_bytes: int = 0
+) -> list[str] | None:
+    """What has to go, longest unused first, so that `needed_bytes` more fit; None: they cannot.
+
+    `short_bytes`: what the disk lacks for them, whatever the budget allows.
+    """
     held = sorted(cached, key=lambda one: (one.used_ms, one.model))
-    excess = sum(one.bytes for one in held) + needed_bytes - budget_bytes
+    excess = max(sum(one.bytes for one in held) + needed_bytes - budget_bytes, short_bytes)
     chosen = []
     for one in held:
         if excess <= 0:

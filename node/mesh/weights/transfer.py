@@ -2,8 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
@@ -14,6 +13,7 @@ from aigrid.node.mesh.shelf.copying import RunBlocking
 from aigrid.node.mesh.weights.asking import Pieces, WeightsAsking
 from aigrid.node.mesh.weights.partial import Partial
 from aigrid.node.mesh.weights.plan import Asked, WorkQueue
+from aigrid.node.mesh.weights.transferred import Transferred
 from aigrid.protocol.chunks import DIGEST_BYTES, FileChunks, Part, chunk_count, read_chunk_list
 from aigrid.protocol.errors import (
     CODES,
@@ -39,30 +39,13 @@ _REST_SECONDS = 3.0
 _STRIKES_MAX = 2
 
 
-@dataclass(slots=True)
-class Transferred:
-    """How far it has come.
-
-    Attributes:
-        all_bytes: of the model.
-        here_bytes: of these on the disk, checked.
-        resumed_bytes: of these what was there at the beginning.
-        received_bytes: that came, wrong and doubled ones included.
-        given: DID of a holder -> good bytes that it has sent.
-    """
-
-    all_bytes: int
-    here_bytes: int = 0
-    resumed_bytes: int = 0
-    received_bytes: int = 0
-    given: dict[str, int] = field(default_factory=dict)
-
-
 class Transfer:
     """One fetch. A holder that fails is left out of it from then on, with its reason in `dropped`.
 
     `holders` says who could be asked now. `spend` is told of bytes before they count, and raises
-    LocalError (`over_budget`) where there have been too many today. `moved` is told of progress.
+    LocalError (`over_budget`) where there have been too many today. `make_room` is called once the
+    first good chunk has come: before, nothing has to go for it. `moved` is told of progress, which
+    is kept in `progress`. Where `others_wait` while little comes, `run` returns before the end.
     """
 
     def __init__(
@@ -75,6 +58,9 @@ class Transfer:
         peers: Peers,
         run_blocking: RunBlocking,
         spend: Callable[[int], None],
+        make_room: Callable[[], Awaitable[None]],
+        others_wait: Callable[[], bool],
+        progress: Transferred,
         moved: Callable[[], None],
     ) -> None:
         self._manifest = manifest
@@ -84,7 +70,13 @@ class Transfer:
         self._peers = peers
         self._run_blocking = run_blocking
         self._spend = spend
+        self._make_room = make_room
+        self._others_wait = others_wait
         self._moved = moved
+        self._room = trio.Lock()
+        self._has_room = False
+        self._resumed = False
+        self._over = False
         self._chunks: tuple[FileChunks, ...] = ()
         self._queue = WorkQueue([], [])
         self._scopes: dict[Asked, trio.CancelScope] = {}
@@ -96,25 +88,32 @@ class Transfer:
         self._resting: dict[str, float] = {}
         self._failure: AigridError | None = None
         self.dropped: dict[str, AigridError] = {}
-        self.progress = Transferred(sum(file.bytes for file in partial.files))
+        self.progress = progress
 
-    async def run(self, lists: tuple[ChunkList, ...]) -> None:
-        """Bring everything that is missing. `lists` are those of the manifest, in order of name.
+    async def run(self, lists: tuple[ChunkList, ...]) -> bool:
+        """Bring what is missing. `lists` are those of the manifest, in order of name.
+
+        False: its turn is over before everything is here; the next call goes on.
 
         Raises:
             NoCandidateError, PolicyDeniedError: no holder is left, and why.
             LocalError: `data_directory_unusable`, `over_budget`.
         """
-        chunks = [
-            await self._chunk_list(file, one.sha256)
-            for file, one in zip(self._partial.files, lists, strict=True)
-        ]
-        self._chunks = tuple(chunks)
-        have = self._partial.use(self._chunks)
-        self._queue = WorkQueue(have, [one.size for one in chunks])
-        await self._resume()
+        if not self._resumed:
+            chunks = [
+                await self._chunk_list(file, one.sha256)
+                for file, one in zip(self._partial.files, lists, strict=True)
+            ]
+            self._chunks = tuple(chunks)
+            have = self._partial.use(self._chunks)
+            self._queue = WorkQueue(have, [one.size for one in chunks])
+            await self._resume()
+            self._resumed = True
+        self._rebuild()
+        self._over = False
         if self._queue.missing:
             await self._bring()
+        return not self._over
 
     async def _chunk_list(self, file: ModelFile, sha256: str) -> FileChunks:
         raw = await self._run_blocking(lambda: self._partial.chunk_list(file))
@@ -175,11 +174,11 @@ class Transfer:
 
     async def _resume(self) -> None:
         """Believe what is on the disk, once it has been hashed."""
+        self.progress.resumed_bytes = 0
         for file, number in await self._run_blocking(lambda: list(self._partial.claimed())):
             if await self._run_blocking(functools.partial(self._partial.holds, file, number)):
                 self._queue.got(file, number)
                 self.progress.resumed_bytes += self._chunks[file].length(number)
-        self._rebuild()
         self.progress.here_bytes = self.progress.resumed_bytes
         self._moved()
 
@@ -189,7 +188,7 @@ class Transfer:
     async def _bring(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._recruit, nursery)
-            while self._queue.missing and self._failure is None:
+            while self._queue.missing and self._failure is None and not self._over:
                 await self._changed.wait()
             nursery.cancel_scope.cancel()
         if self._failure is not None:
@@ -197,8 +196,16 @@ class Transfer:
 
     async def _recruit(self, nursery: trio.Nursery) -> None:
         """Put every holder to work that there is, or that comes later."""
-        alone_since = trio.current_time()
+        alone_since = window = trio.current_time()
+        had_bytes = self.progress.here_bytes
         while True:
+            if trio.current_time() - window >= LIMITS.fetch_turn_seconds:
+                came_bytes = self.progress.here_bytes - had_bytes
+                slow = came_bytes < LIMITS.fetch_slow_bytes_per_second * LIMITS.fetch_turn_seconds
+                if slow and self._others_wait():
+                    self._over = True
+                    self._tell()
+                window, had_bytes = trio.current_time(), self.progress.here_bytes
             for holder in self._left():
                 room = len(self._working) < LIMITS.fetch_holders_max
                 if room and holder.signer not in self._working:
@@ -297,6 +304,7 @@ class Transfer:
         file, here = asked.run.file, self._queue.have[asked.run.file]
         if here[number]:
             return
+        await self._have_room(file, number, chunk)
         if not await self._run_blocking(lambda: self._partial.store(file, number, chunk)):
             raise RemoteError("it sent a wrong chunk", Code.HASH_MISMATCH, peer=peer)
         if here[number]:
@@ -311,6 +319,14 @@ class Transfer:
         self._moved()
         if not self._queue.missing:
             self._tell()
+
+    async def _have_room(self, file: int, number: int, chunk: bytearray) -> None:
+        """For the first chunk that is right. Raises LocalError where there is no room."""
+        async with self._room:
+            if self._has_room or not self._chunks[file].holds(number, chunk):
+                return
+            await self._make_room()
+            self._has_room = True
 
     async def _failed(self, holder: Seeder, error: AigridError) -> None:
         """What a holder's failure means for this fetch."""

@@ -347,3 +347,12 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "grid",
     }
     assert entry._command_names() == expected
+
+
+def test_no_line_of_the_help_is_cut_at_eighty_columns(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ([], ["models"]):
+        _, *lines = cli(*group, "--help").out.splitlines()
+        assert [line for line in lines if line.endswith("...") or len(line) > 80] == []

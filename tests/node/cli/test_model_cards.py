@@ -31,15 +31,17 @@ MODEL: dict[str, Any] = {
     "on_disk": [],
     "can_fetch": [],
     "seeds": [OWN],
+    "capabilities": ["text-generation"],
     "policy": [{"actions": ["invoke"], "assignees": ["members"]}],
     "here": HERE,
 }
 
 
-def shown(cli: Cli, node: ScriptedNode, command: str = "models", **here: Any) -> str:
+def shown(cli: Cli, node: ScriptedNode, *command: str, **here: Any) -> str:
     model = {**MODEL, "here": {**HERE, **here}}
-    node.answers[command] = {"models": [model], "trouble": "", "peer_id": OWN}
-    done = cli(command)
+    words = command or ("models", "--long")
+    node.answers[words[0]] = {"models": [model], "trouble": "", "peer_id": OWN}
+    done = cli(*words)
     assert done.status == 0
     assert all(len(line) <= 100 for line in done.out.splitlines())
     return " ".join(done.out.split())
@@ -49,6 +51,7 @@ def test_a_model_tells_where_it_is_and_how_it_stands_here(cli: Cli, node: Script
     told = shown(cli, node)
     for part in (
         "smollm2 (elsewhere: smol)",
+        "does text-generation",
         "for members",
         f"warm {OTHER} {OWN} (here)",
         f"seeds {OWN} (here)",

@@ -69,4 +69,4 @@ def test_models_are_listed_with_those_who_may_ask_them(cli: Cli, node: ScriptedN
         ([RULE, grant], "members, a grant from did:key:z1"),
     ):
         node.answers["models"] = {"models": [{**listed, "policy": policy}]}
-        assert shown in cli("models").out
+        assert shown in cli("models", "--long").out

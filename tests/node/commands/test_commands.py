@@ -105,11 +105,15 @@ async def test_models_find_and_ask(sim, autojump_clock):
     nowhere = {"warm": [], "loading": [], "can_fetch": [], "seeds": [peer]}
     listed = {"model": model, "name": "parrot", "names": ["parrot"], "state": "on_disk"}
     listed |= {"on_disk": [peer], **nowhere}
+    listed["capabilities"] = ["text-generation"]
     listed["policy"] = [
         {"actions": ["fetch", "host", "invoke", "publish"], "assignees": ["members"]}
     ]
     own = a.node.identity.peer_id
-    assert await a("models") == {"models": [listed], "trouble": "", "peer_id": own, "fetching": {}}
+    assert await a("models") == {"models": [listed], "trouble": "", "peer_id": own}
+    for called in ("parrot", model, f"urn:aigrid:model:{model}"):
+        assert await a("models_show", model=called) == {"model": listed, "peer_id": own}
+    assert await a.refused("models_show", model="nothing") is Code.MODEL_NOT_FOUND
     (found,) = (await a("find", capability="text-generation"))["candidates"]
     assert found.keys() == {"model", "name", "record", "node", "signer", "state", "valid_until"}
     assert (found["node"], found["signer"]) == (peer, b.node.identity.did)
@@ -309,4 +313,40 @@ async def test_a_model_on_the_grid_is_fetched_by_name_and_dropped(sim, autojump_
     other = {"weights.bin": content(10)}
     await knows(nodes[1], await publish_heavy(sim, "a", other, called="parrot"))
     assert await b.refused("models_fetch", name="parrot") is Code.AMBIGUOUS_MODEL
+
+
+async def test_twins_are_dropped_by_their_ids(sim, autojump_clock):
+    nodes = await heavy_grid(sim, "a", "b", "c")
+    b = Console(nodes[1])
+    models = [
+        await publish_heavy(sim, name, {"w.bin": content(size)}, called="parrot")
+        for name, size in (("a", 1000), ("c", 10))
+    ]
+    for model in models:
+        await knows(nodes[1], model)
+        await b("models_fetch", name=model)
+    with pytest.raises(AigridError) as caught:
+        await b("models_drop", model="parrot")
+    assert caught.value.code is Code.AMBIGUOUS_MODEL
+    assert all(model in caught.value.message for model in models)
+    for model in models:
+        assert await b("models_drop", model=model) == {"model": model}
+
+
+async def test_what_was_published_here_is_not_dropped_but_withdrawn(sim, autojump_clock):
+    a, _ = await two(sim)
+    await sim.publish_echo("a", "parrot")
+    with pytest.raises(AigridError, match=r"published on this node.*`aigrid withdraw parrot`"):
+        await a("models_drop", model="parrot")
+    with pytest.raises(AigridError, match="has fetched no model 'crow'"):
+        await a("models_drop", model="crow")
+
+
+async def test_a_starter_model_tells_which_models_its_name_hides(sim, autojump_clock):
+    a, b = await two(sim)
+    model = await sim.publish_echo("b", "echo")
+    await eventually(a.node.router.models, seconds=10)
+    body = await a("models_fetch", name="echo")
+    assert body["others"] == [model] != [body["model"]]
+    assert (await b("models_fetch", name=model))["others"] == []
     assert await b.refused("models_fetch", name="nobody's") is Code.MODEL_NOT_FOUND

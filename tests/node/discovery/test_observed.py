@@ -72,3 +72,35 @@ def test_what_is_remembered_is_bounded(steps: list[tuple[int, int, float]]) -> N
         else:
             seen.busy(str(model), value, now)
         assert max(len(seen.paces), len(seen.busy_until)) <= LIMITS.models_observed_max
+
+
+def test_who_refuses_though_it_seems_free_is_left_alone_for_longer_each_time() -> None:
+    seen, now, waits = Observed(), 0.0, []
+    for _ in range(8):
+        seen.busy("m", None, now, slots=4)
+        (wait,) = seen.observation(now, alive=True).busy_seconds.values()
+        seen.busy("m", None, now, slots=4)  # at the same moment: another request of ours
+        waits.append(wait)
+        now += wait
+    assert waits == sorted(waits)
+    assert waits[0] < waits[1] < waits[-1] == LIMITS.summon_retry_seconds
+    seen.began("m", 10.0)
+    seen.busy("m", 3.0, now, slots=4)
+    assert seen.observation(now, alive=True).busy_seconds == {"m": 3.0}
+    seen.heard(4)
+    seen.busy("n", None, now, slots=4)  # it is full, as it seems
+    assert "n" not in seen.observation(now, alive=True).busy_seconds
+
+
+def test_who_did_not_begin_counts_less_for_a_while_and_longer_if_it_does_so_again() -> None:
+    seen, now = Observed(), 0.0
+    for pause in (60.0, 120.0, 240.0):
+        seen.stalled("m", now)
+        assert seen.observation(now + pause - 1, alive=True).stalled == {"m"}
+        assert not seen.observation(now + pause, alive=True).stalled
+        now += pause
+        seen.began("m", 10.0)
+        seen.succeeded()
+    now += LIMITS.stall_pause_max_seconds + 241
+    seen.stalled("m", now)
+    assert not seen.observation(now + 60, alive=True).stalled

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aigrid.metagraph.database import Database
 from aigrid.node.policy.nonces import Nonces
-from aigrid.protocol.errors import Code, LocalError
+from aigrid.protocol.errors import Code, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
 
 NOW = 1_800_000_000_000
@@ -99,3 +99,26 @@ def test_the_disk_is_swept(tmp_path: Path) -> None:
         assert use(nonces, f"n{number}", now=NOW + number * 2000)
     assert int(database.row("SELECT COUNT(*) FROM nonces")[0]) < 100
     assert not Nonces(database).use("a", "n0", until_ms=NOW + 1000, now_ms=NOW)
+
+
+def test_on_a_full_disk_a_nonce_serves_once_all_the_same_and_is_written_down_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(tmp_path / "records.db")
+    nonces = Nonces(database, limits=replace(LIMITS, nonces_kept_max=20))
+
+    def full(*_: object) -> None:
+        raise UsageError("the disk is full", Code.DATA_DIRECTORY_UNUSABLE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "execute", full)
+        for number in range(100):
+            assert use(nonces, f"n{number}", now=NOW + 500 * number, life=2000)
+            assert not use(nonces, f"n{number}", now=NOW + 500 * number, life=2000)
+        assert len(nonces._unwritten) <= 41
+    later = NOW + 500 * 99
+    assert use(nonces, "again", now=later, life=2000)
+    database.close()
+    restarted = Nonces(Database(tmp_path / "records.db"))
+    assert not use(restarted, "again", now=later, life=2000)
+    assert not use(restarted, "n99", now=later, life=2000)

@@ -124,6 +124,14 @@ def test_while_one_has_a_slot_free_no_more_are_wanted():
     assert wanted_replicas(Scene(MODEL, {"x": 64}, warm)) == 2
 
 
+def test_that_one_has_slots_free_is_not_believed_while_requests_wait_all_the_same():
+    liar, waits = [Replica("liar", slots=64, full=False)], {"x": 3}
+    believed = LIMITS.placement_believed_seconds
+    assert wanted_replicas(Scene(MODEL, waits, liar, waited_seconds=believed - 1)) == 1
+    assert wanted_replicas(Scene(MODEL, waits, liar, waited_seconds=believed)) == 2
+    assert wanted_replicas(Scene(MODEL, {}, liar, waited_seconds=believed)) == 0
+
+
 @given(st.integers(1, 10**9))
 def test_one_member_is_given_few_replicas_whatever_it_says(count):
     warm = [Replica(str(number)) for number in range(LIMITS.replicas_per_asker)]

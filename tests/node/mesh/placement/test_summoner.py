@@ -11,7 +11,7 @@ from tests.simulation.heavy import content, heavy_grid, publish_heavy
 from trio.testing import MockClock
 
 from aigrid.node.mesh.placement import summoner
-from aigrid.node.mesh.routing.summoning import Unmet
+from aigrid.node.mesh.routing.summoning import Place, Unmet
 from aigrid.node.settings.placement import PlacementConfig
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.limits import LIMITS
@@ -35,6 +35,10 @@ async def pair(sim: Simulation, **options: Any) -> str:
     model = await sim.publish_echo("holder", "parrot", **options)
     await eventually(sim.nodes["asker"].node.router.models, seconds=30)
     return model
+
+
+def here() -> Place:
+    return Place(trio.current_time())
 
 
 async def test_what_nobody_has_any_more_is_not_waited_for(
@@ -79,7 +83,7 @@ async def test_they_wait_in_line_and_leave_it_when_they_give_up(
         for _ in range(5):
             deadline = trio.current_time() + 600
             unmet = Unmet(model, "", "parrot", "nobody offers")
-            nursery.start_soon(lambda: summon(unmet, deadline=deadline))  # noqa: B023
+            nursery.start_soon(lambda: summon(unmet, here(), deadline=deadline))  # noqa: B023
         await trio.sleep(1)
         assert (summon.waiting, demands.counts()) == (5, {model: 5})
         nursery.cancel_scope.cancel()
@@ -95,12 +99,12 @@ async def test_without_a_sign_of_anybody_hope_ends_before_the_deadline(
     await trio.sleep(5)
     began = trio.current_time()
     unmet = Unmet(model, "", "parrot", "nobody offers")
-    assert not await summon(unmet, deadline=began + 3600)
+    assert not await summon(unmet, here(), deadline=began + 3600)
     assert trio.current_time() - began == pytest.approx(LIMITS.summon_hope_seconds, abs=1)
     began = trio.current_time()
-    assert not await summon(unmet, deadline=began + 2)
+    assert not await summon(unmet, here(), deadline=began + 2)
     assert trio.current_time() - began == pytest.approx(2, abs=0.1)
-    assert not await summon(unmet, deadline=began - 1)
+    assert not await summon(unmet, here(), deadline=began - 1)
 
 
 async def test_a_capability_waits_for_a_model_that_has_it(
@@ -113,11 +117,11 @@ async def test_a_capability_waits_for_a_model_that_has_it(
     deadline = trio.current_time() + 3
     async with trio.open_nursery() as nursery:
         unmet = Unmet("", "text-generation", "", "nobody offers")
-        nursery.start_soon(lambda: node.placement.summon(unmet, deadline=deadline))
+        nursery.start_soon(lambda: node.placement.summon(unmet, here(), deadline=deadline))
         await trio.sleep(1)
         assert node.placement.demands.counts() == {model: 1}
     other = Unmet("", "image-classification", "", "nobody offers")
-    assert not await node.placement.summon(other, deadline=trio.current_time() + 100)
+    assert not await node.placement.summon(other, here(), deadline=trio.current_time() + 100)
 
 
 async def test_the_line_has_an_end(
@@ -133,7 +137,7 @@ async def test_the_line_has_an_end(
     said: list[tuple[float, bool]] = []
 
     async def wait() -> None:
-        again = await summon(unmet, deadline=began + 5)
+        again = await summon(unmet, here(), deadline=began + 1)
         said.append((trio.current_time() - began, again))
 
     async with trio.open_nursery() as nursery:
@@ -149,6 +153,7 @@ async def test_a_line_that_nobody_stands_in_is_forgotten(
     model = await pair(sim)
     summon = sim.nodes["asker"].node.placement.summon
     unmet = Unmet(model, "", "parrot", "busy")
-    assert await summon(unmet, deadline=trio.current_time() + 5)
-    await trio.sleep(LIMITS.ping_interval_seconds + 1)
+    place = here()
+    assert await summon(unmet, place, deadline=trio.current_time() + 5)
+    summon.left(place)
     assert not summon._lines, "or it is looked at four times a second for ever"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aigrid.node.mesh.pool.health import OWN, Health
+from aigrid.node.mesh.pool.health import OWN, Health, passed_on
 from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError
 from aigrid.protocol.limits import LIMITS
 
@@ -148,3 +148,51 @@ def test_any_number_of_clients_takes_bounded_room(suspects: int) -> None:
         health.crashed(n * 0.001, CRASH, {f"did:key:{n + m}" for m in range(suspects)})
     assert len(health._pauses) <= LIMITS.suspects_max
     assert len(health._crashes) <= 64
+
+
+def pause(health: Health, asker: str, now: float) -> float:
+    try:
+        health.check_asker(now, asker)
+    except LocalError as error:
+        return error.retry_after_seconds or 0.0
+    return 0.0
+
+
+def test_one_caller_of_a_gateway_waits_and_its_other_callers_do_not() -> None:
+    health, now = Health(LIMITS), 0.0
+    bad, good = passed_on(B, A), passed_on(C, A)
+    for _ in range(LIMITS.crashes_max - 1):
+        assert not health.crashed(now, CRASH, {bad})
+        now += pause(health, bad, now)
+        assert pause(health, good, now) == pause(health, A, now) == 0.0
+    assert health.crashed(now, CRASH, {bad})
+    assert health.quarantined_until(now) == now + LIMITS.quarantine_one_seconds
+
+
+def test_new_keys_behind_one_gateway_make_all_of_it_wait_and_quarantine_it_as_one() -> None:
+    health, now, waits = Health(LIMITS), 0.0, []
+    for n in range(LIMITS.crashes_max):
+        fresh = passed_on(f"did:key:fresh{n}", A)
+        wait = pause(health, fresh, now)
+        waits.append(wait)
+        assert pause(health, passed_on(B, C), now) == 0.0
+        now += wait
+        assert health.crashed(now, CRASH, {fresh}) is (n == LIMITS.crashes_max - 1)
+    assert waits == [0.0, 0.0, 2.0, 4.0, 8.0]
+    assert health.quarantined_until(now) == now + LIMITS.quarantine_one_seconds
+
+
+def test_an_actor_that_comes_by_way_of_many_gateways_is_one_asker() -> None:
+    health = Health(LIMITS)
+    for n in range(LIMITS.crashes_max):
+        health.crashed(float(n), CRASH, {passed_on(A, f"did:key:gateway{n}")})
+    now = float(LIMITS.crashes_max - 1)
+    assert health.quarantined_until(now) == now + LIMITS.quarantine_one_seconds
+
+
+def test_several_actors_by_several_gateways_are_the_models_fault() -> None:
+    health = Health(LIMITS)
+    for n in range(LIMITS.crashes_max):
+        health.crashed(float(n), CRASH, {passed_on(f"did:key:actor{n}", f"did:key:gateway{n}")})
+    now = float(LIMITS.crashes_max - 1)
+    assert health.quarantined_until(now) == now + LIMITS.quarantine_seconds

@@ -3,17 +3,19 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from tests.node.mesh.pool.world import IDLE_SECONDS, World, running
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from aigrid.engines.base import Estimate
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import Store
 from aigrid.node.mesh.pool.pinning import Pins
 from aigrid.node.mesh.pool.view import ModelUse
-from aigrid.protocol.errors import AigridError, Code, UsageError
+from aigrid.protocol.errors import AigridError, Code, EngineError, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
 
 
@@ -113,7 +115,7 @@ async def test_the_view_says_how_every_model_stands(
 
 @asynccontextmanager
 async def pinning(
-    world: World, directory: Path, *configured: str, names: Mapping[str, str] = {}
+    world: World, directory: Path, *configured: str, names: Mapping[str, str] = {}, **more: Any
 ) -> AsyncIterator[Pins]:
     store = Store(directory / "records.db")
     pins = Pins(
@@ -122,6 +124,7 @@ async def pinning(
         LocalState(store),
         configured=configured,
         name_of=lambda model: names.get(model, ""),
+        **more,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(pins.run)
@@ -339,3 +342,63 @@ async def test_a_load_that_nobody_asks_for_excuses_no_crash_and_takes_no_wish_ba
             await crash(world, model, f"asker {n}")
             await trio.sleep(10)
         assert "keeps crashing" in world.pool.problem(model)
+
+
+async def test_what_does_not_fit_beside_other_pins_is_refused_or_waits_for_room(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        large, small, huge = [await world.add(memory_bytes=n) for n in (70, 60, 1000)]
+
+        async def charge(model: str) -> dict[str, int]:
+            await trio.lowlevel.checkpoint()
+            return {"cpu": {large: 70, small: 60, huge: 1000}[model]}
+
+        names = {large: "large", small: "small", huge: "huge"}
+        configured = ("nosuch", "large", "huge", "small")
+        async with pinning(world, tmp_path, *configured, names=names, charge=charge) as pins:
+            await trio.sleep(60)
+            assert [world.state(m) for m in (large, small, huge)] == ["warm", "on_disk", "on_disk"]
+            assert len(world.spawner.spawned) == 1, "nothing is loaded in vain"
+            assert pins.problems.keys() == {"nosuch", "huge", "small"}
+            assert "(large)" in pins.problems["small"]
+        async with pinning(world, tmp_path, names=names, charge=charge) as pins:
+            await pins.check(large)
+            pins.pin(large)
+            with pytest.raises(LocalError, match="unpin") as refused:
+                await pins.check(small)
+            assert refused.value.code is Code.OUT_OF_MEMORY
+            with pytest.raises(EngineError) as never:
+                await pins.check(huge)
+            assert never.value.code is Code.OUT_OF_MEMORY
+            pins.unpin(large)
+            await pins.check(small)
+
+
+async def test_a_model_that_is_unloaded_while_it_is_used_counts_until_it_is_gone(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add(memory_bytes=60)
+        async with world.pool.lease(model):
+            await world.pool.unload(model)
+            assert (world.pool.busy(model), world.pool.view()[model].memory) == (1, {"cpu": 60})
+            world.models.set_aside(model)
+            await world.pool.unload(model)
+            assert (world.pool.busy(model), world.pool.reserved()) == (1, {"cpu": 60})
+        await trio.sleep(1)
+        assert (world.pool.busy(model), world.pool.reserved()) == (0, {})
+        assert model not in world.pool._entries
+
+
+async def test_what_an_engine_says_beforehand_is_enough_to_know_that_it_never_fits(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        model = await world.add(memory_bytes=1000)
+        world.pool.judge(model, Estimate(1000, 1, 1))
+        assert "MiB" in world.pool.problem(model)
+        with pytest.raises(EngineError) as refused:
+            await use(world, model)
+        assert refused.value.code is Code.OUT_OF_MEMORY
+        assert world.spawner.estimated == 0

@@ -122,7 +122,7 @@ async def test_of_denials_the_one_nearest_to_permission_is_told(sim, autojump_cl
     asker, _ = await grid(sim, 3)
     codes = iter([Code.NOT_SERVED, nearest, Code.NOT_SERVED])
 
-    async def deny(*_):
+    async def deny(*_, **_more):
         await trio.lowlevel.checkpoint()
         raise RemoteError("no", next(codes))
 

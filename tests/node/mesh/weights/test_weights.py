@@ -207,10 +207,8 @@ async def test_the_longest_unused_goes_but_not_what_too_few_others_hold(sim, aut
     assert set(b.models.list()) == {models[0], models[2]}, "the one that was used stays"
     sim.kill("a")
     await trio.sleep(10)
-    with pytest.raises(AigridError) as caught:
-        async with b.weights.cache.room(models[3], 5 * MIB):
-            pass
-    error = caught.value
+    with b.weights.cache.coming(models[3], 5 * MIB):
+        error = await refusal(b.weights.cache.make_room(models[3]))
     assert error.code is Code.OVER_QUOTA
     assert set(b.models.list()) == {models[0], models[2]}
 
@@ -296,9 +294,8 @@ async def test_a_disk_on_which_nothing_can_be_noted_ends_no_node(sim, autojump_c
         raise UsageError("the disk is full", Code.DATA_DIRECTORY_UNUSABLE)
 
     with monkeypatch.context() as patched:
-        patched.setattr(b.weights._books, "write", full)
+        patched.setattr(b.weights.ledger._local, "set", full)
         await b.weights.fetch(model, manifest)
-        patched.setattr(b.weights.cache, "note_use", full)
         await trio.sleep(60)
     assert files_of(sim, "b", model) == {"w": content(MIB)}
     assert (await sim.ask("b", model, "hello"))[0].strip() == "hello"
