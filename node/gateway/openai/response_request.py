@@ -54,6 +54,7 @@ _KNOWN: Final = RESERVED | {
     *("max_tool_calls", "metadata", "previous_response_id", "reasoning", "store", "text"),
     *("tool_choice", "tools", "truncation"),
 }
+_NULL: Final = msgspec.Raw(b"null")
 _CHOICES: Final = ("none", "auto", "required")
 
 
@@ -194,9 +195,9 @@ _SCHEMA: Final = ("name", "description", "schema", "strict")
 
 
 def _said(struct: msgspec.Struct, names: Sequence[str]) -> dict[str, Any]:
-    """Those of the fields that were sent."""
+    """Those of the fields that say something."""
     found = {name: getattr(struct, name) for name in names}
-    return {name: value for name, value in found.items() if value not in (None, ABSENT)}
+    return {name: value for name, value in found.items() if value not in (None, ABSENT, _NULL)}
 
 
 def _decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], where: str) -> Any:

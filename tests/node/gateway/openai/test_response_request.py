@@ -132,6 +132,9 @@ def test_tools_formats_and_efforts_go_on_in_chats_words() -> None:
         "top_k": 4,
         "user": "u",
     }
+    assert more(tools=[{"type": "function", "name": "f", "parameters": None}])["tools"] == [
+        {"type": "function", "function": {"name": "f"}}
+    ]
     assert more(text={"format": {"type": "json_object"}}) == {
         "response_format": {"type": "json_object"}
     }
