@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.protocol.more import untaken
+from aigrid.protocol.more import shown, untaken
 
 _STATES = {"warm": 0, "loading": 1, "on_disk": 2, "can_fetch": 4}
 _BUSY = 3
@@ -232,7 +232,7 @@ def _unwanted(
     candidate: Candidate, preferences: Preferences, needed: Collection[str]
 ) -> Dropped | None:
     if lacking := untaken(needed, candidate.takes):
-        return Dropped(candidate, Reason.PARAMETER, (f"does not take {', '.join(lacking)}",))
+        return Dropped(candidate, Reason.PARAMETER, (f"does not take {shown(lacking)}",))
     if why := preferences.permits(candidate):
         return Dropped(candidate, Reason.PREFERENCE, (why,))
     if not preferences.fits(candidate.precision):

@@ -6,7 +6,7 @@ the answer is refused by name where nobody takes it; anything else is passed to 
 and ignored by the others.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -84,6 +84,8 @@ RESERVED: Final = frozenset(
     }
 )
 _NEUTRAL_MAX_BYTES = 64
+_NAME_MAX_CHARS = 65
+_NAMES_SHOWN_MAX = 8
 _MEMBERS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(
     dict[str, msgspec.Raw]
 )
@@ -162,14 +164,23 @@ def not_taken(names: Collection[str], whom: str) -> InvalidRequestError:
     """The error for what is not taken by `whom`."""
     listed = sorted(names)
     return InvalidRequestError(
-        f"Not taken by {whom}: {', '.join(f'`{name}`' for name in listed[:8])}.",
+        f"Not taken by {whom}: {shown(listed)}.",
         Code.UNSUPPORTED_PARAMETER,
         param=listed[0],
     )
+
+
+def shown(names: Sequence[str]) -> str:
+    """Names as a sentence has them; not any number of them."""
+    return ", ".join(f"`{name}`" for name in names[:_NAMES_SHOWN_MAX])
 
 
 def _meaning(
     said: Mapping[str, msgspec.Raw], known: Mapping[str, tuple[Any, ...]], *, strict: bool
 ) -> set[str]:
     names = said.keys() if strict else said.keys() & known.keys()
-    return {name for name in names if not is_neutral(said[name], known.get(name, ()))}
+    return {
+        name[:_NAME_MAX_CHARS]  # no longer one is taken by anybody
+        for name in names
+        if not is_neutral(said[name], known.get(name, ()))
+    }

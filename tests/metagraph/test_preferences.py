@@ -131,8 +131,8 @@ def test_who_is_dropped_hears_why() -> None:
         for one in ranked(some, only, needed=("tools", "top_k")).dropped
     }
     assert dropped == {
-        "a": (Reason.PARAMETER, ("does not take tools, top_k",)),
-        "b": (Reason.PARAMETER, ("does not take top_k",)),
+        "a": (Reason.PARAMETER, ("does not take `tools`, `top_k`",)),
+        "b": (Reason.PARAMETER, ("does not take `top_k`",)),
         "c": (Reason.PREFERENCE, ("is none of those to be asked",)),
     }
 

@@ -80,6 +80,12 @@ def test_what_a_request_has_fields_for_is_said_there_alone(name: str) -> None:
     assert caught.value.param == name
 
 
+def test_names_are_cut_before_they_are_shown() -> None:
+    names = needed(asked(**{f"{number}{'x' * 1000}": 1 for number in range(99)}), strict=True)
+    assert len(names) == 99
+    assert len(not_taken(names, "anybody").message) < 700
+
+
 def test_a_message_has_one_role() -> None:
     with pytest.raises(InvalidRequestError):
         check_more(asked({"role": "system"}))
