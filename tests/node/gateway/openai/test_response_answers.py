@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,12 +14,11 @@ from aigrid.node.gateway.openai.response_answers import ResponseSpelling
 from aigrid.node.gateway.step import Step
 from aigrid.node.mesh.routing.answer import Answer
 from aigrid.protocol.errors import Code, RemoteError
-from aigrid.protocol.inference import Finish, FinishReason
+from aigrid.protocol.inference import Finish, FinishReason, InferChunk
 
 
-async def _nothing() -> Any:
-    for chunk in ():
-        yield chunk
+async def _nothing() -> AsyncIterator[tuple[InferChunk, ...]]:
+    yield ()
 
 
 def answer() -> Answer:
