@@ -226,6 +226,8 @@ class Output:
             call = self._calls[number] = _Call(item, {"item_id": item["id"], "output_index": index})
             data += self._item_event("added", item, index)
             self.items.append(item)
+        elif not call.item["name"]:
+            call.item["name"] = function.name or ""
         if function.arguments:
             call.pieces.append(function.arguments)
             data += self._events.event(
