@@ -26,7 +26,6 @@ from aigrid.protocol.limits import LIMITS
 
 _REFUSED: Final[Refused] = {
     "messages": ((), "are for /v1/chat/completions: send a prompt"),
-    "best_of": ((1,), "is not supported: use n, and choose"),
     "functions": (([],), "are for /v1/chat/completions"),
     "top_logprobs": ((0,), "is for /v1/chat/completions: send the number as logprobs"),
     "max_completion_tokens": ((), "is for /v1/chat/completions: use max_tokens"),
@@ -60,12 +59,13 @@ def decode_completion(body: bytes) -> CompletionCall:
         InvalidRequestError: whatever is wrong with it; `param` names the field where there is one.
     """
     parsed, members = parse(body, _DECODER)
-    refuse(members, _REFUSED)
-    prompts = _prompts(parsed.prompt)
     choices = counted(parsed.n, "n", LIMITS.choices_max) or 1
-    if choices * len(prompts) > LIMITS.choices_max:
+    best_of = ((1, choices), "is not supported but as n: choose among them")
+    refuse(members, {**_REFUSED, "best_of": best_of})
+    prompts = _prompts(parsed.prompt)
+    if choices * len(prompts) > LIMITS.answers_max:
         param = "prompt" if choices == 1 else "n"
-        raise invalid(param, f"asks for more than {LIMITS.choices_max} answers: send fewer at once")
+        raise invalid(param, f"asks for more than {LIMITS.answers_max} answers: send fewer at once")
     most = counted(parsed.max_tokens, "max_tokens", LIMITS.max_tokens_max)
     request = msgspec.structs.replace(
         sampled(parsed),

@@ -52,6 +52,7 @@ def test_a_prompt_is_text_or_token_ids_or_several(prompt: Any, texts: Any, ids: 
 def test_what_only_some_engines_take_is_needed_by_name() -> None:
     neutral = decode_completion(body(suffix="", echo=False, best_of=1, user="u", top_k=-1)).call
     assert needed(neutral.request) == frozenset()
+    assert decode_completion(body(n=3, best_of=3)).call.count == 3
     meant = decode_completion(body(suffix="!", echo=True, logit_bias={"1": 2})).call
     assert needed(meant.request) == {"suffix", "echo", "logit_bias"}
 
@@ -75,8 +76,8 @@ def test_what_is_of_another_endpoint_is_refused_by_name(name: str, value: Any) -
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [[]]}, "prompt[0]"),
         ({"prompt": ["a", [2**31]]}, "prompt[1]"),
-        ({"prompt": ["a"] * 17}, "prompt"),
-        ({"prompt": ["a"] * 6, "n": 3}, "n"),
+        ({"prompt": ["a"] * 33}, "prompt"),
+        ({"prompt": ["a"] * 11, "n": 3}, "n"),
         ({"n": 17}, "n"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
