@@ -95,7 +95,10 @@ class TextAnswer:
 
 
 class _Stream:
-    """A stream of pieces. Writers take turns; the lock also guards `_began` and `_ended`."""
+    """A stream of pieces. Writers take turns; the lock also guards `_began` and `_ended`.
+
+    `_head` is what it begins with, until it is written, with whatever is written first.
+    """
 
     def __init__(self, whole: TextAnswer, send: Send) -> None:
         self._generation = whole.generation
@@ -104,6 +107,7 @@ class _Stream:
         self._request_id = whole.request_id
         self._send = send
         self._turn = Turn()
+        self._head = b""
         self._began = False
         self._ended = False
         self._wrote_at = -math.inf
@@ -121,17 +125,17 @@ class _Stream:
         generation, spelling = self._generation, self._spelling
         async with generation:
             headers = served_by(generation.answer)
-            pending = spelling.begin(generation.answer)
+            self._head = spelling.begin(generation.answer)
+            last = b""
             async for step in generation:
-                pending += spelling.step(step)
+                piece = spelling.step(step)
                 if step.finish is not None:
-                    pending += spelling.end(step.finish, generation.segments)
-                elif pending:
-                    await self._write(pending, headers)
-                    pending = b""
+                    last = piece + spelling.end(step.finish, generation.segments)
+                elif piece or self._head:
+                    await self._write(piece, headers)
         # Only now: with the last write the server tells us that the client is gone, which must
         # not cancel the mesh's own end.
-        await self._write(pending, headers, last=True)
+        await self._write(last, headers, last=True)
 
     async def _fail(self, error: AigridError) -> None:
         """End with an error event, or raise it while it can still be an HTTP status."""
@@ -171,6 +175,7 @@ class _Stream:
                 self._began = True
                 await self._send(_start(self._spelling.media_type, headers or {}))
             self._wrote_at = trio.current_time()
+            data, self._head = self._head + data, b""
             await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
