@@ -1,5 +1,6 @@
 """`aigrid top`: how busy this node is, or all members are, again and again."""
 
+import math
 import sys
 import threading
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from aigrid.node.cli.session import Json, Session, print_json, session
 from aigrid.node.cli.top_table import Line, layout
+from aigrid.protocol.errors import UsageError
 
 _PIPE_WIDTH = 100  # of a line that goes to no terminal
 
@@ -25,11 +27,14 @@ def show_top(
     ] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Requests, tokens per second, latency and memory of this node, or with --grid of all members.
+    """How busy this node is, or with --grid all members.
 
-    Ends with Ctrl-C; at once with --once, with --json, and where the output is no terminal.
+    Requests, tokens per second, latency and memory. Ends with Ctrl-C; at once with --once, with
+    --json, and where the output is no terminal.
     """
     here = session(ctx)
+    if math.isnan(interval):  # neither below the least nor above the most
+        raise UsageError("--interval is no number of seconds")
     body = _look(here, grid=grid)
     if as_json:
         print_json(body)

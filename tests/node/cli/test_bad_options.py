@@ -53,6 +53,7 @@ CALLS: list[tuple[list[str], dict[str, tuple[str, ...]]]] = [
             "--passphrase-file": NO_FILE,
         },
     ),
+    (["top", "--once"], {"--interval": (*NUMBER, "0", "nan")}),
     (["join"], {"--grid": NO_DID}),
     (["id", "protect"], {"--passphrase-file": NO_FILE, "--old-passphrase-file": NO_FILE}),
     (["id", "unprotect"], {"--passphrase-file": EMPTY}),

@@ -328,7 +328,18 @@ def test_engines_shows_each_device_once_and_each_reason_once(
 
 
 def test_every_command_is_known_to_the_crash_log() -> None:
-    expected = {"up", "id", "status", "peers", "invite", "join", "requests", "approve", "remove"}
+    expected = {
+        "top",
+        "up",
+        "id",
+        "status",
+        "peers",
+        "invite",
+        "join",
+        "requests",
+        "approve",
+        "remove",
+    }
     expected |= {
         "engines",
         "models",
