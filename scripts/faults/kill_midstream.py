@@ -10,9 +10,11 @@ the same with one holder. With `--freeze` it is held by SIGSTOP instead, and onl
 Wrong, and an exit status other than 0, is: an answer that does not end, counts or tokens that do
 not agree with its usage, a token that differs from the uninterrupted answer other than at a near
 tie (there the two likeliest tokens differ by less than `sampling.NEAR_TIE`: whoever goes on
-computes the same numbers in another order, so their last bits differ), an answer without its second
-holder that ends otherwise than in an error event. The stall is the time from the kill to the next
-token. Prints a table.
+computes the same numbers in another order, so their last bits differ), tokens before the kill that
+are told again after it, an answer without its second holder that ends otherwise than in the error
+event of a lost node. An answer that had ended before the kill proves nothing, so that round is made
+again. The stall is the time from the kill to the next token; its 95th percentile above
+`--stall-max` seconds is wrong, too. Prints a table.
 """
 
 import argparse
@@ -39,6 +41,11 @@ from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, wai
 from aigrid.engines.sampling import NEAR_TIE
 
 MODEL = "smollm2"
+# What a client may hear where nobody goes on with its answer: the node was lost, not the request.
+LOST = frozenset({"connection_lost", "engine_crashed", "unreachable"})
+SEAM = 12  # tokens at least that, told again after the kill, are no chance
+LEAST = 3  # where these are all that was told before
+AGAIN_MAX = 10  # in a row of one round
 PROMPTS = (
     "Write a story about a lighthouse keeper.",
     "Explain how rivers form, in simple words.",
@@ -78,7 +85,7 @@ def main() -> int:
     try:
         form_grid(nodes)
         run = Run(nodes, arguments.tokens, rng, freeze=arguments.freeze)
-        return run.run(arguments.rounds, arguments.alone)
+        return run.run(arguments.rounds, arguments.alone, arguments.stall_max)
     except NodeFailedError as error:
         print(f"Failed: {error}", file=sys.stderr)
         return 1
@@ -95,6 +102,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--alone", type=int, default=10, help="kills without one")
     parser.add_argument("--tokens", type=int, default=96, help="of an answer")
     parser.add_argument("--seed", type=int, default=1, help="of prompts and moments")
+    parser.add_argument("--stall-max", type=float, help="seconds, of the stall's p95; none: any")
     parser.add_argument("--freeze", action="store_true", help="SIGSTOP instead of SIGKILL")
     parser.add_argument("--quick", action="store_true", help="5 rounds, and 2 alone")
     arguments = parser.parse_args()
@@ -116,16 +124,16 @@ class Run:
         self.freeze = freeze
         self.frozen: list[NodeProcess] = []
         self.wrong: list[str] = []
+        self.again = 0
 
-    def run(self, rounds: int, alone: int) -> int:
+    def run(self, rounds: int, alone: int, stall_max: float | None) -> int:
         for node in self.holders.values():
             node.cli("models", "fetch", MODEL, timeout_seconds=600)
         self.warm(self.holders)
         whole = {prompt: self.ask(prompt) for prompt in PROMPTS}
         answers, ties = [], 0
         for number in range(rounds):
-            prompt = self.rng.choice(PROMPTS)
-            answer = self.ask(prompt, kill_after=self.rng.randrange(1, self.tokens))
+            prompt, answer = self.struck(self.tokens, self.holders)
             ties += self.judge(number, answer, whole[prompt])
             answers.append(answer)
             self.back(self.holders)
@@ -134,13 +142,28 @@ class Run:
         other[1].stop()
         ended = 0
         for number in range(alone):
-            answer = self.ask(self.rng.choice(PROMPTS), kill_after=self.rng.randrange(1, 64))
-            ended += bool(answer.error)
-            if not answer.error:
-                self.wrong.append(f"alone {number}: no error event")
+            _, answer = self.struck(64, dict([left]))
+            ended += answer.error in LOST
+            if answer.error not in LOST:
+                self.wrong.append(f"alone {number}: {answer.error or 'no error event'}")
             self.back(dict([left]))
+        stalls = [a.stall_seconds for a in answers if len(a.segments) > 1]
+        p95 = _p95(stalls)
+        if stall_max is not None and p95 > stall_max:
+            self.wrong.append(f"the stall's p95 is {p95:.2f} s, more than {stall_max} s")
         self.report(answers, ties, alone, ended)
         return 1 if self.wrong else 0
+
+    def struck(self, most: int, holders: dict[str, NodeProcess]) -> tuple[str, Answer]:
+        """A prompt and its answer, in the middle of which whoever served it was killed."""
+        for _ in range(AGAIN_MAX):
+            prompt = self.rng.choice(PROMPTS)
+            answer = self.ask(prompt, kill_after=self.rng.randrange(1, most))
+            if answer.error or len(answer.segments) > 1:
+                return prompt, answer
+            self.again += 1  # all of it was on its way already
+            self.back(holders)
+        raise NodeFailedError(f"{AGAIN_MAX} answers in a row ended before the kill")
 
     def warm(self, holders: dict[str, NodeProcess]) -> None:
         """Have each holder load the model, and the gateway know so."""
@@ -210,8 +233,8 @@ class Run:
             )
         if "".join(answer.tokens) != answer.text and "\ufffd" not in "".join(answer.tokens):
             self.wrong.append(f"{told}: the text is not that of the tokens")
-        if len(answer.segments) == 1 and answer.killed_after < len(answer.tokens):
-            pass  # all of it was on its way already
+        if (told_again := _repeated(answer, whole)) is not None:
+            self.wrong.append(f"{told}: the tokens before {told_again} are told again after it")
         pairs = zip(answer.tokens, whole.tokens, strict=False)
         for place, (mine, theirs) in enumerate(pairs):
             if mine != theirs:
@@ -229,14 +252,12 @@ class Run:
         continued = [a for a in answers if len(a.segments) > 1]
         stalls = sorted(a.stall_seconds for a in continued)
         print(f"kills with a second holder  {len(answers)}")
-        print(f"continued                   {len(stalls)} (else the end was on its way already)")
+        print(f"continued                   {len(stalls)}; {self.again} made again: all was sent")
         print(f"identical                   {len(answers) - ties}")
         print(f"differ from a near tie on   {ties} (margin < {NEAR_TIE} nats)")
         if len(stalls) > 1:
-            cuts = quantiles(stalls, n=100, method="inclusive")
-            print(
-                f"stall p50 / p95 / max       {cuts[49]:.2f} / {cuts[94]:.2f} / {stalls[-1]:.2f} s"
-            )
+            p50, p95 = median(stalls), _p95(stalls)
+            print(f"stall p50 / p95 / max       {p50:.2f} / {p95:.2f} / {stalls[-1]:.2f} s")
             anew = median(a.stall_seconds / a.anew_seconds for a in continued)
             print(f"first token p50             {median(a.first_seconds for a in answers):.2f} s")
             print(f"stall / computing it before {anew:.2f} (p50: prompt and tokens up to the kill)")
@@ -244,6 +265,30 @@ class Run:
         print(f"wrong                       {len(self.wrong)}")
         for line in self.wrong[:20]:
             print(f"  {line}")
+
+
+def _p95(stalls: Sequence[float]) -> float:
+    return (
+        quantiles(stalls, n=20, method="inclusive")[-1]
+        if len(stalls) > 1
+        else max(stalls, default=0.0)
+    )
+
+
+def _repeated(answer: Answer, whole: Answer) -> int | None:
+    """The seam behind which tokens that were told before it come again; None: at none.
+
+    The uninterrupted answer may repeat itself, and then this one may do so where that one did.
+    """
+    place: int = 0
+    for segment in answer.segments[:-1]:
+        place += int(segment["tokens"])
+        for size in range(1, place + 1):
+            before, after = answer.tokens[place - size : place], answer.tokens[place : place + size]
+            so_whole: bool = whole.tokens[place : place + size] == after
+            if before == after and not so_whole and (size >= SEAM or size == place >= LEAST):
+                return place
+    return None
 
 
 def _take(answer: Answer, event: dict[str, Any]) -> bool:

@@ -173,6 +173,30 @@ async def test_signs_of_life_without_an_answer_cost_seconds_and_then_nothing(
     assert len(calls) <= 6
 
 
+@pytest.mark.parametrize("words", [(), ("loading: 5 %", "loading: 4 %"), ("starting",)])
+async def test_a_sole_liar_does_not_keep_its_model_from_being_served(
+    sim: Simulation, autojump_clock: MockClock, words: tuple[str, ...]
+) -> None:
+    await grid(sim, "liar")
+    able = await sim.start("able", trusted_publishers=[sim.identity_of("liar").did])
+    await sim.join("able", "asker")
+    await trio.sleep(10)
+    calls: list[float] = []
+    stalling(sim.nodes["liar"].node, calls, *words)
+    began = trio.current_time()
+    text, served_by = await sim.ask("asker", "parrot", WORDS)
+    assert text.strip() == WORDS
+    assert served_by == able.node.identity.peer_id
+    # Until its time is up, while it is believed to have free slots, and a turn of placement.
+    within = LIMITS.begin_min_seconds + LIMITS.placement_believed_seconds + 10
+    assert trio.current_time() - began < within, trio.current_time() - began
+    assert len(calls) == 1
+    # Who comes next does not wait for the liar at all.
+    began = trio.current_time()
+    assert (await sim.ask("asker", "parrot", WORDS))[1] == served_by
+    assert trio.current_time() - began < 1
+
+
 async def test_a_node_with_no_slot_free_is_left_for_another_and_is_no_liar(
     sim: Simulation, autojump_clock: MockClock
 ) -> None:

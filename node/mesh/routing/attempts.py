@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.observed import Observed
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.pool.health import OWN
+from aigrid.node.mesh.routing.alone import unless_another
 from aigrid.node.mesh.routing.beginning import Beginning, InTime, LateError, allowed, ready
 from aigrid.node.mesh.routing.mending import Asking, Mending
 from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
@@ -37,17 +38,20 @@ from aigrid.protocol.messages import Infer, encode
 from aigrid.protocol.receipt import seeded
 
 log = structlog.get_logger()
+Seek = Callable[[Candidate], Awaitable[bool]]
 
 
 @dataclass(slots=True)
 class Tried:
     """What came of the attempts for one request: their number, and what is best told of them.
 
-    `deaths`: workers that died before they had begun to answer it.
+    `deaths`: workers that died before they had begun to answer it. `another`: the last one that was
+    asked was given up, because another node has come that may do better.
     """
 
     attempts: int = 0
     deaths: int = 0
+    another: bool = False
     problem: AigridError | None = None
 
 
@@ -109,17 +113,19 @@ class Attempts:
         tried: Tried,
         *,
         silence_seconds: float = math.inf,
+        seek: Seek | None = None,
     ) -> Opened | None:
         """The first candidate that begins to answer; None if none of those that may be asked does.
 
         One that is silent for so long before its first batch, or does not begin in time, is given
-        up, unless there is nobody else who is ready. One whose worker died meanwhile is asked once
-        more, after those that are ready: it may load another. Not twice: the request may be what
-        kills them.
+        up; where nobody else is ready, once `seek` has found somebody: see `unless_another`. One
+        whose worker died meanwhile is asked once more, after those that are ready: it may load
+        another. Not twice: the request may be what kills them.
 
         Raises:
             AigridError: no other candidate would do better.
         """
+        tried.another = False
         left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
         waiting = deque(ranking.kept)
         while waiting and left:
@@ -129,14 +135,15 @@ class Attempts:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
                 tried.attempts, left = tried.attempts + 1, left - 1
-                beginning = None
-                if waiting and left and ready(waiting[0]) and candidate.node != self._own_peer_id:
-                    beginning = self._beginning(candidate, request)
                 hurried = candidate.state == "warm" and waiting and left
                 silence = silence_seconds if hurried else math.inf
-                return await self.open(
-                    candidate, request, asking, presented, silence, beginning=beginning
-                )
+                start = partial(self.open, candidate, request, asking, presented, silence)
+                if candidate.node == self._own_peer_id:
+                    return await start()
+                beginning = self._beginning(candidate, request)
+                if waiting and left and ready(waiting[0]):
+                    return await start(beginning=beginning)
+                return await self._alone(candidate, start, beginning, seek, tried)
             except AigridError as error:
                 self._note(candidate, error)
                 if not worth_another(error):
@@ -167,8 +174,9 @@ class Attempts:
         silence_seconds: float = math.inf,
         *,
         beginning: Beginning | None = None,
+        alone: bool = False,
     ) -> Opened:
-        """Start a request on a candidate and wait for its first batch, within `beginning`."""
+        """Start a request on a candidate, wait for its first batch; unless `alone` in time."""
         message = Infer(
             asking.request_id,
             candidate.model,
@@ -183,7 +191,7 @@ class Attempts:
         first_guard: Guard = nullcontext
         async with AsyncExitStack() as stack:
             told = stack.enter_context(asking.waiting.at(candidate.node))
-            in_time = InTime(candidate.node, beginning)
+            in_time = InTime(candidate.node, beginning, ends=not alone)
             if candidate.node == self._own_peer_id:
                 served = self._serving.infer(
                     message,
@@ -225,6 +233,28 @@ class Attempts:
                 stack.callback(_note_end, segment, observed)
             return Opened(candidate, request, segment, stack.pop_all())
         raise AssertionError("nothing above is swallowed")
+
+    async def _alone(
+        self,
+        candidate: Candidate,
+        start: Callable[..., Awaitable[Opened]],
+        beginning: Beginning,
+        seek: Seek | None,
+        tried: Tried,
+    ) -> Opened | None:
+        """None where somebody else has come; once its time is up it counts as stalled."""
+        if seek is None:
+            return await start()
+
+        async def sought() -> bool:
+            if candidate.model not in self._peers.observation(candidate.node).stalled:
+                self._peers.seen(candidate.node).stalled(candidate.model, trio.current_time())
+            return await seek(candidate)
+
+        work = partial(start, beginning=beginning, alone=True)
+        opened = await unless_another(work, beginning, candidate.node, sought)
+        tried.another = opened is None
+        return opened
 
     def _request(self, candidate: Candidate, asking: Asking) -> InferRequest:
         """With a seed, so that whoever goes on with the answer draws the same numbers.

@@ -101,23 +101,28 @@ class Beginning:
 class InTime:
     """A context to wait in until an attempt's `beginning` is over; it may be entered again.
 
-    Raises what `Beginning.problem` gives. Without a `beginning` it does nothing.
+    Raises what `Beginning.problem` gives. Without a `beginning`, or where that `ends` nothing, it
+    only hears.
     """
 
-    def __init__(self, node: str, beginning: Beginning | None) -> None:
+    def __init__(self, node: str, beginning: Beginning | None, *, ends: bool = True) -> None:
         self._node = node
         self._beginning = beginning
+        self._ends = ends
         self._scope = trio.CancelScope()
 
     def hear(self, text: str) -> None:
         """The node has said how far a load is."""
         if self._beginning is not None:
             self._beginning.hear(Said(self._node, text, trio.current_time()))
-            self._scope.deadline = self._beginning.deadline
+            self._scope.deadline = self._deadline
+
+    @property
+    def _deadline(self) -> float:
+        return self._beginning.deadline if self._beginning and self._ends else math.inf
 
     def __enter__(self) -> None:
-        deadline = math.inf if self._beginning is None else self._beginning.deadline
-        self._scope = trio.CancelScope(deadline=deadline)
+        self._scope = trio.CancelScope(deadline=self._deadline)
         self._scope.__enter__()
 
     def __exit__(

@@ -24,7 +24,8 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.discovery.trouble import own_trouble
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
-from aigrid.node.mesh.routing.attempts import Attempts, Opened, Tried
+from aigrid.node.mesh.routing.attempts import Attempts, Opened, Seek, Tried
+from aigrid.node.mesh.routing.beginning import ready
 from aigrid.node.mesh.routing.candidates import Candidates, Sought
 from aigrid.node.mesh.routing.continuation import Unbroken, others_first
 from aigrid.node.mesh.routing.mending import Asking
@@ -185,9 +186,12 @@ class Router:
                 wanted = self._behind(sought, asking) if wants_some(ranking) else None
                 if wanted is None:
                     before, asking.place.asks = len(asking.ended), True
-                    opened = await self._attempts.first(ranking, asking, tried)
+                    seek = self._seeking(sought, asking)
+                    opened = await self._attempts.first(ranking, asking, tried, seek=seek)
                     if opened is not None:
                         return opened
+                    if tried.another:
+                        continue
                     if tried.problem is not None and not sought.preferences.allow_fallbacks:
                         raise tried.problem
                     ran = len(asking.ended) > before
@@ -219,6 +223,22 @@ class Router:
         comes = await beside(self._summon(wanted, asking.place, deadline=deadline), talk)
         waiting.over()
         return comes
+
+    def _seeking(self, sought: Sought, asking: Asking) -> Seek | None:
+        """To seek others than the last candidate; None where no other may be asked."""
+
+        async def seek(stalls: Candidate) -> bool:
+            wanted = Unmet(stalls.model, "", sought.name, "nobody offers")
+            deadline = trio.current_time() + asking.patience_seconds
+            if not await self._summon(wanted, asking.place, deadline=deadline):
+                return False
+            others = (kept for kept in self._candidates.ranked_here(sought).kept if ready(kept))
+            found = any(kept.candidate.node != stalls.node for kept in others)
+            if found:
+                asking.waiting.over()
+            return found
+
+        return seek if sought.preferences.allow_fallbacks else None
 
     def _coming(self, wanted: Unmet) -> tuple[str, str]:
         """The node that is about to serve a demand, "" where none is known; and how far it is."""
@@ -270,11 +290,17 @@ class Router:
                 tried.problem, before = None, len(again.ended)
                 again.place.asks = True
                 beginning = self._attempts.first(
-                    ranking, again, tried, silence_seconds=LIMITS.continuation_silence_seconds
+                    ranking,
+                    again,
+                    tried,
+                    silence_seconds=LIMITS.continuation_silence_seconds,
+                    seek=self._seeking(sought, again),
                 )
                 opened = await waiting.patiently(beginning, LIMITS.patience_seconds)
                 if opened is not None:
                     return opened
+                if tried.another:
+                    continue
                 wanted = unmet(
                     ranking,
                     tried.problem,
