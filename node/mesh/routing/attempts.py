@@ -24,7 +24,7 @@ from aigrid.node.mesh.routing.mending import Asking, Mending
 from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
 from aigrid.node.mesh.routing.segment import AskedSegment, Guard, ReceiptBook
 from aigrid.node.mesh.routing.verdict import is_busy, is_its_fault, more_telling, worth_another
-from aigrid.node.mesh.routing.waiting import BROUGHT, Tell, Waiting
+from aigrid.node.mesh.routing.waiting import STARTED, Tell, Waiting
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
@@ -212,7 +212,7 @@ class Attempts:
                         stack, candidate, message, asking.waiting, in_time.hear
                     )
                 if candidate.state != "warm" and asking.patience_seconds < LIMITS.loading_seconds:
-                    told(BROUGHT)  # it says so itself in a moment, which is longer than he waits
+                    told(STARTED)  # it says so itself in a moment, which is longer than he waits
             segment = AskedSegment(
                 batches,
                 candidate,

@@ -24,6 +24,7 @@ Tell = Callable[[str], Awaitable[None]]
 IN_LINE: Final = "in line for a free slot"
 SOUGHT: Final = "waiting for a node that loads it"
 BROUGHT: Final = "the files are being fetched"
+STARTED: Final = "it is being loaded"
 _PERCENT = re.compile(r"(\d{1,3}) ?%")
 
 
