@@ -20,7 +20,8 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import Takes
 from aigrid.protocol.names import PRINTABLE
 from aigrid.protocol.task import TaskMapping
-from aigrid.protocol.upstream import TensorSpec, Upstream
+from aigrid.protocol.tensors import TensorSpec
+from aigrid.protocol.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import TaskMapping
-from aigrid.protocol.upstream import TensorSpec, TensorSpecs
+from aigrid.protocol.tensors import TensorSpec, TensorSpecs
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,23 +4,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Tensor, TensorChunk, TensorRequest, check_tensor
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.tensors import BY_DTYPE, ELEMENTS, TEXT, texts, texts_of
 
-_NUMPY: Final = {
-    "float": "float32", "double": "float64", "float16": "float16",
-    "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
-    "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
-    "bool": "bool", "string": "string",
-}  # fmt: skip
+# The runtime's Python interface takes no bfloat16.
+_NUMPY: Final = {one.onnx: one.dtype for one in ELEMENTS if one.dtype != "bfloat16"}
 DTYPES: Final = frozenset(_NUMPY.values())
-_STRINGS = msgspec.msgpack.Decoder(list[str])
-_ENCODER = msgspec.msgpack.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +119,44 @@ def to_array(tensor: Tensor, declared: Declared) -> npt.NDArray[Any]:
     if tensor.dtype != declared.dtype or not declared.accepts(tensor.shape):
         raise _invalid(f"input {name!r}: expected {declared}, got {got}")
     try:
-        if tensor.dtype == "string":
-            check_tensor(tensor, None)
-            return _strings(tensor)
-        dtype = np.dtype(tensor.dtype).newbyteorder("<")
-        check_tensor(tensor, dtype.itemsize)
+        array = array_of(tensor)
     except ValueError as error:
         raise _invalid(f"input {name!r}: {error}") from None
-    array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
     if tensor.dtype == "bool" and array.view(np.uint8).max(initial=0) > 1:
         raise _invalid(f"input {name!r}: a bool is one byte, 0 or 1")
     return array
+
+
+def array_of(tensor: Tensor) -> npt.NDArray[Any]:
+    """The elements of a tensor; numbers are not copied, but bfloat16 becomes float32.
+
+    Raises:
+        ValueError: its data is not what its type and shape say.
+    """
+    element = BY_DTYPE.get(tensor.dtype)
+    if element is None:
+        raise ValueError(f"there is no type {tensor.dtype}")
+    if element is TEXT:
+        check_tensor(tensor, None)
+        return _strings(tensor)
+    check_tensor(tensor, element.item_bytes)
+    if element.datatype == "BF16":  # the upper half of a float32
+        wide = np.frombuffer(tensor.data, "<u2").astype("<u4") << 16
+        return wide.view("<f4").reshape(tensor.shape)
+    return np.frombuffer(tensor.data, np.dtype(tensor.dtype).newbyteorder("<")).reshape(
+        tensor.shape
+    )
+
+
+def tensor_of(name: str, array: npt.NDArray[Any], dtype: str) -> Tensor:
+    """The same as `from_array`, with elements of another type."""
+    if dtype == "string":
+        return from_array(name, array)
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(array, "<f4").view("<u4")
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return Tensor(dtype, array.shape, rounded.astype("<u2").tobytes())
+    return from_array(name, array.astype(dtype, copy=False))
 
 
 def from_array(name: str, array: npt.NDArray[Any]) -> Tensor:
@@ -145,7 +166,7 @@ def from_array(name: str, array: npt.NDArray[Any]) -> Tensor:
         EngineError: `engine_failed` for a type that an answer cannot carry.
     """
     if array.dtype.kind in "OUS":
-        return Tensor("string", array.shape, _ENCODER.encode([str(x) for x in array.ravel()]))
+        return Tensor("string", array.shape, texts([str(x) for x in array.ravel()]))
     if array.dtype.name not in DTYPES:
         raise EngineError(f"output {name!r} is {array.dtype.name}, which is not supported")
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -154,10 +175,7 @@ def from_array(name: str, array: npt.NDArray[Any]) -> Tensor:
 
 
 def _strings(tensor: Tensor) -> npt.NDArray[Any]:
-    try:
-        values = _STRINGS.decode(tensor.data)
-    except (ValueError, RecursionError):
-        raise ValueError("the data of a string tensor is a msgpack array of strings") from None
+    values = texts_of(tensor.data)
     count = 1
     for n in tensor.shape:
         count *= n

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import struct
 import wave
 import zlib
@@ -15,13 +14,12 @@ from msgspec import UNSET, UnsetType
 from aigrid.protocol.inference import (
     InferRequest,
     TaskRequest,
-    Tensor,
     TensorRequest,
     TextRequest,
 )
 from aigrid.protocol.limits import MIB
 from aigrid.protocol.task import WRITTEN, Feature, TaskMapping
-from aigrid.protocol.upstream import TensorSpec
+from aigrid.protocol.tensors import TensorSpec, zeros
 
 GENERATION: Final = "text-generation"
 _TEXT: Final = "A short text."
@@ -41,12 +39,6 @@ _INPUTS: Final[Mapping[str, Any]] = {
 _TABLES: Final = frozenset({"tabular-classification", "tabular-regression", "anomaly-detection"})
 _IMAGES: Final = frozenset({"image-classification", "image-feature-extraction"})
 _SOUNDS: Final = frozenset({"audio-classification", "voice-activity-detection"})
-# Name in the Open Inference Protocol -> name in numpy, bytes of an element
-_TYPES: Final[Mapping[str, tuple[str, int]]] = {
-    "BOOL": ("bool", 1), "UINT8": ("uint8", 1), "UINT16": ("uint16", 2), "UINT32": ("uint32", 4),
-    "UINT64": ("uint64", 8), "INT8": ("int8", 1), "INT16": ("int16", 2), "INT32": ("int32", 4),
-    "INT64": ("int64", 8), "FP16": ("float16", 2), "FP32": ("float32", 4), "FP64": ("float64", 8),
-}  # fmt: skip
 
 
 def trial(
@@ -94,15 +86,7 @@ def _cell(feature: Feature) -> str | float:
 
 def _zeros(inputs: Sequence[TensorSpec]) -> TensorRequest | None:
     """Zeros for every input, one where a dimension is open; None where they would be too large."""
-    made, left = {}, _TENSORS_MAX_BYTES
-    for spec in inputs:
-        shape = tuple(size if size > 0 else 1 for size in spec.shape)
-        name, item_bytes = _TYPES.get(spec.datatype, ("", 0))
-        size = math.prod(shape) * item_bytes
-        left -= size
-        if not name or left < 0:
-            return None
-        made[spec.name] = Tensor(name, shape, bytes(size))
+    made = zeros(inputs, _TENSORS_MAX_BYTES)
     return TensorRequest(made) if made else None
 
 

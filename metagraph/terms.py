@@ -301,6 +301,8 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "memoryBytes": _MEMORY,
         "contextTokens": _number(AIG + "contextTokens"),
         "policy": _nodes(AIG + "rule", _RULE),
+        "inputs": _nodes(AIG + "inputTensor", _TENSOR_SPEC),
+        "outputs": _nodes(AIG + "outputTensor", _TENSOR_SPEC),
         "chunkLists": _nodes(AIG + "chunkList", _CHUNK_LIST),
     },
     Kind.AVAILABILITY: {

@@ -11,6 +11,7 @@ from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.tls import ServerTls, load, self_signed
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.network.tcp import addresses_of
+from aigrid.node.repository_setup import PoolRepository, manifest_of
 from aigrid.node.settings.config import NodeConfig
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
@@ -87,6 +88,8 @@ def _bound(
             port=port,
             auth=auth,
             queries=node.querying,
+            manifest=functools.partial(manifest_of, node),
+            repository=PoolRepository(node),
             tls=tls,
             names=config.gateway_names,
             limits=GatewayLimits(

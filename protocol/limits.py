@@ -86,6 +86,7 @@ class Limits(MeshLimits, EngineLimits):
     # Frames and streams
     frame_max_bytes: int = limit(1 * MIB, "one frame of an RPC stream, header excluded")
     request_max_bytes: int = limit(32 * MIB, "one RPC request, over all its frames")
+    portion_bytes: int = limit(512 * KIB, "a part of a `Chunks` that is too large for a frame")
     join_max_bytes: int = limit(16 * KIB, "a message of the join protocol")
     gossip_max_bytes: int = limit(64 * KIB, "a batch of records in one gossip message")
     gossip_messages_burst: int = limit(1000, "gossip messages one peer may pass on at once")
@@ -270,6 +271,7 @@ class Limits(MeshLimits, EngineLimits):
     tensors_max: int = limit(64, "tensors in one request or answer")
     tensor_max_bytes: int = limit(32 * MIB, "all tensors of one request or answer")
     tensor_name_max_chars: int = limit(128, "a tensor's name in a task mapping")
+    tensor_elements_max: int = limit(1 << 21, "texts, and numbers as JSON, in one body of tensors")
     image_side_max: int = limit(4096, "a side of the image that a model takes")
     image_pixels_max: int = limit(64_000_000, "pixels of an image in a request")
     audio_samples_max: int = limit(64_000_000, "samples of a sound in a request, all channels")

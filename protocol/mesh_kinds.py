@@ -25,6 +25,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, Sha256Hex, model_id
 from aigrid.protocol.more import Takes
 from aigrid.protocol.names import FileName
+from aigrid.protocol.tensors import TensorSpec, TensorSpecs
 
 OfferState = Literal["warm", "loading", "on_disk", "can_fetch"]
 
@@ -40,8 +41,9 @@ class ModelBody(SubjectBody, frozen=True):
     """A manifest. `id` is `urn:aigrid:model:` and the model id, which `model` must hash to.
 
     `policy`: what may be done with the model, by whom. Unset: members may do everything. Empty:
-    nobody but the issuer may do anything. `chunk_lists`: of every file of the model, in order of
-    name. Unset: the files are not given to anybody.
+    nobody but the issuer may do anything. `inputs`, `outputs`: the tensors of a model that takes
+    tensors; unset where that is not said, or `model.upstream` says it. `chunk_lists`: of every file
+    of the model, in order of name. Unset: the files are not given to anybody.
     """
 
     name: Name
@@ -54,6 +56,8 @@ class ModelBody(SubjectBody, frozen=True):
     memory_bytes: Count = 0
     context_tokens: Count = 0
     policy: Rules | UnsetType = UNSET
+    inputs: TensorSpecs | UnsetType = UNSET
+    outputs: TensorSpecs | UnsetType = UNSET
     chunk_lists: Annotated[tuple[ChunkList, ...], Meta(max_length=LIMITS.files_max)] | UnsetType = (
         UNSET
     )
@@ -110,6 +114,17 @@ class DemandBody(SubjectBody, frozen=True):
     branches: Branches = ()
 
 
+def tensors_of(body: ModelBody) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of a model that takes tensors, as far as its manifest says."""
+    upstream = body.model.upstream
+    if upstream is not UNSET:
+        return upstream.inputs, upstream.outputs
+    return (
+        () if body.inputs is UNSET else body.inputs,
+        () if body.outputs is UNSET else body.outputs,
+    )
+
+
 def id_is_model(_issuer: str, body: SubjectBody) -> None:
     if not (body.id.startswith(MODEL_URN) and is_content_id(body.id.removeprefix(MODEL_URN))):
         raise VerificationError("the id is not that of a model")
@@ -148,6 +163,9 @@ def check_model(issuer: str, body: ModelBody) -> None:
         raise VerificationError(
             "only its publisher describes a model behind a server", Code.ISSUER_NOT_KEY
         )
+    for specs in (body.inputs, body.outputs):
+        if specs is not UNSET and len({spec.name for spec in specs}) != len(specs):
+            raise VerificationError("a tensor is declared twice")
     if body.chunk_lists is not UNSET:
         named = [one.name for one in body.chunk_lists]
         if named != sorted(file.name for file in body.model.files):

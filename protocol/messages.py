@@ -6,6 +6,7 @@ protocol (`/aigrid/join/1`, one message each way, strangers too) and gossip batc
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -135,6 +136,16 @@ class Chunks(_Message, frozen=True, tag="chunks"):
     chunks: tuple[InferChunk, ...]
 
 
+class Portion(_Message, frozen=True, tag="portion"):
+    """A part of a `Chunks` that does not fit into a frame: joined up to the `last`, they are it.
+
+    Each but the last has exactly `portion_bytes`.
+    """
+
+    data: Annotated[bytes, Meta(min_length=1, max_length=LIMITS.portion_bytes)]
+    last: bool = False
+
+
 class Receipted(_Message, frozen=True, tag="receipted"):
     """The receipt for the segment that has just ended: a record of kind `Receipt`."""
 
@@ -174,7 +185,9 @@ class Piece(_Message, frozen=True, tag="piece"):
 
 
 RpcRequest = Ping | Reconcile | Fetch | Push | Find | Infer | Give | Weights
-RpcAnswer = Pong | Reconciled | Records | Pushed | Loading | Chunks | Receipted | Given | Piece
+RpcAnswer = (
+    Pong | Reconciled | Records | Pushed | Loading | Chunks | Portion | Receipted | Given | Piece
+)
 
 
 # --- The join protocol
@@ -286,6 +299,17 @@ def decode_rpc_request(data: bytes) -> RpcRequest:
 
 def decode_rpc_answer(data: bytes) -> RpcAnswer:
     return _decode(_rpc_answer, data)
+
+
+def portions(chunks: Chunks) -> Iterator[bytes]:
+    """The messages that carry it: itself, or its portions where it is too large for a frame."""
+    whole = encode(chunks)
+    if len(whole) <= LIMITS.frame_max_bytes:
+        yield whole
+        return
+    size = LIMITS.portion_bytes
+    for at in range(0, len(whole), size):
+        yield encode(Portion(whole[at : at + size], at + size >= len(whole)))
 
 
 def decode_records(data: bytes) -> Records:

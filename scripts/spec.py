@@ -30,6 +30,7 @@ from aigrid.protocol import (
     names,
     presentation,
     task,
+    tensors,
     upstream,
 )
 from aigrid.protocol.errors import CODES
@@ -105,7 +106,7 @@ def models() -> str:
         task.BytesInput,
         task.TaskOutput,
         upstream.Upstream,
-        upstream.TensorSpec,
+        tensors.TensorSpec,
     )
     return "\n".join(struct_section(struct, f"### {struct.__name__}") for struct in used)
 

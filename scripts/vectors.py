@@ -35,7 +35,8 @@ from aigrid.protocol.framing import FrameKind
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.membership import commitment, invitation_text, short_code
 from aigrid.protocol.model import ModelDescription, model_id
-from aigrid.protocol.upstream import TensorSpec, Upstream
+from aigrid.protocol.tensors import TensorSpec
+from aigrid.protocol.upstream import Upstream
 
 FOLDER = Path(__file__).parents[1] / "tests" / "vectors"
 

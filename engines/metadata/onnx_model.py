@@ -20,16 +20,13 @@ from aigrid.engines.protobuf import BYTES, VARINT, Field, Walker
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import Feature, TableInput, TaskMapping, TaskOutput
-from aigrid.protocol.upstream import TensorSpec, TensorType
+from aigrid.protocol.tensors import ELEMENTS, TensorSpec, TensorType
 
 FORMAT: Final = "onnx"
 MAPPING_PROPERTY, TASK_PROPERTY = "aigrid.mapping", "aigrid.task"
 _PROPERTIES: Final = frozenset({MAPPING_PROPERTY, TASK_PROPERTY, "license", "language"})
 # TensorProto.DataType -> name in the Open Inference Protocol
-_TYPES: Final[Mapping[int, TensorType]] = {
-    1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "BYTES",
-    9: "BOOL", 10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64",
-}  # fmt: skip
+_TYPES: Final[Mapping[int, TensorType]] = {one.onnx_number: one.datatype for one in ELEMENTS}
 _CLASSES: Final = frozenset({"classlabels_ints", "classlabels_int64s", "classlabels_strings"})
 _REGRESSORS: Final = frozenset({"LinearRegressor", "SVMRegressor", "TreeEnsembleRegressor"})
 

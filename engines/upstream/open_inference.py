@@ -11,23 +11,26 @@ from urllib.parse import quote
 import msgspec
 
 from aigrid.engines.base import CancelToken, ModelSource, Served, wrong_task
-from aigrid.engines.onnx_tensors import from_array, to_array
+from aigrid.engines.onnx_tensors import array_of, tensor_of
 from aigrid.engines.tasks import TASKS, Tasks
 from aigrid.engines.tasks.base import Array
 from aigrid.engines.upstream.engine import Backend, UpstreamEngine
 from aigrid.engines.upstream.http import Bounds, Client, ask_json, brief, refused
-from aigrid.engines.upstream.oip_tensors import arrays_of, body_of, declared, dtype_of, zeros
+from aigrid.engines.upstream.oip_tensors import body_of, tensors_of
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
     Finish,
     InferChunk,
     InferRequest,
     TaskRequest,
+    Tensor,
     TensorChunk,
     TensorRequest,
 )
 from aigrid.protocol.limits import LIMITS, Limits
-from aigrid.protocol.upstream import TensorSpec, TensorSpecs, Upstream
+from aigrid.protocol.open_inference import HEAD_LENGTH
+from aigrid.protocol.tensors import BY_DATATYPE, TensorSpec, TensorSpecs, misfit, zeros
+from aigrid.protocol.upstream import Upstream
 
 _BINARY: Final = frozenset({"binary_tensor_data", "binary_data"})
 _JSON_BYTES_EACH: Final = 26  # the longest a number of eight bytes is as JSON, comma included
@@ -74,7 +77,6 @@ class OipModel:
         self._limits = limits
         self._inputs = {spec.name: spec for spec in upstream.inputs}
         self._outputs = {spec.name: spec for spec in upstream.outputs}
-        self._declared = {name: declared(spec) for name, spec in self._inputs.items()}
         self._binary = _takes_binary(client, limits)
         self._tasks = None if source.mapping is None else Tasks(source, self)
 
@@ -95,9 +97,10 @@ class OipModel:
         """See `Runner`."""
         cast = {}
         for name, array in feeds.items():
-            dtype = dtype_of(self._inputs[name])
-            cast[name] = array if dtype == "string" else array.astype(dtype, copy=False)
-        return self._infer(cast, self.outputs, self._usual, cancel)
+            dtype = BY_DATATYPE[self._inputs[name].datatype].dtype
+            cast[name] = tensor_of(name, array, dtype)
+        found = self._infer(cast, self.outputs, self._usual, cancel)
+        return {name: array_of(tensor) for name, tensor in found.items()}
 
     def look(self) -> tuple[Served, int]:
         """See `Backend.look`. The protocol says nothing of requests that wait."""
@@ -108,15 +111,19 @@ class OipModel:
 
     def trial(self, bounds: Bounds) -> None:
         """See `Backend.trial`: the smallest tensors that fit, of zeros."""
-        feeds = {name: zeros(spec) for name, spec in self._inputs.items()}
+        feeds = zeros(self._inputs.values(), LIMITS.tensor_max_bytes)
+        if feeds is None:
+            raise EngineError("its inputs are larger than a request may be")
         self._infer(feeds, self.outputs, self._bounds(bounds), CancelToken())
 
     def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
         """See `Backend.answer`."""
         if isinstance(request, TensorRequest):
-            wanted = self._wanted(request.outputs)
-            found = self._infer(self._feeds(request), wanted, self._usual, cancel)
-            outputs = {name: from_array(name, array) for name, array in found.items()}
+            wrong = misfit(request, [*self._inputs.values()], [*self._outputs.values()])
+            if wrong is not None:
+                raise _invalid(wrong.reason)
+            wanted = request.outputs or self.outputs
+            outputs = self._infer(request.inputs, wanted, self._usual, cancel)
             if sum(len(tensor.data) for tensor in outputs.values()) > LIMITS.tensor_max_bytes:
                 raise _invalid("the answer is too large; name fewer outputs or send less at once")
             yield TensorChunk(outputs)
@@ -143,12 +150,12 @@ class OipModel:
 
     def _infer(
         self,
-        feeds: Mapping[str, Array],
+        feeds: Mapping[str, Tensor],
         wanted: Sequence[str],
         bounds: Bounds,
         cancel: CancelToken,
-    ) -> dict[str, Array]:
-        body, headers = body_of(feeds, self._inputs, wanted, binary=self._binary)
+    ) -> dict[str, Tensor]:
+        body, headers = body_of(feeds, wanted, binary=self._binary)
         path = f"{self._path}/infer"
         with self._client.open(
             "POST", path, body, bounds=bounds, cancel=cancel, headers=headers
@@ -156,32 +163,7 @@ class OipModel:
             said = answer.read()
         if answer.status != 200:
             raise refused(answer, said, self._client.location)
-        head = answer.header("Inference-Header-Content-Length")
-        head_bytes = int(head) if head.isascii() and head.isdigit() and len(head) < 12 else 0
-        return arrays_of(said, head_bytes, self._outputs, wanted)
-
-    def _feeds(self, request: TensorRequest) -> dict[str, Array]:
-        given, known = set(request.inputs), set(self._declared)
-        if unknown := sorted(given - known):
-            raise _invalid(f"there is no input {unknown[0]!r}; the model has {_names(known)}")
-        if missing := sorted(known - given):
-            raise _invalid(f"input {missing[0]!r} is missing ({self._declared[missing[0]]})")
-        total = sum(len(tensor.data) for tensor in request.inputs.values())
-        if total > LIMITS.tensor_max_bytes:
-            raise _invalid(f"{total} bytes of tensors; {LIMITS.tensor_max_bytes} are allowed")
-        return {
-            name: to_array(tensor, self._declared[name]) for name, tensor in request.inputs.items()
-        }
-
-    def _wanted(self, names: Sequence[str]) -> Sequence[str]:
-        for name in names:
-            if name not in self._outputs:
-                raise _invalid(
-                    f"there is no output {name!r}; the model has {_names(set(self._outputs))}"
-                )
-        if len(set(names)) != len(names):
-            raise _invalid("an output is named twice")
-        return names or self.outputs
+        return tensors_of(said, answer.header(HEAD_LENGTH) or None, self._outputs, wanted)
 
 
 def listed(client: Client, limits: Limits) -> tuple[Served, ...]:
@@ -247,10 +229,6 @@ def _takes_binary(client: Client, limits: Limits) -> bool:
 def _path(name: str, version: str) -> str:
     path = f"/v2/models/{quote(name, safe='')}"
     return f"{path}/versions/{quote(version, safe='')}" if version else path
-
-
-def _names(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:8])
 
 
 def _invalid(message: str) -> EngineError:

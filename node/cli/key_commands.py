@@ -31,6 +31,9 @@ def create(
     capability: Annotated[
         list[str] | None, typer.Option(help="What may be done; repeatable. Without it: anything.")
     ] = None,
+    operates: Annotated[
+        bool, typer.Option("--operates", help="May load and unload the models of this node.")
+    ] = False,
     expires: Annotated[
         str | None, typer.Option(help="How long it is valid, such as 30d or 12h.")
     ] = None,
@@ -44,6 +47,7 @@ def create(
         "concurrency": concurrency,
         "models": model or [],
         "capabilities": capability or [],
+        "operates": operates,
     }
     params = {
         "name": name,

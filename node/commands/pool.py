@@ -35,27 +35,26 @@ async def _pin(node: Node, params: OwnModel, _: Emit) -> dict[str, Any]:
 
     Raises as `Pins.check` and `Pins.pin`.
     """
-    model = _named(node, params)
+    model = own_model(node, params.model)
     await node.pins.check(model)
     node.pins.pin(model)
     return {"model": model, "pinned": True}
 
 
 async def _unpin(node: Node, params: OwnModel, _: Emit) -> dict[str, Any]:
-    model = _named(node, params)
+    model = own_model(node, params.model)
     node.pins.unpin(model)
     return {"model": model, "pinned": False}
 
 
 async def _retry(node: Node, params: OwnModel, _: Emit) -> dict[str, Any]:
     """Offer a model again that was quarantined."""
-    model = _named(node, params)
+    model = own_model(node, params.model)
     node.pool.forgive(model)
     return {"model": model, "problem": node.pool.problem(model)}
 
 
-def _named(node: Node, params: OwnModel) -> str:
-    """Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
-    said = params.model
+def own_model(node: Node, said: str) -> str:
+    """The id of a model here. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
     found = [m for m in node.models.list() if said in (m, node.hosting.name(m))]
     return the_one(said, found, unknown=f"this node does not hold {said[:256]!r}")

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aigrid.metagraph.preferences import ANY, Preferences
@@ -22,7 +22,7 @@ from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
-from aigrid.protocol.inference import Finish, InferRequest, TaskRequest
+from aigrid.protocol.inference import Finish, InferRequest, TaskRequest, Tensor, TensorRequest
 from aigrid.protocol.model import MODEL_URN
 
 _NAME_SHOWN_CHARS = 100
@@ -40,12 +40,13 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class TaskAnswer:
-    """A typed task's answer: who gave it, and its output as JSON text."""
+    """A task's answer: who gave it, and its output as JSON text, or the tensors that came out."""
 
     answer: Answer
     output: bytes
     finish: Finish
     segments: tuple[Segment, ...]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class GatewayCore:
@@ -159,28 +160,35 @@ class GatewayCore:
     async def run_task(
         self,
         model: str,
-        request: TaskRequest,
+        request: TaskRequest | TensorRequest,
         *,
+        capability: str = "",
         request_id: str,
         visit: Visit,
         wish: Wish | None = None,
     ) -> TaskAnswer:
         """Run a typed task on `model`, or where that is empty on whatever model can do it.
 
+        Tensors are for a `model`; `capability` is what it does with them.
+
         Raises:
             AigridError: the caller may not, or there is no complete answer.
         """
-        self._check(visit, model, request.task, most(request))
+        capability = request.task if isinstance(request, TaskRequest) else capability
+        self._check(visit, model, capability, most(request))
         asked = self._generation(
-            (model,), request, request.task, request_id=request_id, visit=visit, wish=wish
+            (model,), request, capability, request_id=request_id, visit=visit, wish=wish
         )
         async with asked as generation:
             steps = [step async for step in generation]
             finish = steps[-1].finish
             output = b"".join(step.output for step in steps)
-            if finish is None or not output:
+            tensors = next((step.tensors for step in steps if step.tensors is not None), None)
+            found = output if isinstance(request, TaskRequest) else tensors
+            if finish is None or not found:
                 raise EngineError("The model answered without a result.")
-            return TaskAnswer(generation.answer, output, finish, tuple(generation.segments))
+            segments = tuple(generation.segments)
+            return TaskAnswer(generation.answer, output, finish, segments, tensors or {})
 
     def _generation(
         self,
@@ -215,6 +223,7 @@ class GatewayCore:
             ended=ended,
             waiting=waiting,
             patience_seconds=wish.patience_seconds,
+            takes_tensors=isinstance(request, TensorRequest),
         )
 
     def _check(self, visit: Visit, model: str, capability: str, cost: int) -> None:

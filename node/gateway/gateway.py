@@ -1,6 +1,7 @@
 """The gateway as a service: the routes of all dialects behind one boundary on one socket."""
 
 import socket
+from collections.abc import Callable
 
 import trio
 from starlette.requests import Request
@@ -15,13 +16,19 @@ from aigrid.node.gateway.http.guard import allowed_hosts, any_address, is_loopba
 from aigrid.node.gateway.http.server import HttpServer, listen
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.ollama.answers import error_body as ollama_error
+from aigrid.node.gateway.ollama.endpoints import OllamaEndpoints
+from aigrid.node.gateway.open_inference.answers import error_body as open_inference_error
+from aigrid.node.gateway.open_inference.endpoints import OpenInferenceEndpoints
 from aigrid.node.gateway.openai.answers import error_body
 from aigrid.node.gateway.openai.chat import OpenAiEndpoints, json_response
+from aigrid.node.gateway.repository import Repository
 from aigrid.node.gateway.sparql import Queries, SparqlEndpoint
 from aigrid.node.gateway.tasks import TaskEndpoints
 from aigrid.protocol.errors import Code, LocalError
+from aigrid.protocol.mesh_kinds import ModelBody
 
-_SPELLED: dict[str, SpellError] = {}
+_SPELLED: dict[str, SpellError] = {"/api/": ollama_error, "/v2": open_inference_error}
 """By what a path begins with."""
 
 
@@ -29,8 +36,9 @@ class Gateway:
     """HTTP on a loopback address, or with TLS on any.
 
     `host` is an address or `localhost`; port 0 takes a free one; `names` are what else clients call
-    this machine. `bind` may be called ahead of `run`, so that a taken port is known before anything
-    else starts. Callers without a key are served on loopback only, whatever `auth` was told.
+    this machine; `manifest` is what is said of a model id. `bind` may be called ahead of `run`, so
+    that a taken port is known before anything else starts. Callers without a key are served on
+    loopback only, whatever `auth` was told.
 
     Raises:
         UsageError: `unsafe_binding` from the constructor, `port_in_use` from `bind` and `run`.
@@ -45,11 +53,15 @@ class Gateway:
         auth: Authenticator,
         limits: GatewayLimits | None = None,
         queries: Queries | None = None,
+        manifest: Callable[[str], ModelBody | None] = lambda _: None,
+        repository: Repository | None = None,
         tls: ServerTls | None = None,
         names: tuple[str, ...] = (),
     ) -> None:
         self._core = core
         self._queries = queries
+        self._manifest = manifest
+        self._repository = repository
         self._host = loopback_address(host) if tls is None else any_address(host)
         self._port = port
         self._limits = limits or GatewayLimits()
@@ -146,10 +158,19 @@ class Gateway:
         bodies = BodyReader(self._limits)
         routes: list[BaseRoute] = [
             *OpenAiEndpoints(self._core, bodies, self._limits).routes(),
+            *OllamaEndpoints(self._core, bodies, self._limits, manifest=self._manifest).routes(),
             *TaskEndpoints(self._core, bodies, self._limits).routes(),
             Route("/healthz", self._health, methods=["GET"]),
             Route("/aigrid/v1/status", self._status, methods=["GET"]),
         ]
+        if self._repository is not None:
+            routes += OpenInferenceEndpoints(
+                self._core,
+                bodies,
+                self._limits,
+                manifest=self._manifest,
+                repository=self._repository,
+            ).routes()
         if self._queries is not None:
             routes += SparqlEndpoint(self._queries, self._limits).routes()
         router = Router(routes, redirect_slashes=False)

@@ -36,7 +36,9 @@ class Generation:
         ended: list[Segment],
         waiting: Waiting,
         patience_seconds: float,
+        takes_tensors: bool = False,
     ) -> None:
+        self._takes_tensors = takes_tensors
         self._ended_before = ended
         self.waiting = waiting
         self._patience_seconds = patience_seconds
@@ -109,9 +111,9 @@ class Generation:
             chunks = await self._next_chunks()
             if chunks is None:
                 raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
-            step = merged(chunks)
+            step = merged(chunks, takes_tensors=self._takes_tensors)
             if step.finish is None:
-                if step.text or step.logprobs or step.output or step.more:
+                if step.text or step.logprobs or step.output or step.more or step.tensors:
                     return step
                 continue
             self._ended = True

@@ -27,7 +27,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.inference import InferChunk, TextRequest, check_text
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Infer, Loading, Receipted, encode, loading
+from aigrid.protocol.messages import Chunks, Infer, Loading, Receipted, encode, loading, portions
 from aigrid.protocol.more import check_more, needed, not_taken, untaken
 from aigrid.protocol.record import Record
 
@@ -220,7 +220,8 @@ class Serving:
                     "serving", peer=peer_id, request_id=message.request_id, model=message.model
                 )
                 async for batch in answer:
-                    await send(encode(Chunks(batch)))
+                    for part in portions(Chunks(batch)):
+                        await send(part)
         except AigridError as error:
             log.info(
                 "not_served", peer=peer_id, request_id=message.request_id, code=error.code.value

@@ -34,6 +34,7 @@ class ActorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         models: names or ids of the only models it may use. By its id a model may be asked for
             only where it alone has the name.
         capabilities: the only tasks it may have done; what is narrower is included.
+        operates: whether it may load and unload the models of this node. It may not, unless told.
     """
 
     requests_per_minute: Count = 0
@@ -42,6 +43,7 @@ class ActorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     concurrency: Count = 0
     models: Names = ()
     capabilities: Names = ()
+    operates: bool = False
 
 
 NO_LIMITS: Final = ActorLimits()

@@ -12,7 +12,7 @@ from aigrid.node.policy import limits
 from aigrid.node.policy.api_keys import Actor, ApiKeys
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.limits import NO_LIMITS, ActorLimits, Usage
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, PolicyDeniedError
 
 _log = structlog.get_logger("aigrid.gateway")
 
@@ -62,6 +62,13 @@ class Visit:
         self._meter.check_tokens(self.actor)
         self.spoken_for += most
         self._meter.speak_for(self.actor, most)
+
+    def may_operate(self) -> None:
+        """Raise PolicyDeniedError (`denied`) unless the caller may load and unload models here."""
+        if self.actor is not None and not self.limits.operates:
+            raise PolicyDeniedError(
+                "This caller may not operate the node: its key was made without --operates."
+            )
 
     def spend(self, tokens: int) -> None:
         """Charge tokens to the caller."""

@@ -19,7 +19,8 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, ModelFile, model_id
 from aigrid.protocol.record import Record, build, sign_jcs, verification_method
 from aigrid.protocol.rotation import agreed
-from aigrid.protocol.upstream import TensorSpec, Upstream
+from aigrid.protocol.tensors import TensorSpec
+from aigrid.protocol.upstream import Upstream
 
 NOW_MS = 1_790_000_000_000
 ALICE, BOB, CAROL = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
@@ -189,6 +190,8 @@ def model_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
             memory_bytes=counts,
             context_tokens=counts,
             policy=st.just(UNSET) | credential_strategies.rules,
+            inputs=st.just(UNSET) | st.just((TensorSpec("x", "FP32", (-1, 4)),)),
+            outputs=st.just(UNSET) | st.just((TensorSpec("y", "BYTES", ()),)),
         )
     )
 

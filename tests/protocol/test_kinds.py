@@ -4,6 +4,7 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from tests.protocol.strategies import ALICE, BOB, example_bodies, labels
@@ -13,6 +14,7 @@ from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.kinds import KINDS, Kind, ModelBody, decode_body, encode_body, node_peer_id
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
+from aigrid.protocol.tensors import TensorSpec
 from aigrid.protocol.upstream import Upstream
 
 CID = content_id(b"x")
@@ -233,3 +235,19 @@ def test_only_its_publisher_describes_a_model_behind_a_server():
     with pytest.raises(VerificationError) as refused:
         decode_body(Kind.MODEL, BOB.did, subject)
     assert refused.value.code is Code.ISSUER_NOT_KEY
+
+
+def test_a_manifest_declares_each_tensor_once():
+    description = ModelDescription("echo", "reinforcement-learning", ())
+    spec = TensorSpec("x", "FP32", (-1, 2))
+    body = ModelBody(
+        id=MODEL_URN + model_id(description),
+        name="adder",
+        capabilities=("reinforcement-learning",),
+        model=description,
+        inputs=(spec,),
+    )
+    assert decode_body(Kind.MODEL, ALICE.did, encode_body(body)) == body
+    twice = encode_body(msgspec.structs.replace(body, inputs=(spec, spec)))
+    with pytest.raises(VerificationError, match="declared twice"):
+        decode_body(Kind.MODEL, ALICE.did, twice)

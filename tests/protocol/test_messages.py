@@ -127,6 +127,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Strategy]] = {
             waiting=st.integers(0, 1_000_000),
         )
         | st.builds(messages.Piece, data=st.binary(max_size=64))
+        | st.builds(messages.Portion, data=st.binary(min_size=1, max_size=64), last=st.booleans())
         | st.builds(messages.Loading, text=st.text(shown, max_size=160))
         | batches
         | st.builds(messages.Reconciled, message=st.binary(min_size=1, max_size=64))

@@ -21,7 +21,7 @@ from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, Local
 T = TypeVar("T")
 _log = structlog.get_logger("aigrid.gateway")
 REQUEST_ID, VISIT = "aigrid.request_id", "aigrid.visit"
-_OPEN = frozenset({"/healthz"})
+_OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 JSON_TYPE = "application/json"
 
 
@@ -32,7 +32,8 @@ class ClientGoneError(Exception):
 class Boundary:
     """The outermost layer: request ids, the guard against web pages, every error an answer.
 
-    Here alone it is decided who gets to a route; all but `/healthz` find a `Visit` in the scope.
+    Here alone it is decided who gets to a route; all but those that only say whether
+    this node is alive find a `Visit` in the scope.
     `dialect` says by path how an error is spelled there.
     """
 

@@ -39,7 +39,7 @@ class Spelling(Protocol):
         """The body of a plain answer; its last step carries the finish."""
 
     def begin(self, answer: Answer) -> bytes:
-        """What a stream begins with, if anything; called before `step` and `end`."""
+        """Called first, once the first chunk is there: what a stream begins with, if anything."""
 
     def step(self, step: Step) -> bytes:
         """A piece of the answer; nothing when the step holds none."""
@@ -87,6 +87,7 @@ class TextAnswer:
     async def _plain(self) -> Response:
         generation = self.generation
         async with generation:
+            self.spelling.begin(generation.answer)
             steps = [step async for step in generation]
             body = self.spelling.whole(generation.answer, steps, generation.segments)
             headers = served_by(generation.answer)

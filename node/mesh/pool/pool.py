@@ -219,15 +219,19 @@ class ModelPool:
             entry.pinned = False
             self._unloading.poke()
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, *, drained: bool = False) -> None:
         """Unload a model once its last lease has ended; new leases load it anew.
 
-        One that is loading is broken off; nothing of it is left when this returns.
+        One that is loading is broken off; nothing of it is left when this returns. With `drained`
+        that is when the last lease has ended.
         """
         if (entry := self._entries.get(model)) is not None:
+            workers = self._workers(model) if drained else []
             await self._unloading.unload(entry)
             entry.off_disk = model not in self._local_models.list()
             self._unloading.prune(entry)
+            for worker in workers:
+                await worker.died.wait()
 
     # -- leasing
 

@@ -30,7 +30,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model somebody offers now, as clients see it. `nodes` are PeerIds, best known first."""
+    """A model somebody offers now, as clients see it. `nodes` are PeerIds, best known first.
+
+    `takes`: further members of a text request that some of them take, ascending; `*`: all.
+    """
 
     model: str
     name: str
@@ -40,6 +43,7 @@ class ModelView:
     state: str
     context_tokens: int
     created_ms: int
+    takes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -183,4 +183,5 @@ def _view(summary: ModelSummary, offers: list[Candidate]) -> ModelView:
         state=offers[0].state,
         context_tokens=summary.context_tokens,
         created_ms=oldest.valid_from_ms,
+        takes=tuple(sorted({name for offer in offers for name in offer.takes})),
     )

@@ -16,7 +16,9 @@ from aigrid.protocol.inference import (
     TextRequest,
 )
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Loading, Receipted, decode_rpc_answer
+from aigrid.protocol.messages import Chunks, Loading, Portion, Receipted, decode_rpc_answer
+
+_SIGN = TextChunk("")
 
 
 class RemoteAnswer:
@@ -52,6 +54,7 @@ class RemoteAnswer:
         self.was_loading = False
         self._begun = False
         self.receipt = b""
+        self._portions: list[bytes] = []
         self._kind: type[InferChunk] = TensorChunk
         self._tokens_allowed = 0
         self._tokens_left, self._bytes_left = 0, LIMITS.tensor_max_bytes + LIMITS.frame_max_bytes
@@ -113,16 +116,36 @@ class RemoteAnswer:
                 self.was_loading = True
                 self._loading(answer.text)
                 continue
-            if not isinstance(answer, Chunks):
+            if not isinstance(answer, Chunks | Portion):
                 raise RemoteError("an unexpected answer", peer=self._peer)
             if self._words_left >= 0:
                 self._words_left = -1
                 self._came()
-            self._check(answer.chunks, len(body))
-            return answer.chunks
+            self._take(len(body))
+            chunks = answer.chunks if isinstance(answer, Chunks) else self._joined(answer)
+            self._check(chunks)
+            return chunks
 
-    def _check(self, batch: tuple[InferChunk, ...], size: int) -> None:
+    def _joined(self, portion: Portion) -> tuple[InferChunk, ...]:
+        """What portions come to; before the last one comes it is a sign of life."""
+        usual = len(portion.data) == LIMITS.portion_bytes
+        if self._kind is TextChunk or not (portion.last or usual):
+            raise RemoteError("an answer in portions that needs none", peer=self._peer)
+        self._portions.append(portion.data)
+        if not portion.last:
+            return (_SIGN,)
+        whole, self._portions = b"".join(self._portions), []
+        answer = decode_rpc_answer(whole)
+        if not isinstance(answer, Chunks):
+            raise RemoteError("an unexpected answer", peer=self._peer)
+        return answer.chunks
+
+    def _take(self, size: int) -> None:
         self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise RemoteError("a longer answer than asked for", peer=self._peer)
+
+    def _check(self, batch: tuple[InferChunk, ...]) -> None:
         for position, chunk in enumerate(batch, 1):
             if isinstance(chunk, Finish):
                 if position < len(batch):
@@ -135,5 +158,5 @@ class RemoteAnswer:
                 raise RemoteError("an answer of another kind than asked for", peer=self._peer)
             elif isinstance(chunk, TextChunk):
                 self._tokens_left -= len(chunk.token_ids)
-        if self._tokens_left < 0 or self._bytes_left < 0:
+        if self._tokens_left < 0:
             raise RemoteError("a longer answer than asked for", peer=self._peer)

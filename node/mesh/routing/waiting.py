@@ -80,13 +80,16 @@ class Waiting:
             None leaves it to the node.
         said: the last word while a load is waited for; None when nothing is, or nobody has said.
         changed: set, and replaced, with every word.
+        loading_seconds: how long loads were waited for, in all.
     """
 
     def __init__(self, keep_alive_seconds: float | None = None) -> None:
         self.keep_alive_seconds = keep_alive_seconds
         self.said: Said | None = None
         self.changed = trio.Event()
+        self.loading_seconds = 0.0
         self._first: Said | None = None
+        self._told_at = -math.inf
         self._deadline = math.inf
         self._scope: trio.CancelScope | None = None
 
@@ -147,7 +150,10 @@ class Waiting:
         )
 
     def _say(self, said: Said | None) -> None:
-        self.said = said
+        now = trio.current_time()
+        if self.said is not None:
+            self.loading_seconds += now - self._told_at
+        self.said, self._told_at = said, now
         if self._scope is not None:
             self._scope.deadline = math.inf if said is None else self._deadline
         self.changed.set()

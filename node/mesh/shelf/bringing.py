@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from aigrid.engines.base import Estimate, ModelSource
 from aigrid.engines.draft import Draft
-from aigrid.engines.trial import trial
+from aigrid.engines.trial import GENERATION, trial
 from aigrid.node.mesh.shelf.copying import Progress, no_progress
 from aigrid.node.mesh.shelf.hosting import Hosting, Published
 from aigrid.node.mesh.shelf.models import LocalModels
@@ -23,7 +23,8 @@ from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.errors import Code, EngineError, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import ModelDescription, model_id
-from aigrid.protocol.task import ALSO_DOES, TaskMapping, files_of
+from aigrid.protocol.task import ALSO_DOES, WRITTEN, TaskMapping, files_of
+from aigrid.protocol.tensors import TensorSpecs
 
 _NAMELESS: Final = frozenset({"model", "pytorch_model", "model_quantized"})
 
@@ -203,6 +204,7 @@ class Bringing:
             languages=draft.languages,
             policy=proposal.policy,
             trial=trial(draft.task, draft.mapping, draft.inputs),
+            tensors=_tensors(draft),
             take=take,
             own=proposal.own,
             progress=progress,
@@ -246,6 +248,12 @@ def _wished(draft: Draft, folder: Path, wishes: Wishes) -> Draft:
     if taken := sorted(weights & beside.keys()):
         raise UsageError(f"the mapping names {taken[0]!r}, which is what the model is called")
     return replace(draft, files={**draft.files, **beside})
+
+
+def _tensors(draft: Draft) -> tuple[TensorSpecs, TensorSpecs]:
+    """What requests may carry: a graph that writes text has tensors of its engine's alone."""
+    writes = draft.task == GENERATION or draft.task in WRITTEN
+    return ((), ()) if writes else (draft.inputs, draft.outputs)
 
 
 def _source(draft: Draft, *, trusted: bool) -> ModelSource:

@@ -1,6 +1,5 @@
 """The models this node holds: how one gets onto its shelf and leaves it. See `offering`."""
 
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.pool.pool import ModelPool
 from aigrid.node.mesh.pool.progress import LoadProgress
 from aigrid.node.mesh.routing.answer import the_one
+from aigrid.node.mesh.shelf.chunk_lists import chunk_lists_of
 from aigrid.node.mesh.shelf.copying import Progress, no_progress
 from aigrid.node.mesh.shelf.models import LocalModels
 from aigrid.node.mesh.shelf.offering import Offering
@@ -32,15 +32,14 @@ from aigrid.protocol.errors import (
     EngineError,
     LocalError,
     UsageError,
-    VerificationError,
 )
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import Kind, ModelBody
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.mesh_kinds import ChunkList
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
+from aigrid.protocol.tensors import TensorSpecs
 from aigrid.protocol.upstream import Upstream
 
 log = structlog.get_logger(__name__)
@@ -120,7 +119,7 @@ class Hosting(Offering):
         async with self._alone(model):
             if model in self._models.list():
                 return
-            self._check_room(known=False)
+            self.check_room()
             await self._models.add(
                 body.model, files, take=True, own=False, obtained=manifest, progress=progress
             )
@@ -154,7 +153,7 @@ class Hosting(Offering):
 
     async def fetch(self, name: str, progress: Progress) -> Published:
         """Bring a starter model by name, sign a manifest for it, and offer it."""
-        self._check_room(known=False)
+        self.check_room()
         held = self._models.list()
         starter = await fetch(name, self._models, progress)
         async with self._alone(starter.model):
@@ -223,6 +222,7 @@ class Hosting(Offering):
         policy: Rules | UnsetType = UNSET,
         endpoint: Endpoint | None = None,
         trial: InferRequest | None = None,
+        tensors: tuple[TensorSpecs, TensorSpecs] = ((), ()),
         take: bool = False,
         own: bool = True,
         progress: Progress = no_progress,
@@ -231,13 +231,13 @@ class Hosting(Offering):
 
         With `take` its files are moved rather than copied. `own`: whether this node is the
         publisher of what code there is in them. Without a `policy` it keeps the one that this node
-        published it with before. What fails leaves nothing behind.
+        published it with before. What fails leaves nothing behind. `tensors`: see `ModelBody`.
         """
         model = model_id(description)
         async with self._alone(model, publishing=own):
             self._check_publish(model, capabilities)
             known = model in self._models.list()
-            self._check_room(known=known)
+            self.check_room(known=known)
             named = self._own_name(model)
             before = self._models.endpoint(model) if known else None
             await self._models.add(
@@ -255,6 +255,7 @@ class Hosting(Offering):
                     license_id=license_id,
                     languages=languages,
                     policy=policy,
+                    tensors=tensors,
                 )
             except BaseException:
                 with trio.CancelScope(shield=True):
@@ -313,11 +314,8 @@ class Hosting(Offering):
         await self._models.set_endpoint(model, endpoint)
         await self._pool.unload(model)
 
-    def check_room(self) -> None:
-        """Raise LocalError (`over_quota`) unless one model more can be offered."""
-        self._check_room(known=False)
-
-    def _check_room(self, *, known: bool) -> None:
+    def check_room(self, *, known: bool = False) -> None:
+        """Raise LocalError (`over_quota`) unless one model more, or one `known`, can be offered."""
         if not known and len(self._models.list()) >= LIMITS.offers_max:
             raise LocalError(
                 f"a node offers at most {LIMITS.offers_max} models; withdraw one first",
@@ -346,6 +344,7 @@ class Hosting(Offering):
         license_id: str,
         languages: tuple[str, ...] = (),
         policy: Rules | UnsetType = UNSET,
+        tensors: tuple[TensorSpecs, TensorSpecs] = ((), ()),
     ) -> Published:
         """Sign a manifest, once an engine here has said that it can run the model.
 
@@ -359,7 +358,7 @@ class Hosting(Offering):
             estimate = (await self._pool.resident(model)).estimate
             self.watch.note(model, "")
             self.watch.poke()
-        chunk_lists = await self._chunk_lists(model, description)
+        chunk_lists = await chunk_lists_of(self._models, model)
         body = ModelBody(
             id=MODEL_URN + model,
             name=name,
@@ -370,6 +369,8 @@ class Hosting(Offering):
             memory_bytes=estimate.memory_bytes,
             context_tokens=estimate.context_tokens,
             policy=self._own_policy(model) if policy is UNSET else policy,
+            inputs=tensors[0] or UNSET,
+            outputs=tensors[1] or UNSET,
             chunk_lists=chunk_lists,
         )
         record = self._graph.issue(
@@ -381,19 +382,3 @@ class Hosting(Offering):
         )
         self._changed()
         return Published(model, name, record.content_id)
-
-    async def _chunk_lists(
-        self, model: str, description: ModelDescription
-    ) -> tuple[ChunkList, ...] | UnsetType:
-        """By which others may fetch the files; unset where these are not given away."""
-        if description.upstream is not UNSET:
-            return UNSET
-        found = []
-        try:
-            for file in sorted(description.files, key=lambda file: file.name):
-                raw = await self._models.chunk_list(model, file)
-                found.append(ChunkList(file.name, hashlib.sha256(raw).hexdigest()))
-        except VerificationError as error:
-            log.warning("not_given_away", model=model, reason=error.message)
-            return UNSET
-        return tuple(found)

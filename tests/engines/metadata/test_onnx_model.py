@@ -14,7 +14,7 @@ from aigrid.engines.metadata import read
 from aigrid.engines.metadata.onnx_model import onnx_facts
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.task import TableInput, TaskMapping, TaskOutput, TextInput
-from aigrid.protocol.upstream import TensorSpec
+from aigrid.protocol.tensors import TensorSpec
 
 
 def kind(value: onnx.ValueInfoProto) -> tuple[str, list[int]]:

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aigrid.engines.base import Endpoint, ModelSource
-from aigrid.protocol.upstream import TensorSpec, Upstream
+from aigrid.protocol.tensors import TensorSpec
+from aigrid.protocol.upstream import Upstream
 
 WORDS = ("One", " two", " three", " four")
 PAIR = TensorSpec("x", "FP32", (-1, 2))

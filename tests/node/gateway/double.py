@@ -16,6 +16,7 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.repository import Repository
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.policy.access import Access
@@ -25,6 +26,7 @@ from aigrid.protocol.canonical import content_id
 from aigrid.protocol.errors import AigridError, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import ModelBody
 
 NODE = "12D3KooWSecondNode"
 MODEL = "bafymodel"
@@ -168,6 +170,8 @@ async def gateway(
     access: Access | None = None,
     keyless: bool = True,
     tls: ServerTls | None = None,
+    manifest: Callable[[str], ModelBody | None] = lambda _: None,
+    repository: Repository | None = None,
     **limits: Any,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway and its HOST:PORT; stopped at the end."""
@@ -179,6 +183,8 @@ async def gateway(
         auth=authenticator(access, keyless=keyless),
         limits=GatewayLimits(**limits),
         tls=tls,
+        manifest=manifest,
+        repository=repository,
     )
     async with trio.open_nursery() as nursery:
         address = await nursery.start(served.run)

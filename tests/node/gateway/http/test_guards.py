@@ -118,7 +118,7 @@ async def test_a_body_must_be_plain_json(headers: tuple[str, ...]) -> None:
 
 
 async def test_unknown_paths_and_methods_are_refused_in_kind() -> None:
-    assert await refused(head("GET", "/v2/x")) == (404, "not_found")
+    assert await refused(head("GET", "/v0/x")) == (404, "not_found")
     assert await refused(head("GET", "/v1/models/no/such")) == (404, "model_not_found")
     status, headers, _ = parts(await exchange(head("GET", "/v1/chat/completions")))
     assert (status, headers["allow"]) == (405, "post")

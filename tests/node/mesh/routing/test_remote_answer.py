@@ -19,13 +19,14 @@ from aigrid.protocol.inference import (
     TextRequest,
 )
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.messages import Chunks, Pong, encode
+from aigrid.protocol.messages import Chunks, Pong, Portion, encode, portions
 
 TEXT = TextRequest(prompt="x", max_tokens=2)
 TENSORS = TensorRequest({})
 TASK = TaskRequest("feature-extraction", b"[]")
 OUTPUT = TensorChunk({"x": Tensor("uint8", (1,), b"1")})
 END = Finish("stop")
+LARGE = list(portions(Chunks((TensorChunk({"x": Tensor("uint8", (5 << 18,), bytes(5 << 18))}),))))
 HUGE = TextChunk("x" * (LIMITS.frame_max_bytes - 100))
 
 
@@ -64,6 +65,7 @@ async def read(request: InferRequest, *batches: tuple[InferChunk, ...] | bytes) 
         (TENSORS, [(OUTPUT, END)]),
         (TENSORS, [(TextChunk(""),), (TextChunk(""), OUTPUT, END)]),
         (TASK, [(TextChunk(""),), (TaskChunk(b"1"), END)]),
+        (TENSORS, [*LARGE, (END,)]),
     ],
 )
 async def test_an_answer_that_holds_passes_whole(request_, batches):
@@ -86,6 +88,13 @@ async def test_an_answer_that_holds_passes_whole(request_, batches):
         (TEXT, [(TextChunk("a", (1,)),)] * 9, 2),
         (TEXT, [(HUGE,)] * 9, 1),
         (TENSORS, [(TensorChunk({"x": Tensor("uint8", (1 << 19,), bytes(1 << 19))}),)] * 99, 65),
+        (TEXT, LARGE, 0),
+        (TASK, LARGE, 2),
+        (TENSORS, [encode(Portion(b"1"))], 0),
+        (TENSORS, LARGE[:2], 2),
+        (TENSORS, [*LARGE[:2], encode(Pong(1))], 2),
+        (TENSORS, [*LARGE[:2], encode(Portion(b"\xc1", last=True))], 2),
+        (TENSORS, [encode(Portion(bytes(LIMITS.portion_bytes)))] * 99, 65),
     ],
 )
 async def test_an_answer_that_does_not_hold_is_cut(request_, batches, held):

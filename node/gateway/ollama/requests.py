@@ -1,0 +1,232 @@
+"""Ollama's requests, decoded and checked: bytes in, a call or an error out. Pure.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md. A field that we do not know is
+ignored; one that would change the meaning of the answer and that nobody here can honour is refused
+by name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from aigrid.node.gateway.call import TextCall
+from aigrid.node.gateway.ollama.messages import Message, chat_messages
+from aigrid.node.gateway.ollama.options import read
+from aigrid.protocol.errors import Code, InvalidRequestError
+from aigrid.protocol.inference import TaskRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
+
+EMBEDDING: Final = "feature-extraction"
+_Raws = dict[str, msgspec.Raw]
+_encode = msgspec.json.Encoder().encode
+_S = TypeVar("_S", bound="_Named")
+
+
+class _Named(msgspec.Struct):
+    """`name` is what older clients call `model`."""
+
+    model: str = ""
+    name: str = ""
+    keep_alive: str | int | float | None = None
+    options: _Raws | None = None
+
+
+class _Generating(_Named):
+    stream: bool | None = None
+    format: msgspec.Raw = msgspec.Raw()
+    think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class _Chat(_Generating):
+    messages: list[Message] = []
+    tools: msgspec.Raw = msgspec.Raw()
+
+
+class _Generate(_Generating):
+    prompt: str = ""
+    suffix: str = ""
+    system: str = ""
+    template: str = ""
+    context: list[int] | None = None
+    raw: bool = False
+    images: list[str] | None = None
+
+
+class _Embed(_Named):
+    input: str | list[str] = []
+    prompt: str = ""
+    truncate: bool | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCall:
+    """Texts to vectors. `count` of them; `single`: the older endpoint, with one and one vector."""
+
+    model: str
+    request: TaskRequest
+    count: int
+    single: bool
+    keep_alive: str | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TouchCall:
+    """A request without a prompt: the model is to be loaded, or with `keep_alive` 0 to go."""
+
+    model: str
+    keep_alive: str | float | None
+    unload: bool
+
+
+def decode_chat(body: bytes) -> TextCall | TouchCall:
+    """Decode and check the body of `POST /api/chat`.
+
+    Raises:
+        InvalidRequestError: whatever is wrong with it; `param` names the field where there is one.
+    """
+    parsed = _parse(body, _Chat)
+    if not parsed.messages:
+        return _touch(parsed)
+    tools = {} if _absent(parsed.tools) else {"tools": parsed.tools}
+    return _text_call(parsed, {"messages": chat_messages(parsed.messages)}, tools)
+
+
+def decode_generate(body: bytes) -> TextCall | TouchCall:
+    """Decode and check the body of `POST /api/generate`.
+
+    Raises:
+        InvalidRequestError: as above.
+    """
+    parsed = _parse(body, _Generate)
+    if parsed.template:
+        raise _unsupported("template", "The model's own is used; with `raw` none is.")
+    if parsed.context:
+        raise _unsupported("context", "Send what was said before to /api/chat.")
+    if not (parsed.prompt or parsed.images):
+        return _touch(parsed)
+    if parsed.raw or parsed.suffix:
+        if parsed.images or parsed.system:
+            raise InvalidRequestError(
+                "`raw` and `suffix` go with neither `system` nor `images`.", param="raw"
+            )
+        more = {"suffix": msgspec.Raw(_encode(parsed.suffix))} if parsed.suffix else {}
+        return _text_call(parsed, {"prompt": parsed.prompt}, more)
+    system = [Message("system", parsed.system)] if parsed.system else []
+    asked = Message("user", parsed.prompt, images=parsed.images)
+    return _text_call(parsed, {"messages": chat_messages([*system, asked])}, {})
+
+
+def decode_embed(body: bytes, *, single: bool) -> EmbedCall:
+    """Decode and check the body of `POST /api/embed`, or of the older `POST /api/embeddings`.
+
+    Raises:
+        InvalidRequestError: as above.
+    """
+    parsed = _parse(body, _Embed)
+    given = parsed.prompt if single else parsed.input
+    called = "prompt" if single else "input"
+    texts = [given] if isinstance(given, str) else given
+    if not 0 < len(texts) <= LIMITS.task_items_max or not all(texts):
+        raise InvalidRequestError(
+            f"`{called}` must have 1 to {LIMITS.task_items_max} texts, none of them empty.",
+            param=called,
+        )
+    if parsed.dimensions is not None:
+        raise _unsupported("dimensions", "Leave it out.")
+    if parsed.truncate is False:
+        raise _unsupported("truncate", "What is too long for the model is cut: leave it out.")
+    request = TaskRequest(EMBEDDING, _encode(texts))
+    return EmbedCall(_model(parsed), request, len(texts), single, parsed.keep_alive)
+
+
+def decode_show(body: bytes) -> str:
+    """Which model the body of `POST /api/show` names.
+
+    Raises:
+        InvalidRequestError: as above.
+    """
+    return _model(_parse(body, _Named))
+
+
+def _text_call(parsed: _Generating, prompt: Mapping[str, Any], more: _Raws) -> TextCall:
+    fields, further = read(parsed.options or {})
+    members = {**further, **more, **_answer_form(parsed.format), **_thinking(parsed.think)}
+    return TextCall(
+        models=(_model(parsed),),
+        request=TextRequest(
+            **prompt,
+            **fields,
+            top_logprobs=_top_logprobs(parsed),
+            more=_encode(members) if members else b"",
+        ),
+        stream=parsed.stream is not False,
+        keep_alive=parsed.keep_alive,
+    )
+
+
+def _answer_form(said: msgspec.Raw) -> _Raws:
+    """`format` as `response_format`: JSON, or a schema that it is of."""
+    if _absent(said) or bytes(said) == b'""':
+        return {}
+    if bytes(said) == b'"json"':
+        return {"response_format": msgspec.Raw(b'{"type":"json_object"}')}
+    if not bytes(said).startswith(b"{"):
+        raise InvalidRequestError('`format` must be "json" or a JSON Schema.', param="format")
+    schema = {"name": "answer", "strict": True, "schema": said}
+    form = {"type": "json_schema", "json_schema": schema}
+    return {"response_format": msgspec.Raw(_encode(form))}
+
+
+def _thinking(said: bool | str | None) -> _Raws:  # noqa: FBT001 - what the field can be
+    """Whether, and how much, the model should think first; False is what happens anyway."""
+    if not said:
+        return {}
+    effort = "medium" if said is True else said
+    return {"reasoning_effort": msgspec.Raw(_encode(effort))}
+
+
+def _top_logprobs(parsed: _Generating) -> int | None:
+    if not parsed.logprobs:
+        return None
+    count = parsed.top_logprobs or 0
+    if not 0 <= count <= LIMITS.top_logprobs_max:
+        raise InvalidRequestError(
+            f"`top_logprobs` must be from 0 to {LIMITS.top_logprobs_max}.", param="top_logprobs"
+        )
+    return count
+
+
+def _touch(parsed: _Named) -> TouchCall:
+    kept = parsed.keep_alive
+    unload = kept == 0 or (isinstance(kept, str) and kept.strip("0hms. ") == "" and "0" in kept)
+    return TouchCall(_model(parsed), kept, unload)
+
+
+def _model(parsed: _Named) -> str:
+    model = parsed.model or parsed.name
+    if not 0 < len(model) <= LIMITS.model_field_max_chars:
+        raise InvalidRequestError("`model` must name a model.", param="model")
+    return model
+
+
+def _parse(body: bytes, kind: type[_S]) -> _S:
+    try:
+        body.decode()  # msgspec checks only the strings that it keeps
+        return msgspec.json.decode(body, type=kind)
+    except (ValueError, RecursionError) as error:  # DecodeError and UnicodeDecodeError, too
+        raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
+
+
+def _absent(raw: msgspec.Raw) -> bool:
+    return bytes(raw) in (b"", b"null", b"[]")
+
+
+def _unsupported(param: str, what: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"`{param}` is not supported. {what}", Code.UNSUPPORTED_PARAMETER, param=param
+    )

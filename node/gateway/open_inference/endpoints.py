@@ -1,0 +1,229 @@
+"""The Open Inference Protocol over HTTP: decoding, the core, spelling.
+
+A model's name may hold slashes and colons. Its one version is its model id, which a path may name.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from aigrid.node.gateway.core import GatewayCore, Listed, TaskAnswer
+from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
+from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.open_inference import answers
+from aigrid.node.gateway.open_inference.infer_request import decode_infer
+from aigrid.node.gateway.open_inference.signature import (
+    Signature,
+    outputs_of,
+    request_of,
+    signature_of,
+)
+from aigrid.node.gateway.patience import wish_of
+from aigrid.node.gateway.repository import Repository
+from aigrid.node.policy.metering import Visit
+from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, NoCandidateError
+from aigrid.protocol.inference import TaskRequest, TensorRequest
+from aigrid.protocol.mesh_kinds import ModelBody
+from aigrid.protocol.open_inference import HEAD_LENGTH
+
+LIVE, READY = "/v2/health/live", "/v2/health/ready"
+_MODEL = "/v2/models/{model:path}"
+_VERSION = _MODEL + "/versions/{version}"
+_KINDS = frozenset({"", JSON_TYPE, answers.OCTETS})
+
+
+class _RepositoryCall(msgspec.Struct):
+    """The body of a call to the repository; only `unload_dependents` changes nothing here."""
+
+    ready: bool = False
+    parameters: dict[str, msgspec.Raw] = {}
+
+
+class OpenInferenceEndpoints:
+    """The routes of the dialect, over one core.
+
+    `manifest` is what is said of a model id, or None; `repository` the models of this node.
+    """
+
+    def __init__(
+        self,
+        core: GatewayCore,
+        bodies: BodyReader,
+        limits: GatewayLimits,
+        *,
+        manifest: Callable[[str], ModelBody | None],
+        repository: Repository,
+    ) -> None:
+        self._core = core
+        self._bodies = bodies
+        self._limits = limits
+        self._manifest = manifest
+        self._repository = repository
+
+    def routes(self) -> list[BaseRoute]:
+        """What exists under /v2; the longer path comes first, for a name may hold anything."""
+        named = [
+            Route(f"{path}{end}", endpoint, methods=[method])
+            for path in (_VERSION, _MODEL)
+            for end, endpoint, method in (
+                ("/infer", self._infer, "POST"),
+                ("/ready", self._model_ready, "GET"),
+                ("", self._model, "GET"),
+            )
+        ]
+        return [
+            Route("/v2", self._server, methods=["GET"]),
+            Route(LIVE, self._live, methods=["GET"]),
+            Route(READY, self._ready, methods=["GET"]),
+            Route("/v2/repository/index", self._index, methods=["POST"]),
+            Route("/v2/repository/models/{model:path}/load", self._load, methods=["POST"]),
+            Route("/v2/repository/models/{model:path}/unload", self._unload, methods=["POST"]),
+            *named,
+        ]
+
+    # -- the server
+
+    async def _server(self, _request: Request) -> Response:
+        told = {"name": answers.NAME, "version": version("aigrid-node")}
+        return _json({**told, "extensions": answers.EXTENSIONS})
+
+    async def _live(self, _request: Request) -> Response:
+        return _json({"live": True})
+
+    async def _ready(self, _request: Request) -> Response:
+        if self._core.stopping:
+            raise LocalError("This node is stopping.", Code.SHUTTING_DOWN)
+        return _json({"ready": True})
+
+    # -- models
+
+    async def _model(self, request: Request) -> Response:
+        listed = self._named(request)
+        return _json(answers.model_metadata(listed, self._signature(listed)))
+
+    async def _model_ready(self, request: Request) -> Response:
+        listed = self._named(request)
+        if listed.view.state not in answers.READY_STATES:
+            raise NoCandidateError(f"The model {listed.listed_id!r} is {listed.view.state} yet.")
+        return _json({"name": listed.listed_id, "ready": True})
+
+    async def _infer(self, request: Request) -> Response:
+        listed = self._named(request)
+        headers = dict(request.scope["headers"])
+        _check_kind(headers)
+        told = headers.get(HEAD_LENGTH.lower().encode())
+        body = await self._bodies.read(headers, request.receive)
+        call = decode_infer(body, None if told is None else told.decode("latin-1"))
+        signature = self._signature(listed)
+        asked = request_of(signature, call.asked)
+        found = await self._run(request, listed, asked, signature.capability)
+        said, more = answers.infer_body(
+            call,
+            outputs_of(signature, found.output, found.tensors),
+            name=listed.listed_id,
+            version=found.answer.model,
+            segments=found.segments,
+        )
+        kind = answers.OCTETS if more else JSON_TYPE
+        served = {"x-aigrid-node": found.answer.node, "x-aigrid-model": found.answer.model}
+        return Response(said, headers={**served, **more}, media_type=kind)
+
+    async def _run(
+        self, request: Request, listed: Listed, asked: TaskRequest | TensorRequest, capability: str
+    ) -> TaskAnswer:
+        scope = request.scope
+        wish = wish_of(dict(scope["headers"]), None, self._limits)
+
+        async def run(_nursery: Any) -> TaskAnswer:
+            return await self._core.run_task(
+                listed.view.model if "version" in request.path_params else listed.listed_id,
+                asked,
+                capability=capability,
+                request_id=scope[REQUEST_ID],
+                visit=scope[VISIT],
+                wish=wish,
+            )
+
+        return await until_gone(request.receive, run)
+
+    def _named(self, request: Request) -> Listed:
+        """The model of a path. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
+        name, wanted = request.path_params["model"], request.path_params.get("version")
+        if wanted is None:
+            return self._core.model(name)
+        listed = self._core.model(wanted)
+        if name not in (listed.view.name, listed.view.model):
+            raise InvalidRequestError(
+                f"{name[:100]!r} has no version {wanted[:100]!r}: versions are model ids.",
+                Code.MODEL_NOT_FOUND,
+                param="version",
+            )
+        return listed
+
+    def _signature(self, listed: Listed) -> Signature:
+        return signature_of(self._manifest(listed.view.model))
+
+    # -- the repository
+
+    async def _index(self, request: Request) -> Response:
+        told = await self._repository_call(request)
+        return _json(answers.repository_index(self._repository.index(), ready=told.ready))
+
+    async def _load(self, request: Request) -> Response:
+        told = await self._repository_call(request)
+        if told.parameters:
+            name = min(told.parameters)[:64]
+            raise InvalidRequestError(
+                f"A model is loaded as it was published: leave out parameters.{name}.",
+                Code.UNSUPPORTED_PARAMETER,
+                param=f"parameters.{name}",
+            )
+        model = request.path_params["model"]
+        await until_gone(request.receive, lambda _: self._repository.load(model))
+        return _json({})
+
+    async def _unload(self, request: Request) -> Response:
+        await self._repository_call(request)
+        model = request.path_params["model"]
+        await until_gone(request.receive, lambda _: self._repository.unload(model))
+        return _json({})
+
+    async def _repository_call(self, request: Request) -> _RepositoryCall:
+        """The body of a call by somebody who may."""
+        visit: Visit = request.scope[VISIT]
+        visit.may_operate()
+        headers = dict(request.scope["headers"])
+        _check_kind(headers)
+        body = await self._bodies.read(headers, request.receive)
+        if not body.strip():
+            return _RepositoryCall()
+        try:
+            return msgspec.json.decode(body, type=_RepositoryCall)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
+
+
+def _check_kind(headers: dict[bytes, bytes]) -> None:
+    """Refuse what is neither JSON nor binary; clients of the protocol often say nothing.
+
+    A page cannot use that: a request that it sends has an Origin.
+
+    Raises:
+        InvalidRequestError: `unsupported_media_type`.
+    """
+    kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+    plain = headers.get(b"content-encoding", b"identity").strip().lower() == b"identity"
+    if kind not in _KINDS or not plain:
+        raise InvalidRequestError(
+            f"The body must be {JSON_TYPE} or {answers.OCTETS}, and not compressed.",
+            Code.UNSUPPORTED_MEDIA_TYPE,
+        )
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type=JSON_TYPE)
