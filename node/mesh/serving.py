@@ -12,6 +12,7 @@ from aigrid.node.mesh.pool.health import OWN, passed_on
 from aigrid.node.mesh.pool.pool import ModelPool
 from aigrid.node.mesh.routing.waiting import Tell, telling
 from aigrid.node.network.streams import Send
+from aigrid.node.observing.trace import NO_TRACE, NO_TRACER, Trace, Tracer
 from aigrid.node.policy.admission import Admission, Admitted
 from aigrid.node.policy.receipting import Keep, Segment
 from aigrid.protocol.errors import (
@@ -36,11 +37,16 @@ Batches = AsyncIterator[tuple[InferChunk, ...]]
 
 
 class ServedAnswer:
-    """Batches as they come from the worker; `receipt` is there with the last one."""
+    """Batches as they come from the worker; `receipt` is there with the last one.
 
-    def __init__(self, batches: Batches, segment: Segment) -> None:
+    Attributes:
+        engine_seconds: what was waited for the engine so far, the lease of its worker included.
+    """
+
+    def __init__(self, batches: Batches, segment: Segment, engine_seconds: float) -> None:
         self._batches = batches
         self._segment = segment
+        self.engine_seconds = engine_seconds
 
     @property
     def receipt(self) -> Record | None:
@@ -51,11 +57,14 @@ class ServedAnswer:
         return self
 
     async def __anext__(self) -> tuple[InferChunk, ...]:
+        began_seconds = trio.current_time()
         try:
             batch = await anext(self._batches)
         except AigridError:
             self._segment.end("failed")
             raise
+        finally:
+            self.engine_seconds += trio.current_time() - began_seconds
         self._segment.add(batch)
         return batch
 
@@ -82,9 +91,11 @@ class Serving:
         keep_receipt: Keep,
         now_ms: NowMs,
         takes: Callable[[str], Collection[str]] = lambda _: (),
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._pool = pool
         self._takes = takes
+        self._tracer = tracer
         self._identity = identity
         self._offered = offered
         self._admission = admission
@@ -107,6 +118,7 @@ class Serving:
         tell: Tell,
         asker: str | None = None,
         tell_after_seconds: float = LIMITS.loading_seconds,
+        trace: Trace = NO_TRACE,
     ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
 
@@ -144,7 +156,9 @@ class Serving:
                 raise
             actor, first = admitted.presentation.holder, tell_after_seconds
             whose = passed_on(actor, peer) if asker is None else asker
-            run = self._run(message, admitted, peer, tell, asker=whose, tell_after_seconds=first)
+            run = self._run(
+                message, admitted, peer, tell, asker=whose, tell_after_seconds=first, trace=trace
+            )
             async with run as answer:
                 yield answer
 
@@ -158,6 +172,7 @@ class Serving:
         *,
         asker: str,
         tell_after_seconds: float,
+        trace: Trace,
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         try:
@@ -170,16 +185,19 @@ class Serving:
                 )
                 leased = stack.enter_async_context(lease)
                 self.waiting += 1
+                began_seconds = trio.current_time()
                 try:
-                    worker = await telling(
-                        leased,
-                        self._pool.progress,
-                        message.model,
-                        tell,
-                        after_seconds=tell_after_seconds,
-                    )
+                    with trace.child("pool lease"):
+                        worker = await telling(
+                            leased,
+                            self._pool.progress,
+                            message.model,
+                            tell,
+                            after_seconds=tell_after_seconds,
+                        )
                 finally:
                     self.waiting -= 1
+                leased_seconds = trio.current_time() - began_seconds
                 segment = Segment(
                     self._identity,
                     message,
@@ -188,8 +206,9 @@ class Serving:
                     keep=self._keep_receipt,
                     now_ms=self._now_ms,
                 )
+                stack.enter_context(trace.child("worker infer"))
                 async with _receipted(segment), worker.infer(message.request) as batches:
-                    yield ServedAnswer(batches, segment)
+                    yield ServedAnswer(batches, segment, leased_seconds)
                     self.served += 1
         except LocalError:
             if segment is None:
@@ -209,13 +228,18 @@ class Serving:
 
     async def serve(self, peer_id: str, message: Infer, send: Send) -> None:
         """Answer an `Infer` of a peer with `Loading`, `Chunks`, and then with the receipt."""
+        with self._tracer.begin("serve", message.trace) as trace:
+            await self._serve(peer_id, message, send, trace)
+
+    async def _serve(self, peer_id: str, message: Infer, send: Send, trace: Trace) -> None:
         peer, answer = did_of_peer_id(peer_id), None
+        trace.tell(request_id=message.request_id, model=message.model, peer=peer_id)
 
         async def tell(text: str) -> None:
             await send(encode(Loading(text)))
 
         try:
-            async with self.infer(message, peer, tell=tell) as answer:
+            async with self.infer(message, peer, tell=tell, trace=trace) as answer:
                 log.info(
                     "serving", peer=peer_id, request_id=message.request_id, model=message.model
                 )
@@ -227,10 +251,10 @@ class Serving:
                 "not_served", peer=peer_id, request_id=message.request_id, code=error.code.value
             )
             if answer is not None and answer.receipt is not None:
-                await send(encode(Receipted(answer.receipt.raw)))
+                await send(encode(_receipted_of(answer.receipt, answer)))
             raise
         if answer.receipt is not None:
-            await send(encode(Receipted(answer.receipt.raw)))
+            await send(encode(_receipted_of(answer.receipt, answer)))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -244,6 +268,10 @@ class Serving:
             self.running -= 1
             if not self.running:
                 self._idle.set()
+
+
+def _receipted_of(receipt: Record, answer: ServedAnswer) -> Receipted:
+    return Receipted(receipt.raw, round(answer.engine_seconds * 1000, 2))
 
 
 @asynccontextmanager

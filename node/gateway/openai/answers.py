@@ -14,6 +14,7 @@ from aigrid.node.gateway.core import Listed
 from aigrid.node.gateway.deltas import joined
 from aigrid.node.gateway.http.errors import error_text
 from aigrid.node.gateway.step import Step
+from aigrid.node.gateway.told import aigrid_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import NotReadyError
 from aigrid.protocol.errors import AigridError
@@ -106,7 +107,7 @@ class ChatSpelling:
                 **self._named("chat.completion", answer),
                 "choices": [_choice(number, steps) for number in range(self._count)],
                 "usage": _usage(finish),
-                "aigrid": _aigrid(segments),
+                "aigrid": aigrid_object(segments),
             }
         )
 
@@ -141,7 +142,7 @@ class ChatSpelling:
 
     def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
         """See `Spelling`: reason, usage where asked for, end mark; `aigrid` in the last chunk."""
-        aigrid = b',"aigrid":' + _encode(_aigrid(segments)) + b"}\n\n"
+        aigrid = b',"aigrid":' + _encode(aigrid_object(segments)) + b"}\n\n"
         reason = b"" if self._count > 1 else self._ended(0, finish)  # else each choice had its own
         if self._include_usage:
             usage = self._head + b'],"usage":' + _encode(_usage(finish))
@@ -196,7 +197,7 @@ def error_body(error: AigridError, segments: Sequence[Segment] = ()) -> bytes:
     """The body of an error; `aigrid` says who had begun to answer."""
     body: dict[str, Any] = {"error": error_object(error)}
     if segments:
-        body["aigrid"] = _aigrid(segments)
+        body["aigrid"] = aigrid_object(segments)
     return _encode(body)
 
 
@@ -206,10 +207,6 @@ def _usage(finish: Finish) -> dict[str, int]:
         "completion_tokens": finish.completion_tokens,
         "total_tokens": finish.prompt_tokens + finish.completion_tokens,
     }
-
-
-def _aigrid(segments: Iterable[Segment]) -> dict[str, Any]:
-    return {"segments": [msgspec.to_builtins(segment) for segment in segments]}
 
 
 def _logprobs(entries: Iterable[TokenLogprob]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from aigrid.node.mesh.routing.waiting import BROUGHT, Tell, Waiting
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
+from aigrid.node.observing.trace import Trace
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import POLICY, AigridError, Code, RemoteError
@@ -169,19 +170,13 @@ class Attempts:
         beginning: Beginning | None = None,
     ) -> Opened:
         """Start a request on a candidate and wait for its first batch, within `beginning`."""
-        message = Infer(
-            asking.request_id,
-            candidate.model,
-            candidate.manifest,
-            request,
-            asking.salt,
-            presented.raw,
-            self._keep_alive(candidate, asking.waiting.keep_alive_seconds),
-        )
         began_seconds = trio.current_time()
         guard: Guard = nullcontext
         first_guard: Guard = nullcontext
         async with AsyncExitStack() as stack:
+            trace = stack.enter_context(asking.trace.child("attempt"))
+            trace.tell(node=candidate.node, model=candidate.model, state=candidate.state)
+            message = self._message(candidate, request, asking, presented, trace)
             told = stack.enter_context(asking.waiting.at(candidate.node))
             in_time = InTime(candidate.node, beginning)
             if candidate.node == self._own_peer_id:
@@ -191,6 +186,7 @@ class Attempts:
                     tell=_later(told),
                     asker=_asker(asking.caller),
                     tell_after_seconds=min(LIMITS.loading_seconds, asking.patience_seconds),
+                    trace=trace,
                 )
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
                 asking.waiting.over()
@@ -214,6 +210,7 @@ class Attempts:
                 actor=asking.caller.actor,
                 now_ms=self._now_ms,
                 guard=guard,
+                worked=asking.waiting.worked,
             )
             segment.segments = asking.ended
             with in_time:
@@ -225,6 +222,25 @@ class Attempts:
                 stack.callback(_note_end, segment, observed)
             return Opened(candidate, request, segment, stack.pop_all())
         raise AssertionError("nothing above is swallowed")
+
+    def _message(
+        self,
+        candidate: Candidate,
+        request: InferRequest,
+        asking: Asking,
+        presented: Presented,
+        trace: Trace,
+    ) -> Infer:
+        return Infer(
+            asking.request_id,
+            candidate.model,
+            candidate.manifest,
+            request,
+            asking.salt,
+            presented.raw,
+            self._keep_alive(candidate, asking.waiting.keep_alive_seconds),
+            trace.parent,
+        )
 
     def _request(self, candidate: Candidate, asking: Asking) -> InferRequest:
         """With a seed, so that whoever goes on with the answer draws the same numbers.

@@ -19,6 +19,7 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
+from aigrid.node.observing.trace import NO_TRACE, Trace
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces
@@ -87,6 +88,7 @@ class ScriptedMesh:
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
+        trace: Trace = NO_TRACE,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
         self.preferred.append((fallbacks, preferences))
