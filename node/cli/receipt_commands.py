@@ -157,14 +157,14 @@ def _write(path: Path, record: Any) -> None:
 
 def _prove(path: Path, request: bytes, salt: str) -> dict[str, Any]:
     """What a FILE proves; `because` where it is no receipt at all."""
-    from aigrid.node.policy.receipt_proof import hashes_of, proved, request_in
+    from aigrid.node.policy.receipt_proof import hashes_of, proved, requests_in
     from aigrid.protocol.receipt import SALT_BYTES
     from aigrid.protocol.record import check_time, verify_form_and_signature
 
     if not re.fullmatch(f"[0-9a-f]{{{2 * SALT_BYTES}}}", salt):
         raise UsageError("give the salt with --salt, as `aigrid receipts show ID --salt` prints it")
     raw = read_limited(path, LIMITS.record_max_bytes + 2).rstrip(b"\r\n")
-    asked = request_in(request)
+    asked = requests_in(request)
     try:
         record = verify_form_and_signature(raw)
         hashes = hashes_of(record)
@@ -177,7 +177,7 @@ def _prove(path: Path, request: bytes, salt: str) -> dict[str, Any]:
         check_time(record, now_ms())
     except VerificationError as error:
         code = error.code.value
-    return {"ok": not code, "code": code, **proved(hashes, bytes.fromhex(salt), asked)}
+    return {"ok": not code, "code": code, **proved(hashes, bytes.fromhex(salt), *asked)}
 
 
 def _list(empty: str, body: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from aigrid.node.app import Node
 from aigrid.node.commands.credential_terms import check_did
 from aigrid.node.control import Emit
 from aigrid.node.policy import receipt_queries as queries
-from aigrid.node.policy.receipt_proof import kept_hashes, proved, request_in
+from aigrid.node.policy.receipt_proof import kept_hashes, proved, requests_in
 from aigrid.node.policy.receipt_rows import Row
 from aigrid.node.policy.receipts import did_of
 from aigrid.protocol.canonical import is_content_id
@@ -112,8 +112,8 @@ async def prove(node: Node, params: Proof, _: Emit) -> dict[str, Any]:
     """Whether a receipt is of a request; the salt does not leave the node for that."""
     row = queries.one(node.policy.receipts.database, params.id)
     problem = queries.problem_of(row)
-    request = request_in(params.request.encode("utf-8", "replace"))
-    found = proved(kept_hashes(row), row.salt, request)
+    requests = requests_in(params.request.encode("utf-8", "replace"))
+    found = proved(kept_hashes(row), row.salt, *requests)
     return {"ok": problem is None, "code": problem.code.value if problem else "", **found}
 
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from aigrid.node.gateway.choices import requests_of
 from aigrid.node.gateway.openai.chat_request import decode_chat
 from aigrid.node.policy.receipt_rows import Row, Seen
 from aigrid.protocol.errors import Code, InvalidRequestError, VerificationError
@@ -16,20 +17,20 @@ class _Tagged(msgspec.Struct):
     type: str = ""
 
 
-def request_in(body: bytes) -> InferRequest:
-    """A request: the body of a chat completion, or JSON of what SPEC.md has in section 10.
+def requests_in(body: bytes) -> tuple[InferRequest, ...]:
+    """One request for each choice of the body of a chat completion, or JSON as SPEC.md has it.
 
     Raises:
         InvalidRequestError: it is neither.
     """
     try:
         if not msgspec.json.decode(body, type=_Tagged).type:
-            return decode_chat(body).call.request
+            return tuple(requests_of(decode_chat(body).call))
         request = _REQUEST.decode(body)
         msgspec.msgpack.encode(request)  # as its hash does: JSON has greater numbers
     except (msgspec.DecodeError, RecursionError, UnicodeError, OverflowError):
         raise InvalidRequestError("the request is not JSON as SPEC.md describes it") from None
-    return request
+    return (request,)
 
 
 def hashes_of(receipt: Record) -> tuple[str, str]:
@@ -52,13 +53,13 @@ def kept_hashes(row: Row) -> tuple[str, str]:
     return hashes_of(verify_form_and_signature(row.raw or b""))
 
 
-def proved(hashes: tuple[str, str], salt: bytes, request: InferRequest) -> dict[str, bool]:
-    """Whether the hashes are of `request`, and of as much output before it as `request` names.
+def proved(hashes: tuple[str, str], salt: bytes, *requests: InferRequest) -> dict[str, bool]:
+    """Whether the hashes are of one of `requests`, and of as much output before it as it names.
 
     A request that draws and names no seed is sent with one that follows from the salt.
     """
-    sent = (request, seeded(request, salt))
+    sent = [one for request in requests for one in (request, seeded(request, salt))]
     return {
         "request": any(request_hash(salt, one) == hashes[0] for one in sent),
-        "prefix": prefix_hash(salt, request) == hashes[1],
+        "prefix": any(prefix_hash(salt, one) == hashes[1] for one in requests),
     }

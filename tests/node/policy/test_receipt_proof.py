@@ -2,16 +2,26 @@
 
 import pytest
 
-from aigrid.node.policy.receipt_proof import request_in
+from aigrid.node.policy.receipt_proof import proved, requests_in
 from aigrid.protocol.errors import InvalidRequestError
-from aigrid.protocol.receipt import request_hash
+from aigrid.protocol.receipt import prefix_hash, request_hash
 
 
 @pytest.mark.parametrize("seed", [2**63, 2**64, -(2**63) - 1, 10**30])
 def test_a_request_that_no_hash_can_be_of_is_refused(seed: int) -> None:
     body = b'{"type":"text","prompt":"hello","seed":%d}' % seed
     if seed == 2**63:
-        assert request_hash(b"s" * 16, request_in(body))
+        assert all(request_hash(b"s" * 16, one) for one in requests_in(body))
         return
     with pytest.raises(InvalidRequestError):
-        request_in(body)
+        requests_in(body)
+
+
+def test_the_receipt_of_each_choice_is_proved_by_the_one_request() -> None:
+    body = b'{"model":"m","n":3,"seed":7,"messages":[{"role":"user","content":"x"}]}'
+    asked, salt = requests_in(body), b"s" * 16
+    for one in asked:
+        hashes = request_hash(salt, one), prefix_hash(salt, one)
+        assert proved(hashes, salt, *asked) == {"request": True, "prefix": True}
+    other = requests_in(body.replace(b"7", b"10"))
+    assert not proved((request_hash(salt, asked[0]), ""), salt, *other)["request"]
