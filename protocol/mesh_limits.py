@@ -53,6 +53,9 @@ class MeshLimits:
     offer_seconds: float = limit(2.0, "the offer under a new manifest to arrive")
     patience_seconds: float = limit(60.0, "a request waits for somebody who serves it, at most")
     busy_believed_seconds: float = limit(60.0, "a busy node is not asked again, at most")
+    refusal_pause_max_seconds: float = limit(
+        8.0, "longest pause of a node that seems free and refuses: 1, 2, 4 seconds before"
+    )
     models_observed_max: int = limit(64, "models of one peer whose speed is remembered")
     continuations_max: int = limit(8, "times that one answer is continued elsewhere")
     continued_crashes_max: int = limit(2, "of these, after an engine died or failed")

@@ -79,13 +79,13 @@ class Embedding(OnTokens):
     parameters = frozenset[str]()
 
     def __call__(self, call: TaskCall) -> list[list[float]]:
-        texts = call.input(list[str], "an array of texts")
+        texts = call.input(list[str | list[int]], "an array of texts, or of arrays of token ids")
         check_count(len(texts), "texts")
         return [vector.tolist() for vector in self.vectors(texts, call)]
 
-    def vectors(self, texts: Sequence[str], call: TaskCall) -> list[Array]:
+    def vectors(self, texts: Sequence[str | Sequence[int]], call: TaskCall) -> list[Array]:
         """float32 [size] for each text."""
-        rows = self.run(self.tokens.encode(texts), call)
+        rows = self.run(self.tokens.given(texts), call)
         return [self.pool(vectors, mask) for vectors, mask in rows]
 
 

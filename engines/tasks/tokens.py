@@ -1,6 +1,8 @@
 """Text to token ids, in batches that a model takes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +16,21 @@ TOKENIZER_MAX_BYTES: Final = 64 * MIB
 BATCH_TOKENS: Final = 4096  # of one run, padding included: bounds memory, costs no speed
 
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Token ids that came as such, as an encoding of the tokenizer."""
+
+    ids: Sequence[int]
+
+    @property
+    def attention_mask(self) -> Sequence[int]:
+        return [1] * len(self.ids)
+
+    @property
+    def type_ids(self) -> Sequence[int]:
+        return [0] * len(self.ids)
 
 
 class Tokens:
@@ -59,6 +76,52 @@ class Tokens:
             encodings = [self._tokenizer.encode(texts[0])]
         else:
             encodings = self._tokenizer.encode_batch(list(texts))
+        return self._checked(encodings)
+
+    def given(self, inputs: Sequence[str | Sequence[int]]) -> list[Any]:
+        """One encoding for each text, or array of its token ids.
+
+        Ids are those that the model's own tokenizer gives for a text, special tokens at its ends
+        included: ids out of another vocabulary, as clients send for a model that they do not know,
+        would give vectors that look right.
+
+        Raises:
+            EngineError: `invalid_request` for ids that are not such, or too many.
+        """
+        texts = [text for text in inputs if isinstance(text, str)]
+        of_texts = iter(self.encode(texts) if texts else ())
+        return self._checked(
+            [
+                next(of_texts) if isinstance(one, str) else self._own(one, n)
+                for n, one in enumerate(inputs)
+            ]
+        )
+
+    def _own(self, ids: Sequence[int], n: int) -> Given:
+        before, after = self._frame
+        size = self._tokenizer.get_vocab_size()
+        framed = (*before, *ids[len(before) : len(ids) - len(after)], *after)
+        if (
+            not (before or after)
+            or tuple(ids) != framed
+            or not all(0 <= token < size for token in ids)
+        ):
+            raise invalid(
+                f"input {n} has token ids that are not those of this model's tokenizer for a text, "
+                "special tokens included: send text (LangChain: check_embedding_ctx_length=False)"
+            )
+        return Given(ids)
+
+    @cached_property
+    def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens before and after a text."""
+        encoding = self._tokenizer.encode("a")
+        special = [n for n, is_special in enumerate(encoding.special_tokens_mask) if is_special]
+        first = next((n for n in range(len(encoding.ids)) if n not in special), 0)
+        before = tuple(encoding.ids[n] for n in special if n < first)
+        return before, tuple(encoding.ids[n] for n in special if n > first)
+
+    def _checked(self, encodings: list[Any]) -> list[Any]:
         most = self.mapping.max_tokens
         for n, encoding in enumerate(encodings):
             if most and len(encoding.ids) > most:

@@ -35,6 +35,10 @@ from aigrid.protocol.more import EVERYTHING
 from aigrid.protocol.upstream import Upstream
 
 EMBEDDING: Final = "feature-extraction"
+SIZE: Final = "dimensions"
+Texts = list[str | list[int]]
+"""Each as text, or as token ids of which the server knows what they are."""
+
 TRIAL_TOKENS: Final = 4
 _TRIAL_TEXT: Final = "Hello"
 # What waits in front of vLLM, SGLang and llama-server.
@@ -173,12 +177,10 @@ class OpenAiModel:
                 bounds = Bounds(silence, whole, answer_max_bytes(request))
                 yield from self._generate(request, bounds, cancel)
             case TaskRequest() if self._task == EMBEDDING:
-                if (request.task != EMBEDDING and "#" not in request.task) or request.parameters:
-                    raise EngineError(
-                        f"this model does {EMBEDDING}, without parameters", Code.INVALID_REQUEST
-                    )
+                if request.task != EMBEDDING and "#" not in request.task:
+                    raise EngineError(f"this model does {EMBEDDING}", Code.INVALID_REQUEST)
                 bounds = Bounds(silence, whole, 2 * LIMITS.task_json_max_bytes)
-                vectors, tokens = self._embed(_texts(request), bounds, cancel)
+                vectors, tokens = self._embed(_texts(request), bounds, cancel, _size(request))
                 yield TaskChunk(_encode(vectors))
                 yield Finish("stop", tokens)
             case _:
@@ -214,15 +216,22 @@ class OpenAiModel:
             raise EngineError("the server ends its answer without a token")
 
     def _embed(
-        self, texts: list[str], bounds: Bounds, cancel: CancelToken
+        self, texts: Texts, bounds: Bounds, cancel: CancelToken, size: int | None = None
     ) -> tuple[list[list[float]], int]:
-        """A vector for each text, and how many tokens the texts have."""
-        body = _encode({"model": self._model, "input": texts, "encoding_format": "float"})
+        """A vector of `size` numbers for each text, and how many tokens the texts have."""
+        asked = {"model": self._model, "input": texts, "encoding_format": "float"}
+        body = _encode(asked if size is None else {**asked, SIZE: size})
         said = ask_json(self._client, "/embeddings", _Vectors, body, bounds=bounds, cancel=cancel)
         found = {entry.index: entry.embedding for entry in said.data}
         sizes = {len(vector) for vector in found.values()}
         if sorted(found) != list(range(len(texts))) or len(sizes) != 1 or 0 in sizes:
             raise EngineError("the server did not answer with a vector for each text")
+        if size is not None and sizes != {size}:
+            raise EngineError(
+                f"the model's server gives vectors of {max(sizes)} numbers whatever is asked: "
+                f"leave {SIZE} out",
+                Code.INVALID_REQUEST,
+            )
         tokens = said.usage.prompt_tokens if said.usage is not None else None
         return [found[n] for n in range(len(texts))], max(0, tokens or 0)
 
@@ -304,14 +313,27 @@ def waiting(metrics: bytes) -> int:
     return int(min(max(total, 0.0), 2.0**31)) if math.isfinite(total) else 0
 
 
-def _texts(request: TaskRequest) -> list[str]:
+def _size(request: TaskRequest) -> int | None:
+    """How many numbers a vector shall have; None where the request leaves that to the model."""
+    if unknown := sorted(request.parameters.keys() - {SIZE}):
+        raise EngineError(f"{EMBEDDING} has no parameter {unknown[0]!r}", Code.INVALID_REQUEST)
+    size = request.parameters.get(SIZE)
+    if size is None:
+        return None
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise EngineError(f"{SIZE} is a number from 1", Code.INVALID_REQUEST)
+    return size
+
+
+def _texts(request: TaskRequest) -> Texts:
     try:
-        texts = msgspec.json.decode(request.input, type=list[str])
+        texts = msgspec.json.decode(request.input, type=Texts)
     except (ValueError, RecursionError):
         texts = []
     if not 0 < len(texts) <= LIMITS.task_items_max:
         raise EngineError(
-            f"the input of {EMBEDDING} is an array of 1 to {LIMITS.task_items_max} texts",
+            f"the input of {EMBEDDING} is an array of 1 to {LIMITS.task_items_max} texts, or of "
+            "arrays of token ids",
             Code.INVALID_REQUEST,
         )
     return texts

@@ -113,7 +113,7 @@ def verify(
         str, typer.Argument(metavar="ID|FILE", help="Its id, or the end of it; or a record.")
     ],
     request: Annotated[
-        Path, typer.Option(metavar="FILE", help="The body of a chat completion, or of SPEC.md.")
+        Path, typer.Option(metavar="FILE", help="A body for OpenAI's API, or of SPEC.md.")
     ],
     *,
     salt: Annotated[

@@ -89,7 +89,7 @@ class Observed:
             times = min(self.refused.get(model, 0), _REFUSALS_COUNTED_MAX)
             _put(self.refused, model, times + 1)
             least = LIMITS.retry_after_seconds / 2 * 2.0**times
-            pause = max(pause, min(least, LIMITS.summon_retry_seconds))
+            pause = max(pause, min(least, LIMITS.refusal_pause_max_seconds))
         self.busy_until = live
         if pause > 0:
             _put(self.busy_until, model, now + pause)

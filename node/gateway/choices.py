@@ -24,12 +24,13 @@ _ID_CHARS: Final = 60  # of a request id that is numbered: as a whole it has at 
 
 def requests_of(call: TextCall) -> Iterator[TextRequest]:
     """One request for each choice; where a seed was given each has its own, counted up from it."""
-    seed = call.request.seed
-    for number in range(call.choices):
-        if seed is None or not number:
-            yield call.request
-        else:
-            yield msgspec.structs.replace(call.request, seed=(seed + number) % _SEEDS)
+    for request in (call.request, *call.others):
+        for number in range(call.choices):
+            if request.seed is None or not number:
+                yield request
+            else:
+                seed = (request.seed + number) % _SEEDS
+                yield msgspec.structs.replace(request, seed=seed)
 
 
 def numbered(request_id: str, number: int) -> str:

@@ -153,7 +153,7 @@ class GatewayCore:
         Raises:
             AigridError: the caller may not, or not now.
         """
-        cost = call.choices * most(call.request)
+        cost = call.choices * sum(map(most, (call.request, *call.others)))
         for number, model in enumerate(call.models):
             self._check(visit, model, _TEXT, 0 if number else cost)
         course = self.course(request_id)

@@ -21,7 +21,7 @@ from aigrid.node.gateway.ollama.endpoints import OllamaEndpoints
 from aigrid.node.gateway.open_inference.answers import error_body as open_inference_error
 from aigrid.node.gateway.open_inference.endpoints import OpenInferenceEndpoints
 from aigrid.node.gateway.openai.answers import error_body
-from aigrid.node.gateway.openai.chat import OpenAiEndpoints, json_response
+from aigrid.node.gateway.openai.endpoints import OpenAiEndpoints, json_response
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.gateway.sparql import Queries, SparqlEndpoint
 from aigrid.node.gateway.tasks import TaskEndpoints

@@ -39,6 +39,14 @@ class StreamTasks:
     def peer_id(self) -> str:
         return self._stream.peer_id
 
+    @property
+    def usable(self) -> bool:
+        """Whether a call may still begin: one whose time is up is ending, though it may not know.
+
+        Both may come due at the same moment, and the stream's end is decided before anybody runs.
+        """
+        return self.failure is None and not self._scope.cancel_called
+
     def fail(self, error: RemoteError) -> None:
         """Give the stream up: its tasks end, it is reset, and everybody who waits is told."""
         if self.failure is None:

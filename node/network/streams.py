@@ -229,7 +229,7 @@ class RpcClient:
 def _pop_idle(peer: _Peer) -> ClientStream | None:
     while peer.idle:
         stream = peer.idle.pop()
-        if stream.failure is None:
+        if stream.usable:
             return stream
     return None
 

@@ -22,7 +22,8 @@ class Course:
         operation: what was asked for, by the name that OpenTelemetry has for it; "" for no answer
             of a model.
         name, model, node: of the model that answers, and who has it (a PeerId); "" before that.
-        first_seconds: after so long the answer began; None before that.
+        first_seconds, over_seconds: after so long the answer began, and the request was over; None
+            before that.
         status: of HTTP; 499 where the client left before there was one.
         code: of the error that ended it.
         attempts, continued: nodes that were asked, and how often one went on where another one had
@@ -46,6 +47,7 @@ class Course:
         "name",
         "node",
         "operation",
+        "over_seconds",
         "prompt_tokens",
         "request_id",
         "route",
@@ -58,6 +60,7 @@ class Course:
         self.began_seconds = 0.0
         self.route = self.operation = self.name = self.model = self.node = ""
         self.first_seconds: float | None = None
+        self.over_seconds: float | None = None
         self.client_seconds = self.engine_seconds = 0.0
         self.prompt_tokens = self.completion_tokens = self.attempts = self.continued = 0
         self.status = 0
@@ -89,9 +92,15 @@ class Course:
         self.continued += max(0, len(answer.segments) - 1)
         self.engine_seconds = max(self.engine_seconds, engine_seconds)
 
+    def over(self) -> None:
+        """Nothing happens to it any more."""
+        self.over_seconds = self.seconds
+
     @property
     def seconds(self) -> float:
-        """Since it arrived."""
+        """Since it arrived, until it was over if it is."""
+        if self.over_seconds is not None:
+            return self.over_seconds
         return trio.current_time() - self.began_seconds
 
     @property

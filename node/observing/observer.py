@@ -35,6 +35,7 @@ class Observer:
 
     def ends(self, course: Course) -> None:
         """It was answered, or the client is gone."""
+        course.over()
         self._metrics.observe(course)
         code = "" if course.code is None else course.code.value
         said: dict[str, str | float] = {

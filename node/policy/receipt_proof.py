@@ -2,8 +2,11 @@
 
 import msgspec
 
+from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.choices import requests_of
 from aigrid.node.gateway.openai.chat_request import decode_chat
+from aigrid.node.gateway.openai.completion_request import decode_completion
+from aigrid.node.gateway.openai.response_request import decode_response
 from aigrid.node.policy.receipt_rows import Row, Seen
 from aigrid.protocol.errors import Code, InvalidRequestError, VerificationError
 from aigrid.protocol.inference import InferRequest
@@ -14,23 +17,36 @@ _REQUEST: msgspec.json.Decoder[InferRequest] = msgspec.json.Decoder(InferRequest
 
 
 class _Tagged(msgspec.Struct):
+    """What tells the bodies of requests from each other."""
+
     type: str = ""
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
 
 
 def requests_in(body: bytes) -> tuple[InferRequest, ...]:
-    """One request for each choice of the body of a chat completion, or JSON as SPEC.md has it.
+    """One request for each choice of a body in OpenAI's dialect, or JSON as SPEC.md has it.
+
+    That is a body for chat, completions or responses.
 
     Raises:
         InvalidRequestError: it is neither.
     """
     try:
-        if not msgspec.json.decode(body, type=_Tagged).type:
-            return tuple(requests_of(decode_chat(body).call))
+        said = msgspec.json.decode(body, type=_Tagged)
+        if not said.type:
+            return tuple(requests_of(_call(said, body)))
         request = _REQUEST.decode(body)
         msgspec.msgpack.encode(request)  # as its hash does: JSON has greater numbers
     except (msgspec.DecodeError, RecursionError, UnicodeError, OverflowError):
         raise InvalidRequestError("the request is not JSON as SPEC.md describes it") from None
     return (request,)
+
+
+def _call(said: _Tagged, body: bytes) -> TextCall:
+    if said.messages:
+        return decode_chat(body).call
+    return decode_completion(body).call if said.prompt else decode_response(body).call
 
 
 def hashes_of(receipt: Record) -> tuple[str, str]:

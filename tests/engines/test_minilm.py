@@ -12,6 +12,7 @@ from tests.engines.bert_models import Reference
 from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
 from aigrid.node.mesh.shelf.starter import CATALOGUE
+from aigrid.protocol.errors import EngineError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest
 
 pytestmark = pytest.mark.model
@@ -55,6 +56,17 @@ def test_vectors_are_those_that_numpy_computes(
     for text, vector in zip(TEXTS, found, strict=True):
         assert np.allclose(vector, reference.vector(text), atol=1e-5)
     assert finish.prompt_tokens == sum(len(reference.tokenizer.encode(text).ids) for text in TEXTS)
+
+
+def test_its_own_token_ids_mean_what_their_text_means(
+    engine: OnnxEncoderEngine, source: ModelSource
+) -> None:
+    tokenizer = Reference(source).tokenizer
+    ids = [tokenizer.encode(text).ids for text in TEXTS]
+    assert ask(engine, "feature-extraction", ids) == ask(engine, "feature-extraction", TEXTS)
+    of_another_vocabulary = [15339, 1917]  # "hello world" to OpenAI's models
+    with pytest.raises(EngineError, match="send text"):
+        ask(engine, "feature-extraction", [of_another_vocabulary])
 
 
 def test_alike_means_alike(engine: OnnxEncoderEngine) -> None:

@@ -146,9 +146,10 @@ def test_a_worker_that_crashes_with_the_prompt_in_it(seen: Seen) -> None:
         )
         for pid in pids:
             crash_stopped(pid)
-        answer.result()
-    assert seen.codes[-1] == "engine_crashed"
-    assert seen.node.cli("status")["worker_failures"]
+    # Another worker has answered; the crash is known all the same.
+    assert answer.result().status_code == 200
+    *_, failure = seen.node.cli("status")["worker_failures"]
+    assert failure["code"] == "engine_crashed"
 
 
 def test_a_command_that_crashes(seen: Seen) -> None:

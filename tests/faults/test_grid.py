@@ -47,6 +47,27 @@ def test_a_stream_is_the_same_answer_in_pieces(grid, client):
     assert chunks[-1].model_extra["aigrid"]["segments"][0]["node"] == grid.holder.peer_id
 
 
+def test_completions_and_responses_say_the_same(grid, client):
+    ask = {"model": MODEL, "temperature": 0}
+    several = client.completions.create(**ask, prompt=["hello", "world"], max_tokens=8)
+    assert [choice.index for choice in several.choices] == [0, 1]
+    (alone,) = client.completions.create(**ask, prompt="world", max_tokens=8, logprobs=2).choices
+    assert several.choices[1].text == alone.text
+    assert len(alone.logprobs.tokens) == len(alone.logprobs.top_logprobs) <= 8
+    pieces = client.completions.create(**ask, prompt="world", max_tokens=8, stream=True)
+    assert "".join(c.choices[0].text for c in pieces if c.choices) == alone.text
+
+    chat = client.chat.completions.create(**ask, messages=MESSAGES, max_tokens=8)
+    whole = client.responses.create(**ask, input="hello", max_output_tokens=8)
+    with client.responses.stream(**ask, input="hello", max_output_tokens=8) as stream:
+        last = list(stream)[-1]
+    assert whole.output_text == last.response.output_text == chat.choices[0].message.content
+    assert whole.usage.input_tokens == chat.usage.prompt_tokens
+    ended = {"stop": "completed", "length": "incomplete"}[chat.choices[0].finish_reason]
+    assert whole.status == last.response.status == ended
+    assert last.response.model_extra["aigrid"]["segments"][0]["node"] == grid.holder.peer_id
+
+
 def current_offer(grid):
     """The offer as found, and its record; asked again if it was replaced in between."""
 

@@ -218,6 +218,12 @@ def calls_tools(asker: NodeProcess, server: Server) -> None:
         (choice,) = stream.get_final_completion().choices
     (call,) = choice.message.tool_calls or []
     assert (call.id, call.function.arguments) == ("call_1", '{"city":"Rome"}')
+    flat: Any = [{"type": "function", "name": "weather", "strict": True, "parameters": None}]
+    with client.responses.stream(model="parrot", input="here?", tools=flat) as events:
+        (item,) = events.get_final_response().output
+    assert item.type == "function_call"
+    assert (item.call_id, item.name, item.arguments) == ("call_1", "weather", '{"city":"Rome"}')
+    assert server.asked("/v1/chat/completions")[-1]["tools"] == tools
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(
             model="parrot", messages=asked, tools=tools, functions=[{"name": "f"}]

@@ -167,10 +167,10 @@ async def test_signs_of_life_without_an_answer_cost_seconds_and_then_nothing(
     assert sum(seconds > 2 for seconds in took) == 1
     assert model in asker.peers.observation(liar.identity.peer_id).stalled
     # After each pause it may try once, and the pauses grow.
-    for _ in range(12):
-        await trio.sleep(25)
+    for _ in range(30):
+        await trio.sleep(60)
         assert (await sim.ask("asker", "parrot", WORDS))[0].strip() == WORDS
-    assert len(calls) <= 4
+    assert len(calls) <= 6
 
 
 async def test_a_node_with_no_slot_free_is_left_for_another_and_is_no_liar(

@@ -98,7 +98,10 @@ class TextAnswer:
 
 
 class _Stream:
-    """A stream of pieces. Writers take turns; the lock also guards `_began` and `_ended`."""
+    """A stream of pieces. Writers take turns; the lock also guards `_began` and `_ended`.
+
+    `_head` is what it begins with, until it is written, with whatever is written first.
+    """
 
     def __init__(self, whole: TextAnswer, send: Send) -> None:
         self._generation = whole.generation
@@ -107,6 +110,7 @@ class _Stream:
         self._request_id = whole.request_id
         self._send = send
         self._turn = Turn()
+        self._head = b""
         self._began = False
         self._ended = False
         self._wrote_at = -math.inf
@@ -124,20 +128,20 @@ class _Stream:
         generation, spelling, course = self._generation, self._spelling, self._generation.course
         async with generation:
             headers = served_by(generation.answer)
-            pending = spelling.begin(generation.answer)
+            self._head = spelling.begin(generation.answer)
+            last = b""
             async for step in generation:
-                pending += spelling.step(step)
+                piece = spelling.step(step)
                 if step.finish is not None:
                     told = Told(generation.segments, generation.answer, course)
-                    pending += spelling.end(step.finish, told)
-                elif pending:
+                    last = piece + spelling.end(step.finish, told)
+                elif piece or self._head:
                     began_seconds = trio.current_time()
-                    await self._write(pending, headers)
+                    await self._write(piece, headers)
                     course.waited(trio.current_time() - began_seconds)
-                    pending = b""
         # Only now: with the last write the server tells us that the client is gone, which must
         # not cancel the mesh's own end.
-        await self._write(pending, headers, last=True)
+        await self._write(last, headers, last=True)
 
     async def _fail(self, error: AigridError) -> None:
         """End with an error event, or raise it while it can still be an HTTP status."""
@@ -178,6 +182,7 @@ class _Stream:
                 self._began = True
                 await self._send(_start(self._spelling.media_type, headers or {}))
             self._wrote_at = trio.current_time()
+            data, self._head = self._head + data, b""
             await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
 

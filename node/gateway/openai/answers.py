@@ -22,7 +22,7 @@ from aigrid.protocol.inference import Finish, TokenLogprob
 
 Whereabouts = Mapping[str, Mapping[str, Any]]  # by model id
 _encode = msgspec.json.Encoder().encode
-_LOGPROB_MIN = -9999.0
+LOGPROB_MIN = -9999.0
 _DONE = b"data: [DONE]\n\n"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
@@ -76,10 +76,17 @@ def model_list(listed: Iterable[Listed], whereabouts: Whereabouts) -> dict[str, 
     return {"object": "list", "data": [model_object(entry, whereabouts) for entry in listed]}
 
 
-class ChatSpelling:
-    """One answer to `POST /v1/chat/completions`; of its events, what stays is encoded once."""
+class ChoicesSpelling:
+    """An answer made of choices; of its events, what stays is encoded once.
+
+    A subclass says what a choice of a plain answer is, and what `begin` and `step` say.
+    """
 
     media_type = EVENT_STREAM
+    _kind = ""
+    _chunk_kind = ""
+    _member = b""  # of a choice of a chunk: what is new
+    _nothing = b""  # its value where nothing is
 
     def __init__(
         self, *, completion_id: str, created: int, include_usage: bool = False, choices: int = 1
@@ -90,8 +97,7 @@ class ChatSpelling:
         self._count = choices
         self._end = (b',"usage":null' if include_usage else b"") + b"}\n\n"
         self._tail = b"]" + self._end
-        self._delta_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
-        self._piece_tail = b"}" + self._delta_tail
+        self._piece_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
 
     def error(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
         """See `Spelling`."""
@@ -102,26 +108,92 @@ class ChatSpelling:
         finish = steps[-1].finish
         if finish is None:
             raise ValueError("the last step has no finish")
+        own: list[list[Step]] = [[] for _ in range(self._count)]
+        for step in steps:
+            own[step.choice].append(step)
         return _encode(
             {
-                **self._named("chat.completion", answer),
-                "choices": [_choice(number, steps) for number in range(self._count)],
-                "usage": _usage(finish),
+                **self._named(self._kind, answer),
+                "choices": [
+                    {"index": number, **self._choice(said), "finish_reason": _reason(said)}
+                    for number, said in enumerate(own)
+                ],
+                "usage": usage_object(finish),
                 "aigrid": aigrid_object(segments),
             }
         )
 
     def begin(self, answer: Answer) -> bytes:
-        """See `Spelling`: the first event of each choice says who speaks."""
-        head = _encode(self._named("chat.completion.chunk", answer))
+        """See `Spelling`: nothing is said yet."""
+        head = _encode(self._named(self._chunk_kind, answer))
         self._head = b"data: " + head[:-1] + b',"choices":['
-        self._choices = [self._head + b'{"index":%d,"delta":' % n for n in range(self._count)]
-        self._pieces = [choice + b'{"content":' for choice in self._choices]
-        delta = b'{"role":"assistant","content":"","refusal":null}'
-        return b"".join(choice + delta + self._delta_tail for choice in self._choices)
+        self._choices = [
+            self._head + b'{"index":%d,"%s":' % (number, self._member)
+            for number in range(self._count)
+        ]
+        return b""
 
     def step(self, step: Step) -> bytes:
         """See `Spelling`."""
+        data = self._piece(step)
+        return data if step.ended is None else data + self._ended(step.choice, step.ended)
+
+    def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
+        """See `Spelling`: reason, usage where asked for, end mark; `aigrid` in the last chunk."""
+        aigrid = b',"aigrid":' + _encode(aigrid_object(segments)) + b"}\n\n"
+        reason = b"" if self._count > 1 else self._ended(0, finish)  # else each choice had its own
+        if self._include_usage:
+            usage = self._head + b'],"usage":' + _encode(usage_object(finish))
+            return reason + usage + aigrid + _DONE
+        if reason:
+            return reason[: -len(self._end)] + aigrid + _DONE
+        return self._head + b"]" + aigrid + _DONE
+
+    def comment(self, text: str) -> bytes:
+        """See `Spelling`."""
+        return comment(text)
+
+    def failed(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
+        """See `Spelling`: the last event; no end mark follows it."""
+        return b"data: " + error_body(error, segments) + b"\n\n"
+
+    def _choice(self, steps: Sequence[Step]) -> dict[str, Any]:
+        """One choice of a plain answer, without its number and reason."""
+        raise NotImplementedError
+
+    def _piece(self, step: Step) -> bytes:
+        """The events of a step, but for the end of its choice."""
+        raise NotImplementedError
+
+    def _ended(self, number: int, finish: Finish) -> bytes:
+        reason = b',"logprobs":null,"finish_reason":' + _encode(finish.reason) + b"}"
+        return self._choices[number] + self._nothing + reason + self._tail
+
+    def _named(self, kind: str, answer: Answer) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": answer.name,
+        }
+
+
+class ChatSpelling(ChoicesSpelling):
+    """One answer to `POST /v1/chat/completions`."""
+
+    _kind = "chat.completion"
+    _chunk_kind = "chat.completion.chunk"
+    _member = b"delta"
+    _nothing = b"{}"
+
+    def begin(self, answer: Answer) -> bytes:
+        """See `Spelling`: the first event of each choice says who speaks."""
+        super().begin(answer)
+        self._pieces = [choice + b'{"content":' for choice in self._choices]
+        delta = b'{"role":"assistant","content":"","refusal":null}'
+        return b"".join(choice + delta + self._piece_tail for choice in self._choices)
+
+    def _piece(self, step: Step) -> bytes:
         piece = self._pieces[step.choice]
         if step.logprobs:
             data = b"".join(
@@ -135,57 +207,27 @@ class ChatSpelling:
                 )
             )
         else:
-            data = piece + _encode(step.text) + self._piece_tail if step.text else b""
+            data = piece + _encode(step.text) + b"}" + self._piece_tail if step.text else b""
         for more in step.more:
-            data += self._choices[step.choice] + more + self._delta_tail
-        return data if step.ended is None else data + self._ended(step.choice, step.ended)
+            data += self._choices[step.choice] + more + self._piece_tail
+        return data
 
-    def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
-        """See `Spelling`: reason, usage where asked for, end mark; `aigrid` in the last chunk."""
-        aigrid = b',"aigrid":' + _encode(aigrid_object(segments)) + b"}\n\n"
-        reason = b"" if self._count > 1 else self._ended(0, finish)  # else each choice had its own
-        if self._include_usage:
-            usage = self._head + b'],"usage":' + _encode(_usage(finish))
-            return reason + usage + aigrid + _DONE
-        if reason:
-            return reason[: -len(self._end)] + aigrid + _DONE
-        return self._head + b"]" + aigrid + _DONE
-
-    def _ended(self, number: int, finish: Finish) -> bytes:
-        reason = b'{},"logprobs":null,"finish_reason":' + _encode(finish.reason) + b"}"
-        return self._choices[number] + reason + self._tail
-
-    def comment(self, text: str) -> bytes:
-        """See `Spelling`."""
-        return comment(text)
-
-    def failed(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
-        """See `Spelling`: the last event; no end mark follows it."""
-        return b"data: " + error_body(error, segments) + b"\n\n"
-
-    def _named(self, kind: str, answer: Answer) -> dict[str, Any]:
+    def _choice(self, steps: Sequence[Step]) -> dict[str, Any]:
+        entries = [entry for step in steps for entry in step.logprobs]
+        more = joined(piece for step in steps for piece in step.more)
+        content = "".join(step.text for step in steps)
+        spoken = content if content or "tool_calls" not in more else None
         return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": answer.name,
+            "message": {"role": "assistant", "content": spoken, "refusal": None, **more},
+            "logprobs": _logprobs(entries) if entries else None,
         }
 
 
-def _choice(number: int, steps: Sequence[Step]) -> dict[str, Any]:
-    """One choice of a plain answer."""
-    own = [step for step in steps if step.choice == number]
-    finish = next((step.ended for step in own if step.ended is not None), steps[-1].finish)
-    entries = [entry for step in own for entry in step.logprobs]
-    more = joined(piece for step in own for piece in step.more)
-    content = "".join(step.text for step in own)
-    spoken = content if content or "tool_calls" not in more else None
-    return {
-        "index": number,
-        "message": {"role": "assistant", "content": spoken, "refusal": None, **more},
-        "logprobs": _logprobs(entries) if entries else None,
-        "finish_reason": None if finish is None else finish.reason,
-    }
+def _reason(steps: Sequence[Step]) -> str | None:
+    """How a choice ended; one of several says so itself."""
+    ended = (step.ended for step in steps if step.ended is not None)
+    finish = next(ended, steps[-1].finish)
+    return None if finish is None else finish.reason
 
 
 def comment(text: str) -> bytes:
@@ -201,7 +243,8 @@ def error_body(error: AigridError, segments: Sequence[Segment] = ()) -> bytes:
     return _encode(body)
 
 
-def _usage(finish: Finish) -> dict[str, int]:
+def usage_object(finish: Finish) -> dict[str, int]:
+    """Token counts."""
     return {
         "prompt_tokens": finish.prompt_tokens,
         "completion_tokens": finish.completion_tokens,
@@ -213,8 +256,8 @@ def _logprobs(entries: Iterable[TokenLogprob]) -> dict[str, Any]:
     return {
         "content": [
             {
-                **_token(entry.token, entry.logprob),
-                "top_logprobs": [_token(token, logprob) for _, token, logprob in entry.top],
+                **token_object(entry.token, entry.logprob),
+                "top_logprobs": [token_object(token, logprob) for _, token, logprob in entry.top],
             }
             for entry in entries
         ],
@@ -222,11 +265,12 @@ def _logprobs(entries: Iterable[TokenLogprob]) -> dict[str, Any]:
     }
 
 
-def _token(token: str, logprob: float) -> dict[str, Any]:
+def token_object(token: str, logprob: float) -> dict[str, Any]:
+    """A token with its log-probability."""
     # A token that is part of a character has no text of its own, so its bytes are not known here.
     known = "\ufffd" not in token
     return {
         "token": token,
-        "logprob": max(_LOGPROB_MIN, logprob),
+        "logprob": max(LOGPROB_MIN, logprob),
         "bytes": list(token.encode()) if known else None,
     }

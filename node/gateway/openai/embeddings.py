@@ -18,6 +18,8 @@ from aigrid.protocol.limits import LIMITS
 
 TASK: Final = "feature-extraction"
 _encode = msgspec.json.Encoder().encode
+_ID_LIMIT: Final = 2**31
+_DIMENSIONS_MAX: Final = 2**31 - 1
 _vectors = msgspec.json.Decoder(list[list[float]])
 
 
@@ -55,24 +57,37 @@ def decode_embeddings(body: bytes) -> EmbeddingsCall:
         raise InvalidRequestError(f"The body is not a request for embeddings: {error}.") from None
     if not 0 < len(parsed.model) <= LIMITS.model_field_max_chars:
         raise InvalidRequestError("`model` must name a model.", param="model")
-    texts = [parsed.input] if isinstance(parsed.input, str) else parsed.input
-    if not all(isinstance(text, str) for text in texts):
+    texts = _texts(parsed.input)
+    parameters = dict[str, str | int | float | bool]()
+    if parsed.dimensions is not None:
+        if not 1 <= parsed.dimensions <= _DIMENSIONS_MAX:
+            raise InvalidRequestError("`dimensions` must be 1 or more.", param="dimensions")
+        parameters["dimensions"] = parsed.dimensions  # only some servers can shorten vectors
+    request = TaskRequest(TASK, _encode(texts), parameters)
+    return EmbeddingsCall(
+        parsed.model, request, len(texts), parsed.encoding_format == "base64", parsed.keep_alive
+    )
+
+
+def _texts(given: str | list[Any]) -> list[str] | list[list[int]]:
+    """Texts, or for each its token ids; a text of its own is one of one."""
+    if isinstance(given, str) or (given and all(type(entry) is int for entry in given)):
+        given = [given]
+    texts = all(isinstance(entry, str) for entry in given)
+    if not texts and not all(isinstance(entry, list) for entry in given):
         raise InvalidRequestError(
-            "`input` must be a text or an array of texts: send text, not token ids.", param="input"
+            "`input` must be a text, an array of texts, or token ids.", param="input"
         )
-    if not 0 < len(texts) <= LIMITS.task_items_max or not all(texts):
+    if not texts and not all(
+        type(token) is int and 0 <= token < _ID_LIMIT for ids in given for token in ids
+    ):
+        raise InvalidRequestError("`input` has token ids that are none.", param="input")
+    if not 0 < len(given) <= LIMITS.task_items_max or not all(given):
         raise InvalidRequestError(
             f"`input` must have 1 to {LIMITS.task_items_max} texts, none of them empty.",
             param="input",
         )
-    if parsed.dimensions is not None:
-        raise InvalidRequestError(
-            "`dimensions` is not supported: leave it out.", param="dimensions"
-        )
-    request = TaskRequest(TASK, _encode(texts))
-    return EmbeddingsCall(
-        parsed.model, request, len(texts), parsed.encoding_format == "base64", parsed.keep_alive
-    )
+    return given
 
 
 def embeddings_body(call: EmbeddingsCall, found: TaskAnswer) -> bytes:

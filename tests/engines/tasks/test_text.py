@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tests.engines.tasks.asking import refused, run
 from tests.engines.tasks.text_models import lookup, plain_words, spaced_pieces, word_pieces
+from tokenizers.processors import TemplateProcessing
 
 from aigrid.engines.base import ModelSource
 from aigrid.engines.tasks.entities import spans
@@ -145,6 +146,26 @@ def test_texts_that_are_empty_or_too_long(tmp_path: Path) -> None:
         assert says in error.message
     assert "takes 2" in refused(model(max_tokens=2), ["a b b"]).message
     assert run(model(max_tokens=2, truncate=True), ["a b b", "a"]) == [[1, 1], [1, 0]]
+
+
+def test_token_ids_are_taken_as_the_tokenizer_of_the_model_gives_them(tmp_path: Path) -> None:
+    tokenizer = plain_words("a", "b", "<", ">")
+    ids = {token: tokenizer.token_to_id(token) for token in ("a", "b", "<", ">")}
+    rows = {"a": [1.0, 0.0], "b": [0.0, 1.0], "<": [8.0, 0.0], ">": [0.0, 8.0]}
+    task, output = "feature-extraction", TaskOutput()
+    bare = lookup(tmp_path, tokenizer, rows, task=task, output=output, pooled=True)
+    # Nothing tells ids out of another vocabulary from those of a text.
+    assert "send text" in refused(bare, [[ids["a"]]]).message
+    tokenizer.post_processor = TemplateProcessing(
+        single="< $A >", special_tokens=[("<", ids["<"]), (">", ids[">"])]
+    )
+    read = TextInput(tokenizer="tokenizer.json", mask="", max_tokens=4)
+    model = lookup(tmp_path, tokenizer, rows, task=task, output=output, pooled=True, text=read)
+    whole = [ids["<"], ids["b"], ids["a"], ids[">"]]
+    assert run(model, [whole, "b", "b a"]) == [[9, 9], [8, 9], [9, 9]]
+    for wrong in ([1, 2], whole[1:], whole[:-1], [ids["<"]], [ids["<"], 10**30, ids[">"]]):
+        assert "send text" in refused(model, ["a", wrong]).message
+    assert "takes 4" in refused(model, [[ids["<"], *whole[1:-1] * 2, ids[">"]]]).message
 
 
 def entailing(folder: Path, *labels: str) -> ModelSource:

@@ -147,6 +147,26 @@ def test_vectors_of_texts_come_in_the_order_of_the_texts(server):
     assert failure(engine).code is Code.INVALID_REQUEST
 
 
+def test_token_ids_and_a_size_are_for_the_server_to_know(server):
+    engine = loaded(server, "feature-extraction")
+    ids = TaskRequest("feature-extraction", b"[[1,2,3]]", {"dimensions": 2})
+    chunk, _ = engine.infer(ids, CancelToken())
+    assert isinstance(chunk, TaskChunk)
+    assert json.loads(chunk.output) == [[3.0, 0.5]]
+    assert server.said[-1][2]["input"] == [[1, 2, 3]]
+    assert server.said[-1][2]["dimensions"] == 2
+    refused: tuple[tuple[Any, str], ...] = (
+        ({"dimensions": 1}, "leave dimensions out"),
+        ({"dimensions": 0}, "number from 1"),
+        ({"dimensions": True}, "number from 1"),
+        ({"top_k": 1}, "no parameter 'top_k'"),
+    )
+    for parameters, says in refused:
+        error = failure(engine, TaskRequest("feature-extraction", b'["a"]', parameters))
+        assert error.code is Code.INVALID_REQUEST
+        assert says in error.message
+
+
 @pytest.mark.parametrize(
     ("mode", "code"),
     [

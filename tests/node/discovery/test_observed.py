@@ -83,7 +83,7 @@ def test_who_refuses_though_it_seems_free_is_left_alone_for_longer_each_time() -
         waits.append(wait)
         now += wait
     assert waits == sorted(waits)
-    assert waits[0] < waits[1] < waits[-1] == LIMITS.summon_retry_seconds
+    assert waits[0] < waits[1] < waits[-1] == LIMITS.refusal_pause_max_seconds
     seen.began("m", 10.0)
     seen.busy("m", 3.0, now, slots=4)
     assert seen.observation(now, alive=True).busy_seconds == {"m": 3.0}

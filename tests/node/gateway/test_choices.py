@@ -132,5 +132,12 @@ async def test_one_choice_is_one_request_as_it_is() -> None:
     assert list(requests_of(TextCall(("m",), ASK))) == [ASK]
     unseeded = TextRequest(prompt="x")
     assert list(requests_of(TextCall(("m",), unseeded, choices=2))) == [unseeded] * 2
+    other = TextRequest(prompt="y", seed=1)
+    several = TextCall(("m",), unseeded, others=(other,), choices=2)
+    assert [(one.prompt, one.seed) for one in requests_of(several)] == [
+        *(("x", None), ("x", None)),
+        *(("y", 1), ("y", 2)),
+    ]
+    assert several.count == 4
     assert numbered("x" * 64, 0) == "x" * 64
     assert len(numbered("x" * 64, 15)) <= 64

@@ -204,6 +204,20 @@ async def test_idle_streams_are_closed_after_a_while(autojump_clock: MockClock) 
         assert await two.client.ask("b", b"x", silence_seconds=5) == b"x"
 
 
+async def test_a_call_at_the_moment_when_an_idle_stream_ends_gets_another(
+    autojump_clock: MockClock,
+) -> None:
+    async with pair() as two:
+        for moment in range(50):  # around it: when a stream went idle differs by its latencies
+            await two.client.ask("b", b"", silence_seconds=5)
+            await trio.sleep(LIMITS.stream_idle_seconds + (moment - 25) * 0.001)
+            assert await two.client.ask("b", b"x", silence_seconds=5) == b"x"
+        # And exactly then.
+        await two.client.ask("b", b"", silence_seconds=5)
+        await trio.sleep(LIMITS.stream_idle_seconds)
+        assert await two.client.ask("b", b"y", silence_seconds=5) == b"y"
+
+
 async def test_five_hundred_random_cancels_leave_both_sides_able_to_talk(
     autojump_clock: MockClock,
 ) -> None:

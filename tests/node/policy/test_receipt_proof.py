@@ -4,6 +4,7 @@ import pytest
 
 from aigrid.node.policy.receipt_proof import proved, requests_in
 from aigrid.protocol.errors import InvalidRequestError
+from aigrid.protocol.inference import ChatMessage, TextRequest
 from aigrid.protocol.receipt import prefix_hash, request_hash
 
 
@@ -15,6 +16,18 @@ def test_a_request_that_no_hash_can_be_of_is_refused(seed: int) -> None:
         return
     with pytest.raises(InvalidRequestError):
         requests_in(body)
+
+
+def test_bodies_of_completions_and_responses_are_known() -> None:
+    first, second = requests_in(b'{"model":"m","prompt":["a",[1]]}')
+    assert isinstance(first, TextRequest)
+    assert isinstance(second, TextRequest)
+    assert (first.prompt, second.token_ids) == ("a", (1,))
+    (said,) = requests_in(b'{"model":"m","input":"a"}')
+    assert isinstance(said, TextRequest)
+    assert said.messages == (ChatMessage("user", "a"),)
+    with pytest.raises(InvalidRequestError):
+        requests_in(b'{"model":"m"}')
 
 
 def test_the_receipt_of_each_choice_is_proved_by_the_one_request() -> None:
