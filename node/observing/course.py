@@ -105,6 +105,6 @@ class Course:
 
     @property
     def overhead_ms(self) -> float:
-        """Milliseconds that were neither an engine's nor the client's; see SPEC 22."""
+        """Milliseconds that were neither an engine's nor the client's; see SPEC 23."""
         spent = self.seconds - self.engine_seconds - self.client_seconds
         return round(max(0.0, spent) * 1000, 2)

@@ -53,7 +53,7 @@ class Observer:
             said["attempts"], said["overhead_ms"] = course.attempts, course.overhead_ms
         course.trace.tell(**said)
         if course.status >= 500 or (code and course.status < 400):  # a stream that broke off
-            _log.info("request_failed_for_client", **said)
+            _log.info("request", **said)
         else:
             _log.debug("request", **said)
 

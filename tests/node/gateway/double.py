@@ -19,6 +19,7 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
+from aigrid.node.observing.observer import Observer
 from aigrid.node.observing.trace import NO_TRACE, Trace
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
@@ -174,6 +175,7 @@ async def gateway(
     tls: ServerTls | None = None,
     manifest: Callable[[str], ModelBody | None] = lambda _: None,
     repository: Repository | None = None,
+    observer: Observer | None = None,
     **limits: Any,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway and its HOST:PORT; stopped at the end."""
@@ -187,6 +189,7 @@ async def gateway(
         tls=tls,
         manifest=manifest,
         repository=repository,
+        observer=observer,
     )
     async with trio.open_nursery() as nursery:
         address = await nursery.start(served.run)
