@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -124,7 +125,7 @@ async def test_one_trace_crosses_both_nodes(tmp_path: Path, autojump_clock: Mock
         await made.ask("far", tracer=tracer)
         here = made.spans["asker"].get_finished_spans()
         there = made.spans["holder"].get_finished_spans()
-    spans = {span.name: span for span in (*here, *there)}
+    spans: dict[str, Any] = {span.name: span for span in (*here, *there)}
     assert {span.name for span in here} == {"gateway POST", "routing", "attempt"}
     assert {span.name for span in there} == {"serve", "pool lease", "worker infer"}
     assert {span.context.trace_id for span in spans.values()} == {int("ab" * 16, 16)}
@@ -158,6 +159,7 @@ async def test_a_span_of_what_failed_has_its_code_and_nothing_of_what_was_said(
         course = await made.ask("zyxcanaryprompt", tracer=tracer)
         spans = made.spans["asker"].get_finished_spans()
     assert course.code is Code.MODEL_NOT_FOUND
+    routing: Any
     (routing,) = [span for span in spans if span.name == "routing"]
     assert routing.attributes["error.type"] == "model_not_found"
     assert not any(holds_canary(span) for span in spans)

@@ -1,5 +1,7 @@
 """What `GET /metrics` says, read by Prometheus' own parser."""
 
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,7 +11,7 @@ from aigrid.node.mesh.routing.answer import Answer
 from aigrid.node.observing.course import Course
 from aigrid.node.observing.metrics import OTHER, Metrics, Reading
 from aigrid.protocol.errors import Code
-from aigrid.protocol.inference import Finish
+from aigrid.protocol.inference import Finish, InferChunk
 from aigrid.protocol.limits import LIMITS
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -28,7 +30,7 @@ def named(text: str, name: str) -> dict[frozenset[tuple[str, str]], float]:
     return {labels: value for (n, labels), value in samples(text).items() if n == name}
 
 
-async def nothing() -> None:
+async def nothing() -> AsyncIterator[tuple[InferChunk, ...]]:
     yield ()
 
 

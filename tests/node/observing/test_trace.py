@@ -1,6 +1,7 @@
 """Traces through the gateway: the client's is gone on with, if it is one."""
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -88,7 +89,7 @@ async def test_a_request_is_a_span_below_the_clients_without_what_was_said() -> 
             headers = {"traceparent": PARENT, "authorization": f"Bearer {CANARY}"}
             url = f"http://{address}/v1/chat/completions"
             await client.post(url, json=body, headers=headers)
-    made = {span.name: span for span in spans.get_finished_spans()}
+    made: dict[str, Any] = {span.name: span for span in spans.get_finished_spans()}
     assert made.keys() == {"gateway POST", "auth"}
     request = made["gateway POST"]
     assert f"{request.context.trace_id:032x}" == TRACE
