@@ -150,7 +150,8 @@ class Serving:
             raise not_taken(lacking, "the engine of this model")
         with self._counted(), ExitStack() as stack:
             try:
-                admitted = stack.enter_context(self._admission.admit(message, peer))
+                with trace.child("policy"):
+                    admitted = stack.enter_context(self._admission.admit(message, peer))
             except (PolicyDeniedError, VerificationError) as error:
                 self.denied[error.code] += 1
                 raise

@@ -126,14 +126,16 @@ async def test_one_trace_crosses_both_nodes(tmp_path: Path, autojump_clock: Mock
         here = made.spans["asker"].get_finished_spans()
         there = made.spans["holder"].get_finished_spans()
     spans: dict[str, Any] = {span.name: span for span in (*here, *there)}
-    assert {span.name for span in here} == {"gateway POST", "routing", "attempt"}
-    assert {span.name for span in there} == {"serve", "pool lease", "worker infer"}
+    assert {span.name for span in here} == {"gateway POST", "routing", "attempt", "connect"}
+    assert {span.name for span in there} == {"serve", "policy", "pool lease", "worker infer"}
     assert {span.context.trace_id for span in spans.values()} == {int("ab" * 16, 16)}
     assert f"{spans['gateway POST'].parent.span_id:016x}" == "cd" * 8
     for child, parent in (
         ("routing", "gateway POST"),
         ("attempt", "gateway POST"),
         ("serve", "attempt"),
+        ("connect", "attempt"),
+        ("policy", "serve"),
         ("pool lease", "serve"),
         ("worker infer", "serve"),
     ):

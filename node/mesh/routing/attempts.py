@@ -194,7 +194,8 @@ class Attempts:
                 observed = stack.enter_context(self._peers.asking(candidate.node))
                 alive = partial(self._peers.while_alive, candidate.node)
                 guard, first_guard = alive, partial(alive, silence_seconds=silence_seconds)
-                await self._connect(candidate)
+                with trace.child("connect"):
+                    await self._connect(candidate)
                 with in_time, first_guard():
                     batches = await self._ask(
                         stack, candidate, message, asking.waiting, in_time.hear
