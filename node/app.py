@@ -4,7 +4,7 @@
 below reads a clock, draws randomness, opens a socket or starts a process by itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -52,7 +52,7 @@ from aigrid.node.serving_setup import serving_of
 from aigrid.node.settings.config import NodeConfig
 from aigrid.node.vitals_setup import vitals_of
 from aigrid.node.weights_setup import weights_of
-from aigrid.node.workers.failures import WorkerFailure
+from aigrid.node.workers.failures import WorkerFailures
 from aigrid.node.world import World
 from aigrid.protocol.identity import Identity, did_of_peer_id
 from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
@@ -78,6 +78,7 @@ class Node:
         self.identity = identity
         self.transport = world.transport
         self.now_ms = world.now_ms
+        self.tracer = world.tracer
         self._world = world
         self._engines = KnownEngines(world.spawner, config.engines, changed=self._engines_changed)
         self._store = Store(world.database)
@@ -318,7 +319,7 @@ class Node:
         return self._world.spawner.sandbox
 
     @property
-    def worker_failures(self) -> Sequence[WorkerFailure]:
+    def worker_failures(self) -> WorkerFailures:
         """Of the workers that ended unasked, the newest ones, oldest first."""
         return self._world.spawner.worker_failures
 

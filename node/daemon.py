@@ -25,6 +25,7 @@ from aigrid.node.key_store.former_keys import delegated_to
 from aigrid.node.key_store.key_change import pending_rotation
 from aigrid.node.key_store.key_file import Passphrase
 from aigrid.node.mesh.shelf.copying import in_thread
+from aigrid.node.observing.otel import tracer_of
 from aigrid.node.pool_setup import spare_settings
 from aigrid.node.query_process import start_child
 from aigrid.node.settings.config import NodeConfig
@@ -115,6 +116,7 @@ def _build(config: NodeConfig, passphrase: Passphrase) -> Node:
         database=database,
         cores=os.cpu_count() or 1,
         start_dataset=start_child,
+        tracer=tracer_of(os.environ),
     )
     return Node(config, world, identity=identity, authority=authority)
 
@@ -145,6 +147,8 @@ async def _run(node: Node, config: NodeConfig, announce: Announce, ready: Path) 
                 farewell.start_soon(gateway.stop)
                 farewell.start_soon(node.stop)
         nursery.cancel_scope.cancel()
+    if node.tracer.enabled:
+        await trio.to_thread.run_sync(node.tracer.close)
 
 
 def _ready_event(node: Node, gateway: dict[str, str]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.tls import ServerTls, load, self_signed
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.network.tcp import addresses_of
+from aigrid.node.observing.observer import Observer
+from aigrid.node.observing_setup import readings_of
 from aigrid.node.repository_setup import PoolRepository, manifest_of
 from aigrid.node.settings.config import NodeConfig
 from aigrid.protocol.errors import Code, UsageError
@@ -37,8 +39,11 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         broader=functools.partial(_broader, node),
         whereabouts=functools.partial(whereabouts, node),
     )
+    observer = Observer(
+        readings=lambda: readings_of(node, core, gateway.counters()), tracer=node.tracer
+    )
     auth = Authenticator(node.policy.access, keyless=config.keyless, now_ms=node.now_ms)
-    gateway = _bound(core, auth, _tls(node, config), node, config)
+    gateway = _bound(core, auth, _tls(node, config), node, config, observer=observer)
     said = {"gateway": f"{gateway.scheme}://{gateway.address}"}
     if gateway.fingerprint:
         said["tls_fingerprint"] = gateway.fingerprint
@@ -76,7 +81,13 @@ def certified(host: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _bound(
-    core: GatewayCore, auth: Authenticator, tls: ServerTls | None, node: Node, config: NodeConfig
+    core: GatewayCore,
+    auth: Authenticator,
+    tls: ServerTls | None,
+    node: Node,
+    config: NodeConfig,
+    *,
+    observer: Observer,
 ) -> Gateway:
     """Take the gateway's port; the default one yields to the next free one."""
     host, port = config.gateway
@@ -92,6 +103,7 @@ def _bound(
             repository=PoolRepository(node),
             tls=tls,
             names=config.gateway_names,
+            observer=observer,
             limits=GatewayLimits(
                 patience_seconds=config.patience_seconds,
                 stream_patience_seconds=max(

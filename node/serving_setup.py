@@ -18,4 +18,5 @@ def serving_of(node: "Node") -> Serving:
         admission=node.policy.admission,
         keep_receipt=node.policy.keep_receipt,
         now_ms=node.now_ms,
+        tracer=node.tracer,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from aigrid.node.discovery.grid import NowMs, RandomBytes
 from aigrid.node.discovery.grid_needs import GridKeys
 from aigrid.node.network.transport import Transport
+from aigrid.node.observing.trace import NO_TRACER, Tracer
 from aigrid.node.query_process import StartDataset
 from aigrid.node.workers.spawning import WorkerSpawner
 
@@ -30,3 +31,4 @@ class World:
     memory: Mapping[str, int] = field(default_factory=dict)
     cores: int = 1
     start_dataset: StartDataset | None = None
+    tracer: Tracer = NO_TRACER

@@ -250,6 +250,8 @@ class Limits(MeshLimits, EngineLimits):
     duplicates_sought_max_bytes: int = limit(
         256 * KIB, "a larger body is not searched for members given twice; the last one wins"
     )
+    metrics_models_max: int = limit(32, "models that metrics name; the others are one")
+    metrics_cache_seconds: float = limit(1.0, "metrics are rendered no more often")
     http_connections_max: int = limit(512, "HTTP connections at once")
     retry_after_seconds: float = limit(2.0, "Retry-After where nothing better is known")
     # Inference

@@ -27,6 +27,9 @@ RECORDS_TOPIC = "records"
 EVERYBODY = "everybody"
 
 RequestId = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
+TraceParent = Annotated[
+    str, Meta(max_length=55, pattern=r"^(00-[0-9a-f]{32}-[0-9a-f]{16}-0[01])?\Z")
+]
 CidText = Annotated[str, Meta(max_length=64)]
 RawRecord = Annotated[bytes, Meta(max_length=LIMITS.record_max_bytes)]
 StatusLists = Annotated[tuple[RawRecord, ...], Meta(max_length=LIMITS.status_delegates_max + 1)]
@@ -111,6 +114,7 @@ class Infer(_Message, frozen=True, tag="infer"):
     entitles it to. `salt` is in the hashes that bind the one to the other: see `receipt`.
     `keep_alive_seconds`: how long the model should stay loaded after it; None leaves it to the
     node, which need not do as it is told.
+    `trace`: the W3C traceparent that the work belongs under, or "": random numbers, nothing else.
     """
 
     request_id: RequestId
@@ -120,6 +124,7 @@ class Infer(_Message, frozen=True, tag="infer"):
     salt: Salt
     presentation: Annotated[bytes, Meta(max_length=LIMITS.presentation_max_bytes)]
     keep_alive_seconds: Annotated[float, Meta(ge=0, le=LIMITS.keep_alive_max_seconds)] | None = None
+    trace: TraceParent = ""
 
 
 class Loading(_Message, frozen=True, tag="loading"):
@@ -145,9 +150,13 @@ class Portion(_Message, frozen=True, tag="portion"):
 
 
 class Receipted(_Message, frozen=True, tag="receipted"):
-    """The receipt for the segment that has just ended: a record of kind `Receipt`."""
+    """The receipt for the segment that has just ended: a record of kind `Receipt`.
+
+    `engine_ms`: how long this node waited for its engine, loading included; nobody can check it.
+    """
 
     receipt: RawRecord
+    engine_ms: Annotated[float, Meta(ge=0, le=1e12)] | None = None
 
 
 class Give(_Message, frozen=True, tag="give"):

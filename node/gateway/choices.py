@@ -14,6 +14,7 @@ from aigrid.node.gateway.generation import Generation
 from aigrid.node.gateway.step import Step
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
+from aigrid.node.observing.course import Course
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish, TextRequest
 
@@ -66,6 +67,11 @@ class Choices:
         if self._began is None:
             raise RuntimeError("the choices have not been entered")
         return self._began
+
+    @property
+    def course(self) -> Course:
+        """What is noted of the request."""
+        return self._generations[0].course
 
     @property
     def segments(self) -> list[Segment]:

@@ -17,8 +17,10 @@ from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.choices import Choices, Generated, numbered, requests_of
 from aigrid.node.gateway.generation import Generation, Live
 from aigrid.node.gateway.patience import Wish
+from aigrid.node.gateway.told import Told
 from aigrid.node.mesh.routing.answer import Answer, Inference, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
+from aigrid.node.observing.course import Course
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
@@ -26,6 +28,7 @@ from aigrid.protocol.inference import Finish, InferRequest, TaskRequest, Tensor,
 from aigrid.protocol.model import MODEL_URN
 
 _NAME_SHOWN_CHARS = 100
+_OPERATIONS = {"feature-extraction": "embeddings"}  # as OpenTelemetry calls them; else a "task"
 _TEXT = "text-generation"
 _REQUEST_ID = re.compile(r"(?!aigrid-)[A-Za-z0-9_-]{8,64}")  # a key is kept nowhere
 
@@ -45,7 +48,7 @@ class TaskAnswer:
     answer: Answer
     output: bytes
     finish: Finish
-    segments: tuple[Segment, ...]
+    segments: Told
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -74,7 +77,7 @@ class GatewayCore:
         self.status = status
         self._now_ms = now_ms
         self._token = token
-        self._requests: set[str] = set()
+        self._requests: dict[str, Course] = {}
         self._live = Live()
 
     # Requests
@@ -83,11 +86,20 @@ class GatewayCore:
         """The id of a request while it lives: the client's, if well-formed and not in use."""
         if offered is None or offered in self._requests or not _REQUEST_ID.fullmatch(offered):
             offered = self._token()
-        self._requests.add(offered)
+        self._requests[offered] = Course(offered)
         try:
             yield offered
         finally:
-            self._requests.discard(offered)
+            self._requests.pop(offered, None)
+
+    def course(self, request_id: str) -> Course:
+        """What is noted of a request, that of `request` while it lives."""
+        return self._requests.get(request_id) or Course(request_id)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that live."""
+        return len(self._requests)
 
     def now_seconds(self) -> int:
         """Wall time in whole seconds, as APIs report it."""
@@ -144,6 +156,8 @@ class GatewayCore:
         cost = call.choices * sum(map(most, (call.request, *call.others)))
         for number, model in enumerate(call.models):
             self._check(visit, model, _TEXT, 0 if number else cost)
+        course = self.course(request_id)
+        course.operation = "chat" if call.request.messages else "text_completion"
         made = [
             self._generation(
                 call.models,
@@ -152,6 +166,7 @@ class GatewayCore:
                 request_id=numbered(request_id, number),
                 visit=visit,
                 wish=wish,
+                course=course,
             )
             for number, request in enumerate(requests_of(call))
         ]
@@ -176,8 +191,16 @@ class GatewayCore:
         """
         capability = request.task if isinstance(request, TaskRequest) else capability
         self._check(visit, model, capability, most(request))
+        course = self.course(request_id)
+        course.operation = _OPERATIONS.get(capability, "task")
         asked = self._generation(
-            (model,), request, capability, request_id=request_id, visit=visit, wish=wish
+            (model,),
+            request,
+            capability,
+            request_id=request_id,
+            visit=visit,
+            wish=wish,
+            course=course,
         )
         async with asked as generation:
             steps = [step async for step in generation]
@@ -187,7 +210,7 @@ class GatewayCore:
             found = output if isinstance(request, TaskRequest) else tensors
             if finish is None or not found:
                 raise EngineError("The model answered without a result.")
-            segments = tuple(generation.segments)
+            segments = Told(generation.segments, generation.answer, course)
             return TaskAnswer(generation.answer, output, finish, segments, tensors or {})
 
     def _generation(
@@ -200,6 +223,7 @@ class GatewayCore:
         request_id: str,
         visit: Visit,
         wish: Wish | None,
+        course: Course,
     ) -> Generation:
         wish, ended = wish or Wish(), list[Segment]()
         waiting = Waiting(wish.keep_alive_seconds)
@@ -214,6 +238,7 @@ class GatewayCore:
             ended=ended,
             patience_seconds=wish.patience_seconds,
             waiting=waiting,
+            trace=course.trace,
         )
         return Generation(
             self._live,
@@ -223,6 +248,7 @@ class GatewayCore:
             ended=ended,
             waiting=waiting,
             patience_seconds=wish.patience_seconds,
+            course=course,
             takes_tensors=isinstance(request, TensorRequest),
         )
 

@@ -25,6 +25,8 @@ from aigrid.node.gateway.openai.endpoints import OpenAiEndpoints, json_response
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.gateway.sparql import Queries, SparqlEndpoint
 from aigrid.node.gateway.tasks import TaskEndpoints
+from aigrid.node.observing.metrics import CONTENT_TYPE
+from aigrid.node.observing.observer import Observer
 from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.mesh_kinds import ModelBody
 
@@ -57,8 +59,10 @@ class Gateway:
         repository: Repository | None = None,
         tls: ServerTls | None = None,
         names: tuple[str, ...] = (),
+        observer: Observer | None = None,
     ) -> None:
         self._core = core
+        self._observer = observer or Observer()
         self._queries = queries
         self._manifest = manifest
         self._repository = repository
@@ -162,6 +166,7 @@ class Gateway:
             *TaskEndpoints(self._core, bodies, self._limits).routes(),
             Route("/healthz", self._health, methods=["GET"]),
             Route("/aigrid/v1/status", self._status, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
         ]
         if self._repository is not None:
             routes += OpenInferenceEndpoints(
@@ -175,7 +180,14 @@ class Gateway:
             routes += SparqlEndpoint(self._queries, self._limits).routes()
         router = Router(routes, redirect_slashes=False)
         return Boundary(
-            router, self._core, self._limits, self._hosts, auth=self._auth, dialect=_dialect
+            router,
+            self._core,
+            self._limits,
+            self._hosts,
+            auth=self._auth,
+            dialect=_dialect,
+            observer=self._observer,
+            routes=routes,
         )
 
     async def _health(self, _request: Request) -> Response:
@@ -185,6 +197,9 @@ class Gateway:
 
     async def _status(self, _request: Request) -> Response:
         return json_response(self._core.status())
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(await self._observer.render(), headers={"content-type": CONTENT_TYPE})
 
 
 def _dialect(path: str) -> SpellError:

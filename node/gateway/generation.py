@@ -9,6 +9,7 @@ import trio
 from aigrid.node.gateway.step import Step, merged
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
+from aigrid.node.observing.course import Course
 from aigrid.node.policy.charging import Charge
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError, Code, LocalError, NoCandidateError, RemoteError
@@ -24,6 +25,7 @@ class Generation:
 
     Attributes:
         waiting: what is known of the load that it waits for before its first chunk.
+        course: what is noted of the request.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Generation:
         ended: list[Segment],
         waiting: Waiting,
         patience_seconds: float,
+        course: Course,
         takes_tensors: bool = False,
     ) -> None:
         self._takes_tensors = takes_tensors
         self._ended_before = ended
         self.waiting = waiting
         self._patience_seconds = patience_seconds
+        self.course = course
         self._live = live
         self._answering = answering
         self._visit = visit
@@ -66,6 +70,7 @@ class Generation:
         if self._answer is None:
             self._live.leave(self)
             raise _stopping_error()
+        self.course.answered(self._answer)
         return self
 
     async def __aexit__(
@@ -121,6 +126,7 @@ class Generation:
                 raise RemoteError("The answer went on after its end.")
             if step.finish.reason == "cancelled":
                 raise LocalError("The answer was cancelled before it was complete.", Code.CANCELLED)
+            self.course.ended(self.answer, step.finish, self.waiting.engine_seconds)
             return step
 
     async def _next_chunks(self) -> tuple[InferChunk, ...] | None:

@@ -18,6 +18,7 @@ from aigrid.node.gateway.http.guard import check_json
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.embeddings import decode_embeddings, embeddings_body
 from aigrid.node.gateway.patience import wish_of
+from aigrid.node.gateway.told import aigrid_object
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import TaskRequest
 from aigrid.protocol.limits import LIMITS
@@ -64,7 +65,7 @@ class TaskEndpoints:
             "model": found.answer.name,
             "output": msgspec.Raw(found.output),
             "usage": {"prompt_tokens": found.finish.prompt_tokens},
-            "aigrid": {"segments": found.segments},
+            "aigrid": aigrid_object(found.segments),
         }
         return _answered(found, _encode(body))
 

@@ -13,6 +13,7 @@ from aigrid.node.mesh.pool.pool import ModelPool
 from aigrid.node.mesh.routing.waiting import Tell, telling
 from aigrid.node.network.streams import Send
 from aigrid.node.observing.recent import OneAnswer, Recent
+from aigrid.node.observing.trace import NO_TRACE, NO_TRACER, Trace, Tracer
 from aigrid.node.policy.admission import Admission, Admitted
 from aigrid.node.policy.receipting import Keep, Segment
 from aigrid.protocol.errors import (
@@ -37,12 +38,19 @@ Batches = AsyncIterator[tuple[InferChunk, ...]]
 
 
 class ServedAnswer:
-    """Batches as they come from the worker; `receipt` is there with the last one."""
+    """Batches as they come from the worker; `receipt` is there with the last one.
 
-    def __init__(self, batches: Batches, segment: Segment, counted: OneAnswer) -> None:
+    Attributes:
+        engine_seconds: what was waited for the engine so far, the lease of its worker included.
+    """
+
+    def __init__(
+        self, batches: Batches, segment: Segment, engine_seconds: float, counted: OneAnswer
+    ) -> None:
         self._batches = batches
         self._segment = segment
         self._counted = counted
+        self.engine_seconds = engine_seconds
 
     @property
     def receipt(self) -> Record | None:
@@ -53,11 +61,14 @@ class ServedAnswer:
         return self
 
     async def __anext__(self) -> tuple[InferChunk, ...]:
+        began_seconds = trio.current_time()
         try:
             batch = await anext(self._batches)
         except AigridError:
             self._segment.end("failed")
             raise
+        finally:
+            self.engine_seconds += trio.current_time() - began_seconds
         self._segment.add(batch)
         self._counted.went_out(trio.current_time(), batch)
         return batch
@@ -86,9 +97,11 @@ class Serving:
         keep_receipt: Keep,
         now_ms: NowMs,
         takes: Callable[[str], Collection[str]] = lambda _: (),
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._pool = pool
         self._takes = takes
+        self._tracer = tracer
         self._identity = identity
         self._offered = offered
         self._admission = admission
@@ -112,6 +125,7 @@ class Serving:
         tell: Tell,
         asker: str | None = None,
         tell_after_seconds: float = LIMITS.loading_seconds,
+        trace: Trace = NO_TRACE,
     ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
 
@@ -143,13 +157,16 @@ class Serving:
             raise not_taken(lacking, "the engine of this model")
         with self._counted(), ExitStack() as stack:
             try:
-                admitted = stack.enter_context(self._admission.admit(message, peer))
+                with trace.child("policy"):
+                    admitted = stack.enter_context(self._admission.admit(message, peer))
             except (PolicyDeniedError, VerificationError) as error:
                 self.denied[error.code] += 1
                 raise
             actor, first = admitted.presentation.holder, tell_after_seconds
             whose = passed_on(actor, peer) if asker is None else asker
-            run = self._run(message, admitted, peer, tell, asker=whose, tell_after_seconds=first)
+            run = self._run(
+                message, admitted, peer, tell, asker=whose, tell_after_seconds=first, trace=trace
+            )
             async with run as answer:
                 yield answer
 
@@ -163,6 +180,7 @@ class Serving:
         *,
         asker: str,
         tell_after_seconds: float,
+        trace: Trace,
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
         counted = OneAnswer(self.recent, trio.current_time())
@@ -176,16 +194,19 @@ class Serving:
                 )
                 leased = stack.enter_async_context(lease)
                 self.waiting += 1
+                began_seconds = trio.current_time()
                 try:
-                    worker = await telling(
-                        leased,
-                        self._pool.progress,
-                        message.model,
-                        tell,
-                        after_seconds=tell_after_seconds,
-                    )
+                    with trace.child("pool lease"):
+                        worker = await telling(
+                            leased,
+                            self._pool.progress,
+                            message.model,
+                            tell,
+                            after_seconds=tell_after_seconds,
+                        )
                 finally:
                     self.waiting -= 1
+                leased_seconds = trio.current_time() - began_seconds
                 segment = Segment(
                     self._identity,
                     message,
@@ -194,8 +215,9 @@ class Serving:
                     keep=self._keep_receipt,
                     now_ms=self._now_ms,
                 )
+                stack.enter_context(trace.child("worker infer"))
                 async with _receipted(segment), worker.infer(message.request) as batches:
-                    yield ServedAnswer(batches, segment, counted)
+                    yield ServedAnswer(batches, segment, leased_seconds, counted)
                     self.served += 1
         except LocalError:
             if segment is None:
@@ -215,13 +237,18 @@ class Serving:
 
     async def serve(self, peer_id: str, message: Infer, send: Send) -> None:
         """Answer an `Infer` of a peer with `Loading`, `Chunks`, and then with the receipt."""
+        with self._tracer.begin("serve", message.trace) as trace:
+            await self._serve(peer_id, message, send, trace)
+
+    async def _serve(self, peer_id: str, message: Infer, send: Send, trace: Trace) -> None:
         peer, answer = did_of_peer_id(peer_id), None
+        trace.tell(request_id=message.request_id, model=message.model, peer=peer_id)
 
         async def tell(text: str) -> None:
             await send(encode(Loading(text)))
 
         try:
-            async with self.infer(message, peer, tell=tell) as answer:
+            async with self.infer(message, peer, tell=tell, trace=trace) as answer:
                 log.info(
                     "serving", peer=peer_id, request_id=message.request_id, model=message.model
                 )
@@ -233,10 +260,10 @@ class Serving:
                 "not_served", peer=peer_id, request_id=message.request_id, code=error.code.value
             )
             if answer is not None and answer.receipt is not None:
-                await send(encode(Receipted(answer.receipt.raw)))
+                await send(encode(_receipted_of(answer.receipt, answer)))
             raise
         if answer.receipt is not None:
-            await send(encode(Receipted(answer.receipt.raw)))
+            await send(encode(_receipted_of(answer.receipt, answer)))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -250,6 +277,10 @@ class Serving:
             self.running -= 1
             if not self.running:
                 self._idle.set()
+
+
+def _receipted_of(receipt: Record, answer: ServedAnswer) -> Receipted:
+    return Receipted(receipt.raw, round(answer.engine_seconds * 1000, 2))
 
 
 @asynccontextmanager

@@ -23,9 +23,20 @@ class WorkerFailure:
     at_seconds: float
 
 
-def no_failures() -> deque[WorkerFailure]:
-    """Room for the newest ones."""
-    return deque(maxlen=LIMITS.worker_failures_max)
+class WorkerFailures(deque[WorkerFailure]):
+    """The newest ones, oldest first.
+
+    Attributes:
+        total: how many there were since the node started.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(maxlen=LIMITS.worker_failures_max)
+        self.total = 0
+
+    def append(self, failure: WorkerFailure) -> None:
+        super().append(failure)
+        self.total += 1
 
 
 def told(failures: Sequence[WorkerFailure], now_seconds: float) -> list[dict[str, Any]]:

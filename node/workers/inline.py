@@ -4,7 +4,7 @@ Engines run in the node's own process, so only those that are pure Python and ne
 it: the echo engine, and doubles in tests.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from aigrid.engines.base import (
 )
 from aigrid.engines.echo import EchoEngine
 from aigrid.engines.metadata import Draft, read
-from aigrid.node.workers.failures import WorkerFailure
+from aigrid.node.workers.failures import WorkerFailures
 from aigrid.node.workers.spawning import Admit
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest
@@ -55,7 +55,7 @@ class InlineSpawner:
     spawned: "list[InlineWorker]" = field(default_factory=list)
     sandbox: str = SANDBOX
     hardware: tuple[Device, ...] = ()
-    worker_failures: Sequence[WorkerFailure] = ()
+    worker_failures: WorkerFailures = field(default_factory=WorkerFailures)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from aigrid.engines.draft import Draft, from_wire
 from aigrid.engines.registry import installed
 from aigrid.engines.sandbox import Needs, allowance_bytes
 from aigrid.node.workers.environment import NOTHING, worker_environment
-from aigrid.node.workers.failures import WorkerFailure, no_failures
+from aigrid.node.workers.failures import WorkerFailure, WorkerFailures
 from aigrid.node.workers.model_reading import checked, home_of, readable_in
 from aigrid.node.workers.probing import ask_own, ask_plugins
 from aigrid.node.workers.process import WorkerProcess
@@ -95,8 +94,8 @@ class WorkerSpawner(Protocol):
     sandbox: str
 
     @property
-    def worker_failures(self) -> Sequence[WorkerFailure]:
-        """Of the workers that ended unasked the newest ones, oldest first."""
+    def worker_failures(self) -> WorkerFailures:
+        """Of the workers that ended unasked."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after workers until cancelled; then none is left."""
@@ -164,7 +163,7 @@ class ProcessSpawner:
     bounds: WorkerBounds = BOUNDS
     spare_settings: SpareSettings = field(default_factory=SpareSettings)
     sandbox: str = field(default="", init=False)
-    worker_failures: deque[WorkerFailure] = field(default_factory=no_failures, init=False)
+    worker_failures: WorkerFailures = field(default_factory=WorkerFailures, init=False)
     _needs: dict[str, Needs] = field(default_factory=dict, init=False)
     _code_formats: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)

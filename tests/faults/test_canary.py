@@ -16,7 +16,9 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any, ClassVar, Final
 
 import httpx
 import pytest
@@ -54,6 +56,20 @@ elif "-c" in sys.orig_argv and "BREAK" in str(sys.orig_argv):
 """
 
 
+class Collector(BaseHTTPRequestHandler):
+    """Takes whatever traces are exported."""
+
+    taken: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.taken.append(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
 @dataclass
 class Seen:
     """A node, its key, and all that came out of it."""
@@ -82,7 +98,14 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     folder = tmp_path_factory.mktemp("canary")
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(BREAK)
-    environment = {"PYTHONPATH": str(folder / "site"), "AIGRID_LOG": "debug"}
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    Thread(target=collector.serve_forever, daemon=True).start()
+    environment = {
+        "PYTHONPATH": str(folder / "site"),
+        "AIGRID_LOG": "debug",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
     node = NodeProcess(folder / "node", "--no-keyless", environment=environment)
     try:
         node.start()
@@ -94,6 +117,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         yield made
     finally:
         node.stop()
+        collector.shutdown()
+        collector.server_close()
 
 
 def test_answers_and_refusals(seen: Seen) -> None:
@@ -166,7 +191,7 @@ def test_a_command_that_crashes(seen: Seen) -> None:
 def test_nothing_holds_them_while_the_node_runs_or_after_it_has_crashed(seen: Seen) -> None:
     """The last one: it ends the node, which is made to fail at that."""
     headers = {"authorization": f"Bearer {seen.key}"}
-    for path in ("/aigrid/v1/status", "/v1/models", "/healthz"):
+    for path in ("/aigrid/v1/status", "/v1/models", "/healthz", "/metrics"):
         seen.said.append(httpx.get(f"{seen.node.gateway}{path}", headers=headers).text)
     query = {"query": "SELECT ?s ?p ?o WHERE { GRAPH ?g { ?s ?p ?o } }"}
     everything = httpx.get(f"{seen.node.gateway}/sparql", params=query, headers=headers, timeout=60)
@@ -190,6 +215,8 @@ def _search(seen: Seen) -> None:
     found = {str(path): path.read_bytes() for path in files}
     for path in (seen.node.stdout_path, seen.node.stderr_path):
         found[str(path)] = path.read_bytes()
+    wait_for(lambda: b"worker infer" in b"".join(Collector.taken), timeout_seconds=5, what="spans")
+    found["traces"] = b"".join(Collector.taken)
     for number, text in enumerate(seen.said):
         found[f"said {number}"] = text.encode()
     held = [

@@ -16,6 +16,7 @@ import trio
 from aigrid.node.app import Node, World
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
+from aigrid.node.observing.trace import NO_TRACER, Tracer
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.settings.config import NodeConfig
 from aigrid.node.settings.placement import PlacementConfig
@@ -107,6 +108,7 @@ class Simulation:
         placement: PlacementConfig | None = None,
         weights: WeightsConfig | None = None,
         share: ShareConfig | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -136,6 +138,7 @@ class Simulation:
             keys=MemoryKeys(rotation, former),
             database=home / "records.db",
             memory={"cpu": 1 << 30},
+            tracer=tracer,
         )
         config = NodeConfig(
             data_dir=home,

@@ -7,6 +7,7 @@ import structlog
 import trio
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aigrid.node.gateway.auth.authenticator import Authenticator
@@ -15,6 +16,8 @@ from aigrid.node.gateway.http.errors import SpellError, error_answer
 from aigrid.node.gateway.http.guard import Hosts, check_caller
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.mesh.routing.answer import Segment
+from aigrid.node.observing.course import Course
+from aigrid.node.observing.observer import Observer
 from aigrid.node.settings.places import places_of
 from aigrid.protocol.errors import AigridError, Code, InvalidRequestError, LocalError
 
@@ -34,7 +37,8 @@ class Boundary:
 
     Here alone it is decided who gets to a route; all but those that only say whether
     this node is alive find a `Visit` in the scope.
-    `dialect` says by path how an error is spelled there.
+    `dialect` says by path how an error is spelled there; `observer` is told of every request, by
+    the path of one of the `routes`.
     """
 
     def __init__(
@@ -46,9 +50,13 @@ class Boundary:
         *,
         auth: Authenticator,
         dialect: Callable[[str], SpellError],
+        observer: Observer,
+        routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._app = app
         self._dialect = dialect
+        self._observer = observer
+        self._paths = {one.endpoint: one.path for one in routes if isinstance(one, Route)}
         self._auth = auth
         self._core = core
         self._limits = limits
@@ -59,52 +67,79 @@ class Boundary:
             raise RuntimeError(f"the server passed a {scope['type']} scope")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         offered = headers.get(b"x-request-id")
-        began = trio.current_time()
         with self._core.request(None if offered is None else offered.decode("latin-1")) as id_:
+            course = self._core.course(id_)
+            self._observer.begins(course, scope["method"], headers)
             scope[REQUEST_ID] = id_
             scope["scheme"] = self._hosts.scheme
             scope["app"] = self  # so that the router raises instead of answering in plain text
-            status = 0
 
             async def send_named(message: Message) -> None:
-                nonlocal status
                 if message["type"] == "http.response.start":
-                    status = message["status"]
-                    message["headers"].append((b"x-request-id", id_.encode()))
+                    course.status = message["status"]
+                    message["headers"] += _headers_of(course)
                 await send(message)
 
-            try:
-                check_caller(headers, self._hosts)
-                await self._admit(scope, receive, send_named)
-            except ClientGoneError:
-                status = status or 499
-            except Exception as error:  # noqa: BLE001  boundary: a request handler
-                answer = self._answer(error, id_, self._dialect(scope["path"]))
-                if status == 0:
-                    await answer(scope, receive, send_named)
-            _log.debug(
-                "request",
-                request_id=id_,
-                status=status,
-                duration_ms=round((trio.current_time() - began) * 1000, 1),
-            )
+            with course.trace:
+                try:
+                    check_caller(headers, self._hosts)
+                    await self._admit(scope, _Timed(receive, course), send_named)
+                except ClientGoneError:
+                    course.status = course.status or 499
+                except Exception as error:  # noqa: BLE001  boundary: a request handler
+                    answer = self._answer(error, course, self._dialect(scope["path"]))
+                    if course.status == 0:
+                        await answer(scope, receive, send_named)
+                course.route = self._paths.get(scope.get("endpoint", self), "other")
+                self._observer.ends(course)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in _OPEN:
             await self._app(scope, receive, send)
             return
-        found = await self._auth.authenticate(scope)
+        course = self._core.course(scope[REQUEST_ID])
+        with course.trace.child("auth"):
+            found = await self._auth.authenticate(scope)
         with self._auth.meter.visit(found.caller, found.actor) as visit:
             scope[VISIT] = visit
             await self._app(scope, found.body(receive), send)
 
-    def _answer(self, error: Exception, request_id: str, spell: SpellError) -> Response:
+    def _answer(self, error: Exception, course: Course, spell: SpellError) -> Response:
         headers: Mapping[str, str] | None = None
         if isinstance(error, HTTPException):
             headers, error = error.headers, _routing_error(error.status_code)
         if not isinstance(error, AigridError):
-            error = internal_error(error, request_id)
+            error = internal_error(error, course.request_id)
+        course.code = error.code
         return error_response(error, self._limits, spell, headers)
+
+
+class _Timed:
+    """How a body is received; what is waited for it is the client's time."""
+
+    def __init__(self, receive: Receive, course: Course) -> None:
+        self._receive = receive
+        self._course: Course | None = course
+
+    async def __call__(self) -> Message:
+        course = self._course
+        if course is None:  # all of it is there: from now on the client is only watched
+            return await self._receive()
+        began_seconds = trio.current_time()
+        message = await self._receive()
+        course.waited(trio.current_time() - began_seconds)
+        if not message.get("more_body", False):
+            self._course = None
+        return message
+
+
+def _headers_of(course: Course) -> list[tuple[bytes, bytes]]:
+    """Who asked, and what a complete answer has cost; a stream says that in its last chunk."""
+    headers = [(b"x-request-id", course.request_id.encode())]
+    if course.finished:
+        headers.append((b"x-aigrid-attempts", str(course.attempts).encode()))
+        headers.append((b"x-aigrid-overhead-ms", str(course.overhead_ms).encode()))
+    return headers
 
 
 def _routing_error(status: int) -> AigridError:

@@ -17,6 +17,7 @@ from aigrid.node.gateway.http.asgi import JSON_TYPE, error_response, internal_er
 from aigrid.node.gateway.http.turn import Turn
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.step import Step
+from aigrid.node.gateway.told import Told
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish
@@ -36,7 +37,7 @@ class Spelling(Protocol):
         """The body of an error that is an HTTP status."""
 
     def whole(self, answer: Answer, steps: Sequence[Step], segments: Sequence[Segment]) -> bytes:
-        """The body of a plain answer; its last step carries the finish."""
+        """The body of a plain answer; its last step carries the finish; the segments are `Told`."""
 
     def begin(self, answer: Answer) -> bytes:
         """Called first, once the first chunk is there: what a stream begins with, if anything."""
@@ -45,7 +46,7 @@ class Spelling(Protocol):
         """A piece of the answer; nothing when the step holds none."""
 
     def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
-        """What follows the last piece."""
+        """What follows the last piece; the segments are `Told`."""
 
     def comment(self, text: str) -> bytes:
         """A sign of life that clients skip, which says how far a load is; b"" if there is none."""
@@ -79,6 +80,7 @@ class TextAnswer:
                 return
             response = await until_gone(receive, lambda _nursery: self._plain())
         except AigridError as error:  # a stream that has begun ends in an event instead
+            self.generation.course.code = error.code
             response = error_response(
                 error, self.limits, self.spelling.error, segments=self.generation.segments
             )
@@ -89,7 +91,8 @@ class TextAnswer:
         async with generation:
             self.spelling.begin(generation.answer)
             steps = [step async for step in generation]
-            body = self.spelling.whole(generation.answer, steps, generation.segments)
+            told = Told(generation.segments, generation.answer, generation.course)
+            body = self.spelling.whole(generation.answer, steps, told)
             headers = served_by(generation.answer)
         return Response(body, headers=headers, media_type=JSON_TYPE)
 
@@ -122,7 +125,7 @@ class _Stream:
             await self._fail(internal_error(error, self._request_id))
 
     async def _pieces(self) -> None:
-        generation, spelling = self._generation, self._spelling
+        generation, spelling, course = self._generation, self._spelling, self._generation.course
         async with generation:
             headers = served_by(generation.answer)
             self._head = spelling.begin(generation.answer)
@@ -130,9 +133,12 @@ class _Stream:
             async for step in generation:
                 piece = spelling.step(step)
                 if step.finish is not None:
-                    last = piece + spelling.end(step.finish, generation.segments)
+                    told = Told(generation.segments, generation.answer, course)
+                    last = piece + spelling.end(step.finish, told)
                 elif piece or self._head:
+                    began_seconds = trio.current_time()
                     await self._write(piece, headers)
+                    course.waited(trio.current_time() - began_seconds)
         # Only now: with the last write the server tells us that the client is gone, which must
         # not cancel the mesh's own end.
         await self._write(last, headers, last=True)
@@ -143,6 +149,7 @@ class _Stream:
             if not self._began:
                 self._ended = True
                 raise error
+        self._generation.course.code = error.code
         await self._write(self._spelling.failed(error, self._generation.segments), last=True)
 
     async def _keep_alive(self) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from aigrid.node.gateway.deltas import joined
 from aigrid.node.gateway.http.errors import error_text
 from aigrid.node.gateway.step import Step
+from aigrid.node.gateway.told import aigrid_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.protocol.errors import AigridError, EngineError
@@ -26,7 +27,7 @@ def error_body(error: AigridError, segments: Sequence[Segment] = ()) -> bytes:
     """The body of an error, and the line that ends a stream which failed."""
     said: dict[str, Any] = {"error": error_text(error), "code": error.code.value}
     if segments:
-        said["aigrid"] = {"segments": segments}
+        said["aigrid"] = aigrid_object(segments)
     return _encode(said)
 
 
@@ -155,7 +156,7 @@ class OllamaSpelling:
             "prompt_eval_duration": nanoseconds(self._first_at - self._asked_at - loading),
             "eval_count": finish.completion_tokens,
             "eval_duration": nanoseconds(self._now() - self._first_at),
-            "aigrid": {"segments": segments},
+            "aigrid": aigrid_object(segments),
         }
 
 

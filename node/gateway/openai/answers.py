@@ -14,6 +14,7 @@ from aigrid.node.gateway.core import Listed
 from aigrid.node.gateway.deltas import joined
 from aigrid.node.gateway.http.errors import error_text
 from aigrid.node.gateway.step import Step
+from aigrid.node.gateway.told import aigrid_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import NotReadyError
 from aigrid.protocol.errors import AigridError
@@ -249,11 +250,6 @@ def usage_object(finish: Finish) -> dict[str, int]:
         "completion_tokens": finish.completion_tokens,
         "total_tokens": finish.prompt_tokens + finish.completion_tokens,
     }
-
-
-def aigrid_object(segments: Iterable[Segment]) -> dict[str, Any]:
-    """Ours on top: who produced how much."""
-    return {"segments": [msgspec.to_builtins(segment) for segment in segments]}
 
 
 def _logprobs(entries: Iterable[TokenLogprob]) -> dict[str, Any]:

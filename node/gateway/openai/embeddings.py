@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from aigrid.node.gateway.core import TaskAnswer
+from aigrid.node.gateway.told import aigrid_object
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest
 from aigrid.protocol.limits import LIMITS
@@ -112,7 +113,7 @@ def embeddings_body(call: EmbeddingsCall, found: TaskAnswer) -> bytes:
             "data": data,
             "model": found.answer.name,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-            "aigrid": {"segments": found.segments},
+            "aigrid": aigrid_object(found.segments),
         }
     )
 

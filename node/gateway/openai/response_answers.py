@@ -11,13 +11,13 @@ import msgspec
 
 from aigrid.node.gateway.openai.answers import (
     EVENT_STREAM,
-    aigrid_object,
     comment,
     error_body,
     error_object,
 )
 from aigrid.node.gateway.openai.response_output import Events, Output
 from aigrid.node.gateway.step import Step
+from aigrid.node.gateway.told import aigrid_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish

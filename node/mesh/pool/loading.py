@@ -143,6 +143,7 @@ class Loading:
         seconds = round(now - started, 3)
         if not job.extra:
             replica.entry.cold = (seconds, now)
+            self._progress.cold_starts += 1
         told = {"engine": worker.engine, "device": worker.estimate.device[:32], "seconds": seconds}
         log.info("model_loaded", model=replica.model, sandbox=worker.sandbox, **told)
         await worker.died.wait()

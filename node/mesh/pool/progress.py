@@ -6,11 +6,16 @@ import trio
 
 
 class LoadProgress:
-    """A board: the pool writes, anybody reads. Only the last word on a model is kept."""
+    """A board: the pool writes, anybody reads. Only the last word on a model is kept.
+
+    Attributes:
+        cold_starts: models that were loaded since the node started, further workers not counted.
+    """
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
         self._changed = trio.Event()
+        self.cold_starts = 0
 
     @property
     def said(self) -> Mapping[str, str]:

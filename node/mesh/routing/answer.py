@@ -7,6 +7,7 @@ from typing import Protocol
 
 from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.node.mesh.routing.waiting import Waiting
+from aigrid.node.observing.trace import NO_TRACE, Trace
 from aigrid.node.policy.caller import Caller
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
@@ -100,6 +101,7 @@ class Inference(Protocol):
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
+        trace: Trace = NO_TRACE,
     ) -> AbstractAsyncContextManager[Answer]:
         """Route a request of `caller` to a node that holds `model` (a name or a model id).
 
@@ -107,7 +109,7 @@ class Inference(Protocol):
         empty `model` with a `capability` lets the node choose. Entering waits for the first
         chunk, and where nobody serves it now for `patience_seconds` until somebody does; `waiting`
         is told how far that is. Leaving early cancels the request everywhere. Attempts that failed
-        before their first chunk, and had begun, are added to `ended`.
+        before their first chunk, and had begun, are added to `ended`. Spans hang from `trace`.
 
         Raises:
             NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),

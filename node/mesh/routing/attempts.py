@@ -28,6 +28,7 @@ from aigrid.node.mesh.routing.waiting import STARTED, Tell, Waiting
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
 from aigrid.node.network.transport import PeerAddress
+from aigrid.node.observing.trace import Trace
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import POLICY, AigridError, Code, RemoteError
@@ -177,19 +178,13 @@ class Attempts:
         alone: bool = False,
     ) -> Opened:
         """Start a request on a candidate, wait for its first batch; unless `alone` in time."""
-        message = Infer(
-            asking.request_id,
-            candidate.model,
-            candidate.manifest,
-            request,
-            asking.salt,
-            presented.raw,
-            self._keep_alive(candidate, asking.waiting.keep_alive_seconds),
-        )
         began_seconds = trio.current_time()
         guard: Guard = nullcontext
         first_guard: Guard = nullcontext
         async with AsyncExitStack() as stack:
+            trace = stack.enter_context(asking.trace.child("attempt"))
+            trace.tell(node=candidate.node, model=candidate.model, state=candidate.state)
+            message = self._message(candidate, request, asking, presented, trace)
             told = stack.enter_context(asking.waiting.at(candidate.node))
             in_time = InTime(candidate.node, beginning, ends=not alone)
             if candidate.node == self._own_peer_id:
@@ -199,6 +194,7 @@ class Attempts:
                     tell=_later(told),
                     asker=_asker(asking.caller),
                     tell_after_seconds=min(LIMITS.loading_seconds, asking.patience_seconds),
+                    trace=trace,
                 )
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
                 asking.waiting.over()
@@ -206,7 +202,8 @@ class Attempts:
                 observed = stack.enter_context(self._peers.asking(candidate.node))
                 alive = partial(self._peers.while_alive, candidate.node)
                 guard, first_guard = alive, partial(alive, silence_seconds=silence_seconds)
-                await self._connect(candidate)
+                with trace.child("connect"):
+                    await self._connect(candidate)
                 with in_time, first_guard():
                     batches = await self._ask(
                         stack, candidate, message, asking.waiting, in_time.hear
@@ -222,6 +219,7 @@ class Attempts:
                 actor=asking.caller.actor,
                 now_ms=self._now_ms,
                 guard=guard,
+                worked=asking.waiting.worked,
             )
             segment.segments = asking.ended
             with in_time:
@@ -255,6 +253,25 @@ class Attempts:
         opened = await unless_another(work, beginning, candidate.node, sought)
         tried.another = opened is None
         return opened
+
+    def _message(
+        self,
+        candidate: Candidate,
+        request: InferRequest,
+        asking: Asking,
+        presented: Presented,
+        trace: Trace,
+    ) -> Infer:
+        return Infer(
+            asking.request_id,
+            candidate.model,
+            candidate.manifest,
+            request,
+            asking.salt,
+            presented.raw,
+            self._keep_alive(candidate, asking.waiting.keep_alive_seconds),
+            trace.parent,
+        )
 
     def _request(self, candidate: Candidate, asking: Asking) -> InferRequest:
         """With a seed, so that whoever goes on with the answer draws the same numbers.

@@ -11,6 +11,7 @@ from aigrid.node.mesh.routing.answer import Segment
 from aigrid.node.mesh.routing.summoning import Place
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.network.streams import RpcClient
+from aigrid.node.observing.trace import NO_TRACE, Trace
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import AigridError, Code, RemoteError
@@ -29,7 +30,7 @@ class Asking:
     were asked a second time. `waited`: those on whose new offers it has waited, which is done once.
     `ended`: segments that failed before their first chunk. `waiting`: for whoever waits for it;
     `patience_seconds`: how long, where nobody serves it; `place`: among others who wait for
-    the same.
+    the same. `trace`: what the spans of its attempts hang from.
     """
 
     request: InferRequest
@@ -42,6 +43,7 @@ class Asking:
     ended: list[Segment] = field(default_factory=list)
     waiting: Waiting = field(default_factory=Waiting)
     patience_seconds: float = LIMITS.patience_seconds
+    trace: Trace = NO_TRACE
     place: Place = field(default_factory=lambda: Place(trio.current_time()))
 
 

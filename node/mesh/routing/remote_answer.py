@@ -31,6 +31,7 @@ class RemoteAnswer:
     it has begun to answer: that comes first, never after a chunk, and not for ever.
 
     Attributes:
+        engine_seconds: what the node says that it waited for its engine; None: it says nothing.
         receipt: the one that came, as bytes that nobody has looked at; b"" if none did.
         was_loading: whether the node has said that the model is on its way.
     """
@@ -54,6 +55,7 @@ class RemoteAnswer:
         self.was_loading = False
         self._begun = False
         self.receipt = b""
+        self.engine_seconds: float | None = None
         self._portions: list[bytes] = []
         self._kind: type[InferChunk] = TensorChunk
         self._tokens_allowed = 0
@@ -96,7 +98,7 @@ class RemoteAnswer:
             except (StopAsyncIteration, RemoteError):
                 return self.receipt
             if isinstance(answer, Receipted):
-                self.receipt = answer.receipt
+                self._receipted(answer)
         return self.receipt
 
     async def _receive(self) -> tuple[InferChunk, ...]:
@@ -109,7 +111,7 @@ class RemoteAnswer:
                 ) from None
             answer = decode_rpc_answer(body)
             if isinstance(answer, Receipted) and not self.receipt:
-                self.receipt = answer.receipt  # of a segment that failed: the error comes next
+                self._receipted(answer)  # of a segment that failed: the error comes next
                 continue
             if isinstance(answer, Loading) and self._words_left > 0:
                 self._words_left -= 1
@@ -144,6 +146,10 @@ class RemoteAnswer:
         self._bytes_left -= size
         if self._bytes_left < 0:
             raise RemoteError("a longer answer than asked for", peer=self._peer)
+
+    def _receipted(self, answer: Receipted) -> None:
+        self.receipt = answer.receipt
+        self.engine_seconds = None if answer.engine_ms is None else answer.engine_ms / 1000
 
     def _check(self, batch: tuple[InferChunk, ...]) -> None:
         for position, chunk in enumerate(batch, 1):

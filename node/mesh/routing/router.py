@@ -35,6 +35,7 @@ from aigrid.node.mesh.routing.verdict import TOLD, nobody_wanted, unmet, unwante
 from aigrid.node.mesh.routing.waiting import BROUGHT, IN_LINE, SOUGHT, Waiting, beside
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient
+from aigrid.node.observing.trace import NO_TRACE, Trace
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.policy.presenting import Presenter
 from aigrid.protocol.errors import (
@@ -137,6 +138,7 @@ class Router:
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
+        trace: Trace = NO_TRACE,
     ) -> AsyncIterator[Answer]:
         """See `Inference.infer`."""
         sought = Sought(
@@ -153,6 +155,7 @@ class Router:
             ended=[] if ended is None else ended,
             waiting=waiting or Waiting(),
             patience_seconds=patience_seconds,
+            trace=trace,
         )
         tried = Tried()
         deadline = trio.current_time() + patience_seconds
@@ -181,7 +184,8 @@ class Router:
         often = math.ceil((deadline - trio.current_time()) / LIMITS.summon_retry_seconds)
         try:
             for _ in range(LIMITS.summons_max + often):
-                ranking = await self._ranked(sought)
+                with asking.trace.child("routing"):
+                    ranking = await self._ranked(sought)
                 tried.problem = None
                 wanted = self._behind(sought, asking) if wants_some(ranking) else None
                 if wanted is None:
@@ -220,7 +224,9 @@ class Router:
                 waiting.tell(*self._coming(wanted))
                 await trio.sleep(LIMITS.loading_seconds)
 
+        began_seconds = trio.current_time()
         comes = await beside(self._summon(wanted, asking.place, deadline=deadline), talk)
+        waiting.worked(trio.current_time() - began_seconds)
         waiting.over()
         return comes
 
@@ -281,6 +287,7 @@ class Router:
             ended=answer.segments,
             waiting=waiting,
             place=asking.place,
+            trace=asking.trace,
         )
         patience_seconds = min(asking.patience_seconds, LIMITS.continuation_patience_seconds)
         deadline = trio.current_time() + patience_seconds

@@ -38,7 +38,8 @@ class ReceiptBook(Protocol):
 class AskedSegment:
     """Batches until `Finish`, the first one fetched ahead; counts the tokens of the segment.
 
-    `guard` gives what each wait for a batch is done within: it may give the wait up.
+    `guard` gives what each wait for a batch is done within: it may give the wait up. `worked` hears
+    once how long was waited for the engine.
 
     Signs of life are not passed on, and none is the beginning of an answer. However the segment
     ends, the receipt for it is kept, or that there is none, unless the other node refused it.
@@ -58,9 +59,12 @@ class AskedSegment:
         actor: str,
         now_ms: NowMs,
         guard: Guard = nullcontext,
+        worked: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._batches = batches
         self._guard = guard
+        self._worked: Callable[[float], None] | None = worked
+        self._received_seconds = 0.0
         self._candidate = candidate
         self._presented = presented
         self._book = book
@@ -143,6 +147,7 @@ class AskedSegment:
 
     def left(self, reason: Code = Code.CANCELLED) -> None:
         """The segment is over, and not because it was finished: keep what there is of it."""
+        self._tell_worked()
         if self._settled or not self._begun:
             return
         raw = self._batches.receipt
@@ -168,7 +173,18 @@ class AskedSegment:
         else:
             record = self._batches.receipt
             raw = b"" if record is None else record.raw
+        self._tell_worked()
         self._keep(raw, Code.UNRECEIPTED)
+
+    def _tell_worked(self) -> None:
+        """Another node's engine took as long as it says, and no longer than it was waited for."""
+        told, self._worked = self._worked, None
+        if told is None:
+            return
+        seconds, waited = self._batches.engine_seconds, self._received_seconds
+        if isinstance(self._batches, RemoteAnswer):
+            seconds = waited if seconds is None else min(seconds, waited)
+        told(seconds or 0.0)
 
     def _keep(self, raw: bytes, reason: Code) -> None:
         self._settled = True
@@ -215,6 +231,7 @@ class AskedSegment:
                 )
 
     async def _receive(self) -> tuple[InferChunk, ...]:
+        began_seconds = trio.current_time()
         try:
             return await anext(self._batches)
         except StopAsyncIteration:
@@ -223,3 +240,5 @@ class AskedSegment:
                 Code.CONNECTION_LOST,
                 peer=self._candidate.node,
             ) from None
+        finally:
+            self._received_seconds += trio.current_time() - began_seconds

@@ -82,10 +82,12 @@ class Waiting:
         said: the last word while a load is waited for; None when nothing is, or nobody has said.
         changed: set, and replaced, with every word.
         loading_seconds: how long loads were waited for, in all.
+        engine_seconds: how long engines were waited for so far, loads and other nodes included.
     """
 
     def __init__(self, keep_alive_seconds: float | None = None) -> None:
         self.keep_alive_seconds = keep_alive_seconds
+        self.engine_seconds = 0.0
         self.said: Said | None = None
         self.changed = trio.Event()
         self.loading_seconds = 0.0
@@ -93,6 +95,10 @@ class Waiting:
         self._told_at = -math.inf
         self._deadline = math.inf
         self._scope: trio.CancelScope | None = None
+
+    def worked(self, seconds: float) -> None:
+        """So long an engine was waited for, or somebody who serves the model."""
+        self.engine_seconds += seconds
 
     def tell(self, node: str, text: str) -> None:
         """The model is on its way on `node` (a PeerId): from now on patience counts."""

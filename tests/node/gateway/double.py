@@ -19,6 +19,8 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
+from aigrid.node.observing.observer import Observer
+from aigrid.node.observing.trace import NO_TRACE, Trace
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces
@@ -87,6 +89,7 @@ class ScriptedMesh:
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
+        trace: Trace = NO_TRACE,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
         self.preferred.append((fallbacks, preferences))
@@ -172,6 +175,7 @@ async def gateway(
     tls: ServerTls | None = None,
     manifest: Callable[[str], ModelBody | None] = lambda _: None,
     repository: Repository | None = None,
+    observer: Observer | None = None,
     **limits: Any,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway and its HOST:PORT; stopped at the end."""
@@ -185,6 +189,7 @@ async def gateway(
         tls=tls,
         manifest=manifest,
         repository=repository,
+        observer=observer,
     )
     async with trio.open_nursery() as nursery:
         address = await nursery.start(served.run)

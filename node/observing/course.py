@@ -1,0 +1,110 @@
+"""The course of one request through the gateway: when what happened, and how it ended."""
+
+from typing import Final
+
+import trio
+
+from aigrid.node.mesh.routing.answer import Answer
+from aigrid.node.observing.trace import NO_TRACE, Trace
+from aigrid.protocol.errors import Code
+from aigrid.protocol.inference import Finish
+
+_CLIENT_SECONDS: Final = 0.01  # whatever takes no longer is our own work
+
+
+class Course:
+    """Told what happens to a request, by whoever makes it happen; one for all its choices.
+
+    Times are seconds of trio's clock.
+
+    Attributes:
+        route: the template of its path; "" until it is known, "other" where there is nothing.
+        operation: what was asked for, by the name that OpenTelemetry has for it; "" for no answer
+            of a model.
+        name, model, node: of the model that answers, and who has it (a PeerId); "" before that.
+        first_seconds, over_seconds: after so long the answer began, and the request was over; None
+            before that.
+        status: of HTTP; 499 where the client left before there was one.
+        code: of the error that ended it.
+        attempts, continued: nodes that were asked, and how often one went on where another one had
+            broken off, for all choices.
+        finished: whether an answer came to its end; then the tokens are known.
+        client_seconds, engine_seconds: what was waited for the client, and for engines.
+        trace: what spans of this request hang from.
+    """
+
+    __slots__ = (
+        "attempts",
+        "began_seconds",
+        "client_seconds",
+        "code",
+        "completion_tokens",
+        "continued",
+        "engine_seconds",
+        "finished",
+        "first_seconds",
+        "model",
+        "name",
+        "node",
+        "operation",
+        "over_seconds",
+        "prompt_tokens",
+        "request_id",
+        "route",
+        "status",
+        "trace",
+    )
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.began_seconds = 0.0
+        self.route = self.operation = self.name = self.model = self.node = ""
+        self.first_seconds: float | None = None
+        self.over_seconds: float | None = None
+        self.client_seconds = self.engine_seconds = 0.0
+        self.prompt_tokens = self.completion_tokens = self.attempts = self.continued = 0
+        self.status = 0
+        self.code: Code | None = None
+        self.finished = False
+        self.trace: Trace = NO_TRACE
+
+    def begin(self) -> None:
+        """The request has arrived."""
+        self.began_seconds = trio.current_time()
+
+    def waited(self, seconds: float) -> None:
+        """So long it took to receive from the client, or to send: a moment is our own work."""
+        if seconds > _CLIENT_SECONDS:
+            self.client_seconds += seconds
+
+    def answered(self, answer: Answer) -> None:
+        """The first chunk of a choice is there."""
+        if self.first_seconds is None:
+            self.first_seconds = self.seconds
+            self.name, self.model, self.node = answer.name, answer.model, answer.node
+
+    def ended(self, answer: Answer, finish: Finish, engine_seconds: float) -> None:
+        """A choice has ended well. Choices are made at once, so the longest wait is that of all."""
+        self.finished = True
+        self.prompt_tokens += finish.prompt_tokens
+        self.completion_tokens += finish.completion_tokens
+        self.attempts += answer.attempts
+        self.continued += max(0, len(answer.segments) - 1)
+        self.engine_seconds = max(self.engine_seconds, engine_seconds)
+
+    def over(self) -> None:
+        """Nothing happens to it any more."""
+        self.over_seconds = self.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Since it arrived, until it was over if it is."""
+        if self.over_seconds is not None:
+            return self.over_seconds
+        return trio.current_time() - self.began_seconds
+
+    @property
+    def overhead_ms(self) -> float:
+        """Milliseconds that were neither an engine's nor the client's; see SPEC 23."""
+        spent = self.seconds - self.engine_seconds - self.client_seconds
+        return round(max(0.0, spent) * 1000, 2)
