@@ -27,7 +27,8 @@ def test_the_generated_parts_are_current() -> None:
 
 
 def test_every_parameter_that_the_text_names_exists() -> None:
-    named = set(re.findall(rf"`([a-z_]+_{UNITS})`", SPEC))
+    prose = "\n".join(line for line in SPEC.splitlines() if not line.startswith("|"))
+    named = set(re.findall(rf"`([a-z_]+_{UNITS})`", prose))  # tables of fields have their own
     known = {name for name, _, _ in table()} | {"retry_after_seconds"}
     assert len(named) > 20
     assert named <= known
