@@ -216,6 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
                         )
                 except OSError:
                     self.server.client_left.set()
+            case "talks slowly":
+                self._begin()
+                try:
+                    while not self.server.over.wait(0.02):
+                        self._event({"choices": [{"delta": {"content": "again "}}]})
+                except OSError:
+                    self.server.client_left.set()
             case "garbage":
                 self.wfile.write(b"\x00\xff these are no headers\r\n\r\n")
             case "no json":
