@@ -123,7 +123,7 @@ class LiteLlm(Client):
 
     @property
     def refused(self) -> type[Exception]:  # type: ignore[override]
-        return self.sdk().NotFoundError  # type: ignore[no-any-return]
+        return self.sdk().NotFoundError
 
     def sdk(self) -> Any:
         return pytest.importorskip("litellm", reason="needs the extra `clients`")
