@@ -92,6 +92,8 @@ def _name(case: Any, model: str, *, plain: bool) -> None:
         return
     if plain:
         case.body = {name: value for name, value in case.body.items() if name in PLAIN}
+        if "messages" in case.body:
+            case.body["messages"] = [{"role": "user", "content": "hello"}]
     if case.path not in UNNAMED:
         case.body["model"] = model
 
