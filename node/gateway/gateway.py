@@ -1,13 +1,14 @@
 """The gateway as a service: the routes of all dialects behind one boundary on one socket."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 
+from aigrid.node.gateway import openapi
 from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http.asgi import BodyReader, Boundary
@@ -77,6 +78,7 @@ class Gateway:
         self._socket: socket.socket | None = None
         self._stop = trio.Event()
         self._server: HttpServer | None = None
+        self._served: frozenset[tuple[str, str]] = frozenset()
 
     def bind(self) -> str:
         """Take the port; returns the address as HOST:PORT."""
@@ -167,6 +169,7 @@ class Gateway:
             Route("/healthz", self._health, methods=["GET"]),
             Route("/aigrid/v1/status", self._status, methods=["GET"]),
             Route("/metrics", self._metrics, methods=["GET"]),
+            Route(openapi.PATH, self._document, methods=["GET"]),
         ]
         if self._repository is not None:
             routes += OpenInferenceEndpoints(
@@ -178,6 +181,7 @@ class Gateway:
             ).routes()
         if self._queries is not None:
             routes += SparqlEndpoint(self._queries, self._limits).routes()
+        self._served = served(routes)
         router = Router(routes, redirect_slashes=False)
         return Boundary(
             router,
@@ -200,6 +204,20 @@ class Gateway:
 
     async def _metrics(self, _request: Request) -> Response:
         return Response(await self._observer.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def _document(self, _request: Request) -> Response:
+        return json_response(openapi.document(self._served, _dialect, openapi.OPERATIONS))
+
+
+def served(routes: Iterable[BaseRoute]) -> frozenset[tuple[str, str]]:
+    """(method, path) of each, as the document writes them; HEAD goes with GET."""
+    return frozenset(
+        (method, route.path.replace(":path}", "}"))
+        for route in routes
+        if isinstance(route, Route)
+        for method in (route.methods or ())
+        if method != "HEAD"
+    )
 
 
 def _dialect(path: str) -> SpellError:

@@ -26,7 +26,9 @@ from aigrid.protocol.limits import LIMITS
 _encode = msgspec.json.Encoder().encode
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
+class TaskBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a typed task."""
+
     input: msgspec.Raw
     model: str = ""
     parameters: dict[str, str | int | float | bool] = {}
@@ -102,7 +104,7 @@ def decode_task(task: str, body: bytes) -> TaskCall:
         InvalidRequestError: what is wrong with the body.
     """
     try:
-        parsed = msgspec.json.decode(body, type=_Body)
+        parsed = msgspec.json.decode(body, type=TaskBody)
         request = msgspec.convert(
             {"task": task, "input": bytes(parsed.input), "parameters": parsed.parameters},
             TaskRequest,

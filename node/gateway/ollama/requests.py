@@ -21,10 +21,10 @@ from aigrid.protocol.limits import LIMITS
 EMBEDDING: Final = "feature-extraction"
 _Raws = dict[str, msgspec.Raw]
 _encode = msgspec.json.Encoder().encode
-_S = TypeVar("_S", bound="_Named")
+_S = TypeVar("_S", bound="NamedBody")
 
 
-class _Named(msgspec.Struct):
+class NamedBody(msgspec.Struct):
     """`name` is what older clients call `model`."""
 
     model: str = ""
@@ -33,7 +33,7 @@ class _Named(msgspec.Struct):
     options: _Raws | None = None
 
 
-class _Generating(_Named):
+class _Generating(NamedBody):
     stream: bool | None = None
     format: msgspec.Raw = msgspec.Raw()
     think: bool | str | None = None
@@ -41,12 +41,16 @@ class _Generating(_Named):
     top_logprobs: int | None = None
 
 
-class _Chat(_Generating):
+class ChatBody(_Generating):
+    """The body of a chat request."""
+
     messages: list[Message] = []
     tools: msgspec.Raw = msgspec.Raw()
 
 
-class _Generate(_Generating):
+class GenerateBody(_Generating):
+    """The body of a request to continue or answer a text."""
+
     prompt: str = ""
     suffix: str = ""
     system: str = ""
@@ -56,7 +60,9 @@ class _Generate(_Generating):
     images: list[str] | None = None
 
 
-class _Embed(_Named):
+class EmbedBody(NamedBody):
+    """The body of both requests for embeddings."""
+
     input: str | list[str] = []
     prompt: str = ""
     truncate: bool | None = None
@@ -89,7 +95,7 @@ def decode_chat(body: bytes) -> TextCall | TouchCall:
     Raises:
         InvalidRequestError: whatever is wrong with it; `param` names the field where there is one.
     """
-    parsed = _parse(body, _Chat)
+    parsed = _parse(body, ChatBody)
     if not parsed.messages:
         return _touch(parsed)
     tools = {} if _absent(parsed.tools) else {"tools": parsed.tools}
@@ -102,7 +108,7 @@ def decode_generate(body: bytes) -> TextCall | TouchCall:
     Raises:
         InvalidRequestError: as above.
     """
-    parsed = _parse(body, _Generate)
+    parsed = _parse(body, GenerateBody)
     if parsed.template:
         raise _unsupported("template", "The model's own is used; with `raw` none is.")
     if parsed.context:
@@ -127,7 +133,7 @@ def decode_embed(body: bytes, *, single: bool) -> EmbedCall:
     Raises:
         InvalidRequestError: as above.
     """
-    parsed = _parse(body, _Embed)
+    parsed = _parse(body, EmbedBody)
     given = parsed.prompt if single else parsed.input
     called = "prompt" if single else "input"
     texts = [given] if isinstance(given, str) else given
@@ -150,7 +156,7 @@ def decode_show(body: bytes) -> str:
     Raises:
         InvalidRequestError: as above.
     """
-    return _model(_parse(body, _Named))
+    return _model(_parse(body, NamedBody))
 
 
 def _text_call(parsed: _Generating, prompt: Mapping[str, Any], more: _Raws) -> TextCall:
@@ -201,13 +207,13 @@ def _top_logprobs(parsed: _Generating) -> int | None:
     return count
 
 
-def _touch(parsed: _Named) -> TouchCall:
+def _touch(parsed: NamedBody) -> TouchCall:
     kept = parsed.keep_alive
     unload = kept == 0 or (isinstance(kept, str) and kept.strip("0hms. ") == "" and "0" in kept)
     return TouchCall(_model(parsed), kept, unload)
 
 
-def _model(parsed: _Named) -> str:
+def _model(parsed: NamedBody) -> str:
     model = parsed.model or parsed.name
     if not 0 < len(model) <= LIMITS.model_field_max_chars:
         raise InvalidRequestError("`model` must name a model.", param="model")

@@ -37,7 +37,7 @@ _VERSION = _MODEL + "/versions/{version}"
 _KINDS = frozenset({"", JSON_TYPE, answers.OCTETS})
 
 
-class _RepositoryCall(msgspec.Struct):
+class RepositoryBody(msgspec.Struct):
     """The body of a call to the repository; only `unload_dependents` changes nothing here."""
 
     ready: bool = False
@@ -193,7 +193,7 @@ class OpenInferenceEndpoints:
         await until_gone(request.receive, lambda _: self._repository.unload(model))
         return _json({})
 
-    async def _repository_call(self, request: Request) -> _RepositoryCall:
+    async def _repository_call(self, request: Request) -> RepositoryBody:
         """The body of a call by somebody who may."""
         visit: Visit = request.scope[VISIT]
         visit.may_operate()
@@ -201,9 +201,9 @@ class OpenInferenceEndpoints:
         _check_kind(headers)
         body = await self._bodies.read(headers, request.receive)
         if not body.strip():
-            return _RepositoryCall()
+            return RepositoryBody()
         try:
-            return msgspec.json.decode(body, type=_RepositoryCall)
+            return msgspec.json.decode(body, type=RepositoryBody)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
 

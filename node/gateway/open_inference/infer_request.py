@@ -36,7 +36,9 @@ class _Output(msgspec.Struct):
     parameters: _OutputParameters | None = None
 
 
-class _Body(msgspec.Struct):
+class InferBody(msgspec.Struct):
+    """The JSON of a request to infer."""
+
     inputs: list[WireTensor]
     outputs: Annotated[list[_Output], Meta(max_length=LIMITS.tensors_max)] | None = None
     id: Annotated[str, Meta(max_length=_ID_MAX_CHARS)] = ""
@@ -46,7 +48,7 @@ class _Body(msgspec.Struct):
     ] = {}
 
 
-_DECODER: msgspec.json.Decoder[_Body] = msgspec.json.Decoder(_Body)
+_DECODER: msgspec.json.Decoder[InferBody] = msgspec.json.Decoder(InferBody)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ _REFUSED: Final[Refused] = {
 }
 
 
-class _Body(Fields, kw_only=True):
+class ChatBody(Fields, kw_only=True):
+    """What is read of the body of a chat request."""
+
     messages: list[Message]
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -44,7 +46,7 @@ class _Body(Fields, kw_only=True):
     top_logprobs: int | None = None
 
 
-_DECODER: msgspec.json.Decoder[_Body] = msgspec.json.Decoder(_Body)
+_DECODER: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,14 @@ def decode_chat(body: bytes) -> ChatCall:
     return ChatCall(call, include_usage=bool(usage))
 
 
-def _max_tokens(parsed: _Body) -> int | None:
+def _max_tokens(parsed: ChatBody) -> int | None:
     newer = counted(parsed.max_completion_tokens, "max_completion_tokens", LIMITS.max_tokens_max)
     if newer is not None:
         return newer
     return counted(parsed.max_tokens, "max_tokens", LIMITS.max_tokens_max)
 
 
-def _top_logprobs(parsed: _Body) -> int | None:
+def _top_logprobs(parsed: ChatBody) -> int | None:
     if not parsed.logprobs:
         if parsed.top_logprobs:
             raise invalid("top_logprobs", "needs logprobs to be true")

@@ -33,7 +33,9 @@ _REFUSED: Final[Refused] = {
 _IDS_EXPECTED: Final = "holds token ids that are no numbers from 0 to 2147483647"
 
 
-class _Body(Fields, kw_only=True):
+class CompletionBody(Fields, kw_only=True):
+    """What is read of the body of a completion request."""
+
     prompt: str | list[Any]
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -41,7 +43,7 @@ class _Body(Fields, kw_only=True):
     logprobs: int | None = None
 
 
-_DECODER: msgspec.json.Decoder[_Body] = msgspec.json.Decoder(_Body)
+_DECODER: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,9 @@ _DIMENSIONS_MAX: Final = 2**31 - 1
 _vectors = msgspec.json.Decoder(list[list[float]])
 
 
-class _Body(msgspec.Struct):
+class EmbeddingsBody(msgspec.Struct):
+    """The body of a request for embeddings."""
+
     model: str
     input: str | list[Any]
     encoding_format: Literal["float", "base64"] = "float"
@@ -52,7 +54,7 @@ def decode_embeddings(body: bytes) -> EmbeddingsCall:
         InvalidRequestError: whatever is wrong with it; `param` names the field where there is one.
     """
     try:
-        parsed = msgspec.json.decode(body, type=_Body)
+        parsed = msgspec.json.decode(body, type=EmbeddingsBody)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidRequestError(f"The body is not a request for embeddings: {error}.") from None
     if not 0 < len(parsed.model) <= LIMITS.model_field_max_chars:

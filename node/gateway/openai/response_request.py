@@ -68,7 +68,9 @@ class _Reasoning(msgspec.Struct):
     summary: str | None = None
 
 
-class _Body(Fields, kw_only=True):
+class ResponseBody(Fields, kw_only=True):
+    """What is read of the body of a request for a response."""
+
     input: str | list[msgspec.Raw]
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -102,7 +104,7 @@ class _Format(msgspec.Struct):
     strict: bool | None = None
 
 
-_DECODER: msgspec.json.Decoder[_Body] = msgspec.json.Decoder(_Body)
+_DECODER: msgspec.json.Decoder[ResponseBody] = msgspec.json.Decoder(ResponseBody)
 _TOOL: msgspec.json.Decoder[_Tool] = msgspec.json.Decoder(_Tool)
 _FORMAT: msgspec.json.Decoder[_Format] = msgspec.json.Decoder(_Format)
 _encode = msgspec.json.Encoder().encode
@@ -135,7 +137,7 @@ def decode_response(body: bytes) -> ResponseCall:
     return ResponseCall(call_of(parsed, request), _echoed(parsed, request, tops))
 
 
-def _more(parsed: _Body, members: Members) -> bytes:
+def _more(parsed: ResponseBody, members: Members) -> bytes:
     """What only some engines take, in chat's words."""
     more: dict[str, msgspec.Raw | bytes] = {
         name: raw for name, raw in members.items() if name not in _KNOWN
@@ -207,7 +209,7 @@ def _decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], where: str) -
         raise explain(str(error), where) from None
 
 
-def _echoed(parsed: _Body, request: TextRequest, top_logprobs: int) -> dict[str, Any]:
+def _echoed(parsed: ResponseBody, request: TextRequest, top_logprobs: int) -> dict[str, Any]:
     text = parsed.text or _Text()
     form = {"type": "text"} if is_neutral(text.format, ()) else text.format
     reasoning = parsed.reasoning or _Reasoning()

@@ -207,10 +207,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._begin()
                 self._event({"choices": [{"delta": {"content": "One"}}]})
                 self.server.over.wait()
-            case "talks for ever":
+            case "talks for ever" | "talks slowly":
+                pause_seconds = 0.02 if self.server.mode == "talks slowly" else 0
                 self._begin()
                 try:
-                    while not self.server.over.is_set():
+                    while not self.server.over.wait(pause_seconds):
                         self._event(
                             {"choices": [{"delta": {"content": "again "}, "text": "again "}]}
                         )
