@@ -94,8 +94,7 @@ class Admission:
         # this node shows to itself has not been on any wire, so nobody else can repeat it.
         is_own = peer == shown.holder == own
         if not (
-            is_own
-            or self._nonces.use(peer, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms)
+            is_own or self._nonces.use(peer, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms)
         ):
             raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
         for digest, record in verified.items():

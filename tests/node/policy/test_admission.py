@@ -13,7 +13,6 @@ from aigrid.protocol.credential_kinds import Rule
 from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import TextRequest
-from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Infer
 from aigrid.protocol.policy import OperatorPolicy
 from aigrid.protocol.presentation import Binding, present
