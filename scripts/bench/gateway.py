@@ -89,6 +89,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seconds, arguments.rounds = 1, 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends with this
     root = Path(tempfile.mkdtemp(prefix="aigrid-gateway-"))
     try:
         with upstream() as server, node(root / "node", server.port) as ours:
@@ -296,8 +297,9 @@ def report(found: Sequence[Measured]) -> None:
     for (kind, clients), measured in by.items():
         server, theirs = measured["server"], measured.get("litellm")
         for name in NAMES[1:]:
-            if (one := measured.get(name)) is None:
+            if name not in measured:
                 continue
+            one = measured[name]
             share: Any = f"1/{theirs.cpu_ms / one.cpu_ms:.1f}" if theirs and one.cpu_ms else "-"
             print(
                 f"{kind:12}{clients:8} {name:9}{one.cpu_ms:9.2f}{share:>12}{one.per_second:12.0f}"

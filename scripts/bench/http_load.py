@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 HEAD_MAX_BYTES = 8192
@@ -109,13 +110,17 @@ class Client(asyncio.Protocol):
         return 0 <= self._ends_at <= len(self._data)
 
 
+def _same(client: Client) -> Client:
+    return client
+
+
 async def run(load: Load) -> Seen:
     """Everything that the clients saw."""
     seen, loop = Seen(), asyncio.get_running_loop()
     until = time.perf_counter() + load.seconds
     clients = [Client(load, seen, until) for _ in range(load.clients)]
     for client in clients:
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", load.port)
+        await loop.create_connection(partial(_same, client), "127.0.0.1", load.port)
     await asyncio.gather(*(client.done.wait() for client in clients))
     return seen
 

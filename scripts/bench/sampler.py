@@ -23,7 +23,7 @@ def serve_profile(result: Path) -> None:
 
     Trio is woken by each signal that comes; the samples would be of that.
     """
-    signal.set_wakeup_fd = lambda _fd, **_options: -1  # type: ignore[assignment]
+    signal.set_wakeup_fd = lambda _fd, **_options: -1
     seen: defaultdict[tuple[CodeType, ...], float] = defaultdict(float)
     last_seconds = 0.0
 
