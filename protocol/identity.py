@@ -4,6 +4,8 @@ Sources: did:key Method v0.9 (multicodec 0xed), libp2p peer-ids spec (identity m
 protobuf-encoded public key, for keys of at most 42 bytes), RFC 8032.
 """
 
+from functools import lru_cache
+
 import base58
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
@@ -17,6 +19,7 @@ _PEER_ID_PREFIX = (
 )
 _DID_KEY = "did:key:"
 _DID_MAX_CHARS = 80
+_KEYS_KEPT = 4096  # base58 is slow, and the same few keys come with every request
 
 
 class Identity:
@@ -53,6 +56,7 @@ def verify_signature(public_key: bytes, message: bytes, signature: bytes) -> boo
     return True
 
 
+@lru_cache(_KEYS_KEPT)
 def did_of(public_key: bytes) -> str:
     """The did:key of an Ed25519 public key of 32 bytes."""
     return _DID_KEY + multibase(_ED25519_MULTICODEC + public_key)
@@ -63,6 +67,7 @@ def peer_id_of(public_key: bytes) -> str:
     return str(base58.b58encode(_PEER_ID_PREFIX + public_key).decode("ascii"))
 
 
+@lru_cache(_KEYS_KEPT)
 def public_key_of_did(did: str) -> bytes:
     """The 32-byte key of an Ed25519 did:key.
 

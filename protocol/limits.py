@@ -108,7 +108,6 @@ class Limits(MeshLimits, EngineLimits):
     presentation_credentials_max: int = limit(5, "credentials in one: a Membership and a chain")
     presentation_ttl_seconds: int = limit(300, "longest validity of a presentation")
     presentation_default_seconds: int = limit(120, "validity of one as made here")
-    presentation_own_seconds: int = limit(10, "the same, for this node itself")
     presentation_licenses_max: int = limit(16, "licences accepted in one")
     nonces_kept_max: int = limit(256 * KIB, "presentations remembered, so that none serves twice")
     nonces_of_one_max: int = limit(64 * KIB, "of these, from one node or actor")

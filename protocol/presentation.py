@@ -138,10 +138,17 @@ def present(
     return _assemble(holder.did, binding, raws, {**config, "proofValue": value})
 
 
-def verify(raw: bytes, *, verify_credential: Verify = verify_form_and_signature) -> Presentation:
+def verify(
+    raw: bytes,
+    *,
+    verify_credential: Verify = verify_form_and_signature,
+    made_by: str | None = None,
+) -> Presentation:
     """Check form and signatures; what it is good for, `check` says.
 
-    `verify_credential` is `record.verify_form_and_signature`, which may be memoised.
+    `verify_credential` is `record.verify_form_and_signature`, which may be memoised. `made_by` is
+    who is known to have made it, other than by its signature: that is then not looked at, if the
+    holder is the same.
 
     Raises:
         PolicyDeniedError: `presentation_invalid`, or `not_holder` where it is not the holder's.
@@ -153,7 +160,7 @@ def verify(raw: bytes, *, verify_credential: Verify = verify_form_and_signature)
         document = _DECODER.decode(raw)
         proof = document.proof
         created_ms, expires_ms = parse_ms(proof.created), parse_ms(proof.expires)
-        key = public_key_of_did(document.holder)
+        public_key_of_did(document.holder)
         public_key_of_did(proof.domain)
     except (msgspec.DecodeError, RecursionError, UnicodeError, AigridError):
         raise _invalid("not a presentation as SPEC.md prescribes") from None
@@ -165,12 +172,11 @@ def verify(raw: bytes, *, verify_credential: Verify = verify_form_and_signature)
         raise _invalid("the presentation is not in canonical form (RFC 8785)")
     value = said.pop("proofValue")
     signature = multibase_decode(value, max_chars=_PROOF_CHARS_MAX)
-    unsecured = _assemble(document.holder, document.request, raws)
     method_is_own = proof.verification_method == verification_method(document.holder)
     if (
         not method_is_own
         or signature is None
-        or not (verify_signature(key, _hash(said, unsecured), signature))
+        or not (document.holder == made_by or _is_signed(document, raws, said, signature))
     ):
         raise PolicyDeniedError("the holder has not signed the presentation", Code.NOT_HOLDER)
     return Presentation(
@@ -183,6 +189,14 @@ def verify(raw: bytes, *, verify_credential: Verify = verify_form_and_signature)
         credentials=tuple(_credential(one, verify_credential) for one in raws),
         digest=digest_of(raw),
     )
+
+
+def _is_signed(
+    document: _Document, raws: Sequence[bytes], config: dict[str, Any], signature: bytes
+) -> bool:
+    unsecured = _assemble(document.holder, document.request, raws)
+    key = public_key_of_did(document.holder)
+    return verify_signature(key, _hash(config, unsecured), signature)
 
 
 def digest_of(raw: bytes) -> str:

@@ -67,11 +67,13 @@ class Admission:
         if not message.presentation:
             raise PolicyDeniedError("nothing is presented with the request", Code.UNPRESENTED)
         verified: dict[bytes, Record] = {}
+        own = self._decider.own.node
         shown = presentation.verify(
-            message.presentation, verify_credential=partial(self._verify, verified)
+            message.presentation,
+            verify_credential=partial(self._verify, verified),
+            made_by=own if peer == own else None,
         )
         asked = _binding(message)
-        own = self._decider.own.node
         presentation.check(shown, asked, node=own, peer=peer, now_ms=now_ms)
         manifest = self._manifest_of(message.model)
         decision = self._decider.decide(
@@ -88,8 +90,12 @@ class Admission:
         )
         decision.check()
         # Last, for it is written to the disk: of those alone who may be served. And in the peer's
-        # name, which has to be the same for a replay: holders are as many as anybody likes.
-        if not self._nonces.use(peer, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms):
+        # name, which has to be the same for a replay: holders are as many as anybody likes. What
+        # this node shows to itself has not been on any wire, so nobody else can repeat it.
+        is_own = peer == shown.holder == own
+        if not (
+            is_own or self._nonces.use(peer, shown.nonce, until_ms=shown.expires_ms, now_ms=now_ms)
+        ):
             raise PolicyDeniedError("this presentation was here before", Code.REPLAYED)
         for digest, record in verified.items():
             self._verified.put(digest, record)

@@ -153,7 +153,6 @@ class Presenter:
             purpose=wish.purpose,
         )
         now_ms = self._now_ms()
-        is_own = audience == self._identity.did  # one clock, no way to go, and many a request
         raw = present(
             self._identity,
             credentials,
@@ -161,8 +160,7 @@ class Presenter:
             audience=audience,
             nonce=base64.urlsafe_b64encode(self._random_bytes(18)).decode("ascii"),
             now_ms=now_ms,
-            valid_ms=1000
-            * (LIMITS.presentation_own_seconds if is_own else LIMITS.presentation_default_seconds),
+            valid_ms=1000 * LIMITS.presentation_default_seconds,
         )
         return Presented(
             raw,

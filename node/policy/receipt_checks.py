@@ -48,12 +48,12 @@ class Expected:
 
 
 def check_received(
-    raw: bytes, expected: Expected, *, asker: str, server: str, now_ms: int
+    sent: bytes | Record, expected: Expected, *, asker: str, server: str, now_ms: int
 ) -> Record:
-    """The receipt in `raw`, if it is the one for that segment.
+    """The receipt that was sent, if it is the one for that segment.
 
     Args:
-        raw: what the serving node sent.
+        sent: what the serving node sent; as a record where it was made or verified here.
         expected: the segment.
         asker: DID of this node.
         server: DID of the node that was asked.
@@ -63,7 +63,7 @@ def check_received(
         VerificationError: what is wrong with it; `receipt_mismatch` where it is sound, and says
             something else than what happened.
     """
-    record = verify_form_and_signature(raw)
+    record = sent if isinstance(sent, Record) else verify_form_and_signature(sent)
     check_time(record, now_ms)
     body = record.body
     if record.kind is not Kind.RECEIPT or not isinstance(body, ReceiptBody):

@@ -59,12 +59,15 @@ class Receipts:
             self._receipted(record, Role.SERVED, actor=record.subject, peer=did_of(peer), salt=salt)
         )
 
-    def received(self, raw: bytes, expected: Expected) -> str:
-        """Check what the serving node sent as the receipt for a segment, and keep what it is."""
+    def received(self, sent: bytes | Record, expected: Expected) -> str:
+        """Check what the serving node sent as the receipt for a segment, and keep what it is.
+
+        A record is one that this node has made itself: its form and signature are not looked at.
+        """
         server = did_of(expected.peer)
         try:
             record = check_received(
-                raw, expected, asker=self._own_did, server=server, now_ms=self._now_ms()
+                sent, expected, asker=self._own_did, server=server, now_ms=self._now_ms()
             )
         except VerificationError as error:
             log.warning(
@@ -73,6 +76,7 @@ class Receipts:
                 request_id=expected.request_id,
                 code=error.code.value,
             )
+            raw = sent.raw if isinstance(sent, Record) else sent
             return self._insert(
                 self._without(expected, State.DISPUTED, error, raw=_evidence(raw, server))
             )

@@ -236,3 +236,15 @@ def test_credentials_are_verified_by_whatever_remembers_them():
 def test_times_are_those_that_records_have():
     document = json.loads(RAW)
     assert document["proof"]["created"] == format_ms(NOW_MS)
+
+
+def test_a_signature_is_not_looked_at_where_the_holder_is_known_to_have_made_it():
+    document = json.loads(RAW)
+    value = document["proof"]["proofValue"]
+    document["proof"]["proofValue"] = value[:-1] + ("1" if value[-1] != "1" else "2")
+    forged = canonical(document)
+    assert verify(forged, made_by=GATEWAY.did).holder == GATEWAY.did
+    for other in (None, STRANGER.did):
+        with pytest.raises(AigridError) as caught:
+            verify(forged, made_by=other)
+        assert caught.value.code is Code.NOT_HOLDER

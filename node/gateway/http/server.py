@@ -75,6 +75,11 @@ class _Http1(H11Protocol):
     """Anycorn's HTTP/1.1, and nothing but HTTP/1.1."""
 
     limits: GatewayLimits
+    sends_header = False
+
+    async def _send_h11_event(self, event: Any) -> None:
+        self.sends_header = isinstance(event, h11.Response)
+        await super()._send_h11_event(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Called for each complete header, before a stream is made of it."""
@@ -113,6 +118,7 @@ class _Connection:
             self._stream = trio.SSLStream(stream, server.tls, server_side=True)
         self._reading = trio.CancelScope()
         self._turn = Turn()
+        self._header = b""  # of an answer, which leaves with its first bytes
         self._waits_for_request = True
         self._closing = False
         self._broken = False
@@ -212,8 +218,11 @@ class _Connection:
         if isinstance(event, RawData):
             if self._broken or self._closing:
                 await trio.lowlevel.checkpoint()  # so that the reader gets to end the request
-            elif event.data:
-                await self._write(event.data)
+            elif self._protocol.sends_header:
+                self._header = bytes(event.data)
+            elif data := self._header + event.data:
+                self._header = b""
+                await self._write(data)
         elif isinstance(event, Updated):
             self._note(idle=event.idle)
         elif isinstance(event, Closed) and not self._closing:

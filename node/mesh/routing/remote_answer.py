@@ -90,16 +90,15 @@ class RemoteAnswer:
         """Whether all that the node has said is that the model is on its way."""
         return self.was_loading and self._words_left >= 0
 
-    async def settle(self) -> bytes:
-        """What comes after `Finish`: the receipt, or b"" where the node sends none in time."""
+    async def settle(self) -> None:
+        """Wait for what comes after `Finish`, the receipt; a node may send none."""
         with trio.move_on_after(LIMITS.receipt_seconds):
             try:
                 answer = decode_rpc_answer(await anext(self._bodies))
             except (StopAsyncIteration, RemoteError):
-                return self.receipt
+                return
             if isinstance(answer, Receipted):
                 self._receipted(answer)
-        return self.receipt
 
     async def _receive(self) -> tuple[InferChunk, ...]:
         while True:

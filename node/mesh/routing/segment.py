@@ -18,6 +18,7 @@ from aigrid.protocol.errors import AigridError, Code, RemoteError
 from aigrid.protocol.inference import Finish, InferChunk, TextChunk
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.receipt import OutputHash
+from aigrid.protocol.record import Record
 
 # After these nobody knows here whether the other node has begun; one that refuses says so.
 _BROKEN_OFF = frozenset({Code.CONNECTION_LOST, Code.TIMEOUT, Code.PROTOCOL_VIOLATION})
@@ -30,7 +31,7 @@ Guard = Callable[[], AbstractContextManager[None]]
 class ReceiptBook(Protocol):
     """See `node.policy.receipts.Receipts`."""
 
-    def received(self, raw: bytes, expected: Expected) -> str: ...
+    def received(self, sent: bytes | Record, expected: Expected) -> str: ...
 
     def unreceipted(self, expected: Expected, reason: Code = Code.UNRECEIPTED) -> str: ...
 
@@ -150,9 +151,7 @@ class AskedSegment:
         self._tell_worked()
         if self._settled or not self._begun:
             return
-        raw = self._batches.receipt
-        raw = raw if isinstance(raw, bytes) or raw is None else raw.raw
-        self._keep(raw or b"", reason)
+        self._keep(self._batches.receipt, reason)
 
     async def _take(self, batch: tuple[InferChunk, ...]) -> None:
         self._output.add(batch)
@@ -169,12 +168,9 @@ class AskedSegment:
     async def _settle(self) -> None:
         """Wait for the receipt, and keep the end of the segment."""
         if isinstance(self._batches, RemoteAnswer):
-            raw = await self._batches.settle()
-        else:
-            record = self._batches.receipt
-            raw = b"" if record is None else record.raw
+            await self._batches.settle()
         self._tell_worked()
-        self._keep(raw, Code.UNRECEIPTED)
+        self._keep(self._batches.receipt, Code.UNRECEIPTED)
 
     def _tell_worked(self) -> None:
         """Another node's engine took as long as it says, and no longer than it was waited for."""
@@ -186,10 +182,10 @@ class AskedSegment:
             seconds = waited if seconds is None else min(seconds, waited)
         told(seconds or 0.0)
 
-    def _keep(self, raw: bytes, reason: Code) -> None:
+    def _keep(self, receipt: bytes | Record | None, reason: Code) -> None:
         self._settled = True
-        if raw:
-            kept = self._book.received(raw, self._expected())
+        if receipt:
+            kept = self._book.received(receipt, self._expected())
         else:
             kept = self._book.unreceipted(self._expected(), reason)
         own = self._candidate

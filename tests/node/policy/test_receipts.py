@@ -63,6 +63,14 @@ def test_a_receipt_that_says_what_happened_is_kept_as_it_was_signed() -> None:
     assert problem_of(row) is None
 
 
+def test_a_receipt_that_was_made_here_is_held_against_what_happened_all_the_same() -> None:
+    for changes, state in (({}, "receipted"), ({"output_hash": "ab" * 32}, "disputed")):
+        kept = receipts()
+        kept.received(receipt(), expected(**changes))
+        row = only(kept)
+        assert (row.state, row.raw) == (state, receipt().raw)
+
+
 def test_what_this_node_served_counts_for_whoever_presented() -> None:
     kept = receipts()
     record = receipt()

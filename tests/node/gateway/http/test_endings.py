@@ -210,3 +210,20 @@ async def test_an_error_of_what_nobody_began_names_nothing() -> None:
     async with gateway(mesh) as (_, address):
         with trio.fail_after(5):
             assert b'"aigrid"' not in await read_all(await connect(address, chat_bytes()))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_header_leaves_with_what_follows_it(stream: bool, monkeypatch) -> None:
+    writes: list[bytes] = []
+    send_all = trio.SocketStream.send_all
+
+    async def noted(self: trio.SocketStream, data: bytes) -> None:
+        writes.append(bytes(data))
+        await send_all(self, data)
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", noted)
+    async with gateway(ScriptedMesh((text("Hello"), *HELLO[-1:]))) as (_, address):
+        with trio.fail_after(5):
+            await read_all(await connect(address, chat_bytes(stream=stream)))
+    first = next(data for data in writes if data.startswith(b"HTTP/1.1 200"))
+    assert b"Hello" in first
