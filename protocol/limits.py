@@ -134,7 +134,7 @@ class Limits(MeshLimits, EngineLimits):
     successors_kept_max: int = limit(8192, "superseded records whose successor is remembered")
     records_waiting_max: int = limit(256, "verified records remembered while they were not taken")
     database_busy_seconds: float = limit(2.0, "waiting for another process at the database")
-    database_cache_bytes: int = limit(32 * MIB, "pages of the database kept in memory")
+    database_cache_bytes: int = limit(16 * MIB, "pages of the database kept in memory")
     database_log_bytes: int = limit(32 * MIB, "changes written ahead, before the file itself is")
     peers_known_max: int = limit(1024, "peers whose addresses are remembered")
     callers_per_stream_max: int = limit(4, "callers waiting for a peer's streams, per stream")
