@@ -30,6 +30,9 @@ ENGINE_DIED = frozenset(
     {Code.ENGINE_CRASHED, Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT, Code.OUT_OF_MEMORY}
 )
 
+# Said of a model that was running, it is so wherever that runs.
+_OF_THE_MODEL = frozenset({Code.UNSUPPORTED_MODEL, Code.UNSUPPORTED_QUANTISATION})
+
 # Codes that say something about the node that was asked rather than about the request.
 _OF_THE_NODE = frozenset(
     {
@@ -116,6 +119,8 @@ def unmet(
     if problem is None and not wants_some(ranking):
         return None
     told = None if problem is None else problem.code
+    if ran and told in _OF_THE_MODEL:
+        return None
     no_room = NO_ROOM if ran else NO_ROOM | {Code.OUT_OF_MEMORY}
     if told in TOLD and told not in no_room:
         return None

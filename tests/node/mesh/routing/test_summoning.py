@@ -166,8 +166,11 @@ def test_what_is_worth_summoning_somebody_for(
     assert (wanted.reason if wanted else None) == reason
 
 
-def test_nobody_is_summoned_for_a_request_that_took_all_the_memory_there_was() -> None:
-    problem = RemoteError("", Code.OUT_OF_MEMORY)
+@pytest.mark.parametrize(
+    "code", [Code.OUT_OF_MEMORY, Code.UNSUPPORTED_MODEL, Code.UNSUPPORTED_QUANTISATION]
+)
+def test_nobody_is_summoned_for_what_fails_alike_wherever_it_runs(code: Code) -> None:
+    problem = RemoteError("", code)
     assert unmet(Ranking((), ()), problem, model="m", capability="", name="n", ran=True) is None
 
 
