@@ -7,6 +7,7 @@ Tracebacks are plain: a renderer that prints local variables would write prompts
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -69,10 +70,39 @@ def configure(data_dir: Path, environment: Mapping[str, str]) -> None:
     logging.captureWarnings(True)  # noqa: FBT003 - the standard library takes it by position
 
 
+class _LogFile(RotatingFileHandler):
+    """Says it once, on the terminal, when the file cannot be written, until it can be again.
+
+    As it comes, every entry on a full disk would be a traceback of some hundred lines there.
+    """
+
+    _failures = 0
+    _told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = self._failures
+        super().emit(record)
+        if self._failures == before:
+            self._told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._failures += 1
+        if not self._told:
+            self._told = True
+            with suppress(OSError):
+                sys.stderr.write(
+                    f"aigrid: cannot write the log {self.baseFilename}: {error.strerror}\n"
+                )
+
+
 def _file_handler(path: Path, shared: list[structlog.typing.Processor]) -> logging.Handler:
     try:
         path.touch(mode=0o600)
-        handler = RotatingFileHandler(path, maxBytes=LIMITS.log_max_bytes, backupCount=1)
+        handler = _LogFile(path, maxBytes=LIMITS.log_max_bytes, backupCount=1)
     except OSError as error:
         raise UsageError(
             f"cannot write the log {path}: {error.strerror}", Code.DATA_DIRECTORY_UNUSABLE

@@ -84,7 +84,7 @@ def _not_fetched(node: Node, said: str) -> str:
     """Why there is nothing to drop. What was published here, and starter models, are withdrawn."""
     if any(said in (model, node.hosting.name(model)) for model in node.models.list()):
         way = f"`aigrid withdraw {said}` removes it" if said.isalnum() else "`aigrid withdraw`"
-        return f"{said[:96]!r} was published on this node, not fetched from others: {way}"
+        return f"{said[:96]!r} did not come from other nodes: {way}"
     return f"this node has fetched no model {said[:96]!r}: `aigrid models` lists what is here"
 
 

@@ -88,6 +88,19 @@ def check_fits(needed: Charge, purses: Charge) -> None:
             raise _never(purse, size, purses.get(purse, 0))
 
 
+def check_fits_beside(needed: Charge, pinned: Charge, purses: Charge) -> None:
+    """Raises EngineError (`out_of_memory`) for more than what is pinned leaves."""
+    for purse, size in needed.items():
+        left = max(0, purses.get(purse, 0) - pinned.get(purse, 0))
+        if size > left:
+            where = "" if purse == HOST else f" of {purse}"
+            raise EngineError(
+                f"the model needs {size // MIB} MiB{where}, "
+                f"models that are pinned here leave {left // MIB}",
+                Code.OUT_OF_MEMORY,
+            )
+
+
 def check_fits_anywhere(memory_bytes: int, purses: Charge) -> None:
     """The same where no more is known of a model than its size."""
     purse = max(purses, key=lambda one: purses[one])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from aigrid.node.mesh.pool.budget import Budget
+from aigrid.node.mesh.pool.budget import Budget, Charge
 from aigrid.node.mesh.pool.health import Health
 from aigrid.node.workers.spawning import Worker
 from aigrid.protocol.errors import AigridError
@@ -110,11 +110,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """With this budget and these engines a model cannot be loaded, whatever else is unloaded."""
+    """With this budget and these engines a model cannot be loaded, whatever else is unloaded.
+
+    With `beside_pinned`, what it needs, that is so while others are pinned that leave too little.
+    """
 
     budget: Budget
     engines: tuple[str, ...]
     error: AigridError
+    beside_pinned: Charge | None = None
 
 
 class Entry:

@@ -97,6 +97,12 @@ class Loading:
         found = entry.never
         if found is None or found.budget != self._room.budget or engines not in ((), found.engines):
             return None
+        if found.beside_pinned is not None:
+            try:
+                self._room.check_beside_pinned(found.beside_pinned, entry)
+            except AigridError:
+                return found.error
+            return None
         return found.error
 
     def judge(self, entry: Entry, estimate: Estimate) -> None:
@@ -242,6 +248,8 @@ class Loading:
             if not job.extra:
                 replica.entry.never = Never(self._room.budget, job.engines, error)
             raise
+        if not job.extra:
+            self._check_beside_pinned(replica.entry, job, needed)
         patience = self._limits.model_room_seconds if patient and not job.extra else 0.0
         victims = await self._victims(replica, job, needed, trio.current_time() + patience)
         self._room.charge(replica, needed)
@@ -250,6 +258,13 @@ class Loading:
             self._unloading.drop(victim)
         await self._unloading.kill(victims)
         return self._room.budget.purses[HOST]
+
+    def _check_beside_pinned(self, entry: Entry, job: _Job, needed: dict[str, int]) -> None:
+        try:
+            self._room.check_beside_pinned(needed, entry)
+        except AigridError as error:
+            entry.never = Never(self._room.budget, job.engines, error, needed)
+            raise
 
     async def _victims(
         self, replica: Replica, job: _Job, needed: dict[str, int], until: float

@@ -217,7 +217,7 @@ class ModelPool:
         """It may be unloaded again when it is idle."""
         if (entry := self._entries.get(model)) is not None:
             entry.pinned = False
-            self._unloading.poke()
+            self._unloading.changed()  # what it left no room for may be offered again
 
     async def unload(self, model: str, *, drained: bool = False) -> None:
         """Unload a model once its last lease has ended; new leases load it anew.

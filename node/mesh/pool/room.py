@@ -13,11 +13,12 @@ from aigrid.node.mesh.pool.budget import (
     Holding,
     budget,
     check_fits,
+    check_fits_beside,
     larger,
     make_room,
     taken,
 )
-from aigrid.node.mesh.pool.entry import Replica
+from aigrid.node.mesh.pool.entry import Entry, Replica
 from aigrid.protocol.limits import Limits
 
 Free = Callable[[Replica], float | None]
@@ -85,6 +86,18 @@ class Room:
             for purse, size in self.budget.purses.items()
         }
         return {**self.budget.room(), **free, HOST: self.budget.purses[HOST]}
+
+    def check_beside_pinned(self, needed: Charge, entry: Entry) -> None:
+        """Raises EngineError (`out_of_memory`) where other models that are pinned leave too little.
+
+        Whoever waited for that would wait for nothing.
+        """
+        kept = taken(
+            charge
+            for one, charge in self._charges.items()
+            if one.entry is not entry and one.entry.pinned and one.entry.first(one)
+        )
+        check_fits_beside(needed, kept, self.budget.purses)
 
     def victims(self, needed: Charge, free: Free) -> list[Replica]:
         """Who has to go so that `needed` fits. Raises as `make_room`."""

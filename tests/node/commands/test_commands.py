@@ -333,11 +333,14 @@ async def test_twins_are_dropped_by_their_ids(sim, autojump_clock):
         assert await b("models_drop", model=model) == {"model": model}
 
 
-async def test_what_was_published_here_is_not_dropped_but_withdrawn(sim, autojump_clock):
+async def test_what_did_not_come_from_others_is_not_dropped_but_withdrawn(sim, autojump_clock):
     a, _ = await two(sim)
     await sim.publish_echo("a", "parrot")
-    with pytest.raises(AigridError, match=r"published on this node.*`aigrid withdraw parrot`"):
-        await a("models_drop", model="parrot")
+    await a("models_fetch", name="echo")  # a starter model, which nobody has published
+    for model in ("parrot", "echo"):
+        told = f"did not come from other nodes.*`aigrid withdraw {model}`"
+        with pytest.raises(AigridError, match=told):
+            await a("models_drop", model=model)
     with pytest.raises(AigridError, match="has fetched no model 'crow'"):
         await a("models_drop", model="crow")
 

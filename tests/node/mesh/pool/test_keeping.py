@@ -144,10 +144,34 @@ async def test_a_pinned_model_is_loaded_and_stays_whoever_needs_memory(
             assert world.pool.view()[model].expires_in_seconds is None
             await trio.sleep(10 * IDLE_SECONDS)
             assert world.state(model) == "warm"
-            with pytest.raises(AigridError) as refused:
-                await use(world, other)
-            assert refused.value.code is Code.BUSY
+            for _ in range(LIMITS.crashes_max + 1):  # none of which is the model's fault
+                with pytest.raises(AigridError) as refused:
+                    await use(world, other)
+                assert refused.value.code is Code.OUT_OF_MEMORY
             assert world.state(model) == "warm"
+
+
+async def test_what_pinned_models_leave_no_room_for_is_refused_at_once_until_they_do(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as world:
+        pinned, other = await world.add(memory_bytes=60), await world.add(memory_bytes=50)
+        async with pinning(world, tmp_path) as pins:
+            pins.pin(pinned)
+            await trio.sleep(2)
+            assert world.pool.problem(other) == ""
+            began = trio.current_time()
+            with pytest.raises(AigridError, match="pinned"):
+                await use(world, other)
+            assert trio.current_time() - began < 1
+            assert "pinned" in world.pool.problem(other)
+            told = len(world.changes)
+            pins.unpin(pinned)
+            await wait_all_tasks_blocked()
+            assert world.pool.problem(other) == ""
+            assert len(world.changes) > told  # it may be offered again
+            await use(world, other)
+            assert world.state(other) == "warm"
 
 
 async def test_pins_by_command_are_kept_over_a_restart_and_can_be_undone(
