@@ -83,10 +83,12 @@ class Held:
     def by(node: NodeProcess) -> "Held":
         process = psutil.Process(node.pid)
         scratch = node.data_dir / "scratch"
+        # Reading the memory takes a while: one that is there before or after it may be part of it.
+        before, pss_bytes = node.workers(WORKER), node.usage().pss_bytes
         return Held(
-            node.usage().pss_bytes,
+            pss_bytes,
             process.num_fds(),
-            len(node.workers(WORKER)),
+            len({*before, *node.workers(WORKER)}),
             len(list(scratch.iterdir())) if scratch.exists() else 0,
             sum(child.status() == psutil.STATUS_ZOMBIE for child in process.children()),
         )
@@ -108,11 +110,16 @@ class Served:
         self.kind.publish(self.world.holder, folder, self.world.server)
         self.world.until(self.name, offered=True)
 
-    def withdraw(self) -> None:
-        """Returns once nothing of the worker is left."""
+    def withdraw(self) -> "Held":
+        """Returns once nothing of the worker is left: what is held then."""
         self.world.holder.cli("withdraw", self.name)
         self.world.until(self.name, offered=False)
-        wait_for(lambda: not self.world.held().workers, timeout_seconds=9, what="no worker")
+
+        def without() -> Held | None:
+            held = self.world.held()
+            return None if held.workers else held
+
+        return wait_for(without, timeout_seconds=9, what="no worker")
 
     def ask(self, asked: Asked | None = None, *, mode: str = "good") -> httpx.Response:
         """Ask, and again while there is nobody: who has failed is left alone for a moment.
@@ -303,15 +310,13 @@ def test_an_answer_that_is_no_number(engine: Served) -> None:
 def test_after_unloading_everything_is_back(engine: Served) -> None:
     """The last of the tests with this engine: it withdraws the model."""
     world = engine.world
-    engine.withdraw()
-    without = world.held()
+    without = engine.withdraw()
     engine.publish()
     engine.worker()
     loaded = world.held()
     assert (loaded.workers, loaded.scratch) == (1, 1)
     assert loaded.pss_bytes > without.pss_bytes + 8 * MIB
-    engine.withdraw()
-    after = world.held()
+    after = engine.withdraw()
     assert after.workers == after.zombies == after.scratch == 0
     assert after.descriptors == without.descriptors == engine.before.descriptors
     assert after.pss_bytes <= without.pss_bytes + 4 * MIB
