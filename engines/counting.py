@@ -3,9 +3,11 @@
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import Any
 
 from aigrid.engines.base import Cancelled, CancelToken, EngineStats
 from aigrid.protocol.errors import EngineError
@@ -13,16 +15,26 @@ from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChun
 
 
 class Tally:
-    """Counters that several threads add to."""
+    """Counters that several threads add to.
+
+    A thread may come back in the middle: memory that is collected while it counts may hold an
+    answer that was abandoned, whose end is counted then and there.
+    """
 
     def __init__(self) -> None:
-        self.stats = EngineStats()
-        self._lock = threading.Lock()
+        self._counts: defaultdict[str, Any] = defaultdict(int)  # as `EngineStats` has them
+        self._lock = threading.RLock()
+
+    @property
+    def stats(self) -> EngineStats:
+        """As they are now."""
+        with self._lock:
+            return replace(EngineStats(), **self._counts)
 
     def add(self, **changes: float) -> None:
         with self._lock:
-            now = {name: getattr(self.stats, name) + by for name, by in changes.items()}
-            self.stats = replace(self.stats, **now)
+            for name, by in changes.items():
+                self._counts[name] += by
 
     @contextmanager
     def request(self) -> Iterator[None]:
