@@ -5,6 +5,7 @@ in the body of a plain answer, in the last chunk of a stream, in what ends an an
 and failed, and in each listed model.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def model_list(listed: Iterable[Listed], whereabouts: Whereabouts) -> dict[str, 
     return {"object": "list", "data": [model_object(entry, whereabouts) for entry in listed]}
 
 
-class ChoicesSpelling:
+class ChoicesSpelling(ABC):
     """An answer made of choices; of its events, what stays is encoded once.
 
     A subclass says what a choice of a plain answer is, and what `begin` and `step` say.
@@ -157,13 +158,13 @@ class ChoicesSpelling:
         """See `Spelling`: the last event; no end mark follows it."""
         return b"data: " + error_body(error, segments) + b"\n\n"
 
+    @abstractmethod
     def _choice(self, steps: Sequence[Step]) -> dict[str, Any]:
         """One choice of a plain answer, without its number and reason."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _piece(self, step: Step) -> bytes:
         """The events of a step, but for the end of its choice."""
-        raise NotImplementedError
 
     def _ended(self, number: int, finish: Finish) -> bytes:
         reason = b',"logprobs":null,"finish_reason":' + _encode(finish.reason) + b"}"
