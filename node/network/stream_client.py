@@ -51,6 +51,7 @@ class ClientStream(StreamTasks):
 
     def release(self) -> None:
         """The caller is done: cancel what is left. The stream is idle again now or later."""
+        self._outcome = None  # an error holds the frames that it went through, and their request
         if self.failure is not None:
             return
         self._bodies.clear()
@@ -99,9 +100,8 @@ class ClientStream(StreamTasks):
 
     def _check_end(self) -> None:
         if isinstance(self._outcome, Failed):
-            error = self._outcome.error
-            error.peer = self.peer_id
-            raise error
+            self._outcome.error.peer = self.peer_id
+            raise self._outcome.error
         if self._outcome is None and self.failure is not None:
             raise RemoteError(self.failure.message, self.failure.code, peer=self.peer_id)
 

@@ -68,8 +68,8 @@ class ServerStream(StreamTasks):
             while self._request is None:
                 await self._requested.park()
             request, self._request = self._request, None
-            error = await self._answer(request)
-            self._server.end(error)
+            self._server.end(await self._answer(request))
+            del request  # not held until the next one comes
             self.flush()
 
     async def _answer(self, request: bytes) -> AigridError | None:

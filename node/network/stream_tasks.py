@@ -96,16 +96,20 @@ class StreamTasks:
         """After the events of one read."""
 
     async def _read(self) -> None:
-        receive, exchange = self._stream.receive_some, self._exchange
+        receive = self._stream.receive_some
         try:
             while data := await receive(_READ_MAX_BYTES):
-                for event in exchange.receive(data):
-                    self._on_event(event)
+                self._take(data)
                 self._on_read()
                 self._wake()
                 self.flush()
         except RemoteError as error:
             self.fail(error)
+
+    def _take(self, data: bytes) -> None:
+        # Not in `_read`: its frame would hold the last event, a whole request, as long as it waits.
+        for event in self._exchange.receive(data):
+            self._on_event(event)
 
     async def _write(self) -> None:
         exchange = self._exchange

@@ -236,9 +236,8 @@ class WorkerProcess:
                     sent = await self._socket.send(self._outgoing[0])
                 except OSError:
                     return  # the reader says why
-                if rest := self._outgoing[0][sent:]:
-                    self._outgoing[0] = rest
-                else:
+                self._outgoing[0] = self._outgoing[0][sent:]
+                if not self._outgoing[0]:
                     self._outgoing.popleft()
 
     # -- receiving
@@ -325,14 +324,21 @@ class WorkerProcess:
                     continue
             await trio.sleep(tick)
             now = trio.current_time()
-            for job in self._requests.values():
-                if problem := job.problem(now, silence, self._bounds.cancel_seconds):
-                    return self._time_out(problem)
+            if problem := self._overdue(now, silence):
+                return self._time_out(problem)
             if self._pinged_at is None:
                 self._pinged_at = now
                 self._ping()
             elif now - self._pinged_at > self._bounds.heartbeat_silence_seconds:
                 return self._time_out("did not answer a ping")
+
+    def _overdue(self, now: float, silence_seconds: float) -> str:
+        """What a request is owed, or ""."""
+        owed = (
+            job.problem(now, silence_seconds, self._bounds.cancel_seconds)
+            for job in self._requests.values()
+        )
+        return next(filter(None, owed), "")
 
     def _time_out(self, what: str) -> None:
         self._give_up(EngineError(f"engine {self.engine} {what}", Code.ENGINE_TIMEOUT))

@@ -106,4 +106,9 @@ class RunningRequest:
             finally:
                 self._since = None
         if not self._ready:
-            raise self._error or RuntimeError("woken for nothing")
+            error, self._error = self._error, None  # it will hold this frame, and a whole request
+            self._over = True
+            try:
+                raise error or RuntimeError("woken for nothing")
+            finally:
+                del error

@@ -236,8 +236,11 @@ async def until_gone(receive: Receive, work: Callable[[trio.Nursery], Awaitable[
         except Exception as error:  # noqa: BLE001  carried out of the nursery, raised below
             failure = error
         nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # it holds this frame, and with it the whole request
     if not results:
         raise ClientGoneError
     return results[0]

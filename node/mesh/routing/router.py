@@ -202,10 +202,11 @@ class Router:
                     wanted = self._unmet(sought, ranking, tried.problem, ran=ran)
                 if wanted is None or not await self._summoned(wanted, asking, deadline):
                     break
+            busy = wanted is not None and wanted.reason == "busy"
+            raise self._nobody(sought, tried.problem, ranking, busy=busy)
         finally:
             self._summon.left(asking.place)
-        busy = wanted is not None and wanted.reason == "busy"
-        raise self._nobody(sought, tried.problem, ranking, busy=busy)
+            tried.problem = None  # it holds frames that hold `tried`, and with it the request
 
     def _behind(self, sought: Sought, asking: Asking) -> Unmet | None:
         """Who comes while others wait for the same waits behind them; None where nobody does."""

@@ -224,6 +224,9 @@ async def beside(work: Awaitable[T], talk: Callable[[], Awaitable[None]]) -> T:
             failure = error
         finally:
             scope.cancel()
-    if failure is not None:
-        raise failure
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # it holds this frame, and with it the whole request
     return result

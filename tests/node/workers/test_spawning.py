@@ -17,7 +17,9 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import trio
+import trio.lowlevel
 from tests.engines.doubles import HERE, source
+from tests.garbage import holders, without_collector
 
 from aigrid.engines import ipc
 from aigrid.engines.base import Endpoint, Estimate
@@ -111,6 +113,19 @@ async def test_a_worker_answers_and_is_gone_when_killed(tmp_path: Path) -> None:
             await ask(worker, "again")
         assert gone.value.code is Code.ENGINE_CRASHED
     assert not os.path.exists(tmp_path / "logs")  # noqa: ASYNC240, PTH110
+
+
+async def test_nothing_of_a_failed_request_waits_for_the_collector(tmp_path: Path) -> None:
+    words = 500_000
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner)
+        with without_collector():
+            with pytest.raises(EngineError) as refused:
+                await ask(worker, "one " * words)
+            assert refused.value.code is Code.CONTEXT_LENGTH_EXCEEDED
+            del refused
+            await trio.lowlevel.checkpoint()  # the loops go round once
+            assert holders(words) == []
 
 
 async def test_slots_run_side_by_side_and_more_requests_wait_their_turn(tmp_path: Path) -> None:
@@ -457,6 +472,7 @@ from pathlib import Path
 from aigrid.node.workers.spawning import ProcessSpawner
 from aigrid.protocol.inference import TextRequest
 from tests.engines.doubles import HERE, source
+from tests.garbage import holders, without_collector
 async def main():
     spawner = ProcessSpawner(
         Path(sys.argv[1]), environment={"PYTHONPATH": "."}, factories={"bad": f"{HERE}:BadEngine"}
