@@ -21,7 +21,7 @@ import trio
 from aigrid.engines import ipc
 from aigrid.engines.base import EngineStats, Estimate
 from aigrid.node.workers.exit import MemoryKills, pidfd, verdict
-from aigrid.node.workers.request import RunningRequest, WorkerBounds
+from aigrid.node.workers.request import RunningRequest, WorkerBounds, overdue
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest
 from aigrid.protocol.limits import KIB, Limits
@@ -324,21 +324,14 @@ class WorkerProcess:
                     continue
             await trio.sleep(tick)
             now = trio.current_time()
-            if problem := self._overdue(now, silence):
+            jobs = self._requests.values()
+            if problem := overdue(jobs, now, silence, self._bounds.cancel_seconds):
                 return self._time_out(problem)
             if self._pinged_at is None:
                 self._pinged_at = now
                 self._ping()
             elif now - self._pinged_at > self._bounds.heartbeat_silence_seconds:
                 return self._time_out("did not answer a ping")
-
-    def _overdue(self, now: float, silence_seconds: float) -> str:
-        """What a request is owed, or ""."""
-        owed = (
-            job.problem(now, silence_seconds, self._bounds.cancel_seconds)
-            for job in self._requests.values()
-        )
-        return next(filter(None, owed), "")
 
     def _time_out(self, what: str) -> None:
         self._give_up(EngineError(f"engine {self.engine} {what}", Code.ENGINE_TIMEOUT))

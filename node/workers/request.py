@@ -1,6 +1,6 @@
 """One request that a worker runs: what has arrived of its answer, and what it is still owed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,3 +112,11 @@ class RunningRequest:
                 raise error or RuntimeError("woken for nothing")
             finally:
                 del error
+
+
+def overdue(
+    jobs: Iterable[RunningRequest], now: float, silence_seconds: float, cancel_seconds: float
+) -> str:
+    """The first of their problems, or ""."""
+    problems = (job.problem(now, silence_seconds, cancel_seconds) for job in jobs)
+    return next(filter(None, problems), "")

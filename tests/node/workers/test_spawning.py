@@ -17,7 +17,6 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import trio
-import trio.lowlevel
 from tests.engines.doubles import HERE, source
 from tests.garbage import holders, without_collector
 
