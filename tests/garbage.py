@@ -6,28 +6,29 @@ through, which in a busy node takes minutes.
 """
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def without_collector(size_bytes: int) -> Iterator[Callable[[], list[str]]]:
+    """Gives what names the holders of text or bytes of this size that were not there before."""
     gc.collect()
+    before = {id(part) for _, part in _large(size_bytes)}
     gc.disable()
     try:
-        yield
+        yield lambda: [_name(one) for one, part in _large(size_bytes) if id(part) not in before]
     finally:
         gc.enable()
 
 
-def holders(size_bytes: int) -> list[str]:
-    """What holds text or bytes of this size or more."""
-    return [
-        one.f_code.co_qualname if isinstance(one, FrameType) else type(one).__name__
-        for one in gc.get_objects()
-        if any(
-            isinstance(part, str | bytes) and len(part) >= size_bytes
-            for part in gc.get_referents(one)
-        )
-    ]
+def _large(size_bytes: int) -> Iterator[tuple[object, object]]:
+    for one in gc.get_objects():
+        for part in gc.get_referents(one):
+            if isinstance(part, str | bytes) and len(part) >= size_bytes:
+                yield one, part
+
+
+def _name(one: object) -> str:
+    return one.f_code.co_qualname if isinstance(one, FrameType) else type(one).__name__

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.garbage import holders, without_collector
+from tests.garbage import without_collector
 from tests.simulation.test_observing import two
 from trio.testing import MockClock
 
@@ -20,8 +20,8 @@ async def test_nothing_of_a_failed_request_waits_for_the_collector(
 ) -> None:
     async with two(tmp_path) as made:
         await made.ask(model, text="short")
-        with without_collector():
+        with without_collector(WORDS) as left:
             course = await made.ask(model, text="one " * WORDS)
             await trio.sleep(1)
             assert course.code is Code.CONTEXT_LENGTH_EXCEEDED
-            assert holders(WORDS) == []
+            assert left() == []

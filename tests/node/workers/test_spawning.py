@@ -18,7 +18,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import trio
 from tests.engines.doubles import HERE, source
-from tests.garbage import holders, without_collector
+from tests.garbage import without_collector
 
 from aigrid.engines import ipc
 from aigrid.engines.base import Endpoint, Estimate
@@ -118,13 +118,13 @@ async def test_nothing_of_a_failed_request_waits_for_the_collector(tmp_path: Pat
     words = 500_000
     async with spawning(tmp_path) as spawner:
         worker = await start(spawner)
-        with without_collector():
+        with without_collector(words) as left:
             with pytest.raises(EngineError) as refused:
                 await ask(worker, "one " * words)
             assert refused.value.code is Code.CONTEXT_LENGTH_EXCEEDED
             del refused
             await trio.lowlevel.checkpoint()  # the loops go round once
-            assert holders(words) == []
+            assert left() == []
 
 
 async def test_slots_run_side_by_side_and_more_requests_wait_their_turn(tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ from pathlib import Path
 from aigrid.node.workers.spawning import ProcessSpawner
 from aigrid.protocol.inference import TextRequest
 from tests.engines.doubles import HERE, source
-from tests.garbage import holders, without_collector
+from tests.garbage import without_collector
 async def main():
     spawner = ProcessSpawner(
         Path(sys.argv[1]), environment={"PYTHONPATH": "."}, factories={"bad": f"{HERE}:BadEngine"}
