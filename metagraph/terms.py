@@ -316,6 +316,7 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "labels": Term(SKOS + "prefLabel", Form.LABELS),
         "inputSchema": Term(AIG + "inputSchema", Form.JSON),
         "outputSchema": Term(AIG + "outputSchema", Form.JSON),
+        "parametersSchema": Term(AIG + "parametersSchema", Form.JSON),
     },
     Kind.MEMBERSHIP: {
         "grid": _GRID,
