@@ -7,7 +7,8 @@ allow gives its place to the next one; when nobody is left, the first that went 
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -107,18 +108,18 @@ async def race(mesh: Mesh[WantT], want: WantT, mode: Race) -> Outcome:
     waiting = deque((await mesh.candidates(want))[: mode.of])
     if not waiting:
         return await fallback(mesh, want)
-    async with _Asking(mesh, want) as asking:
-        while True:
+    async with _asking(mesh, want) as asking:
+        while waiting or asking.running:
+            late_seconds = math.inf
             if waiting:
                 target = waiting.popleft()
                 asking.start(target)
-                late = _late_seconds(mesh, target, mode) if waiting else math.inf
-            reply = await asking.next(late)
+                late_seconds = _late_seconds(mesh, target, mode) if waiting else math.inf
+            reply = await asking.next(late_seconds)
             if reply is not None:
                 asked = len(asking.failures) + asking.running + 1
                 return Outcome(reply, [], asking.failures, {"asked": asked})
-            if not waiting and not asking.running:
-                raise asking.problem()
+    raise asking.problem()
 
 
 async def vote(mesh: Mesh[WantT], want: WantT, mode: Vote) -> Outcome:
@@ -130,10 +131,10 @@ async def vote(mesh: Mesh[WantT], want: WantT, mode: Vote) -> Outcome:
             "agree: lower `agree`, or wait until more nodes offer it"
         )
     replies: list[Reply] = []
-    async with _Asking(mesh, want) as asking:
+    agreeing: tuple[int, ...] = ()
+    async with _asking(mesh, want) as asking:
         for _ in range(min(mode.of, len(waiting))):
             asking.start(waiting.popleft())
-        agreeing: tuple[int, ...] = ()
         while asking.running:
             reply = await asking.next(math.inf)
             if reply is None:
@@ -156,9 +157,9 @@ async def vote(mesh: Mesh[WantT], want: WantT, mode: Vote) -> Outcome:
                     ],
                 }
                 return Outcome(replies[best], others, asking.failures, told)
-        if not replies:
-            raise asking.problem()
-        raise NoAgreementError(len(agreeing), len(replies), mode.needed)
+    if not replies:
+        raise asking.problem()
+    raise NoAgreementError(len(agreeing), len(replies), mode.needed)
 
 
 async def cascade(mesh: Mesh[WantT], want: WantT, mode: Cascade) -> Outcome:
@@ -207,29 +208,27 @@ class NoAgreementError(EngineError):
         )
 
 
-class _Asking:
-    """Candidates that are being asked at once. Leaving cancels those that have not answered."""
+@asynccontextmanager
+async def _asking(mesh: Mesh[WantT], want: WantT) -> "AsyncIterator[_Asking]":
+    """Leaving cancels those that have not answered."""
+    async with trio.open_nursery() as nursery:
+        try:
+            yield _Asking(nursery, lambda target: mesh.ask(want, target))
+        finally:
+            nursery.cancel_scope.cancel()
 
-    def __init__(self, mesh: Mesh[WantT], want: WantT) -> None:
-        self._ask: Callable[[Target], Awaitable[Reply]] = lambda target: mesh.ask(want, target)
+
+class _Asking:
+    """Candidates that are asked at once. `running`: how many of them have not answered yet."""
+
+    def __init__(self, nursery: trio.Nursery, ask: Callable[[Target], Awaitable[Reply]]) -> None:
+        self._nursery = nursery
+        self._ask = ask
         self._send, self._receive = trio.open_memory_channel[Reply | Failure](math.inf)
-        self._manager = trio.open_nursery()
-        self._nursery: trio.Nursery | None = None
         self.running = 0
         self.failures: list[Failure] = []
 
-    async def __aenter__(self) -> "_Asking":
-        self._nursery = await self._manager.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
-        await self._manager.__aexit__(*error)
-
     def start(self, target: Target) -> None:
-        if self._nursery is None:
-            raise RuntimeError("not entered")
         self.running += 1
         self._nursery.start_soon(self._run, target)
 
