@@ -6,57 +6,20 @@ What a node says of itself is only the last tie-breaker: what was observed of it
 import math
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
+from aigrid.metagraph.evidence import Evidence, Quality
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.metagraph.selection.constraints import Reason
+from aigrid.metagraph.selection.constraints import Facts, Filters, Reason, Timing, checks
 from aigrid.metagraph.selection.observation import Observation, known_latency, known_token_ms
-from aigrid.metagraph.selection.score import BUSY, Scored, scored
+from aigrid.metagraph.selection.order import Placed, by_score, by_tiers
+from aigrid.metagraph.selection.ranking import Dropped, Ranking
+from aigrid.metagraph.selection.score import answer_ms, quickest_token_ms, scored
 from aigrid.metagraph.selection.strategy import DEFAULT_STRATEGY, Strategy
 from aigrid.protocol.more import shown, untaken
 
 _COUNTED_FAILURES_MAX = 16  # more do not lengthen the pause any more
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A candidate that may be asked; `explanation` says what put it where it stands.
-
-    `full`: all its slots seem to be taken, or it did not begin when it was asked lately.
-    """
-
-    candidate: Candidate
-    explanation: tuple[str, ...]
-    full: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A candidate that may not be asked now; `retry_after_seconds` where that is known."""
-
-    candidate: Candidate
-    reason: Reason
-    explanation: tuple[str, ...]
-    retry_after_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """`kept` best first; every candidate is in one of the two."""
-
-    kept: tuple[Kept, ...]
-    dropped: tuple[Dropped, ...]
-
-    @property
-    def best(self) -> Candidate | None:
-        return self.kept[0].candidate if self.kept else None
-
-    @property
-    def retry_after_seconds(self) -> float | None:
-        """When the first of the dropped may be asked again, where that is known."""
-        known = [d.retry_after_seconds for d in self.dropped if d.retry_after_seconds is not None]
-        return min(known, default=None)
+NO_EVIDENCE = Evidence()
 
 
 def rank(
@@ -70,17 +33,21 @@ def rank(
     models: Sequence[str] = (),
     preferences: Preferences = ANY,
     needed: Collection[str] = (),
+    constraints: Filters | None = None,
+    facts: Facts = lambda _: None,
+    evidence: Evidence = NO_EVIDENCE,
 ) -> Ranking:
     """Drop what cannot serve or is not wanted, order the rest.
 
-    Order: warm before on disk before busy before fetchable; answering peers before unknown ones
-    before those that just failed; this node before others; those predicted to be faster before the
-    slower, by a factor; and among equals the less busy of two drawn at random, so that not
-    everybody asks the same node. Predicted is how long an answer takes: until its first chunk, for
-    its tokens, and waiting for a slot behind those that have one. A node whose tokens were never
-    timed is taken to be as quick as the quickest that was.
+    First come the order of `models`, that of `preferences`, and what they sort by. Then, with
+    weights: the greater weighted sum of the parts of the score; where sums are equal the greater
+    part, in the order of `Parts`; else a draw. Now and then one that is not the best is drawn to be
+    first: see `Strategy`.
 
-    Before all that come the order of `models`, that of `preferences`, and what they sort by.
+    Without weights: warm before on disk before busy before fetchable; answering peers before
+    unknown ones before those that just failed; this node before others; those predicted to be
+    faster before the slower, by a factor; and among equals the less busy of two drawn at random, so
+    that not everybody asks the same node.
 
     Args:
         candidates: in any order, which does not matter.
@@ -92,42 +59,89 @@ def rank(
         models: model ids, one to stand in for another, in the order wanted.
         preferences: whom to ask.
         needed: further members of the request, by name, that whoever serves has to take.
+        constraints: what a candidate has to be; checked before anything is weighed.
+        facts: what records state of a candidate; needed for constraints.
+        evidence: of quality and reputation, for strategies with weights.
     """
     dropped: list[Dropped] = []
     able: list[tuple[Candidate, Observation | None]] = []
     for candidate in sorted(candidates, key=lambda c: (c.node, c.model, c.record)):
         own = Observation() if candidate.node == own_peer_id else None
         seen = observations.get(candidate.node, own)
-        refusal = _unwanted(candidate, preferences, needed) or _refusal(
-            candidate, seen, now_ms, strategy
-        )
+        refusal = _unwanted(candidate, preferences, needed)
+        if refusal is None and constraints is not None:
+            sifted = sift(candidate, constraints, facts, seen, strategy)
+            refusal = sifted if isinstance(sifted, Dropped) else None
+        refusal = refusal or _refusal(candidate, seen, now_ms, strategy)
         if refusal is not None:
             dropped.append(refusal)
         else:
             able.append((candidate, seen))
-    timed = [ms for candidate, seen in able if (ms := known_token_ms(candidate, seen)) is not None]
-    quickest_ms = min(timed, default=0.0)
+    quickest_ms = quickest_token_ms(able)
     places = {model: place for place, model in reversed(tuple(enumerate(models)))}
-    tiers: dict[tuple[float, ...], list[Scored]] = {}
+    placed = []
     for candidate, seen in able:
         local = candidate.node == own_peer_id
-        one = scored(candidate, seen, quickest_ms, local=local, strategy=strategy)
         wanted = (
             places.get(candidate.model, len(places)),
             preferences.place(candidate),
             _sorted_by(preferences, candidate, seen),
         )
-        tiers.setdefault((*wanted, *one.tier), []).append(one)
-    kept = [
-        Kept(one.candidate, one.explanation, full=one.tier[0] == BUSY)
-        for tier in sorted(tiers)
-        for one in _two_choices(tiers[tier], rng)
-    ]
+        known = scored(candidate, seen, quickest_ms, local=local, strategy=strategy)
+        placed.append(Placed(wanted, known, seen))
+    if strategy.weights is None:
+        kept = by_tiers(placed, rng, strategy)
+    else:
+        kept = by_score(placed, rng, strategy, _Judge(evidence, constraints))
     if not preferences.allow_fallbacks:
         why = ("others come before it, and no other may be asked",)
         dropped += [Dropped(other.candidate, Reason.FALLBACK, why) for other in kept[1:]]
         kept = kept[:1]
     return Ranking(tuple(kept), tuple(dropped))
+
+
+def sift(
+    candidate: Candidate,
+    constraints: Filters,
+    facts: Facts,
+    seen: Observation | None,
+    strategy: Strategy,
+) -> Dropped | tuple[str, ...]:
+    """What is said of each constraint that a candidate fulfils; or why it is not asked."""
+    stated = facts(candidate)
+    if stated is None:
+        return Dropped(candidate, Reason.EXPIRED, ("its manifest is not believed any more",))
+
+    def timing() -> Timing:
+        known = scored(candidate, seen, 0.0, local=False, strategy=strategy)
+        return Timing(known_latency(candidate, seen), answer_ms(known, strategy))
+
+    found = tuple(checks(constraints, candidate, stated, timing))
+    said = (*((stated.how,) if stated.how else ()), *(one.text for one in found))
+    missed = tuple(one for one in found if not one.holds)
+    return Dropped(candidate, missed[0].reason, said, missed=missed) if missed else said
+
+
+class _Judge:
+    """What is expected of a candidate's model and of its node, each looked up once."""
+
+    def __init__(self, evidence: Evidence, constraints: Filters | None) -> None:
+        self._evidence = evidence
+        self._capability = "" if constraints is None else constraints.capability
+        self._parameters = {} if constraints is None else constraints.selecting
+        self._models: dict[str, Quality] = {}
+        self._nodes: dict[str, float] = {}
+
+    def __call__(self, candidate: Candidate) -> tuple[Quality, float]:
+        model, node = candidate.model, candidate.signer
+        quality = self._models.get(model)
+        if quality is None:
+            quality = self._evidence.quality(model, self._capability, self._parameters)
+            self._models[model] = quality
+        reputation = self._nodes.get(node)
+        if reputation is None:
+            reputation = self._nodes[node] = self._evidence.reputation(node)
+        return quality, reputation
 
 
 def _unwanted(
@@ -183,18 +197,3 @@ def _cooling_seconds_left(seen: Observation, strategy: Strategy) -> float:
         return 0.0
     pause = strategy.cooling_seconds * 2.0 ** min(beyond, _COUNTED_FAILURES_MAX)
     return min(pause, strategy.cooling_max_seconds) - seen.last_failure_age_s
-
-
-def _two_choices(equals: list[Scored], rng: random.Random) -> list[Scored]:
-    """Order equals: again and again draw two and take the less busy, then the faster."""
-    ordered: list[Scored] = []
-    while len(equals) > 1:
-        first = rng.randrange(len(equals))
-        second = rng.randrange(len(equals) - 1)
-        second += second >= first
-        a, b = equals[first], equals[second]
-        taken = second if (b.load, b.predicted_ms) < (a.load, a.predicted_ms) else first
-        ordered.append(equals[taken])
-        equals[taken] = equals[-1]
-        equals.pop()
-    return ordered + equals
