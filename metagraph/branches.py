@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from aigrid.metagraph.capabilities import ancestors, default_taxonomy, known
+from aigrid.protocol.evidence import AuditBody, EvaluationBody
 from aigrid.protocol.kinds import NO_BRANCH, AvailabilityBody, Body, DemandBody, ModelBody, NodeBody
 from aigrid.protocol.messages import EVERYBODY, RECORDS_TOPIC
 
@@ -36,6 +37,10 @@ def branches_of(body: Body) -> frozenset[str]:
     match body:
         case ModelBody():
             named: Iterable[str] = body.capabilities
+        case EvaluationBody():
+            named = (body.capability,)
+        case AuditBody():
+            named = {finding.capability for finding in body.findings}
         case AvailabilityBody() | DemandBody():
             named = body.branches
         case NodeBody(branches=(only,)) if only == NO_BRANCH:

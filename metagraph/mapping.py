@@ -16,7 +16,7 @@ from typing import Any
 from pyoxigraph import Literal, NamedNode, Quad
 
 from aigrid.metagraph import terms
-from aigrid.metagraph.terms import TERMS, WITHDRAWN, Form, Term, graph_iri
+from aigrid.metagraph.terms import FREELY_NAMED, TERMS, WITHDRAWN, Form, Term, graph_iri
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.record import CONTEXTS
@@ -131,14 +131,15 @@ class _Writer:
 
     def _field(self, node: NamedNode, path: str, term: Term, value: Any) -> Iterator[Quad]:
         predicate = NamedNode(term.iri)
-        if term.form is Form.OPTIONS:
+        if term.form in FREELY_NAMED:
             if not value:
                 yield Quad(node, _EMPTY, predicate, self._form)
             for index, (name, content) in enumerate(value.items()):
                 option = NamedNode(f"{self._root}#{path}-{index}")
                 yield self._quad(node, predicate, option)
                 yield self._quad(option, _OPTION_NAME, Literal(name))
-                yield self._quad(option, _OPTION_VALUE, _scalar(content))
+                for one in content if term.form is Form.CHOICES else (content,):
+                    yield self._quad(option, _OPTION_VALUE, _scalar(one))
         elif term.form is Form.LABELS:
             for language, text in value.items():
                 yield self._quad(node, predicate, Literal(text, language=language))
@@ -208,16 +209,16 @@ class _Reader:
         empty = {_iri(value) for value in self._form.get(node, {}).get(_EMPTY.value, ())}
         for name, term in fields.items():
             if term.iri in empty:
-                found[name] = {} if term.form is Form.OPTIONS else []
+                found[name] = {} if term.form in FREELY_NAMED else []
             elif term.iri in said:
                 found[name] = self._field(f"{path}{name}", term, said[term.iri])
         return found
 
     def _field(self, path: str, term: Term, values: list[Any]) -> Any:
-        if term.form is Form.OPTIONS:
+        if term.form in FREELY_NAMED:
             options = (self._said[option.value] for option in values)
             return {
-                _only(option[_OPTION_NAME.value]).value: _plain(_only(option[_OPTION_VALUE.value]))
+                _only(option[_OPTION_NAME.value]).value: _chosen(term, option[_OPTION_VALUE.value])
                 for option in options
             }
         if term.form is Form.LABELS:
@@ -263,6 +264,10 @@ def _value(term: Term, found: Any) -> Any:
     if term.form is Form.JSON:
         return json.loads(found.value)
     return _time(found.value) if found.datatype == _DATE_TIME else _plain(found)
+
+
+def _chosen(term: Term, values: list[Any]) -> Any:
+    return sorted(map(_plain, values)) if term.form is Form.CHOICES else _plain(_only(values))
 
 
 def _scalar(value: Any) -> Literal:

@@ -41,6 +41,14 @@ from aigrid.protocol.credential_kinds import (
     StatusListBody,
 )
 from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.evidence import (
+    AuditBody,
+    EvaluationBody,
+    check_audit,
+    check_evaluation,
+    id_is_another,
+    id_is_evaluation,
+)
 from aigrid.protocol.identity import peer_id_of_did, public_key_of_did, public_key_of_peer_id
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import (
@@ -51,6 +59,7 @@ from aigrid.protocol.mesh_kinds import (
     Offer,
     OfferState,
     Seed,
+    Served,
     WantedModel,
     check_availability,
     check_demand,
@@ -91,6 +100,7 @@ __all__ = [
     "Offer",
     "OfferState",
     "Seed",
+    "Served",
     "SubjectId",
     "WantedModel",
     "WithdrawnBody",
@@ -186,6 +196,8 @@ class Kind(StrEnum):
     AVAILABILITY = "AvailabilityRecord"
     DEMAND = "Demand"
     CAPABILITY = "CapabilityRecord"
+    EVALUATION = "EvaluationRecord"
+    AUDIT = "AuditRecord"
     MEMBERSHIP = "Membership"
     INVITATION = "Invitation"
     GRANT = "Grant"
@@ -266,6 +278,10 @@ KINDS: dict[Kind, KindRule] = {
     Kind.CAPABILITY: KindRule(
         CapabilityBody, LIMITS.capability_ttl_seconds, _check_capability, _id_is_own_capability
     ),
+    Kind.EVALUATION: KindRule(
+        EvaluationBody, LIMITS.evaluation_ttl_seconds, check_evaluation, id_is_evaluation
+    ),
+    Kind.AUDIT: KindRule(AuditBody, LIMITS.audit_ttl_seconds, check_audit, id_is_another),
     Kind.MEMBERSHIP: KindRule(
         MembershipBody,
         LIMITS.membership_ttl_seconds,
@@ -322,6 +338,8 @@ Body = (
     | AvailabilityBody
     | DemandBody
     | CapabilityBody
+    | EvaluationBody
+    | AuditBody
     | MembershipBody
     | InvitationBody
     | GrantBody

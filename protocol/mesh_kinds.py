@@ -21,6 +21,7 @@ from aigrid.protocol.body import (
 from aigrid.protocol.canonical import is_content_id
 from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.evidence import ParameterName
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, Sha256Hex, model_id
 from aigrid.protocol.more import Takes
@@ -37,13 +38,31 @@ class ChunkList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     sha256: Sha256Hex
 
 
+class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """For which values of a capability's selecting parameters a model fulfils its contract.
+
+    Selecting parameters, such as {"source": ["en"], "target": ["fr"]}, choose among models; they
+    are not passed to engines. Where one is not named, any value of it will do.
+    """
+
+    capability: Capability
+    parameters: Annotated[
+        dict[
+            ParameterName,
+            Annotated[tuple[Name, ...], Meta(min_length=1, max_length=LIMITS.served_values_max)],
+        ],
+        Meta(min_length=1, max_length=LIMITS.selecting_parameters_max),
+    ]
+
+
 class ModelBody(SubjectBody, frozen=True):
     """A manifest. `id` is `urn:aigrid:model:` and the model id, which `model` must hash to.
 
     `policy`: what may be done with the model, by whom. Unset: members may do everything. Empty:
     nobody but the issuer may do anything. `inputs`, `outputs`: the tensors of a model that takes
     tensors; unset where that is not said, or `model.upstream` says it. `chunk_lists`: of every file
-    of the model, in order of name. Unset: the files are not given to anybody.
+    of the model, in order of name. Unset: the files are not given to anybody. `serves`: for which
+    values of selecting parameters, in order of capability; one that is not named is for all.
     """
 
     name: Name
@@ -59,6 +78,9 @@ class ModelBody(SubjectBody, frozen=True):
     inputs: TensorSpecs | UnsetType = UNSET
     outputs: TensorSpecs | UnsetType = UNSET
     chunk_lists: Annotated[tuple[ChunkList, ...], Meta(max_length=LIMITS.files_max)] | UnsetType = (
+        UNSET
+    )
+    serves: Annotated[tuple[Served, ...], Meta(max_length=LIMITS.capabilities_max)] | UnsetType = (
         UNSET
     )
 
@@ -153,6 +175,15 @@ def _check_named(items: Sequence[Offer | Seed | WantedModel]) -> None:
         raise VerificationError("a model is named twice")
 
 
+def _check_served(serves: tuple[Served, ...]) -> None:
+    if any(a.capability >= b.capability for a, b in pairwise(serves)):
+        raise VerificationError("what a model serves ascends by capability, each once")
+    for served in serves:
+        for values in served.parameters.values():
+            if any(a >= b for a, b in pairwise(values)):
+                raise VerificationError("values that a model serves are named once, ascending")
+
+
 def check_model(issuer: str, body: ModelBody) -> None:
     if body.id != MODEL_URN + model_id(body.model):
         raise VerificationError("the id is not the content id of the model's description")
@@ -166,6 +197,8 @@ def check_model(issuer: str, body: ModelBody) -> None:
     for specs in (body.inputs, body.outputs):
         if specs is not UNSET and len({spec.name for spec in specs}) != len(specs):
             raise VerificationError("a tensor is declared twice")
+    if body.serves is not UNSET:
+        _check_served(body.serves)
     if body.chunk_lists is not UNSET:
         named = [one.name for one in body.chunk_lists]
         if named != sorted(file.name for file in body.model.files):

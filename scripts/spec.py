@@ -20,6 +20,7 @@ from scripts.bench import scale
 
 from aigrid.protocol import (
     credential_kinds,
+    evidence,
     framing,
     inference,
     kinds,
@@ -80,7 +81,13 @@ def bodies() -> str:
 
 
 def claims() -> str:
-    used = (kinds.EngineClaim, kinds.DeviceClaim, kinds.Offer)
+    used = (
+        kinds.EngineClaim,
+        kinds.DeviceClaim,
+        kinds.Served,
+        kinds.Offer,
+        evidence.Finding,
+    )
     return "\n".join(struct_section(struct, f"### {struct.__name__}") for struct in used)
 
 

@@ -10,6 +10,7 @@ from scripts.vector_credentials import Signers, credentials
 
 from aigrid.protocol.canonical import canonical, content_id
 from aigrid.protocol.errors import VerificationError
+from aigrid.protocol.evidence import AuditBody, EvaluationBody, Finding, evaluation_id
 from aigrid.protocol.identity import Identity, multibase, multibase_decode
 from aigrid.protocol.kinds import (
     KINDS,
@@ -25,6 +26,7 @@ from aigrid.protocol.kinds import (
     NodeBody,
     Offer,
     Seed,
+    Served,
     WantedModel,
     WithdrawnBody,
 )
@@ -78,6 +80,7 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
                 memory_bytes=300_000_000,
                 context_tokens=8192,
                 chunk_lists=(ChunkList("LICENSE", "12" * 32), ChunkList("weights.gguf", "34" * 32)),
+                serves=(Served("text-generation", {"language": ("de", "en")}),),
             ),
             NODE,
         ),
@@ -110,6 +113,18 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
             ),
             NODE,
         ),
+        (Kind.EVALUATION, evaluation(), NODE),
+        (
+            Kind.AUDIT,
+            AuditBody(
+                id=NEWCOMER.did,
+                findings=(
+                    Finding(model_id(DESCRIPTION), "image-classification", 0, 2),
+                    Finding(model_id(DESCRIPTION), "text-generation", 120, 3, 250, 12, 1),
+                ),
+            ),
+            NODE,
+        ),
         (Kind.ROTATION, agreed(NODE.did, NEWCOMER, rotated_ms=NOW_MS), NODE),
         (Kind.AVAILABILITY, WithdrawnBody(id=NODE.did, withdrawn=True), NODE),
         (
@@ -122,8 +137,26 @@ def bodies() -> list[tuple[Kind, Body, Identity]]:
             WithdrawnBody(id=f"{NODE.did}#legal-summarization", withdrawn=True),
             NODE,
         ),
+        (Kind.EVALUATION, WithdrawnBody(id=evaluation().id, withdrawn=True), NODE),
+        (Kind.AUDIT, WithdrawnBody(id=NEWCOMER.did, withdrawn=True), NODE),
         (Kind.MEMBERSHIP, WithdrawnBody(id=NODE.did, withdrawn=True), AUTHORITY),
     ]
+
+
+def evaluation() -> EvaluationBody:
+    model, parameters, dataset = model_id(DESCRIPTION), {"source": "en", "target": "fr"}, "ef" * 32
+    return EvaluationBody(
+        id=evaluation_id(model, "translation", parameters, "chrf", dataset),
+        model=model,
+        capability="translation",
+        parameters=parameters,
+        metric="chrf",
+        dataset=dataset,
+        items=500,
+        value="0.613",
+        low="0.58",
+        high="1",
+    )
 
 
 def signed() -> list[Record]:
@@ -248,6 +281,7 @@ def refusals() -> Any:
         ("a successor that has not signed", stolen_successor(), NOW_MS),
         ("a proof of another purpose", purpose(record), NOW_MS),
         *permitting(),
+        *vouching(),
         ("at the instant it ends", raw, end_ms),
         ("120.001 s before it starts", raw, NOW_MS - 120_001),
     ]
@@ -293,6 +327,30 @@ def permitting() -> list[tuple[str, bytes, int]]:
             "delegates of another's list",
             delegation,
             lambda d: d[subject].update(id=f"urn:aigrid:status:{NODE.did}"),
+        ),
+    ]
+    return [(what, resigned(record, change), NOW_MS) for what, record, change in changes]
+
+
+def vouching() -> list[tuple[str, bytes, int]]:
+    """Of what is said of models and nodes."""
+    manifest, evaluation_, audit = (
+        next(r for r in signed() if r.kind is kind)
+        for kind in (Kind.MODEL, Kind.EVALUATION, Kind.AUDIT)
+    )
+    subject = "credentialSubject"
+    unordered = [{"capability": "text", "parameters": {"language": ["en", "de"]}}]
+    changes: list[tuple[str, Record, Callable[[dict[str, Any]], Any]]] = [
+        ("an id of another evaluation", evaluation_, lambda d: d[subject].update(metric="recall")),
+        ("a value with zeros at its end", evaluation_, lambda d: d[subject].update(low="0.580")),
+        ("a value above its interval", evaluation_, lambda d: d[subject].update(high="0.612999")),
+        ("an audit of oneself", audit, lambda d: d[subject].update(id=NODE.did)),
+        ("findings that do not ascend", audit, lambda d: d[subject]["findings"].reverse()),
+        ("more wrong than audited", audit, lambda d: d[subject]["findings"][1].update(wrong=13)),
+        (
+            "served values that do not ascend",
+            manifest,
+            lambda d: d[subject].update(serves=unordered),
         ),
     ]
     return [(what, resigned(record, change), NOW_MS) for what, record, change in changes]

@@ -19,6 +19,7 @@ from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.terms import (
     AIG,
     CAPABILITY,
+    FREELY_NAMED,
     PREFIXES,
     SCOPED,
     TERMS,
@@ -138,7 +139,7 @@ def context_term(name: str, term: Term) -> Any:
             said["@context"] = [None, {**words, name: dict(said)}]
         case Form.REFERENCE:
             said["@type"] = "@id"
-        case Form.JSON | Form.OPTIONS:
+        case Form.JSON | Form.OPTIONS | Form.CHOICES:
             said["@type"] = "@json"
         case Form.LABELS:
             said["@container"] = "@language"
@@ -224,7 +225,7 @@ def property_shape(field: inspect.Field, term: Term, indent: str) -> str:
         said += [f"sh:minCount 1 ; sh:maxCount {kind.max_length}", "sh:uniqueLang true"]
         said.append("sh:datatype rdf:langString")
         kind = kind.value_type
-    elif term.form is not Form.OPTIONS:
+    elif term.form not in FREELY_NAMED:
         said.append("sh:minCount 1 ; sh:maxCount 1" if field.required else "sh:maxCount 1")
     said += value_shape(kind, term, indent)
     return f"sh:property [ {' ; '.join(said)} ]"
@@ -235,11 +236,13 @@ def value_shape(kind: inspect.Type, term: Term, indent: str) -> list[str]:
         case Form.NODE:
             assert isinstance(kind, inspect.StructType)
             return [f"\n{indent}sh:node {node_shape(kind.cls, term.fields, indent)}"]
-        case Form.OPTIONS:
+        case Form.OPTIONS | Form.CHOICES:
+            some = "sh:minCount 1 ; sh:nodeKind sh:Literal"
             one = "sh:minCount 1 ; sh:maxCount 1 ; sh:nodeKind sh:Literal"
+            values = one if term.form is Form.OPTIONS else some
             return [
                 f"sh:property [ sh:path schema:propertyID ; {one} ]",
-                f"sh:property [ sh:path schema:value ; {one} ]",
+                f"sh:property [ sh:path schema:value ; {values} ]",
             ]
         case Form.REFERENCE:
             return ["sh:nodeKind sh:IRI"]

@@ -21,8 +21,10 @@ from tests.metagraph.world import (
     status_list,
     withdrawal,
 )
-from tests.protocol.strategies import forge
+from tests.protocol.strategies import example_evaluation, forge
 
+from aigrid.protocol.canonical import content_id
+from aigrid.protocol.evidence import AuditBody, Finding
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import KINDS, CapabilityBody, DemandBody, Kind, WantedModel
 from aigrid.protocol.limits import LIMITS
@@ -49,6 +51,11 @@ def record_of(kind: Kind, start: int, life: int = 4 * MINUTE_MS, by: Identity = 
     if kind is Kind.CAPABILITY:
         body = CapabilityBody(id=f"{by.did}#never", broader=("text",), labels={"en": "never"})
         return signed(body, kind, by, start, life)
+    if kind is Kind.EVALUATION:
+        return signed(example_evaluation(content_id(b"never")), kind, by, start, life)
+    if kind is Kind.AUDIT:
+        found = Finding(content_id(b"never"), "text", 1, 0)
+        return signed(AuditBody(BEN.did, (found,)), kind, by, start, life)
     if kind is Kind.STATUS_LIST:
         return status_list(by, by, 7, start=start, life=life)
     if kind is Kind.STATUS_DELEGATION:

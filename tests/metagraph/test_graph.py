@@ -26,7 +26,7 @@ from tests.metagraph.world import (
     with_members,
     withdrawal,
 )
-from tests.protocol.strategies import example
+from tests.protocol.strategies import example, example_bodies
 
 from aigrid.metagraph import refusals as refusals_module
 from aigrid.metagraph.graph import Metagraph
@@ -34,6 +34,7 @@ from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
 from aigrid.protocol.canonical import canonical, content_id, parse
 from aigrid.protocol.errors import Code, UsageError, VerificationError
+from aigrid.protocol.evidence import AuditBody
 from aigrid.protocol.kinds import (
     KINDS,
     AvailabilityBody,
@@ -84,6 +85,8 @@ def shared(kind: Kind) -> Record:
         Kind.AVAILABILITY: availability(ANN, offer(manifest(ANN))),
         Kind.DEMAND: signed(DEMAND, Kind.DEMAND, ANN),
         Kind.CAPABILITY: signed(CAPABILITY, Kind.CAPABILITY, ANN),
+        Kind.EVALUATION: signed(example_bodies()[Kind.EVALUATION], Kind.EVALUATION, ANN),
+        Kind.AUDIT: signed(AuditBody(BEN.did, ()), Kind.AUDIT, ANN),
         Kind.MEMBERSHIP: membership(BEN),
         Kind.STATUS_LIST: status_list(ANN, ANN, 7),
         Kind.STATUS_DELEGATION: status_delegation(ANN, (BEN,)),

@@ -33,7 +33,7 @@ from aigrid.protocol.record import CONTEXTS, Record
 
 ALL = pytest.mark.parametrize("kind", list(Kind))
 FEW = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
-OPTION = {terms.AIG + "option", terms.OPTION_NAME, terms.OPTION_VALUE}
+OPTION = {terms.AIG + "option", terms.AIG + "parameter", terms.OPTION_NAME, terms.OPTION_VALUE}
 
 
 @pytest.mark.parametrize("name", list(vocabulary.FILES))
@@ -237,6 +237,8 @@ def test_a_record_without_one_of_its_required_triples_has_not(kind):
                 "quorum",
                 "encodedList",
                 "ended",
+                "metric",
+                "value",
             )
         ),
     }

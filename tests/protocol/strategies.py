@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from tests.protocol import credential_strategies
 
-from aigrid.protocol import kinds, task
+from aigrid.protocol import evidence, kinds, task
 from aigrid.protocol.canonical import canonical, content_id, file_cid
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Body, Kind
@@ -173,6 +173,23 @@ def chunk_lists_of(description: ModelDescription) -> tuple[kinds.ChunkList, ...]
     return tuple(kinds.ChunkList(n, "0f" * 32) for n in sorted(f.name for f in description.files))
 
 
+parameter_names = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
+serves = st.lists(
+    st.builds(
+        kinds.Served,
+        capability=capabilities,
+        parameters=st.dictionaries(
+            parameter_names,
+            st.sets(names, min_size=1, max_size=3).map(lambda values: tuple(sorted(values))),
+            min_size=1,
+            max_size=3,
+        ),
+    ),
+    max_size=3,
+    unique_by=lambda served: served.capability,
+).map(lambda served: tuple(sorted(served, key=lambda one: one.capability)))
+
+
 def model_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
     described = descriptions.map(lambda description: published_by(issuer, description))
     return described.flatmap(
@@ -192,6 +209,7 @@ def model_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
             policy=st.just(UNSET) | credential_strategies.rules,
             inputs=st.just(UNSET) | st.just((TensorSpec("x", "FP32", (-1, 4)),)),
             outputs=st.just(UNSET) | st.just((TensorSpec("y", "BYTES", ()),)),
+            serves=st.just(UNSET) | serves,
         )
     )
 
@@ -262,6 +280,43 @@ def capability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
     )
 
 
+@st.composite
+def evaluation_bodies(draw: st.DrawFn, _issuer: Identity) -> Body:
+    low, value, high = sorted(draw(st.tuples(*[st.floats(0, 1)] * 3)))
+    model, capability = draw(content_ids), draw(capabilities)
+    parameters = draw(st.dictionaries(parameter_names, names, max_size=3))
+    metric = draw(st.sampled_from(evidence.METRICS))
+    dataset = draw(st.binary(min_size=32, max_size=32)).hex()
+    return evidence.EvaluationBody(
+        id=evidence.evaluation_id(model, capability, parameters, metric, dataset),
+        model=model,
+        capability=capability,
+        parameters=parameters,
+        metric=metric,
+        dataset=dataset,
+        items=draw(st.integers(1, 2**53 - 1)),
+        value=evidence.fraction(value),
+        low=evidence.fraction(low),
+        high=evidence.fraction(high),
+    )
+
+
+def audit_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
+    findings = st.tuples(content_ids, capabilities, *[counts] * 4, st.data())
+
+    def finding(drawn: tuple[Any, ...]) -> evidence.Finding:
+        *said, data = drawn
+        return evidence.Finding(*said, wrong=data.draw(st.integers(0, said[-1])))
+
+    return st.builds(
+        evidence.AuditBody,
+        id=identities.filter(lambda who: who is not issuer).map(lambda who: who.did),
+        findings=st.lists(
+            findings.map(finding), max_size=3, unique_by=lambda one: (one.model, one.capability)
+        ).map(lambda found: tuple(sorted(found, key=lambda one: (one.model, one.capability)))),
+    )
+
+
 def membership_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
     own: st.SearchStrategy[Body] = st.builds(
         kinds.MembershipBody,
@@ -296,6 +351,8 @@ BODIES: dict[Kind, Callable[[Identity], st.SearchStrategy[Body]]] = {
     Kind.AVAILABILITY: availability_bodies,
     Kind.DEMAND: demand_bodies,
     Kind.CAPABILITY: capability_bodies,
+    Kind.EVALUATION: evaluation_bodies,
+    Kind.AUDIT: audit_bodies,
     Kind.MEMBERSHIP: membership_bodies,
     Kind.INVITATION: invitation_bodies,
     Kind.ROTATION: rotation_bodies,
@@ -326,6 +383,22 @@ def records(draw: st.DrawFn, kind: Kind) -> Record:
     start_ms = NOW_MS - age_ms
     end_ms = start_ms + lifetime_ms
     return build(kind, body, issuer, valid_from_ms=start_ms, valid_until_ms=end_ms, status=status)
+
+
+def example_evaluation(model: str) -> evidence.EvaluationBody:
+    parameters, dataset = {"source": "en", "target": "fr"}, "ab" * 32
+    return evidence.EvaluationBody(
+        id=evidence.evaluation_id(model, "translation", parameters, "chrf", dataset),
+        model=model,
+        capability="translation",
+        parameters=parameters,
+        metric="chrf",
+        dataset=dataset,
+        items=500,
+        value="0.613",
+        low="0.58",
+        high="0.64",
+    )
 
 
 def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
@@ -359,6 +432,7 @@ def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
             memory_bytes=300_000_000,
             context_tokens=8192,
             chunk_lists=chunk_lists_of(description),
+            serves=(kinds.Served("text-generation", {"language": ("de", "en")}),),
         ),
         Kind.AVAILABILITY: kinds.AvailabilityBody(
             id=issuer.did,
@@ -378,6 +452,11 @@ def example_bodies(issuer: Identity = ALICE) -> dict[Kind, Body]:
             broader=("summarization",),
             labels={"en": "Legal summarization", "de": "Juristische Zusammenfassung"},
             input_schema={"type": "string", "maxLength": 100_000},
+        ),
+        Kind.EVALUATION: example_evaluation(of_model),
+        Kind.AUDIT: evidence.AuditBody(
+            id=(CAROL if issuer is not CAROL else BOB).did,
+            findings=(evidence.Finding(of_model, "text-generation", 120, 3, 250, 12, 1),),
         ),
         Kind.MEMBERSHIP: kinds.MembershipBody(id=BOB.did, grid=issuer.did),
         Kind.INVITATION: kinds.InvitationBody(

@@ -11,6 +11,7 @@ from tests.protocol.strategies import ALICE, BOB, example_bodies, labels
 
 from aigrid.protocol.canonical import canonical, content_id
 from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.evidence import EVALUATION_URN
 from aigrid.protocol.kinds import KINDS, Kind, ModelBody, decode_body, encode_body, node_peer_id
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
@@ -19,6 +20,8 @@ from aigrid.protocol.upstream import Upstream
 
 CID = content_id(b"x")
 OFFER: dict[str, Any] = {"model": CID, "manifest": CID, "state": "warm"}
+SERVED: dict[str, Any] = {"capability": "text", "parameters": {"source": ["en"]}}
+FINDING: dict[str, Any] = {"model": CID, "capability": "text", "served": 1, "failed": 0}
 FILE: dict[str, Any] = {"name": "a", "sha256": "0" * 64, "bytes": 1}
 ADDRESS = "/ip4/192.0.2.1/tcp/1"
 NOT_SHOWN = ["\x00", "a\n", "\x1b[31m", "\x7f", "\x85", "\u2028", "\u202e", "\u2066"]
@@ -74,6 +77,13 @@ ALLOWED: list[tuple[Kind, str, Any]] = [
     (Kind.CAPABILITY, "broader", [f"{BOB.did}#x", f"{ALICE.did}#y", "text"]),
     (Kind.CAPABILITY, "outputSchema", {}),
     (Kind.CAPABILITY, "id", f"{ALICE.did}#a-1"),
+    (Kind.MODEL, "serves", []),
+    (Kind.MODEL, "serves.0.parameters", {f"p{n}": ["x" * 96] for n in range(8)}),
+    (Kind.EVALUATION, "high", "1"),
+    (Kind.EVALUATION, "low", "0"),
+    (Kind.EVALUATION, "high", "0.613"),
+    (Kind.AUDIT, "findings", []),
+    (Kind.AUDIT, "findings.0.wrong", 12),
     (Kind.AVAILABILITY, "offers", []),
     (Kind.AVAILABILITY, "offers", [{**OFFER, "slots": 0, "latencyMs": 0}]),
     (Kind.MEMBERSHIP, "role", "authority"),
@@ -125,6 +135,44 @@ REFUSED: list[tuple[Kind, str, Any]] = [
         for text in ("", "A", "a_b", "-a", "a-", "a--b", "a\n", "\u00e9", "a" * 129, "x:y", "x#y")
     ),
     (Kind.MODEL, "contextTokens", -1),
+    (Kind.MODEL, "serves", [SERVED, SERVED]),
+    (Kind.MODEL, "serves", [SERVED, {**SERVED, "capability": "a"}]),
+    (Kind.MODEL, "serves", [{**SERVED, "capability": f"c{n}"} for n in range(100, 117)]),
+    *(
+        (Kind.MODEL, "serves.0.parameters", value)
+        for value in (
+            {},
+            {"Source": ["en"]},
+            {"source": []},
+            {"source": "en"},
+            {"source": ["en", "de"]},
+            {"source": ["en", "en"]},
+            {"source": [""]},
+            {"source": ["a\n"]},
+            {"source": [f"x{n}" for n in range(100, 165)]},
+            {f"p{n}": ["x"] for n in range(9)},
+        )
+    ),
+    *((Kind.EVALUATION, "id", text) for text in ("", CID, f"{EVALUATION_URN}{CID}")),
+    *((Kind.EVALUATION, "model", text) for text in ("", MODEL_URN + CID, CID)),
+    *((Kind.EVALUATION, "metric", text) for text in ("", "recall", "bleu")),
+    *((Kind.EVALUATION, "dataset", text) for text in ("", "AB" * 32, "0" * 64)),
+    *((Kind.EVALUATION, "items", value) for value in (0, -1, 1.5, True, 2**53)),
+    *(
+        (Kind.EVALUATION, "value", value)
+        for value in ("", "0.0", "0.6130", "1.0", "1.1", "-0.1", ".6", "0.6000001", "6e-1", 0.613)
+    ),
+    (Kind.EVALUATION, "low", "0.613001"),
+    (Kind.EVALUATION, "high", "0.612999"),
+    (Kind.EVALUATION, "parameters", {"source": "en"}),
+    (Kind.EVALUATION, "parameters", {f"p{n}": "x" for n in range(9)}),
+    *((Kind.AUDIT, "id", value) for value in ("", "x", ALICE.did, CID)),
+    *((Kind.AUDIT, f"findings.0.{name}", -1) for name in ("served", "failed", "latencyMs")),
+    (Kind.AUDIT, "findings.0.wrong", 13),
+    (Kind.AUDIT, "findings.0.model", "smollm2"),
+    (Kind.AUDIT, "findings", [FINDING, FINDING]),
+    (Kind.AUDIT, "findings", [FINDING, {**FINDING, "capability": "a"}]),
+    (Kind.AUDIT, "findings", [{**FINDING, "capability": f"c{n}"} for n in range(100, 165)]),
     (Kind.MODEL, "languages", ["en"] * 65),
     (Kind.MODEL, "id", CID),
     (Kind.MODEL, "id", "urn:aigrid:model:" + CID),
@@ -197,6 +245,9 @@ def test_a_field_is_unknown_at_any_depth_and_a_value_cannot_pose_as_one() -> Non
         (Kind.NODE, "devices.0.speed"),
         (Kind.MODEL, "model.speed"),
         (Kind.MODEL, "model.files.0.url"),
+        (Kind.MODEL, "serves.0.price"),
+        (Kind.EVALUATION, "price"),
+        (Kind.AUDIT, "findings.0.price"),
         (Kind.AVAILABILITY, "offers.0.price"),
         (Kind.MODEL, "memory_bytes"),
     ):
