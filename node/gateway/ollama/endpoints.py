@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from aigrid.node.gateway.call import TextCall
-from aigrid.node.gateway.core import GatewayCore, Listed, TaskAnswer
+from aigrid.node.gateway.call import TaskCall, TextCall
+from aigrid.node.gateway.core import GatewayCore, Listed
 from aigrid.node.gateway.http.asgi import (
     JSON_TYPE,
     REQUEST_ID,
@@ -24,6 +24,7 @@ from aigrid.node.gateway.http.asgi import (
     until_gone,
 )
 from aigrid.node.gateway.http.guard import check_json
+from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import TextAnswer, served_by
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.ollama import models
@@ -43,7 +44,8 @@ from aigrid.node.gateway.ollama.requests import (
     decode_show,
 )
 from aigrid.node.gateway.patience import wish_of
-from aigrid.protocol.errors import Code, EngineError, PolicyDeniedError
+from aigrid.node.gateway.vectors import vectors_of
+from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.timestamp import format_ms
@@ -59,7 +61,6 @@ _COMMANDS: Final = {
     "/api/delete": "`aigrid models drop NAME`",
 }
 _TOUCH: Final = TextRequest(prompt=" ", max_tokens=1, temperature=0.0)
-_vectors = msgspec.json.Decoder(list[list[float]])
 
 
 class OllamaEndpoints:
@@ -188,20 +189,10 @@ class OllamaEndpoints:
         )
 
     async def _vectors(self, request: Request, call: EmbedCall) -> Response:
-        scope, began = request.scope, trio.current_time()
-        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits)
-
-        async def run(_nursery: trio.Nursery) -> TaskAnswer:
-            return await self._core.run_task(
-                self._named(call.model),
-                call.request,
-                request_id=scope[REQUEST_ID],
-                visit=scope[VISIT],
-                wish=wish,
-            )
-
-        found = await until_gone(request.receive, run)
-        vectors = _read_vectors(found.output, call.count)
+        began = trio.current_time()
+        asked = TaskCall((self._named(call.model),), call.request, keep_alive=call.keep_alive)
+        found = await task_answer(self._core, request, asked, self._limits)
+        vectors = vectors_of(found, call.count)
         body: dict[str, Any] = {"embedding": vectors[0]}
         if not call.single:
             body = {
@@ -232,16 +223,6 @@ async def _elsewhere(request: Request) -> Response:
     raise PolicyDeniedError(
         f"Models are not changed over HTTP: its operator does it with {command}.", Code.DENIED
     )
-
-
-def _read_vectors(output: bytes, count: int) -> list[list[float]]:
-    try:
-        vectors = _vectors.decode(output)
-    except msgspec.DecodeError:
-        vectors = []
-    if len(vectors) != count or len({len(vector) for vector in vectors}) != 1:
-        raise EngineError("The model did not answer with vectors.", Code.ENGINE_FAILED)
-    return vectors
 
 
 def _json(value: object, headers: dict[str, str] | None = None) -> Response:

@@ -16,9 +16,10 @@ from aigrid.node.gateway.http.guard import check_json
 from aigrid.node.gateway.http.text_answer import Spelling, TextAnswer
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai import answers
-from aigrid.node.gateway.openai.chat_request import ChatCall, decode_chat
+from aigrid.node.gateway.openai.chat_request import decode_chat
 from aigrid.node.gateway.openai.completion_answers import CompletionSpelling
-from aigrid.node.gateway.openai.completion_request import CompletionCall, decode_completion
+from aigrid.node.gateway.openai.completion_request import decode_completion
+from aigrid.node.gateway.openai.fields import ChoicesCall
 from aigrid.node.gateway.openai.response_answers import ResponseSpelling
 from aigrid.node.gateway.openai.response_request import ResponseCall, decode_response
 from aigrid.node.gateway.patience import wish_of
@@ -44,8 +45,10 @@ class OpenAiEndpoints:
 
     def routes(self) -> list[BaseRoute]:
         """What exists under /v1. Model ids may hold slashes and colons."""
-        chat = partial(self._text, decode_chat, _chat)
-        completion = partial(self._text, decode_completion, _completion)
+        chat = partial(self._text, decode_chat, partial(_choices, answers.ChatSpelling, "chatcmpl"))
+        completion = partial(
+            self._text, decode_completion, partial(_choices, CompletionSpelling, "cmpl")
+        )
         response = partial(self._text, decode_response, _response)
         return [
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -82,18 +85,15 @@ class OpenAiEndpoints:
         )
 
 
-def _chat(asked: ChatCall, request_id: str, created: int) -> Spelling:
-    return answers.ChatSpelling(
-        completion_id=f"chatcmpl-{request_id}",
-        created=created,
-        include_usage=asked.include_usage,
-        choices=asked.call.count,
-    )
-
-
-def _completion(asked: CompletionCall, request_id: str, created: int) -> Spelling:
-    return CompletionSpelling(
-        completion_id=f"cmpl-{request_id}",
+def _choices(
+    spelling: type[answers.ChoicesSpelling],
+    prefix: str,
+    asked: ChoicesCall,
+    request_id: str,
+    created: int,
+) -> Spelling:
+    return spelling(
+        answer_id=f"{prefix}-{request_id}",
         created=created,
         include_usage=asked.include_usage,
         choices=asked.call.count,
