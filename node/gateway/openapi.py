@@ -187,7 +187,7 @@ def _spelled(one: Operation, error: str) -> dict[str, Any]:
     failed = {
         str(status): {"$ref": f"#/components/responses/{error}{status}"} for status in _STATUSES
     }
-    whole = {"$ref": _SCHEMA.format(name=one.answer)} if one.answer else {}
+    whole: dict[str, Any] = {"$ref": _SCHEMA.format(name=one.answer)} if one.answer else {}
     if one.is_list:
         whole = {"type": "array", "items": whole}
     content = {kind: {"schema": whole if kind == _JSON else {}} for kind in one.kinds}
