@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from aigrid.node.gateway.call import TaskCall
 from aigrid.node.gateway.core import GatewayCore, Listed
 from aigrid.node.gateway.http.asgi import JSON_TYPE, VISIT, BodyReader, until_gone
+from aigrid.node.gateway.http.json_io import json_response
 from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
@@ -95,27 +96,27 @@ class OpenInferenceEndpoints:
 
     async def _server(self, _request: Request) -> Response:
         told = {"name": answers.NAME, "version": version("aigrid-node")}
-        return _json({**told, "extensions": answers.EXTENSIONS})
+        return json_response({**told, "extensions": answers.EXTENSIONS})
 
     async def _live(self, _request: Request) -> Response:
-        return _json({"live": True})
+        return json_response({"live": True})
 
     async def _ready(self, _request: Request) -> Response:
         if self._core.stopping:
             raise LocalError("This node is stopping.", Code.SHUTTING_DOWN)
-        return _json({"ready": True})
+        return json_response({"ready": True})
 
     # -- models
 
     async def _model(self, request: Request) -> Response:
         listed = self._named(request)
-        return _json(answers.model_metadata(listed, self._signature(listed)))
+        return json_response(answers.model_metadata(listed, self._signature(listed)))
 
     async def _model_ready(self, request: Request) -> Response:
         listed = self._named(request)
         if listed.view.state not in answers.READY_STATES:
             raise NoCandidateError(f"The model {listed.listed_id!r} is {listed.view.state} yet.")
-        return _json({"name": listed.listed_id, "ready": True})
+        return json_response({"name": listed.listed_id, "ready": True})
 
     async def _infer(self, request: Request) -> Response:
         listed = self._named(request)
@@ -166,7 +167,7 @@ class OpenInferenceEndpoints:
 
     async def _index(self, request: Request) -> Response:
         told = await self._repository_call(request)
-        return _json(answers.repository_index(self._repository.index(), ready=told.ready))
+        return json_response(answers.repository_index(self._repository.index(), ready=told.ready))
 
     async def _load(self, request: Request) -> Response:
         told = await self._repository_call(request)
@@ -179,13 +180,13 @@ class OpenInferenceEndpoints:
             )
         model = request.path_params["model"]
         await until_gone(request.receive, lambda _: self._repository.load(model))
-        return _json({})
+        return json_response({})
 
     async def _unload(self, request: Request) -> Response:
         await self._repository_call(request)
         model = request.path_params["model"]
         await until_gone(request.receive, lambda _: self._repository.unload(model))
-        return _json({})
+        return json_response({})
 
     async def _repository_call(self, request: Request) -> RepositoryBody:
         """The body of a call by somebody who may."""
@@ -224,7 +225,3 @@ def _check_kind(headers: dict[bytes, bytes]) -> None:
             f"The body must be {JSON_TYPE} or {answers.OCTETS}, and not compressed.",
             Code.UNSUPPORTED_MEDIA_TYPE,
         )
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type=JSON_TYPE)
