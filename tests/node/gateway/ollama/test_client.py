@@ -252,7 +252,6 @@ async def test_leaving_a_stream_cancels_it() -> None:
         ("generate", {"model": NAME, "prompt": "x", "context": [1]}, "context"),
         ("generate", {"model": NAME, "prompt": "x", "raw": True, "system": "s"}, "raw"),
         ("embed", {"model": NAME, "input": []}, "input"),
-        ("embed", {"model": NAME, "input": "x", "dimensions": 3}, "dimensions"),
         ("embeddings", {"model": NAME}, "prompt"),
         ("chat", [], ""),
     ],

@@ -88,7 +88,8 @@ async def test_several_prompts_are_choices_in_their_order() -> None:
     assert {choice.text for choice in whole.choices} == set(texts) == {"Hello wörld"}
     assert reasons == ["stop", "stop"]
     assert whole.usage
-    assert whole.usage.completion_tokens == 12
+    # Each prompt counts once, however many answers it gets.
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (14, 12)
     requests = asked(mesh)
     assert sorted((str(one.prompt), one.seed) for one in requests[:4]) == [
         *(("a", 5), ("a", 6)),
