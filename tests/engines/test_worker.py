@@ -114,8 +114,10 @@ def test_a_job_tells_when_what_of_it_happened() -> None:
     now = 5.25
     assert job.ended(7, finish) == ipc.Ended(7, finish, 250, None, 250)  # nobody was free for it
     job.began()
-    for now in (5.75, 6.0):
-        job.take()
+    now = 5.75
+    job.take()
+    now = 6.0
+    job.take()
     now = 6.5
     assert job.ended(7, finish) == ipc.Ended(7, finish, 250, 750, 1500)
 
