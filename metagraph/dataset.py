@@ -107,9 +107,7 @@ def _typed(error: Exception) -> AigridError:
     what, code = "parsed", Code.QUERY_MALFORMED
     if not isinstance(error, SyntaxError):
         what, code = "evaluated", Code.QUERY_REFUSED
-    return InvalidRequestError(
-        f"The query cannot be {what}: {_short(error)}", code, param="query"
-    )
+    return InvalidRequestError(f"The query cannot be {what}: {_short(error)}", code, param="query")
 
 
 def _short(error: Exception) -> str:
