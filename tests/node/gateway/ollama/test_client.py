@@ -11,6 +11,7 @@ import ollama
 import pytest
 import trio
 from tests.node.gateway.double import MODEL, NAME, NODE, Batch, ScriptedMesh, gateway, text, view
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.ollama.endpoints import FOLLOWED
 from aigrid.protocol.errors import Code, InvalidRequestError, NoCandidateError, RemoteError
@@ -25,7 +26,7 @@ async def client(mesh: ScriptedMesh, **limits: Any) -> AsyncIterator[ollama.Asyn
     async with gateway(mesh, **limits) as (_, address):
         found = ollama.AsyncClient(host=f"http://{address}")
         async with found._client:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 yield found
 
 

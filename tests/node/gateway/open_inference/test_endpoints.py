@@ -12,6 +12,7 @@ import trio
 import trio.lowlevel
 from msgspec import UNSET
 from tests.node.gateway.double import MODEL, NAME, NODE, ScriptedMesh, gateway, open_access
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.repository import Held
 from aigrid.node.policy.limits import ActorLimits
@@ -83,7 +84,7 @@ async def client(
     more.setdefault("repository", Shelf())
     served = gateway(mesh or ScriptedMesh(script=ADDED), manifest=lambda _: body, **more)
     async with served as (_, address), httpx.AsyncClient(base_url=f"http://{address}") as http:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             yield http
 
 

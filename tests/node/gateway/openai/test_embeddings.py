@@ -9,6 +9,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.node.gateway.double import NAME, NODE, ScriptedMesh, gateway
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.metagraph.preferences import Preferences
 from aigrid.node.gateway.openai.embeddings import EmbeddingsCall, decode_embeddings
@@ -93,7 +94,7 @@ async def test_the_sdk_reads_vectors_in_either_encoding() -> None:
         async with openai.AsyncOpenAI(
             base_url=f"http://{address}/v1", api_key="unused", max_retries=0
         ) as client:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 packed = await client.embeddings.create(model=NAME, input=[1, 2])
                 plain = await client.embeddings.create(
                     model=NAME, input=[[1, 2]], encoding_format="float", dimensions=2

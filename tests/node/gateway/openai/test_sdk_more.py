@@ -9,6 +9,7 @@ import openai
 import pytest
 import trio
 from tests.node.gateway.double import HELLO, NAME, Batch, ScriptedMesh, gateway, text
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.metagraph.preferences import Preferences
 from aigrid.protocol.errors import Code, EngineError
@@ -40,7 +41,7 @@ async def sdk(mesh: ScriptedMesh) -> AsyncIterator[openai.AsyncOpenAI]:
     async with gateway(mesh) as (_, address):
         base_url = f"http://{address}/v1"
         async with openai.AsyncOpenAI(base_url=base_url, api_key="x", max_retries=0) as client:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 yield client
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 from pydantic import BaseModel
 from tests.node.gateway.double import HELLO, MODEL, NAME, NODE, Batch, ScriptedMesh, gateway, text
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.errors import Code, EngineError, NoCandidateError, RemoteError
 from aigrid.protocol.inference import Finish, TextChunk, TextRequest, TokenLogprob
@@ -23,7 +24,7 @@ async def sdk(mesh: ScriptedMesh, **limits: Any) -> AsyncIterator[openai.AsyncOp
         async with openai.AsyncOpenAI(
             base_url=f"http://{address}/v1", api_key="unused", max_retries=0
         ) as client:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 yield client
 
 
