@@ -1,17 +1,28 @@
 """Who could serve: the index asked, what is known of peers put beside it, and `rank` called."""
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import trio
 
 from aigrid.metagraph.concepts import is_published
+from aigrid.metagraph.evidence import Evidence
 from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.metagraph.selection import Observation, Ranking, Reason, rank
+from aigrid.metagraph.selection import (
+    ANYTHING,
+    Criteria,
+    Observation,
+    Outcomes,
+    Ranking,
+    Reason,
+    rank,
+)
+from aigrid.metagraph.stated import facts_of
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
@@ -34,6 +45,7 @@ class Sought:
         preferences: among those who have them.
         needed: further members of the request, by name, that they have to take.
         task: capability that the models need for it; "" for any.
+        criteria: what they have to be, and what counts among them.
     """
 
     models: tuple[str, ...]
@@ -41,6 +53,7 @@ class Sought:
     preferences: Preferences = ANY
     needed: frozenset[str] = frozenset()
     task: str = ""
+    criteria: Criteria = ANYTHING
 
     @property
     def name(self) -> str:
@@ -51,6 +64,26 @@ class Sought:
     def what(self) -> str:
         """For people."""
         return " or ".join(repr(model) for model in self.models) or repr(self.capability)
+
+
+class Remembered(Protocol):
+    """What is known of models and nodes beyond what runs now: see `node.learning`."""
+
+    def outcomes(self, peer_id: str, capability: str) -> Mapping[str, Outcomes]:
+        """What came of requests to a node, by model; `capability` "" for all of them."""
+
+    def evidence(self) -> Evidence:
+        """Of quality and reputation, as of now."""
+
+
+class Forgetful:
+    """Remembers nothing."""
+
+    def outcomes(self, _peer_id: str, _capability: str) -> Mapping[str, Outcomes]:
+        return {}
+
+    def evidence(self) -> Evidence:
+        return Evidence()
 
 
 class Candidates:
@@ -66,6 +99,7 @@ class Candidates:
         reach: Callable[[Wanted], Awaitable[object]],
         now_ms: NowMs,
         rng: random.Random,
+        remembered: Remembered | None = None,
     ) -> None:
         self._own_peer_id = own_peer_id
         self._graph = graph
@@ -74,6 +108,7 @@ class Candidates:
         self._reach = reach
         self._now_ms = now_ms
         self._rng = rng
+        self._remembered = remembered or Forgetful()
 
     def models(self) -> tuple[ModelView, ...]:
         """Everything offered by live nodes, sorted by name."""
@@ -195,22 +230,39 @@ class Candidates:
     def _order(self, candidates: tuple[Candidate, ...], sought: Sought | None = None) -> Ranking:
         """Order candidates by what this node has observed; models are ids here."""
         sought = sought or Sought(())
+        criteria, now_ms = sought.criteria, self._now_ms()
+        capability = sought.capability
+        constraints = criteria.constraints
+        if constraints is not None:
+            capability = constraints.capability
+        elif capability and criteria.strategy.weights is not None:
+            constraints = Filters(capability=capability)  # of which quality is to be known
         nodes = {candidate.node for candidate in candidates}
+        rng, seed = self._rng, criteria.seed
+        if seed is not None:
+            rng = random.Random(seed)  # noqa: S311 - draws to be repeated, no secrets
         return rank(
             candidates,
-            {node: self._observation(node) for node in nodes},
-            now_ms=self._now_ms(),
-            rng=self._rng,
+            {node: self._observation(node, capability) for node in nodes},
+            now_ms=now_ms,
+            rng=rng,
             own_peer_id=self._own_peer_id,
+            strategy=criteria.strategy,
             models=sought.models,
             preferences=sought.preferences,
             needed=sought.needed,
+            constraints=constraints,
+            facts=facts_of(self._graph.index, capability, now_ms),
+            evidence=self._remembered.evidence(),
         )
 
-    def _observation(self, node: str) -> Observation:
+    def _observation(self, node: str, capability: str = "") -> Observation:
         if node == self._own_peer_id:
-            return Observation(running=self._serving.running)
-        return self._peers.observation(node)
+            seen = Observation(running=self._serving.running)
+        else:
+            seen = self._peers.observation(node)
+        outcomes = self._remembered.outcomes(node, capability)
+        return replace(seen, outcomes=outcomes) if outcomes else seen
 
 
 def _view(summary: ModelSummary, offers: list[Candidate]) -> ModelView:
