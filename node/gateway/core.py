@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.metagraph.preferences import Preferences
+from aigrid.metagraph.selection import Criteria
 from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.choices import Choices, Generated, numbered, requests_of
 from aigrid.node.gateway.generation import Generation, Live
@@ -152,23 +153,34 @@ class GatewayCore:
 
     # Generation
     def generate(
-        self, call: TextCall, *, request_id: str, visit: Visit, wish: Wish | None = None
+        self,
+        call: TextCall,
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None = None,
+        part: int = 0,
     ) -> Generated:
         """Ask for text; see `Generation` and `Choices`.
+
+        `part` tells apart what one request of a client asks several nodes for.
 
         Raises:
             AigridError: the caller may not, or not now.
         """
         cost = call.choices * sum(map(most, (call.request, *call.others)))
-        self._check(visit, call.models, TEXT_GENERATION, cost)
+        models = call.models or ("",)
+        self._check(visit, models, call.capability or TEXT_GENERATION, cost)
         course = self.course(request_id)
         course.operation = "chat" if call.request.messages else "text_completion"
         made = [
             self._generation(
-                call.models,
+                models,
                 request,
+                call.capability,
                 preferences=call.preferences,
-                request_id=numbered(request_id, number),
+                criteria=call.criteria,
+                request_id=numbered(request_id, part or number),
                 visit=visit,
                 wish=wish,
                 course=course,
@@ -178,9 +190,15 @@ class GatewayCore:
         return made[0] if len(made) == 1 else Choices(made, call.choices)
 
     async def run_task(
-        self, call: TaskCall, *, request_id: str, visit: Visit, wish: Wish | None = None
+        self,
+        call: TaskCall,
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None = None,
+        part: int = 0,
     ) -> TaskAnswer:
-        """Ask for what has one answer.
+        """Ask for what has one answer. `part`: see `generate`.
 
         Raises:
             AigridError: the caller may not, or there is no complete answer.
@@ -194,7 +212,8 @@ class GatewayCore:
             request,
             call.capability,
             preferences=call.preferences,
-            request_id=request_id,
+            criteria=call.criteria,
+            request_id=numbered(request_id, part),
             visit=visit,
             wish=wish,
             course=course,
@@ -216,7 +235,8 @@ class GatewayCore:
         request: InferRequest,
         capability: str = "",
         *,
-        preferences: Preferences = ANY,
+        preferences: Preferences,
+        criteria: Criteria,
         request_id: str,
         visit: Visit,
         wish: Wish | None,
@@ -231,6 +251,7 @@ class GatewayCore:
             capability=capability,
             fallbacks=models[1:],
             preferences=preferences,
+            criteria=criteria,
             caller=visit.caller,
             ended=ended,
             patience_seconds=wish.patience_seconds,

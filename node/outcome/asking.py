@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import trio
 
-from aigrid.metagraph.filters import Filters
-from aigrid.metagraph.selection import STRATEGIES, Strategy
+from aigrid.metagraph.selection import Criteria
 from aigrid.node.outcome.agreement import most_agreed
 from aigrid.node.outcome.confidence import confidence
 from aigrid.node.outcome.contract import Contract
@@ -23,7 +22,6 @@ from aigrid.node.outcome.modes import Cascade, Race, Vote
 from aigrid.protocol.errors import AigridError, Code, EngineError, NoCandidateError
 from aigrid.protocol.inference import InferRequest
 
-BALANCED = STRATEGIES["balanced"]
 _LATE_SECONDS = 1.0  # where nothing was observed yet
 
 
@@ -34,16 +32,12 @@ class Want:
     Attributes:
         contract: what was asked for.
         request: as engines understand it.
-        filters: what whoever answers must be.
-        strategy: by which those that are left are ordered.
-        seed: of that order; None: drawn.
+        criteria: what whoever answers must be, and what counts among those that are.
     """
 
     contract: Contract
     request: InferRequest
-    filters: Filters
-    strategy: Strategy = BALANCED
-    seed: int | None = None
+    criteria: Criteria
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import trio
 
 from aigrid.node.outcome.asking import Outcome
@@ -25,15 +26,15 @@ class StepFailedError(Exception):
         self.done = done
 
 
-async def run(graph: Graph, value: Any, size_bytes: int, run_step: RunStep) -> dict[str, Outcome]:
-    """The outcome of every step, by name. `value`: the pipeline's own input, decoded.
+async def run(graph: Graph, run_step: RunStep) -> dict[str, Outcome]:
+    """The outcome of every step, by name.
 
     Where one fails, those under way are cancelled.
 
     Raises:
         StepFailedError: which one, and why.
     """
-    made = {INPUT: Made(value, size_bytes)}
+    made = {INPUT: Made(msgspec.json.decode(graph.raw), len(graph.raw))}
     outcomes: dict[str, Outcome] = {}
     failed: StepFailedError | None = None
     send, receive = trio.open_memory_channel[tuple[str, Outcome | AigridError]](math.inf)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from aigrid.metagraph.selection import Filters, Strategy, strategy_of
+from aigrid.metagraph.selection import Criteria, Filters, Strategy, strategy_of
 from aigrid.node.outcome.asking import Want
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.modes import Mode, Parameters, Pipeline, Step, mode_of
@@ -96,7 +96,7 @@ def asked(contract: Contract, body: Body) -> Asked:
     )
     graph = None
     if isinstance(mode, Pipeline):
-        graph = Graph(Step(FIRST, contract.capability, body.input), mode)
+        graph = Graph(Step(FIRST, contract.capability), mode, bytes(body.input))
     return Asked(want, mode, body.explain, graph)
 
 
@@ -140,9 +140,11 @@ def wanted(
     return Want(
         contract,
         _request(contract, value, others),
-        filters_of(contract.capability, _json(constraints, "constraints"), selecting),
-        _strategy(_json(strategy, "strategy")),
-        seed,
+        Criteria(
+            filters_of(contract.capability, _json(constraints, "constraints"), selecting),
+            _strategy(_json(strategy, "strategy")),
+            seed,
+        ),
     )
 
 

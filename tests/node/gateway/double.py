@@ -11,6 +11,7 @@ import trio
 
 from aigrid.metagraph.database import Database
 from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.metagraph.selection import ANYTHING, Criteria
 from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
@@ -86,6 +87,7 @@ class ScriptedMesh:
         capability: str = "",
         fallbacks: tuple[str, ...] = (),
         preferences: Preferences = ANY,
+        criteria: Criteria = ANYTHING,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,

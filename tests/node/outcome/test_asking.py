@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aigrid.metagraph.filters import Filters
+from aigrid.metagraph.selection import ANYTHING
 from aigrid.node.outcome.asking import (
     Failure,
     NoAgreementError,
@@ -28,7 +28,7 @@ from aigrid.protocol.errors import AigridError, Code, EngineError, NoCandidateEr
 from aigrid.protocol.inference import TaskRequest
 
 pytestmark = pytest.mark.trio
-WANT = Want(Contract("x", "X", "x", ()), TaskRequest("x", b'"in"'), Filters(capability="x"))
+WANT = Want(Contract("x", "X", "x", ()), TaskRequest("x", b'"in"'), ANYTHING)
 DEAD = EngineError("it has crashed", Code.ENGINE_CRASHED)
 
 

@@ -20,7 +20,7 @@ def graph(*steps: dict[str, Any], output: str | None = None) -> Graph:
     said = {"name": "pipeline", "steps": steps, "output": output}
     mode = mode_of(msgspec.json.encode(said))
     assert isinstance(mode, Pipeline)
-    return Graph(Step("first", "translation"), mode)
+    return Graph(Step("first", "translation"), mode, b'"hi"')
 
 
 def step(name: str, **more: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ async def shouted(one: Step, value: Any) -> Outcome:
 
 
 async def test_outputs_go_into_what_waits_for_them(autojump_clock: MockClock) -> None:
-    outcomes = await run(graph(step("then")), "hi", 4, shouted)
+    outcomes = await run(graph(step("then")), shouted)
     assert outcomes["then"].reply.value == "then(first(hi))"
     assert trio.current_time() == pytest.approx(2)
 
@@ -45,7 +45,7 @@ async def test_what_waits_for_nothing_runs_at_once(autojump_clock: MockClock) ->
         step("b", input={"$from": "input"}),
         step("both", input=[{"$from": "a"}, {"$from": "b"}]),
     )
-    outcomes = await run(made, "hi", 4, shouted)
+    outcomes = await run(made, shouted)
     assert outcomes["both"].reply.value == "both(['a(hi)', 'b(hi)'])"
     assert trio.current_time() == pytest.approx(2)
 
@@ -66,7 +66,7 @@ async def test_a_step_that_fails_is_named_and_ends_the_others(autojump_clock: Mo
 
     made = graph(step("bad"), step("slow", input="x"))
     with pytest.raises(StepFailedError) as failed:
-        await run(made, "hi", 4, failing)
+        await run(made, failing)
     assert (failed.value.step, list(failed.value.done)) == ("bad", ["first"])
     assert isinstance(failed.value.error, EngineError)
     assert cancelled == ["slow"]
@@ -75,6 +75,6 @@ async def test_a_step_that_fails_is_named_and_ends_the_others(autojump_clock: Mo
 async def test_a_pointer_into_nothing_fails_its_step(autojump_clock: MockClock) -> None:
     made = graph(step("then", input={"$from": "first", "path": "/0/label"}))
     with pytest.raises(StepFailedError) as failed:
-        await run(made, "hi", 4, shouted)
+        await run(made, shouted)
     assert failed.value.step == "then"
     assert isinstance(failed.value.error, InvalidRequestError)

@@ -26,8 +26,9 @@ def ask(capability: str, **body: Any) -> Asked:
 def test_what_chooses_is_kept_apart_from_what_is_passed_on() -> None:
     found = ask("translation", input="hi", parameters={"source": "en", "max_tokens": 5})
     assert found.want.request == TaskRequest("translation", b'"hi"', {"max_tokens": 5})
-    assert found.want.filters.selecting == {"source": "en"}
-    assert found.want.strategy.name == "balanced"
+    assert found.want.criteria.constraints is not None
+    assert found.want.criteria.constraints.selecting == {"source": "en"}
+    assert found.want.criteria.strategy.name == "balanced"
     assert found.mode == FALLBACK
     assert found.graph is None
 
@@ -42,11 +43,12 @@ def test_constraints_strategy_mode_and_seed_are_what_was_said() -> None:
         seed=7,
         explain=True,
     )
-    filters = found.want.filters
+    filters = found.want.criteria.constraints
+    assert filters is not None
     assert (filters.region, filters.latency_ms_max, filters.license) == ("eu", 500, "MIT")
-    assert found.want.strategy.shares.quality == 1
+    assert found.want.criteria.strategy.shares.quality == 1
     assert found.mode == Vote(5)
-    assert (found.want.seed, found.explain) == (7, True)
+    assert (found.want.criteria.seed, found.explain) == (7, True)
 
 
 def test_generated_text_has_a_request_of_its_own() -> None:
