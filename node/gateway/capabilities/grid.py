@@ -56,7 +56,7 @@ class Grid:
     request_id: str
     visit: Visit
     wish: Wish | None = None
-    parts: count[int] = field(default_factory=count)
+    parts: "count[int]" = field(default_factory=count)
     explained: tuple[Explained, ...] = ()
     capability: str = ""
 
