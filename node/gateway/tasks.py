@@ -5,16 +5,15 @@ the choice to the node.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 from aigrid.node.gateway.core import GatewayCore, TaskAnswer
-from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
+from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.guard import check_json
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import JSON_TYPE, Response
+from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.embeddings import decode_embeddings, embeddings_body
 from aigrid.node.gateway.patience import wish_of
@@ -52,7 +51,7 @@ class TaskEndpoints:
         self._bodies = bodies
         self._limits = limits
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """A task is a capability's name, which may be an IRI."""
         return [
             Route("/aigrid/v1/tasks/{task:path}", self._task, methods=["POST"]),
@@ -77,24 +76,15 @@ class TaskEndpoints:
         return _answered(found, embeddings_body(call, found))
 
     async def _read(self, request: Request) -> bytes:
-        headers = dict(request.scope["headers"])
-        check_json(headers)
-        return await self._bodies.read(headers, request.receive)
+        check_json(request.fields)
+        return await self._bodies.read(request)
 
     async def _run(self, request: Request, call: TaskCall) -> TaskAnswer:
-        scope = request.scope
-        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits)
-
-        async def run(_nursery: Any) -> TaskAnswer:
-            return await self._core.run_task(
-                call.model,
-                call.request,
-                request_id=scope[REQUEST_ID],
-                visit=scope[VISIT],
-                wish=wish,
-            )
-
-        return await until_gone(request.receive, run)
+        wish = wish_of(request.fields, call.keep_alive, self._limits)
+        task = self._core.run_task(
+            call.model, call.request, request_id=request.id, visit=request.visit, wish=wish
+        )
+        return await request.unless_gone(task)
 
 
 def decode_task(task: str, body: bytes) -> TaskCall:

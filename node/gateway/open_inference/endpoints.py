@@ -5,15 +5,14 @@ A model's name may hold slashes and colons. Its one version is its model id, whi
 
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 from aigrid.node.gateway.core import GatewayCore, Listed, TaskAnswer
-from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
+from aigrid.node.gateway.http.bodies import BodyReader
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import JSON_TYPE, Response, json_response
+from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.open_inference import answers
 from aigrid.node.gateway.open_inference.infer_request import decode_infer
@@ -25,7 +24,6 @@ from aigrid.node.gateway.open_inference.signature import (
 )
 from aigrid.node.gateway.patience import wish_of
 from aigrid.node.gateway.repository import Repository
-from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, NoCandidateError
 from aigrid.protocol.inference import TaskRequest, TensorRequest
 from aigrid.protocol.mesh_kinds import ModelBody
@@ -65,7 +63,7 @@ class OpenInferenceEndpoints:
         self._manifest = manifest
         self._repository = repository
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """What exists under /v2; the longer path comes first, for a name may hold anything."""
         named = [
             Route(f"{path}{end}", endpoint, methods=[method])
@@ -90,34 +88,34 @@ class OpenInferenceEndpoints:
 
     async def _server(self, _request: Request) -> Response:
         told = {"name": answers.NAME, "version": version("aigrid-node")}
-        return _json({**told, "extensions": answers.EXTENSIONS})
+        return json_response({**told, "extensions": answers.EXTENSIONS})
 
     async def _live(self, _request: Request) -> Response:
-        return _json({"live": True})
+        return json_response({"live": True})
 
     async def _ready(self, _request: Request) -> Response:
         if self._core.stopping:
             raise LocalError("This node is stopping.", Code.SHUTTING_DOWN)
-        return _json({"ready": True})
+        return json_response({"ready": True})
 
     # -- models
 
     async def _model(self, request: Request) -> Response:
         listed = self._named(request)
-        return _json(answers.model_metadata(listed, self._signature(listed)))
+        return json_response(answers.model_metadata(listed, self._signature(listed)))
 
     async def _model_ready(self, request: Request) -> Response:
         listed = self._named(request)
         if listed.view.state not in answers.READY_STATES:
             raise NoCandidateError(f"The model {listed.listed_id!r} is {listed.view.state} yet.")
-        return _json({"name": listed.listed_id, "ready": True})
+        return json_response({"name": listed.listed_id, "ready": True})
 
     async def _infer(self, request: Request) -> Response:
         listed = self._named(request)
-        headers = dict(request.scope["headers"])
+        headers = request.fields
         _check_kind(headers)
         told = headers.get(HEAD_LENGTH.lower().encode())
-        body = await self._bodies.read(headers, request.receive)
+        body = await self._bodies.read(request)
         call = decode_infer(body, None if told is None else told.decode("latin-1"))
         signature = self._signature(listed)
         asked = request_of(signature, call.asked)
@@ -136,20 +134,15 @@ class OpenInferenceEndpoints:
     async def _run(
         self, request: Request, listed: Listed, asked: TaskRequest | TensorRequest, capability: str
     ) -> TaskAnswer:
-        scope = request.scope
-        wish = wish_of(dict(scope["headers"]), None, self._limits)
-
-        async def run(_nursery: Any) -> TaskAnswer:
-            return await self._core.run_task(
-                listed.view.model if "version" in request.path_params else listed.listed_id,
-                asked,
-                capability=capability,
-                request_id=scope[REQUEST_ID],
-                visit=scope[VISIT],
-                wish=wish,
-            )
-
-        return await until_gone(request.receive, run)
+        task = self._core.run_task(
+            listed.view.model if "version" in request.path_params else listed.listed_id,
+            asked,
+            capability=capability,
+            request_id=request.id,
+            visit=request.visit,
+            wish=wish_of(request.fields, None, self._limits),
+        )
+        return await request.unless_gone(task)
 
     def _named(self, request: Request) -> Listed:
         """The model of a path. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
@@ -172,7 +165,7 @@ class OpenInferenceEndpoints:
 
     async def _index(self, request: Request) -> Response:
         told = await self._repository_call(request)
-        return _json(answers.repository_index(self._repository.index(), ready=told.ready))
+        return json_response(answers.repository_index(self._repository.index(), ready=told.ready))
 
     async def _load(self, request: Request) -> Response:
         told = await self._repository_call(request)
@@ -184,22 +177,20 @@ class OpenInferenceEndpoints:
                 param=f"parameters.{name}",
             )
         model = request.path_params["model"]
-        await until_gone(request.receive, lambda _: self._repository.load(model))
-        return _json({})
+        await request.unless_gone(self._repository.load(model))
+        return json_response({})
 
     async def _unload(self, request: Request) -> Response:
         await self._repository_call(request)
         model = request.path_params["model"]
-        await until_gone(request.receive, lambda _: self._repository.unload(model))
-        return _json({})
+        await request.unless_gone(self._repository.unload(model))
+        return json_response({})
 
     async def _repository_call(self, request: Request) -> RepositoryBody:
         """The body of a call by somebody who may."""
-        visit: Visit = request.scope[VISIT]
-        visit.may_operate()
-        headers = dict(request.scope["headers"])
-        _check_kind(headers)
-        body = await self._bodies.read(headers, request.receive)
+        request.visit.may_operate()
+        _check_kind(request.fields)
+        body = await self._bodies.read(request)
         if not body.strip():
             return RepositoryBody()
         try:
@@ -223,7 +214,3 @@ def _check_kind(headers: dict[bytes, bytes]) -> None:
             f"The body must be {JSON_TYPE} or {answers.OCTETS}, and not compressed.",
             Code.UNSUPPORTED_MEDIA_TYPE,
         )
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type=JSON_TYPE)

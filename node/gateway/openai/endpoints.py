@@ -4,15 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
-import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-
 from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader
+from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.guard import check_json
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import Response, json_response
+from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.http.text_answer import Spelling, TextAnswer
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai import answers
@@ -42,7 +40,7 @@ class OpenAiEndpoints:
         self._bodies = bodies
         self._limits = limits
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """What exists under /v1. Model ids may hold slashes and colons."""
         chat = partial(self._text, decode_chat, _chat)
         completion = partial(self._text, decode_completion, _completion)
@@ -68,18 +66,15 @@ class OpenAiEndpoints:
         spell: Callable[[A, str, int], Spelling],
         request: Request,
     ) -> TextAnswer:
-        headers = dict(request.scope["headers"])
-        check_json(headers)
-        asked = decode(await self._bodies.read(headers, request.receive))
+        check_json(request.fields)
+        asked = decode(await self._bodies.read(request))
         call = asked.call
-        scope = request.scope
-        wish = wish_of(headers, call.keep_alive, self._limits, stream=call.stream)
-        request_id = scope[REQUEST_ID]
-        generation = self._core.generate(call, request_id=request_id, visit=scope[VISIT], wish=wish)
-        spelling = spell(asked, request_id, self._core.now_seconds())
-        return TextAnswer(
-            generation, spelling, stream=call.stream, request_id=request_id, limits=self._limits
+        wish = wish_of(request.fields, call.keep_alive, self._limits, stream=call.stream)
+        generation = self._core.generate(
+            call, request_id=request.id, visit=request.visit, wish=wish
         )
+        spelling = spell(asked, request.id, self._core.now_seconds())
+        return TextAnswer(generation, spelling, stream=call.stream, limits=self._limits)
 
 
 def _chat(asked: ChatCall, request_id: str, created: int) -> Spelling:
@@ -102,8 +97,3 @@ def _completion(asked: CompletionCall, request_id: str, created: int) -> Spellin
 
 def _response(asked: ResponseCall, request_id: str, created: int) -> Spelling:
     return ResponseSpelling(asked.echoed, request_id, created)
-
-
-def json_response(value: object, status: int = 200) -> Response:
-    """A value as JSON."""
-    return Response(msgspec.json.encode(value), status, media_type=JSON_TYPE)
