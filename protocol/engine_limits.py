@@ -89,6 +89,7 @@ class EngineLimits:
     worker_chunks_max: int = limit(256, "chunks of one request that nobody has taken yet")
     worker_output_max_bytes: int = limit(16 * KIB, "kept of what a worker printed last")
     worker_failures_max: int = limit(16, "ends of workers that `status` remembers")
+    worker_requests_told_max: int = limit(8, "requests that a worker ran which it names with them")
     worker_open_files_max: int = limit(256, "files a worker may have open")
     worker_headroom_bytes: int = limit(1024 * MIB, "memory a worker may take beside its model")
     worker_thread_bytes: int = limit(128 * MIB, "address space for a thread, per processor")

@@ -12,8 +12,9 @@ from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.boundary import Boundary
 from aigrid.node.gateway.http.errors import SpellError
 from aigrid.node.gateway.http.guard import allowed_hosts, any_address, is_loopback, loopback_address
+from aigrid.node.gateway.http.json_io import json_response
 from aigrid.node.gateway.http.request import Request
-from aigrid.node.gateway.http.response import Response, json_response
+from aigrid.node.gateway.http.response import Response
 from aigrid.node.gateway.http.routes import Route, Router
 from aigrid.node.gateway.http.server import HttpServer, listen
 from aigrid.node.gateway.http.tls import ServerTls

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
 from aigrid.node.gateway.http.request import Request
 
 JSON_TYPE: Final = "application/json"
@@ -39,10 +37,3 @@ class Response:
 def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Headers as they are written."""
     return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-
-
-def json_response(
-    value: object, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """A value as JSON."""
-    return Response(msgspec.json.encode(value), status, headers, media_type=JSON_TYPE)

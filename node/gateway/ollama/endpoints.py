@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
 import trio
 
-from aigrid.node.gateway.call import TextCall
+from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.choices import Generated
 from aigrid.node.gateway.core import GatewayCore, Listed
 from aigrid.node.gateway.http.bodies import BodyReader
-from aigrid.node.gateway.http.guard import check_json
+from aigrid.node.gateway.http.json_io import json_body, json_response
 from aigrid.node.gateway.http.request import Request
-from aigrid.node.gateway.http.response import Response, json_response
+from aigrid.node.gateway.http.response import Response
 from aigrid.node.gateway.http.routes import Route
+from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import TextAnswer, served_by
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.ollama import models
@@ -38,7 +38,8 @@ from aigrid.node.gateway.ollama.requests import (
     decode_show,
 )
 from aigrid.node.gateway.patience import wish_of
-from aigrid.protocol.errors import Code, EngineError, PolicyDeniedError
+from aigrid.node.gateway.vectors import vectors_of
+from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.timestamp import format_ms
@@ -55,7 +56,6 @@ _COMMANDS: Final = {
 }
 _GREETING: Final = b"AIGrid is running: see /v1/models, /api/tags, /v2"
 _TOUCH: Final = TextRequest(prompt=" ", max_tokens=1, temperature=0.0)
-_vectors = msgspec.json.Decoder(list[list[float]])
 
 
 class OllamaEndpoints:
@@ -108,24 +108,28 @@ class OllamaEndpoints:
         )
 
     async def _show(self, request: Request) -> Response:
-        wanted = decode_show(await self._read(request))
+        wanted = decode_show(await json_body(self._bodies, request))
         listed = self._core.model(self._named(wanted))
         where = self._core.whereabouts().get(listed.view.model, {})
         return json_response(models.description(listed, self._manifest(listed.view.model), where))
 
     async def _chat(self, request: Request) -> Response | TextAnswer:
-        call = decode_chat(await self._read(request))
+        call = decode_chat(await json_body(self._bodies, request))
         return await self._answer(request, call, as_message)
 
     async def _generate(self, request: Request) -> Response | TextAnswer:
-        call = decode_generate(await self._read(request))
+        call = decode_generate(await json_body(self._bodies, request))
         return await self._answer(request, call, as_response)
 
     async def _embed(self, request: Request) -> Response:
-        return await self._vectors(request, decode_embed(await self._read(request), single=False))
+        return await self._vectors(
+            request, decode_embed(await json_body(self._bodies, request), single=False)
+        )
 
     async def _embeddings(self, request: Request) -> Response:
-        return await self._vectors(request, decode_embed(await self._read(request), single=True))
+        return await self._vectors(
+            request, decode_embed(await json_body(self._bodies, request), single=True)
+        )
 
     async def _answer(
         self, request: Request, call: TextCall | TouchCall, form: Form
@@ -173,15 +177,9 @@ class OllamaEndpoints:
 
     async def _vectors(self, request: Request, call: EmbedCall) -> Response:
         began = trio.current_time()
-        task = self._core.run_task(
-            self._named(call.model),
-            call.request,
-            request_id=request.id,
-            visit=request.visit,
-            wish=wish_of(request.fields, call.keep_alive, self._limits),
-        )
-        found = await request.unless_gone(task)
-        vectors = _read_vectors(found.output, call.count)
+        asked = TaskCall((self._named(call.model),), call.request, keep_alive=call.keep_alive)
+        found = await task_answer(self._core, request, asked, self._limits)
+        vectors = vectors_of(found, call.count)
         body: dict[str, Any] = {"embedding": vectors[0]}
         if not call.single:
             body = {
@@ -190,7 +188,7 @@ class OllamaEndpoints:
                 **durations(trio.current_time() - began, 0.0),
                 "prompt_eval_count": found.finish.prompt_tokens,
             }
-        return json_response(body, headers=served_by(found.answer))
+        return json_response(body, served_by(found.answer))
 
     def _described(self) -> list[tuple[Listed, ModelBody | None]]:
         return [(entry, self._manifest(entry.view.model)) for entry in self._core.models()]
@@ -200,10 +198,6 @@ class OllamaEndpoints:
         plain = model.removesuffix(models.LATEST)
         known = {entry.listed_id for entry in self._core.models()}
         return model if plain == model or model in known else plain
-
-    async def _read(self, request: Request) -> bytes:
-        check_json(request.fields)
-        return await self._bodies.read(request)
 
 
 async def _through(generation: Generated) -> None:
@@ -217,13 +211,3 @@ async def _elsewhere(request: Request) -> Response:
     raise PolicyDeniedError(
         f"Models are not changed over HTTP: its operator does it with {command}.", Code.DENIED
     )
-
-
-def _read_vectors(output: bytes, count: int) -> list[list[float]]:
-    try:
-        vectors = _vectors.decode(output)
-    except msgspec.DecodeError:
-        vectors = []
-    if len(vectors) != count or len({len(vector) for vector in vectors}) != 1:
-        raise EngineError("The model did not answer with vectors.", Code.ENGINE_FAILED)
-    return vectors

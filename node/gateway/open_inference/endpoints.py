@@ -4,15 +4,22 @@ A model's name may hold slashes and colons. Its one version is its model id, whi
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
+from typing import TypeVar
 
 import msgspec
+import trio
 
-from aigrid.node.gateway.core import GatewayCore, Listed, TaskAnswer
+from aigrid.node.gateway.call import TaskCall
+from aigrid.node.gateway.core import GatewayCore, Listed
 from aigrid.node.gateway.http.bodies import BodyReader
+from aigrid.node.gateway.http.json_io import json_response
 from aigrid.node.gateway.http.request import Request
-from aigrid.node.gateway.http.response import JSON_TYPE, Response, json_response
+from aigrid.node.gateway.http.response import JSON_TYPE, Response
 from aigrid.node.gateway.http.routes import Route
+from aigrid.node.gateway.http.task_answer import task_answer
+from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.open_inference import answers
 from aigrid.node.gateway.open_inference.infer_request import decode_infer
@@ -22,13 +29,13 @@ from aigrid.node.gateway.open_inference.signature import (
     request_of,
     signature_of,
 )
-from aigrid.node.gateway.patience import wish_of
 from aigrid.node.gateway.repository import Repository
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, NoCandidateError
-from aigrid.protocol.inference import TaskRequest, TensorRequest
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import ModelBody
 from aigrid.protocol.open_inference import HEAD_LENGTH
 
+T = TypeVar("T")
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
 _MODEL = "/v2/models/{model:path}"
 _VERSION = _MODEL + "/versions/{version}"
@@ -116,33 +123,27 @@ class OpenInferenceEndpoints:
         _check_kind(headers)
         told = headers.get(HEAD_LENGTH.lower().encode())
         body = await self._bodies.read(request)
-        call = decode_infer(body, None if told is None else told.decode("latin-1"))
+        head_bytes = None if told is None else told.decode("latin-1")
+        call = await _translated(len(body), partial(decode_infer, body, head_bytes))
         signature = self._signature(listed)
-        asked = request_of(signature, call.asked)
-        found = await self._run(request, listed, asked, signature.capability)
-        said, more = answers.infer_body(
+        asked = TaskCall(
+            (listed.view.model if "version" in request.path_params else listed.listed_id,),
+            request_of(signature, call.asked),
+            kind=signature.capability,
+        )
+        found = await task_answer(self._core, request, asked, self._limits)
+        outputs = outputs_of(signature, found.output, found.tensors)
+        spell = partial(
+            answers.infer_body,
             call,
-            outputs_of(signature, found.output, found.tensors),
+            outputs,
             name=listed.listed_id,
             version=found.answer.model,
-            segments=found.segments,
+            segments=found.told.segments,
         )
+        said, more = await _translated(sum(len(one.data) for one in outputs.values()), spell)
         kind = answers.OCTETS if more else JSON_TYPE
-        served = {"x-aigrid-node": found.answer.node, "x-aigrid-model": found.answer.model}
-        return Response(said, headers={**served, **more}, media_type=kind)
-
-    async def _run(
-        self, request: Request, listed: Listed, asked: TaskRequest | TensorRequest, capability: str
-    ) -> TaskAnswer:
-        task = self._core.run_task(
-            listed.view.model if "version" in request.path_params else listed.listed_id,
-            asked,
-            capability=capability,
-            request_id=request.id,
-            visit=request.visit,
-            wish=wish_of(request.fields, None, self._limits),
-        )
-        return await request.unless_gone(task)
+        return Response(said, headers={**served_by(found.answer), **more}, media_type=kind)
 
     def _named(self, request: Request) -> Listed:
         """The model of a path. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
@@ -197,6 +198,13 @@ class OpenInferenceEndpoints:
             return msgspec.json.decode(body, type=RepositoryBody)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
+
+
+async def _translated(size_bytes: int, translate: Callable[[], T]) -> T:
+    """Run a translation of tensors; while a large one takes its time, others are served."""
+    if size_bytes <= LIMITS.tensor_inline_max_bytes:
+        return translate()
+    return await trio.to_thread.run_sync(translate)
 
 
 def _check_kind(headers: dict[bytes, bytes]) -> None:
