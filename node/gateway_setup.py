@@ -13,6 +13,7 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.network.tcp import addresses_of
 from aigrid.node.observing.observer import Observer
 from aigrid.node.observing_setup import readings_of
+from aigrid.node.outcome_setup import outcomes_of
 from aigrid.node.repository_setup import PoolRepository, manifest_of
 from aigrid.node.settings.config import NodeConfig
 from aigrid.protocol.errors import Code, UsageError
@@ -101,6 +102,7 @@ def _bound(
             queries=node.querying,
             manifest=functools.partial(manifest_of, node),
             repository=PoolRepository(node),
+            outcomes=outcomes_of(node, core),
             tls=tls,
             names=config.gateway_names,
             observer=observer,

@@ -16,6 +16,7 @@ from aigrid.node.gateway.capabilities.grid import Known
 from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.outcome.contracts import Contracts
+from aigrid.node.outcome.request import decode
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError, Code
@@ -41,7 +42,7 @@ class Asker:
         with self._core.request(None) as request_id:
             found = await self._outcomes.ask(
                 "text-generation",
-                msgspec.json.encode(whole),
+                decode(msgspec.json.encode(whole)),
                 request_id=request_id,
                 visit=Visit(OPERATOR),
             )

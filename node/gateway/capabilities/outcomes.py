@@ -13,7 +13,7 @@ from aigrid.node.outcome.asking import Outcome, Reply
 from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.outcome.modes import Cascade, Race, Step, Vote
 from aigrid.node.outcome.pipeline import StepFailedError
-from aigrid.node.outcome.request import Asked, asked, decode, step_asked
+from aigrid.node.outcome.request import Asked, Body, asked, step_asked
 from aigrid.node.outcome.steps import FIRST, Graph
 from aigrid.node.policy.metering import Visit
 
@@ -29,7 +29,7 @@ class Outcomes:
     async def ask(
         self,
         capability: str,
-        body: bytes,
+        body: Body,
         *,
         request_id: str,
         visit: Visit,
@@ -42,7 +42,7 @@ class Outcomes:
                 pipeline it names the step.
         """
         contract = self.contracts.of(capability)
-        found = asked(contract, decode(body))
+        found = asked(contract, body)
         grid = Grid(self._core, self._known, request_id, visit, wish)
         if found.graph is not None:
             return await self._pipeline(grid, found, found.graph)

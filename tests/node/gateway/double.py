@@ -9,19 +9,25 @@ from typing import Any
 
 import trio
 
+from aigrid.metagraph.capabilities import default_taxonomy
+from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.metagraph.database import Database
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.metagraph.selection import ANYTHING, Criteria
+from aigrid.metagraph.selection import ANYTHING, Criteria, Explained
 from aigrid.node.gateway.auth.authenticator import Authenticator
+from aigrid.node.gateway.capabilities.grid import Known
+from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.observing.observer import Observer
 from aigrid.node.observing.trace import NO_TRACE, Trace
+from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces
@@ -76,6 +82,9 @@ class ScriptedMesh:
 
     def models(self) -> tuple[ModelView, ...]:
         return self.views
+
+    async def explain(self, _sought: Sought) -> tuple[Explained, ...]:
+        return (Explained("record", "manifest", NODE, MODEL, NAME, ("warm",), place=1),)
 
     def infer(
         self,
@@ -168,6 +177,12 @@ def authenticator(access: Access | None = None, *, keyless: bool = True) -> Auth
     return Authenticator(access or open_access(), keyless=keyless, now_ms=lambda: NOW_MS)
 
 
+def outcomes_over(core: GatewayCore, mesh: ScriptedMesh) -> Outcomes:
+    """The capabilities that ship with the node."""
+    contracts = Contracts(LiveConcepts(default_taxonomy()), now_ms=lambda: NOW_MS)
+    return Outcomes(core, contracts, Known(mesh))
+
+
 @asynccontextmanager
 async def gateway(
     mesh: ScriptedMesh,
@@ -184,6 +199,7 @@ async def gateway(
     core = GatewayCore(mesh, status=mesh.status, now_ms=lambda: NOW_MS, token=tokens())
     served = Gateway(
         core,
+        outcomes=outcomes_over(core, mesh),
         host="127.0.0.1",
         port=0,
         auth=authenticator(access, keyless=keyless),
