@@ -10,10 +10,16 @@ from aigrid.node.outcome.contracts import Contracts
 from aigrid.protocol.kinds import ModelBody
 
 
+def contracts_of(node: Node) -> Contracts:
+    """Of everything that the node knows now."""
+    return Contracts(node.graph.index.concepts, now_ms=node.now_ms)
+
+
 def outcomes_of(node: Node, core: GatewayCore) -> Outcomes:
     """Asked for through `core`."""
-    contracts = Contracts(node.graph.index.concepts, now_ms=node.now_ms)
-    return Outcomes(core, contracts, Known(node.router, functools.partial(_size_bytes, node)))
+    return Outcomes(
+        core, contracts_of(node), Known(node.router, functools.partial(_size_bytes, node))
+    )
 
 
 def _size_bytes(node: Node, model: str) -> int:

@@ -44,6 +44,8 @@ RECEIPT = content_id(b"receipt")
 BROKEN = "local-0123"  # where there is none
 NOW_MS = 1_700_000_000_123
 
+CONTRACTS = Contracts(LiveConcepts(default_taxonomy()), now_ms=lambda: NOW_MS)
+
 Batch = tuple[InferChunk, ...] | AigridError | Exception | float
 
 
@@ -79,6 +81,7 @@ class ScriptedMesh:
     waiting: list[Waiting] = field(default_factory=list)
     patience: list[float] = field(default_factory=list)
     preferred: list[tuple[tuple[str, ...], Preferences]] = field(default_factory=list)
+    sought: list[tuple[str, Criteria]] = field(default_factory=list)
 
     def models(self) -> tuple[ModelView, ...]:
         return self.views
@@ -104,6 +107,7 @@ class ScriptedMesh:
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
         self.preferred.append((fallbacks, preferences))
+        self.sought.append((capability, criteria))
         waiting = waiting or Waiting()
         self.waiting.append(waiting)
         self.patience.append(patience_seconds)
@@ -179,8 +183,7 @@ def authenticator(access: Access | None = None, *, keyless: bool = True) -> Auth
 
 def outcomes_over(core: GatewayCore, mesh: ScriptedMesh) -> Outcomes:
     """The capabilities that ship with the node."""
-    contracts = Contracts(LiveConcepts(default_taxonomy()), now_ms=lambda: NOW_MS)
-    return Outcomes(core, contracts, Known(mesh))
+    return Outcomes(core, CONTRACTS, Known(mesh))
 
 
 @asynccontextmanager
@@ -196,7 +199,13 @@ async def gateway(
     **limits: Any,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway and its HOST:PORT; stopped at the end."""
-    core = GatewayCore(mesh, status=mesh.status, now_ms=lambda: NOW_MS, token=tokens())
+    core = GatewayCore(
+        mesh,
+        status=mesh.status,
+        now_ms=lambda: NOW_MS,
+        token=tokens(),
+        contract=CONTRACTS.of,
+    )
     served = Gateway(
         core,
         outcomes=outcomes_over(core, mesh),
