@@ -59,6 +59,11 @@ class Contract:
         """The names of its parameters; empty where nothing is said of them."""
         return _settings(self.parameters)
 
+    @property
+    def takes_base64(self) -> bool:
+        """Whether an input is bytes, written in base64."""
+        return bool(msgspec.json.decode(self.input).get("contentEncoding") == "base64")
+
     def check_input(self, value: Any) -> None:
         """Raises InvalidRequestError: where a decoded input differs from what is taken."""
         if problem := _problem(self.input, value):
