@@ -160,7 +160,7 @@ async def test_a_worker_that_boasts_of_its_time_is_held_to_what_was_waited(
     monkeypatch.setattr(inline._Answer, "_ms", lambda _: 1e12)
     async with two(tmp_path, "holder") as made:
         await made.ask("far")
-        spans = {span.name: span for span in made.spans["holder"].get_finished_spans()}
+        spans: dict[str, Any] = {s.name: s for s in made.spans["holder"].get_finished_spans()}
     lasted_ns = spans["infer"].end_time - spans["infer"].start_time
     assert lasted_ns <= (WORDS + 1) * DELAY_SECONDS * 1e9
 

@@ -131,7 +131,7 @@ class Attempts:
         waiting = deque(ranking.kept)
         while waiting and left:
             kept, presented = waiting.popleft(), None
-            candidate = kept.candidate
+            candidate, asked_seconds = kept.candidate, trio.current_time()
             try:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
@@ -146,7 +146,7 @@ class Attempts:
                     return await start(beginning=beginning)
                 return await self._alone(candidate, start, beginning, seek, tried)
             except AigridError as error:
-                self._note(candidate, error)
+                self._note(candidate, error, asked_seconds)
                 if not worth_another(error):
                     raise
                 again = await self._mending.again(candidate, error, presented, asking)
@@ -284,7 +284,7 @@ class Attempts:
             return asking.request
         return seeded(asking.request, asking.salt)
 
-    def _note(self, candidate: Candidate, error: AigridError) -> None:
+    def _note(self, candidate: Candidate, error: AigridError, asked_seconds: float) -> None:
         log.info(
             "candidate_failed", peer=candidate.node, model=candidate.model, code=error.code.value
         )
@@ -294,7 +294,7 @@ class Attempts:
         if isinstance(error, LateError):
             observed.stalled(candidate.model, now)
         if is_its_fault(error):
-            self._peers.failed(candidate.node)
+            self._peers.failed(candidate.node, asked_seconds)
         elif is_busy(error):
             slots = candidate.slots if candidate.state == "warm" else 0
             observed.busy(candidate.model, error.retry_after_seconds, now, slots=slots)
@@ -335,7 +335,7 @@ class Attempts:
             bodies,
             message.request,
             peer=candidate.node,
-            failed=partial(self._peers.failed, candidate.node),
+            failed=partial(self._peers.failed, candidate.node, trio.current_time()),
             loading=loading,
             came=waiting.over,
         )
