@@ -14,6 +14,7 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http.asgi import BodyReader, Boundary
 from aigrid.node.gateway.http.errors import SpellError
 from aigrid.node.gateway.http.guard import allowed_hosts, any_address, is_loopback, loopback_address
+from aigrid.node.gateway.http.json_io import json_response
 from aigrid.node.gateway.http.server import HttpServer, listen
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
@@ -22,7 +23,7 @@ from aigrid.node.gateway.ollama.endpoints import OllamaEndpoints
 from aigrid.node.gateway.open_inference.answers import error_body as open_inference_error
 from aigrid.node.gateway.open_inference.endpoints import OpenInferenceEndpoints
 from aigrid.node.gateway.openai.answers import error_body
-from aigrid.node.gateway.openai.endpoints import OpenAiEndpoints, json_response
+from aigrid.node.gateway.openai.endpoints import OpenAiEndpoints
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.gateway.sparql import Queries, SparqlEndpoint
 from aigrid.node.gateway.tasks import TaskEndpoints

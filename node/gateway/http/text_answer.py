@@ -36,8 +36,8 @@ class Spelling(Protocol):
     def error(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
         """The body of an error that is an HTTP status."""
 
-    def whole(self, answer: Answer, steps: Sequence[Step], segments: Sequence[Segment]) -> bytes:
-        """The body of a plain answer; its last step carries the finish; the segments are `Told`."""
+    def whole(self, steps: Sequence[Step], told: Told) -> bytes:
+        """The body of a plain answer, after `begin`; its last step carries the finish."""
 
     def begin(self, answer: Answer) -> bytes:
         """Called first, once the first chunk is there: what a stream begins with, if anything."""
@@ -45,8 +45,8 @@ class Spelling(Protocol):
     def step(self, step: Step) -> bytes:
         """A piece of the answer; nothing when the step holds none."""
 
-    def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
-        """What follows the last piece; the segments are `Told`."""
+    def end(self, finish: Finish, told: Told) -> bytes:
+        """What follows the last piece."""
 
     def comment(self, text: str) -> bytes:
         """A sign of life that clients skip, which says how far a load is; b"" if there is none."""
@@ -91,8 +91,8 @@ class TextAnswer:
         async with generation:
             self.spelling.begin(generation.answer)
             steps = [step async for step in generation]
-            told = Told(generation.segments, generation.answer, generation.course)
-            body = self.spelling.whole(generation.answer, steps, told)
+            told = Told.of(generation.answer, generation.segments, generation.course)
+            body = self.spelling.whole(steps, told)
             headers = served_by(generation.answer)
         return Response(body, headers=headers, media_type=JSON_TYPE)
 
@@ -133,7 +133,7 @@ class _Stream:
             async for step in generation:
                 piece = spelling.step(step)
                 if step.finish is not None:
-                    told = Told(generation.segments, generation.answer, course)
+                    told = Told.of(generation.answer, generation.segments, course)
                     last = piece + spelling.end(step.finish, told)
                 elif piece or self._head:
                     began_seconds = trio.current_time()

@@ -46,7 +46,7 @@ from aigrid.protocol.errors import (
     NoCandidateError,
 )
 from aigrid.protocol.identity import did_of_peer_id
-from aigrid.protocol.inference import InferRequest, TextRequest
+from aigrid.protocol.inference import InferRequest, TextRequest, asked_for
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import needed
 
@@ -146,6 +146,7 @@ class Router:
             capability,
             preferences,
             needed(request, strict=preferences.require_parameters),
+            asked_for(request),
         )
         asking = Asking(
             request,

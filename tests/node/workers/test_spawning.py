@@ -19,6 +19,7 @@ import pytest
 import trio
 from tests.engines.doubles import HERE, source
 from tests.garbage import without_collector
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.engines import ipc
 from aigrid.engines.base import Endpoint, Estimate
@@ -87,7 +88,7 @@ async def start(
 
 async def eventually(true: Callable[[], bool]) -> None:
     """Wait for what another process does: real time, so looked at again and again."""
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_SECONDS):
         while not true():  # noqa: ASYNC110
             await trio.sleep(0.01)
 
@@ -258,7 +259,7 @@ async def test_a_fatal_failure_ends_the_request_typed_and_the_worker(
         with pytest.raises(EngineError) as failed:
             await ask(worker, prompt)
         assert failed.value.code is code
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await worker.died.wait()
         assert worker.failure is failed.value
         assert not psutil.pid_exists(worker.pid)
@@ -301,7 +302,7 @@ async def test_a_cancelled_request_that_does_not_stop_costs_the_worker(tmp_path:
         worker = await start(spawner, "bad")
         async with worker.infer(TextRequest(prompt="going, going")) as batches:
             await anext(batches)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await worker.died.wait()
         assert worker.failure is not None
         assert worker.failure.code is Code.ENGINE_TIMEOUT
@@ -324,7 +325,7 @@ async def test_kill_nine_fails_what_runs_and_is_noticed_when_nothing_does(tmp_pa
         while not idle.gone and time.monotonic() < until:
             pass  # nothing else here runs meanwhile: whoever would use it now sees for himself
         assert (idle.gone, idle.died.is_set()) == (True, False)
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENCE_SECONDS):
             await idle.died.wait()
         assert idle.failure is not None
         assert "SIGKILL" in idle.failure.message
@@ -526,7 +527,7 @@ async def test_without_process_descriptors_the_end_is_noticed_too(
     async with spawning(tmp_path) as spawner:
         worker = await start(spawner)
         os.kill(worker.pid, signal.SIGKILL)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await worker.died.wait()
 
 

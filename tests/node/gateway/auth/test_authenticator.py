@@ -21,6 +21,7 @@ from tests.node.gateway.double import (
     text,
     view,
 )
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.policy.access import Access
@@ -42,7 +43,7 @@ async def client(
 ) -> AsyncIterator[httpx.AsyncClient]:
     async with gateway(mesh or ScriptedMesh(), access=access, keyless=keyless) as (_, address):
         async with httpx.AsyncClient(base_url=f"http://{address}") as made:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 yield made
 
 
@@ -178,7 +179,7 @@ async def test_the_openai_sdk_reads_the_refusals_as_its_own() -> None:
     access, good = keyed(ActorLimits(requests_per_minute=2, models=(NAME,)))
     key = good["authorization"].split()[1]
     async with gateway(ScriptedMesh(), access=access, keyless=False) as (_, address):
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             base: Any = {"base_url": f"http://{address}/v1", "max_retries": 0}
             async with openai.AsyncOpenAI(api_key="unused", **base) as wrong:
                 with pytest.raises(openai.AuthenticationError) as refused:
