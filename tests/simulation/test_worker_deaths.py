@@ -1,11 +1,16 @@
 """Workers that die with many requests at once: one event, which costs nobody an answer."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 from tests.simulation.harness import Simulation
 from tests.simulation.test_liars import grid, spawner_of
 from trio.testing import MockClock
+
+from aigrid.node.workers.inline import InlineWorker
+from aigrid.protocol.errors import Code, EngineError
 
 CLIENTS, EACH = 16, 3
 WORDS = " ".join(["word"] * 12)
@@ -40,4 +45,34 @@ async def test_requests_that_die_with_one_worker_are_answered_by_the_next(
         assert len(spawner.spawned) == 3
         assert rows[0] == 1  # not one for each request that was under way
         assert rows[1] <= 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_that_dies_while_it_loads_did_not_die_of_the_request(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with trio.open_nursery() as nursery:
+        sim = Simulation(17, tmp_path, nursery)
+        await grid(sim, "holder", delay_ms=1000)
+        spawner = spawner_of(sim.nodes["holder"].node)
+        ran, spawn, loads = spawner.spawned[-1], spawner.spawn, []
+
+        async def spawned(*args: Any, **more: Any) -> InlineWorker:
+            loads.append(trio.current_time())
+            if len(loads) == 1:
+                await trio.sleep(0.1)
+                raise EngineError("engine echo died with SIGKILL", Code.ENGINE_CRASHED)
+            return await spawn(*args, **more)
+
+        async def kill() -> None:
+            while not ran._running:  # noqa: ASYNC110 - virtual time costs nothing
+                await trio.sleep(0.05)
+            await trio.sleep(0.5)
+            ran.crash()
+
+        monkeypatch.setattr(spawner, "spawn", spawned)
+        nursery.start_soon(kill)
+        text, _ = await sim.ask("asker", "parrot", "one two")
+        assert text.strip() == "one two"
+        assert len(loads) == 2
         nursery.cancel_scope.cancel()

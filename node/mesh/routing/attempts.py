@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -46,12 +46,13 @@ Seek = Callable[[Candidate], Awaitable[bool]]
 class Tried:
     """What came of the attempts for one request: their number, and what is best told of them.
 
-    `deaths`: workers that died before they had begun to answer it. `another`: the last one that was
-    asked was given up, because another node has come that may do better.
+    `deaths`: workers that died before they had begun to answer it: while they were loading, and
+    while they ran it. `another`: the last one that was asked was given up, because another node has
+    come that may do better.
     """
 
     attempts: int = 0
-    deaths: int = 0
+    deaths: list[int] = field(default_factory=lambda: [0, 0])
     another: bool = False
     problem: AigridError | None = None
 
@@ -132,6 +133,7 @@ class Attempts:
         while waiting and left:
             kept, presented = waiting.popleft(), None
             candidate, asked_seconds = kept.candidate, trio.current_time()
+            before = len(asking.ended)
             try:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
@@ -153,8 +155,9 @@ class Attempts:
                 if again is not None:
                     waiting.appendleft(replace(kept, candidate=again))
                 elif error.code is Code.ENGINE_CRASHED:
-                    tried.deaths += 1
-                    if tried.deaths > LIMITS.worker_deaths_max:
+                    ran = len(asking.ended) > before  # one that was loading did not die of this
+                    tried.deaths[ran] += 1
+                    if tried.deaths[ran] > LIMITS.worker_deaths_max:
                         raise
                     place = sum(map(ready, waiting))
                     cold = replace(candidate, state="on_disk")
