@@ -347,6 +347,7 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "withdraw",
         "find",
         "ask",
+        "run",
         "record",
         "receipts",
         "query",
