@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from aigrid.node.app import Node
+from aigrid.node.commands.misfit import misfit
 from aigrid.node.control import Emit
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.outcome.contract import Contract
@@ -60,7 +61,7 @@ async def run(node: Node, params: Run, _: Emit) -> dict[str, Any]:
         body = _body(contract, params)
         asked(contract, body)
     except InvalidRequestError as error:  # nobody has been asked yet: it was called wrongly
-        raise UsageError(error.message) from None
+        raise UsageError(misfit(error.message)) from None
     core = GatewayCore(
         node.router,
         status=dict,
