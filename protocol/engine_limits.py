@@ -47,6 +47,7 @@ class EngineLimits:
     upstream_retry_seconds: float = limit(2.0, "first pause after one that failed")
     upstream_retry_max_seconds: float = limit(60.0, "longest pause after one that failed")
     upstream_watch_seconds: float = limit(2.0, "between two looks of the node at its worker")
+    upstream_idle_seconds: float = limit(4.0, "an unused connection to the server is kept")
     upstream_slots: int = limit(32, "requests that one model's server gets at once")
     upstream_headers_max_bytes: int = limit(64 * KIB, "the header of an answer")
     upstream_state_max_bytes: int = limit(4 * MIB, "an answer about the server's state")

@@ -5,14 +5,14 @@ the choice to the node.
 """
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 from aigrid.node.gateway.call import TaskCall
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http.asgi import BodyReader
+from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.json_io import json_body, json_response
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import Response
+from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
@@ -39,7 +39,7 @@ class TaskEndpoints:
         self._bodies = bodies
         self._limits = limits
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """A task is a capability's name, which may be an IRI."""
         return [
             Route("/aigrid/v1/tasks/{task:path}", self._task, methods=["POST"]),

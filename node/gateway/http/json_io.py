@@ -1,11 +1,11 @@
 """JSON in and out, for all dialects."""
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 
-from aigrid.node.gateway.http.asgi import JSON_TYPE, BodyReader
+from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.guard import check_json
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import JSON_TYPE, Response
 
 
 async def json_body(bodies: BodyReader, request: Request) -> bytes:
@@ -14,9 +14,8 @@ async def json_body(bodies: BodyReader, request: Request) -> bytes:
     Raises:
         InvalidRequestError: `unsupported_media_type`, or as `BodyReader.read`.
     """
-    headers = dict(request.scope["headers"])
-    check_json(headers)
-    return await bodies.read(headers, request.receive)
+    check_json(request.fields)
+    return await bodies.read(request)
 
 
 def json_response(value: object, headers: dict[str, str] | None = None) -> Response:

@@ -1,10 +1,8 @@
 """Tasks over HTTP in any dialect: asked, and given up when the client leaves."""
 
-from starlette.requests import Request
-
 from aigrid.node.gateway.call import TaskCall
 from aigrid.node.gateway.core import GatewayCore, TaskAnswer
-from aigrid.node.gateway.http.asgi import REQUEST_ID, VISIT, until_gone
+from aigrid.node.gateway.http.request import Request
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.patience import wish_of
 
@@ -18,11 +16,6 @@ async def task_answer(
         ClientGoneError: the client left first.
         AigridError: see `GatewayCore.run_task`.
     """
-    scope = request.scope
-    wish = wish_of(dict(scope["headers"]), call.keep_alive, limits)
-    return await until_gone(
-        request.receive,
-        lambda _nursery: core.run_task(
-            call, request_id=scope[REQUEST_ID], visit=scope[VISIT], wish=wish
-        ),
-    )
+    wish = wish_of(request.fields, call.keep_alive, limits)
+    task = core.run_task(call, request_id=request.id, visit=request.visit, wish=wish)
+    return await request.unless_gone(task)

@@ -9,19 +9,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 import trio
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from aigrid.node.gateway.call import TaskCall, TextCall
+from aigrid.node.gateway.choices import Generated
 from aigrid.node.gateway.core import GatewayCore, Listed
-from aigrid.node.gateway.http.asgi import (
-    REQUEST_ID,
-    VISIT,
-    BodyReader,
-    until_gone,
-)
+from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.json_io import json_body, json_response
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import Response
+from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import TextAnswer, served_by
 from aigrid.node.gateway.limits import GatewayLimits
@@ -58,6 +54,7 @@ _COMMANDS: Final = {
     "/api/copy": "`aigrid publish PATH --name NAME`",
     "/api/delete": "`aigrid models drop NAME`",
 }
+_GREETING: Final = b"AIGrid is running: see /v1/models, /api/tags, /v2"
 _TOUCH: Final = TextRequest(prompt=" ", max_tokens=1, temperature=0.0)
 
 
@@ -77,7 +74,7 @@ class OllamaEndpoints:
         self._bodies = bodies
         self._limits = limits
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """What exists under /api, and the greeting that clients look for at the root."""
         return [
             Route("/", self._greeting, methods=["GET"]),
@@ -96,7 +93,7 @@ class OllamaEndpoints:
         ]
 
     async def _greeting(self, _request: Request) -> Response:
-        return PlainTextResponse("AIGrid is running: see /v1/models, /api/tags, /v2")
+        return Response(_GREETING, media_type="text/plain")
 
     async def _version(self, _request: Request) -> Response:
         return json_response({"version": FOLLOWED})
@@ -140,12 +137,11 @@ class OllamaEndpoints:
         if isinstance(call, TouchCall):
             return await self._touch(request, call, form)
         model = call.models[0]
-        scope = request.scope
-        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits, stream=call.stream)
+        wish = wish_of(request.fields, call.keep_alive, self._limits, stream=call.stream)
         generation = self._core.generate(
             replace(call, models=(self._named(model),)),
-            request_id=scope[REQUEST_ID],
-            visit=scope[VISIT],
+            request_id=request.id,
+            visit=request.visit,
             wish=wish,
         )
         spelling = OllamaSpelling(
@@ -155,33 +151,20 @@ class OllamaEndpoints:
             waiting=generation.waiting,
             now=trio.current_time,
         )
-        return TextAnswer(
-            generation,
-            spelling,
-            stream=call.stream,
-            request_id=scope[REQUEST_ID],
-            limits=self._limits,
-        )
+        return TextAnswer(generation, spelling, stream=call.stream, limits=self._limits)
 
     async def _touch(self, request: Request, call: TouchCall, form: Form) -> Response:
         """Have a model loaded, or let it go: by one token, which is what loads it anywhere."""
         listed = self._core.model(self._named(call.model))
         warm = self._core.whereabouts().get(listed.view.model, {}).get("warm")
         if warm or not call.unload:
-            scope = request.scope
             generation = self._core.generate(
                 TextCall(models=(listed.view.model,), request=_TOUCH),
-                request_id=scope[REQUEST_ID],
-                visit=scope[VISIT],
-                wish=wish_of(dict(scope["headers"]), call.keep_alive, self._limits),
+                request_id=request.id,
+                visit=request.visit,
+                wish=wish_of(request.fields, call.keep_alive, self._limits),
             )
-
-            async def wait(_nursery: trio.Nursery) -> None:
-                async with generation:
-                    async for _ in generation:
-                        pass
-
-            await until_gone(request.receive, wait)
+            await request.unless_gone(_through(generation))
         return json_response(
             {
                 "model": call.model,
@@ -217,8 +200,14 @@ class OllamaEndpoints:
         return model if plain == model or model in known else plain
 
 
+async def _through(generation: Generated) -> None:
+    async with generation:
+        async for _ in generation:
+            pass
+
+
 async def _elsewhere(request: Request) -> Response:
-    command = _COMMANDS[request.url.path]
+    command = _COMMANDS[request.path]
     raise PolicyDeniedError(
         f"Models are not changed over HTTP: its operator does it with {command}.", Code.DENIED
     )

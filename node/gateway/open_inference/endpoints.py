@@ -10,14 +10,14 @@ from typing import TypeVar
 
 import msgspec
 import trio
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 from aigrid.node.gateway.call import TaskCall
 from aigrid.node.gateway.core import GatewayCore, Listed
-from aigrid.node.gateway.http.asgi import JSON_TYPE, VISIT, BodyReader, until_gone
+from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.json_io import json_response
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import JSON_TYPE, Response
+from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
@@ -30,7 +30,6 @@ from aigrid.node.gateway.open_inference.signature import (
     signature_of,
 )
 from aigrid.node.gateway.repository import Repository
-from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, NoCandidateError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import ModelBody
@@ -71,7 +70,7 @@ class OpenInferenceEndpoints:
         self._manifest = manifest
         self._repository = repository
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """What exists under /v2; the longer path comes first, for a name may hold anything."""
         named = [
             Route(f"{path}{end}", endpoint, methods=[method])
@@ -120,10 +119,10 @@ class OpenInferenceEndpoints:
 
     async def _infer(self, request: Request) -> Response:
         listed = self._named(request)
-        headers = dict(request.scope["headers"])
+        headers = request.fields
         _check_kind(headers)
         told = headers.get(HEAD_LENGTH.lower().encode())
-        body = await self._bodies.read(headers, request.receive)
+        body = await self._bodies.read(request)
         head_bytes = None if told is None else told.decode("latin-1")
         call = await _translated(len(body), partial(decode_infer, body, head_bytes))
         signature = self._signature(listed)
@@ -179,22 +178,20 @@ class OpenInferenceEndpoints:
                 param=f"parameters.{name}",
             )
         model = request.path_params["model"]
-        await until_gone(request.receive, lambda _: self._repository.load(model))
+        await request.unless_gone(self._repository.load(model))
         return json_response({})
 
     async def _unload(self, request: Request) -> Response:
         await self._repository_call(request)
         model = request.path_params["model"]
-        await until_gone(request.receive, lambda _: self._repository.unload(model))
+        await request.unless_gone(self._repository.unload(model))
         return json_response({})
 
     async def _repository_call(self, request: Request) -> RepositoryBody:
         """The body of a call by somebody who may."""
-        visit: Visit = request.scope[VISIT]
-        visit.may_operate()
-        headers = dict(request.scope["headers"])
-        _check_kind(headers)
-        body = await self._bodies.read(headers, request.receive)
+        request.visit.may_operate()
+        _check_kind(request.fields)
+        body = await self._bodies.read(request)
         if not body.strip():
             return RepositoryBody()
         try:

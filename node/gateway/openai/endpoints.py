@@ -4,14 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-
 from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader
+from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.json_io import json_body, json_response
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import JSON_TYPE, Response
+from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import Spelling, TextAnswer, served_by
 from aigrid.node.gateway.limits import GatewayLimits
@@ -44,7 +43,7 @@ class OpenAiEndpoints:
         self._bodies = bodies
         self._limits = limits
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """What exists under /v1. Model ids may hold slashes and colons."""
         chat = partial(self._text, decode_chat, partial(_choices, answers.ChatSpelling, "chatcmpl"))
         completion = partial(
@@ -80,14 +79,13 @@ class OpenAiEndpoints:
         request: Request,
     ) -> TextAnswer:
         asked = decode(await json_body(self._bodies, request))
-        call, scope = asked.call, request.scope
-        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits, stream=call.stream)
-        request_id = scope[REQUEST_ID]
-        generation = self._core.generate(call, request_id=request_id, visit=scope[VISIT], wish=wish)
-        spelling = spell(asked, request_id, self._core.now_seconds())
-        return TextAnswer(
-            generation, spelling, stream=call.stream, request_id=request_id, limits=self._limits
+        call = asked.call
+        wish = wish_of(request.fields, call.keep_alive, self._limits, stream=call.stream)
+        generation = self._core.generate(
+            call, request_id=request.id, visit=request.visit, wish=wish
         )
+        spelling = spell(asked, request.id, self._core.now_seconds())
+        return TextAnswer(generation, spelling, stream=call.stream, limits=self._limits)
 
 
 def _choices(

@@ -24,6 +24,7 @@ from tests.node.gateway.double import (
 from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.gateway import Gateway
+from aigrid.node.gateway.http.request import Request
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import LOOPBACK, Caller
 from aigrid.node.policy.limits import ActorLimits
@@ -313,8 +314,11 @@ async def test_who_guesses_waits_and_who_has_a_key_does_not(autojump_clock: obje
 
     access, good = keyed()
     auth = authenticator(access, keyless=False)
-    wrong: Any = {"headers": [(b"authorization", b"Bearer aigrid-wrong")]}
-    right: Any = {"headers": [(b"authorization", good["authorization"].encode())]}
+    nobody: Any = None
+    wrong, right = (
+        Request(nobody, b"GET", b"/", [(b"authorization", value.encode())])
+        for value in ("Bearer aigrid-wrong", good["authorization"])
+    )
     waited: list[float] = []
 
     async def guess() -> None:
