@@ -107,6 +107,7 @@ class Router:
             presenter=presenter,
             receipts=receipts,
             now_ms=now_ms,
+            learner=remembered,
         )
 
     def models(self) -> tuple[ModelView, ...]:
@@ -163,6 +164,7 @@ class Router:
             waiting=waiting or Waiting(),
             patience_seconds=patience_seconds,
             trace=trace,
+            capability=capability,
         )
         tried = Tried()
         deadline = trio.current_time() + patience_seconds
@@ -297,6 +299,7 @@ class Router:
             waiting=waiting,
             place=asking.place,
             trace=asking.trace,
+            capability=asking.capability,
         )
         patience_seconds = min(asking.patience_seconds, LIMITS.continuation_patience_seconds)
         deadline = trio.current_time() + patience_seconds
