@@ -7,13 +7,13 @@ error, and an orderly end of whatever is live when the node stops.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.node.gateway.call import TextCall
+from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.choices import Choices, Generated, numbered, requests_of
 from aigrid.node.gateway.generation import Generation, Live
 from aigrid.node.gateway.patience import Wish
@@ -24,12 +24,18 @@ from aigrid.node.observing.course import Course
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
-from aigrid.protocol.inference import Finish, InferRequest, TaskRequest, Tensor, TensorRequest
+from aigrid.protocol.inference import (
+    TEXT_GENERATION,
+    Finish,
+    InferRequest,
+    TaskRequest,
+    Tensor,
+    TensorRequest,
+)
 from aigrid.protocol.model import MODEL_URN
 
 _NAME_SHOWN_CHARS = 100
 _OPERATIONS = {"feature-extraction": "embeddings"}  # as OpenTelemetry calls them; else a "task"
-_TEXT = "text-generation"
 _REQUEST_ID = re.compile(r"(?!aigrid-)[A-Za-z0-9_-]{8,64}")  # a key is kept nowhere
 
 
@@ -48,7 +54,7 @@ class TaskAnswer:
     answer: Answer
     output: bytes
     finish: Finish
-    segments: Told
+    told: Told
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -154,8 +160,7 @@ class GatewayCore:
             AigridError: the caller may not, or not now.
         """
         cost = call.choices * sum(map(most, (call.request, *call.others)))
-        for number, model in enumerate(call.models):
-            self._check(visit, model, _TEXT, 0 if number else cost)
+        self._check(visit, call.models, TEXT_GENERATION, cost)
         course = self.course(request_id)
         course.operation = "chat" if call.request.messages else "text_completion"
         made = [
@@ -170,33 +175,25 @@ class GatewayCore:
             )
             for number, request in enumerate(requests_of(call))
         ]
-        return made[0] if len(made) == 1 else Choices(made)
+        return made[0] if len(made) == 1 else Choices(made, call.choices)
 
     async def run_task(
-        self,
-        model: str,
-        request: TaskRequest | TensorRequest,
-        *,
-        capability: str = "",
-        request_id: str,
-        visit: Visit,
-        wish: Wish | None = None,
+        self, call: TaskCall, *, request_id: str, visit: Visit, wish: Wish | None = None
     ) -> TaskAnswer:
-        """Run a typed task on `model`, or where that is empty on whatever model can do it.
-
-        Tensors are for a `model`; `capability` is what it does with them.
+        """Ask for what has one answer.
 
         Raises:
             AigridError: the caller may not, or there is no complete answer.
         """
-        capability = request.task if isinstance(request, TaskRequest) else capability
-        self._check(visit, model, capability, most(request))
+        request = call.request
+        self._check(visit, call.models or ("",), call.capability, most(request))
         course = self.course(request_id)
-        course.operation = _OPERATIONS.get(capability, "task")
+        course.operation = _OPERATIONS.get(call.capability, "task")
         asked = self._generation(
-            (model,),
+            call.models or ("",),
             request,
-            capability,
+            call.capability,
+            preferences=call.preferences,
             request_id=request_id,
             visit=visit,
             wish=wish,
@@ -210,8 +207,8 @@ class GatewayCore:
             found = output if isinstance(request, TaskRequest) else tensors
             if finish is None or not found:
                 raise EngineError("The model answered without a result.")
-            segments = Told(generation.segments, generation.answer, course)
-            return TaskAnswer(generation.answer, output, finish, segments, tensors or {})
+            told = Told.of(generation.answer, generation.segments, course)
+            return TaskAnswer(generation.answer, output, finish, told, tensors or {})
 
     def _generation(
         self,
@@ -252,9 +249,14 @@ class GatewayCore:
             takes_tensors=isinstance(request, TensorRequest),
         )
 
-    def _check(self, visit: Visit, model: str, capability: str, cost: int) -> None:
+    def _check(self, visit: Visit, models: Sequence[str], capability: str, cost: int) -> None:
+        """Whether the caller may ask every one of the models, for what it may cost in all."""
         if visit.actor is None:
             return
+        for number, model in enumerate(models):
+            self._check_one(visit, model, capability, 0 if number else cost)
+
+    def _check_one(self, visit: Visit, model: str, capability: str, cost: int) -> None:
         # A name that several models have stands for none of them here: whoever offers a model may
         # call it what a key is held to.
         called = (

@@ -147,7 +147,7 @@ async def test_what_was_learned_outlives_a_restart_and_can_be_told(sim, autojump
     def broken(*_: Any, **_more: Any) -> Any:
         raise EngineError("broken", Code.ENGINE_FAILED)
 
-    bad.serving.infer = broken  # type: ignore[method-assign]
+    bad.serving.infer = broken
     for _ in range(3):
         with pytest.raises(AigridError):
             await ask(asker, Criteria(), "bad")

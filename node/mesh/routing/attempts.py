@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -46,12 +46,13 @@ Seek = Callable[[Candidate], Awaitable[bool]]
 class Tried:
     """What came of the attempts for one request: their number, and what is best told of them.
 
-    `deaths`: workers that died before they had begun to answer it. `another`: the last one that was
-    asked was given up, because another node has come that may do better. `ranking`: of whom it was.
+    `deaths`: workers that died before they had begun to answer it: while they were loading, and
+    while they ran it. `another`: the last one that was asked was given up, because another node has
+    come that may do better. `ranking`: of whom it was.
     """
 
     attempts: int = 0
-    deaths: int = 0
+    deaths: list[int] = field(default_factory=lambda: [0, 0])
     another: bool = False
     problem: AigridError | None = None
     ranking: Ranking = NOBODY
@@ -134,7 +135,8 @@ class Attempts:
         waiting = deque(ranking.kept)
         while waiting and left:
             kept, presented = waiting.popleft(), None
-            candidate = kept.candidate
+            candidate, asked_seconds = kept.candidate, trio.current_time()
+            before = len(asking.ended)
             try:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
@@ -149,15 +151,16 @@ class Attempts:
                     return await start(beginning=beginning)
                 return await self._alone(candidate, start, beginning, seek, tried)
             except AigridError as error:
-                self._noting.failed(candidate, asking, error)
+                self._noting.failed(candidate, asking, error, asked_seconds)
                 if not worth_another(error):
                     raise
                 again = await self._mending.again(candidate, error, presented, asking)
                 if again is not None:
                     waiting.appendleft(replace(kept, candidate=again))
                 elif error.code is Code.ENGINE_CRASHED:
-                    tried.deaths += 1
-                    if tried.deaths > LIMITS.worker_deaths_max:
+                    ran = len(asking.ended) > before  # one that was loading did not die of this
+                    tried.deaths[ran] += 1
+                    if tried.deaths[ran] > LIMITS.worker_deaths_max:
                         raise
                     place = sum(map(ready, waiting))
                     cold = replace(candidate, state="on_disk")
@@ -321,7 +324,7 @@ class Attempts:
             bodies,
             message.request,
             peer=candidate.node,
-            failed=partial(self._peers.failed, candidate.node),
+            failed=partial(self._peers.failed, candidate.node, trio.current_time()),
             loading=loading,
             came=waiting.over,
         )

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import trio
 
+from aigrid.metagraph.concepts import is_published
 from aigrid.metagraph.evidence import NO_EVIDENCE, Evidence
 from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.graph import Metagraph
@@ -29,6 +30,7 @@ from aigrid.node.mesh.routing.answer import ModelView, the_one
 from aigrid.node.mesh.routing.noting import Learner
 from aigrid.node.mesh.serving import Serving
 from aigrid.protocol.errors import InvalidRequestError
+from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.model import MODEL_URN
 
 _STATES = ("warm", "loading", "on_disk", "can_fetch")
@@ -43,6 +45,7 @@ class Sought:
         models: names or ids, one to stand in for another, in the order wanted; else `capability`.
         preferences: among those who have them.
         needed: further members of the request, by name, that they have to take.
+        task: capability that the models need for it; "" for any.
         criteria: what they have to be, and what counts among them.
     """
 
@@ -50,6 +53,7 @@ class Sought:
     capability: str = ""
     preferences: Preferences = ANY
     needed: frozenset[str] = frozenset()
+    task: str = ""
     criteria: Criteria = ANYTHING
 
     @property
@@ -142,7 +146,8 @@ class Candidates:
         """Candidates in the order of asking.
 
         Raises:
-            InvalidRequestError: `model_not_found`, `ambiguous_model`.
+            InvalidRequestError: `model_not_found`, `ambiguous_model`, or none of the models named
+                does what is asked.
         """
         names = [model.removeprefix(MODEL_URN) for model in sought.models]
         now_ms = self._now_ms()
@@ -161,9 +166,46 @@ class Candidates:
         index, now_ms = self._graph.index, self._now_ms()
         if not sought.models:
             return self._order(index.offers_of_capability(sought.capability, now_ms), sought)
-        models = self.resolved(sought.models)
+        models = self._able(self.resolved(sought.models), sought.task)
         offers = [offer for model in models for offer in index.offers_of_model(model, now_ms)]
         return self._order(tuple(offers), replace(sought, models=models))
+
+    def _able(self, models: tuple[str, ...], task: str) -> tuple[str, ...]:
+        """Those of the models whose manifests, anybody's, do not rule out that they do the task.
+
+        Raises:
+            InvalidRequestError: there are none. Else one would be loaded to find that out.
+        """
+        does: dict[str, None] = {}
+        able = []
+        for model in models:
+            claims = self._claims(model)
+            does |= dict.fromkeys(claims)
+            if not task or task in claims or self._may_do(claims, task):
+                able.append(model)
+        if models and not able:
+            raise InvalidRequestError(
+                f"The model does {', '.join(does)}, and what is asked is {task}.", param="model"
+            )
+        return tuple(able)
+
+    def _claims(self, model: str) -> tuple[str, ...]:
+        manifests = self._graph.index.manifests_of(model, self._now_ms())
+        bodies = (record.body for record in manifests)
+        return tuple(
+            name for body in bodies if isinstance(body, ModelBody) for name in body.capabilities
+        )
+
+    def _may_do(self, claims: tuple[str, ...], task: str) -> bool:
+        """Whether one of these capabilities is below the task, above it, or not known here."""
+        concepts, now_ms = self._graph.index.concepts, self._now_ms()
+        if is_published(task) and not concepts.known(task, now_ms):
+            return True
+        above = concepts.ancestors(task)
+        return any(
+            name in above or task in concepts.ancestors(name) or not concepts.known(name, now_ms)
+            for name in claims
+        )
 
     async def find(self, filters: Filters) -> Found:
         """What is known here of a capability, filtered, and in the order of asking."""

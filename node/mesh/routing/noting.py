@@ -42,8 +42,10 @@ class Noting:
     peers: Peers
     learner: Learner | None
 
-    def failed(self, candidate: Candidate, asking: Asking, error: AigridError) -> None:
-        """It was asked, and refused or failed before its first chunk."""
+    def failed(
+        self, candidate: Candidate, asking: Asking, error: AigridError, asked_seconds: float
+    ) -> None:
+        """It was asked then, and refused or failed before its first chunk."""
         log.info(
             "candidate_failed", peer=candidate.node, model=candidate.model, code=error.code.value
         )
@@ -55,7 +57,7 @@ class Noting:
         if isinstance(error, LateError):
             observed.stalled(candidate.model, now)
         if is_its_fault(error):
-            self.peers.failed(candidate.node)
+            self.peers.failed(candidate.node, asked_seconds)
         elif is_busy(error):
             slots = candidate.slots if candidate.state == "warm" else 0
             observed.busy(candidate.model, error.retry_after_seconds, now, slots=slots)

@@ -45,7 +45,7 @@ from aigrid.protocol.errors import (
     InvalidRequestError,
 )
 from aigrid.protocol.identity import did_of_peer_id
-from aigrid.protocol.inference import InferRequest, TextRequest
+from aigrid.protocol.inference import InferRequest, TextRequest, asked_for
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import needed
 
@@ -153,7 +153,8 @@ class Router:
             capability,
             preferences,
             needed(request, strict=preferences.require_parameters),
-            criteria,
+            task=asked_for(request),
+            criteria=criteria,
         )
         asking = Asking(
             request,

@@ -11,6 +11,7 @@ import trio
 
 from aigrid.metagraph.database import Database
 from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.metagraph.selection import ANYTHING, Criteria
 from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
@@ -72,6 +73,7 @@ class ScriptedMesh:
     waiting: list[Waiting] = field(default_factory=list)
     patience: list[float] = field(default_factory=list)
     preferred: list[tuple[tuple[str, ...], Preferences]] = field(default_factory=list)
+    sought: list[tuple[str, Criteria]] = field(default_factory=list)
 
     def models(self) -> tuple[ModelView, ...]:
         return self.views
@@ -86,12 +88,14 @@ class ScriptedMesh:
         capability: str = "",
         fallbacks: tuple[str, ...] = (),
         preferences: Preferences = ANY,
+        criteria: Criteria = ANYTHING,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
         trace: Trace = NO_TRACE,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
+        self.sought.append((capability, criteria))
         self.preferred.append((fallbacks, preferences))
         waiting = waiting or Waiting()
         self.waiting.append(waiting)

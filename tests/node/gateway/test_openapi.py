@@ -15,7 +15,8 @@ from tests.node.gateway.test_sparql import Asked
 
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
-from aigrid.node.gateway.openapi import OPERATIONS
+from aigrid.node.gateway.openai.answers import error_body
+from aigrid.node.gateway.openapi import OPERATIONS, document
 from aigrid.node.mesh.routing.answer import Answer
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TaskRequest
 
@@ -71,3 +72,16 @@ async def test_schemathesis_finds_nothing_undocumented_and_no_fault() -> None:
         *("POST /v1/embeddings", "POST /api/chat", "POST /api/generate", "POST /api/embed"),
         *("GET /v2/models/{model}", "POST /v2/repository/index"),
     }, (sorted(found.answered), found.statuses)
+
+
+def test_answers_of_models_have_a_schema_with_types() -> None:
+    told = document(
+        {(one.method, one.path) for one in OPERATIONS}, lambda _: error_body, OPERATIONS
+    )
+    schemas = told["components"]["schemas"]
+    assert {one.answer for one in OPERATIONS if one.answer} <= schemas.keys()
+    for path in ("chat/completions", "completions", "responses", "embeddings"):
+        content = told["paths"][f"/v1/{path}"]["post"]["responses"]["200"]["content"]
+        name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert schemas[name]["properties"]["usage"] == {"$ref": f"#/components/schemas/{name}Usage"}
+        assert {"model", "usage", "aigrid"} <= set(schemas[name]["required"])
