@@ -147,6 +147,9 @@ class Evidence:
         return asked in {"", evaluated} or self.above(evaluated).get(asked, 0) > self.now_ms
 
 
+NO_EVIDENCE: Final = Evidence()
+
+
 def weighed(
     claims: Iterable[Claim], trust: Callable[[str], float], owners: frozenset[str]
 ) -> Quality:

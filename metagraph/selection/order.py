@@ -43,14 +43,14 @@ def by_score(
 ) -> list[Kept]:
     """The greater total first; `judge` gives a candidate's quality and its node's reputation.
 
-    Where totals are equal the greater part comes first, in the order of `Parts`; else a draw
-    decides. Then one that is not the best may be drawn to come before it.
+    Where totals are equal the greater part comes first, of those with a weight and in the order of
+    `Parts`; else a draw decides. Then one that is not the best may be drawn to come before it.
     """
     shares = strategy.shares
     keyed: list[tuple[tuple[float, ...], Placed, Weighed]] = []
     for one in placed:
         known = weighed(one.scored, one.seen, judge(one.scored.candidate), strategy, shares)
-        against = tuple(-part for part in known.parts)
+        against = (-part for part, share in zip(known.parts, shares, strict=True) if share)
         keyed.append(((*one.wanted, -known.total, *against, rng.random()), one, known))
     keyed.sort(key=lambda entry: entry[0])
     kept = [Kept(one.scored.candidate, one.scored, known) for _, one, known in keyed]

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 
-from aigrid.metagraph.evidence import Evidence, Quality
+from aigrid.metagraph.evidence import NO_EVIDENCE, Evidence, Quality
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.metagraph.selection.constraints import Facts, Filters, Reason, Timing, checks
@@ -19,7 +19,6 @@ from aigrid.metagraph.selection.strategy import DEFAULT_STRATEGY, Strategy
 from aigrid.protocol.more import shown, untaken
 
 _COUNTED_FAILURES_MAX = 16  # more do not lengthen the pause any more
-NO_EVIDENCE = Evidence()
 
 
 def rank(
@@ -41,8 +40,8 @@ def rank(
 
     First come the order of `models`, that of `preferences`, and what they sort by. Then, with
     weights: the greater weighted sum of the parts of the score; where sums are equal the greater
-    part, in the order of `Parts`; else a draw. Now and then one that is not the best is drawn to be
-    first: see `Strategy`.
+    part that has a weight, in the order of `Parts`; else a draw. Now and then one that is not the
+    best is drawn to be first: see `Strategy`.
 
     Without weights: warm before on disk before busy before fetchable; answering peers before
     unknown ones before those that just failed; this node before others; those predicted to be

@@ -106,8 +106,8 @@ class ScriptedMesh:
         trace: Trace = NO_TRACE,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
-        self.preferred.append((fallbacks, preferences))
         self.sought.append((capability, criteria))
+        self.preferred.append((fallbacks, preferences))
         waiting = waiting or Waiting()
         self.waiting.append(waiting)
         self.patience.append(patience_seconds)
