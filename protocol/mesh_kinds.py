@@ -55,6 +55,9 @@ class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
     ]
 
 
+Serves = Annotated[tuple[Served, ...], Meta(max_length=LIMITS.capabilities_max)]
+
+
 class ModelBody(SubjectBody, frozen=True):
     """A manifest. `id` is `urn:aigrid:model:` and the model id, which `model` must hash to.
 
@@ -80,9 +83,7 @@ class ModelBody(SubjectBody, frozen=True):
     chunk_lists: Annotated[tuple[ChunkList, ...], Meta(max_length=LIMITS.files_max)] | UnsetType = (
         UNSET
     )
-    serves: Annotated[tuple[Served, ...], Meta(max_length=LIMITS.capabilities_max)] | UnsetType = (
-        UNSET
-    )
+    serves: Serves | UnsetType = UNSET
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
