@@ -166,7 +166,7 @@ class Index:
         if record.kind is Kind.DEMAND:
             self._demands[record.key] = entry
         if isinstance(record.body, CapabilityBody):
-            self.concepts.put(record.body, entry.until_ms)
+            self.concepts.put(record.body, entry.until_ms, record.content_id)
             self._moved = True
         if isinstance(record.body, ModelBody):
             self._add_manifest(entry, record.body)

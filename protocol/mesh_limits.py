@@ -104,6 +104,21 @@ class MeshLimits:
     proof_pause_seconds: float = limit(60.0, "after it did not, until it is asked again")
     proof_wait_seconds: float = limit(15.0, "a holder to show a chunk")
     proofs_max: int = limit(4, "holders of one model asked to show a chunk at once")
+    # Outcomes
+    mode_candidates_max: int = limit(8, "candidates that race, vote or follow each other")
+    pipeline_steps_max: int = limit(15, "steps of a pipeline after the first")
+    pointer_max_chars: int = limit(256, "of a JSON pointer in a pipeline")
+    # Choosing among those that can answer
+    strategy_weight_max: int = limit(1_000_000, "a weight of a strategy")
+    exploration_share: float = limit(0.05, "requests for which one that is not the best is tried")
+    exploration_margin: float = limit(0.25, "it may score so much less than the best")
+    quality_prior: float = limit(0.5, "quality of a model of which nothing is known")
+    quality_prior_items: int = limit(20, "evaluated items that this counts as")
+    evaluated_items_max: int = limit(1000, "items of one issuer that count, of one model")
+    owner_discount: float = limit(0.05, "what the owner's claims move the quality of a model by")
+    member_trust: float = limit(0.1, "what another member's word counts, one's own being 1")
+    success_prior: float = limit(0.8, "expected of a node with which nothing was tried")
+    success_prior_requests: float = limit(4.0, "requests that this counts as")
     # Demand and placement
     demand_ttl_seconds: int = limit(5 * MINUTE, "validity of a Demand")
     demands_max: int = limit(16, "models in one Demand")

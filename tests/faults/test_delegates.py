@@ -45,7 +45,7 @@ def test_a_delegate_removes_a_member_without_the_authority(nodes: list[NodeProce
     )
     authority.kill9()
     wait_for(
-        lambda: gone.peer_id in alive(other), timeout_seconds=20, what="a connection to the member"
+        lambda: gone.peer_id in alive(other), timeout_seconds=90, what="a connection to the member"
     )
     with pytest.raises(NodeFailedError) as caught:
         other.cli("remove", did)

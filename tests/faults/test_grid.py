@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import httpx
 import openai
@@ -49,10 +50,15 @@ def test_a_stream_is_the_same_answer_in_pieces(grid, client):
 
 def test_top_shows_all_members(grid, client):
     client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=5)
-    body = grid.authority.cli("top", "--grid")
-    rows = {one["peer_id"]: one for one in body["nodes"]}
-    assert rows.keys() == {node.peer_id for node in grid.nodes}
-    assert {one["state"] for one in rows.values()} == {"fresh"}
+    members = {node.peer_id for node in grid.nodes}
+
+    def shown() -> dict[str, dict[str, Any]] | None:
+        """Once all of them are connected, which two members are a while after they joined."""
+        nodes = grid.authority.cli("top", "--grid")["nodes"]
+        fresh = {one["peer_id"]: one for one in nodes if one["state"] == "fresh"}
+        return fresh if fresh.keys() == members else None
+
+    rows = wait_for(shown, timeout_seconds=60, what="all members in the table")
     served = rows[grid.holder.peer_id]["vitals"]
     assert served["served"] >= 1
     assert served["completion_per_second"] > 0

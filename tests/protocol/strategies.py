@@ -275,6 +275,7 @@ def capability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
             ),
             input_schema=schemas,
             output_schema=schemas,
+            parameters_schema=schemas,
         )
     )
 

@@ -1,0 +1,175 @@
+"""How good a model is, and how far a node is to be trusted, by what others signed. Pure.
+
+An evaluation is a claim, and weighs what its issuer's word weighs here, times the items it rests
+on. What is known in the end is drawn towards an assumption, the more so the less there is:
+
+    quality = (prior * n0 + sum of w * v) / (n0 + sum of w)
+
+Owners of a model, who issued a manifest of it, together weigh so little that what they say moves
+its quality by at most `owner_discount`, whatever others say.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from aigrid.protocol.evidence import EvaluationBody
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record import Record
+
+_NOBODY: Final[frozenset[str]] = frozenset()
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """One evaluation: which record says so, by whom, and until when it is believed."""
+
+    record: str
+    issuer: str
+    capability: str
+    parameters: Mapping[str, str]
+    value: float
+    items: int
+    until_ms: int
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """What is expected of a model.
+
+    Attributes:
+        value: in [0, 1].
+        weight: evaluated items that it rests on, each counted by whose word it is.
+        sources: content ids of the records that count.
+    """
+
+    value: float
+    weight: float = 0.0
+    sources: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        records = len(self.sources)
+        by = f"by {records} evaluation{'' if records == 1 else 's'}" if records else "as assumed"
+        return f"quality {self.value:.2f} {by}"
+
+
+UNKNOWN: Final = Quality(LIMITS.quality_prior)
+
+
+class Claims:
+    """Evaluations, by model. Fed with what is believed, in any order."""
+
+    def __init__(self) -> None:
+        self._of_model: dict[str, dict[str, Claim]] = {}
+
+    def add(self, record: Record, until_ms: int) -> None:
+        """Believe an EvaluationRecord until then."""
+        body = record.body
+        if isinstance(body, EvaluationBody):
+            self._of_model.setdefault(body.model, {})[record.content_id] = Claim(
+                record.content_id,
+                record.issuer,
+                body.capability,
+                body.parameters,
+                float(body.value),
+                body.items,
+                until_ms,
+            )
+
+    def remove(self, record: Record) -> None:
+        body = record.body
+        if isinstance(body, EvaluationBody) and body.model in self._of_model:
+            self._of_model[body.model].pop(record.content_id, None)
+            if not self._of_model[body.model]:
+                del self._of_model[body.model]
+
+    def of(self, model: str) -> Iterable[Claim]:
+        return self._of_model.get(model, {}).values()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What selection knows of quality, as of one moment.
+
+    Attributes:
+        claims: every evaluation that is believed.
+        now_ms: wall time.
+        trust: what the word of a DID weighs, from 0 to 1.
+        owners: the DIDs that issued a manifest of a model.
+        above: what is broader than a capability, each with the time until which that is so.
+        reputations: of a node, by DID: from 0 to 1.
+    """
+
+    claims: Claims = field(default_factory=Claims)
+    now_ms: int = 0
+    trust: Callable[[str], float] = lambda _: 0.0
+    owners: Callable[[str], frozenset[str]] = lambda _: _NOBODY
+    above: Callable[[str], Mapping[str, int]] = lambda _: {}
+    reputations: Callable[[str], float] = lambda _: 1.0
+
+    def quality(
+        self, model: str, capability: str, parameters: Mapping[str, str] | None = None
+    ) -> Quality:
+        """What is expected of a model.
+
+        Args:
+            model: the model id.
+            capability: evaluations of it, or of what is narrower, count; "" for any.
+            parameters: selecting ones: evaluations that were narrowed to another value of one do
+                not count.
+        """
+        claims = [
+            claim
+            for claim in self.claims.of(model)
+            if claim.until_ms > self.now_ms
+            and self._is_of(claim.capability, capability)
+            and all(
+                claim.parameters.get(name, value) == value
+                for name, value in (parameters or {}).items()
+            )
+        ]
+        return weighed(claims, self.trust, self.owners(model)) if claims else UNKNOWN
+
+    def reputation(self, node: str) -> float:
+        """Of the node with this DID, from 0 to 1."""
+        return min(1.0, max(0.0, self.reputations(node)))
+
+    def _is_of(self, evaluated: str, asked: str) -> bool:
+        return asked in {"", evaluated} or self.above(evaluated).get(asked, 0) > self.now_ms
+
+
+def weighed(
+    claims: Iterable[Claim], trust: Callable[[str], float], owners: frozenset[str]
+) -> Quality:
+    """What claims about one model come to.
+
+    Of each issuer at most `evaluated_items_max` items count, of however many datasets. Whose word
+    weighs 1 is believed as an owner, too: oneself, and the grid's authority.
+    """
+    by_issuer: dict[str, list[Claim]] = {}
+    for claim in sorted(claims, key=lambda claim: claim.record):
+        by_issuer.setdefault(claim.issuer, []).append(claim)
+    prior = float(LIMITS.quality_prior_items)
+    mass, total, owned_mass, owned_total = prior, prior * LIMITS.quality_prior, 0.0, 0.0
+    sources: list[str] = []
+    for issuer in sorted(by_issuer):
+        word = min(1.0, max(0.0, trust(issuer)))
+        said = by_issuer[issuer]
+        if not word:
+            continue
+        items = sum(claim.items for claim in said)
+        value = sum(claim.value * (claim.items / items) for claim in said)
+        weight = word * min(items, LIMITS.evaluated_items_max)
+        if issuer in owners and word < 1:
+            owned_mass, owned_total = owned_mass + weight, owned_total + weight * value
+        else:
+            mass, total = mass + weight, total + weight * value
+        sources += [claim.record for claim in said]
+    if owned_mass:
+        # At most this share of all that counts: so nothing they say moves the mean by more.
+        most = mass * LIMITS.owner_discount / (1 - LIMITS.owner_discount)
+        part = min(1.0, most / owned_mass)
+        mass, total = mass + part * owned_mass, total + part * owned_total
+    return Quality(total / mass, mass - prior, tuple(sources))
