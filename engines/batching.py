@@ -18,13 +18,15 @@ that fail by themselves.
 import threading
 import time
 from collections.abc import Sequence
-from typing import Generic
+from typing import Final, Generic
 
 from aigrid.engines.batch_plan import next_run
 from aigrid.engines.batch_rows import BatchRows, Computer
 from aigrid.engines.batched_sequence import BatchedSequence, R
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
+
+_LEAVE_SECONDS: Final = 0.1  # others hold the lock for far less
 
 
 class Batch(Generic[R]):
@@ -88,9 +90,18 @@ class Batch(Generic[R]):
             return row.whole
 
     def leave(self, sequence: "BatchedSequence[R]") -> None:
-        """Free the row of a sequence. Others may go on from the whole chunks in it."""
-        with self._lock:
+        """Free the row of a sequence. Others may go on from the whole chunks in it.
+
+        An abandoned answer ends where garbage is collected: perhaps in a thread that is inside of
+        this batch, and would wait for itself. So whoever waits for long has another thread do it.
+        """
+        if not self._lock.acquire(timeout=_LEAVE_SECONDS):
+            threading.Thread(target=self.leave, args=(sequence,), daemon=True).start()
+            return
+        try:
             self._release(sequence)
+        finally:
+            self._lock.release()
 
     def compute(self, sequence: "BatchedSequence[R]") -> bool | None:
         """Append what a sequence wishes to it, with others where possible; False if cancelled.

@@ -16,7 +16,7 @@ from aigrid.engines.base import Device, Endpoint, EngineStats, Estimate, ModelSo
 from aigrid.engines.draft import WireDraft
 from aigrid.engines.sandbox import Needs
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChunk, TextChunk
 from aigrid.protocol.limits import LIMITS, MIB
 from aigrid.protocol.names import PRINTABLE
 from aigrid.protocol.task import TaskMapping
@@ -29,6 +29,8 @@ CHUNK_WINDOW: Final = LIMITS.worker_chunks_max
 MESSAGE_MAX_CHARS: Final = LIMITS.error_message_max_chars
 PROGRESS_MAX_CHARS: Final = 200
 ForPeople = Annotated[str, msgspec.Meta(max_length=MESSAGE_MAX_CHARS, pattern=PRINTABLE)]
+RequestName = Annotated[str, msgspec.Meta(max_length=64, pattern=PRINTABLE)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 _HEADER = struct.Struct(">I")
 
 
@@ -70,14 +72,18 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Infer(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Node: run a request; answered with `Chunk`s, or with `Failed`."""
+    """Node: run a request; answered with `Chunk`s and `Ended`, or with `Failed`.
+
+    `request_id` is for people: what the request is called in logs; "" for one of the node's own.
+    """
 
     id: int
     request: InferRequest
+    request_id: RequestName = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Node: stop a request; it still ends with a `Finish` or `Failed`."""
+    """Node: stop a request; it still ends with `Ended` or `Failed`."""
 
     id: int
 
@@ -159,7 +165,21 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=23):
     """Worker: the next piece of an answer."""
 
     id: int
-    chunk: InferChunk
+    chunk: TextChunk | TensorChunk | TaskChunk
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag=34):
+    """Worker: an answer has come to its end, and when what of it happened.
+
+    All since the order was read: `queued_ms` until a thread was free for it, `first_ms` until the
+    first chunk (None: there was none), `whole_ms` until now.
+    """
+
+    id: int
+    finish: Finish
+    queued_ms: Milliseconds = 0.0
+    first_ms: Milliseconds | None = None
+    whole_ms: Milliseconds = 0.0
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=24):
@@ -216,7 +236,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag=29):
 Asked = Tell | Discover | FindDevices | Read | Warm
 Order = Examine | Load | Infer | Cancel | Taken | Ping | Stop | Asked
 Answer = Hello | Examined | Loaded | Probed | Discovered | Found | Drafted | Warmed
-Report = Answer | Chunk | Failed | Pong | Progress
+Report = Answer | Chunk | Ended | Failed | Pong | Progress
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)

@@ -80,10 +80,13 @@ class Outbox:
 class Job:
     """One request. Its thread waits where the node has not taken the chunks already sent."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, request_id: str = "", now: Callable[[], float] = time.monotonic) -> None:
+        self.request_id = request_id
         self.cancel = CancelToken()
         self._now = now
-        self._said = now()
+        self._read = self._said = now()
+        self._began: float | None = None
+        self._first: float | None = None
         self._credit = ipc.CHUNK_WINDOW
         self._granted = threading.Condition()
         self.cancel.on_cancel(self._wake)
@@ -100,6 +103,22 @@ class Job:
                 self._granted.wait()
             self._credit -= 1
         self._said = self._now()
+        if self._first is None:
+            self._first = self._said
+
+    def began(self) -> None:
+        """A thread has turned to it."""
+        self._began = self._now()
+
+    def ended(self, job_id: int, finish: Finish) -> ipc.Ended:
+        """What to report of it now."""
+        now = self._now()
+        began, first = (None if at is None else self._ms(at) for at in (self._began, self._first))
+        whole = self._ms(now)
+        return ipc.Ended(job_id, finish, whole if began is None else began, first, whole)
+
+    def _ms(self, at: float) -> float:
+        return round((at - self._read) * 1000, 3)
 
     def owes_sign(self) -> bool:
         """Whether it is time to say that the work goes on, for which credit is then taken.
@@ -152,7 +171,7 @@ class Host:
     def _obey(self, order: ipc.Order) -> None:
         match order:
             case ipc.Infer():
-                job = self._jobs[order.id] = Job()
+                job = self._jobs[order.id] = Job(order.request_id)
                 self._threads.submit(lambda: self._infer(order.id, order.request, job))
             case ipc.Cancel():
                 if (running := self._jobs.get(order.id)) is not None:
@@ -259,14 +278,15 @@ class Host:
         self._report(ipc.Discovered(engine.discover(order.endpoint, order.model)))
 
     def _infer(self, job_id: int, request: InferRequest, job: Job) -> None:
-        self._guarded(job_id, lambda: self._stream(job_id, request, job))
+        job.began()
+        self._guarded(job_id, lambda: self._stream(job_id, request, job), job.request_id)
         job.cancel.over()
 
     def _stream(self, job_id: int, request: InferRequest, job: Job) -> None:
         if self._engine is None:
             raise RuntimeError("infer before load")
         if job.cancel.cancelled:
-            self._end(job_id, ipc.Chunk(job_id, Finish("cancelled")))
+            self._end(job_id, job.ended(job_id, Finish("cancelled")))
             return
         post, encode, chunk_type = self._outbox.post, ipc.encode, ipc.Chunk
         sign = encode(chunk_type(job_id, TextChunk("")))
@@ -277,7 +297,7 @@ class Host:
                 job.take()
                 post(encode(chunk_type(job_id, chunk)))
             elif isinstance(chunk, Finish):
-                self._end(job_id, ipc.Chunk(job_id, chunk), *whole)
+                self._end(job_id, job.ended(job_id, chunk), *whole)
                 return
             elif isinstance(chunk, TensorChunk | TaskChunk):
                 job.take()
@@ -289,7 +309,7 @@ class Host:
                 raise TypeError(f"the engine yielded a {type(chunk).__name__}")
         raise RuntimeError("the engine ended without Finish")
 
-    def _guarded(self, job_id: int, work: Callable[[], None]) -> None:
+    def _guarded(self, job_id: int, work: Callable[[], None], request_id: str = "") -> None:
         """The boundary around every engine call: whatever it raises is reported, typed."""
         try:
             work()
@@ -301,7 +321,7 @@ class Host:
             # The message may quote the request, so only the place goes to the log.
             traceback.print_tb(error.__traceback__)
             kind = type(error).__name__
-            sys.stderr.write(f"{kind}\n")
+            sys.stderr.write(f"{kind} in request {request_id}\n" if request_id else f"{kind}\n")
             self._fail(job_id, Code.ENGINE_FAILED, f"the engine failed with {kind}")
 
     def _fail(self, job_id: int, code: Code, message: str) -> None:

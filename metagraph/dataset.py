@@ -65,23 +65,18 @@ class Dataset:
             InvalidRequestError: `query_malformed`.
             AigridError: `query_too_expensive`, for an answer that is too large.
         """
-        problem: AigridError
         try:
-            found = self._store.query(query, use_default_graph_as_union=True)
-            return self._write(found, answer_format)
-        except SyntaxError as error:
-            problem = InvalidRequestError(
-                f"The query cannot be parsed: {_short(error)}", Code.QUERY_MALFORMED, param="query"
+            return self._write(
+                self._store.query(query, use_default_graph_as_union=True), answer_format
             )
-        except TooLargeError as error:
-            problem = AigridError(f"Too large: {error}.", Code.QUERY_TOO_EXPENSIVE)
-        except (ValueError, OSError, RuntimeError) as error:  # what evaluating it ran into
-            problem = InvalidRequestError(
-                f"The query cannot be evaluated: {_short(error)}", Code.QUERY_REFUSED, param="query"
-            )
-        # Here, where it has no context: the frames of one would keep the solutions alive, and those
-        # no thread but this one may let go of.
-        raise problem
+        except (SyntaxError, TooLargeError, ValueError, OSError, RuntimeError) as error:
+            problem = _typed(error)
+        # Raised where it has no context, and by a frame that has neither it nor the solutions:
+        # these would live until somebody collects garbage, and only this thread may let go of them.
+        try:
+            raise problem
+        finally:
+            del problem
 
     def _write(self, found: Any, answer_format: AnswerFormat) -> bytes:
         if isinstance(found, QueryBoolean):
@@ -103,6 +98,16 @@ class Dataset:
 
 def _rows(solutions: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     return (tuple(solution) for solution in solutions)
+
+
+def _typed(error: Exception) -> AigridError:
+    """What to say of an error that evaluating a query ran into."""
+    if isinstance(error, TooLargeError):
+        return AigridError(f"Too large: {error}.", Code.QUERY_TOO_EXPENSIVE)
+    what, code = "parsed", Code.QUERY_MALFORMED
+    if not isinstance(error, SyntaxError):
+        what, code = "evaluated", Code.QUERY_REFUSED
+    return InvalidRequestError(f"The query cannot be {what}: {_short(error)}", code, param="query")
 
 
 def _short(error: Exception) -> str:

@@ -68,7 +68,7 @@ class Claims:
         """Believe an EvaluationRecord until then."""
         body = record.body
         if isinstance(body, EvaluationBody):
-            self._of_model.setdefault(body.model, {})[record.content_id] = Claim(
+            claim = Claim(
                 record.content_id,
                 record.issuer,
                 body.capability,
@@ -77,6 +77,10 @@ class Claims:
                 body.items,
                 until_ms,
             )
+            self.put(body.model, claim)
+
+    def put(self, model: str, claim: Claim) -> None:
+        self._of_model.setdefault(model, {})[claim.record] = claim
 
     def remove(self, record: Record) -> None:
         body = record.body
@@ -84,6 +88,9 @@ class Claims:
             self._of_model[body.model].pop(record.content_id, None)
             if not self._of_model[body.model]:
                 del self._of_model[body.model]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of_model.values()))
 
     def of(self, model: str) -> Iterable[Claim]:
         return self._of_model.get(model, {}).values()

@@ -1,4 +1,4 @@
-"""The index that routing uses: who offers what now. Dictionaries only.
+"""The index that routing uses: who offers what now, how good it is said to be. Dictionaries only.
 
 It is fed with the newest record of each key, in any order: an offer waits for its manifest, a
 manifest for its offers, and the result is the same. Expiry is looked at when a question is asked,
@@ -6,22 +6,22 @@ so nothing stale is answered even before `remove` is called.
 """
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
 from msgspec import UNSET
 
+from aigrid.metagraph.candidate import Candidate, OfferKey, Pool
 from aigrid.metagraph.capabilities import Taxonomy, default_taxonomy
 from aigrid.metagraph.concepts import LiveConcepts, is_published
+from aigrid.metagraph.evidence import Claims
 from aigrid.protocol.kinds import (
     AvailabilityBody,
     CapabilityBody,
     Kind,
     ModelBody,
     Offer,
-    OfferState,
     node_peer_id,
 )
 from aigrid.protocol.model import MODEL_URN
@@ -31,46 +31,17 @@ _peer_id = functools.lru_cache(maxsize=16384)(node_peer_id)
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
-_OfferKey = tuple[str, str]  # DID of the node, model id
-_INDEXED = frozenset({Kind.MODEL, Kind.AVAILABILITY, Kind.NODE, Kind.CAPABILITY, Kind.DEMAND})
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An offer that can be asked for now.
-
-    Attributes:
-        model: model id.
-        name: of the model, as the manifest gives it.
-        capabilities: as the manifest gives them.
-        manifest: content id of the manifest under which it is offered.
-        record: content id of the AvailabilityRecord that says so.
-        node: PeerId of the node that serves it.
-        signer: DID that signed the offer.
-        state: how soon it can start.
-        slots: requests at once.
-        latency_ms: declared time to the first chunk, 0 where the node says nothing.
-        valid_until_ms: when offer, manifest, a membership behind them, or the published
-            capability by which it was found ends.
-        context_tokens: 0 where it does not apply.
-        takes: further members of a text request that it takes, by name.
-        precision: of the weights, as the manifest states it.
-    """
-
-    model: str
-    name: str
-    capabilities: tuple[str, ...]
-    manifest: str
-    record: str
-    node: str
-    signer: str
-    state: OfferState
-    slots: int
-    latency_ms: int
-    valid_until_ms: int
-    context_tokens: int
-    takes: tuple[str, ...] = ()
-    precision: str = ""
+_INDEXED = frozenset(
+    {
+        Kind.MODEL,
+        Kind.AVAILABILITY,
+        Kind.NODE,
+        Kind.CAPABILITY,
+        Kind.DEMAND,
+        Kind.EVALUATION,
+    }
+)
+__all__ = ["Candidate", "Index", "ModelSummary", "Seeder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,37 +76,13 @@ class _Entry:
     until_ms: int
 
 
-class _Pool:
-    """Candidates of one model or capability, soonest first."""
-
-    __slots__ = ("_states",)
-
-    def __init__(self) -> None:
-        self._states: dict[OfferState, dict[_OfferKey, Candidate]] = {
-            "warm": {},
-            "loading": {},
-            "on_disk": {},
-            "can_fetch": {},
-        }
-
-    def put(self, key: _OfferKey, candidate: Candidate) -> None:
-        self._states[candidate.state][key] = candidate
-
-    def discard(self, key: _OfferKey, candidate: Candidate) -> None:
-        self._states[candidate.state].pop(key, None)
-
-    def live(self, now_ms: int) -> Iterator[Candidate]:
-        for candidates in self._states.values():
-            for candidate in candidates.values():
-                if candidate.valid_until_ms > now_ms:
-                    yield candidate
-
-    def __bool__(self) -> bool:
-        return any(self._states.values())
-
-
 class Index:
-    """What is offered by whom. Knows nothing of members: it is fed only with what is believed."""
+    """What is offered by whom. Knows nothing of members: it is fed only with what is believed.
+
+    Attributes:
+        concepts: the capabilities that are known.
+        claims: evaluations of models.
+    """
 
     def __init__(self, taxonomy: Taxonomy | None = None) -> None:
         self.concepts = LiveConcepts(taxonomy if taxonomy is not None else default_taxonomy())
@@ -143,13 +90,14 @@ class Index:
         self._manifests: dict[str, _Entry] = {}
         self._manifests_of_name: dict[str, dict[str, _Entry]] = {}
         self._manifests_of_model: dict[str, dict[str, _Entry]] = {}
-        self._offers: dict[str, dict[_OfferKey, Offer]] = {}  # by manifest, met or not
+        self._offers: dict[str, dict[OfferKey, Offer]] = {}  # by manifest, met or not
         self._seeders: dict[str, dict[str, Seeder]] = {}  # model -> DID -> what it said last
-        self._candidates: dict[_OfferKey, Candidate] = {}
-        self._of_model: dict[str, _Pool] = {}
-        self._of_capability: dict[str, _Pool] = {}
+        self._candidates: dict[OfferKey, Candidate] = {}
+        self._of_model: dict[str, Pool] = {}
+        self._of_capability: dict[str, Pool] = {}
         self._demands: dict[RecordKey, _Entry] = {}
-        self._refilable: dict[_OfferKey, tuple[str, ...]] = {}  # where those that may move stand
+        self._refilable: dict[OfferKey, tuple[str, ...]] = {}  # where those that may move stand
+        self.claims = Claims()
         self._moved = False  # they may, since a capability somebody published came or went
 
     def add(self, record: Record, *, until_ms: int | None = None) -> None:
@@ -165,6 +113,7 @@ class Index:
         self._current[record.key] = entry
         if record.kind is Kind.DEMAND:
             self._demands[record.key] = entry
+        self.claims.add(record, entry.until_ms)
         if isinstance(record.body, CapabilityBody):
             self.concepts.put(record.body, entry.until_ms, record.content_id)
             self._moved = True
@@ -285,6 +234,7 @@ class Index:
         if entry is None:
             return
         record = entry.record
+        self.claims.remove(record)
         if isinstance(record.body, CapabilityBody):
             self.concepts.drop(record.subject)
             self._moved = True
@@ -303,7 +253,7 @@ class Index:
             for seed in record.body.seeds:
                 _discard(self._seeders, seed.model, record.subject)
 
-    def _show(self, key: _OfferKey, offer: Offer) -> None:
+    def _show(self, key: OfferKey, offer: Offer) -> None:
         """Make a candidate of an offer if its manifest is here and is of the model it names."""
         manifest = self._manifests.get(offer.manifest)
         if manifest is None or _model_of(manifest.record) != offer.model:
@@ -329,17 +279,17 @@ class Index:
             precision=body.model.precision,
         )
         self._candidates[key] = candidate
-        self._of_model.setdefault(offer.model, _Pool()).put(key, candidate)
+        self._of_model.setdefault(offer.model, Pool()).put(key, candidate)
         self._file(key, candidate)
 
-    def _file(self, key: _OfferKey, candidate: Candidate) -> None:
+    def _file(self, key: OfferKey, candidate: Candidate) -> None:
         """Put a candidate under what it declares, and under all that is broader."""
         filed = self.concepts.satisfied(candidate.capabilities)
         for name, until_ms in filed.items():
             known = candidate
             if until_ms < candidate.valid_until_ms:
                 known = replace(candidate, valid_until_ms=until_ms)
-            self._of_capability.setdefault(name, _Pool()).put(key, known)
+            self._of_capability.setdefault(name, Pool()).put(key, known)
         if any(map(is_published, candidate.capabilities)):
             self._refilable[key] = tuple(filed)
 
@@ -352,7 +302,7 @@ class Index:
                 _take_out(self._of_capability, name, key, candidate)
             self._file(key, candidate)
 
-    def _hide(self, key: _OfferKey) -> None:
+    def _hide(self, key: OfferKey) -> None:
         candidate = self._candidates.pop(key, None)
         if candidate is None:
             return
@@ -372,7 +322,7 @@ def _model_of(manifest: Record) -> str:
     return manifest.subject.removeprefix(MODEL_URN)
 
 
-def _live(pool: _Pool | None, now_ms: int, limit: int | None) -> tuple[Candidate, ...]:
+def _live(pool: Pool | None, now_ms: int, limit: int | None) -> tuple[Candidate, ...]:
     return () if pool is None else tuple(islice(pool.live(now_ms), limit))
 
 
@@ -392,7 +342,7 @@ def _discard(table: dict[str, dict[_K, _V]], outer: str, inner: _K) -> None:
             del table[outer]
 
 
-def _take_out(table: dict[str, _Pool], name: str, key: _OfferKey, candidate: Candidate) -> None:
+def _take_out(table: dict[str, Pool], name: str, key: OfferKey, candidate: Candidate) -> None:
     pool = table.get(name)
     if pool is not None:
         pool.discard(key, candidate)

@@ -45,9 +45,11 @@ def _serves(
 
 def _how(index: Index, asked: str, declared: tuple[str, ...], now_ms: int) -> str:
     """Which of the declared capabilities satisfy the one that was asked for."""
-    if not asked or asked in declared:
-        return f"{asked} is declared" if asked else ""
+    if asked in declared:
+        return f"{asked} is declared"
     above = index.concepts.ancestors
     narrower = [name for name in declared if above(name).get(asked, 0) > now_ms]
+    if not narrower:  # a model that was asked for by name
+        return ""
     verb = "is" if len(narrower) == 1 else "are"
     return f"{', '.join(narrower)} {verb} narrower than {asked}"

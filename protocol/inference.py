@@ -5,7 +5,7 @@ typed tasks later. Chunks stream back; exactly one `Finish` ends a successful an
 the bounds that stand with each field; what depends on several fields, `check_text` holds.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -105,6 +105,14 @@ class TaskRequest(msgspec.Struct, frozen=True, tag="task", forbid_unknown_fields
 
 
 InferRequest = TextRequest | TensorRequest | TaskRequest
+TEXT_GENERATION: Final = "text-generation"
+
+
+def asked_for(request: InferRequest) -> str:
+    """The capability that a model needs to answer; "" for tensors, of which each has its own."""
+    if isinstance(request, TaskRequest):
+        return request.task
+    return TEXT_GENERATION if isinstance(request, TextRequest) else ""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

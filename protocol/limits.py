@@ -281,6 +281,9 @@ class Limits(MeshLimits, EngineLimits):
     tensors_max: int = limit(64, "tensors in one request or answer")
     tensor_max_bytes: int = limit(32 * MIB, "all tensors of one request or answer")
     tensor_name_max_chars: int = limit(128, "a tensor's name in a task mapping")
+    tensor_inline_max_bytes: int = limit(
+        MIB, "tensors translated where requests wait; more in a thread"
+    )
     tensor_elements_max: int = limit(1 << 21, "texts, and numbers as JSON, in one body of tensors")
     image_side_max: int = limit(4096, "a side of the image that a model takes")
     image_pixels_max: int = limit(64_000_000, "pixels of an image in a request")

@@ -25,9 +25,15 @@ Takes = Annotated[
 
 # With the values that change nothing.
 MEANINGFUL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "allowed_token_ids": ([],),
     "audio": (),
     "bad_words": ([],),
+    "chat_template": ("",),
     "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "dry_multiplier": (0,),
+    "ebnf": ("",),
     "echo": (False,),
     "frequency_penalty": (0,),
     "grammar": ("",),
@@ -36,6 +42,7 @@ MEANINGFUL: Final[Mapping[str, tuple[Any, ...]]] = {
     "guided_json": (),
     "guided_regex": ("",),
     "ignore_eos": (False,),
+    "json_schema": (),
     "length_penalty": (1,),
     "logit_bias": ({},),
     "min_p": (0,),
@@ -43,9 +50,12 @@ MEANINGFUL: Final[Mapping[str, tuple[Any, ...]]] = {
     "mirostat": (0,),
     "modalities": (["text"], []),
     "parallel_tool_calls": (True,),
+    "plugins": ([],),
     "presence_penalty": (0,),
+    "random_seed": (),
     "reasoning": ({},),
     "reasoning_effort": ("none",),
+    "regex": ("",),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "stop_token_ids": ([],),
@@ -60,6 +70,7 @@ MEANINGFUL: Final[Mapping[str, tuple[Any, ...]]] = {
     "use_beam_search": (False,),
     "verbosity": ("medium",),
     "web_search_options": (),
+    "xtc_probability": (0,),
 }
 IN_MESSAGES: Final[Mapping[str, tuple[Any, ...]]] = {
     "audio": (),
@@ -84,6 +95,7 @@ RESERVED: Final = frozenset(
     }
 )
 _NEUTRAL_MAX_BYTES = 64
+_encode = msgspec.json.Encoder().encode
 _NAME_MAX_CHARS = 65
 _NAMES_SHOWN_MAX = 8
 _MEMBERS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(
@@ -104,6 +116,20 @@ def members(text: bytes, where: str = "more") -> dict[str, msgspec.Raw]:
         return _MEMBERS.decode(text)
     except (ValueError, RecursionError):
         raise InvalidRequestError(f"`{where}` is no JSON object.", param=where) from None
+
+
+def packed(said: Mapping[str, Any], where: str = "") -> bytes:
+    """Further members as they travel; b"" where there are none.
+
+    Raises:
+        InvalidRequestError: `body_too_large`; `where` says what it is of.
+    """
+    text = _encode(said) if said else b""
+    if len(text) > LIMITS.more_max_bytes:
+        raise InvalidRequestError(
+            f"{where or 'The body'} is too large.", Code.BODY_TOO_LARGE, param=where or None
+        )
+    return text
 
 
 def is_neutral(raw: bytes | memoryview | msgspec.Raw, neutral: tuple[Any, ...]) -> bool:

@@ -18,8 +18,9 @@ from aigrid.engines.base import (
 )
 from aigrid.engines.counting import CountedEngine
 from aigrid.engines.devices import devices
+from aigrid.engines.upstream.connections import Bounds
 from aigrid.engines.upstream.health import Health
-from aigrid.engines.upstream.http import Bounds, Client
+from aigrid.engines.upstream.http import Client
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS, MIB, Limits

@@ -3,48 +3,40 @@
 Over the standard library's http.client, which parses and does nothing by itself: no redirects, no
 proxies from the environment, no pool, no retries, no decompression. What is missing there, a bound
 on the whole of a header or an answer in seconds and bytes, and a cancel from another thread, sits
-beneath it, at the socket. Each request has a connection of its own: a cancel closes it, which is
-what stops the work at the other end.
+beneath it, at the socket (`connections`). A connection is kept once an answer has come to its end;
+a cancel closes it, which is what stops the work at the other end.
 
 Messages of errors travel to whoever asked, on other machines: none names the server's address.
 """
 
 import contextlib
 import http.client
-import io
-import socket
-import ssl
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from aigrid.engines.base import Cancelled, CancelToken, Endpoint
 from aigrid.engines.upstream.address import Location, locate, resolve
+from aigrid.engines.upstream.connections import READ_BYTES, Bounds, Connections, Line, Wire
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.limits import KIB, LIMITS, Limits
+from aigrid.protocol.limits import LIMITS, Limits
 
-_READ_BYTES: Final = 64 * KIB
+_END_SECONDS: Final = 0.005  # for the end of a body after its last word; else it is not waited for
+# ValueError: the size of a chunk that is no number.
+_FAILED: Final = (EngineError, OSError, http.client.HTTPException, ValueError)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Of one exchange: seconds without a byte, seconds in all, bytes of the answer's body."""
-
-    silence_seconds: float
-    seconds: float
-    max_bytes: int
 
 
 class Answer:
     """A response whose header has arrived."""
 
-    def __init__(self, response: http.client.HTTPResponse) -> None:
+    def __init__(self, response: http.client.HTTPResponse, wire: Wire) -> None:
         self._response = response
+        self._wire = wire
+        self._says_no_more = False
         self.status = response.status
 
     def header(self, name: str) -> str:
@@ -53,7 +45,7 @@ class Answer:
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes."""
-        while data := self._response.read1(_READ_BYTES):
+        while data := self._response.read1(READ_BYTES):
             yield data
         if self._response.length:  # of what the header promised
             raise http.client.IncompleteRead(b"", self._response.length)
@@ -61,6 +53,21 @@ class Answer:
     def read(self) -> bytes:
         """The whole body; its size is bounded beneath."""
         return b"".join(self.pieces())
+
+    def says_no_more(self) -> None:
+        """What is left of the body holds nothing but its end."""
+        self._says_no_more = True
+
+    def is_whole(self) -> bool:
+        """Whether it was read to its end, and another may follow on the connection."""
+        if self._says_no_more and not self._is_read():
+            self._wire.hurry(_END_SECONDS)
+            with contextlib.suppress(*_FAILED):
+                self.read()
+        return self._is_read() and not self._response.will_close
+
+    def _is_read(self) -> bool:
+        return self._response.isclosed() or self._response.length == 0
 
 
 class Client:
@@ -71,8 +78,7 @@ class Client:
         self.location = locate(endpoint.url)
         self._limits = limits
         self._headers = _headers(self.location, endpoint.key)
-        self._addresses = resolve(self.location)
-        self._tls = ssl.create_default_context() if self.location.secure else None
+        self._connections = Connections(self.location, resolve(self.location), limits)
 
     @contextmanager
     def open(
@@ -86,7 +92,7 @@ class Client:
         headers: dict[str, str] | None = None,
         from_root: bool = False,
     ) -> Iterator[Answer]:
-        """Ask; leaving closes the connection.
+        """Ask; leaving before the answer's end closes the connection.
 
         `path` is below that of the server's URL, with `from_root` below its `Location.root`.
 
@@ -96,122 +102,75 @@ class Client:
                 what is no answer in HTTP or too large. Statuses are left to the caller.
         """
         token = cancel or CancelToken()
-        target = (self.location.root if from_root else self.location.path) + path
+        given = {} if body is None else {"Content-Type": "application/json"}
+        asked = _Asked(
+            method,
+            (self.location.root if from_root else self.location.path) + path,
+            body,
+            {**self._headers, **given, **(headers or {})},
+            bounds,
+        )
         try:
-            with contextlib.closing(self._connect(token)) as connection:
-                token.on_cancel(lambda: _cut(connection))
-                if token.cancelled:
-                    raise Cancelled
-                yield self._exchange(
-                    connection,
-                    bounds,
-                    method=method,
-                    target=target,
-                    body=body,
-                    headers={**self._headers, **(headers or {})},
-                )
-        except EngineError:
-            if token.cancelled:
-                raise Cancelled from None
-            raise
-        except (http.client.IncompleteRead, http.client.RemoteDisconnected, OSError) as error:
-            if token.cancelled:
-                raise Cancelled from None
-            raise _broken(error) from None
-        except (http.client.HTTPException, ValueError):
-            # ValueError: the size of a chunk that is no number.
-            if token.cancelled:
-                raise Cancelled from None
-            raise EngineError("the server's answer is not HTTP") from None
-
-    def _exchange(
-        self,
-        connection: socket.socket,
-        bounds: Bounds,
-        *,
-        method: str,
-        target: str,
-        body: bytes | None,
-        headers: dict[str, str],
-    ) -> Answer:
-        wire = _Wire(connection, bounds, self._limits.upstream_headers_max_bytes)
-        exchange = http.client.HTTPConnection("upstream")  # the name is not used: see _headers
-        exchange.auto_open = 0
-        exchange.sock = wire
-        given = headers if body is None else {"Content-Type": "application/json", **headers}
-        exchange.request(method, target, body, given)
-        response = exchange.getresponse()
-        wire.begin_body()
-        if response.getheader("Content-Encoding", "identity") != "identity":
-            raise EngineError("the server compresses its answers though it was asked not to")
-        return Answer(response)
-
-    def _connect(self, cancel: CancelToken) -> socket.socket:
-        problem: OSError | None = None
-        for address in self._addresses:
-            if cancel.cancelled:
-                raise Cancelled
+            line, answer = self._ask(asked, token)
             try:
-                return self._connect_to(address)
-            except ssl.SSLError as error:
-                raise _untrusted(error) from None
-            except OSError as error:
-                problem = error
-        why = "it does not answer" if isinstance(problem, TimeoutError) else _reason(problem)
-        raise EngineError(f"the server cannot be reached: {why}", Code.UNREACHABLE)
+                yield answer
+            finally:
+                if answer.is_whole() and line.release():
+                    self._connections.keep(line)
+                else:
+                    line.connection.close()
+        except _FAILED as error:
+            if token.cancelled:
+                raise Cancelled from None
+            raise _failure(error) from None
 
-    def _connect_to(self, address: str) -> socket.socket:
-        seconds = self._limits.upstream_connect_seconds
-        plain = socket.create_connection((address, self.location.port), seconds)
+    def _ask(self, asked: "_Asked", token: CancelToken) -> tuple[Line, Answer]:
+        """Over a connection that is kept, or else a new one.
+
+        One that is kept may have ended a moment ago: where nothing came of it the request was not
+        heard, and is made again.
+        """
+        if (line := self._connections.take(token)) is not None:
+            wire = self._wire(line, asked)
+            try:
+                return line, _exchange(wire, asked)
+            except ConnectionError:
+                line.connection.close()
+                if wire.heard or token.cancelled:
+                    raise
+            except BaseException:
+                line.connection.close()
+                raise
+        line = self._connections.make(token)
         try:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is None:
-                return plain
-            return self._tls.wrap_socket(plain, server_hostname=self.location.host)
+            return line, _exchange(self._wire(line, asked), asked)
         except BaseException:
-            plain.close()
+            line.connection.close()
             raise
 
+    def _wire(self, line: Line, asked: "_Asked") -> Wire:
+        return Wire(line.connection, asked.bounds, self._limits.upstream_headers_max_bytes)
 
-class _Wire(io.RawIOBase):
-    """A socket as http.client uses it: each read is held to the bounds of its part."""
 
-    def __init__(self, connection: socket.socket, bounds: Bounds, header_max_bytes: int) -> None:
-        self._connection = connection
-        self._bounds = bounds
-        self._until = time.monotonic() + bounds.seconds
-        # A header may take as long as silence may last, and not a byte a minute.
-        self._part_until = time.monotonic() + bounds.silence_seconds
-        self._left_bytes = header_max_bytes + _READ_BYTES  # a read takes what is there
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    method: str
+    target: str
+    body: bytes | None
+    headers: dict[str, str]
+    bounds: Bounds
 
-    def begin_body(self) -> None:
-        self._part_until = self._until
-        # Chunks are framed by a few bytes each; one for each byte would be six times as much.
-        self._left_bytes = self._bounds.max_bytes + self._bounds.max_bytes // 2 + _READ_BYTES
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def sendall(self, data: Any) -> None:
-        self._connection.settimeout(self._bounds.silence_seconds)
-        self._connection.sendall(data)
-
-    def readinto(self, buffer: Any) -> int:
-        left = min(self._part_until, self._until) - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._connection.settimeout(min(left, self._bounds.silence_seconds))
-        count = self._connection.recv_into(buffer)
-        self._left_bytes -= count
-        if self._left_bytes < 0:
-            raise EngineError("the server's answer is too large")
-        return count
-
-    def close(self) -> None:
-        """The connection is closed by whoever opened it."""
+def _exchange(wire: Wire, asked: _Asked) -> Answer:
+    exchange = http.client.HTTPConnection("upstream")  # the name is not used: see _headers
+    exchange.auto_open = 0
+    exchange.sock = wire
+    exchange.request(asked.method, asked.target, asked.body, asked.headers)
+    response = exchange.getresponse()
+    wire.begin_body()
+    if response.getheader("Content-Encoding", "identity") != "identity":
+        raise EngineError("the server compresses its answers though it was asked not to")
+    return Answer(response, wire)
 
 
 def ask_json(
@@ -297,29 +256,16 @@ def _headers(location: Location, key: str) -> dict[str, str]:
     headers = {
         "Host": location.authority,
         "Accept-Encoding": "identity",
-        "Connection": "close",
         "User-Agent": "aigrid-node",
     }
     return {**headers, "Authorization": f"Bearer {key}"} if key else headers
 
 
-def _cut(connection: socket.socket) -> None:
-    """Wake whoever reads or writes, from another thread; TLS says no farewell."""
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-def _broken(error: Exception) -> EngineError:
+def _failure(error: Exception) -> EngineError:
+    if isinstance(error, EngineError):
+        return error
     if isinstance(error, TimeoutError):
         return EngineError("the server said nothing for too long", Code.ENGINE_TIMEOUT)
-    return EngineError("the server ended the connection early", Code.CONNECTION_LOST)
-
-
-def _untrusted(error: ssl.SSLError) -> EngineError:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return EngineError(f"the server's certificate is not trusted: {error.verify_message}")
-    return EngineError("the server does not speak TLS as it should")
-
-
-def _reason(error: OSError | None) -> str:
-    return (error.strerror if error is not None else None) or "no connection"
+    if isinstance(error, http.client.IncompleteRead | OSError):  # RemoteDisconnected is one
+        return EngineError("the server ended the connection early", Code.CONNECTION_LOST)
+    return EngineError("the server's answer is not HTTP")

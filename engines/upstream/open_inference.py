@@ -14,8 +14,9 @@ from aigrid.engines.base import CancelToken, ModelSource, Served, wrong_task
 from aigrid.engines.onnx_tensors import array_of, tensor_of
 from aigrid.engines.tasks import TASKS, Tasks
 from aigrid.engines.tasks.base import Array
+from aigrid.engines.upstream.connections import Bounds
 from aigrid.engines.upstream.engine import Backend, UpstreamEngine
-from aigrid.engines.upstream.http import Bounds, Client, ask_json, brief, refused
+from aigrid.engines.upstream.http import Client, ask_json, brief, refused
 from aigrid.engines.upstream.oip_tensors import body_of, tensors_of
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (

@@ -10,15 +10,17 @@ from typing import Final
 import msgspec
 
 from aigrid.engines.base import CancelToken, ModelSource, Served, wrong_task
+from aigrid.engines.upstream.connections import Bounds
 from aigrid.engines.upstream.engine import Backend, UpstreamEngine
-from aigrid.engines.upstream.http import Bounds, Client, ask_json, brief, refused
+from aigrid.engines.upstream.http import Client, ask_json, brief, refused
 from aigrid.engines.upstream.openai_text import (
+    Events,
     TextAnswer,
     Usage,
     answer_max_bytes,
     body_of,
-    events,
     is_chat,
+    together,
 )
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
@@ -208,7 +210,11 @@ class OpenAiModel:
                         "this model's server takes messages, not a prompt", Code.INVALID_REQUEST
                     )
                 raise error
-            yield from TextAnswer(request).chunks(events(answer.pieces()))
+            said = Events(answer.pieces())
+            for chunk in together(TextAnswer(request).chunks(said), said):
+                if said.done:
+                    answer.says_no_more()
+                yield chunk
 
     def _generated(self, request: TextRequest, bounds: Bounds) -> None:
         *_, finish = self._generate(request, bounds, CancelToken())

@@ -19,6 +19,7 @@ from aigrid.protocol.inference import Finish, FinishReason, TextChunk, TextReque
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import is_neutral, members
 
+_DONE: Final = b"[DONE]"
 _LOGPROB_MIN: Final = -1e38
 _SEEDS: Final = 2**31
 _ENDS: Final[dict[str, FinishReason]] = {
@@ -146,24 +147,57 @@ def answer_max_bytes(request: TextRequest) -> int:
     return LIMITS.upstream_event_max_bytes + tokens * each
 
 
-def events(pieces: Iterable[bytes]) -> Iterator[bytes]:
+class Events:
     """The data of each server-sent event; only its last line where there are several.
 
-    Raises:
-        EngineError: `engine_failed` for a line without end.
+    Iterating raises EngineError: `engine_failed` for a line without end.
+
+    Attributes:
+        more: whether the next event is there already.
+        done: whether the last one was told to be that.
     """
-    rest = bytearray()
-    for piece in pieces:
-        rest += piece
-        if b"\n" in piece:  # else there is nothing new to look at in a long line
-            *lines, rest = rest.split(b"\n")
-            for line in lines:
-                if line.startswith(b"data:"):
-                    yield bytes(line[5:].strip())
-        if len(rest) > LIMITS.upstream_event_max_bytes:
-            raise EngineError("the server sends an event that is too large")
-    if rest.startswith(b"data:"):
-        yield bytes(rest[5:].strip())
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self.more = False
+        self.done = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        rest = bytearray()
+        for piece in self._pieces:
+            rest += piece
+            if b"\n" in piece:  # else there is nothing new to look at in a long line
+                *lines, rest = rest.split(b"\n")
+                found = [bytes(line[5:].strip()) for line in lines if line.startswith(b"data:")]
+                for left, data in zip(reversed(range(len(found))), found, strict=True):
+                    self.more = left > 0
+                    self.done = data == _DONE
+                    yield data
+            if len(rest) > LIMITS.upstream_event_max_bytes:
+                raise EngineError("the server sends an event that is too large")
+        if rest.startswith(b"data:"):
+            yield bytes(rest[5:].strip())
+
+
+def together(chunks: Iterable[TextChunk | Finish], said: Events) -> Iterator[TextChunk | Finish]:
+    """As one chunk what text came together: each costs what it takes to pass it on."""
+    held: list[str] = []
+    try:
+        for chunk in chunks:
+            if isinstance(chunk, TextChunk) and not (chunk.logprobs or chunk.more):
+                held.append(chunk.text)
+                if not said.more:
+                    yield TextChunk("".join(held))
+                    held.clear()
+                continue
+            if held:
+                yield TextChunk("".join(held))
+                held.clear()
+            yield chunk
+    except EngineError:
+        if held:
+            yield TextChunk("".join(held))
+        raise
 
 
 class TextAnswer:
@@ -184,7 +218,7 @@ class TextAnswer:
                 `connection_lost` where the stream only stops.
         """
         for event in data:
-            if event == b"[DONE]":
+            if event == _DONE:
                 break
             yield from self._event(_decode(event))
             if self._reason == "cut":

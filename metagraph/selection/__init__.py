@@ -8,6 +8,7 @@ from aigrid.metagraph.selection.constraints import (
     Stated,
     check_language,
 )
+from aigrid.metagraph.selection.criteria import ANYTHING, Criteria
 from aigrid.metagraph.selection.explained import (
     Explained,
     explain,
@@ -16,7 +17,7 @@ from aigrid.metagraph.selection.explained import (
 )
 from aigrid.metagraph.selection.observation import Observation, Outcomes, Pace, known_latency
 from aigrid.metagraph.selection.rank import rank, sift
-from aigrid.metagraph.selection.ranking import Dropped, Kept, Ranking
+from aigrid.metagraph.selection.ranking import NOBODY, Dropped, Kept, Ranking
 from aigrid.metagraph.selection.strategy import (
     DEFAULT_STRATEGY,
     STRATEGIES,
@@ -27,10 +28,13 @@ from aigrid.metagraph.selection.strategy import (
 )
 
 __all__ = [
+    "ANYTHING",
     "CONSTRAINTS",
     "DEFAULT_STRATEGY",
+    "NOBODY",
     "STRATEGIES",
     "UNWANTED",
+    "Criteria",
     "Dropped",
     "Explained",
     "Filters",

@@ -1,6 +1,7 @@
 """What a choice comes to: who may be asked, in which order, and who may not be. Data alone."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection.constraints import Check, Reason
@@ -68,3 +69,6 @@ class Ranking:
         """When the first of the dropped may be asked again, where that is known."""
         known = [d.retry_after_seconds for d in self.dropped if d.retry_after_seconds is not None]
         return min(known, default=None)
+
+
+NOBODY: Final = Ranking((), ())

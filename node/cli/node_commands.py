@@ -3,7 +3,7 @@
 import os
 import shlex
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from aigrid.node.cli.id_commands import PassphraseFile
 from aigrid.node.cli.session import Json, print_json, session, show
 from aigrid.node.cli.status_view import show_status
 from aigrid.node.settings.setting import known_home, of_user
+from aigrid.protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from aigrid.node.key_store.passphrase import PassphraseSource
@@ -167,11 +168,21 @@ def up(
         environment=os.environ,
         hostname=socket.gethostname(),
     )
+    _check_engines(engine or ())
     open_data_directory(config.data_dir)
     logs.configure(config.data_dir, os.environ)
     if passphrase.named:
         _use_passphrase(config.data_dir, passphrase)
     _serve(config, passphrase)
+
+
+def _check_engines(preferred: Iterable[str]) -> None:
+    """A name that is typed is one that is installed; in a file it may be that of one to come."""
+    from aigrid.engines.registry import installed
+
+    known = [one.name for one in installed() if not one.problem]
+    if unknown := next((name for name in preferred if name not in known), None):
+        raise UsageError(f"--engine: no {unknown!r} is installed here, only {', '.join(known)}")
 
 
 def _use_passphrase(data_dir: Path, passphrase: "PassphraseSource") -> None:

@@ -22,8 +22,8 @@ _COLUMNS = {"what": "", "value": "", "origin": "READ FROM"}
 Policy = Annotated[
     Path | None,
     typer.Option(
-        help="A file that says what may be done with the model, by whom (TOML or JSON, see the "
-        "README). Default: as published before, else members may do everything."
+        help="A file that says what may be done with the model, by whom (TOML or JSON, see "
+        "docs/policy.md). Default: as published before, else members may do everything."
     ),
 ]
 

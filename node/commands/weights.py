@@ -1,6 +1,6 @@
 """The methods behind `aigrid models fetch` and `models drop`."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -10,8 +10,11 @@ from aigrid.node.control import Emit
 from aigrid.node.mesh.pool.budget import check_fits_anywhere
 from aigrid.node.mesh.routing.answer import the_one
 from aigrid.node.mesh.shelf.starter import BUILT_IN, CATALOGUE
-from aigrid.protocol.errors import Code, InvalidRequestError
+from aigrid.protocol.errors import POLICY, AigridError, Code, InvalidRequestError
 from aigrid.protocol.kinds import ModelBody
+
+# Of a node that the grid has put out these are not worth telling: no grant would let it in again.
+_MAY_BE_TROUBLE: Final = POLICY | {Code.NO_CANDIDATE, Code.MODEL_NOT_FOUND, Code.UNREACHABLE}
 
 
 class FetchModel(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,6 +36,7 @@ async def fetch_model(node: Node, params: FetchModel, emit: Emit) -> dict[str, A
 
     Raises:
         InvalidRequestError: `model_not_found`, `ambiguous_model`.
+        PolicyDeniedError: `not_member` where the grid has put this node out.
         AigridError: as `Hosting.fetch` and `Weights.fetch`; `out_of_memory` where it is known
             beforehand that it could never be loaded here.
     """
@@ -48,12 +52,17 @@ async def fetch_model(node: Node, params: FetchModel, emit: Emit) -> dict[str, A
         others = {*node.graph.index.resolve(params.name, node.now_ms())} - {published.model}
         fetched = _fetched(node, published.model, published.name, published.record)
         return {**fetched, "others": sorted(others)}
-    model = await _known(node, params.name)
-    manifest = node.weights.choose(model)
-    body = manifest.body
-    if isinstance(body, ModelBody):
-        check_fits_anywhere(body.memory_bytes, purses)  # by its manifest: no byte is brought yet
-    await node.weights.fetch(model, manifest, progress=progress)
+    try:
+        model = await _known(node, params.name)
+        manifest = node.weights.choose(model)
+        body = manifest.body
+        if isinstance(body, ModelBody):
+            check_fits_anywhere(body.memory_bytes, purses)  # by its manifest, before any byte
+        await node.weights.fetch(model, manifest, progress=progress)
+    except AigridError as error:
+        if error.code in _MAY_BE_TROUBLE and (trouble := node.router.own_trouble()) is not None:
+            raise trouble from None
+        raise
     name = body.name if isinstance(body, ModelBody) else ""
     return {**_fetched(node, model, name, manifest.content_id), "others": []}
 

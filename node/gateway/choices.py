@@ -42,12 +42,14 @@ class Choices:
     """Looks as one `Generation`: enter it to wait until one has begun, then iterate over steps.
 
     Steps come as they are ready, those of each choice in order and the last of these with `ended`;
-    after all of them comes one with `finish`, the sum. The first choice that fails ends them all,
-    and so does leaving early: `answer` is that of the choice that began first.
+    after all of them comes one with `finish`, the sum. A prompt, which has `each` choices, counts
+    once in it, as clients expect. The first choice that fails ends them all, and so does leaving
+    early: `answer` is that of the choice that began first.
     """
 
-    def __init__(self, generations: Sequence[Generation]) -> None:
+    def __init__(self, generations: Sequence[Generation], each: int) -> None:
         self._generations = generations
+        self._each = each
         self._began: Answer | None = None
         self._left = len(generations)
         self._prompt_tokens = self._completion_tokens = 0
@@ -132,7 +134,8 @@ class Choices:
     def _counted(self, step: Step) -> Step:
         if step.ended is not None:
             self._left -= 1
-            self._prompt_tokens += step.ended.prompt_tokens
+            if step.choice % self._each == 0:
+                self._prompt_tokens += step.ended.prompt_tokens
             self._completion_tokens += step.ended.completion_tokens
         return step
 

@@ -5,6 +5,8 @@ anything.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -44,15 +46,33 @@ def joined(pieces: Iterable[bytes]) -> dict[str, Any]:
             if name == "tool_calls" and isinstance(value, list):
                 for position, call in enumerate(value):
                     _add_call(calls, position, call)
-            elif isinstance(value, str) and isinstance(whole.get(name), str):
-                whole[name] += value
-            elif isinstance(value, list) and isinstance(whole.get(name), list):
-                whole[name] = whole[name] + value
-            elif value is not None:
-                whole[name] = value
+            else:
+                _add(whole, name, value)
     if calls:
-        whole["tool_calls"] = [calls[index] for index in sorted(calls)]
-    return whole
+        whole["tool_calls"] = [_grown(calls[index]) for index in sorted(calls)]
+    return _grown(whole)
+
+
+@dataclass(slots=True)
+class _Growing:
+    """What comes bit by bit; put together once, for there may be any number of bits."""
+
+    kind: type
+    bits: list[Any]
+
+    def whole(self) -> str | list[Any]:
+        return "".join(self.bits) if self.kind is str else list(chain.from_iterable(self.bits))
+
+
+def _add(members: dict[str, Any], name: str, value: object) -> None:
+    if isinstance(value, str | list):
+        before = members.get(name)
+        if isinstance(before, _Growing) and before.kind is type(value):
+            before.bits.append(value)
+        else:
+            members[name] = _Growing(type(value), [value])
+    elif value is not None:
+        members[name] = value
 
 
 def _add_call(calls: dict[int, dict[str, Any]], position: int, said: object) -> None:
@@ -64,14 +84,26 @@ def _add_call(calls: dict[int, dict[str, Any]], position: int, said: object) -> 
     call = calls.setdefault(index, {})
     for name, value in said.items():
         if name == "function" and isinstance(value, dict):
-            _add_function(call.setdefault("function", {}), value)
+            _add_function(call, value)
         elif name != "index" and value is not None:
             call[name] = value
 
 
-def _add_function(function: dict[str, Any], said: dict[str, Any]) -> None:
+def _add_function(call: dict[str, Any], said: dict[str, Any]) -> None:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        function = call["function"] = {}
     for name, value in said.items():
         if name == "arguments" and isinstance(value, str):
-            function[name] = function.get(name, "") + value
+            _add(function, name, value)
         elif value is not None and name != "arguments":
             function[name] = value
+
+
+def _grown(members: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.whole()
+        if isinstance(value, _Growing)
+        else (_grown(value) if name == "function" and isinstance(value, dict) else value)
+        for name, value in members.items()
+    }

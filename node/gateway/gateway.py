@@ -4,16 +4,20 @@ import socket
 from collections.abc import Callable, Iterable
 
 import trio
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route, Router
 
 from aigrid.node.gateway import openapi
 from aigrid.node.gateway.auth.authenticator import Authenticator
+from aigrid.node.gateway.capabilities.endpoints import CapabilityEndpoints
+from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.gateway.http.asgi import BodyReader, Boundary
+from aigrid.node.gateway.http.bodies import BodyReader
+from aigrid.node.gateway.http.boundary import Boundary
 from aigrid.node.gateway.http.errors import SpellError
 from aigrid.node.gateway.http.guard import allowed_hosts, any_address, is_loopback, loopback_address
+from aigrid.node.gateway.http.json_io import json_response
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import Response
+from aigrid.node.gateway.http.routes import Route, Router
 from aigrid.node.gateway.http.server import HttpServer, listen
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
@@ -22,7 +26,7 @@ from aigrid.node.gateway.ollama.endpoints import OllamaEndpoints
 from aigrid.node.gateway.open_inference.answers import error_body as open_inference_error
 from aigrid.node.gateway.open_inference.endpoints import OpenInferenceEndpoints
 from aigrid.node.gateway.openai.answers import error_body
-from aigrid.node.gateway.openai.endpoints import OpenAiEndpoints, json_response
+from aigrid.node.gateway.openai.endpoints import OpenAiEndpoints
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.gateway.sparql import Queries, SparqlEndpoint
 from aigrid.node.gateway.tasks import TaskEndpoints
@@ -58,6 +62,7 @@ class Gateway:
         queries: Queries | None = None,
         manifest: Callable[[str], ModelBody | None] = lambda _: None,
         repository: Repository | None = None,
+        outcomes: Outcomes | None = None,
         tls: ServerTls | None = None,
         names: tuple[str, ...] = (),
         observer: Observer | None = None,
@@ -67,6 +72,7 @@ class Gateway:
         self._queries = queries
         self._manifest = manifest
         self._repository = repository
+        self._outcomes = outcomes
         self._host = loopback_address(host) if tls is None else any_address(host)
         self._port = port
         self._limits = limits or GatewayLimits()
@@ -138,6 +144,7 @@ class Gateway:
             self._socket,
             self._limits,
             None if self._tls is None else self._tls.context,
+            now_seconds=self._core.now_seconds,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
@@ -152,7 +159,7 @@ class Gateway:
 
     async def _end(self, server: HttpServer, drain_seconds: float) -> None:
         self._core.refuse_new()
-        await server.stop_accepting()
+        server.stop_accepting()
         with trio.move_on_after(drain_seconds):
             await self._core.drained()
         self._core.cut_off()
@@ -162,7 +169,7 @@ class Gateway:
 
     def _app(self) -> Boundary:
         bodies = BodyReader(self._limits)
-        routes: list[BaseRoute] = [
+        routes: list[Route] = [
             *OpenAiEndpoints(self._core, bodies, self._limits).routes(),
             *OllamaEndpoints(self._core, bodies, self._limits, manifest=self._manifest).routes(),
             *TaskEndpoints(self._core, bodies, self._limits).routes(),
@@ -179,19 +186,19 @@ class Gateway:
                 manifest=self._manifest,
                 repository=self._repository,
             ).routes()
+        if self._outcomes is not None:
+            routes += CapabilityEndpoints(self._core, self._outcomes, bodies, self._limits).routes()
         if self._queries is not None:
             routes += SparqlEndpoint(self._queries, self._limits).routes()
         self._served = served(routes)
-        router = Router(routes, redirect_slashes=False)
         return Boundary(
-            router,
+            Router(routes),
             self._core,
             self._limits,
             self._hosts,
             auth=self._auth,
             dialect=_dialect,
             observer=self._observer,
-            routes=routes,
         )
 
     async def _health(self, _request: Request) -> Response:
@@ -209,13 +216,12 @@ class Gateway:
         return json_response(openapi.document(self._served, _dialect, openapi.OPERATIONS))
 
 
-def served(routes: Iterable[BaseRoute]) -> frozenset[tuple[str, str]]:
+def served(routes: Iterable[Route]) -> frozenset[tuple[str, str]]:
     """(method, path) of each, as the document writes them; HEAD goes with GET."""
     return frozenset(
         (method, route.path.replace(":path}", "}"))
         for route in routes
-        if isinstance(route, Route)
-        for method in (route.methods or ())
+        for method in route.methods
         if method != "HEAD"
     )
 

@@ -2,7 +2,7 @@
 
 It says no less than the code: what a path takes is the struct that its body is decoded into, and a
 test compares the operations with the routes both ways. It may say more: bounds that a check holds
-and no type says are answered with an error that is documented.
+and no type says are answered with an error that is documented. Answers: see `openapi_answers`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,10 +23,13 @@ from aigrid.node.gateway.open_inference.infer_request import InferBody
 from aigrid.node.gateway.openai import chat_request, completion_request, response_request
 from aigrid.node.gateway.openai.answers import error_body
 from aigrid.node.gateway.openai.embeddings import EmbeddingsBody
+from aigrid.node.gateway.openapi_answers import ANSWERS
 from aigrid.node.gateway.tasks import TaskBody
+from aigrid.node.outcome.request import Body as OutcomeBody
 from aigrid.protocol.errors import CODES, Code
 
 PATH: Final = "/openapi.json"
+_SCHEMA: Final = "#/components/schemas/{name}"
 _JSON, _EVENTS, _LINES = "application/json", "text/event-stream", "application/x-ndjson"
 _OCTETS, _FORM = "application/octet-stream", "application/x-www-form-urlencoded"
 _RESULTS = (
@@ -40,6 +43,7 @@ _NAMES: Final = {
     "ResponseRequest": response_request.ResponseBody,
     "EmbeddingsRequest": EmbeddingsBody,
     "TaskRequest": TaskBody,
+    "OutcomeRequest": OutcomeBody,
     "OllamaChatRequest": ollama.ChatBody,
     "OllamaGenerateRequest": ollama.GenerateBody,
     "OllamaEmbedRequest": ollama.EmbedBody,
@@ -55,32 +59,36 @@ class Operation:
 
     Attributes:
         request: name of the body's schema; "" where there is none.
-        members: of a whole answer in JSON; None where it is an array, or no JSON.
+        answer: schema of a whole answer in JSON, of those in `openapi_answers`; "" where it may be
+            anything, or is no JSON.
+        is_list: whether it is an array of such.
         kinds: content types of the answer.
         takes: content types of the body.
+        optional: whether there need be no body.
     """
 
     method: str
     path: str
     summary: str
     request: str = ""
-    members: tuple[str, ...] | None = ()
+    answer: str = ""
+    is_list: bool = False
     kinds: tuple[str, ...] = (_JSON,)
     takes: tuple[str, ...] = (_JSON,)
     optional: bool = False
 
 
-def _get(path: str, summary: str, *members: str) -> Operation:
-    return Operation("GET", path, summary, members=members)
+def _get(path: str, summary: str, answer: str = "") -> Operation:
+    return Operation("GET", path, summary, answer=answer)
 
 
-def _post(path: str, summary: str, request: str, *members: str, streams: str = "") -> Operation:
+def _post(path: str, summary: str, request: str, answer: str, *, streams: str = "") -> Operation:
     kinds = (_JSON, streams) if streams else (_JSON,)
-    return Operation("POST", path, summary, request, members, kinds)
+    return Operation("POST", path, summary, request, answer, kinds=kinds)
 
 
 def _managed(path: str, summary: str) -> Operation:
-    return Operation("POST", path, summary, "RepositoryRequest", (), optional=True)
+    return Operation("POST", path, summary, "RepositoryRequest", optional=True)
 
 
 def _elsewhere(path: str, method: str = "POST") -> Operation:
@@ -88,43 +96,43 @@ def _elsewhere(path: str, method: str = "POST") -> Operation:
 
 
 def _model_operations(path: str) -> tuple[Operation, ...]:
-    infer = ("model_name", "model_version", "outputs")
     both = (_JSON, _OCTETS)
     return (
-        _get(path, "A model and its tensors.", "name", "versions", "inputs", "outputs"),
-        _get(f"{path}/ready", "Whether a model answers.", "name", "ready"),
-        Operation("POST", f"{path}/infer", "Tensors to tensors.", "InferRequest", infer, both),
+        _get(path, "A model and its tensors.", "Metadata"),
+        _get(f"{path}/ready", "Whether a model answers.", "ModelReady"),
+        Operation(
+            "POST", f"{path}/infer", "Tensors to tensors.", "InferRequest", "Inferred", kinds=both
+        ),
     )
 
 
-_TURN = ("id", "object", "created", "model", "choices", "usage")
 OPERATIONS: Final[tuple[Operation, ...]] = (
-    _post("/v1/chat/completions", "Chat.", "ChatRequest", *_TURN, streams=_EVENTS),
-    _post("/v1/completions", "Continue texts.", "CompletionRequest", *_TURN, streams=_EVENTS),
-    _post("/v1/responses", "A response.", "ResponseRequest", "id", "output", streams=_EVENTS),
-    _post("/v1/embeddings", "Texts to vectors.", "EmbeddingsRequest", "object", "data", "usage"),
-    _get("/v1/models", "Every model that somebody offers.", "object", "data"),
-    _get("/v1/models/{model}", "One model, by name or id.", "id", "object", "created"),
-    Operation("GET", "/", "A greeting.", members=None, kinds=("text/plain",)),
-    _get("/api/version", "The version of Ollama's interface that is followed.", "version"),
-    _get("/api/tags", "Every model that somebody offers.", "models"),
-    _get("/api/ps", "Models that are loaded, wherever.", "models"),
-    _post("/api/show", "One model.", "OllamaShowRequest", "details", "model_info", "capabilities"),
-    _post("/api/chat", "Chat.", "OllamaChatRequest", "model", "message", "done", streams=_LINES),
+    _post("/v1/chat/completions", "Chat.", "ChatRequest", "ChatCompletion", streams=_EVENTS),
+    _post("/v1/completions", "Continue texts.", "CompletionRequest", "Completion", streams=_EVENTS),
+    _post("/v1/responses", "A response.", "ResponseRequest", "Response", streams=_EVENTS),
+    _post("/v1/embeddings", "Texts to vectors.", "EmbeddingsRequest", "Embeddings"),
+    _get("/v1/models", "Every model that somebody offers.", "Models"),
+    _get("/v1/models/{model}", "One model, by name or id.", "Model"),
+    Operation("GET", "/", "A greeting.", kinds=("text/plain",)),
+    _get("/api/version", "The version of Ollama's interface that is followed.", "OllamaVersion"),
+    _get("/api/tags", "Every model that somebody offers.", "OllamaModels"),
+    _get("/api/ps", "Models that are loaded, wherever.", "OllamaModels"),
+    _post("/api/show", "One model.", "OllamaShowRequest", "OllamaShown"),
+    _post("/api/chat", "Chat.", "OllamaChatRequest", "OllamaChat", streams=_LINES),
     _post(
         "/api/generate",
         "Answer a text.",
         "OllamaGenerateRequest",
-        *("model", "response", "done"),
+        "OllamaGenerated",
         streams=_LINES,
     ),
-    _post("/api/embed", "Texts to vectors.", "OllamaEmbedRequest", "model", "embeddings"),
-    _post("/api/embeddings", "One text to a vector.", "OllamaEmbedRequest", "embedding"),
+    _post("/api/embed", "Texts to vectors.", "OllamaEmbedRequest", "OllamaEmbeddings"),
+    _post("/api/embeddings", "One text to a vector.", "OllamaEmbedRequest", "OllamaEmbedding"),
     *(_elsewhere(f"/api/{what}") for what in ("pull", "push", "create", "copy")),
     _elsewhere("/api/delete", "DELETE"),
-    _get("/v2", "This server.", "name", "version", "extensions"),
-    _get("/v2/health/live", "Whether this node lives.", "live"),
-    _get("/v2/health/ready", "Whether this node takes requests.", "ready"),
+    _get("/v2", "This server.", "Server"),
+    _get("/v2/health/live", "Whether this node lives.", "Live"),
+    _get("/v2/health/ready", "Whether this node takes requests.", "Ready"),
     *_model_operations("/v2/models/{model}"),
     *_model_operations("/v2/models/{model}/versions/{version}"),
     Operation(
@@ -132,18 +140,22 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "/v2/repository/index",
         "The models on this node's disk.",
         "RepositoryRequest",
-        members=None,
+        "Held",
+        is_list=True,
         optional=True,
     ),
     _managed("/v2/repository/models/{model}/load", "Load a model and keep it."),
     _managed("/v2/repository/models/{model}/unload", "Unload a model."),
-    _post("/aigrid/v1/tasks/{task}", "A typed task.", "TaskRequest", "task", "model", "output"),
+    _post("/aigrid/v1/tasks/{task}", "A typed task.", "TaskRequest", "TaskAnswer"),
+    _get("/v1/capabilities", "Every capability that is known.", "Capabilities"),
+    _get("/v1/capabilities/{name}", "One capability: what goes in, and comes out.", "Capability"),
+    _post("/v1/capabilities/{name}", "An outcome.", "OutcomeRequest", "Outcome", streams=_EVENTS),
     _get("/aigrid/v1/status", "This node."),
-    _get("/healthz", "Whether this node takes requests.", "status"),
-    Operation("GET", "/metrics", "Figures for Prometheus.", members=None, kinds=("text/plain",)),
-    _get(PATH, "This document.", "openapi", "paths"),
-    Operation("GET", "/sparql", "A query.", members=None, kinds=_RESULTS),
-    Operation("POST", "/sparql", "A query.", "Query", None, _RESULTS, takes=(_FORM,)),
+    _get("/healthz", "Whether this node takes requests.", "Health"),
+    Operation("GET", "/metrics", "Figures for Prometheus.", kinds=("text/plain",)),
+    _get(PATH, "This document.", "Document"),
+    Operation("GET", "/sparql", "A query.", kinds=_RESULTS),
+    Operation("POST", "/sparql", "A query.", "Query", kinds=_RESULTS, takes=(_FORM,)),
 )
 
 
@@ -180,9 +192,9 @@ def _spelled(one: Operation, error: str) -> dict[str, Any]:
     failed = {
         str(status): {"$ref": f"#/components/responses/{error}{status}"} for status in _STATUSES
     }
-    whole: dict[str, Any] = {}
-    if one.members is not None:
-        whole = {"type": "object", "required": list(one.members)} if one.members else {}
+    whole: dict[str, Any] = {"$ref": _SCHEMA.format(name=one.answer)} if one.answer else {}
+    if one.is_list:
+        whole = {"type": "array", "items": whole}
     content = {kind: {"schema": whole if kind == _JSON else {}} for kind in one.kinds}
     said: dict[str, Any] = {
         "summary": one.summary,
@@ -195,7 +207,7 @@ def _spelled(one: Operation, error: str) -> dict[str, Any]:
     elif one.path == "/sparql" and not one.request:
         said["parameters"] = [_parameter("query", "query")]
     if one.request:
-        body = {"schema": {"$ref": f"#/components/schemas/{one.request}"}}
+        body = {"schema": {"$ref": _SCHEMA.format(name=one.request)}}
         said["requestBody"] = {
             "required": not one.optional,
             "content": dict.fromkeys(one.takes, body),
@@ -208,7 +220,7 @@ def _failures() -> Iterator[tuple[str, dict[str, Any]]]:
     for status in _STATUSES:
         codes = ", ".join(sorted(code for code, info in CODES.items() if info.http == status))
         for error in ("Error", "PlainError"):
-            content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{error}"}}}
+            content = {_JSON: {"schema": {"$ref": _SCHEMA.format(name=error)}}}
             yield f"{error}{status}", {"description": codes, "content": content}
 
 
@@ -218,13 +230,13 @@ def _parameter(name: str, place: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    """What bodies may be, under names of our own, and both spellings of an error."""
+    """What bodies and answers may be, under names of our own, and both spellings of an error."""
     found: dict[str, Any] = {}
-    for name, struct in _NAMES.items():
+    for name, struct in {**_NAMES, **ANSWERS}.items():
         (told,), more = msgspec.json.schema_components(
-            [_readable(struct, name)], ref_template="#/components/schemas/{name}"
+            [_readable(struct, name)], ref_template=_SCHEMA
         )
-        if told != {"$ref": f"#/components/schemas/{name}"}:
+        if told != {"$ref": _SCHEMA.format(name=name)}:
             raise RuntimeError(f"{name} is no struct")
         found |= more
     text = {"type": "string"}

@@ -9,12 +9,11 @@ from dataclasses import replace
 from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-
 from aigrid.metagraph.query import AnswerFormat
-from aigrid.node.gateway.http.asgi import BodyReader
+from aigrid.node.gateway.http.bodies import BodyReader
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import Response
+from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.querying import QueryAnswer
 from aigrid.protocol.errors import Code, InvalidRequestError
@@ -48,22 +47,22 @@ class SparqlEndpoint:
         self._queries = queries
         self._bodies = BodyReader(replace(limits, body_max_bytes=most))
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         return [Route(PATH, self._answer, methods=["GET", "POST"])]
 
     async def _answer(self, request: Request) -> Response:
-        headers = dict(request.scope["headers"])
         if request.method == "POST":
-            text = await self._posted(request, headers)
+            text = await self._posted(request)
         else:
-            text = _query_of(request.scope["query_string"])
-        accept = headers.get(b"accept", b"").decode("latin-1")
+            text = _query_of(request.query)
+        accept = request.fields.get(b"accept", b"").decode("latin-1")
         answer = await self._queries.query(text, accepted(accept))
         return Response(
             answer.body, headers={"vary": "accept"}, media_type=answer.answer_format.value
         )
 
-    async def _posted(self, request: Request, headers: Mapping[bytes, bytes]) -> str:
+    async def _posted(self, request: Request) -> str:
+        headers = request.fields
         kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0]
         kind = kind.strip().lower()
         if kind == _UPDATE:
@@ -76,10 +75,10 @@ class SparqlEndpoint:
             raise InvalidRequestError(
                 "The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE
             )
-        body = await self._bodies.read(headers, request.receive)
+        body = await self._bodies.read(request)
         if kind == _FORM:
             return _query_of(body)
-        _query_of(request.scope["query_string"], required=False)
+        _query_of(request.query, required=False)
         return _text(body)
 
 

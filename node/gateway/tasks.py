@@ -1,29 +1,25 @@
-"""Typed tasks over HTTP: `POST /aigrid/v1/tasks/{task}`, and OpenAI's embeddings on top of them.
+"""Typed tasks over HTTP: `POST /aigrid/v1/tasks/{task}`.
 
 Input and output are those of the task's capability (SPEC 13.1); the body names a model, or leaves
 the choice to the node.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
-from aigrid.node.gateway.core import GatewayCore, TaskAnswer
-from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
-from aigrid.node.gateway.http.guard import check_json
+from aigrid.node.gateway.call import TaskCall
+from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.http.bodies import BodyReader
+from aigrid.node.gateway.http.json_io import json_body, json_response
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import Response
+from aigrid.node.gateway.http.routes import Route
+from aigrid.node.gateway.http.task_answer import task_answer
+from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
-from aigrid.node.gateway.openai.embeddings import decode_embeddings, embeddings_body
-from aigrid.node.gateway.patience import wish_of
 from aigrid.node.gateway.told import aigrid_object
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import TaskRequest
 from aigrid.protocol.limits import LIMITS
-
-_encode = msgspec.json.Encoder().encode
 
 
 class TaskBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -35,15 +31,6 @@ class TaskBody(msgspec.Struct, forbid_unknown_fields=True):
     keep_alive: str | int | float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCall:
-    """What a client asked for; without a `model` the node chooses. `keep_alive`: as it was sent."""
-
-    model: str
-    request: TaskRequest
-    keep_alive: str | float | None = None
-
-
 class TaskEndpoints:
     """The routes of typed tasks, over one core."""
 
@@ -52,49 +39,23 @@ class TaskEndpoints:
         self._bodies = bodies
         self._limits = limits
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """A task is a capability's name, which may be an IRI."""
         return [
             Route("/aigrid/v1/tasks/{task:path}", self._task, methods=["POST"]),
-            Route("/v1/embeddings", self._embeddings, methods=["POST"]),
         ]
 
     async def _task(self, request: Request) -> Response:
-        call = decode_task(request.path_params["task"], await self._read(request))
-        found = await self._run(request, call)
+        call = decode_task(request.path_params["task"], await json_body(self._bodies, request))
+        found = await task_answer(self._core, request, call, self._limits)
         body = {
-            "task": call.request.task,
+            "task": call.capability,
             "model": found.answer.name,
             "output": msgspec.Raw(found.output),
             "usage": {"prompt_tokens": found.finish.prompt_tokens},
-            "aigrid": aigrid_object(found.segments),
+            "aigrid": aigrid_object(found.told),
         }
-        return _answered(found, _encode(body))
-
-    async def _embeddings(self, request: Request) -> Response:
-        call = decode_embeddings(await self._read(request))
-        found = await self._run(request, TaskCall(call.model, call.request, call.keep_alive))
-        return _answered(found, embeddings_body(call, found))
-
-    async def _read(self, request: Request) -> bytes:
-        headers = dict(request.scope["headers"])
-        check_json(headers)
-        return await self._bodies.read(headers, request.receive)
-
-    async def _run(self, request: Request, call: TaskCall) -> TaskAnswer:
-        scope = request.scope
-        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits)
-
-        async def run(_nursery: Any) -> TaskAnswer:
-            return await self._core.run_task(
-                call.model,
-                call.request,
-                request_id=scope[REQUEST_ID],
-                visit=scope[VISIT],
-                wish=wish,
-            )
-
-        return await until_gone(request.receive, run)
+        return json_response(body, served_by(found.answer))
 
 
 def decode_task(task: str, body: bytes) -> TaskCall:
@@ -116,9 +77,5 @@ def decode_task(task: str, body: bytes) -> TaskCall:
         ) from None
     if len(parsed.model) > LIMITS.model_field_max_chars:
         raise InvalidRequestError("The name of the model is too long.", param="model")
-    return TaskCall(parsed.model, request, parsed.keep_alive)
-
-
-def _answered(found: TaskAnswer, body: bytes) -> Response:
-    headers = {"x-aigrid-node": found.answer.node, "x-aigrid-model": found.answer.model}
-    return Response(body, headers=headers, media_type=JSON_TYPE)
+    models = (parsed.model,) if parsed.model else ()
+    return TaskCall(models, request, keep_alive=parsed.keep_alive)

@@ -1,7 +1,8 @@
 """What every answer tells beside what was asked for: the `aigrid` object. Pure."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import msgspec
 
@@ -9,27 +10,39 @@ from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.observing.course import Course
 
 
-class Told(list[Segment]):
-    """The segments of an answer that has ended, and what is known of it as a whole.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer that has ended.
 
     Attributes:
         answer: who began it.
+        segments: who made how much of it; of several choices, all of them.
         attempts: nodes that were asked, for all choices.
-        overhead_ms: see `Course`; as it was when this was made.
+        overhead_ms: see `Course`; as it was when the answer ended.
     """
 
-    def __init__(self, segments: Iterable[Segment], answer: Answer, course: Course) -> None:
-        super().__init__(segments)
-        self.answer = answer
-        self.attempts = course.attempts
-        self.overhead_ms = course.overhead_ms
+    answer: Answer
+    segments: Sequence[Segment]
+    attempts: int
+    overhead_ms: float
+
+    @classmethod
+    def of(cls, answer: Answer, segments: Sequence[Segment], course: Course) -> Self:
+        """As it stands now."""
+        return cls(answer, segments, course.attempts, course.overhead_ms)
 
 
-def aigrid_object(segments: Sequence[Segment]) -> dict[str, Any]:
-    """Which nodes made how much of it; once it has ended who began it, and what it cost."""
-    said: dict[str, Any] = {"segments": [msgspec.to_builtins(segment) for segment in segments]}
-    if isinstance(segments, Told):
-        answer = segments.answer
-        said["node"], said["model"] = answer.node, answer.model
-        said["attempts"], said["overhead_ms"] = segments.attempts, segments.overhead_ms
-    return said
+def aigrid_object(told: Told) -> dict[str, Any]:
+    """Of an answer that has ended: who made it, and what it cost."""
+    return {
+        **broken_object(told.segments),
+        "node": told.answer.node,
+        "model": told.answer.model,
+        "attempts": told.attempts,
+        "overhead_ms": told.overhead_ms,
+    }
+
+
+def broken_object(segments: Sequence[Segment]) -> dict[str, Any]:
+    """Of an answer that broke off: which nodes had made how much of it."""
+    return {"segments": [msgspec.to_builtins(segment) for segment in segments]}

@@ -16,6 +16,7 @@ from aigrid.node.observing.recent import OneAnswer, Recent
 from aigrid.node.observing.trace import NO_TRACE, NO_TRACER, Trace, Tracer
 from aigrid.node.policy.admission import Admission, Admitted
 from aigrid.node.policy.receipting import Keep, Segment
+from aigrid.node.workers.request import WorkerAnswer
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -215,9 +216,12 @@ class Serving:
                     keep=self._keep_receipt,
                     now_ms=self._now_ms,
                 )
-                stack.enter_context(trace.child("worker infer"))
-                async with _receipted(segment), worker.infer(message.request) as batches:
+                work = stack.enter_context(trace.child("worker infer"))
+                running = worker.infer(message.request, message.request_id)
+                sent_seconds = trio.current_time()
+                async with _receipted(segment), running as batches:
                     yield ServedAnswer(batches, segment, leased_seconds, counted)
+                    _trace(work, batches, sent_seconds)
                     self.served += 1
         except LocalError:
             if segment is None:
@@ -277,6 +281,20 @@ class Serving:
             self.running -= 1
             if not self.running:
                 self._idle.set()
+
+
+def _trace(work: Trace, answer: WorkerAnswer, sent_seconds: float) -> None:
+    """The worker's own span: it took no longer than was waited for it, whatever it says."""
+    ended = answer.ended
+    if ended is None:
+        return
+    told = {"queued_ms": ended.queued_ms}
+    if ended.first_ms is not None:
+        told["first_chunk_ms"] = ended.first_ms
+    told["prompt_tokens"] = ended.finish.prompt_tokens
+    told["completion_tokens"] = ended.finish.completion_tokens
+    took_seconds = min(ended.whole_ms / 1000, answer.ended_seconds - sent_seconds)
+    work.past("infer", took_seconds, trio.current_time() - answer.ended_seconds, **told)
 
 
 def _receipted_of(receipt: Record, answer: ServedAnswer) -> Receipted:

@@ -4,6 +4,7 @@ The environment says where they go, by OpenTelemetry's own names: `OTEL_EXPORTER
 (OTLP over HTTP), `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*` and so on.
 """
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -83,6 +84,20 @@ class OtelTrace(Trace):
 
         context = set_span_in_context(self._span, Context())
         return OtelTrace(self._tracer, self._tracer.start_span(name, context=context))
+
+    def past(
+        self, name: str, seconds: float, ago_seconds: float, **attributes: str | float | bool
+    ) -> None:
+        from opentelemetry.context import Context
+        from opentelemetry.trace import set_span_in_context
+
+        context = set_span_in_context(self._span, Context())
+        now_ns = time.time_ns()  # the clock that the SDK begins and ends its spans by
+        ended_ns = now_ns - round(ago_seconds * 1e9)
+        begun_ns = ended_ns - round(seconds * 1e9)
+        span = self._tracer.start_span(name, context=context, start_time=begun_ns)
+        OtelTrace(self._tracer, span).tell(**attributes)
+        span.end(ended_ns)
 
     def tell(self, **attributes: str | float | bool) -> None:
         for name, value in attributes.items():

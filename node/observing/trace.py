@@ -29,6 +29,11 @@ class Trace:
         """A span below this one; it begins now, and ends where it is left."""
         return self
 
+    def past(
+        self, name: str, seconds: float, ago_seconds: float, **attributes: str | float | bool
+    ) -> None:
+        """A span below this one that lasted so long and ended so long ago: others measured it."""
+
     def tell(self, **_attributes: str | float | bool) -> None:
         """What is known of it: names, ids, counts, codes. Never what a client wrote."""
 

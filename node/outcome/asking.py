@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import trio
 
+from aigrid.metagraph.selection import Criteria
 from aigrid.node.outcome.agreement import most_agreed
 from aigrid.node.outcome.confidence import confidence
 from aigrid.node.outcome.contract import Contract
@@ -21,16 +22,22 @@ from aigrid.node.outcome.modes import Cascade, Race, Vote
 from aigrid.protocol.errors import AigridError, Code, EngineError, NoCandidateError
 from aigrid.protocol.inference import InferRequest
 
-WantT = TypeVar("WantT", bound="Want", contravariant=True)
 _LATE_SECONDS = 1.0  # where nothing was observed yet
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A checked request of one capability, to be answered by whoever does it best."""
+    """A checked request of one capability, to be answered by whoever does it best.
+
+    Attributes:
+        contract: what was asked for.
+        request: as engines understand it.
+        criteria: what whoever answers must be, and what counts among those that are.
+    """
 
     contract: Contract
     request: InferRequest
+    criteria: Criteria
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,25 +92,25 @@ class Outcome:
     told: dict[str, Any] = field(default_factory=dict)
 
 
-class Mesh(Protocol[WantT]):
+class Mesh(Protocol):
     """What answers. Both raise AigridError."""
 
-    async def candidates(self, want: WantT) -> Sequence[Target]:
+    async def candidates(self, want: Want) -> Sequence[Target]:
         """Who may be asked, the best first; empty where nobody can now."""
 
-    async def ask(self, want: WantT, target: Target | None) -> Reply:
+    async def ask(self, want: Want, target: Target | None) -> Reply:
         """The answer of one of them; without a `target` of the first that answers."""
 
     def late_after_seconds(self, target: Target) -> float | None:
         """The time in which 95 % of its answers had come so far; None where there were too few."""
 
 
-async def fallback(mesh: Mesh[WantT], want: WantT) -> Outcome:
+async def fallback(mesh: Mesh, want: Want) -> Outcome:
     """One after the other; the mesh does that by itself, and waits where nobody is there yet."""
     return Outcome(await mesh.ask(want, None))
 
 
-async def race(mesh: Mesh[WantT], want: WantT, mode: Race) -> Outcome:
+async def race(mesh: Mesh, want: Want, mode: Race) -> Outcome:
     """Whoever answers first. Another is asked when the last one asked is late, or has failed."""
     waiting = deque((await mesh.candidates(want))[: mode.of])
     if not waiting:
@@ -122,9 +129,10 @@ async def race(mesh: Mesh[WantT], want: WantT, mode: Race) -> Outcome:
     raise asking.problem()
 
 
-async def vote(mesh: Mesh[WantT], want: WantT, mode: Vote) -> Outcome:
+async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
     """What enough of them say. Each node has one vote, whatever models it holds."""
-    waiting = deque(_one_a_node(await mesh.candidates(want)))
+    places = {target: n for n, target in enumerate(_one_a_node(await mesh.candidates(want)))}
+    waiting = deque(places)
     if len(waiting) < mode.needed:
         raise NoCandidateError(
             f"{len(waiting)} can vote on {want.contract.capability} now, and {mode.needed} must "
@@ -141,7 +149,7 @@ async def vote(mesh: Mesh[WantT], want: WantT, mode: Vote) -> Outcome:
                 if waiting:
                     asking.start(waiting.popleft())
                 continue
-            replies.append(reply)
+            replies = sorted([*replies, reply], key=lambda one: places[one.target])
             best, agreeing = most_agreed([one.value for one in replies])
             if len(agreeing) >= mode.needed:
                 others = [one for n, one in enumerate(replies) if n != best]
@@ -162,7 +170,7 @@ async def vote(mesh: Mesh[WantT], want: WantT, mode: Vote) -> Outcome:
     raise NoAgreementError(len(agreeing), len(replies), mode.needed)
 
 
-async def cascade(mesh: Mesh[WantT], want: WantT, mode: Cascade) -> Outcome:
+async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
     """The smallest model first; a larger one while the answer is not sure enough.
 
     The last answer counts, however sure. Of several holders of one model the best is asked, and the
@@ -209,7 +217,7 @@ class NoAgreementError(EngineError):
 
 
 @asynccontextmanager
-async def _asking(mesh: Mesh[WantT], want: WantT) -> "AsyncIterator[_Asking]":
+async def _asking(mesh: Mesh, want: Want) -> "AsyncIterator[_Asking]":
     """Leaving cancels those that have not answered."""
     async with trio.open_nursery() as nursery:
         try:
@@ -255,7 +263,7 @@ class _Asking:
 
 
 async def _first_of(
-    mesh: Mesh[WantT], want: WantT, holders: Iterable[Target], failures: list[Failure]
+    mesh: Mesh, want: Want, holders: Iterable[Target], failures: list[Failure]
 ) -> Reply | None:
     for target in holders:
         try:
@@ -265,7 +273,7 @@ async def _first_of(
     return None
 
 
-def _late_seconds(mesh: Mesh[WantT], target: Target, mode: Race) -> float:
+def _late_seconds(mesh: Mesh, target: Target, mode: Race) -> float:
     if mode.after_ms is not None:
         return mode.after_ms / 1000
     known = mesh.late_after_seconds(target)

@@ -54,6 +54,16 @@ class Contract:
     parameters: bytes = NOTHING
     published: str = ""
 
+    @property
+    def settings(self) -> frozenset[str]:
+        """The names of its parameters; empty where nothing is said of them."""
+        return _settings(self.parameters)
+
+    @property
+    def takes_base64(self) -> bool:
+        """Whether an input is bytes, written in base64."""
+        return bool(msgspec.json.decode(self.input).get("contentEncoding") == "base64")
+
     def check_input(self, value: Any) -> None:
         """Raises InvalidRequestError: where a decoded input differs from what is taken."""
         if problem := _problem(self.input, value):
@@ -65,8 +75,8 @@ class Contract:
 
     def check_parameters(self, value: Mapping[str, Any]) -> None:
         """Raises InvalidRequestError: which setting is none, or has a value that it cannot have."""
-        known = msgspec.json.decode(self.parameters).get("properties")
-        if isinstance(known, dict) and (unknown := sorted(value.keys() - known.keys())):
+        known = self.settings
+        if self.parameters != NOTHING and (unknown := sorted(value.keys() - known)):
             there = ", ".join(sorted(known)) or "none"
             raise InvalidRequestError(
                 f"{self.capability} has no parameter {unknown[0][:64]!r}: there are {there}.",
@@ -82,6 +92,11 @@ class Contract:
         """Raises EngineError: whoever answered did not keep to the contract."""
         if problem := _problem(self.output, value):
             raise EngineError(f"The answer is not one of {self.capability}: {problem}.")
+
+
+def unsaid(capability: str) -> Contract:
+    """A contract that says nothing, of a shipped capability."""
+    return Contract(capability, capability, capability, ())
 
 
 def check_schema(schema: Mapping[str, Any]) -> str:
@@ -121,6 +136,12 @@ def _problem(schema: bytes, value: Any) -> str:
     place = "".join(f"/{part}" for part in error.instance_path)[:_TEXT_SHOWN_CHARS]
     said = error.message[:_TEXT_SHOWN_CHARS]
     return f"at {place}: {said}" if place else said
+
+
+@functools.lru_cache(maxsize=256)
+def _settings(schema: bytes) -> frozenset[str]:
+    known = msgspec.json.decode(schema).get("properties")
+    return frozenset(known) if isinstance(known, dict) else frozenset()
 
 
 @functools.lru_cache(maxsize=256)

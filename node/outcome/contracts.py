@@ -1,12 +1,13 @@
 """The contracts of all capabilities that are known here: shipped ones, and what members publish."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 
 from aigrid.metagraph.capabilities import Concept
 from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.node.outcome.contract import Contract, check_schema
 from aigrid.protocol.canonical import canonical
-from aigrid.protocol.errors import NoCandidateError
+from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.kinds import CapabilityBody, JsonSchema
 
 
@@ -21,15 +22,17 @@ class Contracts:
         """What whoever serves it takes and gives. Where it says nothing itself, a broader one does.
 
         Raises:
-            NoCandidateError: nobody knows such a capability; what may have been meant.
+            InvalidRequestError: `not_found`; what may have been meant.
         """
         now_ms = self._now_ms()
         if not self._concepts.known(capability, now_ms):
             near = self._concepts.similar(capability, now_ms)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise NoCandidateError(
+            raise InvalidRequestError(
                 f"There is no capability {capability[:64]!r}.{hint} "
-                "GET /v1/capabilities lists those there are."
+                "`aigrid capability list` or GET /v1/capabilities names those there are.",
+                Code.NOT_FOUND,
+                param="capability",
             )
         said, record = self._concepts.of(capability)
         return _shipped(said) if isinstance(said, Concept) else self._inherited(said, record)
@@ -39,6 +42,10 @@ class Contracts:
         yield from map(_shipped, self._concepts.shipped())
         for body, record in self._concepts.published(self._now_ms()):
             yield self._inherited(body, record)
+
+    def counted(self, models: Iterable[Iterable[str]]) -> Counter[str]:
+        """How many of the models with these capabilities can be asked for each capability."""
+        return Counter(name for named in models for name in self._concepts.satisfied(named))
 
     def _inherited(self, body: CapabilityBody, record: str) -> Contract:
         """A published one. Schemas that it leaves out, or that nobody can use, are those above."""

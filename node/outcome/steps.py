@@ -29,13 +29,16 @@ class Made:
 
 
 class Graph:
-    """A checked pipeline. `steps` by name; `output` is the one whose output is the answer.
+    """A checked pipeline over an input, `raw`, as JSON text.
+
+    `steps` by name; `output` is the one whose output is the answer.
 
     Raises:
         InvalidRequestError: a name that is taken or unknown, a circle, or a pipeline in a pipeline.
     """
 
-    def __init__(self, first: Step, pipeline: Pipeline) -> None:
+    def __init__(self, first: Step, pipeline: Pipeline, raw: bytes) -> None:
+        self.raw = raw
         ordered = (first, *pipeline.steps)
         self.steps: dict[str, Step] = {}
         self._inputs: dict[str, Any] = {}

@@ -34,7 +34,7 @@ def keep_alive_seconds(value: str | float, *, called: str = "keep_alive") -> flo
         else:
             seconds = math.inf
         if seconds <= _LONGEST_SECONDS:
-            return math.inf if size != text else seconds
+            return math.inf if size != text and seconds else seconds
     raise InvalidRequestError(
         f'{called} is no time such as "5m", 300 (seconds), 0 or -1 (for good).',
         param=called if called == "keep_alive" else None,

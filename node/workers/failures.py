@@ -14,6 +14,7 @@ class WorkerFailure:
     """A worker that is gone. `model` is a model id, or "" for one that only looked around.
 
     `at_seconds` is monotonic time; `message` says what happened and nothing of any request.
+    `requests`: ids of those that it ran then, as far as it did.
     """
 
     engine: str
@@ -21,6 +22,7 @@ class WorkerFailure:
     code: Code
     message: str
     at_seconds: float
+    requests: tuple[str, ...] = ()
 
 
 class WorkerFailures(deque[WorkerFailure]):
@@ -47,6 +49,7 @@ def told(failures: Sequence[WorkerFailure], now_seconds: float) -> list[dict[str
             "model": failure.model,
             "code": failure.code.value,
             "message": failure.message,
+            "requests": list(failure.requests),
             "seconds_ago": round(now_seconds - failure.at_seconds, 1),
         }
         for failure in reversed(failures)

@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from aigrid.engines import ipc
 from aigrid.engines.base import (
     CancelToken,
     Device,
@@ -164,17 +165,16 @@ class InlineWorker:
         self._end()
 
     @asynccontextmanager
-    async def infer(
-        self, request: InferRequest
-    ) -> AsyncIterator[AsyncIterator[tuple[InferChunk, ...]]]:
+    async def infer(self, request: InferRequest, request_id: str = "") -> AsyncIterator["_Answer"]:
         if self.died.is_set():
             raise self._gone()
+        asked_seconds = trio.current_time()
         async with self._slots:
             if self.died.is_set():
                 raise self._gone()
             token = CancelToken()
             chunks = self._loaded.infer(request, token)
-            answer = _Answer(self, chunks, self._chunk_seconds)
+            answer = _Answer(self, chunks, self._chunk_seconds, asked_seconds)
             try:
                 yield answer
             finally:
@@ -202,8 +202,17 @@ class InlineWorker:
 
 class _Answer:
     def __init__(
-        self, worker: InlineWorker, chunks: Iterator[InferChunk], chunk_seconds: float
+        self,
+        worker: InlineWorker,
+        chunks: Iterator[InferChunk],
+        chunk_seconds: float,
+        asked_seconds: float,
     ) -> None:
+        self.ended: ipc.Ended | None = None
+        self.ended_seconds = 0.0
+        self._asked_seconds = asked_seconds
+        self._queued_ms = self._ms()
+        self._first_ms: float | None = None
         self._worker = worker
         self._chunks = chunks
         self._chunk_seconds = chunk_seconds
@@ -215,5 +224,15 @@ class _Answer:
         chunk = next(self._chunks, None)
         if chunk is None:
             raise StopAsyncIteration
-        await self._worker.pause(0.0 if isinstance(chunk, Finish) else self._chunk_seconds)
+        if isinstance(chunk, Finish):
+            await self._worker.pause(0.0)
+            self.ended_seconds = trio.current_time()
+            self.ended = ipc.Ended(0, chunk, self._queued_ms, self._first_ms, self._ms())
+        else:
+            await self._worker.pause(self._chunk_seconds)
+            if self._first_ms is None:
+                self._first_ms = self._ms()
         return (chunk,)
+
+    def _ms(self) -> float:
+        return (trio.current_time() - self._asked_seconds) * 1000

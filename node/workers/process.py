@@ -9,9 +9,9 @@ import os
 import shutil
 import socket
 import subprocess
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,9 +21,10 @@ import trio
 from aigrid.engines import ipc
 from aigrid.engines.base import EngineStats, Estimate
 from aigrid.node.workers.exit import MemoryKills, pidfd, verdict
+from aigrid.node.workers.outgoing import Outgoing
 from aigrid.node.workers.request import RunningRequest, WorkerBounds, overdue
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import Finish, InferChunk, InferRequest
+from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.limits import KIB, Limits
 
 READ_BYTES: Final = 256 * KIB
@@ -34,7 +35,11 @@ log = structlog.get_logger(__name__)
 
 
 class WorkerProcess:
-    """A started process. `run` has to be running for anything else to work."""
+    """A started process. `run` has to be running for anything else to work.
+
+    Attributes:
+        ran: ids of the requests that it ran when it ended unasked, the oldest ones.
+    """
 
     def __init__(
         self,
@@ -55,9 +60,11 @@ class WorkerProcess:
         self.sandbox = ""
         self.died = trio.Event()
         self.failure: EngineError | None = None
+        self.ran: tuple[str, ...] = ()
         self._popen = popen
         self._connection = connection
         self._socket = trio.socket.from_stdlib_socket(connection)
+        self._outgoing = Outgoing(connection, self._socket)
         self._output = trio.lowlevel.FdStream(output)
         self._log_file = log_file
         self._scratch = scratch
@@ -66,8 +73,6 @@ class WorkerProcess:
         self._tail = bytearray()
         self._requests: dict[int, RunningRequest] = {}
         self._next_id = 1
-        self._outgoing: deque[memoryview] = deque()
-        self._write = trio.Event()
         self._busy = trio.Event()
         self._exited, self._read_all, self._printed_all = trio.Event(), trio.Event(), trio.Event()
         self._asked_to_stop = False
@@ -111,7 +116,7 @@ class WorkerProcess:
         """Serve until the process is gone; leaves neither process nor zombie."""
         try:
             async with trio.open_nursery() as nursery:
-                for task in (self._read, self._write_rest, self._watch, self._keep_output):
+                for task in (self._read, self._outgoing.run, self._watch, self._keep_output):
                     nursery.start_soon(task)
                 task_status.started()
                 await self._wait_exit()
@@ -170,20 +175,20 @@ class WorkerProcess:
 
     @asynccontextmanager
     async def infer(
-        self, request: InferRequest
-    ) -> AsyncIterator[AsyncIterator[tuple[InferChunk, ...]]]:
+        self, request: InferRequest, request_id: str = ""
+    ) -> AsyncIterator[RunningRequest]:
         if self._exited.is_set() or self.failure is not None or self._asked_to_stop:
             raise self.failure or self._stopped()
         job_id = self._next_id
         try:
-            frame = ipc.encode(ipc.Infer(job_id, request))
+            frame = ipc.encode(ipc.Infer(job_id, request, request_id))
         except ValueError as error:
             raise EngineError(f"the request is too large: {error}", Code.INVALID_REQUEST) from None
         self._next_id += 1
-        job = RunningRequest(lambda count: self._post(ipc.Taken(job_id, count)))
+        job = RunningRequest(lambda count: self._post(ipc.Taken(job_id, count)), request_id)
         self._requests[job_id] = job
         self._busy.set()
-        self._send(frame)
+        self._outgoing.send(frame)
         try:
             yield job
         finally:
@@ -211,34 +216,11 @@ class WorkerProcess:
     # -- sending
 
     def _post(self, order: ipc.Order) -> None:
-        self._send(ipc.encode(order))
+        self._outgoing.send(ipc.encode(order))
 
     def _ping(self) -> None:
         self._memory_kills.asked()
         self._post(ipc.Ping())
-
-    def _send(self, frame: bytes) -> None:
-        """Send without waiting; what does not fit now is left to `_write_rest`."""
-        rest = memoryview(frame)
-        if not self._outgoing:
-            with contextlib.suppress(OSError):
-                rest = rest[self._connection.send(rest) :]
-        if rest:
-            self._outgoing.append(rest)
-            self._write.set()
-
-    async def _write_rest(self) -> None:
-        while True:
-            await self._write.wait()
-            self._write = trio.Event()
-            while self._outgoing:
-                try:
-                    sent = await self._socket.send(self._outgoing[0])
-                except OSError:
-                    return  # the reader says why
-                self._outgoing[0] = self._outgoing[0][sent:]
-                if not self._outgoing[0]:
-                    self._outgoing.popleft()
 
     # -- receiving
 
@@ -276,11 +258,11 @@ class WorkerProcess:
     def _deliver(self, report: ipc.Report, size_bytes: int) -> None:
         if isinstance(report, ipc.Chunk):
             job = self._requests.get(report.id)
-            if job is None:
-                return
-            if isinstance(report.chunk, Finish):
-                del self._requests[report.id]
-            if not job.add(report.chunk, size_bytes):
+            if job is not None and not job.add(report.chunk, size_bytes):
+                raise ValueError("more chunks than were asked for")
+        elif isinstance(report, ipc.Ended):
+            job = self._requests.pop(report.id, None)
+            if job is not None and not job.end(report, size_bytes):
                 raise ValueError("more chunks than were asked for")
         elif isinstance(report, ipc.Failed) and report.id:
             if (job := self._requests.pop(report.id, None)) is not None:
@@ -376,21 +358,24 @@ class WorkerProcess:
                 killed_for_memory=self._memory_kills.since(),
             )
         if self.failure is not None:
-            self._save_output()
-            log.warning(
-                "worker_died", engine=self.engine, pid=self.pid, reason=self.failure.message
-            )
+            most = min(self.estimate.slots, self._limits.worker_requests_told_max)
+            running = [job.request_id for job in islice(self._requests.values(), most)]
+            self.ran = tuple(filter(None, running))
+            told = {"reason": self.failure.message, "requests": self.ran}
+            self._save_output(f"{self.failure.message}; requests: {', '.join(self.ran) or 'none'}")
+            log.warning("worker_died", engine=self.engine, pid=self.pid, **told)
 
     def _remove(self) -> None:
         """In a thread: memory is given back slowly, and a directory may be full."""
         self._popen.wait()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _save_output(self) -> None:
-        if self._tail:
-            with contextlib.suppress(OSError):
-                self._log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._log_file.write_bytes(self._tail)
+    def _save_output(self, why: str) -> None:
+        with contextlib.suppress(OSError):
+            self._log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            last = f"{why}\n".encode()
+            room = max(0, self._bounds.output_bytes - len(last))
+            self._log_file.write_bytes(self._tail[-room:] + last if room else last)
 
 
 async def _first_of(event: trio.Event, scope: trio.CancelScope) -> None:

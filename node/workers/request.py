@@ -1,8 +1,8 @@
 """One request that a worker runs: what has arrived of its answer, and what it is still owed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -31,20 +31,45 @@ class WorkerBounds:
     output_bytes: int = LIMITS.worker_output_max_bytes
 
 
+class WorkerAnswer(Protocol):
+    """Yields chunks that were ready together, at least one; the last tuple ends with `Finish`.
+
+    Attributes:
+        ended: what the worker says of how it went, once that is over and well.
+        ended_seconds: when that came, by trio's clock.
+    """
+
+    ended: ipc.Ended | None
+    ended_seconds: float
+
+    def __aiter__(self) -> AsyncIterator[tuple[InferChunk, ...]]: ...
+
+    async def __anext__(self) -> tuple[InferChunk, ...]: ...
+
+
 BOUNDS: Final = WorkerBounds()
 UNREAD_MAX_BYTES: Final = 2 * ipc.FRAME_MAX_BYTES
 
 
 class RunningRequest:
-    """Iterates over the answer. Silence counts only while somebody waits for more."""
+    """Iterates over the answer. Silence counts only while somebody waits for more.
+
+    Attributes:
+        request_id: what it is called in logs; "" for one of the node's own.
+        ended, ended_seconds: see `WorkerAnswer`.
+    """
 
     __slots__ = (
         *("_bytes", "_cancelled", "_error", "_lot"),
         *("_over", "_ready", "_since", "_take", "_taken"),
+        *("ended", "ended_seconds", "request_id"),
     )
     _since: float | None
 
-    def __init__(self, take: Callable[[int], None]) -> None:
+    def __init__(self, take: Callable[[int], None], request_id: str = "") -> None:
+        self.request_id = request_id
+        self.ended: ipc.Ended | None = None
+        self.ended_seconds = 0.0
         self._take = take
         self._taken = 0
         self._ready: list[InferChunk] = []
@@ -63,6 +88,11 @@ class RunningRequest:
         self._bytes += size_bytes
         self._lot.unpark()
         return len(self._ready) <= ipc.CHUNK_WINDOW + 1 and self._bytes <= UNREAD_MAX_BYTES
+
+    def end(self, ended: ipc.Ended, size_bytes: int) -> bool:
+        """The last chunk; as `add`."""
+        self.ended, self.ended_seconds = ended, trio.current_time()
+        return self.add(ended.finish, size_bytes)
 
     def fail(self, error: EngineError) -> None:
         self._error = error

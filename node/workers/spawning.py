@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +29,10 @@ from aigrid.node.workers.failures import WorkerFailure, WorkerFailures
 from aigrid.node.workers.model_reading import checked, home_of, readable_in
 from aigrid.node.workers.probing import ask_own, ask_plugins
 from aigrid.node.workers.process import WorkerProcess
-from aigrid.node.workers.request import BOUNDS, WorkerBounds
+from aigrid.node.workers.request import BOUNDS, WorkerAnswer, WorkerBounds
 from aigrid.node.workers.spares import ONE_THREAD, Spares, SpareSettings
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.limits import LIMITS, Limits
 
 Admit = Callable[[Estimate], Awaitable[int]]
@@ -59,11 +59,9 @@ class Worker(Protocol):
     failure: EngineError | None
 
     def infer(
-        self, request: InferRequest
-    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[InferChunk, ...]]]:
-        """Run a request. Iterating yields chunks that were ready together, at least one.
-
-        The last tuple ends with `Finish`. Leaving earlier cancels the request.
+        self, request: InferRequest, request_id: str = ""
+    ) -> AbstractAsyncContextManager[WorkerAnswer]:
+        """Run a request, which logs call `request_id`. Leaving before its end cancels it.
 
         Raises:
             EngineError: what the engine raised, or `engine_crashed`, `engine_timeout` or
@@ -351,7 +349,12 @@ class ProcessSpawner:
         if (gone := process.failure) is not None:
             self.worker_failures.append(
                 WorkerFailure(
-                    process.engine, process.model, gone.code, gone.message, trio.current_time()
+                    process.engine,
+                    process.model,
+                    gone.code,
+                    gone.message,
+                    trio.current_time(),
+                    process.ran,
                 )
             )
 

@@ -33,9 +33,7 @@ CLIENTS = 4
 STAGES = (
     ("node/gateway/auth/", "auth"),
     ("node/gateway/http/", "HTTP"),
-    ("/anycorn/", "HTTP"),
     ("/h11/", "HTTP"),
-    ("/starlette/", "HTTP"),
     ("node/gateway/", "dialect and validation"),
     ("node/policy/", "policy and receipts"),
     ("metagraph/", "routing"),

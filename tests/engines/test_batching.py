@@ -1,8 +1,9 @@
 """Sequences that share a batch get what each would have got alone."""
 
+import gc
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -217,6 +218,36 @@ def test_one_that_waits_for_a_row_can_be_cancelled() -> None:
     request.cancel()
     asking.join(FOREVER)
     assert ends == [[False]]
+
+
+def test_an_abandoned_sequence_may_end_in_the_middle_of_another() -> None:
+    batch = batch_of(FakeRows(1))
+
+    def answer() -> Iterator[None]:
+        sequence = BatchedSequence(batch)
+        try:
+            assert all(sequence.prefill([1], Request()))
+            yield
+        finally:
+            sequence.leave()
+
+    def abandon() -> None:
+        held: list[object] = [answer()]
+        next(held[0])  # type: ignore[call-overload]
+        held.append(held)  # only the collector finds it
+
+    def collect() -> None:
+        abandon()
+        with batch._lock:
+            gc.collect()
+
+    collecting = threading.Thread(target=collect, daemon=True)
+    collecting.start()
+    collecting.join(FOREVER)
+    assert not collecting.is_alive()
+    following = Script([2], 3)
+    play([following], batch)
+    assert following.end == "done"
 
 
 def test_what_is_not_begun_cannot_go_on() -> None:

@@ -25,7 +25,7 @@ from aigrid.protocol.limits import LIMITS
 ORDERS: tuple[ipc.Order, ...] = (
     ipc.Examine("echo", "", ipc.source_to_wire(source(delay_ms=1))),
     ipc.Load(2, 5 * 2**20),
-    ipc.Infer(7, TextRequest(prompt="hello", stop=("x",))),
+    ipc.Infer(7, TextRequest(prompt="hello", stop=("x",)), "request_7"),
     ipc.Cancel(7),
     ipc.Taken(7, 3),
     ipc.Ping(),
@@ -36,7 +36,7 @@ REPORTS: tuple[ipc.Report, ...] = (
     ipc.Hello(1),
     ipc.Loaded(Estimate(5, 2), "landlock 7"),
     ipc.Chunk(7, TextChunk("x", (1, 2))),
-    ipc.Chunk(7, Finish("stop", 1, 2)),
+    ipc.Ended(7, Finish("stop", 1, 2), 0.5, 1.5, 2.5),
     ipc.Failed(7, "busy", "later"),
 )
 
@@ -95,6 +95,33 @@ def test_what_a_worker_says_of_itself_is_bounded(beyond: dict[str, Any]) -> None
             ipc.decode_report(ipc.encode(ipc.Loaded(Estimate(5), words))[4:])
 
 
+@pytest.mark.parametrize("said", [-0.001, 1.1e12, float("nan"), float("inf")])
+def test_what_a_worker_says_of_times_is_bounded(said: float) -> None:
+    for times in ((said, None, 1.0), (0.0, said, 1.0), (0.0, None, said)):
+        with pytest.raises(ValueError, match=r"\$\[[345]\]"):
+            ipc.decode_report(ipc.encode(ipc.Ended(1, Finish("stop"), *times))[4:])
+
+
+@pytest.mark.parametrize("name", ["r" * 65, "\x1b[2J"])
+def test_what_a_request_is_called_is_bounded(name: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        ipc.decode_order(ipc.encode(ipc.Infer(1, TextRequest(prompt="x"), name))[4:])
+
+
+def test_a_job_tells_when_what_of_it_happened() -> None:
+    now, finish = 5.0, Finish("stop", 1, 2)
+    job = Job(now=lambda: now)
+    now = 5.25
+    assert job.ended(7, finish) == ipc.Ended(7, finish, 250, None, 250)  # nobody was free for it
+    job.began()
+    now = 5.75
+    job.take()
+    now = 6.0
+    job.take()
+    now = 6.5
+    assert job.ended(7, finish) == ipc.Ended(7, finish, 250, 750, 1500)
+
+
 def test_a_frame_that_is_too_large_is_refused_by_its_length_alone() -> None:
     with pytest.raises(ValueError, match="a frame of"):
         ipc.FrameCutter().feed((ipc.FRAME_MAX_BYTES + 1).to_bytes(4, "big"))
@@ -138,7 +165,7 @@ def test_frames_posted_by_many_threads_all_arrive_whole() -> None:
 
 def test_a_job_shows_signs_of_life_where_somebody_waits_for_them() -> None:
     now = 0.0
-    job = Job(lambda: now)
+    job = Job(now=lambda: now)
     assert not job.owes_sign()
     now = LIMITS.sign_of_life_seconds
     assert job.owes_sign()

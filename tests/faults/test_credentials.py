@@ -1,4 +1,4 @@
-"""The walk-through of the README on real nodes, and what a credential survives."""
+"""The walk-through of docs/policy.md on real nodes, and what a credential survives."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama, write
 
 pytestmark = pytest.mark.process
-README = Path(__file__).parents[2] / "README.md"
+POLICY = Path(__file__).parents[2] / "docs" / "policy.md"
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess
 
 def walk_through() -> tuple[str, list[tuple[str, str, str]]]:
     """The policy file, and the lines: who runs what, and what is said of the outcome."""
-    section = README.read_text().split("## Policy and credentials")[1].split("\n## ")[0]
+    section = POLICY.read_text().split("## Policy and credentials")[1].split("\n## ")[0]
     policy = section.split("```toml\n")[1].split("```")[0]
     lines = re.findall(r"^(owner|other)\$ aigrid (.*?)(?: +# (.*))?$", section, re.MULTILINE)
     return policy, lines
 
 
-def test_the_walk_through_of_the_readme(
+def test_the_walk_through_of_the_docs(
     grid: tuple[NodeProcess, NodeProcess], tmp_path: Path
 ) -> None:
     owner, other = grid

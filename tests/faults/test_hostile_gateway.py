@@ -19,6 +19,7 @@ from tests.faults.conftest import ProcessGrid
 from tests.faults.presenting import REQUEST, Said, now_ms
 from tests.faults.test_hostile_member import say
 from tests.faults.test_hostile_network import member_traffic
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.credential_kinds import DelegationBody, Permission
 from aigrid.protocol.framing import FrameKind
@@ -279,7 +280,7 @@ async def test_a_revoked_grant_ends(mallory: Mallory, world: World) -> None:
     async def code() -> str:
         return await mallory.ask(mallory.honest)
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_SECONDS):
         while (found := await code()) != "revoked":
             assert found == "END"
     wait_for(

@@ -21,6 +21,7 @@ from tests.faults.conftest import ProcessGrid
 from tests.faults.presenting import Said
 from tests.faults.test_hostile_network import member_traffic
 from tests.faults.test_hostile_stranger import refused, until
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat
 from aigrid.node.network.muxer import Muxer
@@ -231,7 +232,7 @@ def manifest(who: Identity, name: str, began_ms: int) -> tuple[Record, str]:
 
 async def say(mallory: Attacker, muxer: Muxer, *frames: bytes) -> str:
     """Frames on a fresh RPC stream; the code of the error that answers, "" for another end."""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_SECONDS):
         stream = await mallory.open(muxer, RPC_PROTOCOL)
         decoder = FrameDecoder()
         try:
@@ -283,7 +284,7 @@ async def test_what_breaks_the_rules_of_an_exchange_ends_its_stream_alone(grid, 
         }
         assert "rate_limited" in codes
         await steady.write(ping)  # a stream beside all that
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await steady.read(100)
 
 
@@ -387,7 +388,7 @@ async def test_the_dht_is_neither_held_nor_filled_by_one_member(grid, nursery):
         await until(grid.asker, "network", "streams_refused", above=before)
         stream = await alice.open(hers, compat.KAD_PROTOCOL)
         await stream.write(dht(DhtMessage.PING, b""))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await stream.read(100)
 
 

@@ -14,6 +14,7 @@ from tests.faults import attackers
 from tests.faults.attackers import Attacker, read_all
 from tests.faults.conftest import ProcessGrid
 from tests.faults.test_hostile_network import member_traffic
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat
 from aigrid.node.network.transport import JOIN_PROTOCOL
@@ -87,7 +88,7 @@ async def test_garbage_on_every_protocol_is_refused(grid, nursery, unharmed):
         assert await stranger.is_served(muxer, protocol) is (protocol in served)
         for junk in attackers.GARBAGE:
             with suppress(Exception):
-                with trio.fail_after(5):
+                with trio.fail_after(PATIENCE_SECONDS):
                     raw = await muxer.open_stream()
                     await raw.write(junk)  # to multistream
                     raw.abandon()
@@ -98,7 +99,7 @@ async def test_garbage_on_every_protocol_is_refused(grid, nursery, unharmed):
         await muxer.close()
     muxer = await stranger.dial(grid.holder)
     await muxer.secured_conn.write(b"\x09" + b"\xff" * 500)  # to Yamux
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_SECONDS):
         await muxer.event_closed.wait()
     await until(grid.holder, "network", "streams_failed", above=before["streams_failed"])
 

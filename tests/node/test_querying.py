@@ -28,6 +28,7 @@ from tests.metagraph.world import (
     with_members,
     withdrawal,
 )
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.metagraph import dataset_ipc as ipc
 from aigrid.metagraph.graph import Metagraph
@@ -210,7 +211,7 @@ async def test_a_process_that_breaks_the_protocol_is_gone(what):
 async def test_it_dies_with_its_connection_and_leaves_no_zombie():
     process = await child()
     process._stream.socket.shutdown(socket.SHUT_WR)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_SECONDS):
         with pytest.raises(DatasetLostError):
             await process.report(seconds=5)
     assert not alive(process)
@@ -247,7 +248,7 @@ async def test_an_idle_process_is_ended():
     limits = Limits(dataset_idle_seconds=0.2)
     async with querying(with_members(ANN), limits=limits) as service:
         await ids(service)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             while service.running:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.05)
         assert len(await ids(service)) == 1
@@ -265,7 +266,7 @@ async def test_a_process_that_died_between_queries_costs_none_of_them(changed):
     async with querying(graph, start=start) as service:
         await ids(service)
         os.kill(started[0].pid, signal.SIGKILL)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             while not started[0].ended:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.01)
         if changed:

@@ -25,6 +25,7 @@ from aigrid.node.observing.trace import NO_TRACER, Tracer
 from aigrid.node.observing_setup import readings_of
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
+from aigrid.node.workers import inline
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import ChatMessage, TextRequest
 from aigrid.protocol.messages import Receipted
@@ -127,7 +128,8 @@ async def test_one_trace_crosses_both_nodes(tmp_path: Path, autojump_clock: Mock
         there = made.spans["holder"].get_finished_spans()
     spans: dict[str, Any] = {span.name: span for span in (*here, *there)}
     assert {span.name for span in here} == {"gateway POST", "routing", "attempt", "connect"}
-    assert {span.name for span in there} == {"serve", "policy", "pool lease", "worker infer"}
+    names = {"serve", "policy", "pool lease", "worker infer", "infer"}
+    assert {span.name for span in there} == names
     assert {span.context.trace_id for span in spans.values()} == {int("ab" * 16, 16)}
     assert f"{spans['gateway POST'].parent.span_id:016x}" == "cd" * 8
     for child, parent in (
@@ -138,9 +140,36 @@ async def test_one_trace_crosses_both_nodes(tmp_path: Path, autojump_clock: Mock
         ("policy", "serve"),
         ("pool lease", "serve"),
         ("worker infer", "serve"),
+        ("infer", "worker infer"),
     ):
         assert spans[child].parent.span_id == spans[parent].context.span_id, child
+    assert spans["infer"].attributes == {
+        "aigrid.queued_ms": 0.0,
+        "aigrid.first_chunk_ms": pytest.approx(DELAY_SECONDS * 1000),
+        "aigrid.prompt_tokens": WORDS,
+        "aigrid.completion_tokens": WORDS,
+    }
+    lasted_ns = lasted(spans["infer"])
+    assert lasted_ns == pytest.approx(WORDS * DELAY_SECONDS * 1e9)
     assert not any(holds_canary(span) for span in spans.values())
+
+
+def lasted(span: ReadableSpan) -> int:
+    """In nanoseconds."""
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return span.end_time - span.start_time
+
+
+async def test_a_worker_that_boasts_of_its_time_is_held_to_what_was_waited(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline._Answer, "_ms", lambda _: 1e12)
+    async with two(tmp_path, "holder") as made:
+        await made.ask("far")
+        spans = {span.name: span for span in made.spans["holder"].get_finished_spans()}
+    lasted_ns = lasted(spans["infer"])
+    assert lasted_ns <= (WORDS + 1) * DELAY_SECONDS * 1e9
 
 
 async def test_who_has_not_turned_it_on_traces_nothing(

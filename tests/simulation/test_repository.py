@@ -7,6 +7,7 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.gateway.call import TaskCall
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.policy.caller import LOOPBACK
 from aigrid.node.policy.metering import Visit
@@ -51,16 +52,14 @@ async def test_tensors_go_to_another_node_and_come_back_as_its_manifest_says(
         core = GatewayCore(
             asked.router, status=dict, now_ms=simulation.now_ms, token=asked.new_request_id
         )
-        found = await core.run_task(
-            "org/echo:1", REQUEST, request_id="request-1", visit=Visit(LOOPBACK)
-        )
+        call = TaskCall(("org/echo:1",), REQUEST)
+        found = await core.run_task(call, request_id="request-1", visit=Visit(LOOPBACK))
         assert found.tensors == REQUEST.inputs
         assert found.answer.node == holder.identity.peer_id
         count = (LIMITS.tensor_max_bytes - 4096) // 8
         large = TensorRequest({"x": Tensor("float32", (count, 2), bytes(8 * count))})
-        found = await core.run_task(
-            "org/echo:1", large, request_id="request-2", visit=Visit(LOOPBACK)
-        )
+        call = TaskCall(("org/echo:1",), large)
+        found = await core.run_task(call, request_id="request-2", visit=Visit(LOOPBACK))
         assert found.tensors == large.inputs
         nursery.cancel_scope.cancel()
 

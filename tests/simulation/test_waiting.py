@@ -15,6 +15,7 @@ from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.errors import error_answer
+from aigrid.node.gateway.http.request import Request
 from aigrid.node.gateway.openai.answers import error_body
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.mesh.pool.budget import Budget
@@ -94,35 +95,35 @@ async def impatient(core, patience_seconds=5.0):
     return caught.value
 
 
-@asynccontextmanager
-async def http(app, body, headers=()):
-    """Pieces of the answer of an ASGI application as they are sent: (seconds, message)."""
-    sent, gone, body = [], trio.Event(), json.dumps(body).encode()
-    fields = {"host": "localhost", "content-type": "application/json", **dict(headers)}
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
-        "client": ("127.0.0.1", 5),
-    }
-    left = [{"type": "http.request", "body": body, "more_body": False}]
+class Exchange:
+    """A client that stays: what it is sent, as (seconds, message)."""
 
-    async def receive():
-        if left:
-            return left.pop()
-        await gone.wait()
-        return {"type": "http.disconnect"}
+    def __init__(self, body):
+        self.parts, self.sent = [b"", body], []
 
-    async def send(message):
-        sent.append((trio.current_time(), message))
+    async def receive(self):
+        return self.parts.pop()
+
+    async def unless_gone(self, work):
+        return await work
+
+    def begin(self, status, headers):
+        self.sent.append((trio.current_time(), {"status": status, "headers": headers}))
+
+    async def write(self, data, *, last):
+        self.sent.append((trio.current_time(), {"body": data, "more_body": not last}))
         await trio.lowlevel.checkpoint()
 
+
+@asynccontextmanager
+async def http(app, body, headers=()):
+    """Pieces of the answer as they are sent: (seconds, message)."""
+    fields = {"host": "localhost", "content-type": "application/json", **dict(headers)}
+    exchange = Exchange(json.dumps(body).encode())
+    encoded = [(name.encode(), value.encode()) for name, value in fields.items()]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(app, scope, receive, send)
-        yield sent
-        gone.set()
+        nursery.start_soon(app, Request(exchange, b"POST", b"/v1/chat/completions", encoded))
+        yield exchange.sent
 
 
 def text_of(sent):

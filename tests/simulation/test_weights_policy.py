@@ -74,6 +74,20 @@ async def test_who_has_no_grant_neither_fetches_nor_hosts(
     assert not member.models.fetching()
 
 
+async def test_a_member_that_was_removed_is_told_so_and_of_no_grant(
+    sim: Simulation, autojump_clock: MockClock
+) -> None:
+    owner, member, model, _ = await restricted(sim, OWNER_ALONE)
+    owner.grid.remove(member.identity.did)
+    await eventually(lambda: member.router.own_trouble() is not None, seconds=30)
+    for name in (model, "parrot", "no such model"):
+        with pytest.raises(AigridError) as caught:
+            await Console(member)("models_fetch", name=name)
+        assert caught.value.code is Code.NOT_MEMBER
+        assert "`aigrid invite DID` on the founder's node" in caught.value.message
+        assert "grant" not in caught.value.message
+
+
 async def test_with_a_grant_it_works_and_stops_after_revocation(
     sim: Simulation, autojump_clock: MockClock
 ) -> None:

@@ -7,18 +7,16 @@ request is refused. A signature has to hold wherever one is sent. So no credenti
 falls back to a weaker way in.
 """
 
-import hashlib
-import hmac
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import trio
-from starlette.types import Message, Receive, Scope
 
 from aigrid.node.discovery.grid import NowMs
+from aigrid.node.gateway.http.request import Request
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.api_keys import KEY_PREFIX, Actor
 from aigrid.node.policy.caller import LOOPBACK, Caller
@@ -43,10 +41,6 @@ class Authenticated:
     actor: Actor | None = None
     digest: bytes | None = None
 
-    def body(self, receive: Receive) -> Receive:
-        """How the body is received: not to its end, unless it is the one that was signed."""
-        return receive if self.digest is None else _SignedBody(receive, self.digest)
-
 
 class Authenticator:
     """Decides who calls. `keyless` serves callers without a key: for loopback only.
@@ -66,8 +60,8 @@ class Authenticator:
         self._held = 0
         self._next_seconds = -math.inf
 
-    async def authenticate(self, scope: Scope) -> Authenticated:
-        """Who sent the request whose header is in `scope`.
+    async def authenticate(self, request: Request) -> Authenticated:
+        """Who sent a request, by its header.
 
         Whoever guesses keys is slowed down: beyond a rate, the refusal waits. Those who have a key
         never do.
@@ -76,21 +70,21 @@ class Authenticator:
             AigridError: `unauthenticated`, or what is wrong with the headers.
         """
         try:
-            return self.check(scope)
+            return self.check(request)
         except AigridError as error:
             if error.code is Code.UNAUTHENTICATED:
                 self.refused += 1
                 await self._wait_turn()
             raise
 
-    def check(self, scope: Scope) -> Authenticated:
+    def check(self, request: Request) -> Authenticated:
         """The same, at once."""
-        fields: list[tuple[bytes, bytes]] = list(scope["headers"])
+        fields = request.headers
         keys = _keys_in(fields)
         if any(name in _SIGNED for name, _ in fields):
             if keys:
                 raise _refused("A request has one credential: a key or a signature.")
-            found = self._signed(scope)
+            found = self._signed(request)
         elif keys:
             found = self._keyed(keys)
         elif self.keyless and not any(name in _FORWARDED for name, _ in fields):
@@ -107,7 +101,7 @@ class Authenticator:
             raise _refused("The key is not valid here, or not any more.")
         return Authenticated(Caller(actor.name, "key"), actor)
 
-    def _signed(self, scope: Scope) -> Authenticated:
+    def _signed(self, asked: Request) -> Authenticated:
         from aigrid.node.gateway.auth import message_signatures  # late: only where somebody signs
 
         now_ms = self._now_ms()
@@ -122,10 +116,10 @@ class Authenticator:
             return public_key_of_did(did)
 
         request = message_signatures.SignedRequest(
-            scope["method"],
-            _url_of(scope),
+            asked.method,
+            _url_of(asked),
             message_signatures.Headers(
-                tuple((n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"])
+                tuple((n.decode("latin-1"), v.decode("latin-1")) for n, v in asked.headers)
             ),
         )
         signature = message_signatures.verify(
@@ -153,25 +147,6 @@ class Authenticator:
             await trio.sleep_until(turn)
         finally:
             self._held -= 1
-
-
-class _SignedBody:
-    """Passes a body on, its last part only once the whole is what was signed."""
-
-    def __init__(self, receive: Receive, digest: bytes) -> None:
-        self._receive = receive
-        self._digest = digest
-        self._hash: Any = hashlib.sha256()
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request" and self._hash is not None:
-            self._hash.update(message.get("body", b""))
-            if not message.get("more_body", False):
-                if not hmac.compare_digest(self._hash.digest(), self._digest):
-                    raise _refused("The body is not the one that was signed.")
-                self._hash = None
-        return message
 
 
 def _keys_in(fields: Iterable[tuple[bytes, bytes]]) -> set[str]:
@@ -213,11 +188,11 @@ def _with_wishes(found: Authenticated, fields: Iterable[tuple[bytes, bytes]]) ->
     return Authenticated(said, found.actor, found.digest)
 
 
-def _url_of(scope: Scope) -> str:
-    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-    path = scope["raw_path"].decode("latin-1")
-    query = scope["query_string"].decode("latin-1")
-    return f"{scope['scheme']}://{host}{path}{'?' if query else ''}{query}"
+def _url_of(request: Request) -> str:
+    host = request.fields.get(b"host", b"").decode("latin-1")
+    path = request.raw_path.decode("latin-1")
+    query = request.query.decode("latin-1")
+    return f"{request.scheme}://{host}{path}{'?' if query else ''}{query}"
 
 
 def _refused(message: str) -> PolicyDeniedError:

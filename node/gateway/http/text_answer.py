@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import trio
-from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
 
 from aigrid.node.gateway.choices import Generated
-from aigrid.node.gateway.http.asgi import JSON_TYPE, error_response, internal_error, until_gone
+from aigrid.node.gateway.http.boundary import error_response, internal_error
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import JSON_TYPE, Response, encoded
 from aigrid.node.gateway.http.turn import Turn
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.step import Step
@@ -36,8 +36,8 @@ class Spelling(Protocol):
     def error(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
         """The body of an error that is an HTTP status."""
 
-    def whole(self, answer: Answer, steps: Sequence[Step], segments: Sequence[Segment]) -> bytes:
-        """The body of a plain answer; its last step carries the finish; the segments are `Told`."""
+    def whole(self, steps: Sequence[Step], told: Told) -> bytes:
+        """The body of a plain answer, after `begin`; its last step carries the finish."""
 
     def begin(self, answer: Answer) -> bytes:
         """Called first, once the first chunk is there: what a stream begins with, if anything."""
@@ -45,8 +45,8 @@ class Spelling(Protocol):
     def step(self, step: Step) -> bytes:
         """A piece of the answer; nothing when the step holds none."""
 
-    def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
-        """What follows the last piece; the segments are `Told`."""
+    def end(self, finish: Finish, told: Told) -> bytes:
+        """What follows the last piece."""
 
     def comment(self, text: str) -> bytes:
         """A sign of life that clients skip, which says how far a load is; b"" if there is none."""
@@ -56,7 +56,7 @@ class Spelling(Protocol):
 
 
 class TextAnswer:
-    """The answer to a request for text, as an ASGI response."""
+    """The answer to a request for text, however it is asked for."""
 
     def __init__(
         self,
@@ -64,35 +64,33 @@ class TextAnswer:
         spelling: Spelling,
         *,
         stream: bool,
-        request_id: str,
         limits: GatewayLimits,
     ) -> None:
         self.generation = generation
         self.spelling = spelling
         self.stream = stream
-        self.request_id = request_id
         self.limits = limits
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, request: Request) -> None:
         try:
             if self.stream:
-                await until_gone(receive, _Stream(self, send).run)
+                await request.unless_gone(_Stream(self, request).run())
                 return
-            response = await until_gone(receive, lambda _nursery: self._plain())
+            response = await request.unless_gone(self._plain())
         except AigridError as error:  # a stream that has begun ends in an event instead
             self.generation.course.code = error.code
             response = error_response(
                 error, self.limits, self.spelling.error, segments=self.generation.segments
             )
-        await response(scope, receive, send)
+        await response(request)
 
     async def _plain(self) -> Response:
         generation = self.generation
         async with generation:
             self.spelling.begin(generation.answer)
             steps = [step async for step in generation]
-            told = Told(generation.segments, generation.answer, generation.course)
-            body = self.spelling.whole(generation.answer, steps, told)
+            told = Told.of(generation.answer, generation.segments, generation.course)
+            body = self.spelling.whole(steps, told)
             headers = served_by(generation.answer)
         return Response(body, headers=headers, media_type=JSON_TYPE)
 
@@ -103,26 +101,34 @@ class _Stream:
     `_head` is what it begins with, until it is written, with whatever is written first.
     """
 
-    def __init__(self, whole: TextAnswer, send: Send) -> None:
+    def __init__(self, whole: TextAnswer, request: Request) -> None:
         self._generation = whole.generation
         self._spelling = whole.spelling
         self._limits = whole.limits
-        self._request_id = whole.request_id
-        self._send = send
+        self._request = request
         self._turn = Turn()
         self._head = b""
         self._began = False
         self._ended = False
         self._wrote_at = -math.inf
 
-    async def run(self, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._keep_alive)
+    async def run(self) -> None:
+        """Write it. Raises an AigridError that can still be an HTTP status."""
+        failure: AigridError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_alive)
+            try:
+                await self._pieces()
+            except AigridError as error:
+                failure = await self._fail(error)
+            except Exception as error:  # noqa: BLE001  boundary: headers may be out, so the error is an event
+                failure = await self._fail(internal_error(error, self._request.id))
+            nursery.cancel_scope.cancel()
         try:
-            await self._pieces()
-        except AigridError as error:
-            await self._fail(error)
-        except Exception as error:  # noqa: BLE001  boundary: headers may be out, so the error is an event
-            await self._fail(internal_error(error, self._request_id))
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it holds this frame, and with it the whole request
 
     async def _pieces(self) -> None:
         generation, spelling, course = self._generation, self._spelling, self._generation.course
@@ -133,24 +139,23 @@ class _Stream:
             async for step in generation:
                 piece = spelling.step(step)
                 if step.finish is not None:
-                    told = Told(generation.segments, generation.answer, course)
+                    told = Told.of(generation.answer, generation.segments, course)
                     last = piece + spelling.end(step.finish, told)
                 elif piece or self._head:
                     began_seconds = trio.current_time()
                     await self._write(piece, headers)
                     course.waited(trio.current_time() - began_seconds)
-        # Only now: with the last write the server tells us that the client is gone, which must
-        # not cancel the mesh's own end.
         await self._write(last, headers, last=True)
 
-    async def _fail(self, error: AigridError) -> None:
-        """End with an error event, or raise it while it can still be an HTTP status."""
+    async def _fail(self, error: AigridError) -> AigridError | None:
+        """End with an error event; the error itself while it can still be an HTTP status."""
         async with self._turn:
             if not self._began:
                 self._ended = True
-                raise error
+                return error
         self._generation.course.code = error.code
         await self._write(self._spelling.failed(error, self._generation.segments), last=True)
+        return None
 
     async def _keep_alive(self) -> None:
         """Send headers without waiting for ever, and comments.
@@ -180,10 +185,10 @@ class _Stream:
             self._ended = last
             if not self._began:
                 self._began = True
-                await self._send(_start(self._spelling.media_type, headers or {}))
+                self._request.begin(200, _headers(self._spelling.media_type, headers or {}))
             self._wrote_at = trio.current_time()
             data, self._head = self._head + data, b""
-            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+            await self._request.write(data, last=last)
 
 
 def served_by(answer: Answer) -> dict[str, str]:
@@ -191,15 +196,6 @@ def served_by(answer: Answer) -> dict[str, str]:
     return {"x-aigrid-node": answer.node, "x-aigrid-model": answer.model}
 
 
-def _start(media_type: str, headers: dict[str, str]) -> Message:
-    fields = {
-        "content-type": media_type,
-        "cache-control": "no-store",
-        "x-accel-buffering": "no",
-        **headers,
-    }
-    return {
-        "type": "http.response.start",
-        "status": 200,
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
-    }
+def _headers(media_type: str, served: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    fields = {"content-type": media_type, "cache-control": "no-store", "x-accel-buffering": "no"}
+    return encoded({**fields, **served})

@@ -12,7 +12,7 @@ import msgspec
 from aigrid.node.gateway.deltas import joined
 from aigrid.node.gateway.http.errors import error_text
 from aigrid.node.gateway.step import Step
-from aigrid.node.gateway.told import aigrid_object
+from aigrid.node.gateway.told import Told, aigrid_object, broken_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.protocol.errors import AigridError, EngineError
@@ -27,7 +27,7 @@ def error_body(error: AigridError, segments: Sequence[Segment] = ()) -> bytes:
     """The body of an error, and the line that ends a stream which failed."""
     said: dict[str, Any] = {"error": error_text(error), "code": error.code.value}
     if segments:
-        said["aigrid"] = aigrid_object(segments)
+        said["aigrid"] = broken_object(segments)
     return _encode(said)
 
 
@@ -102,7 +102,7 @@ class OllamaSpelling:
         """See `Spelling`."""
         return error_body(error, segments)
 
-    def whole(self, _answer: Answer, steps: Sequence[Step], segments: Sequence[Segment]) -> bytes:
+    def whole(self, steps: Sequence[Step], told: Told) -> bytes:
         """See `Spelling`."""
         finish = steps[-1].finish
         if finish is None:
@@ -111,7 +111,7 @@ class OllamaSpelling:
         text = "".join(step.text for step in steps)
         entries = [entry for step in steps for entry in step.logprobs]
         piece = self._form(text, _thoughts(more), _tool_calls(more))
-        return _encode({**self._head, **piece, **_logprobs(entries), **self._end(finish, segments)})
+        return _encode({**self._head, **piece, **_logprobs(entries), **self._end(finish, told)})
 
     def begin(self, _answer: Answer) -> bytes:
         """See `Spelling`: nothing is said, but from now on tokens are counted."""
@@ -128,11 +128,11 @@ class OllamaSpelling:
             return b""
         return self._line({**self._form(step.text, thinking, ()), **_logprobs(step.logprobs)})
 
-    def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
+    def end(self, finish: Finish, told: Told) -> bytes:
         """See `Spelling`: the calls of tools, if any, then the counts."""
         calls = _tool_calls(joined(self._more))
         called = self._line(self._form("", "", calls)) if calls else b""
-        last = {**self._head, **self._form("", "", ()), **self._end(finish, segments)}
+        last = {**self._head, **self._form("", "", ()), **self._end(finish, told)}
         return called + _encode(last) + b"\n"
 
     def comment(self, _text: str) -> bytes:
@@ -146,7 +146,7 @@ class OllamaSpelling:
     def _line(self, piece: dict[str, Any]) -> bytes:
         return _encode({**self._head, **piece, "done": False}) + b"\n"
 
-    def _end(self, finish: Finish, segments: Sequence[Segment]) -> dict[str, Any]:
+    def _end(self, finish: Finish, told: Told) -> dict[str, Any]:
         loading = min(self._waiting.loading_seconds, self._first_at - self._asked_at)
         return {
             "done": True,
@@ -156,7 +156,7 @@ class OllamaSpelling:
             "prompt_eval_duration": nanoseconds(self._first_at - self._asked_at - loading),
             "eval_count": finish.completion_tokens,
             "eval_duration": nanoseconds(self._now() - self._first_at),
-            "aigrid": aigrid_object(segments),
+            "aigrid": aigrid_object(told),
         }
 
 

@@ -8,22 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
 import trio
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
 
-from aigrid.node.gateway.call import TextCall
-from aigrid.node.gateway.core import GatewayCore, Listed, TaskAnswer
-from aigrid.node.gateway.http.asgi import (
-    JSON_TYPE,
-    REQUEST_ID,
-    VISIT,
-    BodyReader,
-    until_gone,
-)
-from aigrid.node.gateway.http.guard import check_json
+from aigrid.node.gateway.call import TaskCall, TextCall
+from aigrid.node.gateway.choices import Generated
+from aigrid.node.gateway.core import GatewayCore, Listed
+from aigrid.node.gateway.http.bodies import BodyReader
+from aigrid.node.gateway.http.json_io import json_body, json_response
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import Response
+from aigrid.node.gateway.http.routes import Route
+from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import TextAnswer, served_by
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.ollama import models
@@ -43,7 +38,8 @@ from aigrid.node.gateway.ollama.requests import (
     decode_show,
 )
 from aigrid.node.gateway.patience import wish_of
-from aigrid.protocol.errors import Code, EngineError, PolicyDeniedError
+from aigrid.node.gateway.vectors import vectors_of
+from aigrid.protocol.errors import Code, PolicyDeniedError
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.timestamp import format_ms
@@ -58,8 +54,8 @@ _COMMANDS: Final = {
     "/api/copy": "`aigrid publish PATH --name NAME`",
     "/api/delete": "`aigrid models drop NAME`",
 }
+_GREETING: Final = b"AIGrid is running: see /v1/models, /api/tags, /v2"
 _TOUCH: Final = TextRequest(prompt=" ", max_tokens=1, temperature=0.0)
-_vectors = msgspec.json.Decoder(list[list[float]])
 
 
 class OllamaEndpoints:
@@ -78,7 +74,7 @@ class OllamaEndpoints:
         self._bodies = bodies
         self._limits = limits
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """What exists under /api, and the greeting that clients look for at the root."""
         return [
             Route("/", self._greeting, methods=["GET"]),
@@ -97,37 +93,43 @@ class OllamaEndpoints:
         ]
 
     async def _greeting(self, _request: Request) -> Response:
-        return PlainTextResponse("AIGrid is running: see /v1/models, /api/tags, /v2")
+        return Response(_GREETING, media_type="text/plain")
 
     async def _version(self, _request: Request) -> Response:
-        return _json({"version": FOLLOWED})
+        return json_response({"version": FOLLOWED})
 
     async def _tags(self, _request: Request) -> Response:
-        return _json(models.tags(self._described()))
+        return json_response(models.tags(self._described()))
 
     async def _running(self, _request: Request) -> Response:
         now_ms = 1000 * self._core.now_seconds()
-        return _json(models.running(self._described(), self._core.whereabouts(), now_ms=now_ms))
+        return json_response(
+            models.running(self._described(), self._core.whereabouts(), now_ms=now_ms)
+        )
 
     async def _show(self, request: Request) -> Response:
-        wanted = decode_show(await self._read(request))
+        wanted = decode_show(await json_body(self._bodies, request))
         listed = self._core.model(self._named(wanted))
         where = self._core.whereabouts().get(listed.view.model, {})
-        return _json(models.description(listed, self._manifest(listed.view.model), where))
+        return json_response(models.description(listed, self._manifest(listed.view.model), where))
 
     async def _chat(self, request: Request) -> Response | TextAnswer:
-        call = decode_chat(await self._read(request))
+        call = decode_chat(await json_body(self._bodies, request))
         return await self._answer(request, call, as_message)
 
     async def _generate(self, request: Request) -> Response | TextAnswer:
-        call = decode_generate(await self._read(request))
+        call = decode_generate(await json_body(self._bodies, request))
         return await self._answer(request, call, as_response)
 
     async def _embed(self, request: Request) -> Response:
-        return await self._vectors(request, decode_embed(await self._read(request), single=False))
+        return await self._vectors(
+            request, decode_embed(await json_body(self._bodies, request), single=False)
+        )
 
     async def _embeddings(self, request: Request) -> Response:
-        return await self._vectors(request, decode_embed(await self._read(request), single=True))
+        return await self._vectors(
+            request, decode_embed(await json_body(self._bodies, request), single=True)
+        )
 
     async def _answer(
         self, request: Request, call: TextCall | TouchCall, form: Form
@@ -135,12 +137,11 @@ class OllamaEndpoints:
         if isinstance(call, TouchCall):
             return await self._touch(request, call, form)
         model = call.models[0]
-        scope = request.scope
-        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits, stream=call.stream)
+        wish = wish_of(request.fields, call.keep_alive, self._limits, stream=call.stream)
         generation = self._core.generate(
             replace(call, models=(self._named(model),)),
-            request_id=scope[REQUEST_ID],
-            visit=scope[VISIT],
+            request_id=request.id,
+            visit=request.visit,
             wish=wish,
         )
         spelling = OllamaSpelling(
@@ -150,34 +151,21 @@ class OllamaEndpoints:
             waiting=generation.waiting,
             now=trio.current_time,
         )
-        return TextAnswer(
-            generation,
-            spelling,
-            stream=call.stream,
-            request_id=scope[REQUEST_ID],
-            limits=self._limits,
-        )
+        return TextAnswer(generation, spelling, stream=call.stream, limits=self._limits)
 
     async def _touch(self, request: Request, call: TouchCall, form: Form) -> Response:
         """Have a model loaded, or let it go: by one token, which is what loads it anywhere."""
         listed = self._core.model(self._named(call.model))
         warm = self._core.whereabouts().get(listed.view.model, {}).get("warm")
         if warm or not call.unload:
-            scope = request.scope
             generation = self._core.generate(
                 TextCall(models=(listed.view.model,), request=_TOUCH),
-                request_id=scope[REQUEST_ID],
-                visit=scope[VISIT],
-                wish=wish_of(dict(scope["headers"]), call.keep_alive, self._limits),
+                request_id=request.id,
+                visit=request.visit,
+                wish=wish_of(request.fields, call.keep_alive, self._limits),
             )
-
-            async def wait(_nursery: trio.Nursery) -> None:
-                async with generation:
-                    async for _ in generation:
-                        pass
-
-            await until_gone(request.receive, wait)
-        return _json(
+            await request.unless_gone(_through(generation))
+        return json_response(
             {
                 "model": call.model,
                 "created_at": format_ms(1000 * self._core.now_seconds()),
@@ -188,20 +176,10 @@ class OllamaEndpoints:
         )
 
     async def _vectors(self, request: Request, call: EmbedCall) -> Response:
-        scope, began = request.scope, trio.current_time()
-        wish = wish_of(dict(scope["headers"]), call.keep_alive, self._limits)
-
-        async def run(_nursery: trio.Nursery) -> TaskAnswer:
-            return await self._core.run_task(
-                self._named(call.model),
-                call.request,
-                request_id=scope[REQUEST_ID],
-                visit=scope[VISIT],
-                wish=wish,
-            )
-
-        found = await until_gone(request.receive, run)
-        vectors = _read_vectors(found.output, call.count)
+        began = trio.current_time()
+        asked = TaskCall((self._named(call.model),), call.request, keep_alive=call.keep_alive)
+        found = await task_answer(self._core, request, asked, self._limits)
+        vectors = vectors_of(found, call.count)
         body: dict[str, Any] = {"embedding": vectors[0]}
         if not call.single:
             body = {
@@ -210,7 +188,7 @@ class OllamaEndpoints:
                 **durations(trio.current_time() - began, 0.0),
                 "prompt_eval_count": found.finish.prompt_tokens,
             }
-        return _json(body, served_by(found.answer))
+        return json_response(body, served_by(found.answer))
 
     def _described(self) -> list[tuple[Listed, ModelBody | None]]:
         return [(entry, self._manifest(entry.view.model)) for entry in self._core.models()]
@@ -221,28 +199,15 @@ class OllamaEndpoints:
         known = {entry.listed_id for entry in self._core.models()}
         return model if plain == model or model in known else plain
 
-    async def _read(self, request: Request) -> bytes:
-        headers = dict(request.scope["headers"])
-        check_json(headers)
-        return await self._bodies.read(headers, request.receive)
+
+async def _through(generation: Generated) -> None:
+    async with generation:
+        async for _ in generation:
+            pass
 
 
 async def _elsewhere(request: Request) -> Response:
-    command = _COMMANDS[request.url.path]
+    command = _COMMANDS[request.path]
     raise PolicyDeniedError(
         f"Models are not changed over HTTP: its operator does it with {command}.", Code.DENIED
     )
-
-
-def _read_vectors(output: bytes, count: int) -> list[list[float]]:
-    try:
-        vectors = _vectors.decode(output)
-    except msgspec.DecodeError:
-        vectors = []
-    if len(vectors) != count or len({len(vector) for vector in vectors}) != 1:
-        raise EngineError("The model did not answer with vectors.", Code.ENGINE_FAILED)
-    return vectors
-
-
-def _json(value: object, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), headers=headers, media_type=JSON_TYPE)

@@ -13,6 +13,7 @@ import msgspec
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import ChatMessage
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import packed
 
 _encode = msgspec.json.Encoder().encode
 # How base64 of each kind of picture begins: the kind is not said.
@@ -100,7 +101,7 @@ def _message(message: Message, calls: _Calls) -> ChatMessage:
         ]
     if message.role == "tool":
         more["tool_call_id"] = message.tool_call_id or calls.answered(message.tool_name)
-    return ChatMessage(message.role, content, _encode(more) if more else b"")
+    return ChatMessage(message.role, content, packed(more, "messages"))
 
 
 def _picture(base64: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from aigrid.node.gateway.ollama.options import read
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import RESERVED, packed
 
 EMBEDDING: Final = "feature-extraction"
 _Raws = dict[str, msgspec.Raw]
@@ -142,11 +143,12 @@ def decode_embed(body: bytes, *, single: bool) -> EmbedCall:
             f"`{called}` must have 1 to {LIMITS.task_items_max} texts, none of them empty.",
             param=called,
         )
-    if parsed.dimensions is not None:
-        raise _unsupported("dimensions", "Leave it out.")
     if parsed.truncate is False:
         raise _unsupported("truncate", "What is too long for the model is cut: leave it out.")
-    request = TaskRequest(EMBEDDING, _encode(texts))
+    parameters = dict[str, str | int | float | bool]()
+    if parsed.dimensions is not None:
+        parameters["dimensions"] = parsed.dimensions  # only some servers can shorten vectors
+    request = TaskRequest(EMBEDDING, _encode(texts), parameters)
     return EmbedCall(_model(parsed), request, len(texts), single, parsed.keep_alive)
 
 
@@ -160,15 +162,15 @@ def decode_show(body: bytes) -> str:
 
 
 def _text_call(parsed: _Generating, prompt: Mapping[str, Any], more: _Raws) -> TextCall:
-    fields, further = read(parsed.options or {})
-    members = {**further, **more, **_answer_form(parsed.format), **_thinking(parsed.think)}
+    fields, options = read(parsed.options or {})
+    members = {**options, **more, **_answer_form(parsed.format), **_thinking(parsed.think)}
     return TextCall(
         models=(_model(parsed),),
         request=TextRequest(
             **prompt,
             **fields,
             top_logprobs=_top_logprobs(parsed),
-            more=_encode(members) if members else b"",
+            more=packed({n: one for n, one in members.items() if n not in RESERVED}),
         ),
         stream=parsed.stream is not False,
         keep_alive=parsed.keep_alive,

@@ -4,16 +4,22 @@ A model's name may hold slashes and colons. Its one version is its model id, whi
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TypeVar
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+import trio
 
-from aigrid.node.gateway.core import GatewayCore, Listed, TaskAnswer
-from aigrid.node.gateway.http.asgi import JSON_TYPE, REQUEST_ID, VISIT, BodyReader, until_gone
+from aigrid.node.gateway.call import TaskCall
+from aigrid.node.gateway.core import GatewayCore, Listed
+from aigrid.node.gateway.http.bodies import BodyReader
+from aigrid.node.gateway.http.json_io import json_response
+from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import JSON_TYPE, Response
+from aigrid.node.gateway.http.routes import Route
+from aigrid.node.gateway.http.task_answer import task_answer
+from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.open_inference import answers
 from aigrid.node.gateway.open_inference.infer_request import decode_infer
@@ -23,14 +29,13 @@ from aigrid.node.gateway.open_inference.signature import (
     request_of,
     signature_of,
 )
-from aigrid.node.gateway.patience import wish_of
 from aigrid.node.gateway.repository import Repository
-from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, NoCandidateError
-from aigrid.protocol.inference import TaskRequest, TensorRequest
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import ModelBody
 from aigrid.protocol.open_inference import HEAD_LENGTH
 
+T = TypeVar("T")
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
 _MODEL = "/v2/models/{model:path}"
 _VERSION = _MODEL + "/versions/{version}"
@@ -65,7 +70,7 @@ class OpenInferenceEndpoints:
         self._manifest = manifest
         self._repository = repository
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """What exists under /v2; the longer path comes first, for a name may hold anything."""
         named = [
             Route(f"{path}{end}", endpoint, methods=[method])
@@ -90,66 +95,55 @@ class OpenInferenceEndpoints:
 
     async def _server(self, _request: Request) -> Response:
         told = {"name": answers.NAME, "version": version("aigrid-node")}
-        return _json({**told, "extensions": answers.EXTENSIONS})
+        return json_response({**told, "extensions": answers.EXTENSIONS})
 
     async def _live(self, _request: Request) -> Response:
-        return _json({"live": True})
+        return json_response({"live": True})
 
     async def _ready(self, _request: Request) -> Response:
         if self._core.stopping:
             raise LocalError("This node is stopping.", Code.SHUTTING_DOWN)
-        return _json({"ready": True})
+        return json_response({"ready": True})
 
     # -- models
 
     async def _model(self, request: Request) -> Response:
         listed = self._named(request)
-        return _json(answers.model_metadata(listed, self._signature(listed)))
+        return json_response(answers.model_metadata(listed, self._signature(listed)))
 
     async def _model_ready(self, request: Request) -> Response:
         listed = self._named(request)
         if listed.view.state not in answers.READY_STATES:
             raise NoCandidateError(f"The model {listed.listed_id!r} is {listed.view.state} yet.")
-        return _json({"name": listed.listed_id, "ready": True})
+        return json_response({"name": listed.listed_id, "ready": True})
 
     async def _infer(self, request: Request) -> Response:
         listed = self._named(request)
-        headers = dict(request.scope["headers"])
+        headers = request.fields
         _check_kind(headers)
         told = headers.get(HEAD_LENGTH.lower().encode())
-        body = await self._bodies.read(headers, request.receive)
-        call = decode_infer(body, None if told is None else told.decode("latin-1"))
+        body = await self._bodies.read(request)
+        head_bytes = None if told is None else told.decode("latin-1")
+        call = await _translated(len(body), partial(decode_infer, body, head_bytes))
         signature = self._signature(listed)
-        asked = request_of(signature, call.asked)
-        found = await self._run(request, listed, asked, signature.capability)
-        said, more = answers.infer_body(
+        asked = TaskCall(
+            (listed.view.model if "version" in request.path_params else listed.listed_id,),
+            request_of(signature, call.asked),
+            kind=signature.capability,
+        )
+        found = await task_answer(self._core, request, asked, self._limits)
+        outputs = outputs_of(signature, found.output, found.tensors)
+        spell = partial(
+            answers.infer_body,
             call,
-            outputs_of(signature, found.output, found.tensors),
+            outputs,
             name=listed.listed_id,
             version=found.answer.model,
-            segments=found.segments,
+            segments=found.told.segments,
         )
+        said, more = await _translated(sum(len(one.data) for one in outputs.values()), spell)
         kind = answers.OCTETS if more else JSON_TYPE
-        served = {"x-aigrid-node": found.answer.node, "x-aigrid-model": found.answer.model}
-        return Response(said, headers={**served, **more}, media_type=kind)
-
-    async def _run(
-        self, request: Request, listed: Listed, asked: TaskRequest | TensorRequest, capability: str
-    ) -> TaskAnswer:
-        scope = request.scope
-        wish = wish_of(dict(scope["headers"]), None, self._limits)
-
-        async def run(_nursery: Any) -> TaskAnswer:
-            return await self._core.run_task(
-                listed.view.model if "version" in request.path_params else listed.listed_id,
-                asked,
-                capability=capability,
-                request_id=scope[REQUEST_ID],
-                visit=scope[VISIT],
-                wish=wish,
-            )
-
-        return await until_gone(request.receive, run)
+        return Response(said, headers={**served_by(found.answer), **more}, media_type=kind)
 
     def _named(self, request: Request) -> Listed:
         """The model of a path. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
@@ -172,7 +166,7 @@ class OpenInferenceEndpoints:
 
     async def _index(self, request: Request) -> Response:
         told = await self._repository_call(request)
-        return _json(answers.repository_index(self._repository.index(), ready=told.ready))
+        return json_response(answers.repository_index(self._repository.index(), ready=told.ready))
 
     async def _load(self, request: Request) -> Response:
         told = await self._repository_call(request)
@@ -184,28 +178,33 @@ class OpenInferenceEndpoints:
                 param=f"parameters.{name}",
             )
         model = request.path_params["model"]
-        await until_gone(request.receive, lambda _: self._repository.load(model))
-        return _json({})
+        await request.unless_gone(self._repository.load(model))
+        return json_response({})
 
     async def _unload(self, request: Request) -> Response:
         await self._repository_call(request)
         model = request.path_params["model"]
-        await until_gone(request.receive, lambda _: self._repository.unload(model))
-        return _json({})
+        await request.unless_gone(self._repository.unload(model))
+        return json_response({})
 
     async def _repository_call(self, request: Request) -> RepositoryBody:
         """The body of a call by somebody who may."""
-        visit: Visit = request.scope[VISIT]
-        visit.may_operate()
-        headers = dict(request.scope["headers"])
-        _check_kind(headers)
-        body = await self._bodies.read(headers, request.receive)
+        request.visit.may_operate()
+        _check_kind(request.fields)
+        body = await self._bodies.read(request)
         if not body.strip():
             return RepositoryBody()
         try:
             return msgspec.json.decode(body, type=RepositoryBody)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
+
+
+async def _translated(size_bytes: int, translate: Callable[[], T]) -> T:
+    """Run a translation of tensors; while a large one takes its time, others are served."""
+    if size_bytes <= LIMITS.tensor_inline_max_bytes:
+        return translate()
+    return await trio.to_thread.run_sync(translate)
 
 
 def _check_kind(headers: dict[bytes, bytes]) -> None:
@@ -223,7 +222,3 @@ def _check_kind(headers: dict[bytes, bytes]) -> None:
             f"The body must be {JSON_TYPE} or {answers.OCTETS}, and not compressed.",
             Code.UNSUPPORTED_MEDIA_TYPE,
         )
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type=JSON_TYPE)

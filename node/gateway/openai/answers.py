@@ -15,7 +15,7 @@ from aigrid.node.gateway.core import Listed
 from aigrid.node.gateway.deltas import joined
 from aigrid.node.gateway.http.errors import error_text
 from aigrid.node.gateway.step import Step
-from aigrid.node.gateway.told import aigrid_object
+from aigrid.node.gateway.told import Told, aigrid_object, broken_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import NotReadyError
 from aigrid.protocol.errors import AigridError
@@ -90,12 +90,13 @@ class ChoicesSpelling(ABC):
     _nothing = b""  # its value where nothing is
 
     def __init__(
-        self, *, completion_id: str, created: int, include_usage: bool = False, choices: int = 1
+        self, *, answer_id: str, created: int, include_usage: bool = False, choices: int = 1
     ) -> None:
-        self._id = completion_id
+        self._id = answer_id
         self._created = created
         self._include_usage = include_usage
-        self._count = choices
+        self._count = self._open = choices
+        self._last: tuple[int, Finish] | None = None  # of several choices the one that ended last
         self._end = (b',"usage":null' if include_usage else b"") + b"}\n\n"
         self._tail = b"]" + self._end
         self._piece_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
@@ -104,7 +105,7 @@ class ChoicesSpelling(ABC):
         """See `Spelling`."""
         return error_body(error, segments)
 
-    def whole(self, answer: Answer, steps: Sequence[Step], segments: Sequence[Segment]) -> bytes:
+    def whole(self, steps: Sequence[Step], told: Told) -> bytes:
         """See `Spelling`."""
         finish = steps[-1].finish
         if finish is None:
@@ -114,13 +115,13 @@ class ChoicesSpelling(ABC):
             own[step.choice].append(step)
         return _encode(
             {
-                **self._named(self._kind, answer),
+                **self._named(self._kind, told.answer),
                 "choices": [
                     {"index": number, **self._choice(said), "finish_reason": _reason(said)}
                     for number, said in enumerate(own)
                 ],
                 "usage": usage_object(finish),
-                "aigrid": aigrid_object(segments),
+                "aigrid": aigrid_object(told),
             }
         )
 
@@ -137,18 +138,23 @@ class ChoicesSpelling(ABC):
     def step(self, step: Step) -> bytes:
         """See `Spelling`."""
         data = self._piece(step)
-        return data if step.ended is None else data + self._ended(step.choice, step.ended)
+        if step.ended is None:
+            return data
+        self._open -= 1
+        if self._open:
+            return data + self._ended(step.choice, step.ended)
+        # `end` says it: clients expect a chunk without choices only where they asked for usage.
+        self._last = step.choice, step.ended
+        return data
 
-    def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
+    def end(self, finish: Finish, told: Told) -> bytes:
         """See `Spelling`: reason, usage where asked for, end mark; `aigrid` in the last chunk."""
-        aigrid = b',"aigrid":' + _encode(aigrid_object(segments)) + b"}\n\n"
-        reason = b"" if self._count > 1 else self._ended(0, finish)  # else each choice had its own
+        aigrid = b',"aigrid":' + _encode(aigrid_object(told)) + b"}\n\n"
+        reason = self._ended(*(self._last or (0, finish)))
         if self._include_usage:
             usage = self._head + b'],"usage":' + _encode(usage_object(finish))
             return reason + usage + aigrid + _DONE
-        if reason:
-            return reason[: -len(self._end)] + aigrid + _DONE
-        return self._head + b"]" + aigrid + _DONE
+        return reason[: -len(self._end)] + aigrid + _DONE
 
     def comment(self, text: str) -> bytes:
         """See `Spelling`."""
@@ -240,7 +246,7 @@ def error_body(error: AigridError, segments: Sequence[Segment] = ()) -> bytes:
     """The body of an error; `aigrid` says who had begun to answer."""
     body: dict[str, Any] = {"error": error_object(error)}
     if segments:
-        body["aigrid"] = aigrid_object(segments)
+        body["aigrid"] = broken_object(segments)
     return _encode(body)
 
 

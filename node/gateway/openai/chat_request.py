@@ -1,21 +1,19 @@
-"""OpenAI's chat request, decoded and checked: bytes in, `ChatCall` or an error out.
+"""OpenAI's chat request, decoded and checked: bytes in, a call or an error out.
 
 Source: https://platform.openai.com/docs/api-reference/chat/create. What we have no field for is
 passed on as it was sent, to engines that take it: see `protocol.more`.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.openai.fields import (
-    Fields,
+    ChoicesCall,
+    ChoicesFields,
     Members,
     Refused,
-    StreamOptions,
-    call_of,
+    choices_call,
     counted,
     further,
     invalid,
@@ -34,14 +32,11 @@ _REFUSED: Final[Refused] = {
 }
 
 
-class ChatBody(Fields, kw_only=True):
+class ChatBody(ChoicesFields, kw_only=True):
     """What is read of the body of a chat request."""
 
     messages: list[Message]
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
@@ -49,15 +44,7 @@ class ChatBody(Fields, kw_only=True):
 _DECODER: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
 
 
-@dataclass(frozen=True, slots=True)
-class ChatCall:
-    """What a client asked for. `include_usage` asks for token counts at the end of a stream."""
-
-    call: TextCall
-    include_usage: bool
-
-
-def decode_chat(body: bytes) -> ChatCall:
+def decode_chat(body: bytes) -> ChoicesCall:
     """Decode and check the body of `POST /v1/chat/completions`.
 
     Raises:
@@ -72,9 +59,7 @@ def decode_chat(body: bytes) -> ChatCall:
         top_logprobs=_top_logprobs(parsed),
         more=further(members),
     )
-    call = call_of(parsed, request, choices=counted(parsed.n, "n", LIMITS.choices_max) or 1)
-    usage = parsed.stream and parsed.stream_options and parsed.stream_options.include_usage
-    return ChatCall(call, include_usage=bool(usage))
+    return choices_call(parsed, request, choices=counted(parsed.n, "n", LIMITS.choices_max) or 1)
 
 
 def _max_tokens(parsed: ChatBody) -> int | None:

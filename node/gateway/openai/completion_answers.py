@@ -66,7 +66,9 @@ def _logprobs(entries: Iterable[TokenLogprob], offset: int) -> tuple[dict[str, A
     for entry in entries:
         tokens.append(entry.token)
         chosen.append(max(LOGPROB_MIN, entry.logprob))
-        tops.append({token: max(LOGPROB_MIN, logprob) for _, token, logprob in entry.top})
+        # Tokens that are parts of characters are spelled alike: the likeliest, which comes first.
+        top = {token: max(LOGPROB_MIN, logprob) for _, token, logprob in reversed(entry.top)}
+        tops.append(dict(reversed(top.items())))
         offsets.append(offset)
         offset += len(entry.token)
     said = {

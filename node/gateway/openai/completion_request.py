@@ -1,20 +1,18 @@
-"""OpenAI's completion request, decoded and checked: bytes in, `CompletionCall` or an error out.
+"""OpenAI's completion request, decoded and checked: bytes in, a call or an error out.
 
 Source: https://platform.openai.com/docs/api-reference/completions/create. What we have no field for
 is passed on as it was sent, to engines that take it: see `protocol.more`.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.openai.fields import (
-    Fields,
+    ChoicesCall,
+    ChoicesFields,
     Refused,
-    StreamOptions,
-    call_of,
+    choices_call,
     counted,
     further,
     invalid,
@@ -33,28 +31,17 @@ _REFUSED: Final[Refused] = {
 _IDS_EXPECTED: Final = "holds token ids that are no numbers from 0 to 2147483647"
 
 
-class CompletionBody(Fields, kw_only=True):
+class CompletionBody(ChoicesFields, kw_only=True):
     """What is read of the body of a completion request."""
 
     prompt: str | list[Any]
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    n: int | None = None
     logprobs: int | None = None
 
 
 _DECODER: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionCall:
-    """What a client asked for. `include_usage` asks for token counts at the end of a stream."""
-
-    call: TextCall
-    include_usage: bool
-
-
-def decode_completion(body: bytes) -> CompletionCall:
+def decode_completion(body: bytes) -> ChoicesCall:
     """Decode and check the body of `POST /v1/completions`.
 
     Raises:
@@ -76,8 +63,7 @@ def decode_completion(body: bytes) -> CompletionCall:
         more=further(members),
     )
     requests = [msgspec.structs.replace(request, **prompt) for prompt in prompts]
-    usage = parsed.stream and parsed.stream_options and parsed.stream_options.include_usage
-    return CompletionCall(call_of(parsed, *requests, choices=choices), include_usage=bool(usage))
+    return choices_call(parsed, *requests, choices=choices)
 
 
 def _prompts(prompt: str | list[Any]) -> list[dict[str, Any]]:

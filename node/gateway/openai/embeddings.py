@@ -10,9 +10,13 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from aigrid.node.gateway.call import TaskCall
 from aigrid.node.gateway.core import TaskAnswer
+from aigrid.node.gateway.openai.fields import ABSENT, counted, parse
+from aigrid.node.gateway.preferred import models_of, preferences_of
 from aigrid.node.gateway.told import aigrid_object
-from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
+from aigrid.node.gateway.vectors import no_vectors, vectors_of
+from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import TaskRequest
 from aigrid.protocol.limits import LIMITS
 
@@ -20,31 +24,30 @@ TASK: Final = "feature-extraction"
 _encode = msgspec.json.Encoder().encode
 _ID_LIMIT: Final = 2**31
 _DIMENSIONS_MAX: Final = 2**31 - 1
-_vectors = msgspec.json.Decoder(list[list[float]])
 
 
 class EmbeddingsBody(msgspec.Struct):
-    """The body of a request for embeddings."""
+    """The body of a request for embeddings; what else stands there changes nothing."""
 
-    model: str
     input: str | list[Any]
+    model: str = ""
+    models: list[str] | None = None
+    provider: msgspec.Raw = ABSENT
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     keep_alive: str | int | float | None = None
 
 
+_DECODER: msgspec.json.Decoder[EmbeddingsBody] = msgspec.json.Decoder(EmbeddingsBody)
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddingsCall:
-    """What a client asked for; `as_base64` for little-endian float32 in base64.
+    """What a client asked for, of `count` texts; `as_base64`: little-endian float32 in base64."""
 
-    `keep_alive` is Ollama's field, as it was sent.
-    """
-
-    model: str
-    request: TaskRequest
+    call: TaskCall
     count: int
     as_base64: bool
-    keep_alive: str | float | None = None
 
 
 def decode_embeddings(body: bytes) -> EmbeddingsCall:
@@ -53,22 +56,19 @@ def decode_embeddings(body: bytes) -> EmbeddingsCall:
     Raises:
         InvalidRequestError: whatever is wrong with it; `param` names the field where there is one.
     """
-    try:
-        parsed = msgspec.json.decode(body, type=EmbeddingsBody)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidRequestError(f"The body is not a request for embeddings: {error}.") from None
-    if not 0 < len(parsed.model) <= LIMITS.model_field_max_chars:
-        raise InvalidRequestError("`model` must name a model.", param="model")
+    parsed, _ = parse(body, _DECODER)
     texts = _texts(parsed.input)
     parameters = dict[str, str | int | float | bool]()
-    if parsed.dimensions is not None:
-        if not 1 <= parsed.dimensions <= _DIMENSIONS_MAX:
-            raise InvalidRequestError("`dimensions` must be 1 or more.", param="dimensions")
-        parameters["dimensions"] = parsed.dimensions  # only some servers can shorten vectors
-    request = TaskRequest(TASK, _encode(texts), parameters)
-    return EmbeddingsCall(
-        parsed.model, request, len(texts), parsed.encoding_format == "base64", parsed.keep_alive
+    size = counted(parsed.dimensions, "dimensions", _DIMENSIONS_MAX)
+    if size is not None:
+        parameters["dimensions"] = size  # only some servers can shorten vectors
+    call = TaskCall(
+        models=models_of(parsed.model, parsed.models),
+        request=TaskRequest(TASK, _encode(texts), parameters),
+        preferences=preferences_of(parsed.provider),
+        keep_alive=parsed.keep_alive,
     )
+    return EmbeddingsCall(call, len(texts), parsed.encoding_format == "base64")
 
 
 def _texts(given: str | list[Any]) -> list[str] | list[list[int]]:
@@ -92,20 +92,15 @@ def _texts(given: str | list[Any]) -> list[str] | list[list[int]]:
     return given
 
 
-def embeddings_body(call: EmbeddingsCall, found: TaskAnswer) -> bytes:
+def embeddings_body(asked: EmbeddingsCall, found: TaskAnswer) -> bytes:
     """The answer as OpenAI's clients read it.
 
     Raises:
         EngineError: when the output is not one vector of equal length for each text.
     """
-    try:
-        vectors = _vectors.decode(found.output)
-    except msgspec.DecodeError:
-        vectors = []
-    if len(vectors) != call.count or len({len(vector) for vector in vectors}) != 1:
-        raise EngineError("The model did not answer with vectors.", Code.ENGINE_FAILED)
+    vectors = vectors_of(found, asked.count)
     data = [
-        {"object": "embedding", "index": n, "embedding": _spelled(vector, call.as_base64)}
+        {"object": "embedding", "index": n, "embedding": _spelled(vector, asked.as_base64)}
         for n, vector in enumerate(vectors)
     ]
     tokens = found.finish.prompt_tokens
@@ -115,7 +110,7 @@ def embeddings_body(call: EmbeddingsCall, found: TaskAnswer) -> bytes:
             "data": data,
             "model": found.answer.name,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-            "aigrid": aigrid_object(found.segments),
+            "aigrid": aigrid_object(found.told),
         }
     )
 
@@ -123,4 +118,7 @@ def embeddings_body(call: EmbeddingsCall, found: TaskAnswer) -> bytes:
 def _spelled(vector: list[float], as_base64: bool) -> list[float] | str:  # noqa: FBT001
     if not as_base64:
         return vector
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    try:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    except OverflowError:  # a number that 32 bits do not hold
+        raise no_vectors() from None

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -12,7 +13,7 @@ from aigrid.node.gateway.preferred import models_of, preferences_of
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.more import RESERVED, is_neutral
+from aigrid.protocol.more import RESERVED, is_neutral, packed
 
 ABSENT: Final = msgspec.Raw()
 Members = dict[str, msgspec.Raw]
@@ -20,14 +21,7 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 """What is refused by name: the values that change nothing, and what is said of all others."""
 
 _SEED_MAX = 2**63
-_encode = msgspec.json.Encoder().encode
 _MEMBERS: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Members)
-
-
-class StreamOptions(msgspec.Struct):
-    """Of chat and completions."""
-
-    include_usage: bool | None = None
 
 
 class Fields(msgspec.Struct, kw_only=True):
@@ -44,7 +38,29 @@ class Fields(msgspec.Struct, kw_only=True):
     keep_alive: str | int | float | None = None
 
 
-F = TypeVar("F", bound=Fields)
+class StreamOptions(msgspec.Struct):
+    """Of chat and completions."""
+
+    include_usage: bool | None = None
+
+
+class ChoicesFields(Fields, kw_only=True):
+    """Fields of chat and completions, whose answers are numbered choices."""
+
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoicesCall:
+    """What a client asked for. `include_usage` asks for token counts at the end of a stream."""
+
+    call: TextCall
+    include_usage: bool
+
+
+F = TypeVar("F", bound=msgspec.Struct)
 
 
 def parse(body: bytes, decoder: msgspec.json.Decoder[F]) -> tuple[F, Members]:
@@ -131,6 +147,12 @@ def call_of(
     )
 
 
+def choices_call(parsed: ChoicesFields, *requests: TextRequest, choices: int) -> ChoicesCall:
+    """The same of an endpoint with choices."""
+    usage = parsed.stream and parsed.stream_options and parsed.stream_options.include_usage
+    return ChoicesCall(call_of(parsed, *requests, choices=choices), include_usage=bool(usage))
+
+
 def sampled(parsed: Fields) -> TextRequest:
     """A request without input, with how to draw its tokens and where to stop."""
     return TextRequest(
@@ -143,11 +165,7 @@ def sampled(parsed: Fields) -> TextRequest:
 
 def further(members: Mapping[str, msgspec.Raw | bytes], known: Collection[str] = RESERVED) -> bytes:
     """What we have no field for, as it was sent; b"" where there is nothing of that."""
-    more = {name: msgspec.Raw(raw) for name, raw in members.items() if name not in known}
-    text = _encode(more) if more else b""
-    if len(text) > LIMITS.more_max_bytes:
-        raise InvalidRequestError("The body is too large.", Code.BODY_TOO_LARGE)
-    return text
+    return packed({name: msgspec.Raw(raw) for name, raw in members.items() if name not in known})
 
 
 def counted(value: int | None, name: str, most: int, *, least: int = 1) -> int | None:

@@ -8,8 +8,8 @@ import msgspec
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import ChatMessage
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import packed
 
-_encode = msgspec.json.Encoder().encode
 _NULL: Final = msgspec.Raw(b"null")
 # What a message may be made of instead of content.
 _INSTEAD: Final = ("tool_calls", "function_call", "audio", "refusal", "reasoning_content")
@@ -66,10 +66,7 @@ def _message(message: Message, own: Mapping[str, msgspec.Raw], where: str) -> Ch
         text, more["content"] = "", _NULL
     else:
         raise _invalid(f"{where}.content", "is missing")
-    said = _encode(more) if more else b""
-    if len(said) > LIMITS.more_max_bytes:
-        raise _invalid(where, "is too large")
-    return ChatMessage(message.role, text, said)
+    return ChatMessage(message.role, text, packed(more, where))
 
 
 def _invalid(param: str, what: str) -> InvalidRequestError:

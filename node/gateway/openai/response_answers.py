@@ -17,7 +17,7 @@ from aigrid.node.gateway.openai.answers import (
 )
 from aigrid.node.gateway.openai.response_output import Events, Output
 from aigrid.node.gateway.step import Step
-from aigrid.node.gateway.told import aigrid_object
+from aigrid.node.gateway.told import Told, aigrid_object, broken_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish
@@ -43,16 +43,16 @@ class ResponseSpelling:
         """See `Spelling`."""
         return error_body(error, segments)
 
-    def whole(self, answer: Answer, steps: Sequence[Step], segments: Sequence[Segment]) -> bytes:
+    def whole(self, steps: Sequence[Step], told: Told) -> bytes:
         """See `Spelling`: the items that a stream would tell of."""
         finish = steps[-1].finish
         if finish is None:
             raise ValueError("the last step has no finish")
-        self._model = answer.name
+        self._model = told.answer.name
         for step in steps:
             self._output.step(step)
         self._output.close(_status(finish))
-        return bytes(self._ended(finish, segments))
+        return bytes(self._ended(finish, told))
 
     def begin(self, answer: Answer) -> bytes:
         """See `Spelling`."""
@@ -67,13 +67,11 @@ class ResponseSpelling:
         """See `Spelling`."""
         return self._output.step(step)
 
-    def end(self, finish: Finish, segments: Sequence[Segment]) -> bytes:
+    def end(self, finish: Finish, told: Told) -> bytes:
         """See `Spelling`: the ends of all items, then that of the response."""
         status = _status(finish)
         data = self._output.close(status)
-        return data + self._events.event(
-            f"response.{status}", response=self._ended(finish, segments)
-        )
+        return data + self._events.event(f"response.{status}", response=self._ended(finish, told))
 
     def comment(self, text: str) -> bytes:
         """See `Spelling`."""
@@ -88,22 +86,24 @@ class ResponseSpelling:
         told = error_object(error)
         data = b""
         if self._model:  # else no client knows of a response
-            self._output.close("incomplete")
+            upcoming = self._events.upcoming
+            self._output.close("incomplete")  # not sent: a call that was cut off must not look done
+            self._events.upcoming = upcoming
             failure = {"code": told["code"], "message": told["message"]}
             data = self._events.event(
                 "response.failed", response=self._response("failed", error=failure)
             )
         said = {name: told[name] for name in ("code", "message", "param")}
-        aigrid = {"aigrid": aigrid_object(segments)} if segments else {}
+        aigrid = {"aigrid": broken_object(segments)} if segments else {}
         return data + self._events.event("error", **said, error=told, **aigrid)
 
-    def _ended(self, finish: Finish, segments: Sequence[Segment]) -> msgspec.Raw:
+    def _ended(self, finish: Finish, told: Told) -> msgspec.Raw:
         reason = _INCOMPLETE.get(finish.reason)
         return self._response(
             _status(finish),
             incomplete_details=None if reason is None else {"reason": reason},
             usage=_usage(finish),
-            aigrid=aigrid_object(segments),
+            aigrid=aigrid_object(told),
         )
 
     def _response(self, status: str, **members: Any) -> msgspec.Raw:

@@ -14,9 +14,9 @@ from aigrid.node.gateway.openai.fields import ABSENT, explain, invalid, unsuppor
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import ChatMessage
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import packed
 
 _Role = Literal["system", "user", "assistant", "tool", "developer"]
-_encode = msgspec.json.Encoder().encode
 _TEXTS: Final = frozenset({"input_text", "output_text", "text"})
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -72,10 +72,7 @@ class _Turn:
                 more["content"] = None
         if self.call_id:
             more["tool_call_id"] = self.call_id
-        said = _encode(more) if more else b""
-        if len(said) > LIMITS.more_max_bytes:
-            raise invalid(where, "is too large")
-        return ChatMessage(self.role, self.text, said)
+        return ChatMessage(self.role, self.text, packed(more, where))
 
 
 def messages_of(

@@ -63,15 +63,15 @@ _REASONING: Final = _Channel("reasoning", "rs", "reasoning_text", "text")
 
 
 class Events:
-    """Numbered events."""
+    """Numbered events; `upcoming` is the number of the next."""
 
     def __init__(self) -> None:
-        self._next = 0
+        self.upcoming = 0
 
     def number(self) -> int:
-        """That of the next event."""
-        self._next += 1
-        return self._next - 1
+        """Take the next number."""
+        self.upcoming += 1
+        return self.upcoming - 1
 
     def event(self, kind: str, **members: Any) -> bytes:
         """One event, of which `kind` is name and type."""

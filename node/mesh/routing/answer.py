@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.metagraph.selection import ANYTHING, NOBODY, Criteria, Ranking
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.observing.trace import NO_TRACE, Trace
 from aigrid.node.policy.caller import Caller
@@ -53,7 +54,7 @@ class Answer:
 
     `chunks` yields tuples of chunks that were ready together, the first included; the last tuple
     ends with `Finish`. It raises an `AigridError` when the answer cannot be completed. `segments`
-    is complete once `chunks` is exhausted.
+    is complete once `chunks` is exhausted. `ranking` is the choice that it came of.
     """
 
     request_id: str
@@ -63,6 +64,7 @@ class Answer:
     chunks: AsyncIterator[tuple[InferChunk, ...]]
     attempts: int = 1
     segments: list[Segment] = field(default_factory=list)
+    ranking: Ranking = NOBODY
 
 
 def the_one(model: str, found: Collection[str], *, unknown: str) -> str:
@@ -98,6 +100,7 @@ class Inference(Protocol):
         capability: str = "",
         fallbacks: tuple[str, ...] = (),
         preferences: Preferences = ANY,
+        criteria: Criteria = ANYTHING,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
         waiting: Waiting | None = None,
@@ -105,11 +108,12 @@ class Inference(Protocol):
     ) -> AbstractAsyncContextManager[Answer]:
         """Route a request of `caller` to a node that holds `model` (a name or a model id).
 
-        `fallbacks` stand in for it where nobody serves it, and `preferences` say whom to ask. An
-        empty `model` with a `capability` lets the node choose. Entering waits for the first
-        chunk, and where nobody serves it now for `patience_seconds` until somebody does; `waiting`
-        is told how far that is. Leaving early cancels the request everywhere. Attempts that failed
-        before their first chunk, and had begun, are added to `ended`. Spans hang from `trace`.
+        `fallbacks` stand in for it where nobody serves it, `preferences` say whom to ask, and
+        `criteria` what they have to be and what counts among them. An empty `model` with a
+        `capability` lets the node choose. Entering waits for the first chunk, and where nobody
+        serves it now for `patience_seconds` until somebody does; `waiting` is told how far that is.
+        Leaving early cancels the request everywhere. Attempts that failed before their first chunk,
+        and had begun, are added to `ended`. Spans hang from `trace`.
 
         Raises:
             NoCandidateError, InvalidRequestError (`model_not_found`, `ambiguous_model`, ...),

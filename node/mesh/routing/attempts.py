@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
-from aigrid.metagraph.selection import Ranking, known_latency
+from aigrid.metagraph.selection import NOBODY, Ranking, known_latency
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.observed import Observed
 from aigrid.node.discovery.peers import Peers
@@ -47,13 +47,14 @@ class Tried:
     """What came of the attempts for one request: their number, and what is best told of them.
 
     `deaths`: workers that died before they had begun to answer it. `another`: the last one that was
-    asked was given up, because another node has come that may do better.
+    asked was given up, because another node has come that may do better. `ranking`: of whom it was.
     """
 
     attempts: int = 0
     deaths: int = 0
     another: bool = False
     problem: AigridError | None = None
+    ranking: Ranking = NOBODY
 
 
 @dataclass(slots=True)

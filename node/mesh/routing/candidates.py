@@ -1,22 +1,35 @@
 """Who could serve: the index asked, what is known of peers put beside it, and `rank` called."""
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import trio
 
+from aigrid.metagraph.concepts import is_published
+from aigrid.metagraph.evidence import Evidence
 from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.metagraph.selection import Observation, Ranking, Reason, rank
+from aigrid.metagraph.selection import (
+    ANYTHING,
+    Criteria,
+    Observation,
+    Outcomes,
+    Ranking,
+    Reason,
+    rank,
+)
+from aigrid.metagraph.stated import facts_of
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.routing.answer import ModelView, the_one
 from aigrid.node.mesh.serving import Serving
 from aigrid.protocol.errors import InvalidRequestError
+from aigrid.protocol.kinds import ModelBody
 from aigrid.protocol.model import MODEL_URN
 
 _STATES = ("warm", "loading", "on_disk", "can_fetch")
@@ -31,12 +44,16 @@ class Sought:
         models: names or ids, one to stand in for another, in the order wanted; else `capability`.
         preferences: among those who have them.
         needed: further members of the request, by name, that they have to take.
+        task: capability that the models need for it; "" for any.
+        criteria: what they have to be, and what counts among them.
     """
 
     models: tuple[str, ...]
     capability: str = ""
     preferences: Preferences = ANY
     needed: frozenset[str] = frozenset()
+    task: str = ""
+    criteria: Criteria = ANYTHING
 
     @property
     def name(self) -> str:
@@ -47,6 +64,26 @@ class Sought:
     def what(self) -> str:
         """For people."""
         return " or ".join(repr(model) for model in self.models) or repr(self.capability)
+
+
+class Remembered(Protocol):
+    """What is known of models and nodes beyond what runs now: see `node.learning`."""
+
+    def outcomes(self, peer_id: str, capability: str) -> Mapping[str, Outcomes]:
+        """What came of requests to a node, by model; `capability` "" for all of them."""
+
+    def evidence(self) -> Evidence:
+        """Of quality and reputation, as of now."""
+
+
+class Forgetful:
+    """Remembers nothing."""
+
+    def outcomes(self, _peer_id: str, _capability: str) -> Mapping[str, Outcomes]:
+        return {}
+
+    def evidence(self) -> Evidence:
+        return Evidence()
 
 
 class Candidates:
@@ -62,6 +99,7 @@ class Candidates:
         reach: Callable[[Wanted], Awaitable[object]],
         now_ms: NowMs,
         rng: random.Random,
+        remembered: Remembered | None = None,
     ) -> None:
         self._own_peer_id = own_peer_id
         self._graph = graph
@@ -70,6 +108,7 @@ class Candidates:
         self._reach = reach
         self._now_ms = now_ms
         self._rng = rng
+        self._remembered = remembered or Forgetful()
 
     def models(self) -> tuple[ModelView, ...]:
         """Everything offered by live nodes, sorted by name."""
@@ -116,7 +155,8 @@ class Candidates:
         """Candidates in the order of asking.
 
         Raises:
-            InvalidRequestError: `model_not_found`, `ambiguous_model`.
+            InvalidRequestError: `model_not_found`, `ambiguous_model`, or none of the models named
+                does what is asked.
         """
         names = [model.removeprefix(MODEL_URN) for model in sought.models]
         now_ms = self._now_ms()
@@ -135,9 +175,46 @@ class Candidates:
         index, now_ms = self._graph.index, self._now_ms()
         if not sought.models:
             return self._order(index.offers_of_capability(sought.capability, now_ms), sought)
-        models = self.resolved(sought.models)
+        models = self._able(self.resolved(sought.models), sought.task)
         offers = [offer for model in models for offer in index.offers_of_model(model, now_ms)]
         return self._order(tuple(offers), replace(sought, models=models))
+
+    def _able(self, models: tuple[str, ...], task: str) -> tuple[str, ...]:
+        """Those of the models whose manifests, anybody's, do not rule out that they do the task.
+
+        Raises:
+            InvalidRequestError: there are none. Else one would be loaded to find that out.
+        """
+        does: dict[str, None] = {}
+        able = []
+        for model in models:
+            claims = self._claims(model)
+            does |= dict.fromkeys(claims)
+            if not task or task in claims or self._may_do(claims, task):
+                able.append(model)
+        if models and not able:
+            raise InvalidRequestError(
+                f"The model does {', '.join(does)}, and what is asked is {task}.", param="model"
+            )
+        return tuple(able)
+
+    def _claims(self, model: str) -> tuple[str, ...]:
+        manifests = self._graph.index.manifests_of(model, self._now_ms())
+        bodies = (record.body for record in manifests)
+        return tuple(
+            name for body in bodies if isinstance(body, ModelBody) for name in body.capabilities
+        )
+
+    def _may_do(self, claims: tuple[str, ...], task: str) -> bool:
+        """Whether one of these capabilities is below the task, above it, or not known here."""
+        concepts, now_ms = self._graph.index.concepts, self._now_ms()
+        if is_published(task) and not concepts.known(task, now_ms):
+            return True
+        above = concepts.ancestors(task)
+        return any(
+            name in above or task in concepts.ancestors(name) or not concepts.known(name, now_ms)
+            for name in claims
+        )
 
     async def find(self, filters: Filters) -> Found:
         """What is known here of a capability, filtered, and in the order of asking."""
@@ -153,22 +230,39 @@ class Candidates:
     def _order(self, candidates: tuple[Candidate, ...], sought: Sought | None = None) -> Ranking:
         """Order candidates by what this node has observed; models are ids here."""
         sought = sought or Sought(())
+        criteria, now_ms = sought.criteria, self._now_ms()
+        capability = sought.capability
+        constraints = criteria.constraints
+        if constraints is not None:
+            capability = constraints.capability
+        elif capability and criteria.strategy.weights is not None:
+            constraints = Filters(capability=capability)  # of which quality is to be known
         nodes = {candidate.node for candidate in candidates}
+        rng, seed = self._rng, criteria.seed
+        if seed is not None:
+            rng = random.Random(seed)  # noqa: S311 - draws to be repeated, no secrets
         return rank(
             candidates,
-            {node: self._observation(node) for node in nodes},
-            now_ms=self._now_ms(),
-            rng=self._rng,
+            {node: self._observation(node, capability) for node in nodes},
+            now_ms=now_ms,
+            rng=rng,
             own_peer_id=self._own_peer_id,
+            strategy=criteria.strategy,
             models=sought.models,
             preferences=sought.preferences,
             needed=sought.needed,
+            constraints=constraints,
+            facts=facts_of(self._graph.index, capability, now_ms),
+            evidence=self._remembered.evidence(),
         )
 
-    def _observation(self, node: str) -> Observation:
+    def _observation(self, node: str, capability: str = "") -> Observation:
         if node == self._own_peer_id:
-            return Observation(running=self._serving.running)
-        return self._peers.observation(node)
+            seen = Observation(running=self._serving.running)
+        else:
+            seen = self._peers.observation(node)
+        outcomes = self._remembered.outcomes(node, capability)
+        return replace(seen, outcomes=outcomes) if outcomes else seen
 
 
 def _view(summary: ModelSummary, offers: list[Candidate]) -> ModelView:

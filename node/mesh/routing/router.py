@@ -18,7 +18,7 @@ from aigrid.metagraph.filters import Filters, Found
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.metagraph.selection import Ranking, Reason
+from aigrid.metagraph.selection import ANYTHING, Criteria, Explained, Ranking, explain
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
@@ -26,12 +26,12 @@ from aigrid.node.discovery.trouble import own_trouble
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
 from aigrid.node.mesh.routing.attempts import Attempts, Opened, Seek, Tried
 from aigrid.node.mesh.routing.beginning import ready
-from aigrid.node.mesh.routing.candidates import Candidates, Sought
+from aigrid.node.mesh.routing.candidates import Candidates, Remembered, Sought
 from aigrid.node.mesh.routing.continuation import Unbroken, others_first
 from aigrid.node.mesh.routing.mending import Asking
 from aigrid.node.mesh.routing.segment import ReceiptBook
 from aigrid.node.mesh.routing.summoning import Summon, Unmet, nobody_comes
-from aigrid.node.mesh.routing.verdict import TOLD, nobody_wanted, unmet, unwanted_ones, wants_some
+from aigrid.node.mesh.routing.verdict import TOLD, nobody_now, nobody_wanted, unmet, wants_some
 from aigrid.node.mesh.routing.waiting import BROUGHT, IN_LINE, SOUGHT, Waiting, beside
 from aigrid.node.mesh.serving import Serving
 from aigrid.node.network.streams import RpcClient
@@ -43,10 +43,9 @@ from aigrid.protocol.errors import (
     AigridError,
     Code,
     InvalidRequestError,
-    NoCandidateError,
 )
 from aigrid.protocol.identity import did_of_peer_id
-from aigrid.protocol.inference import InferRequest, TextRequest
+from aigrid.protocol.inference import InferRequest, TextRequest, asked_for
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import needed
 
@@ -78,6 +77,7 @@ class Router:
         rng: random.Random,
         summon: Summon = nobody_comes,
         own_problem: Callable[[str], str] = lambda _: "",
+        remembered: Remembered | None = None,
     ) -> None:
         self._own_peer_id = own_peer_id
         self._graph = graph
@@ -96,6 +96,7 @@ class Router:
             reach=reach,
             now_ms=now_ms,
             rng=rng,
+            remembered=remembered,
         )
         self._attempts = Attempts(
             own_peer_id=own_peer_id,
@@ -124,6 +125,10 @@ class Router:
         """What is known here of a capability, filtered, and in the order of asking."""
         return await self._candidates.find(filters)
 
+    async def explain(self, sought: Sought) -> tuple[Explained, ...]:
+        """What would become of every candidate now. Raises as `Candidates.ranked` does."""
+        return explain(await self._ranked(sought))
+
     @asynccontextmanager
     async def infer(
         self,
@@ -134,6 +139,7 @@ class Router:
         capability: str = "",
         fallbacks: tuple[str, ...] = (),
         preferences: Preferences = ANY,
+        criteria: Criteria = ANYTHING,
         caller: Caller = OPERATOR,
         ended: list[Segment] | None = None,
         patience_seconds: float = LIMITS.patience_seconds,
@@ -146,6 +152,8 @@ class Router:
             capability,
             preferences,
             needed(request, strict=preferences.require_parameters),
+            task=asked_for(request),
+            criteria=criteria,
         )
         asking = Asking(
             request,
@@ -167,6 +175,7 @@ class Router:
             lambda rest, failed: self._go_on(answer, same, asking, tried, rest=rest, failed=failed),
         )
         answer = Answer(request_id, begun.model, begun.name, begun.node, chunks, tried.attempts)
+        answer.ranking = tried.ranking
         opened.segment.segments = answer.segments
         try:
             async with chunks:
@@ -186,7 +195,7 @@ class Router:
             for _ in range(LIMITS.summons_max + often):
                 with asking.trace.child("routing"):
                     ranking = await self._ranked(sought)
-                tried.problem = None
+                tried.problem, tried.ranking = None, ranking
                 wanted = self._behind(sought, asking) if wants_some(ranking) else None
                 if wanted is None:
                     before, asking.place.asks = len(asking.ended), True
@@ -367,21 +376,9 @@ class Router:
             return trouble
         if problem is None and (unwanted := nobody_wanted(ranking, sought.what, sought.needed)):
             return unwanted
-        retry_after_seconds = ranking.retry_after_seconds or LIMITS.retry_after_seconds
-        if busy or any(one.reason is Reason.BUSY for one in ranking.dropped):
-            return NoCandidateError(
-                f"every node that can serve {sought.what} is busy",
-                Code.BUSY,
-                retry_after_seconds=retry_after_seconds,
-            )
         models = self._candidates.resolved(sought.models)
         own = next((why for model in models if (why := self._own_problem(model))), "")
-        others = unwanted_ones(ranking)
-        why = (f"; this node: {own}" if own else "") + (f"; {others}" if others else "")
-        return NoCandidateError(
-            f"no live node can serve {sought.what} now{why}",
-            retry_after_seconds=retry_after_seconds,
-        )
+        return nobody_now(ranking, sought.what, busy=busy, own_problem=own)
 
     def own_trouble(self) -> AigridError | None:
         """What keeps this node itself from being served by others; None: nothing that it knows."""

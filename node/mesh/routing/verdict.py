@@ -2,10 +2,17 @@
 
 from collections.abc import Collection
 
-from aigrid.metagraph.selection import UNWANTED, Ranking, Reason
+from aigrid.metagraph.selection import (
+    UNWANTED,
+    Ranking,
+    Reason,
+    nearest_miss,
+    what_would_admit,
+)
 from aigrid.node.mesh.routing.summoning import Unmet
 from aigrid.node.policy.explaining import nearness
 from aigrid.protocol.errors import CODES, POLICY, AigridError, Code, NoCandidateError, RemoteError
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import not_taken, untaken
 
 # Of these the client hears, when no other candidate did better: the node is there.
@@ -143,10 +150,38 @@ def nobody_wanted(ranking: Ranking, what: str, needed: Collection[str]) -> Aigri
     return NoCandidateError(f"no node that offers {what} is one that may be asked: {told}")
 
 
+def nobody_now(ranking: Ranking, what: str, *, busy: bool, own_problem: str) -> NoCandidateError:
+    """The error where there are candidates, or may be soon, and none can serve now.
+
+    Args:
+        ranking: of the candidates there were.
+        what: was asked for, for people.
+        busy: whether some said that they have no room.
+        own_problem: why this node does not serve it, "" where it cannot be told.
+    """
+    retry_after_seconds = ranking.retry_after_seconds or LIMITS.retry_after_seconds
+    if busy or any(one.reason is Reason.BUSY for one in ranking.dropped):
+        return NoCandidateError(
+            f"every node that can serve {what} is busy",
+            Code.BUSY,
+            retry_after_seconds=retry_after_seconds,
+        )
+    others = unwanted_ones(ranking)
+    why = (f"; this node: {own_problem}" if own_problem else "") + (f"; {others}" if others else "")
+    return NoCandidateError(
+        f"no live node can serve {what} now{why}", retry_after_seconds=retry_after_seconds
+    )
+
+
 def unwanted_ones(ranking: Ranking) -> str:
-    """Who is not asked because the request wants something else, and why; "" where nobody is."""
-    of = [one for one in ranking.dropped if one.reason in UNWANTED]
-    return "; ".join(f"{one.candidate.node} {', '.join(one.explanation)}" for one in of[:_TOLD_MAX])
+    """Who is not asked because the request wants something else, and why; "" where nobody is.
+
+    Of those that fail constraints the nearest miss alone, and what would admit it.
+    """
+    of = [one for one in ranking.dropped if one.reason in UNWANTED and not one.missed]
+    told = [f"{one.candidate.node} {', '.join(one.explanation)}" for one in of[:_TOLD_MAX]]
+    miss = nearest_miss(ranking)
+    return "; ".join(told if miss is None else [what_would_admit(miss), *told])
 
 
 def wants_some(ranking: Ranking) -> bool:

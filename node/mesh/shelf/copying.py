@@ -206,9 +206,11 @@ def check_room(directory: Path, needed_bytes: int) -> None:
     """Raise LocalError (`data_directory_unusable`) unless so much fits on the disk."""
     free = shutil.disk_usage(directory).free
     if needed_bytes + LIMITS.disk_spare_bytes > free:
+        spare = f"{LIMITS.disk_spare_bytes // MIB} MiB"
+        wanted = f"{-(-needed_bytes // MIB)} MiB and {spare} to spare are needed"
         raise LocalError(
-            f"{-(-needed_bytes // MIB)} MiB and {LIMITS.disk_spare_bytes // MIB} MiB to spare are "
-            f"needed in {directory}, {free // MIB} MiB are free",
+            f"{wanted if needed_bytes else f'{spare} have to stay free'} in {directory}, "
+            f"{free // MIB} MiB are free",
             Code.DATA_DIRECTORY_UNUSABLE,
         )
 

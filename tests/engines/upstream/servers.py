@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.mode = "good"
         self.digest = ""
+        self.connections = 0
         self.binary = False
         self.metrics = ""
         self.said: list[tuple[str, dict[str, str], Any]] = []
@@ -86,6 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
+        self.asked = 0
+
     def log_message(self, *_: object) -> None:
         """Not on the terminal of the tests."""
 
@@ -118,6 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         head = self.headers.get("Inference-Header-Content-Length")
         body = json.loads(raw[: int(head)] if head else raw)
+        self.asked += 1
+        if self.server.mode == "is deaf to who asks again" and self.asked > 1:
+            self.close_connection = True
+            return
         self.server.said.append((self.path, dict(self.headers), body))
         if self.path == "/v2/repository/index":
             self._json([{"name": "adder", "state": "READY"}, {"name": "other"}])
@@ -184,6 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._event({"choices": [], "usage": usage})
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
+        self.close_connection = self.server.mode == "leaves after its answer"
 
     def _call(self, name: str) -> None:
         """Call a tool as OpenAI does: its arguments come bit by bit."""

@@ -13,7 +13,7 @@ from tests.engines.upstream.servers import FATAL, WORDS, Server, text_source
 from aigrid.engines.base import CancelToken, Endpoint, ModelSource
 from aigrid.engines.contract import EngineContract
 from aigrid.engines.upstream.openai_api import OpenAiEngine, waiting
-from aigrid.engines.upstream.openai_text import TextAnswer, body_of, events
+from aigrid.engines.upstream.openai_text import Events, TextAnswer, body_of, together
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import (
     ChatMessage,
@@ -277,10 +277,57 @@ def test_an_answer_without_a_token_is_no_answer(server):
 
 
 def test_a_server_that_is_not_there_is_unreachable(server):
-    engine = loaded(server)
+    engine = OpenAiEngine(replace(QUICK, upstream_idle_seconds=0.0))
+    engine.load(text_source(server), threads=1)
     server.shutdown()
     server.server_close()
     assert failure(engine).code is Code.UNREACHABLE
+
+
+def test_a_connection_is_kept_for_the_next_request(server):
+    engine = loaded(server)
+    made = server.connections
+    for _ in range(5):
+        assert answer(engine, HELLO)[0] == "".join(WORDS)
+    assert server.connections == made
+
+
+@pytest.mark.parametrize("mode", ["leaves after its answer", "is deaf to who asks again"])
+def test_a_kept_connection_that_has_ended_costs_no_answer(server, mode):
+    engine = loaded(server)
+    server.mode = mode
+    for _ in range(4):
+        assert answer(engine, HELLO)[0] == "".join(WORDS)
+    assert len(server.said) == 4
+
+
+def test_who_is_cancelled_leaves_no_connection_to_the_next(server):
+    engine = loaded(server)
+    server.mode = "talks for ever"
+    cancel = CancelToken()
+    chunks = engine.infer(HELLO, cancel)
+    next(chunks)
+    cancel.cancel()
+    list(chunks)
+    made, server.mode = server.connections, "good"
+    assert answer(engine, HELLO)[0] == "".join(WORDS)
+    assert server.connections == made + 1
+
+
+def test_text_that_came_together_is_one_chunk():
+    def said(word):
+        return b'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n' % word
+
+    end = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    events = Events([said(b"a") + said(b"b"), said(b"c"), said(b"d") + end])
+    *chunks, finish = together(TextAnswer(HELLO).chunks(events), events)
+    assert [chunk.text for chunk in chunks] == ["ab", "c", "d"]
+    assert finish == Finish("stop", 0, 4)
+    events = Events([said(b"a") + said(b"b") + b'data: {"error": "no"}\n\n'])
+    found = together(TextAnswer(HELLO).chunks(events), events)
+    assert next(found) == TextChunk("ab")
+    with pytest.raises(EngineError):
+        next(found)
 
 
 def test_what_the_server_has_is_found_out(server):
@@ -413,7 +460,7 @@ def test_an_answer_that_was_broken_off_is_an_error(reason):
 def test_events_do_not_depend_on_how_they_arrive(pieces):
     joined = b"data: 1\n\n" + b"".join(pieces) + b"\ndata: 2\r\n\n: x\ndata:3"
     apart = (joined[n : n + 1] for n in range(len(joined)))
-    assert list(events([joined])) == list(events(apart))
+    assert list(Events([joined])) == list(Events(apart))
 
 
 def test_log_probabilities_are_asked_for(server):

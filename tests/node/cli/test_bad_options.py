@@ -44,7 +44,7 @@ CALLS: list[tuple[list[str], dict[str, tuple[str, ...]]]] = [
             "--region": WORD,
             "--threads": NUMBER,
             "--memory": (*WORD, "cpu=-1", "cpu=5 parsecs", f"cpu={HUGE}GiB"),
-            "--engine": WORD,
+            "--engine": (*WORD, "nonsense"),
             "--interest": CHOICE,
             "--trust-publisher": NO_DID,
             "--serve": NO_DID,
@@ -208,6 +208,16 @@ def _named() -> Iterator[tuple[tuple[str, ...], dict[str, tuple[str, ...]]]]:
     paths = {path for path, _ in commands(typer.main.get_command(entry.app))}
     for words, options in CALLS:
         yield max((tuple(words[:n]) for n in (1, 2) if tuple(words[:n]) in paths), key=len), options
+
+
+def test_an_engine_that_nobody_has_is_named_beside_those_that_are_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data-dir", str(tmp_path), "up", "--engine", "onnx", "--engine", "nonsense"]
+    assert entry.run(words) == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert "'nonsense'" in said
+    assert "echo, llama_cpp, onnx, " in said
 
 
 async def node_says(node: NodeCommands, calls: list[tuple[str, dict[str, Any]]]) -> AigridError:

@@ -18,7 +18,7 @@ from aigrid.node.key_store import keys
 from aigrid.node.key_store.passphrase import VARIABLE, PassphraseSource
 from aigrid.protocol.errors import UsageError
 
-HEAVY = ("libp2p", "multiaddr", "onnxruntime", "onnx", "numpy", "trio", "starlette", "msgspec")
+HEAVY = ("libp2p", "multiaddr", "onnxruntime", "onnx", "numpy", "trio", "h11", "msgspec")
 
 
 def aigrid(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

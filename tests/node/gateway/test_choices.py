@@ -76,8 +76,8 @@ async def test_they_run_at_once_and_come_as_they_are_ready(autojump_clock: MockC
     ]
     ends = {step.choice: step.ended for step in steps if step.ended is not None}
     assert ends == {0: Finish("stop", 5, 3), 1: Finish("length", 5, 1), 2: Finish("stop", 5, 1)}
-    assert [step.finish for step in steps if step.finish] == [Finish("stop", 15, 5)]
-    assert steps[-1] == Step("", (), Finish("stop", 15, 5))
+    assert [step.finish for step in steps if step.finish] == [Finish("stop", 5, 5)]
+    assert steps[-1] == Step("", (), Finish("stop", 5, 5))
     asked = sorted(mesh.asked, key=lambda one: one[2])
     assert [
         (id_, request.seed) for _, request, id_ in asked if isinstance(request, TextRequest)

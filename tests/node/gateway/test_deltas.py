@@ -64,3 +64,19 @@ def test_pieces_that_are_ready_together_are_one_step() -> None:
 def test_anything_can_be_put_together(pieces: list[dict[str, Any]]) -> None:
     whole = joined(checked(json.dumps(piece).encode()) or b"{}" for piece in pieces)
     assert whole.keys() <= {name for piece in pieces for name in piece}
+
+
+def test_a_function_that_is_none_gives_way_to_one_that_is() -> None:
+    pieces = [call(0, function=5), call(0, function={"name": "f", "arguments": "{}"})]
+    assert joined(pieces)["tool_calls"] == [{"function": {"name": "f", "arguments": "{}"}}]
+
+
+def test_any_number_of_pieces_is_put_together_once() -> None:
+    """Each added to those before, these would be copied for hours."""
+    bit, count = "x" * 1024, 32_768
+    thought = json.dumps({"reasoning_content": bit, "notes": [bit]}).encode()
+    pieces = [thought, call(0, function={"arguments": bit})] * count
+    whole = joined(pieces)
+    assert len(whole["reasoning_content"]) == 1024 * count
+    assert len(whole["notes"]) == count
+    assert len(whole["tool_calls"][0]["function"]["arguments"]) == 1024 * count

@@ -9,13 +9,21 @@ import msgspec
 import pytest
 import trio
 from scripts.fuzz_gateway import fuzz
-from tests.node.gateway.double import NAME, NOW_MS, ScriptedMesh, authenticator, tokens
+from tests.node.gateway.double import (
+    NAME,
+    NOW_MS,
+    ScriptedMesh,
+    authenticator,
+    outcomes_over,
+    tokens,
+)
 from tests.node.gateway.open_inference.test_endpoints import Shelf
 from tests.node.gateway.test_sparql import Asked
 
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
-from aigrid.node.gateway.openapi import OPERATIONS
+from aigrid.node.gateway.openai.answers import error_body
+from aigrid.node.gateway.openapi import OPERATIONS, document
 from aigrid.node.mesh.routing.answer import Answer
 from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TaskRequest
 
@@ -42,7 +50,13 @@ async def everything() -> AsyncIterator[Gateway]:
     mesh = Mesh()
     core = GatewayCore(mesh, status=mesh.status, now_ms=lambda: NOW_MS, token=tokens())
     served = Gateway(
-        core, "127.0.0.1", 0, auth=authenticator(), queries=Asked(), repository=Shelf()
+        core,
+        "127.0.0.1",
+        0,
+        auth=authenticator(),
+        queries=Asked(),
+        repository=Shelf(),
+        outcomes=outcomes_over(core, mesh),
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(served.run)
@@ -71,3 +85,16 @@ async def test_schemathesis_finds_nothing_undocumented_and_no_fault() -> None:
         *("POST /v1/embeddings", "POST /api/chat", "POST /api/generate", "POST /api/embed"),
         *("GET /v2/models/{model}", "POST /v2/repository/index"),
     }, (sorted(found.answered), found.statuses)
+
+
+def test_answers_of_models_have_a_schema_with_types() -> None:
+    told = document(
+        {(one.method, one.path) for one in OPERATIONS}, lambda _: error_body, OPERATIONS
+    )
+    schemas = told["components"]["schemas"]
+    assert {one.answer for one in OPERATIONS if one.answer} <= schemas.keys()
+    for path in ("chat/completions", "completions", "responses", "embeddings"):
+        content = told["paths"][f"/v1/{path}"]["post"]["responses"]["200"]["content"]
+        name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert schemas[name]["properties"]["usage"] == {"$ref": f"#/components/schemas/{name}Usage"}
+        assert {"model", "usage", "aigrid"} <= set(schemas[name]["required"])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import trio
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat, negotiation
 from aigrid.node.network.libp2p_transport import Libp2pTransport
@@ -46,7 +47,7 @@ def address(node: Libp2pTransport) -> PeerAddress:
     return PeerAddress(node.peer_id, node.listen_addresses)
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:
     """Real sockets have no event for everything: poll until true."""
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110
@@ -61,7 +62,7 @@ async def echo(stream: Stream) -> None:
 async def ask(node: Libp2pTransport, peer_id: str, data: bytes, protocol: str = ECHO) -> bytes:
     """Send, end, read to the end."""
     answer = b""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_SECONDS):
         stream = await node.open_stream(peer_id, protocol)
         await stream.send_all(data)
         await stream.close()

@@ -12,8 +12,9 @@ import trio.testing
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
 from tests.node.network import nodes
+from tests.patience import PATIENCE_SECONDS
 
-from aigrid.node.network import compat, gate, negotiation
+from aigrid.node.network import compat, connections, gate, negotiation
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.muxer import Muxer
@@ -110,9 +111,9 @@ async def test_joiner_is_admitted_on_the_connection_it_has(start: nodes.Start) -
         assert await nodes.ask(joiner, host.peer_id, b"member") == b"member"
         assert await nodes.ask(host, joiner.peer_id, b"both ways") == b"both ways"
         topic = host._library.gossip.mesh
-        await nodes.eventually(lambda: joiner._library.peer_id in topic.get("topic", ()), 5)
+        await nodes.eventually(lambda: joiner._library.peer_id in topic.get("topic", ()))
         await joiner.publish("topic", b"hello")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await heard.__anext__() == (joiner.peer_id, b"hello")
     assert host.counters()["connections_opened"] == 1
     await nodes.eventually(lambda: host._dht.holds(joiner._library.peer_id))
@@ -125,7 +126,7 @@ async def test_removed_member_is_cut_off_at_once(pair: nodes.Pair) -> None:
         stream = await one.open_stream(two.peer_id, nodes.ECHO)
         await stream.send_all(b"x")
         await stream.receive_some(1)
-        with trio.fail_after(0.5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await two.remove(one.peer_id)
             with pytest.raises(RemoteError):
                 await stream.receive_some(1)
@@ -154,7 +155,7 @@ async def test_handler_of_a_removed_member_is_cancelled(start: nodes.Start) -> N
     await nodes.befriend(one, two)
     await one.open_stream(two.peer_id, "/test/compute/1")
     await two.remove(one.peer_id)
-    with trio.fail_after(1):
+    with trio.fail_after(PATIENCE_SECONDS):
         await cancelled.wait()
 
 
@@ -167,7 +168,7 @@ async def test_stranger_has_few_streams_and_a_flood_ends_it(
     with pytest.raises((MuxedStreamError, RemoteError)):
         await open_lobby(muxer)
     assert held
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_SECONDS):
         while muxer.dead is None:
             with suppress(MuxedStreamError, MuxedConnUnavailable, RemoteError):
                 await open_lobby(muxer)
@@ -180,15 +181,18 @@ async def test_stranger_stream_ends_with_its_time(
     limits(monkeypatch, stranger_stream_seconds=0.1)
     _, two = pair
     stream = await open_lobby(await hostile.connect(two))
-    with trio.fail_after(2), pytest.raises(MuxedStreamError):
+    with trio.fail_after(LIMITS.stranger_stream_seconds), pytest.raises(MuxedStreamError):
         await stream.read(1)
 
 
-async def test_stranger_stream_carries_little(pair: nodes.Pair, hostile: nodes.Hostile) -> None:
+async def test_stranger_stream_carries_little(
+    pair: nodes.Pair, hostile: nodes.Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, stranger_stream_seconds=2 * PATIENCE_SECONDS)
     _, two = pair
     stream = await open_lobby(await hostile.connect(two))
     carried = 0
-    with trio.fail_after(2), suppress(MuxedStreamError):
+    with trio.fail_after(PATIENCE_SECONDS), suppress(MuxedStreamError):
         while True:
             await stream.write(b"x" * LIMITS.join_max_bytes)
             carried += len(await stream.read(LIMITS.join_max_bytes))
@@ -201,14 +205,17 @@ async def test_stranger_leaves_when_its_time_is_up(
     limits(monkeypatch, stranger_seconds=0.1)
     _, two = pair
     muxer = await hostile.connect(two)
-    with trio.fail_after(2):
+    with trio.fail_after(LIMITS.stranger_seconds):
         await muxer.event_closed.wait()
     assert two.counters()["strangers_expired"] == 1
 
 
 async def test_lurking_strangers_do_not_keep_a_newcomer_out(
-    pair: nodes.Pair, new_hostile: Callable[[], nodes.Hostile]
+    pair: nodes.Pair,
+    new_hostile: Callable[[], nodes.Hostile],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    limits(monkeypatch, stranger_seconds=2 * PATIENCE_SECONDS)
     _, two = pair
     lurkers = [await new_hostile().connect(two) for _ in range(40)]
     await nodes.eventually(lambda: sum(m.dead is None for m in lurkers) <= LIMITS.strangers_max)
@@ -218,11 +225,13 @@ async def test_lurking_strangers_do_not_keep_a_newcomer_out(
 
 
 async def test_idle_raw_connections_do_not_keep_a_newcomer_out(
-    pair: nodes.Pair, hostile: nodes.Hostile
+    pair: nodes.Pair, hostile: nodes.Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    patient = dataclasses.replace(LIMITS, pre_auth_seconds=2 * PATIENCE_SECONDS)
+    monkeypatch.setattr(connections, "LIMITS", patient)
     one, two = pair
     idle = [await nodes.raw_connection(two) for _ in range(300)]
-    with trio.fail_after(1):
+    with trio.fail_after(PATIENCE_SECONDS):
         muxer = await hostile.connect(two)
         assert await hostile.is_served(muxer, nodes.LOBBY)
     assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
@@ -243,7 +252,7 @@ async def test_events_tell_of_first_and_last_connection(start: nodes.Start) -> N
     async with two.events() as events:
         await nodes.befriend(one, two)
         await one.disconnect(two.peer_id)
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENCE_SECONDS):
             seen = [await events.receive() for _ in range(2)]
     assert [(e.change, e.peer_id) for e in seen] == [
         (PeerChange.CONNECTED, one.peer_id),
@@ -274,7 +283,7 @@ async def test_unreachable_and_wrong_peers_are_typed_errors(start: nodes.Start) 
     other = nodes.peer_id_of_seed(nodes.new_seed())
     one.admit([other])
     for addresses in ((), ("/ip4/127.0.0.1/tcp/1",), ("rubbish",), two.listen_addresses):
-        with trio.fail_after(2), pytest.raises(RemoteError) as caught:
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RemoteError) as caught:
             await one.connect(PeerAddress(other, addresses))
         assert caught.value.code is Code.UNREACHABLE
     for wrong in ("", "nonsense", one.peer_id):
@@ -286,5 +295,5 @@ async def test_first_address_that_answers_wins(start: nodes.Start) -> None:
     one, two = await start(), await start()
     one.admit([two.peer_id])
     dead = ("/ip4/192.0.2.1/tcp/9", "/ip4/127.0.0.1/tcp/1")
-    with trio.fail_after(2):
+    with trio.fail_after(PATIENCE_SECONDS):
         await one.connect(PeerAddress(two.peer_id, (*dead, *two.listen_addresses)))

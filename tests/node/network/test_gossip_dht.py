@@ -8,6 +8,7 @@ import pytest
 import trio
 from libp2p.pubsub.pb import rpc_pb2
 from tests.node.network import nodes
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat, libp2p_gossip, negotiation
 from aigrid.node.network.libp2p_dht import collect
@@ -36,7 +37,7 @@ async def test_message_reaches_members_once_and_not_its_publisher(start: nodes.S
             await one.publish("topic", b"first")
             await one.publish("topic", b"second")
             await three.publish("topic", b"answer")
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_SECONDS):
                 got = [await at_three.__anext__() for _ in range(2)]
                 assert await at_one.__anext__() == (three.peer_id, b"answer")
     assert sorted(got) == [(one.peer_id, b"first"), (one.peer_id, b"second")]
@@ -106,7 +107,7 @@ async def test_message_by_a_stranger_is_dropped_though_a_member_forwards_it(
             signed(hostile.library, b"x" * (LIMITS.gossip_max_bytes + 1)),
             signed(hostile.library, b"member"),
         )
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await heard.__anext__() == (hostile.peer_id, b"member")
         with trio.move_on_after(0.1):
             pytest.fail(f"heard {await heard.__anext__()}")
@@ -177,7 +178,7 @@ async def test_hints_name_peers_that_are_not_known_as_members(start: nodes.Start
 
 async def test_dht_alone_and_with_dead_peers_answers_in_time(start: nodes.Start) -> None:
     one = await start()
-    with trio.fail_after(2):
+    with trio.fail_after(PATIENCE_SECONDS):
         await one.provide("model")
         assert [p.peer_id for p in await one.find_providers("model")] == [one.peer_id]
         assert await one.find_providers("unknown") == ()
@@ -215,7 +216,7 @@ async def test_reader_with_a_time_limit_can_read_on(pair: nodes.Pair) -> None:
         with trio.move_on_after(0.01):
             await heard.__anext__()
         await one.publish("topic", b"late")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await heard.__anext__() == (one.peer_id, b"late")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import trio
 from tests.node.network import nodes
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.errors import Code, RemoteError
@@ -97,13 +98,13 @@ async def test_killed_peer_is_noticed_and_comes_back_on_a_new_port(
     await stream.send_all(b"x")
     await stream.receive_some(1)
     os.kill(pid, signal.SIGKILL)
-    with trio.fail_after(1), pytest.raises(RemoteError) as caught:
+    with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RemoteError) as caught:
         await stream.receive_some(1)
     assert caught.value.code is Code.CONNECTION_LOST
-    await nodes.eventually(lambda: not one.connected(), 1)
+    await nodes.eventually(lambda: not one.connected())
     _, moved = await trio.to_thread.run_sync(spawn, OURS, seed, one.peer_id)
     assert moved.peer_id == address.peer_id
-    with trio.fail_after(2):
+    with trio.fail_after(PATIENCE_SECONDS):
         await one.connect(moved)
     assert await nodes.ask(one, moved.peer_id, b"back") == b"back"
 
@@ -123,7 +124,7 @@ async def test_frozen_peer_costs_a_time_limit_and_nothing_else(
     assert stream is None
     assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
     os.kill(pid, signal.SIGCONT)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_SECONDS):
         assert await nodes.ask(one, address.peer_id, b"thawed") == b"thawed"
 
 
@@ -137,7 +138,7 @@ async def test_stock_library_host_as_member_echoes_and_gossips(
     assert await nodes.ask(one, address.peer_id, b"hello") == b"hello"
     async with one.subscribe("topic") as heard:
         mesh = one._library.gossip.mesh
-        await nodes.eventually(lambda: mesh.get("topic"), 15)
+        await nodes.eventually(lambda: mesh.get("topic"))
         await one.publish("topic", b"ping")
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await heard.__anext__() == (address.peer_id, b"heard ping")

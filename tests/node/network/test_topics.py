@@ -7,6 +7,7 @@ import trio
 from libp2p.pubsub.pb import rpc_pb2
 from tests.node.network import nodes
 from tests.node.network.test_gossip_dht import in_mesh, inject, signed
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat, negotiation
 from aigrid.node.network.libp2p_transport import Libp2pTransport
@@ -36,13 +37,13 @@ async def test_who_does_not_listen_on_a_topic_can_publish_to_it(start: nodes.Sta
         await nodes.eventually(lambda: three._library.peer_id in mesh.get("other", ()))
         await one.publish("other", b"first")
         await one.publish("other", b"second")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             for heard in (at_two, at_three):
                 got = {await heard.__anext__() for _ in range(2)}
                 assert got == {(one.peer_id, b"first"), (one.peer_id, b"second")}
         await three.publish("topic", b"end")  # two does not pass this on: it does not listen
         await two.publish("topic", b"of two")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await at_one.__anext__() == (two.peer_id, b"of two")
             assert await elsewhere.__anext__() == (two.peer_id, b"of two")
 
@@ -103,7 +104,7 @@ async def test_what_is_about_another_topic_is_neither_kept_nor_delivered(
             about(hostile, 4, "other", "topic"),
             signed(hostile.library, b"fine"),
         )
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await heard.__anext__() == (hostile.peer_id, b"fine")
     assert two.counters()["gossip_refused"] == 3  # the library itself leaves out the second
     for kept in (gossip.time_since_last_publish, gossip.fanout, gossip.recent_message_deliveries):
@@ -157,6 +158,6 @@ async def test_a_member_hears_only_the_topics_it_listens_on(pair: nodes.Pair, to
         for each in ("topic", "other", "late"):
             await one.publish(each, each.encode())
         await one.publish(topic, b"end")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             got = {(await heard.__anext__())[1] for _ in range(2)}
     assert got == {topic.encode(), b"end"}

@@ -9,6 +9,7 @@ import pytest
 import trio
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from tests.node.network import nodes
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat, connections, negotiation
 from aigrid.node.network.libp2p_transport import Libp2pTransport
@@ -36,7 +37,7 @@ async def test_handler_that_raises_ends_only_its_stream(start: nodes.Start) -> N
     one, two = await start(), await start(handlers={"/test/boom/1": boom})
     await nodes.befriend(one, two)
     stream = await one.open_stream(two.peer_id, "/test/boom/1")
-    with trio.fail_after(5), pytest.raises(RemoteError) as caught:
+    with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RemoteError) as caught:
         await stream.receive_some(10)
     assert caught.value.code is Code.CONNECTION_LOST
     assert two.counters()["streams_failed"] == 1
@@ -103,7 +104,7 @@ async def test_end_reset_and_loss_are_told_apart(start: nodes.Start) -> None:
     lost = await one.open_stream(two.peer_id, "/t/hang")
     link: Any = two._connections.live(one.peer_id)
     link.muxer.secured_conn.conn.read_writer.read_write_closer.stream.abort()
-    with trio.fail_after(2), pytest.raises(RemoteError) as caught:
+    with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RemoteError) as caught:
         await lost.receive_some(1)
     assert caught.value.code is Code.CONNECTION_LOST
 
@@ -117,7 +118,7 @@ async def test_peer_that_moved_is_reached_at_its_new_address(start: nodes.Start)
             two.admit([one.peer_id])
             two.handle_stream(nodes.ECHO, nodes.echo)
             await nodes.run_in(life, two)
-            with trio.fail_after(2):
+            with trio.fail_after(PATIENCE_SECONDS):
                 await one.connect(nodes.address(two))
             assert await nodes.ask(one, two.peer_id, message) == message
             life.cancel_scope.cancel()
@@ -168,7 +169,7 @@ async def test_garbage_before_and_while_negotiating_leaves_the_host(
         raw = await nodes.raw_connection(two)
         await raw.write(junk)
         await raw.close()
-    with trio.fail_after(5):  # each of them ended only its own stream
+    with trio.fail_after(PATIENCE_SECONDS):  # each of them ended only its own stream
         assert await hostile.is_served(muxer, nodes.LOBBY)
     assert two.counters()["streams_failed"] > 0
     assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
@@ -181,7 +182,7 @@ async def test_frames_that_break_yamux_end_only_that_connection(
     for junk in GARBAGE:
         muxer = await hostile.connect(two)
         await muxer.secured_conn.write(junk * 3)
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENCE_SECONDS):
             await muxer.close()
     assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
 

@@ -12,7 +12,7 @@ from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.node.outcome.contract import NOTHING, Contract, check_schema
 from aigrid.node.outcome.contracts import Contracts
 from aigrid.protocol.canonical import canonical
-from aigrid.protocol.errors import Code, EngineError, InvalidRequestError, NoCandidateError
+from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import CapabilityBody
 from aigrid.protocol.limits import LIMITS
@@ -121,7 +121,7 @@ def test_nothing_said_is_nothing_checked() -> None:
 
 
 def test_what_nobody_knows_is_refused_with_what_may_have_been_meant() -> None:
-    with pytest.raises(NoCandidateError, match="translation"):
+    with pytest.raises(InvalidRequestError, match="translation"):
         known().of("tranlsation")
 
 

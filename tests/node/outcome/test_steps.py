@@ -29,6 +29,10 @@ def step(name: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "capability": "text-classification", **more}
 
 
+def made_of(mode: Pipeline) -> Graph:
+    return Graph(FIRST, mode, b'"hello"')
+
+
 def made(**outputs: Any) -> dict[str, Made]:
     return {name: Made(value, len(msgspec.json.encode(value))) for name, value in outputs.items()}
 
@@ -69,7 +73,7 @@ def test_what_is_no_mode_is_refused_by_name(mode: Any) -> None:
 
 
 def test_without_inputs_each_step_goes_on_with_the_one_before() -> None:
-    graph = Graph(FIRST, pipeline(step("second"), step("third")))
+    graph = made_of(pipeline(step("second"), step("third")))
     assert graph.after == {
         "first": frozenset(),
         "second": frozenset({"first"}),
@@ -81,8 +85,7 @@ def test_without_inputs_each_step_goes_on_with_the_one_before() -> None:
 
 
 def test_parts_of_outputs_go_where_an_input_refers_to_them() -> None:
-    graph = Graph(
-        FIRST,
+    graph = made_of(
         pipeline(
             step("labels", input={"$from": "first"}),
             step(
@@ -99,7 +102,7 @@ def test_parts_of_outputs_go_where_an_input_refers_to_them() -> None:
 
 
 def test_steps_that_wait_for_nobody_may_run_at_once() -> None:
-    graph = Graph(FIRST, pipeline(step("a", input="x"), step("b", input={"$from": "input"})))
+    graph = made_of(pipeline(step("a", input="x"), step("b", input={"$from": "input"})))
     assert set(graph.waves().get_ready()) == {"first", "a", "b"}
 
 
@@ -121,7 +124,7 @@ def test_steps_that_wait_for_nobody_may_run_at_once() -> None:
 )
 def test_a_graph_that_is_none_is_refused(steps: list[dict[str, Any]], more: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):
-        Graph(FIRST, pipeline(*steps, **more))
+        made_of(pipeline(*steps, **more))
 
 
 def test_an_input_may_not_be_nested_without_end() -> None:
@@ -133,13 +136,13 @@ def test_an_input_may_not_be_nested_without_end() -> None:
 
 
 def test_what_is_referred_to_again_and_again_is_refused_before_it_is_put_together() -> None:
-    graph = Graph(FIRST, pipeline(step("a", input=[{"$from": "first"}] * 1000)))
+    graph = made_of(pipeline(step("a", input=[{"$from": "first"}] * 1000)))
     with pytest.raises(InvalidRequestError, match="too long"):
         graph.input_of("a", {"first": Made("x", LIMITS.task_json_max_bytes // 100)})
 
 
 def test_a_pointer_that_finds_nothing_says_where() -> None:
-    graph = Graph(FIRST, pipeline(step("a", input={"$from": "first", "path": "/0/label"})))
+    graph = made_of(pipeline(step("a", input={"$from": "first", "path": "/0/label"})))
     outputs: tuple[Any, ...] = ([], {}, "text", [{"score": 1}], None)
     for output in outputs:
         with pytest.raises(InvalidRequestError, match="/0/label"):

@@ -16,6 +16,7 @@ from aigrid.protocol.errors import InvalidRequestError
         *((0, 0.0), (300, 300.0), (1.5, 1.5), (-1, math.inf), ("0", 0.0), ("-1", math.inf)),
         *(("5m", 300.0), ("1h30m", 5400.0), ("90s", 90.0), ("-1m", math.inf), (" 2h ", 7200.0)),
         *(("500ms", 0.5), ("1.5h", 5400.0), ("300", 300.0)),
+        *(("-0", 0.0), ("-0s", 0.0), ("-0.0", 0.0), (-0.0, 0.0)),  # no time below 0
     ],
 )
 def test_times_that_are_understood(said: str | float, seconds: float) -> None:

@@ -19,6 +19,7 @@ import pytest
 import trio
 from tests.engines.doubles import HERE, source
 from tests.garbage import without_collector
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.engines import ipc
 from aigrid.engines.base import Endpoint, Estimate
@@ -27,6 +28,7 @@ from aigrid.engines.echo import EchoEngine
 from aigrid.engines.sandbox import allowance_bytes
 from aigrid.node.workers import process as worker_process
 from aigrid.node.workers.exit import MemoryKills
+from aigrid.node.workers.failures import told
 from aigrid.node.workers.process import WorkerProcess
 from aigrid.node.workers.request import RunningRequest, WorkerBounds
 from aigrid.node.workers.spawning import ProcessSpawner, Worker
@@ -86,7 +88,7 @@ async def start(
 
 async def eventually(true: Callable[[], bool]) -> None:
     """Wait for what another process does: real time, so looked at again and again."""
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_SECONDS):
         while not true():  # noqa: ASYNC110
             await trio.sleep(0.01)
 
@@ -142,6 +144,70 @@ async def test_slots_run_side_by_side_and_more_requests_wait_their_turn(tmp_path
         assert sorted(done) == [(n, 21) for n in range(5)]
 
 
+async def test_a_worker_tells_how_a_request_went(tmp_path: Path) -> None:
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner, slots=1, delay_ms=50)
+        began = trio.current_time()
+        async with (
+            worker.infer(TextRequest(prompt="a b c d"), "request_1") as first,
+            worker.infer(TextRequest(prompt="a b"), "request_2") as second,
+        ):
+            assert first.ended is None
+            await rest(first)
+            await rest(second)
+            took_ms = (trio.current_time() - began) * 1000
+        for ended, tokens in ((first.ended, 4), (second.ended, 2)):
+            assert ended is not None
+            assert ended.finish == Finish("stop", tokens, tokens)
+            assert ended.first_ms is not None
+            assert 0 <= ended.queued_ms < ended.first_ms < ended.whole_ms < took_ms
+            assert began < first.ended_seconds < second.ended_seconds
+        assert first.ended is not None
+        assert second.ended is not None
+        assert first.ended.queued_ms < 100 < second.ended.queued_ms  # it waited for the only slot
+
+
+async def test_a_worker_that_dies_names_the_requests_that_it_ran(tmp_path: Path) -> None:
+    limits = replace(LIMITS_HERE, worker_requests_told_max=2)
+    async with spawning(tmp_path, limits=limits) as spawner:
+        worker = await start(spawner, slots=1, delay_ms=200)
+        async with (
+            worker.infer(TextRequest(prompt="a b c d e f"), "running_1") as running,
+            worker.infer(TextRequest(prompt="a b"), "in_line_2"),
+        ):
+            await anext(running)
+            os.kill(worker.pid, signal.SIGKILL)
+            with pytest.raises(EngineError) as failed:
+                await rest(running)
+        await worker.died.wait()
+        assert "running_1" not in failed.value.message  # others hear that
+        await eventually(lambda: len(spawner.worker_failures) == 1)
+        assert spawner.worker_failures[0].requests == ("running_1",)
+        assert told(spawner.worker_failures, 0.0)[0]["requests"] == ["running_1"]
+        many = await start(spawner, slots=8, delay_ms=200)
+        async with many.infer(TextRequest(prompt="a b"), "many_1") as batches:
+            async with many.infer(TextRequest(prompt="a b")), many.infer(TextRequest(prompt="a b")):
+                await anext(batches)
+                os.kill(many.pid, signal.SIGKILL)
+                await many.died.wait()
+        await eventually(lambda: len(spawner.worker_failures) == 2)
+        assert spawner.worker_failures[1].requests == ("many_1",)  # the others have no name
+    (log_file,) = (tmp_path / "logs").iterdir()
+    assert log_file.read_text() == "engine echo died with SIGKILL; requests: many_1\n"
+
+
+async def test_an_engine_that_fails_names_the_request_to_whoever_reads_its_log(
+    tmp_path: Path,
+) -> None:
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner, "bad")
+        with pytest.raises(EngineError):
+            async with worker.infer(TextRequest(prompt="secret"), "request_1") as batches:
+                await rest(batches)
+        await eventually(lambda: b"KeyError in request request_1" in worker._tail)
+        assert b"canary" not in worker._tail
+
+
 async def test_a_large_tensor_goes_there_and_back(tmp_path: Path) -> None:
     async with spawning(tmp_path) as spawner:
         worker = await start(spawner)
@@ -193,7 +259,7 @@ async def test_a_fatal_failure_ends_the_request_typed_and_the_worker(
         with pytest.raises(EngineError) as failed:
             await ask(worker, prompt)
         assert failed.value.code is code
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await worker.died.wait()
         assert worker.failure is failed.value
         assert not psutil.pid_exists(worker.pid)
@@ -236,7 +302,7 @@ async def test_a_cancelled_request_that_does_not_stop_costs_the_worker(tmp_path:
         worker = await start(spawner, "bad")
         async with worker.infer(TextRequest(prompt="going, going")) as batches:
             await anext(batches)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await worker.died.wait()
         assert worker.failure is not None
         assert worker.failure.code is Code.ENGINE_TIMEOUT
@@ -259,7 +325,7 @@ async def test_kill_nine_fails_what_runs_and_is_noticed_when_nothing_does(tmp_pa
         while not idle.gone and time.monotonic() < until:
             pass  # nothing else here runs meanwhile: whoever would use it now sees for himself
         assert (idle.gone, idle.died.is_set()) == (True, False)
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENCE_SECONDS):
             await idle.died.wait()
         assert idle.failure is not None
         assert "SIGKILL" in idle.failure.message
@@ -461,7 +527,7 @@ async def test_without_process_descriptors_the_end_is_noticed_too(
     async with spawning(tmp_path) as spawner:
         worker = await start(spawner)
         os.kill(worker.pid, signal.SIGKILL)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await worker.died.wait()
 
 

@@ -21,8 +21,10 @@ from tests.node.gateway.double import (
     text,
     view,
 )
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.gateway import Gateway
+from aigrid.node.gateway.http.request import Request
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import LOOPBACK, Caller
 from aigrid.node.policy.limits import ActorLimits
@@ -42,7 +44,7 @@ async def client(
 ) -> AsyncIterator[httpx.AsyncClient]:
     async with gateway(mesh or ScriptedMesh(), access=access, keyless=keyless) as (_, address):
         async with httpx.AsyncClient(base_url=f"http://{address}") as made:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 yield made
 
 
@@ -178,7 +180,7 @@ async def test_the_openai_sdk_reads_the_refusals_as_its_own() -> None:
     access, good = keyed(ActorLimits(requests_per_minute=2, models=(NAME,)))
     key = good["authorization"].split()[1]
     async with gateway(ScriptedMesh(), access=access, keyless=False) as (_, address):
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             base: Any = {"base_url": f"http://{address}/v1", "max_retries": 0}
             async with openai.AsyncOpenAI(api_key="unused", **base) as wrong:
                 with pytest.raises(openai.AuthenticationError) as refused:
@@ -312,8 +314,11 @@ async def test_who_guesses_waits_and_who_has_a_key_does_not(autojump_clock: obje
 
     access, good = keyed()
     auth = authenticator(access, keyless=False)
-    wrong: Any = {"headers": [(b"authorization", b"Bearer aigrid-wrong")]}
-    right: Any = {"headers": [(b"authorization", good["authorization"].encode())]}
+    nobody: Any = None
+    wrong, right = (
+        Request(nobody, b"GET", b"/", [(b"authorization", value.encode())])
+        for value in ("Bearer aigrid-wrong", good["authorization"])
+    )
     waited: list[float] = []
 
     async def guess() -> None:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.node.gateway.double import NAME, NOW_MS, ScriptedMesh, gateway, open_access
 from tests.node.gateway.signing import COVERED, Draft
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.auth.message_signatures import Headers, SignedRequest, verified, verify
 from aigrid.node.policy.access import Access
@@ -42,7 +43,7 @@ async def signers(
         access.keys.create("alice", ActorLimits(), did=ALICE.did, now_ms=NOW_MS)
     async with gateway(mesh or ScriptedMesh(), access=access) as (_, address):
         async with httpx.AsyncClient(base_url=f"http://{address}") as client:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 yield client, address
 
 

@@ -20,6 +20,7 @@ from tests.node.gateway.double import (
     read_until,
     tokens,
 )
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
@@ -33,7 +34,7 @@ JSON = "Content-Type: application/json"
 async def exchange(data: bytes, *, mesh: ScriptedMesh | None = None, **limits: Any) -> bytes:
     """Everything the gateway says to `data` until it closes."""
     async with gateway(mesh or ScriptedMesh(), **limits) as (_, address):
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             return await read_all(await connect(address, data))
 
 
@@ -170,7 +171,7 @@ async def test_a_trickled_body_is_cut_off() -> None:
     data = head("POST", "/v1/chat/completions", JSON, "Content-Length: 100000")
     async with gateway(ScriptedMesh(), body_seconds=0.3) as (_, address):
         stream = await connect(address, data)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trickle, stream)
                 answer = await read_all(stream)
@@ -196,7 +197,7 @@ async def test_a_slow_header_is_cut_off(sent: bytes) -> None:
 async def test_a_trickled_header_is_cut_off() -> None:
     async with gateway(ScriptedMesh(), header_seconds=0.2) as (_, address):
         stream = await connect(address, b"GET /healthz HTTP/1.1\r\nx: ")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trickle, stream)
                 assert await read_all(stream) == b""
@@ -207,7 +208,7 @@ async def test_an_answered_connection_is_kept_then_closed_when_silent() -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with gateway(ScriptedMesh(), keep_alive_seconds=0.1) as (_, address):
         stream = await connect(address)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             for _ in range(2):
                 await stream.send_all(request)
                 await read_until(stream, b'{"status":"ok"}')
@@ -218,7 +219,7 @@ async def test_an_answered_connection_is_kept_then_closed_when_silent() -> None:
 async def test_the_next_header_on_a_kept_connection_has_its_own_time(behind_another: bool) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with gateway(ScriptedMesh(), header_seconds=0.1) as (_, address):
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             if behind_another:
                 stream = await connect(address, request + request[:10])
             else:
@@ -250,7 +251,7 @@ async def test_a_body_that_is_none_does_not_get_in_the_way_of_an_answer() -> Non
     data = head("GET", "/healthz", *expecting) + b"ZZZ\r\n"
     with capture_logs() as logs:
         async with gateway(ScriptedMesh(), linger_seconds=0.05) as (_, address):
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 for _ in range(50):  # each order of what is ready at once is as likely
                     assert (await read_all(await connect(address, data))).startswith(b"HTTP/1.1")
     assert {entry["event"] for entry in logs} == {"request"}
@@ -265,7 +266,7 @@ async def test_upgrades_are_ignored(upgrade: str) -> None:
 
 async def test_a_new_client_takes_the_place_of_the_longest_silent_one() -> None:
     async with gateway(ScriptedMesh(), connections_max=3) as (served, address):
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             silent = [await connect(address) for _ in range(5)]
             answer = await read_all(await connect(address, head("GET", "/healthz")))
             assert parts(answer)[0] == 200
@@ -276,7 +277,7 @@ async def test_a_new_client_takes_the_place_of_the_longest_silent_one() -> None:
 async def test_too_many_busy_connections_are_told_so() -> None:
     limits: dict[str, Any] = {"connections_max": 2, "first_chunk_seconds": 0.01}
     async with gateway(ScriptedMesh((float("inf"),)), **limits) as (served, address):
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             busy = [await connect(address, chat_bytes(stream=True)) for _ in range(2)]
             for stream in busy:
                 await read_until(stream, b"\r\n")
@@ -288,7 +289,7 @@ async def test_too_many_busy_connections_are_told_so() -> None:
 
 async def test_many_connects_and_resets_leave_the_gateway_well() -> None:
     async with gateway(ScriptedMesh()) as (served, address):
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             for _ in range(200):
                 stream = await connect(address, b"POST /v1/chat/completions HTTP/1.1\r\n")
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -25,6 +25,7 @@ from tests.node.gateway.double import (
     open_access,
 )
 from tests.node.gateway.http.test_guards import core
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.guard import allowed_hosts, check_caller
@@ -79,7 +80,7 @@ async def test_the_openai_sdk_streams_over_tls(tmp_path: Path) -> None:
         async with openai.AsyncOpenAI(
             base_url=f"https://{address}/v1", api_key=key, http_client=http
         ) as client:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 stream = await client.chat.completions.create(
                     model=NAME, messages=messages, stream=True
                 )
@@ -114,7 +115,7 @@ async def test_only_http_1_1_over_tls_1_2_or_later(tmp_path: Path) -> None:
 async def test_an_answer_ends_in_a_goodbye(tmp_path: Path, stream: bool) -> None:
     """Without close_notify a client cannot tell an answer from one that was cut off."""
     async with gateway(ScriptedMesh(), tls=made(tmp_path)) as (_, address):
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             raw = await connect(address)
             client = trio.SSLStream(
                 raw, trusting(tmp_path), server_hostname="localhost", https_compatible=False
@@ -132,7 +133,7 @@ async def test_who_stalls_or_talks_plainly_is_cut(tmp_path: Path) -> None:
         served,
         address,
     ):
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             silent = await connect(address)
             plain = await connect(address, head("GET", "/healthz"))
             assert await silent.receive_some(10) == b""
@@ -143,7 +144,7 @@ async def test_who_stalls_or_talks_plainly_is_cut(tmp_path: Path) -> None:
 
 async def test_a_new_client_takes_the_place_of_one_that_shakes_no_hands(tmp_path: Path) -> None:
     async with gateway(ScriptedMesh(), tls=made(tmp_path), connections_max=40) as (served, address):
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             silent = [await connect(address) for _ in range(60)]
             stream = await _shaken(address, trusting(tmp_path))
             await stream.send_all(head("GET", "/healthz"))

@@ -16,8 +16,9 @@ from aigrid.node.gateway.ollama.requests import (
     decode_generate,
     decode_show,
 )
-from aigrid.protocol.errors import InvalidRequestError
+from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import TextRequest
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import check_more
 
 JSON = st.recursive(
@@ -70,6 +71,26 @@ def test_texts_to_embed_arrive_as_they_are(texts: list[str]) -> None:
     assert isinstance(call, EmbedCall)
     assert msgspec.json.decode(call.request.input) == texts
     assert call.count == len(texts)
+
+
+def test_a_size_is_for_those_who_can_shorten_vectors() -> None:
+    body = msgspec.json.encode({"model": "m", "input": "x", "dimensions": 3})
+    assert decode_embed(body, single=False).request.parameters == {"dimensions": 3}
+
+
+def test_an_option_by_the_name_of_a_field_is_none_as_with_ollama() -> None:
+    options = {"max_tokens": 3, "n": 2, "top_k": 5}
+    call = decode_generate(msgspec.json.encode({"model": "m", "prompt": "x", "options": options}))
+    assert isinstance(call, TextCall)
+    assert call.request.more == b'{"top_k":5}'
+
+
+def test_further_members_have_a_size() -> None:
+    image = "/9j/" + "x" * LIMITS.more_max_bytes
+    message = {"role": "user", "content": "", "images": [image]}
+    with pytest.raises(InvalidRequestError) as caught:
+        decode_chat(msgspec.json.encode({"model": "m", "messages": [message]}))
+    assert caught.value.code is Code.BODY_TOO_LARGE
 
 
 @pytest.mark.parametrize("kept", [0, "0", "0s", "0m0s"])

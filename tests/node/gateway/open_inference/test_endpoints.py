@@ -12,6 +12,7 @@ import trio
 import trio.lowlevel
 from msgspec import UNSET
 from tests.node.gateway.double import MODEL, NAME, NODE, ScriptedMesh, gateway, open_access
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.repository import Held
 from aigrid.node.policy.limits import ActorLimits
@@ -24,6 +25,7 @@ from aigrid.protocol.inference import (
     TensorChunk,
     TensorRequest,
 )
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import ModelBody
 from aigrid.protocol.model import MODEL_URN, ModelDescription
 from aigrid.protocol.tensors import TensorSpec, TensorSpecs
@@ -82,7 +84,7 @@ async def client(
     more.setdefault("repository", Shelf())
     served = gateway(mesh or ScriptedMesh(script=ADDED), manifest=lambda _: body, **more)
     async with served as (_, address), httpx.AsyncClient(base_url=f"http://{address}") as http:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             yield http
 
 
@@ -132,6 +134,30 @@ async def test_tensors_in_json_come_back_in_json(path):
         assert answer.headers["x-aigrid-node"] == NODE
     given = Tensor("float32", (1, 2), b"\0\0\x80\x3f\0\0\0\x40")
     assert mesh.asked[0][1] == TensorRequest({"x": given})
+
+
+async def test_large_tensors_are_translated_in_a_thread(monkeypatch):
+    inline_max_bytes, in_threads = LIMITS.tensor_inline_max_bytes, []
+    run_sync = trio.to_thread.run_sync
+
+    async def noted(sync_fn, *args, **more):
+        in_threads.append(getattr(sync_fn, "func", sync_fn).__name__)
+        return await run_sync(sync_fn, *args, **more)
+
+    rows = inline_max_bytes // 4
+    large = Tensor("float32", (rows + 1, 1), bytes(4 * rows + 4))
+    mesh = ScriptedMesh(script=((TensorChunk({"y": large}), Finish("stop")),))
+    nested = {**PAIR, "shape": [rows, 2], "data": [[1, 2]] * rows}
+    monkeypatch.setattr(trio.to_thread, "run_sync", noted)
+    async with client(mesh) as http:
+        answer = await http.post(f"/v2/models/{NAME}/infer", content=infer(inputs=[nested]))
+        assert answer.json()["outputs"][0]["data"] == [0.0] * (rows + 1)
+    assert [name for name in in_threads if name in ("decode_infer", "infer_body")] == [
+        "decode_infer",
+        "infer_body",
+    ]
+    (sent,) = [request for _, request, _ in mesh.asked if isinstance(request, TensorRequest)]
+    assert sent.inputs["x"].data == b"\0\0\x80\x3f\0\0\0\x40" * rows
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,22 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.node.gateway.double import NAME, ScriptedMesh, gateway
+from tests.node.gateway.double import NAME, NODE, ScriptedMesh, gateway
+from tests.patience import PATIENCE_SECONDS
 
-from aigrid.node.gateway.openai.embeddings import decode_embeddings
+from aigrid.metagraph.preferences import Preferences
+from aigrid.node.gateway.openai.embeddings import EmbeddingsCall, decode_embeddings
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest
 
 
 def body(**fields: Any) -> bytes:
     return json.dumps({"model": "m", **fields}).encode()
+
+
+def sent_by(asked: EmbeddingsCall) -> TaskRequest:
+    assert isinstance(asked.call.request, TaskRequest)
+    return asked.call.request
 
 
 @pytest.mark.parametrize(
@@ -30,13 +37,13 @@ def body(**fields: Any) -> bytes:
 )
 def test_texts_and_token_ids_go_on_as_they_are(given: Any, sent: Any) -> None:
     call = decode_embeddings(body(input=given, user="u"))
-    assert (json.loads(call.request.input), call.count) == (sent, len(sent))
-    assert call.request.parameters == {}
+    assert (json.loads(sent_by(call).input), call.count) == (sent, len(sent))
+    assert sent_by(call).parameters == {}
 
 
 def test_a_size_is_for_those_who_can_shorten_vectors() -> None:
     call = decode_embeddings(body(input="a", dimensions=3))
-    assert call.request.parameters == {"dimensions": 3}
+    assert sent_by(call).parameters == {"dimensions": 3}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def test_random_input_is_accepted_or_refused(value: Any) -> None:
         call = decode_embeddings(body(input=value))
     except InvalidRequestError:
         return
-    assert call.count == len(json.loads(call.request.input))
+    assert call.count == len(json.loads(sent_by(call).input))
 
 
 @pytest.mark.trio
@@ -87,7 +94,7 @@ async def test_the_sdk_reads_vectors_in_either_encoding() -> None:
         async with openai.AsyncOpenAI(
             base_url=f"http://{address}/v1", api_key="unused", max_retries=0
         ) as client:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 packed = await client.embeddings.create(model=NAME, input=[1, 2])
                 plain = await client.embeddings.create(
                     model=NAME, input=[[1, 2]], encoding_format="float", dimensions=2
@@ -96,3 +103,23 @@ async def test_the_sdk_reads_vectors_in_either_encoding() -> None:
     sent = [request for _, request, _ in mesh.asked if isinstance(request, TaskRequest)]
     assert [request.input for request in sent] == [b"[[1,2]]"] * 2
     assert [request.parameters for request in sent] == [{}, {"dimensions": 2}]
+
+
+@pytest.mark.trio
+async def test_whom_to_ask_is_heard_and_numbers_that_do_not_fit_are_the_engines_fault() -> None:
+    mesh = ScriptedMesh(((TaskChunk(b"[[1e39]]"),), (Finish("stop", 1, 0),)))
+    async with gateway(mesh) as (_, address):
+        async with openai.AsyncOpenAI(
+            base_url=f"http://{address}/v1", api_key="unused", max_retries=0
+        ) as client:
+            with trio.fail_after(10), pytest.raises(openai.InternalServerError) as caught:
+                await client.embeddings.create(
+                    model=NAME,
+                    input="a",
+                    extra_body={"models": ["other"], "provider": {"only": [NODE]}},
+                )
+    assert caught.value.code == "engine_failed"
+    assert mesh.preferred == [(("other",), Preferences(only=(NODE,)))]
+    with pytest.raises(InvalidRequestError) as refused:
+        decode_embeddings(body(input="a", provider={"zdr": True}))
+    assert refused.value.param == "provider.zdr"

@@ -12,6 +12,7 @@ from tests.node.gateway.double import MODEL, NAME, NODE
 
 from aigrid.node.gateway.openai.response_answers import ResponseSpelling
 from aigrid.node.gateway.step import Step
+from aigrid.node.gateway.told import Told
 from aigrid.node.mesh.routing.answer import Answer
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.inference import Finish, FinishReason, InferChunk
@@ -23,6 +24,9 @@ async def _nothing() -> AsyncIterator[tuple[InferChunk, ...]]:
 
 def answer() -> Answer:
     return Answer("request", MODEL, NAME, NODE, _nothing(), segments=[])
+
+
+TOLD = Told(answer(), (), 1, 0.5)
 
 
 def spelling() -> ResponseSpelling:
@@ -48,7 +52,7 @@ def streamed(steps: list[Step]) -> list[dict[str, Any]]:
         data += made.step(step)
     finish = steps[-1].finish
     assert finish is not None
-    return parsed(data + made.end(finish, ()))
+    return parsed(data + made.end(finish, TOLD))
 
 
 TEXT = st.text(max_size=4)
@@ -80,7 +84,7 @@ def test_events_add_up_to_the_items_of_a_plain_answer(
 ) -> None:
     steps = [*said, Step("", (), Finish(reason, 3, 2))]
     events = streamed(steps)
-    whole = json.loads(spelling().whole(answer(), steps, ()))
+    whole = json.loads(spelling().whole(steps, TOLD))
     assert events[-1]["type"] == f"response.{whole['status']}"
     assert events[-1]["response"] == whole
     assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
@@ -104,8 +108,19 @@ def test_events_add_up_to_the_items_of_a_plain_answer(
     assert "".join(texts) == "".join(step.text for step in steps)
 
 
+def test_a_stream_that_fails_numbers_on_and_says_how_far_it_came() -> None:
+    made = spelling()
+    begun = Step("", (), None, more=(b'{"tool_calls":[{"function":{"arguments":"{"}}]}',))
+    data = made.begin(answer()) + made.step(begun)
+    events = parsed(data + made.failed(RemoteError("It died.", Code.CONNECTION_LOST), ()))
+    assert [event["type"] for event in events[-2:]] == ["response.failed", "error"]
+    (item,) = events[-2]["response"]["output"]
+    assert (item["status"], item["arguments"]) == ("incomplete", "{")
+    assert not any(event["type"].endswith(".done") for event in events)
+
+
 def test_an_answer_without_a_word_has_an_empty_message() -> None:
-    (item,) = json.loads(spelling().whole(answer(), [Step("", (), Finish("stop"))], ()))["output"]
+    (item,) = json.loads(spelling().whole([Step("", (), Finish("stop"))], TOLD))["output"]
     assert item["content"] == [
         {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
     ]

@@ -21,6 +21,7 @@ from tests.node.gateway.double import (
     text,
     view,
 )
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.errors import (
     AigridError,
@@ -60,7 +61,7 @@ async def sdk(mesh: ScriptedMesh, **limits: Any) -> AsyncIterator[openai.AsyncOp
         async with openai.AsyncOpenAI(
             base_url=f"http://{address}/v1", api_key="unused", max_retries=0
         ) as client:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 yield client
 
 

@@ -15,7 +15,13 @@ from aigrid.engines.echo import EchoEngine
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.errors import AigridError, Code, EngineError
-from aigrid.protocol.inference import InferChunk, InferRequest, TextChunk, TextRequest
+from aigrid.protocol.inference import (
+    InferChunk,
+    InferRequest,
+    TaskRequest,
+    TextChunk,
+    TextRequest,
+)
 from aigrid.protocol.limits import LIMITS
 
 SIGN = TextChunk("")
@@ -153,4 +159,40 @@ async def test_a_crash_is_put_down_to_the_caller_whose_request_it_was(
             ) as answer:
                 assert [batch async for batch in answer.chunks]
         assert said == [("", False), ("key alice", True)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_model_of_another_kind_is_refused_before_anybody_loads_it(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with trio.open_nursery() as nursery:
+        sim = Simulation(1, tmp_path, nursery)
+        node = (await sim.start("alone")).node
+        await sim.publish_echo("alone", "seer", capability="image-classification")
+        await sim.publish_echo("alone", "poet", capability="text")  # it may write, too
+        await sim.publish_echo("alone", "parrot")
+        said = []
+        lease = node.pool.lease
+
+        def noted(model: str, **more: Any) -> Any:
+            said.append(model)
+            return lease(model, **more)
+
+        monkeypatch.setattr(node.pool, "lease", noted)
+        text = TextRequest(prompt="hello")
+        for model, asked in (
+            ("seer", text),
+            ("parrot", TaskRequest("feature-extraction", b'["a"]')),
+        ):
+            with pytest.raises(AigridError, match=r"does (image-class|text-gen)") as caught:
+                async with node.router.infer(model, asked, request_id=node.new_request_id()):
+                    pass
+            assert caught.value.code is Code.INVALID_REQUEST
+        assert not said
+        for models in (("poet",), ("seer", "parrot")):
+            async with node.router.infer(
+                models[0], text, request_id=node.new_request_id(), fallbacks=models[1:]
+            ) as answer:
+                assert [batch async for batch in answer.chunks]
+            assert answer.name == models[-1]
         nursery.cancel_scope.cancel()

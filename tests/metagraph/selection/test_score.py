@@ -1,0 +1,202 @@
+"""The weighted score: properties that hold whatever the candidates, the weights and the seed."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.metagraph.world import MODELS, NOW, candidate
+
+from aigrid.metagraph.evidence import Claim, Claims, Evidence
+from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.selection import (
+    STRATEGIES,
+    Kept,
+    Observation,
+    Outcomes,
+    Pace,
+    Parts,
+    Ranking,
+    Strategy,
+    Weights,
+    explain,
+    rank,
+)
+from aigrid.protocol.limits import LIMITS
+
+BALANCED = replace(STRATEGIES["balanced"], exploration=0.0)
+weights = st.builds(
+    Weights, **dict.fromkeys(Parts._fields, st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0]))
+).filter(lambda made: any(msgspec.structs.astuple(made)))
+outcomes = st.builds(Outcomes, st.floats(0, 1e4), st.floats(0, 1e4), st.none() | st.floats(0, 1e6))
+observations = st.builds(
+    Observation,
+    alive=st.booleans(),
+    running=st.integers(0, 5),
+    ttft_ms=st.none() | st.floats(0, 1e6),
+    models=st.dictionaries(st.sampled_from(MODELS), st.builds(Pace, st.none() | st.floats(0, 1e6))),
+    busy_seconds=st.dictionaries(st.sampled_from(MODELS), st.floats(0.001, 1e3), max_size=1),
+    stalled=st.sets(st.sampled_from(MODELS), max_size=1),
+    failures_in_row=st.integers(0, 3),
+    last_failure_age_s=st.none() | st.floats(0, 100),
+    outcomes=st.dictionaries(st.sampled_from(MODELS), outcomes),
+)
+offers = st.lists(
+    st.builds(
+        candidate,
+        st.sampled_from("abcdef"),
+        model=st.sampled_from(MODELS),
+        state=st.sampled_from(["warm", "loading", "on_disk", "can_fetch"]),
+        slots=st.integers(0, 4),
+        latency_ms=st.integers(0, 10**6),
+        valid_until_ms=st.integers(NOW - 1, NOW + 2),
+    ),
+    unique_by=lambda made: (made.node, made.model),
+)
+seen = st.dictionaries(st.sampled_from("abcdef"), observations)
+
+
+def evidence(values: Mapping[str, float], *, trust: float = 1.0, items: int = 100) -> Evidence:
+    claims = Claims()
+    for model, value in values.items():
+        claims.put(model, Claim(f"e-{model}", "did:judge", "text", {}, value, items, NOW + 1))
+    return Evidence(claims, NOW, trust=lambda _: trust)
+
+
+def ranked(
+    given: list[Candidate],
+    observed: Mapping[str, Observation],
+    strategy: Strategy = BALANCED,
+    seed: int = 0,
+    known: Evidence | None = None,
+) -> Ranking:
+    return rank(
+        given,
+        observed,
+        rng=random.Random(seed),
+        own_peer_id="a",
+        now_ms=NOW,
+        strategy=strategy,
+        evidence=known or Evidence(),
+    )
+
+
+def parts(kept: Kept) -> Parts:
+    assert kept.weighed is not None
+    return kept.weighed.parts
+
+
+def order(ranking: Ranking) -> list[tuple[str, str]]:
+    return [(kept.candidate.node, kept.candidate.model) for kept in ranking.kept]
+
+
+@given(offers, seen, weights, st.integers(0, 2**32), st.floats(0, 1))
+def test_every_candidate_is_kept_or_dropped_once_and_explained(given, observed, drawn, seed, often):
+    strategy = Strategy(weights=drawn, exploration=often)
+    made = ranked(given, observed, strategy, seed)
+    every = [*(k.candidate for k in made.kept), *(d.candidate for d in made.dropped)]
+    assert sorted(every, key=repr) == sorted(given, key=repr)
+    told = explain(made)
+    assert [(one.node, one.model) for one in told] == [(c.node, c.model) for c in every]
+    assert [one.place for one in told if not one.reason] == list(range(1, len(made.kept) + 1))
+    assert msgspec.json.encode(told)
+    assert all(0 <= part <= 1 for kept in made.kept for part in parts(kept))
+
+
+@given(offers, seen, weights, st.integers(0, 2**32), st.randoms(use_true_random=False))
+def test_the_same_seed_gives_the_same_order_however_they_come(
+    given, observed, drawn, seed, shuffle
+):
+    strategy = Strategy(weights=drawn, exploration=0.5)
+    before = ranked(given, observed, strategy, seed)
+    shuffled = given.copy()
+    shuffle.shuffle(shuffled)
+    turned = dict(reversed(observed.items()))
+    assert ranked(shuffled, turned, strategy, seed) == before
+
+
+@given(offers, seen, weights, st.integers(0, 2**32))
+def test_one_that_is_better_in_every_part_is_never_below(given, observed, drawn, seed):
+    made = ranked(given, observed, Strategy(weights=drawn), seed)
+    for place, above in enumerate(made.kept):
+        for below in made.kept[place + 1 :]:
+            pairs = zip(parts(below), parts(above), strict=True)
+            assert not all(one > other for one, other in pairs)
+
+
+@given(offers, seen, weights, st.integers(-8, 8), st.integers(0, 2**32))
+def test_only_the_proportions_of_weights_count(given, observed, drawn, power, seed):
+    more = Weights(*(one * 2.0**power for one in msgspec.structs.astuple(drawn)))
+    before = ranked(given, observed, Strategy(weights=drawn, exploration=0.5), seed)
+    after = ranked(given, observed, Strategy(weights=more, exploration=0.5), seed)
+    assert order(after) == order(before)
+
+
+def test_a_declared_latency_makes_nobody_quicker_than_what_is_assumed():
+    boaster, silent, slow = (
+        candidate("b", latency_ms=1),
+        candidate("c"),
+        candidate("d", latency_ms=900),
+    )
+    fastest = replace(STRATEGIES["fastest"], exploration=0.0)
+    found = {
+        k.candidate.node: parts(k).speed for k in ranked([boaster, silent, slow], {}, fastest).kept
+    }
+    assert found["b"] == found["c"] > found["d"]
+
+
+def test_evaluations_put_the_better_model_first():
+    one, other = candidate("b", model=MODELS[0]), candidate("c", model=MODELS[1])
+    known = evidence({MODELS[0]: 0.6, MODELS[1]: 0.9})
+    made = ranked([one, other], {}, known=known)
+    assert order(made)[0] == ("c", MODELS[1])
+    assert explain(made)[0].evidence == (f"e-{MODELS[1]}",)
+    assert any(text.startswith("quality 0.8") for text in explain(made)[0].why)
+
+
+def test_a_reputation_takes_from_quality():
+    both = [candidate("b"), candidate("c")]
+    known = replace(
+        evidence({MODELS[0]: 0.9}), reputations=lambda did: 0.2 if did == "did:b" else 1
+    )
+    assert [node for node, _ in order(ranked(both, {}, known=known))] == ["c", "b"]
+
+
+def test_what_failed_before_comes_after_what_did_not():
+    both = [candidate("b"), candidate("c")]
+    observed = {
+        "b": Observation(outcomes={MODELS[0]: Outcomes(served=2.0, failed=8.0)}),
+        "c": Observation(outcomes={MODELS[0]: Outcomes(served=2.0, failed=0.0)}),
+    }
+    assert [node for node, _ in order(ranked(both, observed))] == ["c", "b"]
+
+
+def test_local_first_asks_this_node_wherever_it_can():
+    own, other = candidate("a", state="on_disk"), candidate("b")
+    known = evidence({MODELS[0]: 0.9})
+    observed = {"a": Observation(running=9), "b": Observation(ttft_ms=1.0)}
+    made = ranked([own, other], observed, STRATEGIES["local_first"], known=known)
+    assert order(made)[0][0] == "a"
+
+
+def test_exploration_is_as_frequent_as_stated_and_says_so():
+    near = [candidate(name) for name in "bcd"]
+    far = candidate("e", state="can_fetch")
+    observed = {"b": Observation(ttft_ms=1.0)}
+    strategy = replace(BALANCED, exploration=0.2)
+    firsts = [ranked([*near, far], observed, strategy, seed).kept[0] for seed in range(2000)]
+    drawn = [kept.candidate.node for kept in firsts if kept.explored]
+    assert 320 <= len(drawn) <= 480
+    assert set(drawn) == {"c", "d"}
+    assert all(kept.candidate.node == "b" for kept in firsts if not kept.explored)
+    assert next(kept for kept in firsts if kept.explored).explanation[0] == "drawn to be tried"
+
+
+def test_one_that_is_much_worse_is_not_tried():
+    best, worse = candidate("b", model=MODELS[0]), candidate("c", model=MODELS[1])
+    known = evidence({MODELS[0]: 1.0, MODELS[1]: 0.0}, items=LIMITS.evaluated_items_max)
+    strategy = replace(STRATEGIES["quality"], exploration=1.0)
+    firsts = {order(ranked([best, worse], {}, strategy, seed, known))[0][0] for seed in range(50)}
+    assert firsts == {"b"}
