@@ -1,6 +1,6 @@
 """What answers of a task look like, what is expected of them, and by which metrics. Pure.
 
-Both are read into what `metrics` takes. A ValueError says in words what does not fit; nothing of
+Both are read into what `metrics` takes. A MisfitError says in words what does not fit; nothing of
 the value is quoted.
 """
 
@@ -17,13 +17,17 @@ from aigrid.protocol.evidence import Metric
 from aigrid.protocol.limits import LIMITS
 
 
+class MisfitError(ValueError):
+    """A value is not what answers of a task are made of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """How a kind of answer is read.
 
     Attributes:
         expected: what a dataset says, read; `answer` likewise what a model said. Both raise
-            ValueError.
+            MisfitError.
         measures: those that can be made of them.
         lists: both are sequences that have to be of one length.
     """
@@ -33,50 +37,57 @@ class Form:
     measures: Mapping[Metric, Measure]
     lists: bool = False
 
-    def matched(self, output: Any, expected: Any) -> Any:
-        """An answer, read; None where it is none, or has not the length of what was expected."""
+    def matched(self, output: Any, expected: Any, *, negated: bool = False) -> Any:
+        """An answer, read; None where it is none, or has not the length of what was expected.
+
+        `negated`: of anomalies, where a lesser score of the model is the more unusual one.
+        """
         try:
             answer = self.answer(output)
-        except (ValueError, OverflowError):
+        except (MisfitError, OverflowError):
             return None
-        return None if self.lists and len(answer) != len(expected) else answer
+        if self.lists and len(answer) != len(expected):
+            return None
+        if negated and self.measures is metrics.FLAGS:
+            return [(-score, anomaly) for score, anomaly in answer]
+        return answer
 
 
 def _object(value: Any, *names: str) -> list[Any]:
     if not isinstance(value, dict) or not all(name in value for name in names):
-        raise ValueError(f"an object with {', '.join(names)} is needed")
+        raise MisfitError(f"an object with {', '.join(names)} is needed")
     return [value[name] for name in names]
 
 
 def _array(value: Any) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise ValueError("an array with something in it is needed")
+        raise MisfitError("an array with something in it is needed")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("a text is needed")
+        raise MisfitError("a text is needed")
     if len(value) > LIMITS.evaluated_text_max_chars:
-        raise ValueError(f"a text has at most {LIMITS.evaluated_text_max_chars} characters")
+        raise MisfitError(f"a text has at most {LIMITS.evaluated_text_max_chars} characters")
     return value
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("a number is needed")
+        raise MisfitError("a number is needed")
     return float(value)
 
 
 def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("true or false is needed")
+        raise MisfitError("true or false is needed")
     return value
 
 
 def _place(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("an integer is needed")
+        raise MisfitError("an integer is needed")
     return value
 
 
@@ -114,7 +125,7 @@ def _span(value: Any) -> metrics.Span:
 
 def _spans(value: Any) -> frozenset[metrics.Span]:
     if not isinstance(value, list):
-        raise ValueError("an array is needed")
+        raise MisfitError("an array is needed")
     return frozenset(map(_span, value))
 
 
@@ -134,7 +145,7 @@ def _one_label(value: Any) -> tuple[str, ...]:
 def _relevances(value: Any) -> list[float]:
     found = [_number(one) for one in _array(value)]
     if min(found) < 0 or max(found) > LIMITS.relevance_max:
-        raise ValueError(f"a relevance is a number from 0 to {LIMITS.relevance_max}")
+        raise MisfitError(f"a relevance is a number from 0 to {LIMITS.relevance_max}")
     return found
 
 

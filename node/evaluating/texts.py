@@ -1,8 +1,7 @@
 """How near a text is to the one that was expected. Pure; what each returns adds up over items.
 
-Sources: chrF: Popovic, "chrF: character n-gram F-score for automatic MT evaluation" (WMT 2015), with
-beta 2 and n up to 6 as in the same author's chrF2 and sacreBLEU 2's default; ROUGE-L: Lin, "ROUGE"
-(2004); exact match and token F1: Rajpurkar et al., "SQuAD" (2016), and its script's normalisation;
+Sources: chrF: Popovic, "chrF: character n-gram F-score for automatic MT evaluation" (WMT 2015),
+with beta 2 and n up to 6, the default of sacreBLEU 2; ROUGE-L: Lin, "ROUGE" (2004); exact match and token F1: Rajpurkar et al., "SQuAD" (2016), and its script's normalisation;
 word accuracy: 1 - WER. Texts are compared in NFC.
 """
 
@@ -86,8 +85,8 @@ def f_score(precision: float, recall: float, beta: float = 1.0) -> float:
 def distance(a: Sequence[str], b: Sequence[str]) -> int:
     """Levenshtein's distance between two sequences.
 
-    In the words of a number as long as `a`: Hyyro, "A bit-vector algorithm for computing Levenshtein
-    and Damerau edit distances" (2003).
+    In numbers of as many bits as `a` is long: Hyyro, "A bit-vector algorithm for computing
+    Levenshtein and Damerau edit distances" (2003).
     """
     if not a:
         return len(b)
