@@ -48,9 +48,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Ask for an outcome; the grid finds who gives it."""
-    parameters = {name: _value(said) for name, said in _pairs(param, "--param").items()}
+    parameters = {name: _value(said) for name, said in pairs(param, "--param").items()}
     parameters |= {n: v for n, v in (("source", source), ("target", target)) if v is not None}
-    constraints = {name: _value(said) for name, said in _pairs(constraint, "--constraint").items()}
+    constraints = {name: _value(said) for name, said in pairs(constraint, "--constraint").items()}
     params: dict[str, Any] = {
         "capability": capability,
         "parameters": parameters,
@@ -85,7 +85,8 @@ def _input(text: str | None, file: Path | None) -> dict[str, Any]:
     return {"text": sys.stdin.read(MIB) if text == "-" else text}
 
 
-def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
+def pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """What `NAME=VALUE`, given any number of times, says. Raises UsageError."""
     found: dict[str, str] = {}
     for pair in given or ():
         name, is_pair, said = pair.partition("=")
