@@ -71,8 +71,8 @@ class Dataset:
             )
         except (SyntaxError, TooLargeError, ValueError, OSError, RuntimeError) as error:
             problem = _typed(error)
-        # Raised where it has no context, and by a frame that has neither it nor the solutions: these
-        # would live until somebody collects garbage, and no thread but this one may let go of them.
+        # Raised where it has no context, by a frame that keeps neither it nor the solutions: these
+        # would live until some thread collects garbage, and no other may let go of them.
         try:
             raise problem
         finally:
@@ -107,9 +107,7 @@ def _typed(error: Exception) -> AigridError:
     what, code = "parsed", Code.QUERY_MALFORMED
     if not isinstance(error, SyntaxError):
         what, code = "evaluated", Code.QUERY_REFUSED
-    return InvalidRequestError(
-        f"The query cannot be {what}: {_short(error)}", code, param="query"
-    )
+    return InvalidRequestError(f"The query cannot be {what}: {_short(error)}", code, param="query")
 
 
 def _short(error: Exception) -> str:
