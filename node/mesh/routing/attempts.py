@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -46,12 +46,13 @@ Seek = Callable[[Candidate], Awaitable[bool]]
 class Tried:
     """What came of the attempts for one request: their number, and what is best told of them.
 
-    `deaths`: workers that died before they had begun to answer it. `another`: the last one that was
-    asked was given up, because another node has come that may do better.
+    `deaths`: workers that died before they had begun to answer it: while they were loading, and
+    while they ran it. `another`: the last one that was asked was given up, because another node has
+    come that may do better.
     """
 
     attempts: int = 0
-    deaths: int = 0
+    deaths: list[int] = field(default_factory=lambda: [0, 0])
     another: bool = False
     problem: AigridError | None = None
 
@@ -131,7 +132,8 @@ class Attempts:
         waiting = deque(ranking.kept)
         while waiting and left:
             kept, presented = waiting.popleft(), None
-            candidate = kept.candidate
+            candidate, asked_seconds = kept.candidate, trio.current_time()
+            before = len(asking.ended)
             try:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
@@ -146,15 +148,16 @@ class Attempts:
                     return await start(beginning=beginning)
                 return await self._alone(candidate, start, beginning, seek, tried)
             except AigridError as error:
-                self._note(candidate, error)
+                self._note(candidate, error, asked_seconds)
                 if not worth_another(error):
                     raise
                 again = await self._mending.again(candidate, error, presented, asking)
                 if again is not None:
                     waiting.appendleft(replace(kept, candidate=again))
                 elif error.code is Code.ENGINE_CRASHED:
-                    tried.deaths += 1
-                    if tried.deaths > LIMITS.worker_deaths_max:
+                    ran = len(asking.ended) > before  # one that was loading did not die of this
+                    tried.deaths[ran] += 1
+                    if tried.deaths[ran] > LIMITS.worker_deaths_max:
                         raise
                     place = sum(map(ready, waiting))
                     cold = replace(candidate, state="on_disk")
@@ -285,7 +288,7 @@ class Attempts:
             return asking.request
         return seeded(asking.request, asking.salt)
 
-    def _note(self, candidate: Candidate, error: AigridError) -> None:
+    def _note(self, candidate: Candidate, error: AigridError, asked_seconds: float) -> None:
         log.info(
             "candidate_failed", peer=candidate.node, model=candidate.model, code=error.code.value
         )
@@ -295,7 +298,7 @@ class Attempts:
         if isinstance(error, LateError):
             observed.stalled(candidate.model, now)
         if is_its_fault(error):
-            self._peers.failed(candidate.node)
+            self._peers.failed(candidate.node, asked_seconds)
         elif is_busy(error):
             slots = candidate.slots if candidate.state == "warm" else 0
             observed.busy(candidate.model, error.retry_after_seconds, now, slots=slots)
@@ -336,7 +339,7 @@ class Attempts:
             bodies,
             message.request,
             peer=candidate.node,
-            failed=partial(self._peers.failed, candidate.node),
+            failed=partial(self._peers.failed, candidate.node, trio.current_time()),
             loading=loading,
             came=waiting.over,
         )

@@ -321,7 +321,7 @@ def test_text_that_came_together_is_one_chunk():
     end = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
     events = Events([said(b"a") + said(b"b"), said(b"c"), said(b"d") + end])
     *chunks, finish = together(TextAnswer(HELLO).chunks(events), events)
-    assert [chunk.text for chunk in chunks] == ["ab", "c", "d"]
+    assert chunks == [TextChunk("ab"), TextChunk("c"), TextChunk("d")]
     assert finish == Finish("stop", 0, 4)
     events = Events([said(b"a") + said(b"b") + b'data: {"error": "no"}\n\n'])
     found = together(TextAnswer(HELLO).chunks(events), events)
