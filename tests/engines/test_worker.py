@@ -217,8 +217,7 @@ def test_what_is_held_leaves_with_the_end_however_it_ends() -> None:
             bodies = ipc.FrameCutter().feed(ours.recv(1 << 16))
             *chunks, end = map(ipc.decode_report, bodies)
             assert isinstance(end, last)
-            texts = [one.chunk.text for one in chunks if isinstance(one, ipc.Chunk)]
-            assert texts == ["one", " two"]
+            assert chunks == [ipc.Chunk(1, TextChunk("one")), ipc.Chunk(1, TextChunk(" two"))]
 
 
 class Wordy(EchoEngine):
