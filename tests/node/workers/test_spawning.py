@@ -170,7 +170,7 @@ async def test_a_worker_tells_how_a_request_went(tmp_path: Path) -> None:
 
 
 async def test_a_worker_that_dies_names_the_requests_that_it_ran(tmp_path: Path) -> None:
-    limits = replace(LIMITS_HERE, worker_requests_told_max=2)
+    limits = replace(LIMITS, worker_requests_told_max=2)
     async with spawning(tmp_path, limits=limits) as spawner:
         worker = await start(spawner, slots=1, delay_ms=200)
         async with (
