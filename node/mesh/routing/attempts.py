@@ -200,6 +200,7 @@ class Attempts:
                     tell=_later(told),
                     asker=_asker(asking.caller),
                     tell_after_seconds=min(LIMITS.loading_seconds, asking.patience_seconds),
+                    whole=asking.waiting.whole,
                     trace=trace,
                 )
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
