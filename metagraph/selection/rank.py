@@ -76,6 +76,26 @@ def rank(
             dropped.append(refusal)
         else:
             able.append((candidate, seen))
+    placed = _placed(able, own_peer_id, strategy, models, preferences)
+    if strategy.weights is None:
+        kept = by_tiers(placed, rng, strategy)
+    else:
+        kept = by_score(placed, rng, strategy, _Judge(evidence, constraints))
+    if not preferences.allow_fallbacks:
+        why = ("others come before it, and no other may be asked",)
+        dropped += [Dropped(other.candidate, Reason.FALLBACK, why) for other in kept[1:]]
+        kept = kept[:1]
+    return Ranking(tuple(kept), tuple(dropped))
+
+
+def _placed(
+    able: Sequence[tuple[Candidate, Observation | None]],
+    own_peer_id: str | None,
+    strategy: Strategy,
+    models: Sequence[str],
+    preferences: Preferences,
+) -> list[Placed]:
+    """Those that may be asked, with what is known of them and where the request wants them."""
     quickest_ms = quickest_token_ms(able)
     places = {model: place for place, model in reversed(tuple(enumerate(models)))}
     placed = []
@@ -88,15 +108,7 @@ def rank(
         )
         known = scored(candidate, seen, quickest_ms, local=local, strategy=strategy)
         placed.append(Placed(wanted, known, seen))
-    if strategy.weights is None:
-        kept = by_tiers(placed, rng, strategy)
-    else:
-        kept = by_score(placed, rng, strategy, _Judge(evidence, constraints))
-    if not preferences.allow_fallbacks:
-        why = ("others come before it, and no other may be asked",)
-        dropped += [Dropped(other.candidate, Reason.FALLBACK, why) for other in kept[1:]]
-        kept = kept[:1]
-    return Ranking(tuple(kept), tuple(dropped))
+    return placed
 
 
 def sift(
