@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from aigrid.protocol.evidence import EvaluationBody
+from aigrid.protocol.evidence import AuditBody, EvaluationBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
@@ -96,6 +96,34 @@ class Claims:
         return self._of_model.get(model, {}).values()
 
 
+class Audits:
+    """AuditRecords, by the DID of the node that they are of. Fed with what is believed."""
+
+    def __init__(self) -> None:
+        self._of_node: dict[str, dict[str, tuple[Record, int]]] = {}
+
+    def add(self, record: Record, until_ms: int) -> None:
+        """Believe an AuditRecord until then."""
+        if isinstance(record.body, AuditBody):
+            self._of_node.setdefault(record.body.id, {})[record.content_id] = record, until_ms
+
+    def remove(self, record: Record) -> None:
+        body = record.body
+        if isinstance(body, AuditBody) and body.id in self._of_node:
+            self._of_node[body.id].pop(record.content_id, None)
+            if not self._of_node[body.id]:
+                del self._of_node[body.id]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of_node.values()))
+
+    def of(self, node: str, now_ms: int) -> tuple[Record, ...]:
+        """Those of the node with this DID, in order of issuer."""
+        found = self._of_node.get(node, {}).values()
+        live = (record for record, until_ms in found if until_ms > now_ms)
+        return tuple(sorted(live, key=lambda record: record.issuer))
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What selection knows of quality, as of one moment.
@@ -103,6 +131,7 @@ class Evidence:
     Attributes:
         claims: every evaluation that is believed.
         now_ms: wall time.
+        audits: every AuditRecord that is believed.
         trust: what the word of a DID weighs, from 0 to 1.
         owners: the DIDs that issued a manifest of a model.
         above: what is broader than a capability, each with the time until which that is so.
@@ -111,6 +140,7 @@ class Evidence:
 
     claims: Claims = field(default_factory=Claims)
     now_ms: int = 0
+    audits: Audits = field(default_factory=Audits)
     trust: Callable[[str], float] = lambda _: 0.0
     owners: Callable[[str], frozenset[str]] = lambda _: _NOBODY
     above: Callable[[str], Mapping[str, int]] = lambda _: {}
@@ -142,6 +172,25 @@ class Evidence:
     def reputation(self, node: str) -> float:
         """Of the node with this DID, from 0 to 1."""
         return min(1.0, max(0.0, self.reputations(node)))
+
+    def heard(self, node: str, capability: str) -> Mapping[str, tuple[float, float]]:
+        """What others tell of requests to a node: by model those served and those failed.
+
+        Each counts as much as the word of who says so, and no more than `heard_requests_max`.
+        """
+        found: dict[str, tuple[float, float]] = {}
+        for record in self.audits.of(node, self.now_ms):
+            word = min(1.0, max(0.0, self.trust(record.issuer)))
+            body = record.body
+            if not word or not isinstance(body, AuditBody):
+                continue
+            for one in body.findings:
+                if self._is_of(one.capability, capability):
+                    said = max(1, one.served + one.failed)
+                    share = word * min(1.0, LIMITS.heard_requests_max / said)
+                    served, failed = found.get(one.model, (0.0, 0.0))
+                    found[one.model] = served + share * one.served, failed + share * one.failed
+        return found
 
     def _is_of(self, evaluated: str, asked: str) -> bool:
         return asked in {"", evaluated} or self.above(evaluated).get(asked, 0) > self.now_ms

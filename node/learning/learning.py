@@ -99,6 +99,7 @@ class Learning:
         return Evidence(
             index.claims,
             now_ms,
+            index.audits,
             trust=word_of(self._trust, self._graph, now_ms),
             owners=lambda model: frozenset(
                 record.issuer for record in index.manifests_of(model, now_ms)
