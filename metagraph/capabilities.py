@@ -21,6 +21,7 @@ class Concept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         tag: whether its name is a pipeline tag of Hugging Face.
         input: JSON Schema of a request's input, empty where nothing is said; `output` likewise.
+        parameters: that of an object of a request's settings, each of them optional.
     """
 
     name: Capability
@@ -29,6 +30,7 @@ class Concept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tag: bool = True
     input: JsonSchema = {}
     output: JsonSchema = {}
+    parameters: JsonSchema = {}
 
 
 class _Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from aigrid.metagraph.capabilities import Taxonomy
+from aigrid.metagraph.capabilities import Concept, Taxonomy
 from aigrid.protocol.kinds import CapabilityBody
 from aigrid.protocol.limits import LIMITS
 
@@ -22,8 +22,13 @@ _SUGGESTED, _COMPARED = 3, 1000  # strangers may publish any number of capabilit
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    broader: tuple[str, ...]
+    body: CapabilityBody
     until_ms: int
+    record: str
+
+    @property
+    def broader(self) -> tuple[str, ...]:
+        return self.body.broader
 
 
 def is_published(name: str) -> bool:
@@ -39,9 +44,9 @@ class LiveConcepts:
         self._published: dict[str, _Published] = {}
         self._above: dict[str, Mapping[str, int]] = {}  # memo of `ancestors`
 
-    def put(self, body: CapabilityBody, until_ms: int) -> None:
-        """Believe a CapabilityRecord's body until then."""
-        self._published[body.id] = _Published(body.broader, until_ms)
+    def put(self, body: CapabilityBody, until_ms: int, record: str = "") -> None:
+        """Believe the body of the CapabilityRecord of that content id until then."""
+        self._published[body.id] = _Published(body, until_ms, record)
         self._above.clear()
 
     def drop(self, iri: str) -> None:
@@ -65,6 +70,29 @@ class LiveConcepts:
         wanted = name.rpartition("#")[2].lower().replace(" ", "-").replace("_", "-")
         found = difflib.get_close_matches(wanted, by_name, n=_SUGGESTED)
         return tuple(by_name[near] for near in found)
+
+    def shipped(self) -> tuple[Concept, ...]:
+        """All that ship with the node, as they are listed there."""
+        return tuple(self._shipped.concepts.values())
+
+    def published(self, now_ms: int) -> tuple[tuple[CapabilityBody, str], ...]:
+        """What others have published and is known now, with its record's id, by IRI."""
+        return tuple(
+            (one.body, one.record)
+            for iri, one in sorted(self._published.items())
+            if self.known(iri, now_ms)
+        )
+
+    def of(self, name: str) -> tuple[Concept | CapabilityBody, str]:
+        """What is said of a capability, and the id of the record that says so, if one does.
+
+        Raises:
+            KeyError: nobody said anything.
+        """
+        published = self._published.get(name)
+        if published is not None:
+            return published.body, published.record
+        return self._shipped.concepts[name], ""
 
     def broadest(self) -> tuple[str, ...]:
         """The shipped capabilities with nothing above them, by name."""

@@ -119,7 +119,7 @@ class Index:
         self.claims.add(record, entry.until_ms)
         self.audits.add(record, entry.until_ms)
         if isinstance(record.body, CapabilityBody):
-            self.concepts.put(record.body, entry.until_ms)
+            self.concepts.put(record.body, entry.until_ms, record.content_id)
             self._moved = True
         if isinstance(record.body, ModelBody):
             self._add_manifest(entry, record.body)

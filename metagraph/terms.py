@@ -303,6 +303,7 @@ TERMS: Final[Mapping[Kind, Mapping[str, Term]]] = {
         "labels": Term(SKOS + "prefLabel", Form.LABELS),
         "inputSchema": Term(AIG + "inputSchema", Form.JSON),
         "outputSchema": Term(AIG + "outputSchema", Form.JSON),
+        "parametersSchema": Term(AIG + "parametersSchema", Form.JSON),
     },
     Kind.EVALUATION: {
         "model": Term(AIG + "evaluatedModel", Form.REFERENCE, prefix=MODEL_URN),

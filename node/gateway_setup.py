@@ -13,6 +13,7 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.network.tcp import addresses_of
 from aigrid.node.observing.observer import Observer
 from aigrid.node.observing_setup import readings_of
+from aigrid.node.outcome_setup import contracts_of, outcomes_of
 from aigrid.node.repository_setup import PoolRepository, manifest_of
 from aigrid.node.settings.config import NodeConfig
 from aigrid.protocol.errors import Code, UsageError
@@ -38,6 +39,7 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         token=node.new_request_id,
         broader=functools.partial(_broader, node),
         whereabouts=functools.partial(whereabouts, node),
+        contract=contracts_of(node).of,
     )
     observer = Observer(
         readings=lambda: readings_of(node, core, gateway.counters()), tracer=node.tracer
@@ -101,6 +103,7 @@ def _bound(
             queries=node.querying,
             manifest=functools.partial(manifest_of, node),
             repository=PoolRepository(node),
+            outcomes=outcomes_of(node, core),
             tls=tls,
             names=config.gateway_names,
             observer=observer,

@@ -99,6 +99,7 @@ class Code(StrEnum):
     # Engines and model files
     ENGINE_CRASHED = "engine_crashed"
     ENGINE_FAILED = "engine_failed"
+    NO_AGREEMENT = "no_agreement"
     ENGINE_TIMEOUT = "engine_timeout"
     OUT_OF_MEMORY = "out_of_memory"
     UNSUPPORTED_MODEL = "unsupported_model"
@@ -283,6 +284,7 @@ CODES: dict[Code, CodeInfo] = {
     Code.TIMEOUT: _elsewhere(504, "Send the request again."),
     Code.ENGINE_CRASHED: _elsewhere(502, "Send the request again; see the serving node's log."),
     Code.ENGINE_FAILED: _request(500, "See the serving node's log."),
+    Code.NO_AGREEMENT: _request(502, "Ask more candidates, or let fewer agree."),
     Code.ENGINE_TIMEOUT: _elsewhere(504, "Send the request again."),
     Code.OUT_OF_MEMORY: _elsewhere(503, "Use a smaller model or a node with more memory."),
     Code.UNSUPPORTED_MODEL: _request(400, "See `aigrid models` for what this node can run."),

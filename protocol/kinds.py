@@ -147,13 +147,15 @@ class CapabilityBody(SubjectBody, frozen=True):
     """A capability of the issuer's own. `id` is the issuer's DID, `#` and a name.
 
     Whatever offers it also offers everything named in `broader`. `labels` are by language;
-    `inputSchema` and `outputSchema` are JSON Schemas, `{}` where nothing is said.
+    `inputSchema`, `outputSchema` and `parametersSchema` are JSON Schemas, `{}` where nothing is
+    said.
     """
 
     broader: Annotated[tuple[Capability, ...], Meta(min_length=1, max_length=LIMITS.broader_max)]
     labels: Annotated[dict[Language, Name], Meta(min_length=1, max_length=LIMITS.labels_max)]
     input_schema: JsonSchema = msgspec.field(default_factory=dict)
     output_schema: JsonSchema = msgspec.field(default_factory=dict)
+    parameters_schema: JsonSchema = msgspec.field(default_factory=dict)
 
 
 class MembershipBody(SubjectBody, frozen=True):
@@ -245,7 +247,7 @@ def _check_capability(issuer: str, body: CapabilityBody) -> None:
     _id_is_own_capability(issuer, body)
     if body.id in body.broader:
         raise VerificationError("a capability is not broader than itself")
-    for schema in (body.input_schema, body.output_schema):
+    for schema in (body.input_schema, body.output_schema, body.parameters_schema):
         if len(canonical(schema)) > LIMITS.capability_schema_max_bytes:
             raise VerificationError("a JSON Schema is too large")
 

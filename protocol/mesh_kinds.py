@@ -42,7 +42,7 @@ class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
     """For which values of a capability's selecting parameters a model fulfils its contract.
 
     Selecting parameters, such as {"source": ["en"], "target": ["fr"]}, choose among models; they
-    are not passed to engines. Where one is not named, any value of it will do.
+    are not passed to engines. Where one is not named beside others, any value of it will do.
     """
 
     capability: Capability
@@ -55,6 +55,9 @@ class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
     ]
 
 
+Serves = Annotated[tuple[Served, ...], Meta(max_length=LIMITS.capabilities_max)]
+
+
 class ModelBody(SubjectBody, frozen=True):
     """A manifest. `id` is `urn:aigrid:model:` and the model id, which `model` must hash to.
 
@@ -62,7 +65,7 @@ class ModelBody(SubjectBody, frozen=True):
     nobody but the issuer may do anything. `inputs`, `outputs`: the tensors of a model that takes
     tensors; unset where that is not said, or `model.upstream` says it. `chunk_lists`: of every file
     of the model, in order of name. Unset: the files are not given to anybody. `serves`: for which
-    values of selecting parameters, in order of capability; one that is not named is for all.
+    values of selecting parameters, in order of capability.
     """
 
     name: Name
@@ -80,9 +83,7 @@ class ModelBody(SubjectBody, frozen=True):
     chunk_lists: Annotated[tuple[ChunkList, ...], Meta(max_length=LIMITS.files_max)] | UnsetType = (
         UNSET
     )
-    serves: Annotated[tuple[Served, ...], Meta(max_length=LIMITS.capabilities_max)] | UnsetType = (
-        UNSET
-    )
+    serves: Serves | UnsetType = UNSET
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

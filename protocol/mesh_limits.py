@@ -104,6 +104,10 @@ class MeshLimits:
     proof_pause_seconds: float = limit(60.0, "after it did not, until it is asked again")
     proof_wait_seconds: float = limit(15.0, "a holder to show a chunk")
     proofs_max: int = limit(4, "holders of one model asked to show a chunk at once")
+    # Outcomes
+    mode_candidates_max: int = limit(8, "candidates that race, vote or follow each other")
+    pipeline_steps_max: int = limit(15, "steps of a pipeline after the first")
+    pointer_max_chars: int = limit(256, "of a JSON pointer in a pipeline")
     # Choosing among those that can answer
     strategy_weight_max: int = limit(1_000_000, "a weight of a strategy")
     exploration_share: float = limit(0.05, "requests for which one that is not the best is tried")

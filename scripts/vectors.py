@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from scripts.vector_branches import branches
+from scripts.vector_metrics import metrics
 from scripts.vector_policy import chain_cases, decisions, hashes, presentations, status_lists
 from scripts.vector_reconcile import reconcile
 from scripts.vector_records import (
@@ -256,6 +257,7 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "frames": frames,
     "messages": wire_messages,
     "branches": branches,
+    "metrics": metrics,
     "reconcile": reconcile,
     "status_lists": status_lists,
     "chains": chain_cases,

@@ -81,6 +81,8 @@ def capabilities() -> str:
             said.append(f"aig:inputSchema {json_literal(concept.input)}")
         if concept.output:
             said.append(f"aig:outputSchema {json_literal(concept.output)}")
+        if concept.parameters:
+            said.append(f"aig:parametersSchema {json_literal(concept.parameters)}")
         parts.append(
             f"\ncap:{concept.name} a skos:Concept ;\n    " + " ;\n    ".join(said) + " .\n"
         )

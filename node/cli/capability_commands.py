@@ -1,4 +1,4 @@
-"""Commands about capabilities of one's own: publish, withdraw."""
+"""Commands about capabilities: what there is, and those of one's own: publish, withdraw."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,25 @@ from typing import Annotated, Any
 import typer
 
 from aigrid.node.cli import render
-from aigrid.node.cli.session import Json, read_limited, session, show
+from aigrid.node.cli.session import Json, printable, read_limited, session, show
 from aigrid.protocol.errors import UsageError
 from aigrid.protocol.limits import LIMITS
 
-capability_app = typer.Typer(help="Capabilities of one's own.", no_args_is_help=False)
+capability_app = typer.Typer(help="What can be asked for.", no_args_is_help=False)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as legal-summarization.")]
+
+
+@capability_app.command("list")
+def list_all(ctx: typer.Context, *, as_json: Json = False) -> None:
+    """Every capability that is known here, and how many models have it."""
+    show(session(ctx).call("capabilities"), _table, as_json=as_json)
+
+
+@capability_app.command("show")
+def show_one(ctx: typer.Context, name: Name, *, as_json: Json = False) -> None:
+    """What goes in and comes out, and which models can be asked."""
+    show(session(ctx).call("capability_show", {"name": name}), _whole, as_json=as_json)
 
 
 @capability_app.command()
@@ -32,6 +44,9 @@ def publish(
     output_schema: Annotated[
         Path | None, typer.Option(help="JSON Schema of the output, a file.")
     ] = None,
+    parameters_schema: Annotated[
+        Path | None, typer.Option(help="JSON Schema of the settings of a request, a file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Define a capability in this node's own namespace, below known ones."""
@@ -41,6 +56,7 @@ def publish(
         "labels": {language: label},
         "input_schema": _schema(input_schema),
         "output_schema": _schema(output_schema),
+        "parameters_schema": _schema(parameters_schema),
     }
     show(
         session(ctx).call("capability_publish", params),
@@ -69,3 +85,18 @@ def _schema(path: Path | None) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise UsageError(f"{path} is not a JSON Schema: it has to be a JSON object")
     return schema
+
+
+def _table(body: dict[str, Any]) -> None:
+    columns = {"name": "Capability", "label": "", "models": "Models"}
+    rows = ({**one, "models": one["models"] or ""} for one in body["capabilities"])
+    render.rows(rows, columns, empty="Nothing is known.")
+
+
+def _whole(body: dict[str, Any]) -> None:
+    render.say(printable(f"{body['name']}: {body['label']}"))
+    for name in ("input", "output", "parameters"):
+        if body[name]:
+            render.say(f"{name}: {printable(json.dumps(body[name], ensure_ascii=False))}")
+    for one in body["models"]:
+        render.say(printable(f"  {one['name']} ({one['state']}, {one['nodes']} nodes)"))

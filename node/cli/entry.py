@@ -20,6 +20,7 @@ from aigrid.node.cli import (
     capability_commands,
     credential_commands,
     delegate_commands,
+    evaluate_commands,
     grid_commands,
     id_commands,
     key_commands,
@@ -31,6 +32,7 @@ from aigrid.node.cli import (
     query_commands,
     receipt_commands,
     record_commands,
+    run_command,
     top_command,
 )
 from aigrid.node.cli.session import Session, print_json, printable
@@ -94,6 +96,9 @@ app.command()(publish_command.publish)
 app.command()(model_commands.withdraw)
 app.command()(model_commands.find)
 app.command()(model_commands.ask)
+app.command("run")(run_command.run)
+app.command()(evaluate_commands.evaluate)
+app.command()(evaluate_commands.evaluations)
 app.add_typer(capability_commands.capability_app, name="capability")
 app.add_typer(credential_commands.credential_app, name="credential")
 app.add_typer(policy_commands.policy_app, name="policy")

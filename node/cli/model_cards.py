@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aigrid.node.cli import render
+from aigrid.node.cli.evaluate_commands import evaluation_lines
 from aigrid.protocol.limits import DAY, HOUR, MINUTE
 
 _WHERE: Final = {
@@ -28,6 +29,10 @@ def show_cards(models: Sequence[Mapping[str, Any]], *, own: str) -> None:
         for state, label in _WHERE.items():
             for number, node in enumerate(model.get(state, ())):
                 _line("" if number else label, f"{node} (here)" if node == own else str(node))
+        for number, found in enumerate(model.get("evaluations", ())):
+            said, by = evaluation_lines(found)
+            _line("" if number else "evaluated", said)
+            _line("", by)
         _line("on its way", _coming(model))
         for label, text in _here(model.get("here")):
             _line(label, text)

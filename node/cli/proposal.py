@@ -30,6 +30,7 @@ def facts(body: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         ("Context", _tokens(body.get("context_tokens", 0)), "context_tokens"),
         ("Licence", body.get("license") or "not stated", "license_id"),
         ("Languages", ", ".join(body.get("languages", ())), "languages"),
+        ("Serves", "\n".join(body.get("serves") or ()), ""),
         ("Inputs", _tensors(body.get("inputs", ())), "inputs"),
         ("Outputs", _tensors(body.get("outputs", ())), "outputs"),
         ("Mapping", _mapping(body.get("mapping", {})), "mapping"),

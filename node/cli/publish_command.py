@@ -82,13 +82,23 @@ def publish(
             "Files that it names lie beside the model."
         ),
     ] = None,
+    serves: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CAPABILITY:NAME=VALUE,...",
+            help="For which values of a capability's parameters: translation:source=en,target=fr. "
+            "A name may be given several values; repeatable. Default: as published before, else "
+            "for any.",
+        ),
+    ] = None,
     policy: Policy = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Offer a model to the grid, as what its own files say it is."""
     said = {"capability": capability or "", "name": name or "", "license": license_ or ""}
-    params: dict[str, Any] = {**said, **({"languages": language} if language else {})}
+    listed = {"languages": language, "serves": serves}
+    params: dict[str, Any] = {**said, **{name: given for name, given in listed.items() if given}}
     if task_mapping is not None:
         params["mapping"] = _json_object(_read(task_mapping, "the task mapping"))
     if policy is not None:

@@ -13,6 +13,7 @@ from aigrid.node.commands import credentials as credential_commands
 from aigrid.node.commands.ask import Ask, ask
 from aigrid.node.commands.credential_terms import check_did
 from aigrid.node.commands.delegates import Delegates, delegates
+from aigrid.node.commands.evaluating import evaluation_methods
 from aigrid.node.commands.finding import (
     Find,
     check_capability,
@@ -22,6 +23,7 @@ from aigrid.node.commands.finding import (
 from aigrid.node.commands.keys import key_methods
 from aigrid.node.commands.misfit import misfit
 from aigrid.node.commands.model_views import ShowModel, models_of, show_model
+from aigrid.node.commands.outcomes import outcome_methods
 from aigrid.node.commands.policy import Explain, explain
 from aigrid.node.commands.pool import methods as pool_methods
 from aigrid.node.commands.publishing import (
@@ -45,6 +47,7 @@ from aigrid.node.commands.upstreams import (
 )
 from aigrid.node.commands.weights import DropModel, FetchModel, drop_model, fetch_model
 from aigrid.node.control import Emit
+from aigrid.node.outcome.contract import check_schema
 from aigrid.protocol.errors import (
     AigridError,
     Code,
@@ -129,6 +132,7 @@ class NewCapability(msgspec.Struct, forbid_unknown_fields=True):
     labels: dict[str, str]
     input_schema: dict[str, Any] = {}
     output_schema: dict[str, Any] = {}
+    parameters_schema: dict[str, Any] = {}
 
 
 class Query(msgspec.Struct, forbid_unknown_fields=True):
@@ -163,6 +167,8 @@ class NodeCommands:
             "withdraw": (Model, self._withdraw),
             "find": (Find, self._find),
             "ask": (Ask, partial(ask, node)),
+            **outcome_methods(node),
+            **evaluation_methods(node),
             "capability_publish": (NewCapability, self._capability_publish),
             "capability_withdraw": (Name, self._capability_withdraw),
             "query": (Query, self._query),
@@ -225,12 +231,16 @@ class NodeCommands:
         check_new_capability(params.name, tuple(languages))
         for name in params.broader:
             check_capability(node.graph.index.concepts, name, now_ms)
+        for schema in (params.input_schema, params.output_schema, params.parameters_schema):
+            if problem := check_schema(schema):
+                raise UsageError(f"nothing could be checked by that schema: {problem}")
         body = CapabilityBody(
             id=f"{node.identity.did}#{params.name}",
             broader=params.broader,
             labels=languages,
             input_schema=params.input_schema,
             output_schema=params.output_schema,
+            parameters_schema=params.parameters_schema,
         )
         ttl_ms = LIMITS.capability_ttl_seconds * 1000
         try:

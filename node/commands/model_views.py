@@ -11,6 +11,7 @@ import msgspec
 
 from aigrid.node.app import Node
 from aigrid.node.control import Emit
+from aigrid.node.evaluating.evaluations import known
 from aigrid.node.mesh.pool.view import ModelUse
 from aigrid.node.mesh.routing.answer import the_one
 from aigrid.node.policy.policy_file import policy_json
@@ -29,13 +30,17 @@ class ShowModel(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def show_model(node: Node, params: ShowModel, _: Emit) -> dict[str, Any]:
-    """One of `models_of`. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
+    """One of `models_of`, with what `known` says of its evaluations.
+
+    Raises InvalidRequestError: `model_not_found`, `ambiguous_model`.
+    """
     said = params.model.removeprefix(MODEL_URN)
     listed = {one["model"]: one for one in models_of(node)}
     found = [id_ for id_, one in listed.items() if said in (id_, *one["names"])]
     unknown = f"no model {said[:96]!r} is offered on the grid or here"
     one = listed[the_one(said, found, unknown=unknown)]
-    return {"model": one, "peer_id": node.identity.peer_id}
+    evaluations = known(node.graph, node.now_ms(), model=one["model"])
+    return {"model": {**one, "evaluations": evaluations}, "peer_id": node.identity.peer_id}
 
 
 def whereabouts(node: Node) -> dict[str, dict[str, Any]]:

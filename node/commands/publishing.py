@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from aigrid.node.app import Node
 from aigrid.node.commands.finding import check_capability, check_languages
+from aigrid.node.commands.serves import parse_serves, serves_said
 from aigrid.node.control import Emit
 from aigrid.node.mesh.shelf.bringing import Proposal, Wishes
 from aigrid.node.mesh.shelf.copying import Progress
@@ -26,6 +27,7 @@ class Said(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     Attributes:
         mapping: a task mapping as SPEC.md describes it, or {}.
         policy: a policy file's text, or "": as it was published before.
+        serves: see `parse_serves`; none: as it was published before.
         confirmed: the id of the proposal that somebody agreed to, or "".
     """
 
@@ -35,6 +37,7 @@ class Said(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     languages: tuple[str, ...] = ()
     mapping: dict[str, Any] = {}
     policy: str = ""
+    serves: tuple[str, ...] = ()
     confirmed: str = ""
 
 
@@ -146,6 +149,7 @@ async def _proposal(
         check_languages(params.languages),
         check_mapping(params.mapping),
         check_policy(node, params.policy),
+        parse_serves(params.serves, concepts, now_ms),
     )
     proposal = await node.bringing.propose(path, wishes, name=usual, own=own)
     check_capability(concepts, proposal.capability, now_ms)
@@ -215,6 +219,7 @@ def proposal_body(proposal: Proposal) -> dict[str, Any]:
         "left_out": dict(draft.left_out),
         "origins": dict(draft.origins),
         "policy": policy_said(proposal.policy),
+        "serves": serves_said(proposal.serves),
     }
     return {
         **said,

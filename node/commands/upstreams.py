@@ -3,7 +3,7 @@
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from aigrid.engines.base import Endpoint
 from aigrid.engines.upstream.address import DIALECTS, is_server, locate
@@ -18,11 +18,13 @@ from aigrid.node.commands.publishing import (
     proposal_id,
     published_body,
 )
+from aigrid.node.commands.serves import parse_serves, serves_said
 from aigrid.node.control import Emit
 from aigrid.node.mesh.shelf.sayable import check_said, usual_name
 from aigrid.node.mesh.shelf.server_model import ServerModel
 from aigrid.protocol.errors import EngineError, UsageError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import Serves
 
 
 class PublishUpstream(Said, kw_only=True):
@@ -54,6 +56,7 @@ async def publish_upstream(node: Node, params: PublishUpstream, _: Emit) -> dict
         license_id=said["license"],
         languages=tuple(said["languages"]),
         policy=check_policy(node, params.policy),
+        serves=_serves(node, params),
     )
     return published_body(node, published)
 
@@ -84,7 +87,12 @@ async def _said(node: Node, params: PublishUpstream) -> tuple[ServerModel, dict[
         "inputs": msgspec.to_builtins(served.inputs),
         "outputs": msgspec.to_builtins(served.outputs),
         "policy": policy_said(check_policy(node, params.policy)),
+        "serves": serves_said(_serves(node, params)),
     }
+
+
+def _serves(node: Node, params: PublishUpstream) -> Serves | UnsetType:
+    return parse_serves(params.serves, node.graph.index.concepts, node.now_ms())
 
 
 def _asked(node: Node, params: PublishUpstream) -> tuple[ServerModel, str]:

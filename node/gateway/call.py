@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.metagraph.selection import ANYTHING, Criteria
 from aigrid.protocol.inference import TaskRequest, TensorRequest, TextRequest, asked_for
 
 
@@ -16,6 +17,8 @@ class TextCall:
         others: further prompts, which are answered beside it.
         choices: how many answers to each prompt, each charged by itself, its prompt included.
         preferences: whom to ask.
+        capability: what is asked for where no model is named.
+        criteria: what whoever answers must be, and what counts among those that are.
         stream: whether the client reads the answer piece by piece.
         keep_alive: how long the model should stay loaded, as it was sent; None where nothing was.
     """
@@ -25,6 +28,8 @@ class TextCall:
     others: tuple[TextRequest, ...] = ()
     choices: int = 1
     preferences: Preferences = ANY
+    capability: str = ""
+    criteria: Criteria = ANYTHING
     stream: bool = False
     keep_alive: str | float | None = None
 
@@ -42,13 +47,14 @@ class TaskCall:
         models: as above; empty for whatever model does the task.
         request: what to do.
         kind: capability that a model of tensors is known by.
-        preferences, keep_alive: as above.
+        preferences, criteria, keep_alive: as above.
     """
 
     models: tuple[str, ...]
     request: TaskRequest | TensorRequest
     kind: str = ""
     preferences: Preferences = ANY
+    criteria: Criteria = ANYTHING
     keep_alive: str | float | None = None
 
     @property

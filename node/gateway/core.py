@@ -7,12 +7,16 @@ error, and an orderly end of whatever is live when the node stops.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aigrid.metagraph.preferences import ANY, Preferences
+import msgspec
+
+from aigrid.metagraph.preferences import Preferences
+from aigrid.metagraph.selection import Criteria
+from aigrid.node.gateway.by_capability import capability_of, task_of
 from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.choices import Choices, Generated, numbered, requests_of
 from aigrid.node.gateway.generation import Generation, Live
@@ -21,6 +25,7 @@ from aigrid.node.gateway.told import Told
 from aigrid.node.mesh.routing.answer import Answer, Inference, ModelView, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.observing.course import Course
+from aigrid.node.outcome.contract import Contract, unsaid
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
@@ -64,7 +69,7 @@ class GatewayCore:
     `status` gives the body of `GET /aigrid/v1/status`; `now_ms` is wall time in milliseconds since
     the epoch; `token` returns a fresh random name of 8 to 64 characters out of letters, digits, `_`
     and `-`; `broader` names the capabilities above one; `whereabouts` says by model id where each
-    is, as a JSON object.
+    is, as a JSON object; `contract` is that of a capability, and raises for one that is unknown.
     """
 
     def __init__(
@@ -76,7 +81,9 @@ class GatewayCore:
         token: Callable[[], str],
         broader: Callable[[str], Collection[str]] = lambda _: (),
         whereabouts: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
+        contract: Callable[[str], Contract] = unsaid,
     ) -> None:
+        self._contract = contract
         self._inference = inference
         self._broader = broader
         self.whereabouts = whereabouts
@@ -152,39 +159,67 @@ class GatewayCore:
 
     # Generation
     def generate(
-        self, call: TextCall, *, request_id: str, visit: Visit, wish: Wish | None = None
+        self,
+        call: TextCall,
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None = None,
+        part: int = 0,
     ) -> Generated:
         """Ask for text; see `Generation` and `Choices`.
+
+        `part` tells apart what one request of a client asks several nodes for.
 
         Raises:
             AigridError: the caller may not, or not now.
         """
+        if (named := capability_of(call.models)) is not None:
+            capability, criteria = named
+            call = replace(call, models=(), capability=capability, criteria=criteria)
+        contract = self._contract(call.capability or TEXT_GENERATION)
+        speaks = contract.task != TEXT_GENERATION
+        requests: Iterable[InferRequest] = requests_of(call)
+        if speaks:
+            requests = [task_of(request, contract) for request in requests_of(call)]
         cost = call.choices * sum(map(most, (call.request, *call.others)))
-        self._check(visit, call.models, TEXT_GENERATION, cost)
+        models = call.models or ("",)
+        self._check(visit, models, contract.capability, cost)
         course = self.course(request_id)
         course.operation = "chat" if call.request.messages else "text_completion"
         made = [
             self._generation(
-                call.models,
+                models,
                 request,
+                call.capability,
                 preferences=call.preferences,
-                request_id=numbered(request_id, number),
+                criteria=call.criteria,
+                request_id=numbered(request_id, part or number),
                 visit=visit,
                 wish=wish,
                 course=course,
+                speaks=speaks,
             )
-            for number, request in enumerate(requests_of(call))
+            for number, request in enumerate(requests)
         ]
         return made[0] if len(made) == 1 else Choices(made, call.choices)
 
     async def run_task(
-        self, call: TaskCall, *, request_id: str, visit: Visit, wish: Wish | None = None
+        self,
+        call: TaskCall,
+        *,
+        request_id: str,
+        visit: Visit,
+        wish: Wish | None = None,
+        part: int = 0,
     ) -> TaskAnswer:
-        """Ask for what has one answer.
+        """Ask for what has one answer. `part`: see `generate`.
 
         Raises:
             AigridError: the caller may not, or there is no complete answer.
         """
+        if (named := capability_of(call.models)) is not None:
+            call = self._by_capability(call, *named)
         request = call.request
         self._check(visit, call.models or ("",), call.capability, most(request))
         course = self.course(request_id)
@@ -194,7 +229,8 @@ class GatewayCore:
             request,
             call.capability,
             preferences=call.preferences,
-            request_id=request_id,
+            criteria=call.criteria,
+            request_id=numbered(request_id, part),
             visit=visit,
             wish=wish,
             course=course,
@@ -210,17 +246,30 @@ class GatewayCore:
             told = Told.of(generation.answer, generation.segments, course)
             return TaskAnswer(generation.answer, output, finish, told, tensors or {})
 
+    def _by_capability(self, call: TaskCall, capability: str, criteria: Criteria) -> TaskCall:
+        """A task of whatever model has a capability, which has to be the task, or narrower."""
+        request = call.request
+        fits = isinstance(request, TaskRequest) and self._contract(capability).task == request.task
+        if not fits:
+            raise InvalidRequestError(
+                f"{capability[:_NAME_SHOWN_CHARS]} is not what is done here.", param="model"
+            )
+        task = msgspec.structs.replace(request, task=capability)
+        return replace(call, models=(), request=task, criteria=criteria)
+
     def _generation(
         self,
         models: tuple[str, ...],
         request: InferRequest,
         capability: str = "",
         *,
-        preferences: Preferences = ANY,
+        preferences: Preferences,
+        criteria: Criteria,
         request_id: str,
         visit: Visit,
         wish: Wish | None,
         course: Course,
+        speaks: bool = False,
     ) -> Generation:
         wish, ended = wish or Wish(), list[Segment]()
         waiting = Waiting(wish.keep_alive_seconds)
@@ -231,6 +280,7 @@ class GatewayCore:
             capability=capability,
             fallbacks=models[1:],
             preferences=preferences,
+            criteria=criteria,
             caller=visit.caller,
             ended=ended,
             patience_seconds=wish.patience_seconds,
@@ -247,6 +297,7 @@ class GatewayCore:
             patience_seconds=wish.patience_seconds,
             course=course,
             takes_tensors=isinstance(request, TensorRequest),
+            speaks=speaks,
         )
 
     def _check(self, visit: Visit, models: Sequence[str], capability: str, cost: int) -> None:

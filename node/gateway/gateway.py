@@ -7,6 +7,8 @@ import trio
 
 from aigrid.node.gateway import openapi
 from aigrid.node.gateway.auth.authenticator import Authenticator
+from aigrid.node.gateway.capabilities.endpoints import CapabilityEndpoints
+from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.http.bodies import BodyReader
 from aigrid.node.gateway.http.boundary import Boundary
@@ -60,6 +62,7 @@ class Gateway:
         queries: Queries | None = None,
         manifest: Callable[[str], ModelBody | None] = lambda _: None,
         repository: Repository | None = None,
+        outcomes: Outcomes | None = None,
         tls: ServerTls | None = None,
         names: tuple[str, ...] = (),
         observer: Observer | None = None,
@@ -69,6 +72,7 @@ class Gateway:
         self._queries = queries
         self._manifest = manifest
         self._repository = repository
+        self._outcomes = outcomes
         self._host = loopback_address(host) if tls is None else any_address(host)
         self._port = port
         self._limits = limits or GatewayLimits()
@@ -182,6 +186,8 @@ class Gateway:
                 manifest=self._manifest,
                 repository=self._repository,
             ).routes()
+        if self._outcomes is not None:
+            routes += CapabilityEndpoints(self._core, self._outcomes, bodies, self._limits).routes()
         if self._queries is not None:
             routes += SparqlEndpoint(self._queries, self._limits).routes()
         self._served = served(routes)

@@ -1,11 +1,13 @@
 """One answer of the mesh as steps, and what of them is live when the node stops."""
 
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 import trio
 
+from aigrid.node.gateway.by_capability import spoken
 from aigrid.node.gateway.step import Step, merged
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
@@ -28,6 +30,7 @@ class Generation:
         course: what is noted of the request.
     """
 
+    # `speaks`: a task's answer is told as text.
     def __init__(
         self,
         live: "Live",
@@ -40,8 +43,10 @@ class Generation:
         patience_seconds: float,
         course: Course,
         takes_tensors: bool = False,
+        speaks: bool = False,
     ) -> None:
         self._takes_tensors = takes_tensors
+        self._speaks = speaks
         self._ended_before = ended
         self.waiting = waiting
         self._patience_seconds = patience_seconds
@@ -117,6 +122,8 @@ class Generation:
             if chunks is None:
                 raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
             step = merged(chunks, takes_tensors=self._takes_tensors)
+            if self._speaks and step.output:
+                step = replace(step, text=spoken(step.output), output=b"")
             if step.finish is None:
                 if step.text or step.logprobs or step.output or step.more or step.tensors:
                     return step

@@ -25,6 +25,7 @@ from aigrid.node.gateway.openai.answers import error_body
 from aigrid.node.gateway.openai.embeddings import EmbeddingsBody
 from aigrid.node.gateway.openapi_answers import ANSWERS
 from aigrid.node.gateway.tasks import TaskBody
+from aigrid.node.outcome.request import Body as OutcomeBody
 from aigrid.protocol.errors import CODES, Code
 
 PATH: Final = "/openapi.json"
@@ -42,6 +43,7 @@ _NAMES: Final = {
     "ResponseRequest": response_request.ResponseBody,
     "EmbeddingsRequest": EmbeddingsBody,
     "TaskRequest": TaskBody,
+    "OutcomeRequest": OutcomeBody,
     "OllamaChatRequest": ollama.ChatBody,
     "OllamaGenerateRequest": ollama.GenerateBody,
     "OllamaEmbedRequest": ollama.EmbedBody,
@@ -145,6 +147,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _managed("/v2/repository/models/{model}/load", "Load a model and keep it."),
     _managed("/v2/repository/models/{model}/unload", "Unload a model."),
     _post("/aigrid/v1/tasks/{task}", "A typed task.", "TaskRequest", "TaskAnswer"),
+    _get("/v1/capabilities", "Every capability that is known.", "Capabilities"),
+    _get("/v1/capabilities/{name}", "One capability: what goes in, and comes out.", "Capability"),
+    _post("/v1/capabilities/{name}", "An outcome.", "OutcomeRequest", "Outcome", streams=_EVENTS),
     _get("/aigrid/v1/status", "This node."),
     _get("/healthz", "Whether this node takes requests.", "Health"),
     Operation("GET", "/metrics", "Figures for Prometheus.", kinds=("text/plain",)),

@@ -249,6 +249,28 @@ class _TaskAnswer(msgspec.Struct):
     aigrid: _Aigrid
 
 
+class _Capability(msgspec.Struct):
+    name: str
+    label: str
+    task: str
+    broader: list[str]
+    published: str
+    models: int
+    input: dict[str, Any] = {}
+    output: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+
+
+class _Capabilities(msgspec.Struct):
+    object: Literal["list"]
+    data: list[_Capability]
+
+
+class _Outcome(msgspec.Struct):
+    output: Any
+    aigrid: dict[str, Any]
+
+
 class _Health(msgspec.Struct):
     status: Literal["ok"]
 
@@ -280,6 +302,9 @@ ANSWERS: Final[Mapping[str, Any]] = {
     "Inferred": _Inferred,
     "Held": Held,
     "TaskAnswer": _TaskAnswer,
+    "Capability": _Capability,
+    "Capabilities": _Capabilities,
+    "Outcome": _Outcome,
     "Health": _Health,
     "Document": _Document,
 }

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,8 @@ from aigrid.metagraph.branches import (
 from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.database import MIGRATIONS, Database
 from aigrid.metagraph.store import Store
+from aigrid.protocol.canonical import content_id
+from aigrid.protocol.evidence import AuditBody, Finding
 from aigrid.protocol.kinds import NO_BRANCH, AvailabilityBody, Kind, NodeBody, WithdrawnBody
 from aigrid.protocol.messages import EVERYBODY
 from aigrid.protocol.record import verify
@@ -28,6 +31,7 @@ from aigrid.protocol.record import verify
 CONCEPTS = default_taxonomy().concepts
 shipped = st.sampled_from(sorted(CONCEPTS))
 sets_of_branches = st.frozensets(st.sampled_from(BRANCHES))
+OF_BRANCHES = {Kind.NODE, Kind.MODEL, Kind.AVAILABILITY, Kind.EVALUATION, Kind.AUDIT}
 ALL = pytest.mark.parametrize("kind", list(Kind))
 
 
@@ -62,7 +66,7 @@ def test_every_node_says_the_same_of_the_same_bytes(kind, data):
     found = branches_of(record.body)
     assert branches_of(verify(record.raw, now_ms=NOW_MS).body) == found
     assert found <= {*BRANCHES, NO_BRANCH}
-    if kind not in (Kind.NODE, Kind.MODEL, Kind.AVAILABILITY) or record.withdrawn:
+    if kind not in OF_BRANCHES or record.withdrawn:
         assert found == EVERYBODYS
 
 
@@ -77,6 +81,18 @@ def test_what_the_shipped_taxonomy_does_not_name_is_everybodys(names, unknown):
     assert branches_of(world.model_body(capabilities=(*names, unknown))) == EVERYBODYS
     assert branches_of(availability((*names, unknown))) == EVERYBODYS
     assert branches_of(node((*names, unknown))) == EVERYBODYS
+
+
+@given(st.lists(shipped, max_size=4, unique=True))
+def test_evidence_belongs_where_the_capabilities_it_is_about_do(names):
+    model = content_id(b"a model")
+    found = tuple(Finding(model, name, 1, 0) for name in names)
+    expected = {root for name in names for root in top(name)}
+    assert branches_of(AuditBody(ALICE.did, found)) == expected
+    evaluation = example_bodies()[Kind.EVALUATION]
+    for name in names:
+        body = msgspec.structs.replace(evaluation, capability=name)
+        assert branches_of(body) == top(name)
 
 
 @given(sets_of_branches)

@@ -71,7 +71,8 @@ def test_only_schemas_and_the_proof_are_json(kind):
         for quad in quads_of(example(kind))
         if isinstance(quad.object, Literal) and quad.object.datatype.value == terms.RDF + "JSON"
     }
-    allowed = {terms.SEC + "proof", terms.AIG + "inputSchema", terms.AIG + "outputSchema"}
+    schemas = ("inputSchema", "outputSchema", "parametersSchema")
+    allowed = {terms.SEC + "proof", *(terms.AIG + name for name in schemas)}
     assert terms.SEC + "proof" in json_of
     assert json_of <= allowed
 

@@ -275,6 +275,7 @@ def capability_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
             ),
             input_schema=schemas,
             output_schema=schemas,
+            parameters_schema=schemas,
         )
     )
 
@@ -301,17 +302,21 @@ def evaluation_bodies(draw: st.DrawFn, _issuer: Identity) -> Body:
 
 
 def audit_bodies(issuer: Identity) -> st.SearchStrategy[Body]:
-    findings = st.tuples(content_ids, capabilities, *[counts] * 4, st.data())
-
-    def finding(drawn: tuple[Any, ...]) -> evidence.Finding:
-        *said, data = drawn
-        return evidence.Finding(*said, wrong=data.draw(st.integers(0, said[-1])))
-
+    findings = st.builds(
+        evidence.Finding,
+        model=content_ids,
+        capability=capabilities,
+        served=counts,
+        failed=counts,
+        latency_ms=counts,
+        audited=st.integers(100, 2**53 - 1),
+        wrong=st.integers(0, 100),
+    )
     return st.builds(
         evidence.AuditBody,
         id=identities.filter(lambda who: who is not issuer).map(lambda who: who.did),
         findings=st.lists(
-            findings.map(finding), max_size=3, unique_by=lambda one: (one.model, one.capability)
+            findings, max_size=3, unique_by=lambda one: (one.model, one.capability)
         ).map(lambda found: tuple(sorted(found, key=lambda one: (one.model, one.capability)))),
     )
 

@@ -25,6 +25,18 @@ FINDING: dict[str, Any] = {"model": CID, "capability": "text", "served": 1, "fai
 FILE: dict[str, Any] = {"name": "a", "sha256": "0" * 64, "bytes": 1}
 ADDRESS = "/ip4/192.0.2.1/tcp/1"
 NOT_SHOWN = ["\x00", "a\n", "\x1b[31m", "\x7f", "\x85", "\u2028", "\u202e", "\u2066"]
+NOT_SERVED: list[dict[str, Any]] = [
+    {},
+    {"Source": ["en"]},
+    {"source": []},
+    {"source": "en"},
+    {"source": ["en", "de"]},
+    {"source": ["en", "en"]},
+    {"source": [""]},
+    {"source": ["a\n"]},
+    {"source": [f"x{n}" for n in range(100, 165)]},
+    {f"p{n}": ["x"] for n in range(9)},
+]
 
 
 def code_of(kind: Kind, subject: Any) -> Code | None:
@@ -138,21 +150,7 @@ REFUSED: list[tuple[Kind, str, Any]] = [
     (Kind.MODEL, "serves", [SERVED, SERVED]),
     (Kind.MODEL, "serves", [SERVED, {**SERVED, "capability": "a"}]),
     (Kind.MODEL, "serves", [{**SERVED, "capability": f"c{n}"} for n in range(100, 117)]),
-    *(
-        (Kind.MODEL, "serves.0.parameters", value)
-        for value in (
-            {},
-            {"Source": ["en"]},
-            {"source": []},
-            {"source": "en"},
-            {"source": ["en", "de"]},
-            {"source": ["en", "en"]},
-            {"source": [""]},
-            {"source": ["a\n"]},
-            {"source": [f"x{n}" for n in range(100, 165)]},
-            {f"p{n}": ["x"] for n in range(9)},
-        )
-    ),
+    *((Kind.MODEL, "serves.0.parameters", value) for value in NOT_SERVED),
     *((Kind.EVALUATION, "id", text) for text in ("", CID, f"{EVALUATION_URN}{CID}")),
     *((Kind.EVALUATION, "model", text) for text in ("", MODEL_URN + CID, CID)),
     *((Kind.EVALUATION, "metric", text) for text in ("", "recall", "bleu")),

@@ -83,8 +83,8 @@ def test_a_field_that_the_kind_does_not_have(kind: Kind) -> None:
 @kinds
 def test_every_missing_field_of_a_body_without_a_default(kind: Kind) -> None:
     optional = {"region", "license", "languages", "memoryBytes", "contextTokens", "role"}
-    optional |= {"inputSchema", "outputSchema", "branches", "delegable", "onBehalf"}
-    optional |= {"chunkLists", "seeds"}
+    optional |= {"inputSchema", "outputSchema", "parametersSchema", "branches", "delegable"}
+    optional |= {"chunkLists", "seeds", "serves", "onBehalf"}
     optional |= {"type", "statusPurpose", "credentials"}
     for name in document_of(example(kind))["credentialSubject"]:
 

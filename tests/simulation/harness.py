@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec import UNSET, UnsetType
 
 from aigrid.node.app import Node, World
 from aigrid.node.network.memory_network import MemoryNetwork
@@ -26,6 +27,7 @@ from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text
+from aigrid.protocol.mesh_kinds import Serves
 from aigrid.protocol.model import ModelDescription
 from aigrid.protocol.record import Record
 
@@ -189,6 +191,7 @@ class Simulation:
         *,
         capability: str = "text-generation",
         languages: tuple[str, ...] = (),
+        serves: Serves | UnsetType = UNSET,
         **options: Any,
     ) -> str:
         description = ModelDescription(
@@ -201,6 +204,7 @@ class Simulation:
             capabilities=(capability,),
             license_id="Apache-2.0",
             languages=languages,
+            serves=serves,
         )
         self.note(name, "published", published.model[-8:])
         return published.model

@@ -22,6 +22,7 @@ from aigrid.node.mesh.shelf.sayable import check_draft, settled
 from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.errors import Code, EngineError, LocalError, UsageError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import Serves
 from aigrid.protocol.model import ModelDescription, model_id
 from aigrid.protocol.task import ALSO_DOES, WRITTEN, TaskMapping, files_of
 from aigrid.protocol.tensors import TensorSpecs
@@ -39,6 +40,7 @@ class Wishes:
     languages: tuple[str, ...] = ()
     mapping: TaskMapping | UnsetType = UNSET
     policy: Rules | UnsetType = UNSET
+    serves: Serves | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Proposal:
         fit: None where no engine here takes it; `problem` says why.
         own: whether this node is the publisher of what code there is in it.
         policy: what may be done with it, by whom; unset: as this node published it before.
+        serves: for which values of selecting parameters; likewise.
     """
 
     draft: Draft
@@ -68,6 +71,7 @@ class Proposal:
     problem: EngineError | None
     own: bool = True
     policy: Rules | UnsetType = UNSET
+    serves: Serves | UnsetType = UNSET
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -149,7 +153,8 @@ class Bringing:
         except EngineError as error:
             problem = error
         capability = wishes.capability or draft.task
-        return Proposal(draft, sizes, chosen, capability, fit, problem, own, wishes.policy)
+        asked = (wishes.policy, wishes.serves)
+        return Proposal(draft, sizes, chosen, capability, fit, problem, own, *asked)
 
     async def describe(self, draft: Draft, progress: Progress = no_progress) -> ModelDescription:
         """What is hashed into the model's id: the files' own names are no part of it.
@@ -203,6 +208,7 @@ class Bringing:
             license_id=draft.license_id,
             languages=draft.languages,
             policy=proposal.policy,
+            serves=proposal.serves,
             trial=trial(draft.task, draft.mapping, draft.inputs),
             tensors=_tensors(draft),
             take=take,

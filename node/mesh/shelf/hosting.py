@@ -37,6 +37,7 @@ from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import Kind, ModelBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import Serves
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.record import Record
 from aigrid.protocol.tensors import TensorSpecs
@@ -180,6 +181,7 @@ class Hosting(Offering):
         license_id: str = "",
         languages: tuple[str, ...] = (),
         policy: Rules | UnsetType = UNSET,
+        serves: Serves | UnsetType = UNSET,
     ) -> Published:
         """Offer a model behind a server, once the server has answered a trial request.
 
@@ -207,6 +209,7 @@ class Hosting(Offering):
             license_id=license_id,
             languages=languages,
             policy=policy,
+            serves=serves,
             endpoint=upstream.endpoint,
         )
 
@@ -220,6 +223,7 @@ class Hosting(Offering):
         license_id: str,
         languages: tuple[str, ...] = (),
         policy: Rules | UnsetType = UNSET,
+        serves: Serves | UnsetType = UNSET,
         endpoint: Endpoint | None = None,
         trial: InferRequest | None = None,
         tensors: tuple[TensorSpecs, TensorSpecs] = ((), ()),
@@ -230,8 +234,8 @@ class Hosting(Offering):
         """Put a described model on the shelf, have it answer `trial`, and offer it.
 
         With `take` its files are moved rather than copied. `own`: whether this node is the
-        publisher of what code there is in them. Without a `policy` it keeps the one that this node
-        published it with before. What fails leaves nothing behind. `tensors`: see `ModelBody`.
+        publisher of what code there is in them. Without `policy` or `serves` it keeps the one that
+        this node published it with before. What fails leaves nothing behind. See `ModelBody`.
         """
         model = model_id(description)
         async with self._alone(model, publishing=own):
@@ -255,6 +259,7 @@ class Hosting(Offering):
                     license_id=license_id,
                     languages=languages,
                     policy=policy,
+                    serves=serves,
                     tensors=tensors,
                 )
             except BaseException:
@@ -344,6 +349,7 @@ class Hosting(Offering):
         license_id: str,
         languages: tuple[str, ...] = (),
         policy: Rules | UnsetType = UNSET,
+        serves: Serves | UnsetType = UNSET,
         tensors: tuple[TensorSpecs, TensorSpecs] = ((), ()),
     ) -> Published:
         """Sign a manifest, once an engine here has said that it can run the model.
@@ -369,6 +375,7 @@ class Hosting(Offering):
             memory_bytes=estimate.memory_bytes,
             context_tokens=estimate.context_tokens,
             policy=self._own_policy(model) if policy is UNSET else policy,
+            serves=self._own_serves(model) if serves is UNSET else serves,
             inputs=tensors[0] or UNSET,
             outputs=tensors[1] or UNSET,
             chunk_lists=chunk_lists,

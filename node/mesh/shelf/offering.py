@@ -16,6 +16,7 @@ from aigrid.protocol.credential_kinds import Rules
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import ModelBody, Offer, OfferState, Seed
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import Serves
 from aigrid.protocol.policy import rules_of
 from aigrid.protocol.record import Record
 
@@ -178,6 +179,10 @@ class Offering:
     def _own_policy(self, model: str) -> Rules | UnsetType:
         own = self._own_manifest(model)
         return own.body.policy if own is not None and isinstance(own.body, ModelBody) else UNSET
+
+    def _own_serves(self, model: str) -> Serves | UnsetType:
+        own = self._own_manifest(model)
+        return own.body.serves if own is not None and isinstance(own.body, ModelBody) else UNSET
 
     def name(self, model: str) -> str:
         """What a model here is called, or ""."""

@@ -17,6 +17,7 @@ from aigrid.protocol.errors import AigridError
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Body, CapabilityBody, Kind, ModelBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import Serves
 from aigrid.protocol.model import MODEL_URN, model_id
 
 log = structlog.get_logger()
@@ -69,6 +70,7 @@ class _SayingAgain:
             again_model = msgspec.structs.replace(
                 body,
                 capabilities=tuple(map(self._ours, body.capabilities)),
+                serves=body.serves if body.serves is UNSET else self._served(body.serves),
                 policy=body.policy if body.policy is UNSET else tuple(map(self._rule, body.policy)),
             )
             self._issue(Kind.MODEL, again_model, LIMITS.manifest_ttl_seconds)
@@ -99,6 +101,11 @@ class _SayingAgain:
         """Our grants count where those of the former key did: that one issues no more."""
         assignees = (self._identity.did if one == self._former else one for one in rule.assignees)
         return msgspec.structs.replace(rule, assignees=tuple(sorted(set(assignees))))
+
+    def _served(self, serves: Serves) -> Serves:
+        """In ascending order again, once own capabilities have other names."""
+        ours = (msgspec.structs.replace(s, capability=self._ours(s.capability)) for s in serves)
+        return tuple(sorted(ours, key=lambda served: served.capability))
 
     def _ours(self, name: str) -> str:
         """A capability of the former key's namespace, in ours; any other as it is."""

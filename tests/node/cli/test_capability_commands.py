@@ -23,6 +23,7 @@ def test_a_capability_is_published(cli: Cli, node: ScriptedNode, tmp_path: Path)
                 "labels": {"de": "Legal"},
                 "input_schema": {"type": "string"},
                 "output_schema": {},
+                "parameters_schema": {},
             },
         )
     ]

@@ -29,6 +29,15 @@ def test_the_file_is_sent_as_it_is(
     assert "policy" not in node.calls[-1][1]
 
 
+def test_what_a_model_serves_is_sent_and_shown(cli: Cli, node: ScriptedNode, model: str) -> None:
+    said = ["translation:source=en,target=fr", "summarization:language=de"]
+    proposal = {"name": "m", "capability": "c", "format": "onnx", "proposal": "b", "serves": said}
+    node.answers = {"propose": proposal, "publish": {"model": "b"}}
+    done = cli("publish", model, "--yes", "--serves", said[0], "--serves", said[1])
+    assert node.calls[0][1]["serves"] == said
+    assert said[0] in done.out
+
+
 def test_a_file_that_is_none(cli: Cli, node: ScriptedNode, tmp_path: Path, model: str) -> None:
     policy = tmp_path / "policy.toml"
     for content in (b"", b" \n", b"\xff", b"#" * 100_000):

@@ -9,19 +9,25 @@ from typing import Any
 
 import trio
 
+from aigrid.metagraph.capabilities import default_taxonomy
+from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.metagraph.database import Database
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.metagraph.selection import ANYTHING, Criteria
+from aigrid.metagraph.selection import ANYTHING, Criteria, Explained
 from aigrid.node.gateway.auth.authenticator import Authenticator
+from aigrid.node.gateway.capabilities.grid import Known
+from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.tls import ServerTls
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.repository import Repository
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
+from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.node.mesh.routing.waiting import Waiting
 from aigrid.node.observing.observer import Observer
 from aigrid.node.observing.trace import NO_TRACE, Trace
+from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.policy.access import Access
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.nonces import Nonces
@@ -37,6 +43,8 @@ NAME = "org/tiny:1"
 RECEIPT = content_id(b"receipt")
 BROKEN = "local-0123"  # where there is none
 NOW_MS = 1_700_000_000_123
+
+CONTRACTS = Contracts(LiveConcepts(default_taxonomy()), now_ms=lambda: NOW_MS)
 
 Batch = tuple[InferChunk, ...] | AigridError | Exception | float
 
@@ -78,6 +86,9 @@ class ScriptedMesh:
     def models(self) -> tuple[ModelView, ...]:
         return self.views
 
+    async def explain(self, _sought: Sought) -> tuple[Explained, ...]:
+        return (Explained("record", "manifest", NODE, MODEL, NAME, ("warm",), place=1),)
+
     def infer(
         self,
         model: str,
@@ -95,8 +106,8 @@ class ScriptedMesh:
         trace: Trace = NO_TRACE,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
-        self.sought.append((capability, criteria))
         self.preferred.append((fallbacks, preferences))
+        self.sought.append((capability, criteria))
         waiting = waiting or Waiting()
         self.waiting.append(waiting)
         self.patience.append(patience_seconds)
@@ -170,6 +181,11 @@ def authenticator(access: Access | None = None, *, keyless: bool = True) -> Auth
     return Authenticator(access or open_access(), keyless=keyless, now_ms=lambda: NOW_MS)
 
 
+def outcomes_over(core: GatewayCore, mesh: ScriptedMesh) -> Outcomes:
+    """The capabilities that ship with the node."""
+    return Outcomes(core, CONTRACTS, Known(mesh))
+
+
 @asynccontextmanager
 async def gateway(
     mesh: ScriptedMesh,
@@ -183,9 +199,16 @@ async def gateway(
     **limits: Any,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway and its HOST:PORT; stopped at the end."""
-    core = GatewayCore(mesh, status=mesh.status, now_ms=lambda: NOW_MS, token=tokens())
+    core = GatewayCore(
+        mesh,
+        status=mesh.status,
+        now_ms=lambda: NOW_MS,
+        token=tokens(),
+        contract=CONTRACTS.of,
+    )
     served = Gateway(
         core,
+        outcomes=outcomes_over(core, mesh),
         host="127.0.0.1",
         port=0,
         auth=authenticator(access, keyless=keyless),

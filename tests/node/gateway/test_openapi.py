@@ -9,7 +9,14 @@ import msgspec
 import pytest
 import trio
 from scripts.fuzz_gateway import fuzz
-from tests.node.gateway.double import NAME, NOW_MS, ScriptedMesh, authenticator, tokens
+from tests.node.gateway.double import (
+    NAME,
+    NOW_MS,
+    ScriptedMesh,
+    authenticator,
+    outcomes_over,
+    tokens,
+)
 from tests.node.gateway.open_inference.test_endpoints import Shelf
 from tests.node.gateway.test_sparql import Asked
 
@@ -43,7 +50,13 @@ async def everything() -> AsyncIterator[Gateway]:
     mesh = Mesh()
     core = GatewayCore(mesh, status=mesh.status, now_ms=lambda: NOW_MS, token=tokens())
     served = Gateway(
-        core, "127.0.0.1", 0, auth=authenticator(), queries=Asked(), repository=Shelf()
+        core,
+        "127.0.0.1",
+        0,
+        auth=authenticator(),
+        queries=Asked(),
+        repository=Shelf(),
+        outcomes=outcomes_over(core, mesh),
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(served.run)

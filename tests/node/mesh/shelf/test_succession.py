@@ -13,7 +13,7 @@ from aigrid.node.mesh.shelf.succession import take_over
 from aigrid.protocol.credential_kinds import Rule
 from aigrid.protocol.errors import Code, LocalError
 from aigrid.protocol.identity import Identity
-from aigrid.protocol.kinds import CapabilityBody, Kind, ModelBody
+from aigrid.protocol.kinds import CapabilityBody, Kind, ModelBody, Served
 from aigrid.protocol.membership import issue_membership
 from aigrid.protocol.model import MODEL_URN, ModelDescription, model_id
 from aigrid.protocol.upstream import Upstream
@@ -107,14 +107,17 @@ async def test_a_capability_moves_into_the_new_namespace_with_what_names_it(worl
     narrower = msgspec.structs.replace(own, id=f"{OLD.did}#tax", broader=(own.id,))
     for body in (own, narrower):
         world.say(Kind.CAPABILITY, body)
-    await world.publish(PLAIN, own.id)
+    serves = Served(own.id, {"source": ("en",)}), Served("text-generation", {"source": ("de",)})
+    await world.publish(PLAIN, own.id, serves=serves)
     await world.change()
     moved = {body.id: body.broader for body in world.said(Kind.CAPABILITY)}
     assert moved == {
         f"{NEW.did}#legal": ("text-generation",),
         f"{NEW.did}#tax": (f"{NEW.did}#legal",),
     }
-    assert world.said(Kind.MODEL)[0].capabilities == (f"{NEW.did}#legal",)
+    (manifest_,) = world.said(Kind.MODEL)
+    assert manifest_.capabilities == (f"{NEW.did}#legal",)
+    assert [one.capability for one in manifest_.serves] == [f"{NEW.did}#legal", "text-generation"]
 
 
 async def test_a_model_behind_a_server_gets_the_new_publisher_and_stays_where_it_is(world):

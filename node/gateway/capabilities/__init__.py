@@ -1,0 +1,1 @@
+"""`/v1/capabilities`: outcomes, whatever model gives them."""

@@ -1,0 +1,151 @@
+"""The grid as modes see it: candidates in order, and one of them asked, over the gateway's core."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Protocol
+
+import msgspec
+
+from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.metagraph.selection import ANYTHING, Explained, explain
+from aigrid.node.gateway.call import TaskCall, TextCall
+from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.patience import Wish
+from aigrid.node.mesh.routing.answer import Answer, Segment
+from aigrid.node.mesh.routing.candidates import Sought
+from aigrid.node.outcome.asking import Reply, Target, Want
+from aigrid.node.policy.metering import Visit
+from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.inference import TaskRequest, TensorRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
+
+
+class Explains(Protocol):
+    """What a router knows of candidates without asking them."""
+
+    async def explain(self, sought: Sought) -> tuple[Explained, ...]:
+        """What would become of every candidate now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What else is known here.
+
+    Attributes:
+        router: of candidates.
+        size_bytes: of a model's files, by id; 0 where that is unknown.
+        late_after_seconds: in which 95 % of the answers of a (PeerId, model id, capability) came.
+    """
+
+    router: Explains
+    size_bytes: Callable[[str], int] = lambda _: 0
+    late_after_seconds: Callable[[str, str, str], float | None] = lambda *_: None
+
+
+@dataclass(slots=True)
+class Grid:
+    """One request of a client, whomever it asks: implements `Mesh`.
+
+    Attributes:
+        explained: what became of each candidate, of the choice that was made last.
+    """
+
+    core: GatewayCore
+    known: Known
+    request_id: str
+    visit: Visit
+    wish: Wish | None = None
+    parts: "count[int]" = field(default_factory=count)
+    explained: tuple[Explained, ...] = ()
+    capability: str = ""
+
+    async def candidates(self, want: Want) -> Sequence[Target]:
+        """Those that may be asked, the best first."""
+        capability = want.contract.capability
+        sought = Sought((), capability, criteria=want.criteria, task=capability)
+        self.explained = await self.known.router.explain(sought)
+        self.capability = capability
+        return [
+            Target(one.node, one.model, self.known.size_bytes(one.model))
+            for one in self.explained
+            if one.place is not None
+        ]
+
+    def late_after_seconds(self, target: Target) -> float | None:
+        """See `Mesh`."""
+        return self.known.late_after_seconds(target.node, target.model, self.capability)
+
+    async def ask(self, want: Want, target: Target | None) -> Reply:
+        """The answer of one, or of the first that answers as the contract has it."""
+        if target is not None:
+            return await self._asked(want, target, ANY)
+        wrong: list[str] = []
+        while True:
+            try:
+                return await self._asked(want, None, Preferences(ignore=tuple(wrong)))
+            except _WrongAnswerError as error:
+                if len(wrong) + 1 >= LIMITS.mode_candidates_max:
+                    raise
+                wrong.append(error.node)
+
+    async def _asked(self, want: Want, target: Target | None, preferences: Preferences) -> Reply:
+        models = () if target is None else (target.model,)
+        criteria = want.criteria if target is None else ANYTHING
+        if target is not None:
+            preferences = replace(preferences, only=(target.node,))
+        request = want.request
+        if isinstance(request, TextRequest):
+            call = TextCall(
+                models,
+                request,
+                preferences=preferences,
+                capability=want.contract.capability if target is None else "",
+                criteria=criteria,
+            )
+            answer, output, logprobs, segments = await self._written(call)
+        else:
+            task = TaskCall(models, _task(request), preferences=preferences, criteria=criteria)
+            found = await self.core.run_task(task, part=next(self.parts), **self._who())
+            answer, output, logprobs = found.answer, found.output, ()
+            segments = tuple(found.told.segments)
+        if target is None:
+            self.explained = explain(answer.ranking)
+        value = msgspec.json.decode(output)
+        try:
+            want.contract.check_output(value)
+        except EngineError as error:
+            raise _WrongAnswerError(error.message, answer.node) from None
+        target = target or Target(answer.node, answer.model)
+        return Reply(target, output, value, logprobs, segments)
+
+    async def _written(
+        self, call: TextCall
+    ) -> tuple[Answer, bytes, tuple[float, ...], tuple[Segment, ...]]:
+        """A generated text as the capability's output has it."""
+        texts: list[str] = []
+        logprobs: list[float] = []
+        asked = self.core.generate(call, part=next(self.parts), **self._who())
+        async with asked as generation:
+            async for step in generation:
+                texts.append(step.text)
+                logprobs += (token.logprob for token in step.logprobs)
+            output = msgspec.json.encode({"text": "".join(texts)})
+            return generation.answer, output, tuple(logprobs), tuple(generation.segments)
+
+    def _who(self) -> dict[str, Any]:
+        return {"request_id": self.request_id, "visit": self.visit, "wish": self.wish}
+
+
+class _WrongAnswerError(EngineError):
+    """An answer that is none of the capability's, and who gave it."""
+
+    def __init__(self, message: str, node: str) -> None:
+        super().__init__(message, Code.ENGINE_FAILED)
+        self.node = node
+
+
+def _task(request: TaskRequest | TensorRequest) -> TaskRequest:
+    if isinstance(request, TensorRequest):
+        raise TypeError("a capability with a contract takes no tensors")
+    return request

@@ -1,0 +1,82 @@
+"""The contracts of all capabilities that are known here: shipped ones, and what members publish."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from aigrid.metagraph.capabilities import Concept
+from aigrid.metagraph.concepts import LiveConcepts
+from aigrid.node.outcome.contract import Contract, check_schema
+from aigrid.protocol.canonical import canonical
+from aigrid.protocol.errors import Code, InvalidRequestError
+from aigrid.protocol.kinds import CapabilityBody, JsonSchema
+
+
+class Contracts:
+    """`now_ms` is wall time: what somebody published counts while its record is believed."""
+
+    def __init__(self, concepts: LiveConcepts, *, now_ms: Callable[[], int]) -> None:
+        self._concepts = concepts
+        self._now_ms = now_ms
+
+    def of(self, capability: str) -> Contract:
+        """What whoever serves it takes and gives. Where it says nothing itself, a broader one does.
+
+        Raises:
+            InvalidRequestError: `not_found`; what may have been meant.
+        """
+        now_ms = self._now_ms()
+        if not self._concepts.known(capability, now_ms):
+            near = self._concepts.similar(capability, now_ms)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise InvalidRequestError(
+                f"There is no capability {capability[:64]!r}.{hint} "
+                "`aigrid capability list` or GET /v1/capabilities names those there are.",
+                Code.NOT_FOUND,
+                param="capability",
+            )
+        said, record = self._concepts.of(capability)
+        return _shipped(said) if isinstance(said, Concept) else self._inherited(said, record)
+
+    def all(self) -> Iterator[Contract]:
+        """Every one, groups included: shipped ones as they are listed, published ones by IRI."""
+        yield from map(_shipped, self._concepts.shipped())
+        for body, record in self._concepts.published(self._now_ms()):
+            yield self._inherited(body, record)
+
+    def counted(self, models: Iterable[Iterable[str]]) -> Counter[str]:
+        """How many of the models with these capabilities can be asked for each capability."""
+        return Counter(name for named in models for name in self._concepts.satisfied(named))
+
+    def _inherited(self, body: CapabilityBody, record: str) -> Contract:
+        """A published one. Schemas that it leaves out, or that nobody can use, are those above."""
+        task = self._concepts.task_of(body.id)
+        shipped, _ = self._concepts.of(task)
+        above = _shipped(shipped) if isinstance(shipped, Concept) else Contract("", "", "", ())
+        return Contract(
+            capability=body.id,
+            label=body.labels.get("en") or min(body.labels.items())[1],
+            task=task,
+            broader=body.broader,
+            input=_usable(body.input_schema) or above.input,
+            output=_usable(body.output_schema) or above.output,
+            parameters=_usable(body.parameters_schema) or above.parameters,
+            published=record,
+        )
+
+
+def _shipped(concept: Concept) -> Contract:
+    return Contract(
+        capability=concept.name,
+        label=concept.label,
+        task=concept.name,
+        broader=concept.broader,
+        input=canonical(concept.input),
+        output=canonical(concept.output),
+        parameters=canonical(concept.parameters),
+    )
+
+
+def _usable(schema: JsonSchema) -> bytes:
+    if not schema or check_schema(schema):
+        return b""
+    return canonical(schema)

@@ -1,0 +1,263 @@
+"""A request of a capability: the JSON body decoded, checked against its contract. Pure.
+
+A strategy says in which order candidates stand, constraints which of them count at all, and a mode
+how they are asked. Parameters that manifests state values of, such as the languages of a
+translation, choose among candidates; the others go to whoever answers.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from aigrid.metagraph.selection import Criteria, Filters, Strategy, strategy_of
+from aigrid.node.outcome.asking import Want
+from aigrid.node.outcome.contract import Contract
+from aigrid.node.outcome.modes import Mode, Parameters, Pipeline, Step, mode_of
+from aigrid.node.outcome.steps import FIRST, Graph
+from aigrid.protocol.errors import Code, InvalidRequestError, UsageError
+from aigrid.protocol.inference import ChatMessage, InferRequest, TaskRequest, TextRequest
+
+CAPABILITY: Final = "capability:"
+"""What the `model` of a request begins with that names a capability instead."""
+
+_SELECTING: Final = frozenset({"source", "target"})
+_TEXT: Final = "text-generation"
+_DEFAULT_STRATEGY: Final = "balanced"
+_BALANCED: Final = msgspec.Raw(b'"balanced"')
+_NOTHING: Final = msgspec.Raw(b"null")
+_Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_encode = msgspec.json.Encoder().encode
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/capabilities/{name}`. `strategy`: a name, or weights by name."""
+
+    input: msgspec.Raw
+    parameters: Parameters = {}
+    constraints: msgspec.Raw = msgspec.Raw(b"{}")
+    strategy: msgspec.Raw = _BALANCED
+    mode: msgspec.Raw = _NOTHING
+    seed: _Seed | None = None
+    explain: bool = False
+    stream: bool = False
+    keep_alive: str | int | float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, checked; with a `graph` it is the first step of a pipeline."""
+
+    want: Want
+    mode: Mode
+    explain: bool
+    graph: Graph | None = None
+
+
+class _TextInput(msgspec.Struct, frozen=True):
+    messages: tuple[ChatMessage, ...]
+
+
+class _TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: str | None = None
+
+
+def decode(raw: bytes) -> Body:
+    """Raises InvalidRequestError: what is wrong with the body."""
+    try:
+        return _BODY.decode(raw)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequestError(
+            f'The body is not a request of a capability: {error}. Send {{"input": ...}}.'
+        ) from None
+
+
+def asked(contract: Contract, body: Body) -> Asked:
+    """What a body asks for.
+
+    Raises:
+        InvalidRequestError: input, parameters, constraints, strategy or mode do not fit.
+    """
+    mode = mode_of(bytes(body.mode))
+    want = wanted(
+        contract,
+        _json(bytes(body.input), "input"),
+        parameters=body.parameters,
+        constraints=bytes(body.constraints),
+        strategy=bytes(body.strategy),
+        seed=body.seed,
+    )
+    graph = None
+    if isinstance(mode, Pipeline):
+        graph = Graph(Step(FIRST, contract.capability), mode, bytes(body.input))
+    return Asked(want, mode, body.explain, graph)
+
+
+def step_asked(contract: Contract, step: Step, value: Any, seed: int | None) -> Asked:
+    """What a step of a pipeline asks for, once its input is there.
+
+    Raises:
+        InvalidRequestError: as `asked`, and for a pipeline in a pipeline.
+    """
+    mode = mode_of(b"null" if step.mode is UNSET else bytes(step.mode))
+    if isinstance(mode, Pipeline):
+        raise InvalidRequestError(
+            f"Step {step.name!r} is a pipeline itself: put its steps beside it.", param="mode"
+        )
+    strategy = step.strategy
+    want = wanted(
+        contract,
+        value,
+        parameters=step.parameters,
+        constraints=bytes(step.constraints),
+        strategy=bytes(_BALANCED if isinstance(strategy, UnsetType) else strategy),
+        seed=seed,
+    )
+    return Asked(want, mode, explain=False)
+
+
+def wanted(
+    contract: Contract,
+    value: Any,
+    *,
+    parameters: Mapping[str, Any],
+    constraints: bytes = b"{}",
+    strategy: bytes = bytes(_BALANCED),
+    seed: int | None = None,
+) -> Want:
+    """One capability with a decoded input. Raises InvalidRequestError."""
+    contract.check_input(value)
+    contract.check_parameters(parameters)
+    selecting = {name: one for name, one in parameters.items() if name in _SELECTING}
+    others = {name: one for name, one in parameters.items() if name not in _SELECTING}
+    return Want(
+        contract,
+        _request(contract, value, others),
+        Criteria(
+            filters_of(contract.capability, _json(constraints, "constraints"), selecting),
+            _strategy(_json(strategy, "strategy")),
+            seed,
+        ),
+    )
+
+
+def _strategy(said: Any) -> Strategy:
+    if said is not None and not isinstance(said, str | dict):
+        raise InvalidRequestError("`strategy` is a name, or weights by name.", param="strategy")
+    return strategy_of(_DEFAULT_STRATEGY if said is None else said)
+
+
+def filters_of(capability: str, said: Any, selecting: Mapping[str, Any]) -> Filters:
+    """Constraints as they are said, and the parameters that choose among candidates.
+
+    Raises:
+        InvalidRequestError: one there is not, or with a value that it cannot have.
+    """
+    if not isinstance(said, dict) or "capability" in said:
+        raise InvalidRequestError("`constraints` is an object of constraints.", param="constraints")
+    try:
+        filters = msgspec.convert({**said, **selecting, "capability": capability}, Filters)
+        filters.check()
+    except (msgspec.ValidationError, UsageError, UnicodeError) as error:
+        raise InvalidRequestError(
+            f"The constraints are not understood: {error}.", param="constraints"
+        ) from None
+    return filters
+
+
+def named(model: str) -> tuple[str, Filters, dict[str, str]] | None:
+    """What a `model` such as `capability:translation?source=en&max_latency_ms=500` asks for.
+
+    None where it names a model. Else the capability, what is to be fulfilled, and the parameters
+    that are neither a constraint nor choose: strategy and settings, as text.
+
+    Raises:
+        InvalidRequestError: it begins like one, and is none.
+    """
+    if not model.startswith(CAPABILITY):
+        return None
+    capability, _, query = model.removeprefix(CAPABILITY).partition("?")
+    try:
+        pairs = parse_qsl(query, strict_parsing=bool(query), max_num_fields=32)
+    except ValueError:
+        raise _no_name(model) from None
+    given = dict(pairs)
+    if len(given) != len(pairs):
+        raise _no_name(model)
+    said: dict[str, Any] = {}
+    others: dict[str, str] = {}
+    for name, text in given.items():
+        field = _ALIASES.get(name, name)
+        if field in _NUMBERS:
+            if not (text.isascii() and text.isdecimal()) or len(text) > 15:
+                raise _no_name(model)
+            said[field] = int(text)
+        elif field == "warm":
+            said[field] = text == "true"
+        elif field in _TEXTS:
+            said[field] = text
+        else:
+            others[name] = text
+    try:
+        return capability, filters_of(capability, said, {}), others
+    except InvalidRequestError as error:
+        raise InvalidRequestError(error.message, param="model") from None
+
+
+def _no_name(model: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{model[:100]!r} is no capability with constraints: write "
+        "`capability:translation?source=en&target=fr&max_latency_ms=500`.",
+        param="model",
+    )
+
+
+def _request(contract: Contract, value: Any, parameters: Mapping[str, Any]) -> InferRequest:
+    """As engines understand it: generated text has a request of its own."""
+    if contract.task != _TEXT:
+        return TaskRequest(contract.capability, _encode(value), dict(parameters))
+    try:
+        text = msgspec.convert(value, _TextInput)
+        settings = msgspec.convert(parameters, _TextSettings)
+        made = TextRequest(
+            messages=text.messages,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+            stop=() if settings.stop is None else (settings.stop,),
+        )
+        return msgspec.convert(msgspec.to_builtins(made), TextRequest)  # holds it to its bounds
+    except (msgspec.ValidationError, UnicodeError) as error:
+        raise InvalidRequestError(
+            f"The input or parameters of {contract.capability} do not fit: {error}.", param="input"
+        ) from None
+
+
+def _json(raw: bytes, param: str) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise InvalidRequestError(f"`{param}` is not JSON.", Code.MALFORMED, param=param) from None
+
+
+_BODY: Final = msgspec.json.Decoder(Body)
+_NUMBERS: Final = frozenset({"latency_ms_max", "size_bytes_max", "deadline_ms"})
+_TEXTS: Final = frozenset(
+    {
+        *("language", "format", "precision", "license", "region", "issuer", "signer"),
+        *("source", "target"),
+    }
+)
+_ALIASES: Final[Mapping[str, str]] = {
+    "max_latency_ms": "latency_ms_max",
+    "max_size_bytes": "size_bytes_max",
+}
+Prepare = Callable[[str, Any], Asked]

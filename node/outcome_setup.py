@@ -1,0 +1,29 @@
+"""Outcomes of a node: its contracts, and what it knows of those that may be asked."""
+
+import functools
+
+from aigrid.node.app import Node
+from aigrid.node.gateway.capabilities.grid import Known
+from aigrid.node.gateway.capabilities.outcomes import Outcomes
+from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.outcome.contracts import Contracts
+from aigrid.protocol.kinds import ModelBody
+
+
+def contracts_of(node: Node) -> Contracts:
+    """Of everything that the node knows now."""
+    return Contracts(node.graph.index.concepts, now_ms=node.now_ms)
+
+
+def outcomes_of(node: Node, core: GatewayCore) -> Outcomes:
+    """Asked for through `core`."""
+    return Outcomes(
+        core, contracts_of(node), Known(node.router, functools.partial(_size_bytes, node))
+    )
+
+
+def _size_bytes(node: Node, model: str) -> int:
+    """Of a model's files, as its manifests say: they all hash to the same description."""
+    bodies = (record.body for record in node.graph.manifests_of(model, node.now_ms()))
+    body = next((one for one in bodies if isinstance(one, ModelBody)), None)
+    return 0 if body is None else sum(file.bytes for file in body.model.files)

@@ -1,0 +1,128 @@
+"""Capabilities over HTTP: listed, shown, asked for, streamed, and refused."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from tests.node.gateway.double import HELLO, MODEL, NODE, RECEIPT, Batch, ScriptedMesh, gateway
+
+from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest, TextRequest
+
+pytestmark = pytest.mark.trio
+MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def said(output: bytes) -> tuple[Batch, ...]:
+    return ((TaskChunk(output), Finish("stop", 3, 0)),)
+
+
+@asynccontextmanager
+async def served(*script: Batch) -> AsyncIterator[tuple[ScriptedMesh, httpx.AsyncClient]]:
+    mesh = ScriptedMesh(script or HELLO)
+    async with gateway(mesh) as (_, address):
+        async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+            yield mesh, client
+
+
+async def test_what_there_is_can_be_listed_and_shown() -> None:
+    async with served() as (_, client):
+        listed = (await client.get("/v1/capabilities")).json()
+        one = (await client.get("/v1/capabilities/translation")).json()
+        unknown = await client.get("/v1/capabilities/tranlsation")
+    by_name = {entry["name"]: entry for entry in listed["data"]}
+    assert by_name["text-generation"]["models"] == by_name["text"]["models"] == 1
+    assert by_name["translation"]["models"] == 0
+    assert one["input"] == one["output"] == {"type": "string"}
+    assert {"source", "target"} < one["parameters"]["properties"].keys()
+    assert unknown.status_code == 404
+    assert "translation" in unknown.json()["error"]["message"]
+
+
+async def test_an_outcome_is_asked_for_by_its_name() -> None:
+    async with served(*said(b'"salut"')) as (mesh, client):
+        answer = await client.post(
+            "/v1/capabilities/translation",
+            json={"input": "hi", "parameters": {"source": "en"}, "explain": True},
+        )
+    body = answer.json()
+    assert (answer.status_code, body["output"]) == (200, "salut")
+    told = body["aigrid"]
+    assert (told["node"], told["model"], told["mode"]) == (NODE, MODEL, "fallback")
+    assert told["receipts"] == [RECEIPT]
+    assert isinstance(told["explain"], list)
+    ((model, request, _),) = mesh.asked
+    assert model == ""
+    assert request == TaskRequest("translation", b'"hi"', {})
+
+
+async def test_a_candidate_may_be_asked_by_itself() -> None:
+    async with served(*said(b'"salut"')) as (mesh, client):
+        answer = await client.post(
+            "/v1/capabilities/translation", json={"input": "hi", "mode": "race"}
+        )
+    assert answer.json()["aigrid"]["asked"] == 1
+    ((model, _, _),) = mesh.asked
+    assert model == MODEL
+    ((_, preferences),) = mesh.preferred
+    assert preferences.only == (NODE,)
+
+
+async def test_text_is_text_whole_or_streamed() -> None:
+    async with served() as (mesh, client):
+        whole = await client.post("/v1/capabilities/text-generation", json={"input": MESSAGES})
+        streamed = await client.post(
+            "/v1/capabilities/text-generation", json={"input": MESSAGES, "stream": True}
+        )
+    assert whole.json()["output"] == {"text": "Hello wörld"}
+    assert isinstance(mesh.asked[0][1], TextRequest)
+    *events, done = [line[6:] for line in streamed.text.splitlines() if line.startswith("data: ")]
+    assert done == "[DONE]"
+    *pieces, last = map(json.loads, events)
+    assert "".join(piece["text"] for piece in pieces) == last["output"]["text"] == "Hello wörld"
+    assert last["finish_reason"] == "stop"
+    assert last["aigrid"]["node"] == NODE
+
+
+async def test_a_stream_that_breaks_off_ends_in_an_error() -> None:
+    broken = RemoteError("the node is gone", Code.CONNECTION_LOST, peer=NODE)
+    async with served(HELLO[0], broken) as (_, client):
+        streamed = await client.post(
+            "/v1/capabilities/text-generation", json={"input": MESSAGES, "stream": True}
+        )
+    last = [line for line in streamed.text.splitlines() if line.startswith("data: ")][-1]
+    assert json.loads(last[6:])["error"]["code"] == "connection_lost"
+
+
+async def test_an_answer_that_is_none_of_the_capability_is_not_passed_on() -> None:
+    async with served(*said(b'{"text": "salut"}')) as (mesh, client):
+        answer = await client.post("/v1/capabilities/translation", json={"input": "hi"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "engine_failed"
+    assert mesh.preferred[1][1].ignore == (NODE,)  # another one was asked for
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status", "param"),
+    [
+        ("translation", {"input": 5}, 400, "input"),
+        ("translation", {"input": "hi", "parameters": {"x": 1}}, 400, "parameters"),
+        ("translation", {"input": "hi", "constraints": {"x": 1}}, 400, "constraints"),
+        ("translation", {"input": "hi", "strategy": "x"}, 400, "strategy"),
+        ("translation", {"input": "hi", "mode": "x"}, 400, "mode"),
+        ("translation", {"input": "hi", "stream": True}, 400, "stream"),
+        ("translation", {}, 400, None),
+        ("nonsense", {"input": "hi"}, 404, "capability"),
+    ],
+)
+async def test_what_is_wrong_is_named(
+    name: str, body: dict[str, Any], status: int, param: str | None
+) -> None:
+    async with served() as (mesh, client):
+        answer = await client.post(f"/v1/capabilities/{name}", json=body)
+    assert answer.status_code == status
+    assert answer.json()["error"]["param"] == param
+    assert not mesh.asked

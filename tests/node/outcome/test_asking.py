@@ -1,0 +1,213 @@
+"""Modes over candidates that are slow, dead or wrong, in virtual time."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from aigrid.metagraph.selection import ANYTHING
+from aigrid.node.outcome.asking import (
+    Failure,
+    NoAgreementError,
+    Outcome,
+    Reply,
+    Target,
+    Want,
+    cascade,
+    fallback,
+    race,
+    vote,
+)
+from aigrid.node.outcome.contract import Contract
+from aigrid.node.outcome.modes import Cascade, Race, Vote
+from aigrid.protocol.errors import AigridError, Code, EngineError, NoCandidateError
+from aigrid.protocol.inference import TaskRequest
+
+pytestmark = pytest.mark.trio
+WANT = Want(Contract("x", "X", "x", ()), TaskRequest("x", b'"in"'), ANYTHING)
+DEAD = EngineError("it has crashed", Code.ENGINE_CRASHED)
+
+
+def labelled(label: str, score: float = 0.9) -> list[dict[str, Any]]:
+    return [{"label": label, "score": score}]
+
+
+@dataclass
+class Doubles:
+    """Candidates by node: how long each takes, and what it says, or why it does not."""
+
+    nodes: dict[str, tuple[float, Any]]
+    models: dict[str, tuple[str, int]] = field(default_factory=dict)
+    usual: dict[str, float] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+
+    async def candidates(self, want: Want) -> Sequence[Target]:
+        return [Target(node, *self.models.get(node, ("m", 0))) for node in self.nodes]
+
+    def late_after_seconds(self, target: Target) -> float | None:
+        return self.usual.get(target.node)
+
+    async def ask(self, want: Want, target: Target | None) -> Reply:
+        if target is None:
+            found = [await self._outcome(one) for one in await self.candidates(want)]
+            if not found:
+                raise NoCandidateError("nobody")
+            return next(one for one in found if isinstance(one, Reply))
+        outcome = await self._outcome(target)
+        if isinstance(outcome, AigridError):
+            raise outcome
+        return outcome
+
+    async def _outcome(self, target: Target) -> Reply | AigridError:
+        self.asked.append(target.node)
+        seconds, said = self.nodes[target.node]
+        try:
+            await trio.sleep(seconds)
+        except trio.Cancelled:
+            self.cancelled.append(target.node)
+            raise
+        if isinstance(said, AigridError):
+            return said
+        return Reply(target, msgspec.json.encode(said), said)
+
+
+async def timed(work: Callable[[], Awaitable[Outcome]]) -> tuple[Outcome, Any]:
+    start = trio.current_time()
+    outcome = await work()
+    return outcome, pytest.approx(trio.current_time() - start, abs=1e-6)
+
+
+async def test_a_race_asks_a_second_one_only_when_the_first_is_late(
+    autojump_clock: MockClock,
+) -> None:
+    quick = Doubles({"a": (0.4, "one"), "b": (0.1, "two")}, usual={"a": 0.5})
+    outcome, seconds = await timed(lambda: race(quick, WANT, Race()))
+    assert (outcome.reply.value, seconds, quick.asked) == ("one", 0.4, ["a"])
+    assert outcome.told == {"asked": 1}
+
+    slow = Doubles({"a": (9, "one"), "b": (0.1, "two")}, usual={"a": 0.5})
+    outcome, seconds = await timed(lambda: race(slow, WANT, Race()))
+    assert (outcome.reply.value, seconds) == ("two", 0.6)
+    assert slow.cancelled == ["a"]
+    assert outcome.told == {"asked": 2}
+
+    told = Doubles({"a": (9, "one"), "b": (0.1, "two")}, usual={"a": 0.5})
+    _, seconds = await timed(lambda: race(told, WANT, Race(after_ms=50)))
+    assert seconds == 0.15
+
+
+async def test_a_race_goes_on_at_once_where_one_fails_and_ends_where_all_do(
+    autojump_clock: MockClock,
+) -> None:
+    doubles = Doubles({"a": (0.1, DEAD), "b": (0.1, "two"), "c": (0, "three")})
+    outcome, seconds = await timed(lambda: race(doubles, WANT, Race()))
+    assert (outcome.reply.value, seconds) == ("two", 0.2)
+    assert outcome.failures == [Failure(Target("a", "m"), DEAD)]
+
+    dead = Doubles({"a": (0.1, DEAD), "b": (5, EngineError("second"))})
+    with pytest.raises(EngineError) as raised:
+        await race(dead, WANT, Race(after_ms=0))
+    assert raised.value is DEAD
+
+    late = Doubles({"a": (3, "one"), "b": (0.1, DEAD)})
+    outcome, seconds = await timed(lambda: race(late, WANT, Race(after_ms=50)))
+    assert (outcome.reply.value, seconds) == ("one", 3)
+
+
+async def test_a_vote_is_over_once_enough_agree(autojump_clock: MockClock) -> None:
+    doubles = Doubles(
+        {"a": (0.2, labelled("cat")), "b": (0.1, labelled("dog")), "c": (0.3, labelled("cat"))}
+    )
+    outcome, seconds = await timed(lambda: vote(doubles, WANT, Vote()))
+    assert (outcome.reply.value, seconds) == (labelled("cat"), 0.3)
+    assert outcome.told == {
+        "asked": 3,
+        "answered": 3,
+        "agreed": 2,
+        "needed": 2,
+        "dissenting": [{"node": "b", "model": "m"}],
+    }
+    assert [one.target.node for one in outcome.others] == ["b", "c"]
+
+
+async def test_a_vote_does_not_wait_for_one_that_is_not_needed(autojump_clock: MockClock) -> None:
+    doubles = Doubles({"a": (0.1, "yes"), "b": (99, "no"), "c": (0.1, "Yes")})
+    outcome, seconds = await timed(lambda: vote(doubles, WANT, Vote()))
+    assert (outcome.reply.value, seconds, doubles.cancelled) == ("yes", 0.1, ["b"])
+    assert outcome.told["asked"] == 3
+
+
+async def test_another_votes_for_one_that_failed_and_nobody_votes_twice(
+    autojump_clock: MockClock,
+) -> None:
+    doubles = Doubles({"a": (0.1, DEAD), "b": (0.1, "yes"), "c": (0.1, "yes"), "d": (0.1, "yes")})
+    outcome = await vote(doubles, WANT, Vote(3, 3))
+    assert outcome.told["agreed"] == 3
+    assert sorted(doubles.asked) == ["a", "b", "c", "d"]
+
+
+async def test_a_vote_without_agreement_says_how_it_stood(autojump_clock: MockClock) -> None:
+    doubles = Doubles({"a": (0.1, "one"), "b": (0.1, "two"), "c": (0.1, "three")})
+    with pytest.raises(NoAgreementError, match="3 answers 1") as raised:
+        await vote(doubles, WANT, Vote())
+    assert raised.value.code is Code.NO_AGREEMENT
+    with pytest.raises(NoCandidateError, match="lower `agree`"):
+        await vote(Doubles({"a": (0, "one")}), WANT, Vote())
+    with pytest.raises(EngineError) as dead:
+        await vote(Doubles({"a": (0, DEAD), "b": (0, DEAD)}), WANT, Vote(2))
+    assert dead.value is DEAD
+
+
+async def test_a_cascade_goes_to_larger_models_while_it_is_not_sure(
+    autojump_clock: MockClock,
+) -> None:
+    doubles = Doubles(
+        {
+            "big": (1, labelled("cat", 0.99)),
+            "small": (0.1, labelled("dog", 0.5)),
+            "middle": (0.2, labelled("cat", 0.85)),
+        },
+        models={"big": ("l", 900), "small": ("s", 10), "middle": ("m", 100)},
+    )
+    outcome, seconds = await timed(lambda: cascade(doubles, WANT, Cascade(0.8)))
+    assert (outcome.reply.target.node, seconds) == ("middle", 0.3)
+    assert outcome.told == {
+        "steps": [{"model": "s", "confidence": 0.5}, {"model": "m", "confidence": 0.85}]
+    }
+    outcome = await cascade(doubles, WANT, Cascade(0.995))
+    assert outcome.reply.target.node == "big"  # however sure
+    assert len(outcome.others) == 2
+
+
+async def test_a_cascade_asks_another_holder_and_passes_over_a_model_that_nobody_answers_with(
+    autojump_clock: MockClock,
+) -> None:
+    doubles = Doubles(
+        {"a": (0.1, DEAD), "b": (0.1, labelled("x")), "c": (0.1, DEAD)},
+        models={"a": ("m", 5), "b": ("m", 5), "c": ("tiny", 1)},
+    )
+    outcome = await cascade(doubles, WANT, Cascade())
+    assert outcome.reply.target.node == "b"
+    assert [one.target.node for one in outcome.failures] == ["c", "a"]
+
+
+async def test_no_cascade_of_answers_that_do_not_say_how_sure_they_are(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.raises(EngineError, match="`vote`"):
+        await cascade(Doubles({"a": (0, "text")}), WANT, Cascade())
+
+
+async def test_where_nobody_is_there_the_mesh_itself_says_so(autojump_clock: MockClock) -> None:
+    for asked in (
+        fallback(Doubles({}), WANT),
+        race(Doubles({}), WANT, Race()),
+        cascade(Doubles({}), WANT, Cascade()),
+    ):
+        with pytest.raises(NoCandidateError, match="nobody"):
+            await asked

@@ -1,0 +1,150 @@
+"""Contracts: what fits, what does not and how that is said, and schemas of strangers."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigrid.metagraph.capabilities import default_taxonomy
+from aigrid.metagraph.concepts import LiveConcepts
+from aigrid.node.outcome.contract import NOTHING, Contract, check_schema
+from aigrid.node.outcome.contracts import Contracts
+from aigrid.protocol.canonical import canonical
+from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
+from aigrid.protocol.identity import Identity
+from aigrid.protocol.kinds import CapabilityBody
+from aigrid.protocol.limits import LIMITS
+
+ANN = Identity(bytes([1]) * 32)
+LEGAL = f"{ANN.did}#legal-translation"
+
+
+def known(*bodies: CapabilityBody) -> Contracts:
+    concepts = LiveConcepts(default_taxonomy())
+    for body in bodies:
+        concepts.put(body, 100, "a-record")
+    return Contracts(concepts, now_ms=lambda: 0)
+
+
+def legal(**schemas: Any) -> CapabilityBody:
+    return CapabilityBody(
+        id=LEGAL, broader=("translation",), labels={"de": "Juristisch", "en": "Legal"}, **schemas
+    )
+
+
+def test_a_shipped_capability_says_what_fits() -> None:
+    contract = known().of("translation")
+    contract.check_input("hello")
+    contract.check_output("salut")
+    contract.check_parameters({"source": "en", "max_tokens": 10})
+    with pytest.raises(InvalidRequestError, match=r"/v1/capabilities/translation"):
+        contract.check_input(["hello"])
+    with pytest.raises(EngineError):
+        contract.check_output({"text": "salut"})
+    with pytest.raises(InvalidRequestError, match="max_tokens") as refused:
+        contract.check_parameters({"sauce": "en"})
+    assert refused.value.code is Code.UNSUPPORTED_PARAMETER
+    with pytest.raises(InvalidRequestError, match="/max_tokens"):
+        contract.check_parameters({"max_tokens": "many"})
+
+
+def test_what_was_given_is_never_quoted() -> None:
+    contract = known().of("zero-shot-classification")
+    with pytest.raises(InvalidRequestError) as refused:
+        contract.check_input({"text": ["secret words"], "labels": ["a"]})
+    assert "secret" not in str(refused.value)
+    assert "/text" in str(refused.value)
+
+
+def test_every_shipped_capability_has_schemas_that_can_be_used() -> None:
+    for contract in known().all():
+        for schema in (contract.input, contract.output, contract.parameters):
+            assert schema == canonical(msgspec.json.decode(schema))
+            assert not check_schema(msgspec.json.decode(schema))
+
+
+def test_a_published_one_says_what_it_narrows_and_inherits_the_rest() -> None:
+    contract = known(legal(input_schema={"type": "string", "maxLength": 5})).of(LEGAL)
+    assert (contract.task, contract.label, contract.published) == (
+        "translation",
+        "Legal",
+        "a-record",
+    )
+    contract.check_input("short")
+    with pytest.raises(InvalidRequestError):
+        contract.check_input("too long")
+    contract.check_parameters({"target": "fr"})
+    with pytest.raises(EngineError):
+        contract.check_output(5)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"properties": {"a": {"$ref": "https://example.org/schema"}}},
+        {"type": "nonsense"},
+        {"pattern": "(("},
+        {"pattern": "(?=a)b"},
+        {"pattern": "(" * 60 + "a{1000}" + "){1000}" * 60},
+        {"uniqueItems": True},
+        {"x": "y" * LIMITS.capability_schema_max_bytes},
+    ],
+)
+def test_a_schema_that_is_of_no_use_or_too_dear_is_left_out(schema: dict[str, Any]) -> None:
+    assert check_schema(schema)
+    contract = known(legal(input_schema=schema)).of(LEGAL)
+    assert contract.input == known().of("translation").input
+
+
+def test_one_that_is_nested_without_end_is_left_out() -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(40):
+        deep = {"items": deep}
+    assert "deep" in check_schema(deep)
+
+
+def test_a_pattern_takes_no_longer_for_what_nearly_matches() -> None:
+    schema = {"type": "string", "pattern": "^(a+)+$"}
+    assert not check_schema(schema)
+    contract = Contract("x", "X", "x", (), input=canonical(schema))
+    with pytest.raises(InvalidRequestError):
+        contract.check_input("a" * 100_000 + "b")
+
+
+def test_nothing_said_is_nothing_checked() -> None:
+    contract = Contract("x", "X", "x", (), NOTHING, NOTHING, NOTHING)
+    contract.check_input(object())
+    contract.check_parameters({"anything": 1})
+
+
+def test_what_nobody_knows_is_refused_with_what_may_have_been_meant() -> None:
+    with pytest.raises(InvalidRequestError, match="translation"):
+        known().of("tranlsation")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "items", "properties", "enum", "anyOf", "minimum", "a"]), inner
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["type", "items", "properties", "anyOf"]), JSON), JSON)
+def test_any_schema_is_refused_or_decides_without_another_error(
+    schema: dict[str, Any], value: Any
+) -> None:
+    if check_schema(schema):
+        return
+    contract = Contract("x", "X", "x", (), input=canonical(schema))
+    try:
+        contract.check_input(value)
+    except InvalidRequestError:
+        pass

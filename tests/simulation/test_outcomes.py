@@ -1,0 +1,163 @@
+"""Outcomes over real nodes in virtual time: each mode, with candidates that are dead or slow."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from tests.simulation.harness import Simulation, eventually
+from trio.testing import MockClock
+
+from aigrid.node.gateway.capabilities.grid import Known
+from aigrid.node.gateway.capabilities.outcomes import Outcomes
+from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.outcome.contracts import Contracts
+from aigrid.node.outcome.request import decode
+from aigrid.node.policy.caller import OPERATOR
+from aigrid.node.policy.metering import Visit
+from aigrid.protocol.errors import AigridError, Code
+
+pytestmark = pytest.mark.trio
+SLOW_MS = 5000.0
+HOLDERS = ("first", "second", "third")
+
+
+class Asker:
+    """A node's outcomes, asked as the gateway asks."""
+
+    def __init__(self, sim: Simulation, name: str) -> None:
+        node = sim.nodes[name].node
+        self._core = GatewayCore(
+            node.router, status=dict, now_ms=node.now_ms, token=node.new_request_id
+        )
+        contracts = Contracts(node.graph.index.concepts, now_ms=node.now_ms)
+        self._outcomes = Outcomes(self._core, contracts, Known(node.router))
+
+    async def ask(self, text: str = "one two", **body: Any) -> dict[str, Any]:
+        whole = {"input": {"messages": [{"role": "user", "content": text}]}, **body}
+        with self._core.request(None) as request_id:
+            found = await self._outcomes.ask(
+                "text-generation",
+                decode(msgspec.json.encode(whole)),
+                request_id=request_id,
+                visit=Visit(OPERATOR),
+            )
+        return dict(json.loads(msgspec.json.encode(found)))
+
+
+@asynccontextmanager
+async def grid(directory: Path, **delays_ms: float) -> AsyncIterator[tuple[Simulation, Asker]]:
+    """`asker` holds nothing; each of the others its own model, as slow as is said."""
+    async with trio.open_nursery() as nursery:
+        sim = Simulation(8, directory, nursery)
+        for name in ("asker", *HOLDERS):
+            await sim.start(name)
+        for name in HOLDERS:
+            await sim.join(name, "asker")
+            await sim.publish_echo(name, f"of-{name}", delay_ms=delays_ms.get(name, 10.0))
+        node = sim.nodes["asker"].node
+        await eventually(lambda: len(node.router.models()) == len(HOLDERS), seconds=60)
+        yield sim, Asker(sim, "asker")
+        nursery.cancel_scope.cancel()
+
+
+async def test_any_candidate_answers_and_all_are_explained(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path) as (sim, asker):
+        found = await asker.ask(explain=True, seed=3)
+        again = await asker.ask(explain=True, seed=3)
+        peers = {sim.nodes[name].node.identity.peer_id for name in HOLDERS}
+    assert found["output"] == {"text": "one two"}
+    told = found["aigrid"]
+    assert told["mode"] == "fallback"
+    assert len(told["receipts"]) == len(told["segments"]) == 1
+    explained = told["explain"]
+    assert sorted(one["node"] for one in explained) == sorted(peers)
+    assert all(one["record"] and one["why"] for one in explained)
+    first = min(explained, key=lambda one: one["place"])
+    assert first["node"] == told["node"]
+    assert set(first["parts"]) == {
+        *("quality", "success", "speed", "warmth", "load", "locality"),
+    }
+    assert {one["node"] for one in again["aigrid"]["explain"]} == {one["node"] for one in explained}
+
+
+async def test_a_dead_candidate_costs_nothing_in_any_mode(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    modes: tuple[Any, ...] = ("fallback", "race", {"name": "vote", "of": 2})
+    for mode in modes:
+        directory = tmp_path / str(hash(str(mode)))
+        directory.mkdir()
+        async with grid(directory) as (sim, asker):
+            await asker.ask()
+            sim.kill("second")
+            found = await asker.ask(mode=mode)
+            assert found["output"] == {"text": "one two"}
+
+
+async def test_a_race_does_not_wait_for_a_slow_one(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path, first=SLOW_MS, second=SLOW_MS) as (_, asker):
+        start = trio.current_time()
+        found = await asker.ask(mode={"name": "race", "after_ms": 100, "of": 3})
+        assert trio.current_time() - start < SLOW_MS / 1000
+    assert found["output"] == {"text": "one two"}
+    assert 1 <= found["aigrid"]["asked"] <= len(HOLDERS)
+
+
+async def test_a_vote_says_who_agreed_and_pays_each(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path) as (_, asker):
+        found = await asker.ask(mode={"name": "vote", "of": 3, "agree": 3})
+    told = found["aigrid"]
+    assert (told["agreed"], told["needed"], told["dissenting"]) == (3, 3, [])
+    assert len(told["receipts"]) == 3
+    assert len({one["node"] for one in told["segments"]}) == 3
+
+
+async def test_no_cascade_where_nobody_says_how_sure_it_is(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path) as (_, asker):
+        with pytest.raises(AigridError) as refused:
+            await asker.ask(mode="cascade")
+    assert refused.value.code is Code.UNSUPPORTED_PARAMETER
+
+
+async def test_a_pipeline_feeds_one_answer_into_the_next_question(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    said = {"$from": "first", "path": "/text"}
+    then = {
+        "name": "then",
+        "capability": "text-generation",
+        "input": {"messages": [{"role": "user", "content": said}]},
+        "mode": "race",
+    }
+    async with grid(tmp_path) as (_, asker):
+        found = await asker.ask("three four", mode={"name": "pipeline", "steps": [then]})
+        nowhere = {**then, "capability": "fill-mask", "input": said}
+        with pytest.raises(AigridError) as refused:
+            await asker.ask(mode={"name": "pipeline", "steps": [nowhere]})
+    assert found["output"] == {"text": "three four"}
+    assert list(found["aigrid"]["steps"]) == ["first", "then"]
+    assert len(found["aigrid"]["receipts"]) == 2
+    assert "'then'" in refused.value.message
+
+
+async def test_constraints_that_nobody_meets_are_named(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path) as (_, asker):
+        with pytest.raises(AigridError) as refused:
+            await asker.ask(constraints={"license": "MIT"})
+    assert refused.value.code is Code.NO_CANDIDATE
+    assert "Apache-2.0" in refused.value.message or "MIT" in refused.value.message
