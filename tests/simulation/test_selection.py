@@ -110,7 +110,7 @@ async def test_the_same_is_chosen_on_every_node_and_every_candidate_is_explained
         evaluate(sim.nodes["asker"].node, models[name], value)
     await everywhere(sim, lambda node: len(node.graph.index.claims) == 3)
     rng = random.Random(5)
-    for _ in range(40):
+    for _ in range(200):
         weights = Weights(quality=rng.random(), warmth=rng.random(), locality=0)
         criteria = Criteria(
             Filters(capability=TEXT), Strategy(weights=weights, exploration=0.3), rng.randrange(99)
