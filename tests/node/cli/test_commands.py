@@ -44,6 +44,13 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
         {"name": "smollm2"},
         {"model": "b", "record": "r"},
     ),
+    (["experience"], "experience", {}, {"experience": [], "told": []}),
+    (
+        ["experience", "--tell"],
+        "experience",
+        {"tell": True},
+        {"experience": [{"node": "n", "served": 3}], "told": ["r"]},
+    ),
     (["withdraw", "m"], "withdraw", {"model": "m"}, {"model": "b"}),
     (
         ["find", "text-generation", "--ask"],
