@@ -9,7 +9,7 @@ Owners of a model, who issued a manifest of it, together weigh so little that wh
 its quality by at most `owner_discount`, whatever others say.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -59,10 +59,15 @@ UNKNOWN: Final = Quality(LIMITS.quality_prior)
 
 
 class Claims:
-    """Evaluations, by model. Fed with what is believed, in any order."""
+    """Evaluations, by model. Fed with what is believed, in any order.
+
+    Attributes:
+        changes: how often something came or went.
+    """
 
     def __init__(self) -> None:
         self._of_model: dict[str, dict[str, Claim]] = {}
+        self.changes = 0
 
     def add(self, record: Record, until_ms: int) -> None:
         """Believe an EvaluationRecord until then."""
@@ -80,11 +85,14 @@ class Claims:
             self.put(body.model, claim)
 
     def put(self, model: str, claim: Claim) -> None:
+        """Believe what a record claims of a model."""
+        self.changes += 1
         self._of_model.setdefault(model, {})[claim.record] = claim
 
     def remove(self, record: Record) -> None:
         body = record.body
         if isinstance(body, EvaluationBody) and body.model in self._of_model:
+            self.changes += 1
             self._of_model[body.model].pop(record.content_id, None)
             if not self._of_model[body.model]:
                 del self._of_model[body.model]
@@ -92,24 +100,31 @@ class Claims:
     def __len__(self) -> int:
         return sum(map(len, self._of_model.values()))
 
-    def of(self, model: str) -> Iterable[Claim]:
+    def of(self, model: str) -> Collection[Claim]:
         return self._of_model.get(model, {}).values()
 
 
 class Audits:
-    """AuditRecords, by the DID of the node that they are of. Fed with what is believed."""
+    """AuditRecords, by the DID of the node that they are of. Fed with what is believed.
+
+    Attributes:
+        changes: how often something came or went.
+    """
 
     def __init__(self) -> None:
         self._of_node: dict[str, dict[str, tuple[Record, int]]] = {}
+        self.changes = 0
 
     def add(self, record: Record, until_ms: int) -> None:
         """Believe an AuditRecord until then."""
         if isinstance(record.body, AuditBody):
+            self.changes += 1
             self._of_node.setdefault(record.body.id, {})[record.content_id] = record, until_ms
 
     def remove(self, record: Record) -> None:
         body = record.body
         if isinstance(body, AuditBody) and body.id in self._of_node:
+            self.changes += 1
             self._of_node[body.id].pop(record.content_id, None)
             if not self._of_node[body.id]:
                 del self._of_node[body.id]
@@ -126,7 +141,7 @@ class Audits:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What selection knows of quality, as of one moment.
+    """What selection knows of quality, as of one moment; what was asked before is remembered.
 
     Attributes:
         claims: every evaluation that is believed.
@@ -145,6 +160,9 @@ class Evidence:
     owners: Callable[[str], frozenset[str]] = lambda _: _NOBODY
     above: Callable[[str], Mapping[str, int]] = lambda _: {}
     reputations: Callable[[str], float] = lambda _: 1.0
+    _qualities: dict[tuple[str, str, tuple[tuple[str, str], ...]], Quality] = field(
+        default_factory=dict
+    )
 
     def quality(
         self, model: str, capability: str, parameters: Mapping[str, str] | None = None
@@ -157,17 +175,20 @@ class Evidence:
             parameters: selecting ones: evaluations that were narrowed to another value of one do
                 not count.
         """
+        wanted = tuple(sorted((parameters or {}).items()))
+        found = self._qualities.get((model, capability, wanted))
+        if found is not None or not self.claims.of(model):
+            return found or UNKNOWN
         claims = [
             claim
             for claim in self.claims.of(model)
             if claim.until_ms > self.now_ms
             and self._is_of(claim.capability, capability)
-            and all(
-                claim.parameters.get(name, value) == value
-                for name, value in (parameters or {}).items()
-            )
+            and all(claim.parameters.get(name, value) == value for name, value in wanted)
         ]
-        return weighed(claims, self.trust, self.owners(model)) if claims else UNKNOWN
+        found = weighed(claims, self.trust, self.owners(model)) if claims else UNKNOWN
+        self._qualities[model, capability, wanted] = found
+        return found
 
     def reputation(self, node: str) -> float:
         """Of the node with this DID, from 0 to 1."""

@@ -119,6 +119,17 @@ def test_what_others_tell_of_a_node_counts_by_their_word_and_up_to_a_bound():
     assert not made
 
 
+def test_what_was_asked_before_is_not_gone_through_again():
+    made = Claims()
+    made.put(MODELS[0], claim("did:a", 0.9))
+    known = Evidence(made, NOW, trust=lambda _: 1.0)
+    before = known.quality(MODELS[0], "text", {"a": "1", "b": "2"})
+    made.put(MODELS[0], claim("did:b", 0.1))
+    assert made.changes == 2
+    assert known.quality(MODELS[0], "text", {"b": "2", "a": "1"}) is before
+    assert Evidence(made, NOW, trust=lambda _: 1.0).quality(MODELS[0], "text") != before
+
+
 def test_what_is_withdrawn_or_expired_does_not_count():
     made, record = Claims(), signed(body(MODELS[0], "0.9"), Kind.EVALUATION, ANN)
     made.add(record, record.valid_until_ms)
