@@ -134,8 +134,10 @@ class Audits:
 
     def of(self, node: str, now_ms: int) -> tuple[Record, ...]:
         """Those of the node with this DID, in order of issuer."""
-        found = self._of_node.get(node, {}).values()
-        live = (record for record, until_ms in found if until_ms > now_ms)
+        found = self._of_node.get(node)
+        if found is None:
+            return ()
+        live = (record for record, until_ms in found.values() if until_ms > now_ms)
         return tuple(sorted(live, key=lambda record: record.issuer))
 
 
