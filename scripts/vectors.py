@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from scripts.vector_branches import branches
+from scripts.vector_metrics import metrics
 from scripts.vector_policy import chain_cases, decisions, hashes, presentations, status_lists
 from scripts.vector_reconcile import reconcile
 from scripts.vector_records import (
@@ -27,6 +28,7 @@ from scripts.vector_records import (
     records,
     refusals,
 )
+from scripts.vector_selection import selection
 
 from aigrid.protocol import framing, inference, messages
 from aigrid.protocol.canonical import canonical, content_id, file_cid
@@ -255,12 +257,14 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "frames": frames,
     "messages": wire_messages,
     "branches": branches,
+    "metrics": metrics,
     "reconcile": reconcile,
     "status_lists": status_lists,
     "chains": chain_cases,
     "presentations": presentations,
     "decisions": decisions,
     "hashes": hashes,
+    "selection": selection,
 }
 
 

@@ -16,16 +16,13 @@ _MEASURED: Final = {
     "shown": "VALUE (95 %)",
     "unanswered": "UNANSWERED",
     "seconds_per_item": "S/ITEM",
-    "node": "NODE",
-    "record": "RECORD",
 }
 _KNOWN: Final = {
-    "name": "MODEL",
-    "asked": "CAPABILITY",
-    "shown": "VALUE (95 %)",
-    "items": "ITEMS",
-    "signed": "BY",
-    "dataset": "DATASET",
+    "asked": "does",
+    "shown": "value",
+    "signed": "by",
+    "dataset": "dataset",
+    "record": "record",
 }
 
 
@@ -88,18 +85,19 @@ def value_text(found: Mapping[str, Any]) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
-def evaluation_text(found: Mapping[str, Any]) -> str:
-    """One line about an evaluation, of a model that is named elsewhere."""
-    by = f"its owner {found['issuer']}" if found["owner"] else found["issuer"]
-    return (
-        f"{found['metric']} {value_text(found)} on {found['items']} items of "
-        f"{_asked(found)}, by {by}"
-    )
+def evaluation_lines(found: Mapping[str, Any]) -> tuple[str, str]:
+    """What an evaluation says of a model, and who says so."""
+    said = f"{found['metric']} {value_text(found)} on {found['items']} items of {_asked(found)}"
+    return said, f"by {_signed(found)}"
 
 
 def _asked(found: Mapping[str, Any]) -> str:
     chosen = ",".join(f"{name}={value}" for name, value in found["parameters"].items())
     return f"{found['capability']}:{chosen}" if chosen else str(found["capability"])
+
+
+def _signed(found: Mapping[str, Any]) -> str:
+    return f"{found['issuer']} (its owner)" if found["owner"] else str(found["issuer"])
 
 
 def _show_measured(body: dict[str, Any]) -> None:
@@ -109,6 +107,8 @@ def _show_measured(body: dict[str, Any]) -> None:
         for row in body["models"]
     )
     render.rows(rows, _MEASURED, empty="")
+    if any(row.get("record") for row in body["models"]):
+        render.note(f"signed; `aigrid evaluations {body['capability']}` shows what is known")
 
 
 def _show_known(body: dict[str, Any]) -> None:
@@ -117,10 +117,10 @@ def _show_known(body: dict[str, Any]) -> None:
             **one,
             "name": one["name"] or one["model"],
             "asked": _asked(one),
-            "shown": f"{one['metric']} {value_text(one)}",
-            "signed": one["issuer"] + (" (its owner)" if one["owner"] else ""),
-            "dataset": one["dataset"][:12],
+            "shown": f"{one['metric']} {value_text(one)} on {one['items']} items",
+            "signed": _signed(one),
         }
         for one in body["evaluations"]
     )
-    render.rows(rows, _KNOWN, empty="Nobody has evaluated anything; `aigrid evaluate` does.")
+    empty = "Nobody has evaluated such a model; `aigrid evaluate` does."
+    render.cards(rows, "name", _KNOWN, empty=empty)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aigrid.node.cli import render
-from aigrid.node.cli.evaluate_commands import evaluation_text
+from aigrid.node.cli.evaluate_commands import evaluation_lines
 from aigrid.protocol.limits import DAY, HOUR, MINUTE
 
 _WHERE: Final = {
@@ -30,7 +30,9 @@ def show_cards(models: Sequence[Mapping[str, Any]], *, own: str) -> None:
             for number, node in enumerate(model.get(state, ())):
                 _line("" if number else label, f"{node} (here)" if node == own else str(node))
         for number, found in enumerate(model.get("evaluations", ())):
-            _line("" if number else "evaluated", evaluation_text(found))
+            said, by = evaluation_lines(found)
+            _line("" if number else "evaluated", said)
+            _line("", by)
         _line("on its way", _coming(model))
         for label, text in _here(model.get("here")):
             _line(label, text)

@@ -30,7 +30,10 @@ class ShowModel(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def show_model(node: Node, params: ShowModel, _: Emit) -> dict[str, Any]:
-    """One of `models_of`, with what `known` says of its evaluations. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
+    """One of `models_of`, with what `known` says of its evaluations.
+
+    Raises InvalidRequestError: `model_not_found`, `ambiguous_model`.
+    """
     said = params.model.removeprefix(MODEL_URN)
     listed = {one["model"]: one for one in models_of(node)}
     found = [id_ for id_, one in listed.items() if said in (id_, *one["names"])]

@@ -1,4 +1,4 @@
-"""How good models are: a dataset put to each candidate, a metric with its interval, a signed record.
+"""How good models are: a dataset put to each candidate, and what came of it signed.
 
 dataset -> asked item by item -> tallies -> value and interval -> EvaluationRecord
 """

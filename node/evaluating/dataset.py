@@ -94,6 +94,10 @@ def _item(line: bytes, contract: Contract, form: Form, constraints: bytes) -> It
         said = msgspec.json.decode(line, type=_Line)
     except UnicodeError:
         raise ValueError("it is not UTF-8") from None
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
     try:
         expected = form.expected(said.expected)
     except MisfitError as error:

@@ -1,4 +1,4 @@
-"""Evaluations as records: what this node says of a model, and what is known of all that was said."""
+"""Evaluations as records: what this node says of a model, and all that is known."""
 
 from collections.abc import Mapping
 from typing import Any

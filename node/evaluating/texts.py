@@ -1,8 +1,9 @@
 """How near a text is to the one that was expected. Pure; what each returns adds up over items.
 
 Sources: chrF: Popovic, "chrF: character n-gram F-score for automatic MT evaluation" (WMT 2015),
-with beta 2 and n up to 6, the default of sacreBLEU 2; ROUGE-L: Lin, "ROUGE" (2004); exact match and token F1: Rajpurkar et al., "SQuAD" (2016), and its script's normalisation;
-word accuracy: 1 - WER. Texts are compared in NFC.
+with beta 2 and n up to 6, the default of sacreBLEU 2; ROUGE-L: Lin, "ROUGE" (2004); exact match and
+token F1: Rajpurkar et al., "SQuAD" (2016), and its script's normalisation; word accuracy: 1 - WER.
+Texts are compared in NFC.
 """
 
 import re

@@ -52,6 +52,7 @@ class Learning:
         self._unsaved: set[str] = set()
         self._untold: set[str] = set()
         self._told_seconds = 0.0
+        self._evidence: tuple[Evidence, tuple[int, int], float] | None = None
         self.ledger = Ledger()
         self.reputations: Callable[[str], float] = lambda _: 1.0
         self._read()
@@ -94,18 +95,29 @@ class Learning:
         return self.ledger.outcomes(peer_id, now_ms, is_of)
 
     def evidence(self) -> Evidence:
-        """Of quality and reputation, as of now."""
-        index, now_ms = self._graph.index, self._now_ms()
-        return Evidence(
+        """Of quality and reputation, as of now; made anew when it has changed, or is old.
+
+        Members may claim much: it is not gone through for each request.
+        """
+        index, now_ms, now = self._graph.index, self._now_ms(), trio.current_time()
+        state = index.claims.changes, index.audits.changes
+        if self._evidence is not None:
+            made, before, made_seconds = self._evidence
+            if before == state and now - made_seconds < LIMITS.evidence_seconds:
+                return made
+        made = Evidence(
             index.claims,
             now_ms,
+            index.audits,
             trust=word_of(self._trust, self._graph, now_ms),
             owners=lambda model: frozenset(
                 record.issuer for record in index.manifests_of(model, now_ms)
             ),
             above=index.concepts.ancestors,
-            reputations=self.reputations,
+            reputations=lambda did: self.reputations(did),  # noqa: PLW0108 - set later
         )
+        self._evidence = made, state, now
+        return made
 
     def tell(self, peer_id: str) -> Record | None:
         """Sign what was found of a node; None where that is nothing, or it is this node.

@@ -95,6 +95,32 @@ def test_classes_numbers_and_outliers_of_tables(grid, tmp_path):
     assert odd[0]["anomaly"]
 
 
+def test_a_dataset_tells_how_good_a_model_is_and_both_nodes_know(grid, tmp_path):
+    asked, holder = grid
+    x, y = models.iris()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    source, made = models.classifier(folder)
+    publish(holder, source, folder)
+    ask(grid, source.task, rows(x[:1]))
+    dataset = tmp_path / "items.jsonl"
+    pairs = zip(x[::3], y[::3], strict=True)
+    items = ({"input": rows(one[None]), "expected": [KINDS[kind]]} for one, kind in pairs)
+    dataset.write_text("".join(json.dumps(item) + "\n" for item in items))
+    found = asked.cli("evaluate", source.task, "--dataset", str(dataset))
+    (one,) = found["models"]
+    expected = float(np.mean(made.predict(x[::3]) == y[::3]))
+    assert one["value"] == pytest.approx(expected, abs=1e-6)
+    assert one["low"] < one["value"] <= one["high"]
+    assert (one["node"], one["unanswered"]) == (holder.peer_id, 0)
+
+    def known() -> Any:
+        return holder.cli("evaluations", source.task)["evaluations"]
+
+    (said,) = wait_for(known, timeout_seconds=30, what="the evaluation")
+    assert (said["record"], said["issuer"]) == (one["record"], asked.ready["did"])
+
+
 def test_what_a_picture_shows(grid, tmp_path):
     source, pictures, shown = models.digits(tmp_path)
     publish(grid[1], source, tmp_path)

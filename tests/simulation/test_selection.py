@@ -19,6 +19,7 @@ from aigrid.metagraph.selection import (
     Weights,
 )
 from aigrid.node.app import Node
+from aigrid.node.commands.experience import Experience, experience
 from aigrid.node.mesh.routing.answer import Answer
 from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.node.policy.caller import OPERATOR
@@ -110,7 +111,7 @@ async def test_the_same_is_chosen_on_every_node_and_every_candidate_is_explained
         evaluate(sim.nodes["asker"].node, models[name], value)
     await everywhere(sim, lambda node: len(node.graph.index.claims) == 3)
     rng = random.Random(5)
-    for _ in range(40):
+    for _ in range(200):
         weights = Weights(quality=rng.random(), warmth=rng.random(), locality=0)
         criteria = Criteria(
             Filters(capability=TEXT), Strategy(weights=weights, exploration=0.3), rng.randrange(99)
@@ -160,6 +161,9 @@ async def test_what_was_learned_outlives_a_restart_and_can_be_told(sim, autojump
     assert record is not None
     assert isinstance(record.body, AuditBody)
     assert (record.body.id, record.body.findings[0].failed) == (bad.identity.did, 3)
+    shown = await experience(asker, Experience(tell=True), None)  # type: ignore[arg-type]
+    assert {one["node"] for one in shown["experience"]} == set(asker.learning.ledger.peers())
+    assert len(shown["told"]) == 2
     sim.kill("asker")
     again = (await sim.start("asker", incarnation=1, with_authority=True)).node
     assert again.learning.outcomes(bad.identity.peer_id, TEXT)[models["bad"]].failed > 2.9

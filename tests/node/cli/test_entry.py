@@ -336,6 +336,7 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "peers",
         "invite",
         "join",
+        "experience",
         "requests",
         "approve",
         "remove",

@@ -1,0 +1,186 @@
+"""Evaluations over whole nodes in virtual time: who is asked, what is signed, and who knows it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.node.commands.test_commands import Console
+from tests.simulation.harness import Simulation, eventually
+
+from aigrid.engines.echo import EchoEngine
+from aigrid.node.evaluating import evaluations as evaluations_module
+from aigrid.node.workers import inline as inline_workers
+from aigrid.protocol.errors import AigridError, Code, LocalError, NoCandidateError, UsageError
+from aigrid.protocol.evidence import EvaluationBody
+from aigrid.protocol.inference import TextRequest
+from aigrid.protocol.kinds import Kind, Served
+from aigrid.protocol.limits import Limits
+from aigrid.protocol.model import ModelDescription
+
+WORDS = ("one", "two words", "three words here", "four")
+
+
+class Half(EchoEngine):
+    """Repeats what has fewer than two words, and says something else of the rest."""
+
+    name = "half"
+
+    def probe(self):
+        return replace(super().probe(), engine=self.name, formats=("half",))
+
+    def estimate(self, source):
+        return super().estimate(replace(source, format="echo"))
+
+    def answer(self, request, cancel):
+        assert isinstance(request, TextRequest)
+        if " " in request.messages[-1].content:
+            request = TextRequest(prompt="none of that")
+        return super().answer(request, cancel)
+
+
+@pytest.fixture
+async def sim(tmp_path, monkeypatch):
+    monkeypatch.setattr(inline_workers, "ENGINES", {"echo": EchoEngine, "half": Half})
+    async with trio.open_nursery() as nursery:
+        yield Simulation(17, tmp_path, nursery)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    path = tmp_path / "items.jsonl"
+    items = ({"input": _said(text), "expected": text} for text in WORDS)
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return str(path)
+
+
+def _said(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+async def publish_half(sim: Simulation, name: str, **more: Any) -> str:
+    description = ModelDescription("half", "text-generation", ())
+    published = await sim.nodes[name].node.hosting.add(
+        description,
+        {},
+        name="half",
+        capabilities=("text-generation",),
+        license_id="",
+        **more,
+    )
+    return published.model
+
+
+async def two(sim: Simulation) -> tuple[Console, Console]:
+    """`a` asks; `b` has a model that answers right, and one that does so half of the time."""
+    for name in ("a", "b"):
+        await sim.start(name)
+    await sim.join("b", "a")
+    await sim.publish_echo("b", "parrot")
+    await publish_half(sim, "b")
+    a, b = (Console(sim.nodes[name].node) for name in ("a", "b"))
+    await eventually(lambda: len(a.node.router.models()) == 2, seconds=30)
+    return a, b
+
+
+async def test_each_model_is_measured_and_every_node_knows_it(sim, dataset, autojump_clock):
+    a, b = await two(sim)
+    found = await a("evaluate", capability="text-generation", path=dataset)
+    assert (found["metric"], found["items"]) == ("exact_match", len(WORDS))
+    best, other = found["models"]
+    assert (best["name"], best["value"], best["high"]) == ("parrot", 1.0, 1.0)
+    assert (other["name"], other["value"]) == ("half", 0.5)
+    assert other["low"] < 0.5 < other["high"]
+    assert best["node"] == b.node.identity.peer_id
+    assert any("4 of 4 items" in event["progress"] for event in a.events)
+
+    async def seen_by(console):
+        return (await console("evaluations", capability="text"))["evaluations"]
+
+    await eventually(lambda: len(b.node.graph.store.of_kind(Kind.EVALUATION)) == 2, seconds=60)
+    assert await seen_by(b) == await seen_by(a)
+    shown = await b("models_show", model="half")
+    (said,) = shown["model"]["evaluations"]
+    assert (said["record"], said["value"]) == (other["record"], 0.5)
+    assert (said["issuer"], said["owner"]) == (a.node.identity.did, False)
+
+
+async def test_measuring_again_replaces_what_was_said(sim, dataset, autojump_clock):
+    a, _ = await two(sim)
+    first = await a("evaluate", capability="text-generation", path=dataset, models=("half",))
+    again = await a("evaluate", capability="text-generation", path=dataset, models=("half",))
+    assert [one["value"] for one in again["models"]] == [one["value"] for one in first["models"]]
+    (known,) = (await a("evaluations"))["evaluations"]
+    assert known["record"] == again["models"][0]["record"] != first["models"][0]["record"]
+    await a("evaluate", capability="text-generation", path=dataset, metric="chrf", sign=False)
+    assert len((await a("evaluations"))["evaluations"]) == 1
+    await a("evaluate", capability="text-generation", path=dataset, metric="chrf")
+    assert len((await a("evaluations", model="half"))["evaluations"]) == 2
+
+
+async def test_parameters_choose_models_and_narrow_what_is_said(sim, dataset, autojump_clock):
+    await sim.start("a")
+    a = Console(sim.nodes["a"].node)
+    served = (Served("text-generation", {"style": ("plain",), "source": ("en",)}),)
+    await publish_half(sim, "a", serves=served)
+    await sim.publish_echo("a", "parrot")
+    chosen = {"style": "plain", "source": "en"}
+    found = await a("evaluate", capability="text-generation", path=dataset, parameters=chosen)
+    assert [one["name"] for one in found["models"]] == ["half"]
+    (record,) = a.node.graph.store.of_kind(Kind.EVALUATION)
+    assert isinstance(record.body, EvaluationBody)
+    assert record.body.parameters == chosen
+    with pytest.raises(NoCandidateError, match="style fancy"):
+        await a(
+            "evaluate", capability="text-generation", path=dataset, parameters={"style": "fancy"}
+        )
+
+
+async def test_another_holder_goes_on_where_one_is_lost(sim, dataset, autojump_clock):
+    for name in ("a", "b", "c"):
+        await sim.start(name)
+        if name != "a":
+            await sim.join(name, "a")
+            await sim.publish_echo(name, "parrot", delay_ms=2000.0)
+    a = Console(sim.nodes["a"].node)
+    await eventually(lambda: len(a.node.router.offers()) == 2, seconds=30)
+    found: list[dict[str, Any]] = []
+
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            found.append(await a("evaluate", capability="text-generation", path=dataset))
+
+        nursery.start_soon(run)
+        await eventually(lambda: bool(a.events), seconds=60)
+        serving = next(n for n in ("b", "c") if sim.nodes[n].node.serving.running)
+        lost = sim.nodes[serving].node.identity.peer_id
+        sim.kill(serving)
+    ((one,),) = (result["models"] for result in found)
+    assert (one["value"], one["unanswered"]) == (1.0, 0)
+    assert one["node"] != lost
+
+
+async def test_what_cannot_be_done_is_said(sim, dataset, tmp_path, autojump_clock, monkeypatch):
+    a, _ = await two(sim)
+    text = {"capability": "text-generation"}
+    with pytest.raises(UsageError, match="cannot read the dataset"):
+        await a("evaluate", **text, path=str(tmp_path / "none"))
+    with pytest.raises(UsageError, match="use `--metric`"):
+        await a("evaluate", **text, path=dataset, metric="auc")
+    with pytest.raises(AigridError, match="poetry"):
+        await a("evaluate", capability="poetry", path=dataset)
+    assert await a.refused("evaluate", **text, path=dataset, models=("x",)) is Code.MODEL_NOT_FOUND
+    assert await a.refused("evaluations", capability="poetry") is Code.USAGE
+    assert await a.refused("evaluations", model="x") is Code.MODEL_NOT_FOUND
+    monkeypatch.setattr(evaluations_module, "LIMITS", Limits(evaluations_own_max=1))
+    found = await a("evaluate", **text, path=dataset)
+    problems = [one["problem"] for one in found["models"] if "problem" in one]
+    assert len(problems) == 1
+    assert "as many as it may" in problems[0]
+    with pytest.raises(LocalError) as refused:
+        await a("evaluate", **text, path=dataset, metric="chrf")
+    assert refused.value.code is Code.OVER_QUOTA
