@@ -70,7 +70,9 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]
 
 
 _SPACE: Final = re.compile(r"\s+")
-_SAME: Final = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "…": "...", "–": "-"})
+_SAME: Final = str.maketrans(
+    {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2026: "...", 0x2013: "-"}
+)  # quotes, dots and dashes of typography
 _MARKUP: Final = re.compile(r"[<>{}\[\]%$\\|_=@#~^*&`]|https?:|\w\.\w|\.\.\.\w")
 _LETTERS: Final = re.compile(r"[^\W\d_]{2}")
 SOURCE_MAX_CHARS: Final = 200
@@ -91,5 +93,5 @@ def cleaned(pairs: Iterable[Pair]) -> Iterator[Pair]:
             continue
         if len(source) > SOURCE_MAX_CHARS or source.casefold() == target.casefold():
             continue
-        if 0.5 <= (len(target) + 8) / (len(source) + 8) <= 2.2:  # noqa: PLR2004 -- measured
+        if 0.5 <= (len(target) + 8) / (len(source) + 8) <= 2.2:
             yield source, target

@@ -19,17 +19,28 @@ from typing import Final
 import numpy as np
 from scripts.translator.catalogues import Pair, cleaned, from_json, from_mo, from_po
 
+CACHE: Final = Path(".cache/translator")
 PACKAGES: Final = (
-    ("homeassistant==2026.11.0", "7ca5fbde9dea879ac7723949fc84347aac5182e6309c357b2e4973fd391b00f7"),
-    ("home-assistant-frontend==20261125.1", "56292fc59343a1e15e0eae2502c5443975f66ab085b12e7c0d68e3e72429df89"),
-    ("indico==3.3.14", "d98e030e0f21d22b9d9423d7cb3f9fca472ac5c2c4f3d8c5d7026ed3ed6c9811"),
-    ("jupyterlab-language-pack-fr-fr==4.5.post3", "9f6ce9d4e64b367ff084a2313af29d6ad8a02d1d08000f3e6c53e2856fa9a11f"),
-    ("horizon==27.0.0", "8a981dae4fb6626e71553aa185f6e429b0b1efb86b04b0a72c3b18ee04f1f990"),
-    ("spyder==6.1.8", "4da836742a7138c93392a8a0bd1a5ff40002cf92d217ef0e7bed11b522322f90"),
-    ("django-oscar==4.2.1", "adbb95ea0130859c204cc6fb221052d6d437ecbaa90800e8418a809f72645e9c"),
-    ("wagtail==8.0.1", "1e6ad5c7891a54efce1400e168298b5a2cc343b642cee89c31bf5ec30c98b26c"),
-    ("django==6.1.3", "a0530e3fdac55d34ccc5893c36f6c57d7a7083064f3d414537e51473648b3290"),
-    ("django-cms==5.1.3", "acf31919aab389d2bea253efa97a901bf55e96046a252f23a7a742e495848a5e"),
+    ("homeassistant==2026.11.0",
+     "7ca5fbde9dea879ac7723949fc84347aac5182e6309c357b2e4973fd391b00f7"),
+    ("home-assistant-frontend==20261125.1",
+     "56292fc59343a1e15e0eae2502c5443975f66ab085b12e7c0d68e3e72429df89"),
+    ("indico==3.3.14",
+     "d98e030e0f21d22b9d9423d7cb3f9fca472ac5c2c4f3d8c5d7026ed3ed6c9811"),
+    ("jupyterlab-language-pack-fr-fr==4.5.post3",
+     "9f6ce9d4e64b367ff084a2313af29d6ad8a02d1d08000f3e6c53e2856fa9a11f"),
+    ("horizon==27.0.0",
+     "8a981dae4fb6626e71553aa185f6e429b0b1efb86b04b0a72c3b18ee04f1f990"),
+    ("spyder==6.1.8",
+     "4da836742a7138c93392a8a0bd1a5ff40002cf92d217ef0e7bed11b522322f90"),
+    ("django-oscar==4.2.1",
+     "adbb95ea0130859c204cc6fb221052d6d437ecbaa90800e8418a809f72645e9c"),
+    ("wagtail==8.0.1",
+     "1e6ad5c7891a54efce1400e168298b5a2cc343b642cee89c31bf5ec30c98b26c"),
+    ("django==6.1.3",
+     "a0530e3fdac55d34ccc5893c36f6c57d7a7083064f3d414537e51473648b3290"),
+    ("django-cms==5.1.3",
+     "acf31919aab389d2bea253efa97a901bf55e96046a252f23a7a742e495848a5e"),
 )  # fmt: skip
 
 _PO: Final = re.compile(r"(?:^|.*/)fr(?:_FR)?(?:/LC_MESSAGES/[^/]+)?\.po")
@@ -104,7 +115,7 @@ def _raw(archive: zipfile.ZipFile) -> Iterator[Pair]:
         elif found := _JSON.fullmatch(name):
             trees[found[1]][found[2]] = name
     for tree in trees.values():
-        if len(tree) == 2:  # noqa: PLR2004 -- both languages
+        if len(tree) == 2:  # both languages
             yield from from_json(archive.read(tree["en"]), archive.read(tree["fr"]))
 
 

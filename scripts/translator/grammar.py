@@ -35,13 +35,16 @@ def _sentence(number: int) -> Pair:
     number, verb = divmod(number, len(_VERBS))
     who, whom = divmod(number, len(_PHRASES))
     form = 2 if _PHRASES[who][2] else 0
-    first, second = _phrase(*_PHRASES[who]), _phrase(*_PHRASES[whom])
+    first, second = (
+        _phrase(noun, adjective, many=many)
+        for noun, adjective, many in (_PHRASES[who], _PHRASES[whom])
+    )
     words = _VERBS[verb][form : form + 2]
     source, target = (f"{first[side]} {words[side]} {second[side]}" for side in (0, 1))
     return source, target
 
 
-def _phrase(noun: tuple[str, str, bool], adjective: tuple[str, str, str], many: bool) -> Pair:
+def _phrase(noun: tuple[str, str, bool], adjective: tuple[str, str, str], *, many: bool) -> Pair:
     ending = "s" if many else ""
     article = "les" if many else ("la" if noun[2] else "le")
     french = adjective[2 if noun[2] else 1]

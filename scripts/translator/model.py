@@ -20,7 +20,8 @@ class Plan:
     Attributes:
         vocabulary: tokens at most.
         batch_tokens: of French, padding included, in one step.
-        learning_rate: the highest, after `warmup` steps; it falls to 0 along a cosine.
+        learning_rate: the highest, after `warmup` steps; then it falls with the root of the step.
+        averaged: what one step leaves of the running average of the weights, which is what is kept.
         beams: with which it is served.
     """
 
@@ -34,17 +35,20 @@ class Plan:
     steps: int
     warmup: int
     learning_rate: float
+    averaged: float
     dropout: float
     beams: int
 
 
 FULL: Final = Plan(
     vocabulary=6000, width=256, inner=1024, heads=4, encoder_layers=3, decoder_layers=2,
-    batch_tokens=1024, steps=3000, warmup=300, learning_rate=1e-3, dropout=0.1, beams=4,
+    batch_tokens=1024, steps=3000, warmup=300, learning_rate=2e-3, averaged=0.998,
+    dropout=0.1, beams=4,
 )  # fmt: skip
 SMOKE: Final = Plan(
     vocabulary=400, width=64, inner=128, heads=4, encoder_layers=1, decoder_layers=1,
-    batch_tokens=512, steps=120, warmup=30, learning_rate=5e-3, dropout=0.0, beams=1,
+    batch_tokens=512, steps=120, warmup=30, learning_rate=5e-3, averaged=0.9,
+    dropout=0.0, beams=1,
 )  # fmt: skip
 
 

