@@ -42,7 +42,7 @@ class Plan:
 
 FULL: Final = Plan(
     vocabulary=6000, width=256, inner=1024, heads=4, encoder_layers=3, decoder_layers=2,
-    batch_tokens=1024, steps=3000, warmup=300, learning_rate=2e-3, averaged=0.998,
+    batch_tokens=1024, steps=6000, warmup=300, learning_rate=2e-3, averaged=0.998,
     dropout=0.1, beams=4,
 )  # fmt: skip
 SMOKE: Final = Plan(

@@ -24,6 +24,7 @@ from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.metadata import read
 from aigrid.engines.torch import TorchEngine
 from aigrid.protocol.inference import TaskChunk, TaskRequest
+from aigrid.protocol.task import TaskMapping
 
 _CHARACTERS: Final = 6  # of the longest n-gram of chrF
 _WORDS: Final = 4  # of BLEU
@@ -52,8 +53,8 @@ def scored(answers: Sequence[str], expected: Sequence[str], *, seed: int = 0) ->
     The interval is a bootstrap over sentences.
     """
     pairs = list(zip(answers, expected, strict=True))
-    characters = np.array([_counts(*map(_letters, pair), _CHARACTERS) for pair in pairs])
-    words = np.array([_counts(*map(_tokens, pair), _WORDS) for pair in pairs])
+    characters = np.array([_counts(_letters(a), _letters(b), _CHARACTERS) for a, b in pairs])
+    words = np.array([_counts(_tokens(a), _tokens(b), _WORDS) for a, b in pairs])
     rng = np.random.default_rng(seed)
     draws = (characters[rng.integers(len(pairs), size=len(pairs))] for _ in range(_DRAWS))
     low, high = np.percentile([_chrf(drawn.sum(axis=0)) for drawn in draws], (2.5, 97.5))
@@ -99,7 +100,8 @@ def _bleu(counts: Counts) -> float:
 def engine(folder: Path, *, threads: int) -> Callable[[str], str]:
     """Text to its translation."""
     draft = read(folder)
-    source = ModelSource("here", draft.format, draft.files, draft.task, mapping=draft.mapping)
+    mapping = draft.mapping if isinstance(draft.mapping, TaskMapping) else None
+    source = ModelSource("here", draft.format, draft.files, draft.task, mapping=mapping)
     made = TorchEngine()
     made.load(source, threads=threads)
 
