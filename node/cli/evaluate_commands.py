@@ -47,7 +47,7 @@ def evaluate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Sign nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Put a dataset to each model that offers a capability, and sign what came of it."""
+    """Put a dataset to the models of a capability, and sign it."""
     named = {"source": source, "target": target}
     params: dict[str, Any] = {
         "capability": capability,

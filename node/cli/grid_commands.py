@@ -14,7 +14,7 @@ Did = Annotated[str, typer.Argument(metavar="DID", help="What `aigrid id` prints
 
 
 def invite(ctx: typer.Context, did: Did, *, as_json: Json = False) -> None:
-    """Print an invitation bound to one key; it can be redeemed once."""
+    """Print an invitation bound to one key, for use once."""
 
     def person(body: dict[str, Any]) -> None:
         render.note(f"valid until {body.get('expires')}; over there run: aigrid join INVITATION")
@@ -35,7 +35,7 @@ def join(
     *,
     as_json: Json = False,
 ) -> None:
-    """Join a grid by an invitation, or ask one on the local network."""
+    """Join a grid by an invitation, or one on the local network."""
     here = session(ctx)
     if invitation is None:
         body = _ask_to_join(here, grid or _choose(here, as_json=as_json), as_json=as_json)
@@ -73,7 +73,7 @@ def approve(
 
 
 def remove(ctx: typer.Context, did: Did, *, as_json: Json = False) -> None:
-    """Revoke a membership: on the authority's node, or a delegate's. It is cut off at once."""
+    """Revoke a membership; it is cut off at once. For the authority's node, or a delegate's."""
     show(
         session(ctx).call("remove", {"did": did}),
         lambda _: render.say("Removed."),

@@ -237,7 +237,7 @@ def _command(data_dir: Path, default: Callable[[], Path] | None = None) -> str:
 
 
 def engines(ctx: typer.Context, *, as_json: Json = False) -> None:
-    """List devices and engines: what each can run, on what, why not."""
+    """List devices and engines: what each can run, and on what."""
     show(session(ctx).call("engines"), _show_engines, as_json=as_json)
 
 

@@ -28,6 +28,16 @@ Policy = Annotated[
 ]
 
 
+Serves = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CAPABILITY:NAME=VALUE,...",
+        help="For which values of a capability's parameters: translation:source=en,target=fr. A "
+        "name may be given several values; repeatable. Default: as published before, else for any.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """Which methods of the node show and publish a model, and what they are told of it."""
@@ -82,15 +92,7 @@ def publish(
             "Files that it names lie beside the model."
         ),
     ] = None,
-    serves: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CAPABILITY:NAME=VALUE,...",
-            help="For which values of a capability's parameters: translation:source=en,target=fr. "
-            "A name may be given several values; repeatable. Default: as published before, else "
-            "for any.",
-        ),
-    ] = None,
+    serves: Serves = None,
     policy: Policy = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     as_json: Json = False,

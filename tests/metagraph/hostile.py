@@ -113,6 +113,7 @@ def with_unknown_fields(record: Record, by: Identity) -> list[bytes]:
         "options",
         "inputSchema",
         "outputSchema",
+        "parametersSchema",
     }  # whose names are their content
     paths = [path for path in objects(document) if path[:1] != ("proof",)]
     made = [

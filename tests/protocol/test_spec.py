@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aigrid.metagraph.selection import Filters
 from aigrid.protocol.errors import Code
 from aigrid.protocol.limits import table
 
@@ -30,6 +31,7 @@ def test_every_parameter_that_the_text_names_exists() -> None:
     prose = "\n".join(line for line in SPEC.splitlines() if not line.startswith("|"))
     named = set(re.findall(rf"`([a-z_]+_{UNITS})`", prose))  # tables of fields have their own
     known = {name for name, _, _ in table()} | {"retry_after_seconds"}
+    known |= {*Filters.__struct_fields__, "max_latency_ms", "max_size_bytes"}  # constraints
     assert len(named) > 20
     assert named <= known
 

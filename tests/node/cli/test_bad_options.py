@@ -69,9 +69,22 @@ CALLS: list[tuple[list[str], dict[str, tuple[str, ...]]]] = [
             "--upstream-model": CHOICE,
             "--key-file": NO_FILE,
             "--task-mapping": NO_FILE,
+            "--serves": ("", "x", "translation", "translation:source", ":a=b", LETTERS),
             "--policy": NO_FILE,
         },
     ),
+    (
+        ["evaluate", "translation", "--dataset", __file__],
+        {
+            "--dataset": NO_FILE,
+            "--metric": CHOICE,
+            "--source": CHOICE[2:],
+            "--target": CHOICE[2:],
+            "--param": ("", "x", "=5", LETTERS),
+            "--model": EMPTY,
+        },
+    ),
+    (["evaluations"], {"--model": EMPTY}),
     (
         ["find", "text-generation"],
         {

@@ -349,6 +349,8 @@ def test_every_command_is_known_to_the_crash_log() -> None:
         "find",
         "ask",
         "run",
+        "evaluate",
+        "evaluations",
         "record",
         "receipts",
         "query",

@@ -106,6 +106,7 @@ class ScriptedMesh:
         trace: Trace = NO_TRACE,
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
+        self.sought.append((capability, criteria))
         self.preferred.append((fallbacks, preferences))
         waiting = waiting or Waiting()
         self.waiting.append(waiting)
