@@ -110,7 +110,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def nodes_of(world: World, capability: str) -> set[str]:
     found = world.asked.cli("find", capability)["candidates"]
-    return {one["peer_id"] for one in found}
+    return {one["node"] for one in found}
 
 
 def test_nine_capabilities_by_name_alone(world: World) -> None:
