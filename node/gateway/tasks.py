@@ -18,7 +18,7 @@ from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.told import aigrid_object
 from aigrid.protocol.errors import InvalidRequestError
-from aigrid.protocol.inference import TaskRequest
+from aigrid.protocol.inference import TEXT_GENERATION, TaskRequest
 from aigrid.protocol.limits import LIMITS
 
 
@@ -64,6 +64,10 @@ def decode_task(task: str, body: bytes) -> TaskCall:
     Raises:
         InvalidRequestError: what is wrong with the body.
     """
+    if task == TEXT_GENERATION:
+        raise InvalidRequestError(
+            "Models that write text are asked at /v1/chat/completions, /v1/responses or /api/chat."
+        )
     try:
         parsed = msgspec.json.decode(body, type=TaskBody)
         request = msgspec.convert(

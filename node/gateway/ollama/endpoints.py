@@ -108,28 +108,28 @@ class OllamaEndpoints:
         )
 
     async def _show(self, request: Request) -> Response:
-        wanted = decode_show(await json_body(self._bodies, request))
+        wanted = decode_show(await self._body(request))
         listed = self._core.model(self._named(wanted))
         where = self._core.whereabouts().get(listed.view.model, {})
         return json_response(models.description(listed, self._manifest(listed.view.model), where))
 
     async def _chat(self, request: Request) -> Response | TextAnswer:
-        call = decode_chat(await json_body(self._bodies, request))
+        call = decode_chat(await self._body(request))
         return await self._answer(request, call, as_message)
 
     async def _generate(self, request: Request) -> Response | TextAnswer:
-        call = decode_generate(await json_body(self._bodies, request))
+        call = decode_generate(await self._body(request))
         return await self._answer(request, call, as_response)
 
     async def _embed(self, request: Request) -> Response:
-        return await self._vectors(
-            request, decode_embed(await json_body(self._bodies, request), single=False)
-        )
+        return await self._vectors(request, decode_embed(await self._body(request), single=False))
 
     async def _embeddings(self, request: Request) -> Response:
-        return await self._vectors(
-            request, decode_embed(await json_body(self._bodies, request), single=True)
-        )
+        return await self._vectors(request, decode_embed(await self._body(request), single=True))
+
+    async def _body(self, request: Request) -> bytes:
+        """Ollama looks at no content type, and many of its clients send that of a form, or none."""
+        return await json_body(self._bodies, request, unsaid=True)
 
     async def _answer(
         self, request: Request, call: TextCall | TouchCall, form: Form

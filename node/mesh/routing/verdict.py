@@ -1,11 +1,20 @@
 """What a failure says of the node that was asked, and of the request. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from aigrid.metagraph.selection import UNWANTED, Ranking, Reason
 from aigrid.node.mesh.routing.summoning import Unmet
 from aigrid.node.policy.explaining import nearness
-from aigrid.protocol.errors import CODES, POLICY, AigridError, Code, NoCandidateError, RemoteError
+from aigrid.protocol.errors import (
+    CODES,
+    POLICY,
+    AigridError,
+    Code,
+    InvalidRequestError,
+    NoCandidateError,
+    RemoteError,
+)
+from aigrid.protocol.inference import TEXT_GENERATION
 from aigrid.protocol.more import not_taken, untaken
 
 # Of these the client hears, when no other candidate did better: the node is there.
@@ -126,6 +135,25 @@ def unmet(
         return None
     busy = told in no_room or any(one.reason is Reason.BUSY for one in ranking.dropped)
     return Unmet(model, capability, name, "busy" if busy else "nobody offers")
+
+
+def of_another_kind(
+    does: Sequence[str], asked: str, *, tensors: bool
+) -> InvalidRequestError:
+    """The error for models that do something else than what they are asked.
+
+    Args:
+        does: what they do, at least one.
+        asked: the capability that was asked for.
+        tensors: whether they take these, and neither text nor a task's input.
+    """
+    paths = {TEXT_GENERATION: "/v1/chat/completions", "feature-extraction": "/v1/embeddings"}
+    path = "/v2/models" if tensors else paths.get(does[0], f"/aigrid/v1/tasks/{does[0]}")
+    return InvalidRequestError(
+        f"The model does {', '.join(does)}, and what is asked is {asked}: name another model, or "
+        f"ask for that at {path}.",
+        param="model",
+    )
 
 
 def nobody_wanted(ranking: Ranking, what: str, needed: Collection[str]) -> AigridError | None:

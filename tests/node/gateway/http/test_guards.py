@@ -118,6 +118,50 @@ async def test_a_body_must_be_plain_json(headers: tuple[str, ...]) -> None:
     assert await refused(data) == (415, "unsupported_media_type")
 
 
+OLLAMA = f'{{"model":"{NAME}","messages":[{{"role":"user","content":"hi"}}]}}'.encode()
+FORM = "Content-Type: application/x-www-form-urlencoded"
+
+
+def ollama_bytes(*headers: str) -> bytes:
+    return head("POST", "/api/chat", f"Content-Length: {len(OLLAMA)}", *headers) + OLLAMA
+
+
+@pytest.mark.parametrize("kind", ["", "Content-Type:", FORM, "Content-Type: text/plain", JSON])
+async def test_clients_of_ollama_need_not_say_that_they_send_json(kind: str) -> None:
+    headers = [kind] if kind else []
+    answer = await exchange(ollama_bytes("User-Agent: curl/8.5.0", *headers))
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("kind", ["", "Content-Type:", FORM, "Content-Type: text/plain"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Origin: http://evil.example",
+        "Origin: null",
+        "Origin: http://localhost",
+        "Referer: http://evil.example/page",
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Mode: no-cors",
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64) Firefox/60.0",
+        "Host: evil.example",
+    ],
+)
+async def test_what_a_page_may_send_unasked_is_refused_there_too(kind: str, header: str) -> None:
+    mesh = ScriptedMesh()
+    data = ollama_bytes(header, *([kind] if kind else []))
+    if header.startswith("Host"):
+        data = data.replace(b"Host: localhost\r\n", b"", 1)
+    answer = await exchange(data, mesh=mesh)
+    assert answer.split()[1] in (b"403", b"415")
+    assert not mesh.asked
+
+
+async def test_a_page_of_our_own_asks_there_with_json() -> None:
+    answer = await exchange(ollama_bytes(JSON, "Origin: http://localhost", "User-Agent: Mozilla/5"))
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
 async def test_unknown_paths_and_methods_are_refused_in_kind() -> None:
     assert await refused(head("GET", "/v0/x")) == (404, "not_found")
     assert await refused(head("GET", "/v1/models/no/such")) == (404, "model_not_found")
