@@ -111,18 +111,10 @@ class Request:
         return await self._exchange.unless_gone(work)
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Status and header; they leave with what is written first.
-
-        With them goes who asked, and what a complete answer has cost; a stream says that in its
-        last chunk.
-        """
+        """Status and header, with the request id; they leave with what is written first."""
         course = self.course
         course.status = status
-        told = [*headers, (b"x-request-id", course.request_id.encode())]
-        if course.finished:
-            told.append((b"x-aigrid-attempts", str(course.attempts).encode()))
-            told.append((b"x-aigrid-overhead-ms", str(course.overhead_ms).encode()))
-        self._exchange.begin(status, told)
+        self._exchange.begin(status, [*headers, (b"x-request-id", course.request_id.encode())])
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """A part of the answer's body. To a client that is gone, nothing."""

@@ -14,6 +14,7 @@ import msgspec
 from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.ollama.messages import Message, chat_messages
 from aigrid.node.gateway.ollama.options import read
+from aigrid.node.gateway.openai.fields import explain
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -45,19 +46,19 @@ class _Generating(NamedBody):
 class ChatBody(_Generating):
     """The body of a chat request."""
 
-    messages: list[Message] = []
+    messages: list[Message] | None = None
     tools: msgspec.Raw = msgspec.Raw()
 
 
 class GenerateBody(_Generating):
     """The body of a request to continue or answer a text."""
 
-    prompt: str = ""
-    suffix: str = ""
-    system: str = ""
-    template: str = ""
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
     context: list[int] | None = None
-    raw: bool = False
+    raw: bool | None = None
     images: list[str] | None = None
 
 
@@ -122,7 +123,7 @@ def decode_generate(body: bytes) -> TextCall | TouchCall:
                 "`raw` and `suffix` go with neither `system` nor `images`.", param="raw"
             )
         more = {"suffix": msgspec.Raw(_encode(parsed.suffix))} if parsed.suffix else {}
-        return _text_call(parsed, {"prompt": parsed.prompt}, more)
+        return _text_call(parsed, {"prompt": parsed.prompt or ""}, more)
     system = [Message("system", parsed.system)] if parsed.system else []
     asked = Message("user", parsed.prompt, images=parsed.images)
     return _text_call(parsed, {"messages": chat_messages([*system, asked])}, {})
@@ -226,8 +227,10 @@ def _parse(body: bytes, kind: type[_S]) -> _S:
     try:
         body.decode()  # msgspec checks only the strings that it keeps
         return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
     except (ValueError, RecursionError) as error:  # DecodeError and UnicodeDecodeError, too
-        raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
+        raise InvalidRequestError(f"The body is no JSON: {error}. Send one JSON object.") from None
 
 
 def _absent(raw: msgspec.Raw) -> bool:

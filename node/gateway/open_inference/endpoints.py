@@ -143,7 +143,9 @@ class OpenInferenceEndpoints:
         )
         said, more = await _translated(sum(len(one.data) for one in outputs.values()), spell)
         kind = answers.OCTETS if more else JSON_TYPE
-        return Response(said, headers={**served_by(found.answer), **more}, media_type=kind)
+        return Response(
+            said, headers={**served_by(found.answer, found.told), **more}, media_type=kind
+        )
 
     def _named(self, request: Request) -> Listed:
         """The model of a path. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""

@@ -11,7 +11,6 @@ from aigrid.protocol.errors import (
     AigridError,
     Code,
     InvalidRequestError,
-    NoCandidateError,
     RemoteError,
 )
 from aigrid.protocol.inference import TEXT_GENERATION
@@ -137,9 +136,7 @@ def unmet(
     return Unmet(model, capability, name, "busy" if busy else "nobody offers")
 
 
-def of_another_kind(
-    does: Sequence[str], asked: str, *, tensors: bool
-) -> InvalidRequestError:
+def of_another_kind(does: Sequence[str], asked: str, *, tensors: bool) -> InvalidRequestError:
     """The error for models that do something else than what they are asked.
 
     Args:
@@ -168,7 +165,9 @@ def nobody_wanted(ranking: Ranking, what: str, needed: Collection[str]) -> Aigri
     if lacking:
         return not_taken(min(lacking, key=len), f"any node that may be asked for {what}")
     told = unwanted_ones(ranking)
-    return NoCandidateError(f"no node that offers {what} is one that may be asked: {told}")
+    return InvalidRequestError(
+        f"No node that offers {what} is one that `provider` permits: {told}.", param="provider"
+    )
 
 
 def unwanted_ones(ranking: Ranking) -> str:
