@@ -217,10 +217,12 @@ class Llm(Client):
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},  # as on a terminal
         ) as asking:
             assert asking.stdout is not None
             first = asking.stdout.read(5)
             asking.send_signal(signal.SIGINT)
+            _, said = asking.communicate()
+        assert first, said.decode(errors="replace")
         return first.decode()
