@@ -195,7 +195,7 @@ async def test_preferred_nodes_are_asked_first_and_others_never(
             assert (await made.ask(preferences=preferences))[0].node == node
         error = await made.refused(preferences=Preferences(only=(able,), ignore=(able,)))
         assert isinstance(error, InvalidRequestError)
-            assert (error.code, error.param) == (Code.INVALID_REQUEST, "provider")
+        assert (error.code, error.param) == (Code.INVALID_REQUEST, "provider")
         assert f"{able} is to be ignored" in error.message
         assert f"{plain} is none of those to be asked" in error.message
 
