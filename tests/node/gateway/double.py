@@ -37,7 +37,7 @@ RECEIPT = content_id(b"receipt")
 BROKEN = "local-0123"  # where there is none
 NOW_MS = 1_700_000_000_123
 
-Batch = tuple[InferChunk, ...] | AigridError | Exception | float
+Batch = tuple[InferChunk, ...] | AigridError | Exception | float | trio.Event
 
 
 def text(*pieces: str) -> tuple[InferChunk, ...]:
@@ -147,6 +147,9 @@ async def _play(batch: Batch) -> tuple[InferChunk, ...] | None:
         raise batch
     if isinstance(batch, float):
         await trio.sleep(batch)
+        return None
+    if isinstance(batch, trio.Event):
+        await batch.wait()
         return None
     return batch
 
