@@ -15,7 +15,7 @@ from typing import Annotated, Protocol, runtime_checkable
 from msgspec import Meta
 
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.inference import InferChunk, InferRequest
+from aigrid.protocol.inference import InferChunk, InferRequest, TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import Takes
 from aigrid.protocol.names import PRINTABLE
@@ -348,6 +348,6 @@ def check_trusted(source: ModelSource, code_formats: Collection[str]) -> None:
 
 def wrong_task(engine: str, request: InferRequest) -> EngineError:
     """The error for a request whose shape the engine does not take."""
-    return EngineError(
-        f"engine {engine} does not take a {type(request).__name__}", Code.INVALID_REQUEST
-    )
+    lacks = {TextRequest: "writes no text", TaskRequest: "does no typed task"}
+    what = lacks.get(type(request), "takes no tensors")
+    return EngineError(f"the model {what} with engine {engine}", Code.INVALID_REQUEST)

@@ -48,7 +48,7 @@ from aigrid.engines.llama_cpp_model import (
     Run,
     accelerators,
 )
-from aigrid.engines.text_generate import answer
+from aigrid.engines.text_generate import TAKES, answer
 from aigrid.engines.text_options import context_tokens, flag
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
@@ -105,7 +105,15 @@ class LlamaCppEngine:
             problem = f"{_PACKAGE} cannot be used: {error}"[:300]
         tasks = ("text-generation",)
         return Probe(
-            self.name, found, ("gguf",), tasks, places, problem, fallback=True, refuses=REFUSES
+            self.name,
+            found,
+            ("gguf",),
+            tasks,
+            places,
+            problem,
+            fallback=True,
+            refuses=REFUSES,
+            takes=TAKES,
         )
 
     def estimate(self, source: ModelSource) -> Estimate:

@@ -49,7 +49,7 @@ from aigrid.engines.llama import (
     read_config,
 )
 from aigrid.engines.onnx_decoder import PREFILL_CHUNK, Rows, Run, open_session, spins
-from aigrid.engines.text_generate import answer
+from aigrid.engines.text_generate import TAKES, answer
 from aigrid.engines.text_options import context_tokens, flag, slots_of
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextRequest
@@ -115,7 +115,9 @@ class OnnxTextEngine:
         except (ImportError, OSError, PackageNotFoundError) as error:
             problem = f"onnxruntime cannot be used: {error}"
         tasks = ("text-generation",)
-        return Probe(self.name, found, ("gguf",), tasks, devices(), problem, refuses=REFUSES)
+        return Probe(
+            self.name, found, ("gguf",), tasks, devices(), problem, refuses=REFUSES, takes=TAKES
+        )
 
     def estimate(self, source: ModelSource) -> Estimate:
         check_options(source, "context", "slots", "spin", "exact_inputs", "reuse_prefix")

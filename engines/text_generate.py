@@ -19,9 +19,12 @@ from aigrid.protocol.inference import (
     TokenLogprob,
 )
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import LOGPROBS
 
 # Who waits takes a longer silence for trouble, so an empty chunk says that the work goes on.
 _SIGN_OF_LIFE_SECONDS: Final = LIMITS.sign_of_life_seconds
+TAKES: Final = (LOGPROBS,)
+"""Further members of a request, see `Probe.takes`, that whoever answers with `answer` takes."""
 
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)

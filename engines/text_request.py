@@ -64,7 +64,7 @@ def make_plan(
         if any(not 0 <= token < vocabulary for token in tokens):
             raise _invalid(f"{name} must be between 0 and {vocabulary - 1}")
     if not prompt:
-        raise _invalid("the prompt must have at least one token")
+        raise _invalid("the prompt has no token: send at least one")
     used = len(prompt) + len(request.continued_ids)
     least = 0 if request.continued_ids else 1
     wanted = least if request.max_tokens is None else request.max_tokens

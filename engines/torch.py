@@ -28,7 +28,7 @@ from aigrid.engines.counting import Tally
 from aigrid.engines.devices import DRIVER_BYTES, bound_bytes, choose, devices
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
-from aigrid.engines.text_generate import answer
+from aigrid.engines.text_generate import TAKES, answer
 from aigrid.engines.text_options import context_tokens
 from aigrid.engines.torch_devices import accelerators, bound_memory, torch_device, tried
 from aigrid.engines.torch_memory import RUNTIME_BYTES, Sizes, on_accelerator, on_host
@@ -83,7 +83,15 @@ class TorchEngine:
         except (ImportError, OSError) as error:
             problem = f"torch cannot be used: {error}"[:300]
         return Probe(
-            self.name, found, (FORMAT,), tuple(HEADS), places, problem, lacks=lacks, refuses=REFUSES
+            self.name,
+            found,
+            (FORMAT,),
+            tuple(HEADS),
+            places,
+            problem,
+            lacks=lacks,
+            refuses=REFUSES,
+            takes=TAKES,
         )
 
     def estimate(self, source: ModelSource) -> Estimate:

@@ -51,6 +51,8 @@ class Code(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     BODY_TOO_LARGE = "body_too_large"
+    HEADER_TOO_LARGE = "header_too_large"
+    HTTP_VERSION = "http_version"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     HOST_NOT_ALLOWED = "host_not_allowed"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
@@ -233,6 +235,8 @@ CODES: dict[Code, CodeInfo] = {
     Code.METHOD_NOT_ALLOWED: _request(405, "Use the method named in the Allow header."),
     Code.REQUEST_TIMEOUT: _request(408, "Send the whole request without pausing."),
     Code.BODY_TOO_LARGE: _request(413, "Send a smaller body."),
+    Code.HEADER_TOO_LARGE: _request(431, "Send a shorter path, and fewer or smaller headers."),
+    Code.HTTP_VERSION: _request(505, "Speak HTTP/1.1."),
     Code.UNSUPPORTED_MEDIA_TYPE: _request(415, "Send a type that the path takes, uncompressed."),
     Code.HOST_NOT_ALLOWED: _request(403, "Use localhost, or name it with --gateway-name."),
     Code.ORIGIN_NOT_ALLOWED: _request(403, "Web pages of other origins may not call this node."),

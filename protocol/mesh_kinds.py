@@ -148,6 +148,11 @@ def tensors_of(body: ModelBody) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpe
     )
 
 
+def takes_only_tensors(body: ModelBody) -> bool:
+    """Whether a model is asked with the tensors that it declares, and neither text nor a task."""
+    return bool(tensors_of(body)[0]) and body.model.mapping is UNSET
+
+
 def id_is_model(_issuer: str, body: SubjectBody) -> None:
     if not (body.id.startswith(MODEL_URN) and is_content_id(body.id.removeprefix(MODEL_URN))):
         raise VerificationError("the id is not that of a model")

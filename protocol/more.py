@@ -17,6 +17,9 @@ from aigrid.protocol.inference import InferRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 
 EVERYTHING: Final = "*"
+LOGPROBS: Final = "logprobs"
+"""What an engine takes that reports log-probabilities where `top_logprobs` asks for them."""
+
 Takes = Annotated[
     tuple[Annotated[str, Meta(max_length=64, pattern=r"^(\*|[a-z][a-z0-9_.]*)\Z")], ...],
     Meta(max_length=LIMITS.takes_max),
@@ -87,7 +90,7 @@ RESERVED: Final = frozenset(
             "function_call",
             "functions",
             "keep_alive",
-            "logprobs",
+            LOGPROBS,
             "max_completion_tokens",
         ),
         *("max_tokens", "messages", "model", "models", "n", "prompt", "provider", "seed", "stop"),
@@ -174,6 +177,8 @@ def needed(request: InferRequest, *, strict: bool = False) -> frozenset[str]:
     if not isinstance(request, TextRequest):
         return frozenset()
     found = _meaning(members(request.more), MEANINGFUL, strict=strict)
+    if request.top_logprobs is not None:
+        found.add(LOGPROBS)
     for message in request.messages:
         if message.more:
             own = _meaning(members(message.more, "messages"), IN_MESSAGES, strict=strict)

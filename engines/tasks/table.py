@@ -20,6 +20,7 @@ from aigrid.engines.tasks.text import (
     ZeroShot,
 )
 from aigrid.engines.tasks.written import Rewriting
+from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import ALSO_DOES
@@ -76,7 +77,10 @@ class Tasks:
             raise invalid(f"this model does {', '.join(self._tasks)}, not {request.task!r}")
         if unknown := sorted(request.parameters.keys() - task.parameters):
             known = ", ".join(sorted(task.parameters)) or "none"
-            raise invalid(f"there is no parameter {unknown[0]!r}; this task has {known}")
+            raise EngineError(
+                f"the model has no parameter `{unknown[0]}` for this, but {known}",
+                Code.UNSUPPORTED_PARAMETER,
+            )
         call = TaskCall(request, cancel)
         try:
             output = _encoder.encode(task(call))

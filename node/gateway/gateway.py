@@ -139,11 +139,13 @@ class Gateway:
         self.bind()
         if self._socket is None:
             raise RuntimeError("bind left no socket")
+        app = self._app()
         server = self._server = HttpServer(
-            self._app(),
+            app,
             self._socket,
             self._limits,
             None if self._tls is None else self._tls.context,
+            refusal=app.refusal,
             now_seconds=self._core.now_seconds,
         )
         async with trio.open_nursery() as nursery:

@@ -50,7 +50,9 @@ def wish_of(
     seconds = None if kept is None else keep_alive_seconds(kept, called=called)
     if seconds == math.inf and called == _KEEP_ALIVE and not _FOR_GOOD.fullmatch(str(kept).strip()):
         # In the body any time below 0 means so, for Ollama's clients say it.
-        raise InvalidRequestError(f"{_KEEP_ALIVE} is below 0; -1 keeps the model for good.")
+        raise InvalidRequestError(
+            f"{_KEEP_ALIVE} is below 0; -1 keeps the model for good.", param=_KEEP_ALIVE
+        )
     return Wish(_patience(headers, limits, stream=stream), seconds, whole=not stream)
 
 
@@ -61,6 +63,7 @@ def _patience(headers: Mapping[bytes, bytes], limits: GatewayLimits, *, stream: 
     text = said.decode("latin-1").strip()
     if not _SECONDS.fullmatch(text) or float(text) > LIMITS.patience_max_seconds:
         raise InvalidRequestError(
-            f"{_PATIENCE} must be seconds, from 0 to {LIMITS.patience_max_seconds:g}."
+            f"{_PATIENCE} must be seconds, from 0 to {LIMITS.patience_max_seconds:g}.",
+            param=_PATIENCE,
         )
     return float(text)

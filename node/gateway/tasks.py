@@ -16,9 +16,10 @@ from aigrid.node.gateway.http.routes import Route
 from aigrid.node.gateway.http.task_answer import task_answer
 from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.openai.fields import explain
 from aigrid.node.gateway.told import aigrid_object
 from aigrid.protocol.errors import InvalidRequestError
-from aigrid.protocol.inference import TaskRequest
+from aigrid.protocol.inference import TEXT_GENERATION, TaskRequest
 from aigrid.protocol.limits import LIMITS
 
 
@@ -55,7 +56,7 @@ class TaskEndpoints:
             "usage": {"prompt_tokens": found.finish.prompt_tokens},
             "aigrid": aigrid_object(found.told),
         }
-        return json_response(body, served_by(found.answer))
+        return json_response(body, served_by(found.answer, found.told))
 
 
 def decode_task(task: str, body: bytes) -> TaskCall:
@@ -64,17 +65,23 @@ def decode_task(task: str, body: bytes) -> TaskCall:
     Raises:
         InvalidRequestError: what is wrong with the body.
     """
+    if task == TEXT_GENERATION:
+        raise InvalidRequestError(
+            "Models that write text are asked at /v1/chat/completions, /v1/responses or /api/chat."
+        )
     try:
         parsed = msgspec.json.decode(body, type=TaskBody)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequestError(f"The body is no JSON: {error}. Send one JSON object.") from None
+    try:
         request = msgspec.convert(
             {"task": task, "input": bytes(parsed.input), "parameters": parsed.parameters},
             TaskRequest,
         )
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"The body is not a task request: {error}. "
-            'Send {"input": ..., "model": "...", "parameters": {...}}.'
-        ) from None
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
     if len(parsed.model) > LIMITS.model_field_max_chars:
         raise InvalidRequestError("The name of the model is too long.", param="model")
     models = (parsed.model,) if parsed.model else ()

@@ -17,7 +17,7 @@ class Told:
     Attributes:
         answer: who began it.
         segments: who made how much of it; of several choices, all of them.
-        attempts: nodes that were asked, for all choices.
+        attempts: how often a node was asked, for all choices.
         overhead_ms: see `Course`; as it was when the answer ended.
     """
 

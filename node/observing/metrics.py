@@ -118,7 +118,7 @@ class Metrics:
             _OVERHEAD,
         )
         self._attempts = Counter(
-            "aigrid_attempts", "Nodes that were asked.", _ENDPOINT, registry=self._registry
+            "aigrid_attempts", "How often a node was asked.", _ENDPOINT, registry=self._registry
         )
         self._continued = Counter(
             "aigrid_continuations",

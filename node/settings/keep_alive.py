@@ -37,5 +37,5 @@ def keep_alive_seconds(value: str | float, *, called: str = "keep_alive") -> flo
             return math.inf if size != text and seconds else seconds
     raise InvalidRequestError(
         f'{called} is no time such as "5m", 300 (seconds), 0 or -1 (for good).',
-        param=called if called == "keep_alive" else None,
+        param=called,
     )

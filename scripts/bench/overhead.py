@@ -18,7 +18,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -119,7 +118,9 @@ def measure(
     after = [own_and_workers(node) for node in nodes]
     for node in nodes:
         os.kill(node.pid, signal.SIGUSR2)
-    stages: defaultdict[str, float] = defaultdict(float)
+    stages: dict[str, float] = dict.fromkeys(
+        (*(name for _, name in STAGES), ENGINE, SCHEDULER), 0.0
+    )
     own_seconds = sampled_seconds = 0.0
     for profile, old, new in zip(profiles, before, after, strict=True):
         wait_for(profile.exists, timeout_seconds=10, what="a profile")

@@ -13,7 +13,7 @@ import pytest
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from scripts.offers import offers
 from tests.clients.client import COLUMNS, ECHO, LINEAR, NOTHING, ROWS, SLOW, TEXT, VECTORS, Client
-from tests.clients.text_clients import LangChain, LiteLlm, Llm, Ollama, OpenAi
+from tests.clients.text_clients import LangChain, LiteLlm, LiteLlmOfOllama, Llm, Ollama, OpenAi
 from tests.clients.triton_client import Triton
 from tests.engines.onnx_models import linear, save
 from tests.engines.tasks.text_models import lookup, plain_words
@@ -23,7 +23,15 @@ from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.task import TaskOutput
 
-CLIENTS: tuple[type[Client], ...] = (OpenAi, Triton, Ollama, LangChain, LiteLlm, Llm)
+CLIENTS: tuple[type[Client], ...] = (
+    OpenAi,
+    Triton,
+    Ollama,
+    LangChain,
+    LiteLlm,
+    LiteLlmOfOllama,
+    Llm,
+)
 MODELS = {ECHO, VECTORS, LINEAR, SLOW}
 CANCEL_SECONDS = 10
 MATRIX = Path(__file__).parents[2] / "docs" / "clients.md"

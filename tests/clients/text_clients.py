@@ -120,6 +120,7 @@ class LangChain(Client):
 
 class LiteLlm(Client):
     name = "litellm"
+    provider, base = "openai", "/v1"
 
     @property
     def refused(self) -> type[Exception]:  # type: ignore[override]
@@ -130,9 +131,9 @@ class LiteLlm(Client):
 
     def ask(self, model: str, **more: Any) -> Any:
         return self.sdk().completion(
-            model=f"openai/{model}",
+            model=f"{self.provider}/{model}",
             messages=SAID,
-            api_base=f"{self.address}/v1",
+            api_base=self.address + self.base,
             api_key="none",
             **more,
         )
@@ -140,11 +141,11 @@ class LiteLlm(Client):
     def listed(self) -> set[str]:
         found = self.sdk().get_valid_models(
             check_provider_endpoint=True,
-            custom_llm_provider="openai",
+            custom_llm_provider=self.provider,
             api_base=self.address,
             api_key="none",
         )
-        return {name.removeprefix("openai/") for name in found}
+        return {name.removeprefix(f"{self.provider}/") for name in found}
 
     def plain(self) -> str:
         return str(self.ask(ECHO).choices[0].message.content)
@@ -154,7 +155,10 @@ class LiteLlm(Client):
 
     def embeddings(self, texts: list[str]) -> Any:
         found = self.sdk().embedding(
-            model=f"openai/{VECTORS}", input=texts, api_base=f"{self.address}/v1", api_key="none"
+            model=f"{self.provider}/{VECTORS}",
+            input=texts,
+            api_base=self.address + self.base,
+            api_key="none",
         )
         return [one["embedding"] for one in found.data]
 
@@ -166,6 +170,13 @@ class LiteLlm(Client):
         first = next(c for chunk in stream if (c := chunk.choices[0].delta.content))
         stream.close()
         return str(first)
+
+
+class LiteLlmOfOllama(LiteLlm):
+    """Its provider for Ollama's chat, which sends JSON as if it were a form."""
+
+    name = "litellm, ollama_chat"
+    provider, base = "ollama_chat", ""
 
 
 class Llm(Client):
@@ -206,10 +217,12 @@ class Llm(Client):
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},  # as on a terminal
         ) as asking:
             assert asking.stdout is not None
             first = asking.stdout.read(5)
             asking.send_signal(signal.SIGINT)
+            _, said = asking.communicate()
+        assert first, said.decode(errors="replace")
         return first.decode()

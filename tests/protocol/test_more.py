@@ -42,6 +42,10 @@ def test_what_changes_the_meaning_is_needed_by_name() -> None:
     assert needed(request) == {"tools", "top_k", "messages.tool_calls"}
 
 
+def test_log_probabilities_are_needed_by_name() -> None:
+    assert needed(TextRequest(prompt="x", top_logprobs=0)) == {"logprobs"}
+
+
 def test_everything_is_needed_where_the_client_says_so() -> None:
     request = asked({"name": "x"}, user="me", top_k=0, store=None)
     assert needed(request) == frozenset()

@@ -21,7 +21,7 @@ from aigrid.node.mesh.routing.answer import Answer
 from aigrid.node.policy.receipt_proof import kept_hashes
 from aigrid.node.policy.receipt_queries import Filters, newest
 from aigrid.node.workers.inline import InlineSpawner
-from aigrid.protocol.errors import AigridError, Code, EngineError
+from aigrid.protocol.errors import AigridError, Code, EngineError, InvalidRequestError
 from aigrid.protocol.inference import (
     ChatMessage,
     Finish,
@@ -194,7 +194,8 @@ async def test_preferred_nodes_are_asked_first_and_others_never(
         ):
             assert (await made.ask(preferences=preferences))[0].node == node
         error = await made.refused(preferences=Preferences(only=(able,), ignore=(able,)))
-        assert error.code is Code.NO_CANDIDATE
+        assert isinstance(error, InvalidRequestError)
+        assert (error.code, error.param) == (Code.INVALID_REQUEST, "provider")
         assert f"{able} is to be ignored" in error.message
         assert f"{plain} is none of those to be asked" in error.message
 

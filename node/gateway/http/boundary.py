@@ -12,6 +12,7 @@ from aigrid.node.gateway.http.request import ClientGoneError, Request
 from aigrid.node.gateway.http.response import JSON_TYPE, Response
 from aigrid.node.gateway.http.routes import MethodNotAllowedError
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.node.gateway.openai.answers import error_body
 from aigrid.node.mesh.routing.answer import Segment
 from aigrid.node.observing.course import Course
 from aigrid.node.observing.observer import Observer
@@ -19,6 +20,11 @@ from aigrid.node.settings.places import places_of
 from aigrid.protocol.errors import AigridError, Code, LocalError
 
 _log = structlog.get_logger("aigrid.gateway")
+_REFUSALS = {
+    431: Code.HEADER_TOO_LARGE,
+    505: Code.HTTP_VERSION,
+    500: Code.INTERNAL,
+}
 _OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 
 
@@ -67,6 +73,22 @@ class Boundary:
                         await answer(request)
                 course.route = request.route or "other"
                 self._observer.ends(course)
+
+    def refusal(self, status: int, reason: str) -> Response:
+        """What is answered to what is no request; to be written without one.
+
+        Args:
+            status: 400, 431, 505 or, where an endpoint left out to answer, 500.
+            reason: one sentence, which names nothing that was sent.
+        """
+        error = AigridError(reason, _REFUSALS.get(status, Code.INVALID_REQUEST))
+        with self._core.request(None) as id_:
+            course = self._core.course(id_)
+            self._observer.begins(course, "", {})
+            course.code, course.status, course.route = error.code, error.info.http, "other"
+            self._observer.ends(course)
+        headers = {"x-request-id": id_, "connection": "close"}
+        return error_response(error, self._limits, error_body, headers)
 
     async def _admit(self, request: Request) -> None:
         if request.path in _OPEN:

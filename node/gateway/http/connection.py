@@ -6,6 +6,7 @@ no HTTP/1.0 or 1.1 is refused, and an Upgrade is passed over, as RFC 9110 (7.8) 
 """
 
 import math
+import re
 import socket
 import ssl
 import struct
@@ -18,7 +19,9 @@ import h11
 import trio
 
 from aigrid.node.gateway.http.request import ClientGoneError, Request
+from aigrid.node.gateway.http.response import Response
 from aigrid.node.gateway.limits import GatewayLimits
+from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.limits import KIB
 
 T = TypeVar("T")
@@ -27,17 +30,19 @@ _UNREAD_MAX_BYTES: Final = 64 * KIB  # of what nobody has asked for yet; one rea
 _WRITE_MAX_BYTES: Final = 64 * KIB
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 _HEARD_OUT: Final = frozenset({h11.DONE, h11.MUST_CLOSE, h11.CLOSED})
+_TWO_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _BODILESS: Final = frozenset({204, 304})
 _VERSIONS: Final = frozenset({b"1.0", b"1.1"})
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _CONTINUE: Final = h11.InformationalResponse(status_code=100, headers=[])
-_PLAIN: Final = ((b"content-length", b"0"), (b"connection", b"close"))
+_QUOTED: Final = re.compile(r"\W*\bb?['\"{].*", re.DOTALL)
 
 
 class Server(Protocol):
     """What connections share; see `server.HttpServer`."""
 
     app: Callable[[Request], Awaitable[None]]
+    refusal: Callable[[int, str], Response]
     limits: GatewayLimits
     tls: ssl.SSLContext | None
     connections: "dict[Connection, None]"
@@ -189,7 +194,7 @@ class Connection:
             self._taken.unpark_all()
 
     async def receive(self) -> bytes:
-        """See `Request.receive`. What is no body is answered here, unless an answer has begun."""
+        """See `Request.receive`."""
         if self._closing:
             raise ClientGoneError
         if self._http.their_state is not h11.SEND_BODY:
@@ -199,8 +204,7 @@ class Connection:
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as error:
-            await self._refuse(error.error_status_hint)
-            raise ClientGoneError from None
+            raise InvalidRequestError(f"The body is none: {_reason(error)}.") from None
         if isinstance(event, h11.Data):
             return bytes(event.data)
         if isinstance(event, h11.EndOfMessage):
@@ -232,40 +236,45 @@ class Connection:
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as error:
-            await self._refuse(error.error_status_hint)
+            await self._refuse(error.error_status_hint, f"This is no HTTP/1.1: {_reason(error)}.")
             return False
         if not isinstance(event, h11.Request):
             return False
         self._waits_for_request = False
         self._server.quiet.pop(self, None)
         self._set_deadline(math.inf)
-        status = self._problem(event)
+        self._is_bodiless = event.method.upper() == b"HEAD"
+        status, reason = self._problem(event)
         try:
             request = Request(self, event.method, event.target, list(event.headers))
         except ValueError:
-            status = status or 400
+            status, reason = status or 400, reason or "The path is no percent-encoded UTF-8."
         if status:
-            await self._refuse(status)
+            await self._refuse(status, reason)
             return False
-        self._is_bodiless = request.method == "HEAD"
         await self._server.app(request)
         return await self._goes_on()
 
-    def _problem(self, event: h11.Request) -> int:
-        """The status that refuses a complete header; 0 for one that may be answered."""
+    def _problem(self, event: h11.Request) -> tuple[int, str]:
+        """The status that refuses a complete header, and why; 0 for one that may be answered."""
         size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
         if event.http_version not in _VERSIONS:
-            return 505
-        if size > self._limits.headers_max_bytes or len(event.headers) > self._limits.headers_max:
-            return 431
-        return 0
+            return 505, "The request is of another version of HTTP."
+        if size > self._limits.headers_max_bytes:
+            return 431, f"The header has more than {self._limits.headers_max_bytes} bytes."
+        if len(event.headers) > self._limits.headers_max:
+            return 431, f"There are more than {self._limits.headers_max} headers."
+        if _TWO_LENGTHS.issubset(name for name, _ in event.headers):
+            # Somebody before us may have taken the other one, and so another request's beginning.
+            return 400, "Content-Length and Transfer-Encoding are both there."
+        return 0, ""
 
     async def _goes_on(self) -> bool:
         """Whether the client was heard out and answered, and may ask again."""
         if self._gone or self._closing:
             return False
         if self._http.our_state is h11.SEND_RESPONSE:
-            await self._refuse(500)
+            await self._refuse(500, "The request was not answered.")
         try:
             while self._http.their_state is h11.SEND_BODY:  # of a body that nobody wanted
                 if self._http.next_event() is h11.NEED_DATA:
@@ -287,11 +296,10 @@ class Connection:
 
     # What it is answered
 
-    async def _refuse(self, status: int) -> None:
-        """End with an answer that has no body, or none where there is one already."""
+    async def _refuse(self, status: int, reason: str) -> None:
+        """End with an error, unless an answer has begun."""
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self.begin(status, _PLAIN)
-            await self.write(b"", last=True)
+            await self._server.refusal(status, reason)(self)
         await self._close()
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -334,6 +342,11 @@ class Connection:
             if self._broken:
                 self.give_up()
                 return
+
+
+def _reason(error: h11.RemoteProtocolError) -> str:
+    """What the parser says, without what the client said."""
+    return _QUOTED.sub("", str(error)) or "it cannot be read"
 
 
 @lru_cache(maxsize=1)

@@ -1,16 +1,18 @@
 """Errors as HTTP answers: status and headers are alike in all dialects, bodies are not. Pure."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aigrid.node.mesh.routing.answer import Segment
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, InvalidRequestError
 
 SpellError = Callable[[AigridError, Sequence[Segment]], bytes]
 """A dialect's body of an error, as JSON; the segments are of the answer that it ends."""
 
 _PATIENCE_SECONDS = 60.0
+_NAME = re.compile("`([^`]*)`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,24 @@ def _headers(error: AigridError, retry_after_seconds: float) -> dict[str, str]:
     if info.http == 401:
         headers["www-authenticate"] = 'Bearer realm="aigrid"'
     return headers
+
+
+def param_of(error: AigridError) -> str | None:
+    """The field that an error is about; that of an engine's has its name in the message alone."""
+    param: str | None = getattr(error, "param", None)
+    if param is None and error.code is Code.UNSUPPORTED_PARAMETER:
+        named = _NAME.search(error.message)
+        param = None if named is None else named[1]
+    return param
+
+
+def in_words_of(error: AigridError, called: Callable[[str], str]) -> AigridError:
+    """The refusal of a parameter as a dialect calls it; `called` takes OpenAI's name in chat."""
+    if error.code is not Code.UNSUPPORTED_PARAMETER:
+        return error
+    param = param_of(error)
+    message = _NAME.sub(lambda found: f"`{called(found[1])}`", error.message)
+    return InvalidRequestError(message, error.code, param=param and called(param))
 
 
 def error_text(error: AigridError) -> str:

@@ -15,6 +15,8 @@ from aigrid.protocol.errors import Code, InvalidRequestError, PolicyDeniedError,
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::[0-9]{1,5})?")
 _FETCH_SITES = frozenset({"same-origin", "none"})
+_BROWSERS = (b"mozilla/", b"opera/")
+_OF_PAGES = (b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode")
 
 
 def loopback_address(host: str) -> str:
@@ -103,16 +105,26 @@ def check_caller(headers: Mapping[bytes, bytes], hosts: Hosts) -> None:
         )
 
 
-def check_json(headers: Mapping[bytes, bytes]) -> None:
+def check_json(headers: Mapping[bytes, bytes], *, unsaid: bool = False) -> None:
     """Require a JSON body, which no HTML form can send.
+
+    `unsaid`: it may be called anything, or nothing, by what is no browser: those never leave out
+    what they are, and a page cannot change it without asking first.
 
     Raises:
         InvalidRequestError: `unsupported_media_type`.
     """
     kind = headers.get(b"content-type", b"").decode("latin-1")
-    if kind.partition(";")[0].strip().lower() != "application/json":
+    is_json = kind.partition(";")[0].strip().lower() == "application/json"
+    if not is_json and not (unsaid and not _is_browser(headers)):
         raise InvalidRequestError(
             "The body must be JSON (Content-Type: application/json).", Code.UNSUPPORTED_MEDIA_TYPE
         )
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise InvalidRequestError("The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE)
+
+
+def _is_browser(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a page may have sent it; also one of an old browser, which names no origin."""
+    agent = headers.get(b"user-agent", b"").strip().lower()
+    return agent.startswith(_BROWSERS) or any(name in headers for name in _OF_PAGES)

@@ -8,13 +8,13 @@ from aigrid.node.gateway.http.request import Request
 from aigrid.node.gateway.http.response import JSON_TYPE, Response
 
 
-async def json_body(bodies: BodyReader, request: Request) -> bytes:
-    """The body of a request that says it is JSON.
+async def json_body(bodies: BodyReader, request: Request, *, unsaid: bool = False) -> bytes:
+    """The body of a request that says it is JSON; `unsaid`: or that need not, see `check_json`.
 
     Raises:
         InvalidRequestError: `unsupported_media_type`, or as `BodyReader.read`.
     """
-    check_json(request.fields)
+    check_json(request.fields, unsaid=unsaid)
     return await bodies.read(request)
 
 

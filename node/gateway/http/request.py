@@ -1,5 +1,6 @@
 """A request of a client, as whoever answers it sees it."""
 
+import re
 from collections.abc import Awaitable, Iterable
 from typing import Final, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -8,6 +9,7 @@ from aigrid.node.observing.course import Course
 from aigrid.node.policy.metering import Visit
 
 T = TypeVar("T")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
 _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 
 
@@ -61,13 +63,19 @@ class Request:
     def __init__(
         self, exchange: Exchange, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]
     ) -> None:
-        """Raises ValueError for a path that is not percent-encoded UTF-8."""
+        """A host that the target names is the one that counts (RFC 9112, 3.2.2).
+
+        Raises ValueError for a path that is not percent-encoded UTF-8.
+        """
         self._exchange = exchange
         self.method = method.decode("ascii").upper()
-        self.raw_path, _, self.query = target.partition(b"?")
-        self.path = _decoded(self.raw_path)
         self.headers = headers
         self.fields = dict(headers)
+        if not target.startswith(b"/") and (absolute := _ABSOLUTE.fullmatch(target)):
+            self.fields[b"host"], target = absolute[1], absolute[2]
+            target = target if target.startswith(b"/") else b"/" + target
+        self.raw_path, _, self.query = target.partition(b"?")
+        self.path = _decoded(self.raw_path)
         self.scheme = "http"
         self.route = ""
         self.path_params: dict[str, str] = {}
@@ -103,18 +111,10 @@ class Request:
         return await self._exchange.unless_gone(work)
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Status and header; they leave with what is written first.
-
-        With them goes who asked, and what a complete answer has cost; a stream says that in its
-        last chunk.
-        """
+        """Status and header, with the request id; they leave with what is written first."""
         course = self.course
         course.status = status
-        told = [*headers, (b"x-request-id", course.request_id.encode())]
-        if course.finished:
-            told.append((b"x-aigrid-attempts", str(course.attempts).encode()))
-            told.append((b"x-aigrid-overhead-ms", str(course.overhead_ms).encode()))
-        self._exchange.begin(status, told)
+        self._exchange.begin(status, [*headers, (b"x-request-id", course.request_id.encode())])
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """A part of the answer's body. To a client that is gone, nothing."""

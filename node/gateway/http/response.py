@@ -1,11 +1,17 @@
 """A complete answer: status, headers and body."""
 
-from collections.abc import Mapping
-from typing import Final
-
-from aigrid.node.gateway.http.request import Request
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
 
 JSON_TYPE: Final = "application/json"
+
+
+class Writable(Protocol):
+    """A request, or the connection of what is none."""
+
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], /) -> None: ...
+
+    async def write(self, data: bytes, /, *, last: bool) -> None: ...
 
 
 class Response:
@@ -29,7 +35,7 @@ class Response:
         self._status = status
         self._headers = fields
 
-    async def __call__(self, request: Request) -> None:
+    async def __call__(self, request: Writable) -> None:
         request.begin(self._status, encoded(self._headers))
         await request.write(self._body, last=True)
 

@@ -11,6 +11,7 @@ import trio
 from aigrid.node.gateway.http.connection import Connection
 from aigrid.node.gateway.http.errors import error_answer
 from aigrid.node.gateway.http.request import Request
+from aigrid.node.gateway.http.response import Response
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.answers import error_body
 from aigrid.protocol.errors import Code, LocalError, UsageError
@@ -46,6 +47,8 @@ def _listen_error(error: OSError, host: str, port: int) -> UsageError:
 class HttpServer:
     """Serves an app on a listening socket of ours; `now_seconds` is wall time.
 
+    `refusal` makes the answer to what is no request, of a status and a reason.
+
     Attributes:
         connections: open connections, oldest first.
         quiet: of these, the ones without a request in progress, longest quiet first.
@@ -61,8 +64,10 @@ class HttpServer:
         limits: GatewayLimits,
         tls: ssl.SSLContext | None = None,
         *,
+        refusal: Callable[[int, str], Response],
         now_seconds: Callable[[], int],
     ) -> None:
+        self.refusal = refusal
         self.now_seconds = now_seconds
         self.tls = tls
         self.app = app

@@ -91,7 +91,7 @@ class TextAnswer:
             steps = [step async for step in generation]
             told = Told.of(generation.answer, generation.segments, generation.course)
             body = self.spelling.whole(steps, told)
-            headers = served_by(generation.answer)
+            headers = served_by(generation.answer, told)
         return Response(body, headers=headers, media_type=JSON_TYPE)
 
 
@@ -191,9 +191,13 @@ class _Stream:
             await self._request.write(data, last=last)
 
 
-def served_by(answer: Answer) -> dict[str, str]:
-    """Headers that say who answers."""
-    return {"x-aigrid-node": answer.node, "x-aigrid-model": answer.model}
+def served_by(answer: Answer, told: Told | None = None) -> dict[str, str]:
+    """Headers that say who answers, and what a whole answer has cost: its body says the same."""
+    headers = {"x-aigrid-node": answer.node, "x-aigrid-model": answer.model}
+    if told is not None:
+        headers["x-aigrid-attempts"] = str(told.attempts)
+        headers["x-aigrid-overhead-ms"] = str(told.overhead_ms)
+    return headers
 
 
 def _headers(media_type: str, served: dict[str, str]) -> list[tuple[bytes, bytes]]:

@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from aigrid.node.gateway.deltas import joined
-from aigrid.node.gateway.http.errors import error_text
+from aigrid.node.gateway.http.errors import error_text, in_words_of
+from aigrid.node.gateway.ollama.options import CALLED
 from aigrid.node.gateway.step import Step
 from aigrid.node.gateway.told import Told, aigrid_object, broken_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
@@ -20,6 +21,15 @@ from aigrid.protocol.inference import Finish, TokenLogprob
 
 LINES: Final = "application/x-ndjson"
 _encode = msgspec.json.Encoder().encode
+_CALLED: Final = {
+    "response_format": "format",
+    "reasoning_effort": "think",
+    "messages.content": "messages.images",
+    **{theirs: f"options.{ours}" for ours, theirs in CALLED.items()},
+}
+_MEMBERS: Final = frozenset(
+    {"format", "think", "images", "messages", "tools", "suffix", "logprobs", "options"}
+)
 _REASONS: Final = {"length": "length"}  # everything else has stopped by itself
 
 
@@ -75,7 +85,7 @@ class OllamaSpelling:
     Args:
         form: how a piece is held.
         model: the name to show: the one that was asked for.
-        created_at: wall time in RFC 3339.
+        clock: wall time in RFC 3339, as it is.
         waiting: tells how long a load was waited for.
         now: monotonic seconds.
     """
@@ -87,12 +97,13 @@ class OllamaSpelling:
         form: Form,
         *,
         model: str,
-        created_at: str,
+        clock: Callable[[], str],
         waiting: Waiting,
         now: Callable[[], float],
     ) -> None:
         self._form = form
-        self._head = {"model": model, "created_at": created_at}
+        self._model = model
+        self._clock = clock
         self._waiting = waiting
         self._now = now
         self._asked_at = self._first_at = now()
@@ -100,7 +111,7 @@ class OllamaSpelling:
 
     def error(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
         """See `Spelling`."""
-        return error_body(error, segments)
+        return error_body(in_words_of(error, self._called), segments)
 
     def whole(self, steps: Sequence[Step], told: Told) -> bytes:
         """See `Spelling`."""
@@ -111,7 +122,7 @@ class OllamaSpelling:
         text = "".join(step.text for step in steps)
         entries = [entry for step in steps for entry in step.logprobs]
         piece = self._form(text, _thoughts(more), _tool_calls(more))
-        return _encode({**self._head, **piece, **_logprobs(entries), **self._end(finish, told)})
+        return _encode({**self._head(), **piece, **_logprobs(entries), **self._end(finish, told)})
 
     def begin(self, _answer: Answer) -> bytes:
         """See `Spelling`: nothing is said, but from now on tokens are counted."""
@@ -132,7 +143,7 @@ class OllamaSpelling:
         """See `Spelling`: the calls of tools, if any, then the counts."""
         calls = _tool_calls(joined(self._more))
         called = self._line(self._form("", "", calls)) if calls else b""
-        last = {**self._head, **self._form("", "", ()), **self._end(finish, told)}
+        last = {**self._head(), **self._form("", "", ()), **self._end(finish, told)}
         return called + _encode(last) + b"\n"
 
     def comment(self, _text: str) -> bytes:
@@ -141,10 +152,20 @@ class OllamaSpelling:
 
     def failed(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
         """See `Spelling`."""
-        return error_body(error, segments) + b"\n"
+        return error_body(in_words_of(error, self._called), segments) + b"\n"
+
+    def _called(self, name: str) -> str:
+        """What a client said that travels under a name of chat's."""
+        name = _CALLED.get(name, name)
+        if self._form is as_response:
+            name = name.removeprefix("messages.")
+        return name if name.partition(".")[0] in _MEMBERS else f"options.{name}"
+
+    def _head(self) -> dict[str, str]:
+        return {"model": self._model, "created_at": self._clock()}
 
     def _line(self, piece: dict[str, Any]) -> bytes:
-        return _encode({**self._head, **piece, "done": False}) + b"\n"
+        return _encode({**self._head(), **piece, "done": False}) + b"\n"
 
     def _end(self, finish: Finish, told: Told) -> dict[str, Any]:
         loading = min(self._waiting.loading_seconds, self._first_at - self._asked_at)

@@ -108,28 +108,28 @@ class OllamaEndpoints:
         )
 
     async def _show(self, request: Request) -> Response:
-        wanted = decode_show(await json_body(self._bodies, request))
+        wanted = decode_show(await self._body(request))
         listed = self._core.model(self._named(wanted))
         where = self._core.whereabouts().get(listed.view.model, {})
         return json_response(models.description(listed, self._manifest(listed.view.model), where))
 
     async def _chat(self, request: Request) -> Response | TextAnswer:
-        call = decode_chat(await json_body(self._bodies, request))
+        call = decode_chat(await self._body(request))
         return await self._answer(request, call, as_message)
 
     async def _generate(self, request: Request) -> Response | TextAnswer:
-        call = decode_generate(await json_body(self._bodies, request))
+        call = decode_generate(await self._body(request))
         return await self._answer(request, call, as_response)
 
     async def _embed(self, request: Request) -> Response:
-        return await self._vectors(
-            request, decode_embed(await json_body(self._bodies, request), single=False)
-        )
+        return await self._vectors(request, decode_embed(await self._body(request), single=False))
 
     async def _embeddings(self, request: Request) -> Response:
-        return await self._vectors(
-            request, decode_embed(await json_body(self._bodies, request), single=True)
-        )
+        return await self._vectors(request, decode_embed(await self._body(request), single=True))
+
+    async def _body(self, request: Request) -> bytes:
+        """Ollama looks at no content type, and many of its clients send that of a form, or none."""
+        return await json_body(self._bodies, request, unsaid=True)
 
     async def _answer(
         self, request: Request, call: TextCall | TouchCall, form: Form
@@ -147,17 +147,22 @@ class OllamaEndpoints:
         spelling = OllamaSpelling(
             form,
             model=model,
-            created_at=format_ms(1000 * self._core.now_seconds()),
+            clock=self._now,
             waiting=generation.waiting,
             now=trio.current_time,
         )
         return TextAnswer(generation, spelling, stream=call.stream, limits=self._limits)
 
     async def _touch(self, request: Request, call: TouchCall, form: Form) -> Response:
-        """Have a model loaded, or let it go: by one token, which is what loads it anywhere."""
+        """Have a model loaded, or let it go: by one token, which is what loads it anywhere.
+
+        What is loaded elsewhere does not go for that, and is said to stay.
+        """
         listed = self._core.model(self._named(call.model))
-        warm = self._core.whereabouts().get(listed.view.model, {}).get("warm")
-        if warm or not call.unload:
+        where = self._core.whereabouts().get(listed.view.model, {})
+        here = bool(where.get("here", {}).get("workers"))
+        stays = bool(where.get("warm")) and not here
+        if here or not call.unload:
             generation = self._core.generate(
                 TextCall(models=(listed.view.model,), request=_TOUCH),
                 request_id=request.id,
@@ -168,12 +173,15 @@ class OllamaEndpoints:
         return json_response(
             {
                 "model": call.model,
-                "created_at": format_ms(1000 * self._core.now_seconds()),
+                "created_at": self._now(),
                 **form("", "", ()),
                 "done": True,
-                "done_reason": "unload" if call.unload else "load",
+                "done_reason": "unload" if call.unload and not stays else "load",
             }
         )
+
+    def _now(self) -> str:
+        return format_ms(1000 * self._core.now_seconds())
 
     async def _vectors(self, request: Request, call: EmbedCall) -> Response:
         began = trio.current_time()
@@ -188,7 +196,7 @@ class OllamaEndpoints:
                 **durations(trio.current_time() - began, 0.0),
                 "prompt_eval_count": found.finish.prompt_tokens,
             }
-        return json_response(body, served_by(found.answer))
+        return json_response(body, served_by(found.answer, found.told))
 
     def _described(self) -> list[tuple[Listed, ModelBody | None]]:
         return [(entry, self._manifest(entry.view.model)) for entry in self._core.models()]

@@ -24,7 +24,7 @@ _MACHINE: Final = frozenset(
     }
 )
 # Ollama's name -> what other servers, and so our engines, call it.
-_CALLED: Final = {"repeat_penalty": "repetition_penalty"}
+CALLED: Final = {"repeat_penalty": "repetition_penalty"}
 
 
 class _Options(msgspec.Struct):
@@ -62,7 +62,7 @@ def read(options: Mapping[str, msgspec.Raw]) -> tuple[dict[str, Any], dict[str, 
     if said.top_p == 0:
         fields["temperature"] = 0.0
     more = {
-        _CALLED.get(name, name): value
+        CALLED.get(name, name): value
         for name, value in options.items()
         if name not in _FIELDS and name not in _MACHINE and bytes(value) != b"null"
     }

@@ -14,6 +14,7 @@ import msgspec
 from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.ollama.messages import Message, chat_messages
 from aigrid.node.gateway.ollama.options import read
+from aigrid.node.gateway.openai.fields import explain
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -226,8 +227,10 @@ def _parse(body: bytes, kind: type[_S]) -> _S:
     try:
         body.decode()  # msgspec checks only the strings that it keeps
         return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
     except (ValueError, RecursionError) as error:  # DecodeError and UnicodeDecodeError, too
-        raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
+        raise InvalidRequestError(f"The body is no JSON: {error}. Send one JSON object.") from None
 
 
 def _absent(raw: msgspec.Raw) -> bool:

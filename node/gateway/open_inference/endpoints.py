@@ -142,7 +142,9 @@ class OpenInferenceEndpoints:
         )
         said, more = await self._translated(sum(len(one.data) for one in outputs.values()), spell)
         kind = answers.OCTETS if more else JSON_TYPE
-        return Response(said, headers={**served_by(found.answer), **more}, media_type=kind)
+        return Response(
+            said, headers={**served_by(found.answer, found.told), **more}, media_type=kind
+        )
 
     async def _translated(self, size_bytes: int, translate: Callable[[], T]) -> T:
         """Run a translation of tensors; while a large one takes its time, others are served."""

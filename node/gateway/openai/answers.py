@@ -13,7 +13,7 @@ import msgspec
 
 from aigrid.node.gateway.core import Listed
 from aigrid.node.gateway.deltas import joined
-from aigrid.node.gateway.http.errors import error_text
+from aigrid.node.gateway.http.errors import error_text, param_of
 from aigrid.node.gateway.step import Step
 from aigrid.node.gateway.told import Told, aigrid_object, broken_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
@@ -46,7 +46,7 @@ def error_object(error: AigridError) -> dict[str, Any]:
     told = {
         "message": error_text(error),
         "type": kind,
-        "param": getattr(error, "param", None),
+        "param": param_of(error),
         "code": error.code.value,
     }
     return {**told, "progress": error.progress} if isinstance(error, NotReadyError) else told

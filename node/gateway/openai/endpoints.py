@@ -70,7 +70,7 @@ class OpenAiEndpoints:
         asked = decode_embeddings(await json_body(self._bodies, request))
         found = await task_answer(self._core, request, asked.call, self._limits)
         body = embeddings_body(asked, found)
-        return Response(body, headers=served_by(found.answer), media_type=JSON_TYPE)
+        return Response(body, headers=served_by(found.answer, found.told), media_type=JSON_TYPE)
 
     async def _text(
         self,

@@ -187,7 +187,8 @@ def _within(
     if value is None:
         return default
     if not low <= value <= high or (above and value == low):
-        raise invalid(name, f"must be {'above' if above else 'from'} {low:g} to {high:g}")
+        most = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+        raise invalid(name, f"must be {most}")
     return value
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from aigrid.node.gateway.http.errors import in_words_of
 from aigrid.node.gateway.openai.answers import (
     EVENT_STREAM,
     comment,
@@ -23,6 +24,14 @@ from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish
 
 _encode = msgspec.json.Encoder().encode
+_CALLED: Final = {
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+    "reasoning_effort": "reasoning.effort",
+    "logprobs": "include",
+    "messages.content": "input",
+    "messages.tool_calls": "input",
+}
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -41,7 +50,7 @@ class ResponseSpelling:
 
     def error(self, error: AigridError, segments: Sequence[Segment]) -> bytes:
         """See `Spelling`."""
-        return error_body(error, segments)
+        return error_body(in_words_of(error, _called), segments)
 
     def whole(self, steps: Sequence[Step], told: Told) -> bytes:
         """See `Spelling`: the items that a stream would tell of."""
@@ -83,7 +92,7 @@ class ResponseSpelling:
         `error` within the last event is what makes clients raise it; the members beside it are
         those that the interface names.
         """
-        told = error_object(error)
+        told = error_object(in_words_of(error, _called))
         data = b""
         if self._model:  # else no client knows of a response
             upcoming = self._events.upcoming
@@ -133,3 +142,8 @@ def _usage(finish: Finish) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": finish.prompt_tokens + finish.completion_tokens,
     }
+
+
+def _called(name: str) -> str:
+    """What a client said that travels under a name of chat's."""
+    return _CALLED.get(name, name)

@@ -32,6 +32,17 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import RESERVED, is_neutral
 
 _LOGPROBS: Final = "message.output_text.logprobs"
+# Of the others there is nothing here, and so nothing to include.
+_INCLUDED: Final = {
+    _LOGPROBS,
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+}
 _WHOLE: Final = "names nothing, for no responses are kept here: send the whole input"
 _NEWER: Final = "is of /v1/chat/completions: use max_output_tokens"
 _REFUSED: Final[Refused] = {
@@ -126,6 +137,8 @@ def decode_response(body: bytes) -> ResponseCall:
     """
     parsed, members = parse(body, _DECODER)
     refuse(members, _REFUSED)
+    if unknown := set(parsed.include or ()) - _INCLUDED:
+        raise invalid("include", f"holds {min(unknown)[:64]!r}, which is none of what there is")
     tops = counted(parsed.top_logprobs, "top_logprobs", LIMITS.top_logprobs_max, least=0) or 0
     request = msgspec.structs.replace(
         sampled(parsed),

@@ -28,9 +28,11 @@ from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.routing.answer import ModelView, the_one
 from aigrid.node.mesh.routing.noting import Learner
+from aigrid.node.mesh.routing.verdict import of_another_kind
 from aigrid.node.mesh.serving import Serving
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.kinds import ModelBody
+from aigrid.protocol.mesh_kinds import takes_only_tensors
 from aigrid.protocol.model import MODEL_URN
 
 _STATES = ("warm", "loading", "on_disk", "can_fetch")
@@ -177,24 +179,23 @@ class Candidates:
             InvalidRequestError: there are none. Else one would be loaded to find that out.
         """
         does: dict[str, None] = {}
-        able = []
+        able, tensors = [], False
         for model in models:
-            claims = self._claims(model)
+            bodies = self._bodies(model)
+            claims = tuple(name for body in bodies for name in body.capabilities)
             does |= dict.fromkeys(claims)
-            if not task or task in claims or self._may_do(claims, task):
+            tensors = bool(bodies) and all(map(takes_only_tensors, bodies))
+            does_it = task in claims or self._may_do(claims, task)
+            if not task or (does_it and not tensors):
                 able.append(model)
         if models and not able:
-            raise InvalidRequestError(
-                f"The model does {', '.join(does)}, and what is asked is {task}.", param="model"
-            )
+            raise of_another_kind(tuple(does), task, tensors=tensors)
         return tuple(able)
 
-    def _claims(self, model: str) -> tuple[str, ...]:
+    def _bodies(self, model: str) -> tuple[ModelBody, ...]:
         manifests = self._graph.index.manifests_of(model, self._now_ms())
         bodies = (record.body for record in manifests)
-        return tuple(
-            name for body in bodies if isinstance(body, ModelBody) for name in body.capabilities
-        )
+        return tuple(body for body in bodies if isinstance(body, ModelBody))
 
     def _may_do(self, claims: tuple[str, ...], task: str) -> bool:
         """Whether one of these capabilities is below the task, above it, or not known here."""

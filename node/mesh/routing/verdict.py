@@ -1,6 +1,6 @@
 """What a failure says of the node that was asked, and of the request. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from aigrid.metagraph.selection import (
     UNWANTED,
@@ -11,7 +11,16 @@ from aigrid.metagraph.selection import (
 )
 from aigrid.node.mesh.routing.summoning import Unmet
 from aigrid.node.policy.explaining import nearness
-from aigrid.protocol.errors import CODES, POLICY, AigridError, Code, NoCandidateError, RemoteError
+from aigrid.protocol.errors import (
+    CODES,
+    POLICY,
+    AigridError,
+    Code,
+    InvalidRequestError,
+    NoCandidateError,
+    RemoteError,
+)
+from aigrid.protocol.inference import TEXT_GENERATION
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import not_taken, untaken
 
@@ -135,6 +144,23 @@ def unmet(
     return Unmet(model, capability, name, "busy" if busy else "nobody offers")
 
 
+def of_another_kind(does: Sequence[str], asked: str, *, tensors: bool) -> InvalidRequestError:
+    """The error for models that do something else than what they are asked.
+
+    Args:
+        does: what they do, at least one.
+        asked: the capability that was asked for.
+        tensors: whether they take these, and neither text nor a task's input.
+    """
+    paths = {TEXT_GENERATION: "/v1/chat/completions", "feature-extraction": "/v1/embeddings"}
+    path = "/v2/models" if tensors else paths.get(does[0], f"/aigrid/v1/tasks/{does[0]}")
+    return InvalidRequestError(
+        f"The model does {', '.join(does)}, and what is asked is {asked}: name another model, or "
+        f"ask for that at {path}.",
+        param="model",
+    )
+
+
 def nobody_wanted(ranking: Ranking, what: str, needed: Collection[str]) -> AigridError | None:
     """The error where there are offers, and none is what the request wants; None elsewhere."""
     if wants_some(ranking):
@@ -147,7 +173,11 @@ def nobody_wanted(ranking: Ranking, what: str, needed: Collection[str]) -> Aigri
     if lacking:
         return not_taken(min(lacking, key=len), f"any node that may be asked for {what}")
     told = unwanted_ones(ranking)
-    return NoCandidateError(f"no node that offers {what} is one that may be asked: {told}")
+    if nearest_miss(ranking.dropped) is not None:
+        return NoCandidateError(f"no node that offers {what} is one that may be asked: {told}")
+    return InvalidRequestError(
+        f"No node that offers {what} is one that `provider` permits: {told}.", param="provider"
+    )
 
 
 def nobody_now(ranking: Ranking, what: str, *, busy: bool, own_problem: str) -> NoCandidateError:

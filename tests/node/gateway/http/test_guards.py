@@ -25,11 +25,13 @@ from tests.patience import PATIENCE_SECONDS
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.guard import loopback_address
+from aigrid.node.observing.observer import Observer
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 JSON = "Content-Type: application/json"
+CHUNKED = ("Transfer-Encoding: chunked",)
 
 
 async def exchange(data: bytes, *, mesh: ScriptedMesh | None = None, **limits: Any) -> bytes:
@@ -117,6 +119,50 @@ async def test_a_preflight_gets_no_permission() -> None:
 async def test_a_body_must_be_plain_json(headers: tuple[str, ...]) -> None:
     data = head("POST", "/v1/chat/completions", *headers) + b"{}"
     assert await refused(data) == (415, "unsupported_media_type")
+
+
+OLLAMA = f'{{"model":"{NAME}","messages":[{{"role":"user","content":"hi"}}]}}'.encode()
+FORM = "Content-Type: application/x-www-form-urlencoded"
+
+
+def ollama_bytes(*headers: str) -> bytes:
+    return head("POST", "/api/chat", f"Content-Length: {len(OLLAMA)}", *headers) + OLLAMA
+
+
+@pytest.mark.parametrize("kind", ["", "Content-Type:", FORM, "Content-Type: text/plain", JSON])
+async def test_clients_of_ollama_need_not_say_that_they_send_json(kind: str) -> None:
+    headers = [kind] if kind else []
+    answer = await exchange(ollama_bytes("User-Agent: curl/8.5.0", *headers))
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("kind", ["", "Content-Type:", FORM, "Content-Type: text/plain"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Origin: http://evil.example",
+        "Origin: null",
+        "Origin: http://localhost",
+        "Referer: http://evil.example/page",
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Mode: no-cors",
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64) Firefox/60.0",
+        "Host: evil.example",
+    ],
+)
+async def test_what_a_page_may_send_unasked_is_refused_there_too(kind: str, header: str) -> None:
+    mesh = ScriptedMesh()
+    data = ollama_bytes(header, *([kind] if kind else []))
+    if header.startswith("Host"):
+        data = data.replace(b"Host: localhost\r\n", b"", 1)
+    answer = await exchange(data, mesh=mesh)
+    assert answer.split()[1] in (b"403", b"415")
+    assert not mesh.asked
+
+
+async def test_a_page_of_our_own_asks_there_with_json() -> None:
+    answer = await exchange(ollama_bytes(JSON, "Origin: http://localhost", "User-Agent: Mozilla/5"))
+    assert answer.startswith(b"HTTP/1.1 200")
 
 
 async def test_unknown_paths_and_methods_are_refused_in_kind() -> None:
@@ -245,10 +291,54 @@ async def test_the_next_header_on_a_kept_connection_has_its_own_time(behind_anot
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"505"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nsec\x01ret: key\r\n\r\n", b"400"),
+        (head("GET", "/v1/models/%ff"), b"400"),
+        (head("GET", "/v1/models/%zz"), b"400"),
+        (head("GET", "/" + "x" * 60_000), b"431"),
+        (head("POST", "/v1/chat/completions", "Content-Length: 2", "Content-Length: 3"), b"400"),
+        (head("POST", "/v1/chat/completions", JSON, *CHUNKED) + b"ZZ\r\n", b"400"),
+        (head("POST", "/v1/chat/completions", JSON, *CHUNKED, "Content-Length: 5"), b"400"),
+        (head("POST", "/v1/chat/completions", JSON, "Transfer-Encoding: gzip"), b"400"),
     ],
 )
-async def test_what_is_no_http_1_is_refused(data: bytes, status: bytes) -> None:
-    assert (await exchange(data)).split()[1] == status
+async def test_what_is_no_http_1_is_refused_in_kind(data: bytes, status: bytes) -> None:
+    answer = await exchange(data)
+    assert answer.split()[1] == status
+    _, headers, body = parts(answer)
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    codes = {b"431": "header_too_large", b"505": "http_version", b"400": "invalid_request"}
+    assert body["error"]["code"] == codes[status]
+    assert headers["x-request-id"].startswith("req_")
+    assert b"b'" not in answer
+    assert b"key" not in answer
+
+
+async def test_what_is_no_http_is_counted() -> None:
+    observer = Observer()
+    async with gateway(ScriptedMesh(), observer=observer) as (_, address):
+        with trio.fail_after(PATIENCE_SECONDS):
+            await read_all(await connect(address, b"NONSENSE\r\n\r\n"))
+            counted = await observer.render()
+    assert b'aigrid_requests_total{code="invalid_request"' in counted
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost/healthz", "localhost", 200),
+        ("HTTP://localhost:80/healthz?x", "evil.example", 200),
+        ("http://evil.example/healthz", "localhost", 403),
+        ("http://a@localhost/healthz", "localhost", 403),
+        ("http:///healthz", "localhost", 403),
+        ("http://localhost", "localhost", 200),
+        ("localhost:80", "localhost", 404),
+    ],
+)
+async def test_a_target_may_name_its_host_and_is_held_to_it(
+    target: str, host: str, status: int
+) -> None:
+    answer = await exchange(head("GET", target, host=host))
+    assert int(answer.split()[1]) == status
 
 
 async def test_a_body_that_is_none_does_not_get_in_the_way_of_an_answer() -> None:

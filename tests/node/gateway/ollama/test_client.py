@@ -196,6 +196,13 @@ async def test_without_a_prompt_a_model_is_loaded_or_let_go() -> None:
         assert len(mesh.asked) == count
 
 
+async def test_no_prompt_at_all_is_none() -> None:
+    async with gateway(ScriptedMesh()) as (_, address), httpx.AsyncClient() as http:
+        body = {"model": NAME, "prompt": None, "stream": False}
+        answer = await http.post(f"http://{address}/api/generate", json=body)
+    assert answer.json()["done_reason"] == "load"
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [

@@ -14,7 +14,7 @@ from aigrid.engines.base import CancelToken
 from aigrid.engines.echo import EchoEngine
 from aigrid.node.policy.caller import OPERATOR, Caller
 from aigrid.node.workers.inline import InlineSpawner
-from aigrid.protocol.errors import AigridError, Code, EngineError
+from aigrid.protocol.errors import AigridError, Code, EngineError, InvalidRequestError
 from aigrid.protocol.inference import (
     InferChunk,
     InferRequest,
@@ -23,6 +23,8 @@ from aigrid.protocol.inference import (
     TextRequest,
 )
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.model import ModelDescription
+from aigrid.protocol.tensors import TensorSpec
 
 SIGN = TextChunk("")
 
@@ -180,14 +182,23 @@ async def test_a_model_of_another_kind_is_refused_before_anybody_loads_it(
 
         monkeypatch.setattr(node.pool, "lease", noted)
         text = TextRequest(prompt="hello")
-        for model, asked in (
-            ("seer", text),
-            ("parrot", TaskRequest("feature-extraction", b'["a"]')),
+        await node.hosting.add(
+            ModelDescription("echo", "text-generation", (), options={"tag": "tensors"}),
+            {},
+            name="sums",
+            capabilities=("text-generation",),
+            license_id="MIT",
+            tensors=((TensorSpec("x", "FP32", (2,)),), ()),
+        )
+        for model, asked, does, path in (
+            ("seer", text, "image-classification", "/aigrid/v1/tasks/image-classification"),
+            ("parrot", TaskRequest("feature-extraction", b'["a"]'), "text-generation", "/v1/chat"),
+            ("sums", text, "text-generation", "/v2/models"),
         ):
-            with pytest.raises(AigridError, match=r"does (image-class|text-gen)") as caught:
+            with pytest.raises(InvalidRequestError, match=f"does {does}.* at {path}") as caught:
                 async with node.router.infer(model, asked, request_id=node.new_request_id()):
                     pass
-            assert caught.value.code is Code.INVALID_REQUEST
+            assert (caught.value.code, caught.value.param) == (Code.INVALID_REQUEST, "model")
         assert not said
         for models in (("poet",), ("seer", "parrot")):
             async with node.router.infer(
