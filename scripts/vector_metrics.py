@@ -1,4 +1,4 @@
-"""Test vectors of section 26: metrics of answers beside what was expected, and ids of evaluations."""
+"""Test vectors of section 26: metrics of answers beside what was expected; an evaluation's id."""
 
 from typing import Any
 

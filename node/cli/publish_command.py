@@ -26,6 +26,14 @@ Policy = Annotated[
         "docs/policy.md). Default: as published before, else members may do everything."
     ),
 ]
+Serves = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CAPABILITY:NAME=VALUE,...",
+        help="For which values of a capability's parameters: translation:source=en,target=fr. A "
+        "name may be given several values; repeatable. Default: as published before.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +90,7 @@ def publish(
             "Files that it names lie beside the model."
         ),
     ] = None,
-    serves: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CAPABILITY:NAME=VALUE,...",
-            help="For which values of a capability's parameters: translation:source=en,target=fr. "
-            "A name may be given several values; repeatable. Default: as published before, else "
-            "for any.",
-        ),
-    ] = None,
+    serves: Serves = None,
     policy: Policy = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     as_json: Json = False,
