@@ -75,11 +75,13 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Node: run a request; answered with `Chunk`s and `Ended`, or with `Failed`.
 
     `request_id` is for people: what the request is called in logs; "" for one of the node's own.
+    `whole`: nobody reads the answer before its end, so its text need not come word by word.
     """
 
     id: int
     request: InferRequest
     request_id: RequestName = ""
+    whole: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=4):

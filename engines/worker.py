@@ -16,8 +16,6 @@ import os
 import socket
 import sys
 import tempfile
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -26,7 +24,6 @@ from typing import NoReturn
 
 from aigrid.engines import ipc, progress, sandbox
 from aigrid.engines.base import (
-    CancelToken,
     Endpoint,
     Engine,
     ModelSource,
@@ -36,6 +33,7 @@ from aigrid.engines.base import (
 from aigrid.engines.devices import hardware
 from aigrid.engines.draft import to_wire
 from aigrid.engines.hands import Hands
+from aigrid.engines.jobs import Job, Outbox
 from aigrid.engines.registry import factory_of, load_engine, preimports, probe
 from aigrid.engines.upstream.address import ports_of
 from aigrid.protocol.errors import AigridError, Code, EngineError
@@ -43,100 +41,6 @@ from aigrid.protocol.inference import Finish, InferRequest, TaskChunk, TensorChu
 from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 256 * 1024
-JOINED_MAX_BYTES = 64 * 1024  # beyond, copying costs more than a second call of the system
-
-
-class Outbox:
-    """Sends frames from any thread; those that wait while one is sent leave together."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._waiting: list[bytes] = []
-        self._sending = False
-
-    def post(self, *frames: bytes) -> None:
-        with self._lock:
-            self._waiting += frames
-            if self._sending:
-                return
-            self._sending = True
-        while True:
-            with self._lock:
-                waiting, self._waiting = self._waiting, []
-                if not waiting:
-                    self._sending = False
-                    return
-            try:
-                if sum(map(len, waiting)) <= JOINED_MAX_BYTES:
-                    self._connection.sendall(b"".join(waiting))
-                else:
-                    for frame in waiting:
-                        self._connection.sendall(frame)
-            except OSError:
-                os._exit(0)  # the node is gone
-
-
-class Job:
-    """One request. Its thread waits where the node has not taken the chunks already sent."""
-
-    def __init__(self, request_id: str = "", now: Callable[[], float] = time.monotonic) -> None:
-        self.request_id = request_id
-        self.cancel = CancelToken()
-        self._now = now
-        self._read = self._said = now()
-        self._began: float | None = None
-        self._first: float | None = None
-        self._credit = ipc.CHUNK_WINDOW
-        self._granted = threading.Condition()
-        self.cancel.on_cancel(self._wake)
-
-    def grant(self, chunks: int) -> None:
-        with self._granted:
-            self._credit += chunks
-            self._granted.notify()
-
-    def take(self) -> None:
-        """Wait for credit; a cancelled job needs none, for nobody reads it."""
-        with self._granted:
-            while self._credit <= 0 and not self.cancel.cancelled:
-                self._granted.wait()
-            self._credit -= 1
-        self._said = self._now()
-        if self._first is None:
-            self._first = self._said
-
-    def began(self) -> None:
-        """A thread has turned to it."""
-        self._began = self._now()
-
-    def ended(self, job_id: int, finish: Finish) -> ipc.Ended:
-        """What to report of it now."""
-        now = self._now()
-        began, first = (None if at is None else self._ms(at) for at in (self._began, self._first))
-        whole = self._ms(now)
-        return ipc.Ended(job_id, finish, whole if began is None else began, first, whole)
-
-    def _ms(self, at: float) -> float:
-        return round((at - self._read) * 1000, 3)
-
-    def owes_sign(self) -> bool:
-        """Whether it is time to say that the work goes on, for which credit is then taken.
-
-        Where there is no credit nobody waits, and nothing has to be said.
-        """
-        if self._now() - self._said < LIMITS.sign_of_life_seconds:
-            return False
-        with self._granted:
-            if self._credit <= 0:
-                return False
-            self._credit -= 1
-        self._said = self._now()
-        return True
-
-    def _wake(self) -> None:
-        with self._granted:
-            self._granted.notify()
 
 
 class Host:
@@ -171,7 +75,7 @@ class Host:
     def _obey(self, order: ipc.Order) -> None:
         match order:
             case ipc.Infer():
-                job = self._jobs[order.id] = Job(order.request_id)
+                job = self._jobs[order.id] = Job(order.request_id, whole=order.whole)
                 self._threads.submit(lambda: self._infer(order.id, order.request, job))
             case ipc.Cancel():
                 if (running := self._jobs.get(order.id)) is not None:
@@ -288,25 +192,20 @@ class Host:
         if job.cancel.cancelled:
             self._end(job_id, job.ended(job_id, Finish("cancelled")))
             return
-        post, encode, chunk_type = self._outbox.post, ipc.encode, ipc.Chunk
-        sign = encode(chunk_type(job_id, TextChunk("")))
+        post = self._outbox.post
+        sign = ipc.encode(ipc.Chunk(job_id, TextChunk("")))
         job.cancel.on_advance(lambda: post(sign) if job.owes_sign() else None)
-        whole: list[bytes] = []
         for chunk in self._engine.infer(request, job.cancel):
-            if isinstance(chunk, TextChunk):
-                job.take()
-                post(encode(chunk_type(job_id, chunk)))
-            elif isinstance(chunk, Finish):
-                self._end(job_id, job.ended(job_id, chunk), *whole)
+            if isinstance(chunk, Finish):
+                self._end(job_id, job.ended(job_id, chunk))
                 return
-            elif isinstance(chunk, TensorChunk | TaskChunk):
-                job.take()
-                # An answer that comes at once leaves together with its end, which is next.
-                if whole:
-                    post(*whole)
-                whole = [encode(chunk_type(job_id, chunk))]
-            else:
+            if not isinstance(chunk, TextChunk | TensorChunk | TaskChunk):
                 raise TypeError(f"the engine yielded a {type(chunk).__name__}")
+            job.take()
+            job.held.append(ipc.encode(ipc.Chunk(job_id, chunk)))
+            if job.is_due(chunk):
+                post(*job.held)
+                job.held.clear()
         raise RuntimeError("the engine ended without Finish")
 
     def _guarded(self, job_id: int, work: Callable[[], None], request_id: str = "") -> None:
@@ -328,9 +227,10 @@ class Host:
         text = message[: ipc.MESSAGE_MAX_CHARS].encode("utf-8", "replace").decode()
         self._end(job_id, ipc.Failed(job_id, code, text))
 
-    def _end(self, job_id: int, report: ipc.Report, *before: bytes) -> None:
-        self._jobs.pop(job_id, None)
-        self._outbox.post(*before, ipc.encode(report))
+    def _end(self, job_id: int, report: ipc.Report) -> None:
+        job = self._jobs.pop(job_id, None)
+        held = [] if job is None else job.held
+        self._outbox.post(*held, ipc.encode(report))
 
     def _report(self, report: ipc.Report) -> None:
         self._outbox.post(ipc.encode(report))

@@ -71,8 +71,8 @@ class Dataset:
             )
         except (SyntaxError, TooLargeError, ValueError, OSError, RuntimeError) as error:
             problem = _typed(error)
-        # Raised where it has no context, and by a frame that has neither it nor the solutions:
-        # these would live until somebody collects garbage, and only this thread may let go of them.
+        # Raised where it has no context, by a frame that keeps neither it nor the solutions: these
+        # would live until some thread collects garbage, and no other may let go of them.
         try:
             raise problem
         finally:

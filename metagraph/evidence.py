@@ -9,13 +9,13 @@ Owners of a model, who issued a manifest of it, together weigh so little that wh
 its quality by at most `owner_discount`, whatever others say.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from aigrid.protocol.evidence import EvaluationBody
+from aigrid.protocol.evidence import AuditBody, EvaluationBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
@@ -59,10 +59,15 @@ UNKNOWN: Final = Quality(LIMITS.quality_prior)
 
 
 class Claims:
-    """Evaluations, by model. Fed with what is believed, in any order."""
+    """Evaluations, by model. Fed with what is believed, in any order.
+
+    Attributes:
+        changes: how often something came or went.
+    """
 
     def __init__(self) -> None:
         self._of_model: dict[str, dict[str, Claim]] = {}
+        self.changes = 0
 
     def add(self, record: Record, until_ms: int) -> None:
         """Believe an EvaluationRecord until then."""
@@ -80,11 +85,14 @@ class Claims:
             self.put(body.model, claim)
 
     def put(self, model: str, claim: Claim) -> None:
+        """Believe what a record claims of a model."""
+        self.changes += 1
         self._of_model.setdefault(model, {})[claim.record] = claim
 
     def remove(self, record: Record) -> None:
         body = record.body
         if isinstance(body, EvaluationBody) and body.model in self._of_model:
+            self.changes += 1
             self._of_model[body.model].pop(record.content_id, None)
             if not self._of_model[body.model]:
                 del self._of_model[body.model]
@@ -92,17 +100,55 @@ class Claims:
     def __len__(self) -> int:
         return sum(map(len, self._of_model.values()))
 
-    def of(self, model: str) -> Iterable[Claim]:
+    def of(self, model: str) -> Collection[Claim]:
         return self._of_model.get(model, {}).values()
+
+
+class Audits:
+    """AuditRecords, by the DID of the node that they are of. Fed with what is believed.
+
+    Attributes:
+        changes: how often something came or went.
+    """
+
+    def __init__(self) -> None:
+        self._of_node: dict[str, dict[str, tuple[Record, int]]] = {}
+        self.changes = 0
+
+    def add(self, record: Record, until_ms: int) -> None:
+        """Believe an AuditRecord until then."""
+        if isinstance(record.body, AuditBody):
+            self.changes += 1
+            self._of_node.setdefault(record.body.id, {})[record.content_id] = record, until_ms
+
+    def remove(self, record: Record) -> None:
+        body = record.body
+        if isinstance(body, AuditBody) and body.id in self._of_node:
+            self.changes += 1
+            self._of_node[body.id].pop(record.content_id, None)
+            if not self._of_node[body.id]:
+                del self._of_node[body.id]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of_node.values()))
+
+    def of(self, node: str, now_ms: int) -> tuple[Record, ...]:
+        """Those of the node with this DID, in order of issuer."""
+        found = self._of_node.get(node)
+        if found is None:
+            return ()
+        live = (record for record, until_ms in found.values() if until_ms > now_ms)
+        return tuple(sorted(live, key=lambda record: record.issuer))
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What selection knows of quality, as of one moment.
+    """What selection knows of quality, as of one moment; what was asked before is remembered.
 
     Attributes:
         claims: every evaluation that is believed.
         now_ms: wall time.
+        audits: every AuditRecord that is believed.
         trust: what the word of a DID weighs, from 0 to 1.
         owners: the DIDs that issued a manifest of a model.
         above: what is broader than a capability, each with the time until which that is so.
@@ -111,10 +157,14 @@ class Evidence:
 
     claims: Claims = field(default_factory=Claims)
     now_ms: int = 0
+    audits: Audits = field(default_factory=Audits)
     trust: Callable[[str], float] = lambda _: 0.0
     owners: Callable[[str], frozenset[str]] = lambda _: _NOBODY
     above: Callable[[str], Mapping[str, int]] = lambda _: {}
     reputations: Callable[[str], float] = lambda _: 1.0
+    _qualities: dict[tuple[str, str, tuple[tuple[str, str], ...]], Quality] = field(
+        default_factory=dict
+    )
 
     def quality(
         self, model: str, capability: str, parameters: Mapping[str, str] | None = None
@@ -127,24 +177,49 @@ class Evidence:
             parameters: selecting ones: evaluations that were narrowed to another value of one do
                 not count.
         """
+        wanted = tuple(sorted((parameters or {}).items()))
+        found = self._qualities.get((model, capability, wanted))
+        if found is not None or not self.claims.of(model):
+            return found or UNKNOWN
         claims = [
             claim
             for claim in self.claims.of(model)
             if claim.until_ms > self.now_ms
             and self._is_of(claim.capability, capability)
-            and all(
-                claim.parameters.get(name, value) == value
-                for name, value in (parameters or {}).items()
-            )
+            and all(claim.parameters.get(name, value) == value for name, value in wanted)
         ]
-        return weighed(claims, self.trust, self.owners(model)) if claims else UNKNOWN
+        found = weighed(claims, self.trust, self.owners(model)) if claims else UNKNOWN
+        self._qualities[model, capability, wanted] = found
+        return found
 
     def reputation(self, node: str) -> float:
         """Of the node with this DID, from 0 to 1."""
         return min(1.0, max(0.0, self.reputations(node)))
 
+    def heard(self, node: str, capability: str) -> Mapping[str, tuple[float, float]]:
+        """What others tell of requests to a node: by model those served and those failed.
+
+        Each counts as much as the word of who says so, and no more than `heard_requests_max`.
+        """
+        found: dict[str, tuple[float, float]] = {}
+        for record in self.audits.of(node, self.now_ms):
+            word = min(1.0, max(0.0, self.trust(record.issuer)))
+            body = record.body
+            if not word or not isinstance(body, AuditBody):
+                continue
+            for one in body.findings:
+                if self._is_of(one.capability, capability):
+                    said = max(1, one.served + one.failed)
+                    share = word * min(1.0, LIMITS.heard_requests_max / said)
+                    served, failed = found.get(one.model, (0.0, 0.0))
+                    found[one.model] = served + share * one.served, failed + share * one.failed
+        return found
+
     def _is_of(self, evaluated: str, asked: str) -> bool:
         return asked in {"", evaluated} or self.above(evaluated).get(asked, 0) > self.now_ms
+
+
+NO_EVIDENCE: Final = Evidence()
 
 
 def weighed(

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from aigrid.metagraph.candidate import Candidate, OfferKey, Pool
 from aigrid.metagraph.capabilities import Taxonomy, default_taxonomy
 from aigrid.metagraph.concepts import LiveConcepts, is_published
-from aigrid.metagraph.evidence import Claims
+from aigrid.metagraph.evidence import Audits, Claims
 from aigrid.protocol.kinds import (
     AvailabilityBody,
     CapabilityBody,
@@ -39,6 +39,7 @@ _INDEXED = frozenset(
         Kind.CAPABILITY,
         Kind.DEMAND,
         Kind.EVALUATION,
+        Kind.AUDIT,
     }
 )
 __all__ = ["Candidate", "Index", "ModelSummary", "Seeder"]
@@ -82,6 +83,7 @@ class Index:
     Attributes:
         concepts: the capabilities that are known.
         claims: evaluations of models.
+        audits: of nodes.
     """
 
     def __init__(self, taxonomy: Taxonomy | None = None) -> None:
@@ -98,6 +100,7 @@ class Index:
         self._demands: dict[RecordKey, _Entry] = {}
         self._refilable: dict[OfferKey, tuple[str, ...]] = {}  # where those that may move stand
         self.claims = Claims()
+        self.audits = Audits()
         self._moved = False  # they may, since a capability somebody published came or went
 
     def add(self, record: Record, *, until_ms: int | None = None) -> None:
@@ -114,6 +117,7 @@ class Index:
         if record.kind is Kind.DEMAND:
             self._demands[record.key] = entry
         self.claims.add(record, entry.until_ms)
+        self.audits.add(record, entry.until_ms)
         if isinstance(record.body, CapabilityBody):
             self.concepts.put(record.body, entry.until_ms, record.content_id)
             self._moved = True
@@ -235,6 +239,7 @@ class Index:
             return
         record = entry.record
         self.claims.remove(record)
+        self.audits.remove(record)
         if isinstance(record.body, CapabilityBody):
             self.concepts.drop(record.subject)
             self._moved = True

@@ -42,6 +42,13 @@ class LocalState:
     def remove(self, name: str) -> None:
         self._database.execute("DELETE FROM settings WHERE name = ?", (name,))
 
+    def all(self, prefix: str) -> tuple[tuple[str, str], ...]:
+        """Names that begin so, and their values. The prefix holds no `*`, `?` or `[`."""
+        rows = self._database.rows(
+            "SELECT name, value FROM settings WHERE name GLOB ?", (prefix + "*",)
+        )
+        return tuple((str(name), str(value)) for name, value in rows)
+
     def redeem(self, nonce: str, *, until_ms: int, now_ms: int) -> bool:
         """Mark an invitation as used; False if it was already.
 
@@ -85,7 +92,4 @@ class LocalState:
             self.set(_ROTATION + did, json.dumps(said))
 
     def _rotations(self) -> dict[str, Honoured]:
-        rows = self._database.rows(
-            "SELECT name, value FROM settings WHERE name GLOB ?", (_ROTATION + "*",)
-        )
-        return {str(name): Honoured(*json.loads(value)) for name, value in rows}
+        return {name: Honoured(*json.loads(value)) for name, value in self.all(_ROTATION)}

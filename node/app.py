@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-import structlog
 import trio
 
 from aigrid.engines.base import Device, Estimate, ModelSource, Probe
@@ -33,6 +32,7 @@ from aigrid.node.discovery.typed_query import TypedQueries
 from aigrid.node.expiry import Expiry
 from aigrid.node.inbound import Inbound
 from aigrid.node.known_engines import KnownEngines
+from aigrid.node.learning_setup import learning_of
 from aigrid.node.mesh.pool.fitting import fit
 from aigrid.node.mesh.pool.progress import LoadProgress
 from aigrid.node.mesh.routing.router import Router
@@ -59,7 +59,6 @@ from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
-log = structlog.get_logger()
 __all__ = ["Node", "World"]
 
 
@@ -236,6 +235,7 @@ class Node:
             now_ms=self.now_ms,
         )
         self.placement = Placement(self, self.weights, rng=world.rng)
+        self.learning = learning_of(self)
         self.router = Router(
             own_peer_id=self.identity.peer_id,
             graph=self.graph,
@@ -250,6 +250,7 @@ class Node:
             rng=world.rng,
             summon=self.placement.summon,
             own_problem=self.placement.why_not,
+            remembered=self.learning,
         )
 
     def _wire(self) -> None:
@@ -291,6 +292,7 @@ class Node:
                 self.typed_queries,
                 self.mingling,
                 self.querying,
+                self.learning,
                 Expiry(self.graph, now_ms=self.now_ms),
             ):
                 await nursery.start(service.run)

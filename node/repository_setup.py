@@ -1,5 +1,6 @@
 """The repository of the Open Inference Protocol, as this node's pool has it; and its manifests."""
 
+from collections import Counter
 from typing import Final
 
 from msgspec import UNSET
@@ -23,6 +24,8 @@ class PoolRepository:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._loads = Counter[str]()  # calls under way
+        self._loaded = set[str]()
 
     def index(self) -> list[Held]:
         """See `Repository`."""
@@ -42,12 +45,17 @@ class PoolRepository:
         """See `Repository`."""
         node = self._node
         found = own_model(node, model)
+        self._loads[found] += 1
         try:
             await node.pool.hold(found)
-        except BaseException:
-            if found not in node.pins.wanted():
-                node.pool.let_go(found)
-            raise
+            self._loaded.add(found)
+        finally:
+            self._loads[found] -= 1
+            # A call that fails, or whose client leaves, undoes nothing of others.
+            if not self._loads[found]:
+                del self._loads[found]
+                if found not in self._loaded and found not in node.pins.wanted():
+                    node.pool.let_go(found)
 
     async def unload(self, model: str) -> None:
         """See `Repository`."""
@@ -59,6 +67,7 @@ class PoolRepository:
             raise UsageError(
                 f"{model!r} is behind a server, and loaded there: `aigrid withdraw` ends its offer"
             )
+        self._loaded.discard(found)
         node.pool.let_go(found)
         await node.pool.unload(found, drained=True)
 

@@ -86,6 +86,9 @@ class EngineLimits:
     worker_cancel_seconds: float = limit(
         10.0, "a cancelled request to end, else the worker is killed"
     )
+    worker_hold_seconds: float = limit(
+        0.05, "text that nobody reads before the end of its answer is held"
+    )
     worker_chunks_max: int = limit(256, "chunks of one request that nobody has taken yet")
     worker_output_max_bytes: int = limit(16 * KIB, "kept of what a worker printed last")
     worker_failures_max: int = limit(16, "ends of workers that `status` remembers")

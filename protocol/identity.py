@@ -19,6 +19,9 @@ _PEER_ID_PREFIX = (
 )
 _DID_KEY = "did:key:"
 _DID_MAX_CHARS = 80
+_TWO_DIGITS, _TEN_DIGITS = 58**2, 58**10
+_DIGITS = base58.BITCOIN_ALPHABET.decode("ascii")
+_PAIRS = tuple(a + b for a in _DIGITS for b in _DIGITS)
 _KEYS_KEPT = 4096  # base58 is slow, and the same few keys come with every request
 
 
@@ -100,7 +103,7 @@ def peer_id_of_did(did: str) -> str:
 
 def multibase(data: bytes) -> str:
     """`data` in base58btc with its multibase prefix."""
-    return "z" + str(base58.b58encode(data).decode("ascii"))
+    return "z" + _to_base58(data)
 
 
 def multibase_decode(text: str, *, max_chars: int) -> bytes | None:
@@ -108,6 +111,18 @@ def multibase_decode(text: str, *, max_chars: int) -> bytes | None:
     if not text.startswith("z") or len(text) > max_chars:
         return None
     return _base58(text[1:])
+
+
+def _to_base58(data: bytes) -> str:
+    """As `base58.b58encode` has it, ten digits at a time: each division is one of a long number."""
+    zeros = len(data) - len(data.lstrip(b"\0"))
+    number, groups = int.from_bytes(data), []
+    while number:
+        number, ten = divmod(number, _TEN_DIGITS)
+        for _ in range(5):
+            ten, two = divmod(ten, _TWO_DIGITS)
+            groups.append(_PAIRS[two])
+    return "1" * zeros + "".join(reversed(groups)).lstrip("1")
 
 
 def _base58(text: str) -> bytes | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from aigrid.protocol.limit import DAY, GIB, KIB, MIB, MINUTE, limit
+from aigrid.protocol.limit import DAY, GIB, HOUR, KIB, MIB, MINUTE, limit
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,14 @@ class MeshLimits:
     member_trust: float = limit(0.1, "what another member's word counts, one's own being 1")
     success_prior: float = limit(0.8, "expected of a node with which nothing was tried")
     success_prior_requests: float = limit(4.0, "requests that this counts as")
+    evidence_seconds: float = limit(1.0, "what members claim is gone through again, if unchanged")
+    heard_requests_max: int = limit(20, "requests with a model of which one AuditRecord counts")
+    learned_half_life_seconds: int = limit(2 * DAY, "until what was remembered counts half")
+    learned_nodes_max: int = limit(1024, "nodes of which is remembered how requests went")
+    learned_tallies_max: int = limit(64, "models and capabilities remembered of each")
+    learned_save_seconds: float = limit(30.0, "until what was noted is written down")
+    learned_tell_seconds: int = limit(1 * HOUR, "between AuditRecords of what is remembered")
+    trusted_max: int = limit(256, "nodes whose word an operator weighs by name")
     # Demand and placement
     demand_ttl_seconds: int = limit(5 * MINUTE, "validity of a Demand")
     demands_max: int = limit(16, "models in one Demand")

@@ -1,4 +1,4 @@
-"""Test vectors of section 26: metrics of answers beside what was expected; an evaluation's id."""
+"""Test vectors of section 26: metrics of answers, and ids of evaluations."""
 
 from typing import Any
 

@@ -28,6 +28,7 @@ from scripts.vector_records import (
     records,
     refusals,
 )
+from scripts.vector_selection import selection
 
 from aigrid.protocol import framing, inference, messages
 from aigrid.protocol.canonical import canonical, content_id, file_cid
@@ -263,6 +264,7 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "presentations": presentations,
     "decisions": decisions,
     "hashes": hashes,
+    "selection": selection,
 }
 
 

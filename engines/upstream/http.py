@@ -20,12 +20,12 @@ import msgspec
 
 from aigrid.engines.base import Cancelled, CancelToken, Endpoint
 from aigrid.engines.upstream.address import Location, locate, resolve
+from aigrid.engines.upstream.body import Body
 from aigrid.engines.upstream.connections import READ_BYTES, Bounds, Connections, Line, Wire
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS, Limits
 
 _END_SECONDS: Final = 0.005  # for the end of a body after its last word; else it is not waited for
-# ValueError: the size of a chunk that is no number.
 _FAILED: Final = (EngineError, OSError, http.client.HTTPException, ValueError)
 T = TypeVar("T")
 
@@ -36,6 +36,7 @@ class Answer:
     def __init__(self, response: http.client.HTTPResponse, wire: Wire) -> None:
         self._response = response
         self._wire = wire
+        self._body = Body(response.length, chunked=bool(response.chunked))
         self._says_no_more = False
         self.status = response.status
 
@@ -44,11 +45,20 @@ class Answer:
         return self._response.getheader(name) or ""
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it comes."""
-        while data := self._response.read1(READ_BYTES):
-            yield data
-        if self._response.length:  # of what the header promised
-            raise http.client.IncompleteRead(b"", self._response.length)
+        """The body as it comes, what came together in one piece."""
+        body = self._body
+        while not body.over:
+            data = self._response.fp.read1(READ_BYTES)
+            if not data:
+                if body.ends_with_connection:
+                    return
+                raise http.client.IncompleteRead(b"")
+            try:
+                piece = body.feed(data)
+            except ValueError:  # it broke off, and something else follows
+                raise http.client.IncompleteRead(b"") from None
+            if piece:
+                yield piece
 
     def read(self) -> bytes:
         """The whole body; its size is bounded beneath."""
@@ -60,14 +70,11 @@ class Answer:
 
     def is_whole(self) -> bool:
         """Whether it was read to its end, and another may follow on the connection."""
-        if self._says_no_more and not self._is_read():
+        if self._says_no_more and not self._body.over:
             self._wire.hurry(_END_SECONDS)
             with contextlib.suppress(*_FAILED):
                 self.read()
-        return self._is_read() and not self._response.will_close
-
-    def _is_read(self) -> bool:
-        return self._response.isclosed() or self._response.length == 0
+        return self._body.is_clean and not self._response.will_close
 
 
 class Client:

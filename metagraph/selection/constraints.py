@@ -256,11 +256,14 @@ def _selecting(filters: Filters, stated: Stated) -> Iterator[Check]:
     that a manifest does not name, where it names any, may have any value.
     """
     wanted = filters.selecting
-    best = max(
-        stated.serves,
-        key=lambda one: sum(_serves(one, name, value) for name, value in wanted.items()),
-        default={},
-    )
+    if not wanted:
+        return
+    best: Mapping[str, tuple[str, ...]] = stated.serves[0] if stated.serves else {}
+    if len(stated.serves) > 1:
+        best = max(
+            stated.serves,
+            key=lambda one: sum(_serves(one, name, value) for name, value in wanted.items()),
+        )
     for name, value in wanted.items():
         holds = bool(best) and _serves(best, name, value)
         said = ", ".join(best.get(name, ("any",) if best else ()))
@@ -320,6 +323,8 @@ def _check(
 
 def _in_range(tag: str, language_range: str) -> bool:
     """Basic filtering of RFC 4647: the range is the tag or a prefix of it that ends at a hyphen."""
+    if tag == language_range:
+        return tag.isascii()
     wanted = language_range.split("-")
     head = "-".join(tag.split("-")[: len(wanted)])
     return head.isascii() and head.lower() == language_range.lower()

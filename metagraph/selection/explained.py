@@ -1,6 +1,6 @@
 """Why a choice came out as it did: each candidate's place and score, or why it was dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -58,13 +58,13 @@ def explain(ranking: Ranking) -> tuple[Explained, ...]:
     return (*asked, *map(_dropped, ranking.dropped))
 
 
-def nearest_miss(ranking: Ranking) -> Dropped | None:
+def nearest_miss(dropped: Iterable[Dropped]) -> Dropped | None:
     """Of those dropped for constraints the one that fails the fewest, the first in order of node.
 
     None where there is no such candidate.
     """
-    near = [one for one in ranking.dropped if one.missed]
-    return min(near, key=lambda one: len(one.missed), default=None)
+    near = (one for one in dropped if one.missed)
+    return min(near, key=lambda one: (len(one.missed), one.candidate.node), default=None)
 
 
 def what_would_admit(miss: Dropped) -> str:

@@ -6,32 +6,37 @@ from dataclasses import replace
 
 import msgspec
 
-from aigrid.metagraph.evidence import Quality
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection.observation import Observation
 from aigrid.metagraph.selection.ranking import Kept
-from aigrid.metagraph.selection.score import Scored, Weighed, weighed
+from aigrid.metagraph.selection.score import Judged, Scored, Weighed, weighed
 from aigrid.metagraph.selection.strategy import Strategy
 
 _STARTS_SOON = frozenset({"warm", "loading", "on_disk"})
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
-    """A candidate that may be asked; `wanted` is where models and preferences put it."""
+    """A candidate that may be asked.
+
+    `wanted` is where models and preferences put it, `said` how it fulfils the constraints.
+    """
 
     wanted: tuple[float, ...]
     scored: Scored
     seen: Observation | None
+    said: tuple[str, ...] = ()
 
 
 def by_tiers(placed: list[Placed], rng: random.Random, strategy: Strategy) -> list[Kept]:
     """Tier after tier; in each, draws decide."""
-    tiers: dict[tuple[float, ...], list[Scored]] = {}
+    tiers: dict[tuple[float, ...], list[Placed]] = {}
     for one in placed:
         tier = one.scored.tier(strategy.latency_step)
-        tiers.setdefault((*one.wanted, *tier), []).append(one.scored)
+        tiers.setdefault((*one.wanted, *tier), []).append(one)
     return [
-        Kept(one.candidate, one) for tier in sorted(tiers) for one in _two_choices(tiers[tier], rng)
+        Kept(one.scored.candidate, one.scored, before=one.said)
+        for tier in sorted(tiers)
+        for one in _two_choices(tiers[tier], rng)
     ]
 
 
@@ -39,21 +44,23 @@ def by_score(
     placed: list[Placed],
     rng: random.Random,
     strategy: Strategy,
-    judge: Callable[[Candidate], tuple[Quality, float]],
+    judge: Callable[[Candidate], Judged],
 ) -> list[Kept]:
-    """The greater total first; `judge` gives a candidate's quality and its node's reputation.
+    """The greater total first; `judge` says what is known of a candidate beside its offer.
 
-    Where totals are equal the greater part comes first, in the order of `Parts`; else a draw
-    decides. Then one that is not the best may be drawn to come before it.
+    Where totals are equal the greater part comes first, of those with a weight and in the order of
+    `Parts`; else a draw decides. Then one that is not the best may be drawn to come before it.
     """
     shares = strategy.shares
     keyed: list[tuple[tuple[float, ...], Placed, Weighed]] = []
     for one in placed:
         known = weighed(one.scored, one.seen, judge(one.scored.candidate), strategy, shares)
-        against = tuple(-part for part in known.parts)
+        against = (-part for part, share in zip(known.parts, shares, strict=True) if share)
         keyed.append(((*one.wanted, -known.total, *against, rng.random()), one, known))
     keyed.sort(key=lambda entry: entry[0])
-    kept = [Kept(one.scored.candidate, one.scored, known) for _, one, known in keyed]
+    kept = [
+        Kept(one.scored.candidate, one.scored, known, before=one.said) for _, one, known in keyed
+    ]
     if rng.random() < strategy.exploration and keyed:
         _, best, known = keyed[0]
         least = known.total - strategy.exploration_margin
@@ -74,14 +81,14 @@ def _may_be_tried(other: Placed, best: Placed) -> bool:
     return soon and other.wanted == best.wanted
 
 
-def _two_choices(equals: list[Scored], rng: random.Random) -> list[Scored]:
+def _two_choices(equals: list[Placed], rng: random.Random) -> list[Placed]:
     """Order equals: again and again draw two and take the less busy, then the faster."""
-    ordered: list[Scored] = []
+    ordered: list[Placed] = []
     while len(equals) > 1:
         first = rng.randrange(len(equals))
         second = rng.randrange(len(equals) - 1)
         second += second >= first
-        a, b = equals[first], equals[second]
+        a, b = equals[first].scored, equals[second].scored
         taken = second if (b.load, b.predicted_ms) < (a.load, a.predicted_ms) else first
         ordered.append(equals[taken])
         equals[taken] = equals[-1]

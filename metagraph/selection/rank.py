@@ -7,19 +7,19 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 
-from aigrid.metagraph.evidence import Evidence, Quality
+from aigrid.metagraph.evidence import NO_EVIDENCE, Evidence, Quality
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.metagraph.selection.constraints import Facts, Filters, Reason, Timing, checks
 from aigrid.metagraph.selection.observation import Observation, known_latency, known_token_ms
 from aigrid.metagraph.selection.order import Placed, by_score, by_tiers
 from aigrid.metagraph.selection.ranking import Dropped, Ranking
-from aigrid.metagraph.selection.score import answer_ms, quickest_token_ms, scored
+from aigrid.metagraph.selection.score import Judged, answer_ms, quickest_token_ms, scored
 from aigrid.metagraph.selection.strategy import DEFAULT_STRATEGY, Strategy
 from aigrid.protocol.more import shown, untaken
 
 _COUNTED_FAILURES_MAX = 16  # more do not lengthen the pause any more
-NO_EVIDENCE = Evidence()
+_Able = tuple[Candidate, Observation | None, tuple[str, ...]]  # the last: on constraints
 
 
 def rank(
@@ -41,8 +41,8 @@ def rank(
 
     First come the order of `models`, that of `preferences`, and what they sort by. Then, with
     weights: the greater weighted sum of the parts of the score; where sums are equal the greater
-    part, in the order of `Parts`; else a draw. Now and then one that is not the best is drawn to be
-    first: see `Strategy`.
+    part that has a weight, in the order of `Parts`; else a draw. Now and then one that is not the
+    best is drawn to be first: see `Strategy`.
 
     Without weights: warm before on disk before busy before fetchable; answering peers before
     unknown ones before those that just failed; this node before others; those predicted to be
@@ -64,31 +64,24 @@ def rank(
         evidence: of quality and reputation, for strategies with weights.
     """
     dropped: list[Dropped] = []
-    able: list[tuple[Candidate, Observation | None]] = []
+    able: list[_Able] = []
     for candidate in sorted(candidates, key=lambda c: (c.node, c.model, c.record)):
         own = Observation() if candidate.node == own_peer_id else None
         seen = observations.get(candidate.node, own)
         refusal = _unwanted(candidate, preferences, needed)
+        said: tuple[str, ...] = ()
         if refusal is None and constraints is not None:
             sifted = sift(candidate, constraints, facts, seen, strategy)
-            refusal = sifted if isinstance(sifted, Dropped) else None
+            if isinstance(sifted, Dropped):
+                refusal = sifted
+            else:
+                said = sifted
         refusal = refusal or _refusal(candidate, seen, now_ms, strategy)
         if refusal is not None:
             dropped.append(refusal)
         else:
-            able.append((candidate, seen))
-    quickest_ms = quickest_token_ms(able)
-    places = {model: place for place, model in reversed(tuple(enumerate(models)))}
-    placed = []
-    for candidate, seen in able:
-        local = candidate.node == own_peer_id
-        wanted = (
-            places.get(candidate.model, len(places)),
-            preferences.place(candidate),
-            _sorted_by(preferences, candidate, seen),
-        )
-        known = scored(candidate, seen, quickest_ms, local=local, strategy=strategy)
-        placed.append(Placed(wanted, known, seen))
+            able.append((candidate, seen, said))
+    placed = _placed(able, own_peer_id, strategy, models, preferences)
     if strategy.weights is None:
         kept = by_tiers(placed, rng, strategy)
     else:
@@ -98,6 +91,29 @@ def rank(
         dropped += [Dropped(other.candidate, Reason.FALLBACK, why) for other in kept[1:]]
         kept = kept[:1]
     return Ranking(tuple(kept), tuple(dropped))
+
+
+def _placed(
+    able: Sequence[_Able],
+    own_peer_id: str | None,
+    strategy: Strategy,
+    models: Sequence[str],
+    preferences: Preferences,
+) -> list[Placed]:
+    """Those that may be asked, with what is known of them and where the request wants them."""
+    quickest_ms = quickest_token_ms((candidate, seen) for candidate, seen, _ in able)
+    places = {model: place for place, model in reversed(tuple(enumerate(models)))}
+    placed = []
+    for candidate, seen, said in able:
+        local = candidate.node == own_peer_id
+        wanted = (
+            places.get(candidate.model, len(places)),
+            preferences.place(candidate),
+            _sorted_by(preferences, candidate, seen),
+        )
+        known = scored(candidate, seen, quickest_ms, local=local, strategy=strategy)
+        placed.append(Placed(wanted, known, seen, said))
+    return placed
 
 
 def sift(
@@ -123,25 +139,25 @@ def sift(
 
 
 class _Judge:
-    """What is expected of a candidate's model and of its node, each looked up once."""
+    """What is known of a candidate's model and of its node, each looked up once."""
 
     def __init__(self, evidence: Evidence, constraints: Filters | None) -> None:
         self._evidence = evidence
         self._capability = "" if constraints is None else constraints.capability
         self._parameters = {} if constraints is None else constraints.selecting
         self._models: dict[str, Quality] = {}
-        self._nodes: dict[str, float] = {}
+        self._nodes: dict[str, tuple[float, Mapping[str, tuple[float, float]]]] = {}
 
-    def __call__(self, candidate: Candidate) -> tuple[Quality, float]:
-        model, node = candidate.model, candidate.signer
-        quality = self._models.get(model)
-        if quality is None:
-            quality = self._evidence.quality(model, self._capability, self._parameters)
-            self._models[model] = quality
-        reputation = self._nodes.get(node)
-        if reputation is None:
-            reputation = self._nodes[node] = self._evidence.reputation(node)
-        return quality, reputation
+    def __call__(self, candidate: Candidate) -> Judged:
+        model, node, known = candidate.model, candidate.signer, self._evidence
+        if model not in self._models:
+            self._models[model] = known.quality(model, self._capability, self._parameters)
+        if node not in self._nodes:
+            heard = known.heard(node, self._capability)
+            self._nodes[node] = known.reputation(node), heard
+        reputation, heard = self._nodes[node]
+        served, failed = heard.get(model, (0.0, 0.0))
+        return Judged(self._models[model], reputation, served, failed)
 
 
 def _unwanted(

@@ -6,6 +6,7 @@ latency counts in a score only where it is longer than what is assumed of everyb
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -138,6 +139,21 @@ def scored(
     )
 
 
+class Judged(NamedTuple):
+    """What is known of a candidate beside its offer and its pace.
+
+    Attributes:
+        quality: expected of its model.
+        reputation: of its node, from 0 to 1.
+        served, failed: requests to the node for the model, as others tell.
+    """
+
+    quality: Quality
+    reputation: float = 1.0
+    served: float = 0.0
+    failed: float = 0.0
+
+
 class Weighed(msgspec.Struct, frozen=True, gc=False):
     """A candidate's score; `quality` is what the part of that name rests on."""
 
@@ -149,7 +165,7 @@ class Weighed(msgspec.Struct, frozen=True, gc=False):
 def weighed(
     known: Scored,
     seen: Observation | None,
-    judged: tuple[Quality, float],
+    judged: Judged,
     strategy: Strategy,
     shares: Parts,
 ) -> Weighed:
@@ -158,17 +174,16 @@ def weighed(
     Args:
         known: of the candidate.
         seen: what was observed of its node.
-        judged: the quality that is expected of its model, and the reputation of its node.
+        judged: what else is known of it.
         strategy: how to choose.
         shares: of its weights, which add up to 1.
     """
-    quality, reputation = judged
     predicted_ms = known.predicted_ms
     if known.source == "declared":
         predicted_ms += known.turns * max(0.0, strategy.assumed_latency_ms - known.first_ms)
     parts = Parts(
-        quality.value * reputation,
-        _success(known, seen),
+        judged.quality.value * judged.reputation,
+        _success(known, seen, judged),
         strategy.half_speed_ms / (strategy.half_speed_ms + predicted_ms),
         0.0 if known.stalled else _WARMTH[known.candidate.state],
         1 / (1 + known.load),
@@ -177,7 +192,7 @@ def weighed(
     total = 0.0
     for share, part in zip(shares, parts, strict=True):
         total += share * part
-    return Weighed(parts, round(total, _PLACES), quality)
+    return Weighed(parts, round(total, _PLACES), judged.quality)
 
 
 def answer_ms(known: Scored, strategy: Strategy) -> float:
@@ -185,11 +200,12 @@ def answer_ms(known: Scored, strategy: Strategy) -> float:
     return known.predicted_ms + strategy.assumed_load_ms.get(known.candidate.state, 0.0)
 
 
-def _success(known: Scored, seen: Observation | None) -> float:
+def _success(known: Scored, seen: Observation | None, judged: Judged) -> float:
     """Share of requests that are expected to be answered; half for each failure just now."""
     of = _NOTHING if seen is None else seen.outcomes.get(known.candidate.model, _NOTHING)
     prior = LIMITS.success_prior_requests
-    share = (of.served + LIMITS.success_prior * prior) / (of.served + of.failed + prior)
+    served, failures = of.served + judged.served, of.failed + judged.failed
+    share = (served + LIMITS.success_prior * prior) / (served + failures + prior)
     failed = seen.failures_in_row if seen is not None and known.doubt == _FAILED else 0
     return share * 0.5 ** min(failed, _FAILURES_MAX)
 

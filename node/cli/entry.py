@@ -21,6 +21,7 @@ from aigrid.node.cli import (
     credential_commands,
     delegate_commands,
     evaluate_commands,
+    experience_command,
     grid_commands,
     id_commands,
     key_commands,
@@ -99,6 +100,7 @@ app.command()(model_commands.ask)
 app.command("run")(run_command.run)
 app.command()(evaluate_commands.evaluate)
 app.command()(evaluate_commands.evaluations)
+app.command()(experience_command.experience)
 app.add_typer(capability_commands.capability_app, name="capability")
 app.add_typer(credential_commands.credential_app, name="credential")
 app.add_typer(policy_commands.policy_app, name="policy")

@@ -131,6 +131,12 @@ def find(
     language: Annotated[
         str | None, typer.Option(help="BCP 47; en finds en-GB, too.", metavar="TAG")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Language that goes in, of translation.", metavar="TAG")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Language that comes out.", metavar="TAG")
+    ] = None,
     format_: Annotated[str | None, typer.Option("--format", help="Such as gguf.")] = None,
     precision: Annotated[str | None, typer.Option(help="Such as q4_1.")] = None,
     license_: Annotated[
@@ -141,6 +147,9 @@ def find(
     max_latency: Annotated[
         int | None,
         typer.Option(metavar="MS", help="To the first chunk, observed or else declared."),
+    ] = None,
+    max_size: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="Of the model's files together.")
     ] = None,
     issuer: Annotated[
         str | None, typer.Option(metavar="DID", help="Who signed the model's manifest.")
@@ -159,12 +168,15 @@ def find(
     """Who offers a capability or a narrower one, best first."""
     given = {
         "language": language,
+        "source": source,
+        "target": target,
         "format": format_,
         "precision": precision,
         "license": license_,
         "region": region,
         "warm": warm or None,
         "latency_ms_max": max_latency,
+        "size_bytes_max": max_size,
         "issuer": issuer,
         "signer": signer,
         "explain": explain or None,

@@ -14,6 +14,7 @@ from aigrid.node.commands.ask import Ask, ask
 from aigrid.node.commands.credential_terms import check_did
 from aigrid.node.commands.delegates import Delegates, delegates
 from aigrid.node.commands.evaluating import evaluation_methods
+from aigrid.node.commands.experience import experience_methods
 from aigrid.node.commands.finding import (
     Find,
     check_capability,
@@ -169,6 +170,7 @@ class NodeCommands:
             "ask": (Ask, partial(ask, node)),
             **outcome_methods(node),
             **evaluation_methods(node),
+            **experience_methods(node),
             "capability_publish": (NewCapability, self._capability_publish),
             "capability_withdraw": (Name, self._capability_withdraw),
             "query": (Query, self._query),

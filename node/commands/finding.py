@@ -6,7 +6,7 @@ from typing import Any
 from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.metagraph.filters import Filters, Found, check_language
 from aigrid.metagraph.index import Candidate
-from aigrid.metagraph.selection import Dropped
+from aigrid.metagraph.selection import Dropped, nearest_miss, what_would_admit
 from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.app import Node
 from aigrid.protocol.errors import NoCandidateError, UsageError
@@ -114,8 +114,10 @@ def _nothing_left(found: Found) -> str:
     unable = sum(one.reason.value not in found.removed for one in found.dropped)
     offers = sum(found.removed.values()) + unable
     counts += [f"{unable} cannot serve now"] if unable else []
+    miss = nearest_miss(found.dropped)
+    near = "" if miss is None else f"{what_would_admit(miss)}; "
     return (
-        f"of {offers} offers the filters leave none: {', '.join(counts)}; "
+        f"of {offers} offers the filters leave none: {', '.join(counts)}; {near}"
         "`--explain` shows what each of them states"
     )
 

@@ -10,15 +10,16 @@ import msgspec
 from msgspec import Meta
 
 from aigrid.node.app import Node
+from aigrid.node.commands.misfit import misfit
 from aigrid.node.control import Emit
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.outcome.contract import Contract
-from aigrid.node.outcome.request import Body
+from aigrid.node.outcome.request import Body, Seed, asked
 from aigrid.node.outcome.said import input_of_file, input_said
 from aigrid.node.outcome_setup import contracts_of, outcomes_of
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
-from aigrid.protocol.errors import UsageError
+from aigrid.protocol.errors import InvalidRequestError, UsageError
 from aigrid.protocol.limits import LIMITS
 
 Method = Callable[[Any, Emit], Awaitable[dict[str, Any]]]
@@ -38,7 +39,7 @@ class Run(msgspec.Struct, forbid_unknown_fields=True):
     constraints: dict[str, Any] = {}
     strategy: str | None = None
     mode: str | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     explain: bool = False
 
 
@@ -55,16 +56,12 @@ class Nothing(msgspec.Struct, forbid_unknown_fields=True):
 async def run(node: Node, params: Run, _: Emit) -> dict[str, Any]:
     """`output` and `aigrid`, as `POST /v1/capabilities/{name}` answers. Raises AigridError."""
     contracts = contracts_of(node)
-    contract = contracts.of(params.capability)
-    body = Body(
-        input=msgspec.Raw(_encode(_input(contract, params))),
-        parameters=params.parameters,
-        constraints=msgspec.Raw(_encode(params.constraints)),
-        strategy=_named(params.strategy),
-        mode=_named(params.mode),
-        seed=params.seed,
-        explain=params.explain,
-    )
+    try:
+        contract = contracts.of(params.capability)
+        body = _body(contract, params)
+        asked(contract, body)
+    except InvalidRequestError as error:  # nobody has been asked yet: it was called wrongly
+        raise UsageError(misfit(error.message)) from None
     core = GatewayCore(
         node.router,
         status=dict,
@@ -117,6 +114,18 @@ def outcome_methods(node: Node) -> Mapping[str, tuple[type[msgspec.Struct], Meth
         "capabilities": (Nothing, partial(list_capabilities, node)),
         "capability_show": (Named, partial(show_capability, node)),
     }
+
+
+def _body(contract: Contract, params: Run) -> Body:
+    return Body(
+        input=msgspec.Raw(_encode(_input(contract, params))),
+        parameters=params.parameters,
+        constraints=msgspec.Raw(_encode(params.constraints)),
+        strategy=_named(params.strategy),
+        mode=_named(params.mode),
+        seed=params.seed,
+        explain=params.explain,
+    )
 
 
 def _input(contract: Contract, params: Run) -> Any:

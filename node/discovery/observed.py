@@ -1,5 +1,6 @@
 """What was seen of one peer that was asked: how quick, how busy, how often it failed. No clock."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -106,9 +107,15 @@ class Observed:
         pause = min(max(LIMITS.stall_pause_seconds, 2 * before), LIMITS.stall_pause_max_seconds)
         _put(self.stalls, model, (now + pause, pause))
 
-    def failed(self, now: float) -> None:
-        self.failures_in_row += 1
-        self.failed_seconds = now
+    def failed(self, now: float, asked: float = math.inf) -> None:
+        """A request that it was `asked` failed.
+
+        Those that were under way when another one failed have failed with it: a worker that dies
+        takes all its requests along, which is one failure and not that many in a row.
+        """
+        if not self.failures_in_row or asked >= self.failed_seconds:
+            self.failures_in_row += 1
+            self.failed_seconds = now
 
     def _keep(self, model: str, pace: Pace) -> None:
         _put(self.paces, model, pace)

@@ -109,9 +109,9 @@ class Peers:
         finally:
             observed.in_flight -= 1
 
-    def failed(self, peer_id: str) -> None:
-        """A request to the peer failed for a reason that is the peer's."""
-        self.seen(peer_id).failed(trio.current_time())
+    def failed(self, peer_id: str, asked_seconds: float = math.inf) -> None:
+        """A request that the peer was asked then failed for a reason that is the peer's."""
+        self.seen(peer_id).failed(trio.current_time(), asked_seconds)
 
     def turned_away(self) -> bool:
         """Whether nobody is alive, and who was reached last does not take us for a member."""

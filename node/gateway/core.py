@@ -272,7 +272,7 @@ class GatewayCore:
         speaks: bool = False,
     ) -> Generation:
         wish, ended = wish or Wish(), list[Segment]()
-        waiting = Waiting(wish.keep_alive_seconds)
+        waiting = Waiting(wish.keep_alive_seconds, whole=wish.whole)
         asked = self._inference.infer(
             models[0],
             request,

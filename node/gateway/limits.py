@@ -11,6 +11,7 @@ class GatewayLimits:
 
     body_max_bytes: int = LIMITS.body_max_bytes
     bodies_max_bytes: int = LIMITS.bodies_max_bytes
+    tensor_inline_max_bytes: int = LIMITS.tensor_inline_max_bytes
     body_seconds: float = LIMITS.body_seconds
     handshake_seconds: float = LIMITS.tls_handshake_seconds
     header_seconds: float = LIMITS.header_seconds

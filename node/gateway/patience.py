@@ -23,10 +23,12 @@ class Wish:
         patience_seconds: how long it waits for that.
         keep_alive_seconds: how long the model should stay loaded afterwards; infinite: for good;
             None leaves it to the node.
+        whole: whether the answer is wanted in one piece, at its end.
     """
 
     patience_seconds: float = LIMITS.patience_seconds
     keep_alive_seconds: float | None = None
+    whole: bool = False
 
 
 def wish_of(
@@ -49,7 +51,7 @@ def wish_of(
     if seconds == math.inf and called == _KEEP_ALIVE and not _FOR_GOOD.fullmatch(str(kept).strip()):
         # In the body any time below 0 means so, for Ollama's clients say it.
         raise InvalidRequestError(f"{_KEEP_ALIVE} is below 0; -1 keeps the model for good.")
-    return Wish(_patience(headers, limits, stream=stream), seconds)
+    return Wish(_patience(headers, limits, stream=stream), seconds, whole=not stream)
 
 
 def _patience(headers: Mapping[bytes, bytes], limits: GatewayLimits, *, stream: bool) -> float:

@@ -19,11 +19,19 @@ _Name = Annotated[str, Meta(min_length=1, max_length=LIMITS.model_field_max_char
 _Names = Annotated[list[_Name], Meta(max_length=LIMITS.preferred_max)]
 
 
+_By = Literal["latency", "throughput", "price"]
+
+
+class _Sort(msgspec.Struct):
+    by: _By | None = None
+    partition: Literal["model", "none"] | None = None
+
+
 class _Provider(msgspec.Struct):
     order: _Names | None = None
     only: _Names | None = None
     ignore: _Names | None = None
-    sort: Literal["latency", "throughput"] | None = None
+    sort: _By | _Sort | None = None
     allow_fallbacks: bool | None = None
     require_parameters: bool | None = None
     quantizations: _Names | None = None
@@ -69,8 +77,6 @@ def preferences_of(provider: bytes | msgspec.Raw) -> Preferences:
     for name, value in said.items():
         if name not in _Provider.__struct_fields__ and not is_neutral(value, _OTHERS.get(name, ())):
             raise _unsupported(name)
-    if bytes(said.get("sort", b"")) == b'"price"':
-        raise _unsupported("sort", "cannot be by price: there are no prices here")
     try:
         parsed = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
@@ -81,11 +87,23 @@ def preferences_of(provider: bytes | msgspec.Raw) -> Preferences:
         order=tuple(parsed.order or ()),
         only=tuple(parsed.only or ()),
         ignore=tuple(parsed.ignore or ()),
-        sort=parsed.sort,
+        sort=_sorted_by(parsed.sort),
         allow_fallbacks=parsed.allow_fallbacks is not False,
         require_parameters=bool(parsed.require_parameters),
         precisions=tuple(parsed.quantizations or ()),
     )
+
+
+def _sorted_by(sort: _By | _Sort | None) -> Literal["latency", "throughput"] | None:
+    if isinstance(sort, _Sort):
+        if sort.partition == "none":
+            raise _unsupported(
+                "sort.partition", "is `model` here: `models` are asked in their order"
+            )
+        sort = sort.by
+    if sort == "price":
+        raise _unsupported("sort", "cannot be by price: there are no prices here")
+    return sort
 
 
 def _unsupported(name: str, what: str = "is not kept here: leave it out") -> InvalidRequestError:

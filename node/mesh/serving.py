@@ -126,6 +126,7 @@ class Serving:
         tell: Tell,
         asker: str | None = None,
         tell_after_seconds: float = LIMITS.loading_seconds,
+        whole: bool = False,
         trace: Trace = NO_TRACE,
     ) -> AsyncIterator[ServedAnswer]:
         """Decide, lease the model and run one request of `peer` (a DID), this node's own included.
@@ -134,7 +135,8 @@ class Serving:
         time after `tell_after_seconds`. `asker`: whom of
         this node's callers it is put down to if it crashes the worker, `OWN` for the operator, who
         may have a model kept for longer than others; else it is put down to the actor who presents
-        it and the peer that passes it on. Leaving
+        it and the peer that passes it on.
+        `whole`: nobody reads the answer before its end. Leaving
         early cancels it in the worker. Every segment that has begun is receipted.
 
         Raises:
@@ -166,7 +168,14 @@ class Serving:
             actor, first = admitted.presentation.holder, tell_after_seconds
             whose = passed_on(actor, peer) if asker is None else asker
             run = self._run(
-                message, admitted, peer, tell, asker=whose, tell_after_seconds=first, trace=trace
+                message,
+                admitted,
+                peer,
+                tell,
+                asker=whose,
+                tell_after_seconds=first,
+                whole=whole,
+                trace=trace,
             )
             async with run as answer:
                 yield answer
@@ -181,6 +190,7 @@ class Serving:
         *,
         asker: str,
         tell_after_seconds: float,
+        whole: bool,
         trace: Trace,
     ) -> AsyncIterator[ServedAnswer]:
         segment: Segment | None = None
@@ -217,7 +227,7 @@ class Serving:
                     now_ms=self._now_ms,
                 )
                 work = stack.enter_context(trace.child("worker infer"))
-                running = worker.infer(message.request, message.request_id)
+                running = worker.infer(message.request, message.request_id, whole=whole)
                 sent_seconds = trio.current_time()
                 async with _receipted(segment), running as batches:
                     yield ServedAnswer(batches, segment, leased_seconds, counted)

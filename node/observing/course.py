@@ -29,6 +29,7 @@ class Course:
         attempts, continued: nodes that were asked, and how often one went on where another one had
             broken off, for all choices.
         finished: whether an answer came to its end; then the tokens are known.
+        longest_tokens: of the choice that has most; they are made at once.
         client_seconds, engine_seconds: what was waited for the client, and for engines.
         trace: what spans of this request hang from.
     """
@@ -43,6 +44,7 @@ class Course:
         "engine_seconds",
         "finished",
         "first_seconds",
+        "longest_tokens",
         "model",
         "name",
         "node",
@@ -62,7 +64,8 @@ class Course:
         self.first_seconds: float | None = None
         self.over_seconds: float | None = None
         self.client_seconds = self.engine_seconds = 0.0
-        self.prompt_tokens = self.completion_tokens = self.attempts = self.continued = 0
+        self.prompt_tokens = self.completion_tokens = self.longest_tokens = 0
+        self.attempts = self.continued = 0
         self.status = 0
         self.code: Code | None = None
         self.finished = False
@@ -88,6 +91,7 @@ class Course:
         self.finished = True
         self.prompt_tokens += finish.prompt_tokens
         self.completion_tokens += finish.completion_tokens
+        self.longest_tokens = max(self.longest_tokens, finish.completion_tokens)
         self.attempts += answer.attempts
         self.continued += max(0, len(answer.segments) - 1)
         self.engine_seconds = max(self.engine_seconds, engine_seconds)

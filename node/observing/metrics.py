@@ -159,8 +159,8 @@ class Metrics:
         known.attempts.inc(course.attempts)
         if course.continued:
             known.continued.inc(course.continued)
-        if course.completion_tokens > 1 and course.first_seconds is not None:
-            each = (seconds - course.first_seconds) / (course.completion_tokens - 1)
+        if course.longest_tokens > 1 and course.first_seconds is not None:
+            each = (seconds - course.first_seconds) / (course.longest_tokens - 1)
             known.each.observe(each)
 
     def render(self, readings: Iterable[Reading]) -> bytes:

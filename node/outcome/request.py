@@ -29,7 +29,7 @@ _TEXT: Final = "text-generation"
 _DEFAULT_STRATEGY: Final = "balanced"
 _BALANCED: Final = msgspec.Raw(b'"balanced"')
 _NOTHING: Final = msgspec.Raw(b"null")
-_Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -41,7 +41,7 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     constraints: msgspec.Raw = msgspec.Raw(b"{}")
     strategy: msgspec.Raw = _BALANCED
     mode: msgspec.Raw = _NOTHING
-    seed: _Seed | None = None
+    seed: Seed | None = None
     explain: bool = False
     stream: bool = False
     keep_alive: str | int | float | None = None

@@ -28,6 +28,7 @@ from aigrid.node.settings.placement import PlacementConfig, placement
 from aigrid.node.settings.pool import PoolSettings, pool_settings
 from aigrid.node.settings.setting import BadValueError, of_user, port_of, texts
 from aigrid.node.settings.share import ShareConfig, share
+from aigrid.node.settings.trust import TrustConfig, trust
 from aigrid.node.settings.weights import WeightsConfig, weights
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
@@ -79,6 +80,7 @@ class NodeConfig:
         placement: what this node brings here and loads without being told to.
         weights: how files of models are given away, fetched and kept.
         share: what other members may know of how this node is.
+        trust: whose word on the quality of models counts how much.
     """
 
     data_dir: Path
@@ -112,6 +114,7 @@ class NodeConfig:
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     share: ShareConfig = field(default_factory=ShareConfig)
+    trust: TrustConfig = field(default_factory=TrustConfig)
 
     @property
     def operator(self) -> "OperatorPolicy":
@@ -376,6 +379,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     ),
     "weights": ("weights", lambda v: weights(v, size_bytes, boolean, policy_settings.amount)),
     "share": ("share", lambda value: share(value, boolean)),
+    "trust": ("trust", trust),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},

@@ -6,6 +6,8 @@ from typing import Any
 
 from aigrid.node.settings.setting import BadValueError
 
+_NAMES = frozenset({"vitals", "experience"})
+
 
 @dataclass(frozen=True, slots=True)
 class ShareConfig:
@@ -13,13 +15,15 @@ class ShareConfig:
 
     Attributes:
         vitals: load, speed and memory, as `aigrid top --grid` shows them.
+        experience: how requests to other nodes went, in AuditRecords that everybody can read.
     """
 
     vitals: bool = True
+    experience: bool = False
 
 
 def share(value: Any, boolean: Callable[[Any], bool]) -> ShareConfig:
-    """A table, or `vitals=false`. Raises BadValueError.
+    """A table, or `vitals=false,experience=true`. Raises BadValueError.
 
     Args:
         value: as it was configured.
@@ -28,9 +32,12 @@ def share(value: Any, boolean: Callable[[Any], bool]) -> ShareConfig:
     if isinstance(value, str):
         parts = [part.partition("=") for part in value.split(",")]
         value = {key.strip(): said.strip() for key, _, said in parts}
-    if not isinstance(value, Mapping) or not set(value) <= {"vitals"}:
-        raise BadValueError("holds nothing but vitals")
-    try:
-        return ShareConfig(**{key: boolean(said) for key, said in value.items()})
-    except BadValueError as error:
-        raise BadValueError(f"vitals {error}", error.code) from None
+    if not isinstance(value, Mapping) or not set(value) <= _NAMES:
+        raise BadValueError(f"holds nothing but {' and '.join(sorted(_NAMES))}")
+    said = {}
+    for key, shown in value.items():
+        try:
+            said[key] = boolean(shown)
+        except BadValueError as error:
+            raise BadValueError(f"{key} {error}", error.code) from None
+    return ShareConfig(**said)

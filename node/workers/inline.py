@@ -165,7 +165,13 @@ class InlineWorker:
         self._end()
 
     @asynccontextmanager
-    async def infer(self, request: InferRequest, request_id: str = "") -> AsyncIterator["_Answer"]:
+    async def infer(
+        self,
+        request: InferRequest,
+        request_id: str = "",
+        *,
+        whole: bool = False,
+    ) -> AsyncIterator["_Answer"]:
         if self.died.is_set():
             raise self._gone()
         asked_seconds = trio.current_time()

@@ -175,13 +175,13 @@ class WorkerProcess:
 
     @asynccontextmanager
     async def infer(
-        self, request: InferRequest, request_id: str = ""
+        self, request: InferRequest, request_id: str = "", *, whole: bool = False
     ) -> AsyncIterator[RunningRequest]:
         if self._exited.is_set() or self.failure is not None or self._asked_to_stop:
             raise self.failure or self._stopped()
         job_id = self._next_id
         try:
-            frame = ipc.encode(ipc.Infer(job_id, request, request_id))
+            frame = ipc.encode(ipc.Infer(job_id, request, request_id, whole))
         except ValueError as error:
             raise EngineError(f"the request is too large: {error}", Code.INVALID_REQUEST) from None
         self._next_id += 1

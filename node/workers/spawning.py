@@ -59,9 +59,11 @@ class Worker(Protocol):
     failure: EngineError | None
 
     def infer(
-        self, request: InferRequest, request_id: str = ""
+        self, request: InferRequest, request_id: str = "", *, whole: bool = False
     ) -> AbstractAsyncContextManager[WorkerAnswer]:
         """Run a request, which logs call `request_id`. Leaving before its end cancels it.
+
+        `whole`: nobody reads the answer before its end, so its text need not come word by word.
 
         Raises:
             EngineError: what the engine raised, or `engine_crashed`, `engine_timeout` or

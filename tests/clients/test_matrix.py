@@ -19,6 +19,7 @@ from tests.engines.onnx_models import linear, save
 from tests.engines.tasks.text_models import lookup, plain_words
 from tests.engines.upstream.servers import Server, running
 from tests.faults.failing_engines import published
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.task import TaskOutput
 
@@ -57,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             holder.cli("publish", f"openai+{server.root}/v1", "--upstream-model", SLOW)
             wait_for(
                 lambda: {one["name"] for one in offers(asked)} >= MODELS,
-                timeout_seconds=30,
+                timeout_seconds=PATIENCE_SECONDS,
                 what="all offers",
             )
             yield World(asked, holder, server)

@@ -17,8 +17,9 @@ from tests.engines.doubles import source
 from aigrid.engines import ipc
 from aigrid.engines.base import CancelToken, Estimate
 from aigrid.engines.echo import EchoEngine
-from aigrid.engines.worker import Host, Job, Outbox
-from aigrid.protocol.errors import Code
+from aigrid.engines.jobs import Job, Outbox
+from aigrid.engines.worker import Host
+from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk, TextRequest
 from aigrid.protocol.limits import LIMITS
 
@@ -180,6 +181,62 @@ def test_a_job_shows_signs_of_life_where_somebody_waits_for_them() -> None:
     assert signs == ipc.CHUNK_WINDOW - 2  # nobody takes them, so nobody waits
     job.grant(1)
     assert job.owes_sign()
+
+
+def due(job: Job, chunk: InferChunk) -> bool:
+    """Whether frames leave with that of the chunk."""
+    job.take()
+    job.held.append(b"frame")
+    if found := job.is_due(chunk):
+        job.held.clear()
+    return found
+
+
+def test_what_nobody_reads_before_its_end_leaves_now_and_then() -> None:
+    now, sign, word = 5.0, TextChunk(""), TextChunk("word")
+    job = Job(whole=True, now=lambda: now)
+    assert due(job, sign)
+    assert due(job, word), "the first word tells when the answer began"
+    assert not any(due(job, word) for _ in range(10))
+    now += LIMITS.worker_hold_seconds
+    assert due(job, word)
+    in_a_row = [due(job, word) for _ in range(ipc.CHUNK_WINDOW)]
+    assert sum(in_a_row) == 4, "the node has to hear of enough to grant more"
+    read = Job(now=lambda: now)
+    assert all(due(read, word) for _ in range(10))
+
+
+def test_what_is_held_leaves_with_the_end_however_it_ends() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for engine, last in ((Wordy(), ipc.Ended), (Broken(), ipc.Failed)):
+            host = Host(theirs, None)
+            host._engine = engine
+            job = host._jobs[1] = Job(whole=True)
+            host._infer(1, TextRequest(prompt="x"), job)
+            bodies = ipc.FrameCutter().feed(ours.recv(1 << 16))
+            *chunks, end = map(ipc.decode_report, bodies)
+            assert isinstance(end, last)
+            assert chunks == [ipc.Chunk(1, TextChunk("one")), ipc.Chunk(1, TextChunk(" two"))]
+
+
+class Wordy(EchoEngine):
+    """Says two words at once."""
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        yield TextChunk("one")
+        yield TextChunk(" two")
+        yield Finish("stop", 1, 2)
+
+
+class Broken(Wordy):
+    """Says them, and fails."""
+
+    def infer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        for chunk in super().infer(request, cancel):
+            if isinstance(chunk, Finish):
+                raise EngineError("the engine has a fault")
+            yield chunk
 
 
 def test_a_job_waits_for_credit_and_a_cancel_sets_it_free() -> None:

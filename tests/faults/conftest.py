@@ -8,6 +8,7 @@ import pytest
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama, write
+from tests.patience import PATIENCE_SECONDS
 
 MODEL = "tiny"
 
@@ -66,7 +67,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGrid]:
         made.publish(made.holder)
         wait_for(
             lambda: offered(made.asker) == [made.holder.peer_id],
-            timeout_seconds=20,
+            timeout_seconds=PATIENCE_SECONDS,
             what="the offer at the asker",
         )
         yield made

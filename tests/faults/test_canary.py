@@ -27,6 +27,7 @@ from scripts.offers import offers
 from tests.engines.upstream.servers import running
 from tests.faults.crashing import crash_stopped
 from tests.faults.failing_engines import ENGINES
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
 WORKER = "aigrid.engines.worker"
@@ -40,10 +41,10 @@ if "-c" in sys.orig_argv and "up" in sys.orig_argv:
     from aigrid.node.gateway.openai import answers
 
     made = answers.ChatSpelling.whole
-    def whole(self, answer, steps, segments):
+    def whole(self, steps, told):
         if "BREAK" in str(steps):
             raise RuntimeError(str(steps))
-        return made(self, answer, steps, segments)
+        return made(self, steps, told)
     answers.ChatSpelling.whole = whole
     async def drained(self):
         raise RuntimeError("broken on purpose")
@@ -113,7 +114,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         node.cli("models", "fetch", "echo")
         with running() as server:
             ENGINES["onnx_text"].publish(node, folder, server)
-        wait_for(lambda: len(offers(node)) == 2, timeout_seconds=20, what="offers")
+        wait_for(lambda: len(offers(node)) == 2, timeout_seconds=PATIENCE_SECONDS, what="offers")
         yield made
     finally:
         node.stop()
@@ -166,7 +167,7 @@ def test_a_worker_that_crashes_with_the_prompt_in_it(seen: Seen) -> None:
         answer = pool.submit(seen.chat, "echo", PROMPT)
         wait_for(
             lambda: seen.node.cli("status")["requests"]["running"] or answer.done(),
-            timeout_seconds=20,
+            timeout_seconds=PATIENCE_SECONDS,
             what="a request under way",
         )
         for pid in pids:
@@ -215,7 +216,11 @@ def _search(seen: Seen) -> None:
     found = {str(path): path.read_bytes() for path in files}
     for path in (seen.node.stdout_path, seen.node.stderr_path):
         found[str(path)] = path.read_bytes()
-    wait_for(lambda: b"worker infer" in b"".join(Collector.taken), timeout_seconds=5, what="spans")
+    wait_for(
+        lambda: b"worker infer" in b"".join(Collector.taken),
+        timeout_seconds=PATIENCE_SECONDS,
+        what="spans",
+    )
     found["traces"] = b"".join(Collector.taken)
     for number, text in enumerate(seen.said):
         found[f"said {number}"] = text.encode()

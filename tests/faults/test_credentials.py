@@ -10,6 +10,7 @@ import pytest
 from scripts.nodes import NodeFailedError, NodeProcess, run_cli, stop_all, wait_for
 from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama, write
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
 POLICY = Path(__file__).parents[2] / "docs" / "policy.md"
@@ -70,7 +71,7 @@ def test_the_walk_through_of_the_docs(
         if arguments[0] == "publish":
             wait_for(
                 lambda: [m for m in offers(other) if m["name"] == "tiny"],
-                timeout_seconds=15,
+                timeout_seconds=PATIENCE_SECONDS,
                 what="the model at the other node",
             )
 
@@ -85,7 +86,7 @@ def _asked(node: NodeProcess, arguments: list[str], outcome: str) -> None:
             return f"denied: {error.code}" == outcome and error.status == 3
         return outcome == "works"
 
-    wait_for(as_said, timeout_seconds=15, what=outcome)
+    wait_for(as_said, timeout_seconds=PATIENCE_SECONDS, what=outcome)
 
 
 def _soon_good(node: NodeProcess, credential: str) -> None:
@@ -93,7 +94,7 @@ def _soon_good(node: NodeProcess, credential: str) -> None:
         listed = node.cli("credential", "list")["credentials"]
         return [one["standing"] for one in listed if one["id"] == credential] == ["good"]
 
-    wait_for(standing, timeout_seconds=15, what="a good grant")
+    wait_for(standing, timeout_seconds=PATIENCE_SECONDS, what="a good grant")
 
 
 def test_a_credential_is_carried_verified_and_survives_a_restart(

@@ -10,6 +10,7 @@ import pytest
 from scripts.nodes import wait_for
 from scripts.offers import offers
 from tests.faults.conftest import ProcessGrid
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.process, pytest.mark.model]
 MODEL = "minilm"
@@ -32,7 +33,7 @@ def known(grid: ProcessGrid) -> bool:
 def asker(grid: ProcessGrid) -> str:
     """The gateway of a node that has no such model, once it knows who does."""
     grid.holder.cli("models", "fetch", MODEL, timeout_seconds=600)
-    wait_for(lambda: known(grid), timeout_seconds=20, what="the offer of the model")
+    wait_for(lambda: known(grid), timeout_seconds=PATIENCE_SECONDS, what="the offer of the model")
     return grid.asker.gateway
 
 
@@ -70,13 +71,13 @@ def test_the_engine_beneath_is_swapped_and_the_client_sees_the_same(asker, grid)
     grid.holder.options = (*options, "--engine", "torch")
     try:
         grid.holder.restart()
-        wait_for(lambda: known(grid), timeout_seconds=60, what="the offer to be back")
+        wait_for(lambda: known(grid), timeout_seconds=PATIENCE_SECONDS, what="the offer to be back")
         after = ask()
         assert engines()[-1] == "torch"
     finally:
         grid.holder.options = options
         grid.holder.restart()
-        wait_for(lambda: known(grid), timeout_seconds=60, what="the offer to be back")
+        wait_for(lambda: known(grid), timeout_seconds=PATIENCE_SECONDS, what="the offer to be back")
     assert np.allclose(before, after, atol=1e-5)
 
 

@@ -24,6 +24,7 @@ from tests.engines.upstream.servers import Server, running
 from tests.faults.crashing import crash_stopped
 from tests.faults.failing_engines import ENGINES, Asked, Kind
 from tests.faults.low_limits import lowered
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.limits import MIB
 
@@ -61,7 +62,7 @@ class World:
     def until(self, name: str, *, offered: bool) -> None:
         wait_for(
             lambda: self.offered(name) is offered,
-            timeout_seconds=20,
+            timeout_seconds=PATIENCE_SECONDS,
             what=f"{'an' if offered else 'no'} offer of {name}",
         )
 
@@ -119,7 +120,7 @@ class Served:
             held = self.world.held()
             return None if held.workers else held
 
-        return wait_for(without, timeout_seconds=9, what="no worker")
+        return wait_for(without, timeout_seconds=PATIENCE_SECONDS, what="no worker")
 
     def ask(self, asked: Asked | None = None, *, mode: str = "good") -> httpx.Response:
         """Ask, and again while there is nobody: who has failed is left alone for a moment.
@@ -140,7 +141,7 @@ class Served:
                 server.mode = "good"
             return None if nobody else answer
 
-        return wait_for(answered, timeout_seconds=20, what="somebody to ask")
+        return wait_for(answered, timeout_seconds=PATIENCE_SECONDS, what="somebody to ask")
 
     def answers(self) -> None:
         self.world.server.mode = "good"
@@ -220,14 +221,14 @@ def in_flight(served: Served, asked: Asked | None = None) -> Iterator["Future[ht
     """A request that has reached the worker and is not answered yet."""
     wait_for(
         lambda: not served.world.status()["requests"]["running"],
-        timeout_seconds=20,
+        timeout_seconds=PATIENCE_SECONDS,
         what="the end of the request before",
     )
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(served.ask, asked)
         wait_for(
             lambda: served.world.status()["requests"]["running"] or answer.done(),
-            timeout_seconds=20,
+            timeout_seconds=PATIENCE_SECONDS,
             what="a request under way",
         )
         yield answer

@@ -15,6 +15,7 @@ from scripts.bench.wrong_keys import Honest, one_round
 from scripts.nodes import NodeFailedError, NodeProcess, wait_for
 from scripts.offers import offers
 from tests.node.gateway.signing import Draft
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.identity import Identity
 
@@ -41,7 +42,7 @@ def fetch(node: NodeProcess) -> None:
 
 
 def offered(node: NodeProcess) -> None:
-    wait_for(lambda: offers(node), timeout_seconds=20, what="the offer")
+    wait_for(lambda: offers(node), timeout_seconds=PATIENCE_SECONDS, what="the offer")
 
 
 def client(node: NodeProcess, key: str, **more: Any) -> openai.OpenAI:

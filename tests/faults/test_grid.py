@@ -1,7 +1,6 @@
 """The main job on real parts: three node processes, libp2p between them, the real openai SDK."""
 
 import json
-import time
 from typing import Any
 
 import httpx
@@ -11,9 +10,13 @@ import rfc8785
 from scripts.faults.frozen import LEFT_MAX_SECONDS, hold
 from scripts.nodes import NodeFailedError, NodeProcess, wait_for
 from tests.faults.conftest import MODEL, ProcessGrid, offered
+from tests.patience import PATIENCE_SECONDS
+
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.process
 MESSAGES = [{"role": "user", "content": "hello"}]
+AT_ONCE = LIMITS.ping_interval_seconds + LIMITS.ping_timeout_seconds  # or a ping would tell
 
 
 @pytest.fixture
@@ -49,16 +52,15 @@ def test_a_stream_is_the_same_answer_in_pieces(grid, client):
 
 
 def test_top_shows_all_members(grid, client):
-    client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=5)
-    members = {node.peer_id for node in grid.nodes}
+    everybody = dict.fromkeys((node.peer_id for node in grid.nodes), "fresh")
 
-    def shown() -> dict[str, dict[str, Any]] | None:
-        """Once all of them are connected, which two members are a while after they joined."""
-        nodes = grid.authority.cli("top", "--grid")["nodes"]
-        fresh = {one["peer_id"]: one for one in nodes if one["state"] == "fresh"}
-        return fresh if fresh.keys() == members else None
+    def shown() -> dict[str, Any] | None:
+        client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=5)
+        rows = {one["peer_id"]: one for one in grid.authority.cli("top", "--grid")["nodes"]}
+        return rows if {peer: one["state"] for peer, one in rows.items()} == everybody else None
 
-    rows = wait_for(shown, timeout_seconds=60, what="all members in the table")
+    # Who is slow to answer a ping is away for a moment.
+    rows = wait_for(shown, timeout_seconds=PATIENCE_SECONDS, what="all members in the table")
     served = rows[grid.holder.peer_id]["vitals"]
     assert served["served"] >= 1
     assert served["completion_per_second"] > 0
@@ -99,7 +101,9 @@ def current_offer(grid):
                 raise
             return None
 
-    return wait_for(attempt, timeout_seconds=10, what="an offer that stays for a moment")
+    return wait_for(
+        attempt, timeout_seconds=PATIENCE_SECONDS, what="an offer that stays for a moment"
+    )
 
 
 def test_find_names_the_serving_node_and_the_key_that_signed(grid):
@@ -151,7 +155,7 @@ def test_an_uninvited_node_learns_nothing(grid):
     try:
         wait_for(
             lambda: refused_joins(grid.authority) > refused,
-            timeout_seconds=30,
+            timeout_seconds=PATIENCE_SECONDS,
             what="the stranger to be turned away",
         )
         status = stranger.cli("status")
@@ -171,9 +175,7 @@ def test_an_uninvited_node_learns_nothing(grid):
 def test_a_killed_holder_leaves_routing_at_once_and_comes_back(grid, client):
     pids = grid.authority.pid, grid.asker.pid
     grid.holder.kill9()
-    killed = time.monotonic()
-    wait_for(lambda: offered(grid.asker) == [], timeout_seconds=2, what="the offer to go")
-    assert time.monotonic() - killed < 2
+    wait_for(lambda: offered(grid.asker) == [], timeout_seconds=AT_ONCE, what="the offer to go")
     answer = httpx.post(
         f"{grid.asker.gateway}/v1/chat/completions", json={"model": MODEL, "messages": MESSAGES}
     )
@@ -186,7 +188,7 @@ def test_a_killed_holder_leaves_routing_at_once_and_comes_back(grid, client):
     assert grid.holder.ready["listen"] != old
     wait_for(
         lambda: offered(grid.asker) == [grid.holder.peer_id],
-        timeout_seconds=20,
+        timeout_seconds=PATIENCE_SECONDS,
         what="the offer to come back",
     )
     text = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=3)
@@ -205,7 +207,9 @@ def test_a_second_holder_answers_when_the_first_is_killed(grid, client):
     second = grid.add("second")
     grid.join(second)
     grid.publish(second)
-    wait_for(lambda: len(offered(grid.asker)) == 2, timeout_seconds=20, what="two holders")
+    wait_for(
+        lambda: len(offered(grid.asker)) == 2, timeout_seconds=PATIENCE_SECONDS, what="two holders"
+    )
     second.kill9()
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=MESSAGES, max_tokens=3
@@ -217,11 +221,13 @@ def test_a_second_holder_answers_when_the_first_is_killed(grid, client):
 def test_a_removed_member_is_cut_off(grid):
     gone = grid.add("gone")
     grid.join(gone)
-    wait_for(lambda: offered(gone), timeout_seconds=20, what="the offer at the newcomer")
+    wait_for(
+        lambda: offered(gone), timeout_seconds=PATIENCE_SECONDS, what="the offer at the newcomer"
+    )
     grid.authority.cli("remove", gone.ready["did"])
     wait_for(
         lambda: not any(p["alive"] for p in gone.cli("peers")["peers"]),
-        timeout_seconds=10,
+        timeout_seconds=PATIENCE_SECONDS,
         what="everybody to hang up",
     )
     assert offered(gone) == []
@@ -237,7 +243,7 @@ def test_an_invitation_may_wait_for_the_node_to_start(grid):
     late.start()
     wait_for(
         lambda: late.read_ready_file()["grid"] == grid.authority.ready["grid"],
-        timeout_seconds=20,
+        timeout_seconds=PATIENCE_SECONDS,
         what="the invitation to be redeemed",
     )
     assert late.stop() == 0
@@ -250,8 +256,10 @@ def test_only_the_authority_invites(grid):
 
 
 def test_a_stopped_node_withdraws_its_offers(grid):
-    wait_for(lambda: offered(grid.asker), timeout_seconds=20, what="an offer")
+    wait_for(lambda: offered(grid.asker), timeout_seconds=PATIENCE_SECONDS, what="an offer")
     assert grid.holder.stop() == 0
-    wait_for(lambda: offered(grid.asker) == [], timeout_seconds=2, what="the offer to go")
+    wait_for(lambda: offered(grid.asker) == [], timeout_seconds=AT_ONCE, what="the offer to go")
     grid.holder.start()
-    wait_for(lambda: offered(grid.asker), timeout_seconds=20, what="the offer to come back")
+    wait_for(
+        lambda: offered(grid.asker), timeout_seconds=PATIENCE_SECONDS, what="the offer to come back"
+    )

@@ -288,6 +288,6 @@ async def test_a_revoked_grant_ends(mallory: Mallory, world: World) -> None:
             world.grid.holder.cli("credential", "list", "--issued")["credentials"][0]["standing"]
             == "revoked"
         ),
-        timeout_seconds=10,
+        timeout_seconds=PATIENCE_SECONDS,
         what="the revocation to show",
     )

@@ -11,6 +11,7 @@ from tests.faults import attackers
 from tests.faults.attackers import Attacker, publish
 from tests.faults.conftest import MODEL, ProcessGrid
 from tests.faults.test_hostile_member import manifest, member, now_ms, unharmed
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.muxer import Muxer
@@ -119,7 +120,9 @@ async def baits(
 
 
 async def eventually(probe: Callable[[], bool]) -> None:
-    await trio.to_thread.run_sync(lambda: wait_for(probe, timeout_seconds=20, what="the offers"))
+    await trio.to_thread.run_sync(
+        lambda: wait_for(probe, timeout_seconds=PATIENCE_SECONDS, what="the offers")
+    )
 
 
 async def ask(

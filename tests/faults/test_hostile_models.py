@@ -12,6 +12,7 @@ from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama
 from tests.engines.gguf_writer import write as write_gguf
 from tests.engines.hostile_files import STOLEN, Place, make_place, write
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
 UNSAFE = [
@@ -37,8 +38,15 @@ def place(tmp_path: Path) -> Place:
 
 def ask(node: NodeProcess, model: str) -> tuple[int, Any]:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
-    answer = httpx.post(f"{node.gateway}/v1/chat/completions", json=body, timeout=60)
-    return answer.status_code, answer.json()
+
+    def answered() -> tuple[int, Any] | None:
+        answer = httpx.post(f"{node.gateway}/v1/chat/completions", json=body, timeout=60)
+        said = answer.json()
+        # On a busy machine it may be loaded, and fail, for longer than a request waits.
+        loading = said.get("error", {}).get("code") == "loading"
+        return None if loading else (answer.status_code, said)
+
+    return wait_for(answered, timeout_seconds=PATIENCE_SECONDS, what="more than its loading")
 
 
 def offered(node: NodeProcess) -> list[str]:
@@ -47,7 +55,7 @@ def offered(node: NodeProcess) -> list[str]:
 
 def publish(node: NodeProcess, path: Path, name: str) -> None:
     node.cli("publish", str(path), "--capability", "text-generation", "--name", name)
-    wait_for(lambda: name in offered(node), timeout_seconds=20, what="the offer")
+    wait_for(lambda: name in offered(node), timeout_seconds=PATIENCE_SECONDS, what="the offer")
 
 
 @pytest.mark.parametrize("name", UNSAFE)
@@ -86,7 +94,9 @@ def test_what_fails_at_its_trial_is_not_published(node: NodeProcess, place: Plac
 
 def test_status_says_what_confines_workers(node: NodeProcess) -> None:
     said = wait_for(
-        lambda: node.cli("status")["sandbox"], timeout_seconds=20, what="the engines probed"
+        lambda: node.cli("status")["sandbox"],
+        timeout_seconds=PATIENCE_SECONDS,
+        what="the engines probed",
     )
     lines = (node.data_dir / "node.log").read_text().splitlines()
     loaded = [line for line in map(json.loads, lines) if line["event"] == "model_loaded"]

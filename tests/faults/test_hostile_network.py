@@ -11,6 +11,7 @@ import httpx
 import pytest
 from scripts.nodes import wait_for
 from tests.faults.conftest import MODEL, ProcessGrid
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
@@ -39,7 +40,7 @@ def member_traffic(grid: ProcessGrid) -> Iterator[list[float]]:
     thread.start()
     try:
         yield seconds
-        wait_for(lambda: len(seconds) > 2, timeout_seconds=30, what="requests")
+        wait_for(lambda: len(seconds) > 2, timeout_seconds=PATIENCE_SECONDS, what="requests")
     finally:
         stop.set()
         thread.join()

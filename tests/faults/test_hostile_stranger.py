@@ -76,7 +76,9 @@ async def until(node: NodeProcess, *path: str, above: int) -> None:
             found = found.get(name, 0)
         return bool(found > above)
 
-    await trio.to_thread.run_sync(lambda: wait_for(passed, timeout_seconds=20, what="/".join(path)))
+    await trio.to_thread.run_sync(
+        lambda: wait_for(passed, timeout_seconds=PATIENCE_SECONDS, what="/".join(path))
+    )
 
 
 async def test_garbage_on_every_protocol_is_refused(grid, nursery, unharmed):

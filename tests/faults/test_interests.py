@@ -6,6 +6,7 @@ import pytest
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from scripts.offers import told
 from tests.faults.conftest import ProcessGrid, offered
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.metagraph.branches import BRANCHES
 
@@ -34,7 +35,9 @@ def peers(node: NodeProcess) -> set[str]:
 
 
 def until(node: NodeProcess, knows: Callable[[NodeProcess], bool]) -> None:
-    wait_for(lambda: knows(node), timeout_seconds=40, what=f"news at {node.data_dir.name}")
+    wait_for(
+        lambda: knows(node), timeout_seconds=PATIENCE_SECONDS, what=f"news at {node.data_dir.name}"
+    )
 
 
 def test_an_offer_reaches_who_replicates_its_branch_and_a_member_everybody(

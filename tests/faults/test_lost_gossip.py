@@ -4,6 +4,7 @@ import pytest
 from scripts.faulty_node import lossy
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from scripts.offers import told
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
@@ -31,7 +32,7 @@ def test_what_gossip_loses_is_repaired(tmp_path):
         def lost() -> int:
             return int(told(deaf, "status")["refused"]["network"]["gossip_lost"])
 
-        wait_for(lost, timeout_seconds=20, what="gossip that is lost")
+        wait_for(lost, timeout_seconds=PATIENCE_SECONDS, what="gossip that is lost")
         wait_for(held, timeout_seconds=2 * LIMITS.sync_interval_seconds, what="its record")
         assert deaf.cli("status")["refused"]["network"]["gossip_taken"] == 0
     finally:

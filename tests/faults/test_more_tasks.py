@@ -17,6 +17,7 @@ from tests.engines.tasks import models
 from tests.engines.tasks.test_text import entailing, places
 from tests.faults.failing_engines import published
 from tests.faults.test_tasks import grid
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.engines.base import ModelSource
 from aigrid.protocol.task import ImageInput, TaskMapping, TaskOutput, TextInput
@@ -34,7 +35,7 @@ def serve(
     def offered() -> bool:
         return any(model["name"] == name for model in offers(grid[0]))
 
-    wait_for(offered, timeout_seconds=20, what=f"an offer of {name}")
+    wait_for(offered, timeout_seconds=PATIENCE_SECONDS, what=f"an offer of {name}")
 
 
 def ask(grid: Grid, name: str, task: str, given: Any, **parameters: Any) -> Any:

@@ -12,6 +12,7 @@ from scripts.nodes import NodeProcess, wait_for
 from scripts.offers import offers
 from tests.engines.onnx_models import linear, model, save, value
 from tests.faults.test_tasks import grid
+from tests.patience import PATIENCE_SECONDS
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from aigrid.engines.base import CancelToken, Endpoint, ModelSource
@@ -50,7 +51,7 @@ def publish(grid: Grid, path: Path, name: str) -> str:
     found = str(holder.cli("publish", *given)["model"])
     wait_for(
         lambda: name in [one["name"] for one in offers(asked)],
-        timeout_seconds=20,
+        timeout_seconds=PATIENCE_SECONDS,
         what=f"the offer of {name}",
     )
     return found

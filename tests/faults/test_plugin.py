@@ -10,6 +10,7 @@ import httpx
 import pytest
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from scripts.offers import offers
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
 
@@ -71,7 +72,7 @@ def test_its_model_is_asked_through_another_node(
         holder.cli("publish", str(package / "animals.glossary"), *given)
         wait_for(
             lambda: any(m["name"] == "animals" for m in offers(asked)),
-            timeout_seconds=20,
+            timeout_seconds=PATIENCE_SECONDS,
             what="the offer at the other node",
         )
         body = {"model": "animals", "messages": [{"role": "user", "content": "cat"}]}

@@ -19,6 +19,7 @@ from tests.engines.bert_models import CONFIG, weights
 from tests.engines.gguf_writer import tiny_llama, write
 from tests.engines.tasks import models
 from tests.node.mesh.shelf.hub_server import REVISION, HubServer, serving
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
 LABELS = {"0": "cat", "1": "dog", "2": "fox"}
@@ -64,7 +65,7 @@ def ask(node: NodeProcess, model: str, task: str, given: Any) -> Any:
     url = f"{node.gateway}/aigrid/v1/tasks/{task}"
     wait_for(
         lambda: model in [m["name"] for m in offers(node)],
-        timeout_seconds=20,
+        timeout_seconds=PATIENCE_SECONDS,
         what=f"the offer of {model}",
     )
     answer = httpx.post(url, json={"model": model, "input": given}, timeout=60)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from scripts.nodes import NodeFailedError, NodeProcess, wait_for
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
 NAMES = (
@@ -52,10 +53,10 @@ def test_a_capability_of_one_node_is_known_to_the_others(grid):
     def known() -> bool:
         return {"label": "Small talk"} in values(grid.asker.cli("query", LABELS))
 
-    wait_for(known, timeout_seconds=20, what="the capability at the asker")
+    wait_for(known, timeout_seconds=PATIENCE_SECONDS, what="the capability at the asker")
     assert grid.asker.cli("find", iri) == {"candidates": []}
     grid.holder.cli("capability", "withdraw", "small-talk")
-    wait_for(lambda: not known(), timeout_seconds=20, what="its withdrawal")
+    wait_for(lambda: not known(), timeout_seconds=PATIENCE_SECONDS, what="its withdrawal")
 
 
 def test_a_hostile_query_costs_its_asker_an_error_and_nobody_anything(grid):

@@ -16,6 +16,7 @@ from PIL import Image
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, wait_for
 from tests.engines.tasks import models
 from tests.engines.tasks.models import IRIS, KINDS
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.engines.base import ModelSource
 
@@ -56,7 +57,7 @@ def ask(grid: tuple[NodeProcess, NodeProcess], task: str, given: Any, **paramete
     def offered() -> bool | None:
         return bool(asked.cli("find", task)["candidates"]) or None
 
-    wait_for(offered, timeout_seconds=20, what=f"an offer of {task}")
+    wait_for(offered, timeout_seconds=PATIENCE_SECONDS, what=f"an offer of {task}")
     url = f"{asked.gateway}/aigrid/v1/tasks/{task}"
     answer = httpx.post(url, json={"input": given, "parameters": parameters}, timeout=60)
     assert answer.status_code == 200, answer.text

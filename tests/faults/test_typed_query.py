@@ -8,6 +8,7 @@ from scripts.faulty_node import QUIET, QUIET_WITHOUT_HINTS
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, wait_for
 from scripts.offers import offers
 from tests.faults.conftest import MODEL, ProcessGrid
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
 ASK = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
@@ -33,7 +34,7 @@ def new_grid(tmp_path) -> Iterator[NewGrid]:
             made.join(node)
         wait_for(
             lambda: alive(made.asker) == {made.authority.peer_id},
-            timeout_seconds=20,
+            timeout_seconds=PATIENCE_SECONDS,
             what="the asker to see the authority",
         )
         return made
@@ -65,7 +66,7 @@ def test_a_chat_is_answered_by_hint_and_typed_query_alone(new_grid):
         answer = chat(made.asker, MODEL)
         return answer if answer.status_code == 200 else None
 
-    answer = wait_for(attempt, timeout_seconds=60, what="the hint in the DHT")
+    answer = wait_for(attempt, timeout_seconds=PATIENCE_SECONDS, what="the hint in the DHT")
     assert answer.headers["x-aigrid-node"] == made.holder.peer_id
     (candidate,) = made.asker.cli("find", "text")["candidates"]
     assert candidate["signer"] == made.holder.ready["did"]

@@ -6,6 +6,7 @@ import pytest
 from scripts.heavy_model import heavy_model
 from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, stream_chat, wait_for
 from scripts.offers import told
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.control_client import SOCKET_FILE, ControlClient
 from aigrid.protocol.errors import AigridError
@@ -40,12 +41,14 @@ def test_a_laptop_publishes_and_goes_offline_and_a_killed_fetcher_resumes(
     server, laptop, third = nodes
     path = heavy_model(laptop.data_dir.parent, SIZE)
     published = laptop.cli("publish", str(path), "--name", NAME)
-    wait_for(lambda: seeds(server) == 1, timeout_seconds=30, what="the laptop's seed")
+    wait_for(lambda: seeds(server) == 1, timeout_seconds=PATIENCE_SECONDS, what="the laptop's seed")
     body = server.cli("models", "fetch", NAME)
     found = {"model": published["model"], "name": NAME, "record": published["record"]}
     assert body == found | {"others": [], "problem": ""}
     laptop.stop()
-    wait_for(lambda: seeds(third) == 1, timeout_seconds=30, what="the laptop to be gone")
+    wait_for(
+        lambda: seeds(third) == 1, timeout_seconds=PATIENCE_SECONDS, what="the laptop to be gone"
+    )
 
     control = ControlClient(third.data_dir / SOCKET_FILE)
 
@@ -57,7 +60,7 @@ def test_a_laptop_publishes_and_goes_offline_and_a_killed_fetcher_resumes(
         control.call("models_fetch", {"name": NAME}, halfway)
     assert not third.alive
     third.start()
-    wait_for(lambda: seeds(third) == 1, timeout_seconds=30, what="the server's seed")
+    wait_for(lambda: seeds(third) == 1, timeout_seconds=PATIENCE_SECONDS, what="the server's seed")
     third.cli("models", "fetch", NAME)
     weights = third.cli("status")["weights"]
     assert SIZE * 0.2 < weights["received_bytes"] < SIZE * 0.75, (

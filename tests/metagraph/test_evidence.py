@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.metagraph.world import ANN, BEN, MODELS, NOW, signed
 
-from aigrid.metagraph.evidence import UNKNOWN, Claim, Claims, Evidence, weighed
-from aigrid.protocol.evidence import EvaluationBody, evaluation_id
+from aigrid.metagraph.evidence import UNKNOWN, Audits, Claim, Claims, Evidence, weighed
+from aigrid.protocol.evidence import AuditBody, EvaluationBody, Finding, evaluation_id
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 
@@ -100,6 +100,34 @@ def test_evaluations_of_another_value_of_a_parameter_do_not_count():
     assert known.quality(MODELS[0], "text").weight == 200
     assert known.quality(MODELS[0], "vision") == UNKNOWN
     assert known.quality(MODELS[1], "translation", {"source": "en"}).value < 0.3
+
+
+def test_what_others_tell_of_a_node_counts_by_their_word_and_up_to_a_bound():
+    made = Audits()
+    said = [Finding(MODELS[0], "translation", 1000, 3000), Finding(MODELS[1], "summary", 4, 0)]
+    said.sort(key=lambda one: one.model)
+    record = signed(AuditBody(id=BEN.did, findings=tuple(said)), Kind.AUDIT, ANN)
+    made.add(record, record.valid_until_ms)
+    known = Evidence(audits=made, now_ms=NOW, trust=lambda _: 0.5)
+    most = LIMITS.heard_requests_max
+    assert known.heard(BEN.did, "translation") == {MODELS[0]: (most / 8, most * 3 / 8)}
+    assert known.heard(BEN.did, "")[MODELS[1]] == (2.0, 0.0)
+    assert known.heard(ANN.did, "") == {}
+    assert Evidence(audits=made, now_ms=NOW).heard(BEN.did, "") == {}
+    assert not made.of(BEN.did, record.valid_until_ms)
+    made.remove(record)
+    assert not made
+
+
+def test_what_was_asked_before_is_not_gone_through_again():
+    made = Claims()
+    made.put(MODELS[0], claim("did:a", 0.9))
+    known = Evidence(made, NOW, trust=lambda _: 1.0)
+    before = known.quality(MODELS[0], "text", {"a": "1", "b": "2"})
+    made.put(MODELS[0], claim("did:b", 0.1))
+    assert made.changes == 2
+    assert known.quality(MODELS[0], "text", {"b": "2", "a": "1"}) is before
+    assert Evidence(made, NOW, trust=lambda _: 1.0).quality(MODELS[0], "text") != before
 
 
 def test_what_is_withdrawn_or_expired_does_not_count():

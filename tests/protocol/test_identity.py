@@ -155,3 +155,8 @@ def test_a_signature_cannot_be_respelled_by_adding_the_group_order() -> None:
 def test_a_key_of_small_order_verifies_nothing(point: bytes) -> None:
     signature: Any = b"\x01" + bytes(63)
     assert not verify_signature(point, b"any message", signature)
+
+
+@given(st.binary(max_size=70) | st.binary(max_size=5).map(b"\0\0".__add__))
+def test_base58_is_written_as_the_library_does(data: bytes) -> None:
+    assert multibase(data) == "z" + base58.b58encode(data).decode()

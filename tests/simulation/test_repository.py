@@ -64,6 +64,11 @@ async def test_tensors_go_to_another_node_and_come_back_as_its_manifest_says(
         nursery.cancel_scope.cancel()
 
 
+async def load_within(scope: trio.CancelScope, repository: PoolRepository, model: str) -> None:
+    with scope:
+        await repository.load(model)
+
+
 async def test_a_model_is_loaded_until_it_is_unloaded_and_what_runs_is_finished(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -73,8 +78,15 @@ async def test_a_model_is_loaded_until_it_is_unloaded_and_what_runs_is_finished(
         await simulation.publish_echo("alone", "slow", delay_ms=1)
         repository = PoolRepository(node)
         assert states(repository) == {"slow": ("UNAVAILABLE", "unloaded")}
-        await repository.load("slow")
-        await repository.load("slow")
+        async with trio.open_nursery() as callers:
+            leaving = trio.CancelScope()
+            callers.start_soon(load_within, leaving, repository, "slow")
+            callers.start_soon(repository.load, "slow")
+            await trio.lowlevel.checkpoint()
+            leaving.cancel()
+        with trio.CancelScope() as gone:
+            gone.cancel()
+            await repository.load("slow")
         assert states(repository)["slow"][0] == "READY"
         await trio.sleep(10_000)
         assert states(repository)["slow"][0] == "READY"

@@ -26,10 +26,10 @@ _S = TypeVar("_S", bound="NamedBody")
 
 
 class NamedBody(msgspec.Struct):
-    """`name` is what older clients call `model`."""
+    """`name` is what older clients call `model`. Any member may be null, which says nothing."""
 
-    model: str = ""
-    name: str = ""
+    model: str | None = None
+    name: str | None = None
     keep_alive: str | int | float | None = None
     options: _Raws | None = None
 
@@ -45,27 +45,27 @@ class _Generating(NamedBody):
 class ChatBody(_Generating):
     """The body of a chat request."""
 
-    messages: list[Message] = []
+    messages: list[Message] | None = None
     tools: msgspec.Raw = msgspec.Raw()
 
 
 class GenerateBody(_Generating):
     """The body of a request to continue or answer a text."""
 
-    prompt: str = ""
-    suffix: str = ""
-    system: str = ""
-    template: str = ""
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
     context: list[int] | None = None
-    raw: bool = False
+    raw: bool | None = None
     images: list[str] | None = None
 
 
 class EmbedBody(NamedBody):
     """The body of both requests for embeddings."""
 
-    input: str | list[str] = []
-    prompt: str = ""
+    input: str | list[str] | None = None
+    prompt: str | None = None
     truncate: bool | None = None
     dimensions: int | None = None
 
@@ -122,7 +122,7 @@ def decode_generate(body: bytes) -> TextCall | TouchCall:
                 "`raw` and `suffix` go with neither `system` nor `images`.", param="raw"
             )
         more = {"suffix": msgspec.Raw(_encode(parsed.suffix))} if parsed.suffix else {}
-        return _text_call(parsed, {"prompt": parsed.prompt}, more)
+        return _text_call(parsed, {"prompt": parsed.prompt or ""}, more)
     system = [Message("system", parsed.system)] if parsed.system else []
     asked = Message("user", parsed.prompt, images=parsed.images)
     return _text_call(parsed, {"messages": chat_messages([*system, asked])}, {})
@@ -135,7 +135,7 @@ def decode_embed(body: bytes, *, single: bool) -> EmbedCall:
         InvalidRequestError: as above.
     """
     parsed = _parse(body, EmbedBody)
-    given = parsed.prompt if single else parsed.input
+    given = (parsed.prompt if single else parsed.input) or []
     called = "prompt" if single else "input"
     texts = [given] if isinstance(given, str) else given
     if not 0 < len(texts) <= LIMITS.task_items_max or not all(texts):
@@ -216,7 +216,7 @@ def _touch(parsed: NamedBody) -> TouchCall:
 
 
 def _model(parsed: NamedBody) -> str:
-    model = parsed.model or parsed.name
+    model = parsed.model or parsed.name or ""
     if not 0 < len(model) <= LIMITS.model_field_max_chars:
         raise InvalidRequestError("`model` must name a model.", param="model")
     return model

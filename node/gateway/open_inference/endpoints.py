@@ -31,7 +31,6 @@ from aigrid.node.gateway.open_inference.signature import (
 )
 from aigrid.node.gateway.repository import Repository
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, NoCandidateError
-from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import ModelBody
 from aigrid.protocol.open_inference import HEAD_LENGTH
 
@@ -124,7 +123,7 @@ class OpenInferenceEndpoints:
         told = headers.get(HEAD_LENGTH.lower().encode())
         body = await self._bodies.read(request)
         head_bytes = None if told is None else told.decode("latin-1")
-        call = await _translated(len(body), partial(decode_infer, body, head_bytes))
+        call = await self._translated(len(body), partial(decode_infer, body, head_bytes))
         signature = self._signature(listed)
         asked = TaskCall(
             (listed.view.model if "version" in request.path_params else listed.listed_id,),
@@ -141,9 +140,15 @@ class OpenInferenceEndpoints:
             version=found.answer.model,
             segments=found.told.segments,
         )
-        said, more = await _translated(sum(len(one.data) for one in outputs.values()), spell)
+        said, more = await self._translated(sum(len(one.data) for one in outputs.values()), spell)
         kind = answers.OCTETS if more else JSON_TYPE
         return Response(said, headers={**served_by(found.answer), **more}, media_type=kind)
+
+    async def _translated(self, size_bytes: int, translate: Callable[[], T]) -> T:
+        """Run a translation of tensors; while a large one takes its time, others are served."""
+        if size_bytes <= self._limits.tensor_inline_max_bytes:
+            return translate()
+        return await trio.to_thread.run_sync(translate)
 
     def _named(self, request: Request) -> Listed:
         """The model of a path. Raises InvalidRequestError: `model_not_found`, `ambiguous_model`."""
@@ -198,13 +203,6 @@ class OpenInferenceEndpoints:
             return msgspec.json.decode(body, type=RepositoryBody)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
-
-
-async def _translated(size_bytes: int, translate: Callable[[], T]) -> T:
-    """Run a translation of tensors; while a large one takes its time, others are served."""
-    if size_bytes <= LIMITS.tensor_inline_max_bytes:
-        return translate()
-    return await trio.to_thread.run_sync(translate)
 
 
 def _check_kind(headers: dict[bytes, bytes]) -> None:

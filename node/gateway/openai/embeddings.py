@@ -33,7 +33,7 @@ class EmbeddingsBody(msgspec.Struct):
     model: str = ""
     models: list[str] | None = None
     provider: msgspec.Raw = ABSENT
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     keep_alive: str | int | float | None = None
 

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -15,15 +15,15 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection import NOBODY, Ranking, known_latency
 from aigrid.node.discovery.grid import NowMs
-from aigrid.node.discovery.observed import Observed
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.pool.health import OWN
 from aigrid.node.mesh.routing.alone import unless_another
-from aigrid.node.mesh.routing.beginning import Beginning, InTime, LateError, allowed, ready
+from aigrid.node.mesh.routing.beginning import Beginning, InTime, allowed, ready
 from aigrid.node.mesh.routing.mending import Asking, Mending
+from aigrid.node.mesh.routing.noting import Learner, Noting
 from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
 from aigrid.node.mesh.routing.segment import AskedSegment, Guard, ReceiptBook
-from aigrid.node.mesh.routing.verdict import is_busy, is_its_fault, more_telling, worth_another
+from aigrid.node.mesh.routing.verdict import more_telling, worth_another
 from aigrid.node.mesh.routing.waiting import STARTED, Tell, Waiting
 from aigrid.node.mesh.serving import ServedAnswer, Serving
 from aigrid.node.network.streams import RpcClient
@@ -32,7 +32,7 @@ from aigrid.node.observing.trace import Trace
 from aigrid.node.policy.caller import Caller
 from aigrid.node.policy.presenting import Presented, Presenter
 from aigrid.protocol.errors import POLICY, AigridError, Code, RemoteError
-from aigrid.protocol.inference import InferRequest, TextRequest
+from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.kinds import ModelBody, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Infer, encode
@@ -46,12 +46,13 @@ Seek = Callable[[Candidate], Awaitable[bool]]
 class Tried:
     """What came of the attempts for one request: their number, and what is best told of them.
 
-    `deaths`: workers that died before they had begun to answer it. `another`: the last one that was
-    asked was given up, because another node has come that may do better. `ranking`: of whom it was.
+    `deaths`: workers that died before they had begun to answer it: while they were loading, and
+    while they ran it. `another`: the last one that was asked was given up, because another node has
+    come that may do better. `ranking`: of whom it was.
     """
 
     attempts: int = 0
-    deaths: int = 0
+    deaths: list[int] = field(default_factory=lambda: [0, 0])
     another: bool = False
     problem: AigridError | None = None
     ranking: Ranking = NOBODY
@@ -97,6 +98,7 @@ class Attempts:
         presenter: Presenter,
         receipts: ReceiptBook,
         now_ms: NowMs,
+        learner: Learner | None = None,
     ) -> None:
         self._own_peer_id = own_peer_id
         self._graph = graph
@@ -106,6 +108,7 @@ class Attempts:
         self._presenter = presenter
         self._receipts = receipts
         self._now_ms = now_ms
+        self._noting = Noting(own_peer_id, peers, learner)
         self._mending = Mending(presenter, rpc, index=lambda: graph.index, now_ms=now_ms)
 
     async def first(
@@ -132,7 +135,8 @@ class Attempts:
         waiting = deque(ranking.kept)
         while waiting and left:
             kept, presented = waiting.popleft(), None
-            candidate = kept.candidate
+            candidate, asked_seconds = kept.candidate, trio.current_time()
+            before = len(asking.ended)
             try:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
@@ -147,15 +151,16 @@ class Attempts:
                     return await start(beginning=beginning)
                 return await self._alone(candidate, start, beginning, seek, tried)
             except AigridError as error:
-                self._note(candidate, error)
+                self._noting.failed(candidate, asking, error, asked_seconds)
                 if not worth_another(error):
                     raise
                 again = await self._mending.again(candidate, error, presented, asking)
                 if again is not None:
                     waiting.appendleft(replace(kept, candidate=again))
                 elif error.code is Code.ENGINE_CRASHED:
-                    tried.deaths += 1
-                    if tried.deaths > LIMITS.worker_deaths_max:
+                    ran = len(asking.ended) > before  # one that was loading did not die of this
+                    tried.deaths[ran] += 1
+                    if tried.deaths[ran] > LIMITS.worker_deaths_max:
                         raise
                     place = sum(map(ready, waiting))
                     cold = replace(candidate, state="on_disk")
@@ -195,12 +200,13 @@ class Attempts:
                     tell=_later(told),
                     asker=_asker(asking.caller),
                     tell_after_seconds=min(LIMITS.loading_seconds, asking.patience_seconds),
+                    whole=asking.waiting.whole,
                     trace=trace,
                 )
                 batches: ServedAnswer | RemoteAnswer = await stack.enter_async_context(served)
                 asking.waiting.over()
             else:
-                observed = stack.enter_context(self._peers.asking(candidate.node))
+                stack.enter_context(self._peers.asking(candidate.node))
                 alive = partial(self._peers.while_alive, candidate.node)
                 guard, first_guard = alive, partial(alive, silence_seconds=silence_seconds)
                 with trace.child("connect"):
@@ -225,11 +231,9 @@ class Attempts:
             segment.segments = asking.ended
             with in_time:
                 await segment.first(first_guard)
-            if candidate.node != self._own_peer_id:
-                waited_ms = (trio.current_time() - began_seconds) * 1000
-                usual = not (_goes_on(request) or _was_loading(batches))
-                observed.began(candidate.model, waited_ms if usual else None)
-                stack.callback(_note_end, segment, observed)
+            waited_ms = (trio.current_time() - began_seconds) * 1000
+            latency_ms = self._noting.began(candidate, request, batches, waited_ms)
+            stack.callback(self._noting.ended, candidate, asking, segment, latency_ms)
             return Opened(candidate, request, segment, stack.pop_all())
         raise AssertionError("nothing above is swallowed")
 
@@ -285,21 +289,6 @@ class Attempts:
             return asking.request
         return seeded(asking.request, asking.salt)
 
-    def _note(self, candidate: Candidate, error: AigridError) -> None:
-        log.info(
-            "candidate_failed", peer=candidate.node, model=candidate.model, code=error.code.value
-        )
-        if not isinstance(error, RemoteError):
-            return
-        now, observed = trio.current_time(), self._peers.seen(candidate.node)
-        if isinstance(error, LateError):
-            observed.stalled(candidate.model, now)
-        if is_its_fault(error):
-            self._peers.failed(candidate.node)
-        elif is_busy(error):
-            slots = candidate.slots if candidate.state == "warm" else 0
-            observed.busy(candidate.model, error.retry_after_seconds, now, slots=slots)
-
     def _beginning(self, candidate: Candidate, request: InferRequest) -> Beginning:
         known = known_latency(candidate, self._peers.observation(candidate.node))
         within = allowed(candidate.state, None if known is None else known[0], request)
@@ -336,7 +325,7 @@ class Attempts:
             bodies,
             message.request,
             peer=candidate.node,
-            failed=partial(self._peers.failed, candidate.node),
+            failed=partial(self._peers.failed, candidate.node, trio.current_time()),
             loading=loading,
             came=waiting.over,
         )
@@ -369,23 +358,6 @@ class Attempts:
 def _asker(caller: Caller) -> str:
     """Whom of this node's callers a crash is put down to."""
     return OWN if caller.kind == "local" else f"{caller.kind} {caller.actor}"
-
-
-def _goes_on(request: InferRequest) -> bool:
-    """What was said before is computed anew, so the wait is not that for any other answer."""
-    return isinstance(request, TextRequest) and bool(request.continued_ids)
-
-
-def _was_loading(batches: RemoteAnswer | ServedAnswer) -> bool:
-    """A cold start says nothing of the next answer, which finds the model loaded."""
-    return isinstance(batches, RemoteAnswer) and batches.was_loading
-
-
-def _note_end(segment: AskedSegment, observed: Observed) -> None:
-    if segment.finished:
-        observed.succeeded()
-    if segment.token_ms is not None:
-        observed.produced(segment.model, segment.token_ms)
 
 
 def _later(told: Callable[[str], None]) -> Tell:

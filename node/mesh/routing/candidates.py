@@ -8,7 +8,7 @@ from typing import Protocol
 import trio
 
 from aigrid.metagraph.concepts import is_published
-from aigrid.metagraph.evidence import Evidence
+from aigrid.metagraph.evidence import NO_EVIDENCE, Evidence
 from aigrid.metagraph.filters import Filters, Found, Sieve
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate, ModelSummary
@@ -27,6 +27,7 @@ from aigrid.metagraph.typed_query import Wanted
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.routing.answer import ModelView, the_one
+from aigrid.node.mesh.routing.noting import Learner
 from aigrid.node.mesh.serving import Serving
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.kinds import ModelBody
@@ -66,7 +67,7 @@ class Sought:
         return " or ".join(repr(model) for model in self.models) or repr(self.capability)
 
 
-class Remembered(Protocol):
+class Remembered(Learner, Protocol):
     """What is known of models and nodes beyond what runs now: see `node.learning`."""
 
     def outcomes(self, peer_id: str, capability: str) -> Mapping[str, Outcomes]:
@@ -74,16 +75,6 @@ class Remembered(Protocol):
 
     def evidence(self) -> Evidence:
         """Of quality and reputation, as of now."""
-
-
-class Forgetful:
-    """Remembers nothing."""
-
-    def outcomes(self, _peer_id: str, _capability: str) -> Mapping[str, Outcomes]:
-        return {}
-
-    def evidence(self) -> Evidence:
-        return Evidence()
 
 
 class Candidates:
@@ -108,7 +99,7 @@ class Candidates:
         self._reach = reach
         self._now_ms = now_ms
         self._rng = rng
-        self._remembered = remembered or Forgetful()
+        self._remembered = remembered
 
     def models(self) -> tuple[ModelView, ...]:
         """Everything offered by live nodes, sorted by name."""
@@ -253,7 +244,7 @@ class Candidates:
             needed=sought.needed,
             constraints=constraints,
             facts=facts_of(self._graph.index, capability, now_ms),
-            evidence=self._remembered.evidence(),
+            evidence=NO_EVIDENCE if self._remembered is None else self._remembered.evidence(),
         )
 
     def _observation(self, node: str, capability: str = "") -> Observation:
@@ -261,6 +252,8 @@ class Candidates:
             seen = Observation(running=self._serving.running)
         else:
             seen = self._peers.observation(node)
+        if self._remembered is None:
+            return seen
         outcomes = self._remembered.outcomes(node, capability)
         return replace(seen, outcomes=outcomes) if outcomes else seen
 

@@ -30,7 +30,7 @@ class Asking:
     were asked a second time. `waited`: those on whose new offers it has waited, which is done once.
     `ended`: segments that failed before their first chunk. `waiting`: for whoever waits for it;
     `patience_seconds`: how long, where nobody serves it; `place`: among others who wait for
-    the same. `trace`: what the spans of its attempts hang from.
+    the same. `trace`: what the spans of its attempts hang from. `capability`: that was asked for.
     """
 
     request: InferRequest
@@ -45,6 +45,7 @@ class Asking:
     patience_seconds: float = LIMITS.patience_seconds
     trace: Trace = NO_TRACE
     place: Place = field(default_factory=lambda: Place(trio.current_time()))
+    capability: str = ""
 
 
 class Mending:

@@ -107,6 +107,7 @@ class Router:
             presenter=presenter,
             receipts=receipts,
             now_ms=now_ms,
+            learner=remembered,
         )
 
     def models(self) -> tuple[ModelView, ...]:
@@ -164,6 +165,7 @@ class Router:
             waiting=waiting or Waiting(),
             patience_seconds=patience_seconds,
             trace=trace,
+            capability=capability,
         )
         tried = Tried()
         deadline = trio.current_time() + patience_seconds
@@ -298,6 +300,7 @@ class Router:
             waiting=waiting,
             place=asking.place,
             trace=asking.trace,
+            capability=asking.capability,
         )
         patience_seconds = min(asking.patience_seconds, LIMITS.continuation_patience_seconds)
         deadline = trio.current_time() + patience_seconds

@@ -10,6 +10,7 @@ from aigrid.metagraph.index import Candidate
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.routing.answer import Segment
 from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
+from aigrid.node.mesh.routing.verdict import ENGINE_DIED, is_its_fault
 from aigrid.node.mesh.serving import ServedAnswer
 from aigrid.node.policy.presenting import Presented
 from aigrid.node.policy.receipt_checks import Expected
@@ -82,6 +83,7 @@ class AskedSegment:
         self._last_seconds = 0.0
         self._waited_seconds = 0.0
         self._first_tokens = 0
+        self._failed = False
         self.segments: list[Segment] = []
 
     @property
@@ -93,6 +95,11 @@ class AskedSegment:
     def finished(self) -> bool:
         """Whether it was answered to its end, and not given up."""
         return self._finish is not None and self._finish.reason != "cancelled"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it broke off after it had begun."""
+        return self._failed
 
     @property
     def token_ms(self) -> float | None:
@@ -142,6 +149,7 @@ class AskedSegment:
                 self._waited_seconds += self._last_seconds - began_seconds
             await self._take(batch)
         except AigridError as error:
+            self._failed = error.code in ENGINE_DIED or is_its_fault(error)
             self.left(error.code)
             raise
         return batch

@@ -180,7 +180,7 @@ def unwanted_ones(ranking: Ranking) -> str:
     """
     of = [one for one in ranking.dropped if one.reason in UNWANTED and not one.missed]
     told = [f"{one.candidate.node} {', '.join(one.explanation)}" for one in of[:_TOLD_MAX]]
-    miss = nearest_miss(ranking)
+    miss = nearest_miss(ranking.dropped)
     return "; ".join(told if miss is None else [what_would_admit(miss), *told])
 
 

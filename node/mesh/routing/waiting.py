@@ -79,14 +79,16 @@ class Waiting:
     Attributes:
         keep_alive_seconds: how long the model should stay loaded afterwards; infinite: for good;
             None leaves it to the node.
+        whole: whether nobody reads the answer before its end.
         said: the last word while a load is waited for; None when nothing is, or nobody has said.
         changed: set, and replaced, with every word.
         loading_seconds: how long loads were waited for, in all.
         engine_seconds: how long engines were waited for so far, loads and other nodes included.
     """
 
-    def __init__(self, keep_alive_seconds: float | None = None) -> None:
+    def __init__(self, keep_alive_seconds: float | None = None, *, whole: bool = False) -> None:
         self.keep_alive_seconds = keep_alive_seconds
+        self.whole = whole
         self.engine_seconds = 0.0
         self.said: Said | None = None
         self.changed = trio.Event()

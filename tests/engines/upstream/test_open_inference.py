@@ -25,10 +25,11 @@ from aigrid.protocol.inference import (
     TensorRequest,
     TextRequest,
 )
-from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.limits import LIMITS, Limits
 from aigrid.protocol.task import Feature, TableInput, TaskMapping
 from aigrid.protocol.tensors import TensorSpec
 
+# For a server that lets one wait, where a test does. A good one may be slower.
 QUICK = replace(LIMITS, upstream_silence_seconds=0.3, upstream_connect_seconds=2.0)
 
 
@@ -59,8 +60,8 @@ class TestOpenInferenceEngine(EngineContract):
         return tensor_source(server), pairs((DEADLY, 0))
 
 
-def loaded(server: Server, **more: object) -> OpenInferenceEngine:
-    engine = OpenInferenceEngine(QUICK)
+def loaded(server: Server, *, limits: Limits = LIMITS, **more: object) -> OpenInferenceEngine:
+    engine = OpenInferenceEngine(limits)
     engine.load(tensor_source(server, **more), threads=1)
     server.said.clear()
     return engine
@@ -88,7 +89,7 @@ def test_tensors_go_to_the_server_and_come_back(server, binary):
 def test_a_mapping_makes_it_a_typed_task(server):
     mapping = TaskMapping(table=TableInput((Feature("a"), Feature("b"))))
     source = replace(tensor_source(server), task="tabular-regression", mapping=mapping)
-    engine = OpenInferenceEngine(QUICK)
+    engine = OpenInferenceEngine()
     engine.load(source, threads=1)
     rows = json.dumps([{"a": 1, "b": 2}, {"a": 3, "b": 4}]).encode()
     chunk, _ = engine.infer(TaskRequest("tabular-regression", rows), CancelToken())
@@ -128,7 +129,7 @@ def test_a_wrong_request_does_not_reach_the_server(server, request_, said):
     ],
 )
 def test_whatever_a_server_does_wrong_ends_in_a_typed_error(server, mode, code):
-    engine = loaded(server)
+    engine = loaded(server, limits=QUICK if code is Code.ENGINE_TIMEOUT else LIMITS)
     server.mode = mode
     error = failure(engine, pairs((1, 2)))
     assert error.code is code

@@ -81,7 +81,7 @@ def test_what_does_not_is_dropped_with_what_would_admit_it(wanted, reason, admit
     (dropped,) = made.dropped
     assert dropped.reason is reason
     assert [check.admits for check in dropped.missed] == [admits]
-    assert nearest_miss(made) is dropped
+    assert nearest_miss(made.dropped) is dropped
     assert what_would_admit(dropped).endswith(admits)
 
 
@@ -107,7 +107,7 @@ def test_a_deadline_counts_the_load_and_what_was_observed():
 
 def test_the_nearest_miss_is_the_one_that_lacks_the_least():
     made = ranked(candidate("a", state="on_disk"), candidate("c"), warm=True, format="gguf")
-    miss = nearest_miss(made)
+    miss = nearest_miss(made.dropped)
     assert miss is not None
     assert miss.candidate.node == "c"
     assert what_would_admit(miss) == (
@@ -117,7 +117,7 @@ def test_the_nearest_miss_is_the_one_that_lacks_the_least():
 
 def test_a_candidate_whose_manifest_is_gone_is_dropped():
     assert [one.reason for one in ranked(stated=False).dropped] == [Reason.EXPIRED]
-    assert nearest_miss(ranked(stated=False)) is None
+    assert nearest_miss(ranked(stated=False).dropped) is None
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,10 @@ CALLS: list[tuple[list[str], dict[str, tuple[str, ...]]]] = [
             "--precision": ("", LONG),
             "--license": ("", LONG),
             "--region": ("", LONG),
+            "--source": WORD,
+            "--target": WORD,
             "--max-latency": NUMBER,
+            "--max-size": NUMBER,
             "--issuer": NO_DID,
             "--signer": NO_DID,
         },
@@ -96,6 +99,19 @@ CALLS: list[tuple[list[str], dict[str, tuple[str, ...]]]] = [
             "--keep-alive": ("", "x", LETTERS, "1e999", "5 parsecs", LONG),
         },
     ),
+    (
+        ["run", "translation", "hello"],
+        {
+            "--file": NO_FILE,
+            "--source": CHOICE[2:],
+            "--target": CHOICE[2:],
+            "--param": ("", "x", "=5", LETTERS),
+            "--constraint": ("", "x", "=5", LETTERS),
+            "--strategy": CHOICE,
+            "--mode": (*CHOICE, "{}", '{"name": "vote", "of": 1}'),
+            "--seed": NUMBER,
+        },
+    ),
     (["query", "ASK {}"], {"--format": CHOICE}),
     (["export"], {"--format": CHOICE}),
     (
@@ -106,6 +122,7 @@ CALLS: list[tuple[list[str], dict[str, tuple[str, ...]]]] = [
             "--language": CHOICE,
             "--input-schema": NO_FILE,
             "--output-schema": NO_FILE,
+            "--parameters-schema": NO_FILE,
         },
     ),
     (

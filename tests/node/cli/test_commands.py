@@ -44,6 +44,13 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
         {"name": "smollm2"},
         {"model": "b", "record": "r"},
     ),
+    (["experience"], "experience", {}, {"experience": [], "told": []}),
+    (
+        ["experience", "--tell"],
+        "experience",
+        {"tell": True},
+        {"experience": [{"node": "n", "served": 3}], "told": ["r"]},
+    ),
     (["withdraw", "m"], "withdraw", {"model": "m"}, {"model": "b"}),
     (
         ["find", "text-generation", "--ask"],
@@ -55,7 +62,8 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
         [
             *("find", "text", "--language", "en", "--format", "gguf", "--precision", "q4_1"),
             *("--license", "MIT", "--region", "eu", "--warm", "--max-latency", "500"),
-            *("--issuer", "did:key:z1", "--signer", "did:key:z2"),
+            *("--issuer", "did:key:z1", "--signer", "did:key:z2", "--max-size", "9"),
+            *("--source", "en", "--target", "fr"),
         ],
         "find",
         {
@@ -69,6 +77,9 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
             "latency_ms_max": 500,
             "issuer": "did:key:z1",
             "signer": "did:key:z2",
+            "size_bytes_max": 9,
+            "source": "en",
+            "target": "fr",
         },
         {"candidates": [CANDIDATE]},
     ),

@@ -60,6 +60,19 @@ def test_a_success_ends_a_row_of_failures() -> None:
     assert seen.observation(5.0, alive=True).last_failure_age_s is None
 
 
+def test_requests_that_fail_together_are_no_row_of_failures() -> None:
+    seen = Observed()
+    for asked in (1.0, 2.0, 3.0):  # a worker died that ran them all
+        seen.failed(4.0, asked)
+    assert seen.observation(5.0, alive=True).failures_in_row == 1
+    seen.failed(6.0, 3.5)
+    assert seen.observation(6.0, alive=True).last_failure_age_s == 2.0
+    seen.failed(7.0, 4.0)  # asked after that one, and failed again
+    assert seen.observation(7.0, alive=True).failures_in_row == 2
+    seen.failed(8.0)
+    assert seen.observation(8.0, alive=True).failures_in_row == 3
+
+
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 2), st.floats(0, 1e6))))
 def test_what_is_remembered_is_bounded(steps: list[tuple[int, int, float]]) -> None:
     seen, now = Observed(), 0.0

@@ -46,7 +46,7 @@ NOW_MS = 1_700_000_000_123
 
 CONTRACTS = Contracts(LiveConcepts(default_taxonomy()), now_ms=lambda: NOW_MS)
 
-Batch = tuple[InferChunk, ...] | AigridError | Exception | float
+Batch = tuple[InferChunk, ...] | AigridError | Exception | float | trio.Event
 
 
 def text(*pieces: str) -> tuple[InferChunk, ...]:
@@ -107,7 +107,6 @@ class ScriptedMesh:
     ) -> AbstractAsyncContextManager[Answer]:
         self.callers.append(caller)
         self.preferred.append((fallbacks, preferences))
-        self.sought.append((capability, criteria))
         waiting = waiting or Waiting()
         self.waiting.append(waiting)
         self.patience.append(patience_seconds)
@@ -162,6 +161,9 @@ async def _play(batch: Batch) -> tuple[InferChunk, ...] | None:
         raise batch
     if isinstance(batch, float):
         await trio.sleep(batch)
+        return None
+    if isinstance(batch, trio.Event):
+        await batch.wait()
         return None
     return batch
 

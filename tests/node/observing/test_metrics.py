@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 from tests.node.gateway.double import MODEL, NAME, NODE, ScriptedMesh, gateway, open_access
+from trio.testing import MockClock
 
 from aigrid.node.mesh.routing.answer import Answer
 from aigrid.node.observing.course import Course
@@ -123,3 +125,19 @@ async def test_who_has_no_key_may_not_scrape_where_keys_are_needed() -> None:
     async with gateway(ScriptedMesh(), access=access, keyless=False) as (_, address):
         async with httpx.AsyncClient() as client:
             assert (await client.get(f"http://{address}/metrics")).status_code == 401
+
+
+@pytest.mark.trio
+async def test_the_time_of_a_token_is_that_of_one_choice(autojump_clock: MockClock) -> None:
+    metrics = Metrics()
+    made = course(code=Code.ENGINE_CRASHED)
+    made.code = None
+    made.begin()
+    await trio.sleep(4)
+    for tokens in (5, 3, 1):
+        answer = Answer("request_1", MODEL, NAME, NODE, nothing(), 1)
+        made.ended(answer, Finish("stop", 7, tokens), 0.0)
+    metrics.observe(made)
+    text = metrics.render(()).decode()
+    (total,) = named(text, "gen_ai_server_time_per_output_token_seconds_sum").values()
+    assert total == pytest.approx(1.0)

@@ -16,7 +16,7 @@ import pytest
 import trio
 from tests.engines.doubles import HERE, source
 from tests.node.workers.test_confinement import _proc, linux_only, listening, needs_landlock
-from tests.node.workers.test_spawning import LIMITS_HERE, ask, eventually, spawning, start
+from tests.node.workers.test_spawning import ask, eventually, spawning, start
 
 from aigrid.engines.onnx import OnnxEngine
 from aigrid.engines.onnx_text import OnnxTextEngine
@@ -25,11 +25,12 @@ from aigrid.node.workers.process import WorkerProcess
 from aigrid.node.workers.spares import SpareSettings
 from aigrid.node.workers.spawning import ProcessSpawner
 from aigrid.protocol.errors import EngineError
+from aigrid.protocol.limits import LIMITS
 
 
 @asynccontextmanager
 async def with_spares(tmp_path: Path, *, count: int = 1, **more: Any) -> AsyncIterator[Any]:
-    limits = replace(LIMITS_HERE, spare_pause_seconds=0.0)
+    limits = replace(LIMITS, spare_pause_seconds=0.0)
     settings = SpareSettings(count, **more)
     async with spawning(tmp_path, limits=limits, spare_settings=settings) as spawner:
         names = {"prepared": "PreparedEngine", "threaded": "ThreadedEngine"}
@@ -75,9 +76,12 @@ async def test_one_that_died_waiting_is_not_taken(tmp_path: Path) -> None:
 async def test_spares_end_when_their_engine_is_not_used_and_when_there_shall_be_none(
     tmp_path: Path,
 ) -> None:
-    async with with_spares(tmp_path, idle_seconds=0.5) as spawner:
+    async with with_spares(tmp_path) as spawner:
         await start(spawner, "prepared")
         spare = await spare_of(spawner)
+        # As time would: how long a spare takes to be made counts as time without use, too.
+        spawner.spares._used_at["prepared"] -= LIMITS.spare_idle_seconds
+        spawner.spares._poked.set()
         await spare.died.wait()
         assert spawner.spares.kept == ()
         assert spawner.worker_failures == type(spawner.worker_failures)()

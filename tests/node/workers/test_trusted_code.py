@@ -11,12 +11,13 @@ import pytest
 from tests.engines.doubles import source as echo_source
 from tests.engines.exported import MAPPING, malicious, save, source
 from tests.node.workers.test_confinement import listening, needs_landlock
-from tests.node.workers.test_spawning import LIMITS_HERE, ask, spawning
+from tests.node.workers.test_spawning import ask, spawning
 
 from aigrid.engines.registry import EngineTable, probe
 from aigrid.node.workers.spawning import ProcessSpawner, _needs
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import TaskChunk, TaskRequest
+from aigrid.protocol.limits import LIMITS
 
 CONFINED, FREE = 77, 78
 ATTEMPTS = """
@@ -38,7 +39,7 @@ Path(tempfile.gettempdir(), "own").write_text("may be written")
 print("could", done, flush=True)
 os._exit(FREE if done else CONFINED)
 """
-PATIENCE = replace(LIMITS_HERE, worker_start_seconds=60.0, worker_load_seconds=60.0)
+PATIENCE = replace(LIMITS, worker_start_seconds=60.0)
 
 
 def code(**names: object) -> str:

@@ -23,6 +23,7 @@ from tests.patience import PATIENCE_SECONDS
 
 from aigrid.protocol.errors import Code, NoCandidateError, RemoteError
 from aigrid.protocol.inference import Finish, TextChunk
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 FOREVER = float("inf")
@@ -91,7 +92,7 @@ async def test_a_plain_answer_that_is_not_read_is_cut() -> None:
 
 async def test_live_streams_may_finish_when_the_node_stops() -> None:
     mesh = ScriptedMesh((text("Hello"), 0.2, *HELLO))
-    async with gateway(mesh) as (served, address):
+    async with gateway(mesh, drain_seconds=PATIENCE_SECONDS) as (served, address):
         with trio.fail_after(PATIENCE_SECONDS):
             stream = await connect(address, chat_bytes(stream=True))
             await read_until(stream, b"Hello")
@@ -101,8 +102,9 @@ async def test_live_streams_may_finish_when_the_node_stops() -> None:
 
 
 async def test_new_work_is_refused_while_live_streams_finish() -> None:
-    mesh = ScriptedMesh((text("Hello"), 0.5, *HELLO))
-    async with gateway(mesh) as (served, address):
+    more = trio.Event()
+    mesh = ScriptedMesh((text("Hello"), more, *HELLO))
+    async with gateway(mesh, drain_seconds=PATIENCE_SECONDS) as (served, address):
         with trio.fail_after(PATIENCE_SECONDS):
             live = await connect(address, chat_bytes(stream=True))
             await read_until(live, b"Hello")
@@ -119,6 +121,7 @@ async def test_new_work_is_refused_while_live_streams_finish() -> None:
                 assert Code.SHUTTING_DOWN.value.encode() in answer
                 with pytest.raises(OSError, match="connect"):
                     await connect(address)
+                more.set()
             assert b"data: [DONE]" in await read_all(live)
 
 
@@ -163,10 +166,8 @@ async def test_a_client_that_does_not_read_does_not_hang_the_stop() -> None:
         stream = await connect(address, chat_bytes(stream=True))
         await mesh.entered.wait()
         await trio.testing.wait_all_tasks_blocked(0.1)  # the sockets' buffers are full now
-        began = trio.current_time()
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(LIMITS.http_write_seconds / 2):
             await served.stop()
-        assert trio.current_time() - began < 1
         await trio.aclose_forcefully(stream)
 
 
@@ -176,7 +177,7 @@ async def test_silent_connections_are_closed_at_once_when_the_node_stops() -> No
         kept = await connect(
             address, head("GET", "/healthz").replace(b"Connection: close\r\n", b"")
         )
-        with trio.fail_after(1):
+        with trio.fail_after(LIMITS.keep_alive_seconds / 2):
             await read_until(kept, b"ok")
             await served.stop()
             assert await read_all(silent) == b""

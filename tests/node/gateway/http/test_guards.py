@@ -26,6 +26,7 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.gateway import Gateway
 from aigrid.node.gateway.http.guard import loopback_address
 from aigrid.protocol.errors import Code, UsageError
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 JSON = "Content-Type: application/json"
@@ -204,21 +205,25 @@ async def test_a_trickled_header_is_cut_off() -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def test_an_answered_connection_is_kept_then_closed_when_silent() -> None:
+@pytest.mark.parametrize(("requests", "seconds"), [(2, LIMITS.keep_alive_seconds), (1, 0.1)])
+async def test_an_answered_connection_is_kept_then_closed_when_silent(
+    requests: int, seconds: float
+) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with gateway(ScriptedMesh(), keep_alive_seconds=0.1) as (_, address):
+    async with gateway(ScriptedMesh(), keep_alive_seconds=seconds) as (_, address):
         stream = await connect(address)
         with trio.fail_after(PATIENCE_SECONDS):
-            for _ in range(2):
+            for _ in range(requests):
                 await stream.send_all(request)
                 await read_until(stream, b'{"status":"ok"}')
-            assert await read_all(stream) == b""
+            if seconds < LIMITS.keep_alive_seconds:
+                assert await read_all(stream) == b""
 
 
 @pytest.mark.parametrize("behind_another", [False, True])
 async def test_the_next_header_on_a_kept_connection_has_its_own_time(behind_another: bool) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with gateway(ScriptedMesh(), header_seconds=0.1) as (_, address):
+    async with gateway(ScriptedMesh(), header_seconds=0.5) as (_, address):
         with trio.fail_after(PATIENCE_SECONDS):
             if behind_another:
                 stream = await connect(address, request + request[:10])

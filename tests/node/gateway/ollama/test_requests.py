@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.ollama.requests import (
+    ChatBody,
+    EmbedBody,
     EmbedCall,
+    GenerateBody,
     TouchCall,
     decode_chat,
     decode_embed,
@@ -83,6 +86,20 @@ def test_an_option_by_the_name_of_a_field_is_none_as_with_ollama() -> None:
     call = decode_generate(msgspec.json.encode({"model": "m", "prompt": "x", "options": options}))
     assert isinstance(call, TextCall)
     assert call.request.more == b'{"top_k":5}'
+
+
+@pytest.mark.parametrize("kind", [ChatBody, GenerateBody, EmbedBody])
+def test_null_says_nothing(kind: type[msgspec.Struct]) -> None:
+    decode = {ChatBody: decode_chat, GenerateBody: decode_generate}.get(kind, embed)
+    said = {"model": "m", "prompt": "x", "input": "x", "messages": [{"role": "user"}]}
+    names = kind.__struct_fields__
+    with_null = {**dict.fromkeys(names), **{n: said[n] for n in names if n in said}}
+    without = {name: value for name, value in with_null.items() if value is not None}
+    assert decode(msgspec.json.encode(with_null)) == decode(msgspec.json.encode(without))
+
+
+def embed(body: bytes) -> EmbedCall:
+    return decode_embed(body, single=False)
 
 
 def test_further_members_have_a_size() -> None:

@@ -25,7 +25,6 @@ from aigrid.protocol.inference import (
     TensorChunk,
     TensorRequest,
 )
-from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.mesh_kinds import ModelBody
 from aigrid.protocol.model import MODEL_URN, ModelDescription
 from aigrid.protocol.tensors import TensorSpec, TensorSpecs
@@ -137,26 +136,30 @@ async def test_tensors_in_json_come_back_in_json(path):
 
 
 async def test_large_tensors_are_translated_in_a_thread(monkeypatch):
-    inline_max_bytes, in_threads = LIMITS.tensor_inline_max_bytes, []
+    in_threads = []
     run_sync = trio.to_thread.run_sync
 
     async def noted(sync_fn, *args, **more):
         in_threads.append(getattr(sync_fn, "func", sync_fn).__name__)
         return await run_sync(sync_fn, *args, **more)
 
-    rows = inline_max_bytes // 4
+    rows = 64
     large = Tensor("float32", (rows + 1, 1), bytes(4 * rows + 4))
     mesh = ScriptedMesh(script=((TensorChunk({"y": large}), Finish("stop")),))
     nested = {**PAIR, "shape": [rows, 2], "data": [[1, 2]] * rows}
     monkeypatch.setattr(trio.to_thread, "run_sync", noted)
-    async with client(mesh) as http:
+    async with client(mesh, tensor_inline_max_bytes=4 * rows) as http:
+        small = await http.post(f"/v2/models/{NAME}/infer", content=infer())
+        assert small.status_code == 200
         answer = await http.post(f"/v2/models/{NAME}/infer", content=infer(inputs=[nested]))
         assert answer.json()["outputs"][0]["data"] == [0.0] * (rows + 1)
+    # The first was small itself; its answer was not.
     assert [name for name in in_threads if name in ("decode_infer", "infer_body")] == [
+        "infer_body",
         "decode_infer",
         "infer_body",
     ]
-    (sent,) = [request for _, request, _ in mesh.asked if isinstance(request, TensorRequest)]
+    (_, sent) = [request for _, request, _ in mesh.asked if isinstance(request, TensorRequest)]
     assert sent.inputs["x"].data == b"\0\0\x80\x3f\0\0\0\x40" * rows
 
 

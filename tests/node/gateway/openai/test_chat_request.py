@@ -206,17 +206,27 @@ def test_preferences_are_openrouters() -> None:
         require_parameters=True,
         precisions=("fp16",),
     )
+    by = decode_chat(body(provider={"sort": {"by": "latency", "partition": "model"}})).call
+    assert by.preferences == Preferences(sort="latency")
     alone = json.dumps({"models": ["x"], "messages": [USER]}).encode()
     assert decode_chat(alone).call.models == ("x",)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("data_collection", "deny"), ("zdr", True), ("max_price", {}), ("sort", "price"), ("x", 1)],
+    [
+        *(("data_collection", "deny"), ("zdr", True), ("max_price", {}), ("sort", "price")),
+        *(("sort", {"by": "price"}), ("x", 1), ("preferred_max_latency", 2)),
+    ],
 )
 def test_a_preference_that_is_not_kept_is_refused_by_name(name: str, value: Any) -> None:
     found = refusal(body(provider={name: value}))
     assert found == (Code.UNSUPPORTED_PARAMETER, f"provider.{name}")
+
+
+def test_models_stand_in_for_one_another_in_their_order_alone() -> None:
+    found = refusal(body(provider={"sort": {"by": "latency", "partition": "none"}}))
+    assert found == (Code.UNSUPPORTED_PARAMETER, "provider.sort.partition")
 
 
 @pytest.mark.parametrize(

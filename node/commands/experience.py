@@ -1,0 +1,41 @@
+"""The method behind `aigrid experience`: how requests to others went, and telling it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from aigrid.node.app import Node
+from aigrid.node.control import Emit
+
+Method = Callable[[Any, Emit], Awaitable[dict[str, Any]]]
+
+
+class Experience(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`tell`: sign it as AuditRecords, which everybody can read."""
+
+    tell: bool = False
+
+
+async def experience(node: Node, params: Experience, _: Emit) -> dict[str, Any]:
+    """What is remembered, of the node that was asked last first; counts fade.
+
+    Raises:
+        AigridError: a record cannot be issued now.
+    """
+    learning, now_ms = node.learning, node.now_ms()
+    found: list[dict[str, Any]] = []
+    records: list[str] = []
+    for peer_id in reversed(learning.ledger.peers()):
+        findings = learning.ledger.findings(peer_id, now_ms)
+        found += [{"node": peer_id, **msgspec.to_builtins(one)} for one in findings]
+        told = learning.tell(peer_id) if params.tell else None
+        if told is not None:
+            records.append(told.content_id)
+    return {"experience": found, "told": records}
+
+
+def experience_methods(node: Node) -> Mapping[str, tuple[type[msgspec.Struct], Method]]:
+    """By name, for the control socket."""
+    return {"experience": (Experience, partial(experience, node))}
