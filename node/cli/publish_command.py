@@ -26,6 +26,14 @@ Policy = Annotated[
         "docs/policy.md). Default: as published before, else members may do everything."
     ),
 ]
+Serves = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CAPABILITY:NAME=VALUE,...",
+        help="For which values of a capability's parameters: translation:source=en,target=fr. A "
+        "name may be given several values; repeatable. Default: as published before.",
+    ),
+]
 
 
 Serves = Annotated[
