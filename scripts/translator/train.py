@@ -97,7 +97,7 @@ def trained(
     """A model and its tokenizer. Progress goes to standard error.
 
     Args:
-        half: products are computed with bfloat16, which some processors do twice as fast.
+        half: products are computed with bfloat16, which some processors do faster.
         keep: is given both every so often, for who does not want to wait for the end.
     """
     import torch
