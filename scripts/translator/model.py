@@ -22,6 +22,9 @@ class Plan:
         batch_tokens: of French, padding included, in one step.
         learning_rate: the highest, after `warmup` steps; then it falls with the root of the step.
         averaged: what one step leaves of the running average of the weights, which is what is kept.
+        copied: French sentences to copy, as a share of the pairs: so it soon learns where to look.
+        blanked: share of the tokens before that are hidden while it learns to tell the next: else
+            it goes by them alone, and says what is fluent and has little to do with the text.
         beams: with which it is served.
     """
 
@@ -37,18 +40,20 @@ class Plan:
     learning_rate: float
     averaged: float
     dropout: float
+    copied: float
+    blanked: float
     beams: int
 
 
 FULL: Final = Plan(
-    vocabulary=6000, width=256, inner=1024, heads=4, encoder_layers=3, decoder_layers=2,
-    batch_tokens=1024, steps=6000, warmup=300, learning_rate=2e-3, averaged=0.998,
-    dropout=0.1, beams=4,
+    vocabulary=6000, width=192, inner=768, heads=4, encoder_layers=3, decoder_layers=2,
+    batch_tokens=1536, steps=6000, warmup=300, learning_rate=1.5e-3, averaged=0.998,
+    dropout=0.1, copied=0.5, blanked=0.3, beams=4,
 )  # fmt: skip
 SMOKE: Final = Plan(
     vocabulary=400, width=64, inner=128, heads=4, encoder_layers=1, decoder_layers=1,
     batch_tokens=512, steps=120, warmup=30, learning_rate=5e-3, averaged=0.9,
-    dropout=0.0, beams=1,
+    dropout=0.0, copied=0.0, blanked=0.0, beams=1,
 )  # fmt: skip
 
 

@@ -49,14 +49,21 @@ def batches(given: Sequence[Example], most: int, rng: random.Random) -> Iterator
         yield from made
 
 
-def loss_of(model: Any, batch: Sequence[Example], *, smoothing: float = 0.0) -> Any:
-    """Mean cross entropy of the French tokens of a batch, in nats."""
+def loss_of(
+    model: Any, batch: Sequence[Example], *, smoothing: float = 0.0, blanked: float = 0.0
+) -> Any:
+    """Mean cross entropy of the French tokens of a batch, in nats.
+
+    `blanked`: the chance of each token before the one to be told to be hidden.
+    """
     import torch
 
     given = torch.from_numpy(_padded([source for source, _ in batch], PAD_ID))
     wanted = torch.from_numpy(_padded([target for _, target in batch], _IGNORED))
     before = wanted.clamp(min=PAD_ID).roll(1, dims=1)
     before[:, 0] = PAD_ID  # where the decoder starts
+    if blanked:
+        before = before.masked_fill(torch.rand(before.shape) < blanked, PAD_ID)
     logits = model(
         input_ids=given, attention_mask=(given != PAD_ID).long(), decoder_input_ids=before,
         use_cache=False,
@@ -90,7 +97,7 @@ def trained(
     """A model and its tokenizer. Progress goes to standard error.
 
     Args:
-        half: products are computed with bfloat16, which some processors do twice as fast.
+        half: products are computed with bfloat16, which some processors do faster.
         keep: is given both every so often, for who does not want to wait for the end.
     """
     import torch
@@ -107,12 +114,15 @@ def trained(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, plan.warmup))
     watched = examples(corpus.watched, tokens)
-    feed = batches(examples(corpus.trained, tokens), plan.batch_tokens, random.Random(seed))
+    rng = random.Random(seed)
+    learned = examples(corpus.trained, tokens)
+    copies = [(ids, ids) for _, ids in rng.sample(learned, int(plan.copied * len(learned)))]
+    feed = batches([*learned, *copies], plan.batch_tokens, rng)
     begun, seen = time.monotonic(), 0
     for step, batch in zip(range(1, plan.steps + 1), feed, strict=False):
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = loss_of(model, batch, smoothing=_SMOOTHING)
+            loss = loss_of(model, batch, smoothing=_SMOOTHING, blanked=plan.blanked)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), _NORM_MAX)
         optimizer.step()
