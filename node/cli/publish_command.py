@@ -36,16 +36,6 @@ Serves = Annotated[
 ]
 
 
-Serves = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="CAPABILITY:NAME=VALUE,...",
-        help="For which values of a capability's parameters: translation:source=en,target=fr. A "
-        "name may be given several values; repeatable. Default: as published before, else for any.",
-    ),
-]
-
-
 @dataclass(frozen=True, slots=True)
 class Way:
     """Which methods of the node show and publish a model, and what they are told of it."""
