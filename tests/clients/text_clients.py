@@ -173,10 +173,21 @@ class LiteLlm(Client):
 
 
 class LiteLlmOfOllama(LiteLlm):
-    """Its provider for Ollama's chat, which sends JSON as if it were a form."""
+    """Its providers for Ollama, which send JSON as if it were a form: `ollama_chat` streams here."""
 
-    name = "litellm, ollama_chat"
-    provider, base = "ollama_chat", ""
+    name = "litellm, ollama"
+    provider, base = "ollama", ""
+
+    def ask(self, model: str, **more: Any) -> Any:
+        self.provider = "ollama_chat" if more.get("stream") else "ollama"
+        return super().ask(model, **more)
+
+    def listed(self) -> set[str]:
+        return {name.removesuffix(":latest") for name in super().listed()}
+
+    def plain(self) -> str:
+        """It puts messages into one prompt, and asks for that to be continued."""
+        return super().plain().removeprefix("### User:\n").strip()
 
 
 class Llm(Client):

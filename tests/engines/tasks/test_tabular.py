@@ -82,7 +82,7 @@ def test_wrong_rows_are_refused_by_what_is_wrong(tmp_path, given, says):
 
 def test_unknown_parameters_and_tasks_are_refused_by_name(tmp_path):
     source, _ = models.classifier(tmp_path)
-    assert "'speed'" in refused(source, rows(models.iris()[0][:1]), speed=1).message
+    assert "`speed`" in refused(source, rows(models.iris()[0][:1]), speed=1).message
     engine = OnnxEngine()
     engine.load(source, threads=1)
     with pytest.raises(EngineError, match="does tabular-classification"):
