@@ -138,6 +138,7 @@ class Attempts:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
                 tried.attempts, left = tried.attempts + 1, left - 1
+                asking.waiting.asked, asking.waiting.attempts = candidate.name, tried.attempts
                 hurried = candidate.state == "warm" and waiting and left
                 silence = silence_seconds if hurried else math.inf
                 start = partial(self.open, candidate, request, asking, presented, silence)
@@ -185,8 +186,9 @@ class Attempts:
         guard: Guard = nullcontext
         first_guard: Guard = nullcontext
         async with AsyncExitStack() as stack:
-            trace = stack.enter_context(asking.trace.child("attempt"))
+            trace = stack.enter_context(asking.trace.child("attempt", calls=True))
             trace.tell(node=candidate.node, model=candidate.model, state=candidate.state)
+            trace.tell(asked=candidate.name)
             message = self._message(candidate, request, asking, presented, trace)
             told = stack.enter_context(asking.waiting.at(candidate.node))
             in_time = InTime(candidate.node, beginning, ends=not alone)
