@@ -56,18 +56,15 @@ class Observer:
             said["completion_tokens"] = course.completion_tokens
         if course.finished:
             said["overhead_ms"] = course.overhead_ms
-        course.trace.tell(**said, **self._asked(course))
+        if self._tracer.enabled:
+            course.trace.tell(**said)
+            if course.operation:
+                course.trace.tell(operation=course.operation, asked=course.name)
         broken = bool(code) and course.status < 400 and course.code is not Code.CANCELLED
         if course.status >= 500 or broken:  # a stream that broke off
             _log.info("request", **said)
         else:
             _log.debug("request", **said)
-
-    def _asked(self, course: Course) -> dict[str, str]:
-        """Of a request for a model's answer, which model was asked for; of others nothing."""
-        if not course.operation:
-            return {}
-        return {"operation": course.operation, "asked": course.name}
 
     async def render(self) -> bytes:
         """The metrics, no older than a second; made in a thread, once for all who ask at a time."""

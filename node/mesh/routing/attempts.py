@@ -39,6 +39,7 @@ from aigrid.protocol.messages import Infer, encode
 from aigrid.protocol.receipt import seeded
 
 log = structlog.get_logger()
+_NO_GUARD: Guard = nullcontext
 Seek = Callable[[Candidate], Awaitable[bool]]
 
 
@@ -131,9 +132,8 @@ class Attempts:
         left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
         waiting = deque(ranking.kept)
         while waiting and left:
-            kept, presented = waiting.popleft(), None
-            candidate, asked_seconds = kept.candidate, trio.current_time()
-            before = len(asking.ended)
+            kept, presented, asked_seconds = waiting.popleft(), None, trio.current_time()
+            candidate, before = kept.candidate, len(asking.ended)
             try:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
@@ -183,8 +183,7 @@ class Attempts:
     ) -> Opened:
         """Start a request on a candidate, wait for its first batch; unless `alone` in time."""
         began_seconds = trio.current_time()
-        guard: Guard = nullcontext
-        first_guard: Guard = nullcontext
+        guard = first_guard = _NO_GUARD
         async with AsyncExitStack() as stack:
             trace = stack.enter_context(asking.trace.child("attempt", calls=True))
             trace.tell(node=candidate.node, model=candidate.model, state=candidate.state)
