@@ -33,6 +33,7 @@ class Course:
             and the prompt is estimated.
         longest_tokens: of the choice that has most; they are made at once.
         client_seconds, engine_seconds: what was waited for the client, and for engines.
+        written: whether the last byte of the answer was handed to the connection.
         trace: what spans of this request hang from.
     """
 
@@ -58,6 +59,7 @@ class Course:
         "route",
         "status",
         "trace",
+        "written",
     )
 
     def __init__(self, request_id: str) -> None:
@@ -71,7 +73,7 @@ class Course:
         self.attempts = self.continued = 0
         self.status = 0
         self.code: Code | None = None
-        self.finished = self.counted = False
+        self.finished = self.counted = self.written = False
         self.trace: Trace = NO_TRACE
 
     def begin(self) -> None:
@@ -106,9 +108,10 @@ class Course:
         self.attempts += attempts
 
     def client_gone(self) -> None:
-        """It left before the end of its answer."""
-        self.status = self.status or 499
-        self.code = self.code or Code.CANCELLED
+        """It left; before the end of its answer if that is not written."""
+        if not self.written:
+            self.status = self.status or 499
+            self.code = self.code or Code.CANCELLED
 
     def _add(
         self, answer: Answer, prompt_tokens: int, completion_tokens: int, engine_seconds: float
