@@ -303,12 +303,13 @@ class Node:
             await trio.sleep_forever()
 
     async def stop(self) -> None:
-        """Withdraw our offers, refuse new work, and let live answers finish within the limit."""
+        """Withdraw offers, refuse new work, let live answers finish in time; cut off the rest."""
         self.announcer.withdraw()
         self.placement.demands.withdraw()
         await self.gossip.flush()
         with trio.move_on_after(LIMITS.drain_seconds):
             await self.serving.drain()
+        await self.serving.cut_off()
 
     @property
     def probes(self) -> tuple[Probe, ...]:

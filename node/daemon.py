@@ -117,7 +117,7 @@ def _build(config: NodeConfig, passphrase: Passphrase) -> Node:
         database=database,
         cores=os.cpu_count() or 1,
         start_dataset=start_child,
-        tracer=tracer_of(os.environ),
+        tracer=tracer_of(os.environ, identity.peer_id),
     )
     return Node(config, world, identity=identity, authority=authority)
 

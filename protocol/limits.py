@@ -195,6 +195,7 @@ class Limits(MeshLimits, EngineLimits):
     rpc_timeout_seconds: float = limit(10.0, "silence of a peer within a short exchange")
     infer_silence_seconds: float = limit(60.0, "silence within a streamed answer")
     drain_seconds: float = limit(5.0, "time live requests get when a node stops")
+    last_words_seconds: float = limit(0.25, "for what a stopping node says last to reach its peers")
     sync_interval_seconds: float = limit(15.0, "between two syncs with a random peer")
     sync_again_seconds: float = limit(2.0, "the same, after a sync that brought news")
     sync_seconds: float = limit(60.0, "one sync, however much there is to fetch")

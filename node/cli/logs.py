@@ -62,10 +62,10 @@ def configure(data_dir: Path, environment: Mapping[str, str]) -> None:
             ),
         )
     )
-    if level != "debug":  # what the library tells its developers is in the file
+    if level != "debug":  # what libraries warn of is in the file
         terminal.addFilter(lambda entry: entry.name.startswith("aigrid"))
     root.addHandler(terminal)
-    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    root.setLevel(logging.WARNING)  # of libraries: one of ours says thousands of lines below it
     logging.getLogger("aigrid").setLevel(min(logging.INFO, _LEVELS[level]))
     logging.captureWarnings(True)  # noqa: FBT003 - the standard library takes it by position
 

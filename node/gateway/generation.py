@@ -58,7 +58,7 @@ class Generation:
         self._answer: Answer | None = None
         self._waiting: trio.CancelScope | None = None
         self._is_cut = False
-        self._ended = False
+        self._ended = self._noted = False
 
     async def __aenter__(self) -> Self:
         self._live.enter(self)
@@ -70,10 +70,10 @@ class Generation:
         except BaseException as error:
             if isinstance(error, trio.Cancelled):  # somebody was at work on it
                 self._visit.spend(self._charge.broke_off())
-            self._live.leave(self)
+            self._never_began()
             raise
         if self._answer is None:
-            self._live.leave(self)
+            self._never_began()
             raise _stopping_error()
         self.course.answered(self._answer)
         return self
@@ -85,6 +85,9 @@ class Generation:
         traceback: TracebackType | None,
     ) -> None:
         self._visit.spend(self._charge.broke_off())
+        if not self._noted:
+            seconds = self.waiting.engine_seconds
+            self.course.broke_off(self.answer, *self._charge.counted, seconds)
         try:
             await self._answering.__aexit__(kind, error, traceback)
         finally:
@@ -133,8 +136,13 @@ class Generation:
                 raise RemoteError("The answer went on after its end.")
             if step.finish.reason == "cancelled":
                 raise LocalError("The answer was cancelled before it was complete.", Code.CANCELLED)
+            self._noted = True
             self.course.ended(self.answer, step.finish, self.waiting.engine_seconds)
             return step
+
+    def _never_began(self) -> None:
+        self.course.failed_to_begin(self.waiting.asked, self.waiting.attempts)
+        self._live.leave(self)
 
     async def _next_chunks(self) -> tuple[InferChunk, ...] | None:
         """The next batch, or None at the end."""

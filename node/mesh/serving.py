@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 import structlog
 import trio
 
+from aigrid.engines import ipc
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.mesh.pool.health import OWN, passed_on
 from aigrid.node.mesh.pool.pool import ModelPool
@@ -16,8 +17,8 @@ from aigrid.node.observing.recent import OneAnswer, Recent
 from aigrid.node.observing.trace import NO_TRACE, NO_TRACER, Trace, Tracer
 from aigrid.node.policy.admission import Admission, Admitted
 from aigrid.node.policy.receipting import Keep, Segment
-from aigrid.node.workers.request import WorkerAnswer
 from aigrid.protocol.errors import (
+    CODES,
     AigridError,
     Code,
     EngineError,
@@ -83,7 +84,7 @@ class Serving:
     Attributes:
         running, waiting, served: requests now, those of them that wait for a model or a slot, and
             those that were answered to their end.
-        failed: how often engines failed, and with what code.
+        failed: how often engines failed, and with what code; not what was wrong with a request.
         denied: how often requests were refused by policy, and with what code.
         recent: tokens and latency of late.
     """
@@ -115,6 +116,7 @@ class Serving:
         self.denied: Counter[Code] = Counter()
         self.recent = Recent()
         self.refusing = False
+        self._remote: set[trio.CancelScope] = set()
         self._idle = trio.Event()
 
     @asynccontextmanager
@@ -146,11 +148,7 @@ class Serving:
             EngineError, LocalError: what the pool and the worker raise.
         """
         if self.refusing:
-            raise NoCandidateError(
-                "this node is stopping",
-                Code.SHUTTING_DOWN,
-                retry_after_seconds=LIMITS.retry_after_seconds,
-            )
+            raise _stopping_error()
         if isinstance(message.request, TextRequest):
             check_text(message.request)
             check_more(message.request)
@@ -231,8 +229,9 @@ class Serving:
                 sent_seconds = trio.current_time()
                 async with _receipted(segment), running as batches:
                     yield ServedAnswer(batches, segment, leased_seconds, counted)
-                    _trace(work, batches, sent_seconds)
-                    self.served += 1
+                    if batches.ended is not None:
+                        _trace(work, batches.ended, batches.ended_seconds, sent_seconds)
+                        self.served += 1
         except LocalError:
             if segment is None:
                 admitted.charge.take_back()
@@ -249,6 +248,14 @@ class Serving:
             self._idle = trio.Event()
             await self._idle.wait()
 
+    async def cut_off(self) -> None:
+        """Refuse new work, end with `shutting_down` what runs for peers, and let that leave."""
+        self.refusing = True
+        if self._remote:
+            for scope in self._remote:
+                scope.cancel()
+            await trio.sleep(LIMITS.last_words_seconds)
+
     async def serve(self, peer_id: str, message: Infer, send: Send) -> None:
         """Answer an `Infer` of a peer with `Loading`, `Chunks`, and then with the receipt."""
         with self._tracer.begin("serve", message.trace) as trace:
@@ -262,13 +269,14 @@ class Serving:
             await send(encode(Loading(text)))
 
         try:
-            async with self.infer(message, peer, tell=tell, trace=trace) as answer:
-                log.info(
-                    "serving", peer=peer_id, request_id=message.request_id, model=message.model
-                )
-                async for batch in answer:
-                    for part in portions(Chunks(batch)):
-                        await send(part)
+            with self._until_cut():
+                async with self.infer(message, peer, tell=tell, trace=trace) as answer:
+                    log.debug(
+                        "serving", peer=peer_id, request_id=message.request_id, model=message.model
+                    )
+                    async for batch in answer:
+                        for part in portions(Chunks(batch)):
+                            await send(part)
         except AigridError as error:
             log.info(
                 "not_served", peer=peer_id, request_id=message.request_id, code=error.code.value
@@ -280,12 +288,25 @@ class Serving:
             await send(encode(_receipted_of(answer.receipt, answer)))
 
     @contextmanager
+    def _until_cut(self) -> Iterator[None]:
+        """Raises NoCandidateError where `cut_off` ended what is within."""
+        with trio.CancelScope() as scope:
+            self._remote.add(scope)
+            try:
+                yield
+            finally:
+                self._remote.discard(scope)
+        if scope.cancelled_caught:  # nobody else cancels it
+            raise _stopping_error()
+
+    @contextmanager
     def _counted(self) -> Iterator[None]:
         self.running += 1
         try:
             yield
         except EngineError as error:
-            self.failed[error.code] += 1
+            if CODES[error.code].http >= 500:
+                self.failed[error.code] += 1
             raise
         finally:
             self.running -= 1
@@ -293,18 +314,23 @@ class Serving:
                 self._idle.set()
 
 
-def _trace(work: Trace, answer: WorkerAnswer, sent_seconds: float) -> None:
+def _stopping_error() -> NoCandidateError:
+    return NoCandidateError(
+        "this node is stopping",
+        Code.SHUTTING_DOWN,
+        retry_after_seconds=LIMITS.retry_after_seconds,
+    )
+
+
+def _trace(work: Trace, ended: ipc.Ended, ended_seconds: float, sent_seconds: float) -> None:
     """The worker's own span: it took no longer than was waited for it, whatever it says."""
-    ended = answer.ended
-    if ended is None:
-        return
     told = {"queued_ms": ended.queued_ms}
     if ended.first_ms is not None:
         told["first_chunk_ms"] = ended.first_ms
     told["prompt_tokens"] = ended.finish.prompt_tokens
     told["completion_tokens"] = ended.finish.completion_tokens
-    took_seconds = min(ended.whole_ms / 1000, answer.ended_seconds - sent_seconds)
-    work.past("infer", took_seconds, trio.current_time() - answer.ended_seconds, **told)
+    took_seconds = min(ended.whole_ms / 1000, ended_seconds - sent_seconds)
+    work.past("infer", took_seconds, trio.current_time() - ended_seconds, **told)
 
 
 def _receipted_of(receipt: Record, answer: ServedAnswer) -> Receipted:

@@ -29,8 +29,11 @@ class Course:
         attempts, continued: nodes that were asked, and how often one went on where another one had
             broken off, for all choices.
         finished: whether an answer came to its end; then the tokens are known.
+        counted: whether there is any answer; of one that broke off the tokens are those that came,
+            and the prompt is estimated.
         longest_tokens: of the choice that has most; they are made at once.
         client_seconds, engine_seconds: what was waited for the client, and for engines.
+        written: whether the last byte of the answer was handed to the connection.
         trace: what spans of this request hang from.
     """
 
@@ -41,6 +44,7 @@ class Course:
         "code",
         "completion_tokens",
         "continued",
+        "counted",
         "engine_seconds",
         "finished",
         "first_seconds",
@@ -55,6 +59,7 @@ class Course:
         "route",
         "status",
         "trace",
+        "written",
     )
 
     def __init__(self, request_id: str) -> None:
@@ -68,7 +73,7 @@ class Course:
         self.attempts = self.continued = 0
         self.status = 0
         self.code: Code | None = None
-        self.finished = False
+        self.finished = self.counted = self.written = False
         self.trace: Trace = NO_TRACE
 
     def begin(self) -> None:
@@ -89,9 +94,32 @@ class Course:
     def ended(self, answer: Answer, finish: Finish, engine_seconds: float) -> None:
         """A choice has ended well. Choices are made at once, so the longest wait is that of all."""
         self.finished = True
-        self.prompt_tokens += finish.prompt_tokens
-        self.completion_tokens += finish.completion_tokens
-        self.longest_tokens = max(self.longest_tokens, finish.completion_tokens)
+        self._add(answer, finish.prompt_tokens, finish.completion_tokens, engine_seconds)
+
+    def broke_off(
+        self, answer: Answer, prompt_tokens: int, completion_tokens: int, engine_seconds: float
+    ) -> None:
+        """A choice that had begun has ended before its end."""
+        self._add(answer, prompt_tokens, completion_tokens, engine_seconds)
+
+    def failed_to_begin(self, name: str, attempts: int) -> None:
+        """A choice has no answer; `name` is of the model that was asked last, "" for none."""
+        self.name = self.name or name
+        self.attempts += attempts
+
+    def client_gone(self) -> None:
+        """It left; before the end of its answer if that is not written."""
+        if not self.written:
+            self.status = self.status or 499
+            self.code = self.code or Code.CANCELLED
+
+    def _add(
+        self, answer: Answer, prompt_tokens: int, completion_tokens: int, engine_seconds: float
+    ) -> None:
+        self.counted = True
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.longest_tokens = max(self.longest_tokens, completion_tokens)
         self.attempts += answer.attempts
         self.continued += max(0, len(answer.segments) - 1)
         self.engine_seconds = max(self.engine_seconds, engine_seconds)

@@ -1,8 +1,8 @@
 """Numbers for Prometheus: what requests did, and how the node stands when it is asked.
 
 Names are those of OpenTelemetry's conventions for generative AI where it has one, `aigrid_*`
-elsewhere. No label has a value that a client or a peer makes up: models are named only once they
-have answered here, and no more than `metrics_models_max` of them.
+elsewhere. No label has a value that a client or a peer makes up at will: models are named once they
+were asked for an answer, as their manifests do, and no more than `metrics_models_max` of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -151,14 +151,16 @@ class Metrics:
         took.observe(seconds)
         if course.first_seconds is not None:
             known.first.observe(course.first_seconds)
-        if not course.finished:
-            return
-        known.prompt.observe(course.prompt_tokens)
-        known.completion.observe(course.completion_tokens)
-        known.overhead.observe(course.overhead_ms / 1000)
-        known.attempts.inc(course.attempts)
+        if course.attempts:
+            known.attempts.inc(course.attempts)
         if course.continued:
             known.continued.inc(course.continued)
+        if course.counted:
+            known.prompt.observe(course.prompt_tokens)
+            known.completion.observe(course.completion_tokens)
+        if not course.finished:
+            return
+        known.overhead.observe(course.overhead_ms / 1000)
         if course.longest_tokens > 1 and course.first_seconds is not None:
             each = (seconds - course.first_seconds) / (course.longest_tokens - 1)
             known.each.observe(each)

@@ -9,6 +9,7 @@ import trio
 from aigrid.node.observing.course import Course
 from aigrid.node.observing.metrics import Metrics, Reading
 from aigrid.node.observing.trace import NO_TRACER, Tracer, traceparent_of
+from aigrid.protocol.errors import Code
 from aigrid.protocol.limits import LIMITS
 
 _log = structlog.get_logger("aigrid.gateway")
@@ -32,6 +33,7 @@ class Observer:
         course.begin()
         if self._tracer.enabled:
             course.trace = self._tracer.begin(f"gateway {method}", traceparent_of(headers))
+            course.trace.tell(method=method)
 
     def ends(self, course: Course) -> None:
         """It was answered, or the client is gone."""
@@ -47,12 +49,19 @@ class Observer:
         }
         if course.first_seconds is not None:
             said["model"], said["node"] = course.model, course.node
-        if course.finished:
+        if course.operation:
+            said["attempts"] = course.attempts
+        if course.counted:
             said["prompt_tokens"] = course.prompt_tokens
             said["completion_tokens"] = course.completion_tokens
-            said["attempts"], said["overhead_ms"] = course.attempts, course.overhead_ms
-        course.trace.tell(**said)
-        if course.status >= 500 or (code and course.status < 400):  # a stream that broke off
+        if course.finished:
+            said["overhead_ms"] = course.overhead_ms
+        if self._tracer.enabled:
+            course.trace.tell(**said)
+            if course.operation:
+                course.trace.tell(operation=course.operation, asked=course.name)
+        broken = bool(code) and course.status < 400 and course.code is not Code.CANCELLED
+        if course.status >= 500 or broken:  # a stream that broke off
             _log.info("request", **said)
         else:
             _log.debug("request", **said)

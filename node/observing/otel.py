@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+import trio
 
 from aigrid.node.observing.trace import NO_TRACER, Trace, Tracer
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -23,9 +24,23 @@ log = structlog.get_logger()
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _FLUSH_MS: Final = 2000
 
+# As OpenTelemetry's conventions call them; everything else is `aigrid.*`.
+_NAMES: Final = {
+    "method": "http.request.method",
+    "route": "http.route",
+    "status": "http.response.status_code",
+    "operation": "gen_ai.operation.name",
+    "asked": "gen_ai.request.model",
+    "prompt_tokens": "gen_ai.usage.input_tokens",
+    "completion_tokens": "gen_ai.usage.output_tokens",
+}
 
-def tracer_of(environment: Mapping[str, str]) -> Tracer:
-    """What the environment asks for; without an endpoint, or without the extra: nothing."""
+
+def tracer_of(environment: Mapping[str, str], peer_id: str) -> Tracer:
+    """What the environment asks for; without an endpoint, or without the extra: nothing.
+
+    Spans say that they are of the node `peer_id`, unless the environment names it otherwise.
+    """
     if not any(environment.get(name) for name in _ENDPOINTS):
         return NO_TRACER
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -36,7 +51,7 @@ def tracer_of(environment: Mapping[str, str]) -> Tracer:
     except ImportError:
         log.warning("traces_need_the_extra_otel", next_step="pip install 'aigrid-node[otel]'")
         return NO_TRACER
-    return OtelTracer(BatchSpanProcessor(OTLPSpanExporter()))
+    return OtelTracer(BatchSpanProcessor(OTLPSpanExporter()), peer_id)
 
 
 class OtelTracer(Tracer):
@@ -44,11 +59,13 @@ class OtelTracer(Tracer):
 
     enabled = True
 
-    def __init__(self, processor: "SpanProcessor") -> None:
-        from opentelemetry.sdk.resources import Resource
+    def __init__(self, processor: "SpanProcessor", peer_id: str) -> None:
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
 
-        resource = Resource({"service.name": "aigrid-node"}).merge(Resource.create())
+        ours = {"service.name": "aigrid-node", "service.instance.id": peer_id}
+        # What the environment says counts for more than that, and OpenTelemetry's default for less.
+        resource = Resource.create(ours).merge(OTELResourceDetector().detect())
         # At exit nobody waits for a collector that does not answer: `close` has its bounds.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
@@ -56,9 +73,11 @@ class OtelTracer(Tracer):
 
     def begin(self, name: str, parent: str = "") -> Trace:
         from opentelemetry.context import Context
+        from opentelemetry.trace import SpanKind
 
         context = _remote(parent) if parent else Context()
-        return OtelTrace(self._tracer, self._tracer.start_span(name, context=context))
+        span = self._tracer.start_span(name, context=context, kind=SpanKind.SERVER)
+        return OtelTrace(self._tracer, span)
 
     def close(self) -> None:
         self._provider.force_flush(_FLUSH_MS)
@@ -78,12 +97,13 @@ class OtelTrace(Trace):
         context = self._span.get_span_context()
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
 
-    def child(self, name: str) -> Trace:
+    def child(self, name: str, *, calls: bool = False) -> Trace:
         from opentelemetry.context import Context
-        from opentelemetry.trace import set_span_in_context
+        from opentelemetry.trace import SpanKind, set_span_in_context
 
         context = set_span_in_context(self._span, Context())
-        return OtelTrace(self._tracer, self._tracer.start_span(name, context=context))
+        kind = SpanKind.CLIENT if calls else SpanKind.INTERNAL
+        return OtelTrace(self._tracer, self._tracer.start_span(name, context=context, kind=kind))
 
     def past(
         self, name: str, seconds: float, ago_seconds: float, **attributes: str | float | bool
@@ -101,7 +121,10 @@ class OtelTrace(Trace):
 
     def tell(self, **attributes: str | float | bool) -> None:
         for name, value in attributes.items():
-            self._span.set_attribute(f"aigrid.{name}", value)
+            if name == "code" and value:
+                self._failed(str(value))
+            elif value != "":
+                self._span.set_attribute(_NAMES.get(name, f"aigrid.{name}"), value)
 
     def __exit__(
         self,
@@ -110,16 +133,23 @@ class OtelTrace(Trace):
         traceback: TracebackType | None,
     ) -> None:
         if error is not None and not isinstance(error, GeneratorExit):
-            self._failed(error)
+            self._failed(_kind(error))
         self._span.end()
 
-    def _failed(self, error: BaseException) -> None:
-        """Its code, or its class: what an error says may be what somebody wrote."""
+    def _failed(self, kind: str) -> None:
         from opentelemetry.trace import StatusCode
 
-        kind = error.code.value if isinstance(error, AigridError) else type(error).__name__
         self._span.set_attribute("error.type", kind)
         self._span.set_status(StatusCode.ERROR)
+
+
+def _kind(error: BaseException) -> str:
+    """Its code, or its class: what an error says may be what somebody wrote."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, trio.Cancelled):
+        return Code.CANCELLED.value
+    return error.code.value if isinstance(error, AigridError) else type(error).__name__
 
 
 def _remote(parent: str) -> Any:

@@ -25,8 +25,11 @@ class Trace:
     def parent(self) -> str:
         return ""
 
-    def child(self, name: str) -> "Trace":
-        """A span below this one; it begins now, and ends where it is left."""
+    def child(self, name: str, *, calls: bool = False) -> "Trace":
+        """A span below this one; it begins now, and ends where it is left.
+
+        `calls`: another process is asked meanwhile, and waited for.
+        """
         return self
 
     def past(
@@ -35,7 +38,10 @@ class Trace:
         """A span below this one that lasted so long and ended so long ago: others measured it."""
 
     def tell(self, **_attributes: str | float | bool) -> None:
-        """What is known of it: names, ids, counts, codes. Never what a client wrote."""
+        """What is known of it: names, ids, counts, codes. Never what a client wrote.
+
+        A `code` that is not "" says that it failed.
+        """
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +61,7 @@ class Tracer:
     enabled = False
 
     def begin(self, name: str, parent: str = "") -> Trace:
-        """A span below `parent` (a traceparent), or the first of a new trace."""
+        """A span of what is done for another process, below `parent` (a traceparent) if any."""
         return NO_TRACE
 
     def close(self) -> None:

@@ -46,6 +46,11 @@ class Charge:
             tokens += self._at_the_end(chunks[-1])
         return tokens
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Tokens of the prompt and of the answer as far as it came, estimated as for a charge."""
+        return _tokens(self._prompt_bytes), self._seen or _tokens(self._unnumbered_bytes)
+
     def broke_off(self) -> int:
         """For an answer that nothing follows: nothing more if it had ended."""
         if self._closed:

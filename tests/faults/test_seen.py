@@ -264,7 +264,7 @@ def test_one_trace_goes_from_the_client_through_two_nodes_to_the_engine(seen: Se
     assert spans["gateway POST"].attributes["aigrid.request_id"] == request_id
     assert spans["serve"].attributes["aigrid.request_id"] == request_id
     engine = spans["infer"]
-    assert engine.attributes["aigrid.completion_tokens"] == TOKENS
+    assert engine.attributes["gen_ai.usage.output_tokens"] == TOKENS
     assert 0 <= engine.attributes["aigrid.queued_ms"] < engine.attributes["aigrid.first_chunk_ms"]
     lasted_ms = (engine.end_ns - engine.start_ns) / 1e6
     assert engine.attributes["aigrid.first_chunk_ms"] <= lasted_ms + 0.01

@@ -12,7 +12,9 @@ import trio
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from tests.simulation.harness import Simulation, eventually
+from tests.simulation.test_continuation import ask, world
 from trio.testing import MockClock
 
 from aigrid.node.gateway.call import TextCall
@@ -48,7 +50,7 @@ class Two:
 
     def tracer(self, name: str) -> Tracer:
         self.spans[name] = InMemorySpanExporter()
-        return OtelTracer(SimpleSpanProcessor(self.spans[name]))
+        return OtelTracer(SimpleSpanProcessor(self.spans[name]), name)
 
     async def ask(self, model: str, *, tracer: Tracer = NO_TRACER, text: str = PROMPT) -> Course:
         """As the gateway's boundary has it done."""
@@ -146,9 +148,12 @@ async def test_one_trace_crosses_both_nodes(tmp_path: Path, autojump_clock: Mock
     assert spans["infer"].attributes == {
         "aigrid.queued_ms": 0.0,
         "aigrid.first_chunk_ms": pytest.approx(DELAY_SECONDS * 1000),
-        "aigrid.prompt_tokens": WORDS,
-        "aigrid.completion_tokens": WORDS,
+        "gen_ai.usage.input_tokens": WORDS,
+        "gen_ai.usage.output_tokens": WORDS,
     }
+    kinds = {name: span.kind for name, span in spans.items() if span.kind is not SpanKind.INTERNAL}
+    server, client = SpanKind.SERVER, SpanKind.CLIENT
+    assert kinds == {"gateway POST": server, "attempt": client, "serve": server}
     lasted_ns = lasted(spans["infer"])
     assert lasted_ns == pytest.approx(WORDS * DELAY_SECONDS * 1e9)
     assert not any(holds_canary(span) for span in spans.values())
@@ -212,3 +217,17 @@ async def test_the_numbers_of_a_node_are_read(tmp_path: Path, autojump_clock: Mo
 
 def holds_canary(span: ReadableSpan) -> bool:
     return "zyxcanary" in span.to_json()
+
+
+@pytest.mark.parametrize("holder", ["asker", "a"])
+@pytest.mark.parametrize("code", [Code.INVALID_REQUEST, Code.ENGINE_FAILED])
+async def test_what_is_wrong_with_a_request_is_no_failure_of_the_engine(
+    tmp_path: Path, autojump_clock: MockClock, holder: str, code: Code
+) -> None:
+    async with world(tmp_path, holder) as made:
+        made.break_off(*[2] * 9, code=code)
+        with pytest.raises(AigridError):
+            await ask(made.asker)
+        serving = made.sim.nodes[holder].node.serving
+        assert serving.served == 0
+        assert set(serving.failed) == ({code} if code is Code.ENGINE_FAILED else set())

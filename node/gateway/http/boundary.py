@@ -66,7 +66,7 @@ class Boundary:
                     check_caller(request.fields, self._hosts)
                     await self._admit(request)
                 except ClientGoneError:
-                    course.status = course.status or 499
+                    course.client_gone()
                 except Exception as error:  # noqa: BLE001  boundary: a request handler
                     answer = self._answer(error, course, self._dialect(request.path))
                     if course.status == 0:

@@ -119,6 +119,7 @@ class Request:
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """A part of the answer's body. To a client that is gone, nothing."""
         await self._exchange.write(data, last=last)
+        self.course.written = last
 
 
 def _decoded(path: bytes) -> str:

@@ -39,6 +39,7 @@ from aigrid.protocol.messages import Infer, encode
 from aigrid.protocol.receipt import seeded
 
 log = structlog.get_logger()
+_NO_GUARD: Guard = nullcontext
 Seek = Callable[[Candidate], Awaitable[bool]]
 
 
@@ -134,13 +135,13 @@ class Attempts:
         left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
         waiting = deque(ranking.kept)
         while waiting and left:
-            kept, presented = waiting.popleft(), None
-            candidate, asked_seconds = kept.candidate, trio.current_time()
-            before = len(asking.ended)
+            kept, presented, asked_seconds = waiting.popleft(), None, trio.current_time()
+            candidate, before = kept.candidate, len(asking.ended)
             try:
                 request = self._request(candidate, asking)
                 presented = self._present(candidate, request, asking)
                 tried.attempts, left = tried.attempts + 1, left - 1
+                asking.waiting.asked, asking.waiting.attempts = candidate.name, tried.attempts
                 hurried = candidate.state == "warm" and waiting and left
                 silence = silence_seconds if hurried else math.inf
                 start = partial(self.open, candidate, request, asking, presented, silence)
@@ -185,11 +186,11 @@ class Attempts:
     ) -> Opened:
         """Start a request on a candidate, wait for its first batch; unless `alone` in time."""
         began_seconds = trio.current_time()
-        guard: Guard = nullcontext
-        first_guard: Guard = nullcontext
+        guard = first_guard = _NO_GUARD
         async with AsyncExitStack() as stack:
-            trace = stack.enter_context(asking.trace.child("attempt"))
+            trace = stack.enter_context(asking.trace.child("attempt", calls=True))
             trace.tell(node=candidate.node, model=candidate.model, state=candidate.state)
+            trace.tell(asked=candidate.name)
             message = self._message(candidate, request, asking, presented, trace)
             told = stack.enter_context(asking.waiting.at(candidate.node))
             in_time = InTime(candidate.node, beginning, ends=not alone)

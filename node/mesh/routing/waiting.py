@@ -84,12 +84,14 @@ class Waiting:
         changed: set, and replaced, with every word.
         loading_seconds: how long loads were waited for, in all.
         engine_seconds: how long engines were waited for so far, loads and other nodes included.
+        asked, attempts: the name of the model that was asked for last, and how often one was.
     """
 
     def __init__(self, keep_alive_seconds: float | None = None, *, whole: bool = False) -> None:
         self.keep_alive_seconds = keep_alive_seconds
         self.whole = whole
         self.engine_seconds = 0.0
+        self.asked, self.attempts = "", 0
         self.said: Said | None = None
         self.changed = trio.Event()
         self.loading_seconds = 0.0

@@ -53,3 +53,15 @@ def test_a_full_disk_is_told_once_until_there_is_room_again(
     handler.stream = full
     log.info("of_a_full_disk")
     assert capsys.readouterr().err.count("cannot write the log") == 1
+
+
+@pytest.mark.parametrize("level", ["debug", "warning"])
+def test_libraries_are_heard_only_when_they_warn(tmp_path: Path, level: str) -> None:
+    configure(tmp_path, {"AIGRID_LOG": level})
+    logging.getLogger("multiaddr.transforms").debug("bytes_to_string: proto=tcp")
+    logging.getLogger("multiaddr.transforms").warning("of_a_library")
+    structlog.get_logger("aigrid.test").debug("ours")
+    said = (tmp_path / LOG_FILE).read_text()
+    assert "bytes_to_string" not in said
+    assert "of_a_library" in said
+    assert ("ours" in said) == (level == "debug")

@@ -113,6 +113,7 @@ class ScriptedMesh:
         self.patience.append(patience_seconds)
         for text in self.loading:
             waiting.tell(NODE, text)
+        waiting.asked, waiting.attempts = NAME, 1
         return self._infer(model, request, request_id, [] if ended is None else ended)
 
     @asynccontextmanager

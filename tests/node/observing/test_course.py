@@ -7,6 +7,7 @@ from trio.testing import MockClock
 
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.observing.course import Course
+from aigrid.protocol.errors import Code
 from aigrid.protocol.inference import Finish
 
 pytestmark = pytest.mark.trio
@@ -55,3 +56,15 @@ async def test_it_is_never_below_nothing(autojump_clock: MockClock) -> None:
     course.begin()
     course.ended(answer(NODE), Finish("stop", 7, 3), 9.0)
     assert course.overhead_ms == 0
+
+
+async def test_who_leaves_once_all_is_written_has_cancelled_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    course = Course("request_1")
+    course.status, course.written = 200, True
+    course.client_gone()
+    assert (course.status, course.code) == (200, None)
+    course.written = False
+    course.client_gone()
+    assert (course.status, course.code) == (200, Code.CANCELLED)

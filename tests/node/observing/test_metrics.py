@@ -6,7 +6,18 @@ import httpx
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
-from tests.node.gateway.double import MODEL, NAME, NODE, ScriptedMesh, gateway, open_access
+from tests.node.gateway.double import (
+    MODEL,
+    NAME,
+    NODE,
+    ScriptedMesh,
+    chat_bytes,
+    connect,
+    gateway,
+    open_access,
+    read_until,
+    text,
+)
 from trio.testing import MockClock
 
 from aigrid.node.mesh.routing.answer import Answer
@@ -141,3 +152,35 @@ async def test_the_time_of_a_token_is_that_of_one_choice(autojump_clock: MockClo
     text = metrics.render(()).decode()
     (total,) = named(text, "gen_ai_server_time_per_output_token_seconds_sum").values()
     assert total == pytest.approx(1.0)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_request_that_its_client_leaves_was_cancelled(*, begun: bool) -> None:
+    never = trio.Event()
+    mesh = ScriptedMesh((text("one", "two"), never), before_first=None if begun else never)
+    async with gateway(mesh) as (_, address), httpx.AsyncClient() as client:
+        stream = await connect(address, chat_bytes(stream=True))
+        await (read_until(stream, b"two") if begun else mesh.entered.wait())
+        await trio.aclose_forcefully(stream)
+        await mesh.left.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        found = samples((await client.get(f"http://{address}/metrics")).text)
+    of = {"gen_ai_operation_name": "chat", "gen_ai_request_model": NAME}
+    route = {"route": "/v1/chat/completions", "dialect": "openai"}
+    tokens = "gen_ai_client_token_usage_sum"
+    for name, labels, value in (
+        (
+            "aigrid_requests_total",
+            {**route, "status": "2xx" if begun else "4xx", "code": "cancelled"},
+            1,
+        ),
+        (
+            "gen_ai_server_request_duration_seconds_count",
+            {**of, "error_type": "cancelled"},
+            1,
+        ),
+        (tokens, {**of, "gen_ai_token_type": "output"}, 2 if begun else 0),
+        ("aigrid_attempts_total", of, 1),
+    ):
+        assert found[name, frozenset(labels.items())] == value, name

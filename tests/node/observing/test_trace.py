@@ -5,11 +5,21 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.node.gateway.double import NAME, ScriptedMesh, gateway
+from opentelemetry.trace import SpanKind, StatusCode
+from tests.node.gateway.double import (
+    NAME,
+    ScriptedMesh,
+    chat_bytes,
+    connect,
+    gateway,
+    read_until,
+    text,
+)
 
 from aigrid.node.observing.observer import Observer
 from aigrid.node.observing.otel import OtelTracer, tracer_of
@@ -25,7 +35,7 @@ CANARY = "zyxcanary"
 
 def recorded() -> tuple[OtelTracer, InMemorySpanExporter]:
     spans = InMemorySpanExporter()
-    return OtelTracer(SimpleSpanProcessor(spans)), spans
+    return OtelTracer(SimpleSpanProcessor(spans), "12D3KooWme"), spans
 
 
 def infer(trace: str) -> Infer:
@@ -62,9 +72,9 @@ def test_whatever_a_client_sends_fits_the_message(raw: bytes) -> None:
 
 
 def test_without_an_endpoint_nothing_is_traced() -> None:
-    assert tracer_of({}) is NO_TRACER
+    assert tracer_of({}, "me") is NO_TRACER
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-    assert tracer_of({**endpoint, "OTEL_SDK_DISABLED": "true"}) is NO_TRACER
+    assert tracer_of({**endpoint, "OTEL_SDK_DISABLED": "true"}, "me") is NO_TRACER
     assert NO_TRACER.begin("x", PARENT).child("y") is NO_TRACE
     assert NO_TRACE.parent == ""
 
@@ -96,6 +106,55 @@ async def test_a_request_is_a_span_below_the_clients_without_what_was_said() -> 
     assert f"{request.parent.span_id:016x}" == SPAN
     assert made["auth"].parent.span_id == request.context.span_id
     said = request.attributes
-    assert said["aigrid.route"] == "/v1/chat/completions"
-    assert said["aigrid.code"] == "engine_failed"
+    assert said["http.route"] == "/v1/chat/completions"
+    assert said["http.response.status_code"] == 500
+    assert said["gen_ai.operation.name"] == "chat"
+    assert said["gen_ai.request.model"] == NAME
+    assert said["error.type"] == "engine_failed"
+    assert request.status.status_code is StatusCode.ERROR
+    assert (request.kind, made["auth"].kind) == (SpanKind.SERVER, SpanKind.INTERNAL)
     assert CANARY not in json.dumps([span.to_json() for span in made.values()])
+
+
+@pytest.mark.trio
+async def test_a_stream_that_its_client_leaves_was_cancelled() -> None:
+    tracer, spans = recorded()
+    mesh = ScriptedMesh((text("Hello"), trio.Event()))
+    async with gateway(mesh, observer=Observer(tracer=tracer)) as (_, address):
+        stream = await connect(address, chat_bytes(stream=True))
+        await read_until(stream, b"Hello")
+        await trio.aclose_forcefully(stream)
+        await mesh.left.wait()
+    (made,) = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+    said: Any = made.attributes
+    assert said["http.response.status_code"] == 200
+    assert said["error.type"] == "cancelled"
+    assert said["gen_ai.usage.output_tokens"] == 1
+    assert made.status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.trio
+async def test_what_is_cancelled_says_so_and_not_by_whose_exception() -> None:
+    tracer, spans = recorded()
+    with trio.CancelScope() as scope, tracer.begin("x") as trace, trace.child("y", calls=True):
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+    inner: Any
+    inner, _ = spans.get_finished_spans()
+    assert inner.attributes["error.type"] == "cancelled"
+    assert inner.kind is SpanKind.CLIENT
+
+
+def test_spans_name_the_node_unless_the_environment_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resource() -> Any:
+        tracer, spans = recorded()
+        with tracer.begin("x"):
+            pass
+        return spans.get_finished_spans()[0].resource.attributes
+
+    of = resource()
+    assert (of["service.name"], of["service.instance.id"]) == ("aigrid-node", "12D3KooWme")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "theirs")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=first")
+    of = resource()
+    assert (of["service.name"], of["service.instance.id"]) == ("theirs", "first")
