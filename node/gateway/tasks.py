@@ -72,7 +72,11 @@ def decode_task(task: str, body: bytes) -> TaskCall:
     try:
         parsed = msgspec.json.decode(body, type=TaskBody)
     except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
+        wrong = explain(str(error))
+        raise InvalidRequestError(
+            f'{wrong.message} Send {{"input": ..., "model": "...", "parameters": {{...}}}}.',
+            param=wrong.param,
+        ) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidRequestError(f"The body is no JSON: {error}. Send one JSON object.") from None
     try:
