@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the figures go")
     arguments = parser.parse_args()
     seconds = 2.0 if arguments.quick else arguments.seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends with this
     root = Path(tempfile.mkdtemp(prefix="aigrid-overhead-"))
     nodes = [sampled_node(root / name) for name in ("holder", "asker")]
     found: dict[str, dict[str, float]] = {}
