@@ -59,18 +59,19 @@ class HolderProofs:
         issuer = "" if obtained is None else obtained.issuer
         seeders = {one.signer: one for one in self._seeders(model)}
         open_ = [did for did in by_rank(model, seeders, issuer=issuer) if self._of(did, model) < 0]
-        asked = open_[: LIMITS.proofs_max]
+        asked, left = open_[: LIMITS.proofs_max], True
         try:
             with trio.move_on_after(LIMITS.proof_wait_seconds):
                 async with trio.open_nursery() as nursery:
                     for did in asked:
                         self._note(did, model, shown=False)  # until it has
                         nursery.start_soon(self._ask, model, seeders[did])
-        except trio.Cancelled:  # whoever asked is gone: that says nothing of those that were asked
-            for did in asked:
-                if not self._of(did, model):
-                    del self._shown[did, model]
-            raise
+            left = False
+        finally:
+            if left:  # whoever asked is gone: that says nothing of those that were asked
+                for did in asked:
+                    if not self._of(did, model):
+                        self._shown.pop((did, model), None)
         return frozenset(did for did in seeders if self._of(did, model) > 0)
 
     def _of(self, did: str, model: str) -> int:
