@@ -83,16 +83,14 @@ class LiveConcepts:
             if self.known(iri, now_ms)
         )
 
-    def of(self, name: str) -> tuple[Concept | CapabilityBody, str]:
-        """What is said of a capability, and the id of the record that says so, if one does.
+    def published_as(self, iri: str) -> tuple[CapabilityBody, str]:
+        """What is said of a published capability, and the id of the record that says so.
 
         Raises:
-            KeyError: nobody said anything.
+            KeyError: nobody says anything.
         """
-        published = self._published.get(name)
-        if published is not None:
-            return published.body, published.record
-        return self._shipped.concepts[name], ""
+        published = self._published[iri]
+        return published.body, published.record
 
     def broadest(self) -> tuple[str, ...]:
         """The shipped capabilities with nothing above them, by name."""

@@ -17,6 +17,8 @@ class Contracts:
     def __init__(self, concepts: LiveConcepts, *, now_ms: Callable[[], int]) -> None:
         self._concepts = concepts
         self._now_ms = now_ms
+        # Once: every request for text asks for one, and canonical JSON takes its time.
+        self._shipped = {one.name: _shipped(one) for one in concepts.shipped()}
 
     def of(self, capability: str) -> Contract:
         """What whoever serves it takes and gives. Where it says nothing itself, a broader one does.
@@ -24,6 +26,8 @@ class Contracts:
         Raises:
             InvalidRequestError: `not_found`; what may have been meant.
         """
+        if (shipped := self._shipped.get(capability)) is not None:
+            return shipped
         now_ms = self._now_ms()
         if not self._concepts.known(capability, now_ms):
             near = self._concepts.similar(capability, now_ms)
@@ -34,12 +38,12 @@ class Contracts:
                 Code.NOT_FOUND,
                 param="capability",
             )
-        said, record = self._concepts.of(capability)
-        return _shipped(said) if isinstance(said, Concept) else self._inherited(said, record)
+        body, record = self._concepts.published_as(capability)
+        return self._inherited(body, record)
 
     def all(self) -> Iterator[Contract]:
         """Every one, groups included: shipped ones as they are listed, published ones by IRI."""
-        yield from map(_shipped, self._concepts.shipped())
+        yield from self._shipped.values()
         for body, record in self._concepts.published(self._now_ms()):
             yield self._inherited(body, record)
 
@@ -50,8 +54,7 @@ class Contracts:
     def _inherited(self, body: CapabilityBody, record: str) -> Contract:
         """A published one. Schemas that it leaves out, or that nobody can use, are those above."""
         task = self._concepts.task_of(body.id)
-        shipped, _ = self._concepts.of(task)
-        above = _shipped(shipped) if isinstance(shipped, Concept) else Contract("", "", "", ())
+        above = self._shipped.get(task) or Contract("", "", "", ())
         return Contract(
             capability=body.id,
             label=body.labels.get("en") or min(body.labels.items())[1],
