@@ -36,7 +36,7 @@ class Race(_Mode, frozen=True, tag="race"):
     """A second one is asked where the first is late, and whoever answers first counts.
 
     Attributes:
-        after_ms: when it is late; left out: after 95 % of its answers so far had come.
+        after_ms: when it is late; left out: see `Mesh.late_after_seconds`, else after a second.
         of: candidates at most.
     """
 
