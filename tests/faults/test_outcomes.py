@@ -2,6 +2,9 @@
 
 import base64
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ import openai
 import pytest
 from PIL import Image
 from scripts.nodes import NodeProcess, form_grid, stop_all, wait_for
+from scripts.translator.grammar import sentences
+from scripts.translator.score import scored
 from tests.engines import bert_models
 from tests.engines.bert_models import CONFIG
 from tests.engines.tasks import models
@@ -21,6 +26,8 @@ from tests.faults.failing_engines import published
 from tests.faults.test_tasks import rows
 
 pytestmark = pytest.mark.process
+ROOT = Path(__file__).resolve().parents[2]
+TRANSLATOR = os.environ.get("AIGRID_TRANSLATOR", "")  # a trained one, see docs/translator.md
 MESSAGES = {"messages": [{"role": "user", "content": "one two three"}]}
 KIND, UNKIND = "the film was lovely and very fine", "dull and broken"
 
@@ -137,6 +144,23 @@ def test_nine_capabilities_by_name_alone(world: World) -> None:
     (vector,) = world.output("feature-extraction", ["the cat"])
     assert len(vector) == CONFIG["hidden_size"]
     assert world.output("text-generation", MESSAGES) == {"text": "one two three"}
+
+
+def test_unseen_sentences_are_translated(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    folder = Path(TRANSLATOR or tmp_path / "translator")
+    if not TRANSLATOR:
+        command = [sys.executable, "-m", "scripts.translator.train", str(folder), "--smoke"]
+        subprocess.run([*command, "--threads", "1"], check=True, cwd=ROOT, timeout=240)
+    world.left.cli("publish", str(folder), "--capability", "translation", "--name", "translator")
+    wait_for(lambda: world.offers("translation"), timeout_seconds=60, what="a translator")
+    if TRANSLATOR:
+        assert "param" in world.output("translation", "Show all parameters")
+        return
+    sources, expected = zip(*sentences(seed=8).tested[:20], strict=True)
+    answers = [world.output("translation", source) for source in sources]
+    assert scored(answers, expected).low > scored(sources, expected).high + 30
+    assert len(set(answers)) > 10
 
 
 def test_a_choice_is_explained_by_records(world: World) -> None:
