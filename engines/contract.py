@@ -26,6 +26,7 @@ What an engine promises, in short:
   unless the source is `trusted` (`unsafe_file`).
 - An answer is chunks, then one `Finish`, which counts the tokens that the chunks named. As many
   requests as there are slots run at once.
+- An engine that names its tokens can check those of another one, see `TextRequest.checks`.
 - A request that is cancelled ends soon with `Finish("cancelled")`: after at most one more chunk.
 - What cannot be answered is an `EngineError`: `invalid_request` where the request is wrong, another
   code where the engine failed, as with a model that puts out NaN. The next request is none the
@@ -59,6 +60,7 @@ from aigrid.protocol.inference import (
     TaskChunk,
     TensorChunk,
     TextChunk,
+    TextRequest,
 )
 
 
@@ -167,6 +169,34 @@ class EngineContract:
         else:
             assert told == 0
             assert finish.completion_tokens > 0
+
+    def test_a_check_finds_the_token_that_it_would_not_have_said(
+        self, loaded: Engine, request_: InferRequest
+    ) -> None:
+        if not isinstance(request_, TextRequest) or not self.tokens_have_ids:
+            pytest.skip("only text whose tokens have ids is checked")
+        asked = msgspec.structs.replace(request_, temperature=1.0, seed=5, max_tokens=8, stop=())
+        said = [
+            token
+            for chunk in self.chunks(loaded, asked)
+            if isinstance(chunk, TextChunk)
+            for token in chunk.token_ids
+        ]
+
+        def differing(tokens: list[int]) -> list[int]:
+            check = msgspec.structs.replace(
+                asked, continued_ids=tuple(tokens), max_tokens=0, checks=True
+            )
+            *chunks, finish = self.chunks(loaded, check)
+            assert isinstance(finish, Finish)
+            assert finish.completion_tokens == 0
+            found = [one for chunk in chunks for one in chunk.logprobs]
+            assert [one.token_id for one in found] == tokens
+            return [n for n, one in enumerate(found) if one.top[0][0] != one.token_id]
+
+        assert differing(said) == []
+        other = said[-1] - 1 if said[-1] else 1
+        assert differing([*said[:-1], other]) == [len(said) - 1]
 
     def test_a_cancelled_request_says_so(self, loaded: Engine, request_: InferRequest) -> None:
         cancel = CancelToken()

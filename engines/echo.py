@@ -33,10 +33,12 @@ from aigrid.protocol.inference import (
     TensorRequest,
     TextChunk,
     TextRequest,
+    TokenLogprob,
 )
 
 CONTEXT_TOKENS = 4096
 REFUSES = ("files: there is no model to read from them",)
+_NEVER = -1e9  # log-probability: JSON has no infinity
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 
@@ -88,6 +90,13 @@ def token_id(word: str) -> int:
     return zlib.crc32(word.encode("utf-8", "replace")) & 0xFFFF
 
 
+def _checked(given: int, word: str) -> TextChunk:
+    """This engine says what it says for certain, and nothing else at all."""
+    own = token_id(word)
+    logprob = 0.0 if given == own else _NEVER
+    return TextChunk("", (), (TokenLogprob(given, "", logprob, ((own, word, 0.0),)),))
+
+
 def _repeat(request: TextRequest) -> Iterator[TextChunk | Finish]:
     if request.token_ids is not None:
         raise EngineError("the echo engine takes words, not token ids", Code.INVALID_REQUEST)
@@ -97,7 +106,12 @@ def _repeat(request: TextRequest) -> Iterator[TextChunk | Finish]:
     if request.prompt is not None:
         prompt_tokens = len(_WORD.findall(request.prompt))
     cut = min((at for stop in request.stop if stop and (at := text.find(stop)) >= 0), default=None)
-    words = _WORD.findall(text[:cut])[len(request.continued_ids) :]
+    words = _WORD.findall(text[:cut])
+    if request.checks:
+        yield from map(_checked, request.continued_ids, words)
+        yield Finish("length", prompt_tokens)
+        return
+    words = words[len(request.continued_ids) :]
     room = CONTEXT_TOKENS - prompt_tokens - len(request.continued_ids)
     if room < (not request.continued_ids):
         raise EngineError(

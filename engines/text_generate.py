@@ -109,6 +109,9 @@ def _generate(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | Fin
     """Chunks, then the reason of the end."""
     tokenizer, decoder = loaded.tokenizer, loaded.decoder
     piece, ending, choose = tokenizer.piece, tokenizer.ending, sampling.choose
+    if plan.checks:
+        yield from _check(loaded, plan, run)
+        return
     stream = TextStream(plan.stops)
     # What the client already has is not said again, only what the other node still held back.
     for token in plan.continued:
@@ -140,6 +143,30 @@ def _generate(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | Fin
             alive = decoder.step((token,), run)
     yield from _rest(stream)
     yield "length"
+
+
+def _check(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | FinishReason]:
+    """What this model makes of tokens that somebody else says it gave, each after those before.
+
+    Step by step, as they were chosen: see `_catch_up`.
+    """
+    decoder, alive = loaded.decoder, True
+    for alive in decoder.prefill(plan.prompt, run):
+        yield TextChunk("")
+    for position, token in enumerate(plan.continued):
+        if not alive:
+            break
+        drawn = sampling.choose(decoder.logits, plan.sampling, position)
+        yield TextChunk("", (), (_checked(loaded, token, drawn),))
+        if position + 1 < len(plan.continued):
+            alive = decoder.step((token,), run)
+    yield "length" if alive else "cancelled"
+
+
+def _checked(loaded: Loaded[Any], token: int, drawn: int) -> TokenLogprob:
+    logits, name = loaded.decoder.logits, loaded.tokenizer.name
+    given, own = (sampling.log_probabilities(logits, one, 0)[0] for one in (token, drawn))
+    return TokenLogprob(token, name(token), given, ((drawn, name(drawn), own),))
 
 
 def _catch_up(decoder: Decoder[R], plan: Plan, run: R) -> Iterator[bool]:

@@ -37,6 +37,7 @@ class Plan:
     sampling: Sampling
     stops: tuple[str, ...]
     top_logprobs: int | None
+    checks: bool = False
 
 
 def make_plan(
@@ -67,7 +68,7 @@ def make_plan(
         raise _invalid("the prompt has no token: send at least one")
     used = len(prompt) + len(request.continued_ids)
     least = 0 if request.continued_ids else 1
-    wanted = least if request.max_tokens is None else request.max_tokens
+    wanted = least if request.max_tokens is None or request.checks else request.max_tokens
     if used + wanted > context:
         raise EngineError(
             f"the input has {used} tokens and {wanted} more are asked for, {context} fit",
@@ -80,6 +81,7 @@ def make_plan(
         sampling=sampling,
         stops=request.stop,
         top_logprobs=request.top_logprobs,
+        checks=request.checks,
     )
 
 

@@ -51,6 +51,9 @@ class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields
         stop: strings that end the answer and are not part of it.
         top_logprobs: how many alternatives per token to report; None reports no log-probabilities.
         more: JSON text of an object with what only some engines take; see `protocol.more`.
+        checks: nothing is generated: chunks without text or ids tell by `logprobs`, for each of
+            `continued_ids` in order, its log-probability after all that is before it, and as `top`
+            alone the token that this engine would have drawn there itself.
     """
 
     messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=LIMITS.messages_max)] = ()
@@ -64,6 +67,7 @@ class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields
     stop: Annotated[tuple[StopText, ...], Meta(max_length=LIMITS.stop_max)] = ()
     top_logprobs: Annotated[int, Meta(ge=0, le=LIMITS.top_logprobs_max)] | None = None
     more: More = b""
+    checks: bool = False
 
 
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,6 +186,10 @@ def check_text(request: TextRequest) -> None:
             Code.INVALID_REQUEST,
             param="messages",
         )
+    if request.checks and not request.continued_ids:
+        raise InvalidRequestError("a check needs tokens to check", param="continued_ids")
+    if request.checks and request.temperature > 0 and request.seed is None:
+        raise InvalidRequestError("what was drawn is checked by the seed", param="seed")
 
 
 def check_tensor(tensor: Tensor, itemsize: int | None) -> None:

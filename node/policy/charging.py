@@ -82,9 +82,10 @@ def computed_again(request: InferRequest) -> int:
     The counts of an answer are those of its prompt and of what is added, so without these anybody
     could have a prompt computed for nothing, as the beginning of an answer.
     """
-    if not isinstance(request, TextRequest) or request.max_tokens == 0:  # only the end is told
+    if not isinstance(request, TextRequest):
         return 0
-    return len(request.continued_ids)
+    only_the_end = request.max_tokens == 0 and not request.checks
+    return 0 if only_the_end else len(request.continued_ids)
 
 
 def _tokens(text_bytes: int) -> int:

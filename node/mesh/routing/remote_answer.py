@@ -68,7 +68,8 @@ class RemoteAnswer:
             self._tokens_left = LIMITS.max_tokens_max if asked is None else asked
             self._tokens_allowed = self._tokens_left
             each = LIMITS.token_max_bytes * (1 + (request.top_logprobs or 0))
-            self._bytes_left = LIMITS.frame_max_bytes + self._tokens_left * each
+            said = 2 * len(request.continued_ids) if request.checks else self._tokens_left
+            self._bytes_left = LIMITS.frame_max_bytes + said * each
 
     def __aiter__(self) -> "RemoteAnswer":
         return self

@@ -1,0 +1,131 @@
+"""Whether an answer holds beside the same work done by another holder of the model. Pure.
+
+The model is the same to the byte, so numbers may differ by the rounding of another machine and by
+nothing else; `node.outcome.agreement`, which compares different models, is far more lenient. A text
+is checked token by token, with the tokens before each as they were answered ("teacher forcing"): so
+one near-tie that fell the other way costs one token and not the rest of the text.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from aigrid.protocol.inference import Tensor, TokenLogprob
+from aigrid.protocol.limits import LIMITS
+
+Verdict = Literal["same", "different", "unclear"]
+_COARSE: Final = {"float16": 8.0, "bfloat16": 64.0}  # of float32's tolerance
+_NEGLIGIBLE: Final = 1e-12  # of a sum of probabilities
+
+
+def outputs(said: bytes, again: bytes) -> Verdict:
+    """Of two answers to a task, as JSON text."""
+    try:
+        return _verdict(_alike(msgspec.json.decode(said), msgspec.json.decode(again)))
+    except (msgspec.DecodeError, RecursionError):
+        return "unclear"
+
+
+def tensors(said: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Verdict:
+    """Of two sets of outputs by name."""
+    return _verdict(
+        said.keys() == again.keys() and all(_same_tensor(said[name], again[name]) for name in said)
+    )
+
+
+def tokens(checked: Sequence[TokenLogprob]) -> Verdict:
+    """Of a text, by what a checker would itself have said in each place: see `TextRequest.checks`.
+
+    A node that did the same work differs in `audit_token_noise` of its tokens at most. Where as
+    many as were found are less likely than `audit_false_alarm` at that, it did not.
+    """
+    counted = [one for one in checked if one.top]
+    differing = sum(one.top[0][0] != one.token_id for one in counted)
+    if tail(len(counted), differing, LIMITS.audit_token_noise) < LIMITS.audit_false_alarm:
+        return "different"
+    return "same" if len(counted) >= LIMITS.audit_tokens_min else "unclear"
+
+
+def tail(n: int, least: int, chance: float) -> float:
+    """The probability of `least` or more successes in `n` trials (binomial distribution)."""
+    if least <= 0:
+        return 1.0
+    if least > n:
+        return 0.0
+    log_one = (
+        math.lgamma(n + 1) - math.lgamma(least + 1) - math.lgamma(n - least + 1)
+        + least * math.log(chance) + (n - least) * math.log1p(-chance)
+    )  # fmt: skip
+    one, total, odds = math.exp(log_one), 0.0, chance / (1 - chance)
+    for k in range(least, n + 1):
+        total += one
+        one *= (n - k) / (k + 1) * odds
+        if one < _NEGLIGIBLE * total and k > n * chance:
+            break
+    return min(1.0, total)
+
+
+def _verdict(alike: bool) -> Verdict:  # noqa: FBT001 - its only meaning
+    return "same" if alike else "different"
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Raises RecursionError for what is nested too deep to compare."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return _close(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and _alike_lists(one, other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _alike_lists(one: list[Any], other: list[Any]) -> bool:
+    """Labels with scores come by score, and near-ties may fall either way: label by label then."""
+    if all(map(_alike, one, other)):
+        return True
+    named, others = _by_label(one), _by_label(other)
+    return named is not None and others is not None and _alike(named, others)
+
+
+def _by_label(rows: Iterable[Any]) -> dict[str, Any] | None:
+    """Rows by their label; None where they have none, or share one."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        label = row.get("label") if isinstance(row, dict) else None
+        if not isinstance(label, str) or "score" not in row or label in found:
+            return None
+        found[label] = row
+    return found
+
+
+def _close(one: float, other: float) -> bool:
+    if isinstance(one, int) and isinstance(other, int):
+        return one == other
+    most = LIMITS.audit_absolute + LIMITS.audit_relative * max(abs(one), abs(other))
+    return abs(one - other) <= most
+
+
+def _same_tensor(one: Tensor, other: Tensor) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if one.dtype not in {"float16", "bfloat16", "float32", "float64"}:
+        return one.data == other.data
+    a, b = (_numbers(each) for each in (one, other))
+    coarse = _COARSE.get(one.dtype, 1.0)
+    most = coarse * (LIMITS.audit_absolute + LIMITS.audit_relative * np.maximum(abs(a), abs(b)))
+    with np.errstate(invalid="ignore"):  # infinities: equal ones are the same
+        near = abs(a - b) <= most
+    return a.shape == b.shape and bool((near | (a == b) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def _numbers(tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    if tensor.dtype == "bfloat16":  # the upper half of a float32
+        raised = np.frombuffer(tensor.data, "<u2").astype("<u4") << 16
+        return raised.view("<f4").astype(np.float64)
+    return np.frombuffer(tensor.data, np.dtype(tensor.dtype).newbyteorder("<")).astype(np.float64)
