@@ -153,6 +153,7 @@ class Evidence:
         owners: the DIDs that issued a manifest of a model.
         above: what is broader than a capability, each with the time until which that is so.
         reputations: of a node, by DID: from 0 to 1.
+        faulted: whether audits found a node wrong, by DID; for explanations alone.
     """
 
     claims: Claims = field(default_factory=Claims)
@@ -162,6 +163,7 @@ class Evidence:
     owners: Callable[[str], frozenset[str]] = lambda _: _NOBODY
     above: Callable[[str], Mapping[str, int]] = lambda _: {}
     reputations: Callable[[str], float] = lambda _: 1.0
+    faulted: Callable[[str], bool] = lambda _: False
     _qualities: dict[tuple[str, str, tuple[tuple[str, str], ...]], Quality] = field(
         default_factory=dict
     )

@@ -5,7 +5,7 @@ What a node says of itself is only the last tie-breaker: what was observed of it
 
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from aigrid.metagraph.evidence import NO_EVIDENCE, Evidence, Quality
 from aigrid.metagraph.index import Candidate
@@ -14,7 +14,14 @@ from aigrid.metagraph.selection.constraints import Facts, Filters, Reason, Timin
 from aigrid.metagraph.selection.observation import Observation, known_latency, known_token_ms
 from aigrid.metagraph.selection.order import Placed, by_score, by_tiers
 from aigrid.metagraph.selection.ranking import Dropped, Ranking
-from aigrid.metagraph.selection.score import Judged, answer_ms, quickest_token_ms, scored
+from aigrid.metagraph.selection.score import (
+    UNAUDITED,
+    Judged,
+    Standing,
+    answer_ms,
+    quickest_token_ms,
+    scored,
+)
 from aigrid.metagraph.selection.strategy import DEFAULT_STRATEGY, Strategy
 from aigrid.protocol.more import shown, untaken
 
@@ -44,10 +51,11 @@ def rank(
     part that has a weight, in the order of `Parts`; else a draw. Now and then one that is not the
     best is drawn to be first: see `Strategy`.
 
-    Without weights: warm before on disk before busy before fetchable; answering peers before
-    unknown ones before those that just failed; this node before others; those predicted to be
-    faster before the slower, by a factor; and among equals the less busy of two drawn at random, so
-    that not everybody asks the same node.
+    Without weights: those that can answer before fetchable ones; of them those that audits speak
+    for (`reputation_suspect`) before others; warm before on disk before busy; answering peers
+    before unknown ones before those that just failed; this node before others; those predicted to
+    be faster before the slower, by a factor; and among equals the less busy of two drawn at random,
+    so that not everybody asks the same node.
 
     Args:
         candidates: in any order, which does not matter.
@@ -61,7 +69,7 @@ def rank(
         needed: further members of the request, by name, that whoever serves has to take.
         constraints: what a candidate has to be; checked before anything is weighed.
         facts: what records state of a candidate; needed for constraints.
-        evidence: of quality and reputation, for strategies with weights.
+        evidence: of quality, for strategies with weights; of reputation for all.
     """
     dropped: list[Dropped] = []
     able: list[_Able] = []
@@ -81,7 +89,7 @@ def rank(
             dropped.append(refusal)
         else:
             able.append((candidate, seen, said))
-    placed = _placed(able, own_peer_id, strategy, models, preferences)
+    placed = _placed(able, own_peer_id, strategy, (models, preferences), _standings(evidence))
     if strategy.weights is None:
         kept = by_tiers(placed, rng, strategy)
     else:
@@ -97,10 +105,11 @@ def _placed(
     able: Sequence[_Able],
     own_peer_id: str | None,
     strategy: Strategy,
-    models: Sequence[str],
-    preferences: Preferences,
+    wish: tuple[Sequence[str], Preferences],
+    standing_of: Callable[[Candidate], Standing],
 ) -> list[Placed]:
     """Those that may be asked, with what is known of them and where the request wants them."""
+    models, preferences = wish
     quickest_ms = quickest_token_ms((candidate, seen) for candidate, seen, _ in able)
     places = {model: place for place, model in reversed(tuple(enumerate(models)))}
     placed = []
@@ -111,9 +120,31 @@ def _placed(
             preferences.place(candidate),
             _sorted_by(preferences, candidate, seen),
         )
-        known = scored(candidate, seen, quickest_ms, local=local, strategy=strategy)
+        known = scored(
+            candidate,
+            seen,
+            quickest_ms,
+            local=local,
+            strategy=strategy,
+            standing=UNAUDITED if local else standing_of(candidate),
+        )
         placed.append(Placed(wanted, known, seen, said))
     return placed
+
+
+def _standings(evidence: Evidence) -> Callable[[Candidate], Standing]:
+    """What audits made of a candidate's node, looked up once for each."""
+    found: dict[str, Standing] = {}
+
+    def standing_of(candidate: Candidate) -> Standing:
+        node = candidate.signer
+        if node not in found:
+            reputation = evidence.reputation(node)
+            whole = reputation >= 1
+            found[node] = UNAUDITED if whole else Standing(reputation, evidence.faulted(node))
+        return found[node]
+
+    return standing_of
 
 
 def sift(
@@ -146,18 +177,16 @@ class _Judge:
         self._capability = "" if constraints is None else constraints.capability
         self._parameters = {} if constraints is None else constraints.selecting
         self._models: dict[str, Quality] = {}
-        self._nodes: dict[str, tuple[float, Mapping[str, tuple[float, float]]]] = {}
+        self._nodes: dict[str, Mapping[str, tuple[float, float]]] = {}
 
     def __call__(self, candidate: Candidate) -> Judged:
         model, node, known = candidate.model, candidate.signer, self._evidence
         if model not in self._models:
             self._models[model] = known.quality(model, self._capability, self._parameters)
         if node not in self._nodes:
-            heard = known.heard(node, self._capability)
-            self._nodes[node] = known.reputation(node), heard
-        reputation, heard = self._nodes[node]
-        served, failed = heard.get(model, (0.0, 0.0))
-        return Judged(self._models[model], reputation, served, failed)
+            self._nodes[node] = known.heard(node, self._capability)
+        served, failed = self._nodes[node].get(model, (0.0, 0.0))
+        return Judged(self._models[model], served, failed)
 
 
 def _unwanted(

@@ -6,7 +6,7 @@ latency counts in a score only where it is longer than what is assumed of everyb
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -30,6 +30,35 @@ _NOTHING = Outcomes()
 _PLACES = 9  # of a total: so that every implementation has the same ties
 
 
+class Standing(NamedTuple):
+    """What audits here made of a candidate's node.
+
+    Attributes:
+        reputation: from 0 to 1.
+        faulted: an answer was found wrong.
+    """
+
+    reputation: float = 1.0
+    faulted: bool = False
+
+    @property
+    def suspect(self) -> bool:
+        """Whether others are asked first."""
+        return self.reputation < LIMITS.reputation_suspect
+
+    @property
+    def explanation(self) -> tuple[str, ...]:
+        if self.reputation >= 1:
+            return ()
+        if self.faulted:
+            return (f"audits found it wrong: reputation {self.reputation:.2f}",)
+        return (f"not audited enough yet: reputation {self.reputation:.2f}",)
+
+
+UNAUDITED: Final = Standing()
+"""Where nobody audits; and this node, to itself."""
+
+
 class Scored(msgspec.Struct, frozen=True, gc=False):
     """What is known of a candidate that can be asked.
 
@@ -42,6 +71,7 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
         running: requests it is known to be working on.
         stalled: whether it did not begin when it was asked lately.
         doubt: 0 it answers, 1 it was not met yet, 2 it failed lately; `doubt_text` says so.
+        standing: what audits here made of its node.
     """
 
     candidate: Candidate
@@ -55,6 +85,7 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
     stalled: bool
     doubt: int
     doubt_text: str
+    standing: Standing
 
     @property
     def load(self) -> float:
@@ -77,10 +108,16 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
     def full(self) -> bool:
         return self.readiness == _BUSY
 
-    def tier(self, latency_step: float) -> tuple[int, int, int, int]:
-        """The lower, the sooner it is asked; latencies are equal within a factor."""
+    def tier(self, latency_step: float) -> tuple[int, ...]:
+        """The lower, the sooner it is asked; latencies are equal within a factor.
+
+        One that audits do not speak for comes after all others that can answer, yet before a model
+        is fetched for its sake.
+        """
         step = math.floor(math.log(max(self.predicted_ms, 1.0), latency_step))
-        return self.readiness, self.doubt, 0 if self.local else 1, step
+        can_answer = self.candidate.state != "can_fetch"
+        place = self.readiness, self.doubt, 0 if self.local else 1, step
+        return 0 if can_answer else 1, int(self.standing.suspect), *place
 
     @property
     def explanation(self) -> tuple[str, ...]:
@@ -90,6 +127,7 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
             self.candidate.state.replace("_", " "),
             *(("did not begin when it was asked",) if self.stalled else ()),
             self.doubt_text,
+            *self.standing.explanation,
             "this node" if self.local else "another node",
             f"{self.source} {first_ms:.0f} ms to the first chunk",
             *(() if token_ms is None else (f"observed {token_ms:.1f} ms a token",)),
@@ -111,6 +149,7 @@ def scored(
     *,
     local: bool,
     strategy: Strategy,
+    standing: Standing = UNAUDITED,
 ) -> Scored:
     """What is known of one that can be asked, without a score.
 
@@ -136,6 +175,7 @@ def scored(
         seen is not None and candidate.model in seen.stalled,
         doubt,
         doubt_text,
+        standing,
     )
 
 
@@ -144,12 +184,10 @@ class Judged(NamedTuple):
 
     Attributes:
         quality: expected of its model.
-        reputation: of its node, from 0 to 1.
         served, failed: requests to the node for the model, as others tell.
     """
 
     quality: Quality
-    reputation: float = 1.0
     served: float = 0.0
     failed: float = 0.0
 
@@ -169,7 +207,7 @@ def weighed(
     strategy: Strategy,
     shares: Parts,
 ) -> Weighed:
-    """The parts of a score, and what they come to.
+    """The parts of a score, and what they come to: their mean, times the node's reputation.
 
     Args:
         known: of the candidate.
@@ -182,7 +220,7 @@ def weighed(
     if known.source == "declared":
         predicted_ms += known.turns * max(0.0, strategy.assumed_latency_ms - known.first_ms)
     parts = Parts(
-        judged.quality.value * judged.reputation,
+        judged.quality.value,
         _success(known, seen, judged),
         strategy.half_speed_ms / (strategy.half_speed_ms + predicted_ms),
         0.0 if known.stalled else _WARMTH[known.candidate.state],
@@ -192,7 +230,7 @@ def weighed(
     total = 0.0
     for share, part in zip(shares, parts, strict=True):
         total += share * part
-    return Weighed(parts, round(total, _PLACES), judged.quality)
+    return Weighed(parts, round(total * known.standing.reputation, _PLACES), judged.quality)
 
 
 def answer_ms(known: Scored, strategy: Strategy) -> float:

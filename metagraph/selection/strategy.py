@@ -21,7 +21,7 @@ class Parts(NamedTuple):
     """What is known of a candidate, each in [0, 1], where more is better.
 
     Attributes:
-        quality: expected of the model by evaluations, times the node's reputation.
+        quality: expected of the model by evaluations.
         success: share of its requests that are expected to be answered.
         speed: by how long an answer is predicted to take, until its end.
         warmth: how soon it can start.

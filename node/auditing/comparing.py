@@ -42,7 +42,7 @@ def tokens(checked: Sequence[TokenLogprob]) -> Verdict:
     A node that did the same work differs in `audit_token_noise` of its tokens at most. Where as
     many as were found are less likely than `audit_false_alarm` at that, it did not.
     """
-    counted = [one for one in checked if one.top]
+    counted = [one for one in checked if one.top and one.token_id is not None]
     differing = sum(one.top[0][0] != one.token_id for one in counted)
     if tail(len(counted), differing, LIMITS.audit_token_noise) < LIMITS.audit_false_alarm:
         return "different"
@@ -107,21 +107,25 @@ def _by_label(rows: Iterable[Any]) -> dict[str, Any] | None:
 def _close(one: float, other: float) -> bool:
     if isinstance(one, int) and isinstance(other, int):
         return one == other
+    try:
+        one, other = float(one), float(other)
+    except OverflowError:  # an integer that no float is near to
+        return False
     most = LIMITS.audit_absolute + LIMITS.audit_relative * max(abs(one), abs(other))
-    return abs(one - other) <= most
+    return one == other or (most < math.inf and abs(one - other) <= most)
 
 
 def _same_tensor(one: Tensor, other: Tensor) -> bool:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
+    if (one.dtype, one.shape, len(one.data)) != (other.dtype, other.shape, len(other.data)):
         return False
     if one.dtype not in {"float16", "bfloat16", "float32", "float64"}:
         return one.data == other.data
     a, b = (_numbers(each) for each in (one, other))
     coarse = _COARSE.get(one.dtype, 1.0)
     most = coarse * (LIMITS.audit_absolute + LIMITS.audit_relative * np.maximum(abs(a), abs(b)))
-    with np.errstate(invalid="ignore"):  # infinities: equal ones are the same
-        near = abs(a - b) <= most
-    return a.shape == b.shape and bool((near | (a == b) | (np.isnan(a) & np.isnan(b))).all())
+    with np.errstate(invalid="ignore"):  # infinities are like their equals alone
+        near = (abs(a - b) <= most) & np.isfinite(most)
+    return bool((near | (a == b) | (np.isnan(a) & np.isnan(b))).all())
 
 
 def _numbers(tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.float64]]":

@@ -15,13 +15,14 @@ from aigrid.node.learning.trust import word_of
 from aigrid.node.settings.trust import TrustConfig
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.evidence import AuditBody
-from aigrid.protocol.identity import Identity, did_of_peer_id
+from aigrid.protocol.identity import Identity, did_of_peer_id, peer_id_of_did
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
 log = structlog.get_logger()
 _PREFIX = "learned/"
+_WRONG_LATELY = 0.5  # of a wrong answer, as it fades
 
 
 class Learning:
@@ -115,9 +116,18 @@ class Learning:
             ),
             above=index.concepts.ancestors,
             reputations=lambda did: self.reputations(did),  # noqa: PLW0108 - set later
+            faulted=self._faulted,
         )
         self._evidence = made, state, now
         return made
+
+    def _faulted(self, did: str) -> bool:
+        """Whether audits here found the node wrong, lately."""
+        try:
+            peer_id = peer_id_of_did(did)
+        except AigridError:
+            return False
+        return self.ledger.audits(peer_id, self._now_ms())[1] >= _WRONG_LATELY
 
     def tell(self, peer_id: str) -> Record | None:
         """Sign what was found of a node; None where that is nothing, or it is this node.

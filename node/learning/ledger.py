@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from aigrid.metagraph.selection import Outcomes
+from aigrid.node.auditing.standing import moved
 from aigrid.protocol.evidence import Finding
 from aigrid.protocol.limits import LIMITS
 
@@ -41,11 +42,33 @@ class Tally(msgspec.Struct):
 
     def left(self, now_ms: int) -> float:
         """Share of the counts that is left now."""
-        passed_seconds = max(0, now_ms - self.at_ms) / 1000
-        return float(0.5 ** (passed_seconds / LIMITS.learned_half_life_seconds))
+        return _left(self.at_ms, now_ms)
 
 
-_Stored = Annotated[list[Tally], Meta(max_length=LIMITS.learned_tallies_max)]
+def _left(at_ms: int, now_ms: int) -> float:
+    passed_seconds = max(0, now_ms - at_ms) / 1000
+    return float(0.5 ** (passed_seconds / LIMITS.learned_half_life_seconds))
+
+
+class _Standing(msgspec.Struct, frozen=True, gc=False):
+    """What audits made of a node, as it was at `at_ms`."""
+
+    value: Annotated[float, Meta(ge=0, le=LIMITS.audit_standing_max)] = 0.0
+    at_ms: int = 0
+
+    def at(self, now_ms: int) -> float:
+        return self.value * _left(self.at_ms, now_ms)
+
+
+_UNKNOWN = _Standing()
+_Tallies = Annotated[list[Tally], Meta(max_length=LIMITS.learned_tallies_max)]
+
+
+class _Stored(msgspec.Struct):
+    """What is written of a node."""
+
+    tallies: _Tallies
+    standing: _Standing
 
 
 class Ledger:
@@ -56,6 +79,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._nodes: dict[str, dict[tuple[str, str], Tally]] = {}
+        self._standings: dict[str, _Standing] = {}
 
     def note(
         self,
@@ -90,7 +114,15 @@ class Ledger:
         tally, forgotten = self._tally(peer_id, model, capability, now_ms)
         tally.audited += 1
         tally.wrong += wrong
+        before = self._standings.get(peer_id, _UNKNOWN)
+        value = moved(before.at(now_ms), wrong=wrong)
+        # A clock that was set back changes nothing.
+        self._standings[peer_id] = _Standing(value, max(before.at_ms, now_ms))
         return forgotten
+
+    def standing(self, peer_id: str, now_ms: int) -> float:
+        """What audits made of a node, from 0 to `audit_standing_max`; it fades like the counts."""
+        return self._standings.get(peer_id, _UNKNOWN).at(now_ms)
 
     def outcomes(
         self, peer_id: str, now_ms: int, is_of: Callable[[str], bool] = lambda _: True
@@ -135,12 +167,17 @@ class Ledger:
 
     def dump(self, peer_id: str) -> str:
         """What is remembered of a node, as JSON."""
-        return msgspec.json.encode(list(self._nodes.get(peer_id, {}).values())).decode()
+        tallies = list(self._nodes.get(peer_id, {}).values())
+        standing = self._standings.get(peer_id, _UNKNOWN)
+        return msgspec.json.encode(_Stored(tallies, standing)).decode()
 
     def load(self, peer_id: str, text: str) -> None:
-        """Remember what was dumped. Raises ValueError for what was not."""
-        tallies = msgspec.json.decode(text, type=_Stored)
-        self._nodes[peer_id] = {(one.model, one.capability): one for one in tallies}
+        """Remember what was dumped, tallies alone included. Raises ValueError for what was not."""
+        stored = msgspec.json.decode(text, type=_Stored | _Tallies)
+        if isinstance(stored, list):  # before there were audits
+            stored = _Stored(stored, _UNKNOWN)
+        tallies = {(one.model, one.capability): one for one in stored.tallies}
+        self._nodes[peer_id], self._standings[peer_id] = tallies, stored.standing
 
     def _tally(
         self, peer_id: str, model: str, capability: str, now_ms: int
@@ -159,4 +196,5 @@ class Ledger:
         while len(self._nodes) > LIMITS.learned_nodes_max:
             oldest = next(iter(self._nodes))
             del self._nodes[oldest]
+            self._standings.pop(oldest, None)
             yield oldest

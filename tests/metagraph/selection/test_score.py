@@ -12,6 +12,7 @@ from tests.metagraph.world import MODELS, NOW, candidate
 from aigrid.metagraph.evidence import Claim, Claims, Evidence
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection import (
+    DEFAULT_STRATEGY,
     STRATEGIES,
     Kept,
     Observation,
@@ -156,12 +157,53 @@ def test_evaluations_put_the_better_model_first():
     assert any(text.startswith("quality 0.8") for text in explain(made)[0].why)
 
 
-def test_a_reputation_takes_from_quality():
-    both = [candidate("b"), candidate("c")]
-    known = replace(
-        evidence({MODELS[0]: 0.9}), reputations=lambda did: 0.2 if did == "did:b" else 1
+def lowered(*nodes: str, to: float = 0.3, faulted: str = "") -> Evidence:
+    return Evidence(
+        reputations=lambda did: to if did.removeprefix("did:") in nodes else 1.0,
+        faulted=lambda did: did == f"did:{faulted}",
     )
-    assert [node for node, _ in order(ranked(both, {}, known=known))] == ["c", "b"]
+
+
+def test_a_reputation_takes_from_the_whole_score():
+    both = [candidate("b"), candidate("c")]
+    observed = {"b": Observation(ttft_ms=1.0), "c": Observation(ttft_ms=900.0)}
+    for strategy in STRATEGIES.values():
+        ranking = ranked(both, observed, replace(strategy, exploration=0), known=lowered("b"))
+        assert [node for node, _ in order(ranking)] == ["c", "b"]
+    whole = {k.candidate.node: k.weighed for k in ranked(both, observed).kept}
+    part = {k.candidate.node: k.weighed for k in ranked(both, observed, known=lowered("b")).kept}
+    assert abs(part["b"].total - 0.3 * whole["b"].total) < 1e-8
+    assert part["b"].parts == whole["b"].parts
+    assert part["c"] == whole["c"]
+
+
+def test_without_weights_a_suspect_is_asked_last_of_those_that_can_answer():
+    given = [candidate("b"), candidate("c", state="on_disk"), candidate("d", state="can_fetch")]
+    for to, expected in ((0.49, "cbd"), (0.5, "bcd")):
+        made = ranked(given, {}, DEFAULT_STRATEGY, known=lowered("b", to=to))
+        assert "".join(node for node, _ in order(made)) == expected
+
+
+def test_what_audits_made_of_a_node_is_said():
+    made = ranked(
+        [candidate("b"), candidate("c"), candidate("d")], {}, known=lowered("b", "c", faulted="c")
+    )
+    why = {one.node: "; ".join(one.why) for one in explain(made)}
+    assert "not audited enough yet: reputation 0.30" in why["b"]
+    assert "audits found it wrong: reputation 0.30" in why["c"]
+    assert "audit" not in why["d"]
+
+
+def test_this_node_is_no_suspect_to_itself():
+    made = ranked([candidate("a"), candidate("b")], {}, known=lowered("a"))
+    assert "audit" not in "".join(text for one in explain(made) for text in one.why)
+
+
+@given(offers, seen, st.integers(0, 2**32))
+def test_where_nobody_audits_tiers_go_by_readiness_alone(given, observed, seed):
+    made = ranked(given, observed, DEFAULT_STRATEGY, seed)
+    tiers = [kept.scored.tier(DEFAULT_STRATEGY.latency_step)[2:] for kept in made.kept]
+    assert tiers == sorted(tiers)
 
 
 def test_what_failed_before_comes_after_what_did_not():

@@ -44,7 +44,9 @@ def test_scores_are_what_the_formulas_say(case: dict[str, Any]) -> None:
         assert all(abs(one["parts"][name] - part) < NEARLY for name, part in parts.items())
         weights = case["weights"]
         mean = sum(weights[name] * part for name, part in parts.items()) / sum(weights.values())
-        assert abs(one["total"] - mean) < NEARLY
+        node = offers[one["record"]]["node"]
+        reputation = case["reputations"].get(f"did-{node}", 1.0)
+        assert abs(one["total"] - reputation * mean) < NEARLY
     totals = [one["total"] for one in asked]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == len(totals)
@@ -59,9 +61,8 @@ def expected(case: dict[str, Any], offer: dict[str, Any], quickest: float) -> di
     turns = 1 + max(0, running + 1 - slots) / slots
     predicted = (first + 64 * (seen.get("token_ms") or quickest)) * turns
     served, failed = outcomes.get("served", 0.0), outcomes.get("failed", 0.0)
-    quality = case["models"][offer["name"]]["quality"]["value"]
     return {
-        "quality": quality * case["reputations"].get(f"did-{offer['node']}", 1.0),
+        "quality": case["models"][offer["name"]]["quality"]["value"],
         "success": (served + 3.2) / (served + failed + 4) * 0.5 ** seen.get("failures_in_row", 0),
         "speed": 1000 / (1000 + predicted),
         "warmth": WARMTH[offer["state"]],

@@ -108,3 +108,38 @@ def test_findings_are_rounded_ascend_and_leave_out_what_says_nothing():
     assert ledger.audits("p", NOW) == (3.0, 1.0)
     assert ledger.findings("p", NOW + 3 * HALF_LIFE_MS) == ()
     assert ledger.findings("stranger", NOW) == ()
+
+
+def test_standing_moves_with_audits_fades_and_is_read_back():
+    ledger, again = Ledger(), Ledger()
+    for wrong in (True, *[False] * 30):
+        ledger.audited("p", MODELS[0], "translation", wrong=wrong, now_ms=NOW)
+    assert ledger.standing("p", NOW) == 30
+    assert ledger.standing("p", NOW + HALF_LIFE_MS) == 15
+    assert ledger.standing("stranger", NOW) == 0
+    again.load("p", ledger.dump("p"))
+    assert again.standing("p", NOW + HALF_LIFE_MS) == 15
+    again.audited("p", MODELS[1], "translation", wrong=True, now_ms=NOW + HALF_LIFE_MS)
+    assert again.standing("p", NOW + HALF_LIFE_MS) == max(0, 15 - LIMITS.audit_wrong_cost)
+
+
+def test_what_was_written_before_there_were_audits_is_read():
+    ledger = Ledger()
+    ledger.load("p", '[{"model":"m","capability":"c","served":3}]')
+    assert ledger.outcomes("p", 0)["m"].served == 3
+    assert ledger.standing("p", NOW) == 0
+
+
+def test_a_clock_that_was_set_back_takes_no_standing():
+    ledger = Ledger()
+    ledger.audited("p", "m", "c", wrong=False, now_ms=NOW)
+    ledger.audited("p", "m", "c", wrong=False, now_ms=NOW - HALF_LIFE_MS)
+    assert ledger.standing("p", NOW) == 2
+
+
+def test_standing_is_forgotten_with_its_node():
+    ledger = Ledger()
+    ledger.audited("p", "m", "c", wrong=False, now_ms=NOW)
+    for n in range(LIMITS.learned_nodes_max):
+        ledger.note(f"p{n}", "m", "c", served=True, latency_ms=None, now_ms=NOW)
+    assert ledger.standing("p", NOW) == 0
