@@ -130,6 +130,7 @@ class MeshLimits:
     # Audits
     audit_share: float = limit(0.02, "answers of a node of full standing that are checked")
     audit_share_new: float = limit(0.5, "answers of a node without standing that are checked")
+    audit_checkers_new: float = limit(0.5, "checks first put to a holder without standing, if any")
     audit_standing_max: int = limit(40, "answers that held, beyond which more add nothing")
     audit_wrong_cost: int = limit(20, "answers that held, which one that did not outweighs")
     reputation_floor: float = limit(0.25, "reputation without standing, at full standing it is 1")

@@ -172,6 +172,8 @@ def test_a_reputation_takes_from_the_whole_score():
         assert [node for node, _ in order(ranking)] == ["c", "b"]
     whole = {k.candidate.node: k.weighed for k in ranked(both, observed).kept}
     part = {k.candidate.node: k.weighed for k in ranked(both, observed, known=lowered("b")).kept}
+    assert part["b"] is not None
+    assert whole["b"] is not None
     assert abs(part["b"].total - 0.3 * whole["b"].total) < 1e-8
     assert part["b"].parts == whole["b"].parts
     assert part["c"] == whole["c"]
