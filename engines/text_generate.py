@@ -152,7 +152,8 @@ def _check(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | Finish
     """
     decoder, alive = loaded.decoder, True
     for alive in decoder.prefill(plan.prompt, run):
-        yield TextChunk("")
+        if alive:
+            yield TextChunk("")  # a sign of life
     for position, token in enumerate(plan.continued):
         if not alive:
             break

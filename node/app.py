@@ -15,6 +15,7 @@ from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.store import Store
+from aigrid.node.auditing_setup import auditing_of
 from aigrid.node.describing import describe, find_devices, usable_devices
 from aigrid.node.discovery.announce import Announcer
 from aigrid.node.discovery.gossip import Gossip
@@ -55,7 +56,7 @@ from aigrid.node.weights_setup import weights_of
 from aigrid.node.workers.failures import WorkerFailures
 from aigrid.node.world import World
 from aigrid.protocol.identity import Identity, did_of_peer_id
-from aigrid.protocol.kinds import Kind, ModelBody, NodeBody
+from aigrid.protocol.kinds import Kind, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
@@ -252,6 +253,7 @@ class Node:
             own_problem=self.placement.why_not,
             remembered=self.learning,
         )
+        self.auditor, self.audited = auditing_of(self, world.random_bytes)
 
     def _wire(self) -> None:
         answering = self.sync, self.typed_queries, self.serving, self.policy.giving
@@ -293,6 +295,7 @@ class Node:
                 self.mingling,
                 self.querying,
                 self.learning,
+                self.auditor,
                 Expiry(self.graph, now_ms=self.now_ms),
             ):
                 await nursery.start(service.run)
@@ -318,7 +321,7 @@ class Node:
 
     @property
     def sandbox(self) -> str:
-        """What holds workers in, in words."""
+        """What holds workers in."""
         return self._world.spawner.sandbox
 
     @property
@@ -330,9 +333,8 @@ class Node:
         return self._world.random_bytes(12).hex()
 
     def _describe(self) -> NodeBody:
-        return describe(
-            self.config, self.identity.did, self.transport, self.probes, self.interests.announced()
-        )
+        said = self.interests.announced()
+        return describe(self.config, self.identity.did, self.transport, self.probes, said)
 
     def usable_devices(self) -> tuple[Device, ...]:
         """The devices that some engine can use, as they were when they were probed."""
@@ -347,10 +349,8 @@ class Node:
         return record.issuer in {self.identity.did, authority.did if authority else ""}
 
     def _hint_keys(self) -> frozenset[str]:
-        index, now_ms = self.graph.index, self.now_ms()
-        manifests = (index.manifest(offer.manifest, now_ms) for offer in self.hosting.offers())
-        offered = [r.body for r in manifests if r is not None and isinstance(r.body, ModelBody)]
-        return hint_keys(self.grid.did, offered, index.concepts, now_ms, self.weights.seeds())
+        offered, concepts = self.hosting.manifests(), self.graph.index.concepts
+        return hint_keys(self.grid.did, offered, concepts, self.now_ms(), self.weights.seeds())
 
     def _shelf_changed(self) -> None:
         """Said at once: an offer under a manifest that was replaced is none."""

@@ -33,7 +33,7 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         UsageError: `port_in_use`, `unsafe_binding`, or what is wrong with the certificate.
     """
     core = GatewayCore(
-        node.router,
+        node.audited,
         status=functools.partial(status_of, node),
         now_ms=node.now_ms,
         token=node.new_request_id,

@@ -25,6 +25,8 @@ def readings_of(node: Node, core: GatewayCore, gateway: Mapping[str, int]) -> It
         "aigrid_gateway_guards", "What the gateway's guards did.", "what", gateway, total=True
     )
     yield from _pool(node)
+    audits = node.auditor.results
+    yield _by("aigrid_audits", "Answers of others checked.", "result", audits, total=True)
     others = node.transport.members - {node.identity.peer_id}
     alive = sum(map(node.peers.alive, others))
     peers = {"alive": alive, "not_alive": len(others) - alive}

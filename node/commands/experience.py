@@ -29,7 +29,10 @@ async def experience(node: Node, params: Experience, _: Emit) -> dict[str, Any]:
     records: list[str] = []
     for peer_id in reversed(learning.ledger.peers()):
         findings = learning.ledger.findings(peer_id, now_ms)
-        found += [{"node": peer_id, **msgspec.to_builtins(one)} for one in findings]
+        standing = round(learning.ledger.standing(peer_id, now_ms), 1)
+        found += [
+            {"node": peer_id, "standing": standing, **msgspec.to_builtins(one)} for one in findings
+        ]
         told = learning.tell(peer_id) if params.tell else None
         if told is not None:
             records.append(told.content_id)

@@ -86,6 +86,10 @@ class Learning:
         forgotten = self.ledger.audited(peer_id, model, capability, wrong=wrong, now_ms=now_ms)
         self._changed(peer_id, forgotten)
 
+    def standing(self, peer_id: str) -> float:
+        """See `Ledger.standing`; as of now."""
+        return self.ledger.standing(peer_id, self._now_ms())
+
     def outcomes(self, peer_id: str, capability: str) -> Mapping[str, Outcomes]:
         """What came of requests to a node, by model; `capability` "" for all of them."""
         now_ms, above = self._now_ms(), self._graph.index.concepts.ancestors

@@ -9,6 +9,7 @@ from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 
 _MEMBERS = "members"
+_AUDIT = "audit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +19,28 @@ class TrustConfig:
     Attributes:
         named: by DID, whether or not a member.
         members: of the others that are members; that of strangers counts 0.
+        audit: share of the answers of nodes of full standing that are checked at another holder;
+            None: `LIMITS.audit_share` where strangers are served, else none.
     """
 
     named: Mapping[str, float] = field(default_factory=dict)
     members: float = LIMITS.member_trust
+    audit: float | None = None
 
 
 def trust(value: Any) -> TrustConfig:
-    """A table, or `members=0.1,did:key:z...=0.9`. Raises BadValueError."""
+    """A table, or `members=0.1,audit=0.02,did:key:z...=0.9`. Raises BadValueError."""
     if isinstance(value, str):
         parts = [part.rpartition("=") for part in value.split(",")]
         value = {key.strip(): said.strip() for key, _, said in parts}
-    if not isinstance(value, Mapping) or len(value) > LIMITS.trusted_max + 1:
-        raise BadValueError(f"is a table of at most {LIMITS.trusted_max} DIDs, and `members`")
+    if not isinstance(value, Mapping) or len(value) > LIMITS.trusted_max + 2:
+        raise BadValueError(
+            f"is a table of at most {LIMITS.trusted_max} DIDs, `members` and `audit`"
+        )
     weights = {key: _weight(key, said) for key, said in value.items()}
-    members = weights.pop(_MEMBERS, LIMITS.member_trust)
+    members, audit = weights.pop(_MEMBERS, LIMITS.member_trust), weights.pop(_AUDIT, None)
     _check_dids(weights)
-    return TrustConfig(weights, members)
+    return TrustConfig(weights, members, audit)
 
 
 def _weight(key: str, said: Any) -> float:
@@ -55,6 +61,6 @@ def _check_dids(dids: Mapping[str, float]) -> None:
             public_key_of_did(did)
         except VerificationError:
             raise BadValueError(
-                f"names {did[:80]!r}, which is neither `members` nor a DID such as "
+                f"names {did[:80]!r}, which is neither `members`, `audit` nor a DID such as "
                 "did:key:z6Mk... (`aigrid id`)"
             ) from None

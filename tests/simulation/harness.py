@@ -22,6 +22,7 @@ from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.settings.config import NodeConfig
 from aigrid.node.settings.placement import PlacementConfig
 from aigrid.node.settings.share import ShareConfig
+from aigrid.node.settings.trust import TrustConfig
 from aigrid.node.settings.weights import WeightsConfig
 from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.identity import Identity
@@ -110,6 +111,7 @@ class Simulation:
         placement: PlacementConfig | None = None,
         weights: WeightsConfig | None = None,
         share: ShareConfig | None = None,
+        trust: TrustConfig | None = None,
         tracer: Tracer = NO_TRACER,
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
@@ -152,6 +154,7 @@ class Simulation:
             placement=placement or PlacementConfig(),
             weights=weights or WeightsConfig(),
             share=share or ShareConfig(),
+            trust=trust or TrustConfig(),
         )
         holds = incarnation == 0 if with_authority is None else with_authority
         node = Node(config, world, identity=identity, authority=authority if holds else None)

@@ -68,6 +68,12 @@ class Offering:
                 found.append(Offer(model, manifest.content_id, state, slots, takes=takes))
         return tuple(found)
 
+    def manifests(self) -> list[ModelBody]:
+        """The manifests under which that is, those that are believed."""
+        now_ms = self._now_ms()
+        found = (self._graph.index.manifest(one.manifest, now_ms) for one in self.offers())
+        return [one.body for one in found if one is not None and isinstance(one.body, ModelBody)]
+
     def takes(self, model: str) -> tuple[str, ...]:
         """Further members of a text request that a model here takes, by name."""
         return self._takes(self._models.description(model).format)
