@@ -16,6 +16,7 @@ _COLUMNS: Final = {
     "latencyMs": "FIRST MS",
     "audited": "CHECKED",
     "wrong": "WRONG",
+    "standing": "STANDING",
 }
 
 

@@ -124,11 +124,10 @@ async def served(node: Node) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("share", [WRONG, WEAKER])
 async def test_who_cheats_is_soon_asked_no_more_and_nobody_else_is_blamed(
-    sim: Simulation, autojump_clock: MockClock, share: float
+    sim: Simulation, autojump_clock: MockClock
 ) -> None:
-    asker, cheats = await grid(sim, share, LIMITS.audit_share)
+    asker, cheats = await grid(sim, WEAKER, LIMITS.audit_share)
     found = await served(asker)
     late = sum(peer in cheats for peer in found[REQUESTS // 2 :]) / (REQUESTS / 2)
     assert sum(peer in cheats for peer in found) / REQUESTS < 0.05
@@ -138,8 +137,6 @@ async def test_who_cheats_is_soon_asked_no_more_and_nobody_else_is_blamed(
     assert blamed == set(cheats)
     assert all(asker.learning.standing(cheat) == 0 for cheat in cheats)
     assert asker.auditor.results["wrong"]
-    checked = asker.auditor.results.total()
-    print(f"cheated {sum(peer in cheats for peer in found)} {late=} checked {checked}")
 
 
 async def test_without_audits_they_answer_their_share(
