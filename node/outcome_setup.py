@@ -17,9 +17,8 @@ def contracts_of(node: Node) -> Contracts:
 
 def outcomes_of(node: Node, core: GatewayCore) -> Outcomes:
     """Asked for through `core`."""
-    return Outcomes(
-        core, contracts_of(node), Known(node.router, functools.partial(_size_bytes, node))
-    )
+    known = Known(node.router, functools.partial(_size_bytes, node), node.learning.paces)
+    return Outcomes(core, contracts_of(node), known)
 
 
 def _size_bytes(node: Node, model: str) -> int:

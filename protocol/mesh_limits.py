@@ -126,6 +126,9 @@ class MeshLimits:
     learned_tallies_max: int = limit(64, "models and capabilities remembered of each")
     learned_save_seconds: float = limit(30.0, "until what was noted is written down")
     learned_tell_seconds: int = limit(1 * HOUR, "between AuditRecords of what is remembered")
+    pace_window: int = limit(64, "answers by which it is judged when the next one is late")
+    pace_answers_min: int = limit(20, "of these, before it is judged at all")
+    paces_max: int = limit(4096, "nodes, models and capabilities of which that is remembered")
     trusted_max: int = limit(256, "nodes whose word an operator weighs by name")
     # Audits
     audit_share: float = limit(0.02, "answers of a node of full standing that are checked")

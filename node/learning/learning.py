@@ -11,6 +11,7 @@ from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.selection import Outcomes
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.learning.ledger import Ledger
+from aigrid.node.learning.pace import Paces
 from aigrid.node.learning.trust import word_of
 from aigrid.node.settings.trust import TrustConfig
 from aigrid.protocol.errors import AigridError
@@ -30,6 +31,7 @@ class Learning:
 
     Attributes:
         ledger: what is remembered.
+        paces: how long answers took since this node was started.
         reputations: of a node, by DID, from 0 to 1; set by whoever audits.
     """
 
@@ -55,6 +57,7 @@ class Learning:
         self._told_seconds = 0.0
         self._evidence: tuple[Evidence, tuple[int, int], float] | None = None
         self.ledger = Ledger()
+        self.paces = Paces()
         self.reputations: Callable[[str], float] = lambda _: 1.0
         self._read()
 

@@ -9,9 +9,10 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import msgspec
 import trio
 
 from aigrid.metagraph.selection import Criteria
@@ -20,7 +21,7 @@ from aigrid.node.outcome.confidence import confidence
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.modes import Cascade, Race, Vote
 from aigrid.protocol.errors import AigridError, Code, EngineError, NoCandidateError
-from aigrid.protocol.inference import InferRequest
+from aigrid.protocol.inference import InferRequest, TextRequest
 
 _LATE_SECONDS = 1.0  # where nothing was observed yet
 
@@ -176,6 +177,9 @@ async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
     The last answer counts, however sure. Of several holders of one model the best is asked, and the
     next where that fails.
     """
+    if isinstance(want.request, TextRequest) and want.request.top_logprobs is None:
+        request = msgspec.structs.replace(want.request, top_logprobs=0)
+        want = replace(want, request=request)  # by which a text says how sure it is
     by_model: dict[str, list[Target]] = {}
     for target in await mesh.candidates(want):
         by_model.setdefault(target.model, []).append(target)

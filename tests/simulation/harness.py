@@ -5,7 +5,7 @@ Everything a node could differ by comes from one seed, so a run can be repeated.
 
 import hashlib
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import trio
 from msgspec import UNSET, UnsetType
 
+from aigrid.engines.base import Engine
 from aigrid.node.app import Node, World
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
@@ -24,7 +25,7 @@ from aigrid.node.settings.placement import PlacementConfig
 from aigrid.node.settings.share import ShareConfig
 from aigrid.node.settings.trust import TrustConfig
 from aigrid.node.settings.weights import WeightsConfig
-from aigrid.node.workers.inline import InlineSpawner
+from aigrid.node.workers.inline import ENGINES, InlineSpawner
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text
@@ -113,6 +114,7 @@ class Simulation:
         share: ShareConfig | None = None,
         trust: TrustConfig | None = None,
         tracer: Tracer = NO_TRACER,
+        engines: Mapping[str, Callable[[], Engine]] = ENGINES,
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -134,7 +136,7 @@ class Simulation:
         home.mkdir(exist_ok=True)
         world = World(
             transport=transport,
-            spawner=InlineSpawner(),
+            spawner=InlineSpawner(engines),
             now_ms=self.now_ms,
             rng=rng,
             random_bytes=rng.randbytes,

@@ -115,7 +115,8 @@ async def served(node: Node) -> list[str]:
 
     async def client() -> None:
         for number in waiting:
-            found.append(await ask(node, number))
+            peer = await ask(node, number)
+            found.append(peer)
 
     async with trio.open_nursery() as nursery:
         for _ in range(CLIENTS):

@@ -1,8 +1,10 @@
 """Outcomes over real nodes in virtual time: each mode, with candidates that are dead or slow."""
 
 import json
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import msgspec
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
+from tests.simulation.test_liars import spawner_of
 from trio.testing import MockClock
 
+from aigrid.engines.base import CancelToken, Probe
+from aigrid.engines.echo import EchoEngine
+from aigrid.engines.text_generate import TAKES
 from aigrid.node.gateway.capabilities.grid import Known
 from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
@@ -19,7 +25,15 @@ from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.outcome.request import decode
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
+from aigrid.node.workers.inline import ENGINES
 from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.inference import (
+    InferChunk,
+    InferRequest,
+    TextChunk,
+    TokenLogprob,
+)
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 SLOW_MS = 5000.0
@@ -49,13 +63,30 @@ class Asker:
         return dict(json.loads(msgspec.json.encode(found)))
 
 
+class Doubtful(EchoEngine):
+    """Says of each word that it is likely, and no more than that."""
+
+    def probe(self) -> Probe:
+        return replace(super().probe(), takes=TAKES)
+
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        for chunk in super().answer(request, cancel):
+            if isinstance(chunk, TextChunk):
+                logprobs = tuple(TokenLogprob(n, "", math.log(0.6)) for n in chunk.token_ids)
+                yield TextChunk(chunk.text, chunk.token_ids, logprobs)
+            else:
+                yield chunk
+
+
 @asynccontextmanager
-async def grid(directory: Path, **delays_ms: float) -> AsyncIterator[tuple[Simulation, Asker]]:
+async def grid(
+    directory: Path, *, engines: Mapping[str, Any] = ENGINES, **delays_ms: float
+) -> AsyncIterator[tuple[Simulation, Asker]]:
     """`asker` holds nothing; each of the others its own model, as slow as is said."""
     async with trio.open_nursery() as nursery:
         sim = Simulation(8, directory, nursery)
         for name in ("asker", *HOLDERS):
-            await sim.start(name)
+            await sim.start(name, engines=engines)
         for name in HOLDERS:
             await sim.join(name, "asker")
             await sim.publish_echo(name, f"of-{name}", delay_ms=delays_ms.get(name, 10.0))
@@ -110,6 +141,42 @@ async def test_a_race_does_not_wait_for_a_slow_one(
         assert trio.current_time() - start < SLOW_MS / 1000
     assert found["output"] == {"text": "one two"}
     assert 1 <= found["aigrid"]["asked"] <= len(HOLDERS)
+
+
+async def test_a_race_learns_when_an_answer_is_late(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Of a node that was always quick, a slow answer is not waited for a whole second."""
+    async with grid(tmp_path) as (sim, asker):
+        mode = {"name": "race", "of": 3}
+        asked = []
+        for _ in range(2 * LIMITS.pace_answers_min):
+            quick = await asker.ask(mode=mode, seed=3)
+            asked.append(quick["aigrid"]["asked"])
+        assert asked[: LIMITS.pace_answers_min] == [1] * LIMITS.pace_answers_min
+        assert sum(count > 1 for count in asked) <= LIMITS.pace_answers_min / 5
+        first = next(
+            sim_node.node
+            for sim_node in sim.nodes.values()
+            if sim_node.node.identity.peer_id == quick["aigrid"]["node"]
+        )
+        for worker in spawner_of(first).spawned:
+            worker._chunk_seconds = SLOW_MS / 1000
+        start = trio.current_time()
+        found = await asker.ask(mode=mode, seed=3)
+        assert trio.current_time() - start < 1
+    assert found["aigrid"]["asked"] > 1
+    assert found["aigrid"]["node"] != quick["aigrid"]["node"]
+
+
+async def test_a_text_that_is_sure_enough_ends_a_cascade_and_another_does_not(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path, engines={"echo": Doubtful}) as (_, asker):
+        sure = await asker.ask(mode={"name": "cascade", "confidence": 0.5})
+        unsure = await asker.ask(mode={"name": "cascade", "confidence": 0.9})
+    assert [one["confidence"] for one in sure["aigrid"]["steps"]] == pytest.approx([0.6])
+    assert [one["confidence"] for one in unsure["aigrid"]["steps"]] == pytest.approx([0.6] * 3)
 
 
 async def test_a_vote_says_who_agreed_and_pays_each(

@@ -6,12 +6,14 @@ from itertools import count
 from typing import Any, Protocol
 
 import msgspec
+import trio
 
 from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.metagraph.selection import ANYTHING, Explained, explain
 from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.patience import Wish
+from aigrid.node.learning.pace import Paces
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.node.outcome.asking import Reply, Target, Want
@@ -19,6 +21,7 @@ from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import TaskRequest, TensorRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.more import needed
 
 
 class Explains(Protocol):
@@ -35,12 +38,12 @@ class Known:
     Attributes:
         router: of candidates.
         size_bytes: of a model's files, by id; 0 where that is unknown.
-        late_after_seconds: in which 95 % of the answers of a (PeerId, model id, capability) came.
+        paces: how long answers took so far.
     """
 
     router: Explains
     size_bytes: Callable[[str], int] = lambda _: 0
-    late_after_seconds: Callable[[str, str, str], float | None] = lambda *_: None
+    paces: Paces = field(default_factory=Paces)
 
 
 @dataclass(slots=True)
@@ -63,7 +66,9 @@ class Grid:
     async def candidates(self, want: Want) -> Sequence[Target]:
         """Those that may be asked, the best first."""
         capability = want.contract.capability
-        sought = Sought((), capability, criteria=want.criteria, task=capability)
+        sought = Sought(
+            (), capability, ANY, needed(want.request), criteria=want.criteria, task=capability
+        )
         self.explained = await self.known.router.explain(sought)
         self.capability = capability
         return [
@@ -74,20 +79,40 @@ class Grid:
 
     def late_after_seconds(self, target: Target) -> float | None:
         """See `Mesh`."""
-        return self.known.late_after_seconds(target.node, target.model, self.capability)
+        return self.known.paces.late_after_seconds(target.node, target.model, self.capability)
 
     async def ask(self, want: Want, target: Target | None) -> Reply:
         """The answer of one, or of the first that answers as the contract has it."""
         if target is not None:
-            return await self._asked(want, target, ANY)
+            return await self._timed(want, target)
         wrong: list[str] = []
         while True:
+            began_seconds = trio.current_time()
             try:
-                return await self._asked(want, None, Preferences(ignore=tuple(wrong)))
+                reply = await self._asked(want, None, Preferences(ignore=tuple(wrong)))
             except _WrongAnswerError as error:
                 if len(wrong) + 1 >= LIMITS.mode_candidates_max:
                     raise
                 wrong.append(error.node)
+            else:
+                self._took(reply.target, want, began_seconds)
+                return reply
+
+    async def _timed(self, want: Want, target: Target) -> Reply:
+        """The answer of one, and for the next time how long that took, or at least took."""
+        paces, began_seconds = self.known.paces, trio.current_time()
+        of = target.node, target.model, want.contract.capability
+        try:
+            reply = await self._asked(want, target, ANY)
+        except trio.Cancelled:
+            paces.given_up(*of, trio.current_time() - began_seconds)
+            raise
+        self._took(target, want, began_seconds)
+        return reply
+
+    def _took(self, target: Target, want: Want, began_seconds: float) -> None:
+        of = target.node, target.model, want.contract.capability
+        self.known.paces.took(*of, trio.current_time() - began_seconds)
 
     async def _asked(self, want: Want, target: Target | None, preferences: Preferences) -> Reply:
         models = () if target is None else (target.model,)

@@ -1,0 +1,233 @@
+"""Answers are watched, drawn and checked: without a grid, over an inference that is told what to say."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.node.auditing.auditor import Auditor, Surroundings
+from aigrid.node.auditing.inference import Audited
+from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
+from aigrid.node.policy.caller import OPERATOR, Caller
+from aigrid.protocol.errors import NoCandidateError
+from aigrid.protocol.inference import (
+    Finish,
+    InferChunk,
+    InferRequest,
+    TaskChunk,
+    TaskRequest,
+    TextChunk,
+    TextRequest,
+    TokenLogprob,
+)
+from aigrid.protocol.limits import LIMITS
+
+TASK = TaskRequest("translation", b'"good morning"')
+HOLDERS = ("a", "b", "c")
+Outputs = dict[str, bytes]
+
+
+class Grid:
+    """Every holder says what `says` has of it; `asked` are the nodes in order."""
+
+    def __init__(self, says: Outputs, first: str = "a") -> None:
+        self.says = says
+        self.first = first
+        self.asked: list[str] = []
+        self.requests: list[tuple[InferRequest, Caller, Preferences]] = []
+
+    def models(self) -> tuple[ModelView, ...]:
+        return ()
+
+    @asynccontextmanager
+    async def infer(
+        self,
+        model: str,
+        request: InferRequest,
+        *,
+        caller: Caller,
+        preferences: Preferences = ANY,
+        **_: Any,
+    ) -> AsyncIterator[Answer]:
+        order = [*preferences.order, self.first, *self.says]
+        node = next((n for n in order if n in self.says and n not in preferences.ignore), None)
+        if node is None:
+            raise NoCandidateError("nobody else")
+        self.asked.append(node)
+        self.requests.append((request, caller, preferences))
+
+        async def chunks() -> AsyncIterator[tuple[InferChunk, ...]]:
+            yield (self._said(node, request), Finish("stop"))
+
+        yield Answer("id", "model", "name", node, chunks(), segments=[Segment(node, "model", 0)])
+
+    def _said(self, node: str, request: InferRequest) -> InferChunk:
+        said = self.says[node]
+        if isinstance(request, TaskRequest):
+            return TaskChunk(said)
+        assert isinstance(request, TextRequest)
+        if request.checks:
+            pairs = zip(request.continued_ids, said, strict=True)
+            return TextChunk(
+                "", (), tuple(TokenLogprob(t, "", -1.0, ((own, "", -1.0),)) for t, own in pairs)
+            )
+        return TextChunk("some text", tuple(said))
+
+
+class World:
+    def __init__(self, grid: Grid, *, least_share: float = 1.0, own: str = "me") -> None:
+        self.grid = grid
+        self.found: list[tuple[str, bool]] = []
+        around = Surroundings(
+            own_peer_id=own,
+            holders=lambda _: tuple(grid.says),
+            same_everywhere=lambda model: model == "model",
+            standing=lambda _: 0.0,
+            found=lambda node, _model, _capability, wrong: self.found.append((node, wrong)),
+            token=lambda: "another-id",
+        )
+        rng = random.Random(3)
+        self.auditor = Auditor(grid, around, least_share=least_share, rng=rng)
+        self.audited = Audited(grid, self.auditor)
+
+    async def ask(self, request: InferRequest = TASK, **more: Any) -> list[InferChunk]:
+        chunks: list[InferChunk] = []
+        async with self.audited.infer(
+            "model", request, request_id="id", caller=OPERATOR, **more
+        ) as answer:
+            async for batch in answer.chunks:
+                chunks += batch
+        await wait_all_tasks_blocked()
+        return chunks
+
+
+@pytest.fixture
+async def start(nursery: trio.Nursery) -> Callable[..., Any]:
+    async def started(says: Outputs, **options: Any) -> World:
+        world = World(Grid(says), **options)
+        await nursery.start(world.auditor.run)
+        return world
+
+    return started
+
+
+async def test_one_that_agrees_is_enough(start) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b'"bonjour"'))
+    assert (await world.ask())[0] == TaskChunk(b'"bonjour"')
+    assert len(world.grid.asked) == 2
+    assert sorted(wrong for _, wrong in world.found) == [False, False]
+    assert world.auditor.results == {"right": 1}
+
+
+async def test_a_second_decides_who_was_wrong(start) -> None:
+    for cheat, result in (("a", "wrong"), ("b", "right"), ("c", "right")):
+        world = await start(dict.fromkeys(HOLDERS, b'"bonjour"') | {cheat: b'"au revoir"'})
+        for _ in range(8):
+            await world.ask()
+        assert {name for name, wrong in world.found if wrong} == {cheat}
+        assert set(world.auditor.results) == {result}
+
+
+async def test_where_all_differ_nobody_is_blamed(start) -> None:
+    world = await start({"a": b"1", "b": b"2", "c": b"3"})
+    await world.ask()
+    assert world.found == []
+    assert world.auditor.results == {"unsettled": 1}
+
+
+async def test_this_node_believes_itself(start) -> None:
+    world = await start({"a": b"1", "b": b"1", "me": b"2"})
+    await world.ask()
+    assert world.grid.asked == ["a", "me"]
+    assert world.found == [("a", True)]
+
+
+async def test_what_only_one_holds_is_not_checked(start) -> None:
+    world = await start({"a": b"1"})
+    await world.ask()
+    assert world.grid.asked == ["a"]
+    assert not world.auditor.results
+
+
+async def test_without_a_share_nothing_is(start) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b"1"), least_share=0.0)
+    for _ in range(20):
+        await world.ask()
+    assert world.grid.asked == ["a"] * 20
+
+
+async def test_a_check_is_asked_as_the_request_was(start) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b"1"))
+    wanted = Preferences(only=("a", "b"), ignore=("z",), precisions=("q4",))
+    caller = Caller("ann", "key", purpose="research")
+    async with world.audited.infer(
+        "model", TASK, request_id="id", caller=caller, preferences=wanted
+    ) as answer:
+        async for _ in answer.chunks:
+            pass
+    await wait_all_tasks_blocked()
+    (_, _, first), (request, by, then) = world.grid.requests
+    assert (request, by) == (TASK, caller)
+    assert first == wanted
+    assert (then.only, then.precisions) == (wanted.only, wanted.precisions)
+    assert set(then.ignore) == {"z", "a"}
+
+
+async def test_a_text_is_checked_by_its_tokens_with_a_seed_of_its_own(start) -> None:
+    tokens = bytes(range(40))
+    world = await start({"a": tokens, "b": tokens, "c": tokens})
+    asked = TextRequest(prompt="go on", max_tokens=40, stop=("x",))
+    assert (await world.ask(asked))[0] == TextChunk("some text", tuple(tokens))
+    (first, _, _), (check, _, _) = world.grid.requests
+    assert first.seed is not None
+    assert check.seed == first.seed
+    assert (check.continued_ids, check.checks, check.max_tokens) == (tuple(tokens), True, 0)
+    assert world.auditor.results == {"right": 1}
+
+
+async def test_a_text_of_another_model_is_found_out(start) -> None:
+    tokens, others = bytes(range(40)), bytes([*range(20), *range(60, 80)])
+    world = await start({"a": others, "b": tokens, "c": tokens})
+    await world.ask(TextRequest(prompt="go on", max_tokens=40))
+    assert ("a", True) in world.found
+    assert len(world.grid.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TextRequest(prompt="p", max_tokens=40, more=b'{"tools":[]}'),
+        TextRequest(prompt="p", continued_ids=(1,), max_tokens=0, checks=True, seed=1),
+    ],
+)
+async def test_what_cannot_be_checked_is_not(start, request_: TextRequest) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b"\1"))
+    await world.ask(request_)
+    assert world.grid.asked == ["a"]
+
+
+async def test_an_answer_that_is_left_is_not_checked(start) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b"1"))
+    async with world.audited.infer("model", TASK, request_id="id", caller=OPERATOR):
+        pass
+    await wait_all_tasks_blocked()
+    assert world.grid.asked == ["a"]
+
+
+async def test_what_there_is_no_room_for_is_dropped_and_counted(autojump_clock: MockClock) -> None:
+    world = World(Grid(dict.fromkeys(HOLDERS, b"1")))  # nobody works it off
+    for _ in range(LIMITS.audit_queue_max + 3):
+        await world.ask()
+    assert world.auditor.results == {"dropped": 3}
+
+
+async def test_a_large_answer_is_let_go(start) -> None:
+    large = b'"' + b"x" * LIMITS.audit_answer_max_bytes + b'"'
+    world = await start(dict.fromkeys(HOLDERS, large))
+    assert (await world.ask())[0] == TaskChunk(large)
+    assert world.grid.asked == ["a"]
