@@ -140,7 +140,7 @@ class MeshLimits:
     reputation_suspect: float = limit(0.5, "reputation below which a node is asked after others")
     audit_absolute: float = limit(1e-4, "two numbers may differ by so much, and by")
     audit_relative: float = limit(1e-3, "so much of the greater one")
-    audit_token_noise: float = limit(0.05, "tokens of honest work that another holder says not")
+    audit_token_noise: float = limit(0.2, "tokens of honest work that another holder says not")
     audit_false_alarm: float = limit(1e-5, "chance of honest work to look as bad as wrong work")
     audit_tokens_min: int = limit(8, "tokens of a text that holds, at least")
     audit_tokens_max: int = limit(256, "tokens of a text that are checked")

@@ -11,6 +11,7 @@ from aigrid.protocol.limits import LIMITS
 
 Key = tuple[str, str, str]  # PeerId, model id, capability
 _SHARE = 0.95
+_MARGIN = 1.05  # one that takes as long as ever is not late
 
 
 class Paces:
@@ -37,8 +38,8 @@ class Paces:
             self.took(node, model, capability, seconds)
 
     def late_after_seconds(self, node: str, model: str, capability: str) -> float | None:
-        """By when 95 % of its answers had come (nearest rank); None where too few have."""
+        """A little after 95 % of its answers had come (nearest rank); None: too few have."""
         window = self._windows.get((node, model, capability), ())
         if len(window) < LIMITS.pace_answers_min:
             return None
-        return sorted(window)[math.ceil(_SHARE * len(window)) - 1]
+        return _MARGIN * sorted(window)[math.ceil(_SHARE * len(window)) - 1]

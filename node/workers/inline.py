@@ -135,7 +135,7 @@ class InlineWorker:
         self.died = trio.Event()
         self.failure: EngineError | None = None
         self._loaded = loaded
-        self._chunk_seconds = chunk_seconds
+        self.chunk_seconds = chunk_seconds
         self._slots = trio.Semaphore(estimate.slots)
         self._running: set[trio.CancelScope] = set()
 
@@ -180,7 +180,7 @@ class InlineWorker:
                 raise self._gone()
             token = CancelToken()
             chunks = self._loaded.infer(request, token)
-            answer = _Answer(self, chunks, self._chunk_seconds, asked_seconds)
+            answer = _Answer(self, chunks, self.chunk_seconds, asked_seconds)
             try:
                 yield answer
             finally:
@@ -221,7 +221,7 @@ class _Answer:
         self._first_ms: float | None = None
         self._worker = worker
         self._chunks = chunks
-        self._chunk_seconds = chunk_seconds
+        self.chunk_seconds = chunk_seconds
 
     def __aiter__(self) -> "_Answer":
         return self
@@ -235,7 +235,7 @@ class _Answer:
             self.ended_seconds = trio.current_time()
             self.ended = ipc.Ended(0, chunk, self._queued_ms, self._first_ms, self._ms())
         else:
-            await self._worker.pause(self._chunk_seconds)
+            await self._worker.pause(self.chunk_seconds)
             if self._first_ms is None:
                 self._first_ms = self._ms()
         return (chunk,)

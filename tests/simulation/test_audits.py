@@ -32,7 +32,7 @@ WORDS = " ".join(f"word{n}" for n in range(40))
 HOLDERS, REQUESTS, CLIENTS = 10, 500, 10
 # Kinds of cheats by the share of tokens that they would say otherwise than the model: noise is
 # `LIMITS.audit_token_noise`, and `scripts/bench/audit_tokens.py` measures what real ones do.
-WRONG, WEAKER = 1.0, 0.4
+WRONG, WEAKER = 1.0, 0.65
 
 
 def cheat_of(share: float) -> type[EchoEngine]:

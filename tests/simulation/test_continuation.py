@@ -351,7 +351,7 @@ async def test_a_warm_node_that_does_not_go_on_is_given_up_soon(
             silent = made.sim.nodes[others[0]].node
             for name in others:
                 for worker in spawner_of(made.sim.nodes[name].node).spawned:
-                    worker._chunk_seconds = 3600 if name == others[0] else 0.05
+                    worker.chunk_seconds = 3600 if name == others[0] else 0.05
             # Whoever is drawn first: the silent one is, for it seems to be less busy.
             made.asker.peers.seen(made.sim.nodes[others[1]].node.identity.peer_id).heard(1)
             began = trio.current_time()

@@ -161,7 +161,7 @@ async def test_a_race_learns_when_an_answer_is_late(
             if sim_node.node.identity.peer_id == quick["aigrid"]["node"]
         )
         for worker in spawner_of(first).spawned:
-            worker._chunk_seconds = SLOW_MS / 1000
+            worker.chunk_seconds = SLOW_MS / 1000
         start = trio.current_time()
         found = await asker.ask(mode=mode, seed=3)
         assert trio.current_time() - start < 1

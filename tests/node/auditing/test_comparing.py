@@ -121,7 +121,7 @@ def test_a_few_tokens_may_fall_the_other_way_and_many_may_not():
     assert tokens(answer([True] * 3 + [False] * 61)) == "same"
     assert tokens(answer([True] * 32 + [False] * 32)) == "different"
     assert tokens(answer([False] * (LIMITS.audit_tokens_min - 1))) == "unclear"
-    assert tokens(answer([True] * (LIMITS.audit_tokens_min - 1))) == "different"
+    assert tokens(answer([True] * LIMITS.audit_tokens_min)) == "different"
 
 
 def test_tokens_without_an_id_say_nothing():

@@ -23,9 +23,9 @@ def test_95_of_100_of_the_newest_are_not_later(found):
     if len(window) < LEAST:
         assert late is None
         return
-    assert late in window
+    assert late is not None
     assert sum(one <= late for one in window) >= 0.95 * len(window)
-    assert sum(one < late for one in window) < math.ceil(0.95 * len(window))
+    assert sum(one < late / 1.0501 for one in window) < math.ceil(0.95 * len(window))
 
 
 @given(durations, st.floats(0, 1e6))
@@ -46,7 +46,7 @@ def test_one_kind_of_answer_says_nothing_of_another():
     paces = Paces()
     for _ in range(LEAST):
         paces.took("p", "m", "translation", 1.0)
-    assert paces.late_after_seconds("p", "m", "translation") == 1.0
+    assert paces.late_after_seconds("p", "m", "translation") == 1.05
     assert paces.late_after_seconds("p", "m", "text-generation") is None
     assert paces.late_after_seconds("q", "m", "translation") is None
 
@@ -57,6 +57,6 @@ def test_those_not_added_to_for_longest_are_forgotten():
         paces.took(*OF, 1.0)
     for number in range(LIMITS.paces_max - 1):
         paces.took(f"p{number}", "m", "c", 1.0)
-    assert paces.late_after_seconds(*OF) == 1.0
+    assert paces.late_after_seconds(*OF) == 1.05
     paces.took("another", "m", "c", 1.0)
     assert paces.late_after_seconds(*OF) is None
