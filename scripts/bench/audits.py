@@ -34,6 +34,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -60,7 +61,7 @@ LATE = 4000
 WAYS = ("always", "tenth", "name", "restart", "two_agree", "noise", "nobody")
 WAYS_TO_CHOOSE = {"balanced": STRATEGIES["balanced"], "tiers": DEFAULT_STRATEGY}
 RIGHT = "right"
-GRID: tuple[dict[str, float], ...] = (
+GRID: tuple[dict[str, Any], ...] = (
     {},
     {"audit_wrong_cost": 10},
     {"audit_wrong_cost": 30},
@@ -231,7 +232,7 @@ def summed(way: str, strategy: Strategy, seeds: int, total: int) -> dict[str, fl
 
 
 @contextmanager
-def bounds(**other: float) -> Iterator[None]:
+def bounds(**other: Any) -> Iterator[None]:
     """Other constants, wherever they are read."""
     changed = replace(LIMITS, **other)
     with ExitStack() as stack:
@@ -266,12 +267,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--grid", action="store_true")
     parser.add_argument("--strategy", choices=tuple(WAYS_TO_CHOOSE), action="append")
+    parser.add_argument("--way", choices=WAYS, action="append")
     given = parser.parse_args()
     if given.grid:
         return grid(given.seeds, given.requests)
     for name in given.strategy or WAYS_TO_CHOOSE:
         strategy = WAYS_TO_CHOOSE[name]
-        for way in WAYS:
+        for way in given.way or WAYS:
             found = summed(way, strategy, given.seeds, given.requests)
             print(json.dumps({"strategy": name, "way": way, **found}), flush=True)
         share = LIMITS.audit_share
