@@ -78,10 +78,13 @@ class Case:
     def verdict(self, again: Work) -> Verdict:
         """On the answer, by what another holder said."""
         if isinstance(self.request, TextRequest):
-            own = len(self.request.continued_ids)
-            return comparing.tokens(again[own:]) if isinstance(again, tuple) else "unclear"
-        said = work(self.chunks)
-        return "unclear" if said is None else same(said, again)
+            said = _tokens(self.chunks)[: LIMITS.audit_tokens_max]
+            given = (*self.request.continued_ids, *said)
+            if not isinstance(again, tuple) or tuple(one.token_id for one in again) != given:
+                return "unclear"  # it has not checked what it was asked to
+            return comparing.tokens(again[-len(said) :])
+        done = work(self.chunks)
+        return "unclear" if done is None else same(done, again)
 
 
 def checkable(request: InferRequest) -> bool:

@@ -38,13 +38,13 @@ def unsteady(sim: Any, rng: random.Random, slow: float, times: float) -> None:
                 worker.chunk_seconds = _USUAL_MS / 1000 * (times if is_slow else 1)
                 return usual(*given, **more)
 
-            worker.infer = infer
+            worker.infer = infer  # type: ignore[method-assign]
 
 
 async def measured(options: argparse.Namespace, directory: Path) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {"fallback": [], "race": []}
-    delays = dict.fromkeys(HOLDERS, _USUAL_MS)
-    async with grid(directory, **delays) as (sim, asker):
+    usual = _USUAL_MS
+    async with grid(directory, first=usual, second=usual, third=usual) as (sim, asker):
         for _ in range(5):
             await asker.ask(WORDS, mode={"name": "vote", "of": 3})  # so that all are loaded
         unsteady(sim, random.Random(options.seed), options.slow, options.times)

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from aigrid.engines.base import CancelToken
 from aigrid.engines.echo import EchoEngine, token_id
-from aigrid.metagraph.selection import STRATEGIES, Criteria, Filters
+from aigrid.metagraph.selection import ANYTHING, STRATEGIES, Criteria, Filters
 from aigrid.node.app import Node
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.settings.trust import TrustConfig
@@ -101,7 +101,7 @@ async def ask(node: Node, number: int) -> str:
         request_id=node.new_request_id(),
         caller=OPERATOR,
         capability="" if by_name else TEXT,
-        **({} if by_name else {"criteria": criteria}),
+        criteria=ANYTHING if by_name else criteria,
     ) as answer:
         async for _ in answer.chunks:
             pass

@@ -231,3 +231,20 @@ async def test_a_large_answer_is_let_go(start) -> None:
     world = await start(dict.fromkeys(HOLDERS, large))
     assert (await world.ask())[0] == TaskChunk(large)
     assert world.grid.asked == ["a"]
+
+
+async def test_who_did_not_check_what_it_was_asked_to_says_nothing(start) -> None:
+    tokens = bytes(range(40))
+    world = await start({"a": tokens, "b": tokens})
+    say = world.grid._said
+
+    def too_little(node: str, request: InferRequest) -> InferChunk:
+        chunk = say(node, request)
+        if isinstance(chunk, TextChunk) and chunk.logprobs:
+            return TextChunk("", (), chunk.logprobs[:-1])
+        return chunk
+
+    world.grid._said = too_little
+    await world.ask(TextRequest(prompt="go on", max_tokens=40))
+    assert world.found == []
+    assert world.auditor.results == {"unsettled": 1}
