@@ -1,6 +1,6 @@
 """Train a small English to French translator: `python -m scripts.translator.train FOLDER`.
 
-On two free cores the full one takes about half an hour; `--smoke` takes seconds, on sentences of a
+On one core the full one takes about an hour; `--smoke` takes seconds, on sentences of a
 small grammar, and needs no download. The same seed, threads and versions give the same weights.
 """
 
