@@ -78,6 +78,17 @@ class Doubtful(EchoEngine):
                 yield chunk
 
 
+class Wrong(Doubtful):
+    """Says something else."""
+
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        for chunk in super().answer(request, cancel):
+            if isinstance(chunk, TextChunk):
+                yield TextChunk(chunk.text.upper(), chunk.token_ids, chunk.logprobs)
+            else:
+                yield chunk
+
+
 @asynccontextmanager
 async def grid(
     directory: Path, *, engines: Mapping[str, Any] = ENGINES, **delays_ms: float
@@ -218,6 +229,53 @@ async def test_a_pipeline_feeds_one_answer_into_the_next_question(
     assert list(found["aigrid"]["steps"]) == ["first", "then"]
     assert len(found["aigrid"]["receipts"]) == 2
     assert "'then'" in refused.value.message
+
+
+MODES: dict[str, Any] = {
+    "fallback": "fallback",
+    "race": {"name": "race", "after_ms": 100, "of": 3},
+    "vote": {"name": "vote", "of": 3, "agree": 2},
+    "cascade": {"name": "cascade", "confidence": 0.5},
+    "pipeline": {
+        "name": "pipeline",
+        "steps": [
+            {
+                "name": "then",
+                "capability": "text-generation",
+                "input": {
+                    "messages": [{"role": "user", "content": {"$from": "first", "path": "/text"}}]
+                },
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("fault", ["dead", "slow", "wrong"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_no_mode_fails_for_one_that_does(
+    tmp_path: Path, autojump_clock: MockClock, mode: str, fault: str
+) -> None:
+    delays_ms = {"second": SLOW_MS} if fault == "slow" else {}
+    async with grid(tmp_path, engines={"echo": Doubtful}, **delays_ms) as (sim, asker):
+        await asker.ask(mode=MODES["vote"])  # so that all of them are loaded
+        bad = sim.nodes["second"].node
+        if fault == "dead":
+            sim.kill("second")
+        elif fault == "wrong":
+            for worker in spawner_of(bad).spawned:
+                worker._loaded.__class__ = Wrong
+        start = trio.current_time()
+        found = await asker.ask(mode=MODES[mode])
+        took_seconds = trio.current_time() - start
+    right = found["output"] == {"text": "one two"}
+    assert right or (fault == "wrong" and mode != "vote")  # the others ask nobody else about it
+    assert found["aigrid"]["receipts"]
+    if mode in {"race", "vote"}:
+        assert took_seconds < SLOW_MS / 1000
+    if mode == "vote" and fault == "wrong":
+        dissenting = found["aigrid"]["dissenting"]
+        assert [one["node"] for one in dissenting] in ([], [bad.identity.peer_id])
 
 
 async def test_constraints_that_nobody_meets_are_named(

@@ -149,3 +149,9 @@ def test_a_tail_is_the_sum_of_what_it_is_the_sum_of(n, least, chance):
         math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(least, n + 1)
     )
     assert tail(n, least, chance) == pytest.approx(exact, rel=1e-6, abs=1e-200)
+
+
+def test_what_is_no_tensor_is_compared_as_bytes():
+    torn = {"x": Tensor("float32", (1,), b"abc")}
+    assert tensors(torn, torn) == "same"
+    assert tensors(torn, {"x": Tensor("float32", (1,), b"abd")}) == "different"
