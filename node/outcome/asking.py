@@ -132,7 +132,11 @@ async def race(mesh: Mesh, want: Want, mode: Race) -> Outcome:
 
 async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
     """What enough of them say. Each node has one vote, whatever models it holds."""
-    places = {target: n for n, target in enumerate(_one_a_node(await mesh.candidates(want)))}
+    targets = await mesh.candidates(want)
+    if not targets:
+        await mesh.ask(want, None)  # which says why there is nobody, or waits until somebody is
+        targets = await mesh.candidates(want)
+    places = {target: n for n, target in enumerate(_one_a_node(targets))}
     waiting = deque(places)
     if len(waiting) < mode.needed:
         raise NoCandidateError(

@@ -118,9 +118,8 @@ def engine(folder: Path, *, threads: int) -> Callable[[str], str]:
 
 
 def write_dataset(path: Path, pairs: Sequence[Pair]) -> None:
-    """JSON lines of {"input", "expected", "parameters"}."""
-    languages = {"source": "en", "target": "fr"}
-    rows = ({"input": s, "expected": t, "parameters": languages} for s, t in pairs)
+    """JSON lines of {"input", "expected"}, as `aigrid evaluate` takes them."""
+    rows = ({"input": source, "expected": target} for source, target in pairs)
     path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
 

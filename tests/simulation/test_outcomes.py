@@ -231,6 +231,16 @@ async def test_a_pipeline_feeds_one_answer_into_the_next_question(
     assert "'then'" in refused.value.message
 
 
+async def test_where_nobody_fits_a_vote_says_what_would(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path) as (_, asker):
+        with pytest.raises(AigridError) as refused:
+            await asker.ask(mode="vote", constraints={"region": "mars"})
+    assert refused.value.code is Code.NO_CANDIDATE
+    assert "mars" in refused.value.message
+
+
 MODES: dict[str, Any] = {
     "fallback": "fallback",
     "race": {"name": "race", "after_ms": 100, "of": 3},
@@ -249,6 +259,17 @@ MODES: dict[str, Any] = {
         ],
     },
 }
+
+
+async def test_a_step_is_named_once_in_what_is_wrong_with_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    then = {"name": "then", "capability": "text-generation"}
+    then["input"] = {"$from": "first", "path": "/nowhere"}  # type: ignore[assignment]
+    async with grid(tmp_path) as (_, asker):
+        with pytest.raises(AigridError) as refused:
+            await asker.ask(mode={"name": "pipeline", "steps": [then]})
+    assert refused.value.message.count("Step 'then'") == 1
 
 
 @pytest.mark.parametrize("fault", ["dead", "slow", "wrong"])

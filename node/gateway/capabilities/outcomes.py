@@ -72,7 +72,8 @@ class Outcomes:
         try:
             outcomes = await pipeline.run(graph, run_step)
         except StepFailedError as failed:
-            failed.error.message = f"Step {failed.step!r}: {failed.error.message}"
+            said = f"Step {failed.step!r}: "
+            failed.error.message = said + failed.error.message.removeprefix(said)
             raise failed.error from None
         last = outcomes[graph.output]
         replies = [one for done in outcomes.values() for one in (done.reply, *done.others)]
