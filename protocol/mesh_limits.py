@@ -147,7 +147,7 @@ class MeshLimits:
     audit_answer_max_bytes: int = limit(1 * MIB, "of a request and its answer that are checked")
     audit_queue_max: int = limit(64, "answers that wait to be checked")
     audit_concurrent_max: int = limit(2, "answers that are checked at once")
-    audit_patience_seconds: float = limit(30.0, "a check waits for a holder to be free")
+    audit_patience_seconds: float = limit(1.0, "a check waits for a holder to be free")
     # Demand and placement
     demand_ttl_seconds: int = limit(5 * MINUTE, "validity of a Demand")
     demands_max: int = limit(16, "models in one Demand")

@@ -38,6 +38,4 @@ def test_the_interval_holds_the_score_and_is_the_same_each_time() -> None:
 def test_a_dataset_for_evaluation(tmp_path: Path) -> None:
     write_dataset(tmp_path / "set.jsonl", [("Yes", "Oui"), ("Summer", "Été")])
     rows = [json.loads(line) for line in (tmp_path / "set.jsonl").read_text().splitlines()]
-    assert rows[1] == {
-        "input": "Summer", "expected": "Été", "parameters": {"source": "en", "target": "fr"},
-    }  # fmt: skip
+    assert rows[1] == {"input": "Summer", "expected": "Été"}
