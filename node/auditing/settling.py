@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from aigrid.node.auditing.comparing import Verdict
 
@@ -15,13 +14,11 @@ class Check:
         node: its PeerId.
         verdict: on the answer.
         own: it is the node that audits, which believes itself.
-        output: what it answered itself, where that can be compared.
     """
 
     node: str
     verdict: Verdict
     own: bool = False
-    output: Any = None
 
 
 @dataclass(frozen=True, slots=True)
