@@ -25,7 +25,7 @@ from aigrid.node.settings.placement import PlacementConfig
 from aigrid.node.settings.share import ShareConfig
 from aigrid.node.settings.trust import TrustConfig
 from aigrid.node.settings.weights import WeightsConfig
-from aigrid.node.workers.inline import ENGINES, InlineSpawner
+from aigrid.node.workers.inline import InlineSpawner
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, Finish, TextChunk, TextRequest
 from aigrid.protocol.membership import invitation_text
@@ -114,7 +114,7 @@ class Simulation:
         share: ShareConfig | None = None,
         trust: TrustConfig | None = None,
         tracer: Tracer = NO_TRACER,
-        engines: Mapping[str, Callable[[], Engine]] = ENGINES,
+        engines: Mapping[str, Callable[[], Engine]] | None = None,
     ) -> SimNode:
         """Start a node; a later `incarnation` restarts it on its database and another address.
 
@@ -136,7 +136,7 @@ class Simulation:
         home.mkdir(exist_ok=True)
         world = World(
             transport=transport,
-            spawner=InlineSpawner(engines),
+            spawner=InlineSpawner() if engines is None else InlineSpawner(engines),
             now_ms=self.now_ms,
             rng=rng,
             random_bytes=rng.randbytes,

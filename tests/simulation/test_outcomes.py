@@ -25,7 +25,6 @@ from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.outcome.request import decode
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
-from aigrid.node.workers.inline import ENGINES
 from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.inference import (
     InferChunk,
@@ -91,7 +90,7 @@ class Wrong(Doubtful):
 
 @asynccontextmanager
 async def grid(
-    directory: Path, *, engines: Mapping[str, Any] = ENGINES, **delays_ms: float
+    directory: Path, *, engines: Mapping[str, Any] | None = None, **delays_ms: float
 ) -> AsyncIterator[tuple[Simulation, Asker]]:
     """`asker` holds nothing; each of the others its own model, as slow as is said."""
     async with trio.open_nursery() as nursery:
