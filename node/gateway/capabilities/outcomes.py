@@ -72,8 +72,8 @@ class Outcomes:
         try:
             outcomes = await pipeline.run(graph, run_step)
         except StepFailedError as failed:
-            said = f"Step {failed.step!r}: "
-            failed.error.message = said + failed.error.message.removeprefix(said)
+            prefix = f"Step {failed.step!r}: "
+            failed.error.message = prefix + failed.error.message.removeprefix(prefix)
             raise failed.error from None
         last = outcomes[graph.output]
         replies = [one for done in outcomes.values() for one in (done.reply, *done.others)]
