@@ -14,7 +14,7 @@ from aigrid.node.auditing.auditor import Auditor, Surroundings
 from aigrid.node.auditing.inference import Audited
 from aigrid.node.mesh.routing.answer import Answer, ModelView, Segment
 from aigrid.node.policy.caller import OPERATOR, Caller
-from aigrid.protocol.errors import NoCandidateError
+from aigrid.protocol.errors import EngineError, NoCandidateError
 from aigrid.protocol.inference import (
     Finish,
     InferChunk,
@@ -248,3 +248,19 @@ async def test_who_did_not_check_what_it_was_asked_to_says_nothing(start) -> Non
     await world.ask(TextRequest(prompt="go on", max_tokens=40))
     assert world.found == []
     assert world.auditor.results == {"unsettled": 1}
+
+
+async def test_one_that_refuses_to_check_does_not_end_the_audit(start) -> None:
+    world = await start({"a": b"1", "b": b"2", "c": b"2", "d": b"2"})
+    say = world.grid._said
+
+    def breaking(node: str, request: InferRequest) -> InferChunk:
+        if node == "b":
+            raise EngineError("broke off")
+        return say(node, request)
+
+    world.grid._said = breaking
+    for _ in range(20):
+        await world.ask()
+    assert world.auditor.results == {"wrong": 20}
+    assert {node for node, wrong in world.found if wrong} == {"a"}
