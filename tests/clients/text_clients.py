@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import ollama
@@ -190,6 +191,16 @@ class LiteLlmOfOllama(LiteLlm):
         return super().plain().removeprefix("### User:\n").strip()
 
 
+def _interrupted(asking: "subprocess.Popen[bytes]") -> bytes:
+    """What it says to Ctrl-C, pressed again where the program has lost the first one."""
+    for _ in range(6):
+        asking.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            return asking.communicate(timeout=10)[1]
+    asking.kill()
+    raise AssertionError("it does not end at Ctrl-C")
+
+
 class Llm(Client):
     name = "llm"
     absent: ClassVar = {
@@ -233,7 +244,6 @@ class Llm(Client):
         ) as asking:
             assert asking.stdout is not None
             first = asking.stdout.read(5)
-            asking.send_signal(signal.SIGINT)
-            _, said = asking.communicate()
+            said = _interrupted(asking)
         assert first, said.decode(errors="replace")
         return first.decode()
