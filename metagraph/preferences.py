@@ -30,6 +30,7 @@ class Preferences:
     Attributes:
         order: nodes to ask first, in that order; the others after them.
         only: no other nodes.
+        pinned: the one, by PeerId, that this time is asked of all that may be; "" for any.
         ignore: never these.
         sort: what counts most of what is known of a node; None leaves it to `rank`.
         allow_fallbacks: whether another node may be asked if the first fails; where not, and there
@@ -46,6 +47,7 @@ class Preferences:
     allow_fallbacks: bool = True
     require_parameters: bool = False
     precisions: tuple[str, ...] = ()
+    pinned: str = ""
 
     def place(self, candidate: Candidate) -> int:
         """Where `order` puts a node: the first is 0."""
@@ -58,6 +60,8 @@ class Preferences:
             return "is to be ignored"
         if self.only and not any(_is(candidate, name) for name in self.only):
             return "is none of those to be asked"
+        if self.pinned and not _is(candidate, self.pinned):
+            return "is not the one whose turn it is"
         if self.order and not self.allow_fallbacks and self.place(candidate) == len(self.order):
             return "would be a fallback"
         return ""

@@ -17,7 +17,12 @@ def contracts_of(node: Node) -> Contracts:
 
 def outcomes_of(node: Node, core: GatewayCore) -> Outcomes:
     """Asked for through `core`."""
-    known = Known(node.router, functools.partial(_size_bytes, node), node.learning.paces)
+    known = Known(
+        node.router,
+        functools.partial(_size_bytes, node),
+        node.learning.paces,
+        functools.partial(node.learning.note, served=False),
+    )
     return Outcomes(core, contracts_of(node), known)
 
 

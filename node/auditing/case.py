@@ -72,7 +72,12 @@ class Case:
         """Others than those that were asked, in that order."""
         ignore = (*self.preferences.ignore, *asked)
         return replace(
-            self.preferences, order=tuple(order), ignore=ignore, sort=None, allow_fallbacks=True
+            self.preferences,
+            order=tuple(order),
+            ignore=ignore,
+            sort=None,
+            allow_fallbacks=True,
+            pinned="",
         )
 
     def verdict(self, again: Work) -> Verdict:

@@ -107,7 +107,7 @@ class _Kept:
         batch = await anext(self._batches)
         for chunk in batch:
             if isinstance(chunk, Finish):
-                self.whole = self._left_bytes >= 0 and chunk.reason in {"stop", "length"}
+                self.whole = self._left_bytes >= 0 and chunk.reason != "cancelled"
                 continue
             self._left_bytes -= size_bytes(chunk)
             if self._left_bytes >= 0:

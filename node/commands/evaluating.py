@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from aigrid.metagraph.selection.constraints import check_selecting
 from aigrid.node.app import Node
@@ -69,6 +69,7 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
     contract = contracts_of(node).of(params.capability)
     form, measure_ = form_of(contract.task, params.metric)
     check_selecting(params.parameters)
+    _check_stated(node, params)
     run_blocking = node.models.run_blocking
     data = await run_blocking(lambda: _read(Path(params.path)))
     dataset = await run_blocking(lambda: parse_dataset(data, contract, form, params.parameters))
@@ -90,6 +91,24 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
         "items": len(dataset.items),
         "models": sorted(rows, key=lambda row: -row.get("value", -1.0)),
     }
+
+
+def _check_stated(node: Node, params: Evaluate) -> None:
+    """Raises UsageError for a parameter that chooses among no models: it would say nothing."""
+    index, now_ms = node.graph.index, node.now_ms()
+    stated: set[str] = set()
+    for offer in index.offers_of_capability(params.capability, now_ms):
+        record = index.manifest(offer.manifest, now_ms)
+        body = None if record is None else record.body
+        if isinstance(body, ModelBody) and not isinstance(body.serves, UnsetType):
+            stated |= {name for served in body.serves for name in served.parameters}
+    if unknown := sorted(params.parameters.keys() - stated):
+        there = ", ".join(sorted(stated)) or "none"
+        raise UsageError(
+            f"no model for {params.capability} states {unknown[0]!r}, so it chooses none: there "
+            f"are {there}. A setting of a request, such as `max_tokens`, goes with each item of the "
+            "dataset, under `parameters`"
+        )
 
 
 async def evaluations(node: Node, params: Evaluations, _: Emit) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import msgspec
 from aigrid.metagraph.selection import STRATEGIES, Criteria, strategy_of
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.request import named
-from aigrid.protocol.errors import Code, InvalidRequestError
+from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 
 STRATEGY: Final = "strategy"
@@ -72,12 +72,19 @@ def task_of(request: TextRequest, contract: Contract) -> TaskRequest:
     return TaskRequest(contract.capability, _encode(value), parameters)
 
 
-def spoken(output: bytes) -> str:
-    """A task's answer, as JSON text, as what somebody in a chat is told."""
+def decoded(contract: Contract, output: bytes) -> Any:
+    """An answer, which came as JSON text. Raises EngineError: it is none of the capability's."""
     try:
         value = msgspec.json.decode(output)
-    except (msgspec.DecodeError, UnicodeError):
-        return output.decode("utf-8", "replace")
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise EngineError(f"An answer of {contract.capability} is no JSON.") from None
+    contract.check_output(value)
+    return value
+
+
+def spoken(contract: Contract, output: bytes) -> str:
+    """A task's answer, as JSON text, as what somebody in a chat is told. Raises as `decoded`."""
+    value = decoded(contract, output)
     if isinstance(value, dict) and value.keys() == {"text"}:
         value = value["text"]
     return value if isinstance(value, str) else output.decode()

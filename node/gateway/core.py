@@ -5,6 +5,7 @@ clients name it, one step per batch of chunks, the rule that an answer ends in `
 error, and an orderly end of whatever is live when the node stops.
 """
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import msgspec
 
 from aigrid.metagraph.preferences import Preferences
 from aigrid.metagraph.selection import Criteria
-from aigrid.node.gateway.by_capability import capability_of, task_of
+from aigrid.node.gateway.by_capability import capability_of, spoken, task_of
 from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.choices import Choices, Generated, numbered, requests_of
 from aigrid.node.gateway.generation import Generation, Live
@@ -198,7 +199,7 @@ class GatewayCore:
                 visit=visit,
                 wish=wish,
                 course=course,
-                speaks=speaks,
+                speaks=functools.partial(spoken, contract) if speaks else None,
             )
             for number, request in enumerate(requests)
         ]
@@ -269,7 +270,7 @@ class GatewayCore:
         visit: Visit,
         wish: Wish | None,
         course: Course,
-        speaks: bool = False,
+        speaks: Callable[[bytes], str] | None = None,
     ) -> Generation:
         wish, ended = wish or Wish(), list[Segment]()
         waiting = Waiting(wish.keep_alive_seconds, whole=wish.whole)

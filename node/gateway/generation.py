@@ -1,5 +1,6 @@
 """One answer of the mesh as steps, and what of them is live when the node stops."""
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -7,7 +8,6 @@ from typing import Self
 
 import trio
 
-from aigrid.node.gateway.by_capability import spoken
 from aigrid.node.gateway.step import Step, merged
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.waiting import Waiting
@@ -30,7 +30,7 @@ class Generation:
         course: what is noted of the request.
     """
 
-    # `speaks`: a task's answer is told as text.
+    # `speaks` makes text of a task's answer.
     def __init__(
         self,
         live: "Live",
@@ -43,7 +43,7 @@ class Generation:
         patience_seconds: float,
         course: Course,
         takes_tensors: bool = False,
-        speaks: bool = False,
+        speaks: Callable[[bytes], str] | None = None,
     ) -> None:
         self._takes_tensors = takes_tensors
         self._speaks = speaks
@@ -125,8 +125,8 @@ class Generation:
             if chunks is None:
                 raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
             step = merged(chunks, takes_tensors=self._takes_tensors)
-            if self._speaks and step.output:
-                step = replace(step, text=spoken(step.output), output=b"")
+            if self._speaks is not None and step.output:
+                step = replace(step, text=self._speaks(step.output), output=b"")
             if step.finish is None:
                 if step.text or step.logprobs or step.output or step.more or step.tensors:
                     return step

@@ -20,7 +20,13 @@ from aigrid.node.outcome.agreement import most_agreed
 from aigrid.node.outcome.confidence import confidence
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.modes import Cascade, Race, Vote
-from aigrid.protocol.errors import AigridError, Code, EngineError, NoCandidateError
+from aigrid.protocol.errors import (
+    AigridError,
+    Code,
+    EngineError,
+    InvalidRequestError,
+    NoCandidateError,
+)
 from aigrid.protocol.inference import InferRequest, TextRequest
 
 _LATE_SECONDS = 1.0  # where nothing was observed yet
@@ -199,10 +205,11 @@ async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
             continue
         sure = confidence(reply.value, reply.logprobs)
         if sure is None:
-            raise EngineError(
+            raise InvalidRequestError(
                 f"An answer of {want.contract.capability} does not say how sure it is, so no "
                 "cascade can be built on it: use another mode, such as `vote`.",
                 Code.UNSUPPORTED_PARAMETER,
+                param="mode",
             )
         replies.append(reply)
         steps.append({"model": reply.target.model, "confidence": sure})

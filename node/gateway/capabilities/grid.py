@@ -9,7 +9,8 @@ import msgspec
 import trio
 
 from aigrid.metagraph.preferences import ANY, Preferences
-from aigrid.metagraph.selection import ANYTHING, Explained, explain
+from aigrid.metagraph.selection import Explained, explain
+from aigrid.node.gateway.by_capability import decoded
 from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.patience import Wish
@@ -39,11 +40,13 @@ class Known:
         router: of candidates.
         size_bytes: of a model's files, by id; 0 where that is unknown.
         paces: how long answers took so far.
+        misfit: hears of a (PeerId, model id, capability) whose answer was none of the capability's.
     """
 
     router: Explains
     size_bytes: Callable[[str], int] = lambda _: 0
     paces: Paces = field(default_factory=Paces)
+    misfit: Callable[[str, str, str], None] = lambda *_: None
 
 
 @dataclass(slots=True)
@@ -116,9 +119,8 @@ class Grid:
 
     async def _asked(self, want: Want, target: Target | None, preferences: Preferences) -> Reply:
         models = () if target is None else (target.model,)
-        criteria = want.criteria if target is None else ANYTHING
         if target is not None:
-            preferences = replace(preferences, only=(target.node,))
+            preferences = replace(preferences, pinned=target.node)
         request = want.request
         if isinstance(request, TextRequest):
             call = TextCall(
@@ -126,20 +128,20 @@ class Grid:
                 request,
                 preferences=preferences,
                 capability=want.contract.capability if target is None else "",
-                criteria=criteria,
+                criteria=want.criteria,
             )
             answer, output, logprobs, segments = await self._written(call)
         else:
-            task = TaskCall(models, _task(request), preferences=preferences, criteria=criteria)
+            task = TaskCall(models, _task(request), preferences=preferences, criteria=want.criteria)
             found = await self.core.run_task(task, part=next(self.parts), **self._who())
             answer, output, logprobs = found.answer, found.output, ()
             segments = tuple(found.told.segments)
         if target is None:
             self.explained = explain(answer.ranking)
-        value = msgspec.json.decode(output)
         try:
-            want.contract.check_output(value)
+            value = decoded(want.contract, output)
         except EngineError as error:
+            self.known.misfit(answer.node, answer.model, want.contract.capability)
             raise _WrongAnswerError(error.message, answer.node) from None
         target = target or Target(answer.node, answer.model)
         return Reply(target, output, value, logprobs, segments)

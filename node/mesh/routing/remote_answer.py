@@ -19,6 +19,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Chunks, Loading, Portion, Receipted, decode_rpc_answer
 
 _SIGN = TextChunk("")
+_WHOLE = frozenset({"stop", "length", "cancelled"})  # ends of what is not told word by word
 
 
 class RemoteAnswer:
@@ -53,7 +54,7 @@ class RemoteAnswer:
         self._came = came
         self._words_left = LIMITS.loading_words_max
         self.was_loading = False
-        self._begun = False
+        self._begun = self._has_result = False
         self.receipt = b""
         self.engine_seconds: float | None = None
         self._portions: list[bytes] = []
@@ -156,13 +157,19 @@ class RemoteAnswer:
             if isinstance(chunk, Finish):
                 if position < len(batch):
                     raise RemoteError("the answer goes on after its end", peer=self._peer)
+                if self._kind is not TextChunk and chunk.reason not in _WHOLE:
+                    raise RemoteError("an end that such an answer has not", peer=self._peer)
                 if self._kind is TextChunk and chunk.completion_tokens > self._tokens_allowed:
                     raise RemoteError("a longer answer than asked for", peer=self._peer)
             elif isinstance(chunk, TextChunk) and chunk.says_nothing:
                 pass  # a sign of life, whatever the answer is going to be
             elif not isinstance(chunk, self._kind):
                 raise RemoteError("an answer of another kind than asked for", peer=self._peer)
-            elif isinstance(chunk, TextChunk):
+            elif not isinstance(chunk, TextChunk):
+                if self._has_result:
+                    raise RemoteError("an answer with two results", peer=self._peer)
+                self._has_result = True
+            else:
                 self._tokens_left -= len(chunk.token_ids)
         if self._tokens_left < 0:
             raise RemoteError("a longer answer than asked for", peer=self._peer)

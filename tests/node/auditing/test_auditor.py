@@ -38,6 +38,7 @@ class Grid:
     def __init__(self, says: Outputs, first: str = "a") -> None:
         self.says = says
         self.first = first
+        self.reason: Any = "stop"
         self.asked: list[str] = []
         self.requests: list[tuple[InferRequest, Caller, Preferences]] = []
 
@@ -62,7 +63,7 @@ class Grid:
         self.requests.append((request, caller, preferences))
 
         async def chunks() -> AsyncIterator[tuple[InferChunk, ...]]:
-            yield (self._said(node, request), Finish("stop"))
+            yield (self._said(node, request), Finish(self.reason))
 
         yield Answer("id", "model", "name", node, chunks(), segments=[Segment(node, "model", 0)])
 
@@ -263,4 +264,19 @@ async def test_one_that_refuses_to_check_does_not_end_the_audit(start) -> None:
     for _ in range(20):
         await world.ask()
     assert world.auditor.results == {"wrong": 20}
+    assert {node for node, wrong in world.found if wrong} == {"a"}
+
+
+async def test_a_holder_that_was_asked_by_itself_is_checked_by_others(start) -> None:
+    world = await start({"a": b"1", "b": b"2", "c": b"2"})
+    await world.ask(preferences=Preferences(pinned="a"))
+    assert {node for node, wrong in world.found if wrong} == {"a"}
+    assert all(not preferences.pinned for _, _, preferences in world.grid.requests[1:])
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "length"])
+async def test_no_end_hides_an_answer_from_audits(start, reason: str) -> None:
+    world = await start({"a": b"1", "b": b"2", "c": b"2"})
+    world.grid.reason = reason
+    await world.ask()
     assert {node for node, wrong in world.found if wrong} == {"a"}

@@ -133,6 +133,10 @@ async def test_parameters_choose_models_and_narrow_what_is_said(sim, dataset, au
     (record,) = a.node.graph.store.of_kind(Kind.EVALUATION)
     assert isinstance(record.body, EvaluationBody)
     assert record.body.parameters == chosen
+    for name in ("max_tokens", "sorce"):
+        with pytest.raises(UsageError, match=f"states '{name}'"):
+            await a("evaluate", capability="text-generation", path=dataset, parameters={name: "2"})
+    assert len(a.node.graph.store.of_kind(Kind.EVALUATION)) == 1
     with pytest.raises(NoCandidateError, match="style fancy"):
         await a(
             "evaluate", capability="text-generation", path=dataset, parameters={"style": "fancy"}

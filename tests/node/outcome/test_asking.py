@@ -24,7 +24,13 @@ from aigrid.node.outcome.asking import (
 )
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.modes import Cascade, Race, Vote
-from aigrid.protocol.errors import AigridError, Code, EngineError, NoCandidateError
+from aigrid.protocol.errors import (
+    AigridError,
+    Code,
+    EngineError,
+    InvalidRequestError,
+    NoCandidateError,
+)
 from aigrid.protocol.inference import TaskRequest
 
 pytestmark = pytest.mark.trio
@@ -199,8 +205,9 @@ async def test_a_cascade_asks_another_holder_and_passes_over_a_model_that_nobody
 async def test_no_cascade_of_answers_that_do_not_say_how_sure_they_are(
     autojump_clock: MockClock,
 ) -> None:
-    with pytest.raises(EngineError, match="`vote`"):
+    with pytest.raises(InvalidRequestError, match="`vote`") as refused:
         await cascade(Doubles({"a": (0, "text")}), WANT, Cascade())
+    assert refused.value.param == "mode"
 
 
 async def test_where_nobody_is_there_the_mesh_itself_says_so(autojump_clock: MockClock) -> None:

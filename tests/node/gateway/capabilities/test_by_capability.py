@@ -1,14 +1,16 @@
 """`model: "capability:..."` in calls of OpenAI's dialect, through its own client."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
 import pytest
-from tests.node.gateway.double import HELLO, Batch, ScriptedMesh, gateway
+from tests.node.gateway.double import CONTRACTS, HELLO, Batch, ScriptedMesh, gateway
 
 from aigrid.node.gateway.by_capability import spoken
+from aigrid.protocol.errors import EngineError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest, TextRequest
 
 pytestmark = pytest.mark.trio
@@ -106,6 +108,9 @@ async def test_what_is_not_understood_is_refused(model: str, status: int) -> Non
 
 
 async def test_what_is_spoken() -> None:
-    assert spoken(b'"a"') == spoken(b'{"text": "a"}') == "a"
-    assert spoken(b"[1, 2]") == "[1, 2]"
-    assert spoken(b"\xff") == "�"
+    translation = CONTRACTS.of("translation")
+    assert spoken(translation, b'"a"') == "a"
+    assert json.loads(spoken(CONTRACTS.of("feature-extraction"), b"[[1.0, 2.0]]")) == [[1.0, 2.0]]
+    for wrong in (b"\xff", b"[1, 2]", b"1e999", b"[" * 40_000):
+        with pytest.raises(EngineError):
+            spoken(translation, wrong)

@@ -68,7 +68,22 @@ async def test_a_candidate_may_be_asked_by_itself() -> None:
     ((model, _, _),) = mesh.asked
     assert model == MODEL
     ((_, preferences),) = mesh.preferred
-    assert preferences.only == (NODE,)
+    assert (preferences.only, preferences.pinned) == ((), NODE)
+
+
+@pytest.mark.parametrize("output", [b"\xff\x00{{", b"1e999", b"[" * 40_000, b"5"])
+async def test_what_is_no_answer_is_an_error_of_whoever_gave_it(output: bytes) -> None:
+    async with served(*said(output)) as (_, client):
+        answer = await client.post("/v1/capabilities/translation", json={"input": "hi"})
+        chat = await client.post(
+            "/v1/chat/completions",
+            json={
+                "model": "capability:translation",
+                "messages": [{"role": "user", "content": "hi"}],
+            },
+        )
+    for refused in (answer, chat):
+        assert refused.json()["error"]["code"] == "engine_failed", refused.text
 
 
 async def test_text_is_text_whole_or_streamed() -> None:
