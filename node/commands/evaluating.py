@@ -105,8 +105,8 @@ def _check_stated(node: Node, params: Evaluate) -> None:
     if unknown := sorted(params.parameters.keys() - stated):
         there = ", ".join(sorted(stated)) or "none"
         raise UsageError(
-            f"no model for {params.capability} states {unknown[0]!r}, so it chooses none: there "
-            f"are {there}. A setting of a request, such as `max_tokens`, goes with each item of the "
+            f"no model for {params.capability} states {unknown[0]!r}, so it chooses none; stated: "
+            f"{there}. A setting of a request, such as `max_tokens`, goes with each item of the "
             "dataset, under `parameters`"
         )
 
