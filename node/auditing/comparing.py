@@ -3,23 +3,61 @@
 The model is the same to the byte, so numbers may differ by the rounding of another machine and by
 nothing else; `node.outcome.agreement`, which compares different models, is far more lenient. A text
 is checked token by token, with the tokens before each as they were answered ("teacher forcing"): so
-one near-tie that fell the other way costs one token and not the rest of the text.
+one near-tie that fell the other way costs one token and not the rest of the text. What those tokens
+come to as a text, and whether the answer may end where it does, leaves no such room.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
-from aigrid.protocol.inference import Tensor, TokenLogprob
+from aigrid.protocol.inference import FinishReason, Tensor, TokenLogprob
 from aigrid.protocol.limits import LIMITS
 
 Verdict = Literal["same", "different", "unclear"]
 _COARSE: Final = {"float16": 8.0, "bfloat16": 64.0}  # of float32's tolerance
 _FLOATS: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}  # bytes of each
 _NEGLIGIBLE: Final = 1e-12  # of a sum of probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text, as it was answered.
+
+    Attributes:
+        tokens: its ids, or as many of the first of them as are checked.
+        whole: whether these are all.
+        text: all of it.
+        reason: why it ended.
+        stops: strings that were to end it.
+        temperature: it was drawn at.
+    """
+
+    tokens: tuple[int, ...]
+    whole: bool
+    text: str
+    reason: FinishReason
+    stops: tuple[str, ...]
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """What a checker makes of a text: see `TextRequest.checks`.
+
+    Attributes:
+        tokens: one by one.
+        text: that they come to.
+        end: log-probability of an end after the last; None where the answer has to end there.
+    """
+
+    tokens: tuple[TokenLogprob, ...]
+    text: str
+    end: float | None
 
 
 def outputs(said: bytes, again: bytes) -> Verdict:
@@ -37,8 +75,38 @@ def tensors(said: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Verdict:
     )
 
 
+def texts(said: Written, again: Reread) -> Verdict:
+    """Of a text, by what a checker makes of its tokens."""
+    if tuple(one.token_id for one in again.tokens) != said.tokens:
+        return "unclear"  # it has not checked what it was asked to
+    if not _same_text(said, again.text) or not _may_end(said, again.end):
+        return "different"
+    return tokens(again.tokens)
+
+
+def _same_text(said: Written, again: str) -> bool:
+    """Decoders of one tokenizer differ in a space at the beginning, which is passed over."""
+    one, other = said.text.lstrip(" "), again.lstrip(" ")
+    if said.whole:
+        return one == other
+    # The checker lets go of what may yet become a stop string, or is half of a character.
+    held = max(map(len, said.stops), default=0) + 1
+    return one.startswith(other[: max(0, len(other) - held)])
+
+
+def _may_end(said: Written, end: float | None) -> bool:
+    """Whether honest work ends there with any probability that counts.
+
+    It could have ended after each token. Draws at a higher temperature make more of little.
+    """
+    if not said.whole or end is None:
+        return True
+    least = math.log(LIMITS.audit_false_alarm / (len(said.tokens) + 1))
+    return said.reason == "stop" and end >= least * max(1.0, said.temperature)
+
+
 def tokens(checked: Sequence[TokenLogprob]) -> Verdict:
-    """Of a text, by what a checker would itself have said in each place: see `TextRequest.checks`.
+    """Of tokens, by what a checker would itself have said in each place.
 
     A node that did the same work differs in `audit_token_noise` of its tokens at most. Where as
     many as were found are less likely than `audit_false_alarm` at that, it did not.

@@ -11,7 +11,14 @@ from aigrid.metagraph.selection import ANYTHING, Criteria
 from aigrid.node.auditing.case import Case, checkable, size_bytes
 from aigrid.node.mesh.routing.answer import Answer, Inference, ModelView
 from aigrid.node.policy.caller import Caller
-from aigrid.protocol.inference import Finish, InferChunk, InferRequest, TextChunk, TextRequest
+from aigrid.protocol.inference import (
+    Finish,
+    FinishReason,
+    InferChunk,
+    InferRequest,
+    TextChunk,
+    TextRequest,
+)
 from aigrid.protocol.limits import LIMITS
 
 
@@ -83,8 +90,16 @@ class Audited:
                 answer.chunks = kept = _Kept(answer.chunks)
             yield answer
         if kept is not None and kept.whole and len(answer.segments) == 1:
-            chunks = tuple(kept.chunks)
-            self._audits.take(Case(request, answer.node, answer.model, **said, chunks=chunks))
+            self._audits.take(
+                Case(
+                    request,
+                    answer.node,
+                    answer.model,
+                    **said,
+                    chunks=tuple(kept.chunks),
+                    reason=kept.reason,
+                )
+            )
 
 
 class _Kept:
@@ -92,6 +107,7 @@ class _Kept:
 
     Attributes:
         whole: whether it came to its end, and everything was kept.
+        reason: of that end.
     """
 
     def __init__(self, batches: AsyncIterator[tuple[InferChunk, ...]]) -> None:
@@ -99,6 +115,7 @@ class _Kept:
         self._left_bytes = LIMITS.audit_answer_max_bytes
         self.chunks: list[InferChunk] = []
         self.whole = False
+        self.reason: FinishReason = "cancelled"
 
     def __aiter__(self) -> "_Kept":
         return self
@@ -107,16 +124,17 @@ class _Kept:
         batch = await anext(self._batches)
         for chunk in batch:
             if isinstance(chunk, Finish):
+                self.reason = chunk.reason
                 self.whole = self._left_bytes >= 0 and chunk.reason != "cancelled"
                 continue
             self._left_bytes -= size_bytes(chunk)
             if self._left_bytes >= 0:
-                self.chunks.append(_without_text(chunk))
+                self.chunks.append(_plain(chunk))
             else:
                 self.chunks.clear()
         return batch
 
 
-def _without_text(chunk: InferChunk) -> InferChunk:
-    """Of a text its tokens are what is checked."""
-    return TextChunk("", chunk.token_ids) if isinstance(chunk, TextChunk) else chunk
+def _plain(chunk: InferChunk) -> InferChunk:
+    """Log-probabilities are not checked."""
+    return TextChunk(chunk.text, chunk.token_ids) if isinstance(chunk, TextChunk) else chunk

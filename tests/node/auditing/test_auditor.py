@@ -39,6 +39,7 @@ class Grid:
         self.says = says
         self.first = first
         self.reason: Any = "stop"
+        self.text = "some text"
         self.asked: list[str] = []
         self.requests: list[tuple[InferRequest, Caller, Preferences]] = []
 
@@ -73,11 +74,18 @@ class Grid:
             return TaskChunk(said)
         assert isinstance(request, TextRequest)
         if request.checks:
-            pairs = zip(request.continued_ids, said, strict=True)
-            return TextChunk(
-                "", (), tuple(TokenLogprob(t, "", -1.0, ((own, "", -1.0),)) for t, own in pairs)
-            )
-        return TextChunk("some text", tuple(said))
+            return checked(request, said)
+        return TextChunk(self.text, tuple(said))
+
+
+def checked(request: TextRequest, said: bytes) -> TextChunk:
+    """By one that would have said `said`, of which the first is the text and nothing else is."""
+    pairs = zip(request.continued_ids, said, strict=False)
+    logprobs = [TokenLogprob(t, "", -1.0, ((own, "", -1.0),)) for t, own in pairs]
+    if request.max_tokens != 0:
+        ends = len(request.continued_ids) >= len(said)
+        logprobs.append(TokenLogprob(None, "", -0.1 if ends else -50.0))
+    return TextChunk("some text", (), tuple(logprobs))
 
 
 class World:
@@ -188,6 +196,7 @@ async def test_a_text_is_checked_by_its_tokens_with_a_seed_of_its_own(start) -> 
     assert first.seed is not None
     assert check.seed == first.seed
     assert (check.continued_ids, check.checks, check.max_tokens) == (tuple(tokens), True, 0)
+    assert check.stop == ("x",)
     assert world.auditor.results == {"right": 1}
 
 
@@ -199,9 +208,42 @@ async def test_a_text_of_another_model_is_found_out(start) -> None:
     assert len(world.grid.asked) == 3
 
 
+async def test_a_text_that_its_tokens_do_not_come_to_is_found_out(start) -> None:
+    tokens = bytes(range(40))
+    world = await start(dict.fromkeys(HOLDERS, tokens))
+    world.grid.text = "some text, and what somebody wants to be read"
+    await world.ask(TextRequest(prompt="go on", max_tokens=40))
+    assert ("a", True) in world.found
+
+
+async def test_a_text_that_ends_too_soon_is_found_out(start) -> None:
+    tokens = bytes(range(40))
+    for reason in ("stop", "length"):
+        world = await start({"a": tokens[:10], "b": tokens, "c": tokens})
+        world.grid.reason = reason
+        await world.ask(TextRequest(prompt="go on", max_tokens=40))
+        assert ("a", True) in world.found
+
+
+async def test_a_text_of_nothing_is_found_out(start) -> None:
+    tokens = bytes(range(40))
+    world = await start({"a": b"", "b": tokens, "c": tokens})
+    world.grid.text = ""
+    await world.ask(TextRequest(prompt="go on", max_tokens=40))
+    assert ("a", True) in world.found
+
+
+async def test_a_text_without_tokens_is_nobodys_fault(start) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b""))
+    await world.ask(TextRequest(prompt="go on", max_tokens=40))
+    assert world.grid.asked == ["a"]
+    assert world.auditor.results == {"unsettled": 1}
+
+
 @pytest.mark.parametrize(
     "request_",
     [
+        TextRequest(prompt="p", continued_ids=(1,), max_tokens=40),
         TextRequest(prompt="p", max_tokens=40, more=b'{"tools":[]}'),
         TextRequest(prompt="p", continued_ids=(1,), max_tokens=0, checks=True, seed=1),
     ],
