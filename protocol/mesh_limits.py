@@ -160,7 +160,7 @@ class MeshLimits:
     summon_poll_seconds: float = limit(0.25, "between looks at who may serve them now")
     summon_hope_seconds: float = limit(20.0, "they wait with no sign that anybody comes")
     summon_retry_seconds: float = limit(
-        2.0, "one that was let go in vain rests before the next try"
+        2.0, "one that was often let go in vain rests before the next try"
     )
     summon_offers_max: int = limit(256, "offers looked at for each, of a capability")
     placement_models_max: int = limit(32, "wanted models that a node considers at once")
