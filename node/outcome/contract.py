@@ -15,7 +15,7 @@ import msgspec
 
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
-from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.limits import LIMITS
 
 NOTHING: Final = b"{}"
 _DEEPEST: Final = 32
@@ -28,7 +28,8 @@ _EXPENSIVE: Final = frozenset(
         *("unevaluatedProperties", "contains", "dependentSchemas", "if", "then", "else"),
     }
 )
-_PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=MIB, dfa_size_limit=MIB)
+_PATTERN: Final = LIMITS.schema_pattern_max_bytes
+_PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=_PATTERN, dfa_size_limit=_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Contract:
 
     def check_input(self, value: Any) -> None:
         """Raises InvalidRequestError: where a decoded input differs from what is taken."""
-        if problem := _problem(self.input, value):
+        if problem := self._problem(self.input, value):
             raise InvalidRequestError(
                 f"The input of {self.capability} does not fit: {problem}. "
                 f"GET /v1/capabilities/{self.capability} shows what does.",
@@ -83,15 +84,30 @@ class Contract:
                 Code.UNSUPPORTED_PARAMETER,
                 param="parameters",
             )
-        if problem := _problem(self.parameters, dict(value)):
+        if problem := self._problem(self.parameters, dict(value)):
             raise InvalidRequestError(
                 f"The parameters of {self.capability} do not fit: {problem}.", param="parameters"
             )
 
     def check_output(self, value: Any) -> None:
         """Raises EngineError: whoever answered did not keep to the contract."""
-        if problem := _problem(self.output, value):
+        if problem := self._problem(self.output, value):
             raise EngineError(f"The answer is not one of {self.capability}: {problem}.")
+
+    def _problem(self, schema: bytes, value: Any) -> str:
+        """The first thing that does not fit, without quoting it; "" where all does."""
+        if schema == NOTHING:
+            return ""
+        try:
+            validator = (_published if self.published else _validator)(schema)
+        except ValueError:
+            return ""  # what cannot be checked is not held against anybody
+        error = next(iter(validator.iter_errors(value)), None)
+        if error is None:
+            return ""
+        place = "".join(f"/{part}" for part in error.instance_path)[:_TEXT_SHOWN_CHARS]
+        said = error.message[:_TEXT_SHOWN_CHARS]
+        return f"at {place}: {said}" if place else said
 
 
 def unsaid(capability: str) -> Contract:
@@ -102,6 +118,7 @@ def unsaid(capability: str) -> Contract:
 def check_schema(schema: Mapping[str, Any]) -> str:
     """Why a schema cannot be used to check anything, in words; "" where it can."""
     waiting: list[tuple[Any, int]] = [(schema, 0)]
+    patterns = 0
     while waiting:
         at, depth = waiting.pop()
         if depth > _DEEPEST:
@@ -109,33 +126,25 @@ def check_schema(schema: Mapping[str, Any]) -> str:
         if isinstance(at, Mapping):
             if dear := sorted(_EXPENSIVE & at.keys()):
                 return f"`{dear[0]}` is not taken"
+            patterns += _patterns_of(at)
             waiting += ((one, depth + 1) for one in at.values())
         elif isinstance(at, list | tuple):
             waiting += ((one, depth + 1) for one in at)
+    if patterns > LIMITS.schema_patterns_max:
+        return f"it has {patterns} patterns, more than {LIMITS.schema_patterns_max}"
     raw = canonical(dict(schema))
     if len(raw) > LIMITS.capability_schema_max_bytes:
         return f"it is longer than {LIMITS.capability_schema_max_bytes} bytes"
     try:
-        _validator(raw)
+        _published(raw)
     except ValueError as error:
         return str(error)[:_TEXT_SHOWN_CHARS]
     return ""
 
 
-def _problem(schema: bytes, value: Any) -> str:
-    """The first thing that does not fit, without quoting it; "" where all does."""
-    if schema == NOTHING:
-        return ""
-    try:
-        validator = _validator(schema)
-    except ValueError:
-        return ""  # what cannot be checked is not held against anybody
-    error = next(iter(validator.iter_errors(value)), None)
-    if error is None:
-        return ""
-    place = "".join(f"/{part}" for part in error.instance_path)[:_TEXT_SHOWN_CHARS]
-    said = error.message[:_TEXT_SHOWN_CHARS]
-    return f"at {place}: {said}" if place else said
+def _patterns_of(schema: Mapping[str, Any]) -> int:
+    named = schema.get("patternProperties")
+    return ("pattern" in schema) + (len(named) if isinstance(named, Mapping) else 0)
 
 
 @functools.lru_cache(maxsize=256)
@@ -146,6 +155,17 @@ def _settings(schema: bytes) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=256)
 def _validator(raw: bytes) -> Any:
+    """Of what ships with the node, or nobody published."""
+    return _compiled(raw)
+
+
+@functools.lru_cache(maxsize=LIMITS.schemas_kept_max)
+def _published(raw: bytes) -> Any:
+    """Of what strangers write, which may be large: few are kept."""
+    return _compiled(raw)
+
+
+def _compiled(raw: bytes) -> Any:
     return jsonschema_rs.Draft202012Validator(
         msgspec.json.decode(raw),
         validate_formats=False,

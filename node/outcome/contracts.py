@@ -1,7 +1,8 @@
 """The contracts of all capabilities that are known here: shipped ones, and what members publish."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from aigrid.metagraph.capabilities import Concept
 from aigrid.metagraph.concepts import LiveConcepts
@@ -9,6 +10,9 @@ from aigrid.node.outcome.contract import Contract, check_schema
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.kinds import CapabilityBody, JsonSchema
+from aigrid.protocol.limits import LIMITS
+
+_Schemas = tuple[bytes, bytes, bytes]
 
 
 class Contracts:
@@ -19,6 +23,7 @@ class Contracts:
         self._now_ms = now_ms
         # Once: every request for text asks for one, and canonical JSON takes its time.
         self._shipped = {one.name: _shipped(one) for one in concepts.shipped()}
+        self._usable: OrderedDict[str, _Schemas] = OrderedDict()  # by id of a record
 
     def of(self, capability: str) -> Contract:
         """What whoever serves it takes and gives. Where it says nothing itself, a broader one does.
@@ -39,32 +44,51 @@ class Contracts:
                 param="capability",
             )
         body, record = self._concepts.published_as(capability)
-        return self._inherited(body, record)
+        listed = self._listed(body, record)
+        above = self._shipped.get(listed.task) or Contract("", "", "", ())
+        taken, given, settings = self._schemas_of(body, record)
+        return replace(
+            listed,
+            input=taken or above.input,
+            output=given or above.output,
+            parameters=settings or above.parameters,
+        )
 
     def all(self) -> Iterator[Contract]:
-        """Every one, groups included: shipped ones as they are listed, published ones by IRI."""
+        """Every one, groups included: shipped ones as they are listed, published ones by IRI.
+
+        Published ones come without schemas: anybody may publish many that take long to compile.
+        """
         yield from self._shipped.values()
         for body, record in self._concepts.published(self._now_ms()):
-            yield self._inherited(body, record)
+            yield self._listed(body, record)
 
     def counted(self, models: Iterable[Iterable[str]]) -> Counter[str]:
         """How many of the models with these capabilities can be asked for each capability."""
         return Counter(name for named in models for name in self._concepts.satisfied(named))
 
-    def _inherited(self, body: CapabilityBody, record: str) -> Contract:
-        """A published one. Schemas that it leaves out, or that nobody can use, are those above."""
-        task = self._concepts.task_of(body.id)
-        above = self._shipped.get(task) or Contract("", "", "", ())
+    def _listed(self, body: CapabilityBody, record: str) -> Contract:
         return Contract(
             capability=body.id,
             label=body.labels.get("en") or min(body.labels.items())[1],
-            task=task,
+            task=self._concepts.task_of(body.id),
             broader=body.broader,
-            input=_usable(body.input_schema) or above.input,
-            output=_usable(body.output_schema) or above.output,
-            parameters=_usable(body.parameters_schema) or above.parameters,
             published=record,
         )
+
+    def _schemas_of(self, body: CapabilityBody, record: str) -> _Schemas:
+        """Of input, output and parameters; b"" for what it leaves out, or nobody can use."""
+        found = self._usable.pop(record, None)
+        if found is None:
+            found = (
+                _usable(body.input_schema),
+                _usable(body.output_schema),
+                _usable(body.parameters_schema),
+            )
+        self._usable[record] = found
+        if len(self._usable) > LIMITS.schemas_kept_max:
+            self._usable.popitem(last=False)
+        return found
 
 
 def _shipped(concept: Concept) -> Contract:
