@@ -301,6 +301,9 @@ class Limits(MeshLimits, EngineLimits):
     audio_samples_max: int = limit(64_000_000, "samples of a sound in a request, all channels")
     task_json_max_bytes: int = limit(24 * MIB, "a task's input or answer as JSON")
     task_parameters_max: int = limit(32, "parameters of one task request")
+    capability_answer_max_bytes: int = limit(8 * MIB, "the same of what answers a capability")
+    capability_answer_values_max: int = limit(1 << 19, "values in one")
+    compared_steps_max: int = limit(100_000, "steps of a comparison of two answers that vote")
     task_items_max: int = limit(1024, "texts, labels or rows in one task request")
     # Queries
     query_max_bytes: int = limit(64 * KIB, "the text of a SPARQL query")

@@ -15,10 +15,12 @@ from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.request import named
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
 
 STRATEGY: Final = "strategy"
 _BALANCED: Final = STRATEGIES["balanced"]
 _LENGTH: Final = "max_tokens"
+_SHORT: Final = LIMITS.capability_answer_values_max  # no more values than bytes
 _encode = msgspec.json.Encoder().encode
 
 
@@ -73,7 +75,15 @@ def task_of(request: TextRequest, contract: Contract) -> TaskRequest:
 
 
 def decoded(contract: Contract, output: bytes) -> Any:
-    """An answer, which came as JSON text. Raises EngineError: it is none of the capability's."""
+    """An answer, which came as JSON text. Raises EngineError: it is none of the capability's.
+
+    It may be hostile, and nothing else runs while it is decoded: what is there is counted first.
+    """
+    values = sum(map(output.count, (b",", b"[", b"{"))) if len(output) > _SHORT else 0
+    if len(output) > LIMITS.capability_answer_max_bytes:
+        raise EngineError(f"An answer of {contract.capability} is too long: {len(output)} bytes.")
+    if values > LIMITS.capability_answer_values_max:
+        raise EngineError(f"An answer of {contract.capability} has too many values.")
     try:
         value = msgspec.json.decode(output)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from aigrid.metagraph.selection import Criteria
-from aigrid.node.outcome.agreement import most_agreed
+from aigrid.node.outcome.agreement import Agreement
 from aigrid.node.outcome.confidence import confidence
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.modes import Cascade, Race, Vote
@@ -149,8 +149,8 @@ async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
             f"{len(waiting)} can vote on {want.contract.capability} now, and {mode.needed} must "
             "agree: lower `agree`, or wait until more nodes offer it"
         )
-    replies: list[Reply] = []
-    agreeing: tuple[int, ...] = ()
+    replies: dict[int, Reply] = {}
+    agreement, agreeing = Agreement(), tuple[int, ...]()
     async with _asking(mesh, want) as asking:
         for _ in range(min(mode.of, len(waiting))):
             asking.start(waiting.popleft())
@@ -160,18 +160,20 @@ async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
                 if waiting:
                     asking.start(waiting.popleft())
                 continue
-            replies = sorted([*replies, reply], key=lambda one: places[one.target])
-            best, agreeing = most_agreed([one.value for one in replies])
+            place = places[reply.target]
+            replies[place] = reply
+            agreement.add(place, reply.value)
+            best, agreeing = agreement.most()
             if len(agreeing) >= mode.needed:
-                others = [one for n, one in enumerate(replies) if n != best]
+                others = [replies[n] for n in sorted(replies) if n != best]
                 told = {
                     "asked": len(replies) + asking.running,
                     "answered": len(replies),
                     "agreed": len(agreeing),
                     "needed": mode.needed,
                     "dissenting": [
-                        {"node": one.target.node, "model": one.target.model}
-                        for n, one in enumerate(replies)
+                        {"node": replies[n].target.node, "model": replies[n].target.model}
+                        for n in sorted(replies)
                         if n not in agreeing
                     ],
                 }

@@ -222,7 +222,12 @@ def _no_name(model: str) -> InvalidRequestError:
 def _request(contract: Contract, value: Any, parameters: Mapping[str, Any]) -> InferRequest:
     """As engines understand it: generated text has a request of its own."""
     if contract.task != _TEXT:
-        return TaskRequest(contract.capability, _encode(value), dict(parameters))
+        try:
+            return TaskRequest(contract.capability, _encode(value), dict(parameters))
+        except RecursionError:  # an output that goes into the next step
+            raise InvalidRequestError(
+                f"The input of {contract.capability} is nested too deeply.", param="input"
+            ) from None
     try:
         text = msgspec.convert(value, _TextInput)
         settings = msgspec.convert(parameters, _TextSettings)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.concepts import LiveConcepts
+from aigrid.node.outcome.contract import unsaid
 from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.outcome.modes import FALLBACK, Vote
-from aigrid.node.outcome.request import Asked, asked, decode, filters_of, named, step_asked
+from aigrid.node.outcome.request import Asked, asked, decode, filters_of, named, step_asked, wanted
 from aigrid.protocol.errors import AigridError, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 
@@ -102,6 +103,14 @@ def test_a_pipeline_is_checked_whole_before_anything_runs() -> None:
 def test_what_does_not_fit_is_refused_and_says_where(body: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):
         ask("translation", **body)
+
+
+def test_an_input_that_cannot_be_written_down_again_is_refused() -> None:
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(InvalidRequestError, match="nested"):
+        wanted(unsaid("translation"), deep, parameters={})
 
 
 @given(st.binary(max_size=60))

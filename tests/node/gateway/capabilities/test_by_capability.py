@@ -9,9 +9,11 @@ import openai
 import pytest
 from tests.node.gateway.double import CONTRACTS, HELLO, Batch, ScriptedMesh, gateway
 
-from aigrid.node.gateway.by_capability import spoken
+from aigrid.node.gateway.by_capability import decoded, spoken
+from aigrid.node.outcome.contract import unsaid
 from aigrid.protocol.errors import EngineError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -114,3 +116,21 @@ async def test_what_is_spoken() -> None:
     for wrong in (b"\xff", b"[1, 2]", b"1e999", b"[" * 40_000):
         with pytest.raises(EngineError):
             spoken(translation, wrong)
+
+
+async def test_an_answer_is_refused_for_its_size_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    contract = unsaid("feature-extraction")
+    rows = b"[" + b"[0.25,0.5]," * 80_000 + b"[]]"
+    assert len(decoded(contract, rows)) == 80_001
+
+    def never(_: bytes) -> Any:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("aigrid.node.gateway.by_capability.msgspec.json.decode", never)
+    many = b"[" + b"[]," * LIMITS.capability_answer_values_max + b"[]]"
+    long = b'"' + b"a" * LIMITS.capability_answer_max_bytes + b'"'
+    for answer in (many, long):
+        with pytest.raises(EngineError, match="too"):
+            decoded(contract, answer)
