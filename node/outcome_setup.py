@@ -2,6 +2,8 @@
 
 import functools
 
+from msgspec import UnsetType
+
 from aigrid.node.app import Node
 from aigrid.node.gateway.capabilities.grid import Known
 from aigrid.node.gateway.capabilities.outcomes import Outcomes
@@ -12,7 +14,8 @@ from aigrid.protocol.kinds import ModelBody
 
 def contracts_of(node: Node) -> Contracts:
     """Of everything that the node knows now."""
-    return Contracts(node.graph.index.concepts, now_ms=node.now_ms)
+    stated = functools.partial(_stated, node)
+    return Contracts(node.graph.index.concepts, now_ms=node.now_ms, stated=stated)
 
 
 def outcomes_of(node: Node, core: GatewayCore) -> Outcomes:
@@ -24,6 +27,21 @@ def outcomes_of(node: Node, core: GatewayCore) -> Outcomes:
         functools.partial(node.learning.note, served=False),
     )
     return Outcomes(core, contracts_of(node), known)
+
+
+def _stated(node: Node, capability: str) -> frozenset[str]:
+    """Parameters of which manifests behind live offers state values, for it or a narrower one."""
+    index, now_ms = node.graph.index, node.now_ms()
+    found: set[str] = set()
+    for offer in index.offers_of_capability(capability, now_ms):
+        record = index.manifest(offer.manifest, now_ms)
+        body = None if record is None else record.body
+        if not isinstance(body, ModelBody) or isinstance(body.serves, UnsetType):
+            continue
+        for served in body.serves:
+            if index.concepts.satisfied((served.capability,)).get(capability, 0) > now_ms:
+                found |= served.parameters.keys()
+    return frozenset(found)
 
 
 def _size_bytes(node: Node, model: str) -> int:

@@ -1,12 +1,13 @@
 """The methods behind `aigrid evaluate` and `aigrid evaluations`."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from aigrid.metagraph.selection.constraints import check_selecting
 from aigrid.node.app import Node
@@ -67,9 +68,11 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
         AigridError: nobody can be asked, or all that were asked failed.
     """
     contract = contracts_of(node).of(params.capability)
+    stated = contract.stated()
+    contract = replace(contract, stated=lambda: stated)  # it is read in a thread
     form, measure_ = form_of(contract.task, params.metric)
     check_selecting(params.parameters)
-    _check_stated(node, params)
+    _check_stated(params, stated)
     run_blocking = node.models.run_blocking
     data = await run_blocking(lambda: _read(Path(params.path)))
     dataset = await run_blocking(lambda: parse_dataset(data, contract, form, params.parameters))
@@ -93,16 +96,9 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
     }
 
 
-def _check_stated(node: Node, params: Evaluate) -> None:
+def _check_stated(params: Evaluate, stated: Collection[str]) -> None:
     """Raises UsageError for a parameter that chooses among no models: it would say nothing."""
-    index, now_ms = node.graph.index, node.now_ms()
-    stated: set[str] = set()
-    for offer in index.offers_of_capability(params.capability, now_ms):
-        record = index.manifest(offer.manifest, now_ms)
-        body = None if record is None else record.body
-        if isinstance(body, ModelBody) and not isinstance(body.serves, UnsetType):
-            stated |= {name for served in body.serves for name in served.parameters}
-    if unknown := sorted(params.parameters.keys() - stated):
+    if unknown := sorted(params.parameters.keys() - set(stated)):
         there = ", ".join(sorted(stated)) or "none"
         raise UsageError(
             f"no model for {params.capability} states {unknown[0]!r}, so it chooses none; stated: "

@@ -102,7 +102,7 @@ def _item(line: bytes, contract: Contract, form: Form, constraints: bytes) -> It
         expected = form.expected(said.expected)
     except MisfitError as error:
         raise ValueError(f"what is expected cannot be an answer: {error}") from None
-    if "source" in said.parameters or "target" in said.parameters:
+    if contract.selecting(said.parameters):
         raise ValueError("what chooses among models holds for the whole dataset: use `--param`")
     usual = _USUAL if contract.task == _TEXT else {}
     want = wanted(

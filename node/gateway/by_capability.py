@@ -5,32 +5,35 @@ as selection chooses. Where the capability is no generation of text, its input i
 message or the prompt says, and its answer is spoken: a text as it is, anything else as JSON.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from aigrid.metagraph.selection import STRATEGIES, Criteria, strategy_of
 from aigrid.node.outcome.contract import Contract
-from aigrid.node.outcome.request import named
+from aigrid.node.outcome.request import STRATEGY, named
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 
-STRATEGY: Final = "strategy"
 _BALANCED: Final = STRATEGIES["balanced"]
 _LENGTH: Final = "max_tokens"
 _SHORT: Final = LIMITS.capability_answer_values_max  # no more values than bytes
 _encode = msgspec.json.Encoder().encode
 
 
-def capability_of(models: Sequence[str]) -> tuple[str, Criteria] | None:
+def capability_of(
+    models: Sequence[str], stated: Callable[[str], Collection[str]] = lambda _: ()
+) -> tuple[str, Criteria] | None:
     """The capability that a request names instead of models, and by what is chosen.
+
+    `stated`: see `named`.
 
     Raises:
         InvalidRequestError: it names both, or a capability in a way that is not understood.
     """
-    found = [one for one in map(named, models) if one is not None]
+    found = [one for model in models if (one := named(model, stated)) is not None]
     if not found:
         return None
     if len(models) > 1:

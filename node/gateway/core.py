@@ -175,7 +175,7 @@ class GatewayCore:
         Raises:
             AigridError: the caller may not, or not now.
         """
-        if (named := capability_of(call.models)) is not None:
+        if (named := capability_of(call.models, self._stated)) is not None:
             capability, criteria = named
             call = replace(call, models=(), capability=capability, criteria=criteria)
         contract = self._contract(call.capability or TEXT_GENERATION)
@@ -219,7 +219,7 @@ class GatewayCore:
         Raises:
             AigridError: the caller may not, or there is no complete answer.
         """
-        if (named := capability_of(call.models)) is not None:
+        if (named := capability_of(call.models, self._stated)) is not None:
             call = self._by_capability(call, *named)
         request = call.request
         self._check(visit, call.models or ("",), call.capability, most(request))
@@ -246,6 +246,9 @@ class GatewayCore:
                 raise EngineError("The model answered without a result.")
             told = Told.of(generation.answer, generation.segments, course)
             return TaskAnswer(generation.answer, output, finish, told, tensors or {})
+
+    def _stated(self, capability: str) -> Collection[str]:
+        return self._contract(capability).stated()
 
     def _by_capability(self, call: TaskCall, capability: str, criteria: Criteria) -> TaskCall:
         """A task of whatever model has a capability, which has to be the task, or narrower."""

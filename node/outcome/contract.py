@@ -6,8 +6,8 @@ and what would make checking itself expensive is refused with the schema.
 """
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jsonschema_rs
@@ -18,6 +18,9 @@ from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.limits import LIMITS
 
 NOTHING: Final = b"{}"
+SELECTING: Final = frozenset({"source", "target"})
+"""Parameters that choose among models, and go to none, whatever is stated."""
+
 _DEEPEST: Final = 32
 _TEXT_SHOWN_CHARS: Final = 200
 # References can stand in circles, and comparing all items with all others takes for ever.
@@ -44,6 +47,8 @@ class Contract:
         input, output: schemas of one request, as canonical JSON.
         parameters: that of an object of settings, each of them optional.
         published: the id of the record that says so; "" where it is shipped.
+        stated: the names of further parameters that choose among models: those for which manifests
+            now say which values they are meant for. Not known before it is called.
     """
 
     capability: str
@@ -54,6 +59,7 @@ class Contract:
     output: bytes = NOTHING
     parameters: bytes = NOTHING
     published: str = ""
+    stated: Callable[[], frozenset[str]] = field(default=frozenset, compare=False, repr=False)
 
     @property
     def settings(self) -> frozenset[str]:
@@ -65,6 +71,16 @@ class Contract:
         """Whether an input is bytes, written in base64."""
         return bool(msgspec.json.decode(self.input).get("contentEncoding") == "base64")
 
+    def selecting(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Which of them choose among models; the others go to whoever answers."""
+        texts = {name for name, value in parameters.items() if isinstance(value, str)}
+        chosen = SELECTING | (self.stated() if texts - SELECTING else frozenset())
+        return {
+            name: value
+            for name, value in parameters.items()
+            if name in SELECTING or (name in texts and name in chosen)
+        }
+
     def check_input(self, value: Any) -> None:
         """Raises InvalidRequestError: where a decoded input differs from what is taken."""
         if problem := self._problem(self.input, value):
@@ -75,8 +91,13 @@ class Contract:
             )
 
     def check_parameters(self, value: Mapping[str, Any]) -> None:
-        """Raises InvalidRequestError: which setting is none, or has a value that it cannot have."""
+        """Raises InvalidRequestError: which setting is none, or has a value that it cannot have.
+
+        What manifests state is one, whether or not the contract names it.
+        """
         known = self.settings
+        stated = self.selecting(value).keys() - known - SELECTING
+        value = {name: one for name, one in value.items() if name not in stated}
         if self.parameters != NOTHING and (unknown := sorted(value.keys() - known)):
             there = ", ".join(sorted(known)) or "none"
             raise InvalidRequestError(
@@ -84,7 +105,7 @@ class Contract:
                 Code.UNSUPPORTED_PARAMETER,
                 param="parameters",
             )
-        if problem := self._problem(self.parameters, dict(value)):
+        if problem := self._problem(self.parameters, value):
             raise InvalidRequestError(
                 f"The parameters of {self.capability} do not fit: {problem}.", param="parameters"
             )

@@ -1,12 +1,13 @@
 """The contracts of all capabilities that are known here: shipped ones, and what members publish."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from aigrid.metagraph.capabilities import Concept
 from aigrid.metagraph.concepts import LiveConcepts
-from aigrid.node.outcome.contract import Contract, check_schema
+from aigrid.node.outcome.contract import SELECTING, Contract, check_schema
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.kinds import CapabilityBody, JsonSchema
@@ -16,13 +17,26 @@ _Schemas = tuple[bytes, bytes, bytes]
 
 
 class Contracts:
-    """`now_ms` is wall time: what somebody published counts while its record is believed."""
+    """`now_ms` is wall time: what somebody published counts while its record is believed.
 
-    def __init__(self, concepts: LiveConcepts, *, now_ms: Callable[[], int]) -> None:
+    `stated` names the parameters of which live manifests state values, for a capability.
+    """
+
+    def __init__(
+        self,
+        concepts: LiveConcepts,
+        *,
+        now_ms: Callable[[], int],
+        stated: Callable[[str], Collection[str]] = lambda _: (),
+    ) -> None:
         self._concepts = concepts
         self._now_ms = now_ms
+        self._stated = stated
         # Once: every request for text asks for one, and canonical JSON takes its time.
-        self._shipped = {one.name: _shipped(one) for one in concepts.shipped()}
+        self._shipped = {
+            one.name: replace(_shipped(one), stated=partial(self._selecting, one.name, one.name))
+            for one in concepts.shipped()
+        }
         self._usable: OrderedDict[str, _Schemas] = OrderedDict()  # by id of a record
 
     def of(self, capability: str) -> Contract:
@@ -49,6 +63,7 @@ class Contracts:
         taken, given, settings = self._schemas_of(body, record)
         return replace(
             listed,
+            stated=partial(self._selecting, body.id, listed.task),
             input=taken or above.input,
             output=given or above.output,
             parameters=settings or above.parameters,
@@ -66,6 +81,12 @@ class Contracts:
     def counted(self, models: Iterable[Iterable[str]]) -> Counter[str]:
         """How many of the models with these capabilities can be asked for each capability."""
         return Counter(name for named in models for name in self._concepts.satisfied(named))
+
+    def _selecting(self, capability: str, task: str) -> frozenset[str]:
+        """What engines know as a setting is none: a manifest could take it away from all others."""
+        shipped = self._shipped.get(task)
+        settings = frozenset[str]() if shipped is None else shipped.settings
+        return frozenset(self._stated(capability)) - (settings - SELECTING)
 
     def _listed(self, body: CapabilityBody, record: str) -> Contract:
         return Contract(

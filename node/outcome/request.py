@@ -5,7 +5,7 @@ how they are asked. Parameters that manifests state values of, such as the langu
 translation, choose among candidates; the others go to whoever answers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from aigrid.metagraph.selection import Criteria, Filters, Strategy, strategy_of
 from aigrid.node.outcome.asking import Want
-from aigrid.node.outcome.contract import Contract
+from aigrid.node.outcome.contract import SELECTING, Contract
 from aigrid.node.outcome.modes import Mode, Parameters, Pipeline, Step, mode_of
 from aigrid.node.outcome.steps import FIRST, Graph
 from aigrid.protocol.errors import Code, InvalidRequestError, UsageError
@@ -24,7 +24,7 @@ from aigrid.protocol.inference import ChatMessage, InferRequest, TaskRequest, Te
 CAPABILITY: Final = "capability:"
 """What the `model` of a request begins with that names a capability instead."""
 
-_SELECTING: Final = frozenset({"source", "target"})
+STRATEGY: Final = "strategy"
 _TEXT: Final = "text-generation"
 _DEFAULT_STRATEGY: Final = "balanced"
 _BALANCED: Final = msgspec.Raw(b'"balanced"')
@@ -135,8 +135,8 @@ def wanted(
     """One capability with a decoded input. Raises InvalidRequestError."""
     contract.check_input(value)
     contract.check_parameters(parameters)
-    selecting = {name: one for name, one in parameters.items() if name in _SELECTING}
-    others = {name: one for name, one in parameters.items() if name not in _SELECTING}
+    selecting = contract.selecting(parameters)
+    others = {name: one for name, one in parameters.items() if name not in selecting}
     return Want(
         contract,
         _request(contract, value, others),
@@ -162,8 +162,14 @@ def filters_of(capability: str, said: Any, selecting: Mapping[str, Any]) -> Filt
     """
     if not isinstance(said, dict) or "capability" in said:
         raise InvalidRequestError("`constraints` is an object of constraints.", param="constraints")
+    whole = {**said, "capability": capability}
+    whole |= {name: value for name, value in selecting.items() if name in SELECTING}
+    further = {name: value for name, value in selecting.items() if name not in SELECTING}
+    among = said.get("parameters", {})
+    if further and isinstance(among, dict):
+        whole["parameters"] = {**among, **further}
     try:
-        filters = msgspec.convert({**said, **selecting, "capability": capability}, Filters)
+        filters = msgspec.convert(whole, Filters)
         filters.check()
     except (msgspec.ValidationError, UsageError, UnicodeError) as error:
         raise InvalidRequestError(
@@ -172,11 +178,14 @@ def filters_of(capability: str, said: Any, selecting: Mapping[str, Any]) -> Filt
     return filters
 
 
-def named(model: str) -> tuple[str, Filters, dict[str, str]] | None:
+def named(
+    model: str, stated: Callable[[str], Collection[str]] = lambda _: ()
+) -> tuple[str, Filters, dict[str, str]] | None:
     """What a `model` such as `capability:translation?source=en&max_latency_ms=500` asks for.
 
     None where it names a model. Else the capability, what is to be fulfilled, and the parameters
-    that are neither a constraint nor choose: strategy and settings, as text.
+    that are neither a constraint nor choose: strategy and settings, as text. `stated` names those
+    that choose among models of a capability beside `source` and `target`.
 
     Raises:
         InvalidRequestError: it begins like one, and is none.
@@ -200,13 +209,23 @@ def named(model: str) -> tuple[str, Filters, dict[str, str]] | None:
                 raise _no_name(model)
             said[field] = int(text)
         elif field == "warm":
+            if text not in ("true", "false"):
+                raise InvalidRequestError(
+                    f"`warm` is true or false, and not {text[:16]!r}.", param="model"
+                )
             said[field] = text == "true"
         elif field in _TEXTS:
             said[field] = text
         else:
             others[name] = text
+    if others.keys() - {STRATEGY}:
+        names = frozenset(stated(capability)) - {STRATEGY}
+        selecting = {name: text for name, text in others.items() if name in names}
+    else:
+        selecting = {}
+    others = {name: text for name, text in others.items() if name not in selecting}
     try:
-        return capability, filters_of(capability, said, {}), others
+        return capability, filters_of(capability, said, selecting), others
     except InvalidRequestError as error:
         raise InvalidRequestError(error.message, param="model") from None
 
@@ -265,4 +284,3 @@ _ALIASES: Final[Mapping[str, str]] = {
     "max_latency_ms": "latency_ms_max",
     "max_size_bytes": "size_bytes_max",
 }
-Prepare = Callable[[str, Any], Asked]

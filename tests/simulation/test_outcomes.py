@@ -21,8 +21,8 @@ from aigrid.engines.text_generate import TAKES
 from aigrid.node.gateway.capabilities.grid import Known
 from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.outcome.request import decode
+from aigrid.node.outcome_setup import contracts_of
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError, Code
@@ -33,6 +33,7 @@ from aigrid.protocol.inference import (
     TokenLogprob,
 )
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import Served
 
 pytestmark = pytest.mark.trio
 SLOW_MS = 5000.0
@@ -47,7 +48,7 @@ class Asker:
         self._core = GatewayCore(
             node.router, status=dict, now_ms=node.now_ms, token=node.new_request_id
         )
-        contracts = Contracts(node.graph.index.concepts, now_ms=node.now_ms)
+        contracts = contracts_of(node)
         self._outcomes = Outcomes(self._core, contracts, Known(node.router))
 
     async def ask(self, text: str = "one two", **body: Any) -> dict[str, Any]:
@@ -305,4 +306,25 @@ async def test_constraints_that_nobody_meets_are_named(
         with pytest.raises(AigridError) as refused:
             await asker.ask(constraints={"license": "MIT"})
     assert refused.value.code is Code.NO_CANDIDATE
-    assert "Apache-2.0" in refused.value.message or "MIT" in refused.value.message
+    assert "ask for license Apache-2.0" in refused.value.message
+
+
+async def test_a_parameter_that_a_manifest_states_chooses_and_is_not_sent(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    plain = (Served("text-generation", {"style": ("plain",), "max_tokens": ("9",)}),)
+    async with grid(tmp_path) as (sim, asker):
+        with pytest.raises(AigridError) as refused:
+            await asker.ask(parameters={"style": "plain"})
+        assert refused.value.code is Code.UNSUPPORTED_PARAMETER
+        model = await sim.publish_echo("second", "stated", serves=plain)
+        router = sim.nodes["asker"].node.router
+        await eventually(lambda: len(router.models()) == len(HOLDERS) + 1, seconds=60)
+        chosen = await asker.ask(parameters={"style": "plain"}, explain=True)
+        with pytest.raises(AigridError) as nobody:
+            await asker.ask(parameters={"style": "ornate"})
+        # What engines know is nobody's to take away.
+        sent = await asker.ask("one two three", parameters={"max_tokens": 2})
+    assert chosen["aigrid"]["model"] == model
+    assert nobody.value.code is Code.NO_CANDIDATE
+    assert sent["output"] == {"text": "one two"}
