@@ -49,7 +49,8 @@ class Asker:
             node.router, status=dict, now_ms=node.now_ms, token=node.new_request_id
         )
         contracts = contracts_of(node)
-        self._outcomes = Outcomes(self._core, contracts, Known(node.router))
+        self.known = Known(node.router)
+        self._outcomes = Outcomes(self._core, contracts, self.known)
 
     async def ask(self, text: str = "one two", **body: Any) -> dict[str, Any]:
         whole = {"input": {"messages": [{"role": "user", "content": text}]}, **body}
@@ -178,6 +179,29 @@ async def test_a_race_learns_when_an_answer_is_late(
         assert trio.current_time() - start < 1
     assert found["aigrid"]["asked"] > 1
     assert found["aigrid"]["node"] != quick["aigrid"]["node"]
+
+
+async def test_how_long_another_hung_before_it_is_not_put_down_to_who_answered(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path) as (sim, asker):
+        await asker.ask(mode={"name": "vote", "of": 3, "agree": 3})  # so that all are loaded
+        first = (await asker.ask(seed=3))["aigrid"]["node"]
+        paces = asker.known.paces
+        sim.network.freeze(first)
+        before = {key: list(window) for key, window in paces._windows.items()}
+        start = trio.current_time()
+        told = (await asker.ask(seed=3))["aigrid"]
+        took_seconds = trio.current_time() - start
+    assert told["node"] != first
+    noted = [
+        seconds
+        for key, window in paces._windows.items()
+        for seconds in list(window)[len(before.get(key, [])) :]
+    ]
+    assert noted
+    assert max(noted) < 0.5 < took_seconds
+    assert len(told["segments"]) == 1
 
 
 async def test_a_text_that_is_sure_enough_ends_a_cascade_and_another_does_not(

@@ -90,32 +90,29 @@ class Grid:
             return await self._timed(want, target)
         wrong: list[str] = []
         while True:
-            began_seconds = trio.current_time()
             try:
-                reply = await self._asked(want, None, Preferences(ignore=tuple(wrong)))
+                return await self._asked(want, None, Preferences(ignore=tuple(wrong)))
             except _WrongAnswerError as error:
                 if len(wrong) + 1 >= LIMITS.mode_candidates_max:
                     raise
                 wrong.append(error.node)
-            else:
-                self._took(reply.target, want, began_seconds)
-                return reply
 
     async def _timed(self, want: Want, target: Target) -> Reply:
-        """The answer of one, and for the next time how long that took, or at least took."""
+        """The answer of one; where it is given up, how long it took at least is remembered."""
         paces, began_seconds = self.known.paces, trio.current_time()
         of = target.node, target.model, want.contract.capability
         try:
-            reply = await self._asked(want, target, ANY)
+            return await self._asked(want, target, ANY)
         except trio.Cancelled:
             paces.given_up(*of, trio.current_time() - began_seconds)
             raise
-        self._took(target, want, began_seconds)
-        return reply
 
-    def _took(self, target: Target, want: Want, began_seconds: float) -> None:
-        of = target.node, target.model, want.contract.capability
-        self.known.paces.took(*of, trio.current_time() - began_seconds)
+    def _took(self, answer: Answer, want: Want) -> None:
+        """For the next time, how long it took; not what others took before or after it."""
+        if answer.asked_seconds is None or len(answer.segments) > 1:
+            return
+        of = answer.node, answer.model, want.contract.capability
+        self.known.paces.took(*of, trio.current_time() - answer.asked_seconds)
 
     async def _asked(self, want: Want, target: Target | None, preferences: Preferences) -> Reply:
         models = () if target is None else (target.model,)
@@ -143,6 +140,7 @@ class Grid:
         except EngineError as error:
             self.known.misfit(answer.node, answer.model, want.contract.capability)
             raise _WrongAnswerError(error.message, answer.node) from None
+        self._took(answer, want)
         target = target or Target(answer.node, answer.model)
         return Reply(target, output, value, logprobs, segments)
 
