@@ -21,6 +21,7 @@ from aigrid.engines.text_generate import TAKES
 from aigrid.node.gateway.capabilities.grid import Known
 from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.told import OutcomeError
 from aigrid.node.outcome.request import decode
 from aigrid.node.outcome_setup import contracts_of
 from aigrid.node.policy.caller import OPERATOR
@@ -86,6 +87,17 @@ class Wrong(Doubtful):
         for chunk in super().answer(request, cancel):
             if isinstance(chunk, TextChunk):
                 yield TextChunk(chunk.text.upper(), chunk.token_ids, chunk.logprobs)
+            else:
+                yield chunk
+
+
+class Backwards(Doubtful):
+    """Says what nobody else says."""
+
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        for chunk in super().answer(request, cancel):
+            if isinstance(chunk, TextChunk):
+                yield TextChunk(chunk.text[::-1], chunk.token_ids, chunk.logprobs)
             else:
                 yield chunk
 
@@ -223,6 +235,20 @@ async def test_a_vote_says_who_agreed_and_pays_each(
     assert (told["agreed"], told["needed"], told["dissenting"]) == (3, 3, [])
     assert len(told["receipts"]) == 3
     assert len({one["node"] for one in told["segments"]}) == 3
+
+
+async def test_those_who_voted_in_vain_are_paid_and_told(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path, engines={"echo": Doubtful}) as (sim, asker):
+        await asker.ask(mode={"name": "vote", "of": 3, "agree": 3})  # so that all are loaded
+        for worker in spawner_of(sim.nodes["second"].node).spawned:
+            worker._loaded.__class__ = Backwards
+        with pytest.raises(OutcomeError) as refused:
+            await asker.ask(mode={"name": "vote", "of": 3, "agree": 3})
+    assert refused.value.code is Code.NO_AGREEMENT
+    assert len({one.node for one in refused.value.segments}) == 3
+    assert all(one.receipted for one in refused.value.segments)
 
 
 async def test_no_cascade_where_nobody_says_how_sure_it_is(

@@ -54,6 +54,8 @@ class Grid:
     """One request of a client, whomever it asks: implements `Mesh`.
 
     Attributes:
+        parts: numbers of what is asked of nodes.
+        paid: segments of every answer that was given so far, of whatever use it was.
         explained: what became of each candidate, of the choice that was made last.
     """
 
@@ -63,8 +65,13 @@ class Grid:
     visit: Visit
     wish: Wish | None = None
     parts: "count[int]" = field(default_factory=count)
+    paid: list[Segment] = field(default_factory=list)
     explained: tuple[Explained, ...] = ()
     capability: str = ""
+
+    def for_step(self) -> "Grid":
+        """The same request, for one step of its pipeline."""
+        return replace(self, explained=(), capability="")
 
     async def candidates(self, want: Want) -> Sequence[Target]:
         """Those that may be asked, the best first."""
@@ -133,6 +140,7 @@ class Grid:
             found = await self.core.run_task(task, part=next(self.parts), **self._who())
             answer, output, logprobs = found.answer, found.output, ()
             segments = tuple(found.told.segments)
+        self.paid += segments
         if target is None:
             self.explained = explain(answer.ranking)
         try:

@@ -11,6 +11,7 @@ from tests.node.gateway.double import HELLO, MODEL, NODE, RECEIPT, Batch, Script
 
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest, TextRequest
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
@@ -118,6 +119,54 @@ async def test_an_answer_that_is_none_of_the_capability_is_not_passed_on() -> No
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "engine_failed"
     assert mesh.preferred[1][1].ignore == (NODE,)  # another one was asked for
+
+
+THEN = {"name": "then", "capability": "text-classification"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "code", "answers"),
+    [
+        ("cascade", 400, "unsupported_parameter", 1),
+        (
+            {"name": "pipeline", "steps": [THEN]},
+            500,
+            "engine_failed",
+            1 + LIMITS.mode_candidates_max,
+        ),
+        (
+            {"name": "pipeline", "steps": [{**THEN, "input": {"$from": "first", "path": "/no"}}]},
+            400,
+            "invalid_request",
+            1,
+        ),
+    ],
+)
+async def test_what_was_answered_is_told_where_there_is_no_outcome(
+    mode: Any, status: int, code: str, answers: int
+) -> None:
+    async with served(*said(b'"salut"')) as (_, client):
+        refused = await client.post(
+            "/v1/capabilities/translation", json={"input": "hi", "mode": mode}
+        )
+    body = refused.json()
+    assert (refused.status_code, body["error"]["code"]) == (status, code)
+    assert [one["receipt"] for one in body["aigrid"]["segments"]] == [RECEIPT] * answers
+    if mode != "cascade":
+        assert body["error"]["message"].count("Step 'then'") == 1
+
+
+async def test_the_error_of_a_node_is_named_after_its_step_and_stays_what_it_was() -> None:
+    gone = RemoteError("the node is gone", Code.CONNECTION_LOST, peer=NODE)
+    async with served(gone) as (_, client):
+        pipeline = {"name": "pipeline", "steps": [THEN]}
+        for _ in range(2):
+            refused = await client.post(
+                "/v1/capabilities/translation", json={"input": "hi", "mode": pipeline}
+            )
+    assert refused.json()["error"]["message"].startswith("Step 'first': the node is gone")
+    assert "aigrid" not in refused.json()  # nobody has answered
+    assert gone.message == "the node is gone"
 
 
 @pytest.mark.parametrize(
