@@ -37,3 +37,7 @@ def _show(body: dict[str, Any]) -> None:
     render.rows(body["experience"], _COLUMNS, empty="Nothing is remembered yet.")
     if body["told"]:
         render.note(f"signed {len(body['told'])} AuditRecords")
+    if body.get("untold"):
+        render.note(
+            f"{body['untold']} more nodes have to wait: this node tells of as many as it may"
+        )
