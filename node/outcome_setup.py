@@ -1,6 +1,7 @@
 """Outcomes of a node: its contracts, and what it knows of those that may be asked."""
 
 import functools
+from collections.abc import Callable
 
 from aigrid.node.app import Node
 from aigrid.node.gateway.capabilities.grid import Known
@@ -17,13 +18,13 @@ def contracts_of(node: Node) -> Contracts:
 
 def outcomes_of(node: Node, core: GatewayCore) -> Outcomes:
     """Asked for through `core`."""
-    known = Known(
-        node.router,
-        functools.partial(_size_bytes, node),
-        node.learning.paces,
-        functools.partial(node.learning.note, served=False),
-    )
+    known = Known(node.router, functools.partial(_size_bytes, node), node.learning.paces)
     return Outcomes(core, contracts_of(node), known)
+
+
+def misfit_of(node: Node) -> Callable[[str, str, str], None]:
+    """Hears of whoever gave an answer that is none of the capability's: it has failed."""
+    return functools.partial(node.learning.note, served=False)
 
 
 def _size_bytes(node: Node, model: str) -> int:

@@ -16,7 +16,7 @@ from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.request import Body, Seed, asked
 from aigrid.node.outcome.said import input_of_file, input_said
-from aigrid.node.outcome_setup import contracts_of, outcomes_of
+from aigrid.node.outcome_setup import contracts_of, misfit_of, outcomes_of
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import InvalidRequestError, UsageError
@@ -68,8 +68,10 @@ async def run(node: Node, params: Run, _: Emit) -> dict[str, Any]:
         now_ms=node.now_ms,
         token=node.new_request_id,
         contract=contracts.of,
+        misfit=misfit_of(node),
     )
     with core.request(None) as request_id:
+        core.course(request_id).begin()
         found = await outcomes_of(node, core).ask(
             params.capability, body, request_id=request_id, visit=Visit(OPERATOR)
         )

@@ -24,7 +24,9 @@ from aigrid.protocol.inference import ChatMessage, InferRequest, TaskRequest, Te
 CAPABILITY: Final = "capability:"
 """What the `model` of a request begins with that names a capability instead."""
 
-_SELECTING: Final = frozenset({"source", "target"})
+SELECTING: Final = frozenset({"source", "target"})
+"""Parameters that choose among models, and go to none."""
+
 _TEXT: Final = "text-generation"
 _DEFAULT_STRATEGY: Final = "balanced"
 _BALANCED: Final = msgspec.Raw(b'"balanced"')
@@ -135,8 +137,8 @@ def wanted(
     """One capability with a decoded input. Raises InvalidRequestError."""
     contract.check_input(value)
     contract.check_parameters(parameters)
-    selecting = {name: one for name, one in parameters.items() if name in _SELECTING}
-    others = {name: one for name, one in parameters.items() if name not in _SELECTING}
+    selecting = {name: one for name, one in parameters.items() if name in SELECTING}
+    others = {name: one for name, one in parameters.items() if name not in SELECTING}
     return Want(
         contract,
         _request(contract, value, others),

@@ -17,7 +17,7 @@ from aigrid.node.gateway.http.json_io import json_body, json_response
 from aigrid.node.gateway.http.request import Request
 from aigrid.node.gateway.http.response import Response
 from aigrid.node.gateway.http.routes import Route
-from aigrid.node.gateway.http.text_answer import TextAnswer
+from aigrid.node.gateway.http.text_answer import TextAnswer, headers_of
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.answers import EVENT_STREAM, comment, error_body
 from aigrid.node.gateway.patience import wish_of
@@ -82,7 +82,9 @@ class CapabilityEndpoints:
         found = await request.unless_gone(
             self._outcomes.ask(name, body, request_id=request.id, visit=request.visit, wish=wish)
         )
-        return json_response(found)
+        told = found["aigrid"]
+        names = ("node", "model", "attempts", "overhead_ms")
+        return json_response(found, headers_of(*(told[name] for name in names)))
 
     def _stream(self, request: Request, name: str, body: Body) -> TextAnswer:
         found = asked(self._outcomes.contracts.of(name), body)

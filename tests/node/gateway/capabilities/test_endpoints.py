@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 from tests.node.gateway.double import HELLO, MODEL, NODE, RECEIPT, Batch, ScriptedMesh, gateway
 
-from aigrid.protocol.errors import Code, RemoteError
+from aigrid.node.mesh.routing.answer import Answer
+from aigrid.protocol.errors import Code, InvalidRequestError, RemoteError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest, TextRequest
 
 pytestmark = pytest.mark.trio
@@ -57,6 +58,31 @@ async def test_an_outcome_is_asked_for_by_its_name() -> None:
     ((model, request, _),) = mesh.asked
     assert model == ""
     assert request == TaskRequest("translation", b'"hi"', {})
+    assert {name: answer.headers[f"x-aigrid-{name}"] for name in ("node", "model", "attempts")} == {
+        "node": NODE,
+        "model": MODEL,
+        "attempts": "1",
+    }
+    assert told["attempts"] == 1
+    assert answer.headers["x-aigrid-overhead-ms"] == str(told["overhead_ms"])
+    assert 0 <= told["overhead_ms"] < 60_000
+
+
+async def test_all_who_were_asked_count_as_attempts() -> None:
+    steps = [{"name": "again", "capability": "translation"}]
+    async with served(*said(b'"salut"')) as (mesh, client):
+        mesh.firsts = [said(b"5")]
+        wrong_first = await client.post("/v1/capabilities/translation", json={"input": "hi"})
+        pipeline = await client.post(
+            "/v1/capabilities/translation",
+            json={"input": "hi", "mode": {"name": "pipeline", "steps": steps}},
+        )
+        refused = await client.post("/v1/capabilities/translation", json={"input": 5})
+    for answer in (wrong_first, pipeline):
+        assert answer.json()["aigrid"]["attempts"] == 2
+        assert answer.headers["x-aigrid-attempts"] == "2"
+        assert answer.headers["x-aigrid-node"] == answer.json()["aigrid"]["node"] == NODE
+    assert "x-aigrid-attempts" not in refused.headers
 
 
 async def test_a_candidate_may_be_asked_by_itself() -> None:
@@ -118,6 +144,35 @@ async def test_an_answer_that_is_none_of_the_capability_is_not_passed_on() -> No
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "engine_failed"
     assert mesh.preferred[1][1].ignore == (NODE,)  # another one was asked for
+
+
+class Alone(ScriptedMesh):
+    """There is one node, so without it nobody is left."""
+
+    def infer(self, *args: Any, **options: Any) -> AbstractAsyncContextManager[Answer]:
+        answer = super().infer(*args, **options)
+        if self.preferred[-1][1].ignore:
+            raise InvalidRequestError("Nobody is left.", param="provider")
+        return answer
+
+
+async def test_where_nobody_else_is_left_the_wrong_answer_is_what_is_told() -> None:
+    misfits: list[tuple[str, str, str]] = []
+    mesh = Alone(said(b"5"))
+    async with gateway(mesh, misfit=lambda *who: misfits.append(who)) as (_, address):
+        async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+            answers = [
+                await client.post("/v1/capabilities/translation", json={"input": "hi"}),
+                await client.post(
+                    "/v1/chat/completions", json={"model": "capability:translation", **MESSAGES}
+                ),
+            ]
+    for answer in answers:
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "engine_failed"
+        assert "not one of translation" in answer.json()["error"]["message"]
+    assert [segment["node"] for segment in answers[1].json()["aigrid"]["segments"]] == [NODE]
+    assert misfits == [(NODE, MODEL, "translation")] * 2
 
 
 @pytest.mark.parametrize(
