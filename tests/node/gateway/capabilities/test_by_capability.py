@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import trio
 from tests.node.gateway.double import CONTRACTS, HELLO, NODE, Batch, ScriptedMesh, gateway
+from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.gateway.by_capability import spoken
+from aigrid.node.mesh.routing.answer import Answer
 from aigrid.protocol.errors import EngineError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -114,7 +117,7 @@ PICTURE: Any = [
     {"type": "text", "text": "hi"},
     {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
 ]
-TOOL = {"type": "function", "function": {"name": "look_up"}}
+TOOL: Any = {"type": "function", "function": {"name": "look_up"}}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,11 @@ TOOL = {"type": "function", "function": {"name": "look_up"}}
         ("chat/completions", {"logprobs": True}, "logprobs"),
         ("chat/completions", {"logprobs": True, "top_logprobs": 2}, "logprobs"),
         ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
-        ("chat/completions", {"messages": [{"role": "user", "content": PICTURE}]}, "messages.content"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": PICTURE}]},
+            "messages.content",
+        ),
         ("chat/completions", {"n": 2}, "n"),
         ("chat/completions", {"stop": ["."]}, "stop"),
         ("chat/completions", {"frequency_penalty": 1}, "frequency_penalty"),
@@ -260,6 +267,35 @@ async def test_where_the_first_answer_does_not_fit_the_next_candidate_is_asked(
     assert len({request_id for _, _, request_id in mesh.asked}) == 2
     if not stream:
         assert raw.headers["x-aigrid-attempts"] == "2"
+
+
+class Telling(ScriptedMesh):
+    """Whoever is asked second says how far its model is, and answers once that was heard."""
+
+    def infer(self, *args: Any, **options: Any) -> AbstractAsyncContextManager[Answer]:
+        answer = super().infer(*args, **options)
+        if self.preferred[-1][1].ignore:
+            options["waiting"].tell(NODE, "loading: 45 %")
+        return answer
+
+
+async def test_a_stream_tells_of_the_load_at_the_next_candidate() -> None:
+    silent, heard = trio.Event(), trio.Event()
+    mesh = Telling((heard, *said(b'"salut"')), firsts=[(silent, *said(b"5"))])
+    body = {"model": TRANSLATION, "messages": HI, "stream": True}
+    limits: dict[str, Any] = {"first_chunk_seconds": 0.01, "keepalive_seconds": 0.05}
+    lines = []
+    async with gateway(mesh, **limits) as (_, address), httpx.AsyncClient() as http:
+        url = f"http://{address}/v1/chat/completions"
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with http.stream("POST", url, json=body) as response:
+                async for line in response.aiter_lines():
+                    lines.append(line)
+                    if line == ": keepalive":
+                        silent.set()
+                    elif "45 %" in line:
+                        heard.set()
+    assert any("salut" in line for line in lines)
 
 
 async def test_each_prompt_has_a_next_candidate_of_its_own() -> None:
