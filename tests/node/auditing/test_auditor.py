@@ -202,7 +202,9 @@ async def test_a_text_is_checked_by_its_tokens_with_a_seed_of_its_own(start) -> 
     assert (await world.ask(asked))[0] == TextChunk("some text", tuple(tokens))
     (first, _, _), (check, _, _) = world.grid.requests
     assert first == asked, "what is drawn is told by nothing that the node sees"
-    assert check.seed == seeded(asked, SALT).seed
+    sent = seeded(asked, SALT)
+    assert isinstance(sent, TextRequest)
+    assert check.seed == sent.seed
     assert (check.continued_ids, check.checks, check.max_tokens) == (tuple(tokens), True, 0)
     assert check.stop == ("x",)
     assert world.auditor.results == {"right": 1}
