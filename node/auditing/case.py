@@ -28,6 +28,7 @@ from aigrid.protocol.limits import LIMITS
 
 _BYTES_PER_TOKEN = 8  # of an id in memory, about
 _BYTES_PER_CHAR = 4  # at most
+_PLANTED_MIN = 4 * LIMITS.audit_tokens_min
 
 Work = bytes | dict[str, Tensor] | Reread
 """What a holder said when it did the work again: an output, outputs, or what it makes of a text."""
@@ -75,10 +76,15 @@ class Case:
         )
 
     def planted(self) -> "Case | None":
-        """A text of which no token is where the model would say it; None of anything else."""
+        """A text of which hardly a token is where the model would say it; None of anything else.
+
+        What repeats itself is much the same in reverse, and of a few tokens nothing is certain.
+        """
         if not isinstance(self.request, TextRequest):
             return None
         tokens = self._written(self.request).tokens[::-1]
+        if len(tokens) < _PLANTED_MIN or 2 * len(set(tokens)) < len(tokens):
+            return None
         return replace(self, chunks=(TextChunk("", tokens),), reason="length", tokens_alone=True)
 
     @property
