@@ -82,7 +82,7 @@ async def list_capabilities(node: Node, _: Nothing, __: Emit) -> dict[str, Any]:
     offered = contracts.counted(view.capabilities for view in node.router.models())
     return {
         "capabilities": [
-            {**_summary(one), "models": offered[one.capability]} for one in contracts.all()
+            {**one.summary, "models": offered[one.capability]} for one in contracts.all()
         ]
     }
 
@@ -104,7 +104,7 @@ async def show_capability(node: Node, params: Named, _: Emit) -> dict[str, Any]:
             ("parameters", contract.parameters),
         )
     }
-    return {**_summary(contract), **schemas, "models": models}
+    return {**contract.summary, **schemas, "models": models}
 
 
 def outcome_methods(node: Node) -> Mapping[str, tuple[type[msgspec.Struct], Method]]:
@@ -144,13 +144,3 @@ def _named(said: str | None) -> msgspec.Raw:
     if said is None:
         return msgspec.Raw(b"null")
     return msgspec.Raw(said.encode() if said.lstrip().startswith("{") else _encode(said))
-
-
-def _summary(contract: Contract) -> dict[str, Any]:
-    return {
-        "name": contract.capability,
-        "label": contract.label,
-        "task": contract.task,
-        "broader": list(contract.broader),
-        "published": contract.published,
-    }
