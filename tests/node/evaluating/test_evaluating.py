@@ -230,6 +230,21 @@ async def test_what_is_measured_is_told_at_once(sim, dataset, autojump_clock):
     assert all(row in found["models"] for row in told)
 
 
+async def test_what_is_withdrawn_makes_room(sim, dataset, autojump_clock, monkeypatch):
+    await sim.start("a")
+    await sim.publish_echo("a", "parrot")
+    a = Console(sim.nodes["a"].node)
+    graph, identity = a.node.graph, a.node.identity
+    monkeypatch.setattr(evaluations_module, "LIMITS", Limits(evaluations_own_max=1))
+    text = {"capability": "text-generation", "path": dataset}
+    await a("evaluate", **text)
+    assert await a.refused("evaluate", **text, metric="chrf") is Code.OVER_QUOTA
+    (record,) = graph.store.of_kind(Kind.EVALUATION)
+    graph.withdraw(Kind.EVALUATION, record.subject, identity, now_ms=a.node.now_ms())
+    (other,) = (await a("evaluate", **text, metric="chrf"))["models"]
+    assert other["record"]
+
+
 async def test_a_group_is_not_evaluated(sim, dataset, autojump_clock):
     await sim.start("a")
     a = Console(sim.nodes["a"].node)
