@@ -37,6 +37,7 @@ What an engine promises, in short:
 the worker around an engine adds (limits, confinement, a death) is not the engine's to promise.
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -61,6 +62,7 @@ from aigrid.protocol.inference import (
     TensorChunk,
     TextChunk,
     TextRequest,
+    TokenLogprob,
 )
 
 
@@ -176,27 +178,50 @@ class EngineContract:
         if not isinstance(request_, TextRequest) or not self.tokens_have_ids:
             pytest.skip("only text whose tokens have ids is checked")
         asked = msgspec.structs.replace(request_, temperature=1.0, seed=5, max_tokens=8, stop=())
-        said = [
-            token
-            for chunk in self.chunks(loaded, asked)
-            if isinstance(chunk, TextChunk)
-            for token in chunk.token_ids
-        ]
+        answer = [c for c in self.chunks(loaded, asked) if isinstance(c, TextChunk)]
+        said = [token for chunk in answer for token in chunk.token_ids]
 
-        def differing(tokens: list[int]) -> list[int]:
-            check = msgspec.structs.replace(
-                asked, continued_ids=tuple(tokens), max_tokens=0, checks=True
-            )
-            *chunks, finish = self.chunks(loaded, check)
-            assert isinstance(finish, Finish)
-            assert finish.completion_tokens == 0
-            found = [one for chunk in chunks for one in chunk.logprobs]
+        def differing(tokens: list[int]) -> tuple[list[int], str]:
+            found, text = self.checked(loaded, asked, tokens, max_tokens=0)
             assert [one.token_id for one in found] == tokens
-            return [n for n, one in enumerate(found) if one.top[0][0] != one.token_id]
+            return [n for n, one in enumerate(found) if one.top[0][0] != one.token_id], text
 
-        assert differing(said) == []
+        assert differing(said) == ([], "".join(chunk.text for chunk in answer))
         other = said[-1] - 1 if said[-1] else 1
-        assert differing([*said[:-1], other]) == [len(said) - 1]
+        assert differing([*said[:-1], other])[0] == [len(said) - 1]
+
+    def test_a_check_tells_how_likely_the_end_is(
+        self, loaded: Engine, request_: InferRequest
+    ) -> None:
+        if not isinstance(request_, TextRequest) or not self.tokens_have_ids:
+            pytest.skip("only text whose tokens have ids is checked")
+        asked = msgspec.structs.replace(request_, temperature=0.0, seed=5, max_tokens=2, stop=())
+        *answer, finish = self.chunks(loaded, asked)
+        said = [token for chunk in answer for token in getattr(chunk, "token_ids", ())]
+        assert isinstance(finish, Finish)
+        full, _ = self.checked(loaded, asked, said, max_tokens=0)
+        assert len(full) == len(said)
+        *_, end = self.checked(loaded, asked, said, max_tokens=1)[0]
+        assert (end.token_id, end.top) == (None, ())
+        assert end.logprob <= 0
+        if finish.reason == "stop":
+            assert end.logprob > math.log(1e-3)
+        one, _ = self.checked(loaded, asked, [], max_tokens=1)
+        assert [each.token_id for each in one] == [None]
+        assert one[0].logprob < 0
+
+    def checked(
+        self, loaded: Engine, asked: TextRequest, tokens: list[int], *, max_tokens: int
+    ) -> tuple[list[TokenLogprob], str]:
+        check = msgspec.structs.replace(
+            asked, continued_ids=tuple(tokens), max_tokens=max_tokens, checks=True
+        )
+        *chunks, finish = self.chunks(loaded, check)
+        assert isinstance(finish, Finish)
+        assert finish.completion_tokens == 0
+        texts = [chunk for chunk in chunks if isinstance(chunk, TextChunk)]
+        assert not any(chunk.token_ids for chunk in texts)
+        return [one for c in texts for one in c.logprobs], "".join(c.text for c in texts)
 
     def test_a_cancelled_request_says_so(self, loaded: Engine, request_: InferRequest) -> None:
         cancel = CancelToken()

@@ -13,6 +13,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import zip_longest
 
 from aigrid.engines.base import (
     CancelToken,
@@ -90,11 +91,16 @@ def token_id(word: str) -> int:
     return zlib.crc32(word.encode("utf-8", "replace")) & 0xFFFF
 
 
-def _checked(given: int, word: str) -> TextChunk:
+def _check(given: tuple[int, ...], words: list[str], *, room: bool) -> Iterator[TextChunk]:
     """This engine says what it says for certain, and nothing else at all."""
-    own = token_id(word)
-    logprob = 0.0 if given == own else _NEVER
-    return TextChunk("", (), (TokenLogprob(given, "", logprob, ((own, word, 0.0),)),))
+    for token, word in zip_longest(given, words[: len(given)]):
+        own = None if word is None else token_id(word)
+        logprob = 0.0 if token == own else _NEVER
+        checked = TokenLogprob(token, "", logprob, ((own, word or "", 0.0),))
+        yield TextChunk(word or "", (), (checked,))
+    if room:
+        end = 0.0 if len(given) >= len(words) else _NEVER
+        yield TextChunk("", (), (TokenLogprob(None, "", end),))
 
 
 def _repeat(request: TextRequest) -> Iterator[TextChunk | Finish]:
@@ -108,7 +114,8 @@ def _repeat(request: TextRequest) -> Iterator[TextChunk | Finish]:
     cut = min((at for stop in request.stop if stop and (at := text.find(stop)) >= 0), default=None)
     words = _WORD.findall(text[:cut])
     if request.checks:
-        yield from map(_checked, request.continued_ids, words)
+        goes_on = cut is None and request.max_tokens != 0
+        yield from _check(request.continued_ids, words, room=goes_on)
         yield Finish("length", prompt_tokens)
         return
     words = words[len(request.continued_ids) :]

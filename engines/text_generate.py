@@ -1,5 +1,6 @@
 """Answer a request for text token by token, over any decoder: sampling, stops, continuation."""
 
+import math
 import secrets
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -150,7 +151,8 @@ def _check(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | Finish
 
     Step by step, as they were chosen: see `_catch_up`.
     """
-    decoder, alive = loaded.decoder, True
+    decoder, alive, room = loaded.decoder, True, plan.budget > 0
+    stream = TextStream(plan.stops)
     for alive in decoder.prefill(plan.prompt, run):
         if alive:
             yield TextChunk("")  # a sign of life
@@ -158,16 +160,32 @@ def _check(loaded: Loaded[R], plan: Plan, run: R) -> Iterator[TextChunk | Finish
         if not alive:
             break
         drawn = sampling.choose(decoder.logits, plan.sampling, position)
-        yield TextChunk("", (), (_checked(loaded, token, drawn),))
-        if position + 1 < len(plan.continued):
+        said = stream.feed(loaded.tokenizer.piece(token))
+        yield TextChunk(said.text, (), (_checked(loaded, token, drawn),))
+        room = room and not said.stopped
+        if room or position + 1 < len(plan.continued):
             alive = decoder.step((token,), run)
-    yield "length" if alive else "cancelled"
+    if not alive:
+        yield "cancelled"
+        return
+    yield from _rest(stream)
+    if room and loaded.tokenizer.ending:
+        yield TextChunk("", (), (_end(loaded),))
+    yield "length"
 
 
 def _checked(loaded: Loaded[Any], token: int, drawn: int) -> TokenLogprob:
     logits, name = loaded.decoder.logits, loaded.tokenizer.name
     given, own = (sampling.log_probabilities(logits, one, 0)[0] for one in (token, drawn))
     return TokenLogprob(token, name(token), given, ((drawn, name(drawn), own),))
+
+
+def _end(loaded: Loaded[Any]) -> TokenLogprob:
+    """How likely an answer is to end here."""
+    logits = loaded.decoder.logits
+    each = [sampling.log_probabilities(logits, one, 0)[0] for one in loaded.tokenizer.ending]
+    most = max(each)
+    return TokenLogprob(None, "", most + math.log(sum(math.exp(one - most) for one in each)))
 
 
 def _catch_up(decoder: Decoder[R], plan: Plan, run: R) -> Iterator[bool]:

@@ -67,7 +67,7 @@ def make_plan(
     if not prompt:
         raise _invalid("the prompt has no token: send at least one")
     used = len(prompt) + len(request.continued_ids)
-    least = 0 if request.continued_ids else 1
+    least = 0 if request.continued_ids or request.checks else 1
     wanted = least if request.max_tokens is None or request.checks else request.max_tokens
     if used + wanted > context:
         raise EngineError(

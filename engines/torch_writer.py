@@ -79,7 +79,9 @@ class TorchWriter:
             raise EngineError("the text has unknown tokens", Code.INVALID_REQUEST)
         if self._longest and len(tokens) > self._longest:
             raise EngineError(
-                f"{len(tokens)} tokens; the model takes {self._longest}", Code.INVALID_REQUEST
+                f"the text has {len(tokens)} tokens, the model takes {self._longest}: "
+                "shorten it, or send it in parts",
+                Code.INVALID_REQUEST,
             )
         most = min(most, self._longest - 1) if self._longest else most
         try:

@@ -51,9 +51,12 @@ class TextRequest(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields
         stop: strings that end the answer and are not part of it.
         top_logprobs: how many alternatives per token to report; None reports no log-probabilities.
         more: JSON text of an object with what only some engines take; see `protocol.more`.
-        checks: nothing is generated: chunks without text or ids tell by `logprobs`, for each of
+        checks: nothing is generated: chunks without ids tell by `logprobs`, for each of
             `continued_ids` in order, its log-probability after all that is before it, and as `top`
-            alone the token that this engine would have drawn there itself.
+            alone the token that this engine would have drawn there itself; by `text`, together, the
+            text that those tokens come to. Where `max_tokens` leaves room for more and no stop
+            string was completed, a last one without an id tells the log-probability that the answer
+            ends there.
     """
 
     messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=LIMITS.messages_max)] = ()
@@ -186,7 +189,7 @@ def check_text(request: TextRequest) -> None:
             Code.INVALID_REQUEST,
             param="messages",
         )
-    if request.checks and not request.continued_ids:
+    if request.checks and not request.continued_ids and request.max_tokens == 0:
         raise InvalidRequestError("a check needs tokens to check", param="continued_ids")
     if request.checks and request.temperature > 0 and request.seed is None:
         raise InvalidRequestError("what was drawn is checked by the seed", param="seed")

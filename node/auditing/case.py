@@ -9,9 +9,10 @@ import msgspec
 from aigrid.metagraph.preferences import Preferences
 from aigrid.metagraph.selection import Criteria
 from aigrid.node.auditing import comparing
-from aigrid.node.auditing.comparing import Verdict
+from aigrid.node.auditing.comparing import Reread, Verdict, Written
 from aigrid.node.policy.caller import Caller
 from aigrid.protocol.inference import (
+    FinishReason,
     InferChunk,
     InferRequest,
     TaskChunk,
@@ -26,9 +27,11 @@ from aigrid.protocol.inference import (
 from aigrid.protocol.limits import LIMITS
 
 _BYTES_PER_TOKEN = 8  # of an id in memory, about
+_BYTES_PER_CHAR = 4  # at most
+_PLANTED_MIN = 4 * LIMITS.audit_tokens_min
 
-Work = bytes | dict[str, Tensor] | tuple[TokenLogprob, ...]
-"""What a holder said when it did the work again: an output, outputs, or what it makes of tokens."""
+Work = bytes | dict[str, Tensor] | Reread
+"""What a holder said when it did the work again: an output, outputs, or what it makes of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ class Case:
         model: the model id.
         capability: that was asked for, "" where a model was.
         preferences, criteria: of the request: nobody is asked whom it would not have gone to.
-        chunks: all of the answer.
+        chunks: all of the answer but its end.
+        reason: of its end.
+        tokens_alone: whether the rest of a text says nothing.
     """
 
     request: InferRequest
@@ -51,56 +56,81 @@ class Case:
     preferences: Preferences
     criteria: Criteria
     chunks: tuple[InferChunk, ...]
+    reason: FinishReason = "stop"
+    tokens_alone: bool = False
 
     def check(self) -> InferRequest | None:
         """What another holder is asked; None where this cannot be checked."""
         if not isinstance(self.request, TextRequest):
             return self.request
-        tokens = _tokens(self.chunks)[: LIMITS.audit_tokens_max]
-        if len(tokens) < LIMITS.audit_tokens_min:
-            return None
+        said = self._written(self.request)
+        if said.text and not said.tokens:
+            return None  # an engine that knows no ids says so by that
+        left = self.request.max_tokens if said.whole else 0
         return msgspec.structs.replace(
             self.request,
-            continued_ids=(*self.request.continued_ids, *tokens),
-            max_tokens=0,
-            stop=(),
+            continued_ids=said.tokens,
+            max_tokens=None if left is None else max(0, left - len(said.tokens)),
             top_logprobs=None,
             checks=True,
         )
 
-    def prefer(self, asked: Iterable[str], order: Iterable[str]) -> Preferences:
-        """Others than those that were asked, in that order."""
-        ignore = (*self.preferences.ignore, *asked)
-        return replace(
-            self.preferences,
-            order=tuple(order),
-            ignore=ignore,
-            sort=None,
-            allow_fallbacks=True,
-            pinned="",
-        )
+    def planted(self) -> "Case | None":
+        """A text of which hardly a token is where the model would say it; None of anything else.
+
+        What repeats itself is much the same in reverse, and of a few tokens nothing is certain.
+        """
+        if not isinstance(self.request, TextRequest):
+            return None
+        tokens = self._written(self.request).tokens[::-1]
+        if len(tokens) < _PLANTED_MIN or 2 * len(set(tokens)) < len(tokens):
+            return None
+        return replace(self, chunks=(TextChunk("", tokens),), reason="length", tokens_alone=True)
+
+    @property
+    def anybody(self) -> Preferences:
+        """Whom the request itself might have gone to."""
+        return replace(self.preferences, order=(), sort=None, allow_fallbacks=True, pinned="")
+
+    def prefer(self, checker: str) -> Preferences:
+        """That node and no other: who would take its place could be anybody's choice."""
+        return replace(self.anybody, allow_fallbacks=False, pinned=checker)
 
     def verdict(self, again: Work) -> Verdict:
         """On the answer, by what another holder said."""
         if isinstance(self.request, TextRequest):
-            said = _tokens(self.chunks)[: LIMITS.audit_tokens_max]
-            given = (*self.request.continued_ids, *said)
-            if not isinstance(again, tuple) or tuple(one.token_id for one in again) != given:
-                return "unclear"  # it has not checked what it was asked to
-            return comparing.tokens(again[-len(said) :])
+            if not isinstance(again, Reread):
+                return "unclear"
+            written = self._written(self.request)
+            compare = comparing.tokens_of if self.tokens_alone else comparing.texts
+            return compare(written, again)
         done = work(self.chunks)
         return "unclear" if done is None else same(done, again)
+
+    def _written(self, request: TextRequest) -> Written:
+        chunks = [chunk for chunk in self.chunks if isinstance(chunk, TextChunk)]
+        tokens = tuple(token for chunk in chunks for token in chunk.token_ids)
+        return Written(
+            tokens=tokens[: LIMITS.audit_tokens_max],
+            whole=len(tokens) <= LIMITS.audit_tokens_max,
+            text="".join(chunk.text for chunk in chunks),
+            reason=self.reason,
+            stops=request.stop,
+            temperature=request.temperature,
+        )
 
 
 def checkable(request: InferRequest) -> bool:
     """Whether an answer to it can be checked at all: not where tools and formats decide tokens."""
     if isinstance(request, TextRequest):
-        return not request.more and not request.checks and request.max_tokens != 0
+        goes_on = bool(request.continued_ids)
+        return not (request.more or request.checks or goes_on or request.max_tokens == 0)
     return isinstance(request, TaskRequest | TensorRequest)
 
 
 def work(chunks: Iterable[InferChunk]) -> Work | None:
     """What an answer comes to for comparison; None where there is nothing."""
+    text: list[str] = []
     logprobs: list[TokenLogprob] = []
     for chunk in chunks:
         if isinstance(chunk, TaskChunk):
@@ -108,8 +138,12 @@ def work(chunks: Iterable[InferChunk]) -> Work | None:
         if isinstance(chunk, TensorChunk):
             return dict(chunk.outputs)
         if isinstance(chunk, TextChunk):
+            text.append(chunk.text)
             logprobs += chunk.logprobs
-    return tuple(logprobs) or None
+    if not logprobs:
+        return None
+    end = logprobs.pop().logprob if logprobs[-1].token_id is None else None
+    return Reread(tuple(logprobs), "".join(text), end)
 
 
 def same(one: Work, other: Work) -> Verdict:
@@ -121,16 +155,23 @@ def same(one: Work, other: Work) -> Verdict:
     return "same" if type(one) is type(other) else "different"
 
 
+def request_bytes(request: InferRequest) -> int:
+    """About what is kept of a request."""
+    if isinstance(request, TaskRequest):
+        return len(request.input)
+    if isinstance(request, TensorRequest):
+        return sum(len(tensor.data) for tensor in request.inputs.values())
+    chars = len(request.prompt or "") + sum(len(one.content) for one in request.messages)
+    more = sum(len(one.more) for one in request.messages)
+    return _BYTES_PER_CHAR * chars + more + _BYTES_PER_TOKEN * len(request.token_ids or ())
+
+
 def size_bytes(chunk: Any) -> int:
     """About what is kept of a chunk."""
     if isinstance(chunk, TextChunk):
-        return _BYTES_PER_TOKEN * len(chunk.token_ids) + len(chunk.more)
+        return _BYTES_PER_TOKEN * len(chunk.token_ids) + _BYTES_PER_CHAR * len(chunk.text)
     if isinstance(chunk, TaskChunk):
         return len(chunk.output)
     if isinstance(chunk, TensorChunk):
         return sum(len(tensor.data) for tensor in chunk.outputs.values())
     return 0
-
-
-def _tokens(chunks: Iterable[InferChunk]) -> list[int]:
-    return [token for chunk in chunks if isinstance(chunk, TextChunk) for token in chunk.token_ids]

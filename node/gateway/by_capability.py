@@ -91,6 +91,7 @@ def task_of(request: TextRequest, contract: Contract) -> TaskRequest:
     Raises:
         InvalidRequestError: there is nothing that could be its input.
     """
+    contract.check_askable()
     said = request.messages[-1].content if request.messages else request.prompt
     if said is None:
         raise InvalidRequestError(

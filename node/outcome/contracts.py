@@ -18,7 +18,9 @@ class Contracts:
         self._concepts = concepts
         self._now_ms = now_ms
         # Once: every request for text asks for one, and canonical JSON takes its time.
-        self._shipped = {one.name: _shipped(one) for one in concepts.shipped()}
+        shipped, groups = concepts.shipped(), concepts.broadest()
+        below = {name: _below(name, shipped) for name in groups}
+        self._shipped = {one.name: _shipped(one, below.get(one.name, ())) for one in shipped}
 
     def of(self, capability: str) -> Contract:
         """What whoever serves it takes and gives. Where it says nothing itself, a broader one does.
@@ -31,10 +33,12 @@ class Contracts:
         now_ms = self._now_ms()
         if not self._concepts.known(capability, now_ms):
             near = self._concepts.similar(capability, now_ms)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            meant = " or ".join(f"`{name}`" for name in near)
+            hint = f" Did you mean {meant}?" if near else ""
             raise InvalidRequestError(
                 f"There is no capability {capability[:64]!r}.{hint} "
-                "`aigrid capability list` or GET /v1/capabilities names those there are.",
+                "GET /v1/capabilities lists all that are known here, as does "
+                "`aigrid capability list`.",
                 Code.NOT_FOUND,
                 param="capability",
             )
@@ -67,7 +71,11 @@ class Contracts:
         )
 
 
-def _shipped(concept: Concept) -> Contract:
+def _below(group: str, shipped: Iterable[Concept]) -> tuple[str, ...]:
+    return tuple(one.name for one in shipped if group in one.broader)
+
+
+def _shipped(concept: Concept, narrower: tuple[str, ...]) -> Contract:
     return Contract(
         capability=concept.name,
         label=concept.label,
@@ -76,6 +84,7 @@ def _shipped(concept: Concept) -> Contract:
         input=canonical(concept.input),
         output=canonical(concept.output),
         parameters=canonical(concept.parameters),
+        narrower=narrower,
     )
 
 

@@ -2,7 +2,8 @@
 
     python scripts/bench/audit_tokens.py MODEL.gguf [--answers 20] [--tokens 64]
 
-Each way of working writes the same answers, half of them drawn at temperature 1, half greedy; the
+Each way of working writes the same answers, half of them drawn at temperature 1 and half greedy;
+one breaks off half-way, and one, as in an exam, says in reverse what does not repeat itself. The
 model itself, on one thread, checks them all. Told are the tokens that it would have said otherwise,
 how many answers it finds not to be the model's, and what a check takes beside writing the answer.
 """
@@ -17,17 +18,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import msgspec
 from tests.engines.requantise import requantise
 from tests.engines.texts import load
 
 from aigrid.engines import gguf
 from aigrid.engines.base import CancelToken
 from aigrid.engines.onnx_text import OnnxTextEngine
-from aigrid.node.auditing.comparing import tokens as verdict_on
-from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest, TokenLogprob
+from aigrid.metagraph.preferences import ANY
+from aigrid.metagraph.selection import ANYTHING
+from aigrid.node.auditing.case import Case, work
+from aigrid.node.auditing.comparing import Reread
+from aigrid.node.policy.caller import OPERATOR
+from aigrid.protocol.inference import ChatMessage, Finish, TextRequest
 
 _TOPICS = ("the sea", "bread", "a lost key", "winter", "trains", "an old friend", "maps", "rain")
+HALF, REVERSE = "the first half", "in reverse"
 _FORMS = ("Write a short story about {}.", "Explain {} to a child.", "List facts about {}.")
 
 
@@ -55,37 +60,39 @@ def requests(count: int, tokens: int) -> Iterator[TextRequest]:
         )
 
 
-def written(engine: OnnxTextEngine, request: TextRequest) -> tuple[int, ...]:
-    """The tokens of an answer."""
-    chunks = engine.infer(request, CancelToken())
-    return tuple(t for c in chunks if isinstance(c, TextChunk) for t in c.token_ids)
+def written(engine: OnnxTextEngine, request: TextRequest, *, half: bool) -> Case:
+    """An answer, or the first half of it as if that were all."""
+    *chunks, end = engine.infer(request, CancelToken())
+    assert isinstance(end, Finish)
+    kept = tuple(chunks[: len(chunks) // 2] if half else chunks)
+    reason = "stop" if half else end.reason
+    return Case(request, "", "", "", OPERATOR, ANY, ANYTHING, kept, reason)
 
 
-def checked(
-    engine: OnnxTextEngine, request: TextRequest, said: tuple[int, ...]
-) -> list[TokenLogprob]:
-    """What it makes of them."""
-    asked = msgspec.structs.replace(request, continued_ids=said, max_tokens=0, checks=True)
-    chunks = engine.infer(asked, CancelToken())
-    return [one for c in chunks if isinstance(c, TextChunk) for one in c.logprobs]
-
-
-def measured(worker: OnnxTextEngine, checker: OnnxTextEngine, asked: list[TextRequest]) -> Found:
+def measured(
+    worker: OnnxTextEngine, checker: OnnxTextEngine, asked: list[TextRequest], kind: str
+) -> Found:
     """One way of working, checked."""
     found = Found()
     for request in asked:
         began = time.perf_counter()
-        said = written(worker, request)
+        case = written(worker, request, half=kind == HALF)
+        planted = case.planted()
+        if kind == REVERSE:
+            if planted is None:
+                continue
+            case = planted
         between = time.perf_counter()
-        if not said:
-            continue
-        logprobs = checked(checker, request, said)
+        check = case.check()
+        assert check is not None
+        again = work(checker.infer(check, CancelToken()))
+        assert isinstance(again, Reread)
         found.writing_seconds += between - began
         found.checking_seconds += time.perf_counter() - between
         found.answers += 1
-        found.tokens += len(logprobs)
-        found.differing += sum(one.top[0][0] != one.token_id for one in logprobs)
-        found.alarms += verdict_on(logprobs) == "different"
+        found.tokens += len(again.tokens)
+        found.differing += sum(one.top[0][0] != one.token_id for one in again.tokens)
+        found.alarms += case.verdict(again) == "different"
     return found
 
 
@@ -117,11 +124,13 @@ def main() -> None:
         workers = {
             "honest, one thread": checker,
             "honest, two threads": load(options.model, cache=folder / "cache", threads=2),
+            HALF: checker,
+            REVERSE: checker,
             **{kind: load(path, cache=folder / "cache") for kind, path in paths.items()},
         }
         print(f"{'worker':22}{'differing':>10}{'found out':>11}{'check / writing':>17}")
         for kind, worker in workers.items():
-            found = measured(worker, checker, asked)
+            found = measured(worker, checker, asked, kind)
             print(
                 f"{kind:22}{found.differing / found.tokens:10.2%}"
                 f"{found.alarms:6} of {found.answers}"

@@ -5,7 +5,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -25,7 +24,6 @@ from aigrid.node.gateway.step import Step
 from aigrid.node.gateway.told import Told, aigrid_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.outcome.asking import Want
-from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.modes import Fallback
 from aigrid.node.outcome.request import Body, asked, decode
 from aigrid.protocol.errors import AigridError, InvalidRequestError
@@ -56,7 +54,7 @@ class CapabilityEndpoints:
     async def _list(self, _request: Request) -> Response:
         offered = self._offered()
         data = [
-            {**_summary(one), "models": offered[one.capability]}
+            {**one.summary, "models": offered[one.capability]}
             for one in self._outcomes.contracts.all()
         ]
         return json_response({"object": "list", "data": data})
@@ -65,7 +63,7 @@ class CapabilityEndpoints:
         contract = self._outcomes.contracts.of(request.path_params["name"])
         return json_response(
             {
-                **_summary(contract),
+                **contract.summary,
                 "models": self._offered()[contract.capability],
                 "input": msgspec.Raw(contract.input),
                 "output": msgspec.Raw(contract.output),
@@ -156,16 +154,6 @@ def _call(want: Want, request: TextRequest) -> TextCall:
     return TextCall(
         (), request, capability=want.contract.capability, criteria=want.criteria, stream=True
     )
-
-
-def _summary(contract: Contract) -> dict[str, Any]:
-    return {
-        "name": contract.capability,
-        "label": contract.label,
-        "task": contract.task,
-        "broader": contract.broader,
-        "published": contract.published,
-    }
 
 
 def _event(value: object) -> bytes:

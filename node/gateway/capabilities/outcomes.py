@@ -67,7 +67,7 @@ class Outcomes:
             return outcome
 
         for step in graph.steps.values():  # before anything is asked that would be in vain
-            self.contracts.of(step.capability)
+            self.contracts.of(step.capability).check_askable()
         seed = first.want.criteria.seed
         try:
             outcomes = await pipeline.run(graph, run_step)

@@ -54,7 +54,8 @@ class Answer:
 
     `chunks` yields tuples of chunks that were ready together, the first included; the last tuple
     ends with `Finish`. It raises an `AigridError` when the answer cannot be completed. `segments`
-    is complete once `chunks` is exhausted. `ranking` is the choice that it came of.
+    is complete once `chunks` is exhausted. `ranking` is the choice that it came of, and `sent` the
+    request as it was put to the first node.
     """
 
     request_id: str
@@ -65,6 +66,7 @@ class Answer:
     attempts: int = 1
     segments: list[Segment] = field(default_factory=list)
     ranking: Ranking = NOBODY
+    sent: InferRequest | None = None
 
 
 def the_one(model: str, found: Collection[str], *, unknown: str) -> str:

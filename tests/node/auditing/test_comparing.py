@@ -1,15 +1,17 @@
 """The rounding of another machine is no difference, and any other work is one."""
 
+import dataclasses
 import math
 import random
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aigrid.node.auditing.comparing import outputs, tail, tensors, tokens
+from aigrid.engines.text_stream import TextStream
+from aigrid.node.auditing.comparing import Reread, Written, outputs, tail, tensors, texts, tokens
 from aigrid.protocol.inference import Tensor, TokenLogprob
 from aigrid.protocol.limits import LIMITS
 
@@ -72,8 +74,9 @@ def test_labels_near_a_tie_may_come_in_either_order():
     assert verdict(rows, [{"label": "b", "score": 0.6}, rows[0]]) == "different"
 
 
-def test_what_is_no_json_is_unclear():
-    assert outputs(b"{", b"1") == "unclear"
+def test_what_is_no_json_is_no_answer_and_no_check():
+    assert outputs(b"{", b"1") == "different"
+    assert outputs(b"1", b"{") == "unclear"
 
 
 def tensor(values: list[float], dtype: str) -> Tensor:
@@ -155,3 +158,80 @@ def test_what_is_no_tensor_is_compared_as_bytes():
     torn = {"x": Tensor("float32", (1,), b"abc")}
     assert tensors(torn, torn) == "same"
     assert tensors(torn, {"x": Tensor("float32", (1,), b"abd")}) == "different"
+
+
+PIECES = ("a", "b", " ", "ab", "\u00e9", "\U0001f600", "ba")
+
+
+@given(
+    said=st.lists(
+        st.sampled_from([*PIECES, *"\u00e9".encode("latin-1"), *"\u20ac".encode()]), max_size=20
+    ),
+    stops=st.lists(st.sampled_from(["abb", "\u00e9", "b b"]), max_size=2).map(tuple),
+    most=st.integers(1, 20),
+)
+def test_a_text_is_the_same_wherever_its_tokens_are_cut(said, stops, most):
+    """Pieces of tokens are bytes, and may be halves of characters."""
+    pieces = [one.encode() if isinstance(one, str) else bytes([one]) for one in said]
+    whole, ids = TextStream(stops), tuple(range(len(pieces)))
+    text, given = "", 0
+    for piece in pieces:
+        one = whole.feed(piece)
+        text, given = text + one.text, given + 1
+        if one.stopped:
+            break
+    text += whole.end().text
+    checked = TextStream(stops)
+    again = "".join(checked.feed(piece).text for piece in pieces[: min(given, most)])
+    again += checked.end().text
+    written = Written(ids[: min(given, most)], given <= most, text, "stop", stops, 0.0)
+    right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in written.tokens)
+    assert texts(written, Reread(right, again, None)) != "different"
+    if written.whole:
+        longer = dataclasses.replace(written, text=text + "!")
+        assert texts(longer, Reread(right, again, None)) == "different"
+
+
+@pytest.mark.parametrize(
+    ("reason", "end", "temperature", "verdict"),
+    [
+        ("stop", None, 0.0, "same"),
+        ("stop", -5.0, 0.0, "same"),
+        ("stop", -30.0, 1.0, "different"),
+        ("stop", -30.0, 2.0, "same"),
+        ("length", None, 0.0, "same"),
+        ("length", -0.1, 0.0, "different"),
+    ],
+)
+def test_an_end_that_honest_work_does_not_come_to(reason, end, temperature, verdict):
+    written = Written(tuple(range(40)), True, "text", reason, (), temperature)
+    right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in written.tokens)
+    assert texts(written, Reread(right, "text", end)) == verdict
+    assert texts(dataclasses.replace(written, whole=False), Reread(right, "text", end)) == "same"
+
+
+def test_a_space_at_the_beginning_is_passed_over():
+    written = Written(tuple(range(40)), True, " text", "stop", (), 0.0)
+    right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in written.tokens)
+    assert texts(written, Reread(right, "text", None)) == "same"
+    assert texts(written, Reread(right[:-1], "text", None)) == "unclear"
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+@example(b'"\xff"', b"1")
+@example(b"1", b'"\xff"')
+@example(b"[" * 5000, b"[" * 5000)
+def test_no_answer_is_too_odd_to_compare(said, again):
+    assert outputs(said, again) in {"same", "different", "unclear"}
+
+
+def test_rows_in_rows_are_compared_in_no_time():
+    """With twice the time for each level, this would not end."""
+    said = b"1"
+    for _ in range(100):
+        said = b'[{"label":"a","score":' + said + b"}]"
+    assert outputs(said, said) == "unclear"
+    assert outputs(said, said.replace(b"1", b"2")) == "unclear"
+    deeper = b"[" * (LIMITS.audit_depth_max + 2) + b"]" * (LIMITS.audit_depth_max + 2)
+    assert outputs(deeper, deeper) == "unclear"
+    assert outputs(deeper, b"1") == "different"
