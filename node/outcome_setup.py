@@ -1,6 +1,7 @@
 """Outcomes of a node: its contracts, and what it knows of those that may be asked."""
 
 import functools
+from collections.abc import Callable
 
 from msgspec import UnsetType
 
@@ -20,12 +21,7 @@ def contracts_of(node: Node) -> Contracts:
 
 def outcomes_of(node: Node, core: GatewayCore) -> Outcomes:
     """Asked for through `core`."""
-    known = Known(
-        node.router,
-        functools.partial(_size_bytes, node),
-        node.learning.paces,
-        functools.partial(node.learning.note, served=False),
-    )
+    known = Known(node.router, functools.partial(_size_bytes, node), node.learning.paces)
     return Outcomes(core, contracts_of(node), known)
 
 
@@ -42,6 +38,11 @@ def _stated(node: Node, capability: str) -> frozenset[str]:
             if index.concepts.satisfied((served.capability,)).get(capability, 0) > now_ms:
                 found |= served.parameters.keys()
     return frozenset(found)
+
+
+def misfit_of(node: Node) -> Callable[[str, str, str], None]:
+    """Hears of whoever gave an answer that is none of the capability's: it has failed."""
+    return functools.partial(node.learning.note, served=False)
 
 
 def _size_bytes(node: Node, model: str) -> int:

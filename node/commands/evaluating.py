@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta
 
 from aigrid.metagraph.selection.constraints import check_selecting
 from aigrid.node.app import Node
-from aigrid.node.commands.finding import check_capability
+from aigrid.node.commands.finding import capability_named
 from aigrid.node.control import Emit
 from aigrid.node.evaluating.dataset import Dataset, parse_dataset
 from aigrid.node.evaluating.evaluations import body_of, issue, known
@@ -67,7 +67,10 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
         UsageError: the dataset, the metric or the parameters cannot be used.
         AigridError: nobody can be asked, or all that were asked failed.
     """
-    contract = contracts_of(node).of(params.capability)
+    name = capability_named(node.graph, params.capability, node.now_ms())
+    params = msgspec.structs.replace(params, capability=name)
+    contract = contracts_of(node).of(name)
+    contract.check_askable()
     stated = contract.stated()
     contract = replace(contract, stated=lambda: stated)  # it is read in a thread
     form, measure_ = form_of(contract.task, params.metric)
@@ -81,7 +84,10 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
     rows, problems = [], []
     for model, holders in by_model.items():
         try:
-            rows.append(await evaluating.one(model, holders, emit))
+            row = await evaluating.one(model, holders, emit)
+            rows.append(row)
+            # For whoever is interrupted before the end: this much is done, and signed.
+            await emit({"measured": row})
         except AigridError as error:
             problems.append(error)
             rows.append({**evaluating.named(model), "problem": error.message})
@@ -109,10 +115,11 @@ def _check_stated(params: Evaluate, stated: Collection[str]) -> None:
 
 async def evaluations(node: Node, params: Evaluations, _: Emit) -> dict[str, Any]:
     """All that is known, of whomever."""
-    if params.capability:
-        check_capability(node.graph.index.concepts, params.capability, node.now_ms())
+    capability = params.capability
+    if capability:
+        capability = capability_named(node.graph, capability, node.now_ms())
     model = node.router.resolve(params.model) if params.model else ""
-    found = known(node.graph, node.now_ms(), capability=params.capability, model=model)
+    found = known(node.graph, node.now_ms(), capability=capability, model=model)
     return {"evaluations": found}
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import jsonschema_rs
 import msgspec
 
+from aigrid.node.outcome.no_json import DEEPEST
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.limits import LIMITS
@@ -49,6 +50,7 @@ class Contract:
         published: the id of the record that says so; "" where it is shipped.
         stated: the names of further parameters that choose among models: those for which manifests
             now say which values they are meant for. Not known before it is called.
+        narrower: of a group, which nobody can ask for, those below it that can be.
     """
 
     capability: str
@@ -60,6 +62,7 @@ class Contract:
     parameters: bytes = NOTHING
     published: str = ""
     stated: Callable[[], frozenset[str]] = field(default=frozenset, compare=False, repr=False)
+    narrower: tuple[str, ...] = ()
 
     @property
     def settings(self) -> frozenset[str]:
@@ -81,8 +84,40 @@ class Contract:
             if name in SELECTING or (name in texts and name in chosen)
         }
 
+    @property
+    def why_not(self) -> str:
+        """Why nobody can ask for it, and what to ask for instead; "" where it can be asked."""
+        if not self.narrower:
+            return ""
+        return (
+            f"{self.capability} is a group of capabilities, each with an input of its own, and "
+            f"cannot be asked itself: ask for one of {', '.join(self.narrower)}"
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What lists say of it, as JSON."""
+        return {
+            "name": self.capability,
+            "label": self.label,
+            "task": self.task,
+            "broader": list(self.broader),
+            "published": self.published,
+            "askable": not self.narrower,
+            **({"reason": self.why_not, "narrower": self.narrower} if self.narrower else {}),
+        }
+
+    def check_askable(self) -> None:
+        """Raises InvalidRequestError: it is a group; what to ask for instead."""
+        if why_not := self.why_not:
+            raise InvalidRequestError(
+                f"{why_not}. GET /v1/capabilities says how many models there are for each.",
+                param="capability",
+            )
+
     def check_input(self, value: Any) -> None:
         """Raises InvalidRequestError: where a decoded input differs from what is taken."""
+        self.check_askable()
         if problem := self._problem(self.input, value):
             raise InvalidRequestError(
                 f"The input of {self.capability} does not fit: {problem}. "
@@ -123,7 +158,10 @@ class Contract:
             validator = (_published if self.published else _validator)(schema)
         except ValueError:
             return ""  # what cannot be checked is not held against anybody
-        error = next(iter(validator.iter_errors(value)), None)
+        try:
+            error = next(iter(validator.iter_errors(value)), None)
+        except ValueError:
+            return f"it is nested more than {DEEPEST} deep"
         if error is None:
             return ""
         place = "".join(f"/{part}" for part in error.instance_path)[:_TEXT_SHOWN_CHARS]

@@ -33,9 +33,14 @@ class Contracts:
         self._now_ms = now_ms
         self._stated = stated
         # Once: every request for text asks for one, and canonical JSON takes its time.
+        shipped, groups = concepts.shipped(), concepts.broadest()
+        below = {name: _below(name, shipped) for name in groups}
         self._shipped = {
-            one.name: replace(_shipped(one), stated=partial(self._selecting, one.name, one.name))
-            for one in concepts.shipped()
+            one.name: replace(
+                _shipped(one, below.get(one.name, ())),
+                stated=partial(self._selecting, one.name, one.name),
+            )
+            for one in shipped
         }
         self._usable: OrderedDict[str, _Schemas] = OrderedDict()  # by id of a record
 
@@ -50,10 +55,12 @@ class Contracts:
         now_ms = self._now_ms()
         if not self._concepts.known(capability, now_ms):
             near = self._concepts.similar(capability, now_ms)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            meant = " or ".join(f"`{name}`" for name in near)
+            hint = f" Did you mean {meant}?" if near else ""
             raise InvalidRequestError(
                 f"There is no capability {capability[:64]!r}.{hint} "
-                "`aigrid capability list` or GET /v1/capabilities names those there are.",
+                "GET /v1/capabilities lists all that are known here, as does "
+                "`aigrid capability list`.",
                 Code.NOT_FOUND,
                 param="capability",
             )
@@ -112,7 +119,11 @@ class Contracts:
         return found
 
 
-def _shipped(concept: Concept) -> Contract:
+def _below(group: str, shipped: Iterable[Concept]) -> tuple[str, ...]:
+    return tuple(one.name for one in shipped if group in one.broader)
+
+
+def _shipped(concept: Concept, narrower: tuple[str, ...]) -> Contract:
     return Contract(
         capability=concept.name,
         label=concept.label,
@@ -121,6 +132,7 @@ def _shipped(concept: Concept) -> Contract:
         input=canonical(concept.input),
         output=canonical(concept.output),
         parameters=canonical(concept.parameters),
+        narrower=narrower,
     )
 
 

@@ -17,8 +17,9 @@ from aigrid.metagraph.selection import Criteria, Filters, Strategy, strategy_of
 from aigrid.node.outcome.asking import Want
 from aigrid.node.outcome.contract import SELECTING, Contract
 from aigrid.node.outcome.modes import Mode, Parameters, Pipeline, Step, mode_of
+from aigrid.node.outcome.no_json import no_json
 from aigrid.node.outcome.steps import FIRST, Graph
-from aigrid.protocol.errors import Code, InvalidRequestError, UsageError
+from aigrid.protocol.errors import InvalidRequestError, UsageError
 from aigrid.protocol.inference import ChatMessage, InferRequest, TaskRequest, TextRequest
 
 CAPABILITY: Final = "capability:"
@@ -72,11 +73,15 @@ class _TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def decode(raw: bytes) -> Body:
     """Raises InvalidRequestError: what is wrong with the body."""
     try:
+        raw.decode()  # msgspec checks only the strings that it keeps
         return _BODY.decode(raw)
+    except msgspec.ValidationError as error:
+        wrong = str(error)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidRequestError(
-            f'The body is not a request of a capability: {error}. Send {{"input": ...}}.'
-        ) from None
+        wrong = no_json(raw, error)
+    raise InvalidRequestError(
+        f'The body is not a request of a capability: {wrong}. Send {{"input": ...}}.'
+    )
 
 
 def asked(contract: Contract, body: Body) -> Asked:
@@ -193,26 +198,18 @@ def named(
     if not model.startswith(CAPABILITY):
         return None
     capability, _, query = model.removeprefix(CAPABILITY).partition("?")
-    try:
-        pairs = parse_qsl(query, strict_parsing=bool(query), max_num_fields=32)
-    except ValueError:
-        raise _no_name(model) from None
-    given = dict(pairs)
-    if len(given) != len(pairs):
-        raise _no_name(model)
+    given = _parameters(query)
     said: dict[str, Any] = {}
     others: dict[str, str] = {}
     for name, text in given.items():
         field = _ALIASES.get(name, name)
         if field in _NUMBERS:
-            if not (text.isascii() and text.isdecimal()) or len(text) > 15:
-                raise _no_name(model)
+            if not (text.isascii() and text.isdecimal()) or len(text) > _DIGITS_MAX:
+                raise _no_value(name, text, "a whole number")
             said[field] = int(text)
         elif field == "warm":
-            if text not in ("true", "false"):
-                raise InvalidRequestError(
-                    f"`warm` is true or false, and not {text[:16]!r}.", param="model"
-                )
+            if text not in _TRUTHS:
+                raise _no_value(name, text, "true or false")
             said[field] = text == "true"
         elif field in _TEXTS:
             said[field] = text
@@ -230,10 +227,32 @@ def named(
         raise InvalidRequestError(error.message, param="model") from None
 
 
-def _no_name(model: str) -> InvalidRequestError:
+def _parameters(query: str) -> dict[str, str]:
+    """What is named after the `?`. Raises InvalidRequestError."""
+    try:
+        # A blank value is kept, so that it is refused by name and does not go unseen.
+        pairs = parse_qsl(
+            query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=_NAMED_MAX
+        )
+    except ValueError:
+        raise _no_query(f"{query[:100]!r} is no NAME=VALUE, joined by `&`") from None
+    given: dict[str, str] = {}
+    for name, text in pairs:
+        if name in given:
+            raise _no_query(f"{name[:64]!r} is given twice")
+        if not text:
+            raise _no_query(f"{name[:64]!r} has no value")
+        given[name] = text
+    return given
+
+
+def _no_value(name: str, text: str, what: str) -> InvalidRequestError:
+    return _no_query(f"`{name}` is {what}, and {text[:64]!r} is not")
+
+
+def _no_query(wrong: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"{model[:100]!r} is no capability with constraints: write "
-        "`capability:translation?source=en&target=fr&max_latency_ms=500`.",
+        f"{wrong}: write `capability:translation?source=en&target=fr&max_latency_ms=500`.",
         param="model",
     )
 
@@ -268,11 +287,15 @@ def _request(contract: Contract, value: Any, parameters: Mapping[str, Any]) -> I
 def _json(raw: bytes, param: str) -> Any:
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise InvalidRequestError(f"`{param}` is not JSON.", Code.MALFORMED, param=param) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"`{param}` is not JSON: {no_json(raw, error)}.", param=param
+        ) from None
 
 
 _BODY: Final = msgspec.json.Decoder(Body)
+_NAMED_MAX, _DIGITS_MAX = 32, 15
+_TRUTHS: Final = ("true", "false")
 _NUMBERS: Final = frozenset({"latency_ms_max", "size_bytes_max", "deadline_ms"})
 _TEXTS: Final = frozenset(
     {

@@ -18,6 +18,7 @@ from trio.testing import MockClock
 from aigrid.engines.base import CancelToken, Probe
 from aigrid.engines.echo import EchoEngine
 from aigrid.engines.text_generate import TAKES
+from aigrid.node.commands.outcomes import Run, run
 from aigrid.node.gateway.capabilities.grid import Known
 from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
@@ -56,6 +57,7 @@ class Asker:
     async def ask(self, text: str = "one two", **body: Any) -> dict[str, Any]:
         whole = {"input": {"messages": [{"role": "user", "content": text}]}, **body}
         with self._core.request(None) as request_id:
+            self._core.course(request_id).begin()
             found = await self._outcomes.ask(
                 "text-generation",
                 decode(msgspec.json.encode(whole)),
@@ -279,6 +281,27 @@ async def test_a_pipeline_feeds_one_answer_into_the_next_question(
     assert list(found["aigrid"]["steps"]) == ["first", "then"]
     assert len(found["aigrid"]["receipts"]) == 2
     assert "'then'" in refused.value.message
+
+
+async def _silent(_: object) -> None:
+    """Nothing is told meanwhile."""
+
+
+async def test_what_engines_take_one_after_the_other_is_no_overhead(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    said = {"$from": "first", "path": "/text"}
+    then: dict[str, Any] = {"name": "then", "capability": "text-generation"}
+    then["input"] = {"messages": [{"role": "user", "content": said}]}
+    async with grid(tmp_path, first=2000.0, second=2000.0, third=2000.0) as (sim, asker):
+        start = trio.current_time()
+        both = await asker.ask(mode={"name": "pipeline", "steps": [then]})
+        assert trio.current_time() - start > 8
+        asked = Run("text-generation", text="one two")
+        run_here = await run(sim.nodes["asker"].node, asked, _silent)
+    for found, attempts in ((both, 2), (run_here, 1)):
+        assert found["aigrid"]["attempts"] == attempts
+        assert found["aigrid"]["overhead_ms"] < 500
 
 
 async def test_where_nobody_fits_a_vote_says_what_would(

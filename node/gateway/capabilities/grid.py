@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
@@ -13,15 +14,15 @@ from aigrid.metagraph.selection import Explained, explain
 from aigrid.node.gateway.by_capability import decoded
 from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.fitting import WrongAnswerError, first_fitting
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.learning.pace import Paces
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.node.outcome.asking import Reply, Target, Want
 from aigrid.node.policy.metering import Visit
-from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.errors import EngineError
 from aigrid.protocol.inference import TaskRequest, TensorRequest, TextRequest
-from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import needed
 
 
@@ -40,13 +41,11 @@ class Known:
         router: of candidates.
         size_bytes: of a model's files, by id; 0 where that is unknown.
         paces: how long answers took so far.
-        misfit: hears of a (PeerId, model id, capability) whose answer was none of the capability's.
     """
 
     router: Explains
     size_bytes: Callable[[str], int] = lambda _: 0
     paces: Paces = field(default_factory=Paces)
-    misfit: Callable[[str, str, str], None] = lambda *_: None
 
 
 @dataclass(slots=True)
@@ -95,14 +94,7 @@ class Grid:
         """The answer of one, or of the first that answers as the contract has it."""
         if target is not None:
             return await self._timed(want, target)
-        wrong: list[str] = []
-        while True:
-            try:
-                return await self._asked(want, None, Preferences(ignore=tuple(wrong)))
-            except _WrongAnswerError as error:
-                if len(wrong) + 1 >= LIMITS.mode_candidates_max:
-                    raise
-                wrong.append(error.node)
+        return await first_fitting(partial(self._asked, want, None), ANY)
 
     async def _timed(self, want: Want, target: Target) -> Reply:
         """The answer of one; where it is given up, how long it took at least is remembered."""
@@ -146,8 +138,8 @@ class Grid:
         try:
             value = decoded(want.contract, output)
         except EngineError as error:
-            self.known.misfit(answer.node, answer.model, want.contract.capability)
-            raise _WrongAnswerError(error.message, answer.node) from None
+            self.core.misfit(answer.node, answer.model, want.contract.capability)
+            raise WrongAnswerError(error.message, answer.node) from None
         self._took(answer, want)
         target = target or Target(answer.node, answer.model)
         return Reply(target, output, value, logprobs, segments)
@@ -168,14 +160,6 @@ class Grid:
 
     def _who(self) -> dict[str, Any]:
         return {"request_id": self.request_id, "visit": self.visit, "wish": self.wish}
-
-
-class _WrongAnswerError(EngineError):
-    """An answer that is none of the capability's, and who gave it."""
-
-    def __init__(self, message: str, node: str) -> None:
-        super().__init__(message, Code.ENGINE_FAILED)
-        self.node = node
 
 
 def _task(request: TaskRequest | TensorRequest) -> TaskRequest:

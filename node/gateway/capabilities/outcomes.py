@@ -61,7 +61,7 @@ class Outcomes:
         outcome = await _run(grid, found)
         return {
             "output": msgspec.Raw(outcome.reply.output),
-            "aigrid": _said(grid, found, outcome),
+            "aigrid": {**_said(grid, found, outcome), **self._cost(grid.request_id)},
         }
 
     async def _pipeline(self, grid: Grid, first: Asked, graph: Graph) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Outcomes:
             return outcome
 
         for step in graph.steps.values():  # before anything is asked that would be in vain
-            self.contracts.of(step.capability)
+            self.contracts.of(step.capability).check_askable()
         seed = first.want.criteria.seed
         outcomes = await pipeline.run(graph, run_step)
         last = outcomes[graph.output]
@@ -87,11 +87,19 @@ class Outcomes:
         return {
             "output": msgspec.Raw(last.reply.output),
             "aigrid": {
+                "node": last.reply.target.node,
+                "model": last.reply.target.model,
                 "mode": "pipeline",
                 **_made_by(replies),
                 "steps": {name: said[name] for name in graph.steps},
+                **self._cost(grid.request_id),
             },
         }
+
+    def _cost(self, request_id: str) -> dict[str, Any]:
+        """As it stands now, of all who were asked."""
+        course = self._core.course(request_id)
+        return {"attempts": course.attempts, "overhead_ms": course.overhead_ms}
 
 
 async def _run(grid: Grid, wanted: Asked) -> Outcome:
