@@ -42,7 +42,13 @@ def _stated(node: Node, capability: str) -> frozenset[str]:
 
 def misfit_of(node: Node) -> Callable[[str, str, str], None]:
     """Hears of whoever gave an answer that is none of the capability's: it has failed."""
-    return functools.partial(node.learning.note, served=False)
+
+    def misfit(peer_id: str, model: str, capability: str) -> None:
+        node.learning.misfit(peer_id, model, capability)
+        if peer_id != node.identity.peer_id:
+            node.peers.failed(peer_id)
+
+    return misfit
 
 
 def _size_bytes(node: Node, model: str) -> int:

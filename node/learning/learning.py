@@ -83,6 +83,11 @@ class Learning:
             ),
         )
 
+    def misfit(self, peer_id: str, model: str, capability: str) -> None:
+        """See `Ledger.misfit`."""
+        now_ms = self._now_ms()
+        self._changed(peer_id, self.ledger.misfit(peer_id, model, capability, now_ms=now_ms))
+
     def audited(self, peer_id: str, model: str, capability: str, *, wrong: bool) -> None:
         """See `Ledger.audited`."""
         now_ms = self._now_ms()

@@ -97,13 +97,17 @@ async def test_the_next_candidate_answers_and_the_wrong_one_is_remembered(
         right, wrong = (sim.nodes[name].node.identity.peer_id for name in ("right", "wrong"))
         answer = await ask(core, wrong)
         node = sim.nodes["asker"].node
-        outcomes = node.learning.ledger.outcomes
-        failed = {
-            peer_id: sum(one.failed for one in outcomes(peer_id, node.now_ms()).values())
+        noted = {
+            peer_id: [
+                (round(one.served, 3), round(one.failed, 3))
+                for one in node.learning.outcomes(peer_id, "translation").values()
+            ]
             for peer_id in (right, wrong)
         }
+        in_row = node.peers.observation(wrong).failures_in_row
     assert answer == ("GOOD MORNING", right)
-    assert failed[right] == 0 < failed[wrong]
+    assert noted == {right: [(1.0, 0.0)], wrong: [(0.0, 1.0)]}
+    assert in_row == 1
 
 
 async def test_where_all_are_wrong_that_is_said_at_once(
