@@ -154,7 +154,8 @@ class Muxer:
             if link.is_full:
                 self._outgoing.set()
         if session.violated is not None:
-            self.die("protocol violation: " + session.violated.detail)
+            violation, detail = session.violated
+            self.die(f"protocol violation: {violation}, {detail}")
 
     def _next_messages(self) -> list[bytes]:
         messages = [self.session.next_message()]

@@ -182,12 +182,12 @@ class Session:
                 self._provoked(now)
             self._on_ending(stream, flags, events, now)
             return
-        if stream is not None and not self._admit(stream, length, events):
-            stream = None
+        if stream is not None:
+            self._admit(stream, length, events)
         self._body_left, self._body_flags, self._body_stream = length, flags & _ENDING, stream
 
-    def _admit(self, stream: StreamState, length: int, events: list[Event]) -> bool:
-        """Whether the payload of a frame is to be kept."""
+    def _admit(self, stream: StreamState, length: int, events: list[Event]) -> None:
+        """Take the payload of a frame into account before it comes, or give the stream up."""
         if stream.fin_received:
             self._give_up(stream, Fault.DATA_AFTER_END, events)
         elif length > stream.receive_credit:
@@ -202,8 +202,6 @@ class Session:
             stream.receive_credit -= length
             stream.unread_bytes += length
             self.unread_bytes += length
-            return True
-        return False
 
     def _on_window(
         self, flags: int, stream_id: int, length: int, events: list[Event], now: float
@@ -312,6 +310,8 @@ class Session:
         """These bytes were read: allow the peer more, once half the window was consumed."""
         if stream.closed or stream.discarding:
             return
+        # A peer may reset a stream and open it again before its owner has looked.
+        count = min(count, stream.unread_bytes)
         stream.unread_bytes -= count
         self.unread_bytes -= count
         if stream.fin_received:

@@ -191,6 +191,9 @@ async def test_silent_peer_is_noticed(autojump_clock: object, nursery: trio.Nurs
         + bytes(300_000),  # beyond the window
         frames.ping(1, frames.SYN) * 10_000,  # never reading the answers
         b"".join(frames.window_update(i, 0, frames.SYN) for i in range(1, 20_001, 2)),
+        frames.HEADER.pack(0, frames.DATA, 0x10, 1, 0),  # a flag that does not exist
+        frames.window_update(99, 0, frames.RST) * 10_000,
+        frames.HEADER.pack(0, frames.DATA, 0, 99, 0) * 10_000,
     ],
 )
 async def test_violation_ends_the_connection(
@@ -207,7 +210,34 @@ async def test_violation_ends_the_connection(
             pass
         await victim.event_closed.wait()
     assert victim.dead
+    assert victim.dead.startswith("protocol violation: ")
     assert not victim.is_established
+
+
+async def test_data_after_the_end_and_too_much_of_it_cost_only_their_stream(
+    autojump_clock: object, ends: Ends
+) -> None:
+    hostile, victim = ends
+    ours, theirs = await connected_streams(ends)
+    await ours.close()
+    hostile.session._outbox.append(frames.data(ours.stream_id, memoryview(b"more")))
+    hostile.session.unsent_bytes += frames.HEADER_BYTES + 4
+    hostile.flush()
+    with pytest.raises(MuxedStreamReset):
+        await theirs.write(await theirs.read())
+    window = frames.INITIAL_WINDOW_BYTES
+    held = []
+    for _ in range(victim.session.memory_max_bytes // window + 8):
+        stream, other = await connected_streams(ends)
+        await stream.write(bytes(window))
+        held.append(other)
+    await trio.sleep(1)
+    assert sum(stream.unread_bytes for stream in held) == victim.session.memory_max_bytes
+    for stream in held[-8:]:
+        with pytest.raises(MuxedStreamReset):
+            await stream.read()
+    assert len(await held[0].read()) == window
+    assert victim.dead is None
 
 
 async def test_cancelled_reads_and_writes_leave_other_streams_whole(
