@@ -15,7 +15,7 @@ from libp2p.stream_muxer.exceptions import (
 
 from aigrid.node.network.receive_buffer import ReceiveBuffer
 from aigrid.node.network.yamux_frames import PAYLOAD_MAX_BYTES
-from aigrid.node.network.yamux_session import StreamState
+from aigrid.node.network.yamux_state import StreamState
 
 if TYPE_CHECKING:
     from aigrid.node.network.muxer import Muxer

@@ -27,7 +27,8 @@ from aigrid.node.network.yamux_events import (
     WasReset,
     Writable,
 )
-from aigrid.node.network.yamux_session import Session, StreamState
+from aigrid.node.network.yamux_session import Session
+from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import LIMITS
 
 GOODBYE_SECONDS = 0.05

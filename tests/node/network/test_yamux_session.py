@@ -22,7 +22,8 @@ from aigrid.node.network.yamux_events import (
     WasReset,
     Writable,
 )
-from aigrid.node.network.yamux_session import Session, StreamState
+from aigrid.node.network.yamux_session import Session
+from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import KIB, LIMITS, MIB
 
 SYN, ACK, FIN, RST = frames.SYN, frames.ACK, frames.FIN, frames.RST
