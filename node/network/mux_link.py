@@ -30,11 +30,18 @@ class MuxLink(Protocol):
     def is_full(self) -> bool:
         """Whether something is pending, and nothing may be sent."""
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether each `send` costs a call of the system, and few large ones are better."""
+
     def send(self, messages: list[bytes]) -> None:
-        """Send each as one Noise message, or keep it pending. Raises OSError."""
+        """Send each as one Noise message, or keep it pending. Raises nothing."""
 
     async def advance(self) -> None:
-        """Send some of what is pending; waits until the peer takes it."""
+        """Send some of what is pending; waits until the peer takes it.
+
+        Raises an error of the library, of trio or of the system once the connection is gone.
+        """
 
     async def receive(self) -> list[bytes]:
         """What the peer sent, at least one message. Raises an error at the end."""
@@ -42,6 +49,8 @@ class MuxLink(Protocol):
 
 class PlainLink:
     """Through the library, message by message. Cancelling `advance` tears the connection."""
+
+    is_quick = False
 
     def __init__(self, conn: SecuredConnection) -> None:
         self._conn = conn
@@ -74,6 +83,8 @@ class FusedLink:
         early: what was deciphered during the handshake and not yet used.
     """
 
+    is_quick = True
+
     def __init__(
         self, tcp: TcpStream, encrypt: Cipher, decrypt: Cipher, early: bytes = b""
     ) -> None:
@@ -93,7 +104,10 @@ class FusedLink:
         for message in messages:
             ciphertext = self._encrypt(None, message)
             parts += (len(ciphertext).to_bytes(LENGTH_BYTES, "big"), ciphertext)
-        sent = self._tcp.send_now(parts)
+        try:
+            sent = self._tcp.send_now(parts)
+        except OSError:
+            sent = 0  # `advance` meets it again, in a task that it may end
         if sent < sum(len(part) for part in parts):
             self._pending = memoryview(b"".join(parts))[sent:]
 
