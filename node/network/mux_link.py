@@ -31,8 +31,8 @@ class MuxLink(Protocol):
         """Whether something is pending, and nothing may be sent."""
 
     @property
-    def is_quick(self) -> bool:
-        """Whether each `send` costs a call of the system, and few large ones are better."""
+    def sends_at_once(self) -> bool:
+        """Whether `send` is a call of the system: few large ones are better than many."""
 
     def send(self, messages: list[bytes]) -> None:
         """Send each as one Noise message, or keep it pending. Raises nothing."""
@@ -50,7 +50,7 @@ class MuxLink(Protocol):
 class PlainLink:
     """Through the library, message by message. Cancelling `advance` tears the connection."""
 
-    is_quick = False
+    sends_at_once = False
 
     def __init__(self, conn: SecuredConnection) -> None:
         self._conn = conn
@@ -83,7 +83,7 @@ class FusedLink:
         early: what was deciphered during the handshake and not yet used.
     """
 
-    is_quick = True
+    sends_at_once = True
 
     def __init__(
         self, tcp: TcpStream, encrypt: Cipher, decrypt: Cipher, early: bytes = b""

@@ -137,9 +137,9 @@ class Muxer:
     # Output
 
     @property
-    def is_congested(self) -> bool:
-        """Whether writers of data should wait."""
-        return self.session.unsent_bytes >= LIMITS.mux_unsent_bytes
+    def room_bytes(self) -> int:
+        """How much more data may be queued; at 0, writers should wait."""
+        return max(0, LIMITS.mux_unsent_bytes - self.session.unsent_bytes)
 
     async def wait_room(self) -> None:
         await self._room.wait()
@@ -151,14 +151,14 @@ class Muxer:
         up to its end or a size. Never waits, so it is never cancelled half-way (T2).
         """
         session = self.session
-        if session.unsent_bytes and self.dead is None:
-            if not self._gathering or session.unsent_bytes >= GATHERED_BYTES:
-                self._send()
-                if self._link.is_full:
-                    self._outgoing.set()
-                elif self._link.is_quick and not self._gathering:
-                    self._gathering = True
-                    self._pass_end.call(self._on_pass_end)
+        due = GATHERED_BYTES if self._gathering else 1
+        if session.unsent_bytes >= due and self.dead is None:
+            self._send()
+            if self._link.is_full:
+                self._outgoing.set()
+            elif self._link.sends_at_once and not self._gathering:
+                self._gathering = True
+                self._pass_end.call(self._on_pass_end)
         if session.violated is not None:
             violation, detail = session.violated
             self._send()
@@ -193,7 +193,7 @@ class Muxer:
                     self.die("peer stopped reading")
                     return
                 self.flush()
-                if not self.is_congested:
+                if self.room_bytes:
                     self._room.set()
                     self._room = trio.Event()
             self._outgoing = trio.Event()

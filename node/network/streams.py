@@ -143,19 +143,28 @@ class RpcClient:
         streams_max = self._limits.streams_per_peer_max
         kept_free = 0 if urgent else self._limits.streams_urgent
         busy_max = max(1, streams_max - kept_free)
+        idle = None if fresh else self._idle(peer_id, busy_max)
+        if idle is not None:  # as a rule: worth no scope
+            return idle, True
         with trio.move_on_after(silence_seconds):
             while True:
+                idle = None if fresh else self._idle(peer_id, busy_max)
+                if idle is not None:
+                    return idle, True
                 peer = self._peers.setdefault(peer_id, _Peer())
                 if peer.count - len(peer.idle) < busy_max:
-                    stream = None if fresh else _pop_idle(peer)
-                    if stream is not None:
-                        return stream, True
                     if peer.count < streams_max:
                         return await self._open(peer_id, peer), False
                     if fresh and peer.idle:
                         peer.idle.popleft().fail(lost(peer_id))
                 await self._queue(peer_id, peer)
         raise RemoteError("no stream to the peer in time", Code.TIMEOUT, peer=peer_id)
+
+    def _idle(self, peer_id: str, busy_max: int) -> ClientStream | None:
+        peer = self._peers.get(peer_id)
+        if peer is None or peer.count - len(peer.idle) >= busy_max:
+            return None
+        return _pop_idle(peer)
 
     async def _queue(self, peer_id: str, peer: _Peer) -> None:
         limits = self._limits
