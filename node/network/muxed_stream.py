@@ -7,6 +7,7 @@ is handed to the connection whole or not at all, and bytes leave the buffer only
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+import structlog
 import trio
 from libp2p.stream_muxer.exceptions import (
     MuxedStreamClosed,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from aigrid.node.network.muxer import Muxer
 
 CALLS_PER_CHECKPOINT = 16
+_log = structlog.get_logger(__name__)
 WRITTEN_AT_ONCE_BYTES = 4 * PAYLOAD_MAX_BYTES
 
 
@@ -106,7 +108,8 @@ class MuxedStream:
         if self._sink is not None:
             try:
                 self._sink(data)
-            except Exception:  # noqa: BLE001 - boundary: what serves one stream ends no other
+            except Exception as error:  # noqa: BLE001 - boundary: what serves one stream ends no other
+                _log.error("stream_sink_failed", error=type(error).__name__)
                 self.abandon()
         self.conn.flush()
 

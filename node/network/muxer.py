@@ -204,12 +204,15 @@ class Muxer:
 
     async def _read_loop(self) -> None:
         while self.dead is None:
-            messages = await self._link.receive()
-            now = trio.current_time()
-            for message in messages:
-                for event in self.session.receive(message, now):
-                    self._on_event(event)
-            self.flush()
+            self._take(await self._link.receive())
+
+    def _take(self, messages: list[bytes]) -> None:
+        # Not in `_read_loop`: its frame would hold the last messages as long as it waits.
+        now = trio.current_time()
+        for message in messages:
+            for event in self.session.receive(message, now):
+                self._on_event(event)
+        self.flush()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Received):

@@ -5,14 +5,17 @@ What tasks send in one pass can so leave together, and no later than if a task w
 
 from collections.abc import Callable
 
+import structlog
 import trio
+
+_log = structlog.get_logger(__name__)
 
 
 class PassEnd(trio.abc.Instrument):
     """Calls what was asked for, once, before trio waits for I/O.
 
-    The callbacks must not raise, and wake no task: trio has made up its mind how long to sleep.
-    They may ask for `soon`, which wakes it.
+    The callbacks must wake no task: trio has made up its mind how long to sleep. They may ask for
+    `soon`, which wakes it.
     """
 
     def __init__(self) -> None:
@@ -30,7 +33,10 @@ class PassEnd(trio.abc.Instrument):
         if self._due:
             due, self._due = self._due, []
             for callback in due:
-                callback()
+                try:
+                    callback()
+                except Exception as error:  # noqa: BLE001 - boundary: trio drops an instrument that raises
+                    _log.error("pass_end_failed", error=type(error).__name__)
 
 
 _of_run: trio.lowlevel.RunVar[PassEnd] = trio.lowlevel.RunVar("pass_end")

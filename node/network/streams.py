@@ -125,9 +125,13 @@ class RpcClient:
         self, peer_id: str, request: bytes, *, silence_seconds: float, urgent: bool = False
     ) -> bytes:
         """The one body of the answer; `protocol_violation` when there is another number of them."""
+        bodies: list[bytes] = []
         call = self.call(peer_id, request, silence_seconds=silence_seconds, urgent=urgent)
         async with call as answer:
-            bodies = [body async for body in _first(answer, 2)]
+            async for body in answer:
+                bodies.append(body)
+                if len(bodies) > 1:
+                    break
         if len(bodies) != 1:
             raise RemoteError(f"{len(bodies)} bodies where one was due", peer=peer_id)
         return bodies[0]
@@ -241,14 +245,6 @@ def _pop_idle(peer: _Peer) -> ClientStream | None:
         if stream.usable:
             return stream
     return None
-
-
-async def _first(answer: AsyncIterator[bytes], count: int) -> AsyncIterator[bytes]:
-    async for body in answer:
-        yield body
-        count -= 1
-        if not count:
-            return
 
 
 class _Call:

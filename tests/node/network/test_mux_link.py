@@ -232,6 +232,26 @@ async def test_write_leaves_at_once() -> None:
         await one.close()
 
 
+async def test_socket_that_is_full_at_the_end_of_a_pass_is_written_to_again(
+    nursery: trio.Nursery,
+) -> None:
+    end, other = await secured()
+    nursery.start_soon(end.start)
+    stream, link = await end.open_stream(), fused(end)
+    end.session.receive(frames.window_update(stream.stream_id, 1 << 30), 0.0)
+    while not link.is_full:
+        await stream.write(b"at once")
+        await stream.write(bytes(12_000))  # with the pass
+        await trio.lowlevel.checkpoint()
+
+    async def read() -> None:
+        while True:
+            await fused(other)._tcp.receive_some()
+
+    nursery.start_soon(read)
+    await nodes.eventually(lambda: not link.is_full)
+
+
 async def test_peer_that_reads_nothing_holds_a_bounded_amount_and_is_let_go(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
