@@ -14,7 +14,7 @@ from aigrid.node.network import negotiation
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.streams import RpcClient, RpcServer, Send
-from aigrid.node.network.transport import RPC_PROTOCOL
+from aigrid.node.network.transport import RPC_PROTOCOL, Stream
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.framing import FrameKind, encode
 from aigrid.protocol.limits import KIB, LIMITS, MIB
@@ -127,7 +127,7 @@ async def test_nonsense_from_a_client_ends_only_its_stream(
 
 
 async def test_nonsense_from_a_server_is_an_error_of_that_call(start: nodes.Start) -> None:
-    async def babble(stream: nodes.Stream) -> None:
+    async def babble(stream: Stream) -> None:
         with suppress(RemoteError):
             await stream.receive_some(1000)
             await stream.send_all(encode(FrameKind.REQUEST, b"a server asks nothing"))
