@@ -204,15 +204,19 @@ class Muxer:
 
     async def _read_loop(self) -> None:
         while self.dead is None:
-            self._take(await self._link.receive())
+            messages = await self._link.receive()
+            messages.reverse()
+            while messages and self.dead is None:  # popped: the frame holds none while it waits
+                self._take(messages.pop())
+                while self.session.has_more and self.dead is None:
+                    self.flush()
+                    await trio.lowlevel.checkpoint()
+                    self._take(b"")
+            self.flush()
 
-    def _take(self, messages: list[bytes]) -> None:
-        # Not in `_read_loop`: its frame would hold the last messages as long as it waits.
-        now = trio.current_time()
-        for message in messages:
-            for event in self.session.receive(message, now):
-                self._on_event(event)
-        self.flush()
+    def _take(self, message: bytes) -> None:
+        for event in self.session.receive(message, trio.current_time()):
+            self._on_event(event)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Received):

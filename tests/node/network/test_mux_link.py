@@ -232,6 +232,28 @@ async def test_write_leaves_at_once() -> None:
         await one.close()
 
 
+async def test_flood_of_small_frames_or_messages_leaves_others_their_turns(
+    nursery: trio.Nursery,
+) -> None:
+    end, other = await secured()
+    nursery.start_soon(end.start)
+    stream = await other.open_stream()
+    await end.accept_stream()
+    session: Any = other.secured_conn
+    update = frames.window_update(stream.stream_id, 1)
+    sealed = [session.conn.encrypt(plain) for plain in [update] * 3000 + [update * 5000]]
+    packets = b"".join(len(one).to_bytes(2, "big") + one for one in sealed)
+    with trio.fail_after(PATIENCE_SECONDS):
+        await fused(other)._tcp.write(packets)
+    turns = 0
+    state = end.session.streams[stream.stream_id]
+    with trio.fail_after(PATIENCE_SECONDS):
+        while state.send_window < frames.INITIAL_WINDOW_BYTES + 8000:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    assert turns > 60  # in a few reads of the socket
+
+
 async def test_socket_that_is_full_at_the_end_of_a_pass_is_written_to_again(
     nursery: trio.Nursery,
 ) -> None:
