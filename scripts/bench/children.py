@@ -1,6 +1,7 @@
 """Child processes of a bench that talk in lines and never outlive it."""
 
 import ctypes
+import json
 import os
 import selectors
 import signal
@@ -57,6 +58,16 @@ class Child:
                 self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")
         return line.decode()
+
+    def report(self, holds: str, timeout_seconds: float) -> dict[str, Any]:
+        """The next line that is a JSON object with that member.
+
+        Libraries log to the same place; what they say is passed over. Raises ChildFailedError.
+        """
+        while True:
+            line = self.line(timeout_seconds)
+            if line.startswith("{") and f'"{holds}"' in line:
+                return dict(json.loads(line))
 
     def _said(self) -> str:
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - _TAIL_BYTES))

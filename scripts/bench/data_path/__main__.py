@@ -17,8 +17,8 @@ rounds count. The columns:
 
 The starred figure of a row is the one that its ratios and aims are about. CPU is that of all
 threads of a side, for each request or token; what a pace adds to a token is from when it was made
-to when the caller has it. Milliseconds mean something on an idle machine alone; ratios of one run hold on a
-busy one, too. Exit status 1: a column failed; an aim that is not met is only said.
+to when the caller has it. Milliseconds mean something on an idle machine alone; ratios of one run
+hold on a busy one, too. Exit status 1: a column failed; an aim not met is only said.
 """
 
 import argparse
@@ -145,19 +145,11 @@ def lattica_python(version: str, named: str | None) -> tuple[str | None, str]:
 def measure(program: list[str], amounts: Amounts) -> Found:
     """One turn of a column: a process that serves, and one that measures it."""
     with child(program) as server:
-        address = _said(server.line, "address", START_TIMEOUT_SECONDS)["address"]
+        address = server.report("address", START_TIMEOUT_SECONDS)["address"]
         asked = [*program, str(address), str(server.pid), json.dumps(asdict(amounts))]
         with child(asked) as caller:
-            found = _said(caller.line, "connect_ms", LOAD_TIMEOUT_SECONDS)
+            found = caller.report("connect_ms", LOAD_TIMEOUT_SECONDS)
     return {str(name): float(value) for name, value in found.items()}
-
-
-def _said(line: Any, holds: str, timeout_seconds: float) -> dict[str, Any]:
-    """The first line that is JSON with that member; libraries log to the same place."""
-    while True:
-        said = line(timeout_seconds)
-        if said.startswith("{") and f'"{holds}"' in said:
-            return dict(json.loads(said))
 
 
 def _report(
