@@ -40,7 +40,7 @@ def interrupted(pids):
 
 
 def test_none_is_left_whatever_ends_the_bench():
-    pids = []
+    pids: list[int] = []
     with pytest.raises(Interruption):
         interrupted(pids)
     assert not alive(*pids)

@@ -96,7 +96,7 @@ def _options() -> argparse.Namespace:
 
 def _turned(names: list[str], by: int) -> list[str]:
     """No column always follows the same other, or is always first."""
-    by %= len(names)
+    by %= len(names) or 1
     return names[by:] + names[:by]
 
 
