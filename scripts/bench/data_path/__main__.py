@@ -18,7 +18,8 @@ rounds count. The columns:
 The starred figure of a row is the one that its ratios and aims are about. CPU is that of all
 threads of a side, for each request or token; what a pace adds to a token is from when it was made
 to when the caller has it. Milliseconds mean something on an idle machine alone; ratios of one run
-hold on a busy one, too. Exit status 1: a column failed; an aim not met is only said.
+hold on a busy one, too. Exit status 1: a column failed, or the run was cut
+short, and what there is was printed; an aim not met is only said.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -55,9 +57,30 @@ def main() -> int:
     options = _options()
     leave_cleanly()
     programs, left_out = _programs(options)
-    amounts = Amounts().scaled(options.scale)
     rounds: dict[str, list[Found]] = {name: [] for name in programs}
     failed: dict[str, str] = {}
+    try:
+        all_rounds(options, programs, rounds, failed)
+    except (KeyboardInterrupt, SystemExit):
+        failed["run"] = "it was cut short"  # and what there is counts
+    found = table.medians(rounds)
+    for line in [*table.lines(found), "", *table.aim_lines(found), *left_out]:
+        print(line)
+    if options.json:
+        options.json.write_text(
+            json.dumps(_report(found, rounds, failed, left_out), indent=1) + "\n"
+        )
+    return 1 if failed else 0
+
+
+def all_rounds(
+    options: argparse.Namespace,
+    programs: Mapping[str, list[str]],
+    rounds: Mapping[str, list[Found]],
+    failed: dict[str, str],
+) -> None:
+    """Fills in what was found, and what went wrong."""
+    amounts = Amounts().scaled(options.scale)
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         for name in _turned(list(programs), number):
@@ -67,14 +90,6 @@ def main() -> int:
             except ChildFailedError as error:
                 failed[name] = str(error)
                 print(f"{name} failed: {error}", file=sys.stderr)
-    found = table.medians(rounds)
-    for line in [*table.lines(found), "", *table.aim_lines(found), *left_out]:
-        print(line)
-    if options.json:
-        options.json.write_text(
-            json.dumps(_report(found, rounds, failed, left_out), indent=1) + "\n"
-        )
-    return 1 if failed else 0
 
 
 def _options() -> argparse.Namespace:

@@ -172,12 +172,16 @@ class Caller:
 
     def paced(self, count: int, interval_ms: int) -> Found:
         ages = [token_age_ms(made) for made in self.tokens(count, interval_ms)]
-        assert len(ages) == count
+        if len(ages) < count:
+            return {"paced_lost": count - len(ages)}
         return {"token_p50_ms": quantile(ages, 0.5), "token_p99_ms": quantile(ages, 0.99)}
 
     def burst(self, count: int) -> Found:
+        """On a busy machine the binding's stream may end early: then there is no figure."""
         cpu = CpuMeter(self._server_pid)
-        assert sum(1 for _ in self.tokens(count, 0)) == count
+        lost = count - sum(1 for _ in self.tokens(count, 0))
+        if lost:
+            return {"burst_lost": lost}
         client, server = cpu.per(count)
         return {"burst_client_cpu_us": client * 1000, "burst_server_cpu_us": server * 1000}
 
