@@ -26,6 +26,13 @@ def test_the_median_of_the_rounds_counts_and_one_bad_round_does_not():
     assert table.medians(FIVE)["raw"]["rpc_p50_ms"] == 0.1
 
 
+def test_the_best_round_is_the_quickest_and_the_one_of_most():
+    rounds = {
+        "raw": [{"rpc_p50_ms": ms, "write_64k_mbps": ms, "burst_lost": 1.0} for ms in (3, 1, 2)]
+    }
+    assert table.medians(rounds, best=True) == {"raw": {"rpc_p50_ms": 1, "write_64k_mbps": 3}}
+
+
 def test_a_column_without_figures_gives_no_ratio_and_no_verdict():
     of = table.medians(FIVE)
     assert math.isnan(table.ratio(of, "rpc_p50_ms", "ours", "lattica"))

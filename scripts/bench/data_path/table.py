@@ -22,6 +22,10 @@ class Row:
     of: str = "ours"
     digits: int = 2
 
+    @property
+    def more_is_better(self) -> bool:
+        return self.name.endswith(("_per_second", "_mbps"))
+
 
 ROWS = (
     Row("rpc_p50_ms", "1 KiB on a reused stream, p50 ms"),
@@ -74,16 +78,18 @@ AIMS = (
 )
 
 
-def medians(rounds: Rounds) -> dict[str, Found]:
-    """Of each column and row; of what a column has no figure for, there is none here either."""
-    return {
-        column: {
-            name: median(one[name] for one in found if name in one)
-            for name in BY_NAME
-            if any(name in one for one in found)
-        }
-        for column, found in rounds.items()
-    }
+def medians(rounds: Rounds, *, best: bool = False) -> dict[str, Found]:
+    """Of each column and row, or the best; what a column has no figure for has none here either."""
+    of: dict[str, Found] = {}
+    for column, found in rounds.items():
+        of[column] = {}
+        for row in ROWS:
+            values = [one[row.name] for one in found if row.name in one]
+            if values and best:
+                of[column][row.name] = max(values) if row.more_is_better else min(values)
+            elif values:
+                of[column][row.name] = median(values)
+    return of
 
 
 def ratio(of: Medians, row: str, column: str, against: str) -> float:
