@@ -1,9 +1,8 @@
-"""The tables of the benches of the data path and of gossip: what they compare, and with what."""
+"""The tables of the bench of the data path: what they compare, and with what."""
 
 import math
 
 import pytest
-from scripts.bench import gossip
 from scripts.bench.data_path import table
 from scripts.bench.data_path.figures import Amounts, quantile
 from scripts.bench.data_path.table import AIMS, BY_NAME, ROWS, Aim
@@ -77,29 +76,3 @@ def test_a_smaller_run_still_does_everything_once():
     assert least.connects == least.write_mib == 1
     assert least.interval_ms == Amounts().interval_ms
     assert all(count > 0 for count in vars(least).values())
-
-
-def said(sent, heard, cpu_seconds=0.5):
-    return {
-        "sent": sent,
-        "ages_ms": [float(n + 1) for n in range(heard)],
-        "cpu_seconds": cpu_seconds,
-    }
-
-
-def test_delivered_is_the_share_of_what_all_should_have_heard_of_the_others():
-    found = gossip.figures([said(10, 20), said(10, 20), said(10, 17)], seconds=5.0)
-    assert found.delivered == pytest.approx(57 / 60)
-    assert found.cpu_ms == pytest.approx(1.5 / 57 * 1000)
-    assert found.cores == pytest.approx(0.15)
-
-
-def test_gossip_that_loses_or_costs_too_much_is_said():
-    stock = gossip.figures([said(1000, 1000), said(1000, 1000)], seconds=5.0)
-    lossy = gossip.figures([said(1000, 990), said(1000, 1000, 0.1)], seconds=5.0)
-    verdicts = gossip.aim_lines({"stock": stock, "ours": lossy})
-    assert [line.endswith("NOT MET") for line in verdicts] == [True, True, True]
-    cheap = gossip.figures([said(100, 100, 0.01), said(100, 100, 0.01)], seconds=5.0)
-    verdicts = gossip.aim_lines({"stock": stock, "ours": cheap})
-    assert [line.endswith("NOT MET") for line in verdicts] == [False, False, False]
-    assert gossip.aim_lines({"stock": stock}) == []
