@@ -10,6 +10,7 @@ import trio
 from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate, NotAMemberError
 from aigrid.node.network.muxer import Muxer
+from aigrid.node.network.penance import Penance
 from aigrid.node.network.tcp import TcpStream, Traffic, parse_address
 from aigrid.node.network.transport import PeerChange, PeerEvent
 from aigrid.protocol.errors import Code, RemoteError
@@ -61,6 +62,7 @@ class Connections:
         self._handshakes: list[_Handshake] = []
         self._dials: dict[str, _Dial] = {}
         self._announced: set[str] = set()
+        self._penance = Penance()
         self._add_conn = library.swarm.add_conn
         library.swarm.add_conn = self._enter
         library.swarm.dial_peer = self._dial_for_library
@@ -110,6 +112,9 @@ class Connections:
         muxer = None
         try:
             with trio.move_on_after(LIMITS.pre_auth_seconds):
+                waits = self._penance.wait_seconds(handshake.host, trio.current_time())
+                if waits:
+                    await trio.sleep(waits)
                 muxer = await compat.secure(tcp, self._library.noise, None)
         except Exception as error:  # noqa: BLE001 - boundary: whatever an unknown peer sends
             _log.debug("handshake_failed", remote=handshake.host, error=type(error).__name__)
@@ -190,6 +195,10 @@ class Connections:
     async def _watch(self, link: Link) -> None:
         """Tell when a connection ended; the library's own notice comes 0.1 s later."""
         await link.muxer.event_shutting_down.wait()
+        remote = link.muxer.get_remote_address()
+        if link.muxer.session.violated is not None and remote is not None:
+            self._gate.counts["protocol_broken"] += 1
+            self._penance.broke(remote[0], trio.current_time())
         self._gate.leave(link.muxer)
         links = self._links[link.peer_id]
         links.remove(link)

@@ -27,6 +27,7 @@ COUNTERS = (
     "connections_opened",
     "connections_replaced",  # a newer connection of the same peer and direction came
     "connections_refused",  # over the cap on all connections
+    "protocol_broken",  # connections ended for what the peer said on them
     "strangers_evicted",
     "strangers_expired",
     "streams_refused",  # over the cap of its peer

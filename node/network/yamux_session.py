@@ -7,9 +7,10 @@ is taken with `next_message`. Everything a peer may make us keep is bounded:
 - unread bytes of a stream by its window, those of all streams by `memory_max_bytes`: no window is
   raised beyond, and a stream whose data would not fit is reset;
 - streams that it opens by `mux_streams_max`: more are reset;
+- data of streams that are over by what these were still allowed;
 - control frames not yet sent by `mux_control_max_bytes`, declared lengths by `mux_window_bytes`,
   and by a budget that refills with time what carries nothing: pings, resets, refused streams,
-  empty frames.
+  empty frames, window updates for what was never sent.
 """
 
 from collections import deque
@@ -50,10 +51,11 @@ from aigrid.node.network.yamux_frames import (
     ping,
     window_update,
 )
-from aigrid.node.network.yamux_state import StreamState
+from aigrid.node.network.yamux_state import Patience, StreamState
 from aigrid.protocol.limits import LIMITS, Limits
 
 _ENDING: Final = FIN | RST
+_LATE_FRAME_BYTES: Final = 64  # as much as a frame at least costs
 _STEPS_MAX: Final = 32  # headers and payloads looked at in one call
 
 
@@ -68,13 +70,13 @@ class Session:
         self.unread_bytes = 0
         self.unsent_bytes = 0
         self._promised_bytes = 0  # the windows of all streams together
+        self._late_bytes = 0  # that may yet come for streams that are over
         self._inbound = 0
         self._own_parity = 1 if is_initiator else 0
         self._next_id = 1 if is_initiator else 2
         self._outbox: deque[bytes] = deque()
         self._control_bytes = 0
-        self._patience = float(limits.mux_provocations_max)
-        self._patience_at = 0.0
+        self._patience = Patience(limits)
         # Bytes not looked at, a header that is not whole, or the frame whose payload is arriving
         self._rest = b""
         self._partial = bytearray()
@@ -164,13 +166,16 @@ class Session:
                 self._provoked(now)
             self._on_ending(stream, flags, events, now)
             return
-        if stream is not None:
-            self._admit(stream, length, events)
+        self._admit(stream, length, events)
         self._body_left, self._body_flags, self._body_stream = length, flags & _ENDING, stream
 
-    def _admit(self, stream: StreamState, length: int, events: list[Event]) -> None:
+    def _admit(self, stream: StreamState | None, length: int, events: list[Event]) -> None:
         """Take the payload of a frame into account before it comes, or give the stream up."""
-        if stream.fin_received:
+        if stream is None:  # it may have been under way when its stream ended
+            self._late_bytes -= max(length, _LATE_FRAME_BYTES)
+            if self._late_bytes < 0:
+                self._break(Violation.WINDOW_OVERRUN, "data that no stream has allowed")
+        elif stream.fin_received:
             self._give_up(stream, Fault.DATA_AFTER_END, events)
         elif length > stream.receive_credit:
             self._break(
@@ -189,11 +194,18 @@ class Session:
         self, flags: int, stream_id: int, length: int, events: list[Event], now: float
     ) -> None:
         stream = self._addressed(flags, stream_id, events, now)
-        if length and stream is not None:
+        if not length:
+            if not flags:
+                self._provoked(now)
+        elif stream is None:
+            self._provoked(now)
+        else:
+            stream.updates_due -= 1
+            if stream.updates_due < 0:
+                stream.updates_due = 0
+                self._provoked(now)
             stream.send_window = min(stream.send_window + length, WINDOW_MAX_BYTES)
             events.append(Writable(stream_id))
-        elif not length and not flags:
-            self._provoked(now)
         self._on_ending(stream, flags, events, now)
 
     def _on_ping(self, flags: int, value: int, events: list[Event], now: float) -> None:
@@ -223,6 +235,7 @@ class Session:
     def _accept(self, stream_id: int, events: list[Event], now: float) -> StreamState | None:
         if self._inbound >= self._limits.mux_streams_max:
             self._provoked(now)
+            self._late_bytes = min(self._late_bytes + INITIAL_WINDOW_BYTES, self.memory_max_bytes)
             self._control(window_update(stream_id, 0, RST))
             return None
         self._inbound += 1
@@ -252,11 +265,7 @@ class Session:
 
     def _provoked(self, now: float) -> None:
         """A frame that carries nothing has cost us work."""
-        limits = self._limits
-        refilled = (now - self._patience_at) * limits.mux_provocations_per_second
-        self._patience = min(self._patience + refilled, limits.mux_provocations_max) - 1
-        self._patience_at = now
-        if self._patience < 0:
+        if not self._patience.lasts(now):
             self._break(Violation.FLOOD, "pings, resets or empty frames without end")
 
     def _break(self, violation: Violation, detail: str) -> None:
@@ -282,6 +291,7 @@ class Session:
         if taken <= 0 or self.violated is not None:
             return 0
         stream.send_window -= taken
+        stream.updates_due += taken
         for start in range(0, taken, PAYLOAD_MAX_BYTES):
             frame = data(stream.stream_id, payload[start : min(start + PAYLOAD_MAX_BYTES, taken)])
             self._outbox.append(frame)
@@ -374,6 +384,9 @@ class Session:
             self.unread_bytes -= stream.unread_bytes
             self._promised_bytes -= stream.window_bytes
             stream.unread_bytes = 0
+            if not stream.fin_received:
+                late_bytes = self._late_bytes + stream.receive_credit
+                self._late_bytes = min(late_bytes, self.memory_max_bytes)
             if not stream.ours:
                 self._inbound -= 1
 

@@ -1,12 +1,19 @@
-"""What a Yamux session knows of one stream."""
+"""What a Yamux session knows of one stream, and of its peer's manners."""
+
+from typing import Final
 
 from aigrid.node.network.yamux_frames import INITIAL_WINDOW_BYTES
+from aigrid.protocol.limits import Limits
+
+UPDATES_AT_FIRST: Final = 16  # peers widen windows as they find a need
 
 
 class StreamState:
     """One stream as the session knows it; read by its owner, changed by the session alone.
 
     The peer may still send `receive_credit` bytes; `unread_bytes` were received and not consumed.
+    `updates_due` is how many window updates may yet come: one for each byte that was sent, as of a
+    reader that takes byte by byte, and a few to begin with.
     """
 
     __slots__ = (
@@ -19,6 +26,7 @@ class StreamState:
         "send_window",
         "stream_id",
         "unread_bytes",
+        "updates_due",
         "window_bytes",
     )
 
@@ -27,9 +35,27 @@ class StreamState:
         self.ours = ours
         self.send_window = self.receive_credit = self.window_bytes = INITIAL_WINDOW_BYTES
         self.unread_bytes = 0
+        self.updates_due = UPDATES_AT_FIRST
         self.fin_sent = self.fin_received = self.is_reset = self.discarding = False
 
     @property
     def closed(self) -> bool:
         """Nothing more will pass in either direction."""
         return self.is_reset or (self.fin_sent and self.fin_received)
+
+
+class Patience:
+    """With frames that carry nothing and cost us work: it is used up, and comes back with time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._left = float(limits.mux_provocations_max)
+        self._at = 0.0
+
+    def lasts(self, now: float) -> bool:
+        """Whether there is any left for one more."""
+        limits = self._limits
+        refilled = (now - self._at) * limits.mux_provocations_per_second
+        self._left = min(self._left + refilled, limits.mux_provocations_max) - 1
+        self._at = now
+        return self._left >= 0

@@ -240,15 +240,15 @@ async def test_flood_of_small_frames_or_messages_leaves_others_their_turns(
     stream = await other.open_stream()
     await end.accept_stream()
     session: Any = other.secured_conn
-    update = frames.window_update(stream.stream_id, 1)
-    sealed = [session.conn.encrypt(plain) for plain in [update] * 3000 + [update * 5000]]
+    small = frames.data(stream.stream_id, memoryview(b"x"))
+    sealed = [session.conn.encrypt(plain) for plain in [small] * 3000 + [small * 5000]]
     packets = b"".join(len(one).to_bytes(2, "big") + one for one in sealed)
     with trio.fail_after(PATIENCE_SECONDS):
         await fused(other)._tcp.write(packets)
     turns = 0
     state = end.session.streams[stream.stream_id]
     with trio.fail_after(PATIENCE_SECONDS):
-        while state.send_window < frames.INITIAL_WINDOW_BYTES + 8000:
+        while state.unread_bytes < 8000:
             await trio.lowlevel.checkpoint()
             turns += 1
     assert turns > 60  # in a few reads of the socket

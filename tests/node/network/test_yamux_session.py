@@ -141,7 +141,37 @@ def test_late_frames_of_a_stream_that_is_over_mean_nothing() -> None:
     assert session.receive(late, 0.0) == []
 
 
+def test_who_reads_byte_by_byte_may_say_so_each_time() -> None:
+    session = Session(is_initiator=True)
+    stream, most = session.open(), 2 * LIMITS.mux_provocations_max
+    assert session.send(stream, memoryview(bytes(most)), most) == most
+    sent_by(session)
+    assert last_violation(session, frames.window_update(1, 1) * 200) is None
+    for _ in range(most):
+        assert last_violation(session, frames.window_update(1, 1)) is None
+
+
 # What is not
+
+
+def test_data_of_a_stream_that_is_over_is_counted_against_what_it_was_allowed() -> None:
+    session = Session(is_initiator=True)
+    session.reset(session.open())
+    assert last_violation(session, piece(1, bytes(WINDOW - 64))) is None
+    assert last_violation(session, piece(1, b"x")) is None, "as much as a frame costs"
+    assert last_violation(session, piece(1, b"x")) is Violation.WINDOW_OVERRUN
+
+
+def test_streams_that_are_given_up_bring_no_endless_allowance() -> None:
+    session = listener()
+    for n in range(2 * LIMITS.mux_memory_windows):
+        assert last_violation(session, opening(2 * n + 1)) is None
+        session.reset(session.streams[2 * n + 1])
+        sent_by(session)
+    sent = 0
+    while last_violation(session, piece(1, bytes(WINDOW))) is None:
+        sent += WINDOW
+    assert sent == session.memory_max_bytes
 
 
 @pytest.mark.parametrize(
@@ -196,6 +226,8 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "resets of nothing": lambda _n: frames.window_update(1, 0, RST),
     "empty data": lambda _n: frames.HEADER.pack(0, 0, 0, 1, 0),
     "empty updates": lambda _n: frames.window_update(1, 0),
+    "updates for nothing": lambda n: frames.window_update(1, 1) if n else opening(1),
+    "updates of nothing": lambda _n: frames.window_update(1, 1),
     "more streams than allowed": lambda n: opening(2 * n + 1),
 }
 
