@@ -258,6 +258,7 @@ def spin() -> None:
 async def _session(address: str) -> Any:
     """A Noise session with the server on which Yamux was agreed on."""
     from libp2p.network.connection.raw_connection import RawConnection
+    from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 
     from aigrid.node.network import compat, negotiation
     from aigrid.node.network.tcp import TcpStream, Traffic, parse_address
@@ -265,7 +266,7 @@ async def _session(address: str) -> Any:
     at = parse_address(address)
     noise = compat.build(HOSTILE.seed, lambda: ()).noise
     tcp = TcpStream(await trio.open_tcp_stream(at.host, at.port), Traffic())
-    await negotiation.select(tcp, str(compat.NOISE_PROTOCOL_ID))
+    await negotiation.select(tcp, str(NOISE))
     expected = compat.ID.from_base58(SERVER.peer_id)
     session = await noise.secure_outbound(RawConnection(tcp, initiator=True), expected)
     await negotiation.select(session, frames.PROTOCOL_ID)
@@ -364,7 +365,8 @@ def main() -> int:
     elif role == "spin":
         spin()
     else:
-        trio.run(attack, *rest, role)
+        (address,) = rest
+        trio.run(attack, address, role)
     return 0
 
 
