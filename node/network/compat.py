@@ -47,7 +47,7 @@ from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from aigrid.node.network import negotiation, yamux_frames
+from aigrid.node.network import negotiation, peer_records, yamux_frames
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
 from aigrid.protocol.limits import LIMITS
@@ -142,6 +142,7 @@ def build(
         addrs_factory=lambda _candidates: [Multiaddr(a) for a in listen_addresses()],
     )
     host._schedule_identify = lambda _peer_id, *, reason: None  # noqa: SLF001, ARG005 - ours runs for members only
+    peer_records.remember(host, listen_addresses)
     gossip = _gossip()
     pubsub = Pubsub(host, gossip, strict_signing=True, allowed_topics=topics)
     # The library counts from the wall clock in seconds: after a restart it would repeat numbers
@@ -152,6 +153,18 @@ def build(
 
 
 def _gossip() -> Any:
+    """GossipSub without peer scoring, on purpose.
+
+    Scores exist to keep out identities that cost nothing; here an authority vouches for each, and
+    ends a membership that is misused. What a member can do wrong is bounded for each of them, by
+    the monotonic clock, and counted: messages by rate, control entries by number, forgeries by
+    their signature (`Gossip`, `GossipControl`). Who takes a place in a mesh and passes nothing on
+    costs one of six, and the next sync repairs it. The library's own scores would add little and
+    harm: with all weights at zero they graft two more peers each heartbeat until the mesh is at
+    its upper bound, which doubles what every message costs; with weights, P1 counts joins instead
+    of time and P3 nothing, the gates for one topic overlook floods of GRAFT, IHAVE and IWANT, and
+    a slow member is cut off without a word.
+    """
     gossip = GossipSub(
         protocols=[TProtocol(MESHSUB_PROTOCOL)],
         degree=6,
@@ -166,6 +179,11 @@ def _gossip() -> Any:
         # with the next sync, and most peers never listen to most branches.
         max_pending_messages_per_peer=8,
     )
+    # Peer scoring is off: see `_gossip`. None is what the library itself tests for everywhere.
+    gossip.scorer = None
+    # Keeps the last thousand messages whole to tell two of one id apart. The second is never looked
+    # at: ids that were seen are let go.
+    gossip._check_equivocation = lambda _message: True  # noqa: SLF001 - see the module
     # Only the adaptive part prunes these.
     gossip.recent_message_deliveries = defaultdict(lambda: deque(maxlen=16))
     gossip.recent_peer_connections = deque(maxlen=16)

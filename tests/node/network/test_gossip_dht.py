@@ -111,7 +111,7 @@ async def test_message_by_a_stranger_is_dropped_though_a_member_forwards_it(
             assert await heard.__anext__() == (hostile.peer_id, b"member")
         with trio.move_on_after(0.1):
             pytest.fail(f"heard {await heard.__anext__()}")
-    assert two.counters()["gossip_refused"] == 2
+    assert two.counters()["gossip_refused"] == 3
 
 
 async def test_provider_is_found_with_its_addresses(start: nodes.Start) -> None:
