@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import structlog
 import trio
 
 from aigrid.node.network.libp2p_transport import Libp2pTransport
@@ -153,12 +154,13 @@ def cpu_seconds() -> float:
 
 
 async def run(way: str, number: int, load: dict[str, float], profile: str) -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     heard = Heard(number)
     async with {"ours": ours, "stock": stock}[way](number, heard) as publish:
         say("ready")
         begin = float(await asked())
         await trio.sleep(begin - time.monotonic())
-        profiler = cProfile.Profile()
+        profiler = cProfile.Profile(time.process_time)
         if profile:
             profiler.enable()
         before = cpu_seconds()
