@@ -105,6 +105,7 @@ class Limits(MeshLimits, EngineLimits):
     gossip_max_bytes: int = limit(64 * KIB, "a batch of records in one gossip message")
     gossip_frame_bytes: int = limit(1 * MIB, "one gossip frame, its length excluded")
     gossip_sender_bytes: int = limit(8 * KIB, "the sender's signed peer record in such a frame")
+    gossip_queue_max: int = limit(128, "gossip frames waiting for one peer, more are dropped")
     gossip_messages_burst: int = limit(1000, "gossip messages one peer may pass on at once")
     gossip_messages_per_second: float = limit(200.0, "gossip messages of one peer, sustained")
     gossip_control_max: int = limit(128, "IHAVE, IWANT, GRAFT and PRUNE in one gossip frame")

@@ -3,8 +3,9 @@
 Of the library we use: the Noise handshake, the swarm's and host's bookkeeping, GossipSub, Kad-DHT
 and identify. Its listeners, dialer, muxers, negotiation, resource manager, auto-connector, mDNS
 and other security transports are not used: plaintext, which it offers by default, would let anyone
-claim a member's PeerId. `tests/node/network/test_compat.py` fails when an upstream part that
-this module leans on changes.
+claim a member's PeerId. What stands in for parts of GossipSub is in `peer_records`, `gossip_wire`,
+`gossip_author` and `gossip_control`. `tests/node/network/test_compat.py`, and the tests of these,
+fail when an upstream part that they lean on changes.
 """
 
 import logging
@@ -153,7 +154,7 @@ def build(
 
 
 def _gossip() -> Any:
-    """GossipSub without peer scoring, on purpose.
+    """GossipSub without peer scoring, on purpose (docs/decisions/0013).
 
     Scores exist to keep out identities that cost nothing; here an authority vouches for each, and
     ends a membership that is misused. What a member can do wrong is bounded for each of them, by

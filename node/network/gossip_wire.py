@@ -163,6 +163,7 @@ class GossipWire:
 
     async def write(self, peer: Any, stream: Any, queue: Any) -> None:
         """What is queued for a peer, until the queue is closed or the stream is gone."""
+        queue._queue.max_size = LIMITS.gossip_queue_max  # noqa: SLF001 - 32: less than arrives at once
         try:
             while (first := await queue.pop()) is not None:
                 await stream.muxed_stream.write(_joined(first, queue))

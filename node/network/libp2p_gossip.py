@@ -74,6 +74,7 @@ class Gossip:
         except Exception as error:  # noqa: BLE001 - boundary: the library; best effort is the promise
             self._gate.counts["tasks_failed"] += 1
             _log.info("not_published", error=type(error).__name__)
+        await trio.lowlevel.checkpoint()  # who publishes many lets them go out
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:

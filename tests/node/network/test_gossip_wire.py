@@ -16,7 +16,7 @@ from libp2p.pubsub.rpc_queue import PriorityQueue, RpcQueue
 from libp2p.pubsub.utils import maybe_consume_signed_record
 from libp2p.pubsub.validators import signature_validator
 from tests.node.network import nodes
-from tests.node.network.test_gossip_dht import in_mesh, inject, signed
+from tests.node.network.test_gossip_dht import in_mesh, inject, sign, signed
 from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat, gossip_wire, libp2p_gossip, negotiation
@@ -188,6 +188,38 @@ async def test_one_frame_is_built_for_all_peers(
                     assert await heard.__anext__() == (one.peer_id, b"x" * 1234)
             # Who passes it on finds nobody who lacks it: it came from the one other peer it has.
             assert built == [1234]
+
+
+async def test_many_at_once_all_arrive(pair: nodes.Pair, hostile: nodes.Hostile) -> None:
+    """The library drops what is over 32 before the writer has its turn."""
+    one, two = pair
+    two.admit([hostile.peer_id])
+    one.admit([hostile.peer_id])
+    count = 2 * LIMITS.gossip_queue_max
+    async with one.subscribe("topic") as at_one, two.subscribe("topic") as at_two:
+        await in_mesh(one, two)
+        await in_mesh(two, one)
+        for number in range(count):
+            await one.publish("topic", b"%d" % number)
+        passed_on = [signed(hostile.library, b"") for _ in range(100)]
+        for number, message in enumerate(passed_on):
+            message.seqno = number.to_bytes(8, "big")
+            sign(hostile.library, message)
+        await inject(await hostile.connect(two), *passed_on)
+        with trio.fail_after(PATIENCE_SECONDS):
+            got = [await at_two.__anext__() for _ in range(count + 100)]
+            assert sorted(int(d) for p, d in got if p == one.peer_id) == list(range(count))
+            assert {await at_one.__anext__() for _ in range(100)} == {(hostile.peer_id, b"")}
+
+
+async def test_a_queue_takes_what_arrives_from_several_peers_at_once(pair: nodes.Pair) -> None:
+    one, two = pair
+    queues: Any = one._library.pubsub.peer_queues
+    peer = two._library.peer_id
+    await nodes.eventually(lambda: peer in queues)
+    await nodes.eventually(lambda: queues[peer]._queue.max_size == LIMITS.gossip_queue_max)
+    taken = [queues[peer].push(lined_up([b""])) for _ in range(LIMITS.gossip_queue_max + 1)]
+    assert taken == [True] * LIMITS.gossip_queue_max + [False]
 
 
 async def test_all_that_the_library_writes_goes_through_the_queue_of_the_peer(
