@@ -17,6 +17,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from aigrid.node.network import negotiation
+from aigrid.node.network.gate import Gate
 from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 64 * 1024
@@ -78,8 +79,8 @@ def framed(rpc: Any) -> bytes:
 class GossipWire:
     """Puts itself in place of the parts of `Pubsub` and `GossipSub` that read and write."""
 
-    def __init__(self, pubsub: Any, gossip: Any) -> None:
-        self._pubsub, self._gossip = pubsub, gossip
+    def __init__(self, pubsub: Any, gossip: Any, gate: Gate) -> None:
+        self._pubsub, self._gossip, self._gate = pubsub, gossip, gate
         self._send = gossip.send_rpc
         self._publish = gossip.publish
         self._last: tuple[Any, bytes] | None = None
@@ -110,6 +111,7 @@ class GossipWire:
     async def _take(self, frame: bytes, peer: Any) -> None:
         rpc = rpc_pb2.RPC.FromString(frame)
         if not self._pubsub.host.peer_records.accept(rpc, peer):
+            self._gate.counts["gossip_refused"] += 1
             return
         rpc.ClearField("senderRecord")  # or the router would ask again
         for message in rpc.publish:

@@ -60,7 +60,7 @@ class Gossip:
         self._pubsub.push_msg = self._push_guarded
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
         GossipControl(self._pubsub, library.gossip, gate)
-        GossipWire(self._pubsub, library.gossip)
+        GossipWire(self._pubsub, library.gossip, gate)
         self._rate = TokenBuckets(
             burst=LIMITS.gossip_messages_burst, per_second=LIMITS.gossip_messages_per_second
         )

@@ -8,6 +8,9 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
 from libp2p.peer.peerstore import env_to_send_in_RPC
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
@@ -15,11 +18,13 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import PriorityQueue, RpcQueue
 from libp2p.pubsub.utils import maybe_consume_signed_record
 from libp2p.pubsub.validators import signature_validator
+from libp2p.tools.anyio_service import background_trio_service
 from tests.node.network import nodes
 from tests.node.network.test_gossip_dht import in_mesh, inject, sign, signed
 from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat, gossip_wire, libp2p_gossip, negotiation
+from aigrid.node.network.gossip_author import signed_by
 from aigrid.node.network.gossip_wire import FrameBuffer, FrameTooLargeError
 from aigrid.protocol.limits import LIMITS
 
@@ -115,11 +120,10 @@ async def test_a_signature_is_verified_once_per_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     verified: list[bytes] = []
-    really = libp2p_gossip.signed_by
 
     def counted(message: Any, author: Any) -> bool:
         verified.append(message.data)
-        return really(message, author)
+        return signed_by(message, author)
 
     monkeypatch.setattr(libp2p_gossip, "signed_by", counted)
     _, two = pair
@@ -161,6 +165,67 @@ async def test_an_author_that_is_no_peer_id_costs_nothing(
         with trio.fail_after(PATIENCE_SECONDS):
             assert await heard.__anext__() == (hostile.peer_id, b"fine")
     assert two.counters()["gossip_refused"] == 2
+
+
+async def test_a_frame_with_a_forged_record_of_its_sender_is_refused_whole(
+    pair: nodes.Pair, hostile: nodes.Hostile
+) -> None:
+    _, two = pair
+    two.admit([hostile.peer_id])
+    record = hostile.library.host.peer_records.own()
+    forged = record[:-1] + bytes([record[-1] ^ 1])
+    async with two.subscribe("topic") as heard:
+        stream = await (await hostile.connect(two)).open_stream()
+        await negotiation.select(stream, compat.MESHSUB_PROTOCOL)
+        for number, each in enumerate((record, forged, record, forged, record)):
+            message = signed(hostile.library, b"%d" % number)
+            message.seqno = bytes([number] * 8)
+            sign(hostile.library, message)
+            await stream.write(
+                gossip_wire.framed(rpc_pb2.RPC(publish=[message], senderRecord=each))
+            )
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert [(await heard.__anext__())[1] for _ in range(3)] == [b"0", b"2", b"4"]
+    assert two.counters()["gossip_refused"] == 2
+
+
+async def test_who_subscribes_a_little_late_is_told_what_was_said_before(
+    pair: nodes.Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    monkeypatch.setattr(one._library.gossip.mcache, "shift", lambda: None)  # as if no time passed
+    async with one.subscribe("topic"):
+        await one.publish("topic", b"early")
+        async with two.subscribe("topic") as heard:
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert await heard.__anext__() == (one.peer_id, b"early")
+
+
+async def test_stock_py_libp2p_gossips_with_us_both_ways(start: nodes.Start) -> None:
+    node = await start(open_to_strangers=True)
+    at = compat.Multiaddr(node.listen_addresses[0])
+    host = new_host(key_pair=create_new_key_pair(nodes.new_seed()))
+    gossip = GossipSub(
+        [TProtocol("/meshsub/1.2.0"), TProtocol("/meshsub/1.1.0")], 6, 4, 12, heartbeat_interval=1
+    )
+    pubsub = Pubsub(host, gossip)
+    async with (
+        host.run(listen_addrs=[compat.Multiaddr(nodes.LOCAL[0])]),
+        background_trio_service(pubsub),
+        background_trio_service(gossip),
+        node.subscribe("topic") as at_ours,
+    ):
+        await host.connect(compat.PeerInfo(node._library.peer_id, [at]))
+        at_stock = await pubsub.subscribe("topic")
+        with trio.fail_after(PATIENCE_SECONDS):
+            await pubsub.wait_for_mesh(node._library.peer_id, "topic", PATIENCE_SECONDS)
+            await nodes.eventually(lambda: host.get_id() in node._library.gossip.mesh["topic"])
+            for number in range(50):
+                await node.publish("topic", b"%d" % number)
+                assert (await at_stock.get()).data == b"%d" % number
+            for number in range(10):  # more in a second are spam to stock
+                await pubsub.publish("topic", b"%d" % number)
+                assert await at_ours.__anext__() == (str(host.get_id()), b"%d" % number)
 
 
 async def test_one_frame_is_built_for_all_peers(
