@@ -9,6 +9,7 @@ processes of a machine share; prints what it sent, got and spent. cProfile write
 
 import cProfile
 import json
+import logging
 import os
 import resource
 import struct
@@ -103,6 +104,7 @@ async def stock(number: int, heard: Heard) -> AsyncIterator[Publish]:
     from libp2p.tools.anyio_service import background_trio_service
     from multiaddr import Multiaddr
 
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # ours pays for no log lines, either
     host = new_host(key_pair=create_new_key_pair(identity(number + 1).seed))
     gossip = GossipSub(
         protocols=[TProtocol("/meshsub/1.2.0"), TProtocol("/meshsub/1.1.0")],
