@@ -3,8 +3,9 @@
 Of the library we use: the Noise handshake, the swarm's and host's bookkeeping, GossipSub, Kad-DHT
 and identify. Its listeners, dialer, muxers, negotiation, resource manager, auto-connector, mDNS
 and other security transports are not used: plaintext, which it offers by default, would let anyone
-claim a member's PeerId. `tests/node/network/test_compat.py` fails when an upstream part that
-this module leans on changes.
+claim a member's PeerId. What stands in for parts of GossipSub is in `peer_records`, `gossip_wire`,
+`gossip_author` and `gossip_control`. `tests/node/network/test_compat.py`, and the tests of these,
+fail when an upstream part that they lean on changes.
 """
 
 import logging
@@ -51,7 +52,7 @@ from multiaddr import Multiaddr
 from noise.connection import NoiseConnection
 from noise.state import CipherState
 
-from aigrid.node.network import negotiation, yamux_frames
+from aigrid.node.network import negotiation, peer_records, yamux_frames
 from aigrid.node.network.mux_link import FusedLink
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
@@ -147,6 +148,7 @@ def build(
         addrs_factory=lambda _candidates: [Multiaddr(a) for a in listen_addresses()],
     )
     host._schedule_identify = lambda _peer_id, *, reason: None  # noqa: SLF001, ARG005 - ours runs for members only
+    peer_records.remember(host, listen_addresses)
     gossip = _gossip()
     pubsub = Pubsub(host, gossip, strict_signing=True, allowed_topics=topics)
     # The library counts from the wall clock in seconds: after a restart it would repeat numbers
@@ -157,6 +159,18 @@ def build(
 
 
 def _gossip() -> Any:
+    """GossipSub without peer scoring, on purpose (docs/decisions/0014).
+
+    Scores exist to keep out identities that cost nothing; here an authority vouches for each, and
+    ends a membership that is misused. What a member can do wrong is bounded for each of them, by
+    the monotonic clock, and counted: messages by rate, control entries by number, forgeries by
+    their signature (`Gossip`, `GossipControl`). Who takes a place in a mesh and passes nothing on
+    costs one of six, and the next sync repairs it. The library's own scores would add little and
+    harm: with all weights at zero they graft two more peers each heartbeat until the mesh is at
+    its upper bound, which doubles what every message costs; with weights, P1 counts joins instead
+    of time and P3 nothing, the gates for one topic overlook floods of GRAFT, IHAVE and IWANT, and
+    a slow member is cut off without a word.
+    """
     gossip = GossipSub(
         protocols=[TProtocol(MESHSUB_PROTOCOL)],
         degree=6,
@@ -171,6 +185,11 @@ def _gossip() -> Any:
         # with the next sync, and most peers never listen to most branches.
         max_pending_messages_per_peer=8,
     )
+    # Peer scoring is off: see `_gossip`. None is what the library itself tests for everywhere.
+    gossip.scorer = None
+    # Keeps the last thousand messages whole to tell two of one id apart. The second is never looked
+    # at: ids that were seen are let go.
+    gossip._check_equivocation = lambda _message: True  # noqa: SLF001 - see the module
     # Only the adaptive part prunes these.
     gossip.recent_message_deliveries = defaultdict(lambda: deque(maxlen=16))
     gossip.recent_peer_connections = deque(maxlen=16)

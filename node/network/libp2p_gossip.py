@@ -11,7 +11,9 @@ import trio
 from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
+from aigrid.node.network.gossip_author import Author, author_of, signed_by
 from aigrid.node.network.gossip_control import GossipControl
+from aigrid.node.network.gossip_wire import GossipWire
 from aigrid.protocol.limits import LIMITS
 
 _log = structlog.get_logger(__name__)
@@ -47,7 +49,7 @@ class Gossip:
     """Puts itself in place of the parts of `Pubsub` that decide and deliver."""
 
     def __init__(self, library: compat.Library, gate: Gate) -> None:
-        self._pubsub = library.pubsub
+        self._pubsub, self._router = library.pubsub, library.gossip
         self._own = str(library.peer_id)
         self._gate = gate
         self._mailboxes: dict[str, list[_Mailbox]] = {}
@@ -55,11 +57,10 @@ class Gossip:
         self._subscribing = trio.Lock()
         self._join = self._pubsub._handle_new_peer  # noqa: SLF001 - see compat
         self._pubsub._handle_new_peer = self._join_once  # noqa: SLF001 - as above
-        self._push = self._pubsub.push_msg
         self._pubsub.push_msg = self._push_guarded
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
-        self._pubsub.notify_subscriptions = self._deliver
         GossipControl(self._pubsub, library.gossip, gate)
+        GossipWire(self._pubsub, library.gossip, gate)
         self._rate = TokenBuckets(
             burst=LIMITS.gossip_messages_burst, per_second=LIMITS.gossip_messages_per_second
         )
@@ -73,6 +74,7 @@ class Gossip:
         except Exception as error:  # noqa: BLE001 - boundary: the library; best effort is the promise
             self._gate.counts["tasks_failed"] += 1
             _log.info("not_published", error=type(error).__name__)
+        await trio.lowlevel.checkpoint()  # who publishes many lets them go out
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
@@ -115,19 +117,53 @@ class Gossip:
             queue.push(rpc)
 
     async def _push_guarded(self, forwarder: Any, message: Any) -> None:
-        """Every message, ours included, before it is seen, delivered or forwarded."""
+        """Stands in for `Pubsub.push_msg`, where one failing message would end the host (T6)."""
+        try:
+            await self._push(forwarder, message)
+        except Exception as error:  # noqa: BLE001 - boundary: the library, and what a peer sent
+            self._gate.counts["tasks_failed"] += 1
+            _log.info("gossip_not_taken", error=type(error).__name__)
+
+    async def _push(self, forwarder: Any, message: Any) -> None:
+        """Every message, ours included, before it is delivered and forwarded.
+
+        A mesh brings each message several times: what has been seen is let go first, so a signature
+        is verified once per message id. What fails is not marked as seen: a forgery hides nothing.
+        """
         via = str(forwarder)
+        ours = via == self._own
+        author = self._admitted(via, message)
+        if author is None:
+            self._gate.counts["gossip_refused"] += 1
+            return
+        if self._pubsub._is_msg_seen(message):  # noqa: SLF001 - see compat
+            return
+        if not ours and author.peer_id == self._own:
+            return  # ours of before a restart, or a forgery
+        if not ours and not signed_by(message, author):
+            self._gate.counts["gossip_refused"] += 1
+            return
+        self._pubsub._mark_msg_seen(message)  # noqa: SLF001 - as above
+        if not ours:
+            self._deliver(author.peer_id, message)
+        await self._router.publish(forwarder, message)
+
+    def _admitted(self, via: str, message: Any) -> Author | None:
+        """The author, if the message is one that this peer may bring."""
         now_seconds = trio.current_time()
+        if not self._gate.is_member(via) or (
+            via != self._own and not self._rate.of(via, now_seconds).take(now_seconds)
+        ):
+            return None
+        author = author_of(message)
         if (
-            not self._gate.is_member(via)
-            or (via != self._own and not self._rate.of(via, now_seconds).take(now_seconds))
-            or not self._gate.is_member(str(compat.ID(message.from_id)))
+            author is None
+            or not self._gate.is_member(author.peer_id)
             or len(message.data) > LIMITS.gossip_max_bytes
             or not self._on_one_topic(message, ours=via == self._own)
         ):
-            self._gate.counts["gossip_refused"] += 1
-            return
-        await self._push(forwarder, message)
+            return None
+        return author
 
     def _on_one_topic(self, message: Any, *, ours: bool) -> bool:
         """What a message is about. The library would keep something for every topic it names.
@@ -137,10 +173,7 @@ class Gossip:
         topics = self._pubsub.allowed_topics if ours else self._pubsub.topic_ids
         return len(message.topicIDs) == 1 and message.topicIDs[0] in topics
 
-    def _deliver(self, message: Any) -> None:
-        publisher = str(compat.ID(message.from_id))
-        if publisher == self._own:
-            return
+    def _deliver(self, publisher: str, message: Any) -> None:
         for topic in message.topicIDs:
             for mailbox in self._mailboxes.get(topic, ()):
                 if not mailbox.put(publisher, bytes(message.data)):

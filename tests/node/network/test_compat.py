@@ -50,10 +50,8 @@ def test_replaced_parts_are_still_called_through_the_instance() -> None:
     assert "self.swarm.common_stream_handler(" in source(swarm_connection.SwarmConn)
     assert "self.manager.run_task(muxed_conn.start)" in source(Swarm.add_conn)
     assert "self.host.new_stream(" in source(Pubsub._handle_new_peer)
-    assert "self.is_peer_blacklisted(" in source(Pubsub.push_msg)
     assert "self.is_peer_blacklisted(" in source(Pubsub._handle_new_peer)
-    assert "self.notify_subscriptions(" in source(Pubsub.push_msg)
-    assert "run_task(self.push_msg" in source(Pubsub.continuously_read_stream)
+    assert "await self.router.publish(msg_forwarder, msg)" in source(Pubsub.push_msg)
     assert "self._schedule_identify(" in source(BasicHost._on_notifee_connected)
     assert "self.counter" in source(Pubsub._next_seqno)
     assert "self.muxed_stream = " in source(NetStream.__init__)
@@ -73,6 +71,7 @@ def test_gossip_is_set_up_as_measured(library: compat.Library) -> None:
     assert not gossip.spam_protection_enabled
     assert not gossip.adaptive_gossip_enabled
     assert not gossip.do_px
+    assert gossip.scorer is None
     assert library.pubsub.strict_signing
 
 

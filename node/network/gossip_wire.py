@@ -1,0 +1,189 @@
+"""GossipSub frames on their way in and out, in place of the loops of `Pubsub`.
+
+The library reads a length byte by byte, starts a task for each message, copies a message several
+times for each peer it goes to, and writes every frame alone. Here what has arrived is split at
+once, a frame is built once for all peers, and what waits for a peer is written together.
+
+It also writes to one stream from several tasks, so that frames of a slow peer can mingle: here
+everything goes through the queue of the peer.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import trio
+from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.stream_muxer.exceptions import MuxedStreamError
+
+from aigrid.node.network import negotiation
+from aigrid.node.network.gate import Gate
+from aigrid.protocol.limits import LIMITS
+
+READ_BYTES = 64 * 1024
+WRITE_BYTES = 128 * 1024  # frames are joined up to this; a larger one is written alone
+MESSAGES_PER_CHECKPOINT = 16
+_LENGTH_BYTES_MAX = 10
+
+
+class FrameTooLargeError(Exception):
+    """More than `gossip_frame_bytes` are announced, or the length does not end."""
+
+
+class FrameBuffer:
+    """Bytes in, whole frames out. Each frame follows its length, a varint."""
+
+    def __init__(self) -> None:
+        self._waiting = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The frames that are complete now, without their lengths. Exhaust it before the next.
+
+        Raises:
+            FrameTooLargeError: before any of such a frame is kept.
+        """
+        waiting = self._waiting
+        waiting += data
+        at = 0
+        try:
+            while (head := _length(waiting, at)) is not None:
+                length, start = head
+                if len(waiting) - start < length:
+                    return
+                at = start + length
+                yield bytes(waiting[start:at])
+        finally:
+            del waiting[:at]
+
+
+def _length(data: bytearray, at: int) -> tuple[int, int] | None:
+    """The length that stands there and where its frame begins; None if it is not all there yet."""
+    length = 0
+    for place in range(_LENGTH_BYTES_MAX):
+        if at + place == len(data):
+            return None
+        byte = data[at + place]
+        length |= (byte & 0x7F) << (7 * place)
+        if length > LIMITS.gossip_frame_bytes:
+            break
+        if byte < 0x80:
+            return length, at + place + 1
+    raise FrameTooLargeError
+
+
+def framed(rpc: Any) -> bytes:
+    data: bytes = rpc.SerializeToString()
+    return negotiation.encode_varint(len(data)) + data
+
+
+class GossipWire:
+    """Puts itself in place of the parts of `Pubsub` and `GossipSub` that read and write."""
+
+    def __init__(self, pubsub: Any, gossip: Any, gate: Gate) -> None:
+        self._pubsub, self._gossip, self._gate = pubsub, gossip, gate
+        self._send = gossip.send_rpc
+        self._publish = gossip.publish
+        self._last: tuple[Any, bytes] | None = None
+        self._taken = 0
+        pubsub.continuously_read_stream = self.read
+        pubsub.handle_sending_messages = self.write
+        pubsub.write_msg = self._queue
+        gossip.send_rpc = self.send
+        gossip.publish = self.publish
+
+    # In
+
+    async def read(self, stream: Any) -> None:
+        """Until the stream ends. Raises what a frame makes go wrong; the gate is behind it."""
+        raw, peer = stream.muxed_stream, stream.muxed_conn.peer_id
+        buffer = FrameBuffer()
+        try:
+            while self._pubsub.manager.is_running:
+                for frame in buffer.feed(await raw.read(READ_BYTES)):
+                    await self._take(frame, peer)
+                    await self._pause()
+        except FrameTooLargeError:
+            await stream.reset()
+            self._pubsub._handle_dead_peer(peer)  # noqa: SLF001 - as the library does
+        except MuxedStreamError:
+            return  # the end of the stream, a reset, or of the connection
+
+    async def _take(self, frame: bytes, peer: Any) -> None:
+        rpc = rpc_pb2.RPC.FromString(frame)
+        if not self._pubsub.host.peer_records.accept(rpc, peer):
+            self._gate.counts["gossip_refused"] += 1
+            return
+        rpc.ClearField("senderRecord")  # or the router would ask again
+        for message in rpc.publish:
+            if self._pubsub._is_subscribed_to_msg(message):  # noqa: SLF001 - see compat
+                await self._pubsub.push_msg(peer, message)
+            await self._pause()
+        if len(rpc.subscriptions) <= self._pubsub.max_subscriptions_per_rpc:
+            for subscription in rpc.subscriptions:
+                self._pubsub.handle_subscription(peer, subscription)
+        if rpc.HasField("control"):
+            await self._gossip.handle_rpc(rpc, peer)
+
+    async def _pause(self) -> None:
+        """What has arrived at once must not keep the rest of the node waiting."""
+        self._taken += 1
+        if self._taken % MESSAGES_PER_CHECKPOINT == 0:
+            await trio.lowlevel.checkpoint()
+
+    # Out
+
+    async def publish(self, forwarder: Any, message: Any) -> None:
+        """Pass a verified message on to the mesh."""
+        (topic,) = message.topicIDs
+        if topic not in self._gossip.mesh:
+            await self._publish(forwarder, message)  # to some that listen
+            return
+        self._gossip.mcache.put(message)
+        rpc = rpc_pb2.RPC(publish=[message], senderRecord=self._pubsub.host.peer_records.own())
+        origin = ID(message.from_id)
+        for peer in self._gossip._get_peers_to_send([topic], forwarder, origin):  # noqa: SLF001 - see compat
+            self.send(peer, rpc)
+
+    def send(self, peer: Any, rpc: Any, priority: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
+        """Queue a frame for a peer. Dropped if the queue is full: the next sync repairs it."""
+        queue = self._pubsub.peer_queues.get(peer)
+        if queue is None:
+            return
+        if self._last is None or self._last[0] is not rpc:
+            self._last = (rpc, framed(rpc))  # the same for every peer it goes to
+        data = self._last[1]
+        if peer in self._gossip._pending_control or len(data) > queue.max_message_size:  # noqa: SLF001 - see compat
+            self._send(peer, rpc, priority)  # adds what was dropped before, splits it
+        elif not queue.push(data, priority=priority):
+            self._gossip._handle_dropped_rpc(peer, rpc, "queue_full")  # noqa: SLF001 - as above
+
+    async def _queue(self, stream: Any, rpc: Any) -> bool:
+        """For what the library would write past the queue: whether it is in there."""
+        queue = self._pubsub.peer_queues.get(stream.muxed_conn.peer_id)
+        await trio.lowlevel.checkpoint()
+        return queue is not None and queue.push(framed(rpc))
+
+    async def write(self, peer: Any, stream: Any, queue: Any) -> None:
+        """What is queued for a peer, until the queue is closed or the stream is gone."""
+        queue._queue.max_size = LIMITS.gossip_queue_max  # noqa: SLF001 - 32: less than arrives at once
+        try:
+            while (first := await queue.pop()) is not None:
+                await stream.muxed_stream.write(_joined(first, queue))
+        except Exception:  # noqa: BLE001 - boundary: whatever it was, nobody writes to the peer now
+            self._pubsub._handle_dead_peer(peer)  # noqa: SLF001 - as the library does
+
+
+def _joined(first: Any, queue: Any) -> bytes:
+    """This frame and those behind it; some entries are the library's, not bytes yet."""
+    data = _as_bytes(first)
+    if not len(queue):
+        return data
+    parts, size = [data], len(data)
+    while size < WRITE_BYTES and len(queue):
+        parts.append(_as_bytes(queue._queue.pop()))  # noqa: SLF001 - pop() would wait
+        size += len(parts[-1])
+    return b"".join(parts)
+
+
+def _as_bytes(entry: Any) -> bytes:
+    return entry if isinstance(entry, bytes) else framed(entry)

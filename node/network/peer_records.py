@@ -1,0 +1,93 @@
+"""The signed record of the sender's addresses in every gossip frame: made once, verified once.
+
+py-libp2p signs, parses and verifies it anew for each frame: a third of a busy node's CPU. Here what
+a peer sent last is remembered by its exact bytes, and ours is made again when our addresses change.
+Part of what `compat` touches; stands in for two functions of `libp2p.pubsub`, for hosts that were
+given to `remember` only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import libp2p.pubsub.gossipsub
+import libp2p.pubsub.pubsub
+import trio
+from libp2p.peer.peerstore import env_to_send_in_RPC as make_own
+from libp2p.pubsub.utils import maybe_consume_signed_record as verify
+
+from aigrid.protocol.limits import LIMITS
+
+# The library forgets addresses two hours after it took in a record.
+RENEW_SECONDS = 600.0
+MODULES = (libp2p.pubsub.pubsub, libp2p.pubsub.gossipsub)
+
+
+class PeerRecords:
+    """What one host sends and has verified."""
+
+    def __init__(self, host: Any, listen_addresses: Callable[[], tuple[str, ...]]) -> None:
+        self._host = host
+        self._store = host.get_peerstore()
+        self._listen_addresses = listen_addresses
+        self._own: tuple[tuple[str, ...], bytes] | None = None
+        self._known: dict[Any, tuple[bytes, object, bool, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def own(self) -> bytes:
+        """Our record of the addresses that we have now."""
+        addresses = self._listen_addresses()
+        if self._own is None or self._own[0] != addresses:
+            self._own = (addresses, make_own(self._host)[0])
+        return self._own[1]
+
+    def accept(self, rpc: Any, peer: Any) -> bool:
+        """Whether the sender's record, if there is one, is its own and no older than the last."""
+        if not rpc.HasField("senderRecord"):
+            return True
+        data = rpc.senderRecord
+        if len(data) > LIMITS.gossip_sender_bytes:
+            return False
+        known = self._known.get(peer)
+        if (
+            known is not None
+            and known[:3] == (data, *self._stored(peer))
+            and trio.current_time() < known[3]
+        ):
+            return True
+        if not verify(rpc, self._host, peer):
+            return False
+        self._known.pop(peer, None)
+        self._known[peer] = (data, *self._stored(peer), trio.current_time() + RENEW_SECONDS)
+        if len(self._known) > LIMITS.connections_max:
+            del self._known[next(iter(self._known))]
+        return True
+
+    def _stored(self, peer: Any) -> tuple[object, bool]:
+        """The record in the store, another object for each taken in; whether it has addresses."""
+        data = self._store.peer_data_map.get(peer)
+        return self._store.peer_record_map.get(peer), data is not None and bool(data.addrs)
+
+
+def remember(host: Any, listen_addresses: Callable[[], tuple[str, ...]]) -> PeerRecords:
+    """From now on gossip of this host uses what is remembered of it."""
+    for module in MODULES:
+        module.maybe_consume_signed_record = _accept
+        module.env_to_send_in_RPC = _own
+    host.peer_records = PeerRecords(host, listen_addresses)
+    return host.peer_records  # type: ignore[no-any-return]  # the library is untyped
+
+
+def _accept(rpc: Any, host: Any, peer: Any) -> bool:
+    records: PeerRecords | None = getattr(host, "peer_records", None)
+    return bool(verify(rpc, host, peer)) if records is None else records.accept(rpc, peer)
+
+
+def _own(host: Any) -> tuple[bytes, bool]:
+    """The record, and whether it is new, for which nobody asks."""
+    records: PeerRecords | None = getattr(host, "peer_records", None)
+    if records is not None:
+        return records.own(), False
+    data, is_new = make_own(host)
+    return bytes(data), bool(is_new)
