@@ -47,7 +47,7 @@ from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from aigrid.node.network import negotiation, yamux_frames
+from aigrid.node.network import forgetting, negotiation, yamux_frames
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
 from aigrid.protocol.limits import LIMITS
@@ -143,7 +143,14 @@ def build(
     )
     host._schedule_identify = lambda _peer_id, *, reason: None  # noqa: SLF001, ARG005 - ours runs for members only
     gossip = _gossip()
-    pubsub = Pubsub(host, gossip, strict_signing=True, allowed_topics=topics)
+    pubsub = Pubsub(
+        host,
+        gossip,
+        strict_signing=True,
+        allowed_topics=topics,
+        validation_cache_size=forgetting.VALIDATIONS_KEPT,
+    )
+    forgetting.bound(pubsub, gossip)
     # The library counts from the wall clock in seconds: after a restart it would repeat numbers
     # that peers have seen and drop as duplicates.
     pubsub.counter = secrets.randbits(62)
