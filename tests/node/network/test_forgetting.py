@@ -3,15 +3,17 @@
 import gc
 import socket
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from multiaddr import Multiaddr
 from tests.node.network import nodes
 from tests.patience import PATIENCE_SECONDS
 
-from aigrid.node.network import compat
+from aigrid.node.network import compat, negotiation
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.streams import RpcClient, RpcServer, Send
 from aigrid.node.network.transport import RPC_PROTOCOL
@@ -88,7 +90,7 @@ async def test_reconnects_leave_nothing_behind(start: nodes.Start, nursery: trio
             await nodes.eventually(lambda: not any(node.connected() for node in pair))
         await nodes.befriend(*pair)
         for node in pair:
-            await nodes.eventually(lambda node=node: is_settled(node))
+            await nodes.eventually(partial(is_settled, node))
 
     await reconnect(10)
     before = living()
@@ -118,6 +120,30 @@ def test_own_keys_are_kept_however_many_peers_are_heard_of(
     assert len(peerstore.peer_ids()) <= 1001
     assert library.host.get_public_key() == peerstore.pubkey(library.peer_id)
     assert library.host.get_private_key() is not None
+
+
+async def test_answers_of_the_dht_do_not_silence_a_node(pair: nodes.Pair) -> None:
+    """One answer may name more peers than the peerstore holds."""
+    one, two = pair
+    answer = Message(type=Message.FIND_NODE)
+    for number in range(PEERS):
+        named = answer.closerPeers.add(id=some_peer(number).to_bytes())
+        named.addrs.append(Multiaddr("/ip4/127.0.0.1/tcp/1").to_bytes())
+
+    async def name_many(stream: Any) -> None:
+        data = answer.SerializeToString()
+        await stream.write(negotiation.encode_varint(len(data)) + data)
+        await stream.close()
+
+    two._library.host.set_stream_handler(compat.KAD_PROTOCOL, name_many)
+    await nodes.eventually(lambda: one._dht.holds(two._library.peer_id))
+    await one.find_providers("key")
+    assert len(one._library.host.get_peerstore().peer_ids()) >= 1000
+    async with two.subscribe("topic") as heard:
+        await nodes.eventually(lambda: one._library.pubsub.peer_topics.get("topic"))
+        await one.publish("topic", b"still here")
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await heard.__anext__() == (one.peer_id, b"still here")
 
 
 async def test_what_is_known_of_a_connected_peer_is_kept_too(pair: nodes.Pair) -> None:
