@@ -44,6 +44,7 @@ MEMORY_MAX_KIB_PER_MINUTE = 16.0
 COUNT_GROWTH_MAX = 2
 WARM_UP_SHARE = 0.2
 PATIENCE_SECONDS = 30.0
+SILENCE_SECONDS = 300.0  # of a node that may be starved of the processor
 JITTER_SECONDS = 0.2  # so that a break comes at any moment of a call
 SAMPLES_MIN = 6
 TYPES_SHOWN = 8
@@ -95,8 +96,11 @@ class Process:
             raise FailedError(f"node {self.number} ended") from error
         return self._hear()
 
-    def measure(self, minutes: float) -> None:
+    def measure(self, minutes: float, *, keep: bool) -> None:
+        """Also while it warms up: to be measured takes memory the first time."""
         size = self.tell("size")
+        if not keep:
+            return
         self.last_types = Counter(size.pop("types"))
         self.first_types = self.first_types or self.last_types
         self.sizes.append((minutes, size))
@@ -104,7 +108,7 @@ class Process:
     def _hear(self) -> dict[str, Any]:
         assert self.child is not None
         assert self.child.stdout is not None
-        ready, _, _ = select.select([self.child.stdout], [], [], 2 * PATIENCE_SECONDS)
+        ready, _, _ = select.select([self.child.stdout], [], [], SILENCE_SECONDS)
         line = self.child.stdout.readline() if ready else ""
         if not line:
             raise FailedError(f"node {self.number} said nothing")
@@ -147,10 +151,13 @@ def growth(values: Sequence[float]) -> float:
 def join(anchor: Process, peers: Sequence[Process], round_number: int) -> float:
     """Connect them, dialing from either end in turn, and wait until all is as before: seconds."""
     began = time.monotonic()
-    for number, peer in enumerate(peers):
-        one, other = (anchor, peer) if (round_number + number) % 2 else (peer, anchor)
-        one.tell("dial", peer_id=other.peer_id, address=other.address)
-    while not all(node.tell("whole")["whole"] for node in (anchor, *peers)):
+    while True:
+        # Again and again: who has not noticed yet that a connection is dead dials nobody.
+        for number, peer in enumerate(peers):
+            one, other = (anchor, peer) if (round_number + number) % 2 else (peer, anchor)
+            one.tell("dial", peer_id=other.peer_id, address=other.address)
+        if all(node.tell("whole")["whole"] for node in (anchor, *peers)):
+            break
         if time.monotonic() > began + PATIENCE_SECONDS:
             raise FailedError("the connections did not come back")
         time.sleep(POLL_SECONDS)
@@ -184,9 +191,8 @@ def run(arguments: argparse.Namespace, nodes: Sequence[Process]) -> dict[str, li
         back[kind].append(join(anchor, peers, number))
         time.sleep(max(0.0, due - time.monotonic()))
         now = time.monotonic()
-        if now > warm:
-            for node in lasting(nodes):
-                node.measure((now - began) / 60)
+        for node in lasting(nodes):
+            node.measure((now - began) / 60, keep=now > warm)
         if now > end:
             break
         time.sleep(jitter.random() * JITTER_SECONDS)
