@@ -59,7 +59,10 @@ class Line:
         if place in self.out:
             self.out.discard(place)
             self._returned_at = now
-            place.rests_until = now + self._limits.summon_retry_seconds
+            # Often it was but overtaken; where it was not, what is known of the load is wrong.
+            rest = self._limits.summon_poll_seconds * 2**place.vain
+            place.rests_until = now + min(rest, self._limits.summon_retry_seconds)
+            place.vain += 1
         place.busy, place.asks, place.turn = busy, False, trio.Event()
         self.waiting.insert(bisect_right(self.waiting, place.since, key=lambda p: p.since), place)
         return place.turn

@@ -154,7 +154,8 @@ class Sight:
         """How many requests might be taken now by those who offer a model, or a capability.
 
         What is not loaded yet has room for those who wait with the first; what is, for one behind
-        each that runs, so that no slot waits for the next.
+        each that runs, so that no slot waits for the next. Of a queue only half is counted on: it
+        is not for this node alone, and who finds it full rests for a while.
         """
         now_ms, index = self._now_ms(), self._graph.index
         if model:
@@ -169,7 +170,8 @@ class Sight:
             if candidate.model in seen[candidate.node].stalled:
                 continue  # what it says of its room is not believed for now
             warm = candidate.state == "warm"
-            more = candidate.slots if warm else LIMITS.model_queue_max // 2
+            half = LIMITS.model_queue_max // 2
+            more = min(candidate.slots, half) if warm else half
             room += max(0, candidate.slots + more - seen[candidate.node].running)
         return room
 

@@ -31,6 +31,7 @@ class Place:
         since: when it came, by trio's clock: who came first goes first.
         busy: whether it waits for somebody who is busy, rather than for anybody at all.
         rests_until: it was let go in vain, and the next ones have their try before that.
+        vain: how often it was.
         turn: set once it may go on; None while it stands in no line.
         went: whether it was ever let go.
         asks: whether it is at somebody's already, who is known to run it or to have it in a queue.
@@ -40,6 +41,7 @@ class Place:
         self.since = since
         self.busy = False
         self.rests_until = -math.inf
+        self.vain = 0
         self.turn: trio.Event | None = None
         self.went = False
         self.asks = False

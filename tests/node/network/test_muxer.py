@@ -3,20 +3,17 @@
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
 from libp2p.stream_muxer.exceptions import (
     MuxedConnUnavailable,
     MuxedStreamClosed,
     MuxedStreamEOF,
     MuxedStreamReset,
 )
-from libp2p.stream_muxer.yamux.yamux import Yamux
+from tests.node.network.mux_pipes import Pipe, pipes
 
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.muxed_stream import ConnectionLostError, MuxedStream
@@ -24,42 +21,6 @@ from aigrid.node.network.muxer import Muxer
 from aigrid.protocol.limits import LIMITS
 
 Ends = tuple[Muxer, Muxer]
-
-
-class Pipe:
-    """A secured connection in memory."""
-
-    def __init__(self, stream: trio.abc.Stream, *, is_initiator: bool) -> None:
-        self._stream = stream
-        self.is_initiator = is_initiator
-        self.writes: list[bytes] = []
-
-    async def read(self, n: int | None = None) -> bytes:
-        data = bytes(await self._stream.receive_some(n))
-        if not data:
-            raise ConnectionError("closed")
-        return data
-
-    async def write(self, data: bytes) -> None:
-        self.writes.append(data)
-        await self._stream.send_all(data)
-
-    async def close(self) -> None:
-        await self._stream.aclose()
-
-    def get_remote_address(self) -> tuple[str, int]:
-        return ("127.0.0.1", 1)
-
-    def get_transport_addresses(self) -> list[Any]:
-        return []
-
-    def get_connection_type(self) -> None:
-        return None
-
-
-def pipes() -> tuple[Pipe, Pipe]:
-    left, right = trio.testing.memory_stream_pair()
-    return Pipe(left, is_initiator=True), Pipe(right, is_initiator=False)
 
 
 @pytest.fixture
@@ -117,11 +78,74 @@ async def test_frames_fit_one_noise_message_and_updates_are_rare(
     assert len(writes_of(ends[1])) < 100
 
 
+async def test_delivered_bytes_include_what_waited_and_no_read_finds_them(
+    autojump_clock: object, ends: Ends
+) -> None:
+    ours, theirs = await connected_streams(ends)
+    got: list[bytes] = []
+    await ours.write(b"before ")
+    await trio.sleep(1)
+    theirs.deliver(got.append)
+    total = 4 * frames.INITIAL_WINDOW_BYTES  # the window is given back without a read
+    with trio.fail_after(5):
+        await ours.write(bytes(total))
+        await ours.close()
+        with pytest.raises(MuxedStreamEOF):
+            await theirs.read()
+    assert b"".join(got) == b"before " + bytes(total)
+
+
+async def test_sink_that_raises_costs_only_its_stream(autojump_clock: object, ends: Ends) -> None:
+    ours, theirs = await connected_streams(ends)
+
+    def burst(_data: bytes) -> None:
+        raise RuntimeError
+
+    theirs.deliver(burst)
+    await ours.write(b"x")
+    with trio.fail_after(5), pytest.raises(MuxedStreamReset):
+        await ours.read()
+    await connected_streams(ends)
+    assert ends[1].dead is None
+
+
+async def test_stream_opened_twice_before_anybody_looked_is_one(
+    autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    left, right = trio.testing.memory_stream_pair()
+    victim = Muxer(Pipe(right, is_initiator=False), "peer")
+    nursery.start_soon(victim.start)
+    opening = frames.window_update(1, 0, frames.SYN)
+    await left.send_all(
+        opening
+        + frames.window_update(1, 0, frames.RST)
+        + opening
+        + frames.data(1, memoryview(b"x"))
+        + frames.window_update(3, 0, frames.SYN)
+    )
+    with trio.fail_after(5):
+        assert await (await victim.accept_stream()).read() == b"x"
+        assert (await victim.accept_stream()).stream_id == 3
+
+
+async def test_room_says_what_may_be_written_at_once(autojump_clock: object, ends: Ends) -> None:
+    ours, theirs = await connected_streams(ends)
+    await trio.sleep(1)
+    assert ours.room_bytes == frames.INITIAL_WINDOW_BYTES
+    ours.write_now(bytes(1000))
+    assert ours.room_bytes == frames.INITIAL_WINDOW_BYTES - 1000
+    assert await theirs.read() == bytes(1000)
+    await ours.close()
+    assert ours.room_bytes == 0
+    ends[1].die("gone")
+    assert theirs.room_bytes == 0
+
+
 async def test_window_bounds_what_an_idle_reader_holds(autojump_clock: object, ends: Ends) -> None:
     ours, theirs = await connected_streams(ends)
     with trio.move_on_after(1):
         await ours.write(bytes(8 << 20))
-    assert len(theirs._buffer) == frames.INITIAL_WINDOW_BYTES
+    assert theirs.unread_bytes == frames.INITIAL_WINDOW_BYTES
 
 
 async def test_every_ending_is_told_apart(autojump_clock: object, ends: Ends) -> None:
@@ -193,6 +217,9 @@ async def test_silent_peer_is_noticed(autojump_clock: object, nursery: trio.Nurs
         + bytes(300_000),  # beyond the window
         frames.ping(1, frames.SYN) * 10_000,  # never reading the answers
         b"".join(frames.window_update(i, 0, frames.SYN) for i in range(1, 20_001, 2)),
+        frames.HEADER.pack(0, frames.DATA, 0x10, 1, 0),  # a flag that does not exist
+        frames.window_update(99, 0, frames.RST) * 10_000,
+        frames.HEADER.pack(0, frames.DATA, 0, 99, 0) * 10_000,
     ],
 )
 async def test_violation_ends_the_connection(
@@ -209,7 +236,35 @@ async def test_violation_ends_the_connection(
             pass
         await victim.event_closed.wait()
     assert victim.dead
+    assert victim.dead.startswith("protocol violation: ")
     assert not victim.is_established
+
+
+async def test_data_after_the_end_and_too_much_of_it_cost_only_their_stream(
+    autojump_clock: object, ends: Ends
+) -> None:
+    hostile, victim = ends
+    ours, theirs = await connected_streams(ends)
+    await ours.close()
+    hostile.session._outbox.append(frames.data(ours.stream_id, memoryview(b"more")))
+    hostile.session.unsent_bytes += frames.HEADER_BYTES + 4
+    hostile.flush()
+    await trio.sleep(1)
+    with pytest.raises(MuxedStreamReset):
+        await theirs.read()
+    window = frames.INITIAL_WINDOW_BYTES
+    held = []
+    for _ in range(victim.session.memory_max_bytes // window + 8):
+        stream, other = await connected_streams(ends)
+        await stream.write(bytes(window))
+        held.append(other)
+    await trio.sleep(1)
+    assert sum(stream.unread_bytes for stream in held) == victim.session.memory_max_bytes
+    for stream in held[-8:]:
+        with pytest.raises(MuxedStreamReset):
+            await stream.read()
+    assert len(await held[0].read()) == window
+    assert victim.dead is None
 
 
 async def test_cancelled_reads_and_writes_leave_other_streams_whole(
@@ -244,77 +299,3 @@ async def test_cancelled_reads_and_writes_leave_other_streams_whole(
             await trio.sleep(0.01)
         await ours.close()
     assert bytes(received) == sent
-
-
-async def test_speaks_with_the_library_yamux(nursery: trio.Nursery) -> None:
-    left, right = pipes()
-    ours, theirs = Muxer(left, "peer"), Yamux(right, "peer")
-
-    async def echo() -> None:
-        while True:
-            stream = await theirs.accept_stream()
-            await stream.write(await stream.read(1 << 20))
-            await stream.close()
-
-    nursery.start_soon(ours.start)
-    nursery.start_soon(theirs.start)
-    await ours.event_started.wait()
-    await theirs.event_started.wait()
-    nursery.start_soon(echo)
-    with trio.fail_after(5):
-        stream = await ours.open_stream()
-        await stream.write(b"hello")
-        assert await stream.read() == b"hello"
-        with pytest.raises(MuxedStreamEOF):
-            await stream.read()
-        await stream.close()
-        back = await theirs.open_stream()
-        await back.write(b"other way")
-        accepted = await ours.accept_stream()
-        assert await accepted.read() == b"other way"
-        await back.reset()
-        with pytest.raises(MuxedStreamReset):
-            await accepted.read()
-    nursery.cancel_scope.cancel()
-
-
-@given(
-    st.lists(
-        st.one_of(
-            st.binary(max_size=300).map(lambda b: frames.data(7, memoryview(b))),
-            st.builds(frames.window_update, st.integers(0, 99), st.integers(0, 1 << 31)),
-            st.builds(frames.ping, st.integers(0, 1 << 31), st.sampled_from([1, 2])),
-        )
-    ),
-    st.randoms(use_true_random=False),
-)
-def test_frames_survive_any_cutting(sent: list[bytes], rng: random.Random) -> None:
-    data, position = b"".join(sent), 0
-    pieces: list[bytes] = []
-    while position < len(data):
-        cut = rng.randrange(1, 60)
-        pieces.append(data[position : position + cut])
-        position += cut
-    assert joined(pieces) == joined([data])
-
-
-def joined(pieces: list[bytes]) -> tuple[list[tuple[int, ...]], bytes]:
-    """Frames with the payload of one DATA frame put together again."""
-    parser = frames.Parser(1 << 20)
-    out: list[tuple[int, ...]] = []
-    payloads = b""
-    for piece in pieces:
-        for kind, flags, stream_id, length, payload in parser.feed(piece):
-            payloads += payload
-            if not payload:
-                out.append((kind, flags, stream_id, length, len(payloads)))
-    return out, payloads
-
-
-@given(st.binary(max_size=2000))
-def test_random_bytes_are_frames_or_violations(data: bytes) -> None:
-    try:
-        for frame in frames.Parser(1 << 20).feed(data):
-            assert len(frame) == 5
-    except frames.ViolationError:
-        pass

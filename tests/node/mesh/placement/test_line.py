@@ -55,5 +55,17 @@ def test_who_comes_back_has_the_place_that_he_had_once_he_has_rested() -> None:
     line.advance(1, 5.1)
     assert line.waiting == [first, third], "the next one has its try while the first rests"
     line.enter(second, busy=True, now=5.2)
-    line.advance(1, 5.3 + LIMITS.summon_retry_seconds)
+    line.advance(1, 5.2 + LIMITS.summon_poll_seconds)
     assert line.out == {first}
+
+
+def test_who_is_often_let_go_in_vain_rests_longer_and_longer() -> None:
+    line, place = Line(LIMITS, now=0.0), Place(0.0)
+    now, rests = 0.0, []
+    for _ in range(6):
+        line.enter(place, busy=True, now=now)
+        rests.append(max(0.0, place.rests_until - now))
+        now += 10.0
+        line.advance(1, now)
+        assert line.out == {place}
+    assert rests == [0.0, 0.25, 0.5, 1.0, 2.0, 2.0]
