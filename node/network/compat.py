@@ -52,7 +52,7 @@ from multiaddr import Multiaddr
 from noise.connection import NoiseConnection
 from noise.state import CipherState
 
-from aigrid.node.network import negotiation, peer_records, yamux_frames
+from aigrid.node.network import forgetting, negotiation, peer_records, yamux_frames
 from aigrid.node.network.mux_link import FusedLink
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
@@ -150,7 +150,14 @@ def build(
     host._schedule_identify = lambda _peer_id, *, reason: None  # noqa: SLF001, ARG005 - ours runs for members only
     peer_records.remember(host, listen_addresses)
     gossip = _gossip()
-    pubsub = Pubsub(host, gossip, strict_signing=True, allowed_topics=topics)
+    pubsub = Pubsub(
+        host,
+        gossip,
+        strict_signing=True,
+        allowed_topics=topics,
+        validation_cache_size=forgetting.VALIDATIONS_KEPT,
+    )
+    forgetting.bound(pubsub, gossip)
     # The library counts from the wall clock in seconds: after a restart it would repeat numbers
     # that peers have seen and drop as duplicates.
     pubsub.counter = secrets.randbits(62)

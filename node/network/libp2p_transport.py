@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.node.network import compat, negotiation, tcp
+from aigrid.node.network import compat, forgetting, negotiation, tcp
 from aigrid.node.network.connections import Connections
 from aigrid.node.network.gate import Gate, NotAMemberError
 from aigrid.node.network.libp2p_dht import Dht
@@ -113,6 +113,7 @@ class Libp2pTransport:
         async with trio.open_nursery() as nursery:
             self._nursery = self._connections.nursery = nursery
             async with AsyncExitStack() as services:
+                services.callback(forgetting.stop, self._library.pubsub)
                 for service in (
                     self._library.swarm,
                     self._library.pubsub,
@@ -180,7 +181,7 @@ class Libp2pTransport:
         self._library.pubsub._handle_dead_peer(identity)  # noqa: SLF001 - now, not 0.1 s later
         self._dht.remove(identity)
         await self._connections.close(peer_id)
-        self._library.host.get_peerstore().clear_addrs(identity)
+        forgetting.forget(self._library.host.get_peerstore(), identity)
 
     def allow_dial(self, peer_id: str) -> None:
         self._gate.invite(peer_id)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import trio
 from libp2p.host.basic_host import BasicHost
+from libp2p.identity.update import update_peerstore_from_identify
 from libp2p.network.connection import swarm_connection
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm
+from libp2p.peer.peerstore import PeerStore
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.security.noise.io import (
@@ -23,7 +25,7 @@ from libp2p.security.secure_session import SecureSession
 from noise.connection import NoiseConnection
 from tests.node.network import nodes
 
-from aigrid.node.network import compat, yamux_frames
+from aigrid.node.network import compat, forgetting, yamux_frames
 from aigrid.node.network.mux_link import LENGTH_BYTES, FusedLink
 from aigrid.node.network.muxer import Muxer
 
@@ -62,6 +64,27 @@ def test_nothing_else_writes_what_we_bounded() -> None:
         assert name in source(GossipSub)
     assert "self.connection_pruner.start()" in source(Swarm.run)
     assert "self.auto_connector.run_background_task(" in source(Swarm.run)
+
+
+def test_what_is_forgotten_is_kept_where_it_was() -> None:
+    """`forgetting`: who calls what it replaces, and that nothing else needs what it drops."""
+    assert "self._enforce_peer_limit()" in source(PeerStore.add_addrs)
+    assert "self.add_addrs(" in source(PeerStore.add_addr)
+    assert "self.add_addrs(" in source(PeerStore.consume_peer_record)
+    assert "peerstore.clear_addrs(" in source(update_peerstore_from_identify)
+    assert "self._check_equivocation(" in source(GossipSub.publish)
+    assert source(GossipSub).count("equivocation_detection[") == 3  # two there, one to clean up
+    assert "self._is_msg_seen(" in source(Pubsub.push_msg)
+    assert "self.scorer.on_heartbeat()" in source(GossipSub.heartbeat)
+    assert "del self.back_off[topic][peer]" in source(GossipSub._check_back_off)
+
+
+def test_scores_that_are_kept_by_peer_are_those_that_are_dropped(library: compat.Library) -> None:
+    tables = {
+        name for name, value in vars(library.gossip.scorer).items() if isinstance(value, dict)
+    }
+    by_address = {"peer_ips", "ip_by_peer", "subnet_tracking"}  # our muxer shows it no address
+    assert tables - by_address == set(forgetting._SCORES)
 
 
 def test_gossip_is_set_up_as_measured(library: compat.Library) -> None:

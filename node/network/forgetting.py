@@ -1,0 +1,90 @@
+"""What py-libp2p keeps for ever or for too long, and how much of it we let it keep.
+
+Found by `scripts/faults/reconnects.py`, and by counting objects while peers came and went:
+
+- the peerstore throws out whatever has no address first when it holds more than 1000 peers: our
+  own keys, after which nothing of ours is published. A member's DHT answers can bring it there;
+- the peerstore appends to a peer's addresses whatever any other peer says they are;
+- GossipSub keeps the last 500 to 1000 messages whole, against authors that use a number twice.
+  `seen_messages` has dropped such a message before it gets there;
+- the scores of a peer that left are dropped, and come back empty the next time somebody reads them;
+- when a peer that pruned us may be asked again is kept until it is, also if it never comes back;
+- a thread sweeps the messages seen, and outlives the host.
+
+The listener's task per inbound connection and its 250 slots are not here: `connections` accepts.
+"""
+
+from typing import Any
+
+from aigrid.protocol.limits import LIMITS
+
+VALIDATIONS_KEPT = (
+    16  # `seen_messages` drops what comes twice; a bigger list is only searched longer
+)
+
+_SCORES = (
+    "app_specific_scores",
+    "behavior_penalty",
+    "equivocation_penalties",
+    "first_message_deliveries",
+    "graft_flood_penalties",
+    "ihave_spam_penalties",
+    "invalid_messages",
+    "iwant_spam_penalties",
+    "mesh_message_deliveries",
+    "time_in_mesh",
+)
+
+
+def bound(pubsub: Any, gossip: Any) -> None:
+    """Bound what a host's peerstore, `Pubsub` and `GossipSub` remember; once, before they run."""
+    _bound_peerstore(pubsub.host.get_peerstore(), pubsub.host.get_network(), pubsub.my_id)
+    gossip._check_equivocation = lambda _message: True  # noqa: SLF001 - see the module
+    _drop_scores_of_the_gone(pubsub, gossip)
+
+
+def _bound_peerstore(peerstore: Any, swarm: Any, own: Any) -> None:
+    enforce, add_addrs = peerstore._enforce_peer_limit, peerstore.add_addrs  # noqa: SLF001 - see the module
+
+    def spare_the_connected() -> None:
+        peers = peerstore.peer_data_map
+        spared = {peer: peers.pop(peer) for peer in (own, *swarm.connections) if peer in peers}
+        enforce()
+        peers.update(spared)
+
+    def bounded(peer: Any, addresses: Any, ttl: int = 0) -> None:
+        add_addrs(peer, addresses, ttl)
+        # The first are the peer's own: identify clears the rest before it adds them.
+        if (data := peerstore.peer_data_map.get(peer)) is not None:
+            del data.addrs[LIMITS.addresses_max :]
+
+    peerstore._enforce_peer_limit = spare_the_connected  # noqa: SLF001 - as above
+    peerstore.add_addrs = bounded
+
+
+def _drop_scores_of_the_gone(pubsub: Any, gossip: Any) -> None:
+    scorer = gossip.scorer
+    decay = scorer.on_heartbeat
+
+    def on_heartbeat(dt_seconds: float = 1.0) -> None:
+        for name in _SCORES:
+            table = getattr(scorer, name)
+            for peer in [peer for peer in table if peer not in pubsub.peers]:
+                del table[peer]
+        for topic, peers in gossip.back_off.items():
+            for peer in [peer for peer in peers if peer not in pubsub.peers]:
+                gossip._check_back_off(peer, topic)  # noqa: SLF001 - drops it if it is over
+        decay(dt_seconds)
+
+    scorer.on_heartbeat = on_heartbeat
+
+
+def forget(peerstore: Any, peer: Any) -> None:
+    """A peer is no member any more: keep nothing about it."""
+    if peerstore.has_peer(peer):
+        peerstore.clear_peerdata(peer)
+
+
+def stop(pubsub: Any) -> None:
+    """End what outlives a stopped `Pubsub`."""
+    pubsub.seen_messages.stop()
