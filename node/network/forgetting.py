@@ -7,7 +7,6 @@ Found by `scripts/faults/reconnects.py`, and by counting objects while peers cam
 - the peerstore appends to a peer's addresses whatever any other peer says they are;
 - GossipSub keeps the last 500 to 1000 messages whole, against authors that use a number twice.
   `seen_messages` has dropped such a message before it gets there;
-- the scores of a peer that left are dropped, and come back empty the next time somebody reads them;
 - when a peer that pruned us may be asked again is kept until it is, also if it never comes back;
 - a thread sweeps the messages seen, and outlives the host.
 
@@ -18,29 +17,14 @@ from typing import Any
 
 from aigrid.protocol.limits import LIMITS
 
-VALIDATIONS_KEPT = (
-    16  # `seen_messages` drops what comes twice; a bigger list is only searched longer
-)
-
-_SCORES = (
-    "app_specific_scores",
-    "behavior_penalty",
-    "equivocation_penalties",
-    "first_message_deliveries",
-    "graft_flood_penalties",
-    "ihave_spam_penalties",
-    "invalid_messages",
-    "iwant_spam_penalties",
-    "mesh_message_deliveries",
-    "time_in_mesh",
-)
+VALIDATIONS_KEPT = 16  # `seen_messages` drops what comes twice; more is only searched longer
 
 
 def bound(pubsub: Any, gossip: Any) -> None:
     """Bound what a host's peerstore, `Pubsub` and `GossipSub` remember; once, before they run."""
     _bound_peerstore(pubsub.host.get_peerstore(), pubsub.host.get_network(), pubsub.my_id)
     gossip._check_equivocation = lambda _message: True  # noqa: SLF001 - see the module
-    _drop_scores_of_the_gone(pubsub, gossip)
+    _drop_back_offs_of_the_gone(pubsub, gossip)
 
 
 def _bound_peerstore(peerstore: Any, swarm: Any, own: Any) -> None:
@@ -62,21 +46,16 @@ def _bound_peerstore(peerstore: Any, swarm: Any, own: Any) -> None:
     peerstore.add_addrs = bounded
 
 
-def _drop_scores_of_the_gone(pubsub: Any, gossip: Any) -> None:
-    scorer = gossip.scorer
-    decay = scorer.on_heartbeat
+def _drop_back_offs_of_the_gone(pubsub: Any, gossip: Any) -> None:
+    heartbeat = gossip.fanout_heartbeat
 
-    def on_heartbeat(dt_seconds: float = 1.0) -> None:
-        for name in _SCORES:
-            table = getattr(scorer, name)
-            for peer in [peer for peer in table if peer not in pubsub.peers]:
-                del table[peer]
+    def with_back_offs() -> None:
         for topic, peers in gossip.back_off.items():
             for peer in [peer for peer in peers if peer not in pubsub.peers]:
                 gossip._check_back_off(peer, topic)  # noqa: SLF001 - drops it if it is over
-        decay(dt_seconds)
+        heartbeat()
 
-    scorer.on_heartbeat = on_heartbeat
+    gossip.fanout_heartbeat = with_back_offs
 
 
 def forget(peerstore: Any, peer: Any) -> None:

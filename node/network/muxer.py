@@ -223,7 +223,11 @@ class Muxer:
             stream = self.streams.get(event.stream_id)
             if stream is not None:
                 stream.on_data(event.data)
-        elif isinstance(event, Writable | Ended | WasReset):
+        elif isinstance(event, Writable):  # not settled: data behind it may have ended the stream
+            stream = self.streams.get(event.stream_id)
+            if stream is not None:
+                stream.wake()
+        elif isinstance(event, Ended | WasReset):
             stream = self.streams.get(event.stream_id)
             if stream is not None:
                 stream.settle()

@@ -25,7 +25,7 @@ from libp2p.security.secure_session import SecureSession
 from noise.connection import NoiseConnection
 from tests.node.network import nodes
 
-from aigrid.node.network import compat, forgetting, yamux_frames
+from aigrid.node.network import compat, yamux_frames
 from aigrid.node.network.mux_link import LENGTH_BYTES, FusedLink
 from aigrid.node.network.muxer import Muxer
 
@@ -75,16 +75,8 @@ def test_what_is_forgotten_is_kept_where_it_was() -> None:
     assert "self._check_equivocation(" in source(GossipSub.publish)
     assert source(GossipSub).count("equivocation_detection[") == 3  # two there, one to clean up
     assert "self._is_msg_seen(" in source(Pubsub.push_msg)
-    assert "self.scorer.on_heartbeat()" in source(GossipSub.heartbeat)
+    assert "self.fanout_heartbeat()" in source(GossipSub.heartbeat)
     assert "del self.back_off[topic][peer]" in source(GossipSub._check_back_off)
-
-
-def test_scores_that_are_kept_by_peer_are_those_that_are_dropped(library: compat.Library) -> None:
-    tables = {
-        name for name, value in vars(library.gossip.scorer).items() if isinstance(value, dict)
-    }
-    by_address = {"peer_ips", "ip_by_peer", "subnet_tracking"}  # our muxer shows it no address
-    assert tables - by_address == set(forgetting._SCORES)
 
 
 def test_gossip_is_set_up_as_measured(library: compat.Library) -> None:

@@ -177,26 +177,12 @@ async def test_nothing_is_kept_of_a_member_that_was_removed(pair: nodes.Pair) ->
 # Gossip
 
 
-def test_a_score_that_is_read_is_not_kept_for_a_peer_that_is_not_there(
-    library: compat.Library,
-) -> None:
-    scorer, here = library.gossip.scorer, some_peer(1)
-    scorer.params.p5_behavior_penalty_decay = 0.5
-    library.pubsub.peers[here] = None
-    for peer in (some_peer(), here):
-        scorer.penalize_behavior(peer)
-        scorer.score(peer, ["topic"])
-    scorer.on_heartbeat()
-    assert set(scorer.behavior_penalty) == set(scorer.time_in_mesh) == {here}
-    assert scorer.behavior_penalty[here] == 0.5, "decays as before"
-
-
 def test_back_off_of_a_peer_that_left_is_kept_until_it_is_over(library: compat.Library) -> None:
     gossip, topic = library.gossip, "topic"
     gossip._add_back_off(some_peer(), topic, is_unsubscribe=False)
     gossip._add_back_off(some_peer(1), topic, is_unsubscribe=False)
     gossip.back_off[topic][some_peer(1)] = 1  # seconds since the epoch
-    gossip.scorer.on_heartbeat()
+    gossip.fanout_heartbeat()
     assert set(gossip.back_off[topic]) == {some_peer()}
 
 
