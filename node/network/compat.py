@@ -40,14 +40,19 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.records.validator import NamespacedValidator, Validator
+from libp2p.security.noise.io import NoisePacketReadWriter, NoiseTransportReadWriter
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
+from noise.connection import NoiseConnection
+from noise.state import CipherState
 
 from aigrid.node.network import negotiation, yamux_frames
+from aigrid.node.network.mux_link import FusedLink
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
 from aigrid.protocol.limits import LIMITS
@@ -284,7 +289,28 @@ async def secure(tcp: TcpStream, noise: Any, expected: Any | None) -> Muxer:
         await negotiation.select(tcp, str(NOISE_PROTOCOL_ID))
         session = await noise.secure_outbound(raw, expected)
         await negotiation.select(session, yamux_frames.PROTOCOL_ID)
-    return Muxer(session, session.get_remote_peer())
+    return Muxer(session, session.get_remote_peer(), fuse(session))
+
+
+def fuse(session: Any) -> FusedLink | None:
+    """A link past the library, if the session is exactly its Noise over our TCP; else None.
+
+    The cipher states stay the session's own: whatever else is written through it stays in order.
+    """
+    if type(session) is not SecureSession or type(session.conn) is not NoiseTransportReadWriter:
+        return None
+    packets, state = session.conn.read_writer, session.conn.noise_state
+    if type(packets) is not NoisePacketReadWriter or type(state) is not NoiseConnection:
+        return None
+    raw = packets.read_write_closer
+    if type(raw) is not RawConnection or type(raw.stream) is not TcpStream:
+        return None
+    sending = state.noise_protocol.cipher_state_encrypt
+    receiving = state.noise_protocol.cipher_state_decrypt
+    if type(sending) is not CipherState or type(receiving) is not CipherState:
+        return None
+    early = session._drain(None)  # noqa: SLF001 - deciphered while negotiating, and not read
+    return FusedLink(raw.stream, sending.encrypt_with_ad, receiving.decrypt_with_ad, early)
 
 
 def reduced_identify(host: Any, protocols: tuple[str, ...]) -> bytes:

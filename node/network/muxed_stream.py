@@ -13,12 +13,15 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
-from aigrid.node.network import yamux_frames as frames
+from aigrid.node.network.receive_buffer import ReceiveBuffer
+from aigrid.node.network.yamux_frames import PAYLOAD_MAX_BYTES
+from aigrid.node.network.yamux_state import StreamState
 
 if TYPE_CHECKING:
     from aigrid.node.network.muxer import Muxer
 
 CALLS_PER_CHECKPOINT = 16
+WRITTEN_AT_ONCE_BYTES = 4 * PAYLOAD_MAX_BYTES
 
 
 class ConnectionLostError(MuxedStreamReset):  # type: ignore[misc]  # the library is untyped
@@ -28,15 +31,12 @@ class ConnectionLostError(MuxedStreamReset):  # type: ignore[misc]  # the librar
 class MuxedStream:
     """A bidirectional stream with one flow-control window per direction."""
 
-    def __init__(self, stream_id: int, conn: "Muxer", *, is_initiator: bool) -> None:
-        self.stream_id = stream_id
+    def __init__(self, state: StreamState, conn: "Muxer") -> None:
+        self.stream_id = state.stream_id
         self.conn = self.muxed_conn = conn
-        self.is_initiator = is_initiator
-        self._send_window = frames.INITIAL_WINDOW_BYTES
-        self._receive_credit = frames.INITIAL_WINDOW_BYTES
-        self._target_window = frames.INITIAL_WINDOW_BYTES
-        self._buffer = bytearray()
-        self._fin_sent = self._fin_received = self._reset = self._discarding = False
+        self.is_initiator = state.ours
+        self._state = state
+        self._buffer = ReceiveBuffer()
         self._changed: trio.Event | None = None
         self._calls = 0
 
@@ -45,7 +45,12 @@ class MuxedStream:
     @property
     def closed(self) -> bool:
         """Nothing more will pass in either direction."""
-        return self._reset or (self._fin_sent and self._fin_received)
+        return self._state.closed
+
+    @property
+    def unread_bytes(self) -> int:
+        """Received and not yet read."""
+        return len(self._buffer)
 
     def is_closed(self) -> bool:
         return self.closed or self.conn.dead is not None
@@ -76,29 +81,17 @@ class MuxedStream:
         if n == 0:
             return b""
         while not self._buffer:
-            if self._reset:
+            if self._state.is_reset:
                 raise MuxedStreamReset("reset")
-            if self._fin_received:
+            if self._state.fin_received:
                 raise MuxedStreamEOF("end of stream")
             if self.conn.dead is not None:
                 raise ConnectionLostError(self.conn.dead)
             await self._wait()
-        return self._take(len(self._buffer) if n is None or n < 0 else n)
-
-    def _take(self, n: int) -> bytes:
-        data = bytes(self._buffer[:n])
-        del self._buffer[:n]
-        self._give_credit()
+        data = self._buffer.take(len(self._buffer) if n is None or n < 0 else n)
+        self.conn.session.consumed(self._state, len(data))
+        self.conn.flush()
         return data
-
-    def _give_credit(self) -> None:
-        """A window update once half the window was consumed, not on every read."""
-        self._target_window = max(self._target_window, self.conn.window_bytes)
-        missing = self._target_window - self._receive_credit - len(self._buffer)
-        if self._fin_received or self._reset or missing < self._target_window // 2:
-            return
-        self._receive_credit += missing
-        self.conn.send_control(frames.window_update(self.stream_id, missing))
 
     # Writing
 
@@ -109,24 +102,23 @@ class MuxedStream:
             MuxedStreamReset, MuxedStreamClosed, ConnectionLostError: it will not arrive.
         """
         await self._pause()
-        view = memoryview(data)
+        conn, view = self.conn, memoryview(data)
         while view:
             self._check_writable()
-            n = min(self._send_window, frames.PAYLOAD_MAX_BYTES, len(view))
-            if n <= 0:
+            if conn.is_congested:
+                await conn.wait_room()
+                continue
+            taken = conn.session.send(self._state, view, WRITTEN_AT_ONCE_BYTES)
+            if not taken:
                 await self._wait()
                 continue
-            if self.conn.is_congested:
-                await self.conn.wait_room()
-                continue
-            self._send_window -= n
-            self.conn.send(frames.data(self.stream_id, view[:n]))
-            view = view[n:]
+            conn.flush()
+            view = view[taken:]
 
     def _check_writable(self) -> None:
-        if self._reset:
+        if self._state.is_reset:
             raise MuxedStreamReset("reset")
-        if self._fin_sent:
+        if self._state.fin_sent:
             raise MuxedStreamClosed("closed for writing")
         if self.conn.dead is not None:
             raise ConnectionLostError(self.conn.dead)
@@ -139,10 +131,7 @@ class MuxedStream:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def end(self) -> None:
-        if self._fin_sent or self._reset:
-            return
-        self._fin_sent = True
-        self.conn.send_control(frames.window_update(self.stream_id, 0, frames.FIN))
+        self.conn.session.end(self._state)
         self._settle()
 
     async def reset(self) -> None:
@@ -151,55 +140,31 @@ class MuxedStream:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def abandon(self) -> None:
-        if self._reset:
-            return
-        already_over = self.closed
-        self._reset = True
         self._buffer.clear()
-        if not already_over:
-            self.conn.send_control(frames.window_update(self.stream_id, 0, frames.RST))
+        self.conn.session.reset(self._state)
         self._settle()
 
     async def linger(self, seconds: float) -> None:
         """Our handler is done: wait for the peer's end, throwing away what it still sends."""
-        self._discarding = True
+        self.conn.session.discard(self._state)
         self._buffer.clear()
         with trio.move_on_after(seconds):
             while not self.closed and self.conn.dead is None:
                 await self._wait()
         self.abandon()
 
+    def _settle(self) -> None:
+        self.conn.flush()
+        self.settle()
+
     # From the connection
 
-    def on_data(self, payload: bytes) -> None:
-        self._receive_credit -= len(payload)
-        if self._receive_credit < 0:
-            raise frames.ViolationError("more data than the window allows")
-        if self._reset or self._discarding or not payload:
-            return
-        self._buffer += payload
+    def on_data(self, piece: bytes) -> None:
+        self._buffer.append(piece)
         self.wake()
 
-    def on_window(self, increment: int) -> None:
-        self._send_window = min(self._send_window + increment, frames.WINDOW_MAX_BYTES)
-        self.wake()
-
-    def on_flags(self, flags: int) -> None:
-        if flags & frames.RST:
-            self._reset = True
-            self._settle()
-        elif flags & frames.FIN:
-            self._fin_received = True
-            self._settle()
-
-    def grant(self, window_bytes: int) -> int:
-        """Raise the window we allow; the increment to tell the peer."""
-        more = max(0, window_bytes - self._target_window)
-        self._target_window += more
-        self._receive_credit += more
-        return more
-
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """The state has changed."""
         self.wake()
         if self.closed:
             self.conn.forget(self)

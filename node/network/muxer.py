@@ -2,11 +2,12 @@
 
 Why not the library's: cancelling a write or a read there tears the whole connection (T2), a reader
 slower than 5 s loses its stream (T3), end, reset and death look alike (T4), the window is not
-enforced, a zero window is polled, and every small read costs a frame. Here a frame is appended
-to the outbox synchronously, one task writes whole Noise messages, and one task reads.
+enforced, a zero window is polled, and every small read costs a frame. Here the protocol is a
+machine without I/O (`yamux_session`), and this is the shell around it: one task feeds it what a
+read of the link brought, without an await in between; what it has to send goes to the link at once,
+and a second task sends only while the link is full (`mux_link`).
 """
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -14,11 +15,24 @@ import trio
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from aigrid.node.network import yamux_frames as frames
+from aigrid.node.network.mux_link import MuxLink, PlainLink, advance_within
 from aigrid.node.network.muxed_stream import MuxedStream
+from aigrid.node.network.yamux_events import (
+    Ended,
+    Event,
+    GoneAway,
+    Opened,
+    Pong,
+    Received,
+    WasReset,
+    Writable,
+)
+from aigrid.node.network.yamux_session import Session
+from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import LIMITS
 
-STRANGER_WINDOW_BYTES = frames.INITIAL_WINDOW_BYTES
 GOODBYE_SECONDS = 0.05
+MESSAGES_AT_ONCE = 4
 
 
 class SecuredConnection(Protocol):
@@ -37,30 +51,36 @@ class SecuredConnection(Protocol):
 class Muxer:
     """One connection. `dead` says why it ended, None while it lives."""
 
-    def __init__(self, secured_conn: SecuredConnection, peer_id: Any) -> None:
+    def __init__(
+        self, secured_conn: SecuredConnection, peer_id: Any, link: MuxLink | None = None
+    ) -> None:
         self.secured_conn = secured_conn
         self.peer_id = peer_id
         self.is_initiator = secured_conn.is_initiator
         self.dead: str | None = None
-        self.window_bytes = STRANGER_WINDOW_BYTES
         self.on_close: Callable[[], Awaitable[None]] | None = None  # set by SwarmConn
         self.event_started, self.event_closed = trio.Event(), trio.Event()
         self.event_shutting_down = trio.Event()
+        self.session = Session(is_initiator=self.is_initiator)
         self.streams: dict[int, MuxedStream] = {}
-        self._next_id = 1 if self.is_initiator else 2
-        self._inbound = 0
         self._accept_send, self._accept_receive = trio.open_memory_channel[MuxedStream](
             LIMITS.mux_streams_max
         )
-        self._parser = frames.Parser(LIMITS.mux_window_bytes)
-        self._outbox: deque[bytes] = deque()
-        self._outbox_bytes = 0
-        self._control_bytes = 0
+        self._link = PlainLink(secured_conn) if link is None else link
         self._outgoing, self._room, self._flushed = trio.Event(), trio.Event(), trio.Event()
         self._pong = trio.Event()
         self._ping_value = 0
         self._round_trip_seconds = 0.0
         self._scope: trio.CancelScope | None = None
+
+    @property
+    def window_bytes(self) -> int:
+        """Unread bytes that a stream is allowed."""
+        return self.session.window_bytes
+
+    @window_bytes.setter
+    def window_bytes(self, window_bytes: int) -> None:
+        self.session.window_bytes = window_bytes
 
     # What the library looks at
 
@@ -92,11 +112,12 @@ class Muxer:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.dead is not None:
             raise MuxedConnUnavailable(self.dead)
-        stream = MuxedStream(self._next_id, self, is_initiator=True)
-        self._next_id += 2
-        self.streams[stream.stream_id] = stream
-        increment = stream.grant(self.window_bytes)
-        self.send_control(frames.window_update(stream.stream_id, increment, frames.SYN))
+        stream = self._stream(self.session.open())
+        self.flush()
+        return stream
+
+    def _stream(self, state: StreamState) -> MuxedStream:
+        stream = self.streams[state.stream_id] = MuxedStream(state, self)
         return stream
 
     async def accept_stream(self) -> MuxedStream:
@@ -107,47 +128,50 @@ class Muxer:
             raise MuxedConnUnavailable(self.dead or "closed") from None
 
     def forget(self, stream: MuxedStream) -> None:
-        if self.streams.pop(stream.stream_id, None) is not None and not stream.is_initiator:
-            self._inbound -= 1
+        self.streams.pop(stream.stream_id, None)
 
     # Output
 
     @property
     def is_congested(self) -> bool:
         """Whether writers of data should wait."""
-        return self._outbox_bytes >= LIMITS.mux_unsent_bytes
+        return self.session.unsent_bytes >= LIMITS.mux_unsent_bytes
 
     async def wait_room(self) -> None:
         await self._room.wait()
 
-    def send(self, frame: bytes) -> None:
-        """Queue a frame; never blocks, so never cancelled half-way (T2)."""
-        if self.dead is not None:
-            return
-        self._outbox.append(frame)
-        self._outbox_bytes += len(frame)
-        self._outgoing.set()
+    def flush(self) -> None:
+        """Send what the session has to send, as far as the link takes it.
 
-    def send_control(self, frame: bytes) -> None:
-        """As `send`; a peer that provokes frames faster than it reads them is cut off."""
-        self._control_bytes += len(frame)
-        if self._control_bytes > LIMITS.mux_control_max_bytes:
-            self.die("peer provokes more than it reads")
-            return
-        self.send(frame)
+        Never waits, so it is never cancelled half-way (T2).
+        """
+        session, link = self.session, self._link
+        if session.unsent_bytes and self.dead is None:
+            try:
+                while session.unsent_bytes and not link.is_full:
+                    link.send(self._next_messages())
+            except OSError as error:
+                self.die(f"connection lost: {type(error).__name__}")
+            if link.is_full:
+                self._outgoing.set()
+        if session.violated is not None:
+            violation, detail = session.violated
+            self.die(f"protocol violation: {violation}, {detail}")
+
+    def _next_messages(self) -> list[bytes]:
+        messages = [self.session.next_message()]
+        while self.session.unsent_bytes and len(messages) < MESSAGES_AT_ONCE:
+            messages.append(self.session.next_message())
+        return messages
 
     async def _write_loop(self) -> None:
         while True:
             await self._outgoing.wait()
-            while self._outbox:
-                batch, control_bytes = self._next_batch()
-                with trio.move_on_after(LIMITS.mux_write_seconds) as scope:
-                    await self.secured_conn.write(batch)
-                if scope.cancelled_caught:
+            while self._link.is_full:
+                if not await advance_within(self._link, LIMITS.mux_write_seconds):
                     self.die("peer stopped reading")
                     return
-                self._outbox_bytes -= len(batch)
-                self._control_bytes -= control_bytes
+                self.flush()
                 if not self.is_congested:
                     self._room.set()
                     self._room = trio.Event()
@@ -155,71 +179,43 @@ class Muxer:
             self._flushed.set()
             self._flushed = trio.Event()
 
-    def _next_batch(self) -> tuple[bytes, int]:
-        """As many frames as fit one Noise message, and how many bytes of them are control."""
-        parts: list[bytes] = []
-        size = control_bytes = 0
-        while self._outbox and size + len(self._outbox[0]) <= frames.NOISE_MESSAGE_MAX_BYTES:
-            part = self._outbox.popleft()
-            parts.append(part)
-            size += len(part)
-            if len(part) == frames.HEADER.size:
-                control_bytes += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts), control_bytes
-
     # Input
 
     async def _read_loop(self) -> None:
         while self.dead is None:
-            for kind, flags, stream_id, length, payload in self._parser.feed(
-                await self.secured_conn.read(None)
-            ):
-                if kind == frames.PING:
-                    self._on_ping(flags, length)
-                elif kind == frames.GO_AWAY:
-                    self.die("closed by peer")
-                else:
-                    self._on_stream_frame(kind, flags, stream_id, length, payload)
+            messages = await self._link.receive()
+            now = trio.current_time()
+            for message in messages:
+                for event in self.session.receive(message, now):
+                    self._on_event(event)
+            self.flush()
 
-    def _on_ping(self, flags: int, value: int) -> None:
-        if flags & frames.SYN:
-            self.send_control(frames.ping(value, frames.ACK))
-        elif value == self._ping_value:
-            self._pong.set()
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Received):
+            stream = self.streams.get(event.stream_id)
+            if stream is not None:
+                stream.on_data(event.data)
+        elif isinstance(event, Writable | Ended | WasReset):
+            stream = self.streams.get(event.stream_id)
+            if stream is not None:
+                stream.settle()
+        elif isinstance(event, Opened):
+            self._on_opened(event.stream_id)
+        elif isinstance(event, Pong):
+            if event.value == self._ping_value:
+                self._pong.set()
+        elif isinstance(event, GoneAway):
+            self.die("closed by peer")
 
-    def _on_stream_frame(
-        self, kind: int, flags: int, stream_id: int, length: int, payload: bytes
-    ) -> None:
-        if flags & frames.SYN:
-            self._on_syn(stream_id)
-        stream = self.streams.get(stream_id)
-        if stream is None:
-            return  # late frames of a stream we gave up
-        if kind == frames.DATA:
-            stream.on_data(payload)
-        elif length:
-            stream.on_window(length)
-        stream.on_flags(flags)
-
-    def _on_syn(self, stream_id: int) -> None:
-        ours = stream_id % 2 == (1 if self.is_initiator else 0)
-        if ours or stream_id == 0 or stream_id in self.streams:
-            raise frames.ViolationError(f"stream {stream_id} opened")
-        stream = MuxedStream(stream_id, self, is_initiator=False)
-        if self._inbound >= LIMITS.mux_streams_max or not self._queue(stream):
-            self.send_control(frames.window_update(stream_id, 0, frames.RST))
-            return
-        self.streams[stream_id] = stream
-        self._inbound += 1
-        increment = stream.grant(self.window_bytes)
-        self.send_control(frames.window_update(stream_id, increment, frames.ACK))
-
-    def _queue(self, stream: MuxedStream) -> bool:
+    def _on_opened(self, stream_id: int) -> None:
+        state = self.session.streams.get(stream_id)
+        if state is None or stream_id in self.streams:
+            return  # the peer gave it up at once, and perhaps opened it again
+        stream = self._stream(state)
         try:
             self._accept_send.send_nowait(stream)
         except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
-            return False
-        return True
+            stream.abandon()
 
     # Life
 
@@ -243,8 +239,6 @@ class Muxer:
     async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
         try:
             await task()
-        except frames.ViolationError as error:
-            self.die(f"protocol violation: {error}")
         except Exception as error:  # noqa: BLE001 - boundary: whatever the wire brings ends this connection alone
             self.die(f"connection lost: {type(error).__name__}")
 
@@ -254,7 +248,8 @@ class Muxer:
             self._ping_value = (self._ping_value + 1) & 0xFFFF_FFFF
             self._pong = trio.Event()
             sent_at = trio.current_time()
-            self.send_control(frames.ping(self._ping_value, frames.SYN))
+            self.session.ping(self._ping_value)
+            self.flush()
             with trio.move_on_after(LIMITS.mux_ping_timeout_seconds):
                 await self._pong.wait()
             if not self._pong.is_set():
@@ -281,9 +276,11 @@ class Muxer:
         """Say goodbye if that is quick, then end the connection."""
         with trio.CancelScope(shield=True):
             if self.is_established:
-                self.send_control(frames.go_away(error_code))
-                with trio.move_on_after(GOODBYE_SECONDS):
-                    await self._flushed.wait()
+                self.session.go_away(error_code)
+                self.flush()
+                if self._link.is_full:
+                    with trio.move_on_after(GOODBYE_SECONDS):
+                        await self._flushed.wait()
             self.die("closed here")
             await self._finish()
 

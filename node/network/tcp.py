@@ -7,6 +7,7 @@ and one of 250 slots per connection it ever accepted; its stream reads in pieces
 
 import errno
 import ipaddress
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -48,18 +49,28 @@ class TcpStream:
     async def read(self, n: int | None = None) -> bytes:
         wanted = 1 if n is None else n
         while len(self._buffer) < wanted:
-            try:
-                data = await self._stream.receive_some(READ_BYTES)
-            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-                raise ConnectionClosedError(str(error), transport="tcp") from error
+            data = await self._receive()
             if not data:
                 break
-            self.received_bytes += len(data)
-            self._traffic.received += len(data)
             self._buffer += data
         taken = bytes(self._buffer if n is None else self._buffer[:n])
         del self._buffer[: len(taken)]
         return taken
+
+    async def receive_some(self) -> bytes:
+        """What has arrived, at least one byte; none at the end of the stream."""
+        if not self._buffer:
+            return await self._receive()
+        return await self.read(len(self._buffer))
+
+    async def _receive(self) -> bytes:
+        try:
+            data = bytes(await self._stream.receive_some(READ_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            raise ConnectionClosedError(str(error), transport="tcp") from error
+        self.received_bytes += len(data)
+        self._traffic.received += len(data)
+        return data
 
     async def write(self, data: bytes) -> None:
         try:
@@ -67,6 +78,19 @@ class TcpStream:
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             raise ConnectionClosedError(str(error), transport="tcp") from error
         self._traffic.sent += len(data)
+
+    def send_now(self, parts: list[bytes] | list[memoryview]) -> int:
+        """How many bytes of these, joined, the socket takes at once. Raises OSError."""
+        try:
+            sent = os.writev(self._stream.socket.fileno(), parts)
+        except BlockingIOError:
+            return 0
+        self._traffic.sent += sent
+        return sent
+
+    async def wait_writable(self) -> None:
+        """Raises trio.ClosedResourceError once the socket is closed here."""
+        await trio.lowlevel.wait_writable(self._stream.socket)
 
     def abort(self) -> None:
         """Close the socket now, whoever is reading or writing."""

@@ -13,10 +13,18 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
+from libp2p.security.noise.io import (
+    BYTE_ORDER,
+    MAX_PLAINTEXT_LENGTH,
+    SIZE_NOISE_MESSAGE_LEN,
+    NoiseTransportReadWriter,
+)
+from libp2p.security.secure_session import SecureSession
+from noise.connection import NoiseConnection
 from tests.node.network import nodes
 
 from aigrid.node.network import compat, yamux_frames
+from aigrid.node.network.mux_link import LENGTH_BYTES, FusedLink
 from aigrid.node.network.muxer import Muxer
 
 
@@ -89,6 +97,28 @@ def test_host_has_no_listener_transport_security_or_muxer_of_the_library(
 
 def test_noise_message_holds_our_largest_frame() -> None:
     assert yamux_frames.NOISE_MESSAGE_MAX_BYTES == MAX_PLAINTEXT_LENGTH
+
+
+def test_noise_is_as_the_fused_link_speaks_it() -> None:
+    """Two bytes of length, and the cipher states used with no associated data."""
+    assert SIZE_NOISE_MESSAGE_LEN == LENGTH_BYTES
+    assert BYTE_ORDER == "big"
+    for method, call in (
+        (NoiseTransportReadWriter.encrypt, "return self.noise_state.encrypt(data)"),
+        (NoiseTransportReadWriter.decrypt, "return self.noise_state.decrypt(data)"),
+        (NoiseConnection.encrypt, "self.noise_protocol.cipher_state_encrypt.encrypt_with_ad(None,"),
+        (NoiseConnection.decrypt, "self.noise_protocol.cipher_state_decrypt.decrypt_with_ad(None,"),
+        (NoiseTransportReadWriter.read_msg, "await self.read_writer.read_msg()"),
+        (SecureSession.read, "self._drain(n)"),
+    ):
+        assert call in source(method)
+
+
+async def test_connections_are_fused(pair: nodes.Pair) -> None:
+    for node, other in (pair, pair[::-1]):
+        link = node._connections.live(other.peer_id)
+        assert link is not None
+        assert type(link.muxer._link) is FusedLink
 
 
 async def test_connections_use_our_muxer(pair: nodes.Pair) -> None:

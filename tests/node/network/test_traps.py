@@ -11,9 +11,10 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError
 from tests.node.network import nodes
 from tests.patience import PATIENCE_SECONDS
 
-from aigrid.node.network import compat, connections, negotiation
+from aigrid.node.network import compat, connections, negotiation, yamux_frames
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxed_stream import MuxedStream
+from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.transport import PeerAddress, Stream
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.limits import LIMITS
@@ -185,6 +186,38 @@ async def test_frames_that_break_yamux_end_only_that_connection(
         with trio.fail_after(PATIENCE_SECONDS):
             await muxer.close()
     assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
+
+
+async def test_floods_of_frames_end_only_that_connection(
+    pair: nodes.Pair, hostile: nodes.Hostile
+) -> None:
+    one, two = pair
+    two.admit([hostile.peer_id])
+    for flood in (
+        yamux_frames.ping(1, yamux_frames.SYN),
+        yamux_frames.window_update(1, 0, yamux_frames.RST),
+        b"".join(
+            yamux_frames.window_update(1, 0, flag) for flag in (yamux_frames.SYN, yamux_frames.RST)
+        ),
+    ):
+        muxer = await hostile.connect(two)
+        await nodes.eventually(lambda: hostile.peer_id in two.connected())
+        flooded = link_of(two, hostile.peer_id)
+        with suppress(Exception):  # the other end closes while we write
+            await muxer.secured_conn.write(flood * LIMITS.mux_provocations_max * 2)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await flooded.event_closed.wait()
+        assert flooded.dead is not None
+        assert flooded.dead.startswith("protocol violation: ")
+        await muxer.close()
+        assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
+    assert one.counters()["connections_opened"] == 1
+
+
+def link_of(node: Libp2pTransport, peer_id: str) -> Muxer:
+    link = node._connections.live(peer_id)
+    assert link is not None
+    return link.muxer
 
 
 async def test_more_than_250_connections_in_a_lifetime(

@@ -1,0 +1,131 @@
+"""What the muxer sends through and receives from: the Noise connection, or the socket below it.
+
+`PlainLink` works over anything the library calls a secured connection. `FusedLink` is for the one
+pairing that matters, Noise over our TCP: whatever a socket read brings is deciphered without an
+await in between, and what is sent goes to the socket at once, without a task, unless it is full.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+from libp2p.io.exceptions import ConnectionClosedError
+
+from aigrid.node.network.tcp import TcpStream
+
+LENGTH_BYTES: Final = 2  # before each Noise message, big-endian
+
+
+class SecuredConnection(Protocol):
+    """The part of `libp2p.abc.ISecureConn` that a link uses."""
+
+    async def read(self, n: int | None = None) -> bytes: ...
+    async def write(self, data: bytes) -> None: ...
+
+
+class MuxLink(Protocol):
+    """Plaintext in both directions. Sending never waits; what could not go at once is pending."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether something is pending, and nothing may be sent."""
+
+    def send(self, messages: list[bytes]) -> None:
+        """Send each as one Noise message, or keep it pending. Raises OSError."""
+
+    async def advance(self) -> None:
+        """Send some of what is pending; waits until the peer takes it."""
+
+    async def receive(self) -> list[bytes]:
+        """What the peer sent, at least one message. Raises an error at the end."""
+
+
+class PlainLink:
+    """Through the library, message by message. Cancelling `advance` tears the connection."""
+
+    def __init__(self, conn: SecuredConnection) -> None:
+        self._conn = conn
+        self._pending: list[bytes] = []
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self._pending)
+
+    def send(self, messages: list[bytes]) -> None:
+        self._pending = messages
+
+    async def advance(self) -> None:
+        await self._conn.write(self._pending[0])
+        del self._pending[0]
+
+    async def receive(self) -> list[bytes]:
+        return [await self._conn.read(None)]
+
+
+Cipher = Callable[[None, bytes | memoryview], bytes]
+
+
+class FusedLink:
+    """Straight over the socket.
+
+    Args:
+        tcp: from here on read and written by nobody else.
+        encrypt, decrypt: one Noise message each, with the session's cipher states.
+        early: what was deciphered during the handshake and not yet used.
+    """
+
+    def __init__(
+        self, tcp: TcpStream, encrypt: Cipher, decrypt: Cipher, early: bytes = b""
+    ) -> None:
+        self._tcp = tcp
+        self._encrypt = encrypt
+        self._decrypt = decrypt
+        self._early = early
+        self._partial = b""
+        self._pending = memoryview(b"")
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self._pending)
+
+    def send(self, messages: list[bytes]) -> None:
+        parts: list[bytes] = []
+        for message in messages:
+            ciphertext = self._encrypt(None, message)
+            parts += (len(ciphertext).to_bytes(LENGTH_BYTES, "big"), ciphertext)
+        sent = self._tcp.send_now(parts)
+        if sent < sum(len(part) for part in parts):
+            self._pending = memoryview(b"".join(parts))[sent:]
+
+    async def advance(self) -> None:
+        await self._tcp.wait_writable()
+        self._pending = self._pending[self._tcp.send_now([self._pending]) :]
+
+    async def receive(self) -> list[bytes]:
+        messages = [self._early] if self._early else []
+        self._early = b""
+        while not messages:
+            received = await self._tcp.receive_some()
+            if not received:
+                raise ConnectionClosedError("closed by the peer", transport="tcp")
+            self._decipher(received, messages)
+        return messages
+
+    def _decipher(self, received: bytes, messages: list[bytes]) -> None:
+        data = self._partial + received if self._partial else received
+        view, position, end = memoryview(data), 0, len(data)
+        while end - position >= LENGTH_BYTES:
+            start = position + LENGTH_BYTES
+            stop = start + (data[position] << 8 | data[position + 1])
+            if stop > end:
+                break
+            messages.append(self._decrypt(None, view[start:stop]))
+            position = stop
+        self._partial = data[position:]
+
+
+async def advance_within(link: MuxLink, seconds: float) -> bool:
+    """`advance`; False if the peer takes nothing in that time."""
+    with trio.move_on_after(seconds) as scope:
+        await link.advance()
+    return not scope.cancelled_caught

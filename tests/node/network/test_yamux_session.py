@@ -1,0 +1,432 @@
+"""The Yamux session alone: any cutting, any bytes, two of them joined, and every bound."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripts import fuzz_yamux
+
+from aigrid.node.network import yamux_frames as frames
+from aigrid.node.network.yamux_events import (
+    Ended,
+    Event,
+    Fault,
+    GoneAway,
+    Opened,
+    Pong,
+    Received,
+    Violated,
+    Violation,
+    WasReset,
+    Writable,
+)
+from aigrid.node.network.yamux_session import Session
+from aigrid.node.network.yamux_state import StreamState
+from aigrid.protocol.limits import KIB, LIMITS, MIB
+
+SYN, ACK, FIN, RST = frames.SYN, frames.ACK, frames.FIN, frames.RST
+WINDOW = frames.INITIAL_WINDOW_BYTES
+
+
+def listener() -> Session:
+    return Session(is_initiator=False)
+
+
+def opening(stream_id: int = 1, flags: int = 0) -> bytes:
+    return frames.window_update(stream_id, 0, SYN | flags)
+
+
+def piece(stream_id: int, payload: bytes, flags: int = 0) -> bytes:
+    return frames.HEADER.pack(0, frames.DATA, flags, stream_id, len(payload)) + payload
+
+
+def sent_by(session: Session) -> list[tuple[int, int, int, int]]:
+    """What it has to send: (type, flags, stream id, length) of each frame, without payloads."""
+    out, data = [], b""
+    while session.unsent_bytes:
+        data += session.next_message()
+    while data:
+        _, kind, flags, stream_id, length = frames.HEADER.unpack_from(data)
+        out.append((kind, flags, stream_id, length))
+        data = data[frames.HEADER_BYTES + (length if kind == frames.DATA else 0) :]
+    return out
+
+
+def last_violation(session: Session, data: bytes, now: float = 0.0) -> Violation | None:
+    events = session.receive(data, now)
+    assert [e for e in events if isinstance(e, Violated)] in ([], events[-1:])
+    return events[-1].violation if events and isinstance(events[-1], Violated) else None
+
+
+# What is allowed
+
+
+def test_a_stream_from_its_opening_to_its_end() -> None:
+    session = listener()
+    assert session.receive(opening() + piece(1, b"hello"), 0.0) == [
+        Opened(1),
+        Received(1, b"hello"),
+    ]
+    assert sent_by(session) == [(frames.WINDOW_UPDATE, ACK, 1, 0)]
+    stream = session.streams[1]
+    assert session.send(stream, memoryview(b"answer"), 100) == 6
+    assert session.receive(piece(1, b"bye", FIN), 0.0) == [Received(1, b"bye"), Ended(1)]
+    session.end(stream)
+    assert sent_by(session) == [(frames.DATA, 0, 1, 6), (frames.WINDOW_UPDATE, FIN, 1, 0)]
+    assert not session.streams
+    assert session.unread_bytes == 0
+
+
+def test_opened_and_ended_by_one_frame() -> None:
+    session = listener()
+    assert session.receive(piece(1, b"all", SYN | FIN), 0.0) == [
+        Opened(1),
+        Received(1, b"all"),
+        Ended(1),
+    ]
+
+
+def test_pings_are_answered_and_answers_told_of() -> None:
+    session = listener()
+    assert session.receive(frames.ping(7, SYN) + frames.ping(9, ACK), 0.0) == [Pong(9)]
+    assert sent_by(session) == [(frames.PING, ACK, 0, 7)]
+
+
+def test_going_away_is_told_of() -> None:
+    assert listener().receive(frames.go_away(2), 0.0) == [GoneAway(2)]
+
+
+def test_nothing_is_sent_beyond_the_window() -> None:
+    session = Session(is_initiator=True)
+    stream = session.open()
+    data = memoryview(bytes(WINDOW + 10))
+    assert session.send(stream, data, MIB) == WINDOW
+    assert session.send(stream, data[WINDOW:], MIB) == 0
+    assert session.receive(frames.window_update(1, 4), 0.0) == [Writable(1)]
+    assert session.send(stream, data[WINDOW:], MIB) == 4
+
+
+def test_window_is_given_back_by_halves_and_raised_when_it_may() -> None:
+    session = listener()
+    session.receive(opening() + piece(1, bytes(WINDOW // 2)), 0.0)
+    sent_by(session)
+    stream = session.streams[1]
+    session.consumed(stream, WINDOW // 2 - 1)
+    assert sent_by(session) == []
+    session.consumed(stream, 1)
+    assert sent_by(session) == [(frames.WINDOW_UPDATE, 0, 1, WINDOW // 2)]
+    session.window_bytes = MIB
+    session.receive(piece(1, b"x"), 0.0)
+    session.consumed(stream, 1)
+    assert sent_by(session) == [(frames.WINDOW_UPDATE, 0, 1, MIB - WINDOW + 1)]
+
+
+def test_late_frames_of_a_stream_that_is_over_mean_nothing() -> None:
+    session = Session(is_initiator=True)
+    stream = session.open()
+    session.reset(stream)
+    late = piece(1, b"late") + frames.window_update(1, 9) + frames.window_update(1, 0, RST)
+    assert session.receive(late, 0.0) == []
+
+
+# What is not
+
+
+@pytest.mark.parametrize(
+    ("data", "violation"),
+    [
+        (frames.HEADER.pack(1, 0, 0, 1, 0), Violation.VERSION),
+        (frames.HEADER.pack(0, 4, 0, 1, 0), Violation.TYPE),
+        (frames.HEADER.pack(0, 0, 0x10, 1, 0), Violation.FLAGS),
+        (frames.HEADER.pack(0, frames.PING, SYN | ACK, 0, 0), Violation.FLAGS),
+        (frames.HEADER.pack(0, frames.PING, 0, 0, 0), Violation.FLAGS),
+        (opening(2), Violation.STREAM_ID),  # not an id of the dialer
+        (opening(0), Violation.STREAM_ID),
+        (opening() * 2, Violation.STREAM_ID),
+        (piece(2, b"x"), Violation.STREAM_ID),  # ours, and never opened
+        (piece(0, b"x"), Violation.STREAM_ID),
+        (
+            opening() + frames.HEADER.pack(0, 0, 0, 1, LIMITS.mux_window_bytes + 1),
+            Violation.FRAME_TOO_LARGE,
+        ),
+        (frames.HEADER.pack(0, 0, 0, 99, 0xFFFF_FFFF), Violation.FRAME_TOO_LARGE),
+        (opening() + frames.HEADER.pack(0, 0, 0, 1, WINDOW + 1), Violation.WINDOW_OVERRUN),
+        (
+            opening() + piece(1, bytes(WINDOW)) + frames.HEADER.pack(0, 0, 0, 1, 1),
+            Violation.WINDOW_OVERRUN,
+        ),
+    ],
+)
+def test_violation_is_named_ends_the_session_and_is_said(data: bytes, violation: Violation) -> None:
+    session = listener()
+    assert last_violation(session, data) is violation
+    assert sent_by(session) == [(frames.GO_AWAY, 0, 0, frames.GO_AWAY_VIOLATION)]
+    assert session.receive(opening(9), 0.0) == []
+
+
+def test_data_after_the_end_resets_that_stream_alone() -> None:
+    session = listener()
+    events = session.receive(
+        opening(1)
+        + opening(3)
+        + frames.window_update(1, 0, FIN)
+        + piece(1, b"more")
+        + piece(3, b"x"),
+        0.0,
+    )
+    assert events[2:] == [Ended(1), WasReset(1, Fault.DATA_AFTER_END), Received(3, b"x")]
+    assert (frames.WINDOW_UPDATE, RST, 1, 0) in sent_by(session)
+
+
+FLOODS: dict[str, Callable[[int], bytes]] = {
+    "pings": lambda _n: frames.ping(1, SYN),
+    "resets": lambda n: opening(2 * n + 1) + frames.window_update(2 * n + 1, 0, RST),
+    "resets of nothing": lambda _n: frames.window_update(1, 0, RST),
+    "empty data": lambda _n: frames.HEADER.pack(0, 0, 0, 1, 0),
+    "empty updates": lambda _n: frames.window_update(1, 0),
+    "more streams than allowed": lambda n: opening(2 * n + 1),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_flood_ends_the_session_though_every_answer_is_read(flood: str) -> None:
+    session = listener()
+    for n in range(2 * LIMITS.mux_provocations_max):
+        violation = last_violation(session, FLOODS[flood](n))
+        sent_by(session)
+        assert len(session.streams) <= LIMITS.mux_streams_max
+        if violation is not None:
+            break
+    assert violation is Violation.FLOOD
+    assert n >= LIMITS.mux_provocations_max
+
+
+@pytest.mark.parametrize("flood", ["pings", "resets", "more streams than allowed"])
+def test_peer_that_reads_no_answer_is_cut_off(flood: str) -> None:
+    patient = replace(LIMITS, mux_provocations_max=1_000_000)
+    session = Session(is_initiator=False, limits=patient)
+    for n in range(LIMITS.mux_control_max_bytes):
+        violation = last_violation(session, FLOODS[flood](n))
+        assert session.unsent_bytes <= LIMITS.mux_control_max_bytes
+        if violation is not None:
+            break
+    assert violation is Violation.UNREAD_ANSWERS
+
+
+def test_the_same_frames_at_a_bearable_rate_are_no_flood() -> None:
+    session = listener()
+    for n in range(4 * LIMITS.mux_provocations_max):
+        now = n / LIMITS.mux_provocations_per_second
+        assert last_violation(session, FLOODS["pings"](n), now) is None
+        sent_by(session)
+
+
+def test_stream_beyond_the_allowed_number_is_refused_and_a_later_one_is_not() -> None:
+    session = listener()
+    count = LIMITS.mux_streams_max
+    for n in range(count + 1):
+        events = session.receive(opening(2 * n + 1), 0.0)
+        assert events == ([Opened(2 * n + 1)] if n < count else [])
+    assert sent_by(session)[-1] == (frames.WINDOW_UPDATE, RST, 2 * count + 1, 0)
+    assert session.receive(piece(2 * count + 1, b"of the refused one"), 0.0) == []
+    session.receive(frames.window_update(1, 0, RST), 0.0)
+    assert session.receive(opening(2 * count + 3), 0.0) == [Opened(2 * count + 3)]
+
+
+def test_unread_bytes_of_a_connection_are_bounded() -> None:
+    """Each stream may fill its window; the one that would pass the bound of all is reset."""
+    session = listener()
+    room = session.memory_max_bytes // WINDOW
+    for n in range(room + 1):
+        stream_id = 2 * n + 1
+        events = session.receive(opening(stream_id) + piece(stream_id, bytes(WINDOW)), 0.0)
+        assert session.unread_bytes <= session.memory_max_bytes
+    assert events == [Opened(stream_id), WasReset(stream_id, Fault.MEMORY)]
+    session.consumed(session.streams[1], WINDOW)
+    again = opening(stream_id + 2) + piece(stream_id + 2, bytes(WINDOW))
+    assert session.receive(again, 0.0)[-1] == Received(stream_id + 2, bytes(WINDOW))
+
+
+def test_windows_are_not_raised_beyond_the_memory_of_the_connection() -> None:
+    session = listener()
+    session.window_bytes = MIB
+    for n in range(LIMITS.mux_streams_max):
+        session.receive(opening(2 * n + 1), 0.0)
+    granted = [length for _, _, _, length in sent_by(session)]
+    assert granted[:10] == [MIB - WINDOW] * 10
+    assert granted[-1] == 0
+    assert sum(granted) <= session.memory_max_bytes
+    for stream in list(session.streams.values()):
+        session.reset(stream)
+    sent_by(session)
+    session.receive(opening(9001), 0.0)
+    assert sent_by(session) == [(frames.WINDOW_UPDATE, ACK, 9001, MIB - WINDOW)]
+
+
+def test_what_is_thrown_away_takes_no_memory() -> None:
+    session = listener()
+    session.receive(opening() + piece(1, bytes(1000)), 0.0)
+    session.discard(session.streams[1])
+    assert session.unread_bytes == 0
+    assert session.receive(piece(1, bytes(1000), FIN), 0.0) == [Ended(1)]
+    assert session.unread_bytes == 0
+
+
+def test_stream_opened_again_unnoticed_does_not_upset_the_books() -> None:
+    session = listener()
+    again = opening() + piece(1, bytes(1000)) + frames.window_update(1, 0, RST) + opening()
+    session.receive(again, 0.0)
+    session.consumed(session.streams[1], 1000)
+    assert session.unread_bytes == 0
+
+
+# Any bytes, any cutting
+
+
+def frame_of(stream_ids: st.SearchStrategy[int]) -> st.SearchStrategy[bytes]:
+    flags = st.sampled_from([0, 0, 0, 0, FIN, RST, ACK, SYN, SYN | FIN])
+    return st.one_of(
+        st.builds(piece, stream_ids, st.binary(max_size=300), flags),
+        st.builds(frames.window_update, stream_ids, st.sampled_from([0, 1, 1 << 31]), flags),
+        st.builds(frames.ping, st.integers(0, 99), st.sampled_from([SYN, ACK])),
+        st.builds(frames.go_away, st.integers(0, 3)),
+        st.builds(opening, stream_ids),
+    )
+
+
+@given(
+    st.lists(frame_of(st.sampled_from([1, 3, 5, 2])), max_size=30),
+    st.lists(st.integers(1, 60), min_size=1, max_size=50),
+)
+def test_any_cutting_gives_the_same_events(sent: list[bytes], cuts: list[int]) -> None:
+    data, position = b"".join(sent), 0
+    pieces: list[bytes] = []
+    while position < len(data):
+        size = cuts[len(pieces) % len(cuts)]
+        pieces.append(data[position : position + size])
+        position += size
+    one, two = listener(), listener()
+    assert fuzz_yamux.normal(fuzz_yamux.feed(one, pieces)) == fuzz_yamux.normal(
+        fuzz_yamux.feed(two, [data])
+    )
+    assert sent_by(one) == sent_by(two)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=200), frame_of(st.integers(0, 9)))))
+def test_no_bytes_raise_anything(pieces: list[bytes]) -> None:
+    session = listener()
+    events = fuzz_yamux.feed(session, pieces)
+    assert len([e for e in events if isinstance(e, Violated)]) == (session.violated is not None)
+    fuzz_yamux.check(session, LIMITS)
+
+
+def test_fuzzing_finds_nothing_and_reaches_both_outcomes() -> None:
+    tally = fuzz_yamux.fuzz(2000, seed=3)
+    assert tally.executions == 2000
+    assert 200 < tally.violations < 1800
+
+
+# Two of them
+
+
+class Side:
+    """A session, what its streams got, and what is on its way to it."""
+
+    def __init__(self, *, is_initiator: bool) -> None:
+        self.session = Session(is_initiator=is_initiator)
+        self.got: dict[int, bytes] = {}
+        self.read: dict[int, int] = {}
+        self.ended: set[int] = set()
+        self.incoming = b""
+
+    def states(self) -> list[StreamState]:
+        return list(self.session.streams.values())
+
+    def take(self, count: int) -> None:
+        data, self.incoming = self.incoming[:count], self.incoming[count:]
+        for event in self.session.receive(data, 0.0):
+            self._on_event(event)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Received):
+            self.got[event.stream_id] = self.got.get(event.stream_id, b"") + event.data
+        elif isinstance(event, Ended):
+            self.ended.add(event.stream_id)
+        else:
+            assert isinstance(event, Opened | Writable), event
+
+    def consume(self, stream: StreamState, most: int) -> None:
+        unread = len(self.got.get(stream.stream_id, b"")) - self.read.get(stream.stream_id, 0)
+        count = min(most, unread)
+        self.read[stream.stream_id] = self.read.get(stream.stream_id, 0) + count
+        self.session.consumed(stream, count)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["open", "write", "move", "read", "end", "widen"]),
+        st.booleans(),
+        st.integers(0, 7),
+        st.integers(1, 400_000),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_two_joined_deliver_everything_in_order(steps: list[tuple[str, bool, int, int]]) -> None:
+    sides = (Side(is_initiator=True), Side(is_initiator=False))
+    sent: list[dict[int, bytes]] = [{}, {}]
+
+    def move(here: int, count: int) -> None:
+        other = sides[1 - here]
+        while sides[here].session.unsent_bytes:
+            other.incoming += sides[here].session.next_message()
+        other.take(count)
+
+    for number, (action, second, which, amount) in enumerate(steps):
+        here = int(second)
+        side, streams = sides[here], sides[here].states()
+        if action == "open":
+            side.session.open()
+        elif action == "widen":
+            side.session.window_bytes = MIB
+        elif action == "move":
+            move(here, amount)
+        elif streams:
+            stream = streams[which % len(streams)]
+            if action == "write" and not stream.fin_sent:
+                payload = bytes([number]) * amount
+                taken = side.session.send(stream, memoryview(payload), 300_000)
+                before = sent[here].get(stream.stream_id, b"")
+                sent[here][stream.stream_id] = before + payload[:taken]
+            elif action == "read":
+                side.consume(stream, amount)
+            elif action == "end":
+                side.session.end(stream)
+    for _ in range(2):
+        move(0, 1 << 30)
+        move(1, 1 << 30)
+    for here, side in enumerate(sides):
+        assert side.session.violated is None
+        assert side.got == {k: v for k, v in sent[1 - here].items() if v}
+        assert side.session.unread_bytes == sum(s.unread_bytes for s in side.states())
+
+
+def test_window_of_a_whole_session_is_never_lost() -> None:
+    """Much more than a window, through small reads: the writer is always let go on."""
+    left, right = Side(is_initiator=True), Side(is_initiator=False)
+    stream, data = left.session.open(), memoryview(bytes(3 * MIB))
+    while data or left.session.unsent_bytes:
+        data = data[left.session.send(stream, data, 100_000) :]
+        while left.session.unsent_bytes:
+            right.incoming += left.session.next_message()
+        right.take(1 << 30)
+        for state in right.states():
+            right.consume(state, 70 * KIB)
+        while right.session.unsent_bytes:
+            left.incoming += right.session.next_message()
+        left.take(1 << 30)
+    assert right.got[1] == bytes(3 * MIB)
