@@ -49,9 +49,9 @@ class Script:
                 kept.append(step)
                 continue
             kept.append(step[:offset])
-            offset -= len(kept[-1])
-            if len(kept[-1]) < len(step):
+            if offset < len(step):
                 break
+            offset -= len(step)
         return Script(self.dialer, tuple(kept))
 
 

@@ -40,16 +40,23 @@ def judge(
         node, installed = npm.programs()[0], npm.installed(packages, extra)
     except npm.UnavailableError as error:
         pytest.skip(str(error))
-    with npm.folder_with(script, installed) as folder:
-        process = subprocess.Popen(
-            [node, script.name],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield Judge(process)
-        finally:
-            process.kill()
-            process.communicate()
+    with npm.folder_with(script, installed) as folder, speaking([node, script.name], folder) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def speaking(command: Sequence[str], folder: Path, *, stderr: int | None = None) -> Iterator[Judge]:
+    """A program that speaks in lines of JSON, killed in the end."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+    try:
+        yield Judge(process)
+    finally:
+        process.kill()
+        process.communicate()
