@@ -200,6 +200,7 @@ class _Walk:
         self._bytes = script.bytes_in
         self._live: dict[int, _Stream] = {}
         self._known: set[int] = set()
+        self._given_up: dict[int, int] = {}  # for data after FIN, and what had come
         self._next_id = 3 - script.theirs
         sizes = (len(step) for step in script.steps if isinstance(step, bytes))
         self._reads = list(itertools.accumulate(sizes))
@@ -218,12 +219,12 @@ class _Walk:
             version, kind, flags, stream_id, length = HEADER.unpack_from(self._bytes, position)
             end = body + (length if kind == DATA else 0)
             self._span = self._read_of(body), self._read_of(end)
-            for finding in self._frame(version, kind, flags, stream_id, length):
-                yield Finding(finding, position, stream_id)
-                if finding in _ENDING:
-                    return
-            if end > len(self._bytes) or (acts and acts[0][0] < end):
+            names = list(self._frame(version, kind, flags, stream_id, length))
+            yield from (Finding(name, position, stream_id) for name in names)
+            unfinished = end > len(self._bytes) or (acts and acts[0][0] < end)
+            if unfinished:
                 yield Finding("unfinished frame", position)
+            if unfinished or _ENDING.intersection(names):
                 return
             if kind == GO_AWAY:
                 yield Finding("behind a go-away", end)
@@ -285,6 +286,10 @@ class _Walk:
                 yield "frame of stream 0"
             elif stream_id % 2 != self._script.theirs % 2 and stream_id >= self._next_id:
                 yield "stream never opened"
+            if kind == DATA and stream_id in self._given_up:
+                self._given_up[stream_id] += length
+                if self._given_up[stream_id] > WINDOW_BYTES:
+                    yield "window overrun"  # for those who have not
             if stream_id in self._live:
                 yield from self._on_stream(stream_id, flags, length if kind == DATA else 0)
 
@@ -306,6 +311,7 @@ class _Walk:
             yield "window overrun"  # or not, where the reader was quick
         if payload and stream.finished:
             yield "data after FIN"
+            self._given_up[stream_id] = stream.received
             del self._live[stream_id]
             return
         if flags & ACK and not flags & SYN and flags & (FIN | RST):
