@@ -99,7 +99,10 @@ def cut(rng: random.Random, data: bytes) -> list[bytes]:
 
 
 def feed(session: Session, pieces: Iterable[bytes]) -> list[Event]:
-    return [event for piece in pieces for event in session.receive(piece, 1.0)]
+    events = [event for piece in pieces for event in session.receive(piece, 1.0)]
+    while session.has_more:
+        events += session.receive(b"", 1.0)
+    return events
 
 
 def normal(events: Iterable[Event]) -> list[Event]:

@@ -1,5 +1,7 @@
 """`transport.Stream` over a stream of our muxer."""
 
+from collections.abc import Callable
+
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamEOF, MuxedStreamError
 
 from aigrid.node.network.muxed_stream import MuxedStream
@@ -48,6 +50,17 @@ class Libp2pStream:
                     "The peer sent too much.", Code.FRAME_TOO_LARGE, peer=self._peer_id
                 )
         return data
+
+    @property
+    def room_bytes(self) -> int:
+        return self._raw.room_bytes
+
+    def send_now(self, data: bytes) -> None:
+        self._raw.write_now(data)
+
+    def deliver(self, sink: Callable[[bytes], None]) -> None:
+        if self._left_bytes is None:
+            self._raw.deliver(sink)
 
     async def close(self) -> None:
         await self._raw.close()

@@ -231,6 +231,16 @@ class MemoryStream:
             self._count("bytes_sent", len(data))
         await trio.lowlevel.cancel_shielded_checkpoint()
 
+    @property
+    def room_bytes(self) -> int:
+        return 0
+
+    def send_now(self, data: bytes) -> None:
+        """There is never room."""
+
+    def deliver(self, sink: Callable[[bytes], None]) -> None:
+        """Bytes arrive when time passes, not when somebody sends them."""
+
     async def receive_some(self, max_bytes: int) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
         incoming = self._incoming

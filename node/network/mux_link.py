@@ -14,6 +14,7 @@ from libp2p.io.exceptions import ConnectionClosedError
 from aigrid.node.network.tcp import TcpStream
 
 LENGTH_BYTES: Final = 2  # before each Noise message, big-endian
+DECIPHERED_AT_ONCE: Final = 64
 
 
 class SecuredConnection(Protocol):
@@ -30,11 +31,18 @@ class MuxLink(Protocol):
     def is_full(self) -> bool:
         """Whether something is pending, and nothing may be sent."""
 
+    @property
+    def sends_at_once(self) -> bool:
+        """Whether `send` is a call of the system: few large ones are better than many."""
+
     def send(self, messages: list[bytes]) -> None:
-        """Send each as one Noise message, or keep it pending. Raises OSError."""
+        """Send each as one Noise message, or keep it pending. Raises nothing."""
 
     async def advance(self) -> None:
-        """Send some of what is pending; waits until the peer takes it."""
+        """Send some of what is pending; waits until the peer takes it.
+
+        Raises an error of the library, of trio or of the system once the connection is gone.
+        """
 
     async def receive(self) -> list[bytes]:
         """What the peer sent, at least one message. Raises an error at the end."""
@@ -42,6 +50,8 @@ class MuxLink(Protocol):
 
 class PlainLink:
     """Through the library, message by message. Cancelling `advance` tears the connection."""
+
+    sends_at_once = False
 
     def __init__(self, conn: SecuredConnection) -> None:
         self._conn = conn
@@ -74,6 +84,8 @@ class FusedLink:
         early: what was deciphered during the handshake and not yet used.
     """
 
+    sends_at_once = True
+
     def __init__(
         self, tcp: TcpStream, encrypt: Cipher, decrypt: Cipher, early: bytes = b""
     ) -> None:
@@ -81,7 +93,8 @@ class FusedLink:
         self._encrypt = encrypt
         self._decrypt = decrypt
         self._early = early
-        self._partial = b""
+        self._rest = b""  # received, not deciphered
+        self._has_more = False  # of it, a whole message
         self._pending = memoryview(b"")
 
     @property
@@ -93,7 +106,10 @@ class FusedLink:
         for message in messages:
             ciphertext = self._encrypt(None, message)
             parts += (len(ciphertext).to_bytes(LENGTH_BYTES, "big"), ciphertext)
-        sent = self._tcp.send_now(parts)
+        try:
+            sent = self._tcp.send_now(parts)
+        except OSError:
+            sent = 0  # `advance` meets it again, in a task that it may end
         if sent < sum(len(part) for part in parts):
             self._pending = memoryview(b"".join(parts))[sent:]
 
@@ -102,26 +118,38 @@ class FusedLink:
         self._pending = self._pending[self._tcp.send_now([self._pending]) :]
 
     async def receive(self) -> list[bytes]:
-        messages = [self._early] if self._early else []
-        self._early = b""
-        while not messages:
+        if self._early:
+            early, self._early = self._early, b""
+            return [early]
+        if self._has_more:
+            await trio.lowlevel.checkpoint()
+            return self._decipher(b"")
+        while True:
             received = await self._tcp.receive_some()
             if not received:
                 raise ConnectionClosedError("closed by the peer", transport="tcp")
-            self._decipher(received, messages)
-        return messages
+            messages = self._decipher(received)
+            if messages:
+                return messages
 
-    def _decipher(self, received: bytes, messages: list[bytes]) -> None:
-        data = self._partial + received if self._partial else received
+    def _decipher(self, received: bytes) -> list[bytes]:
+        """Whole messages of what was received, some at a time so that others have turns."""
+        messages: list[bytes] = []
+        data = self._rest + received if self._rest else received
         view, position, end = memoryview(data), 0, len(data)
+        self._has_more = False
         while end - position >= LENGTH_BYTES:
             start = position + LENGTH_BYTES
             stop = start + (data[position] << 8 | data[position + 1])
             if stop > end:
                 break
+            if len(messages) == DECIPHERED_AT_ONCE:
+                self._has_more = True
+                break
             messages.append(self._decrypt(None, view[start:stop]))
             position = stop
-        self._partial = data[position:]
+        self._rest = data[position:]
+        return messages
 
 
 async def advance_within(link: MuxLink, seconds: float) -> bool:

@@ -4,8 +4,10 @@ Duck-types `libp2p.abc.IMuxedStream`. Reading and writing may be cancelled at an
 is handed to the connection whole or not at all, and bytes leave the buffer only when returned.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+import structlog
 import trio
 from libp2p.stream_muxer.exceptions import (
     MuxedStreamClosed,
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from aigrid.node.network.muxer import Muxer
 
 CALLS_PER_CHECKPOINT = 16
+_log = structlog.get_logger(__name__)
 WRITTEN_AT_ONCE_BYTES = 4 * PAYLOAD_MAX_BYTES
 
 
@@ -37,6 +40,7 @@ class MuxedStream:
         self.is_initiator = state.ours
         self._state = state
         self._buffer = ReceiveBuffer()
+        self._sink: Callable[[bytes], None] | None = None
         self._changed: trio.Event | None = None
         self._calls = 0
 
@@ -93,6 +97,22 @@ class MuxedStream:
         self.conn.flush()
         return data
 
+    def deliver(self, sink: Callable[[bytes], None]) -> None:
+        """Hand to `sink` what arrives, at once, so that `read` finds nothing but the end."""
+        self._sink = sink
+        if self._buffer:
+            self._hand_over(self._buffer.take(len(self._buffer)))
+
+    def _hand_over(self, data: bytes) -> None:
+        self.conn.session.consumed(self._state, len(data))
+        if self._sink is not None:
+            try:
+                self._sink(data)
+            except Exception as error:  # noqa: BLE001 - boundary: what serves one stream ends no other
+                _log.error("stream_sink_failed", error=type(error).__name__)
+                self.abandon()
+        self.conn.flush()
+
     # Writing
 
     async def write(self, data: bytes) -> None:
@@ -105,7 +125,7 @@ class MuxedStream:
         conn, view = self.conn, memoryview(data)
         while view:
             self._check_writable()
-            if conn.is_congested:
+            if not conn.room_bytes:
                 await conn.wait_room()
                 continue
             taken = conn.session.send(self._state, view, WRITTEN_AT_ONCE_BYTES)
@@ -114,6 +134,19 @@ class MuxedStream:
                 continue
             conn.flush()
             view = view[taken:]
+
+    @property
+    def room_bytes(self) -> int:
+        """How much `write_now` takes."""
+        state, conn = self._state, self.conn
+        if state.fin_sent or state.is_reset or conn.dead is not None:
+            return 0
+        return min(state.send_window, conn.room_bytes)
+
+    def write_now(self, data: bytes) -> None:
+        """Hand over at most `room_bytes`, all of it."""
+        self.conn.session.send(self._state, memoryview(data), len(data))
+        self.conn.flush()
 
     def _check_writable(self) -> None:
         if self._state.is_reset:
@@ -140,6 +173,7 @@ class MuxedStream:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def abandon(self) -> None:
+        self._sink = None
         self._buffer.clear()
         self.conn.session.reset(self._state)
         self._settle()
@@ -147,6 +181,7 @@ class MuxedStream:
     async def linger(self, seconds: float) -> None:
         """Our handler is done: wait for the peer's end, throwing away what it still sends."""
         self.conn.session.discard(self._state)
+        self._sink = None
         self._buffer.clear()
         with trio.move_on_after(seconds):
             while not self.closed and self.conn.dead is None:
@@ -160,6 +195,9 @@ class MuxedStream:
     # From the connection
 
     def on_data(self, piece: bytes) -> None:
+        if self._sink is not None:
+            self._hand_over(piece)
+            return
         self._buffer.append(piece)
         self.wake()
 

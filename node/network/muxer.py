@@ -17,6 +17,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.mux_link import MuxLink, PlainLink, advance_within
 from aigrid.node.network.muxed_stream import MuxedStream
+from aigrid.node.network.pass_end import pass_end
 from aigrid.node.network.yamux_events import (
     Ended,
     Event,
@@ -33,6 +34,7 @@ from aigrid.protocol.limits import LIMITS
 
 GOODBYE_SECONDS = 0.05
 MESSAGES_AT_ONCE = 4
+GATHERED_BYTES = 16384
 
 
 class SecuredConnection(Protocol):
@@ -68,6 +70,8 @@ class Muxer:
         )
         self._link = PlainLink(secured_conn) if link is None else link
         self._outgoing, self._room, self._flushed = trio.Event(), trio.Event(), trio.Event()
+        self._gathering = False
+        self._pass_end = pass_end()
         self._pong = trio.Event()
         self._ping_value = 0
         self._round_trip_seconds = 0.0
@@ -133,9 +137,9 @@ class Muxer:
     # Output
 
     @property
-    def is_congested(self) -> bool:
-        """Whether writers of data should wait."""
-        return self.session.unsent_bytes >= LIMITS.mux_unsent_bytes
+    def room_bytes(self) -> int:
+        """How much more data may be queued; at 0, writers should wait."""
+        return max(0, LIMITS.mux_unsent_bytes - self.session.unsent_bytes)
 
     async def wait_room(self) -> None:
         await self._room.wait()
@@ -143,20 +147,37 @@ class Muxer:
     def flush(self) -> None:
         """Send what the session has to send, as far as the link takes it.
 
-        Never waits, so it is never cancelled half-way (T2).
+        What comes first in a pass of the scheduler goes at once; more of the same pass is gathered,
+        up to its end or a size. Never waits, so it is never cancelled half-way (T2).
         """
-        session, link = self.session, self._link
-        if session.unsent_bytes and self.dead is None:
-            try:
-                while session.unsent_bytes and not link.is_full:
-                    link.send(self._next_messages())
-            except OSError as error:
-                self.die(f"connection lost: {type(error).__name__}")
-            if link.is_full:
+        session = self.session
+        due = GATHERED_BYTES if self._gathering else 1
+        if session.unsent_bytes >= due and self.dead is None:
+            self._send()
+            if self._link.is_full:
                 self._outgoing.set()
+            elif self._link.sends_at_once and not self._gathering:
+                self._gathering = True
+                self._pass_end.call(self._on_pass_end)
         if session.violated is not None:
             violation, detail = session.violated
+            self._send()
             self.die(f"protocol violation: {violation}, {detail}")
+
+    def _on_pass_end(self) -> None:
+        self._gathering = False
+        if self.session.unsent_bytes and self.dead is None:
+            self._send()
+            if self._link.is_full:
+                self._pass_end.soon(self._wake_writer)
+
+    def _wake_writer(self) -> None:
+        self._outgoing.set()
+
+    def _send(self) -> None:
+        session, link = self.session, self._link
+        while session.unsent_bytes and not link.is_full:
+            link.send(self._next_messages())
 
     def _next_messages(self) -> list[bytes]:
         messages = [self.session.next_message()]
@@ -172,7 +193,7 @@ class Muxer:
                     self.die("peer stopped reading")
                     return
                 self.flush()
-                if not self.is_congested:
+                if self.room_bytes:
                     self._room.set()
                     self._room = trio.Event()
             self._outgoing = trio.Event()
@@ -184,11 +205,18 @@ class Muxer:
     async def _read_loop(self) -> None:
         while self.dead is None:
             messages = await self._link.receive()
-            now = trio.current_time()
-            for message in messages:
-                for event in self.session.receive(message, now):
-                    self._on_event(event)
+            messages.reverse()
+            while messages and self.dead is None:  # popped: the frame holds none while it waits
+                self._take(messages.pop())
+                while self.session.has_more and self.dead is None:
+                    self.flush()
+                    await trio.lowlevel.checkpoint()
+                    self._take(b"")
             self.flush()
+
+    def _take(self, message: bytes) -> None:
+        for event in self.session.receive(message, trio.current_time()):
+            self._on_event(event)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Received):
@@ -277,8 +305,9 @@ class Muxer:
         with trio.CancelScope(shield=True):
             if self.is_established:
                 self.session.go_away(error_code)
-                self.flush()
+                self._send()
                 if self._link.is_full:
+                    self._outgoing.set()
                     with trio.move_on_after(GOODBYE_SECONDS):
                         await self._flushed.wait()
             self.die("closed here")

@@ -73,7 +73,7 @@ class ClientStream(StreamTasks):
             RemoteError: `timeout`, `connection_lost`, or what the peer answered.
         """
         bodies = self._bodies
-        if bodies and self._run < _RUN_MAX:
+        if self._ready and self._run < _RUN_MAX:
             self._run += 1
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
@@ -87,12 +87,16 @@ class ClientStream(StreamTasks):
         self._check_end()
         return None
 
+    @property
+    def _ready(self) -> bool:
+        return bool(self._bodies) or self._outcome is not None or self.failure is not None
+
     async def _wait(self, silence_seconds: float) -> None:
-        if self._bodies or self._outcome is not None or self.failure is not None:
+        if self._ready:
             await trio.lowlevel.checkpoint()
             return
         with trio.move_on_after(silence_seconds) as scope:
-            while not (self._bodies or self._outcome is not None or self.failure is not None):
+            while not self._ready:
                 await self._arrival.park()
         if scope.cancelled_caught:
             silent = f"nothing came for {silence_seconds:g} s"

@@ -24,7 +24,7 @@ def lost(peer_id: str) -> RemoteError:
 class StreamTasks:
     """One reader and one writer, both in the nursery of whoever owns the stream.
 
-    The reader always reads, so a slow consumer never blocks the connection: what may wait is
+    What arrives is always taken, so a slow consumer never blocks the connection: what may wait is
     bounded by the credit that the exchange gives. `failure` is set once the stream is of no use.
     """
 
@@ -33,6 +33,7 @@ class StreamTasks:
         self._exchange = exchange
         self._scope = trio.CancelScope()
         self._writable = trio.lowlevel.ParkingLot()
+        self._writing = False
         self.failure: RemoteError | None = None
 
     @property
@@ -60,9 +61,14 @@ class StreamTasks:
         self._scope.deadline = deadline
 
     def flush(self) -> None:
-        """Let the writer write what the exchange has ready."""
-        if self._exchange.unsent_bytes:
+        """Send what the exchange has ready: now, or by the writer if that takes waiting."""
+        unsent_bytes = self._exchange.unsent_bytes
+        if not unsent_bytes:
+            return
+        if self._writing or unsent_bytes > self._stream.room_bytes:
             self._writable.unpark()
+        else:
+            self._stream.send_now(self._exchange.data_to_send())
 
     async def run(self) -> None:
         """Serve the stream until it fails or the peer ends it. Raises nothing but bugs."""
@@ -96,27 +102,37 @@ class StreamTasks:
         """After the events of one read."""
 
     async def _read(self) -> None:
+        """Most of what arrives comes by `deliver`, the end and what waited for it comes here."""
         receive = self._stream.receive_some
+        self._stream.deliver(self._arrived)
         try:
             while data := await receive(_READ_MAX_BYTES):
-                self._take(data)
-                self._on_read()
-                self._wake()
-                self.flush()
+                self._arrived(data)
         except RemoteError as error:
             self.fail(error)
 
-    def _take(self, data: bytes) -> None:
+    def _arrived(self, data: bytes) -> None:
         # Not in `_read`: its frame would hold the last event, a whole request, as long as it waits.
-        for event in self._exchange.receive(data):
-            self._on_event(event)
+        if self.failure is not None:
+            return
+        try:
+            for event in self._exchange.receive(data):
+                self._on_event(event)
+        except RemoteError as error:
+            self.fail(error)
+            return
+        self._on_read()
+        self._wake()
+        self.flush()
 
     async def _write(self) -> None:
         exchange = self._exchange
         try:
             while True:
                 if exchange.unsent_bytes:
+                    self._writing = True
                     await self._stream.send_all(exchange.data_to_send())
+                    self._writing = False
                 else:
                     await self._writable.park()
         except RemoteError as error:

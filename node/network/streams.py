@@ -125,9 +125,13 @@ class RpcClient:
         self, peer_id: str, request: bytes, *, silence_seconds: float, urgent: bool = False
     ) -> bytes:
         """The one body of the answer; `protocol_violation` when there is another number of them."""
+        bodies: list[bytes] = []
         call = self.call(peer_id, request, silence_seconds=silence_seconds, urgent=urgent)
         async with call as answer:
-            bodies = [body async for body in _first(answer, 2)]
+            async for body in answer:
+                bodies.append(body)
+                if len(bodies) > 1:
+                    break
         if len(bodies) != 1:
             raise RemoteError(f"{len(bodies)} bodies where one was due", peer=peer_id)
         return bodies[0]
@@ -143,19 +147,28 @@ class RpcClient:
         streams_max = self._limits.streams_per_peer_max
         kept_free = 0 if urgent else self._limits.streams_urgent
         busy_max = max(1, streams_max - kept_free)
+        idle = None if fresh else self._idle(peer_id, busy_max)
+        if idle is not None:  # as a rule: worth no scope
+            return idle, True
         with trio.move_on_after(silence_seconds):
             while True:
+                idle = None if fresh else self._idle(peer_id, busy_max)
+                if idle is not None:
+                    return idle, True
                 peer = self._peers.setdefault(peer_id, _Peer())
                 if peer.count - len(peer.idle) < busy_max:
-                    stream = None if fresh else _pop_idle(peer)
-                    if stream is not None:
-                        return stream, True
                     if peer.count < streams_max:
                         return await self._open(peer_id, peer), False
                     if fresh and peer.idle:
                         peer.idle.popleft().fail(lost(peer_id))
                 await self._queue(peer_id, peer)
         raise RemoteError("no stream to the peer in time", Code.TIMEOUT, peer=peer_id)
+
+    def _idle(self, peer_id: str, busy_max: int) -> ClientStream | None:
+        peer = self._peers.get(peer_id)
+        if peer is None or peer.count - len(peer.idle) >= busy_max:
+            return None
+        return _pop_idle(peer)
 
     async def _queue(self, peer_id: str, peer: _Peer) -> None:
         limits = self._limits
@@ -232,14 +245,6 @@ def _pop_idle(peer: _Peer) -> ClientStream | None:
         if stream.usable:
             return stream
     return None
-
-
-async def _first(answer: AsyncIterator[bytes], count: int) -> AsyncIterator[bytes]:
-    async for body in answer:
-        yield body
-        count -= 1
-        if not count:
-            return
 
 
 class _Call:

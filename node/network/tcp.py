@@ -9,6 +9,7 @@ import errno
 import ipaddress
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import ifaddr
@@ -64,9 +65,14 @@ class TcpStream:
         return await self.read(len(self._buffer))
 
     async def _receive(self) -> bytes:
+        sock, data = self._stream.socket, None
         try:
-            data = bytes(await self._stream.receive_some(READ_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            while data is None:
+                # Waiting first: what has come is mostly all there is, and asking again costs.
+                await trio.lowlevel.wait_readable(sock)
+                with suppress(BlockingIOError):
+                    data = os.read(sock.fileno(), READ_BYTES)
+        except (trio.ClosedResourceError, OSError) as error:
             raise ConnectionClosedError(str(error), transport="tcp") from error
         self.received_bytes += len(data)
         self._traffic.received += len(data)

@@ -72,6 +72,19 @@ class Stream(Protocol):
     async def receive_some(self, max_bytes: int) -> bytes:
         """At least one byte; b"" at a clean end. Raises RemoteError(connection_lost)."""
 
+    @property
+    def room_bytes(self) -> int:
+        """How much may be sent without waiting; 0 too where a stream cannot tell."""
+
+    def send_now(self, data: bytes) -> None:
+        """Send at most `room_bytes`, while no `send_all` is under way. Never raises."""
+
+    def deliver(self, sink: Callable[[bytes], None]) -> None:
+        """Hand to `sink` what arrives, at once, so that `receive_some` tells of the end alone.
+
+        A stream that cannot goes on giving everything to `receive_some`.
+        """
+
     async def close(self) -> None:
         """End our side; never raises."""
 

@@ -54,6 +54,7 @@ from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import LIMITS, Limits
 
 _ENDING: Final = FIN | RST
+_STEPS_MAX: Final = 128  # headers and payloads looked at in one call
 
 
 class Session:
@@ -74,7 +75,8 @@ class Session:
         self._control_bytes = 0
         self._patience = float(limits.mux_provocations_max)
         self._patience_at = 0.0
-        # A header that has not arrived whole, or the data frame whose payload is arriving
+        # Bytes not looked at, a header that is not whole, or the frame whose payload is arriving
+        self._rest = b""
         self._partial = bytearray()
         self._body_left = self._body_flags = 0
         self._body_stream: StreamState | None = None
@@ -85,13 +87,24 @@ class Session:
 
     # What arrives
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `receive(b"")` has more to tell: one call does so much, others have turns."""
+        return bool(self._rest)
+
     def receive(self, received: bytes, now: float) -> list[Event]:
         """The events of these bytes, however they were cut. `now` is in seconds, monotonic."""
         events: list[Event] = []
         if self.violated is not None:
             return events
-        position, end = 0, len(received)
+        if self._rest:
+            received, self._rest = self._rest + received, b""
+        position, end, steps = 0, len(received), 0
         while position < end and self.violated is None:
+            if steps == _STEPS_MAX:
+                self._rest = received[position:]
+                break
+            steps += 1
             if self._body_left:
                 position = self._on_body(received, position, events, now)
             elif not self._partial and end - position >= HEADER_BYTES:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.security.secure_session import SecureSession
@@ -222,12 +223,55 @@ async def test_anything_but_noise_over_our_tcp_goes_through_the_library() -> Non
 async def test_write_leaves_at_once() -> None:
     end, other = await secured()
     stream = await end.open_stream()
+    await trio.testing.wait_all_tasks_blocked()  # the pass in which it was opened is over
     before = fused(end)._tcp._traffic.sent
     await stream.write(b"x" * 1024)
     # One Noise message of one frame, with no task having run in between
     assert fused(end)._tcp._traffic.sent - before == 2 + 16 + frames.HEADER_BYTES + 1024
     for one in (end, other):
         await one.close()
+
+
+async def test_flood_of_small_frames_or_messages_leaves_others_their_turns(
+    nursery: trio.Nursery,
+) -> None:
+    end, other = await secured()
+    nursery.start_soon(end.start)
+    stream = await other.open_stream()
+    await end.accept_stream()
+    session: Any = other.secured_conn
+    update = frames.window_update(stream.stream_id, 1)
+    sealed = [session.conn.encrypt(plain) for plain in [update] * 3000 + [update * 5000]]
+    packets = b"".join(len(one).to_bytes(2, "big") + one for one in sealed)
+    with trio.fail_after(PATIENCE_SECONDS):
+        await fused(other)._tcp.write(packets)
+    turns = 0
+    state = end.session.streams[stream.stream_id]
+    with trio.fail_after(PATIENCE_SECONDS):
+        while state.send_window < frames.INITIAL_WINDOW_BYTES + 8000:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    assert turns > 60  # in a few reads of the socket
+
+
+async def test_socket_that_is_full_at_the_end_of_a_pass_is_written_to_again(
+    nursery: trio.Nursery,
+) -> None:
+    end, other = await secured()
+    nursery.start_soon(end.start)
+    stream, link = await end.open_stream(), fused(end)
+    end.session.receive(frames.window_update(stream.stream_id, 1 << 30), 0.0)
+    while not link.is_full:
+        await stream.write(b"at once")
+        await stream.write(bytes(12_000))  # with the pass
+        await trio.lowlevel.checkpoint()
+
+    async def read() -> None:
+        while True:
+            await fused(other)._tcp.receive_some()
+
+    nursery.start_soon(read)
+    await nodes.eventually(lambda: not link.is_full)
 
 
 async def test_peer_that_reads_nothing_holds_a_bounded_amount_and_is_let_go(
@@ -241,7 +285,7 @@ async def test_peer_that_reads_nothing_holds_a_bounded_amount_and_is_let_go(
         end.session.receive(frames.window_update(stream.stream_id, 1 << 30), 0.0)
     for stream in streams:
         nursery.start_soon(expect_lost, stream.write, bytes(MIB))
-    await nodes.eventually(lambda: end.is_congested)
+    await nodes.eventually(lambda: not end.room_bytes)
     one_write = 4 * frames.NOISE_MESSAGE_MAX_BYTES
     assert end.session.unsent_bytes < LIMITS.mux_unsent_bytes + one_write
     assert len(fused(end)._pending) <= one_write + 100

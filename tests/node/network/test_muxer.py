@@ -115,6 +115,69 @@ async def test_frames_fit_one_noise_message_and_updates_are_rare(
     assert len(writes_of(ends[1])) < 100
 
 
+async def test_delivered_bytes_include_what_waited_and_no_read_finds_them(
+    autojump_clock: object, ends: Ends
+) -> None:
+    ours, theirs = await connected_streams(ends)
+    got: list[bytes] = []
+    await ours.write(b"before ")
+    await trio.sleep(1)
+    theirs.deliver(got.append)
+    total = 4 * frames.INITIAL_WINDOW_BYTES  # the window is given back without a read
+    with trio.fail_after(5):
+        await ours.write(bytes(total))
+        await ours.close()
+        with pytest.raises(MuxedStreamEOF):
+            await theirs.read()
+    assert b"".join(got) == b"before " + bytes(total)
+
+
+async def test_sink_that_raises_costs_only_its_stream(autojump_clock: object, ends: Ends) -> None:
+    ours, theirs = await connected_streams(ends)
+
+    def burst(_data: bytes) -> None:
+        raise RuntimeError
+
+    theirs.deliver(burst)
+    await ours.write(b"x")
+    with trio.fail_after(5), pytest.raises(MuxedStreamReset):
+        await ours.read()
+    await connected_streams(ends)
+    assert ends[1].dead is None
+
+
+async def test_stream_opened_twice_before_anybody_looked_is_one(
+    autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    left, right = trio.testing.memory_stream_pair()
+    victim = Muxer(Pipe(right, is_initiator=False), "peer")
+    nursery.start_soon(victim.start)
+    opening = frames.window_update(1, 0, frames.SYN)
+    await left.send_all(
+        opening
+        + frames.window_update(1, 0, frames.RST)
+        + opening
+        + frames.data(1, memoryview(b"x"))
+        + frames.window_update(3, 0, frames.SYN)
+    )
+    with trio.fail_after(5):
+        assert await (await victim.accept_stream()).read() == b"x"
+        assert (await victim.accept_stream()).stream_id == 3
+
+
+async def test_room_says_what_may_be_written_at_once(autojump_clock: object, ends: Ends) -> None:
+    ours, theirs = await connected_streams(ends)
+    await trio.sleep(1)
+    assert ours.room_bytes == frames.INITIAL_WINDOW_BYTES
+    ours.write_now(bytes(1000))
+    assert ours.room_bytes == frames.INITIAL_WINDOW_BYTES - 1000
+    assert await theirs.read() == bytes(1000)
+    await ours.close()
+    assert ours.room_bytes == 0
+    ends[1].die("gone")
+    assert theirs.room_bytes == 0
+
+
 async def test_window_bounds_what_an_idle_reader_holds(autojump_clock: object, ends: Ends) -> None:
     ours, theirs = await connected_streams(ends)
     with trio.move_on_after(1):
@@ -223,8 +286,9 @@ async def test_data_after_the_end_and_too_much_of_it_cost_only_their_stream(
     hostile.session._outbox.append(frames.data(ours.stream_id, memoryview(b"more")))
     hostile.session.unsent_bytes += frames.HEADER_BYTES + 4
     hostile.flush()
+    await trio.sleep(1)
     with pytest.raises(MuxedStreamReset):
-        await theirs.write(await theirs.read())
+        await theirs.read()
     window = frames.INITIAL_WINDOW_BYTES
     held = []
     for _ in range(victim.session.memory_max_bytes // window + 8):

@@ -123,6 +123,18 @@ def test_window_is_given_back_by_halves_and_raised_when_it_may() -> None:
     assert sent_by(session) == [(frames.WINDOW_UPDATE, 0, 1, MIB - WINDOW + 1)]
 
 
+def test_frames_beyond_a_number_are_left_for_the_next_call() -> None:
+    session = listener()
+    data = opening() + frames.window_update(1, 1) * 300
+    events, calls = session.receive(data[:-5], 0.0), 1
+    while session.has_more:
+        assert len(events) <= 128 * calls
+        events += session.receive(data[-5:] if calls == 1 else b"", 0.0)
+        calls += 1
+    assert events == [Opened(1), *[Writable(1)] * 300]
+    assert calls == 3
+
+
 def test_late_frames_of_a_stream_that_is_over_mean_nothing() -> None:
     session = Session(is_initiator=True)
     stream = session.open()
