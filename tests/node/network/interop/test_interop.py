@@ -1,7 +1,8 @@
 """Our node with js-libp2p and with stock py-libp2p, each in a process of its own, both ways."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -142,11 +143,7 @@ async def test_stream_given_up_in_the_middle_ends_for_the_other_and_harms_none(
         await stream.send_all(ENDLESS_BYTES.to_bytes(8, "big"))
         await exactly(stream, 1024)
         await stream.reset()
-        ended: list[str] = []
-        while not ended:
-            await trio.sleep(0.05)
-            ended = await process.ask("served")
-        assert ended == [f"{peers.SOURCE} broken"]
+    assert await told(lambda: process.ask("served")) == [f"{peers.SOURCE} broken"]
     await process.ask("abort", bytes=ENDLESS_BYTES)
     await nodes.eventually(lambda: met.ended == ["broken"])
     assert await nodes.ask(met.node, process.where.peer_id, b"alive") == b"alive"
@@ -157,37 +154,39 @@ async def test_gossip_is_heard_both_ways(process: Peer, met: Ours) -> None:
     topic = "topic"
     async with met.node.subscribe(topic) as heard:
         await process.ask("subscribe", topic=topic)
-        mesh = met.node._library.gossip.mesh
-        await nodes.eventually(lambda: mesh.get(topic))
+        await nodes.eventually(lambda: met.node._library.gossip.mesh.get(topic))
+        await told(lambda: process.ask("mesh", topic=topic))
+        await process.ask("heard")
+        await met.node.publish(topic, b"from us")
+        assert await told(lambda: process.ask("heard")) == [b"from us".hex()]
+        await process.ask("publish", topic=topic, data=b"from them".hex())
         with trio.fail_after(PATIENCE_SECONDS):
-            while not await process.ask("mesh", topic=topic):
-                await trio.sleep(0.05)
-            await process.ask("heard")
-            await met.node.publish(topic, b"from us")
-            got: list[str] = []
-            while not got:
-                await trio.sleep(0.05)
-                got = await process.ask("heard")
-            assert got == [b"from us".hex()]
-            await process.ask("publish", topic=topic, data=b"from them".hex())
             assert await heard.__anext__() == (process.where.peer_id, b"from them")
 
 
-async def test_hints_are_found_both_ways(
-    process: Peer, met: Ours, request: pytest.FixtureRequest
-) -> None:
-    identity = met.node._library.peer_id
+async def test_hints_are_found_both_ways(process: Peer, met: Ours) -> None:
+    node = met.node
+    ours, theirs = f"ours {node.peer_id}", f"theirs {node.peer_id}"
+    await nodes.eventually(node._library.dht.routing_table.size)
+    await node.provide(ours)
+
+    async def seen_by_them() -> bool:
+        return node.peer_id in await process.ask("providers", key=key(ours))
+
+    async def seen_by_us() -> bool:
+        return process.where.peer_id in {one.peer_id for one in await node.find_providers(theirs)}
+
+    assert await told(seen_by_them)
+    await process.ask("provide", key=key(theirs))
+    assert await told(seen_by_us)
+
+
+async def told(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """What `ask` gives once that is not nothing: no event reaches over to another process."""
     with trio.fail_after(PATIENCE_SECONDS):
-        while not met.node._library.dht.routing_table.size():
+        while not (said := await ask()):  # noqa: ASYNC110
             await trio.sleep(0.05)
-        ours, theirs = f"ours {identity}", f"theirs {identity}"
-        await met.node.provide(ours)
-        while met.node.peer_id not in await process.ask("providers", key=key(ours)):
-            await trio.sleep(0.2)
-        await process.ask("provide", key=key(theirs))
-        found: set[str] = set()
-        while process.where.peer_id not in found:
-            found = {one.peer_id for one in await met.node.find_providers(theirs)}
+    return said
 
 
 def key(name: str) -> str:
