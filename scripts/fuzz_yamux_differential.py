@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from scripts import npm
 from scripts.yamux import conversations, js, sides
 from scripts.yamux.conversations import Script
-from scripts.yamux.differences import CONNECTION, DIFFERENCES, Finding, findings
+from scripts.yamux.differences import CONNECTION, DIFFERENCES
 from scripts.yamux.sides import Observed
+from scripts.yamux.walk import Finding, findings
 
 
 @dataclass
@@ -99,6 +100,10 @@ def difference(ours: Observed, theirs: Observed, apart: frozenset[int] = frozens
     for what in ("pongs", "went_away"):
         if getattr(ours, what) != getattr(theirs, what):
             return f"{what}: {getattr(ours, what)}, {getattr(theirs, what)}"
+    for stream_id in sorted(ours.written.keys() | theirs.written.keys()):
+        wrote = ours.written.get(stream_id, 0), theirs.written.get(stream_id, 0)
+        if stream_id not in apart and wrote[0] != wrote[1]:
+            return f"written on {stream_id}: {wrote[0]}, {wrote[1]}"
     for what in ("finished", "reset"):
         mine, other = getattr(ours, what) - apart, getattr(theirs, what) - apart
         if mine != other:

@@ -16,10 +16,11 @@ FLAGS = (frames.SYN, frames.ACK, frames.FIN, frames.RST)
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What the application under test does: `open` a stream, or `close` or `reset` this one."""
+    """What the application under test does: `open`; `close`, `reset` or `write` to this stream."""
 
     verb: str
     stream_id: int = 0
+    size: int = 0
 
 
 Step = bytes | Act
@@ -114,6 +115,9 @@ def _stream(rng: random.Random, stream_id: int, *, ours: bool) -> list[Step]:
         first = 0
     if not ours and rng.random() < 0.2:
         lane.insert(rng.randrange(1, len(lane) + 1), Act("close", stream_id)) if lane else None
+    if lane and rng.random() < 0.25:
+        at = rng.randrange(0 if ours else 1, len(lane) + 1)
+        lane.insert(at, Act("write", stream_id, _written(rng)))
     end = rng.choice(("fin", "fin", "fin", "data fin", "rst", "open", "act"))
     if end == "fin":
         lane.append(update(stream_id, 0, first | frames.FIN))
@@ -130,6 +134,10 @@ def _stream(rng: random.Random, stream_id: int, *, ours: bool) -> list[Step]:
 
 def _size(rng: random.Random) -> int:
     return rng.choice((0, 1, rng.randrange(40), rng.randrange(400), rng.randrange(9000)))
+
+
+def _written(rng: random.Random) -> int:
+    return rng.choice((1, rng.randrange(9000), WINDOW_BYTES, rng.randrange(2 * WINDOW_BYTES)))
 
 
 # Mutations: each changes `steps` in place.
@@ -244,6 +252,11 @@ def _reuse_id(rng: random.Random, steps: list[Step]) -> None:
     steps += [update(some, 0, frames.SYN), data(some, b"second life")]
 
 
+def _allow(rng: random.Random, steps: list[Step]) -> None:
+    some = _known_id(rng, steps)
+    _insert(rng, steps, *(update(some, rng.choice((1, 13, 70_000, 1 << 31))) for _ in range(2)))
+
+
 def _overrun(rng: random.Random, steps: list[Step]) -> None:
     some, size = _known_id(rng, steps), rng.choice((WINDOW_BYTES // 4, WINDOW_BYTES + 1))
     _insert(rng, steps, *(data(some, bytes(size)) for _ in range(rng.randrange(1, 6))))
@@ -280,13 +293,14 @@ def _flip_bit(rng: random.Random, steps: list[Step]) -> None:
 
 
 def _act(rng: random.Random, steps: list[Step]) -> None:
-    verb = rng.choice(("open", "close", "close", "reset"))
-    _insert(rng, steps, Act(verb, _known_id(rng, steps)))
+    verb = rng.choice(("open", "close", "close", "reset", "write"))
+    _insert(rng, steps, Act(verb, _known_id(rng, steps), _written(rng)))
 
 
 MUTATIONS = (
     _change_flags, _toggle_flag, _change_id, _change_length, _change_kind, _change_version,
-    _repeat, _drop, _move, _flag_again, _flag_again, _speak_after_the_end, _reuse_id, _overrun,
+    _repeat, _drop, _move, _flag_again, _flag_again, _speak_after_the_end, _reuse_id, _allow,
+    _overrun,
     _many_streams, _ping, _go_away, _garbage, _flip_bit, _act, _act,
 )  # fmt: skip
 

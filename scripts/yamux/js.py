@@ -57,5 +57,5 @@ def running() -> Iterator[JsSide]:
 
 def _json(step: Step) -> dict[str, object]:
     if isinstance(step, Act):
-        return {"verb": step.verb, "stream_id": step.stream_id}
+        return {"verb": step.verb, "stream_id": step.stream_id, "size": step.size}
     return {"bytes": base64.b64encode(step).decode()}

@@ -63,6 +63,9 @@ class Side {
     } else {
       const seen = this.streams.findLast(one => one.stream.streamId === step.stream_id)
       if (step.verb === 'close') seen?.stream.close().catch(() => {})
+      if (step.verb === 'write') {
+        try { seen?.stream.send(Buffer.alloc(step.size)) } catch { /* what arrives is what counts */ }
+      }
       if (step.verb === 'reset') seen?.stream.abort(new Error('given up'))
     }
     await settled()

@@ -1,6 +1,7 @@
 """Our muxer and stock py-libp2p's, each put through a script over a connection in memory.
 
-Time is a `trio.testing.MockClock` that stands still: no keep-alive interferes.
+Time is a `trio.testing.MockClock` that stands still, but for stock's writers, who poll. So no
+keep-alive interferes.
 """
 
 import base64
@@ -21,6 +22,7 @@ from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.muxed_stream import ConnectionLostError
 from aigrid.node.network.muxer import Muxer
 
+POLL_SECONDS = 0.02  # longer than stock's writers sleep before they look at the window again
 CUSHION_SECONDS = 1e-5  # after everybody who waits likewise without one
 
 
@@ -47,6 +49,7 @@ class Observed:
         pongs: the values answered, in order.
         finished, reset: ids for which the end under test sent FIN and RST.
         went_away: codes of the go-aways it sent.
+        written: bytes of data that it sent, by id.
     """
 
     ended: bool
@@ -55,6 +58,7 @@ class Observed:
     finished: frozenset[int] = frozenset()
     reset: frozenset[int] = frozenset()
     went_away: tuple[int, ...] = ()
+    written: Mapping[int, int] = field(default_factory=dict)
 
 
 def observed(streams: dict[str, StreamSeen], sent: bytes, *, ended: bool) -> Observed:
@@ -63,6 +67,7 @@ def observed(streams: dict[str, StreamSeen], sent: bytes, *, ended: bool) -> Obs
     went_away: list[int] = []
     finished: set[int] = set()
     reset: set[int] = set()
+    written: Counter[int] = Counter()
     position = 0
     while position + frames.HEADER.size <= len(sent):
         _, kind, flags, stream_id, length = frames.HEADER.unpack_from(sent, position)
@@ -74,8 +79,15 @@ def observed(streams: dict[str, StreamSeen], sent: bytes, *, ended: bool) -> Obs
         elif kind != frames.PING:
             finished |= {stream_id} if flags & frames.FIN else set()
             reset |= {stream_id} if flags & frames.RST else set()
+            written[stream_id] += length if kind == frames.DATA else 0
     return Observed(
-        ended, streams, tuple(pongs), frozenset(finished), frozenset(reset), tuple(went_away)
+        ended,
+        streams,
+        tuple(pongs),
+        frozenset(finished),
+        frozenset(reset),
+        tuple(went_away),
+        {stream_id: count for stream_id, count in written.items() if count},
     )
 
 
@@ -167,6 +179,7 @@ class _Side:
         self._muxer, self._link, self._nursery = muxer, link, nursery
         self._readers: dict[str, _Reader] = {}
         self._times: Counter[int] = Counter()
+        self._writing = 0
 
     @property
     def ended(self) -> bool:
@@ -180,9 +193,10 @@ class _Side:
             if isinstance(step, bytes):
                 self._link.feed(step)
             else:
-                await trio.testing.wait_all_tasks_blocked(CUSHION_SECONDS)
+                await self._settle()
                 await self._act(step)
-        await trio.testing.wait_all_tasks_blocked(CUSHION_SECONDS)
+                await self._settle()
+        await self._settle()
         streams = {key: reader.seen() for key, reader in self._readers.items()}
         return observed(streams, bytes(self._link.sent), ended=self.ended)
 
@@ -194,8 +208,29 @@ class _Side:
             return
         times = self._times[act.stream_id]
         reader = self._readers.get(f"{act.stream_id}.{times}")
-        if reader is not None:
+        if reader is None:
+            return
+        if act.verb == "write":
+            self._nursery.start_soon(self._write, reader.stream, bytes(act.size))
+        else:
             await (reader.stream.close() if act.verb == "close" else reader.stream.reset())
+
+    async def _settle(self) -> None:
+        await trio.testing.wait_all_tasks_blocked(CUSHION_SECONDS)
+        if self._writing and isinstance(self._muxer, Yamux):
+            clock = trio.lowlevel.current_clock()
+            assert isinstance(clock, trio.testing.MockClock)
+            clock.jump(POLL_SECONDS)
+            await trio.testing.wait_all_tasks_blocked(CUSHION_SECONDS)
+
+    async def _write(self, stream: Any, data: bytes) -> None:
+        self._writing += 1
+        try:
+            await stream.write(data)
+        except (MuxedStreamError, ConnectionError):
+            pass  # what arrives is what counts
+        finally:
+            self._writing -= 1
 
     async def _accept(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from scripts import npm
 from scripts.fuzz_yamux_differential import Judges, difference, fuzz, judges
 from scripts.yamux import conversations, differences
 from scripts.yamux.conversations import Act, Script, data, update
+from scripts.yamux.walk import findings
 
 from aigrid.node.network.yamux_frames import FIN, RST, SYN
 
@@ -40,7 +41,7 @@ def test_every_listed_difference_is_one(three: Judges, name: str) -> None:
     """And is none with the sides that it does not name."""
     listed = differences.DIFFERENCES[name]
     seen = three.put_through(listed.example)
-    found = differences.findings(listed.example)
+    found = findings(listed.example)
     assert [finding.name for finding in found][:1] == [name]
     differing = {side for side in ("stock", "js") if difference(seen["ours"], seen[side])}
     assert differing == set(listed.sides)
