@@ -44,7 +44,8 @@ def test_every_listed_difference_is_one(three: Judges, name: str) -> None:
     found = findings(listed.example)
     assert [finding.name for finding in found][:1] == [name]
     differing = {side for side in ("stock", "js") if difference(seen["ours"], seen[side])}
-    assert differing == set(listed.sides)
+    assert differing <= set(listed.sides)
+    assert listed.by_chance or differing == set(listed.sides)
 
 
 def test_the_document_has_the_list() -> None:
