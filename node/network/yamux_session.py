@@ -54,7 +54,7 @@ from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import LIMITS, Limits
 
 _ENDING: Final = FIN | RST
-_STEPS_MAX: Final = 128  # headers and payloads looked at in one call
+_STEPS_MAX: Final = 32  # headers and payloads looked at in one call
 
 
 class Session:

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 import pytest
 import trio
@@ -14,7 +13,7 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamEOF,
     MuxedStreamReset,
 )
-from libp2p.stream_muxer.yamux.yamux import Yamux
+from tests.node.network.mux_pipes import Pipe, pipes
 
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.muxed_stream import ConnectionLostError, MuxedStream
@@ -22,42 +21,6 @@ from aigrid.node.network.muxer import Muxer
 from aigrid.protocol.limits import LIMITS
 
 Ends = tuple[Muxer, Muxer]
-
-
-class Pipe:
-    """A secured connection in memory."""
-
-    def __init__(self, stream: trio.abc.Stream, *, is_initiator: bool) -> None:
-        self._stream = stream
-        self.is_initiator = is_initiator
-        self.writes: list[bytes] = []
-
-    async def read(self, n: int | None = None) -> bytes:
-        data = bytes(await self._stream.receive_some(n))
-        if not data:
-            raise ConnectionError("closed")
-        return data
-
-    async def write(self, data: bytes) -> None:
-        self.writes.append(data)
-        await self._stream.send_all(data)
-
-    async def close(self) -> None:
-        await self._stream.aclose()
-
-    def get_remote_address(self) -> tuple[str, int]:
-        return ("127.0.0.1", 1)
-
-    def get_transport_addresses(self) -> list[Any]:
-        return []
-
-    def get_connection_type(self) -> None:
-        return None
-
-
-def pipes() -> tuple[Pipe, Pipe]:
-    left, right = trio.testing.memory_stream_pair()
-    return Pipe(left, is_initiator=True), Pipe(right, is_initiator=False)
 
 
 @pytest.fixture
@@ -336,35 +299,3 @@ async def test_cancelled_reads_and_writes_leave_other_streams_whole(
             await trio.sleep(0.01)
         await ours.close()
     assert bytes(received) == sent
-
-
-async def test_speaks_with_the_library_yamux(nursery: trio.Nursery) -> None:
-    left, right = pipes()
-    ours, theirs = Muxer(left, "peer"), Yamux(right, "peer")
-
-    async def echo() -> None:
-        while True:
-            stream = await theirs.accept_stream()
-            await stream.write(await stream.read(1 << 20))
-            await stream.close()
-
-    nursery.start_soon(ours.start)
-    nursery.start_soon(theirs.start)
-    await ours.event_started.wait()
-    await theirs.event_started.wait()
-    nursery.start_soon(echo)
-    with trio.fail_after(5):
-        stream = await ours.open_stream()
-        await stream.write(b"hello")
-        assert await stream.read() == b"hello"
-        with pytest.raises(MuxedStreamEOF):
-            await stream.read()
-        await stream.close()
-        back = await theirs.open_stream()
-        await back.write(b"other way")
-        accepted = await ours.accept_stream()
-        assert await accepted.read() == b"other way"
-        await back.reset()
-        with pytest.raises(MuxedStreamReset):
-            await accepted.read()
-    nursery.cancel_scope.cancel()
