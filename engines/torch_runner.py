@@ -99,7 +99,10 @@ class TorchRunner:
             if rows and array.size and not 0 <= array.min() <= array.max() < rows:
                 raise _invalid(f"{name} must be between 0 and {rows - 1}")
             if self._longest and array.ndim == 2 and array.shape[1] > self._longest:
-                raise _invalid(f"{array.shape[1]} tokens; the model takes {self._longest}")
+                raise _invalid(
+                    f"the input has {array.shape[1]} tokens, the model takes {self._longest}: "
+                    "shorten it, or send it in parts"
+                )
 
     def _tensor(self, array: Array) -> Any:
         import torch

@@ -47,6 +47,10 @@ class TorchWriter:
         self._device = device
         self._switch = CancelSwitch(model)
         self._longest = longest_of(model)
+        own = getattr(model, "generation_config", None)  # which stands in for what is not set
+        self._forced = any(
+            getattr(one, "forced_eos_token_id", None) is not None for one in (self._settings, own)
+        )
         self._vocabulary = int(model.config.vocab_size)
         known = inspect.signature(model.forward).parameters
         self._inputs = {n: (None, None) for n in ("input_ids", "attention_mask") if n in known}
@@ -65,7 +69,9 @@ class TorchWriter:
         """Raises EngineError: `invalid_request`."""
         raise EngineError("this model writes text", Code.INVALID_REQUEST)
 
-    def write(self, tokens: Sequence[int], most: int, cancel: CancelToken) -> list[int]:
+    def write(
+        self, tokens: Sequence[int], most: int, cancel: CancelToken
+    ) -> tuple[list[int], bool]:
         """See `Writer.write`."""
         import torch
 
@@ -73,7 +79,9 @@ class TorchWriter:
             raise EngineError("the text has unknown tokens", Code.INVALID_REQUEST)
         if self._longest and len(tokens) > self._longest:
             raise EngineError(
-                f"{len(tokens)} tokens; the model takes {self._longest}", Code.INVALID_REQUEST
+                f"the text has {len(tokens)} tokens, the model takes {self._longest}: "
+                "shorten it, or send it in parts",
+                Code.INVALID_REQUEST,
             )
         most = min(most, self._longest - 1) if self._longest else most
         try:
@@ -91,7 +99,14 @@ class TorchWriter:
             raise
         except Exception as error:  # boundary: an engine call
             raise failed(error, Code.ENGINE_FAILED) from error
-        return found
+        return found, self._is_cut(found[1:], most)  # the first one begins every answer
+
+    def _is_cut(self, written: Sequence[int], most: int) -> bool:
+        """Whether there is no end in it, or one that may have been forced on it."""
+        ends = self._settings.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        end = next((at for at, token in enumerate(written) if token in ends), None)
+        return end is None or (self._forced and end + 1 >= most)
 
 
 def _numbers_only(_: Any, scores: Any) -> Any:

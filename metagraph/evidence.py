@@ -9,6 +9,7 @@ Owners of a model, who issued a manifest of it, together weigh so little that wh
 its quality by at most `owner_discount`, whatever others say.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,11 +20,16 @@ from aigrid.protocol.evidence import AuditBody, EvaluationBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
 
+_Wanted = tuple[tuple[str, str], ...]
+_COMPARED_MAX: Final = 64  # sets of candidates of which it is remembered
 _NOBODY: Final[frozenset[str]] = frozenset()
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One evaluation: which record says so, by whom, and until when it is believed."""
+    """One evaluation: which record says so, by whom, and until when it is believed.
+
+    `measure` is the metric and the dataset: values of one measure can be compared.
+    """
 
     record: str
     issuer: str
@@ -32,6 +38,7 @@ class Claim(msgspec.Struct, frozen=True):
     value: float
     items: int
     until_ms: int
+    measure: tuple[str, str] = ("", "")
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -81,6 +88,7 @@ class Claims:
                 float(body.value),
                 body.items,
                 until_ms,
+                (body.metric, body.dataset),
             )
             self.put(body.model, claim)
 
@@ -164,7 +172,8 @@ class Evidence:
     above: Callable[[str], Mapping[str, int]] = lambda _: {}
     reputations: Callable[[str], float] = lambda _: 1.0
     faulted: Callable[[str], bool] = lambda _: False
-    _qualities: dict[tuple[str, str, tuple[tuple[str, str], ...]], Quality] = field(
+    _qualities: dict[tuple[str, str, _Wanted], Quality] = field(default_factory=dict)
+    _compared: dict[tuple[frozenset[str], str, _Wanted], Mapping[str, Quality]] = field(
         default_factory=dict
     )
 
@@ -183,16 +192,59 @@ class Evidence:
         found = self._qualities.get((model, capability, wanted))
         if found is not None or not self.claims.of(model):
             return found or UNKNOWN
-        claims = [
+        claims = self._of(model, capability, wanted)
+        found = weighed(claims, self.trust, self.owners(model)) if claims else UNKNOWN
+        self._qualities[model, capability, wanted] = found
+        return found
+
+    def qualities(
+        self,
+        models: Collection[str],
+        capability: str,
+        parameters: Mapping[str, str] | None = None,
+    ) -> Mapping[str, Quality]:
+        """What is expected of each of some models, to compare them with each other.
+
+        As `quality`, but of what an issuer says of a model only what it measured most of the
+        others by too: a hard dataset that one of them was put to says nothing against it.
+        """
+        wanted = tuple(sorted((parameters or {}).items()))
+        key = frozenset(models), capability, wanted
+        found = self._compared.get(key)
+        if found is None:
+            if len(self._compared) >= _COMPARED_MAX:
+                self._compared.clear()
+            found = self._compared[key] = self._compare(key[0], capability, wanted)
+        return found
+
+    def _compare(
+        self, models: Collection[str], capability: str, wanted: _Wanted
+    ) -> Mapping[str, Quality]:
+        said = {model: self._of(model, capability, wanted) for model in models}
+        measured = Counter(
+            by for claims in said.values() for by in {(one.issuer, one.measure) for one in claims}
+        )
+        found: dict[str, Quality] = {}
+        for model, claims in said.items():
+            most: dict[str, int] = {}
+            for one in claims:
+                models_too = measured[one.issuer, one.measure]
+                most[one.issuer] = max(models_too, most.get(one.issuer, 0))
+            kept = [one for one in claims if measured[one.issuer, one.measure] == most[one.issuer]]
+            if len(kept) == len(claims):
+                found[model] = self.quality(model, capability, dict(wanted))
+            else:
+                found[model] = weighed(kept, self.trust, self.owners(model))
+        return found
+
+    def _of(self, model: str, capability: str, wanted: _Wanted) -> list[Claim]:
+        return [
             claim
             for claim in self.claims.of(model)
             if claim.until_ms > self.now_ms
             and self._is_of(claim.capability, capability)
             and all(claim.parameters.get(name, value) == value for name, value in wanted)
         ]
-        found = weighed(claims, self.trust, self.owners(model)) if claims else UNKNOWN
-        self._qualities[model, capability, wanted] = found
-        return found
 
     def reputation(self, node: str) -> float:
         """Of the node with this DID, from 0 to 1."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from aigrid.metagraph.preferences import Preferences
 from aigrid.node.auditing.auditor import Auditor, Surroundings
 from aigrid.node.auditing.inference import Audited
 from aigrid.node.auditing.standing import reputation
@@ -41,10 +42,14 @@ def auditing_of(node: "Node", random_bytes: Callable[[int], bytes]) -> tuple[Aud
     return auditor, Audited(node.router, auditor)
 
 
-def _holders(node: "Node", model: str) -> list[str]:
+def _holders(node: "Node", model: str, preferences: Preferences) -> list[str]:
     """Those that could do it soon; whoever has it yet to fetch is not made to."""
     offers = node.graph.index.offers_of_model(model, node.now_ms())
-    return [offer.node for offer in offers if offer.slots and offer.state != "can_fetch"]
+    return [
+        offer.node
+        for offer in offers
+        if offer.slots and offer.state != "can_fetch" and not preferences.permits(offer)
+    ]
 
 
 def _same_everywhere(node: "Node", model: str) -> bool:

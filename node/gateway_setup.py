@@ -13,7 +13,7 @@ from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.network.tcp import addresses_of
 from aigrid.node.observing.observer import Observer
 from aigrid.node.observing_setup import readings_of
-from aigrid.node.outcome_setup import contracts_of, outcomes_of
+from aigrid.node.outcome_setup import contracts_of, misfit_of, outcomes_of
 from aigrid.node.repository_setup import PoolRepository, manifest_of
 from aigrid.node.settings.config import NodeConfig
 from aigrid.protocol.errors import Code, UsageError
@@ -40,6 +40,7 @@ def gateway_of(node: Node, config: NodeConfig) -> tuple[Gateway, dict[str, str]]
         broader=functools.partial(_broader, node),
         whereabouts=functools.partial(whereabouts, node),
         contract=contracts_of(node).of,
+        misfit=misfit_of(node),
     )
     observer = Observer(
         readings=lambda: readings_of(node, core, gateway.counters()), tracer=node.tracer

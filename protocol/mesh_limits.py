@@ -133,7 +133,7 @@ class MeshLimits:
     # Audits
     audit_share: float = limit(0.02, "answers of a node of full standing that are checked")
     audit_share_new: float = limit(0.5, "answers of a node without standing that are checked")
-    audit_checkers_new: float = limit(0.5, "checks first put to a holder without standing, if any")
+    audit_exams: float = limit(0.5, "checks that a holder without standing does, too, if any is")
     audit_standing_max: int = limit(40, "answers that held, beyond which more add nothing")
     audit_wrong_cost: int = limit(20, "answers that held, which one that did not outweighs")
     reputation_floor: float = limit(0.25, "reputation without standing, at full standing it is 1")
@@ -144,6 +144,7 @@ class MeshLimits:
     audit_false_alarm: float = limit(1e-5, "chance of honest work to look as bad as wrong work")
     audit_tokens_min: int = limit(8, "tokens of a text that holds, at least")
     audit_tokens_max: int = limit(256, "tokens of a text that are checked")
+    audit_depth_max: int = limit(32, "nesting of answers that are compared")
     audit_answer_max_bytes: int = limit(1 * MIB, "of a request and its answer that are checked")
     audit_queue_max: int = limit(64, "answers that wait to be checked")
     audit_concurrent_max: int = limit(2, "answers that are checked at once")

@@ -31,6 +31,7 @@ _OWN = "node-a"
 def selection() -> Any:
     return {
         "quality": [_quality(*case) for case in _QUALITIES],
+        "compared": [_compared(*case) for case in _COMPARED],
         "choices": list(map(_choice, _CASES)),
     }
 
@@ -70,6 +71,66 @@ def _quality(
         "trust": trust,
         "owners": list(owners),
         "quality": _quality_json(made),
+    }
+
+
+def _measured(record: str, issuer: str, dataset: str, value: float, items: int) -> Claim:
+    made = _claim(record, issuer, value, items)
+    return msgspec.structs.replace(made, measure=("chrf", dataset))
+
+
+_COMPARED: tuple[tuple[str, dict[str, tuple[Claim, ...]]], ...] = (
+    (
+        "what one issuer put to both counts, and nothing else of that issuer",
+        {
+            "a": (_measured("e1", "own", "d1", 0.8, 200), _measured("e2", "own", "d2", 0.1, 900)),
+            "b": (_measured("e3", "own", "d1", 0.7, 200),),
+        },
+    ),
+    (
+        "what another issuer put to both takes nothing away",
+        {
+            "a": (_measured("e1", "own", "d1", 0.9, 200), _measured("e2", "liar", "d3", 0.0, 50)),
+            "b": (_measured("e3", "own", "d2", 0.6, 200), _measured("e4", "liar", "d3", 1.0, 50)),
+            "c": (),
+        },
+    ),
+    (
+        "of two that one shares with one each, both count",
+        {
+            "a": (_measured("e1", "own", "d1", 0.9, 100), _measured("e2", "own", "d2", 0.3, 300)),
+            "b": (_measured("e3", "own", "d1", 0.5, 100), _measured("e4", "own", "d4", 0.9, 100)),
+            "c": (_measured("e5", "own", "d2", 0.4, 300),),
+        },
+    ),
+)
+
+
+def _compared(what: str, said: dict[str, tuple[Claim, ...]]) -> Any:
+    trust = {"own": 1.0, "liar": 0.5}
+    claims = Claims()
+    for model, of_it in said.items():
+        for claim in of_it:
+            claims.put(model, claim)
+    known = Evidence(claims, _NOW_MS, trust=lambda did: trust.get(did, 0.0))
+    made = known.qualities(tuple(said), _CAPABILITY)
+    return {
+        "what": what,
+        "trust": trust,
+        "models": {
+            model: {
+                "claims": [
+                    {
+                        **_plain(one, "record", "issuer", "value", "items"),
+                        "metric": one.measure[0],
+                        "dataset": one.measure[1],
+                    }
+                    for one in of_it
+                ],
+                "quality": _quality_json(made[model]),
+            }
+            for model, of_it in said.items()
+        },
     }
 
 

@@ -47,8 +47,10 @@ class Runner(Protocol):
 class Writer(Protocol):
     """A loaded model that writes: tokens in, other tokens out."""
 
-    def write(self, tokens: Sequence[int], most: int, cancel: CancelToken) -> list[int]:
-        """At most `most` tokens, special ones among them.
+    def write(
+        self, tokens: Sequence[int], most: int, cancel: CancelToken
+    ) -> tuple[list[int], bool]:
+        """At most `most` tokens, special ones among them; and whether there would be more.
 
         Raises:
             Cancelled: when `cancel` was set before the end.
@@ -101,11 +103,17 @@ class Setup:
 
 @dataclass(slots=True)
 class TaskCall:
-    """One request, with its cancel token; `tokens` counts what the model has read of it."""
+    """One request, with its cancel token.
+
+    Attributes:
+        tokens: what the model has read of it.
+        cut: whether the answer ends where it does because it would have been too long.
+    """
 
     request: TaskRequest
     cancel: CancelToken
     tokens: int = 0
+    cut: bool = False
 
     def run(self, runner: Runner, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """See `Runner.run`. Each run that came back shows that the work advances."""

@@ -90,4 +90,4 @@ class Tasks:
         if len(output) > LIMITS.task_json_max_bytes:
             raise invalid(f"the answer has {len(output)} bytes of JSON; send less at once")
         yield TaskChunk(output)
-        yield Finish("stop", prompt_tokens=call.tokens)
+        yield Finish("length" if call.cut else "stop", prompt_tokens=call.tokens)

@@ -125,7 +125,10 @@ class Tokens:
         most = self.mapping.max_tokens
         for n, encoding in enumerate(encodings):
             if most and len(encoding.ids) > most:
-                raise invalid(f"text {n} has {len(encoding.ids)} tokens, the model takes {most}")
+                raise invalid(
+                    f"text {n} has {len(encoding.ids)} tokens, the model takes {most}: "
+                    "shorten it, or send it in parts"
+                )
             if not encoding.ids:
                 raise invalid(f"text {n} has no tokens")
         return encodings

@@ -26,4 +26,5 @@ class Rewriting:
         most = call.whole("max_tokens", _DEFAULT_TOKENS, low=1, high=LIMITS.context_default_tokens)
         (encoding,) = self._tokens.encode([self._template.replace("{text}", text)])
         call.tokens += len(encoding.ids)
-        return self._tokens.decode(self._writer.write(encoding.ids, most, call.cancel))
+        written, call.cut = self._writer.write(encoding.ids, most, call.cancel)
+        return self._tokens.decode(written)

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from aigrid.metagraph.evidence import NO_EVIDENCE, Evidence, Quality
+from aigrid.metagraph.evidence import NO_EVIDENCE, Evidence
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.metagraph.selection.constraints import Facts, Filters, Reason, Timing, checks
@@ -93,7 +93,7 @@ def rank(
     if strategy.weights is None:
         kept = by_tiers(placed, rng, strategy)
     else:
-        kept = by_score(placed, rng, strategy, _Judge(evidence, constraints))
+        kept = by_score(placed, rng, strategy, _Judge(evidence, constraints, placed))
     if not preferences.allow_fallbacks:
         why = ("others come before it, and no other may be asked",)
         dropped += [Dropped(other.candidate, Reason.FALLBACK, why) for other in kept[1:]]
@@ -172,17 +172,20 @@ def sift(
 class _Judge:
     """What is known of a candidate's model and of its node, each looked up once."""
 
-    def __init__(self, evidence: Evidence, constraints: Filters | None) -> None:
+    def __init__(
+        self, evidence: Evidence, constraints: Filters | None, placed: Sequence[Placed]
+    ) -> None:
         self._evidence = evidence
         self._capability = "" if constraints is None else constraints.capability
-        self._parameters = {} if constraints is None else constraints.selecting
-        self._models: dict[str, Quality] = {}
+        self._models = evidence.qualities(
+            {one.scored.candidate.model for one in placed},
+            self._capability,
+            {} if constraints is None else constraints.selecting,
+        )
         self._nodes: dict[str, Mapping[str, tuple[float, float]]] = {}
 
     def __call__(self, candidate: Candidate) -> Judged:
         model, node, known = candidate.model, candidate.signer, self._evidence
-        if model not in self._models:
-            self._models[model] = known.quality(model, self._capability, self._parameters)
         if node not in self._nodes:
             self._nodes[node] = known.heard(node, self._capability)
         served, failed = self._nodes[node].get(model, (0.0, 0.0))

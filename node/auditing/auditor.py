@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from aigrid.metagraph.preferences import Preferences
-from aigrid.node.auditing.case import Case, Work, same, work
-from aigrid.node.auditing.sampling import first_checker, second_checker, share
+from aigrid.metagraph.preferences import ANY, Preferences
+from aigrid.node.auditing.case import Case, Work, same, size_bytes, work
+from aigrid.node.auditing.sampling import examinee, first_checker, is_known, second_checker, share
 from aigrid.node.auditing.settling import Check, Settled, settle
 from aigrid.node.mesh.routing.answer import Answer, Inference
 from aigrid.protocol.errors import AigridError
-from aigrid.protocol.inference import Finish, InferChunk, InferRequest
+from aigrid.protocol.inference import Finish, InferChunk
 from aigrid.protocol.limits import LIMITS
 
 log = structlog.get_logger()
-_CHECKERS_MAX = 4  # of whom two have to say something
-_SEED_BITS = 53  # what JSON carries exactly
+_CHECKERS_MAX = 6  # of whom two have to say something
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Surroundings:
 
     Attributes:
         own_peer_id: of this node.
-        holders: PeerIds of those that offer a model now, by its id.
+        holders: PeerIds of those that offer a model now, by its id, and that a request may prefer.
         same_everywhere: whether a model of that id is the same bytes wherever it is.
         standing: of a node, by PeerId.
         found: is told of a node, model id and capability whether the work was wrong.
@@ -36,7 +35,7 @@ class Surroundings:
     """
 
     own_peer_id: str
-    holders: Callable[[str], Sequence[str]]
+    holders: Callable[[str, Preferences], Sequence[str]]
     same_everywhere: Callable[[str], bool]
     standing: Callable[[str], float]
     found: Callable[[str, str, str, bool], None]
@@ -82,12 +81,8 @@ class Auditor:
             node != around.own_peer_id
             and drawn < share(around.standing(node), self._least)
             and around.same_everywhere(model)
-            and any(holder != node for holder in around.holders(model))
+            and any(holder != node for holder in around.holders(model, ANY))
         )
-
-    def seed(self) -> int:
-        """See `Audits`."""
-        return self._rng.getrandbits(_SEED_BITS)
 
     def take(self, case: Case) -> None:
         """See `Audits`."""
@@ -104,46 +99,75 @@ class Auditor:
 
     async def _work_off(self) -> None:
         async for case in self._receive:
-            settled = await self._settled(case)
-            self._note(case, settled)
+            try:
+                asked = [case.node]
+                settled = await self._settled(case, asked)
+                self._note(case, settled)
+                await self._examine(case, settled, asked)
+            except Exception as error:  # noqa: BLE001 - boundary: what other nodes have answered
+                name = type(error).__name__  # without its traceback, which may quote the answer
+                log.error("audit_failed", model=case.model, error=name)  # noqa: TRY400 - see there
 
-    async def _settled(self, case: Case) -> Settled:
-        request = case.check()
+    async def _settled(self, case: Case, asked: list[str]) -> Settled:
+        """Who was wrong; whoever is asked is added to `asked`."""
         checks: list[tuple[Check, Work]] = []
-        asked = [case.node]
-        while request is not None and len(asked) <= _CHECKERS_MAX:
-            order = self._order(case.model, asked, deciding=bool(checks))
-            if not order:
+        while len(asked) <= _CHECKERS_MAX:
+            checker = self._next(case, asked, deciding=bool(checks))
+            if checker is None:
                 break
-            checked = await self._checked(case, request, case.prefer(asked, order))
-            if checked is None:
-                asked.append(order[0])  # or an accomplice could end any audit
+            asked.append(checker)
+            checked = await self._checked(case, checker)
+            if checked is None or checked[0].verdict == "unclear":
                 continue
-            check, _ = checked
-            asked.append(check.node)
-            if check.verdict != "unclear":
-                checks.append(checked)
+            checks.append(checked)
             alike = len(checks) < 2 or same(checks[0][1], checks[1][1]) == "same"
             settled = settle(case.node, [one for one, _ in checks], alike=alike)
             if settled is not None:
                 return settled
         return Settled()
 
-    def _order(self, model: str, asked: Sequence[str], *, deciding: bool) -> list[str]:
-        """Who is asked next: this node if it can, else one that is drawn, then whoever there is."""
-        own = self._around.own_peer_id
-        holders = {one for one in self._around.holders(model) if one not in asked}
-        if not holders or own in holders:
-            return [own, *sorted(holders - {own})] if holders else []
-        standings = {one: self._around.standing(one) for one in holders}
+    def _next(self, case: Case, asked: Sequence[str], *, deciding: bool) -> str | None:
+        """Who is asked next: this node if it can, else one that is drawn."""
+        standings = self._others(case, asked)
+        if not standings or self._around.own_peer_id in standings:
+            return self._around.own_peer_id if standings else None
         draw = second_checker if deciding else first_checker
-        drawn = draw(standings, self._rng)
-        return [drawn, *sorted(holders - {drawn})]
+        return draw(standings, self._rng)
 
-    async def _checked(
-        self, case: Case, request: InferRequest, preferences: Preferences
-    ) -> tuple[Check, Work] | None:
-        """What one more holder makes of it; None where none is there, or none can say."""
+    def _others(self, case: Case, asked: Sequence[str]) -> dict[str, float]:
+        """Holders that may be asked and were not, and their standing."""
+        holders = self._around.holders(case.model, case.anybody)
+        return {one: self._around.standing(one) for one in holders if one not in asked}
+
+    async def _examine(self, case: Case, settled: Settled, asked: Sequence[str]) -> None:
+        """Let one that has no standing check what is known by now.
+
+        Of a text it could say that all is as it should be, and compute nothing: so every second
+        time it is given tokens of which nothing is.
+        """
+        around = self._around
+        own, clear = around.own_peer_id, case.node in (*settled.right, *settled.wrong)
+        known = any(one == own or is_known(around.standing(one)) for one in asked[1:])
+        if not (clear and known):
+            return
+        one = examinee(self._others(case, asked), self._rng)
+        if one is None:
+            return
+        planted = case.planted() if self._rng.getrandbits(1) else None
+        exam = planted or case
+        checked = await self._checked(exam, one)
+        if checked is None or checked[0].verdict == "unclear":
+            return
+        wrong = planted is not None or case.node in settled.wrong
+        right = (checked[0].verdict == "different") == wrong
+        around.found(one, case.model, case.capability, not right)
+        log.info("audit_exam", peer=one, model=case.model, right=right)
+
+    async def _checked(self, case: Case, checker: str) -> tuple[Check, Work] | None:
+        """What one more holder makes of it; None where it cannot say."""
+        request = case.check()
+        if request is None:
+            return None
         chunks: list[InferChunk] = []
         try:
             async with self._inference.infer(
@@ -151,7 +175,7 @@ class Auditor:
                 request,
                 request_id=self._around.token(),
                 caller=case.caller,
-                preferences=preferences,
+                preferences=case.prefer(checker),
                 criteria=case.criteria,
                 patience_seconds=LIMITS.audit_patience_seconds,
             ) as answer:
@@ -160,10 +184,9 @@ class Auditor:
             log.info("audit_not_answered", model=case.model, code=error.code.value)
             return None
         said = work(chunks)
-        if said is None or len(answer.segments) > 1:
+        if said is None or len(answer.segments) > 1 or answer.node != checker:
             return None
-        own = answer.node == self._around.own_peer_id
-        return Check(answer.node, case.verdict(said), own=own), said
+        return Check(checker, case.verdict(said), own=checker == self._around.own_peer_id), said
 
     def _note(self, case: Case, settled: Settled) -> None:
         for nodes, wrong in ((settled.right, False), (settled.wrong, True)):
@@ -183,5 +206,13 @@ class Auditor:
 
 
 async def _read(answer: Answer, chunks: list[InferChunk]) -> None:
+    """As much of a check as there may be of an answer; of one that says more nothing is left."""
+    left_bytes = LIMITS.audit_answer_max_bytes
     async for batch in answer.chunks:
-        chunks += (chunk for chunk in batch if not isinstance(chunk, Finish))
+        for chunk in batch:
+            left_bytes -= size_bytes(chunk)
+            if left_bytes < 0:
+                chunks.clear()
+                return
+            if not isinstance(chunk, Finish):
+                chunks.append(chunk)

@@ -28,6 +28,7 @@ from aigrid.protocol.limits import LIMITS
 
 _BYTES_PER_TOKEN = 8  # of an id in memory, about
 _BYTES_PER_CHAR = 4  # at most
+_PLANTED_MIN = 4 * LIMITS.audit_tokens_min
 
 Work = bytes | dict[str, Tensor] | Reread
 """What a holder said when it did the work again: an output, outputs, or what it makes of a text."""
@@ -44,6 +45,7 @@ class Case:
         preferences, criteria: of the request: nobody is asked whom it would not have gone to.
         chunks: all of the answer but its end.
         reason: of its end.
+        tokens_alone: whether the rest of a text says nothing.
     """
 
     request: InferRequest
@@ -55,6 +57,7 @@ class Case:
     criteria: Criteria
     chunks: tuple[InferChunk, ...]
     reason: FinishReason = "stop"
+    tokens_alone: bool = False
 
     def check(self) -> InferRequest | None:
         """What another holder is asked; None where this cannot be checked."""
@@ -72,24 +75,35 @@ class Case:
             checks=True,
         )
 
-    def prefer(self, asked: Iterable[str], order: Iterable[str]) -> Preferences:
-        """Others than those that were asked, in that order."""
-        ignore = (*self.preferences.ignore, *asked)
-        return replace(
-            self.preferences,
-            order=tuple(order),
-            ignore=ignore,
-            sort=None,
-            allow_fallbacks=True,
-            pinned="",
-        )
+    def planted(self) -> "Case | None":
+        """A text of which hardly a token is where the model would say it; None of anything else.
+
+        What repeats itself is much the same in reverse, and of a few tokens nothing is certain.
+        """
+        if not isinstance(self.request, TextRequest):
+            return None
+        tokens = self._written(self.request).tokens[::-1]
+        if len(tokens) < _PLANTED_MIN or 2 * len(set(tokens)) < len(tokens):
+            return None
+        return replace(self, chunks=(TextChunk("", tokens),), reason="length", tokens_alone=True)
+
+    @property
+    def anybody(self) -> Preferences:
+        """Whom the request itself might have gone to."""
+        return replace(self.preferences, order=(), sort=None, allow_fallbacks=True, pinned="")
+
+    def prefer(self, checker: str) -> Preferences:
+        """That node and no other: who would take its place could be anybody's choice."""
+        return replace(self.anybody, allow_fallbacks=False, pinned=checker)
 
     def verdict(self, again: Work) -> Verdict:
         """On the answer, by what another holder said."""
         if isinstance(self.request, TextRequest):
             if not isinstance(again, Reread):
                 return "unclear"
-            return comparing.texts(self._written(self.request), again)
+            written = self._written(self.request)
+            compare = comparing.tokens_of if self.tokens_alone else comparing.texts
+            return compare(written, again)
         done = work(self.chunks)
         return "unclear" if done is None else same(done, again)
 
@@ -139,6 +153,17 @@ def same(one: Work, other: Work) -> Verdict:
     if isinstance(one, dict) and isinstance(other, dict):
         return comparing.tensors(one, other)
     return "same" if type(one) is type(other) else "different"
+
+
+def request_bytes(request: InferRequest) -> int:
+    """About what is kept of a request."""
+    if isinstance(request, TaskRequest):
+        return len(request.input)
+    if isinstance(request, TensorRequest):
+        return sum(len(tensor.data) for tensor in request.inputs.values())
+    chars = len(request.prompt or "") + sum(len(one.content) for one in request.messages)
+    more = sum(len(one.more) for one in request.messages)
+    return _BYTES_PER_CHAR * chars + more + _BYTES_PER_TOKEN * len(request.token_ids or ())
 
 
 def size_bytes(chunk: Any) -> int:

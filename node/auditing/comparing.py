@@ -21,6 +21,7 @@ from aigrid.protocol.limits import LIMITS
 Verdict = Literal["same", "different", "unclear"]
 _COARSE: Final = {"float16": 8.0, "bfloat16": 64.0}  # of float32's tolerance
 _FLOATS: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}  # bytes of each
+_NONE: Final = object()
 _NEGLIGIBLE: Final = 1e-12  # of a sum of probabilities
 
 
@@ -61,10 +62,16 @@ class Reread:
 
 
 def outputs(said: bytes, again: bytes) -> Verdict:
-    """Of two answers to a task, as JSON text."""
+    """Of two answers to a task, as JSON text; one that is none is no answer of any model."""
+    one = _decoded(said)
+    if one is _NONE:
+        return "different"
+    other = _decoded(again)
+    if other is _NONE:
+        return "unclear"
     try:
-        return _verdict(_alike(msgspec.json.decode(said), msgspec.json.decode(again)))
-    except (msgspec.DecodeError, RecursionError):
+        return _verdict(_alike(one, other))
+    except RecursionError:
         return "unclear"
 
 
@@ -77,11 +84,17 @@ def tensors(said: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Verdict:
 
 def texts(said: Written, again: Reread) -> Verdict:
     """Of a text, by what a checker makes of its tokens."""
-    if tuple(one.token_id for one in again.tokens) != said.tokens:
-        return "unclear"  # it has not checked what it was asked to
-    if not _same_text(said, again.text) or not _may_end(said, again.end):
-        return "different"
-    return tokens(again.tokens)
+    right = _same_text(said, again.text) and _may_end(said, again.end)
+    return tokens_of(said, again) if right or not _asked(said, again) else "different"
+
+
+def tokens_of(said: Written, again: Reread) -> Verdict:
+    """Of its tokens alone; nothing where the checker has not checked what it was asked to."""
+    return tokens(again.tokens) if _asked(said, again) else "unclear"
+
+
+def _asked(said: Written, again: Reread) -> bool:
+    return tuple(one.token_id for one in again.tokens) == said.tokens
 
 
 def _same_text(said: Written, again: str) -> bool:
@@ -141,33 +154,44 @@ def _verdict(alike: bool) -> Verdict:  # noqa: FBT001 - its only meaning
     return "same" if alike else "different"
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Raises RecursionError for what is nested too deep to compare."""
+def _decoded(text: bytes) -> Any:
+    """`_NONE` for what is no JSON, or is nested deeper than answers are."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _NONE
+
+
+def _alike(one: Any, other: Any, deep: int = 0) -> bool:
+    if deep > LIMITS.audit_depth_max:
+        raise RecursionError("both are nested deeper than answers are")
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, int | float) and isinstance(other, int | float):
         return _close(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
+        names = one.keys()
+        return names == other.keys() and all(_alike(one[n], other[n], deep + 1) for n in names)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and _alike_lists(one, other)
+        return len(one) == len(other) and _alike_lists(one, other, deep + 1)
     return type(one) is type(other) and bool(one == other)
 
 
-def _alike_lists(one: list[Any], other: list[Any]) -> bool:
+def _alike_lists(one: list[Any], other: list[Any], deep: int) -> bool:
     """Labels with scores come by score, and near-ties may fall either way: label by label then."""
-    if all(map(_alike, one, other)):
-        return True
     named, others = _by_label(one), _by_label(other)
-    return named is not None and others is not None and _alike(named, others)
+    if named is not None and others is not None:
+        return _alike(named, others, deep)
+    return all(_alike(a, b, deep) for a, b in zip(one, other, strict=True))
 
 
 def _by_label(rows: Iterable[Any]) -> dict[str, Any] | None:
-    """Rows by their label; None where they have none, or share one."""
+    """Rows by their label; None where one has none, or no number for a score, or two share it."""
     found: dict[str, Any] = {}
     for row in rows:
         label = row.get("label") if isinstance(row, dict) else None
-        if not isinstance(label, str) or "score" not in row or label in found:
+        scored = label is not None and isinstance(row.get("score"), int | float)
+        if not isinstance(label, str) or not scored or label in found:
             return None
         found[label] = row
     return found

@@ -4,11 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
-import msgspec
-
 from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.metagraph.selection import ANYTHING, Criteria
-from aigrid.node.auditing.case import Case, checkable, size_bytes
+from aigrid.node.auditing.case import Case, checkable, request_bytes, size_bytes
 from aigrid.node.mesh.routing.answer import Answer, Inference, ModelView
 from aigrid.node.policy.caller import Caller
 from aigrid.protocol.inference import (
@@ -17,7 +15,6 @@ from aigrid.protocol.inference import (
     InferChunk,
     InferRequest,
     TextChunk,
-    TextRequest,
 )
 from aigrid.protocol.limits import LIMITS
 
@@ -30,9 +27,6 @@ class Audits(Protocol):
 
     def wants(self, node: str, model: str, drawn: float) -> bool:
         """Whether this answer is checked, now that it is known who gives it."""
-
-    def seed(self) -> int:
-        """A seed for a request that has none."""
 
     def take(self, case: Case) -> None:
         """Check it when there is time."""
@@ -81,18 +75,16 @@ class Audited:
         said: dict[str, Any],
         more: dict[str, Any],
     ) -> AsyncIterator[Answer]:
-        if isinstance(request, TextRequest) and request.seed is None and request.temperature > 0:
-            # Any seed will do for whoever gave none, and by it the draws can be made again.
-            request = msgspec.structs.replace(request, seed=self._audits.seed())
         kept: _Kept | None = None
         async with self._inner.infer(model, request, **said, **more) as answer:
-            if self._audits.wants(answer.node, answer.model, drawn):
-                answer.chunks = kept = _Kept(answer.chunks)
+            room = LIMITS.audit_answer_max_bytes - request_bytes(request)
+            if room > 0 and self._audits.wants(answer.node, answer.model, drawn):
+                answer.chunks = kept = _Kept(answer.chunks, room)
             yield answer
         if kept is not None and kept.whole and len(answer.segments) == 1:
             self._audits.take(
                 Case(
-                    request,
+                    answer.sent or request,
                     answer.node,
                     answer.model,
                     **said,
@@ -110,9 +102,9 @@ class _Kept:
         reason: of that end.
     """
 
-    def __init__(self, batches: AsyncIterator[tuple[InferChunk, ...]]) -> None:
+    def __init__(self, batches: AsyncIterator[tuple[InferChunk, ...]], room_bytes: int) -> None:
         self._batches = batches
-        self._left_bytes = LIMITS.audit_answer_max_bytes
+        self._left_bytes = room_bytes
         self.chunks: list[InferChunk] = []
         self.whole = False
         self.reason: FinishReason = "cancelled"

@@ -7,6 +7,11 @@ from aigrid.node.auditing.standing import reputation
 from aigrid.protocol.limits import LIMITS
 
 
+def is_known(standing: float) -> bool:
+    """Whether a node of that standing is asked as others are, and is believed."""
+    return reputation(standing) >= LIMITS.reputation_suspect
+
+
 def share(standing: float, least: float) -> float:
     """The share of a node's answers that is checked.
 
@@ -21,16 +26,22 @@ def share(standing: float, least: float) -> float:
 
 
 def first_checker(standings: Mapping[str, float], rng: random.Random) -> str:
-    """Which holder checks an answer first, by PeerId.
+    """Which holder checks an answer first, by PeerId: one that is known, if any is.
 
-    Every second time it is one that is not asked by anybody else, being a suspect: to check is how
-    it comes to a standing, and no client has its answer. Raises IndexError for nobody.
+    Else an accomplice that takes care to stay new would confirm as much as it is asked to. Raises
+    IndexError for nobody.
     """
-    names = sorted(standings)
-    new = [one for one in names if reputation(standings[one]) < LIMITS.reputation_suspect]
-    if rng.random() < LIMITS.audit_checkers_new and new:
-        return rng.choice(new)
-    return rng.choice(names)
+    known = [one for one, of in standings.items() if is_known(of)]
+    return rng.choice(sorted(known or standings))
+
+
+def examinee(standings: Mapping[str, float], rng: random.Random) -> str | None:
+    """Who is asked to check what has been found out already: that is how it comes to a standing.
+
+    It is one that is not asked by anybody else, being a suspect; and no client has its answer.
+    """
+    new = sorted(one for one, of in standings.items() if not is_known(of))
+    return rng.choice(new) if new and rng.random() < LIMITS.audit_exams else None
 
 
 def second_checker(standings: Mapping[str, float], rng: random.Random) -> str:

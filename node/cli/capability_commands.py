@@ -91,10 +91,15 @@ def _table(body: dict[str, Any]) -> None:
     columns = {"name": "Capability", "label": "", "models": "Models"}
     rows = ({**one, "models": one["models"] or ""} for one in body["capabilities"])
     render.rows(rows, columns, empty="Nothing is known.")
+    groups = [str(one["name"]) for one in body["capabilities"] if not one["askable"]]
+    if groups:
+        render.note(f"groups, which `run` does not take: {', '.join(groups)}")
 
 
 def _whole(body: dict[str, Any]) -> None:
     render.say(printable(f"{body['name']}: {body['label']}"))
+    if not body["askable"]:
+        render.say(f"{body['reason']}.")
     for name in ("input", "output", "parameters"):
         if body[name]:
             render.say(f"{name}: {printable(json.dumps(body[name], ensure_ascii=False))}")

@@ -26,6 +26,37 @@ _KNOWN: Final = {
 }
 
 
+class _Seen:
+    """What the node has told so far, for whoever presses Ctrl-C."""
+
+    def __init__(self) -> None:
+        self._measured: list[dict[str, Any]] = []
+        self._progress = ""
+
+    def hear(self, event: dict[str, Any]) -> None:
+        self.heard(event)
+
+    def heard(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Remember an event, and hand it on."""
+        if "measured" in event:
+            self._measured.append(event["measured"])
+            self._progress = ""
+        self._progress = str(event.get("progress", self._progress))
+        return event
+
+    def show(self, *, signed: bool) -> None:
+        """Say what was measured, and what was published of it."""
+        done = "and signed" if signed else "and not signed"
+        for row in self._measured:
+            render.note(f"measured {done}: {row['name']} {value_text(row)}")
+        if self._progress:
+            render.note(f"broken off: {self._progress}; nothing of it was published")
+        elif not self._measured:
+            render.note("broken off before anything was measured; nothing was published")
+        else:
+            render.note("broken off; nothing else was published")
+
+
 def evaluate(
     ctx: typer.Context,
     capability: Annotated[str, typer.Argument(metavar="CAPABILITY", help="Such as translation.")],
@@ -57,12 +88,16 @@ def evaluate(
         "models": model or [],
         "sign": not dry_run,
     }
-    node = session(ctx)
-    if as_json:
-        body = node.call("evaluate", params)
-    else:
-        with render.progress("Evaluating...") as on_event:
-            body = node.call("evaluate", params, on_event)
+    node, seen = session(ctx), _Seen()
+    try:
+        if as_json:
+            body = node.call("evaluate", params, seen.hear)
+        else:
+            with render.progress("Evaluating...") as on_event:
+                body = node.call("evaluate", params, lambda event: on_event(seen.heard(event)))
+    except KeyboardInterrupt:
+        seen.show(signed=not dry_run)
+        raise
     show(body, _show_measured, as_json=as_json)
 
 

@@ -1,16 +1,17 @@
 """The methods behind `aigrid evaluate` and `aigrid evaluations`."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from aigrid.metagraph.selection.constraints import check_selecting
 from aigrid.node.app import Node
-from aigrid.node.commands.finding import check_capability
+from aigrid.node.commands.finding import capability_named
 from aigrid.node.control import Emit
 from aigrid.node.evaluating.dataset import Dataset, parse_dataset
 from aigrid.node.evaluating.evaluations import body_of, issue, known
@@ -66,10 +67,15 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
         UsageError: the dataset, the metric or the parameters cannot be used.
         AigridError: nobody can be asked, or all that were asked failed.
     """
-    contract = contracts_of(node).of(params.capability)
+    name = capability_named(node.graph, params.capability, node.now_ms())
+    params = msgspec.structs.replace(params, capability=name)
+    contract = contracts_of(node).of(name)
+    contract.check_askable()
+    stated = contract.stated()
+    contract = replace(contract, stated=lambda: stated)  # it is read in a thread
     form, measure_ = form_of(contract.task, params.metric)
     check_selecting(params.parameters)
-    _check_stated(node, params)
+    _check_stated(params, stated)
     run_blocking = node.models.run_blocking
     data = await run_blocking(lambda: _read(Path(params.path)))
     dataset = await run_blocking(lambda: parse_dataset(data, contract, form, params.parameters))
@@ -78,7 +84,10 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
     rows, problems = [], []
     for model, holders in by_model.items():
         try:
-            rows.append(await evaluating.one(model, holders, emit))
+            row = await evaluating.one(model, holders, emit)
+            rows.append(row)
+            # For whoever is interrupted before the end: this much is done, and signed.
+            await emit({"measured": row})
         except AigridError as error:
             problems.append(error)
             rows.append({**evaluating.named(model), "problem": error.message})
@@ -93,16 +102,9 @@ async def evaluate(node: Node, params: Evaluate, emit: Emit) -> dict[str, Any]:
     }
 
 
-def _check_stated(node: Node, params: Evaluate) -> None:
+def _check_stated(params: Evaluate, stated: Collection[str]) -> None:
     """Raises UsageError for a parameter that chooses among no models: it would say nothing."""
-    index, now_ms = node.graph.index, node.now_ms()
-    stated: set[str] = set()
-    for offer in index.offers_of_capability(params.capability, now_ms):
-        record = index.manifest(offer.manifest, now_ms)
-        body = None if record is None else record.body
-        if isinstance(body, ModelBody) and not isinstance(body.serves, UnsetType):
-            stated |= {name for served in body.serves for name in served.parameters}
-    if unknown := sorted(params.parameters.keys() - stated):
+    if unknown := sorted(params.parameters.keys() - set(stated)):
         there = ", ".join(sorted(stated)) or "none"
         raise UsageError(
             f"no model for {params.capability} states {unknown[0]!r}, so it chooses none; stated: "
@@ -113,10 +115,11 @@ def _check_stated(node: Node, params: Evaluate) -> None:
 
 async def evaluations(node: Node, params: Evaluations, _: Emit) -> dict[str, Any]:
     """All that is known, of whomever."""
-    if params.capability:
-        check_capability(node.graph.index.concepts, params.capability, node.now_ms())
+    capability = params.capability
+    if capability:
+        capability = capability_named(node.graph, capability, node.now_ms())
     model = node.router.resolve(params.model) if params.model else ""
-    found = known(node.graph, node.now_ms(), capability=params.capability, model=model)
+    found = known(node.graph, node.now_ms(), capability=capability, model=model)
     return {"evaluations": found}
 
 

@@ -3,8 +3,11 @@
 import re
 from typing import Any
 
+import msgspec
+
 from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.metagraph.filters import Filters, Found, check_language
+from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection import Dropped, nearest_miss, what_would_admit
 from aigrid.metagraph.typed_query import Wanted
@@ -28,15 +31,13 @@ async def find(node: Node, params: Find) -> dict[str, Any]:
     `more` is how many others fit, where there are too many to rank them all.
 
     Raises:
-        UsageError: for a filter that cannot be meant.
-        NoCandidateError: for a capability that is not known here, and, without `explain`, where
-            there are offers and the filters leave none.
+        UsageError: for a filter that cannot be meant, and a capability that is not known here.
+        NoCandidateError: without `explain`, where there are offers and the filters leave none.
     """
     params.check()
     await node.typed_queries.look_for(Wanted("capability", params.capability), widely=params.ask)
-    concepts, now_ms = node.graph.index.concepts, node.now_ms()
-    if not concepts.known(params.capability, now_ms):
-        raise NoCandidateError(unknown_capability(concepts, params.capability, now_ms))
+    name = capability_named(node.graph, params.capability, node.now_ms())
+    params = msgspec.structs.replace(params, capability=name)
     found = await node.router.find(params)
     if params.explain:
         return _explained(found)
@@ -46,6 +47,20 @@ async def find(node: Node, params: Find) -> dict[str, Any]:
         "candidates": [_candidate(kept.candidate) for kept in found.kept],
         **({"more": found.more} if found.more else {}),
     }
+
+
+def capability_named(graph: Metagraph, said: str, now_ms: int) -> str:
+    """A known capability: as it is named, or by the last part of one that this node published.
+
+    Raises:
+        UsageError: there is none, and what may have been meant.
+    """
+    concepts = graph.index.concepts
+    own = f"{graph.own_did}#{said}"
+    if not concepts.known(said, now_ms) and concepts.known(own, now_ms):
+        return own
+    check_capability(concepts, said, now_ms)
+    return said
 
 
 def check_capability(concepts: LiveConcepts, name: str, now_ms: int) -> None:

@@ -10,13 +10,14 @@ import msgspec
 from msgspec import Meta
 
 from aigrid.node.app import Node
+from aigrid.node.commands.finding import capability_named
 from aigrid.node.commands.misfit import misfit
 from aigrid.node.control import Emit
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.request import Body, Seed, asked
 from aigrid.node.outcome.said import input_of_file, input_said
-from aigrid.node.outcome_setup import contracts_of, outcomes_of
+from aigrid.node.outcome_setup import contracts_of, misfit_of, outcomes_of
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import InvalidRequestError, UsageError
@@ -56,8 +57,9 @@ class Nothing(msgspec.Struct, forbid_unknown_fields=True):
 async def run(node: Node, params: Run, _: Emit) -> dict[str, Any]:
     """`output` and `aigrid`, as `POST /v1/capabilities/{name}` answers. Raises AigridError."""
     contracts = contracts_of(node)
+    name = capability_named(node.graph, params.capability, node.now_ms())
     try:
-        contract = contracts.of(params.capability)
+        contract = contracts.of(name)
         body = _body(contract, params)
         asked(contract, body)
     except InvalidRequestError as error:  # nobody has been asked yet: it was called wrongly
@@ -68,10 +70,12 @@ async def run(node: Node, params: Run, _: Emit) -> dict[str, Any]:
         now_ms=node.now_ms,
         token=node.new_request_id,
         contract=contracts.of,
+        misfit=misfit_of(node),
     )
     with core.request(None) as request_id:
+        core.course(request_id).begin()
         found = await outcomes_of(node, core).ask(
-            params.capability, body, request_id=request_id, visit=Visit(OPERATOR)
+            name, body, request_id=request_id, visit=Visit(OPERATOR)
         )
     return dict(msgspec.json.decode(_encode(found)))
 
@@ -82,19 +86,19 @@ async def list_capabilities(node: Node, _: Nothing, __: Emit) -> dict[str, Any]:
     offered = contracts.counted(view.capabilities for view in node.router.models())
     return {
         "capabilities": [
-            {**_summary(one), "models": offered[one.capability]} for one in contracts.all()
+            {**one.summary, "models": offered[one.capability]} for one in contracts.all()
         ]
     }
 
 
 async def show_capability(node: Node, params: Named, _: Emit) -> dict[str, Any]:
     """One of them with its schemas, and the models that can be asked for it now."""
-    contract = contracts_of(node).of(params.name)
+    contract = contracts_of(node).of(capability_named(node.graph, params.name, node.now_ms()))
     satisfied = node.graph.index.concepts.satisfied
     models = [
         {"name": view.name, "model": view.model, "state": view.state, "nodes": len(view.nodes)}
         for view in node.router.models()
-        if params.name in satisfied(view.capabilities)
+        if contract.capability in satisfied(view.capabilities)
     ]
     schemas = {
         name: msgspec.json.decode(schema)
@@ -104,7 +108,7 @@ async def show_capability(node: Node, params: Named, _: Emit) -> dict[str, Any]:
             ("parameters", contract.parameters),
         )
     }
-    return {**_summary(contract), **schemas, "models": models}
+    return {**contract.summary, **schemas, "models": models}
 
 
 def outcome_methods(node: Node) -> Mapping[str, tuple[type[msgspec.Struct], Method]]:
@@ -144,13 +148,3 @@ def _named(said: str | None) -> msgspec.Raw:
     if said is None:
         return msgspec.Raw(b"null")
     return msgspec.Raw(said.encode() if said.lstrip().startswith("{") else _encode(said))
-
-
-def _summary(contract: Contract) -> dict[str, Any]:
-    return {
-        "name": contract.capability,
-        "label": contract.label,
-        "task": contract.task,
-        "broader": list(contract.broader),
-        "published": contract.published,
-    }

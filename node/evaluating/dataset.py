@@ -6,6 +6,7 @@ It may come from anywhere: every line is bounded, and checked against the contra
 and the form of its answers before anybody is asked anything.
 """
 
+import codecs
 import hashlib
 import io
 from collections.abc import Iterator, Mapping
@@ -36,10 +37,11 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What is asked, and what is expected, as `Form.expected` reads it."""
+    """What is asked, and what is expected, as `Form.expected` reads it; `line` is its number."""
 
     want: Want
     expected: Any
+    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def parse_dataset(
         if len(items) >= LIMITS.dataset_items_max:
             raise UsageError(f"a dataset has at most {LIMITS.dataset_items_max} items")
         try:
-            items.append(_item(line, contract, form, constraints))
+            items.append(Item(*_item(line, contract, form, constraints), number))
         except (ValueError, OverflowError, RecursionError, InvalidRequestError) as error:
             said = error.message if isinstance(error, InvalidRequestError) else str(error)
             raise UsageError(f"line {number} of the dataset: {said.rstrip('.')}") from None
@@ -81,13 +83,13 @@ def parse_dataset(
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Those that are not blank, with their numbers."""
-    for number, line in enumerate(io.BytesIO(data), 1):
+    """Those that are not blank, with their numbers; a byte order mark is no part of the first."""
+    for number, line in enumerate(io.BytesIO(data.removeprefix(codecs.BOM_UTF8)), 1):
         if line.strip():
             yield number, line
 
 
-def _item(line: bytes, contract: Contract, form: Form, constraints: bytes) -> Item:
+def _item(line: bytes, contract: Contract, form: Form, constraints: bytes) -> tuple[Want, Any]:
     if len(line) > LIMITS.dataset_line_max_bytes:
         raise ValueError(f"it is longer than {LIMITS.dataset_line_max_bytes} bytes")
     try:
@@ -102,7 +104,7 @@ def _item(line: bytes, contract: Contract, form: Form, constraints: bytes) -> It
         expected = form.expected(said.expected)
     except MisfitError as error:
         raise ValueError(f"what is expected cannot be an answer: {error}") from None
-    if "source" in said.parameters or "target" in said.parameters:
+    if contract.selecting(said.parameters):
         raise ValueError("what chooses among models holds for the whole dataset: use `--param`")
     usual = _USUAL if contract.task == _TEXT else {}
     want = wanted(
@@ -113,7 +115,7 @@ def _item(line: bytes, contract: Contract, form: Form, constraints: bytes) -> It
         strategy=_LOCAL,
         seed=0,
     )
-    return Item(want, expected)
+    return want, expected
 
 
 def _constraints(parameters: Mapping[str, str]) -> bytes:

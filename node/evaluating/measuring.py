@@ -11,16 +11,14 @@ from aigrid.node.evaluating.dataset import Dataset, Item
 from aigrid.node.evaluating.forms import Form
 from aigrid.node.evaluating.metrics import Measure, Tally
 from aigrid.node.outcome.asking import Mesh, Target, Want
-from aigrid.protocol.errors import AigridError, Code, EngineError
+from aigrid.protocol.errors import AigridError, Code, EngineError, UsageError
 from aigrid.protocol.limits import LIMITS
 
 # What is wrong then is the model's answer, which counts. Other errors say nothing of the model.
-_OWN: Final = frozenset(
-    {
-        *(Code.INVALID_REQUEST, Code.UNSUPPORTED_PARAMETER, Code.CONTEXT_LENGTH_EXCEEDED),
-        *(Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT),
-    }
+_MISFIT: Final = frozenset(
+    {Code.INVALID_REQUEST, Code.UNSUPPORTED_PARAMETER, Code.CONTEXT_LENGTH_EXCEEDED}
 )
+_OWN: Final = _MISFIT | {Code.ENGINE_FAILED, Code.ENGINE_TIMEOUT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +62,37 @@ async def measure(
         for _ in range(LIMITS.evaluated_at_once):
             nursery.start_soon(run.work, rest, nursery.cancel_scope, progress)
     if run.problem is not None:
-        raise run.problem
+        raise _broken_off(run.problem, len(run.tallies), len(dataset.items))
     unanswered = len(run.failures)
     if unanswered == len(dataset.items):
-        first = run.failures[0]
-        raise first or EngineError("no answer of the model can be compared with what is expected")
+        line = min(run.failures)
+        raise _all_unanswered(line, run.failures[line])
     tallies = [run.tallies[index] for index in range(len(dataset.items))]
     return Measured(tallies, unanswered, run.node, run.seconds / len(tallies))
+
+
+def _broken_off(error: AigridError, done: int, items: int) -> AigridError:
+    """What ended it when nobody was left to ask, and what to do."""
+    error.message = (
+        f"after {done} of {items} items no holder of the model answers: "
+        f"{error.message.rstrip('.')}; nothing was signed of it: see `aigrid models` for who holds "
+        "it, and evaluate it again"
+    )
+    return error
+
+
+def _all_unanswered(line: int, error: AigridError | None) -> AigridError:
+    """Of no item there is an answer: why not of the one in that line."""
+    if error is None:
+        return EngineError(
+            f"line {line} of the dataset: no answer of the model can be compared with what is "
+            "expected, nor of any other line; ask it with `aigrid run` to see what it says"
+        )
+    said = f"line {line} of the dataset: {error.message.rstrip('.')}; no other was answered either"
+    if error.code in _MISFIT:  # it is the dataset that does not fit the model
+        return UsageError(said)
+    error.message = said
+    return error
 
 
 class _Run:
@@ -91,7 +113,7 @@ class _Run:
         self._holders = holders
         self._negated = negated
         self.tallies: dict[int, Tally] = {}
-        self.failures: list[AigridError | None] = []
+        self.failures: dict[int, AigridError | None] = {}  # by line of the dataset
         self.problem: AigridError | None = None
         self.node = holders[0].node
         self.seconds = 0.0
@@ -120,11 +142,11 @@ class _Run:
         except AigridError as error:
             if error.code not in _OWN:
                 raise
-            self.failures.append(error)
+            self.failures[item.line] = error
             return None
         answer = self._form.matched(output, item.expected, negated=self._negated)
         if answer is None:
-            self.failures.append(None)
+            self.failures[item.line] = None
         return answer
 
     async def _output(self, want: Want) -> Any:

@@ -125,13 +125,21 @@ def _flagged(measure: Callable[[Rankings | None, Sequence[str]], Tally]) -> Any:
 def _residuals(answer: Sequence[float] | None, expected: Sequence[float]) -> Tally:
     """(numbers, their sum, sum of squares, sum of squared errors)."""
     wanted = [math.inf] * len(expected) if answer is None else answer
-    errors = math.fsum((a - b) ** 2 for a, b in zip(wanted, expected, strict=True))
-    return len(expected), math.fsum(expected), math.fsum(e * e for e in expected), errors
+    errors = [a - b for a, b in zip(wanted, expected, strict=True)]
+    return len(expected), _sum(expected), _sum(e * e for e in expected), _sum(e * e for e in errors)
+
+
+def _sum(numbers: Iterable[float]) -> float:
+    """Infinite where it is too great: a model may answer whatever there is."""
+    try:
+        return math.fsum(numbers)
+    except OverflowError:
+        return math.inf
 
 
 def _r2(tallies: Sequence[Tally]) -> float:
     """1 - (squared errors / variance), and 0 where that is less; 0 where nothing varies."""
-    numbers, total, squares, errors = (math.fsum(column) for column in zip(*tallies, strict=True))
+    numbers, total, squares, errors = map(_sum, zip(*tallies, strict=True))
     variance = squares - total * total / numbers if numbers else 0.0
     if variance <= 0:
         return float(errors == 0)

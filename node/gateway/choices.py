@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from aigrid.node.gateway.call import TextCall
+from aigrid.node.gateway.fitting import Fitting
 from aigrid.node.gateway.generation import Generation
 from aigrid.node.gateway.step import Step
 from aigrid.node.mesh.routing.answer import Answer, Segment
@@ -47,7 +48,7 @@ class Choices:
     early: `answer` is that of the choice that began first.
     """
 
-    def __init__(self, generations: Sequence[Generation], each: int) -> None:
+    def __init__(self, generations: Sequence[Generation | Fitting], each: int) -> None:
         self._generations = generations
         self._each = each
         self._began: Answer | None = None
@@ -120,7 +121,7 @@ class Choices:
         self._over = True
         return Step("", (), Finish("stop", self._prompt_tokens, self._completion_tokens))
 
-    async def _run(self, number: int, generation: Generation) -> None:
+    async def _run(self, number: int, generation: Generation | Fitting) -> None:
         """One choice; what fails is told to whoever reads."""
         try:
             async with generation:
@@ -148,4 +149,4 @@ class Choices:
             await opened.__aexit__(None, None, None)
 
 
-Generated = Generation | Choices
+Generated = Generation | Fitting | Choices

@@ -5,21 +5,23 @@ clients name it, one step per batch of chunks, the rule that an answer ends in `
 error, and an orderly end of whatever is live when the node stops.
 """
 
-import functools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 import msgspec
 
 from aigrid.metagraph.preferences import Preferences
 from aigrid.metagraph.selection import Criteria
-from aigrid.node.gateway.by_capability import capability_of, spoken, task_of
+from aigrid.node.gateway.by_capability import capability_of, check_taken, task_of
 from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.choices import Choices, Generated, numbered, requests_of
+from aigrid.node.gateway.fitting import Fitting, WrongAnswerError
 from aigrid.node.gateway.generation import Generation, Live
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.gateway.told import Told
@@ -29,7 +31,7 @@ from aigrid.node.observing.course import Course
 from aigrid.node.outcome.contract import Contract, unsaid
 from aigrid.node.policy.charging import Charge, most
 from aigrid.node.policy.metering import Visit
-from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
+from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import (
     TEXT_GENERATION,
     Finish,
@@ -70,7 +72,8 @@ class GatewayCore:
     `status` gives the body of `GET /aigrid/v1/status`; `now_ms` is wall time in milliseconds since
     the epoch; `token` returns a fresh random name of 8 to 64 characters out of letters, digits, `_`
     and `-`; `broader` names the capabilities above one; `whereabouts` says by model id where each
-    is, as a JSON object; `contract` is that of a capability, and raises for one that is unknown.
+    is, as a JSON object; `contract` is that of a capability, and raises for one that is unknown;
+    `misfit` hears of a (PeerId, model id, capability) whose answer was none of the capability's.
     """
 
     def __init__(
@@ -83,8 +86,10 @@ class GatewayCore:
         broader: Callable[[str], Collection[str]] = lambda _: (),
         whereabouts: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         contract: Callable[[str], Contract] = unsaid,
+        misfit: Callable[[str, str, str], None] = lambda *_: None,
     ) -> None:
         self._contract = contract
+        self.misfit = misfit
         self._inference = inference
         self._broader = broader
         self.whereabouts = whereabouts
@@ -175,7 +180,7 @@ class GatewayCore:
         Raises:
             AigridError: the caller may not, or not now.
         """
-        if (named := capability_of(call.models)) is not None:
+        if (named := capability_of(call.models, self._stated)) is not None:
             capability, criteria = named
             call = replace(call, models=(), capability=capability, criteria=criteria)
         contract = self._contract(call.capability or TEXT_GENERATION)
@@ -188,20 +193,32 @@ class GatewayCore:
         self._check(visit, models, contract.capability, cost)
         course = self.course(request_id)
         course.operation = "chat" if call.request.messages else "text_completion"
-        made = [
-            self._generation(
+        parts = count(part)
+
+        def make(request: InferRequest, preferences: Preferences) -> Generation:
+            return self._generation(
                 models,
                 request,
                 call.capability,
-                preferences=call.preferences,
+                preferences=preferences,
                 criteria=call.criteria,
-                request_id=numbered(request_id, part or number),
+                request_id=numbered(request_id, next(parts)),
                 visit=visit,
                 wish=wish,
                 course=course,
-                speaks=functools.partial(spoken, contract) if speaks else None,
             )
-            for number, request in enumerate(requests)
+
+        made = [
+            Fitting(
+                partial(make, request),
+                call.preferences,
+                contract,
+                check=partial(check_taken, call, contract),
+                misfit=self.misfit,
+            )
+            if speaks
+            else make(request, call.preferences)
+            for request in requests
         ]
         return made[0] if len(made) == 1 else Choices(made, call.choices)
 
@@ -219,7 +236,7 @@ class GatewayCore:
         Raises:
             AigridError: the caller may not, or there is no complete answer.
         """
-        if (named := capability_of(call.models)) is not None:
+        if (named := capability_of(call.models, self._stated)) is not None:
             call = self._by_capability(call, *named)
         request = call.request
         self._check(visit, call.models or ("",), call.capability, most(request))
@@ -243,9 +260,14 @@ class GatewayCore:
             tensors = next((step.tensors for step in steps if step.tensors is not None), None)
             found = output if isinstance(request, TaskRequest) else tensors
             if finish is None or not found:
-                raise EngineError("The model answered without a result.")
+                answer = generation.answer
+                self.misfit(answer.node, answer.model, call.capability)
+                raise WrongAnswerError("The model answered without a result.", answer.node)
             told = Told.of(generation.answer, generation.segments, course)
             return TaskAnswer(generation.answer, output, finish, told, tensors or {})
+
+    def _stated(self, capability: str) -> Collection[str]:
+        return self._contract(capability).stated()
 
     def _by_capability(self, call: TaskCall, capability: str, criteria: Criteria) -> TaskCall:
         """A task of whatever model has a capability, which has to be the task, or narrower."""
@@ -270,7 +292,6 @@ class GatewayCore:
         visit: Visit,
         wish: Wish | None,
         course: Course,
-        speaks: Callable[[bytes], str] | None = None,
     ) -> Generation:
         wish, ended = wish or Wish(), list[Segment]()
         waiting = Waiting(wish.keep_alive_seconds, whole=wish.whole)
@@ -298,7 +319,6 @@ class GatewayCore:
             patience_seconds=wish.patience_seconds,
             course=course,
             takes_tensors=isinstance(request, TensorRequest),
-            speaks=speaks,
         )
 
     def _check(self, visit: Visit, models: Sequence[str], capability: str, cost: int) -> None:

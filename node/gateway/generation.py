@@ -1,8 +1,6 @@
 """One answer of the mesh as steps, and what of them is live when the node stops."""
 
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +28,6 @@ class Generation:
         course: what is noted of the request.
     """
 
-    # `speaks` makes text of a task's answer.
     def __init__(
         self,
         live: "Live",
@@ -43,10 +40,8 @@ class Generation:
         patience_seconds: float,
         course: Course,
         takes_tensors: bool = False,
-        speaks: Callable[[bytes], str] | None = None,
     ) -> None:
         self._takes_tensors = takes_tensors
-        self._speaks = speaks
         self._ended_before = ended
         self.waiting = waiting
         self._patience_seconds = patience_seconds
@@ -59,9 +54,11 @@ class Generation:
         self._waiting: trio.CancelScope | None = None
         self._is_cut = False
         self._ended = self._noted = False
+        self._since_seconds = 0.0
 
     async def __aenter__(self) -> Self:
         self._live.enter(self)
+        self._since_seconds = trio.current_time()
         try:
             with trio.CancelScope() as self._waiting:
                 entering = self._answering.__aenter__()
@@ -87,7 +84,8 @@ class Generation:
         self._visit.spend(self._charge.broke_off())
         if not self._noted:
             seconds = self.waiting.engine_seconds
-            self.course.broke_off(self.answer, *self._charge.counted, seconds)
+            since = self._since_seconds
+            self.course.broke_off(self.answer, *self._charge.counted, seconds, since_seconds=since)
         try:
             await self._answering.__aexit__(kind, error, traceback)
         finally:
@@ -125,8 +123,6 @@ class Generation:
             if chunks is None:
                 raise RemoteError("The answer stopped without an end.", Code.CONNECTION_LOST)
             step = merged(chunks, takes_tensors=self._takes_tensors)
-            if self._speaks is not None and step.output:
-                step = replace(step, text=self._speaks(step.output), output=b"")
             if step.finish is None:
                 if step.text or step.logprobs or step.output or step.more or step.tensors:
                     return step
@@ -137,7 +133,12 @@ class Generation:
             if step.finish.reason == "cancelled":
                 raise LocalError("The answer was cancelled before it was complete.", Code.CANCELLED)
             self._noted = True
-            self.course.ended(self.answer, step.finish, self.waiting.engine_seconds)
+            self.course.ended(
+                self.answer,
+                step.finish,
+                self.waiting.engine_seconds,
+                since_seconds=self._since_seconds,
+            )
             return step
 
     def _never_began(self) -> None:

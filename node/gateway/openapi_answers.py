@@ -255,7 +255,10 @@ class _Capability(msgspec.Struct):
     task: str
     broader: list[str]
     published: str
+    askable: bool
     models: int
+    reason: str = ""
+    narrower: list[str] = []
     input: dict[str, Any] = {}
     output: dict[str, Any] = {}
     parameters: dict[str, Any] = {}

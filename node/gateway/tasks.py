@@ -18,6 +18,7 @@ from aigrid.node.gateway.http.text_answer import served_by
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.fields import explain
 from aigrid.node.gateway.told import aigrid_object
+from aigrid.node.outcome.no_json import no_json
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import TEXT_GENERATION, TaskRequest
 from aigrid.protocol.limits import LIMITS
@@ -78,7 +79,9 @@ def decode_task(task: str, body: bytes) -> TaskCall:
             param=wrong.param,
         ) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidRequestError(f"The body is no JSON: {error}. Send one JSON object.") from None
+        raise InvalidRequestError(
+            f"The body is no JSON: {no_json(body, error)}. Send one JSON object."
+        ) from None
     try:
         request = msgspec.convert(
             {"task": task, "input": bytes(parsed.input), "parameters": parsed.parameters},

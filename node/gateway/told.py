@@ -8,6 +8,7 @@ import msgspec
 
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.observing.course import Course
+from aigrid.protocol.errors import AigridError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,24 @@ class Told:
     def of(cls, answer: Answer, segments: Sequence[Segment], course: Course) -> Self:
         """As it stands now."""
         return cls(answer, segments, course.attempts, course.overhead_ms)
+
+
+class OutcomeError(AigridError):
+    """Why there is no outcome, though answers were given for it, which are paid for.
+
+    Attributes:
+        segments: of these answers.
+        param, progress: of what it is made of, where that has them.
+    """
+
+    def __init__(
+        self, error: AigridError, segments: Sequence[Segment], *, prefix: str = ""
+    ) -> None:
+        message = prefix + error.message.removeprefix(prefix)
+        super().__init__(message, error.code, retry_after_seconds=error.retry_after_seconds)
+        self.segments = tuple(segments)
+        self.param: str | None = getattr(error, "param", None)
+        self.progress: dict[str, Any] | None = getattr(error, "progress", None)
 
 
 def aigrid_object(told: Told) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from aigrid.node.learning.ledger import Ledger
 from aigrid.node.learning.pace import Paces
 from aigrid.node.learning.trust import word_of
 from aigrid.node.settings.trust import TrustConfig
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code, LocalError
 from aigrid.protocol.evidence import AuditBody
 from aigrid.protocol.identity import Identity, did_of_peer_id, peer_id_of_did
 from aigrid.protocol.kinds import Kind
@@ -83,6 +83,11 @@ class Learning:
             ),
         )
 
+    def misfit(self, peer_id: str, model: str, capability: str) -> None:
+        """See `Ledger.misfit`."""
+        now_ms = self._now_ms()
+        self._changed(peer_id, self.ledger.misfit(peer_id, model, capability, now_ms=now_ms))
+
     def audited(self, peer_id: str, model: str, capability: str, *, wrong: bool) -> None:
         """See `Ledger.audited`."""
         now_ms = self._now_ms()
@@ -136,16 +141,32 @@ class Learning:
             return False
         return self.ledger.audits(peer_id, self._now_ms())[1] >= _WRONG_LATELY
 
-    def tell(self, peer_id: str) -> Record | None:
+    def told(self) -> set[str]:
+        """The DIDs of which an AuditRecord of this node is live."""
+        said = self._graph.live_records(self._now_ms(), issuer=self._identity.did)
+        return {record.subject for record in said if record.kind is Kind.AUDIT}
+
+    def tell(self, peer_id: str, told: set[str] | None = None) -> Record | None:
         """Sign what was found of a node; None where that is nothing, or it is this node.
 
+        `told`: as `told` gives it, for whoever tells of many; the node is added.
+
         Raises:
-            AigridError: it cannot be issued now.
+            AigridError: it cannot be issued now; `over_quota`: of another node, for this one speaks
+                of as many as it may.
         """
         did, now_ms = did_of_peer_id(peer_id), self._now_ms()
         findings = self.ledger.findings(peer_id, now_ms)
         if not findings or did == self._identity.did:
             return None
+        told = self.told() if told is None else told
+        if did not in told and len(told) >= LIMITS.audits_own_max:
+            raise LocalError(
+                f"this node tells of {len(told)} others, which is as many as it may: wait until "
+                "some of its AuditRecords end",
+                Code.OVER_QUOTA,
+            )
+        told.add(did)
         body = AuditBody(id=did, findings=findings)
         ttl_ms = LIMITS.audit_ttl_seconds * 1000
         return self._graph.issue(Kind.AUDIT, body, self._identity, now_ms=now_ms, ttl_ms=ttl_ms)
@@ -164,7 +185,9 @@ class Learning:
 
     def _changed(self, peer_id: str, forgotten: tuple[str, ...]) -> None:
         self._unsaved |= {peer_id, *forgotten}
-        self._untold.add(peer_id)
+        if self._tells:
+            self._untold.add(peer_id)
+            self._untold.difference_update(forgotten)
 
     def _save(self) -> None:
         """What cannot be written is tried again with what comes next."""
@@ -195,8 +218,9 @@ class Learning:
         self._told_seconds = trio.current_time()
         newest = [peer for peer in reversed(self.ledger.peers()) if peer in self._untold]
         self._untold.clear()
+        told = self.told()
         for peer_id in newest[: LIMITS.audits_own_max]:
             try:
-                self.tell(peer_id)
+                self.tell(peer_id, told)
             except AigridError as error:
                 log.info("experience_not_told", peer=peer_id, code=error.code.value)

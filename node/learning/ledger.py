@@ -107,6 +107,17 @@ class Ledger:
             tally.latency_ms = mixed
         return forgotten
 
+    def misfit(self, peer_id: str, model: str, capability: str, *, now_ms: int) -> tuple[str, ...]:
+        """What was noted as served was no answer of the capability: it has failed instead.
+
+        Returns:
+            The PeerIds of nodes that are forgotten for it.
+        """
+        tally, forgotten = self._tally(peer_id, model, capability, now_ms)
+        tally.served = max(0.0, tally.served - 1)
+        tally.failed += 1
+        return forgotten
+
     def audited(
         self, peer_id: str, model: str, capability: str, *, wrong: bool, now_ms: int
     ) -> tuple[str, ...]:

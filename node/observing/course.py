@@ -1,5 +1,6 @@
 """The course of one request through the gateway: when what happened, and how it ended."""
 
+import math
 from typing import Final
 
 import trio
@@ -38,6 +39,8 @@ class Course:
     """
 
     __slots__ = (
+        "_at_once_seconds",
+        "_until_seconds",
         "attempts",
         "began_seconds",
         "client_seconds",
@@ -69,6 +72,7 @@ class Course:
         self.first_seconds: float | None = None
         self.over_seconds: float | None = None
         self.client_seconds = self.engine_seconds = 0.0
+        self._at_once_seconds, self._until_seconds = 0.0, -math.inf
         self.prompt_tokens = self.completion_tokens = self.longest_tokens = 0
         self.attempts = self.continued = 0
         self.status = 0
@@ -91,16 +95,35 @@ class Course:
             self.first_seconds = self.seconds
             self.name, self.model, self.node = answer.name, answer.model, answer.node
 
-    def ended(self, answer: Answer, finish: Finish, engine_seconds: float) -> None:
-        """A choice has ended well. Choices are made at once, so the longest wait is that of all."""
+    def ended(
+        self,
+        answer: Answer,
+        finish: Finish,
+        engine_seconds: float,
+        *,
+        since_seconds: float = -math.inf,
+    ) -> None:
+        """A choice has ended well; it was asked for at `since_seconds`.
+
+        Of those made at once the longest wait for an engine is that of all; one that was asked for
+        when all others had ended adds its own.
+        """
         self.finished = True
-        self._add(answer, finish.prompt_tokens, finish.completion_tokens, engine_seconds)
+        self._worked(since_seconds, engine_seconds)
+        self._add(answer, finish.prompt_tokens, finish.completion_tokens)
 
     def broke_off(
-        self, answer: Answer, prompt_tokens: int, completion_tokens: int, engine_seconds: float
+        self,
+        answer: Answer,
+        prompt_tokens: int,
+        completion_tokens: int,
+        engine_seconds: float,
+        *,
+        since_seconds: float = -math.inf,
     ) -> None:
         """A choice that had begun has ended before its end."""
-        self._add(answer, prompt_tokens, completion_tokens, engine_seconds)
+        self._worked(since_seconds, engine_seconds)
+        self._add(answer, prompt_tokens, completion_tokens)
 
     def failed_to_begin(self, name: str, attempts: int) -> None:
         """A choice has no answer; `name` is of the model that was asked last, "" for none."""
@@ -113,16 +136,21 @@ class Course:
             self.status = self.status or 499
             self.code = self.code or Code.CANCELLED
 
-    def _add(
-        self, answer: Answer, prompt_tokens: int, completion_tokens: int, engine_seconds: float
-    ) -> None:
+    def _worked(self, since_seconds: float, engine_seconds: float) -> None:
+        if since_seconds >= self._until_seconds:
+            self._at_once_seconds = 0.0
+        more = max(0.0, engine_seconds - self._at_once_seconds)
+        self._at_once_seconds += more
+        self.engine_seconds += more
+        self._until_seconds = trio.current_time()
+
+    def _add(self, answer: Answer, prompt_tokens: int, completion_tokens: int) -> None:
         self.counted = True
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
         self.longest_tokens = max(self.longest_tokens, completion_tokens)
         self.attempts += answer.attempts
         self.continued += max(0, len(answer.segments) - 1)
-        self.engine_seconds = max(self.engine_seconds, engine_seconds)
 
     def over(self) -> None:
         """Nothing happens to it any more."""

@@ -11,74 +11,145 @@ have them (SPEC 13.1), for two models never give the same scores:
 - text: the same words, whatever their case and width (Unicode NFKC) and the space between them;
 - numbers: within a thousandth; vectors of 16 or more: a cosine of 0.99 or more;
 - anything else: the same JSON.
+
+Answers may be hostile: what is nested too deeply, or would take too long to compare, is like its
+equal alone.
 """
 
 import math
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from operator import mul
 from typing import Any, Final
 
+from aigrid.protocol.limits import LIMITS
+
+_DEEPEST: Final = 32
 _RELATIVE: Final = 1e-3
 _ABSOLUTE: Final = 1e-6
 _COSINE: Final = 0.99
 _LONG: Final = 16  # fewer numbers are no vector: rows of scores, forecasts
 _OVERLAP: Final = 0.5
+_Corners = tuple[float, ...]  # as in `_SIDES`
 _SIDES: Final = ("xmin", "ymin", "xmax", "ymax")
 
 
-def groups(answers: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
-    """For each answer the places of those that say the same, itself included.
+class Agreement:
+    """Answers as they come, by place; each is compared once with each of those before it.
 
-    Likeness of numbers is not transitive, so these are no classes: two of them may overlap.
+    Likeness of numbers is not transitive: who agrees with one need not agree with each other.
     """
-    return tuple(
-        tuple(n for n, other in enumerate(answers) if n == m or same(one, other))
-        for m, one in enumerate(answers)
-    )
 
+    def __init__(self) -> None:
+        self._answers: dict[int, Any] = {}
+        self._alike: dict[int, set[int]] = {}
 
-def most_agreed(answers: Sequence[Any]) -> tuple[int, tuple[int, ...]]:
-    """Where the answer stands with which most agree, the first of equals, and who they are.
+    def add(self, place: int, answer: Any) -> None:
+        """One more has come, decoded."""
+        alike = {before for before, other in self._answers.items() if same(other, answer)}
+        for before in alike:
+            self._alike[before].add(place)
+        self._answers[place], self._alike[place] = answer, {place, *alike}
 
-    Raises ValueError for no answers.
-    """
-    found = groups(answers)
-    best = max(range(len(found)), key=lambda n: (len(found[n]), -n))
-    return best, found[best]
+    def most(self) -> tuple[int, tuple[int, ...]]:
+        """The place of the answer with which most agree, the first of equals, and all of theirs.
+
+        Raises ValueError for no answers.
+        """
+        best = max(self._alike, key=lambda place: (len(self._alike[place]), -place))
+        return best, tuple(sorted(self._alike[best]))
 
 
 def same(one: Any, other: Any) -> bool:
     """Whether two decoded answers of one capability agree."""
-    one, other = _text_of(one), _text_of(other)
-    if isinstance(one, str) and isinstance(other, str):
-        return _plain(one) == _plain(other)
-    if _is_number(one) and _is_number(other):
-        return _close(one, other)
-    if isinstance(one, list) and isinstance(other, list):
-        return _same_lists(one, other)
-    if isinstance(one, dict) and isinstance(other, dict):
-        if "answer" in one and "answer" in other:  # of a question, with a score
-            return same(one["answer"], other["answer"])
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    return isinstance(one, bool) is isinstance(other, bool) and bool(one == other)
+    try:
+        return _Comparison().same(one, other)
+    except (_TooMuchError, OverflowError, RecursionError):
+        return _equal(one, other)
 
 
-def _same_lists(one: list[Any], other: list[Any]) -> bool:
-    both = (*one, *other)
-    if _have(both, "box", "label"):
-        return _same_boxes(one, other)
+class _TooMuchError(Exception):
+    """Two answers that are not worth to be gone through."""
+
+
+class _Comparison:
+    """Of two answers, which takes a bounded number of steps. Raises _TooMuchError beyond it."""
+
+    def __init__(self) -> None:
+        self._left = LIMITS.compared_steps_max
+
+    def same(self, one: Any, other: Any, depth: int = 0) -> bool:
+        one, other = _text_of(one), _text_of(other)
+        self._step(1 if depth <= _DEEPEST else LIMITS.compared_steps_max)
+        if isinstance(one, str) and isinstance(other, str):
+            self._step((len(one) + len(other)) // 4)
+            return _plain(one) == _plain(other)
+        if _is_number(one) and _is_number(other):
+            return _close(one, other)
+        if isinstance(one, list) and isinstance(other, list):
+            return self._lists(one, other, depth)
+        if isinstance(one, dict) and isinstance(other, dict):
+            if "answer" in one and "answer" in other:  # of a question, with a score
+                return self.same(one["answer"], other["answer"], depth + 1)
+            return one.keys() == other.keys() and all(
+                self.same(one[name], other[name], depth + 1) for name in one
+            )
+        return isinstance(one, bool) is isinstance(other, bool) and bool(one == other)
+
+    def _step(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise _TooMuchError
+
+    def _lists(self, one: list[Any], other: list[Any], depth: int) -> bool:
+        both = (*one, *other)
+        self._step(len(both) // 16)
+        if _have(both, "box", "label"):
+            return self._boxes(one, other)
+        if both and isinstance(both[0], dict):
+            self._step(len(both) // 4)
+        told = _told(one, other, both)
+        if told is not None:
+            return told
+        if len(one) != len(other):
+            return False
+        if len(one) > 1 and all(map(_is_number, both)):
+            return _alike(one, other)
+        return all(self.same(a, b, depth + 1) for a, b in zip(one, other, strict=True))
+
+    def _boxes(self, one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
+        if len(one) != len(other):
+            return False
+        left: defaultdict[str, list[_Corners]] = defaultdict(list)
+        for box in other:
+            left[repr(box["label"])].append(_corners(box["box"]))
+        for box in one:
+            corners, beside = _corners(box["box"]), left[repr(box["label"])]
+            self._step(1 + len(beside))
+            overlaps = [_overlap(corners, each) for each in beside]
+            if not overlaps or max(overlaps) < _OVERLAP:
+                return False
+            del beside[overlaps.index(max(overlaps))]
+        return True
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except RecursionError:
+        return False
+
+
+def _told(one: list[Any], other: list[Any], both: Sequence[Any]) -> bool | None:
+    """Of lists of objects with a meaning; None where these are none."""
     if _have(both, "label", "score"):
         return bool(one) == bool(other) and (not one or _first(one) == _first(other))
     if _have(both, "entity", "start", "end"):
         return _spans(one) == _spans(other)
     if _have(both, "index", "anomaly"):
         return _flagged(one) == _flagged(other)
-    if len(one) != len(other):
-        return False
-    if len(one) > 1 and all(map(_is_number, both)):
-        return _alike(one, other)
-    return all(map(same, one, other))
+    return None
 
 
 def _have(answers: Sequence[Any], *names: str) -> bool:
@@ -100,20 +171,7 @@ def _flagged(rows: list[dict[str, Any]]) -> set[str]:
     return {str(one["index"]) for one in rows if one["anomaly"] is True}
 
 
-def _same_boxes(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
-    left = list(other)
-    for box in one:
-        found = max(left, key=lambda o: _overlap(box, o), default=None)
-        if found is None or _overlap(box, found) < _OVERLAP:
-            return False
-        left.remove(found)
-    return not left
-
-
-def _overlap(one: dict[str, Any], other: dict[str, Any]) -> float:
-    if one["label"] != other["label"]:
-        return 0.0
-    a, b = _corners(one["box"]), _corners(other["box"])
+def _overlap(a: _Corners, b: _Corners) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     shared = max(0.0, width) * max(0.0, height)
@@ -121,11 +179,11 @@ def _overlap(one: dict[str, Any], other: dict[str, Any]) -> float:
     return shared / whole if whole > 0 else float(a == b)
 
 
-def _corners(box: Any) -> tuple[float, ...]:
+def _corners(box: Any) -> _Corners:
     return tuple(_number(box.get(side)) if isinstance(box, dict) else 0.0 for side in _SIDES)
 
 
-def _area(corners: tuple[float, ...]) -> float:
+def _area(corners: _Corners) -> float:
     return max(0.0, corners[2] - corners[0]) * max(0.0, corners[3] - corners[1])
 
 

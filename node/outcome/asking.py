@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from aigrid.metagraph.selection import Criteria
-from aigrid.node.outcome.agreement import most_agreed
+from aigrid.node.outcome.agreement import Agreement
 from aigrid.node.outcome.confidence import confidence
 from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.modes import Cascade, Race, Vote
@@ -149,8 +149,8 @@ async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
             f"{len(waiting)} can vote on {want.contract.capability} now, and {mode.needed} must "
             "agree: lower `agree`, or wait until more nodes offer it"
         )
-    replies: list[Reply] = []
-    agreeing: tuple[int, ...] = ()
+    replies: dict[int, Reply] = {}
+    agreement, agreeing = Agreement(), tuple[int, ...]()
     async with _asking(mesh, want) as asking:
         for _ in range(min(mode.of, len(waiting))):
             asking.start(waiting.popleft())
@@ -160,18 +160,20 @@ async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
                 if waiting:
                     asking.start(waiting.popleft())
                 continue
-            replies = sorted([*replies, reply], key=lambda one: places[one.target])
-            best, agreeing = most_agreed([one.value for one in replies])
+            place = places[reply.target]
+            replies[place] = reply
+            agreement.add(place, reply.value)
+            best, agreeing = agreement.most()
             if len(agreeing) >= mode.needed:
-                others = [one for n, one in enumerate(replies) if n != best]
+                others = [replies[n] for n in sorted(replies) if n != best]
                 told = {
                     "asked": len(replies) + asking.running,
                     "answered": len(replies),
                     "agreed": len(agreeing),
                     "needed": mode.needed,
                     "dissenting": [
-                        {"node": one.target.node, "model": one.target.model}
-                        for n, one in enumerate(replies)
+                        {"node": replies[n].target.node, "model": replies[n].target.model}
+                        for n in sorted(replies)
                         if n not in agreeing
                     ],
                 }
@@ -184,8 +186,9 @@ async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
 async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
     """The smallest model first; a larger one while the answer is not sure enough.
 
-    The last answer counts, however sure. Of several holders of one model the best is asked, and the
-    next where that fails.
+    The last answer counts, however sure, of those that say how sure they are. Of several holders
+    of one model the best is asked, and the next where that fails. How large a model behind a server
+    is nobody knows: such ones come last.
     """
     if isinstance(want.request, TextRequest) and want.request.top_logprobs is None:
         request = msgspec.structs.replace(want.request, top_logprobs=0)
@@ -193,10 +196,10 @@ async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
     by_model: dict[str, list[Target]] = {}
     for target in await mesh.candidates(want):
         by_model.setdefault(target.model, []).append(target)
-    models = sorted(by_model.values(), key=lambda found: (found[0].size_bytes, found[0].model))
+    models = sorted(by_model.values(), key=lambda found: _size_order(found[0]))
     if not models:
         return await fallback(mesh, want)
-    replies: list[Reply] = []
+    found, replies = None, list[Reply]()
     failures: list[Failure] = []
     steps: list[dict[str, Any]] = []
     for holders in models[: mode.of]:
@@ -204,20 +207,23 @@ async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
         if reply is None:
             continue
         sure = confidence(reply.value, reply.logprobs)
-        if sure is None:
-            raise InvalidRequestError(
-                f"An answer of {want.contract.capability} does not say how sure it is, so no "
-                "cascade can be built on it: use another mode, such as `vote`.",
-                Code.UNSUPPORTED_PARAMETER,
-                param="mode",
-            )
         replies.append(reply)
         steps.append({"model": reply.target.model, "confidence": sure})
-        if sure >= mode.confidence:
-            break
+        if sure is not None:
+            found = reply
+            if sure >= mode.confidence:
+                break
     if not replies:
         raise failures[0].error
-    return Outcome(replies[-1], replies[:-1], failures, {"steps": steps})
+    if found is None:
+        raise InvalidRequestError(
+            f"No answer of {want.contract.capability} says how sure it is, so no cascade can be "
+            "built on them: use another mode, such as `vote`.",
+            Code.UNSUPPORTED_PARAMETER,
+            param="mode",
+        )
+    others = [one for one in replies if one is not found]
+    return Outcome(found, others, failures, {"steps": steps})
 
 
 class NoAgreementError(EngineError):
@@ -293,6 +299,10 @@ def _late_seconds(mesh: Mesh, target: Target, mode: Race) -> float:
         return mode.after_ms / 1000
     known = mesh.late_after_seconds(target)
     return _LATE_SECONDS if known is None else known
+
+
+def _size_order(target: Target) -> tuple[bool, int, str]:
+    return target.size_bytes == 0, target.size_bytes, target.model
 
 
 def _one_a_node(targets: Iterable[Target]) -> list[Target]:

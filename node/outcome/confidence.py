@@ -2,7 +2,8 @@
 
 A cascade goes on to the next model where this is low. It is the score of what is said first, where
 scores are probabilities: of the best label, of the answer to a question, of the least certain
-entity. Of text it is the geometric mean of the tokens' probabilities, where the engine tells them.
+entity; nothing found is nothing sure. Of text it is the geometric mean of the tokens'
+probabilities, where the engine tells them.
 Of other answers nothing is known: a rank, a distance or a forecast is no confidence.
 """
 
@@ -20,8 +21,10 @@ def confidence(output: Any, logprobs: Sequence[float] = ()) -> float | None:
         return math.exp(min(0.0, sum(logprobs) / len(logprobs)))
     if isinstance(output, dict):
         return _probability(output.get("score"))
-    if not isinstance(output, list) or not output:
+    if not isinstance(output, list):
         return None
+    if not output:
+        return 0.0
     scores = [_probability(one.get("score")) if isinstance(one, dict) else None for one in output]
     if any("anomaly" in one for one in output if isinstance(one, dict)):
         return None  # how far a row is from the others

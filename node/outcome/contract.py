@@ -6,18 +6,22 @@ and what would make checking itself expensive is refused with the schema.
 """
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jsonschema_rs
 import msgspec
 
+from aigrid.node.outcome.no_json import DEEPEST
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
-from aigrid.protocol.limits import LIMITS, MIB
+from aigrid.protocol.limits import LIMITS
 
 NOTHING: Final = b"{}"
+SELECTING: Final = frozenset({"source", "target"})
+"""Parameters that choose among models, and go to none, whatever is stated."""
+
 _DEEPEST: Final = 32
 _TEXT_SHOWN_CHARS: Final = 200
 # References can stand in circles, and comparing all items with all others takes for ever.
@@ -28,7 +32,8 @@ _EXPENSIVE: Final = frozenset(
         *("unevaluatedProperties", "contains", "dependentSchemas", "if", "then", "else"),
     }
 )
-_PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=MIB, dfa_size_limit=MIB)
+_PATTERN: Final = LIMITS.schema_pattern_max_bytes
+_PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=_PATTERN, dfa_size_limit=_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,9 @@ class Contract:
         input, output: schemas of one request, as canonical JSON.
         parameters: that of an object of settings, each of them optional.
         published: the id of the record that says so; "" where it is shipped.
+        stated: the names of further parameters that choose among models: those for which manifests
+            now say which values they are meant for. Not known before it is called.
+        narrower: of a group, which nobody can ask for, those below it that can be.
     """
 
     capability: str
@@ -53,6 +61,8 @@ class Contract:
     output: bytes = NOTHING
     parameters: bytes = NOTHING
     published: str = ""
+    stated: Callable[[], frozenset[str]] = field(default=frozenset, compare=False, repr=False)
+    narrower: tuple[str, ...] = ()
 
     @property
     def settings(self) -> frozenset[str]:
@@ -64,9 +74,51 @@ class Contract:
         """Whether an input is bytes, written in base64."""
         return bool(msgspec.json.decode(self.input).get("contentEncoding") == "base64")
 
+    def selecting(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Which of them choose among models; the others go to whoever answers."""
+        texts = {name for name, value in parameters.items() if isinstance(value, str)}
+        chosen = SELECTING | (self.stated() if texts - SELECTING else frozenset())
+        return {
+            name: value
+            for name, value in parameters.items()
+            if name in SELECTING or (name in texts and name in chosen)
+        }
+
+    @property
+    def why_not(self) -> str:
+        """Why nobody can ask for it, and what to ask for instead; "" where it can be asked."""
+        if not self.narrower:
+            return ""
+        return (
+            f"{self.capability} is a group of capabilities, each with an input of its own, and "
+            f"cannot be asked itself: ask for one of {', '.join(self.narrower)}"
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What lists say of it, as JSON."""
+        return {
+            "name": self.capability,
+            "label": self.label,
+            "task": self.task,
+            "broader": list(self.broader),
+            "published": self.published,
+            "askable": not self.narrower,
+            **({"reason": self.why_not, "narrower": self.narrower} if self.narrower else {}),
+        }
+
+    def check_askable(self) -> None:
+        """Raises InvalidRequestError: it is a group; what to ask for instead."""
+        if why_not := self.why_not:
+            raise InvalidRequestError(
+                f"{why_not}. GET /v1/capabilities says how many models there are for each.",
+                param="capability",
+            )
+
     def check_input(self, value: Any) -> None:
         """Raises InvalidRequestError: where a decoded input differs from what is taken."""
-        if problem := _problem(self.input, value):
+        self.check_askable()
+        if problem := self._problem(self.input, value):
             raise InvalidRequestError(
                 f"The input of {self.capability} does not fit: {problem}. "
                 f"GET /v1/capabilities/{self.capability} shows what does.",
@@ -74,8 +126,13 @@ class Contract:
             )
 
     def check_parameters(self, value: Mapping[str, Any]) -> None:
-        """Raises InvalidRequestError: which setting is none, or has a value that it cannot have."""
+        """Raises InvalidRequestError: which setting is none, or has a value that it cannot have.
+
+        What manifests state is one, whether or not the contract names it.
+        """
         known = self.settings
+        stated = self.selecting(value).keys() - known - SELECTING
+        value = {name: one for name, one in value.items() if name not in stated}
         if self.parameters != NOTHING and (unknown := sorted(value.keys() - known)):
             there = ", ".join(sorted(known)) or "none"
             raise InvalidRequestError(
@@ -83,15 +140,33 @@ class Contract:
                 Code.UNSUPPORTED_PARAMETER,
                 param="parameters",
             )
-        if problem := _problem(self.parameters, dict(value)):
+        if problem := self._problem(self.parameters, value):
             raise InvalidRequestError(
                 f"The parameters of {self.capability} do not fit: {problem}.", param="parameters"
             )
 
     def check_output(self, value: Any) -> None:
         """Raises EngineError: whoever answered did not keep to the contract."""
-        if problem := _problem(self.output, value):
+        if problem := self._problem(self.output, value):
             raise EngineError(f"The answer is not one of {self.capability}: {problem}.")
+
+    def _problem(self, schema: bytes, value: Any) -> str:
+        """The first thing that does not fit, without quoting it; "" where all does."""
+        if schema == NOTHING:
+            return ""
+        try:
+            validator = (_published if self.published else _validator)(schema)
+        except ValueError:
+            return ""  # what cannot be checked is not held against anybody
+        try:
+            error = next(iter(validator.iter_errors(value)), None)
+        except ValueError:
+            return f"it is nested more than {DEEPEST} deep"
+        if error is None:
+            return ""
+        place = "".join(f"/{part}" for part in error.instance_path)[:_TEXT_SHOWN_CHARS]
+        said = error.message[:_TEXT_SHOWN_CHARS]
+        return f"at {place}: {said}" if place else said
 
 
 def unsaid(capability: str) -> Contract:
@@ -102,6 +177,7 @@ def unsaid(capability: str) -> Contract:
 def check_schema(schema: Mapping[str, Any]) -> str:
     """Why a schema cannot be used to check anything, in words; "" where it can."""
     waiting: list[tuple[Any, int]] = [(schema, 0)]
+    patterns = 0
     while waiting:
         at, depth = waiting.pop()
         if depth > _DEEPEST:
@@ -109,33 +185,25 @@ def check_schema(schema: Mapping[str, Any]) -> str:
         if isinstance(at, Mapping):
             if dear := sorted(_EXPENSIVE & at.keys()):
                 return f"`{dear[0]}` is not taken"
+            patterns += _patterns_of(at)
             waiting += ((one, depth + 1) for one in at.values())
         elif isinstance(at, list | tuple):
             waiting += ((one, depth + 1) for one in at)
+    if patterns > LIMITS.schema_patterns_max:
+        return f"it has {patterns} patterns, more than {LIMITS.schema_patterns_max}"
     raw = canonical(dict(schema))
     if len(raw) > LIMITS.capability_schema_max_bytes:
         return f"it is longer than {LIMITS.capability_schema_max_bytes} bytes"
     try:
-        _validator(raw)
+        _published(raw)
     except ValueError as error:
         return str(error)[:_TEXT_SHOWN_CHARS]
     return ""
 
 
-def _problem(schema: bytes, value: Any) -> str:
-    """The first thing that does not fit, without quoting it; "" where all does."""
-    if schema == NOTHING:
-        return ""
-    try:
-        validator = _validator(schema)
-    except ValueError:
-        return ""  # what cannot be checked is not held against anybody
-    error = next(iter(validator.iter_errors(value)), None)
-    if error is None:
-        return ""
-    place = "".join(f"/{part}" for part in error.instance_path)[:_TEXT_SHOWN_CHARS]
-    said = error.message[:_TEXT_SHOWN_CHARS]
-    return f"at {place}: {said}" if place else said
+def _patterns_of(schema: Mapping[str, Any]) -> int:
+    named = schema.get("patternProperties")
+    return ("pattern" in schema) + (len(named) if isinstance(named, Mapping) else 0)
 
 
 @functools.lru_cache(maxsize=256)
@@ -146,6 +214,17 @@ def _settings(schema: bytes) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=256)
 def _validator(raw: bytes) -> Any:
+    """Of what ships with the node, or nobody published."""
+    return _compiled(raw)
+
+
+@functools.lru_cache(maxsize=LIMITS.schemas_kept_max)
+def _published(raw: bytes) -> Any:
+    """Of what strangers write, which may be large: few are kept."""
+    return _compiled(raw)
+
+
+def _compiled(raw: bytes) -> Any:
     return jsonschema_rs.Draft202012Validator(
         msgspec.json.decode(raw),
         validate_formats=False,

@@ -133,10 +133,16 @@ def mode_of(said: bytes) -> Mode:
     if isinstance(mode, str):
         found = _NAMED.get(mode)
         if found is None:
+            if mode == "pipeline":
+                raise InvalidRequestError(
+                    'A pipeline needs its steps: send `{"name": "pipeline", "steps": [...]}`.',
+                    param="mode",
+                )
             known = ", ".join(f"`{name}`" for name in _NAMED)
-            hint = " `pipeline` is an object with `steps`." if mode == "pipeline" else ""
             raise InvalidRequestError(
-                f"{mode[:64]!r} is no mode: there are {known} and `pipeline`.{hint}", param="mode"
+                f"{mode[:64]!r} is no mode: there are {known}, and `pipeline` as an object with "
+                "`steps`.",
+                param="mode",
             )
         return found
     if isinstance(mode, Vote) and mode.needed > mode.of:

@@ -5,7 +5,7 @@ how they are asked. Parameters that manifests state values of, such as the langu
 translation, choose among candidates; the others go to whoever answers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
@@ -15,16 +15,17 @@ from msgspec import UNSET, Meta, UnsetType
 
 from aigrid.metagraph.selection import Criteria, Filters, Strategy, strategy_of
 from aigrid.node.outcome.asking import Want
-from aigrid.node.outcome.contract import Contract
+from aigrid.node.outcome.contract import SELECTING, Contract
 from aigrid.node.outcome.modes import Mode, Parameters, Pipeline, Step, mode_of
+from aigrid.node.outcome.no_json import no_json
 from aigrid.node.outcome.steps import FIRST, Graph
-from aigrid.protocol.errors import Code, InvalidRequestError, UsageError
+from aigrid.protocol.errors import InvalidRequestError, UsageError
 from aigrid.protocol.inference import ChatMessage, InferRequest, TaskRequest, TextRequest
 
 CAPABILITY: Final = "capability:"
 """What the `model` of a request begins with that names a capability instead."""
 
-_SELECTING: Final = frozenset({"source", "target"})
+STRATEGY: Final = "strategy"
 _TEXT: Final = "text-generation"
 _DEFAULT_STRATEGY: Final = "balanced"
 _BALANCED: Final = msgspec.Raw(b'"balanced"')
@@ -72,11 +73,15 @@ class _TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def decode(raw: bytes) -> Body:
     """Raises InvalidRequestError: what is wrong with the body."""
     try:
+        raw.decode()  # msgspec checks only the strings that it keeps
         return _BODY.decode(raw)
+    except msgspec.ValidationError as error:
+        wrong = str(error)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidRequestError(
-            f'The body is not a request of a capability: {error}. Send {{"input": ...}}.'
-        ) from None
+        wrong = no_json(raw, error)
+    raise InvalidRequestError(
+        f'The body is not a request of a capability: {wrong}. Send {{"input": ...}}.'
+    )
 
 
 def asked(contract: Contract, body: Body) -> Asked:
@@ -135,8 +140,8 @@ def wanted(
     """One capability with a decoded input. Raises InvalidRequestError."""
     contract.check_input(value)
     contract.check_parameters(parameters)
-    selecting = {name: one for name, one in parameters.items() if name in _SELECTING}
-    others = {name: one for name, one in parameters.items() if name not in _SELECTING}
+    selecting = contract.selecting(parameters)
+    others = {name: one for name, one in parameters.items() if name not in selecting}
     return Want(
         contract,
         _request(contract, value, others),
@@ -162,8 +167,14 @@ def filters_of(capability: str, said: Any, selecting: Mapping[str, Any]) -> Filt
     """
     if not isinstance(said, dict) or "capability" in said:
         raise InvalidRequestError("`constraints` is an object of constraints.", param="constraints")
+    whole = {**said, "capability": capability}
+    whole |= {name: value for name, value in selecting.items() if name in SELECTING}
+    further = {name: value for name, value in selecting.items() if name not in SELECTING}
+    among = said.get("parameters", {})
+    if further and isinstance(among, dict):
+        whole["parameters"] = {**among, **further}
     try:
-        filters = msgspec.convert({**said, **selecting, "capability": capability}, Filters)
+        filters = msgspec.convert(whole, Filters)
         filters.check()
     except (msgspec.ValidationError, UsageError, UnicodeError) as error:
         raise InvalidRequestError(
@@ -172,11 +183,14 @@ def filters_of(capability: str, said: Any, selecting: Mapping[str, Any]) -> Filt
     return filters
 
 
-def named(model: str) -> tuple[str, Filters, dict[str, str]] | None:
+def named(
+    model: str, stated: Callable[[str], Collection[str]] = lambda _: ()
+) -> tuple[str, Filters, dict[str, str]] | None:
     """What a `model` such as `capability:translation?source=en&max_latency_ms=500` asks for.
 
     None where it names a model. Else the capability, what is to be fulfilled, and the parameters
-    that are neither a constraint nor choose: strategy and settings, as text.
+    that are neither a constraint nor choose: strategy and settings, as text. `stated` names those
+    that choose among models of a capability beside `source` and `target`.
 
     Raises:
         InvalidRequestError: it begins like one, and is none.
@@ -184,37 +198,61 @@ def named(model: str) -> tuple[str, Filters, dict[str, str]] | None:
     if not model.startswith(CAPABILITY):
         return None
     capability, _, query = model.removeprefix(CAPABILITY).partition("?")
-    try:
-        pairs = parse_qsl(query, strict_parsing=bool(query), max_num_fields=32)
-    except ValueError:
-        raise _no_name(model) from None
-    given = dict(pairs)
-    if len(given) != len(pairs):
-        raise _no_name(model)
+    given = _parameters(query)
     said: dict[str, Any] = {}
     others: dict[str, str] = {}
     for name, text in given.items():
         field = _ALIASES.get(name, name)
         if field in _NUMBERS:
-            if not (text.isascii() and text.isdecimal()) or len(text) > 15:
-                raise _no_name(model)
+            if not (text.isascii() and text.isdecimal()) or len(text) > _DIGITS_MAX:
+                raise _no_value(name, text, "a whole number")
             said[field] = int(text)
         elif field == "warm":
+            if text not in _TRUTHS:
+                raise _no_value(name, text, "true or false")
             said[field] = text == "true"
         elif field in _TEXTS:
             said[field] = text
         else:
             others[name] = text
+    if others.keys() - {STRATEGY}:
+        names = frozenset(stated(capability)) - {STRATEGY}
+        selecting = {name: text for name, text in others.items() if name in names}
+    else:
+        selecting = {}
+    others = {name: text for name, text in others.items() if name not in selecting}
     try:
-        return capability, filters_of(capability, said, {}), others
+        return capability, filters_of(capability, said, selecting), others
     except InvalidRequestError as error:
         raise InvalidRequestError(error.message, param="model") from None
 
 
-def _no_name(model: str) -> InvalidRequestError:
+def _parameters(query: str) -> dict[str, str]:
+    """What is named after the `?`. Raises InvalidRequestError."""
+    try:
+        # A blank value is kept, so that it is refused by name and does not go unseen.
+        pairs = parse_qsl(
+            query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=_NAMED_MAX
+        )
+    except ValueError:
+        raise _no_query(f"{query[:100]!r} is no NAME=VALUE, joined by `&`") from None
+    given: dict[str, str] = {}
+    for name, text in pairs:
+        if name in given:
+            raise _no_query(f"{name[:64]!r} is given twice")
+        if not text:
+            raise _no_query(f"{name[:64]!r} has no value")
+        given[name] = text
+    return given
+
+
+def _no_value(name: str, text: str, what: str) -> InvalidRequestError:
+    return _no_query(f"`{name}` is {what}, and {text[:64]!r} is not")
+
+
+def _no_query(wrong: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"{model[:100]!r} is no capability with constraints: write "
-        "`capability:translation?source=en&target=fr&max_latency_ms=500`.",
+        f"{wrong}: write `capability:translation?source=en&target=fr&max_latency_ms=500`.",
         param="model",
     )
 
@@ -222,7 +260,12 @@ def _no_name(model: str) -> InvalidRequestError:
 def _request(contract: Contract, value: Any, parameters: Mapping[str, Any]) -> InferRequest:
     """As engines understand it: generated text has a request of its own."""
     if contract.task != _TEXT:
-        return TaskRequest(contract.capability, _encode(value), dict(parameters))
+        try:
+            return TaskRequest(contract.capability, _encode(value), dict(parameters))
+        except RecursionError:  # an output that goes into the next step
+            raise InvalidRequestError(
+                f"The input of {contract.capability} is nested too deeply.", param="input"
+            ) from None
     try:
         text = msgspec.convert(value, _TextInput)
         settings = msgspec.convert(parameters, _TextSettings)
@@ -244,11 +287,15 @@ def _request(contract: Contract, value: Any, parameters: Mapping[str, Any]) -> I
 def _json(raw: bytes, param: str) -> Any:
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise InvalidRequestError(f"`{param}` is not JSON.", Code.MALFORMED, param=param) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"`{param}` is not JSON: {no_json(raw, error)}.", param=param
+        ) from None
 
 
 _BODY: Final = msgspec.json.Decoder(Body)
+_NAMED_MAX, _DIGITS_MAX = 32, 15
+_TRUTHS: Final = ("true", "false")
 _NUMBERS: Final = frozenset({"latency_ms_max", "size_bytes_max", "deadline_ms"})
 _TEXTS: Final = frozenset(
     {
@@ -260,4 +307,3 @@ _ALIASES: Final[Mapping[str, str]] = {
     "max_latency_ms": "latency_ms_max",
     "max_size_bytes": "size_bytes_max",
 }
-Prepare = Callable[[str, Any], Asked]

@@ -26,7 +26,7 @@ from aigrid.node.settings.gateway import (
 from aigrid.node.settings.memory import memory, size_bytes
 from aigrid.node.settings.placement import PlacementConfig, placement
 from aigrid.node.settings.pool import PoolSettings, pool_settings
-from aigrid.node.settings.setting import BadValueError, of_user, port_of, texts
+from aigrid.node.settings.setting import BadValueError, Spelled, number_of, of_user, port_of, texts
 from aigrid.node.settings.share import ShareConfig, share
 from aigrid.node.settings.trust import TrustConfig, trust
 from aigrid.node.settings.weights import WeightsConfig, weights
@@ -178,7 +178,7 @@ def load(
                 raise UsageError(f"{source}: there is no setting {prefix}{key}")
             field, read = _FIELDS[key]
             try:
-                merged[field] = read(value)
+                merged[field] = read(Spelled(value) if prefix and isinstance(value, str) else value)
             except BadValueError as error:
                 spelled = prefix + _SPELLED.get(prefix, {}).get(key, key)
                 raise UsageError(f"{source}: {spelled} {error}", error.code) from None
@@ -287,19 +287,11 @@ def _name(value: Any) -> str:
         raise BadValueError(f"must have 1 to {LIMITS.name_max_chars} characters")
     if not value.isprintable():
         raise BadValueError("holds characters that cannot be shown")
-    return value
+    return str(value)
 
 
 def _threads(value: Any) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
-        value = int(value[:20])  # of more digits `int` may want to know nothing
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or not 0 <= value <= LIMITS.threads_max
-    ):
-        raise BadValueError(f"must be a number from 0 (all cores) to {LIMITS.threads_max}")
-    return value
+    return number_of(value, LIMITS.threads_max, f"from 0 (all cores) to {LIMITS.threads_max}")
 
 
 def _engines(value: Any) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from aigrid.node.settings.setting import BadValueError, of_user, port_of, texts
+from aigrid.node.settings.setting import BadValueError, Spelled, kind_of, of_user, port_of, texts
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
@@ -25,9 +25,11 @@ def boolean(value: Any) -> bool:
     """Raises BadValueError."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.lower() in _WORDS:
+    if isinstance(value, Spelled) and value.lower() in _WORDS:
         return _WORDS[value.lower()]
-    raise BadValueError("must be true or false")
+    if isinstance(value, Spelled):
+        raise BadValueError("must be true or false")
+    raise BadValueError(f"must be true or false, and is {kind_of(value)}")
 
 
 def gateway_address(value: Any) -> tuple[str, int]:
@@ -76,12 +78,15 @@ def file_path(value: Any) -> Path:
 
 def patience(value: Any) -> float:
     """Seconds. Raises BadValueError."""
+    must = f"must be seconds, from 0 to {LIMITS.patience_max_seconds:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float | Spelled):
+        raise BadValueError(f"{must}, and is {kind_of(value)}")
     try:
-        seconds = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
+        seconds = float(value)
+    except (OverflowError, ValueError):
         seconds = float("nan")
     if not 0 <= seconds <= LIMITS.patience_max_seconds:
-        raise BadValueError(f"must be seconds, from 0 to {LIMITS.patience_max_seconds:g}")
+        raise BadValueError(must)
     return seconds
 
 

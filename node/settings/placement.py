@@ -1,10 +1,10 @@
 """What an operator configures of hosting that nobody asked for by hand: `[placement]`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from aigrid.node.settings.setting import BadValueError
+from aigrid.node.settings.setting import BadValueError, read, table
 from aigrid.protocol.limits import LIMITS
 
 TRUSTED: Final = "trusted"
@@ -54,22 +54,20 @@ def placement(
     Raises:
         BadValueError: what of it cannot be.
     """
-    if isinstance(value, str):
-        parts = [part.partition("=") for part in value.split(",")]
-        value = {key.strip(): given.strip() for key, _, given in parts}
+    value = table(value, "[placement] with loads_per_day = 50")
     names = [field.name for field in fields(PlacementConfig)]
-    if not isinstance(value, Mapping) or not set(value) <= set(names):
+    if not set(value) <= set(names):
         raise BadValueError(f"holds nothing but {', '.join(names)}")
     found: dict[str, Any] = {}
     for name, given in value.items():
         if name == "host":
-            found[name] = _host(given, targets)
+            found[name] = read(name, lambda said: _host(said, targets), given)
         elif "bytes" in name:
             found[name] = size(given)
             if found[name] is None:
                 raise BadValueError(f"{name} must be a size such as 50GiB")
         else:
-            found[name] = amount(given)
+            found[name] = read(name, amount, given)
             if found[name] > _COUNT_MAX:
                 raise BadValueError(f"{name} must be a number up to {_COUNT_MAX}")
     return PlacementConfig(**found)
@@ -77,5 +75,5 @@ def placement(
 
 def _host(given: Any, targets: Callable[[Any], frozenset[str]]) -> str | frozenset[str]:
     if isinstance(given, str) and given in _WORDS:
-        return given
+        return str(given)
     return targets(given.split("+") if isinstance(given, str) else given)

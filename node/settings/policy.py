@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aigrid.node.settings.setting import BadValueError, is_region, texts
+from aigrid.node.settings.setting import BadValueError, is_region, number_of, texts
 from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 
@@ -96,16 +96,12 @@ def region(value: Any) -> str:
     """Where the node is, as policies name it."""
     if not isinstance(value, str) or not is_region(value) or len(value) > LIMITS.name_max_chars:
         raise BadValueError("must be letters, digits and hyphens, such as eu or us-west")
-    return value
+    return str(value)
 
 
 def amount(value: Any) -> int:
     """A limit; 0 is none."""
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
-        value = int(value[:20])
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _AMOUNT_MAX:
-        raise BadValueError("must be a number, or 0 for no limit")
-    return value
+    return number_of(value, _AMOUNT_MAX, f"up to {_AMOUNT_MAX}, 0 for no limit")
 
 
 def licenses(value: Any) -> tuple[str, ...]:

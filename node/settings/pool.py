@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aigrid.node.settings.setting import BadValueError, texts
+from aigrid.node.settings.setting import BadValueError, Spelled, kind_of, texts
 from aigrid.protocol.limits import DAY, LIMITS
 
 _MODEL_MAX_CHARS: Final = 256
@@ -38,13 +38,15 @@ class PoolSettings:
 
 def pool_settings(value: Any) -> PoolSettings:
     """A table; in the environment `pin = ["smollm2"], spares = 0`. Raises BadValueError."""
-    if isinstance(value, str):
+    if isinstance(value, Spelled):
         try:
             value = tomllib.loads(f"pool = {{{value}}}")["pool"]
         except (ValueError, RecursionError):
             raise BadValueError('is not of the form pin = ["smollm2"], spares = 0') from None
     if not isinstance(value, dict):
-        raise BadValueError("must be a table such as [pool] with spares = 0")
+        raise BadValueError(
+            f"must be a table such as [pool] with spares = 0, and is {kind_of(value)}"
+        )
     found: dict[str, Any] = {}
     for key, said in value.items():
         if key not in _READERS:

@@ -1,14 +1,26 @@
 """What is wrong with the value of a setting, and what several settings have in them."""
 
+import datetime as dt
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from aigrid.protocol.errors import Code, UsageError
 
+_T = TypeVar("_T")
 _REGION = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 _PORT_MAX = 65535
 _PORT_MAX_CHARS = 5
+_KINDS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+    (str, "a string"),
+    (bool, "a boolean"),
+    (int, "an integer"),
+    (float, "a float"),
+    ((list, tuple), "an array"),
+    (Mapping, "a table"),
+    ((dt.date, dt.time), "a date or time"),
+)
 
 
 class BadValueError(Exception):
@@ -17,6 +29,53 @@ class BadValueError(Exception):
     def __init__(self, message: str, code: Code = Code.USAGE) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Spelled(str):
+    """A value where everything is text: in the environment, and on the command line.
+
+    In `config.toml` numbers and booleans have types of their own, and a string stands for neither.
+    """
+
+    __slots__ = ()
+
+
+def kind_of(value: Any) -> str:
+    """What TOML calls the type of a value."""
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), "something else")
+
+
+def table(value: Any, form: str) -> Mapping[str, Any]:
+    """A table, or `name=value,...` where everything is text. `form` shows how it is written.
+
+    Raises:
+        BadValueError: it is neither.
+    """
+    if isinstance(value, Spelled):
+        parts = [part.rpartition("=") for part in value.split(",")]
+        return {key.strip(): Spelled(said.strip()) for key, _, said in parts}
+    if not isinstance(value, Mapping):
+        raise BadValueError(f"must be a table such as {form}, and is {kind_of(value)}")
+    return value
+
+
+def read(key: str, reader: Callable[[Any], _T], said: Any) -> _T:
+    """What a member of a table says. Raises BadValueError, which names `key`."""
+    try:
+        return reader(said)
+    except BadValueError as error:
+        raise BadValueError(f"{key} {error}", error.code) from None
+
+
+def number_of(value: Any, most: int, form: str) -> int:
+    """A whole number from 0 to `most`; `form` says which there are. Raises BadValueError."""
+    if isinstance(value, Spelled) and value.isascii() and value.isdecimal():
+        value = int(value[:20])  # of more digits `int` may want to know nothing
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadValueError(f"must be a number {form}, and is {kind_of(value)}")
+    if not 0 <= value <= most:
+        raise BadValueError(f"must be a number {form}")
+    return value
 
 
 def texts(value: Any, what: str) -> tuple[str, ...]:

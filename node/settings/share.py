@@ -1,10 +1,10 @@
 """What an operator lets other members know beyond what records say: `[share]` in `config.toml`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aigrid.node.settings.setting import BadValueError
+from aigrid.node.settings.setting import BadValueError, read, table
 
 _NAMES = frozenset({"vitals", "experience"})
 
@@ -29,15 +29,7 @@ def share(value: Any, boolean: Callable[[Any], bool]) -> ShareConfig:
         value: as it was configured.
         boolean: reads yes or no; raises BadValueError.
     """
-    if isinstance(value, str):
-        parts = [part.partition("=") for part in value.split(",")]
-        value = {key.strip(): said.strip() for key, _, said in parts}
-    if not isinstance(value, Mapping) or not set(value) <= _NAMES:
+    value = table(value, "[share] with vitals = false")
+    if not set(value) <= _NAMES:
         raise BadValueError(f"holds nothing but {' and '.join(sorted(_NAMES))}")
-    said = {}
-    for key, shown in value.items():
-        try:
-            said[key] = boolean(shown)
-        except BadValueError as error:
-            raise BadValueError(f"{key} {error}", error.code) from None
-    return ShareConfig(**said)
+    return ShareConfig(**{key: read(key, boolean, said) for key, said in value.items()})

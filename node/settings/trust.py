@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aigrid.node.settings.setting import BadValueError
+from aigrid.node.settings.setting import BadValueError, Spelled, kind_of, table
 from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 
@@ -30,10 +30,8 @@ class TrustConfig:
 
 def trust(value: Any) -> TrustConfig:
     """A table, or `members=0.1,audit=0.02,did:key:z...=0.9`. Raises BadValueError."""
-    if isinstance(value, str):
-        parts = [part.rpartition("=") for part in value.split(",")]
-        value = {key.strip(): said.strip() for key, _, said in parts}
-    if not isinstance(value, Mapping) or len(value) > LIMITS.trusted_max + 2:
+    value = table(value, "[trust] with members = 0.1")
+    if len(value) > LIMITS.trusted_max + 2:
         raise BadValueError(
             f"is a table of at most {LIMITS.trusted_max} DIDs, `members` and `audit`"
         )
@@ -44,12 +42,14 @@ def trust(value: Any) -> TrustConfig:
 
 
 def _weight(key: str, said: Any) -> float:
+    if isinstance(said, bool) or not isinstance(said, int | float | Spelled):
+        raise BadValueError(f"{key[:80]!r} must be a number from 0 to 1, and is {kind_of(said)}")
     try:
-        weight = -1.0 if isinstance(said, bool) else float(said)
-    except (TypeError, ValueError):
+        weight = float(said)
+    except (OverflowError, ValueError):
         weight = -1.0
     if not 0 <= weight <= 1:
-        raise BadValueError(f"gives {key[:80]!r} no number from 0 to 1")
+        raise BadValueError(f"{key[:80]!r} must be a number from 0 to 1")
     return weight
 
 

@@ -1,10 +1,10 @@
 """What an operator configures of the weights that this node gives away and fetches: `[weights]`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from aigrid.node.settings.setting import BadValueError
+from aigrid.node.settings.setting import BadValueError, read, table
 from aigrid.protocol.limits import LIMITS
 
 
@@ -47,22 +47,20 @@ def weights(
         boolean: reads yes or no; raises BadValueError.
         amount: reads a number; raises BadValueError.
     """
-    if isinstance(value, str):
-        parts = [part.partition("=") for part in value.split(",")]
-        value = {key.strip(): given.strip() for key, _, given in parts}
+    value = table(value, "[weights] with seed = false")
     names = [field.name for field in fields(WeightsConfig)]
-    if not isinstance(value, Mapping) or not set(value) <= set(names):
+    if not set(value) <= set(names):
         raise BadValueError(f"holds nothing but {', '.join(names)}")
     found: dict[str, Any] = {}
     for name, given in value.items():
         if name == "seed":
-            found[name] = boolean(given)
+            found[name] = read(name, boolean, given)
         elif "bytes" in name:
             found[name] = size(given)
             if found[name] is None:
                 raise BadValueError(f"{name} must be a size such as 50GiB")
         else:
-            found[name] = amount(given)
+            found[name] = read(name, amount, given)
             if not (0 if name == "replicas_min" else 1) <= found[name] <= _COUNT_MAX:
                 raise BadValueError(f"{name} must be a number from 1 to {_COUNT_MAX}")
     return WeightsConfig(**found)

@@ -3,9 +3,9 @@
     python scripts/bench/audit_tokens.py MODEL.gguf [--answers 20] [--tokens 64]
 
 Each way of working writes the same answers, half of them drawn at temperature 1 and half greedy;
-one breaks off half-way. The model itself, on one thread, checks them all. Told are the tokens that
-it would have said otherwise, how many answers it finds not to be the model's, and what a check
-takes beside writing the answer.
+one breaks off half-way, and one, as in an exam, says in reverse what does not repeat itself. The
+model itself, on one thread, checks them all. Told are the tokens that it would have said otherwise,
+how many answers it finds not to be the model's, and what a check takes beside writing the answer.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.inference import ChatMessage, Finish, TextRequest
 
 _TOPICS = ("the sea", "bread", "a lost key", "winter", "trains", "an old friend", "maps", "rain")
-HALF = "the first half"
+HALF, REVERSE = "the first half", "in reverse"
 _FORMS = ("Write a short story about {}.", "Explain {} to a child.", "List facts about {}.")
 
 
@@ -70,13 +70,18 @@ def written(engine: OnnxTextEngine, request: TextRequest, *, half: bool) -> Case
 
 
 def measured(
-    worker: OnnxTextEngine, checker: OnnxTextEngine, asked: list[TextRequest], *, half: bool
+    worker: OnnxTextEngine, checker: OnnxTextEngine, asked: list[TextRequest], kind: str
 ) -> Found:
     """One way of working, checked."""
     found = Found()
     for request in asked:
         began = time.perf_counter()
-        case = written(worker, request, half=half)
+        case = written(worker, request, half=kind == HALF)
+        planted = case.planted()
+        if kind == REVERSE:
+            if planted is None:
+                continue
+            case = planted
         between = time.perf_counter()
         check = case.check()
         assert check is not None
@@ -120,11 +125,12 @@ def main() -> None:
             "honest, one thread": checker,
             "honest, two threads": load(options.model, cache=folder / "cache", threads=2),
             HALF: checker,
+            REVERSE: checker,
             **{kind: load(path, cache=folder / "cache") for kind, path in paths.items()},
         }
         print(f"{'worker':22}{'differing':>10}{'found out':>11}{'check / writing':>17}")
         for kind, worker in workers.items():
-            found = measured(worker, checker, asked, half=kind == HALF)
+            found = measured(worker, checker, asked, kind)
             print(
                 f"{kind:22}{found.differing / found.tokens:10.2%}"
                 f"{found.alarms:6} of {found.answers}"

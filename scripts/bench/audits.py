@@ -14,7 +14,9 @@ be, as whoever does less work is. Two of the 20 (10 %) cheat, in one way:
   begins anew, at no cost;
 - two_agree: always, and both give the same wrong answers;
 - noise: always, and 1 % of what honest nodes answer, checks included, comes out otherwise;
-- nobody: all are honest, with that noise.
+- nobody: all are honest, with that noise;
+- friend: 12 % of answers are, and a third node, honest but for that, says of each that it is right
+  where it is asked to check, and takes a new key whenever it is about to be known.
 
 A cheat that is asked to check cheats as it does otherwise: a check of a task looks like any other
 request. Prints a JSON object for each row: the share of requests that got a wrong answer of a
@@ -58,7 +60,8 @@ from aigrid.protocol.limits import LIMITS
 NODES, CHEATS, SLOTS, HONEST_FIRST = 20, 2, 2, 20
 NOISE = 0.01
 LATE = 4000
-WAYS = ("always", "tenth", "name", "restart", "two_agree", "noise", "nobody")
+WAYS = ("always", "tenth", "name", "restart", "two_agree", "noise", "nobody", "friend")
+FRIEND = "n2"
 WAYS_TO_CHOOSE = {"balanced": STRATEGIES["balanced"], "tiers": DEFAULT_STRATEGY}
 RIGHT = "right"
 GRID: tuple[dict[str, Any], ...] = (
@@ -142,6 +145,7 @@ class World:
             return f"off-{self.rng.random()}" if off else RIGHT
         honest = {
             "tenth": self.rng.random() >= 0.1,
+            "friend": self.rng.random() >= 0.12,
             "name": self.done < self.total // 2,
             "restart": peer.answers <= HONEST_FIRST,
         }.get(self.way, False)
@@ -156,27 +160,50 @@ class World:
         self.done += 1
 
     def audit(self, asked: Peer, said: str) -> int:
-        """Returns how many checks it took."""
+        """As `Auditor` does. Returns how many checks it took."""
         others = {one.name: one.standing for one in self.peers.values() if one is not asked}
         first = self.peers[sampling.first_checker(others, self.rng)]
         del others[first.name]
-        second = self.peers[sampling.second_checker(others, self.rng)]
-        outputs = {first.name: self.work(first)}
+        outputs = {first.name: self.again(first, asked, said)}
         checks = [Check(first.name, verdict(said, outputs[first.name]))]
         settled = settle(asked.name, checks)
         if settled is None:
-            outputs[second.name] = self.work(second)
+            second = self.peers[sampling.second_checker(others, self.rng)]
+            del others[second.name]
+            outputs[second.name] = self.again(second, asked, said)
             checks.append(Check(second.name, verdict(said, outputs[second.name])))
             alike = outputs[first.name] == outputs[second.name]
             settled = settle(asked.name, checks, alike=alike)
+        known = not all(self.peers[name].suspect for name in outputs)
         self.moved(settled or UNSETTLED)
-        return len(checks)
+        return len(checks) + (known and self.examined(asked, said, settled, others))
+
+    def again(self, checker: Peer, asked: Peer, said: str) -> str:
+        """What one that checks says."""
+        covers = self.way == "friend" and checker.name == FRIEND and asked.cheats
+        return said if covers else self.work(checker)
+
+    def examined(
+        self, asked: Peer, said: str, settled: Settled | None, others: dict[str, float]
+    ) -> bool:
+        """Whether one without standing was examined."""
+        if settled is None or asked.name not in (*settled.right, *settled.wrong):
+            return False
+        name = sampling.examinee(others, self.rng)
+        if name is None:
+            return False
+        agrees = self.again(self.peers[name], asked, said) == said
+        right = agrees == (asked.name in settled.right)
+        self.moved(Settled((name,), ()) if right else Settled((), (name,)))
+        return True
 
     def moved(self, settled: Settled) -> None:
         for name in (*settled.right, *settled.wrong):
             peer, wrong = self.peers[name], name in settled.wrong
             peer.standing = standing.moved(peer.standing, wrong=wrong)
             peer.blamed += wrong
+            if self.way == "friend" and name == FRIEND and not peer.suspect:
+                peer.standing, peer.key = 0.0, peer.key + 1
             peer.was_known |= not peer.suspect
             if wrong and peer.cheats and self.way == "restart":
                 peer.standing, peer.answers, peer.key = 0.0, 0, peer.key + 1

@@ -23,13 +23,12 @@ from tokenizers import Tokenizer
 from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.metadata import read
 from aigrid.engines.torch import TorchEngine
+from aigrid.node.evaluating.texts import chrf, chrf_counts
 from aigrid.protocol.inference import TaskChunk, TaskRequest
 from aigrid.protocol.task import TaskMapping
 
-_CHARACTERS: Final = 6  # of the longest n-gram of chrF
 _WORDS: Final = 4  # of BLEU
 _DRAWS: Final = 1000
-_BETA: Final = 2
 
 Counts = np.ndarray  # [n, 3]: n-grams in common, of the answers, of the references
 
@@ -48,45 +47,33 @@ class Score:
 
 
 def scored(answers: Sequence[str], expected: Sequence[str], *, seed: int = 0) -> Score:
-    """chrF2 (Popovic 2015) and BLEU (Papineni 2002, words and marks apart, case kept).
+    """chrF2 as nodes evaluate it and BLEU (Papineni 2002, words and marks apart, case kept).
 
     The interval is a bootstrap over sentences.
     """
     pairs = list(zip(answers, expected, strict=True))
-    characters = np.array([_counts(_letters(a), _letters(b), _CHARACTERS) for a, b in pairs])
-    words = np.array([_counts(_tokens(a), _tokens(b), _WORDS) for a, b in pairs])
+    characters = np.array([chrf_counts(a, b) for a, b in pairs])
+    words = np.array([_counts(_tokens(a), _tokens(b)) for a, b in pairs])
     rng = np.random.default_rng(seed)
     draws = (characters[rng.integers(len(pairs), size=len(pairs))] for _ in range(_DRAWS))
-    low, high = np.percentile([_chrf(drawn.sum(axis=0)) for drawn in draws], (2.5, 97.5))
-    whole = (_chrf(characters.sum(axis=0)), low, high, _bleu(words.sum(axis=0)))
+    low, high = np.percentile([chrf(drawn.sum(axis=0).tolist()) for drawn in draws], (2.5, 97.5))
+    whole = (chrf(characters.sum(axis=0).tolist()), low, high, _bleu(words.sum(axis=0)))
     return Score(*(100 * float(value) for value in whole))
-
-
-def _letters(text: str) -> list[str]:
-    return [character for character in text if not character.isspace()]
 
 
 def _tokens(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text)
 
 
-def _counts(answer: Sequence[str], expected: Sequence[str], longest: int) -> Counts:
+def _counts(answer: Sequence[str], expected: Sequence[str]) -> Counts:
     rows = []
-    for n in range(1, longest + 1):
+    for n in range(1, _WORDS + 1):
         ours, theirs = (
             Counter(tuple(side[at : at + n]) for at in range(len(side) - n + 1))
             for side in (answer, expected)
         )
         rows.append(((ours & theirs).total(), ours.total(), theirs.total()))
     return np.array(rows, np.float64)
-
-
-def _chrf(counts: Counts) -> float:
-    common, ours, theirs = counts[(counts[:, 1] > 0) & (counts[:, 2] > 0)].T
-    if not len(common) or not common.any():
-        return 0.0
-    precision, recall = (common / ours).mean(), (common / theirs).mean()
-    return float((1 + _BETA**2) * precision * recall / (_BETA**2 * precision + recall))
 
 
 def _bleu(counts: Counts) -> float:

@@ -76,6 +76,25 @@ def test_the_text_is_that_of_transformers(tmp_path: Path, make: Any) -> None:
     assert finish.prompt_tokens == len(read)
 
 
+@pytest.mark.parametrize(
+    ("bias", "forced", "most", "reason"),
+    [
+        (1e4, None, 5, "stop"),
+        (-1e4, None, 5, "length"),
+        (-1e4, 1, 5, "length"),
+        (1e4, 1, 5, "stop"),
+        (-1e4, None, 512, "length"),  # the model takes 64
+    ],
+)
+def test_a_text_that_is_cut_says_so(
+    tmp_path: Path, bias: float, forced: int | None, most: int, reason: str
+) -> None:
+    model = marian(forced_eos_token_id=forced)
+    model.final_logits_bias[0, model.config.eos_token_id] = bias
+    _, finish = ask(load(made(tmp_path, model)), TEXT, max_tokens=most)
+    assert finish.reason == reason
+
+
 def test_a_text_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="takes 64") as caught:
         ask(load(made(tmp_path, marian())), "x y " * 60)

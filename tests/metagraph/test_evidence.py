@@ -6,6 +6,7 @@ from tests.metagraph.world import ANN, BEN, MODELS, NOW, signed
 
 from aigrid.metagraph.evidence import UNKNOWN, Audits, Claim, Claims, Evidence, weighed
 from aigrid.protocol.evidence import AuditBody, EvaluationBody, Finding, evaluation_id
+from aigrid.protocol.identity import Identity
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 
@@ -138,3 +139,52 @@ def test_what_is_withdrawn_or_expired_does_not_count():
     made.remove(record)
     made.remove(record)
     assert Evidence(made, NOW, trust=lambda _: 1.0).quality(MODELS[0], "translation") == UNKNOWN
+
+
+def test_models_are_compared_by_what_both_were_put_to():
+    made = Claims()
+
+    def put(model: str, issuer: Identity, value: str, dataset: str) -> None:
+        record = signed(body(model, value, dataset * 64), Kind.EVALUATION, issuer)
+        made.add(record, record.valid_until_ms)
+
+    put(MODELS[0], ANN, "0.8", "0")
+    put(MODELS[0], ANN, "0.2", "1")  # a hard one, to which the other was not put
+    put(MODELS[1], ANN, "0.7", "0")
+    known = Evidence(made, NOW, trust=lambda _: 1.0)
+    alone = known.quality(MODELS[0], "translation")
+    assert alone.value < known.quality(MODELS[1], "translation").value
+    compared = known.qualities(MODELS[:2], "translation")
+    assert compared[MODELS[0]].value > compared[MODELS[1]].value
+    assert len(compared[MODELS[0]].sources) == 1
+    assert known.qualities(MODELS[1::-1], "translation") is compared
+    assert known.qualities(MODELS[:1], "translation")[MODELS[0]] == alone
+
+
+def test_nobody_takes_away_what_another_measured():
+    made = Claims()
+    made.put("a", measured("did:judge", 0.9, "one"))
+    made.put("b", measured("did:judge", 0.2, "two"))
+    made.put("a", measured("did:liar", 0.0, "three"))
+    made.put("b", measured("did:liar", 1.0, "three"))
+    word = {"did:judge": 1.0, "did:liar": 0.1}
+    known = Evidence(made, NOW, trust=lambda did: word.get(did, 0.0))
+    found = known.qualities(("a", "b", "c"), "text")
+    assert {did.partition("-")[0] for did in found["a"].sources} == {"did:judge", "did:liar"}
+    assert found["a"].value > 0.7
+    assert found["b"].value < 0.4
+    assert found["c"] == UNKNOWN
+
+
+def measured(issuer: str, value: float, dataset: str) -> Claim:
+    record = f"{issuer}-{dataset}-{value}"
+    return Claim(record, issuer, "text", {}, value, 100, NOW + 1, ("accuracy", dataset))
+
+
+def test_what_was_compared_is_forgotten_within_bounds():
+    made = Claims()
+    made.put("a", measured("did:judge", 0.9, "one"))
+    known = Evidence(made, NOW, trust=lambda _: 1.0)
+    for number in range(200):
+        known.qualities(("a", str(number)), "text")
+    assert len(known._compared) <= 64

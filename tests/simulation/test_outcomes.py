@@ -18,11 +18,13 @@ from trio.testing import MockClock
 from aigrid.engines.base import CancelToken, Probe
 from aigrid.engines.echo import EchoEngine
 from aigrid.engines.text_generate import TAKES
+from aigrid.node.commands.outcomes import Run, run
 from aigrid.node.gateway.capabilities.grid import Known
 from aigrid.node.gateway.capabilities.outcomes import Outcomes
 from aigrid.node.gateway.core import GatewayCore
-from aigrid.node.outcome.contracts import Contracts
+from aigrid.node.gateway.told import OutcomeError
 from aigrid.node.outcome.request import decode
+from aigrid.node.outcome_setup import contracts_of
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError, Code
@@ -33,6 +35,7 @@ from aigrid.protocol.inference import (
     TokenLogprob,
 )
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.mesh_kinds import Served
 
 pytestmark = pytest.mark.trio
 SLOW_MS = 5000.0
@@ -47,12 +50,14 @@ class Asker:
         self._core = GatewayCore(
             node.router, status=dict, now_ms=node.now_ms, token=node.new_request_id
         )
-        contracts = Contracts(node.graph.index.concepts, now_ms=node.now_ms)
-        self._outcomes = Outcomes(self._core, contracts, Known(node.router))
+        contracts = contracts_of(node)
+        self.known = Known(node.router)
+        self._outcomes = Outcomes(self._core, contracts, self.known)
 
     async def ask(self, text: str = "one two", **body: Any) -> dict[str, Any]:
         whole = {"input": {"messages": [{"role": "user", "content": text}]}, **body}
         with self._core.request(None) as request_id:
+            self._core.course(request_id).begin()
             found = await self._outcomes.ask(
                 "text-generation",
                 decode(msgspec.json.encode(whole)),
@@ -84,6 +89,17 @@ class Wrong(Doubtful):
         for chunk in super().answer(request, cancel):
             if isinstance(chunk, TextChunk):
                 yield TextChunk(chunk.text.upper(), chunk.token_ids, chunk.logprobs)
+            else:
+                yield chunk
+
+
+class Backwards(Doubtful):
+    """Says what nobody else says."""
+
+    def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
+        for chunk in super().answer(request, cancel):
+            if isinstance(chunk, TextChunk):
+                yield TextChunk(chunk.text[::-1], chunk.token_ids, chunk.logprobs)
             else:
                 yield chunk
 
@@ -179,6 +195,29 @@ async def test_a_race_learns_when_an_answer_is_late(
     assert found["aigrid"]["node"] != quick["aigrid"]["node"]
 
 
+async def test_how_long_another_hung_before_it_is_not_put_down_to_who_answered(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path) as (sim, asker):
+        await asker.ask(mode={"name": "vote", "of": 3, "agree": 3})  # so that all are loaded
+        first = (await asker.ask(seed=3))["aigrid"]["node"]
+        paces = asker.known.paces
+        sim.network.freeze(first)
+        before = {key: list(window) for key, window in paces._windows.items()}
+        start = trio.current_time()
+        told = (await asker.ask(seed=3))["aigrid"]
+        took_seconds = trio.current_time() - start
+    assert told["node"] != first
+    noted = [
+        seconds
+        for key, window in paces._windows.items()
+        for seconds in list(window)[len(before.get(key, [])) :]
+    ]
+    assert noted
+    assert max(noted) < 0.5 < took_seconds
+    assert len(told["segments"]) == 1
+
+
 async def test_a_text_that_is_sure_enough_ends_a_cascade_and_another_does_not(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -198,6 +237,20 @@ async def test_a_vote_says_who_agreed_and_pays_each(
     assert (told["agreed"], told["needed"], told["dissenting"]) == (3, 3, [])
     assert len(told["receipts"]) == 3
     assert len({one["node"] for one in told["segments"]}) == 3
+
+
+async def test_those_who_voted_in_vain_are_paid_and_told(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with grid(tmp_path, engines={"echo": Doubtful}) as (sim, asker):
+        await asker.ask(mode={"name": "vote", "of": 3, "agree": 3})  # so that all are loaded
+        for worker in spawner_of(sim.nodes["second"].node).spawned:
+            worker._loaded.__class__ = Backwards
+        with pytest.raises(OutcomeError) as refused:
+            await asker.ask(mode={"name": "vote", "of": 3, "agree": 3})
+    assert refused.value.code is Code.NO_AGREEMENT
+    assert len({one.node for one in refused.value.segments}) == 3
+    assert all(one.receipted for one in refused.value.segments)
 
 
 async def test_no_cascade_where_nobody_says_how_sure_it_is(
@@ -228,6 +281,27 @@ async def test_a_pipeline_feeds_one_answer_into_the_next_question(
     assert list(found["aigrid"]["steps"]) == ["first", "then"]
     assert len(found["aigrid"]["receipts"]) == 2
     assert "'then'" in refused.value.message
+
+
+async def _silent(_: object) -> None:
+    """Nothing is told meanwhile."""
+
+
+async def test_what_engines_take_one_after_the_other_is_no_overhead(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    said = {"$from": "first", "path": "/text"}
+    then: dict[str, Any] = {"name": "then", "capability": "text-generation"}
+    then["input"] = {"messages": [{"role": "user", "content": said}]}
+    async with grid(tmp_path, first=2000.0, second=2000.0, third=2000.0) as (sim, asker):
+        start = trio.current_time()
+        both = await asker.ask(mode={"name": "pipeline", "steps": [then]})
+        assert trio.current_time() - start > 8
+        asked = Run("text-generation", text="one two")
+        run_here = await run(sim.nodes["asker"].node, asked, _silent)
+    for found, attempts in ((both, 2), (run_here, 1)):
+        assert found["aigrid"]["attempts"] == attempts
+        assert found["aigrid"]["overhead_ms"] < 500
 
 
 async def test_where_nobody_fits_a_vote_says_what_would(
@@ -305,4 +379,25 @@ async def test_constraints_that_nobody_meets_are_named(
         with pytest.raises(AigridError) as refused:
             await asker.ask(constraints={"license": "MIT"})
     assert refused.value.code is Code.NO_CANDIDATE
-    assert "Apache-2.0" in refused.value.message or "MIT" in refused.value.message
+    assert "ask for license Apache-2.0" in refused.value.message
+
+
+async def test_a_parameter_that_a_manifest_states_chooses_and_is_not_sent(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    plain = (Served("text-generation", {"style": ("plain",), "max_tokens": ("9",)}),)
+    async with grid(tmp_path) as (sim, asker):
+        with pytest.raises(AigridError) as refused:
+            await asker.ask(parameters={"style": "plain"})
+        assert refused.value.code is Code.UNSUPPORTED_PARAMETER
+        model = await sim.publish_echo("second", "stated", serves=plain)
+        router = sim.nodes["asker"].node.router
+        await eventually(lambda: len(router.models()) == len(HOLDERS) + 1, seconds=60)
+        chosen = await asker.ask(parameters={"style": "plain"}, explain=True)
+        with pytest.raises(AigridError) as nobody:
+            await asker.ask(parameters={"style": "ornate"})
+        # What engines know is nobody's to take away.
+        sent = await asker.ask("one two three", parameters={"max_tokens": 2})
+    assert chosen["aigrid"]["model"] == model
+    assert nobody.value.code is Code.NO_CANDIDATE
+    assert sent["output"] == {"text": "one two"}

@@ -164,6 +164,7 @@ async def test_what_was_learned_outlives_a_restart_and_can_be_told(sim, autojump
     shown = await experience(asker, Experience(tell=True), None)  # type: ignore[arg-type]
     assert {one["node"] for one in shown["experience"]} == set(asker.learning.ledger.peers())
     assert len(shown["told"]) == 2
+    assert shown["untold"] == 0
     sim.kill("asker")
     again = (await sim.start("asker", incarnation=1, with_authority=True)).node
     assert again.learning.outcomes(bad.identity.peer_id, TEXT)[models["bad"]].failed > 2.9

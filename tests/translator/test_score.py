@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from scripts.translator.score import scored, write_dataset
 
+from aigrid.node.evaluating import texts as measures
+
 
 def test_the_same_text_scores_100_and_another_0() -> None:
     texts = ["le chat dort", "la porte est ouverte"]
@@ -39,3 +41,9 @@ def test_a_dataset_for_evaluation(tmp_path: Path) -> None:
     write_dataset(tmp_path / "set.jsonl", [("Yes", "Oui"), ("Summer", "Été")])
     rows = [json.loads(line) for line in (tmp_path / "set.jsonl").read_text().splitlines()]
     assert rows[1] == {"input": "Summer", "expected": "Été"}
+
+
+def test_chrf_is_that_of_evaluations() -> None:
+    answers, expected = ["le chat e\u0301tait assis"], ["le chat \u00e9tait assis."]
+    counts = measures.chrf_counts(answers[0], expected[0])
+    assert scored(answers, expected).chrf == pytest.approx(100 * measures.chrf(counts))

@@ -5,7 +5,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -17,7 +16,7 @@ from aigrid.node.gateway.http.json_io import json_body, json_response
 from aigrid.node.gateway.http.request import Request
 from aigrid.node.gateway.http.response import Response
 from aigrid.node.gateway.http.routes import Route
-from aigrid.node.gateway.http.text_answer import TextAnswer
+from aigrid.node.gateway.http.text_answer import TextAnswer, headers_of
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.answers import EVENT_STREAM, comment, error_body
 from aigrid.node.gateway.patience import wish_of
@@ -25,7 +24,6 @@ from aigrid.node.gateway.step import Step
 from aigrid.node.gateway.told import Told, aigrid_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.outcome.asking import Want
-from aigrid.node.outcome.contract import Contract
 from aigrid.node.outcome.modes import Fallback
 from aigrid.node.outcome.request import Body, asked, decode
 from aigrid.protocol.errors import AigridError, InvalidRequestError
@@ -56,7 +54,7 @@ class CapabilityEndpoints:
     async def _list(self, _request: Request) -> Response:
         offered = self._offered()
         data = [
-            {**_summary(one), "models": offered[one.capability]}
+            {**one.summary, "models": offered[one.capability]}
             for one in self._outcomes.contracts.all()
         ]
         return json_response({"object": "list", "data": data})
@@ -65,7 +63,7 @@ class CapabilityEndpoints:
         contract = self._outcomes.contracts.of(request.path_params["name"])
         return json_response(
             {
-                **_summary(contract),
+                **contract.summary,
                 "models": self._offered()[contract.capability],
                 "input": msgspec.Raw(contract.input),
                 "output": msgspec.Raw(contract.output),
@@ -82,7 +80,9 @@ class CapabilityEndpoints:
         found = await request.unless_gone(
             self._outcomes.ask(name, body, request_id=request.id, visit=request.visit, wish=wish)
         )
-        return json_response(found)
+        told = found["aigrid"]
+        names = ("node", "model", "attempts", "overhead_ms")
+        return json_response(found, headers_of(*(told[name] for name in names)))
 
     def _stream(self, request: Request, name: str, body: Body) -> TextAnswer:
         found = asked(self._outcomes.contracts.of(name), body)
@@ -154,16 +154,6 @@ def _call(want: Want, request: TextRequest) -> TextCall:
     return TextCall(
         (), request, capability=want.contract.capability, criteria=want.criteria, stream=True
     )
-
-
-def _summary(contract: Contract) -> dict[str, Any]:
-    return {
-        "name": contract.capability,
-        "label": contract.label,
-        "task": contract.task,
-        "broader": contract.broader,
-        "published": contract.published,
-    }
 
 
 def _event(value: object) -> bytes:

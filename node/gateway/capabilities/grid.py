@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
@@ -13,15 +14,15 @@ from aigrid.metagraph.selection import Explained, explain
 from aigrid.node.gateway.by_capability import decoded
 from aigrid.node.gateway.call import TaskCall, TextCall
 from aigrid.node.gateway.core import GatewayCore
+from aigrid.node.gateway.fitting import WrongAnswerError, first_fitting
 from aigrid.node.gateway.patience import Wish
 from aigrid.node.learning.pace import Paces
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.node.outcome.asking import Reply, Target, Want
 from aigrid.node.policy.metering import Visit
-from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.errors import EngineError
 from aigrid.protocol.inference import TaskRequest, TensorRequest, TextRequest
-from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import needed
 
 
@@ -40,13 +41,11 @@ class Known:
         router: of candidates.
         size_bytes: of a model's files, by id; 0 where that is unknown.
         paces: how long answers took so far.
-        misfit: hears of a (PeerId, model id, capability) whose answer was none of the capability's.
     """
 
     router: Explains
     size_bytes: Callable[[str], int] = lambda _: 0
     paces: Paces = field(default_factory=Paces)
-    misfit: Callable[[str, str, str], None] = lambda *_: None
 
 
 @dataclass(slots=True)
@@ -54,6 +53,8 @@ class Grid:
     """One request of a client, whomever it asks: implements `Mesh`.
 
     Attributes:
+        parts: numbers of what is asked of nodes.
+        paid: segments of every answer that was given so far, of whatever use it was.
         explained: what became of each candidate, of the choice that was made last.
     """
 
@@ -63,8 +64,13 @@ class Grid:
     visit: Visit
     wish: Wish | None = None
     parts: "count[int]" = field(default_factory=count)
+    paid: list[Segment] = field(default_factory=list)
     explained: tuple[Explained, ...] = ()
     capability: str = ""
+
+    def for_step(self) -> "Grid":
+        """The same request, for one step of its pipeline."""
+        return replace(self, explained=(), capability="")
 
     async def candidates(self, want: Want) -> Sequence[Target]:
         """Those that may be asked, the best first."""
@@ -88,34 +94,24 @@ class Grid:
         """The answer of one, or of the first that answers as the contract has it."""
         if target is not None:
             return await self._timed(want, target)
-        wrong: list[str] = []
-        while True:
-            began_seconds = trio.current_time()
-            try:
-                reply = await self._asked(want, None, Preferences(ignore=tuple(wrong)))
-            except _WrongAnswerError as error:
-                if len(wrong) + 1 >= LIMITS.mode_candidates_max:
-                    raise
-                wrong.append(error.node)
-            else:
-                self._took(reply.target, want, began_seconds)
-                return reply
+        return await first_fitting(partial(self._asked, want, None), ANY)
 
     async def _timed(self, want: Want, target: Target) -> Reply:
-        """The answer of one, and for the next time how long that took, or at least took."""
+        """The answer of one; where it is given up, how long it took at least is remembered."""
         paces, began_seconds = self.known.paces, trio.current_time()
         of = target.node, target.model, want.contract.capability
         try:
-            reply = await self._asked(want, target, ANY)
+            return await self._asked(want, target, ANY)
         except trio.Cancelled:
             paces.given_up(*of, trio.current_time() - began_seconds)
             raise
-        self._took(target, want, began_seconds)
-        return reply
 
-    def _took(self, target: Target, want: Want, began_seconds: float) -> None:
-        of = target.node, target.model, want.contract.capability
-        self.known.paces.took(*of, trio.current_time() - began_seconds)
+    def _took(self, answer: Answer, want: Want) -> None:
+        """For the next time, how long it took; not what others took before or after it."""
+        if answer.asked_seconds is None or len(answer.segments) > 1:
+            return
+        of = answer.node, answer.model, want.contract.capability
+        self.known.paces.took(*of, trio.current_time() - answer.asked_seconds)
 
     async def _asked(self, want: Want, target: Target | None, preferences: Preferences) -> Reply:
         models = () if target is None else (target.model,)
@@ -136,13 +132,15 @@ class Grid:
             found = await self.core.run_task(task, part=next(self.parts), **self._who())
             answer, output, logprobs = found.answer, found.output, ()
             segments = tuple(found.told.segments)
+        self.paid += segments
         if target is None:
             self.explained = explain(answer.ranking)
         try:
             value = decoded(want.contract, output)
         except EngineError as error:
-            self.known.misfit(answer.node, answer.model, want.contract.capability)
-            raise _WrongAnswerError(error.message, answer.node) from None
+            self.core.misfit(answer.node, answer.model, want.contract.capability)
+            raise WrongAnswerError(error.message, answer.node) from None
+        self._took(answer, want)
         target = target or Target(answer.node, answer.model)
         return Reply(target, output, value, logprobs, segments)
 
@@ -162,14 +160,6 @@ class Grid:
 
     def _who(self) -> dict[str, Any]:
         return {"request_id": self.request_id, "visit": self.visit, "wish": self.wish}
-
-
-class _WrongAnswerError(EngineError):
-    """An answer that is none of the capability's, and who gave it."""
-
-    def __init__(self, message: str, node: str) -> None:
-        super().__init__(message, Code.ENGINE_FAILED)
-        self.node = node
 
 
 def _task(request: TaskRequest | TensorRequest) -> TaskRequest:

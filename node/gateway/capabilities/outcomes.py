@@ -8,6 +8,7 @@ import msgspec
 from aigrid.node.gateway.capabilities.grid import Grid, Known
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.patience import Wish
+from aigrid.node.gateway.told import OutcomeError
 from aigrid.node.outcome import asking, pipeline
 from aigrid.node.outcome.asking import Outcome, Reply
 from aigrid.node.outcome.contracts import Contracts
@@ -16,6 +17,7 @@ from aigrid.node.outcome.pipeline import StepFailedError
 from aigrid.node.outcome.request import Asked, Body, asked, step_asked
 from aigrid.node.outcome.steps import FIRST, Graph
 from aigrid.node.policy.metering import Visit
+from aigrid.protocol.errors import AigridError
 
 
 class Outcomes:
@@ -39,17 +41,27 @@ class Outcomes:
 
         Raises:
             AigridError: what is wrong with the request, or with everybody who was asked. Of a
-                pipeline it names the step.
+                pipeline it names the step. An OutcomeError where answers were given all the same.
         """
         contract = self.contracts.of(capability)
         found = asked(contract, body)
         grid = Grid(self._core, self._known, request_id, visit, wish)
+        try:
+            return await self._outcome(grid, found)
+        except StepFailedError as failed:
+            raise OutcomeError(failed.error, grid.paid, prefix=f"Step {failed.step!r}: ") from None
+        except AigridError as error:
+            if not grid.paid:
+                raise
+            raise OutcomeError(error, grid.paid) from None
+
+    async def _outcome(self, grid: Grid, found: Asked) -> dict[str, Any]:
         if found.graph is not None:
             return await self._pipeline(grid, found, found.graph)
         outcome = await _run(grid, found)
         return {
             "output": msgspec.Raw(outcome.reply.output),
-            "aigrid": _said(grid, found, outcome),
+            "aigrid": {**_said(grid, found, outcome), **self._cost(grid.request_id)},
         }
 
     async def _pipeline(self, grid: Grid, first: Asked, graph: Graph) -> dict[str, Any]:
@@ -58,7 +70,7 @@ class Outcomes:
         async def run_step(step: Step, value: Any) -> Outcome:
             contract = self.contracts.of(step.capability)
             wanted = first if step.name == FIRST else step_asked(contract, step, value, seed)
-            own = Grid(self._core, self._known, grid.request_id, grid.visit, grid.wish, grid.parts)
+            own = grid.for_step()
             outcome = await _run(own, wanted)
             said[step.name] = {
                 "output": msgspec.Raw(outcome.reply.output),
@@ -67,24 +79,27 @@ class Outcomes:
             return outcome
 
         for step in graph.steps.values():  # before anything is asked that would be in vain
-            self.contracts.of(step.capability)
+            self.contracts.of(step.capability).check_askable()
         seed = first.want.criteria.seed
-        try:
-            outcomes = await pipeline.run(graph, run_step)
-        except StepFailedError as failed:
-            prefix = f"Step {failed.step!r}: "
-            failed.error.message = prefix + failed.error.message.removeprefix(prefix)
-            raise failed.error from None
+        outcomes = await pipeline.run(graph, run_step)
         last = outcomes[graph.output]
         replies = [one for done in outcomes.values() for one in (done.reply, *done.others)]
         return {
             "output": msgspec.Raw(last.reply.output),
             "aigrid": {
+                "node": last.reply.target.node,
+                "model": last.reply.target.model,
                 "mode": "pipeline",
                 **_made_by(replies),
                 "steps": {name: said[name] for name in graph.steps},
+                **self._cost(grid.request_id),
             },
         }
+
+    def _cost(self, request_id: str) -> dict[str, Any]:
+        """As it stands now, of all who were asked."""
+        course = self._core.course(request_id)
+        return {"attempts": course.attempts, "overhead_ms": course.overhead_ms}
 
 
 async def _run(grid: Grid, wanted: Asked) -> Outcome:

@@ -13,6 +13,7 @@ from aigrid.node.gateway.http.response import JSON_TYPE, Response
 from aigrid.node.gateway.http.routes import MethodNotAllowedError
 from aigrid.node.gateway.limits import GatewayLimits
 from aigrid.node.gateway.openai.answers import error_body
+from aigrid.node.gateway.told import OutcomeError
 from aigrid.node.mesh.routing.answer import Segment
 from aigrid.node.observing.course import Course
 from aigrid.node.observing.observer import Observer
@@ -107,7 +108,8 @@ class Boundary:
         if not isinstance(error, AigridError):
             error = internal_error(error, course.request_id)
         course.code = error.code
-        return error_response(error, self._limits, spell, headers)
+        segments = error.segments if isinstance(error, OutcomeError) else ()
+        return error_response(error, self._limits, spell, headers, segments=segments)
 
 
 def internal_error(error: BaseException, request_id: str) -> AigridError:

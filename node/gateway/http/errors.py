@@ -81,6 +81,8 @@ def error_text(error: AigridError) -> str:
         message += "."
     # Without a field to name, the message says itself what to send.
     says_all = error.code is Code.INVALID_REQUEST and getattr(error, "param", None) is None
+    # The next step of what is not found is about paths; a name that is unknown has its own.
+    says_all |= error.code is Code.NOT_FOUND and getattr(error, "param", None) is not None
     # Why it is no member, which a node says of itself, has a next step of its own.
     says_all |= error.code is Code.NOT_MEMBER and "`" in message
     if not says_all and error.info.next_step not in message:

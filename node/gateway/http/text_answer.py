@@ -165,8 +165,9 @@ class _Stream:
         """
         await trio.sleep(self._limits.first_chunk_seconds)
         silence_seconds = self._limits.keepalive_seconds
-        waiting, shown = self._generation.waiting, ""
+        shown = ""
         while not self._ended:
+            waiting = self._generation.waiting  # of whoever is asked now
             with trio.move_on_at(self._wrote_at + silence_seconds):
                 await waiting.changed.wait()
                 await trio.sleep_until(self._wrote_at + LIMITS.loading_seconds)
@@ -193,11 +194,19 @@ class _Stream:
 
 def served_by(answer: Answer, told: Told | None = None) -> dict[str, str]:
     """Headers that say who answers, and what a whole answer has cost: its body says the same."""
-    headers = {"x-aigrid-node": answer.node, "x-aigrid-model": answer.model}
     if told is not None:
-        headers["x-aigrid-attempts"] = str(told.attempts)
-        headers["x-aigrid-overhead-ms"] = str(told.overhead_ms)
-    return headers
+        return headers_of(answer.node, answer.model, told.attempts, told.overhead_ms)
+    return {"x-aigrid-node": answer.node, "x-aigrid-model": answer.model}
+
+
+def headers_of(node: str, model: str, attempts: int, overhead_ms: float) -> dict[str, str]:
+    """Those of a whole answer."""
+    return {
+        "x-aigrid-node": node,
+        "x-aigrid-model": model,
+        "x-aigrid-attempts": str(attempts),
+        "x-aigrid-overhead-ms": str(overhead_ms),
+    }
 
 
 def _headers(media_type: str, served: dict[str, str]) -> list[tuple[bytes, bytes]]:

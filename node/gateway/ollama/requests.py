@@ -15,6 +15,7 @@ from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.ollama.messages import Message, chat_messages
 from aigrid.node.gateway.ollama.options import read
 from aigrid.node.gateway.openai.fields import explain
+from aigrid.node.outcome.no_json import no_json
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -230,7 +231,9 @@ def _parse(body: bytes, kind: type[_S]) -> _S:
     except msgspec.ValidationError as error:
         raise explain(str(error)) from None
     except (ValueError, RecursionError) as error:  # DecodeError and UnicodeDecodeError, too
-        raise InvalidRequestError(f"The body is no JSON: {error}. Send one JSON object.") from None
+        raise InvalidRequestError(
+            f"The body is no JSON: {no_json(body, error)}. Send one JSON object."
+        ) from None
 
 
 def _absent(raw: msgspec.Raw) -> bool:

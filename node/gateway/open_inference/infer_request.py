@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from aigrid.node.gateway.open_inference.signature import Asked
+from aigrid.node.outcome.no_json import no_json
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import TensorRequest
 from aigrid.protocol.limits import LIMITS
@@ -81,8 +82,10 @@ def decode_infer(body: bytes, head_bytes: str | None) -> InferCall:
     try:
         parsed = _DECODER.decode(head)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        misfits = isinstance(error, msgspec.ValidationError)
+        wrong = str(error) if misfits else no_json(bytes(head), error)
         raise InvalidRequestError(
-            f"The body is not a request to infer: {error}. Send "
+            f"The body is not a request to infer: {wrong}. Send "
             '{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}, and '
             "where binary data follow, the length of the JSON in Inference-Header-Content-Length."
         ) from None

@@ -17,7 +17,6 @@ from aigrid.node.gateway.http.errors import error_text, param_of
 from aigrid.node.gateway.step import Step
 from aigrid.node.gateway.told import Told, aigrid_object, broken_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
-from aigrid.node.mesh.routing.waiting import NotReadyError
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish, TokenLogprob
 
@@ -49,7 +48,8 @@ def error_object(error: AigridError) -> dict[str, Any]:
         "param": param_of(error),
         "code": error.code.value,
     }
-    return {**told, "progress": error.progress} if isinstance(error, NotReadyError) else told
+    progress = getattr(error, "progress", None)
+    return told if progress is None else {**told, "progress": progress}
 
 
 def model_object(listed: Listed, whereabouts: Whereabouts) -> dict[str, Any]:

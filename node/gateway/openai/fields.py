@@ -10,6 +10,7 @@ import msgspec
 
 from aigrid.node.gateway.call import TextCall
 from aigrid.node.gateway.preferred import models_of, preferences_of
+from aigrid.node.outcome.no_json import no_json
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -80,13 +81,10 @@ def parse(body: bytes, decoder: msgspec.json.Decoder[F]) -> tuple[F, Members]:
         raise
     except msgspec.ValidationError as error:
         raise explain(str(error)) from None
-    except UnicodeDecodeError:
-        raise InvalidRequestError("The body is not valid UTF-8. Send JSON in UTF-8.") from None
     except (ValueError, RecursionError) as error:
         # DecodeError is no ValidationError; deep nesting is a RecursionError.
-        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequestError(
-            f"The body is not valid JSON: {what}. Send one JSON object."
+            f"The body is not valid JSON: {no_json(body, error)}. Send one JSON object in UTF-8."
         ) from None
     return parsed, _MEMBERS.decode(body)
 

@@ -154,8 +154,8 @@ class Sight:
         """How many requests might be taken now by those who offer a model, or a capability.
 
         What is not loaded yet has room for those who wait with the first; what is, for one behind
-        each that runs, so that no slot waits for the next. Of a queue only half is counted on: it is
-        not for this node alone, and who finds it full rests for a while.
+        each that runs, so that no slot waits for the next. Of a queue only half is counted on: it
+        is not for this node alone, and who finds it full rests for a while.
         """
         now_ms, index = self._now_ms(), self._graph.index
         if model:

@@ -54,7 +54,10 @@ class Answer:
 
     `chunks` yields tuples of chunks that were ready together, the first included; the last tuple
     ends with `Finish`. It raises an `AigridError` when the answer cannot be completed. `segments`
-    is complete once `chunks` is exhausted. `ranking` is the choice that it came of.
+    is complete once `chunks` is exhausted. `ranking` is the choice that it came of, and `sent` the
+    request as it was put to the first node. `asked_seconds` is when `node` was asked, by trio's
+    clock; None where the model was loaded first, or that is not known: then it says nothing of how
+    long the next answer takes.
     """
 
     request_id: str
@@ -65,6 +68,8 @@ class Answer:
     attempts: int = 1
     segments: list[Segment] = field(default_factory=list)
     ranking: Ranking = NOBODY
+    asked_seconds: float | None = None
+    sent: InferRequest | None = None
 
 
 def the_one(model: str, found: Collection[str], *, unknown: str) -> str:

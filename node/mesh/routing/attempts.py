@@ -63,13 +63,14 @@ class Tried:
 class Opened:
     """A segment whose first batch is there, and the request it answers.
 
-    Whoever has it closes it.
+    Whoever has it closes it. `asked_seconds`: as of `Answer`.
     """
 
     candidate: Candidate
     request: InferRequest
     segment: AskedSegment
     stack: AsyncExitStack
+    asked_seconds: float | None = None
     closed: bool = False
 
     async def close(self, error: BaseException | None = None) -> None:
@@ -235,7 +236,8 @@ class Attempts:
             waited_ms = (trio.current_time() - began_seconds) * 1000
             latency_ms = self._noting.began(candidate, request, batches, waited_ms)
             stack.callback(self._noting.ended, candidate, asking, segment, latency_ms)
-            return Opened(candidate, request, segment, stack.pop_all())
+            asked_seconds = None if latency_ms is None else began_seconds
+            return Opened(candidate, request, segment, stack.pop_all(), asked_seconds)
         raise AssertionError("nothing above is swallowed")
 
     async def _alone(

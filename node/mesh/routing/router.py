@@ -177,7 +177,8 @@ class Router:
             lambda rest, failed: self._go_on(answer, same, asking, tried, rest=rest, failed=failed),
         )
         answer = Answer(request_id, begun.model, begun.name, begun.node, chunks, tried.attempts)
-        answer.ranking = tried.ranking
+        answer.ranking, answer.sent = tried.ranking, opened.request
+        answer.asked_seconds = opened.asked_seconds
         opened.segment.segments = answer.segments
         try:
             async with chunks:

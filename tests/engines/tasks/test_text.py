@@ -144,7 +144,10 @@ def test_texts_that_are_empty_or_too_long(tmp_path: Path) -> None:
         error = refused(model(), given)
         assert error.code is Code.INVALID_REQUEST
         assert says in error.message
-    assert "takes 2" in refused(model(max_tokens=2), ["a b b"]).message
+    assert (
+        "takes 2: shorten it, or send it in parts"
+        in refused(model(max_tokens=2), ["a b b"]).message
+    )
     assert run(model(max_tokens=2, truncate=True), ["a b b", "a"]) == [[1, 1], [1, 0]]
 
 

@@ -33,6 +33,29 @@ def test_claims_come_to_what_the_formula_says(case: dict[str, Any]) -> None:
     assert abs(case["quality"]["value"] - total / mass) < NEARLY
 
 
+@pytest.mark.parametrize("case", VECTORS["compared"], ids=lambda case: case["what"])
+def test_models_are_compared_by_what_an_issuer_put_to_the_most_of_them(
+    case: dict[str, Any],
+) -> None:
+    def measure(claim: dict[str, Any]) -> tuple[str, str, str]:
+        return claim["issuer"], claim["metric"], claim["dataset"]
+
+    put = [{measure(claim) for claim in one["claims"]} for one in case["models"].values()]
+    for one in case["models"].values():
+        mass, total, sources = 20.0, 10.0, set()
+        for issuer in {claim["issuer"] for claim in one["claims"]}:
+            of = [claim for claim in one["claims"] if claim["issuer"] == issuer]
+            times = [sum(measure(claim) in measures for measures in put) for claim in of]
+            of = [claim for claim, n in zip(of, times, strict=True) if n == max(times)]
+            items = sum(claim["items"] for claim in of)
+            weight = case["trust"][issuer] * min(items, 1000)
+            mass += weight
+            total += weight * sum(claim["value"] * claim["items"] for claim in of) / items
+            sources |= {claim["record"] for claim in of}
+        assert abs(one["quality"]["value"] - total / mass) < NEARLY
+        assert set(one["quality"]["sources"]) == sources
+
+
 @pytest.mark.parametrize("case", VECTORS["choices"], ids=lambda case: case["what"])
 def test_scores_are_what_the_formulas_say(case: dict[str, Any]) -> None:
     offers = {offer["record"]: offer for offer in case["offers"]}

@@ -26,7 +26,9 @@ from aigrid.protocol.inference import (
     TokenLogprob,
 )
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.receipt import seeded
 
+SALT = b"salt"
 TASK = TaskRequest("translation", b'"good morning"')
 HOLDERS = ("a", "b", "c")
 Outputs = dict[str, bytes]
@@ -40,6 +42,7 @@ class Grid:
         self.first = first
         self.reason: Any = "stop"
         self.text = "some text"
+        self.busy: set[str] = set()
         self.asked: list[str] = []
         self.requests: list[tuple[InferRequest, Caller, Preferences]] = []
 
@@ -56,17 +59,19 @@ class Grid:
         preferences: Preferences = ANY,
         **_: Any,
     ) -> AsyncIterator[Answer]:
-        order = [*preferences.order, self.first, *self.says]
-        node = next((n for n in order if n in self.says and n not in preferences.ignore), None)
-        if node is None:
-            raise NoCandidateError("nobody else")
+        node = preferences.pinned or self.first
+        if node in self.busy:
+            raise NoCandidateError("it is busy")
         self.asked.append(node)
         self.requests.append((request, caller, preferences))
 
         async def chunks() -> AsyncIterator[tuple[InferChunk, ...]]:
             yield (self._said(node, request), Finish(self.reason))
 
-        yield Answer("id", "model", "name", node, chunks(), segments=[Segment(node, "model", 0)])
+        answer = Answer("id", "model", "name", node, chunks())
+        answer.segments.append(Segment(node, "model", 0))
+        answer.sent = seeded(request, SALT)
+        yield answer
 
     def _said(self, node: str, request: InferRequest) -> InferChunk:
         said = self.says[node]
@@ -92,11 +97,12 @@ class World:
     def __init__(self, grid: Grid, *, least_share: float = 1.0, own: str = "me") -> None:
         self.grid = grid
         self.found: list[tuple[str, bool]] = []
+        self.standings: dict[str, float] = {}
         around = Surroundings(
             own_peer_id=own,
-            holders=lambda _: tuple(grid.says),
+            holders=lambda _, wanted: tuple(n for n in grid.says if n not in wanted.ignore),
             same_everywhere=lambda model: model == "model",
-            standing=lambda _: 0.0,
+            standing=lambda node: self.standings.get(node, float(LIMITS.audit_standing_max)),
             found=lambda node, _model, _capability, wrong: self.found.append((node, wrong)),
             token=lambda: "another-id",
         )
@@ -184,7 +190,9 @@ async def test_a_check_is_asked_as_the_request_was(start) -> None:
     assert (request, by) == (TASK, caller)
     assert first == wanted
     assert (then.only, then.precisions) == (wanted.only, wanted.precisions)
-    assert set(then.ignore) == {"z", "a"}
+    assert then.ignore == ("z",)
+    assert then.pinned in {"b", "c"}
+    assert not then.allow_fallbacks
 
 
 async def test_a_text_is_checked_by_its_tokens_with_a_seed_of_its_own(start) -> None:
@@ -193,8 +201,10 @@ async def test_a_text_is_checked_by_its_tokens_with_a_seed_of_its_own(start) -> 
     asked = TextRequest(prompt="go on", max_tokens=40, stop=("x",))
     assert (await world.ask(asked))[0] == TextChunk("some text", tuple(tokens))
     (first, _, _), (check, _, _) = world.grid.requests
-    assert first.seed is not None
-    assert check.seed == first.seed
+    assert first == asked, "what is drawn is told by nothing that the node sees"
+    sent = seeded(asked, SALT)
+    assert isinstance(sent, TextRequest)
+    assert check.seed == sent.seed
     assert (check.continued_ids, check.checks, check.max_tokens) == (tuple(tokens), True, 0)
     assert check.stop == ("x",)
     assert world.auditor.results == {"right": 1}
@@ -313,7 +323,7 @@ async def test_a_holder_that_was_asked_by_itself_is_checked_by_others(start) -> 
     world = await start({"a": b"1", "b": b"2", "c": b"2"})
     await world.ask(preferences=Preferences(pinned="a"))
     assert {node for node, wrong in world.found if wrong} == {"a"}
-    assert all(not preferences.pinned for _, _, preferences in world.grid.requests[1:])
+    assert all(preferences.pinned != "a" for _, _, preferences in world.grid.requests[1:])
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "length"])
@@ -322,3 +332,99 @@ async def test_no_end_hides_an_answer_from_audits(start, reason: str) -> None:
     world.grid.reason = reason
     await world.ask()
     assert {node for node, wrong in world.found if wrong} == {"a"}
+
+
+async def test_who_decides_is_nobodys_choice_where_the_one_drawn_is_busy(start) -> None:
+    """Two liars without standing are never asked in the place of known ones."""
+    names = ("x", "k1", "k2", "k3")
+    world = await start(dict.fromkeys(names, b"1") | dict.fromkeys(("a1", "a2"), b"2"))
+    world.grid.first, world.grid.busy = "x", {"k1", "k2"}
+    world.standings = {"a1": 0.0, "a2": 0.0}
+    for _ in range(20):
+        await world.ask()
+    assert world.auditor.results == {"right": 20}
+    assert {node for node, wrong in world.found if wrong} <= {"a1", "a2"}
+
+
+async def test_one_without_standing_confirms_nothing_and_is_judged_by_what_is_known(start) -> None:
+    world = await start({"x": b"2", "friend": b"2", "k1": b"1", "k2": b"1", "new": b"1"})
+    world.grid.first = "x"
+    world.standings = {"friend": 0.0, "new": 0.0}
+    for _ in range(40):
+        await world.ask()
+    assert world.auditor.results == {"wrong": 40}
+    said = {
+        node: {wrong for name, wrong in world.found if name == node} for node in world.grid.says
+    }
+    assert said == {"x": {True}, "friend": {True}, "k1": {False}, "k2": {False}, "new": {False}}
+
+
+async def test_where_nobody_is_known_new_ones_check_each_other(start) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b"1"))
+    world.standings = dict.fromkeys(HOLDERS, 0.0)
+    await world.ask()
+    assert world.auditor.results == {"right": 1}
+    assert len(world.grid.asked) == 2
+
+
+async def test_who_only_agrees_comes_to_no_standing_by_texts(start) -> None:
+    tokens = bytes(range(40))
+    world = await start(dict.fromkeys(("a", "known", "lazy", "new"), tokens))
+    world.standings = {"lazy": 0.0, "new": 0.0}
+    say = world.grid._said
+
+    def agreeing(node: str, request: InferRequest) -> InferChunk:
+        if node == "lazy" and isinstance(request, TextRequest):
+            return checked(request, bytes(request.continued_ids))
+        return say(node, request)
+
+    world.grid._said = agreeing
+    for _ in range(60):
+        await world.ask(TextRequest(prompt="go on", max_tokens=40))
+    assert world.auditor.results == {"right": 60}
+    judged = {node: {wrong for name, wrong in world.found if name == node} for node in HOLDERS[:1]}
+    assert judged == {"a": {False}}
+    assert {wrong for name, wrong in world.found if name == "new"} == {False}
+    assert {wrong for name, wrong in world.found if name == "lazy"} == {False, True}
+
+
+@pytest.mark.parametrize("said", [b'"\xff"', b"[" * 100_000, b"", b"{"])
+async def test_no_answer_ends_the_audits(start, said: bytes) -> None:
+    world = await start({"a": said, "b": b"1", "c": b"1"})
+    await world.ask()
+    assert world.auditor.results == {"wrong": 1}
+    world = await start({"a": b"1", "b": said, "c": b"1", "d": b"1"})
+    for _ in range(5):
+        await world.ask()
+    assert world.auditor.results == {"right": 5}
+
+
+async def test_an_audit_that_fails_is_not_the_end_of_the_next(start) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b"1"))
+    say, failures = world.grid._said, iter([ValueError("odd")])
+
+    def failing(node: str, request: InferRequest) -> InferChunk:
+        if world.grid.requests[-1][2].pinned and (error := next(failures, None)):
+            raise error
+        return say(node, request)
+
+    world.grid._said = failing
+    for _ in range(2):
+        await world.ask()
+    assert world.auditor.results == {"right": 1}
+
+
+async def test_a_large_request_is_not_kept(start) -> None:
+    world = await start(dict.fromkeys(HOLDERS, b"1"))
+    large = TaskRequest("translation", b'"' + b"x" * LIMITS.audit_answer_max_bytes + b'"')
+    await world.ask(large)
+    assert world.grid.asked == ["a"]
+
+
+async def test_a_checker_that_says_too_much_has_said_nothing(start) -> None:
+    large = b'"' + b"x" * LIMITS.audit_answer_max_bytes + b'"'
+    world = await start({"a": b"1", "b": large, "c": b"1"})
+    for _ in range(4):
+        await world.ask()
+    assert world.auditor.results == {"right": 4}
+    assert not any(wrong for _, wrong in world.found)

@@ -7,7 +7,7 @@ import random
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aigrid.engines.text_stream import TextStream
@@ -74,8 +74,9 @@ def test_labels_near_a_tie_may_come_in_either_order():
     assert verdict(rows, [{"label": "b", "score": 0.6}, rows[0]]) == "different"
 
 
-def test_what_is_no_json_is_unclear():
-    assert outputs(b"{", b"1") == "unclear"
+def test_what_is_no_json_is_no_answer_and_no_check():
+    assert outputs(b"{", b"1") == "different"
+    assert outputs(b"1", b"{") == "unclear"
 
 
 def tensor(values: list[float], dtype: str) -> Tensor:
@@ -214,3 +215,23 @@ def test_a_space_at_the_beginning_is_passed_over():
     right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in written.tokens)
     assert texts(written, Reread(right, "text", None)) == "same"
     assert texts(written, Reread(right[:-1], "text", None)) == "unclear"
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+@example(b'"\xff"', b"1")
+@example(b"1", b'"\xff"')
+@example(b"[" * 5000, b"[" * 5000)
+def test_no_answer_is_too_odd_to_compare(said, again):
+    assert outputs(said, again) in {"same", "different", "unclear"}
+
+
+def test_rows_in_rows_are_compared_in_no_time():
+    """With twice the time for each level, this would not end."""
+    said = b"1"
+    for _ in range(100):
+        said = b'[{"label":"a","score":' + said + b"}]"
+    assert outputs(said, said) == "unclear"
+    assert outputs(said, said.replace(b"1", b"2")) == "unclear"
+    deeper = b"[" * (LIMITS.audit_depth_max + 2) + b"]" * (LIMITS.audit_depth_max + 2)
+    assert outputs(deeper, deeper) == "unclear"
+    assert outputs(deeper, b"1") == "different"

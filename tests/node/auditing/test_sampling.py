@@ -7,18 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigrid.node.auditing.sampling import first_checker, second_checker, share
+from aigrid.node.auditing.sampling import examinee, first_checker, second_checker, share
 from aigrid.protocol.limits import LIMITS
 
 MOST = LIMITS.audit_standing_max
 standings = st.dictionaries(st.sampled_from("abcdef"), st.floats(0, MOST), min_size=1)
 
 
-def test_every_second_check_goes_to_the_new_ones():
+def test_new_ones_check_first_where_nobody_is_known_and_else_never():
     rng, known = random.Random(1), dict.fromkeys("abcdefghi", float(MOST))
     drawn = Counter(first_checker({**known, "new": 0.0}, rng) for _ in range(2000))
-    assert 1000 < drawn["new"] < 1250
-    assert len(drawn) == 10
+    assert set(drawn) == set(known)
+    assert first_checker({"new": 0.0}, rng) == "new"
+
+
+def test_of_every_second_audit_a_new_one_is_examined():
+    rng, known = random.Random(1), dict.fromkeys("abcdefghi", float(MOST))
+    drawn = Counter(examinee({**known, "new": 0.0, "newer": 1.0}, rng) for _ in range(2000))
+    assert set(drawn) == {None, "new", "newer"}
+    assert 900 < drawn[None] < 1100
+    assert examinee(known, rng) is None
 
 
 @given(standings, st.integers(0, 2**32))

@@ -49,7 +49,7 @@ PASSED_THROUGH: list[tuple[list[str], str, dict[str, Any], dict[str, Any]]] = [
         ["experience", "--tell"],
         "experience",
         {"tell": True},
-        {"experience": [{"node": "n", "served": 3}], "told": ["r"]},
+        {"experience": [{"node": "n", "served": 3}], "told": ["r"], "untold": 2},
     ),
     (["withdraw", "m"], "withdraw", {"model": "m"}, {"model": "b"}),
     (

@@ -1,10 +1,14 @@
 """`aigrid evaluate` and `aigrid evaluations` at a terminal."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.node.cli.conftest import Cli, ScriptedNode
 from tests.node.cli.test_model_cards import MODEL, OWN
+
+from aigrid.node.control_client import ControlClient
 
 DID = "did:key:z6Mk" + "x" * 44
 MEASURED: dict[str, Any] = {
@@ -103,3 +107,55 @@ def test_what_is_no_parameter_is_wrong_usage(cli: Cli, node: ScriptedNode) -> No
     done = cli("evaluate", "translation", "--dataset", "x", "--param", "style")
     assert (done.status, node.calls) == (2, [])
     assert cli("evaluate", "translation").status == 2
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_says_what_was_measured_and_what_is_published(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
+) -> None:
+    def interrupted(events: list[dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        def call(_self: ControlClient, _method: str, _params: Any, on_event: Any) -> dict[str, Any]:
+            for event in events:
+                on_event(event)
+            raise KeyboardInterrupt
+
+        return call
+
+    def said(*events: dict[str, Any], dry_run: bool = False) -> str:
+        monkeypatch.setattr(ControlClient, "call", interrupted(list(events)))
+        options = [*(["--dry-run"] if dry_run else []), *(["--json"] if as_json else [])]
+        done = cli("evaluate", "translation", "--dataset", "x", *options)
+        assert done.status == 130
+        return done.err
+
+    assert "before anything was measured; nothing was published" in said()
+    opus = {"measured": MEASURED["models"][0]}
+    on = {"progress": "tiny: 3 of 40 items"}
+    assert "broken off: tiny: 3 of 40 items; nothing of it was published" in said(on)
+    whole = said({"progress": "opus: 40 of 40 items"}, opus, on)
+    assert "measured and signed: opus 0.613 (0.580 to 0.640)" in whole
+    assert "broken off: tiny: 3 of 40 items; nothing of it was published" in whole
+    assert "measured and not signed: opus" in said(opus, dry_run=True)
+
+
+def test_experience_fits_a_terminal(
+    cli: Cli, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    one = {
+        "node": OWN,
+        "capability": "zero-shot-image-classification",
+        "model": "bagaaiera" + "x" * 52,
+        "served": 1234,
+        "failed": 5,
+        "latencyMs": 812,
+        "audited": 3,
+        "wrong": 1,
+        "standing": 1.5,
+    }
+    node.answers["experience"] = {"experience": [one], "told": []}
+    shown = cli("experience").out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    for whole in (OWN, one["capability"], one["model"], "3 checked, 1 wrong; standing 1.5"):
+        assert str(whole) in shown
+    assert "1234 served, 5 failed, 812 ms to the first chunk" in shown

@@ -78,9 +78,12 @@ def test_what_cannot_be_meant_is_refused(
 
 
 def test_capabilities_are_listed_and_shown(cli: Cli, node: ScriptedNode) -> None:
-    one = {"name": "translation", "label": "Translation", "models": 2}
-    node.answers["capabilities"] = {"capabilities": [one]}
-    assert "translation" in cli("capability", "list").out
+    one = {"name": "translation", "label": "Translation", "models": 2, "askable": True}
+    text = {"name": "text", "label": "Text", "models": 2, "askable": False, "reason": "a group"}
+    node.answers["capabilities"] = {"capabilities": [one, text]}
+    listed = cli("capability", "list")
+    assert "translation" in listed.out
+    assert "`run` does not take: text" in listed.err
     node.answers["capability_show"] = {
         **one,
         "input": {"type": "string"},
@@ -91,3 +94,10 @@ def test_capabilities_are_listed_and_shown(cli: Cli, node: ScriptedNode) -> None
     shown = cli("capability", "show", "translation").out
     assert 'input: {"type": "string"}' in shown
     assert "opus (warm, 3 nodes)" in shown
+
+
+def test_a_group_is_shown_with_what_to_ask_for(cli: Cli, node: ScriptedNode) -> None:
+    empty: dict[str, Any] = {"input": {}, "output": {}, "parameters": {}, "models": []}
+    said = {"askable": False, "reason": "text is a group: ask for one of translation"}
+    node.answers["capability_show"] = {"name": "text", "label": "Text", **said, **empty}
+    assert "ask for one of translation." in cli("capability", "show", "text").out

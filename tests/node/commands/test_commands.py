@@ -140,7 +140,7 @@ async def test_models_find_and_ask(sim, autojump_clock):
 async def test_what_nobody_has(sim, autojump_clock):
     a = Console((await sim.start("a")).node)
     assert await a("find", capability="fill-mask") == {"candidates": []}
-    assert await a.refused("find", capability="cooking") is Code.NO_CANDIDATE
+    assert await a.refused("find", capability="cooking") is Code.USAGE
     assert await a.refused("ask", text="hi") is Code.NO_CANDIDATE
     assert await a.refused("ask", text="hi", model="nothing") is Code.MODEL_NOT_FOUND
     assert await a.refused("record_show", id="bnothing") is Code.NOT_FOUND

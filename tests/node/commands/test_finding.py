@@ -116,7 +116,7 @@ async def ignore(_event: dict[str, Any]) -> None:
 )
 async def test_an_unknown_capability_is_answered_with_what_may_be_meant(name, meant):
     node, _ = graph_alone()
-    with pytest.raises(NoCandidateError) as caught:
+    with pytest.raises(UsageError) as caught:
         await node.call("find", {"capability": name}, ignore)
     assert meant in caught.value.message
     with pytest.raises(UsageError) as refused:  # publishing under it is a mistake
@@ -129,7 +129,7 @@ async def test_a_published_capability_is_suggested_by_its_iri_while_it_is_known(
     for name, broader in (("legal-summaries", "summarization"), ("legal-summarx", "nowhere")):
         body = CapabilityBody(id=f"{OWN.did}#{name}", broader=(broader,), labels={"en": "x"})
         graph.issue(Kind.CAPABILITY, body, OWN, now_ms=NOW, ttl_ms=1000)
-    with pytest.raises(NoCandidateError) as caught:
+    with pytest.raises(UsageError) as caught:
         await node.call("find", {"capability": "legal-summary"}, ignore)
     assert f"`{OWN.did}#legal-summaries`" in caught.value.message
     assert "#legal-summarx" not in caught.value.message

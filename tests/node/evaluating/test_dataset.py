@@ -51,6 +51,14 @@ def test_lines_become_requests_and_what_is_expected() -> None:
     assert found.seed == parsed(data).seed != parsed(lines(ITEM)).seed
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    data = b"\xef\xbb\xbf" + lines(ITEM, {"input": 1, "expected": "x"})
+    assert refusal(data).startswith("line 2")
+    found = parsed(b"\xef\xbb\xbf" + lines(ITEM))
+    assert found.sha256 == hashlib.sha256(b"\xef\xbb\xbf" + lines(ITEM)).hexdigest()
+    assert [item.line for item in found.items] == [1]
+
+
 def test_what_a_model_writes_is_not_left_to_chance() -> None:
     said = {"messages": [{"role": "user", "content": "hi"}]}
     items = ({"input": said, "expected": "hi"},)

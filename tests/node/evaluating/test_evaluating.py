@@ -61,15 +61,11 @@ def _said(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}]}
 
 
-async def publish_half(sim: Simulation, name: str, **more: Any) -> str:
+async def publish_half(sim: Simulation, node: str, name: str = "half", **more: Any) -> str:
     description = ModelDescription("half", "text-generation", ())
-    published = await sim.nodes[name].node.hosting.add(
-        description,
-        {},
-        name="half",
-        capabilities=("text-generation",),
-        license_id="",
-        **more,
+    capabilities = {"capabilities": ("text-generation",), **more}
+    published = await sim.nodes[node].node.hosting.add(
+        description, {}, name=name, license_id="", **capabilities
     )
     return published.model
 
@@ -188,3 +184,98 @@ async def test_what_cannot_be_done_is_said(sim, dataset, tmp_path, autojump_cloc
     with pytest.raises(LocalError) as refused:
         await a("evaluate", **text, path=dataset, metric="chrf")
     assert refused.value.code is Code.OVER_QUOTA
+
+
+async def test_where_all_holders_are_lost_it_says_how_far_it_came(sim, dataset, autojump_clock):
+    for name in ("a", "b"):
+        await sim.start(name)
+    await sim.join("b", "a")
+    await sim.publish_echo("b", "parrot", delay_ms=2000.0)
+    a = Console(sim.nodes["a"].node)
+    await eventually(lambda: len(a.node.router.offers()) == 1, seconds=30)
+    refused: list[AigridError] = []
+
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            with pytest.raises(AigridError) as caught:
+                await a("evaluate", capability="text-generation", path=dataset)
+            refused.append(caught.value)
+
+        nursery.start_soon(run)
+        await eventually(lambda: bool(a.events), seconds=60)
+        sim.kill("b")
+    (error,) = refused
+    assert "of 4 items no holder of the model answers" in error.message
+    assert "nothing was signed of it" in error.message
+    assert "`aigrid models`" in error.message
+    assert not a.node.graph.store.of_kind(Kind.EVALUATION)
+
+
+async def test_a_line_that_no_model_takes_is_named(sim, tmp_path, autojump_clock):
+    await sim.start("a")
+    await sim.publish_echo("a", "parrot")
+    a = Console(sim.nodes["a"].node)
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n" + json.dumps({"input": _said("word " * 5000), "expected": "word"}))
+    with pytest.raises(UsageError, match="line 2 of the dataset: 5001 words leave no room"):
+        await a("evaluate", capability="text-generation", path=str(path))
+
+
+async def test_what_is_measured_is_told_at_once(sim, dataset, autojump_clock):
+    a, _ = await two(sim)
+    found = await a("evaluate", capability="text-generation", path=dataset)
+    told = [event["measured"] for event in a.events if "measured" in event]
+    assert sorted(row["name"] for row in told) == ["half", "parrot"]
+    assert all(row in found["models"] for row in told)
+
+
+async def test_what_is_withdrawn_makes_room(sim, dataset, autojump_clock, monkeypatch):
+    await sim.start("a")
+    await sim.publish_echo("a", "parrot")
+    a = Console(sim.nodes["a"].node)
+    graph, identity = a.node.graph, a.node.identity
+    monkeypatch.setattr(evaluations_module, "LIMITS", Limits(evaluations_own_max=1))
+    text = {"capability": "text-generation", "path": dataset}
+    await a("evaluate", **text)
+    assert await a.refused("evaluate", **text, metric="chrf") is Code.OVER_QUOTA
+    (record,) = graph.store.of_kind(Kind.EVALUATION)
+    graph.withdraw(Kind.EVALUATION, record.subject, identity, now_ms=a.node.now_ms())
+    (other,) = (await a("evaluate", **text, metric="chrf"))["models"]
+    assert other["record"]
+
+
+async def test_a_group_is_not_evaluated(sim, dataset, autojump_clock):
+    await sim.start("a")
+    a = Console(sim.nodes["a"].node)
+    with pytest.raises(AigridError, match="is a group of capabilities"):
+        await a("evaluate", capability="text", path=dataset)
+
+
+async def test_unknown_capabilities_are_wrong_usage_and_own_ones_have_short_names(
+    sim, dataset, autojump_clock
+):
+    await sim.start("a")
+    await sim.publish_echo("a", "parrot")
+    a = Console(sim.nodes["a"].node)
+    text: dict[str, Any] = {"text": "hi"}
+    for command, more in (
+        ("run", text),
+        ("evaluate", {"path": dataset}),
+        ("evaluations", {}),
+        ("find", {}),
+    ):
+        assert await a.refused(command, capability="poetry", **more) is Code.USAGE
+    assert await a.refused("capability_show", name="poetry") is Code.USAGE
+    broader = ("text-generation",)
+    made = await a("capability_publish", name="verse", broader=broader, labels={"en": "Verse"})
+    shown = await a("capability_show", name="verse")
+    assert shown["name"] == made["capability"]
+    model = await publish_half(sim, "a", "verse", capabilities=(made["capability"],))
+    found = await a("run", capability="verse", text="hi")
+    assert found["aigrid"]["model"] == model
+    (one,) = (await a("find", capability="verse"))["candidates"]
+    assert one["model"] == model
+    measured = await a("evaluate", capability="verse", path=dataset)
+    assert measured["capability"] == made["capability"]
+    assert len((await a("evaluations", capability="verse"))["evaluations"]) == 1

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aigrid.node.evaluating import metrics
@@ -103,6 +103,19 @@ def test_r2_is_0_where_the_mean_would_do_as_well() -> None:
     assert of(NUMBERS, "r2", [[100.0, 100.0], [0.0, 0.0]], expected) == 0
     assert of(NUMBERS, "r2", [[1.0], None], [[1.0], [2.0]]) == 0
     assert of(NUMBERS, "r2", [[1.0]], [[1.0]]) == 1
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=4))
+@example([1e200])
+@example([1.3e154, 1.3e154])
+@example([1.7e308, -1.7e308])
+def test_r2_of_numbers_as_great_as_there_are_is_one_of_a_bad_answer(answer: list[float]) -> None:
+    expected = [[1.0] * len(answer), [2.0] * len(answer)]
+    value = of(NUMBERS, "r2", [answer, answer], expected)
+    assert 0 <= value <= 1
+    if max(map(abs, answer)) > 3:
+        assert value == 0
+    assert 0 <= of(NUMBERS, "r2", [[1.0], [1.0]], [[answer[0]], [-answer[0]]]) <= 1
 
 
 def test_ndcg_counts_what_stands_first_and_gives_ties_no_luck() -> None:

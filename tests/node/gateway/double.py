@@ -66,11 +66,13 @@ def view(model: str = MODEL, name: str = NAME) -> ModelView:
 class ScriptedMesh:
     """Answers every request with `script`: batches, errors to raise, seconds to wait (or inf).
 
-    `loading` is said before it; `waiting` and `patience` are what it was asked with.
+    `firsts` are what the first requests are answered with instead, in that order. `loading` is said
+    before it; `waiting` and `patience` are what it was asked with.
     """
 
     script: tuple[Batch, ...] = HELLO
     before_first: Batch | None = None
+    firsts: list[tuple[Batch, ...]] = field(default_factory=list)
     views: tuple[ModelView, ...] = (view(),)
     asked: list[tuple[str, InferRequest, str]] = field(default_factory=list)
     callers: list[Caller] = field(default_factory=list)
@@ -128,7 +130,8 @@ class ScriptedMesh:
                     ended.append(Segment(NODE, MODEL, 0, BROKEN))
                 await _play(self.before_first)
             segments: list[Segment] = []
-            chunks = self._chunks(segments)
+            script = self.firsts.pop(0) if self.firsts else self.script
+            chunks = self._chunks(script, segments)
             answer = Answer(request_id, MODEL, NAME, NODE, chunks, segments=segments)
             yield answer
             self.ended.append("clean")
@@ -141,9 +144,11 @@ class ScriptedMesh:
         finally:
             self.left.set()
 
-    async def _chunks(self, segments: list[Segment]) -> AsyncIterator[tuple[InferChunk, ...]]:
+    async def _chunks(
+        self, script: tuple[Batch, ...], segments: list[Segment]
+    ) -> AsyncIterator[tuple[InferChunk, ...]]:
         tokens = 0
-        for batch in self.script:
+        for batch in script:
             try:
                 chunks = await _play(batch)
             except AigridError:
@@ -200,6 +205,7 @@ async def gateway(
     manifest: Callable[[str], ModelBody | None] = lambda _: None,
     repository: Repository | None = None,
     observer: Observer | None = None,
+    misfit: Callable[[str, str, str], None] = lambda *_: None,
     **limits: Any,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A running gateway and its HOST:PORT; stopped at the end."""
@@ -209,6 +215,7 @@ async def gateway(
         now_ms=lambda: NOW_MS,
         token=tokens(),
         contract=CONTRACTS.of,
+        misfit=misfit,
     )
     served = Gateway(
         core,

@@ -68,3 +68,19 @@ async def test_who_leaves_once_all_is_written_has_cancelled_nothing(
     course.written = False
     course.client_gone()
     assert (course.status, course.code) == (200, Code.CANCELLED)
+
+
+async def test_of_answers_made_one_after_the_other_each_wait_counts(
+    autojump_clock: MockClock,
+) -> None:
+    course = Course("request_1")
+    course.begin()
+    began = trio.current_time()
+    await trio.sleep(3)
+    for engine_seconds in (1.0, 3.0):  # at once
+        course.ended(answer(NODE), Finish("stop", 7, 3), engine_seconds, since_seconds=began)
+    began = trio.current_time()
+    await trio.sleep(2)
+    course.ended(answer(NODE), Finish("stop", 7, 3), 1.5, since_seconds=began)
+    assert course.engine_seconds == 4.5
+    assert course.overhead_ms == pytest.approx(500)

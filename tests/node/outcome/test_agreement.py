@@ -1,12 +1,15 @@
 """What counts as the same answer, and which one most agree with."""
 
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigrid.node.outcome.agreement import groups, most_agreed, same
+from aigrid.node.outcome import agreement as agreement_module
+from aigrid.node.outcome.agreement import Agreement, same
+from aigrid.protocol.limits import LIMITS
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -79,8 +82,75 @@ def test_any_json_agrees_with_itself_and_both_ways_or_neither(one: Any, other: A
 
 @given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1))
 def test_of_classes_the_largest_is_found_and_its_first_answer(answers: list[str]) -> None:
-    place, agreeing = most_agreed(answers)
+    agreement = Agreement()
+    for n, answer in enumerate(answers):
+        agreement.add(n, answer)
+    place, agreeing = agreement.most()
     assert len(agreeing) == max(map(answers.count, answers))
     assert [answers[n] for n in agreeing] == [answers[place]] * len(agreeing)
     assert place == agreeing[0]
-    assert all(n in group for n, group in enumerate(groups(answers)))
+
+
+def test_each_pair_of_answers_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def noting(one: Any, other: Any) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr(agreement_module, "same", noting)
+    agreement = Agreement()
+    for place, answer in ((3, "a"), (1, "b"), (2, "b"), (0, "a")):
+        agreement.add(place, answer)
+    assert agreement.most() == (0, (0, 3))
+    assert len(compared) == 6
+
+
+def deep(levels: int, leaf: Any = 1) -> Any:
+    for _ in range(levels):
+        leaf = [leaf]
+    return leaf
+
+
+def boxes(count: int, right: float = 10) -> list[dict[str, Any]]:
+    return [box("cat", 0, 0, right, 10) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "near"),
+    [
+        (deep(40, 1.0), deep(40, 1.0001)),
+        (deep(5000), deep(5000, 2)),
+        (boxes(1000), boxes(1000, 10.1)),
+        ([boxes(300)] * 30, [boxes(300, 10.1)] * 30),
+        ([[1.0]] * 200_000, [[1.0001]] * 200_000),
+        (["a b"] * 200_000, ["a  b"] * 200_000),
+        ("\ufdfa" * 500_000, "\ufdfa" * 500_000 + " "),
+        ([{"box": {}, "label": deep(5000)}], [{"box": {"x": 1}, "label": deep(5000)}]),
+        ([10**400, 1], [10**400, 2]),
+        (10**400, 1.0),
+        ([{"label": "a", "score": 10**400}], [{"label": "b", "score": 1}]),
+    ],
+    ids=lambda _: "",
+)
+def test_hostile_answers_are_like_their_equals_alone_and_take_bounded_work(
+    answer: Any, near: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlaps = 0
+    real = agreement_module._overlap
+
+    def counting(one: Any, other: Any) -> float:
+        nonlocal overlaps
+        overlaps += 1
+        return real(one, other)
+
+    monkeypatch.setattr(agreement_module, "_overlap", counting)
+    assert not same(answer, near)
+    assert overlaps <= LIMITS.compared_steps_max
+
+
+def test_a_long_row_of_rows_is_compared_as_it_is_meant() -> None:
+    one = [[math.sin(m + n) for n in range(384)] for m in range(512)]
+    other = [[value * 1.0001 for value in row] for row in one]
+    assert same(one, other)
+    assert same(boxes(300), boxes(300, 10.1))

@@ -202,6 +202,36 @@ async def test_a_cascade_asks_another_holder_and_passes_over_a_model_that_nobody
     assert [one.target.node for one in outcome.failures] == ["c", "a"]
 
 
+async def test_a_cascade_passes_over_answers_that_say_nothing_or_not_how_sure_they_are(
+    autojump_clock: MockClock,
+) -> None:
+    entities = [{"entity": "P", "start": 0, "end": 2, "score": 0.9}]
+    sizes = {"a": ("a", 1), "b": ("b", 2), "c": ("c", 3)}
+    nothing = Doubles({"a": (0, []), "b": (0, entities)}, models=sizes)
+    outcome = await cascade(nothing, WANT, Cascade())
+    assert outcome.reply.value == entities
+    assert outcome.told["steps"][0] == {"model": "a", "confidence": 0.0}
+
+    unsaid = [{"label": "x"}]
+    mixed = Doubles({"a": (0, labelled("y", 0.5)), "b": (0, unsaid), "c": (0, unsaid)}, sizes)
+    outcome = await cascade(mixed, WANT, Cascade())
+    assert outcome.reply.value == labelled("y", 0.5)
+    assert [one.target.node for one in outcome.others] == ["b", "c"]  # they are paid for
+    assert [one["confidence"] for one in outcome.told["steps"]] == [0.5, None, None]
+
+    found_nothing = Doubles({"a": (0, []), "b": (0, [])}, models=sizes)
+    assert (await cascade(found_nothing, WANT, Cascade())).reply.value == []
+
+
+async def test_a_model_of_unknown_size_is_asked_last(autojump_clock: MockClock) -> None:
+    doubles = Doubles(
+        {"server": (0, labelled("x")), "here": (0, labelled("y"))},
+        models={"server": ("upstream", 0), "here": ("s", 1000)},
+    )
+    outcome = await cascade(doubles, WANT, Cascade())
+    assert (outcome.reply.target.node, doubles.asked) == ("here", ["here"])
+
+
 async def test_no_cascade_of_answers_that_do_not_say_how_sure_they_are(
     autojump_clock: MockClock,
 ) -> None:

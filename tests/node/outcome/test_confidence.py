@@ -20,7 +20,7 @@ from aigrid.node.outcome.confidence import confidence
         ([{"label": "a", "score": 3.5}], (), None),
         ([{"index": 0, "score": 0.5, "anomaly": True}], (), None),
         ([0.5, 0.7], (), None),
-        ([], (), None),
+        ([], (), 0.0),
         ({"score": True}, (), None),
         ([{"label": "a"}], (), None),
     ],

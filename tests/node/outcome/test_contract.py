@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.concepts import LiveConcepts
+from aigrid.node.outcome import contract as contract_module
 from aigrid.node.outcome.contract import NOTHING, Contract, check_schema
 from aigrid.node.outcome.contracts import Contracts
 from aigrid.protocol.canonical import canonical
@@ -23,8 +24,8 @@ LEGAL = f"{ANN.did}#legal-translation"
 
 def known(*bodies: CapabilityBody) -> Contracts:
     concepts = LiveConcepts(default_taxonomy())
-    for body in bodies:
-        concepts.put(body, 100, "a-record")
+    for number, body in enumerate(bodies):
+        concepts.put(body, 100, f"record-{number}")
     return Contracts(concepts, now_ms=lambda: 0)
 
 
@@ -70,7 +71,7 @@ def test_a_published_one_says_what_it_narrows_and_inherits_the_rest() -> None:
     assert (contract.task, contract.label, contract.published) == (
         "translation",
         "Legal",
-        "a-record",
+        "record-0",
     )
     contract.check_input("short")
     with pytest.raises(InvalidRequestError):
@@ -89,6 +90,9 @@ def test_a_published_one_says_what_it_narrows_and_inherits_the_rest() -> None:
         {"pattern": "(("},
         {"pattern": "(?=a)b"},
         {"pattern": "(" * 60 + "a{1000}" + "){1000}" * 60},
+        {"pattern": "(a{1,50}){1,20}"},
+        {"properties": {"x": {"allOf": [{"pattern": f"a{n}"} for n in range(17)]}}},
+        {"patternProperties": {f"a{n}": {} for n in range(17)}},
         {"uniqueItems": True},
         {"x": "y" * LIMITS.capability_schema_max_bytes},
     ],
@@ -97,6 +101,52 @@ def test_a_schema_that_is_of_no_use_or_too_dear_is_left_out(schema: dict[str, An
     assert check_schema(schema)
     contract = known(legal(input_schema=schema)).of(LEGAL)
     assert contract.input == known().of("translation").input
+
+
+def test_the_list_compiles_no_schema_that_somebody_published(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[bytes] = []
+    real = contract_module._compiled
+
+    def counting(raw: bytes) -> Any:
+        compiled.append(raw)
+        return real(raw)
+
+    monkeypatch.setattr(contract_module, "_compiled", counting)
+    dear = [{"allOf": [{"pattern": f"(a{{1,9}}){{1,{n}}}dear"}]} for n in range(1, 4)]
+    contracts = known(legal(input_schema=dear[0], output_schema=dear[1], parameters_schema=dear[2]))
+    assert LEGAL in {one.capability for one in contracts.all()}
+    assert compiled == []
+    for _ in range(3):
+        contracts.of(LEGAL).check_input("aaadear")
+    assert len(compiled) == 3
+
+
+def test_of_schemas_that_somebody_published_few_are_kept() -> None:
+    for n in range(2 * LIMITS.schemas_kept_max):
+        assert not check_schema({"pattern": f"few{n}"})
+    kept = contract_module._published.cache_info()
+    assert kept.currsize == kept.maxsize == LIMITS.schemas_kept_max
+    shipped = known().of("translation")
+    compiled = contract_module._validator.cache_info().misses
+    shipped.check_input("hello")
+    shipped.check_input("hello")
+    assert contract_module._validator.cache_info().misses <= compiled + 1
+
+
+def test_what_cannot_be_used_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def refusing(raw: bytes) -> Any:
+        asked.append(raw)
+        raise ValueError("no")
+
+    monkeypatch.setattr(contract_module, "_compiled", refusing)
+    contracts = known(legal(input_schema={"pattern": "never used"}))
+    for _ in range(3):
+        assert contracts.of(LEGAL).input == contracts.of("translation").input
+    assert len(asked) == 1
 
 
 def test_one_that_is_nested_without_end_is_left_out() -> None:

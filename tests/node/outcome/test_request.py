@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.concepts import LiveConcepts
+from aigrid.node.gateway.by_capability import capability_of
+from aigrid.node.outcome.contract import unsaid
 from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.outcome.modes import FALLBACK, Vote
-from aigrid.node.outcome.request import Asked, asked, decode, filters_of, named, step_asked
+from aigrid.node.outcome.request import Asked, asked, decode, filters_of, named, step_asked, wanted
 from aigrid.protocol.errors import AigridError, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 
@@ -31,6 +33,57 @@ def test_what_chooses_is_kept_apart_from_what_is_passed_on() -> None:
     assert found.want.criteria.strategy.name == "balanced"
     assert found.mode == FALLBACK
     assert found.graph is None
+
+
+STATING = Contracts(
+    LiveConcepts(default_taxonomy()),
+    now_ms=lambda: 0,
+    stated=lambda name: {"domain", "max_tokens"} if name == "translation" else (),
+)
+
+
+def test_what_manifests_state_values_of_chooses_and_is_not_sent() -> None:
+    body = {"input": "hi", "parameters": {"domain": "law", "target": "fr", "max_tokens": 5}}
+    found = asked(STATING.of("translation"), decode(msgspec.json.encode(body)))
+    assert isinstance(found.want.request, TaskRequest)
+    # What engines know as a setting stays one, whatever somebody states.
+    assert found.want.request.parameters == {"max_tokens": 5}
+    assert found.want.criteria.constraints is not None
+    assert found.want.criteria.constraints.selecting == {"target": "fr", "domain": "law"}
+    body["constraints"] = {"parameters": {"style": "plain"}}
+    found = asked(STATING.of("translation"), decode(msgspec.json.encode(body)))
+    assert found.want.criteria.constraints is not None
+    assert found.want.criteria.constraints.parameters == {"style": "plain", "domain": "law"}
+    with pytest.raises(InvalidRequestError, match="domain"):  # which nobody states there
+        ask("translation", input="hi", parameters={"domain": "law"})
+    with pytest.raises(InvalidRequestError):
+        asked(STATING.of("translation"), decode(b'{"input": "hi", "parameters": {"domain": 5}}'))
+
+
+def test_a_name_may_choose_by_what_manifests_state() -> None:
+    def stated(name: str) -> frozenset[str]:
+        return STATING.of(name).stated()
+
+    found = capability_of(["capability:translation?domain=law&strategy=fastest"], stated)
+    assert found is not None
+    assert found[1].constraints is not None
+    assert found[1].constraints.parameters == {"domain": "law"}
+    with pytest.raises(InvalidRequestError, match="style"):
+        capability_of(["capability:translation?domain=law&style=plain"], stated)
+    with pytest.raises(InvalidRequestError) as refused:
+        capability_of(["capability:translation?domain=" + "x" * 9999], stated)
+    assert refused.value.param == "model"
+
+
+@pytest.mark.parametrize("said", ["1", "True", "yes"])
+def test_warm_is_true_or_false(said: str) -> None:
+    found = named("capability:translation?warm=false")
+    assert found is not None
+    assert not found[1].warm
+    with pytest.raises(InvalidRequestError) as refused:
+        named(f"capability:translation?target=fr&warm={said}")
+    assert refused.value.param == "model"
+    assert "`warm`" in refused.value.message
 
 
 def test_constraints_strategy_mode_and_seed_are_what_was_said() -> None:
@@ -102,6 +155,14 @@ def test_a_pipeline_is_checked_whole_before_anything_runs() -> None:
 def test_what_does_not_fit_is_refused_and_says_where(body: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):
         ask("translation", **body)
+
+
+def test_an_input_that_cannot_be_written_down_again_is_refused() -> None:
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(InvalidRequestError, match="nested"):
+        wanted(unsaid("translation"), deep, parameters={})
 
 
 @given(st.binary(max_size=60))

@@ -50,6 +50,40 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
     assert (config.gateway, config.gateway_explicit) == (("::1", 0), True)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('[trust]\naudit = "0.5"', "trust 'audit' must be a number from 0 to 1, and is a string"),
+        ("[trust]\nmembers = true", "trust 'members' must be a number from 0 to 1, and is a bool"),
+        ('trust = "audit=0.5"', "trust must be a table such as .* and is a string"),
+        ('share = "vitals=no"', "share must be a table such as .* and is a string"),
+        ('pool = "spares = 0"', "pool must be a table such as .* and is a string"),
+        ('placement = "loads_per_day=5"', "placement must be a table such as .* and is a string"),
+        ('weights = "seed=no"', "weights must be a table such as .* and is a string"),
+        ('[share]\nvitals = "no"', "share vitals must be true or false, and is a string"),
+        ('[weights]\nseed = "no"', "weights seed must be true or false, and is a string"),
+        ('[weights]\nuploads = "3"', "weights uploads must be a number .* and is a string"),
+        ('[placement]\nloads_per_day = "3"', "placement loads_per_day must be .* and is a string"),
+        ('mdns = "yes"', "mdns must be true or false, and is a string"),
+        ("mdns = 1", "mdns must be true or false, and is an integer"),
+        ('threads = "2"', "threads must be a number .* and is a string"),
+        ("threads = 2.0", "threads must be a number .* and is a float"),
+        ('holder_concurrency = "2"', "holder_concurrency must be a number .* and is a string"),
+        ('patience_seconds = "2"', "patience_seconds must be seconds.* and is a string"),
+    ],
+)
+def test_in_the_file_no_text_stands_for_a_number(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"config.toml: {said}"):
+        merged(tmp_path, line)
+
+
+def test_what_is_spelled_out_elsewhere_is_text_to_whoever_reads_it(tmp_path: Path) -> None:
+    said = {"AIGRID_REGION": "eu", "AIGRID_NAME": "n", "AIGRID_PLACEMENT": "host=members"}
+    config = merged(tmp_path, environment={**said, "AIGRID_TRUST": "audit=0.5"})
+    assert [type(one) for one in (config.region, config.name, config.placement.host)] == [str] * 3
+    assert config.trust.audit == 0.5
+
+
 def test_patience_is_a_time_within_bounds(tmp_path: Path) -> None:
     assert merged(tmp_path).patience_seconds == LIMITS.patience_seconds
     assert merged(tmp_path, "patience_seconds = 5").patience_seconds == 5
