@@ -1,18 +1,14 @@
 """Other people's programs as judges: installed by npm at pinned versions, asked in lines of JSON."""
 
 import contextlib
-import hashlib
 import json
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-OPTIONS = ("--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund")
+from scripts import npm
 
 
 class Judge:
@@ -40,53 +36,27 @@ def judge(
 
     `extra` are files to write beside them, by their path within `node_modules`.
     """
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("node and npm are needed to run other people's implementations")
-    installed = _installed(npm, packages, extra or {})
-    with tempfile.TemporaryDirectory(prefix="aigrid-judge-") as folder:
-        shutil.copy(script, folder)
-        (Path(folder) / "node_modules").symlink_to(installed)
-        process = subprocess.Popen(
-            [node, script.name],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield Judge(process)
-        finally:
-            process.kill()
-            process.communicate()
+    try:
+        node, installed = npm.programs()[0], npm.installed(packages, extra)
+    except npm.UnavailableError as error:
+        pytest.skip(str(error))
+    with npm.folder_with(script, installed) as folder, speaking([node, script.name], folder) as one:
+        yield one
 
 
-def _installed(npm: str, packages: Sequence[str], extra: Mapping[str, str]) -> Path:
-    """A `node_modules` with these packages, made once and kept for later runs."""
-    key = hashlib.sha256(json.dumps([packages, extra]).encode()).hexdigest()[:16]
-    kept = Path.home() / ".cache/aigrid/tests"
-    finished = kept / f"npm-{key}" / "node_modules"
-    if finished.is_dir():
-        return finished
-    kept.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept) as folder:
-        making = Path(folder) / "making"
-        making.mkdir()
-        (making / "package.json").write_text('{"name": "judge", "private": true}')
-        done = subprocess.run(
-            [npm, "install", *OPTIONS, *packages],
-            cwd=making,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.skip(f"npm could not install {packages[0]}: {done.stderr.strip()[-300:]}")
-        for name, text in extra.items():
-            path = making / "node_modules" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        with contextlib.suppress(OSError):  # another run was quicker: its folder is as good
-            making.rename(finished.parent)
-    return finished
+@contextlib.contextmanager
+def speaking(command: Sequence[str], folder: Path, *, stderr: int | None = None) -> Iterator[Judge]:
+    """A program that speaks in lines of JSON, killed in the end."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+    try:
+        yield Judge(process)
+    finally:
+        process.kill()
+        process.communicate()
