@@ -29,6 +29,7 @@ def auditing_of(node: "Node", random_bytes: Callable[[int], bytes]) -> tuple[Aud
         holders=functools.partial(_holders, node),
         same_everywhere=functools.partial(_same_everywhere, node),
         standing=node.learning.standing,
+        withheld=node.learning.withheld,
         found=functools.partial(_found, node),
         token=node.new_request_id,
     )

@@ -10,6 +10,7 @@ import trio
 
 from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.node.auditing.case import Case, Work, same, size_bytes, work
+from aigrid.node.auditing.room import Room
 from aigrid.node.auditing.sampling import examinee, first_checker, is_known, second_checker, share
 from aigrid.node.auditing.settling import Check, Settled, settle
 from aigrid.node.mesh.routing.answer import Answer, Inference
@@ -19,6 +20,7 @@ from aigrid.protocol.limits import LIMITS
 
 log = structlog.get_logger()
 _CHECKERS_MAX = 6  # of whom two have to say something
+_SPARE_BYTES = 1 << 20  # by which a check may be longer than all of an answer and its request
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Surroundings:
         holders: PeerIds of those that offer a model now, by its id, and that a request may prefer.
         same_everywhere: whether a model of that id is the same bytes wherever it is.
         standing: of a node, by PeerId.
+        withheld: is told of a node that left out what its answer could be checked by.
         found: is told of a node, model id and capability whether the work was wrong.
         token: a fresh name for a request.
     """
@@ -38,6 +41,7 @@ class Surroundings:
     holders: Callable[[str, Preferences], Sequence[str]]
     same_everywhere: Callable[[str], bool]
     standing: Callable[[str], float]
+    withheld: Callable[[str], None]
     found: Callable[[str, str, str, bool], None]
     token: Callable[[], str]
 
@@ -47,7 +51,8 @@ class Auditor:
 
     Attributes:
         results: how many answers were found `right` or `wrong`, stayed `unsettled` (nobody else
-            could say, or all differ), or were `dropped` for want of room.
+            could say, or all differ), or were `dropped` for want of room; `withheld` are those that
+            came without what they could be checked by.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Auditor:
         self._most = share(0.0, least_share)
         self._rng = rng
         self._send, self._receive = trio.open_memory_channel[Case](LIMITS.audit_queue_max)
+        self.room = Room(LIMITS.audit_held_max_bytes)
         self.results: Counter[str] = Counter()
 
     @property
@@ -89,6 +95,7 @@ class Auditor:
         try:
             self._send.send_nowait(case)
         except trio.WouldBlock:
+            self.room.give(case.held_bytes)
             self.results["dropped"] += 1
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
@@ -100,13 +107,22 @@ class Auditor:
     async def _work_off(self) -> None:
         async for case in self._receive:
             try:
-                asked = [case.node]
-                settled = await self._settled(case, asked)
-                self._note(case, settled)
-                await self._examine(case, settled, asked)
+                await self._audit(case)
             except Exception as error:  # noqa: BLE001 - boundary: what other nodes have answered
                 name = type(error).__name__  # without its traceback, which may quote the answer
                 log.error("audit_failed", model=case.model, error=name)  # noqa: TRY400 - see there
+            finally:
+                self.room.give(case.held_bytes)
+
+    async def _audit(self, case: Case) -> None:
+        if case.check() is None:
+            self._around.withheld(case.node)
+            self.results["withheld"] += 1
+            return
+        asked = [case.node]
+        settled = await self._settled(case, asked)
+        self._note(case, settled)
+        await self._examine(case, settled, asked)
 
     async def _settled(self, case: Case, asked: list[str]) -> Settled:
         """Who was wrong; whoever is asked is added to `asked`."""
@@ -179,7 +195,7 @@ class Auditor:
                 criteria=case.criteria,
                 patience_seconds=LIMITS.audit_patience_seconds,
             ) as answer:
-                await _read(answer, chunks)
+                await _read(answer, chunks, most_bytes=case.held_bytes + _SPARE_BYTES)
         except AigridError as error:
             log.info("audit_not_answered", model=case.model, code=error.code.value)
             return None
@@ -205,9 +221,9 @@ class Auditor:
         )
 
 
-async def _read(answer: Answer, chunks: list[InferChunk]) -> None:
-    """As much of a check as there may be of an answer; of one that says more nothing is left."""
-    left_bytes = LIMITS.audit_answer_max_bytes
+async def _read(answer: Answer, chunks: list[InferChunk], *, most_bytes: int) -> None:
+    """A check is not much longer than what it checks; of one that is nothing is left."""
+    left_bytes = most_bytes
     async for batch in answer.chunks:
         for chunk in batch:
             left_bytes -= size_bytes(chunk)

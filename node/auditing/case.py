@@ -1,6 +1,6 @@
 """An answer that may be checked, and the request by which another holder does that. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from aigrid.metagraph.preferences import Preferences
 from aigrid.metagraph.selection import Criteria
 from aigrid.node.auditing import comparing
 from aigrid.node.auditing.comparing import Reread, Verdict, Written
+from aigrid.node.mesh.routing.answer import Segment
 from aigrid.node.policy.caller import Caller
 from aigrid.protocol.inference import (
     FinishReason,
@@ -46,6 +47,7 @@ class Case:
         chunks: all of the answer but its end.
         reason: of its end.
         tokens_alone: whether the rest of a text says nothing.
+        held_bytes: of memory that are spoken for until it is checked.
     """
 
     request: InferRequest
@@ -58,6 +60,7 @@ class Case:
     chunks: tuple[InferChunk, ...]
     reason: FinishReason = "stop"
     tokens_alone: bool = False
+    held_bytes: int = 0
 
     def check(self) -> InferRequest | None:
         """What another holder is asked; None where this cannot be checked."""
@@ -69,11 +72,34 @@ class Case:
         left = self.request.max_tokens if said.whole else 0
         return msgspec.structs.replace(
             self.request,
-            continued_ids=said.tokens,
+            continued_ids=said.before + said.tokens,
             max_tokens=None if left is None else max(0, left - len(said.tokens)),
             top_logprobs=None,
             checks=True,
         )
+
+    def parts(self, segments: Sequence[Segment]) -> "list[Case]":
+        """Of a text that several nodes have written, what each has, if that can be told.
+
+        Where one broke off and the next went on its text is nobody's alone: its tokens are.
+        """
+        parts: list[Case] = []
+        request, tokens = self.request, self._tokens()
+        if not isinstance(request, TextRequest) or sum(s.tokens for s in segments) != len(tokens):
+            return parts
+        start = 0
+        for segment in segments:
+            before, start = tokens[:start], start + segment.tokens
+            mine = tokens[len(before) : start]
+            if mine and len(before) <= LIMITS.audit_tokens_max:
+                asked = msgspec.structs.replace(request, continued_ids=before)
+                part = replace(self, request=asked, node=segment.node, held_bytes=0)
+                parts.append(
+                    replace(part, chunks=(TextChunk("", mine),), reason="length", tokens_alone=True)
+                )
+        if parts:
+            parts[0] = replace(parts[0], held_bytes=self.held_bytes)
+        return parts
 
     def planted(self) -> "Case | None":
         """A text of which hardly a token is where the model would say it; None of anything else.
@@ -109,8 +135,9 @@ class Case:
 
     def _written(self, request: TextRequest) -> Written:
         chunks = [chunk for chunk in self.chunks if isinstance(chunk, TextChunk)]
-        tokens = tuple(token for chunk in chunks for token in chunk.token_ids)
+        tokens = self._tokens()
         return Written(
+            before=request.continued_ids,
             tokens=tokens[: LIMITS.audit_tokens_max],
             whole=len(tokens) <= LIMITS.audit_tokens_max,
             text="".join(chunk.text for chunk in chunks),
@@ -118,6 +145,10 @@ class Case:
             stops=request.stop,
             temperature=request.temperature,
         )
+
+    def _tokens(self) -> tuple[int, ...]:
+        chunks = (chunk for chunk in self.chunks if isinstance(chunk, TextChunk))
+        return tuple(token for chunk in chunks for token in chunk.token_ids)
 
 
 def checkable(request: InferRequest) -> bool:

@@ -21,6 +21,7 @@ from aigrid.protocol.limits import LIMITS
 Verdict = Literal["same", "different", "unclear"]
 _COARSE: Final = {"float16": 8.0, "bfloat16": 64.0}  # of float32's tolerance
 _FLOATS: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}  # bytes of each
+_LENGTH_FACTOR, _LENGTH_SPARE = 4, 4096  # numbers are written out to more or fewer digits
 _NONE: Final = object()
 _NEGLIGIBLE: Final = 1e-12  # of a sum of probabilities
 
@@ -30,6 +31,7 @@ class Written:
     """A text, as it was answered.
 
     Attributes:
+        before: ids that came before it, of others.
         tokens: its ids, or as many of the first of them as are checked.
         whole: whether these are all.
         text: all of it.
@@ -38,6 +40,7 @@ class Written:
         temperature: it was drawn at.
     """
 
+    before: tuple[int, ...]
     tokens: tuple[int, ...]
     whole: bool
     text: str
@@ -62,7 +65,18 @@ class Reread:
 
 
 def outputs(said: bytes, again: bytes) -> Verdict:
-    """Of two answers to a task, as JSON text; one that is none is no answer of any model."""
+    """Of two answers to a task, as JSON text; one that is none is no answer of any model.
+
+    Nor is one of quite another length, whatever it is filled up with. What is as long as answers
+    are not is the same only where it is so to the byte: nothing else runs while it is decoded.
+    """
+    if said == again:
+        return "same" if _decoded(said) is not _NONE else "different"
+    shorter, longer = sorted((len(said), len(again)))
+    if longer > _LENGTH_FACTOR * shorter + _LENGTH_SPARE:
+        return "different"
+    if longer > LIMITS.capability_answer_max_bytes or _many(said) or _many(again):
+        return "unclear"
     one = _decoded(said)
     if one is _NONE:
         return "different"
@@ -90,11 +104,11 @@ def texts(said: Written, again: Reread) -> Verdict:
 
 def tokens_of(said: Written, again: Reread) -> Verdict:
     """Of its tokens alone; nothing where the checker has not checked what it was asked to."""
-    return tokens(again.tokens) if _asked(said, again) else "unclear"
+    return tokens(again.tokens[len(said.before) :]) if _asked(said, again) else "unclear"
 
 
 def _asked(said: Written, again: Reread) -> bool:
-    return tuple(one.token_id for one in again.tokens) == said.tokens
+    return tuple(one.token_id for one in again.tokens) == said.before + said.tokens
 
 
 def _same_text(said: Written, again: str) -> bool:
@@ -152,6 +166,12 @@ def tail(n: int, least: int, chance: float) -> float:
 
 def _verdict(alike: bool) -> Verdict:  # noqa: FBT001 - its only meaning
     return "same" if alike else "different"
+
+
+def _many(text: bytes) -> bool:
+    """Whether there are more values in it than are compared."""
+    most = LIMITS.capability_answer_values_max
+    return len(text) > most and sum(map(text.count, (b",", b"[", b"{"))) > most
 
 
 def _decoded(text: bytes) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from aigrid.metagraph.preferences import ANY, Preferences
 from aigrid.metagraph.selection import ANYTHING, Criteria
 from aigrid.node.auditing.case import Case, checkable, request_bytes, size_bytes
+from aigrid.node.auditing.room import Room
 from aigrid.node.mesh.routing.answer import Answer, Inference, ModelView
 from aigrid.node.policy.caller import Caller
 from aigrid.protocol.inference import (
@@ -16,7 +17,6 @@ from aigrid.protocol.inference import (
     InferRequest,
     TextChunk,
 )
-from aigrid.protocol.limits import LIMITS
 
 
 class Audits(Protocol):
@@ -28,8 +28,12 @@ class Audits(Protocol):
     def wants(self, node: str, model: str, drawn: float) -> bool:
         """Whether this answer is checked, now that it is known who gives it."""
 
+    @property
+    def room(self) -> Room:
+        """For what is kept until it is checked."""
+
     def take(self, case: Case) -> None:
-        """Check it when there is time."""
+        """Check it when there is time, and give back the room that it holds."""
 
 
 class Audited:
@@ -76,38 +80,83 @@ class Audited:
         more: dict[str, Any],
     ) -> AsyncIterator[Answer]:
         kept: _Kept | None = None
-        async with self._inner.infer(model, request, **said, **more) as answer:
-            room = LIMITS.audit_answer_max_bytes - request_bytes(request)
-            if room > 0 and self._audits.wants(answer.node, answer.model, drawn):
-                answer.chunks = kept = _Kept(answer.chunks, room)
-            yield answer
-        if kept is not None and kept.whole and len(answer.segments) == 1:
-            self._audits.take(
-                Case(
-                    answer.sent or request,
-                    answer.node,
-                    answer.model,
-                    **said,
-                    chunks=tuple(kept.chunks),
-                    reason=kept.reason,
-                )
-            )
+        try:
+            async with self._inner.infer(model, request, **said, **more) as answer:
+                if self._audits.wants(answer.node, answer.model, drawn):
+                    answer.chunks = kept = _Kept(answer.chunks, self._audits.room)
+                    kept.hold(request_bytes(request))
+                yield answer
+            if kept is not None and kept.whole:
+                self._hand_over(kept, answer, request, drawn, said)
+        finally:
+            if kept is not None:
+                kept.drop()
+
+    def _hand_over(
+        self,
+        kept: "_Kept",
+        answer: Answer,
+        request: InferRequest,
+        drawn: float,
+        said: dict[str, Any],
+    ) -> None:
+        sent = answer.sent or request
+        case = Case(
+            sent,
+            answer.node,
+            answer.model,
+            **said,
+            chunks=tuple(kept.chunks),
+            reason=kept.reason,
+            held_bytes=kept.taken(),
+        )
+        if len(answer.segments) == 1:
+            self._audits.take(case)
+            return
+        parts = case.parts(answer.segments)
+        if not parts:
+            self._audits.room.give(case.held_bytes)
+        for part in parts:
+            if self._audits.wants(part.node, part.model, drawn):
+                self._audits.take(part)
+            else:
+                self._audits.room.give(part.held_bytes)
 
 
 class _Kept:
-    """The batches of an answer, and what is needed to check it, if that is not too much.
+    """The batches of an answer, and what is needed to check it, if there is room for that.
 
     Attributes:
         whole: whether it came to its end, and everything was kept.
         reason: of that end.
     """
 
-    def __init__(self, batches: AsyncIterator[tuple[InferChunk, ...]], room_bytes: int) -> None:
+    def __init__(self, batches: AsyncIterator[tuple[InferChunk, ...]], room: Room) -> None:
         self._batches = batches
-        self._left_bytes = room_bytes
+        self._room = room
+        self._held_bytes = 0
+        self._fits = True
         self.chunks: list[InferChunk] = []
         self.whole = False
         self.reason: FinishReason = "cancelled"
+
+    def hold(self, count: int) -> None:
+        """Take room for so many bytes more, or give up all that there is."""
+        if self._fits and self._room.take(count):
+            self._held_bytes += count
+            return
+        self._fits = False
+        self.drop()
+
+    def drop(self) -> None:
+        """Nothing is kept any more."""
+        self.chunks.clear()
+        self._room.give(self.taken())
+
+    def taken(self) -> int:
+        """The bytes that are held, for whoever gives them back from now on."""
+        held, self._held_bytes = self._held_bytes, 0
+        return held
 
     def __aiter__(self) -> "_Kept":
         return self
@@ -117,13 +166,11 @@ class _Kept:
         for chunk in batch:
             if isinstance(chunk, Finish):
                 self.reason = chunk.reason
-                self.whole = self._left_bytes >= 0 and chunk.reason != "cancelled"
+                self.whole = self._fits and chunk.reason != "cancelled"
                 continue
-            self._left_bytes -= size_bytes(chunk)
-            if self._left_bytes >= 0:
+            self.hold(size_bytes(chunk))
+            if self._fits:
                 self.chunks.append(_plain(chunk))
-            else:
-                self.chunks.clear()
         return batch
 
 

@@ -94,6 +94,11 @@ class Learning:
         forgotten = self.ledger.audited(peer_id, model, capability, wrong=wrong, now_ms=now_ms)
         self._changed(peer_id, forgotten)
 
+    def withheld(self, peer_id: str) -> None:
+        """See `Ledger.withheld`."""
+        self.ledger.withheld(peer_id, self._now_ms())
+        self._unsaved.add(peer_id)
+
     def standing(self, peer_id: str) -> float:
         """See `Ledger.standing`; as of now."""
         return self.ledger.standing(peer_id, self._now_ms())

@@ -125,11 +125,22 @@ class Ledger:
         tally, forgotten = self._tally(peer_id, model, capability, now_ms)
         tally.audited += 1
         tally.wrong += wrong
+        self._move(peer_id, now_ms, wrong=wrong)
+        return forgotten
+
+    def withheld(self, peer_id: str, now_ms: int) -> None:
+        """An answer could not be checked for what its node left out: it lives on what it had.
+
+        Not counted as wrong: an engine may not know what it would be checked by.
+        """
+        if peer_id in self._standings:
+            self._move(peer_id, now_ms, wrong=True)
+
+    def _move(self, peer_id: str, now_ms: int, *, wrong: bool) -> None:
         before = self._standings.get(peer_id, _UNKNOWN)
         value = moved(before.at(now_ms), wrong=wrong)
         # A clock that was set back changes nothing.
         self._standings[peer_id] = _Standing(value, max(before.at_ms, now_ms))
-        return forgotten
 
     def standing(self, peer_id: str, now_ms: int) -> float:
         """What audits made of a node, from 0 to `audit_standing_max`; it fades like the counts."""

@@ -98,8 +98,8 @@ class AskedSegment:
 
     @property
     def failed(self) -> bool:
-        """Whether it broke off after it had begun."""
-        return self._failed
+        """Whether it broke off after it had begun; nobody but the node itself says `cancelled`."""
+        return self._failed or (self._finish is not None and not self.finished)
 
     @property
     def token_ms(self) -> float | None:

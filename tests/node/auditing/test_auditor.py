@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -43,6 +44,7 @@ class Grid:
         self.reason: Any = "stop"
         self.text = "some text"
         self.busy: set[str] = set()
+        self.segments: list[Segment] = []
         self.asked: list[str] = []
         self.requests: list[tuple[InferRequest, Caller, Preferences]] = []
 
@@ -69,7 +71,8 @@ class Grid:
             yield (self._said(node, request), Finish(self.reason))
 
         answer = Answer("id", "model", "name", node, chunks())
-        answer.segments.append(Segment(node, "model", 0))
+        answer.segments += self.segments if not preferences.pinned else []
+        answer.segments = answer.segments or [Segment(node, "model", 0)]
         answer.sent = seeded(request, SALT)
         yield answer
 
@@ -98,11 +101,13 @@ class World:
         self.grid = grid
         self.found: list[tuple[str, bool]] = []
         self.standings: dict[str, float] = {}
+        self.withheld: list[str] = []
         around = Surroundings(
             own_peer_id=own,
             holders=lambda _, wanted: tuple(n for n in grid.says if n not in wanted.ignore),
             same_everywhere=lambda model: model == "model",
             standing=lambda node: self.standings.get(node, float(LIMITS.audit_standing_max)),
+            withheld=self.withheld.append,
             found=lambda node, _model, _capability, wrong: self.found.append((node, wrong)),
             token=lambda: "another-id",
         )
@@ -243,11 +248,12 @@ async def test_a_text_of_nothing_is_found_out(start) -> None:
     assert ("a", True) in world.found
 
 
-async def test_a_text_without_tokens_is_nobodys_fault(start) -> None:
+async def test_a_text_without_tokens_is_no_lie_and_uses_up_a_good_name(start) -> None:
     world = await start(dict.fromkeys(HOLDERS, b""))
     await world.ask(TextRequest(prompt="go on", max_tokens=40))
     assert world.grid.asked == ["a"]
-    assert world.auditor.results == {"unsettled": 1}
+    assert world.auditor.results == {"withheld": 1}
+    assert (world.withheld, world.found) == (["a"], [])
 
 
 @pytest.mark.parametrize(
@@ -279,11 +285,55 @@ async def test_what_there_is_no_room_for_is_dropped_and_counted(autojump_clock: 
     assert world.auditor.results == {"dropped": 3}
 
 
-async def test_a_large_answer_is_let_go(start) -> None:
-    large = b'"' + b"x" * LIMITS.audit_answer_max_bytes + b'"'
+async def test_what_is_too_large_is_let_go_and_holds_nothing(start) -> None:
+    large = b'"' + b"x" * LIMITS.audit_held_max_bytes + b'"'
     world = await start(dict.fromkeys(HOLDERS, large))
     assert (await world.ask())[0] == TaskChunk(large)
     assert world.grid.asked == ["a"]
+    await world.ask(TaskRequest("translation", large))
+    assert world.grid.asked == ["a", "a"]
+    assert world.auditor.room.left_bytes == LIMITS.audit_held_max_bytes
+
+
+async def test_an_answer_filled_up_with_spaces_is_checked(start) -> None:
+    world = await start({"a": b"1" + b" " * 2_000_000, "b": b"1", "c": b"1"})
+    await world.ask()
+    assert world.auditor.results == {"wrong": 1}
+    assert world.auditor.room.left_bytes == LIMITS.audit_held_max_bytes
+
+
+async def test_what_waits_to_be_checked_is_bounded_in_bytes(autojump_clock: MockClock) -> None:
+    world = World(Grid(dict.fromkeys(HOLDERS, b"1")))  # nobody works it off
+    large = TaskRequest("translation", b'"' + b"x" * (LIMITS.audit_held_max_bytes // 4) + b'"')
+    for _ in range(6):
+        await world.ask(large)
+        assert world.auditor.room.left_bytes >= 0
+    assert world.auditor._receive.statistics().current_buffer_used == 3
+
+
+async def test_a_node_that_breaks_off_is_checked_for_what_it_has_said(start) -> None:
+    tokens, lies = bytes(range(40)), bytes(range(100, 120))
+    world = await start(dict.fromkeys(HOLDERS, tokens))
+    told = lies + tokens[20:]
+    say = world.grid._said
+
+    def broken(node: str, request: InferRequest) -> InferChunk:
+        if isinstance(request, TextRequest) and request.checks:
+            own = tokens[: len(request.continued_ids)]
+            return checked(msgspec.structs.replace(request, max_tokens=0), own)
+        return (
+            TextChunk("text", tuple(told))
+            if isinstance(request, TextRequest)
+            else say(node, request)
+        )
+
+    world.grid._said = broken
+    world.grid.segments = [Segment("a", "model", 20), Segment("b", "model", 20)]
+    await world.ask(TextRequest(prompt="go on", max_tokens=40))
+    wrong = {node for node, wrong in world.found if wrong}
+    assert wrong == {"a"}
+    assert ("b", False) in world.found
+    assert world.auditor.room.left_bytes == LIMITS.audit_held_max_bytes
 
 
 async def test_who_did_not_check_what_it_was_asked_to_says_nothing(start) -> None:
@@ -414,15 +464,8 @@ async def test_an_audit_that_fails_is_not_the_end_of_the_next(start) -> None:
     assert world.auditor.results == {"right": 1}
 
 
-async def test_a_large_request_is_not_kept(start) -> None:
-    world = await start(dict.fromkeys(HOLDERS, b"1"))
-    large = TaskRequest("translation", b'"' + b"x" * LIMITS.audit_answer_max_bytes + b'"')
-    await world.ask(large)
-    assert world.grid.asked == ["a"]
-
-
 async def test_a_checker_that_says_too_much_has_said_nothing(start) -> None:
-    large = b'"' + b"x" * LIMITS.audit_answer_max_bytes + b'"'
+    large = b'"' + b"x" * 2_000_000 + b'"'
     world = await start({"a": b"1", "b": large, "c": b"1"})
     for _ in range(4):
         await world.ask()

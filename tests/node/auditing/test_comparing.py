@@ -11,7 +11,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aigrid.engines.text_stream import TextStream
-from aigrid.node.auditing.comparing import Reread, Written, outputs, tail, tensors, texts, tokens
+from aigrid.node.auditing.comparing import (
+    Reread,
+    Written,
+    outputs,
+    tail,
+    tensors,
+    texts,
+    tokens,
+    tokens_of,
+)
 from aigrid.protocol.inference import Tensor, TokenLogprob
 from aigrid.protocol.limits import LIMITS
 
@@ -184,7 +193,7 @@ def test_a_text_is_the_same_wherever_its_tokens_are_cut(said, stops, most):
     checked = TextStream(stops)
     again = "".join(checked.feed(piece).text for piece in pieces[: min(given, most)])
     again += checked.end().text
-    written = Written(ids[: min(given, most)], given <= most, text, "stop", stops, 0.0)
+    written = Written((), ids[: min(given, most)], given <= most, text, "stop", stops, 0.0)
     right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in written.tokens)
     assert texts(written, Reread(right, again, None)) != "different"
     if written.whole:
@@ -204,14 +213,14 @@ def test_a_text_is_the_same_wherever_its_tokens_are_cut(said, stops, most):
     ],
 )
 def test_an_end_that_honest_work_does_not_come_to(reason, end, temperature, verdict):
-    written = Written(tuple(range(40)), True, "text", reason, (), temperature)
+    written = Written((), tuple(range(40)), True, "text", reason, (), temperature)
     right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in written.tokens)
     assert texts(written, Reread(right, "text", end)) == verdict
     assert texts(dataclasses.replace(written, whole=False), Reread(right, "text", end)) == "same"
 
 
 def test_a_space_at_the_beginning_is_passed_over():
-    written = Written(tuple(range(40)), True, " text", "stop", (), 0.0)
+    written = Written((), tuple(range(40)), True, " text", "stop", (), 0.0)
     right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in written.tokens)
     assert texts(written, Reread(right, "text", None)) == "same"
     assert texts(written, Reread(right[:-1], "text", None)) == "unclear"
@@ -230,8 +239,25 @@ def test_rows_in_rows_are_compared_in_no_time():
     said = b"1"
     for _ in range(100):
         said = b'[{"label":"a","score":' + said + b"}]"
-    assert outputs(said, said) == "unclear"
+    assert outputs(said, said) == "same"
     assert outputs(said, said.replace(b"1", b"2")) == "unclear"
     deeper = b"[" * (LIMITS.audit_depth_max + 2) + b"]" * (LIMITS.audit_depth_max + 2)
-    assert outputs(deeper, deeper) == "unclear"
+    assert outputs(deeper, b" " + deeper) == "unclear"
     assert outputs(deeper, b"1") == "different"
+
+
+def test_an_answer_that_is_filled_up_is_none():
+    said = b'{"label":"a"}'
+    assert outputs(said + b" " * 2_000_000, said) == "different"
+    assert outputs(said + b" " * 200, said) == "same"
+    long = b"[" + b"1.0," * (LIMITS.capability_answer_values_max + 1) + b"1]"
+    assert outputs(long, long) == "same"
+    assert outputs(long, long.replace(b"1]", b"2]")) == "unclear"
+
+
+def test_of_what_came_before_it_nothing_is_held_against_it():
+    written = Written((7, 7, 7), tuple(range(40)), True, "", "length", (), 0.0)
+    wrong = tuple(TokenLogprob(7, "", -1.0, ((8, "", -1.0),)) for _ in range(3))
+    right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in range(40))
+    assert tokens_of(written, Reread((*wrong, *right), "", None)) == "same"
+    assert tokens_of(written, Reread(right, "", None)) == "unclear"
