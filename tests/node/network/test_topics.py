@@ -133,7 +133,8 @@ async def test_publishing_to_a_topic_that_does_not_exist_is_refused(pair: nodes.
     async with one.subscribe("topic"), two.subscribe("topic"):
         await in_mesh(one, two)
         await one.publish("junk", b"data")
-    assert one.counters()["gossip_refused"] == 1
+        # Afterwards the other's goodbye, about a topic that is left, may be refused as well.
+        assert one.counters()["gossip_refused"] == 1
 
 
 def about(hostile: nodes.Hostile, number: int, *topics: str) -> Any:
