@@ -7,7 +7,7 @@ is taken with `next_message`. Everything a peer may make us keep is bounded:
 - unread bytes of a stream by its window, those of all streams by `memory_max_bytes`: no window is
   raised beyond, and a stream whose data would not fit is reset;
 - streams that it opens by `mux_streams_max`: more are reset;
-- data of streams that are over by what these were still allowed;
+- data of streams that are over by what these were still allowed, and a window more;
 - control frames not yet sent by `mux_control_max_bytes`, declared lengths by `mux_window_bytes`,
   and by a budget that refills with time what carries nothing: pings, resets, refused streams,
   empty frames, window updates for what was never sent.
@@ -70,7 +70,7 @@ class Session:
         self.unread_bytes = 0
         self.unsent_bytes = 0
         self._promised_bytes = 0  # the windows of all streams together
-        self._late_bytes = 0  # that may yet come for streams that are over
+        self._late_bytes = INITIAL_WINDOW_BYTES  # that may yet come for streams that are over
         self._inbound = 0
         self._own_parity = 1 if is_initiator else 0
         self._next_id = 1 if is_initiator else 2

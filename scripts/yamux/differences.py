@@ -125,6 +125,12 @@ DIFFERENCES = {
         "The window is what bounds the memory that a peer can fill.",
         _peer(_OPEN, 2 * data(1, bytes(WINDOW_BYTES - 1))),
     ),
+    "late data": Difference(
+        ("stock", "js"), CONNECTION,
+        "for streams that are over, a window more than these still allowed ends the connection",
+        "it is ignored, however much it is", "It is read and deciphered at the cost of others.",
+        _peer(*(data(1, bytes(WINDOW_BYTES)),) * 3),
+    ),
     "data after FIN": Difference(
         ("stock", "js"), STREAM, "the stream is reset",
         "stock gives it to a reader that has not seen the end; js takes one frame, then drops",

@@ -63,6 +63,7 @@ class _Walk:
         self._live: dict[int, _Stream] = {}
         self._known: set[int] = set()
         self._given_up: dict[int, int] = {}  # for data after FIN, and what had come
+        self._late = 0  # bytes for streams that are over
         self._next_id = 3 - script.theirs
         sizes = (len(step) for step in script.steps if isinstance(step, bytes))
         self._reads = list(itertools.accumulate(sizes))
@@ -155,6 +156,10 @@ class _Walk:
                 yield "frame of stream 0"
             elif stream_id % 2 != self._script.theirs % 2 and stream_id >= self._next_id:
                 yield "stream never opened"
+            if kind == DATA and length and stream_id not in self._live:
+                self._late += max(length, 64)
+                if self._late > WINDOW_BYTES:
+                    yield "late data"  # or not, where streams that are over had allowed more
             if kind == DATA and stream_id in self._given_up:
                 self._given_up[stream_id] += length
                 if self._given_up[stream_id] > WINDOW_BYTES:
@@ -230,6 +235,7 @@ _ENDING = frozenset(
         "second SYN",
         "streams at once",
         "window overrun",
+        "late data",
     }
 )
 

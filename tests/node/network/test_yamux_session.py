@@ -157,7 +157,8 @@ def test_who_reads_byte_by_byte_may_say_so_each_time() -> None:
 def test_data_of_a_stream_that_is_over_is_counted_against_what_it_was_allowed() -> None:
     session = Session(is_initiator=True)
     session.reset(session.open())
-    assert last_violation(session, piece(1, bytes(WINDOW - 64))) is None
+    assert last_violation(session, piece(1, bytes(WINDOW))) is None
+    assert last_violation(session, piece(1, bytes(WINDOW - 64))) is None, "and a window more"
     assert last_violation(session, piece(1, b"x")) is None, "as much as a frame costs"
     assert last_violation(session, piece(1, b"x")) is Violation.WINDOW_OVERRUN
 
