@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from aigrid.metagraph.selection import Observation, Pace
+from aigrid.metagraph.selection import Observation, Pace, measured_ms
 from aigrid.protocol.limits import LIMITS
 
 _WEIGHT = 0.3  # of the newest measurement in a moving average
@@ -63,6 +63,7 @@ class Observed:
         """It has begun to answer, or to go on with an answer, which is no measure: None."""
         self.busy_until.pop(model, None)
         self.refused.pop(model, None)
+        ttft_ms = measured_ms(ttft_ms)
         if ttft_ms is not None:
             self.pace = replace(self.pace, ttft_ms=_mixed(self.pace.ttft_ms, ttft_ms))
             of_model = self.paces.get(model, Pace())
@@ -73,10 +74,13 @@ class Observed:
         self.failures_in_row = 0
 
     def produced(self, model: str, token_ms: float) -> None:
-        """So long it took per token, after the first."""
-        self.pace = replace(self.pace, token_ms=_mixed(self.pace.token_ms, token_ms))
+        """So long it took per token, after the first; what cannot have been measured is none."""
+        sound_ms = measured_ms(token_ms)
+        if sound_ms is None:
+            return
+        self.pace = replace(self.pace, token_ms=_mixed(self.pace.token_ms, sound_ms))
         of_model = self.paces.get(model, Pace())
-        self._keep(model, replace(of_model, token_ms=_mixed(of_model.token_ms, token_ms)))
+        self._keep(model, replace(of_model, token_ms=_mixed(of_model.token_ms, sound_ms)))
 
     def busy(self, model: str, seconds: float | None, now: float, *, slots: int = 0) -> None:
         """It said when it may be asked for this model again; believed within bounds.

@@ -1,5 +1,7 @@
 """What is remembered of a peer that was asked."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,21 @@ def test_paces_are_moving_averages_of_the_node_and_of_each_model() -> None:
     assert made.models == {"m": Pace(130.0, None), "n": Pace(10.0, 5.0)}
     assert made.ttft_ms == pytest.approx(94.0)
     assert made.token_ms == 5.0
+
+
+@pytest.mark.parametrize("ms", [-1e-9, -1000.0, -math.inf, math.nan])
+def test_what_cannot_have_been_measured_is_no_pace(ms: float) -> None:
+    seen = Observed()
+    seen.began("m", ms)
+    seen.produced("m", ms)
+    assert seen.observation(0.0, alive=True) == Observed().observation(0.0, alive=True)
+
+
+def test_no_pace_is_longer_than_what_is_believed() -> None:
+    seen = Observed()
+    seen.began("m", math.inf)
+    seen.produced("m", 1e300)
+    assert seen.pace == Pace(LIMITS.observed_max_ms, LIMITS.observed_max_ms)
 
 
 def test_busy_is_believed_for_a_while_and_until_it_answers() -> None:
