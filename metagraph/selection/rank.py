@@ -166,7 +166,11 @@ def sift(
     found = tuple(checks(constraints, candidate, stated, timing))
     said = (*((stated.how,) if stated.how else ()), *(one.text for one in found))
     missed = tuple(one for one in found if not one.holds)
-    return Dropped(candidate, missed[0].reason, said, missed=missed) if missed else said
+    if not missed:
+        return said
+    refusal = _refusal(candidate, seen, None, strategy)
+    besides = None if refusal is None else refusal.reason
+    return Dropped(candidate, missed[0].reason, said, missed=missed, besides=besides)
 
 
 class _Judge:
