@@ -32,6 +32,7 @@ class Reason(StrEnum):
     DEAD = "dead"
     FULL = "full"
     COOLING = "cooling"
+    BROKEN = "broken"
     BUSY = "busy"
     LANGUAGE = "language"
     FORMAT = "format"

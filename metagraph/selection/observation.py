@@ -48,6 +48,7 @@ class Observation:
         stalled: ids of models with which it did not begin when it was asked lately.
         failures_in_row: requests to it that failed since the last one that did not.
         last_failure_age_s: seconds since the last of these.
+        broke: whether the last of these was an answer that broke the protocol.
         outcomes: by model id, what is remembered of it, also from before this node was started.
     """
 
@@ -61,6 +62,7 @@ class Observation:
     failures_in_row: int = 0
     last_failure_age_s: float | None = None
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    broke: bool = False
 
 
 _UNKNOWN = Pace()

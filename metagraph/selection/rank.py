@@ -239,7 +239,9 @@ def _refusal(
     left = 0.0 if seen is None else _cooling_seconds_left(seen, strategy)
     if seen is not None and left > 0:
         text = f"failed {seen.failures_in_row} times in a row"
-        return Dropped(candidate, Reason.COOLING, (text,), retry_after_seconds=left)
+        text += ", the last time by breaking the protocol" if seen.broke else ""
+        reason = Reason.BROKEN if seen.broke else Reason.COOLING
+        return Dropped(candidate, reason, (text,), retry_after_seconds=left)
     return None
 
 

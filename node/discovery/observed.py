@@ -24,6 +24,7 @@ class Observed:
         busy_until: by model, before when it said not to ask again.
         refused: by model, how often in a row it had no room though it seemed to.
         stalls: by model with which it did not begin: until when that counts, and for how long.
+        broke: whether the last of its failures was an answer that broke the protocol.
     """
 
     in_flight: int = 0
@@ -36,6 +37,7 @@ class Observed:
     stalls: dict[str, tuple[float, float]] = field(default_factory=dict)
     failures_in_row: int = 0
     failed_seconds: float = 0.0
+    broke: bool = False
 
     @property
     def running(self) -> int:
@@ -54,6 +56,7 @@ class Observed:
             stalled=frozenset(m for m, (until, _) in self.stalls.items() if until > now),
             failures_in_row=self.failures_in_row,
             last_failure_age_s=now - self.failed_seconds if self.failures_in_row else None,
+            broke=self.broke,
         )
 
     def heard(self, running: int) -> None:
@@ -111,7 +114,7 @@ class Observed:
         pause = min(max(LIMITS.stall_pause_seconds, 2 * before), LIMITS.stall_pause_max_seconds)
         _put(self.stalls, model, (now + pause, pause))
 
-    def failed(self, now: float, asked: float = math.inf) -> None:
+    def failed(self, now: float, asked: float = math.inf, *, broke: bool = False) -> None:
         """A request that it was `asked` failed.
 
         Those that were under way when another one failed have failed with it: a worker that dies
@@ -120,6 +123,7 @@ class Observed:
         if not self.failures_in_row or asked >= self.failed_seconds:
             self.failures_in_row += 1
             self.failed_seconds = now
+            self.broke = broke
 
     def _keep(self, model: str, pace: Pace) -> None:
         _put(self.paces, model, pace)

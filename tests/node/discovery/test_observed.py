@@ -77,6 +77,16 @@ def test_a_success_ends_a_row_of_failures() -> None:
     assert seen.observation(5.0, alive=True).last_failure_age_s is None
 
 
+def test_the_last_failure_says_whether_the_protocol_was_broken() -> None:
+    seen = Observed()
+    seen.failed(1.0, broke=True)
+    assert seen.observation(2.0, alive=True).broke
+    seen.failed(3.0, 0.5)  # asked before that one, it failed with it
+    assert seen.observation(3.0, alive=True).broke is True
+    seen.failed(4.0)
+    assert not seen.observation(4.0, alive=True).broke
+
+
 def test_requests_that_fail_together_are_no_row_of_failures() -> None:
     seen = Observed()
     for asked in (1.0, 2.0, 3.0):  # a worker died that ran them all

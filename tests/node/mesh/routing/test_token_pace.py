@@ -45,7 +45,7 @@ async def paced(*batches: Batch, seconds: float = 1.0) -> float | None:
 
     binding = Binding("invoke", "m", "r", "0" * 64, "")
     segment = AskedSegment(
-        RemoteAnswer(bodies(), ASKED, peer="b", failed=lambda: None),
+        RemoteAnswer(bodies(), ASKED, peer="b", failed=lambda **_: None),
         candidate("b"),
         Presented(b"", b"0" * 16, "did:b", binding, "", (), frozenset(), 0),
         NoBook(),
