@@ -129,6 +129,7 @@ class MeshLimits:
     pace_window: int = limit(64, "answers by which it is judged when the next one is late")
     pace_answers_min: int = limit(20, "of these, before it is judged at all")
     paces_max: int = limit(4096, "nodes, models and capabilities of which that is remembered")
+    observed_max_ms: float = limit(1000.0 * DAY, "a pace or latency counts as no longer than this")
     trusted_max: int = limit(256, "nodes whose word an operator weighs by name")
     # Audits
     audit_share: float = limit(0.02, "answers of a node of full standing that are checked")

@@ -15,7 +15,13 @@ from aigrid.metagraph.selection.explained import (
     nearest_miss,
     what_would_admit,
 )
-from aigrid.metagraph.selection.observation import Observation, Outcomes, Pace, known_latency
+from aigrid.metagraph.selection.observation import (
+    Observation,
+    Outcomes,
+    Pace,
+    known_latency,
+    measured_ms,
+)
 from aigrid.metagraph.selection.rank import rank, sift
 from aigrid.metagraph.selection.ranking import NOBODY, Dropped, Kept, Ranking
 from aigrid.metagraph.selection.strategy import (
@@ -51,6 +57,7 @@ __all__ = [
     "check_language",
     "explain",
     "known_latency",
+    "measured_ms",
     "nearest_miss",
     "rank",
     "sift",

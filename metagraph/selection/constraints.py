@@ -32,6 +32,7 @@ class Reason(StrEnum):
     DEAD = "dead"
     FULL = "full"
     COOLING = "cooling"
+    BROKEN = "broken"
     BUSY = "busy"
     LANGUAGE = "language"
     FORMAT = "format"
@@ -199,12 +200,16 @@ Facts = Callable[[Candidate], Stated | None]
 
 
 class Check(msgspec.Struct, frozen=True, gc=False):
-    """One constraint: whether it holds, what is known, and what to ask so that it would hold."""
+    """One constraint: whether it holds, what is known, and what to ask so that it would hold.
+
+    `beyond`: how many times its bound it would take; infinite where that is no matter of more.
+    """
 
     reason: Reason
     holds: bool
     text: str
     admits: str
+    beyond: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +301,7 @@ def _latency(known: tuple[float, str] | None, most_ms: int) -> Check:
     latency_ms, source = known
     text = f"{source} {latency_ms:.0f} ms"
     admits = f"allow a latency of {math.ceil(latency_ms)} ms"
-    return _check(Reason.LATENCY, text, wanted, admits, holds=latency_ms <= most_ms)
+    return _bound(Reason.LATENCY, (text, wanted, admits), latency_ms, most_ms)
 
 
 def _size(size_bytes: int, most_bytes: int) -> Check:
@@ -305,13 +310,18 @@ def _size(size_bytes: int, most_bytes: int) -> Check:
         admits = "leave the bound of the size out"
         return _check(Reason.SIZE, "not stated", wanted, admits, holds=False)
     text, admits = f"{size_bytes} bytes", f"allow {size_bytes} bytes"
-    return _check(Reason.SIZE, text, wanted, admits, holds=size_bytes <= most_bytes)
+    return _bound(Reason.SIZE, (text, wanted, admits), size_bytes, most_bytes)
 
 
 def _deadline(answer_ms: float, most_ms: int) -> Check:
     text, wanted = f"predicted {answer_ms:.0f} ms for an answer", f"at most {most_ms} ms"
     admits = f"allow {math.ceil(answer_ms)} ms"
-    return _check(Reason.DEADLINE, text, wanted, admits, holds=answer_ms <= most_ms)
+    return _bound(Reason.DEADLINE, (text, wanted, admits), answer_ms, most_ms)
+
+
+def _bound(reason: Reason, words: tuple[str, str, str], known: float, most: float) -> Check:
+    made = _check(reason, *words, holds=known <= most)
+    return msgspec.structs.replace(made, beyond=known / most)
 
 
 def _check(

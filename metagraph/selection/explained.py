@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from aigrid.metagraph.index import Candidate
+from aigrid.metagraph.selection.constraints import Reason
 from aigrid.metagraph.selection.ranking import Dropped, Ranking
 
 
@@ -59,19 +60,29 @@ def explain(ranking: Ranking) -> tuple[Explained, ...]:
 
 
 def nearest_miss(dropped: Iterable[Dropped]) -> Dropped | None:
-    """Of those dropped for constraints the one that fails the fewest, the first in order of node.
+    """Of those dropped for constraints the one that fails the fewest, and of these by the least.
 
-    None where there is no such candidate.
+    One that does not answer, or could not be asked now for another reason, is none while there is
+    one that could. None where no candidate was dropped for constraints.
     """
-    near = (one for one in dropped if one.missed)
-    return min(near, key=lambda one: (len(one.missed), one.candidate.node), default=None)
+    return min((one for one in dropped if one.missed), key=_distance, default=None)
 
 
 def what_would_admit(miss: Dropped) -> str:
     """What a nearest miss lacks, and what to ask for so that it would do; for a person."""
     said = "; ".join(one.text for one in miss.missed)
     admits = " and ".join(one.admits for one in miss.missed)
-    return f"nearest is {miss.candidate.name!r} at {miss.candidate.node} ({said}): {admits}"
+    who = f"{miss.candidate.name!r} at {miss.candidate.node}"
+    if miss.besides is Reason.DEAD:
+        who += ", which does not answer"
+    return f"nearest is {who} ({said}): {admits}"
+
+
+def _distance(miss: Dropped) -> tuple[int, int, list[float], str]:
+    """A bound that would have to be greater by some counts less than what is no matter of more."""
+    beyond = sorted((check.beyond for check in miss.missed), reverse=True)
+    unable = 0 if miss.besides is None else 2 if miss.besides is Reason.DEAD else 1
+    return unable, len(miss.missed), beyond, miss.candidate.node
 
 
 def _named(candidate: Candidate) -> tuple[str, str, str, str, str]:

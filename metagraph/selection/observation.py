@@ -1,9 +1,11 @@
 """What was seen of a node that was asked: how quick, how busy, how often it failed. Data alone."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from aigrid.metagraph.index import Candidate
+from aigrid.protocol.limits import LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Observation:
         stalled: ids of models with which it did not begin when it was asked lately.
         failures_in_row: requests to it that failed since the last one that did not.
         last_failure_age_s: seconds since the last of these.
+        broke: whether the last of these was an answer that broke the protocol.
         outcomes: by model id, what is remembered of it, also from before this node was started.
     """
 
@@ -59,10 +62,21 @@ class Observation:
     failures_in_row: int = 0
     last_failure_age_s: float | None = None
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    broke: bool = False
 
 
 _UNKNOWN = Pace()
 _NOTHING = Outcomes()
+
+
+def measured_ms(ms: float | None) -> float | None:
+    """A duration that can have been measured, at most `observed_max_ms`; else None.
+
+    Whatever it comes from, what is below zero, or no number, tells nothing of a node.
+    """
+    if ms is None or math.isnan(ms) or ms < 0:
+        return None
+    return min(ms, LIMITS.observed_max_ms)
 
 
 def known_latency(candidate: Candidate, seen: Observation | None) -> tuple[float, str] | None:
@@ -72,19 +86,20 @@ def known_latency(candidate: Candidate, seen: Observation | None) -> tuple[float
     observed of the node with others.
     """
     if seen is not None:
-        observed_ms = seen.models.get(candidate.model, _UNKNOWN).ttft_ms
+        observed_ms = measured_ms(seen.models.get(candidate.model, _UNKNOWN).ttft_ms)
         if observed_ms is None:
-            observed_ms = seen.outcomes.get(candidate.model, _NOTHING).latency_ms
+            observed_ms = measured_ms(seen.outcomes.get(candidate.model, _NOTHING).latency_ms)
         if observed_ms is None:
-            observed_ms = seen.ttft_ms
+            observed_ms = measured_ms(seen.ttft_ms)
         if observed_ms is not None:
             return observed_ms, "observed"
-    return (float(candidate.latency_ms), "declared") if candidate.latency_ms else None
+    declared_ms = measured_ms(float(candidate.latency_ms))
+    return (declared_ms, "declared") if declared_ms else None
 
 
 def known_token_ms(candidate: Candidate, seen: Observation | None) -> float | None:
     """Milliseconds from one token to the next, where they were observed."""
     if seen is None:
         return None
-    of_model = seen.models.get(candidate.model, _UNKNOWN).token_ms
-    return seen.token_ms if of_model is None else of_model
+    of_model = measured_ms(seen.models.get(candidate.model, _UNKNOWN).token_ms)
+    return measured_ms(seen.token_ms) if of_model is None else of_model

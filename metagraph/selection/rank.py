@@ -166,7 +166,11 @@ def sift(
     found = tuple(checks(constraints, candidate, stated, timing))
     said = (*((stated.how,) if stated.how else ()), *(one.text for one in found))
     missed = tuple(one for one in found if not one.holds)
-    return Dropped(candidate, missed[0].reason, said, missed=missed) if missed else said
+    if not missed:
+        return said
+    refusal = _refusal(candidate, seen, None, strategy)
+    besides = None if refusal is None else refusal.reason
+    return Dropped(candidate, missed[0].reason, said, missed=missed, besides=besides)
 
 
 class _Judge:
@@ -235,7 +239,9 @@ def _refusal(
     left = 0.0 if seen is None else _cooling_seconds_left(seen, strategy)
     if seen is not None and left > 0:
         text = f"failed {seen.failures_in_row} times in a row"
-        return Dropped(candidate, Reason.COOLING, (text,), retry_after_seconds=left)
+        text += ", the last time by breaking the protocol" if seen.broke else ""
+        reason = Reason.BROKEN if seen.broke else Reason.COOLING
+        return Dropped(candidate, reason, (text,), retry_after_seconds=left)
     return None
 
 

@@ -43,7 +43,8 @@ class Kept:
 class Dropped:
     """A candidate that may not be asked now; `retry_after_seconds` where that is known.
 
-    `missed`: the constraints that it does not fulfil, if that is why.
+    `missed`: the constraints that it does not fulfil, if that is why; `besides`: why it could not
+    be asked even if it did.
     """
 
     candidate: Candidate
@@ -51,6 +52,7 @@ class Dropped:
     explanation: tuple[str, ...]
     retry_after_seconds: float | None = None
     missed: tuple[Check, ...] = ()
+    besides: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,11 +48,12 @@ class Standing(NamedTuple):
 
     @property
     def explanation(self) -> tuple[str, ...]:
-        if self.reputation >= 1:
+        shown = f"{self.reputation:.2f}"
+        if float(shown) >= 1:  # full standing, but for what fades in a moment
             return ()
         if self.faulted:
-            return (f"audits found it wrong: reputation {self.reputation:.2f}",)
-        return (f"not audited enough yet: reputation {self.reputation:.2f}",)
+            return (f"audits found it wrong: reputation {shown}",)
+        return (f"not audited enough yet: reputation {shown}",)
 
 
 UNAUDITED: Final = Standing()
@@ -158,7 +159,7 @@ def scored(
     """
     first_ms, source = known_latency(candidate, seen) or (strategy.assumed_latency_ms, "assumed")
     token_ms = known_token_ms(candidate, seen)
-    running = 0 if seen is None else seen.running
+    running = 0 if seen is None else max(0, seen.running)
     doubt, doubt_text = _doubt(seen, strategy)
     alone_ms = first_ms + strategy.assumed_tokens * (quickest_ms if token_ms is None else token_ms)
     slots = max(1, candidate.slots)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from aigrid.metagraph.selection import Observation, Pace
+from aigrid.metagraph.selection import Observation, Pace, measured_ms
 from aigrid.protocol.limits import LIMITS
 
 _WEIGHT = 0.3  # of the newest measurement in a moving average
@@ -24,6 +24,7 @@ class Observed:
         busy_until: by model, before when it said not to ask again.
         refused: by model, how often in a row it had no room though it seemed to.
         stalls: by model with which it did not begin: until when that counts, and for how long.
+        broke: whether the last of its failures was an answer that broke the protocol.
     """
 
     in_flight: int = 0
@@ -36,6 +37,7 @@ class Observed:
     stalls: dict[str, tuple[float, float]] = field(default_factory=dict)
     failures_in_row: int = 0
     failed_seconds: float = 0.0
+    broke: bool = False
 
     @property
     def running(self) -> int:
@@ -54,6 +56,7 @@ class Observed:
             stalled=frozenset(m for m, (until, _) in self.stalls.items() if until > now),
             failures_in_row=self.failures_in_row,
             last_failure_age_s=now - self.failed_seconds if self.failures_in_row else None,
+            broke=self.broke,
         )
 
     def heard(self, running: int) -> None:
@@ -63,6 +66,7 @@ class Observed:
         """It has begun to answer, or to go on with an answer, which is no measure: None."""
         self.busy_until.pop(model, None)
         self.refused.pop(model, None)
+        ttft_ms = measured_ms(ttft_ms)
         if ttft_ms is not None:
             self.pace = replace(self.pace, ttft_ms=_mixed(self.pace.ttft_ms, ttft_ms))
             of_model = self.paces.get(model, Pace())
@@ -73,10 +77,13 @@ class Observed:
         self.failures_in_row = 0
 
     def produced(self, model: str, token_ms: float) -> None:
-        """So long it took per token, after the first."""
-        self.pace = replace(self.pace, token_ms=_mixed(self.pace.token_ms, token_ms))
+        """So long it took per token, after the first; what cannot have been measured is none."""
+        sound_ms = measured_ms(token_ms)
+        if sound_ms is None:
+            return
+        self.pace = replace(self.pace, token_ms=_mixed(self.pace.token_ms, sound_ms))
         of_model = self.paces.get(model, Pace())
-        self._keep(model, replace(of_model, token_ms=_mixed(of_model.token_ms, token_ms)))
+        self._keep(model, replace(of_model, token_ms=_mixed(of_model.token_ms, sound_ms)))
 
     def busy(self, model: str, seconds: float | None, now: float, *, slots: int = 0) -> None:
         """It said when it may be asked for this model again; believed within bounds.
@@ -107,7 +114,7 @@ class Observed:
         pause = min(max(LIMITS.stall_pause_seconds, 2 * before), LIMITS.stall_pause_max_seconds)
         _put(self.stalls, model, (now + pause, pause))
 
-    def failed(self, now: float, asked: float = math.inf) -> None:
+    def failed(self, now: float, asked: float = math.inf, *, broke: bool = False) -> None:
         """A request that it was `asked` failed.
 
         Those that were under way when another one failed have failed with it: a worker that dies
@@ -116,6 +123,7 @@ class Observed:
         if not self.failures_in_row or asked >= self.failed_seconds:
             self.failures_in_row += 1
             self.failed_seconds = now
+            self.broke = broke
 
     def _keep(self, model: str, pace: Pace) -> None:
         _put(self.paces, model, pace)

@@ -109,9 +109,12 @@ class Peers:
         finally:
             observed.in_flight -= 1
 
-    def failed(self, peer_id: str, asked_seconds: float = math.inf) -> None:
-        """A request that the peer was asked then failed for a reason that is the peer's."""
-        self.seen(peer_id).failed(trio.current_time(), asked_seconds)
+    def failed(self, peer_id: str, asked_seconds: float = math.inf, *, broke: bool = False) -> None:
+        """A request that the peer was asked then failed for a reason that is the peer's.
+
+        `broke`: what it answered broke the protocol.
+        """
+        self.seen(peer_id).failed(trio.current_time(), asked_seconds, broke=broke)
 
     def turned_away(self) -> bool:
         """Whether nobody is alive, and who was reached last does not take us for a member."""

@@ -12,7 +12,7 @@ from aigrid.node.mesh.routing.beginning import LateError
 from aigrid.node.mesh.routing.mending import Asking
 from aigrid.node.mesh.routing.remote_answer import RemoteAnswer
 from aigrid.node.mesh.routing.segment import AskedSegment
-from aigrid.node.mesh.routing.verdict import ENGINE_DIED, is_busy, is_its_fault
+from aigrid.node.mesh.routing.verdict import BROKEN, ENGINE_DIED, is_busy, is_its_fault
 from aigrid.node.mesh.serving import ServedAnswer
 from aigrid.protocol.errors import AigridError, RemoteError
 from aigrid.protocol.inference import InferRequest, TextRequest
@@ -57,7 +57,7 @@ class Noting:
         if isinstance(error, LateError):
             observed.stalled(candidate.model, now)
         if is_its_fault(error):
-            self.peers.failed(candidate.node, asked_seconds)
+            self.peers.failed(candidate.node, asked_seconds, broke=error.code in BROKEN)
         elif is_busy(error):
             slots = candidate.slots if candidate.state == "warm" else 0
             observed.busy(candidate.model, error.retry_after_seconds, now, slots=slots)

@@ -1,9 +1,11 @@
 """What another node answers, held to what it was asked: a member may be anything but honest."""
 
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 import trio
 
+from aigrid.node.mesh.routing.verdict import BROKEN
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.inference import (
     Finish,
@@ -20,6 +22,12 @@ from aigrid.protocol.messages import Chunks, Loading, Portion, Receipted, decode
 
 _SIGN = TextChunk("")
 _WHOLE = frozenset({"stop", "length", "cancelled"})  # ends of what is not told word by word
+
+
+class Failed(Protocol):
+    """Hears that an answer failed that had begun; `broke`: by breaking the protocol."""
+
+    def __call__(self, *, broke: bool = False) -> None: ...
 
 
 class RemoteAnswer:
@@ -43,7 +51,7 @@ class RemoteAnswer:
         request: InferRequest,
         *,
         peer: str,
-        failed: Callable[[], None],
+        failed: Failed,
         loading: Callable[[str], None] = lambda _: None,
         came: Callable[[], None] = lambda: None,
     ) -> None:
@@ -78,9 +86,9 @@ class RemoteAnswer:
     async def __anext__(self) -> tuple[InferChunk, ...]:
         try:
             batch = await self._receive()
-        except RemoteError:
+        except RemoteError as error:
             if self._begun:
-                self._failed()
+                self._failed(broke=error.code in BROKEN)
             raise
         self._begun = True
         if batch and isinstance(batch[-1], Finish) and batch[-1].reason == "cancelled":

@@ -82,7 +82,7 @@ class AskedSegment:
         self._first_seconds = 0.0
         self._last_seconds = 0.0
         self._waited_seconds = 0.0
-        self._first_tokens = 0
+        self._timed_tokens = 0
         self._failed = False
         self.segments: list[Segment] = []
 
@@ -105,10 +105,11 @@ class AskedSegment:
     def token_ms(self) -> float | None:
         """Milliseconds per token after the first batch, if they can be told.
 
-        They cannot where few came, or where whoever reads the answer is the slower one.
+        They cannot where few came, or where whoever reads the answer is the slower one. Tokens
+        without ids are none that were seen to come, however many the end says that there were.
         """
-        took, tokens = self._last_seconds - self._first_seconds, self._tokens - self._first_tokens
-        if tokens < _MEASURED_TOKENS or self._waited_seconds < took / 2:
+        took, tokens = self._last_seconds - self._first_seconds, self._timed_tokens
+        if tokens < _MEASURED_TOKENS or took <= 0 or self._waited_seconds < took / 2:
             return None
         return took / tokens * 1000
 
@@ -132,7 +133,6 @@ class AskedSegment:
             raise
         self._begun = True
         self._first_seconds = trio.current_time()
-        self._first_tokens = sum(len(c.token_ids) for c in self._ahead if isinstance(c, TextChunk))
 
     def __aiter__(self) -> "AskedSegment":
         return self
@@ -147,6 +147,8 @@ class AskedSegment:
                 batch = await self._fetch(self._guard)
                 self._last_seconds = trio.current_time()
                 self._waited_seconds += self._last_seconds - began_seconds
+                texts = (chunk for chunk in batch if isinstance(chunk, TextChunk))
+                self._timed_tokens += sum(len(chunk.token_ids) for chunk in texts)
             await self._take(batch)
         except AigridError as error:
             self._failed = error.code in ENGINE_DIED or is_its_fault(error)

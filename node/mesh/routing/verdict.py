@@ -24,8 +24,11 @@ from aigrid.protocol.inference import TEXT_GENERATION
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import not_taken, untaken
 
+# The other node's program is wrong: it is there, and waiting brings nobody who would do better.
+BROKEN = frozenset({Code.PROTOCOL_VIOLATION, Code.FRAME_TOO_LARGE, Code.INTERNAL})
+
 # Of these the client hears, when no other candidate did better: the node is there.
-TOLD = frozenset(
+TOLD = BROKEN | frozenset(
     {
         Code.BUSY,
         Code.LOADING,
@@ -103,8 +106,15 @@ def is_its_fault(error: AigridError) -> bool:
 
 
 def more_telling(before: AigridError | None, error: AigridError) -> AigridError:
-    """Of two reasons the one to tell: of policies' that nearest to permission; any other first."""
-    if before is None or error.code not in POLICY:
+    """Of two reasons the one to tell: of policies' that nearest to permission; any other first.
+
+    Of what another node did wrong only where nobody failed otherwise, who may do better yet.
+    """
+    if before is None:
+        return error
+    if error.code in BROKEN and before.code not in POLICY:
+        return before
+    if error.code not in POLICY:
         return error
     nearer = before.code in POLICY and nearness(error.code) >= nearness(before.code)
     return error if nearer else before
@@ -132,7 +142,7 @@ def unmet(
     """
     if problem is not None and (problem.code in POLICY or not worth_another(problem)):
         return None
-    if problem is None and not wants_some(ranking):
+    if problem is None and (not wants_some(ranking) or all_broken(ranking)):
         return None
     told = None if problem is None else problem.code
     if ran and told in _OF_THE_MODEL:
@@ -197,6 +207,9 @@ def nobody_now(ranking: Ranking, what: str, *, busy: bool, own_problem: str) -> 
             retry_after_seconds=retry_after_seconds,
         )
     others = unwanted_ones(ranking)
+    if all_broken(ranking):
+        told = [one for one in ranking.dropped if one.reason is Reason.BROKEN][:_TOLD_MAX]
+        others = "; ".join(f"{one.candidate.node} {', '.join(one.explanation)}" for one in told)
     why = (f"; this node: {own_problem}" if own_problem else "") + (f"; {others}" if others else "")
     return NoCandidateError(
         f"no live node can serve {what} now{why}", retry_after_seconds=retry_after_seconds
@@ -212,6 +225,12 @@ def unwanted_ones(ranking: Ranking) -> str:
     told = [f"{one.candidate.node} {', '.join(one.explanation)}" for one in of[:_TOLD_MAX]]
     miss = nearest_miss(ranking.dropped)
     return "; ".join(told if miss is None else [what_would_admit(miss), *told])
+
+
+def all_broken(ranking: Ranking) -> bool:
+    """Whether all who could be asked, were it not for that, broke the protocol again and again."""
+    wanted = [one.reason for one in ranking.dropped if one.reason not in UNWANTED]
+    return bool(wanted) and not ranking.kept and set(wanted) == {Reason.BROKEN}
 
 
 def wants_some(ranking: Ranking) -> bool:

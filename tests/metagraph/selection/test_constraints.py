@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.metagraph.world import DESCRIPTIONS, NOW, candidate, model_body
+from tests.metagraph.world import DESCRIPTIONS, MODELS, NOW, candidate, model_body
 
 from aigrid.metagraph.index import Candidate
 from aigrid.metagraph.selection import (
@@ -113,6 +113,39 @@ def test_the_nearest_miss_is_the_one_that_lacks_the_least():
     assert what_would_admit(miss) == (
         "nearest is 'echo' at c (format: echo, wanted gguf): ask for format echo"
     )
+
+
+@pytest.mark.parametrize("wanted", [{"deadline_ms": 1}, {"latency_ms_max": 1}])
+def test_the_nearest_miss_lacks_the_least_of_a_bound(wanted):
+    seen = {name: Observation(ttft_ms=ms) for name, ms in (("a", 900.0), ("b", 6.0), ("c", 40.0))}
+    miss = nearest_miss(ranked(*map(candidate, "abc"), seen=seen, **wanted).dropped)
+    assert miss is not None
+    assert miss.candidate.node == "b"
+    assert "6 ms" in miss.missed[0].admits
+
+
+@pytest.mark.parametrize("wanted", [{"deadline_ms": 1}, {"latency_ms_max": 1}, {"format": "gguf"}])
+@pytest.mark.parametrize(
+    "unable",
+    [
+        Observation(alive=False, ttft_ms=2.0),
+        Observation(ttft_ms=2.0, busy_seconds={MODELS[0]: 9.0}),
+        Observation(ttft_ms=2.0, failures_in_row=3, last_failure_age_s=1.0),
+    ],
+)
+def test_the_nearest_miss_is_one_that_could_be_asked(wanted, unable):
+    both = candidate("a"), candidate("b")
+    seen = {"a": unable, "b": Observation(ttft_ms=6.0)}
+    miss = nearest_miss(ranked(*both, seen=seen, **wanted).dropped)
+    assert miss is not None
+    assert miss.candidate.node == "b"
+
+
+def test_of_the_only_miss_it_is_said_that_it_does_not_answer():
+    made = ranked(seen={"a": Observation(alive=False, ttft_ms=6.0)}, deadline_ms=1)
+    miss = nearest_miss(made.dropped)
+    assert miss is not None
+    assert what_would_admit(miss).startswith("nearest is 'echo' at a, which does not answer (")
 
 
 def test_a_candidate_whose_manifest_is_gone_is_dropped():

@@ -87,6 +87,11 @@ def test_a_single_failure_is_forgiven_in_time() -> None:
             Observation(failures_in_row=2, last_failure_age_s=1.0),
             Reason.COOLING,
         ),
+        (
+            candidate("a"),
+            Observation(failures_in_row=2, last_failure_age_s=1.0, broke=True),
+            Reason.BROKEN,
+        ),
     ],
 )
 def test_who_cannot_serve_is_dropped_with_the_reason(

@@ -1,5 +1,6 @@
 """The weighted score: properties that hold whatever the candidates, the weights and the seed."""
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -57,6 +58,20 @@ offers = st.lists(
     unique_by=lambda made: (made.node, made.model),
 )
 seen = st.dictionaries(st.sampled_from("abcdef"), observations)
+
+
+hostile_ms = st.none() | st.sampled_from([0.0, -1000.0, -1000 / 64, -1e300, 1e300, math.inf])
+hostile_ms |= st.floats(allow_nan=False)
+hostile = st.builds(
+    Observation,
+    running=st.integers(-3, 2**53),
+    ttft_ms=hostile_ms,
+    token_ms=hostile_ms,
+    models=st.dictionaries(st.sampled_from(MODELS), st.builds(Pace, hostile_ms, hostile_ms)),
+    outcomes=st.dictionaries(
+        st.sampled_from(MODELS), st.builds(Outcomes, latency_ms=hostile_ms), max_size=1
+    ),
+)
 
 
 def evidence(values: Mapping[str, float], *, trust: float = 1.0, items: int = 100) -> Evidence:
@@ -135,6 +150,28 @@ def test_only_the_proportions_of_weights_count(given, observed, drawn, power, se
     assert order(after) == order(before)
 
 
+@given(offers, st.dictionaries(st.sampled_from("abcdef"), hostile), st.booleans())
+def test_whatever_was_observed_predictions_are_none_below_zero(given, observed, tiers):
+    made = ranked(given, observed, DEFAULT_STRATEGY if tiers else BALANCED)
+    for kept in made.kept:
+        assert 0 <= kept.scored.first_ms <= kept.scored.predicted_ms < math.inf
+        assert kept.weighed is None or all(0 <= part <= 1 for part in parts(kept))
+    assert not any("-" in text for one in explain(made) for text in one.why if " ms" in text)
+
+
+def test_a_pace_below_zero_is_lent_to_nobody_and_makes_nobody_quicker():
+    both = [candidate("b"), candidate("c")]
+    observed = {
+        "b": Observation(ttft_ms=200.0, token_ms=-1e6),
+        "c": Observation(ttft_ms=100.0, token_ms=1.0),
+    }
+    fastest = replace(STRATEGIES["fastest"], exploration=0.0)
+    for strategy in (DEFAULT_STRATEGY, fastest):
+        made = ranked(both, observed, strategy)
+        assert [kept.candidate.node for kept in made.kept] == ["c", "b"]
+        assert [kept.scored.predicted_ms for kept in made.kept] == [164.0, 264.0]
+
+
 def test_a_declared_latency_makes_nobody_quicker_than_what_is_assumed():
     boaster, silent, slow = (
         candidate("b", latency_ms=1),
@@ -194,6 +231,17 @@ def test_what_audits_made_of_a_node_is_said():
     assert "not audited enough yet: reputation 0.30" in why["b"]
     assert "audits found it wrong: reputation 0.30" in why["c"]
     assert "audit" not in why["d"]
+
+
+def test_of_a_node_at_full_standing_audits_say_nothing():
+    for to in (1.0, 0.9951, 0.99999):
+        for faulted in ("", "b"):
+            known = lowered("b", to=to, faulted=faulted)
+            assert "audit" not in "; ".join(
+                explain(ranked([candidate("b")], {}, known=known))[0].why
+            )
+    (nearly,) = explain(ranked([candidate("b")], {}, known=lowered("b", to=0.99, faulted="b")))
+    assert "audits found it wrong: reputation 0.99" in nearly.why
 
 
 def test_this_node_is_no_suspect_to_itself():

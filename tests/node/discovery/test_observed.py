@@ -1,5 +1,7 @@
 """What is remembered of a peer that was asked."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +38,21 @@ def test_paces_are_moving_averages_of_the_node_and_of_each_model() -> None:
     assert made.token_ms == 5.0
 
 
+@pytest.mark.parametrize("ms", [-1e-9, -1000.0, -math.inf, math.nan])
+def test_what_cannot_have_been_measured_is_no_pace(ms: float) -> None:
+    seen = Observed()
+    seen.began("m", ms)
+    seen.produced("m", ms)
+    assert seen.observation(0.0, alive=True) == Observed().observation(0.0, alive=True)
+
+
+def test_no_pace_is_longer_than_what_is_believed() -> None:
+    seen = Observed()
+    seen.began("m", math.inf)
+    seen.produced("m", 1e300)
+    assert seen.pace == Pace(LIMITS.observed_max_ms, LIMITS.observed_max_ms)
+
+
 def test_busy_is_believed_for_a_while_and_until_it_answers() -> None:
     seen = Observed()
     seen.busy("m", 5.0, now=10.0)
@@ -58,6 +75,16 @@ def test_a_success_ends_a_row_of_failures() -> None:
     assert seen.observation(5.0, alive=True).failures_in_row == 2
     seen.succeeded()
     assert seen.observation(5.0, alive=True).last_failure_age_s is None
+
+
+def test_the_last_failure_says_whether_the_protocol_was_broken() -> None:
+    seen = Observed()
+    seen.failed(1.0, broke=True)
+    assert seen.observation(2.0, alive=True).broke
+    seen.failed(3.0, 0.5)  # asked before that one, it failed with it
+    assert seen.observation(3.0, alive=True).broke is True
+    seen.failed(4.0)
+    assert not seen.observation(4.0, alive=True).broke
 
 
 def test_requests_that_fail_together_are_no_row_of_failures() -> None:

@@ -121,7 +121,7 @@ class World:
             yield body
 
     def answer(self) -> AskedSegment:
-        remote = RemoteAnswer(self._said(), REQUEST, peer=SERVER.peer_id, failed=lambda: None)
+        remote = RemoteAnswer(self._said(), REQUEST, peer=SERVER.peer_id, failed=lambda **_: None)
         return AskedSegment(
             remote,
             CANDIDATE,

@@ -39,7 +39,7 @@ async def read(request: InferRequest, *batches: tuple[InferChunk, ...] | bytes) 
     """How many batches held, and how many failures were noted against the node."""
     failures: list[str] = []
     answer = RemoteAnswer(
-        bodies(*batches), request, peer="b", failed=lambda: failures.append("failed")
+        bodies(*batches), request, peer="b", failed=lambda **_: failures.append("failed")
     )
     batches_held = 0
 
@@ -113,7 +113,7 @@ async def test_an_answer_that_the_node_gives_up_is_counted_against_it():
         bodies((TextChunk("a", (1,)),), (Finish("cancelled", 1, 1),)),
         TEXT,
         peer="b",
-        failed=lambda: failures.append("failed"),
+        failed=lambda **_: failures.append("failed"),
     )
     await anext(answer)
     assert failures == []

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from aigrid.metagraph.selection import Dropped, Ranking, Reason
 from aigrid.node.mesh.routing.summoning import Place, Summon, Unmet
-from aigrid.node.mesh.routing.verdict import unmet
+from aigrid.node.mesh.routing.verdict import more_telling, unmet
 from aigrid.protocol.errors import AigridError, Code, LocalError, RemoteError
 from aigrid.protocol.limits import LIMITS
 
@@ -156,6 +156,9 @@ async def test_our_requests_count_against_a_peer_at_once(
         (RemoteError("", Code.QUARANTINED), "busy"),
         (RemoteError("", Code.NOT_SERVED), None),
         (RemoteError("", Code.ENGINE_FAILED), None),
+        (RemoteError("", Code.PROTOCOL_VIOLATION), None),
+        (RemoteError("", Code.FRAME_TOO_LARGE), None),
+        (RemoteError("", Code.INTERNAL), None),
         (RemoteError("", Code.INVALID_REQUEST), None),
     ],
 )
@@ -172,6 +175,32 @@ def test_what_is_worth_summoning_somebody_for(
 def test_nobody_is_summoned_for_what_fails_alike_wherever_it_runs(code: Code) -> None:
     problem = RemoteError("", code)
     assert unmet(Ranking((), ()), problem, model="m", capability="", name="n", ran=True) is None
+
+
+@pytest.mark.parametrize("lost", [Code.CONNECTION_LOST, Code.UNREACHABLE, Code.TIMEOUT, Code.BUSY])
+def test_who_may_come_back_counts_before_who_breaks_the_protocol(lost: Code) -> None:
+    broke, gone = RemoteError("", Code.PROTOCOL_VIOLATION), RemoteError("", lost)
+    assert more_telling(broke, gone) is gone
+    assert more_telling(gone, broke) is gone
+
+
+@pytest.mark.parametrize(
+    ("reasons", "waits"),
+    [
+        ([Reason.BROKEN, Reason.BROKEN], False),
+        ([Reason.BROKEN, Reason.DEADLINE], False),
+        ([Reason.BROKEN, Reason.DEAD], True),
+        ([Reason.BROKEN, Reason.COOLING], True),
+    ],
+)
+def test_nobody_waits_for_those_who_broke_the_protocol_again_and_again(
+    reasons: list[Reason], waits: bool
+) -> None:
+    dropped = tuple(
+        Dropped(candidate(node), one, ("",)) for node, one in zip("ab", reasons, strict=True)
+    )
+    wanted = unmet(Ranking((), dropped), None, model="m", capability="", name="n")
+    assert (wanted is not None) == waits
 
 
 def test_who_is_left_alone_for_a_while_is_busy() -> None:
