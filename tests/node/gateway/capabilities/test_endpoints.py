@@ -16,6 +16,8 @@ from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 PIPELINE_OF_A_GROUP = {"name": "pipeline", "steps": [{"name": "b", "capability": "text"}]}
+WIDE = {"parameters": {"max_tokens": 2**64}}
+SEED = {"parameters": {"seed": -(2**63) - 1}}
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -230,6 +232,8 @@ async def test_where_nobody_else_is_left_the_wrong_answer_is_what_is_told() -> N
     [
         ("translation", {"input": 5}, 400, "input"),
         ("translation", {"input": "hi", "parameters": {"x": 1}}, 400, "parameters"),
+        ("translation", {"input": "hi", **WIDE}, 400, "parameters.max_tokens"),
+        ("text-generation", {"input": MESSAGES, **SEED}, 400, "parameters.seed"),
         ("translation", {"input": "hi", "constraints": {"x": 1}}, 400, "constraints"),
         ("translation", {"input": "hi", "strategy": "x"}, 400, "strategy"),
         ("translation", {"input": "hi", "mode": "x"}, 400, "mode"),
