@@ -118,17 +118,21 @@ async def fallback(mesh: Mesh, want: Want) -> Outcome:
 
 
 async def race(mesh: Mesh, want: Want, mode: Race) -> Outcome:
-    """Whoever answers first. Another is asked when the last one asked is late, or has failed."""
-    waiting = deque((await mesh.candidates(want))[: mode.of])
+    """Whoever answers first. Another is asked when the last one asked is late, or one has failed.
+
+    Those that failed are none of the `mode.of` that may be under way.
+    """
+    waiting = deque(await mesh.candidates(want))
     if not waiting:
         return await fallback(mesh, want)
     async with _asking(mesh, want) as asking:
         while waiting or asking.running:
             late_seconds = math.inf
-            if waiting:
+            if waiting and asking.running < mode.of:
                 target = waiting.popleft()
                 asking.start(target)
-                late_seconds = _late_seconds(mesh, target, mode) if waiting else math.inf
+                if waiting and asking.running < mode.of:
+                    late_seconds = _late_seconds(mesh, target, mode)
             reply = await asking.next(late_seconds)
             if reply is not None:
                 asked = len(asking.failures) + asking.running + 1

@@ -125,6 +125,20 @@ async def test_a_race_goes_on_at_once_where_one_fails_and_ends_where_all_do(
     assert (outcome.reply.value, seconds) == ("one", 3)
 
 
+async def test_in_a_race_another_takes_the_place_of_each_that_failed(
+    autojump_clock: MockClock,
+) -> None:
+    doubles = Doubles({"a": (0.1, DEAD), "b": (0.2, DEAD), "c": (0.3, "three"), "d": (9, "four")})
+    outcome, seconds = await timed(lambda: race(doubles, WANT, Race(after_ms=0)))
+    assert (outcome.reply.value, seconds) == ("three", 0.4)
+    assert [one.target.node for one in outcome.failures] == ["a", "b"]
+    assert (outcome.told, doubles.asked) == ({"asked": 4}, ["a", "b", "c", "d"])
+
+    several = Doubles({node: (1, node) for node in "abcd"})
+    outcome, _ = await timed(lambda: race(several, WANT, Race(after_ms=0, of=3)))
+    assert several.asked == ["a", "b", "c"]  # no more at once, however late they are
+
+
 async def test_a_vote_is_over_once_enough_agree(autojump_clock: MockClock) -> None:
     doubles = Doubles(
         {"a": (0.2, labelled("cat")), "b": (0.1, labelled("dog")), "c": (0.3, labelled("cat"))}
