@@ -6,10 +6,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from tests.node.gateway.double import HELLO, MODEL, NODE, RECEIPT, Batch, ScriptedMesh, gateway
 
+from aigrid.metagraph.selection import Explained
 from aigrid.node.mesh.routing.answer import Answer
+from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.protocol.errors import Code, InvalidRequestError, RemoteError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
@@ -183,6 +186,40 @@ async def test_what_was_answered_is_told_where_there_is_no_outcome(
     assert [one["receipt"] for one in body["aigrid"]["segments"]] == [RECEIPT] * answers
     if mode != "cascade":
         assert body["error"]["message"].count("Step 'then'") == 1
+
+
+class Three(ScriptedMesh):
+    """There are three candidates."""
+
+    async def explain(self, sought: Sought) -> tuple[Explained, ...]:
+        (one,) = await super().explain(sought)
+        return tuple(
+            msgspec.structs.replace(one, node=f"node{place}", place=place) for place in (1, 2, 3)
+        )
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "answered"),
+    [("vote", "no_agreement", 1), ("race", "connection_lost", 0), ("cascade", "busy", 0)],
+)
+async def test_who_gave_no_answer_is_told_where_there_is_no_outcome(
+    mode: str, code: str, answered: int
+) -> None:
+    lost = RemoteError("it is gone", Code.CONNECTION_LOST)
+    busy = RemoteError("it is busy", Code.BUSY, retry_after_seconds=1)
+    mesh = Three((busy if mode == "cascade" else lost,))
+    mesh.firsts = [said(b'"salut"')] * answered
+    async with gateway(mesh) as (_, address), httpx.AsyncClient() as client:
+        refused = await client.post(
+            f"http://{address}/v1/capabilities/translation", json={"input": "hi", "mode": mode}
+        )
+    error, told = refused.json()["error"], refused.json()["aigrid"]
+    assert error["code"] == code
+    assert len(told["segments"]) == answered
+    assert len(told["failures"]) == 3 - answered
+    for one in told["failures"]:
+        assert one["code"] in {"connection_lost", "busy"}
+        assert f"{one['node']} ({one['code']})" in error["message"]
 
 
 async def test_the_error_of_a_node_is_named_after_its_step_and_stays_what_it_was() -> None:
