@@ -14,7 +14,7 @@ from aigrid.node.outcome.asking import Outcome, Reply
 from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.outcome.modes import Cascade, Race, Step, Vote
 from aigrid.node.outcome.pipeline import StepFailedError
-from aigrid.node.outcome.request import Asked, Body, asked, step_asked
+from aigrid.node.outcome.request import Asked, Body, asked, check_steps, step_asked
 from aigrid.node.outcome.steps import FIRST, Graph
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError
@@ -46,6 +46,8 @@ class Outcomes:
         """
         contract = self.contracts.of(capability)
         found = asked(contract, body)
+        if found.graph is not None:  # before anything is asked that would be in vain
+            check_steps(found.graph, self.contracts.of)
         grid = Grid(self._core, self._known, request_id, visit, wish)
         try:
             return await self._outcome(grid, found)
@@ -80,8 +82,6 @@ class Outcomes:
             }
             return outcome
 
-        for step in graph.steps.values():  # before anything is asked that would be in vain
-            self.contracts.of(step.capability).check_askable()
         seed = first.want.criteria.seed
         outcomes = await pipeline.run(graph, run_step)
         last = outcomes[graph.output]

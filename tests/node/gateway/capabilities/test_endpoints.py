@@ -188,6 +188,44 @@ async def test_what_was_answered_is_told_where_there_is_no_outcome(
         assert body["error"]["message"].count("Step 'then'") == 1
 
 
+PIPED = {"name": "pipeline", "steps": [THEN]}
+GENERATED = {**THEN, "capability": "text-generation"}
+
+
+@pytest.mark.parametrize(
+    ("step", "status", "param"),
+    [
+        ({**THEN, "mode": "choir"}, 400, "mode"),
+        ({**THEN, "mode": {"name": "vote", "of": 2, "agree": 3}}, 400, "mode"),
+        ({**THEN, "mode": PIPED}, 400, "mode"),
+        ({**THEN, "strategy": "best"}, 400, "strategy"),
+        ({**THEN, "strategy": {"quality": -1}}, 400, "strategy"),
+        ({**THEN, "constraints": {"colour": "red"}}, 400, "constraints"),
+        ({**THEN, "constraints": {"deadline_ms": "soon"}}, 400, "constraints"),
+        ({**THEN, "parameters": {"colour": "red"}}, 400, "parameters"),
+        ({**THEN, "parameters": {"top_k": "three"}}, 400, "parameters"),
+        ({**THEN, "parameters": {"top_k": 10**21}}, 400, "parameters.top_k"),
+        ({**GENERATED, "parameters": {"max_tokens": 2**40}}, 400, "parameters"),
+        ({**THEN, "capability": "text-clasification"}, 404, "capability"),
+        ({**THEN, "capability": "text"}, 400, "capability"),
+        ({**THEN, "input": 5}, 400, "input"),
+        ({**THEN, "input": ["a", {"$from": "input"}]}, 400, "input"),
+        ({**THEN, "input": [{"$from": "first"}, {"$from": "input", "path": "/no"}]}, 400, "mode"),
+    ],
+)
+async def test_a_later_step_that_cannot_work_is_refused_before_the_first_is_asked(
+    step: dict[str, Any], status: int, param: str
+) -> None:
+    body = {"input": "hi", "mode": {"name": "pipeline", "steps": [step]}}
+    async with served(*said(b'"salut"')) as (mesh, client):
+        refused = await client.post("/v1/capabilities/translation", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (status, param), error
+    assert error["message"].count("Step 'then'") == 1
+    assert not mesh.asked
+    assert "aigrid" not in refused.json()
+
+
 class Three(ScriptedMesh):
     """There are three candidates."""
 
