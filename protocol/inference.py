@@ -5,6 +5,7 @@ typed tasks later. Chunks stream back; exactly one `Finish` ends a successful an
 the bounds that stand with each field; what depends on several fields, `check_text` holds.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -113,6 +114,7 @@ class TaskRequest(msgspec.Struct, frozen=True, tag="task", forbid_unknown_fields
 
 InferRequest = TextRequest | TensorRequest | TaskRequest
 TEXT_GENERATION: Final = "text-generation"
+_WIDE: Final = 2**63
 
 
 def asked_for(request: InferRequest) -> str:
@@ -178,6 +180,18 @@ class Finish(msgspec.Struct, frozen=True, tag="finish"):
 
 
 InferChunk = TextChunk | TensorChunk | TaskChunk | Finish
+
+
+def check_settings(parameters: Mapping[str, object], within: str = "parameters.") -> None:
+    """Raise InvalidRequestError for a whole number beyond 64 bits: no message could carry it.
+
+    `within`: what stands before a parameter's name in `param`.
+    """
+    for name, value in parameters.items():
+        if isinstance(value, int) and not -_WIDE <= value < _WIDE:
+            raise InvalidRequestError(
+                f"{name[:64]!r} must fit into 64 bits.", param=f"{within}{name[:64]}"
+            )
 
 
 def check_text(request: TextRequest) -> None:

@@ -289,6 +289,7 @@ class Limits(MeshLimits, EngineLimits):
     preferred_max: int = limit(32, "nodes that a request names in one list of `provider`")
     token_max_bytes: int = limit(2048, "a token within an answer, on average")
     max_tokens_max: int = limit(131072, "tokens one request may ask for")
+    prompt_tokens_max: int = limit(1 << 25, "tokens that an answer may say its request came to")
     stop_max: int = limit(16, "stop strings of one request")
     stop_max_chars: int = limit(256, "a stop string")
     top_logprobs_max: int = limit(20, "alternatives per token")

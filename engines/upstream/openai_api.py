@@ -239,7 +239,8 @@ class OpenAiModel:
                 Code.INVALID_REQUEST,
             )
         tokens = said.usage.prompt_tokens if said.usage is not None else None
-        return [found[n] for n in range(len(texts))], max(0, tokens or 0)
+        tokens = min(LIMITS.prompt_tokens_max, max(0, tokens or 0))
+        return [found[n] for n in range(len(texts))], tokens
 
     def _waiting(self) -> int:
         """How many requests wait at the server, as far as it tells; 0 where it does not."""

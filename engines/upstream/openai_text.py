@@ -263,7 +263,7 @@ class TextAnswer:
         completion, prompt = self._usage.completion_tokens, self._usage.prompt_tokens
         return Finish(
             reason,
-            max(0, prompt or 0),
+            min(LIMITS.prompt_tokens_max, max(0, prompt or 0)),
             min(most, max(0, self._pieces if completion is None else completion)),
         )
 

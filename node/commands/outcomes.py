@@ -15,7 +15,7 @@ from aigrid.node.commands.misfit import misfit
 from aigrid.node.control import Emit
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.outcome.contract import Contract
-from aigrid.node.outcome.request import Body, Seed, asked
+from aigrid.node.outcome.request import Body, Seed, asked, check_steps
 from aigrid.node.outcome.said import input_of_file, input_said
 from aigrid.node.outcome_setup import contracts_of, misfit_of, outcomes_of
 from aigrid.node.policy.caller import OPERATOR
@@ -61,7 +61,9 @@ async def run(node: Node, params: Run, _: Emit) -> dict[str, Any]:
     try:
         contract = contracts.of(name)
         body = _body(contract, params)
-        asked(contract, body)
+        found = asked(contract, body)
+        if found.graph is not None:
+            check_steps(found.graph, contracts.of)
     except InvalidRequestError as error:  # nobody has been asked yet: it was called wrongly
         raise UsageError(misfit(error.message)) from None
     core = GatewayCore(
@@ -74,10 +76,10 @@ async def run(node: Node, params: Run, _: Emit) -> dict[str, Any]:
     )
     with core.request(None) as request_id:
         core.course(request_id).begin()
-        found = await outcomes_of(node, core).ask(
+        told = await outcomes_of(node, core).ask(
             name, body, request_id=request_id, visit=Visit(OPERATOR)
         )
-    return dict(msgspec.json.decode(_encode(found)))
+    return dict(msgspec.json.decode(_encode(told)))
 
 
 async def list_capabilities(node: Node, _: Nothing, __: Emit) -> dict[str, Any]:

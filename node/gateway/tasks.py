@@ -20,7 +20,7 @@ from aigrid.node.gateway.openai.fields import explain
 from aigrid.node.gateway.told import aigrid_object
 from aigrid.node.outcome.no_json import no_json
 from aigrid.protocol.errors import InvalidRequestError
-from aigrid.protocol.inference import TEXT_GENERATION, TaskRequest
+from aigrid.protocol.inference import TEXT_GENERATION, TaskRequest, check_settings
 from aigrid.protocol.limits import LIMITS
 
 
@@ -82,6 +82,7 @@ def decode_task(task: str, body: bytes) -> TaskCall:
         raise InvalidRequestError(
             f"The body is no JSON: {no_json(body, error)}. Send one JSON object."
         ) from None
+    check_settings(parsed.parameters)
     try:
         request = msgspec.convert(
             {"task": task, "input": bytes(parsed.input), "parameters": parsed.parameters},

@@ -8,6 +8,7 @@ import msgspec
 
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.node.observing.course import Course
+from aigrid.node.outcome.asking import Failure
 from aigrid.protocol.errors import AigridError
 
 
@@ -38,6 +39,7 @@ class OutcomeError(AigridError):
 
     Attributes:
         segments: of these answers.
+        failures: candidates that gave none, where the error says so.
         param, progress: of what it is made of, where that has them.
     """
 
@@ -47,6 +49,7 @@ class OutcomeError(AigridError):
         message = prefix + error.message.removeprefix(prefix)
         super().__init__(message, error.code, retry_after_seconds=error.retry_after_seconds)
         self.segments = tuple(segments)
+        self.failures: tuple[Failure, ...] = getattr(error, "failures", ())
         self.param: str | None = getattr(error, "param", None)
         self.progress: dict[str, Any] | None = getattr(error, "progress", None)
 
@@ -60,6 +63,23 @@ def aigrid_object(told: Told) -> dict[str, Any]:
         "attempts": told.attempts,
         "overhead_ms": told.overhead_ms,
     }
+
+
+def unmet_object(error: AigridError, segments: Sequence[Segment]) -> dict[str, Any]:
+    """Of an error: what was answered all the same, and who gave no answer; empty where neither."""
+    failures = error.failures if isinstance(error, OutcomeError) else ()
+    if not segments and not failures:
+        return {}
+    return {**broken_object(segments), **failures_object(failures)}
+
+
+def failures_object(failures: Sequence[Failure]) -> dict[str, Any]:
+    """Who was asked and gave no answer, and why; empty where there is nobody."""
+    told = [
+        {"node": one.target.node, "model": one.target.model, "code": one.error.code.value}
+        for one in failures
+    ]
+    return {"failures": told} if told else {}
 
 
 def broken_object(segments: Sequence[Segment]) -> dict[str, Any]:

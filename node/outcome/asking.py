@@ -2,7 +2,8 @@
 
 Who is asked in which order is selection's; what counts as the same answer, or as a sure one, is
 `agreement`'s and `confidence`'s. A candidate that fails, is late or says what its contract does not
-allow gives its place to the next one; when nobody is left, the first that went wrong is raised.
+allow gives its place to the next one; when nobody is left, what went wrong first is raised, with
+all who failed.
 """
 
 import math
@@ -30,6 +31,7 @@ from aigrid.protocol.errors import (
 from aigrid.protocol.inference import InferRequest, TextRequest
 
 _LATE_SECONDS = 1.0  # where nothing was observed yet
+_NAMED_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +120,26 @@ async def fallback(mesh: Mesh, want: Want) -> Outcome:
 
 
 async def race(mesh: Mesh, want: Want, mode: Race) -> Outcome:
-    """Whoever answers first. Another is asked when the last one asked is late, or has failed."""
-    waiting = deque((await mesh.candidates(want))[: mode.of])
+    """Whoever answers first. Another is asked when the last one asked is late, or one has failed.
+
+    Those that failed are none of the `mode.of` that may be under way.
+    """
+    waiting = deque(await mesh.candidates(want))
     if not waiting:
         return await fallback(mesh, want)
     async with _asking(mesh, want) as asking:
         while waiting or asking.running:
             late_seconds = math.inf
-            if waiting:
+            if waiting and asking.running < mode.of:
                 target = waiting.popleft()
                 asking.start(target)
-                late_seconds = _late_seconds(mesh, target, mode) if waiting else math.inf
+                if waiting and asking.running < mode.of:
+                    late_seconds = _late_seconds(mesh, target, mode)
             reply = await asking.next(late_seconds)
             if reply is not None:
                 asked = len(asking.failures) + asking.running + 1
                 return Outcome(reply, [], asking.failures, {"asked": asked})
-    raise asking.problem()
+    raise NobodyAnsweredError(asking.failures)
 
 
 async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
@@ -179,8 +185,8 @@ async def vote(mesh: Mesh, want: Want, mode: Vote) -> Outcome:
                 }
                 return Outcome(replies[best], others, asking.failures, told)
     if not replies:
-        raise asking.problem()
-    raise NoAgreementError(len(agreeing), len(replies), mode.needed)
+        raise NobodyAnsweredError(asking.failures)
+    raise NoAgreementError(len(agreeing), len(replies), mode.needed, asking.failures)
 
 
 async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
@@ -214,7 +220,7 @@ async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
             if sure >= mode.confidence:
                 break
     if not replies:
-        raise failures[0].error
+        raise NobodyAnsweredError(failures)
     if found is None:
         raise InvalidRequestError(
             f"No answer of {want.contract.capability} says how sure it is, so no cascade can be "
@@ -226,15 +232,34 @@ async def cascade(mesh: Mesh, want: Want, mode: Cascade) -> Outcome:
     return Outcome(found, others, failures, {"steps": steps})
 
 
-class NoAgreementError(EngineError):
-    """Those that answered do not say the same."""
+class NobodyAnsweredError(AigridError):
+    """All that were asked failed: the code is that of the first. `failures`: one at least."""
 
-    def __init__(self, agreed: int, answered: int, needed: int) -> None:
+    def __init__(self, failures: Sequence[Failure]) -> None:
+        first = failures[0].error
+        super().__init__(
+            f"{first.message.rstrip('.')}. {_who_failed(failures)}",
+            first.code,
+            retry_after_seconds=first.retry_after_seconds,
+        )
+        self.failures = tuple(failures)
+        self.param: str | None = getattr(first, "param", None)
+        self.progress: dict[str, Any] | None = getattr(first, "progress", None)
+
+
+class NoAgreementError(EngineError):
+    """Those that answered do not say the same. `failures`: those that gave no answer."""
+
+    def __init__(
+        self, agreed: int, answered: int, needed: int, failures: Sequence[Failure] = ()
+    ) -> None:
+        beside = f" {_who_failed(failures)}" if failures else ""
         super().__init__(
             f"Of {answered} answers {agreed} say the same, and {needed} must: "
-            "lower `agree`, or raise `of`.",
+            f"lower `agree`, or raise `of`.{beside}",
             Code.NO_AGREEMENT,
         )
+        self.failures = tuple(failures)
 
 
 @asynccontextmanager
@@ -271,10 +296,6 @@ class _Asking:
             self.failures.append(found)
         return None
 
-    def problem(self) -> AigridError:
-        """Why nobody has answered: what went wrong first."""
-        return self.failures[0].error
-
     async def _run(self, target: Target) -> None:
         try:
             found: Reply | Failure = await self._ask(target)
@@ -292,6 +313,12 @@ async def _first_of(
         except AigridError as error:
             failures.append(Failure(target, error))
     return None
+
+
+def _who_failed(failures: Sequence[Failure]) -> str:
+    shown = ", ".join(f"{one.target.node} ({one.error.code})" for one in failures[:_NAMED_MAX])
+    more = len(failures) - _NAMED_MAX
+    return f"Failed: {shown} and {more} more." if more > 0 else f"Failed: {shown}."
 
 
 def _late_seconds(mesh: Mesh, target: Target, mode: Race) -> float:

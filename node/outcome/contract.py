@@ -16,6 +16,7 @@ import msgspec
 from aigrid.node.outcome.no_json import DEEPEST
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
+from aigrid.protocol.inference import check_settings
 from aigrid.protocol.limits import LIMITS
 
 NOTHING: Final = b"{}"
@@ -144,6 +145,7 @@ class Contract:
             raise InvalidRequestError(
                 f"The parameters of {self.capability} do not fit: {problem}.", param="parameters"
             )
+        check_settings(value)
 
     def check_output(self, value: Any) -> None:
         """Raises EngineError: whoever answered did not keep to the contract."""

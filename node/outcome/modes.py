@@ -37,7 +37,7 @@ class Race(_Mode, frozen=True, tag="race"):
 
     Attributes:
         after_ms: when it is late; left out: see `Mesh.late_after_seconds`, else after a second.
-        of: candidates at most.
+        of: candidates under way at most; more take the places of those that fail.
     """
 
     after_ms: Annotated[int, Meta(ge=0, le=3_600_000)] | None = None

@@ -4,7 +4,6 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import trio
 
 from aigrid.node.outcome.asking import Outcome
@@ -34,7 +33,7 @@ async def run(graph: Graph, run_step: RunStep) -> dict[str, Outcome]:
     Raises:
         StepFailedError: which one, and why.
     """
-    made = {INPUT: Made(msgspec.json.decode(graph.raw), len(graph.raw))}
+    made = {INPUT: graph.given}
     outcomes: dict[str, Outcome] = {}
     failed: StepFailedError | None = None
     send, receive = trio.open_memory_channel[tuple[str, Outcome | AigridError]](math.inf)

@@ -105,27 +105,68 @@ def asked(contract: Contract, body: Body) -> Asked:
     return Asked(want, mode, body.explain, graph)
 
 
+def check_steps(graph: Graph, contract_of: Callable[[str], Contract]) -> None:
+    """Whatever of a pipeline's later steps can be checked before the first is asked.
+
+    That is everything but inputs that wait for another step. `contract_of` raises
+    InvalidRequestError for a capability that is unknown.
+
+    Raises:
+        InvalidRequestError: which step is wrong, and how.
+    """
+    for step in graph.steps.values():
+        if step.name == FIRST:
+            continue
+        try:
+            contract = contract_of(step.capability)
+            contract.check_askable()
+            found = graph.input_known(step.name)
+            if found is UNSET:
+                _step_mode(step)
+                others, _ = _sorted_out(contract, *_step_said(step), None)
+                if contract.task == _TEXT:
+                    _text_settings(contract, others)
+            else:
+                step_asked(contract, step, found, None)
+        except InvalidRequestError as error:
+            prefix = f"Step {step.name!r}: "
+            message = prefix + error.message.removeprefix(prefix)
+            raise InvalidRequestError(message, error.code, param=error.param) from None
+
+
 def step_asked(contract: Contract, step: Step, value: Any, seed: int | None) -> Asked:
     """What a step of a pipeline asks for, once its input is there.
 
     Raises:
         InvalidRequestError: as `asked`, and for a pipeline in a pipeline.
     """
-    mode = mode_of(b"null" if step.mode is UNSET else bytes(step.mode))
-    if isinstance(mode, Pipeline):
-        raise InvalidRequestError(
-            f"Step {step.name!r} is a pipeline itself: put its steps beside it.", param="mode"
-        )
-    strategy = step.strategy
+    mode = _step_mode(step)
+    parameters, constraints, strategy = _step_said(step)
     want = wanted(
         contract,
         value,
-        parameters=step.parameters,
-        constraints=bytes(step.constraints),
-        strategy=bytes(_BALANCED if isinstance(strategy, UnsetType) else strategy),
+        parameters=parameters,
+        constraints=constraints,
+        strategy=strategy,
         seed=seed,
     )
     return Asked(want, mode, explain=False)
+
+
+def _step_mode(step: Step) -> Mode:
+    mode = mode_of(b"null" if step.mode is UNSET else bytes(step.mode))
+    if isinstance(mode, Pipeline):
+        raise InvalidRequestError(
+            f"Step {step.name!r}: it is a pipeline itself: put its steps beside it.", param="mode"
+        )
+    return mode
+
+
+def _step_said(step: Step) -> tuple[Parameters, bytes, bytes]:
+    """Its parameters, constraints and strategy."""
+    said = step.strategy
+    strategy = bytes(_BALANCED if isinstance(said, UnsetType) else said)
+    return step.parameters, bytes(step.constraints), strategy
 
 
 def wanted(
@@ -139,18 +180,23 @@ def wanted(
 ) -> Want:
     """One capability with a decoded input. Raises InvalidRequestError."""
     contract.check_input(value)
+    others, criteria = _sorted_out(contract, parameters, constraints, strategy, seed)
+    return Want(contract, _request(contract, value, others), criteria)
+
+
+def _sorted_out(
+    contract: Contract,
+    parameters: Mapping[str, Any],
+    constraints: bytes,
+    strategy: bytes,
+    seed: int | None,
+) -> tuple[dict[str, Any], Criteria]:
+    """The parameters that go to whoever answers, and by what that one is chosen."""
     contract.check_parameters(parameters)
     selecting = contract.selecting(parameters)
     others = {name: one for name, one in parameters.items() if name not in selecting}
-    return Want(
-        contract,
-        _request(contract, value, others),
-        Criteria(
-            filters_of(contract.capability, _json(constraints, "constraints"), selecting),
-            _strategy(_json(strategy, "strategy")),
-            seed,
-        ),
-    )
+    filters = filters_of(contract.capability, _json(constraints, "constraints"), selecting)
+    return others, Criteria(filters, _strategy(_json(strategy, "strategy")), seed)
 
 
 def _strategy(said: Any) -> Strategy:
@@ -266,22 +312,42 @@ def _request(contract: Contract, value: Any, parameters: Mapping[str, Any]) -> I
             raise InvalidRequestError(
                 f"The input of {contract.capability} is nested too deeply.", param="input"
             ) from None
+    return _text_request(contract, value, parameters)
+
+
+def _text_request(contract: Contract, value: Any, parameters: Mapping[str, Any]) -> TextRequest:
+    settings = _text_settings(contract, parameters)
     try:
         text = msgspec.convert(value, _TextInput)
-        settings = msgspec.convert(parameters, _TextSettings)
-        made = TextRequest(
-            messages=text.messages,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=settings.seed,
-            stop=() if settings.stop is None else (settings.stop,),
-        )
-        return msgspec.convert(msgspec.to_builtins(made), TextRequest)  # holds it to its bounds
+        return _held(msgspec.structs.replace(settings, messages=text.messages))
     except (msgspec.ValidationError, UnicodeError) as error:
         raise InvalidRequestError(
-            f"The input or parameters of {contract.capability} do not fit: {error}.", param="input"
+            f"The input of {contract.capability} does not fit: {error}.", param="input"
         ) from None
+
+
+def _text_settings(contract: Contract, parameters: Mapping[str, Any]) -> TextRequest:
+    """A request without input."""
+    try:
+        settings = msgspec.convert(parameters, _TextSettings)
+        return _held(
+            TextRequest(
+                max_tokens=settings.max_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=settings.seed,
+                stop=() if settings.stop is None else (settings.stop,),
+            )
+        )
+    except (msgspec.ValidationError, UnicodeError) as error:
+        raise InvalidRequestError(
+            f"The parameters of {contract.capability} do not fit: {error}.", param="parameters"
+        ) from None
+
+
+def _held(request: TextRequest) -> TextRequest:
+    """Held to its bounds."""
+    return msgspec.convert(msgspec.to_builtins(request), TextRequest)
 
 
 def _json(raw: bytes, param: str) -> Any:

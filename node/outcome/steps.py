@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
 
@@ -68,11 +69,30 @@ class Graph:
             circle = " -> ".join(map(str, error.args[1]))
             raise _refused(f"Steps wait for each other: {circle}.") from None
 
+    @cached_property
+    def given(self) -> Made:
+        """The input of the pipeline itself."""
+        return Made(msgspec.json.decode(self.raw), len(self.raw))
+
     def waves(self) -> TopologicalSorter[str]:
         """Gives out the names of steps whose inputs are there; see `graphlib`."""
         sorter: TopologicalSorter[str] = TopologicalSorter(self.after)
         sorter.prepare()
         return sorter
+
+    def input_known(self, name: str) -> Any:
+        """What goes into a step that waits for no other; UNSET for one that does.
+
+        Raises:
+            InvalidRequestError: as `input_of`, for what of it is known.
+        """
+        made = {INPUT: self.given}
+        if not self.after[name]:
+            return self.input_of(name, made)
+        for source, pointer in references(self._inputs[name]):
+            if source == INPUT:
+                _filled({FROM: source, PATH: pointer}, made, name)
+        return UNSET
 
     def input_of(self, name: str, outputs: Mapping[str, Made]) -> Any:
         """What goes into a step, given the outputs of those before it, and `input`.

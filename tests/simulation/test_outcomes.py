@@ -27,7 +27,7 @@ from aigrid.node.outcome.request import decode
 from aigrid.node.outcome_setup import contracts_of
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.policy.metering import Visit
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError, Code, UsageError
 from aigrid.protocol.inference import (
     InferChunk,
     InferRequest,
@@ -343,6 +343,17 @@ async def test_a_step_is_named_once_in_what_is_wrong_with_it(
         with pytest.raises(AigridError) as refused:
             await asker.ask(mode={"name": "pipeline", "steps": [then]})
     assert refused.value.message.count("Step 'then'") == 1
+
+
+async def test_a_later_step_that_cannot_work_is_an_error_of_whoever_runs_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    then = {"name": "then", "capability": "text-classification", "parameters": {"top_k": 10**21}}
+    mode = json.dumps({"name": "pipeline", "steps": [then]})
+    async with grid(tmp_path) as (sim, _):
+        asked = Run("text-generation", text="hi", mode=mode)
+        with pytest.raises(UsageError, match="Step 'then': 'top_k' must fit into 64 bits"):
+            await run(sim.nodes["asker"].node, asked, _silent)
 
 
 @pytest.mark.parametrize("fault", ["dead", "slow", "wrong"])

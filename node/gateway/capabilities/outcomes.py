@@ -8,13 +8,13 @@ import msgspec
 from aigrid.node.gateway.capabilities.grid import Grid, Known
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.gateway.patience import Wish
-from aigrid.node.gateway.told import OutcomeError
+from aigrid.node.gateway.told import OutcomeError, failures_object
 from aigrid.node.outcome import asking, pipeline
 from aigrid.node.outcome.asking import Outcome, Reply
 from aigrid.node.outcome.contracts import Contracts
 from aigrid.node.outcome.modes import Cascade, Race, Step, Vote
 from aigrid.node.outcome.pipeline import StepFailedError
-from aigrid.node.outcome.request import Asked, Body, asked, step_asked
+from aigrid.node.outcome.request import Asked, Body, asked, check_steps, step_asked
 from aigrid.node.outcome.steps import FIRST, Graph
 from aigrid.node.policy.metering import Visit
 from aigrid.protocol.errors import AigridError
@@ -41,19 +41,23 @@ class Outcomes:
 
         Raises:
             AigridError: what is wrong with the request, or with everybody who was asked. Of a
-                pipeline it names the step. An OutcomeError where answers were given all the same.
+                pipeline it names the step. An OutcomeError where answers were given all the same,
+                or a mode says who failed.
         """
         contract = self.contracts.of(capability)
         found = asked(contract, body)
+        if found.graph is not None:  # before anything is asked that would be in vain
+            check_steps(found.graph, self.contracts.of)
         grid = Grid(self._core, self._known, request_id, visit, wish)
         try:
             return await self._outcome(grid, found)
         except StepFailedError as failed:
             raise OutcomeError(failed.error, grid.paid, prefix=f"Step {failed.step!r}: ") from None
         except AigridError as error:
-            if not grid.paid:
+            unmet = OutcomeError(error, grid.paid)
+            if not (unmet.segments or unmet.failures):
                 raise
-            raise OutcomeError(error, grid.paid) from None
+            raise unmet from None
 
     async def _outcome(self, grid: Grid, found: Asked) -> dict[str, Any]:
         if found.graph is not None:
@@ -78,8 +82,6 @@ class Outcomes:
             }
             return outcome
 
-        for step in graph.steps.values():  # before anything is asked that would be in vain
-            self.contracts.of(step.capability).check_askable()
         seed = first.want.criteria.seed
         outcomes = await pipeline.run(graph, run_step)
         last = outcomes[graph.output]
@@ -118,17 +120,13 @@ def _said(
 ) -> Mapping[str, Any]:
     """The `aigrid` object: who answered, how that came, and what was known of everybody."""
     target = outcome.reply.target
-    failures = [
-        {"node": one.target.node, "model": one.target.model, "code": one.error.code.value}
-        for one in outcome.failures
-    ]
     return {
         "node": target.node,
         "model": target.model,
         "mode": type(wanted.mode).__name__.lower(),
         **outcome.told,
         **_made_by([outcome.reply, *outcome.others]),
-        **({"failures": failures} if failures else {}),
+        **failures_object(outcome.failures),
         **({"explain": grid.explained} if wanted.explain or explain else {}),
     }
 

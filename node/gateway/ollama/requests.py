@@ -17,7 +17,7 @@ from aigrid.node.gateway.ollama.options import read
 from aigrid.node.gateway.openai.fields import explain
 from aigrid.node.outcome.no_json import no_json
 from aigrid.protocol.errors import Code, InvalidRequestError
-from aigrid.protocol.inference import TaskRequest, TextRequest
+from aigrid.protocol.inference import TaskRequest, TextRequest, check_settings
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import RESERVED, packed
 
@@ -150,6 +150,7 @@ def decode_embed(body: bytes, *, single: bool) -> EmbedCall:
     parameters = dict[str, str | int | float | bool]()
     if parsed.dimensions is not None:
         parameters["dimensions"] = parsed.dimensions  # only some servers can shorten vectors
+    check_settings(parameters, within="")
     request = TaskRequest(EMBEDDING, _encode(texts), parameters)
     return EmbedCall(_model(parsed), request, len(texts), single, parsed.keep_alive)
 

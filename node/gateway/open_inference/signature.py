@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
-from aigrid.protocol.inference import TaskRequest, Tensor, TensorRequest
+from aigrid.protocol.inference import TaskRequest, Tensor, TensorRequest, check_settings
 from aigrid.protocol.mesh_kinds import ModelBody, tensors_of
 from aigrid.protocol.tensors import TensorSpec, misfit, texts, texts_of
 
@@ -85,6 +85,7 @@ def request_of(signature: Signature, asked: Asked) -> TaskRequest | TensorReques
                 param=f"parameters.{name[:64]}",
             )
         return asked.request
+    check_settings(asked.parameters)
     try:
         (text,) = texts_of(asked.request.inputs[INPUT].data)
         msgspec.json.decode(text, type=msgspec.Raw)

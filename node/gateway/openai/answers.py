@@ -15,7 +15,7 @@ from aigrid.node.gateway.core import Listed
 from aigrid.node.gateway.deltas import joined
 from aigrid.node.gateway.http.errors import error_text, param_of
 from aigrid.node.gateway.step import Step
-from aigrid.node.gateway.told import Told, aigrid_object, broken_object
+from aigrid.node.gateway.told import Told, aigrid_object, unmet_object
 from aigrid.node.mesh.routing.answer import Answer, Segment
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.inference import Finish, TokenLogprob
@@ -243,10 +243,10 @@ def comment(text: str) -> bytes:
 
 
 def error_body(error: AigridError, segments: Sequence[Segment] = ()) -> bytes:
-    """The body of an error; `aigrid` says who had begun to answer."""
+    """The body of an error; `aigrid` says who had begun to answer, and who gave no answer."""
     body: dict[str, Any] = {"error": error_object(error)}
-    if segments:
-        body["aigrid"] = broken_object(segments)
+    if told := unmet_object(error, segments):
+        body["aigrid"] = told
     return _encode(body)
 
 

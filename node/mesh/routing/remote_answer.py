@@ -33,11 +33,12 @@ class Failed(Protocol):
 class RemoteAnswer:
     """DATA bodies of an RPC answer as batches of chunks.
 
-    Chunks of another kind than asked for, more tokens or more bytes than they can take, and
-    whatever comes after `Finish` but a receipt are a `protocol_violation`. `failed` is called when
-    the answer ends otherwise than with `Finish` once it has begun, or is given up over there: until
-    then the caller may ask elsewhere. `loading` hears how far the model is there, and `came` that
-    it has begun to answer: that comes first, never after a chunk, and not for ever.
+    Chunks of another kind than asked for, more tokens or more bytes than they can take, counts of
+    tokens that cannot be, and whatever comes after `Finish` but a receipt are a
+    `protocol_violation`. `failed` is called when the answer ends otherwise than with `Finish` once
+    it has begun, or is given up over there: until then the caller may ask elsewhere. `loading`
+    hears how far the model is there, and `came` that it has begun to answer: that comes first,
+    never after a chunk, and not for ever.
 
     Attributes:
         engine_seconds: what the node says that it waited for its engine; None: it says nothing.
@@ -67,7 +68,7 @@ class RemoteAnswer:
         self.engine_seconds: float | None = None
         self._portions: list[bytes] = []
         self._kind: type[InferChunk] = TensorChunk
-        self._tokens_allowed = 0
+        self._tokens_allowed = LIMITS.max_tokens_max  # a task's are said by `Finish` alone
         self._tokens_left, self._bytes_left = 0, LIMITS.tensor_max_bytes + LIMITS.frame_max_bytes
         if isinstance(request, TaskRequest):
             self._kind = TaskChunk
@@ -167,8 +168,10 @@ class RemoteAnswer:
                     raise RemoteError("the answer goes on after its end", peer=self._peer)
                 if self._kind is not TextChunk and chunk.reason not in _WHOLE:
                     raise RemoteError("an end that such an answer has not", peer=self._peer)
-                if self._kind is TextChunk and chunk.completion_tokens > self._tokens_allowed:
+                if chunk.completion_tokens > self._tokens_allowed:
                     raise RemoteError("a longer answer than asked for", peer=self._peer)
+                if chunk.prompt_tokens > LIMITS.prompt_tokens_max:
+                    raise RemoteError("more tokens than a request can have", peer=self._peer)
             elif isinstance(chunk, TextChunk) and chunk.says_nothing:
                 pass  # a sign of life, whatever the answer is going to be
             elif not isinstance(chunk, self._kind):

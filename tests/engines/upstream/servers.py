@@ -153,7 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
                     {"index": n, "embedding": [float(len(text)), odd]}
                     for n, text in enumerate(body["input"])
                 ]
-                self._json({"data": data[::-1], "usage": {"prompt_tokens": len(data)}})
+                self._json(
+                    {"data": data[::-1], "usage": {"prompt_tokens": self._prompt(len(data))}}
+                )
             case "/v2/models/adder/versions/3/infer":
                 self._add(body, tail)
             case _:
@@ -190,11 +192,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._event({"choices": [{**piece(None), "finish_reason": reason}]})
         if self.server.mode != "no usage":
-            usage = {"prompt_tokens": 5, "completion_tokens": len(words)}
+            usage = {"prompt_tokens": self._prompt(5), "completion_tokens": len(words)}
             self._event({"choices": [], "usage": usage})
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
         self.close_connection = self.server.mode == "leaves after its answer"
+
+    def _prompt(self, tokens: int) -> int:
+        return 2**60 if self.server.mode == "counts too much" else tokens
 
     def _call(self, name: str) -> None:
         """Call a tool as OpenAI does: its arguments come bit by bit."""

@@ -127,6 +127,15 @@ def test_without_usage_the_pieces_are_counted(server):
     assert answer(engine, HELLO)[1] == Finish("stop", 0, len(WORDS))
 
 
+def test_no_more_tokens_are_passed_on_than_a_request_can_have(server):
+    most = LIMITS.prompt_tokens_max
+    server.mode = "counts too much"
+    assert answer(loaded(server), HELLO)[1] == Finish("stop", most, len(WORDS))
+    engine = loaded(server, "feature-extraction")
+    _, finish = engine.infer(TaskRequest("feature-extraction", b'["a"]'), CancelToken())
+    assert finish == Finish("stop", most)
+
+
 def test_a_stop_string_that_the_server_ignores_still_ends_the_answer(server):
     said, finish = answer(loaded(server), TextRequest(messages=HELLO.messages, stop=("o thr",)))
     assert (said, finish.reason) == ("One tw", "stop")

@@ -84,6 +84,7 @@ def test_what_cannot_be_used_is_told_by_its_line() -> None:
         (b'{"input": "a", "expected": []}', "cannot be an answer"),
         (b'{"input": "a", "expected": "b", "parameters": {"beams": 2}}', "beams"),
         (b'{"input": "a", "expected": "b", "parameters": {"source": "en"}}', "--param"),
+        (b'{"input": "a", "expected": "b", "parameters": {"max_tokens": 1%021d}}' % 0, "64 bits"),
         (b'{"input": "a", "expected": NaN}', "JSON"),
         (b"[" * 100_000, ""),
         (b'{"input": "a", "expected": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", ""),

@@ -13,6 +13,7 @@ from aigrid.metagraph.selection import ANYTHING
 from aigrid.node.outcome.asking import (
     Failure,
     NoAgreementError,
+    NobodyAnsweredError,
     Outcome,
     Reply,
     Target,
@@ -116,13 +117,31 @@ async def test_a_race_goes_on_at_once_where_one_fails_and_ends_where_all_do(
     assert outcome.failures == [Failure(Target("a", "m"), DEAD)]
 
     dead = Doubles({"a": (0.1, DEAD), "b": (5, EngineError("second"))})
-    with pytest.raises(EngineError) as raised:
+    with pytest.raises(NobodyAnsweredError) as raised:
         await race(dead, WANT, Race(after_ms=0))
-    assert raised.value is DEAD
+    assert raised.value.code is DEAD.code
+    assert raised.value.message == (
+        "it has crashed. Failed: a (engine_crashed), b (engine_failed)."
+    )
+    assert [one.target.node for one in raised.value.failures] == ["a", "b"]
 
     late = Doubles({"a": (3, "one"), "b": (0.1, DEAD)})
     outcome, seconds = await timed(lambda: race(late, WANT, Race(after_ms=50)))
     assert (outcome.reply.value, seconds) == ("one", 3)
+
+
+async def test_in_a_race_another_takes_the_place_of_each_that_failed(
+    autojump_clock: MockClock,
+) -> None:
+    doubles = Doubles({"a": (0.1, DEAD), "b": (0.2, DEAD), "c": (0.3, "three"), "d": (9, "four")})
+    outcome, seconds = await timed(lambda: race(doubles, WANT, Race(after_ms=0)))
+    assert (outcome.reply.value, seconds) == ("three", 0.4)
+    assert [one.target.node for one in outcome.failures] == ["a", "b"]
+    assert (outcome.told, doubles.asked) == ({"asked": 4}, ["a", "b", "c", "d"])
+
+    several = Doubles({node: (1, node) for node in "abcd"})
+    outcome, _ = await timed(lambda: race(several, WANT, Race(after_ms=0, of=3)))
+    assert several.asked == ["a", "b", "c"]  # no more at once, however late they are
 
 
 async def test_a_vote_is_over_once_enough_agree(autojump_clock: MockClock) -> None:
@@ -164,9 +183,36 @@ async def test_a_vote_without_agreement_says_how_it_stood(autojump_clock: MockCl
     assert raised.value.code is Code.NO_AGREEMENT
     with pytest.raises(NoCandidateError, match="lower `agree`"):
         await vote(Doubles({"a": (0, "one")}), WANT, Vote())
-    with pytest.raises(EngineError) as dead:
-        await vote(Doubles({"a": (0, DEAD), "b": (0, DEAD)}), WANT, Vote(2))
-    assert dead.value is DEAD
+
+
+async def test_a_vote_in_vain_names_those_that_failed_of_many_the_first(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.raises(NobodyAnsweredError) as dead:
+        await vote(Doubles({"a": (0, DEAD), "b": (1, DEAD)}), WANT, Vote(2))
+    assert dead.value.code is DEAD.code
+    assert dead.value.message.endswith("Failed: a (engine_crashed), b (engine_crashed).")
+
+    doubles = Doubles({"a": (0, "one"), "b": (1, DEAD), "c": (2, EngineError("x"))})
+    with pytest.raises(NoAgreementError) as alone:
+        await vote(doubles, WANT, Vote())
+    assert "Of 1 answers 1 say the same" in alone.value.message
+    assert alone.value.message.endswith("Failed: b (engine_crashed), c (engine_failed).")
+    assert [one.target.node for one in alone.value.failures] == ["b", "c"]
+
+    many = Doubles({f"n{place}": (place, DEAD) for place in range(6)})
+    with pytest.raises(NobodyAnsweredError, match=r"n3 \(engine_crashed\) and 2 more\.") as all_:
+        await vote(many, WANT, Vote())
+    assert len(all_.value.failures) == 6
+
+
+async def test_a_cascade_of_which_nobody_answers_names_all(autojump_clock: MockClock) -> None:
+    full = EngineError("no room", Code.BUSY, retry_after_seconds=3)
+    doubles = Doubles({"a": (0, full), "b": (0, DEAD)}, models={"a": ("s", 1), "b": ("l", 9)})
+    with pytest.raises(NobodyAnsweredError, match="no room") as refused:
+        await cascade(doubles, WANT, Cascade())
+    assert (refused.value.code, refused.value.retry_after_seconds) == (Code.BUSY, 3)
+    assert [one.target.node for one in refused.value.failures] == ["a", "b"]
 
 
 async def test_a_cascade_goes_to_larger_models_while_it_is_not_sure(

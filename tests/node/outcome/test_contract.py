@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from aigrid.metagraph.capabilities import default_taxonomy
 from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.node.outcome import contract as contract_module
-from aigrid.node.outcome.contract import NOTHING, Contract, check_schema
+from aigrid.node.outcome.contract import NOTHING, Contract, check_schema, unsaid
 from aigrid.node.outcome.contracts import Contracts
 from aigrid.protocol.canonical import canonical
 from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
@@ -49,6 +49,15 @@ def test_a_shipped_capability_says_what_fits() -> None:
     assert refused.value.code is Code.UNSUPPORTED_PARAMETER
     with pytest.raises(InvalidRequestError, match="/max_tokens"):
         contract.check_parameters({"max_tokens": "many"})
+
+
+def test_a_number_that_no_message_carries_is_refused_by_name_whatever_the_contract() -> None:
+    for contract in (known().of("text-classification"), unsaid("made-up")):
+        contract.check_parameters({"top_k": 2**63 - 1})
+        for wide in (2**63, 10**21):
+            with pytest.raises(InvalidRequestError, match="'top_k' must fit") as refused:
+                contract.check_parameters({"top_k": wide})
+            assert refused.value.param == "parameters.top_k"
 
 
 def test_what_was_given_is_never_quoted() -> None:

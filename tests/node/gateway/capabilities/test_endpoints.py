@@ -6,16 +6,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from tests.node.gateway.double import HELLO, MODEL, NODE, RECEIPT, Batch, ScriptedMesh, gateway
 
+from aigrid.metagraph.selection import Explained
 from aigrid.node.mesh.routing.answer import Answer
+from aigrid.node.mesh.routing.candidates import Sought
 from aigrid.protocol.errors import Code, InvalidRequestError, RemoteError
 from aigrid.protocol.inference import Finish, TaskChunk, TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.trio
 PIPELINE_OF_A_GROUP = {"name": "pipeline", "steps": [{"name": "b", "capability": "text"}]}
+WIDE = {"parameters": {"max_tokens": 2**64}}
+SEED = {"parameters": {"seed": -(2**63) - 1}}
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -183,6 +188,78 @@ async def test_what_was_answered_is_told_where_there_is_no_outcome(
         assert body["error"]["message"].count("Step 'then'") == 1
 
 
+PIPED = {"name": "pipeline", "steps": [THEN]}
+GENERATED = {**THEN, "capability": "text-generation"}
+
+
+@pytest.mark.parametrize(
+    ("step", "status", "param"),
+    [
+        ({**THEN, "mode": "choir"}, 400, "mode"),
+        ({**THEN, "mode": {"name": "vote", "of": 2, "agree": 3}}, 400, "mode"),
+        ({**THEN, "mode": PIPED}, 400, "mode"),
+        ({**THEN, "strategy": "best"}, 400, "strategy"),
+        ({**THEN, "strategy": {"quality": -1}}, 400, "strategy"),
+        ({**THEN, "constraints": {"colour": "red"}}, 400, "constraints"),
+        ({**THEN, "constraints": {"deadline_ms": "soon"}}, 400, "constraints"),
+        ({**THEN, "parameters": {"colour": "red"}}, 400, "parameters"),
+        ({**THEN, "parameters": {"top_k": "three"}}, 400, "parameters"),
+        ({**THEN, "parameters": {"top_k": 10**21}}, 400, "parameters.top_k"),
+        ({**GENERATED, "parameters": {"max_tokens": 2**40}}, 400, "parameters"),
+        ({**THEN, "capability": "text-clasification"}, 404, "capability"),
+        ({**THEN, "capability": "text"}, 400, "capability"),
+        ({**THEN, "input": 5}, 400, "input"),
+        ({**THEN, "input": ["a", {"$from": "input"}]}, 400, "input"),
+        ({**THEN, "input": [{"$from": "first"}, {"$from": "input", "path": "/no"}]}, 400, "mode"),
+    ],
+)
+async def test_a_later_step_that_cannot_work_is_refused_before_the_first_is_asked(
+    step: dict[str, Any], status: int, param: str
+) -> None:
+    body = {"input": "hi", "mode": {"name": "pipeline", "steps": [step]}}
+    async with served(*said(b'"salut"')) as (mesh, client):
+        refused = await client.post("/v1/capabilities/translation", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (status, param), error
+    assert error["message"].count("Step 'then'") == 1
+    assert not mesh.asked
+    assert "aigrid" not in refused.json()
+
+
+class Three(ScriptedMesh):
+    """There are three candidates."""
+
+    async def explain(self, sought: Sought) -> tuple[Explained, ...]:
+        (one,) = await super().explain(sought)
+        return tuple(
+            msgspec.structs.replace(one, node=f"node{place}", place=place) for place in (1, 2, 3)
+        )
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "answered"),
+    [("vote", "no_agreement", 1), ("race", "connection_lost", 0), ("cascade", "busy", 0)],
+)
+async def test_who_gave_no_answer_is_told_where_there_is_no_outcome(
+    mode: str, code: str, answered: int
+) -> None:
+    lost = RemoteError("it is gone", Code.CONNECTION_LOST)
+    busy = RemoteError("it is busy", Code.BUSY, retry_after_seconds=1)
+    mesh = Three((busy if mode == "cascade" else lost,))
+    mesh.firsts = [said(b'"salut"')] * answered
+    async with gateway(mesh) as (_, address), httpx.AsyncClient() as client:
+        refused = await client.post(
+            f"http://{address}/v1/capabilities/translation", json={"input": "hi", "mode": mode}
+        )
+    error, told = refused.json()["error"], refused.json()["aigrid"]
+    assert error["code"] == code
+    assert len(told["segments"]) == answered
+    assert len(told["failures"]) == 3 - answered
+    for one in told["failures"]:
+        assert one["code"] in {"connection_lost", "busy"}
+        assert f"{one['node']} ({one['code']})" in error["message"]
+
+
 async def test_the_error_of_a_node_is_named_after_its_step_and_stays_what_it_was() -> None:
     gone = RemoteError("the node is gone", Code.CONNECTION_LOST, peer=NODE)
     async with served(gone) as (_, client):
@@ -230,6 +307,8 @@ async def test_where_nobody_else_is_left_the_wrong_answer_is_what_is_told() -> N
     [
         ("translation", {"input": 5}, 400, "input"),
         ("translation", {"input": "hi", "parameters": {"x": 1}}, 400, "parameters"),
+        ("translation", {"input": "hi", **WIDE}, 400, "parameters.max_tokens"),
+        ("text-generation", {"input": MESSAGES, **SEED}, 400, "parameters.seed"),
         ("translation", {"input": "hi", "constraints": {"x": 1}}, 400, "constraints"),
         ("translation", {"input": "hi", "strategy": "x"}, 400, "strategy"),
         ("translation", {"input": "hi", "mode": "x"}, 400, "mode"),

@@ -57,6 +57,12 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("/v1/embeddings", {"model": NAME, "input": 5}, "", "input"),
     ("/aigrid/v1/tasks/fill-mask", {"input": "x", "parameters": 5}, "", "parameters"),
     ("/aigrid/v1/tasks/fill-mask", {}, "", "input"),
+    (
+        "/aigrid/v1/tasks/fill-mask",
+        {"input": "x", "parameters": {"top_k": 2**70}},
+        "",
+        "parameters.top_k",
+    ),
     ("/v1/chat/completions", CHAT, "abc", "x-aigrid-patience"),
     ("/v1/chat/completions", {**CHAT, "top_p": 0}, "", "top_p"),
     ("/v1/responses", {**RESPONSE, "include": ["bogus"]}, "", "include"),

@@ -79,6 +79,10 @@ def test_texts_to_embed_arrive_as_they_are(texts: list[str]) -> None:
 def test_a_size_is_for_those_who_can_shorten_vectors() -> None:
     body = msgspec.json.encode({"model": "m", "input": "x", "dimensions": 3})
     assert decode_embed(body, single=False).request.parameters == {"dimensions": 3}
+    wide = msgspec.json.encode({"model": "m", "input": "x", "dimensions": 2**70})
+    with pytest.raises(InvalidRequestError) as refused:
+        decode_embed(wide, single=False)
+    assert refused.value.param == "dimensions"
 
 
 def test_an_option_by_the_name_of_a_field_is_none_as_with_ollama() -> None:

@@ -205,6 +205,10 @@ async def test_a_typed_task_takes_its_input_as_json_in_one_text():
         answer = await http.post(f"/v2/models/{NAME}/infer", content=body)
         (output,) = answer.json()["outputs"]
         assert json.loads(output["data"][0]) == [{"label": "good"}]
+        wide = infer(inputs=[text], parameters={"top_k": 2**63})
+        refused = await http.post(f"/v2/models/{NAME}/infer", content=wide)
+        assert (refused.status_code, len(mesh.asked)) == (400, 1)
+        assert "'top_k' must fit into 64 bits" in refused.json()["error"]
         wrong = infer(inputs=[{**text, "data": ["I like it"]}])
         refused = await http.post(f"/v2/models/{NAME}/infer", content=wrong)
         assert refused.status_code == 400

@@ -66,6 +66,7 @@ async def read(request: InferRequest, *batches: tuple[InferChunk, ...] | bytes) 
         (TENSORS, [(TextChunk(""),), (TextChunk(""), OUTPUT, END)]),
         (TASK, [(TextChunk(""),), (TaskChunk(b"1"), END)]),
         (TENSORS, [*LARGE, (END,)]),
+        (TASK, [(TaskChunk(b"1"), Finish("stop", LIMITS.prompt_tokens_max, 131072))]),
     ],
 )
 async def test_an_answer_that_holds_passes_whole(request_, batches):
@@ -92,6 +93,10 @@ async def test_an_answer_that_holds_passes_whole(request_, batches):
         (TASK, [(TaskChunk(b"1"), TaskChunk(b"2"))], 0),
         (TASK, [(TaskChunk(b"1"),), (Finish("content_filter"),)], 1),
         (TENSORS, [(OUTPUT, Finish("tool_calls"))], 0),
+        (TASK, [(TaskChunk(b"1"),), (Finish("stop", 1, 131073),)], 1),
+        (TASK, [(TaskChunk(b"1"),), (Finish("stop", 2**53 - 1),)], 1),
+        (TENSORS, [(OUTPUT, Finish("stop", 0, 2**53 - 1))], 0),
+        (TEXT, [(TextChunk("a b"),), (Finish("stop", LIMITS.prompt_tokens_max + 1, 2),)], 1),
         (TEXT, LARGE, 0),
         (TASK, LARGE, 2),
         (TENSORS, [encode(Portion(b"1"))], 0),
