@@ -233,6 +233,7 @@ class Connection:
 
     async def _answer_next(self) -> bool:
         """Whether another request may follow."""
+        self._is_bodiless = False  # of what comes next, which may be no request at all
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as error:

@@ -313,6 +313,17 @@ async def test_what_is_no_http_1_is_refused_in_kind(data: bytes, status: bytes) 
     assert b"key" not in answer
 
 
+async def test_what_is_no_http_behind_a_head_is_told_why() -> None:
+    with capture_logs() as logs:
+        asked = b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nNONSENSE\r\n\r\n"
+        answer = await exchange(asked)
+    _, refusal = answer.split(b"\r\n\r\n", 1)
+    assert answer.startswith(b"HTTP/1.1 200")
+    status, _, body = parts(refusal)
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert not [log for log in logs if log["event"] == "connection_failed"]
+
+
 async def test_what_is_no_http_is_counted() -> None:
     observer = Observer()
     async with gateway(ScriptedMesh(), observer=observer) as (_, address):
