@@ -120,7 +120,8 @@ _REQUESTS = (
     ),
     (
         b"POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
-        b"Expect: 100-continue\r\nContent-Type: application/json\r\n\r\n5\r\nhello\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n"
+        b"Expect: 100-continue\r\nContent-Type: application/json\r\n\r\n"
+        b"5\r\nhello\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n"
     ),
     (
         b"HEAD http://127.0.0.1/a HTTP/1.1\r\nHost: example.org\r\nOrigin: http://127.0.0.1\r\n\r\n"

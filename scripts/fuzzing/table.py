@@ -1,16 +1,21 @@
 """Every target, by name."""
 
-from scripts.fuzzing import credentials, dialects, files, http, planted, settings, upstream, wire
+from functools import cache
+
+from scripts.fuzzing import planted
 from scripts.fuzzing.target import Target
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for module in (wire, credentials, files, dialects, upstream, http, settings)
-    for target in module.TARGETS
-}
-PLANTED: dict[str, Target] = {target.name: target for target in planted.TARGETS}
+
+@cache
+def targets() -> dict[str, Target]:
+    """All that are fuzzed; imports all that they decode with."""
+    from scripts.fuzzing import credentials, dialects, files, http, settings, upstream, wire
+
+    modules = (wire, credentials, files, dialects, upstream, http, settings)
+    return {target.name: target for module in modules for target in module.TARGETS}
 
 
 def target_of(name: str) -> Target:
     """The target of that name, one of those that test the fuzzer included."""
-    return TARGETS.get(name) or PLANTED[name]
+    known = {target.name: target for target in planted.TARGETS}
+    return known.get(name) or targets()[name]

@@ -40,12 +40,12 @@ def _fuzz(job: dict[str, Any], number: int, place: mmap.mmap, told: dict[str, An
     mutator = target.inputs()
     told_of = _Told(target)
     index, last = job["first"], job["first"] + job["executions"]
-    slow_seconds, grown_kib = told["slow_seconds"], told["grown_bytes"] // _KIB
     began, spent = time.monotonic(), time.thread_time()
-    peak = _peak_kib()
-    first_kib = 0
+    first_bytes = 0
     while index < last and time.monotonic() - began < job["seconds"]:
-        for _ in range(min(_BATCH, last - index)):
+        batch = range(index, min(index + _BATCH, last))
+        before = _restart_peak()
+        for index in batch:
             PLACE.pack_into(place, 0, number, index)
             data = input_of(target, mutator, told["seed"], index)
             at = time.thread_time()
@@ -54,19 +54,27 @@ def _fuzz(job: dict[str, Any], number: int, place: mmap.mmap, told: dict[str, An
                 told_of.error(index, data, wrong)
                 del wrong
             took = time.thread_time() - at
-            if took > slow_seconds and (again := _again(target, data)) > slow_seconds:
+            if (
+                took > told["slow_seconds"]
+                and (again := _again(target, data)) > told["slow_seconds"]
+            ):
                 told_of.say(index, data, "slow", f"{again:.1f} s")
-            if (now := _peak_kib()) - peak > grown_kib:
-                told_of.say(index, data, "memory", f"{(now - peak) // _KIB} MiB")
-            peak = now
-            index += 1
-        first_kib = first_kib or _resident_kib()
+        if _peak_bytes() - before > told["grown_bytes"]:
+            for index in batch:
+                PLACE.pack_into(place, 0, number, index)
+                data = input_of(target, mutator, told["seed"], index)
+                before = _restart_peak()
+                execute(target, data)
+                if (grown := _peak_bytes() - before) > told["grown_bytes"]:
+                    told_of.say(index, data, "memory", f"{grown >> 20} MiB")
+        index = batch.stop
+        first_bytes = first_bytes or _resident_bytes()
     gc.collect()
     return {
         "executions": index - job["first"],
         "seconds": time.monotonic() - began,
         "cpu_seconds": time.thread_time() - spent,
-        "grown_bytes": max(0, _resident_kib() - first_kib) * _KIB,
+        "grown_bytes": max(0, _resident_bytes() - first_bytes),
     }
 
 
@@ -114,12 +122,22 @@ def _say(**what: Any) -> None:
     print(json.dumps(what), flush=True)
 
 
-def _peak_kib() -> int:
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+def _restart_peak() -> int:
+    """Forget how much memory this process has had at most; what it has now, in bytes.
+
+    What `getrusage` tells is of no use: it begins with what the process had that started this one.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+    return _resident_bytes()
 
 
-def _resident_kib() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // _KIB
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * _KIB
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 if __name__ == "__main__":
