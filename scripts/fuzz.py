@@ -95,7 +95,7 @@ class Run:
     bounds: Bounds = field(default_factory=Bounds)
     tallies: dict[str, Tally] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    say: Callable[[str], None] = str
+    say: Callable[[str], object] = str
 
     def go(self) -> None:
         """Fuzz; a process that dies is followed by another, which goes on behind that input."""
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.index is not None:
         return max(repeat(name, given.seed, given.index) for name in names)
     seconds = given.seconds or (1e9 if given.executions else 10.0)
-    say = str if given.json else print
+    say: Callable[[str], object] = str if given.json else print
     say(f"{'target':22} {'executions':>11} {'seconds':>9} {'per CPU second':>14} {'grown MiB':>9}")
     run = Run(names, seconds, given.executions or FOREVER, given.seed, say=say)
     run.go()

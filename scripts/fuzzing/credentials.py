@@ -15,8 +15,13 @@ from aigrid.metagraph.revocations import check_status_record
 from aigrid.protocol import chain, membership, presentation, record, status
 from aigrid.protocol.canonical import canonical, parse
 from aigrid.protocol.errors import PolicyDeniedError, VerificationError
-from aigrid.protocol.identity import Identity, public_key_of_did, public_key_of_peer_id
-from aigrid.protocol.kinds import MembershipBody
+from aigrid.protocol.identity import (
+    Identity,
+    multibase,
+    public_key_of_did,
+    public_key_of_peer_id,
+)
+from aigrid.protocol.kinds import Kind, MembershipBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.timestamp import format_ms, parse_ms
 
@@ -87,7 +92,7 @@ def _json(raw: bytes) -> None:
     """What is told to be canonical is what the careful way finds to be."""
     parsed = parse(raw, max_bytes=LIMITS.record_max_bytes, depth_max=LIMITS.record_depth_max)
     assert not parsed.plain or canonical(parsed.value) == raw
-    assert json.loads(canonical(parsed.value)) == parsed.value
+    assert json.loads(canonical(parsed.value), parse_int=float) == parsed.value
 
 
 def _json_seeds() -> list[bytes]:
@@ -122,7 +127,7 @@ class Presented(Tree):
             proof.pop("proofValue")
             write = msgspec.json.Encoder(order="sorted").encode
             hashed = record.jcs_hash(document, proof, write)
-            value = record.multibase(self._holder.sign(hashed))
+            value = multibase(self._holder.sign(hashed))
             return write({**document, "proof": {**proof, "proofValue": value}})
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return data
@@ -136,7 +141,7 @@ def _presentation(raw: bytes) -> None:
         )
     except PolicyDeniedError:
         pass
-    links = [one for one in shown.credentials if one.kind is not record.Kind.MEMBERSHIP]
+    links = [one for one in shown.credentials if one.kind is not Kind.MEMBERSHIP]
     if links:
         chain.check(links, shown.holder, {}, NOW_MS)
 

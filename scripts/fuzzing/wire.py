@@ -1,11 +1,10 @@
 """What peers send: frames, messages, reconciliation, announcements, and the lines around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
 import msgspec
-import trio
 from scripts.fuzzing import vectors
 from scripts.fuzzing.mutations import Bytes, Text
 from scripts.fuzzing.target import Mutator, Target
@@ -164,13 +163,20 @@ class _Fed:
 
 
 def _negotiation(data: bytes) -> None:
-    for side in (negotiation.offer, negotiation.select):
+    ours = ("/aigrid/rpc/1", "/aigrid/join/1")
+    sides: tuple[Callable[[_Fed], Coroutine[Any, Any, object]], ...] = (
+        lambda stream: negotiation.offer(stream, ours),
+        lambda stream: negotiation.select(stream, ours[0]),
+    )
+    for side in sides:
         stream = _Fed(data)
-        what = ["/aigrid/rpc/1", "/aigrid/join/1"] if side is negotiation.offer else "/aigrid/rpc/1"
+        talk = side(stream)
         try:
-            trio.run(side, stream, what)
-        except RemoteError:
+            talk.send(None)
+        except (StopIteration, RemoteError):
             pass
+        else:
+            raise AssertionError("negotiation waits for something else than its stream")
         assert stream.said <= 64 * len(data) + 1024
 
 
