@@ -118,7 +118,8 @@ class Contract:
                 Code.UNSUPPORTED_PARAMETER,
                 param="parameters",
             )
-        if problem := _problem(self.parameters, dict(value)):
+        problem = _problem(self.parameters, dict(value)) or _unsayable(value)
+        if problem:
             raise InvalidRequestError(
                 f"The parameters of {self.capability} do not fit: {problem}.", param="parameters"
             )
@@ -174,6 +175,14 @@ def _problem(schema: bytes, value: Any) -> str:
     place = "".join(f"/{part}" for part in error.instance_path)[:_TEXT_SHOWN_CHARS]
     said = error.message[:_TEXT_SHOWN_CHARS]
     return f"at {place}: {said}" if place else said
+
+
+def _unsayable(parameters: Mapping[str, Any]) -> str:
+    """Which parameter no message could carry, whatever its schema says; "" where all can be."""
+    for name, value in parameters.items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return f"at /{name[:64]}: it does not fit into 64 bits"
+    return ""
 
 
 @functools.lru_cache(maxsize=256)

@@ -77,6 +77,9 @@ class _Server:
 
     async def app(self, request: Request) -> None:
         self.asked.append(f"{request.method} {request.path}")
+        if request.method == "CONNECT":  # no route has it, so it never succeeds
+            await Response(b"", 405)(request)
+            return
         try:
             check_caller(request.fields, _HOSTS)
             body = await json_body(self._bodies, request, unsaid=True)

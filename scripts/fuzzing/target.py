@@ -11,6 +11,7 @@ from typing import Protocol
 
 from aigrid.protocol.errors import AigridError
 
+INPUT_MAX_BYTES = 1 << 18
 MESSAGE_MAX_CHARS = 2048
 
 
@@ -39,7 +40,7 @@ class Target:
 
 def input_of(target: Target, mutator: Mutator, seed: int, index: int) -> bytes:
     """The input of one execution: it follows from these alone."""
-    return mutator.make(Random(f"{target.name}/{seed}/{index}"))
+    return mutator.make(Random(f"{target.name}/{seed}/{index}"))[:INPUT_MAX_BYTES]
 
 
 def execute(target: Target, data: bytes) -> BaseException | None:

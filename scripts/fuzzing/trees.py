@@ -14,6 +14,7 @@ from scripts.fuzzing.mutations import INTERESTING, Bytes, mutated
 
 _CHANGES_MAX_BITS = 2
 _STEPS_MAX = 12
+_GROWTH_MAX_BYTES = 1 << 15
 _MANY = (2, 3, 17, 65, 300, 1100)
 
 
@@ -195,7 +196,8 @@ class Tree(Bytes):
     def _again(self, rng: Random, parent: Any, key: Any) -> None:
         """Once more, or many times; of an object, the same member twice."""
         if isinstance(parent, list):
-            parent[key:key] = [parent[key]] * rng.choice(_MANY)
+            room = _GROWTH_MAX_BYTES // (1 + len(self._codec.encode(parent[key])))
+            parent[key:key] = [parent[key]] * min(room, rng.choice(_MANY))
         elif isinstance(parent[key], dict) and parent[key]:
             inner = parent[key]
             parent[key] = msgspec.Raw(self._codec.twice(inner, rng.choice(list(inner))))

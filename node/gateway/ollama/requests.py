@@ -22,6 +22,7 @@ from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import RESERVED, packed
 
 EMBEDDING: Final = "feature-extraction"
+_DIMENSIONS_MAX: Final = 2**31 - 1
 _Raws = dict[str, msgspec.Raw]
 _encode = msgspec.json.Encoder().encode
 _S = TypeVar("_S", bound="NamedBody")
@@ -149,9 +150,18 @@ def decode_embed(body: bytes, *, single: bool) -> EmbedCall:
         raise _unsupported("truncate", "What is too long for the model is cut: leave it out.")
     parameters = dict[str, str | int | float | bool]()
     if parsed.dimensions is not None:
-        parameters["dimensions"] = parsed.dimensions  # only some servers can shorten vectors
+        # Only some servers can shorten vectors.
+        parameters["dimensions"] = _dimensions(parsed.dimensions)
     request = TaskRequest(EMBEDDING, _encode(texts), parameters)
     return EmbedCall(_model(parsed), request, len(texts), single, parsed.keep_alive)
+
+
+def _dimensions(said: int) -> int:
+    if not 1 <= said <= _DIMENSIONS_MAX:
+        raise InvalidRequestError(
+            f"`dimensions` must be from 1 to {_DIMENSIONS_MAX}.", param="dimensions"
+        )
+    return said
 
 
 def decode_show(body: bytes) -> str:

@@ -104,6 +104,19 @@ def test_what_does_not_fit_is_refused_and_says_where(body: dict[str, Any]) -> No
         ask("translation", **body)
 
 
+def test_what_does_not_fit_is_said_briefly() -> None:
+    name = "x" * 9000
+    bodies: tuple[dict[str, Any], ...] = (
+        {name: 1},
+        {"constraints": {name: 1}},
+        {"mode": {"name": "race", name: 1}},
+    )
+    for body in bodies:
+        with pytest.raises(InvalidRequestError) as caught:
+            ask("translation", input="hi", **body)
+        assert len(caught.value.message) < 500
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_body_or_refused(raw: bytes) -> None:
     try:
