@@ -1,13 +1,14 @@
 """Whatever happens to the clock, the disk and the process: what was used serves no more."""
 
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from aigrid.metagraph.database import Database
 from aigrid.node.policy.nonces import Nonces
@@ -17,7 +18,6 @@ from aigrid.protocol.limits import LIMITS
 START_MS = 1_800_000_000_000
 FEW = replace(LIMITS, nonces_kept_max=6, nonces_of_one_max=4)
 LIFE_MS = LIMITS.presentation_ttl_seconds * 1000
-HOUR_MS = 3_600_000
 Signed = tuple[str, str, int]  # holder, nonce, expiry
 
 
@@ -38,28 +38,22 @@ class Histories(RuleBasedStateMachine):
         """Whether it served; None where there was no room."""
         did, nonce, until_ms = signed
         assert until_ms > self.now
-        real = self.database.execute
-
-        def execute(*said: Any) -> Any:
-            if self.full:
-                raise UsageError("the disk is full", Code.DATA_DIRECTORY_UNUSABLE)
-            return real(*said)
-
-        self.database.execute = execute  # type: ignore[method-assign]
+        failing = UsageError("the disk is full", Code.DATA_DIRECTORY_UNUSABLE)
+        broken = mock.patch.object(self.database, "execute", side_effect=failing)
         refused: LocalError | None = None
         served = None
-        try:
-            served = self.nonces.use(did, nonce, until_ms=until_ms, now_ms=self.now)
-        except LocalError as error:
-            refused = error
-        finally:
-            self.database.execute = real  # type: ignore[method-assign]
+        with broken if self.full else nullcontext():
+            try:
+                served = self.nonces.use(did, nonce, until_ms=until_ms, now_ms=self.now)
+            except LocalError as error:
+                refused = error
         if refused is not None:
             assert refused.code is Code.RATE_LIMITED
             assert (refused.retry_after_seconds or 0) > 0
+        assert len(self.nonces) <= FEW.nonces_kept_max  # what has expired is forgotten by now
         return served
 
-    @rule(did=st.sampled_from("abc"), life_ms=st.integers(1, LIFE_MS))
+    @rule(did=st.sampled_from("abc"), life_ms=st.sampled_from([1, 1000, LIFE_MS]))
     def a_new_one_serves_unless_there_is_no_room(self, did: str, life_ms: int) -> None:
         self.number += 1
         signed = (did, f"n{self.number}", self.now + life_ms)
@@ -84,11 +78,11 @@ class Histories(RuleBasedStateMachine):
         valid = sorted(one for one in self.used if one[2] > self.now)
         assert self.present(data.draw(st.sampled_from(valid))) is not True
 
-    @rule(step=st.sampled_from([1, 1000, LIFE_MS, HOUR_MS]))
+    @rule(step=st.sampled_from([1, 1000, LIFE_MS]))
     def time_passes(self, step: int) -> None:
         self.now += step
 
-    @rule(step=st.sampled_from([1, 1000, LIFE_MS // 2]))
+    @rule(step=st.sampled_from([1, 1000, LIFE_MS]))
     def the_clock_steps_back(self, step: int) -> None:
         self.now -= step
 
@@ -103,11 +97,6 @@ class Histories(RuleBasedStateMachine):
         self.database = Database(self.path)
         self.nonces = Nonces(self.database, limits=FEW)
         self.used = {one: True for one, kept in self.used.items() if kept}
-
-    @invariant()
-    def it_is_within_its_bounds(self) -> None:
-        if hasattr(self, "nonces"):
-            assert len(self.nonces) <= FEW.nonces_kept_max
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):

@@ -295,6 +295,7 @@ async def test_the_next_header_on_a_kept_connection_has_its_own_time(behind_anot
         (head("GET", "/v1/models/%ff"), b"400"),
         (head("GET", "/v1/models/%zz"), b"400"),
         (head("GET", "/" + "x" * 60_000), b"431"),
+        (head("X" * 60_000, "/"), b"431"),
         (head("POST", "/v1/chat/completions", "Content-Length: 2", "Content-Length: 3"), b"400"),
         (head("POST", "/v1/chat/completions", JSON, *CHUNKED) + b"ZZ\r\n", b"400"),
         (head("POST", "/v1/chat/completions", JSON, *CHUNKED, "Content-Length: 5"), b"400"),
