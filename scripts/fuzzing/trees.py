@@ -166,7 +166,10 @@ class Tree(Bytes):
         holder = [self._codec.decode(seed)]
         for _ in range(1 + rng.getrandbits(rng.randrange(_CHANGES_MAX_BITS + 1))):
             self._change(rng, holder)
-        return self._codec.encode(holder[0])
+        try:
+            return self._codec.encode(holder[0])
+        except OverflowError:  # a number beside one that was the largest already
+            return seed
 
     def _change(self, rng: Random, holder: list[Any]) -> None:
         parent, key = _place(rng, holder)
