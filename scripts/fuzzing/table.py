@@ -9,9 +9,18 @@ from scripts.fuzzing.target import Target
 @cache
 def targets() -> dict[str, Target]:
     """All that are fuzzed; imports all that they decode with."""
-    from scripts.fuzzing import credentials, dialects, files, http, settings, upstream, wire
+    from scripts.fuzzing import (
+        credentials,
+        dialects,
+        files,
+        http,
+        settings,
+        upstream,
+        wire,
+        workers,
+    )
 
-    modules = (wire, credentials, files, dialects, upstream, http, settings)
+    modules = (wire, credentials, files, workers, dialects, upstream, http, settings)
     return {target.name: target for module in modules for target in module.TARGETS}
 
 
