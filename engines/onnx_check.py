@@ -32,6 +32,7 @@ _TYPES: Final = {
     25: ("uint2", 2), 26: ("int2", 2),
 }  # fmt: skip
 _EXTERNAL: Final = 1
+_SHOWN_MAX_CHARS: Final = 64
 
 
 class _Model:
@@ -286,9 +287,10 @@ def _check_operators(findings: _Findings) -> None:
         if operator in FORBIDDEN_OPERATORS:
             raise _unsafe(f"the ONNX operator {operator} is not allowed")
         if domain not in DOMAINS and (domain, operator) not in findings.functions:
-            raise _unsafe(f"the ONNX operator {domain}.{operator} is not one of the standard's")
+            named = f"{domain[:_SHOWN_MAX_CHARS]}.{operator[:_SHOWN_MAX_CHARS]}"
+            raise _unsafe(f"the ONNX operator {named} is not one of the standard's")
     if strange := sorted(findings.domains - DOMAINS - own):
-        raise _unsafe(f"the ONNX file wants operators of {strange[0]}")
+        raise _unsafe(f"the ONNX file wants operators of {strange[0][:_SHOWN_MAX_CHARS]}")
 
 
 def _unsafe(message: str) -> EngineError:

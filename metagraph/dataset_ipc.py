@@ -66,7 +66,10 @@ def decode_order(body: bytes) -> Order:
 
 def decode_report(body: bytes) -> Report:
     """Raises ValueError (msgspec's errors are) for anything else."""
-    return _reports.decode(body)
+    try:
+        return _reports.decode(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def length(header: bytes) -> int:

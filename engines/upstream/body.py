@@ -55,13 +55,13 @@ class Body:
                 if self._left:
                     break
             end = data.find(b"\n", at)
+            if (len(data) if end < 0 else end) - at > _LINE_MAX_BYTES:
+                raise ValueError("a line without end")
             if end < 0:
                 break
             self._line(data[at:end].removesuffix(b"\r"))
             at = end + 1
         self._rest = data[at:]
-        if not self.over and len(self._rest) > _LINE_MAX_BYTES:
-            raise ValueError("a line without end")
         return b"".join(parts)
 
     def _line(self, line: bytes) -> None:

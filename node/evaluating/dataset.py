@@ -76,7 +76,8 @@ def parse_dataset(
             items.append(Item(*_item(line, contract, form, constraints), number))
         except (ValueError, OverflowError, RecursionError, InvalidRequestError) as error:
             said = error.message if isinstance(error, InvalidRequestError) else str(error)
-            raise UsageError(f"line {number} of the dataset: {said.rstrip('.')}") from None
+            said = said[: LIMITS.error_message_max_chars].rstrip(".")
+            raise UsageError(f"line {number} of the dataset: {said}") from None
     if not items:
         raise UsageError('the dataset is empty: give lines of {"input": ..., "expected": ...}')
     return Dataset(hashlib.sha256(data).hexdigest(), tuple(items))

@@ -82,6 +82,7 @@ def preferences_of(provider: bytes | msgspec.Raw) -> Preferences:
     except (ValueError, RecursionError) as error:
         what, _, where = str(error).partition(" - at `$")
         param = "provider" + where.rstrip("`")
+        what = what[:300]  # it names members that are none, however long
         raise InvalidRequestError(f"`{param}` is wrong: {what}.", param=param) from None
     return Preferences(
         order=tuple(parsed.order or ()),

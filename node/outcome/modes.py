@@ -129,7 +129,8 @@ def mode_of(said: bytes) -> Mode:
     try:
         mode = _DECODER.decode(said)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidRequestError(f"The mode is not understood: {error}.", param="mode") from None
+        wrong = str(error)[:300]  # it names members that are none, however long
+        raise InvalidRequestError(f"The mode is not understood: {wrong}.", param="mode") from None
     if isinstance(mode, str):
         found = _NAMED.get(mode)
         if found is None:

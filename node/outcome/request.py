@@ -27,6 +27,7 @@ CAPABILITY: Final = "capability:"
 
 STRATEGY: Final = "strategy"
 _TEXT: Final = "text-generation"
+_REASON_MAX_CHARS: Final = 300
 _DEFAULT_STRATEGY: Final = "balanced"
 _BALANCED: Final = msgspec.Raw(b'"balanced"')
 _NOTHING: Final = msgspec.Raw(b"null")
@@ -76,7 +77,7 @@ def decode(raw: bytes) -> Body:
         raw.decode()  # msgspec checks only the strings that it keeps
         return _BODY.decode(raw)
     except msgspec.ValidationError as error:
-        wrong = str(error)
+        wrong = str(error)[:_REASON_MAX_CHARS]  # it names members that are none, however long
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         wrong = no_json(raw, error)
     raise InvalidRequestError(
@@ -223,8 +224,9 @@ def filters_of(capability: str, said: Any, selecting: Mapping[str, Any]) -> Filt
         filters = msgspec.convert(whole, Filters)
         filters.check()
     except (msgspec.ValidationError, UsageError, UnicodeError) as error:
+        wrong = str(error)[:_REASON_MAX_CHARS]
         raise InvalidRequestError(
-            f"The constraints are not understood: {error}.", param="constraints"
+            f"The constraints are not understood: {wrong}.", param="constraints"
         ) from None
     return filters
 

@@ -175,7 +175,7 @@ def load(
     for source, values, prefix in sources:
         for key, value in values.items():
             if key not in _FIELDS:
-                raise UsageError(f"{source}: there is no setting {prefix}{key}")
+                raise UsageError(f"{source}: there is no setting {prefix}{key[:80]}")
             field, read = _FIELDS[key]
             try:
                 merged[field] = read(Spelled(value) if prefix and isinstance(value, str) else value)

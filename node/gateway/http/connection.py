@@ -233,6 +233,7 @@ class Connection:
 
     async def _answer_next(self) -> bool:
         """Whether another request may follow."""
+        self._is_bodiless = False  # of what comes next, which may be no request at all
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as error:
@@ -257,7 +258,8 @@ class Connection:
 
     def _problem(self, event: h11.Request) -> tuple[int, str]:
         """The status that refuses a complete header, and why; 0 for one that may be answered."""
-        size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+        size = len(event.method) + len(event.target)
+        size += sum(len(name) + len(value) for name, value in event.headers)
         if event.http_version not in _VERSIONS:
             return 505, "The request is of another version of HTTP."
         if size > self._limits.headers_max_bytes:

@@ -17,11 +17,12 @@ from aigrid.node.gateway.ollama.options import read
 from aigrid.node.gateway.openai.fields import explain
 from aigrid.node.outcome.no_json import no_json
 from aigrid.protocol.errors import Code, InvalidRequestError
-from aigrid.protocol.inference import TaskRequest, TextRequest, check_settings
+from aigrid.protocol.inference import TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import RESERVED, packed
 
 EMBEDDING: Final = "feature-extraction"
+_DIMENSIONS_MAX: Final = 2**31 - 1
 _Raws = dict[str, msgspec.Raw]
 _encode = msgspec.json.Encoder().encode
 _S = TypeVar("_S", bound="NamedBody")
@@ -149,10 +150,18 @@ def decode_embed(body: bytes, *, single: bool) -> EmbedCall:
         raise _unsupported("truncate", "What is too long for the model is cut: leave it out.")
     parameters = dict[str, str | int | float | bool]()
     if parsed.dimensions is not None:
-        parameters["dimensions"] = parsed.dimensions  # only some servers can shorten vectors
-    check_settings(parameters, within="")
+        # Only some servers can shorten vectors.
+        parameters["dimensions"] = _dimensions(parsed.dimensions)
     request = TaskRequest(EMBEDDING, _encode(texts), parameters)
     return EmbedCall(_model(parsed), request, len(texts), single, parsed.keep_alive)
+
+
+def _dimensions(said: int) -> int:
+    if not 1 <= said <= _DIMENSIONS_MAX:
+        raise InvalidRequestError(
+            f"`dimensions` must be from 1 to {_DIMENSIONS_MAX}.", param="dimensions"
+        )
+    return said
 
 
 def decode_show(body: bytes) -> str:

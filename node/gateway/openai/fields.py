@@ -22,6 +22,7 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 """What is refused by name: the values that change nothing, and what is said of all others."""
 
 _SEED_MAX = 2**63
+_REASON_MAX_CHARS = 300
 _MEMBERS: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Members)
 
 
@@ -100,6 +101,7 @@ def explain(reason: str, within: str = "") -> InvalidRequestError:
     `within` names what was decoded, where that is no whole body.
     """
     what, _, where = reason.partition(" - at `$")
+    what = what[:_REASON_MAX_CHARS]  # a name that nobody knows may be as long as the body
     param = (within + where.rstrip("`")).lstrip(".")
     missing = re.fullmatch(r"Object missing required field `(\w+)`", what)
     if missing is not None:

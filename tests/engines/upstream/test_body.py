@@ -66,6 +66,19 @@ def test_what_is_no_chunk_is_refused(framed: bytes) -> None:
         Body(None, chunked=True).feed(framed)
 
 
+@pytest.mark.parametrize("length", [4096, 4097])
+def test_a_line_is_as_long_as_it_may_be_however_it_comes(length: int) -> None:
+    framed = b"0\r\n" + b"x" * length + b"\n\n"
+    for pieces in ([framed], [framed[:9], framed[9:]], [framed[:-2], framed[-2:]]):
+        body = Body(None, chunked=True)
+        if length > 4096:
+            with pytest.raises(ValueError, match="line"):
+                [body.feed(piece) for piece in pieces]
+        else:
+            assert b"".join(map(body.feed, pieces)) == b""
+            assert body.is_clean
+
+
 def test_without_a_length_all_is_body() -> None:
     body = Body(None, chunked=False)
     assert body.feed(b"abc") == b"abc"

@@ -104,6 +104,10 @@ def test_nothing_is_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> No
     assert "at most 200 bytes" in refusal(lines(*[ITEM] * 10))
 
 
+def test_what_is_wrong_with_a_line_is_said_briefly() -> None:
+    assert len(refusal(lines({**ITEM, "x" * 5000: 1}))) < 600
+
+
 EXPECTED: dict[str, Any] = {
     "zero-shot-classification": ({"text": "x", "labels": ["a"]}, "a"),
     "token-classification": ("Ann", [{"entity": "PER", "start": 0, "end": 3}]),

@@ -179,6 +179,14 @@ def test_nothing_said_is_nothing_checked() -> None:
     contract.check_parameters({"anything": 1})
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400])
+def test_a_number_that_no_message_carries_is_no_parameter(number: int) -> None:
+    contract = Contract("x", "X", "x", (), NOTHING, NOTHING, NOTHING)
+    contract.check_parameters({"a": 2**63 - 1, "b": -(2**63), "c": 1e300})
+    with pytest.raises(InvalidRequestError, match="64 bits"):
+        contract.check_parameters({"a": number})
+
+
 def test_what_nobody_knows_is_refused_with_what_may_have_been_meant() -> None:
     with pytest.raises(InvalidRequestError, match="translation"):
         known().of("tranlsation")

@@ -165,6 +165,19 @@ def test_an_input_that_cannot_be_written_down_again_is_refused() -> None:
         wanted(unsaid("translation"), deep, parameters={})
 
 
+def test_what_does_not_fit_is_said_briefly() -> None:
+    name = "x" * 9000
+    bodies: tuple[dict[str, Any], ...] = (
+        {name: 1},
+        {"constraints": {name: 1}},
+        {"mode": {"name": "race", name: 1}},
+    )
+    for body in bodies:
+        with pytest.raises(InvalidRequestError) as caught:
+            ask("translation", input="hi", **body)
+        assert len(caught.value.message) < 500
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_body_or_refused(raw: bytes) -> None:
     try:

@@ -295,6 +295,7 @@ async def test_the_next_header_on_a_kept_connection_has_its_own_time(behind_anot
         (head("GET", "/v1/models/%ff"), b"400"),
         (head("GET", "/v1/models/%zz"), b"400"),
         (head("GET", "/" + "x" * 60_000), b"431"),
+        (head("X" * 60_000, "/"), b"431"),
         (head("POST", "/v1/chat/completions", "Content-Length: 2", "Content-Length: 3"), b"400"),
         (head("POST", "/v1/chat/completions", JSON, *CHUNKED) + b"ZZ\r\n", b"400"),
         (head("POST", "/v1/chat/completions", JSON, *CHUNKED, "Content-Length: 5"), b"400"),
@@ -311,6 +312,17 @@ async def test_what_is_no_http_1_is_refused_in_kind(data: bytes, status: bytes) 
     assert headers["x-request-id"].startswith("req_")
     assert b"b'" not in answer
     assert b"key" not in answer
+
+
+async def test_what_is_no_http_behind_a_head_is_told_why() -> None:
+    with capture_logs() as logs:
+        asked = b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nNONSENSE\r\n\r\n"
+        answer = await exchange(asked)
+    _, refusal = answer.split(b"\r\n\r\n", 1)
+    assert answer.startswith(b"HTTP/1.1 200")
+    status, _, body = parts(refusal)
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert not [log for log in logs if log["event"] == "connection_failed"]
 
 
 async def test_what_is_no_http_is_counted() -> None:

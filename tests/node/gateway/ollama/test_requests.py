@@ -1,5 +1,6 @@
 """Decoding: whatever is sent becomes a call within bounds, or one typed error."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -83,6 +84,12 @@ def test_a_size_is_for_those_who_can_shorten_vectors() -> None:
     with pytest.raises(InvalidRequestError) as refused:
         decode_embed(wide, single=False)
     assert refused.value.param == "dimensions"
+
+
+@pytest.mark.parametrize("size", [-1, 0, 2**31, 10**30])
+def test_a_size_that_no_vector_has_is_refused(size: int) -> None:
+    with pytest.raises(InvalidRequestError, match="dimensions"):
+        embed(json.dumps({"model": "m", "input": "x", "dimensions": size}).encode())
 
 
 def test_an_option_by_the_name_of_a_field_is_none_as_with_ollama() -> None:

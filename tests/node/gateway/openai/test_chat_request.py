@@ -299,3 +299,10 @@ def test_random_json_is_accepted_or_refused(value: Any) -> None:
 def test_random_bytes_are_refused(data: bytes) -> None:
     decodes_or_refuses(data)
     decodes_or_refuses(body()[:-1] + b',"x":' + data + b"}")
+
+
+def test_what_a_provider_is_not_is_said_briefly() -> None:
+    said = {"messages": [{"role": "user", "content": "x"}], "provider": {"a" * 9000: 1}}
+    with pytest.raises(InvalidRequestError) as caught:
+        decode_chat(json.dumps(said).encode())
+    assert len(caught.value.message) < 500

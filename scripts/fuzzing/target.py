@@ -1,0 +1,84 @@
+"""What is fuzzed: a function over bytes, what makes its inputs, the errors that it may raise."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+from aigrid.protocol.errors import AigridError
+
+INPUT_MAX_BYTES = 1 << 18
+MESSAGE_MAX_CHARS = 2048
+
+
+class Mutator(Protocol):
+    """Makes inputs: the same generator in the same state makes the same one."""
+
+    def make(self, rng: Random) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One decoder.
+
+    Attributes:
+        name: as on the command line.
+        inputs: makes the mutator; called once, in the process that fuzzes.
+        run: decodes one input. An AssertionError is a finding like any other error.
+        may_raise: errors that are an answer. Those of ours must, besides, be fit to be shown.
+    """
+
+    name: str
+    inputs: Callable[[], Mutator]
+    run: Callable[[bytes], object]
+    may_raise: tuple[type[Exception], ...]
+
+
+def input_of(target: Target, mutator: Mutator, seed: int, index: int) -> bytes:
+    """The input of one execution: it follows from these alone."""
+    return mutator.make(Random(f"{target.name}/{seed}/{index}"))[:INPUT_MAX_BYTES]
+
+
+def execute(target: Target, data: bytes) -> BaseException | None:
+    """Run the target; what it should not have raised."""
+    try:
+        target.run(data)
+    except target.may_raise as error:
+        return _unfit(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 -- boundary: whatever it is, it is the finding
+        return error
+    return None
+
+
+def _unfit(error: Exception) -> BaseException | None:
+    """Why an error of ours cannot be told to anybody, or None."""
+    if not isinstance(error, AigridError):
+        return None
+    try:
+        error.message.encode()
+        assert len(error.message) <= MESSAGE_MAX_CHARS, f"{len(error.message)} characters"
+        assert error.info is not None
+    except Exception as unfit:  # noqa: BLE001 -- boundary: as above
+        return unfit.with_traceback(error.__traceback__)
+    return None
+
+
+@cache
+def scratch() -> Path:
+    """A folder for inputs that are files; in memory where that is possible."""
+    shared = Path("/dev/shm")
+    at = shared if os.access(shared, os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="aigrid-fuzz-", dir=at))
+
+
+def as_file(data: bytes, name: str) -> Path:
+    """`data` in a file, which the next of that name takes the place of."""
+    path = scratch() / name
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,144 @@
+"""The process that fuzzes: `python -m scripts.fuzzing.worker`, started by `scripts.fuzz`.
+
+It is told by JSON on standard input what to do, notes in a shared file where it is before each
+execution, so that its death or silence can be blamed on one, and says by lines of JSON what it
+found. Time is measured as its own CPU time: what others do on the machine is no hang.
+"""
+
+import gc
+import json
+import mmap
+import resource
+import struct
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from scripts.fuzzing.table import target_of
+from scripts.fuzzing.target import Target, execute, input_of
+
+PLACE = struct.Struct("<qq")  # number of the target, index of the execution
+_BATCH = 64  # executions between looks at the clock
+_KIB = 1024
+
+
+def main() -> int:
+    told = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_AS, (told["address_space_bytes"],) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with Path(told["place"]).open("r+b") as file, mmap.mmap(file.fileno(), PLACE.size) as place:
+        for number, job in enumerate(told["jobs"]):
+            PLACE.pack_into(place, 0, number, -1)
+            _say(end=job["target"], **_fuzz(job, number, place, told))
+    return 0
+
+
+def _fuzz(job: dict[str, Any], number: int, place: mmap.mmap, told: dict[str, Any]) -> Any:
+    target = target_of(job["target"])
+    mutator = target.inputs()
+    told_of = _Told(target)
+    index, last = job["first"], job["first"] + job["executions"]
+    began, spent = time.monotonic(), time.thread_time()
+    first_bytes = 0
+    while index < last and time.monotonic() - began < job["seconds"]:
+        batch = range(index, min(index + _BATCH, last))
+        before = _restart_peak()
+        for index in batch:
+            PLACE.pack_into(place, 0, number, index)
+            data = input_of(target, mutator, told["seed"], index)
+            at = time.thread_time()
+            wrong = execute(target, data)
+            if wrong is not None:
+                told_of.error(index, data, wrong)
+                del wrong
+            took = time.thread_time() - at
+            if (
+                took > told["slow_seconds"]
+                and (again := _again(target, data)) > told["slow_seconds"]
+            ):
+                told_of.say(index, data, "slow", f"{again:.1f} s")
+        if _peak_bytes() - before > told["grown_bytes"]:
+            for index in batch:
+                PLACE.pack_into(place, 0, number, index)
+                data = input_of(target, mutator, told["seed"], index)
+                before = _restart_peak()
+                execute(target, data)
+                if (grown := _peak_bytes() - before) > told["grown_bytes"]:
+                    told_of.say(index, data, "memory", f"{grown >> 20} MiB")
+        index = batch.stop
+        first_bytes = first_bytes or _resident_bytes()
+    gc.collect()
+    return {
+        "executions": index - job["first"],
+        "seconds": time.monotonic() - began,
+        "cpu_seconds": time.thread_time() - spent,
+        "grown_bytes": max(0, _resident_bytes() - first_bytes),
+    }
+
+
+def _again(target: Target, data: bytes) -> float:
+    """CPU seconds of a second run: the first may have been the one that imported something."""
+    at = time.thread_time()
+    execute(target, data)
+    return time.thread_time() - at
+
+
+class _Told:
+    """Says what is found in a target: with the input, the first time at each place."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target.name
+        self._seen: set[str] = set()
+
+    def error(self, index: int, data: bytes, wrong: BaseException) -> None:
+        said = f"{type(wrong).__name__}: {wrong}"[:300]
+        frames = "".join(traceback.format_exception(wrong, limit=-12))[-4000:]
+        self.say(index, data, _where(wrong), said, frames)
+
+    def say(self, index: int, data: bytes, where: str, said: str, trace: str = "") -> None:
+        if where in self._seen:
+            return
+        self._seen.add(where)
+        texts = {"where": where, "said": said, "trace": trace}
+        shown = {n: t.encode("utf-8", "backslashreplace").decode() for n, t in texts.items()}
+        _say(found=self._target, index=index, data=data.hex(), **shown)
+
+
+def _where(wrong: BaseException) -> str:
+    """Type of an error, and the innermost place in our code that it came through."""
+    frames = traceback.extract_tb(wrong.__traceback__)
+    own = [
+        one
+        for one in frames
+        if "site-packages" not in one.filename and "/lib/python" not in one.filename
+    ]
+    at = own[-1] if own else frames[-1]
+    return f"{type(wrong).__name__} at {Path(at.filename).name}:{at.lineno}"
+
+
+def _say(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def _restart_peak() -> int:
+    """Forget how much memory this process has had at most; what it has now, in bytes.
+
+    What `getrusage` tells is of no use: it begins with what the process had that started this one.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+    return _resident_bytes()
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * _KIB
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Every decoder under a few mutated inputs, and the fuzzer under decoders with a fault."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripts.fuzz import MIB, Bounds, Run, keep, words_of
+from scripts.fuzzing.table import target_of, targets
+from scripts.fuzzing.target import input_of
+
+EXECUTIONS = 120
+SEED, FAULTY = 257, 100  # each faulty decoder meets the one input exactly once
+TIGHT = Bounds(slow_seconds=0.1, hang_seconds=1.0, grown_bytes=32 * MIB)
+
+
+def test_no_decoder_raises_what_it_does_not_announce() -> None:
+    run = Run(tuple(targets()), 3600, EXECUTIONS, seed=1)
+    run.go()
+    assert not run.findings, words_of(run.findings[0], 1)
+    assert {tally.executions for tally in run.tallies.values()} == {EXECUTIONS}
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        ("error", "KeyError at planted.py"),
+        ("hang", "hang"),
+        ("slow", "slow"),
+        ("death", "death with status 139"),
+        ("memory", "memory"),
+    ],
+)
+def test_a_fault_is_found_and_its_line_repeats_it(fault: str, where: str, tmp_path: Path) -> None:
+    run = Run((f"planted-{fault}",), 3600, FAULTY, seed=SEED, bounds=TIGHT)
+    run.go()
+    first = run.findings[0]
+    assert first.where.startswith(where)
+    target = target_of(first.target)
+    assert input_of(target, target.inputs(), SEED, first.index) == b"77"
+    assert run.tallies[first.target].executions == FAULTY
+    keep(run.findings[:1], tmp_path, SEED)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"77"]
+    if fault == "error":
+        assert len(run.findings) == 1
+        *_, line = words_of(first, SEED).splitlines()
+        command = line.removeprefix("again: ").split()[1:]
+        again = [sys.executable, *command]
+        said = subprocess.run(again, capture_output=True, text=True, check=False).stderr
+        assert "KeyError: 'not announced'" in said
+
+
+def test_the_same_seed_makes_the_same_inputs() -> None:
+    for name, target in targets().items():
+        made = []
+        for _ in range(2):
+            mutator = target.inputs()
+            made.append([input_of(target, mutator, 5, index) for index in range(9)])
+        assert made[0] == made[1], name
+        assert len(set(made[0])) > 4, name
