@@ -30,16 +30,13 @@ OPEN_FILES_PER_NODE = 4
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     if arguments.list:
         for name in scenarios():
             print(f"{name:18} {options_of(name, {}).about}")
         return 0
     try:
-        said = {name: value for name, value in vars(arguments).items() if name in settable()}
-        options = options_of(
-            arguments.scenario, {name: value for name, value in said.items() if value is not None}
-        )
+        options = options_given(arguments)
     except ValueError as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 2
@@ -61,22 +58,30 @@ def main() -> int:
     return 0 if outcome.well else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def options_given(arguments: argparse.Namespace) -> Options:
+    """Of the scenario, with the flags on top. Raises ValueError."""
+    said = {name: getattr(arguments, name) for name in settable()}
+    return options_of(
+        arguments.scenario, {name: value for name, value in said.items() if value is not None}
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="simulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("scenario", nargs="?", default="", help="see --list; none: no faults")
-    parser.add_argument("--list", action="store_true", help="name the scenarios")
-    parser.add_argument("--net", choices=["model"], default="model", help="which network")
-    parser.add_argument("--out", help=f"folder for {REPORT_FILE} and {PAGE_FILE}")
+    made.add_argument("scenario", nargs="?", default="", help="see --list; none: no faults")
+    made.add_argument("--list", action="store_true", help="name the scenarios")
+    made.add_argument("--net", choices=["model"], default="model", help="which network")
+    made.add_argument("--out", help=f"folder for {REPORT_FILE} and {PAGE_FILE}")
     for name, (default, doc) in settable().items():
         flag, told = "--" + name.replace("_", "-"), f"{doc} ({default})".replace("%", "%%")
         if isinstance(default, bool):
             how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         else:
             how = {"type": type(default), "metavar": "X"}
-        parser.add_argument(flag, default=None, help=told, **how)
-    return parser
+        made.add_argument(flag, default=None, help=told, **how)
+    return made
 
 
 def _run(options: Options) -> Outcome:

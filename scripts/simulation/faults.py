@@ -13,7 +13,7 @@ SKEW_BELIEVED_SECONDS = 120
 
 
 class Faults:
-    """Acts on the nodes that `spare` does not name.
+    """`restart` starts a node that was killed, of which `killed` hears.
 
     Attributes:
         log: (seconds, what) for the report.
@@ -71,8 +71,8 @@ class Faults:
         for one in self.skewed:
             one.clock.skew_seconds = 0.0
         for name in sorted(self.down):
-            self.down.discard(name)
             await self._restart(name)
+        self.down.clear()
         self.note("faults end")
 
     def _slow_down(self, one: SimNode) -> None:
@@ -100,10 +100,10 @@ class Faults:
 
     async def _revive(self, name: str) -> None:
         await trio.sleep(spread(self._options.down_seconds).draw(self._rng))
-        if name in self.down:
-            self.down.discard(name)
+        with trio.CancelScope(shield=True):  # half a start would be no node
             await self._restart(name)
-            self.note(f"{name} is back")
+        self.down.discard(name)
+        self.note(f"{name} is back")
 
     async def _partition(self) -> None:
         options = self._options

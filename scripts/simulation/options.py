@@ -51,6 +51,7 @@ class Options:
     crashes: float = _option(0.0, "share of requests in which the engine's worker dies")
 
     rate: float = _option(2.0, "requests a second in the whole grid, at random times")
+    askers: int = _option(0, "nodes that ask, 0: all honest ones")
     publish: float = _option(1.0, "records that nodes issue a second, in the whole grid")
     words: int = _option(6, "tokens of a request, and so of its answer")
     by_capability: bool = _switch("ask for a capability instead of a model")

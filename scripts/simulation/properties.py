@@ -7,10 +7,12 @@ Safety:
     bounded           nobody's records take more room than one issuer may have
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
+    clock             who is far off in time takes itself to be so far off
     no_crash          no node ends by itself
 Liveness:
-    all_know_all      every node knows every member
-    converged         what live nodes say now, and have said for a while, is known to all
+    comes_up          all join, and know each other and what is offered
+    converged         every node knows every member and somebody alive, and what live nodes say now
+                      and have said for a while is known to all
     served            requests are answered again
 """
 
@@ -30,8 +32,11 @@ from aigrid.protocol.record import Record, RecordKey
 VIOLATIONS_MAX = 20
 # How long ago something was said that all have to know by now, where nothing is lost.
 GRACE_SECONDS = 5.0
+# Of what ends so soon, nothing is asked.
+ENDING_MS = 2000
 # Beyond patience: loading, a silent node, the answer itself.
 ANSWER_SECONDS = 60.0
+_COUNT = "SELECT COUNT(*) FROM records WHERE issuer = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ class Watch:
 
     def learned(self, name: str, record: Record) -> None:
         """A node has taken in a record, of its own or another's."""
+        if name not in self._sim.nodes:
+            return  # it is being killed
         node = self._sim.nodes[name].node
         held, rank = self._held.setdefault(name, {}), (record.valid_from_ms, record.content_id)
         before = held.get(record.key)
@@ -89,9 +96,9 @@ class Watch:
 
     def _spread(self, name: str, record: Record, own_did: str) -> None:
         now = trio.current_time()
-        if record.issuer == own_did and record.content_id not in self._said_at:
+        if record.content_id not in self._said_at:
             self._said_at[record.content_id] = now
-            if self.measured and name not in self.exempt:
+            if self.measured and record.issuer == own_did and name not in self.exempt:
                 others = {one.name for one in self.honest() if one.name != name}
                 self.propagation.issue(record.content_id, now, others)
         self.propagation.learn(record.content_id, name, now)
@@ -108,7 +115,8 @@ class Watch:
                 self.violated("members_only", f"{one.name} takes {min(strange)} for a member")
             for flooder, did in self.flooders.items():
                 self.checks["bounded"] += 1
-                count = len(one.node.graph.store.of_issuer(did))
+                row = one.node.graph.store.database.row(_COUNT, (did,))
+                count = 0 if row is None else row[0]
                 if count > LIMITS.records_per_issuer_max:
                     self.violated("bounded", f"{one.name} holds {count} records of {flooder}")
 
@@ -130,17 +138,24 @@ class Watch:
                 yield f"{one.name} does not know {missing} members"
             if not one.node.peers.alive_members():
                 yield f"{one.name} is alone"
-        now, now_ms = trio.current_time(), self._sim.now_ms()
         for speaker in honest:
-            own = speaker.node.identity.did
-            for record in speaker.node.graph.live_records(now_ms + 2000, issuer=own):
-                said = self._said_at.get(record.content_id, 0.0)
-                if record.kind is Kind.RECEIPT or now - said < GRACE_SECONDS:
-                    continue
+            for record in self._settled(speaker):
                 for one in honest:
                     held = self._held.get(one.name, {}).get(record.key)
                     if held is None or held[1] != record.content_id:
                         yield f"{one.name} lacks {record.kind.value} of {speaker.name}"
+
+    def _settled(self, speaker: SimNode) -> Iterator[Record]:
+        """What a node, and the authority through it, says now and has said for a while."""
+        node, now = speaker.node, trio.current_time()
+        issuers = [node.identity.did]
+        if node.grid.authority is not None:
+            issuers.append(node.grid.authority.did)
+        for issuer in issuers:
+            for record in node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer):
+                said = self._said_at.get(record.content_id, 0.0)
+                if record.kind is not Kind.RECEIPT and now - said >= GRACE_SECONDS:
+                    yield record
 
     async def until_well(self, seconds: float, progress: Callable[[float], None]) -> float | None:
         """Wait until nothing lags; how long it took, None where it did not come to that."""

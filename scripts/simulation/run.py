@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from aigrid.node.settings.trust import TrustConfig
 FOUNDER = "n0000"
 READY_SECONDS = 120.0
 STORM_SECONDS = 300.0
-AFTER_SECONDS = 20.0
+AFTER_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 QUICK_JOINS = 10_000.0
 
@@ -80,7 +80,7 @@ def simulate(options: Options, directory: Path, progress: Progress = _silent) ->
     if not options.storm:
         limits |= dict.fromkeys(("joins_burst", "joins_per_second"), QUICK_JOINS)
     outcome = Outcome(options)
-    with deterministic.limits(**limits), deterministic.verified_once(), planted(options.plant):
+    with deterministic.limits(**limits), deterministic.verified_once():
         deterministic.run(options.seed, _Run(options, directory, progress, outcome).main)
     return outcome
 
@@ -128,12 +128,23 @@ class _Run:
     async def _live(self) -> None:
         self._outcome.attackers = self._bad
         self._watch.exempt.update(self._bad)
-        for phase in (self._come_up, self._be_used, self._recover):
-            name, began, cpu = phase.__name__.strip("_"), trio.current_time(), time.process_time()
+        try:
+            await self._timed("come_up", self._come_up)
+        except trio.TooSlowError:
+            self._watch.violated("comes_up", "the grid did not come up in time")
+            return
+        with planted(self._options.plant):
+            await self._timed("be_used", self._be_used)
+            await self._timed("recover", self._recover)
+        self._outcome.records = len(self._sim.nodes[FOUNDER].node.graph.items(self._sim.now_ms()))
+
+    async def _timed(self, name: str, phase: Callable[[], Awaitable[None]]) -> None:
+        began, cpu = trio.current_time(), time.process_time()
+        try:
             await phase()
+        finally:
             spent = trio.current_time() - began, time.process_time() - cpu
             self._outcome.phases[name] = spent
-        self._outcome.records = len(self._sim.nodes[FOUNDER].node.graph.items(self._sim.now_ms()))
 
     # The grid comes up
 
@@ -234,7 +245,7 @@ class _Run:
                 nursery.start_soon(flood, sim.nodes[name], options.flood_rate, rng)
             rng = random.Random(f"{options.seed}/publish")
             nursery.start_soon(
-                publish, rng, self._askers, options.publish, options.duration_seconds
+                publish, rng, self._speakers, options.publish, options.duration_seconds
             )
             await self._workload.run(options.rate, options.duration_seconds)
             for one in faults.skewed:
@@ -243,6 +254,9 @@ class _Run:
         await faults.stop()
 
     def _askers(self) -> list[SimNode]:
+        return self._speakers()[: self._options.askers or None]
+
+    def _speakers(self) -> list[SimNode]:
         return [one for one in self._watch.honest() if one.name not in self._faults.down]
 
     async def _look(self, began: float) -> None:
