@@ -1,14 +1,14 @@
 """Members that mean ill. They hold valid memberships, and keep to the wire format."""
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 from scripts.simulation.doubles import Cheat, Failing
 from scripts.simulation.workload import CAPABILITY
-from scripts.simulation.world import SimNode, Simulation
+from scripts.simulation.world import SimNode
 
 from aigrid.engines.base import Engine
 from aigrid.engines.echo import EchoEngine
@@ -28,21 +28,21 @@ def engine_of(kind: str) -> Callable[[], Engine]:
     return {"cheat": Cheat, "sybil": Failing}.get(kind, EchoEngine)
 
 
-async def arm(sim: Simulation, one: SimNode, kind: str, models: tuple[str, ...]) -> None:
-    """Have a node say that it serves, and make it what it is."""
+async def arm(
+    one: SimNode, kind: str, models: tuple[str, ...], offer: Callable[[str], Awaitable[None]]
+) -> None:
+    """Have a node `offer` what it says that it serves, and make it what it is.
+
+    Cheats and liars offer the very models of the others: another under the same name would be
+    refused as ambiguous.
+    """
     if kind in {"cheat", "liar"}:
         for name in models:
-            await _offer(sim, one, name)
+            await offer(name)
     elif kind == "sybil":
-        await _offer(sim, one, f"sybil-{one.name}")
+        await offer(f"sybil-{one.name}")
     if kind == "liar":
         _stall(one.node)
-
-
-async def _offer(sim: Simulation, one: SimNode, name: str) -> None:
-    model = await sim.publish_echo(one.name, name, capability=CAPABILITY, slots=64)
-    async with one.node.pool.lease(model):
-        pass
 
 
 def _stall(node: Node) -> None:

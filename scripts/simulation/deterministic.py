@@ -51,7 +51,7 @@ def limits(**changed: float) -> Iterator[None]:
 def verified_once() -> Iterator[None]:
     """What depends on a record's bytes alone is checked once for all nodes, not once by each."""
     module = aigrid.metagraph.refusals
-    checked = module.verify_form_and_signature
+    checked = vars(module)["verify_form_and_signature"]
     vars(module)["verify_form_and_signature"] = lru_cache(_VERIFIED_MAX)(checked)
     try:
         yield

@@ -7,7 +7,7 @@ Safety:
     bounded           nobody's records take more room than one issuer may have
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
-    clock             who is far off in time takes itself to be so far off
+    clock             who is off in time knows how far, and what is from the future is refused
     no_crash          no node ends by itself
 Liveness:
     comes_up          all join, and know each other and what is offered

@@ -50,6 +50,7 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
             "cdf": [(round(s, 4), round(share, 4)) for s, share in watch.propagation.each.cdf()],
         },
         "nodes": _per_node(outcome),
+        "refused_joins": dict(sorted(outcome.refused_joins.items())),
         "attackers": outcome.attackers,
         "clocks_reported_ms": outcome.clocks_reported,
         "faults": [(round(at, 2), what) for at, what in outcome.faults],

@@ -2,8 +2,10 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -19,14 +21,17 @@ from scripts.simulation.spread import spread
 from scripts.simulation.workload import CAPABILITY, Request, Workload, publish
 from scripts.simulation.world import SimNode, Simulation, eventually
 
+from aigrid.engines.base import Engine
 from aigrid.node.settings.placement import PlacementConfig
 from aigrid.node.settings.trust import TrustConfig
+from aigrid.protocol.errors import AigridError, Code
 
 FOUNDER = "n0000"
 READY_SECONDS = 120.0
 STORM_SECONDS = 300.0
 AFTER_SECONDS = 10.0
 LOOK_SECONDS = 1.0
+JOIN_AGAIN_SECONDS = 2.0
 QUICK_JOINS = 10_000.0
 
 Progress = Callable[[str, float], None]
@@ -53,6 +58,7 @@ class Outcome:
     network: Conditions | None = None
     names: dict[str, str] = field(default_factory=dict)
     records: int = 0
+    refused_joins: Counter[str] = field(default_factory=Counter)
     attackers: list[str] = field(default_factory=list)
     clocks_reported: dict[str, int] = field(default_factory=dict)
     last_events: list[str] = field(default_factory=list)
@@ -76,7 +82,7 @@ def _silent(_phase: str, _share: float) -> None:
 
 def simulate(options: Options, directory: Path, progress: Progress = _silent) -> Outcome:
     """Run it; `directory` is empty, and takes the nodes' databases."""
-    limits = {"connections_wanted": options.connections}
+    limits: dict[str, float] = {"connections_wanted": options.connections}
     if not options.storm:
         limits |= dict.fromkeys(("joins_burst", "joins_per_second"), QUICK_JOINS)
     outcome = Outcome(options)
@@ -94,6 +100,7 @@ class _Run:
         self._progress = progress
         self._outcome = outcome
         self._incarnations: dict[str, int] = {}
+        self._refused_joins = outcome.refused_joins
         self._rng = random.Random(f"{options.seed}/run")
         self._models = tuple(f"parrot-{n}" for n in range(options.models))
         names = [f"n{n:04d}" for n in range(options.nodes)]
@@ -172,14 +179,15 @@ class _Run:
                 await self._offer(name, model)
         await eventually(self._all_offered, seconds=READY_SECONDS)
         for name in self._bad:
-            await arm(self._sim, self._sim.nodes[name], self._options.kind, self._models)
+            offer = partial(self._offer, name)
+            await arm(self._sim.nodes[name], self._options.kind, self._models, offer)
             if self._options.kind == "flood":
                 self._watch.flooders[name] = self._sim.nodes[name].node.identity.did
         await trio.sleep(3)
 
     async def _start(self, name: str) -> None:
         options, rng = self._options, random.Random(f"{self._options.seed}/{name}/machine")
-        engine = crashing(options.crashes, rng)
+        engine: Callable[[], Engine] = crashing(options.crashes, rng)
         if name in self._bad:
             engine = engine_of(options.kind)
         incarnation = self._incarnations[name] = self._incarnations.get(name, -1) + 1
@@ -194,7 +202,16 @@ class _Run:
         started.spawner.chunk_seconds = spread(options.token_ms).draw(rng) / 1000
 
     async def _join(self, name: str) -> None:
-        await self._sim.join(name, FOUNDER)
+        """As often as it takes: a host lets only so many strangers in at once."""
+        rng = random.Random(f"{self._options.seed}/{name}/join")
+        while True:
+            try:
+                await self._sim.join(name, FOUNDER)
+            except AigridError as error:
+                self._refused_joins[error.code.value] += 1
+                await trio.sleep(JOIN_AGAIN_SECONDS * rng.uniform(0.5, 1.5))
+            else:
+                return
 
     async def _offer(self, name: str, model_name: str) -> None:
         model = await self._sim.publish_echo(
@@ -205,10 +222,15 @@ class _Run:
                 pass
 
     def _all_offered(self) -> bool:
-        return all(
-            {view.name for view in one.node.router.models()} >= set(self._models)
-            for one in self._watch.honest()
-        )
+        """Whether every node knows every holder of every model; only few are its own peers."""
+        holders, now_ms = len(self._holders), self._sim.now_ms()
+        for one in self._watch.honest():
+            offered = one.node.graph.index.models(now_ms)
+            if {len(summary.candidates) for summary in offered} != {holders}:
+                return False
+            if {name for summary in offered for name in summary.names} != set(self._models):
+                return False
+        return True
 
     # It is used
 
@@ -248,16 +270,30 @@ class _Run:
                 publish, rng, self._speakers, options.publish, options.duration_seconds
             )
             await self._workload.run(options.rate, options.duration_seconds)
-            for one in faults.skewed:
-                self._outcome.clocks_reported[one.name] = one.node.peers.clock_ahead_ms()
+            self._look_at_clocks(faults.skewed)
             nursery.cancel_scope.cancel()
         await faults.stop()
 
+    def _look_at_clocks(self, skewed: list[SimNode]) -> None:
+        """They know of it; and beyond what is tolerated, what is from the future was refused."""
+        for one in skewed:
+            ahead_ms = self._outcome.clocks_reported[one.name] = one.node.peers.clock_ahead_ms()
+            if abs(ahead_ms - 1000 * self._options.skew_seconds) > 2000:
+                self._watch.violated("clock", f"{one.name} takes itself to be {ahead_ms} ms ahead")
+        late = self._options.skew_seconds < 0
+        far = abs(self._options.skew_seconds) > SKEW_BELIEVED_SECONDS
+        for one in (skewed if late else self._watch.honest()) if skewed and far else []:
+            if not one.node.graph.refused[Code.FROM_FUTURE]:
+                self._watch.violated("clock", f"{one.name} refused nothing from the future")
+
     def _askers(self) -> list[SimNode]:
-        return self._speakers()[: self._options.askers or None]
+        honest = [one for one in self._watch.honest() if one.name not in self._faults.down]
+        return honest[: self._options.askers or None]
 
     def _speakers(self) -> list[SimNode]:
-        return [one for one in self._watch.honest() if one.name not in self._faults.down]
+        """Those whose clock is far off, too: what they say is to be refused."""
+        unheard = {*self._bad, *self._faults.down}
+        return [one for name, one in sorted(self._sim.nodes.items()) if name not in unheard]
 
     async def _look(self, began: float) -> None:
         while True:
@@ -290,9 +326,6 @@ class _Run:
                 self._watch.violated("served", f"{when} {success:.1%} of {count} were answered")
             if count and wrong > wrong_max:
                 self._watch.violated("right", f"{when} {wrong:.1%} of the answers were wrong")
-        for name, ahead_ms in self._outcome.clocks_reported.items():
-            if abs(ahead_ms - 1000 * options.skew_seconds) > 2000:
-                self._watch.violated("clock", f"{name} takes its clock to be {ahead_ms} ms ahead")
 
 
 def rates(requests: list[Request], *, after: bool) -> tuple[float, float, int]:

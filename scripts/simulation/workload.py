@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -9,7 +10,7 @@ from scripts.simulation.world import SimNode
 
 from aigrid.metagraph.selection import ANYTHING, STRATEGIES, Criteria, Filters
 from aigrid.node.policy.caller import OPERATOR
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, VerificationError
 from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
 from aigrid.protocol.kinds import CapabilityBody, Kind
 
@@ -132,6 +133,8 @@ async def publish(
                 broader=(CAPABILITY,),
                 labels={"en": f"skill of {number}"},
             )
-            node.graph.issue(
-                Kind.CAPABILITY, body, node.identity, now_ms=node.now_ms(), ttl_ms=RECORD_MS
-            )
+            now_ms = node.now_ms()
+            with suppress(VerificationError):  # its clock was set back, and it knows better
+                node.graph.issue(
+                    Kind.CAPABILITY, body, node.identity, now_ms=now_ms, ttl_ms=RECORD_MS
+                )
