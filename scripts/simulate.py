@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,22 @@ def main() -> int:
         return 2
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _allow_files(options.nodes)
+    well = True
+    for seed in range(options.seed, options.seed + arguments.seeds):
+        well &= _one(replace(options, seed=seed), arguments.out, brief=arguments.seeds > 1)
+    return 0 if well else 1
+
+
+def _one(options: Options, out: str | None, *, brief: bool) -> bool:
+    """Run it, and tell of it; whether every property held. The newest report stays in `out`."""
     outcome = _run(options)
     found = report(outcome, _commit())
-    _tell(found)
-    if arguments.out:
-        folder = Path(arguments.out)
+    if brief:
+        print(f"seed {options.seed} {found['trace_hash'][:16]} {'well' if outcome.well else ''}")
+    else:
+        _tell(found)
+    if out:
+        folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REPORT_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
         (folder / PAGE_FILE).write_text(page(found), encoding="utf-8")
@@ -54,8 +66,8 @@ def main() -> int:
     if not outcome.well:
         for one in outcome.violations:
             print(f"FAILED {one.name} at {one.at_seconds:.2f} s: {one.what}")
-        print(f"replay: {replay_line(options)}")
-    return 0 if outcome.well else 1
+        print(f"replay: {replay_line(options)}", flush=True)
+    return outcome.well
 
 
 def options_given(arguments: argparse.Namespace) -> Options:
@@ -74,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--list", action="store_true", help="name the scenarios")
     made.add_argument("--net", choices=["model"], default="model", help="which network")
     made.add_argument("--out", help=f"folder for {REPORT_FILE} and {PAGE_FILE}")
+    made.add_argument(
+        "--seeds", type=int, default=1, help="so many runs, of this seed and the next"
+    )
     for name, (default, doc) in settable().items():
         flag, told = "--" + name.replace("_", "-"), f"{doc} ({default})".replace("%", "%%")
         if isinstance(default, bool):

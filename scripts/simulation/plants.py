@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from aigrid.metagraph.store import Store
 from aigrid.node.discovery.sync import RecordSync
-from aigrid.node.mesh.routing.attempts import Attempts
+from aigrid.node.mesh.routing.router import Router
 
 
 def _merge(_store: Store, _key: Any) -> None:
@@ -20,18 +19,14 @@ async def _reconciliation(_sync: RecordSync, _peer_id: str, *, push: bool) -> in
     return 0
 
 
-_FIRST = Attempts.first
-
-
-async def _failover(attempts: Attempts, ranking: Any, *arguments: Any, **more: Any) -> Any:
-    """Only the best candidate is ever asked."""
-    return await _FIRST(attempts, replace(ranking, kept=ranking.kept[:1]), *arguments, **more)
+async def _failover(_router: Router, *_arguments: Any, **_more: Any) -> None:
+    """Nobody goes on with an answer that broke off."""
 
 
 _PLANTS: dict[str, tuple[type, str, Any]] = {
     "merge": (Store, "_remembered", _merge),
     "reconciliation": (RecordSync, "sync", _reconciliation),
-    "failover": (Attempts, "first", _failover),
+    "failover": (Router, "_go_on", _failover),
 }
 
 

@@ -29,7 +29,7 @@ from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, RecordKey
 
-VIOLATIONS_MAX = 20
+VIOLATIONS_MAX = 10
 # How long ago something was said that all have to know by now, where nothing is lost.
 GRACE_SECONDS = 5.0
 # Of what ends so soon, nothing is asked.
