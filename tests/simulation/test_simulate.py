@@ -68,6 +68,34 @@ def test_a_planted_bug_is_caught_and_its_line_replays_it() -> None:
     assert (again[0], told(again[1], "FAILED", "trace")) == (1, told(lines, "FAILED", "trace"))
 
 
+@pytest.mark.parametrize(
+    ("faulty", "caught"),
+    [
+        (replace(SMALL, plant="merge", churn=12.0, loss="0.3"), "never_back"),
+        (replace(SMALL, plant="failover", crashes=0.3, holders=3), "served"),
+    ],
+)
+def test_other_bugs_are_caught_and_gone_without_the_plant(
+    tmp_path: Path, faulty: Options, caught: str
+) -> None:
+    for plant, expected in ((faulty.plant, {caught}), ("", set())):
+        home = tmp_path / (plant or "right")
+        home.mkdir()
+        outcome = simulate(replace(faulty, plant=plant), home)
+        assert {one.name for one in outcome.violations} == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["churn", "clock_behind_288", "flood", "join_storm", "liars", "mixed", "sybils"]
+)
+def test_scenarios_hold_in_small(tmp_path: Path, name: str) -> None:
+    small = options_of(name, {"nodes": 8, "duration_seconds": 16.0, "seed": 5})
+    outcome = simulate(small, tmp_path)
+    assert outcome.violations == [], replay_line(small)
+    assert outcome.watch is not None
+    assert all(outcome.watch.checks[kind] for kind in ("never_back", "members_only", "answered"))
+
+
 def test_without_the_bug_nothing_is_found_and_the_report_tells_of_it(tmp_path: Path) -> None:
     outcome = simulate(CUT, tmp_path)
     assert outcome.violations == []
