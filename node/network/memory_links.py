@@ -139,8 +139,7 @@ class PeerEvents:
 class Connection:
     """What two transports share; each holds its own `End` of it, possibly at other times."""
 
-    def __init__(self, peers: tuple[str, str], latency_seconds: float) -> None:
-        self.latency_seconds = latency_seconds
+    def __init__(self, peers: tuple[str, str]) -> None:
         self.ends = {peer_id: End() for peer_id in peers}
         self.closed = False
 
@@ -187,8 +186,9 @@ def unreachable(peer_id: str) -> RemoteError:
 class MemoryStream:
     """See `transport.Stream`. `peer` is its PeerId and IP address.
 
-    `blocked` says whether nothing passes between the two peers now, `count` takes (name, bytes),
-    `tell_reset` makes the other side lose its end after the latency.
+    `travel_seconds(bytes)` is how long what is sent now takes, `blocked` says whether nothing
+    passes between the two peers now, `count` takes (name, bytes), `tell_reset` makes the other side
+    lose its end after the latency.
     """
 
     def __init__(
@@ -197,14 +197,14 @@ class MemoryStream:
         pipes: tuple[Pipe, Pipe],
         end: End,
         *,
-        latency_seconds: float,
+        travel_seconds: Callable[[int], float],
         blocked: Callable[[], bool],
         count: Callable[[str, int], None],
     ) -> None:
         self._peer_id, self._remote_host = peer
         self._incoming, self._outgoing = pipes
         self._end = end
-        self._latency_seconds = latency_seconds
+        self._travel_seconds = travel_seconds
         self._blocked = blocked
         self._count = count
         self._lost = self._closed = self._ended = False
@@ -227,7 +227,7 @@ class MemoryStream:
         if self._lost or self._closed:
             raise lost(self._peer_id)
         if data:
-            outgoing.put(trio.current_time() + self._latency_seconds, bytes(data))
+            outgoing.put(trio.current_time() + self._travel_seconds(len(data)), bytes(data))
             self._count("bytes_sent", len(data))
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -264,7 +264,7 @@ class MemoryStream:
     async def close(self) -> None:
         if not (self._closed or self._lost):
             self._closed = True
-            self._outgoing.put(trio.current_time() + self._latency_seconds, b"")
+            self._outgoing.put(trio.current_time() + self._travel_seconds(0), b"")
             self._forget()
         await trio.lowlevel.cancel_shielded_checkpoint()
 

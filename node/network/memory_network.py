@@ -112,11 +112,25 @@ class MemoryNetwork:
             self._pair_seconds[pair] = self.draw_latency_seconds()
         return self._pair_seconds[pair]
 
+    def travel_seconds(
+        self,
+        source: str,
+        target: str,
+        size_bytes: int,
+        *,
+        lossy: bool = False,
+    ) -> float | None:
+        """How long something takes that leaves now; None for what is lost, if it is `lossy`.
+
+        A network that loses and delays overrides this.
+        """
+        return self.latency_seconds(source, target)
+
     def connection(self, a: str, b: str) -> Connection:
         """The one of a pair; two peers that dial each other at once share it."""
         pair = frozenset((a, b))
         if pair not in self._connections:
-            self._connections[pair] = Connection((a, b), self.latency_seconds(a, b))
+            self._connections[pair] = Connection((a, b))
         return self._connections[pair]
 
     def forget(self, connection: Connection) -> None:

@@ -127,14 +127,16 @@ class MemoryTransport:
     def _tell(
         self,
         peer: "MemoryTransport",
-        latency_seconds: float,
         act: Callable[[], None],
+        size_bytes: int = 0,
         *,
         lossy: bool = False,
     ) -> None:
-        if peer.alive:
-            due = trio.current_time() + latency_seconds
-            peer.inbox.put(due, self._peer_id, act, lossy=lossy)
+        if not peer.alive:
+            return
+        travel = self._network.travel_seconds(self._peer_id, peer.peer_id, size_bytes, lossy=lossy)
+        if travel is not None:
+            peer.inbox.put(trio.current_time() + travel, self._peer_id, act, lossy=lossy)
 
     # Membership gate
 
@@ -179,13 +181,12 @@ class MemoryTransport:
             return
         if peer.peer_id == self._peer_id or not self.alive:
             raise unreachable(peer.peer_id)
-        latency = self._network.latency_seconds(self._peer_id, peer.peer_id)
         remote = self._network.find(peer)
         if remote is None:
-            await trio.sleep(2 * latency)
+            await trio.sleep(2 * self._network.latency_seconds(self._peer_id, peer.peer_id))
             raise unreachable(peer.peer_id)
         offer = Offer()
-        self._tell(remote, latency, partial(remote.accept, self, offer))
+        self._tell(remote, partial(remote.accept, self, offer))
         await self._wait(offer, peer.peer_id)
 
     async def _wait(self, offer: Offer, peer_id: str) -> None:
@@ -205,9 +206,7 @@ class MemoryTransport:
         if not self._is_member(dialer.peer_id):
             self._make_room_for_a_stranger(connection, dialer.peer_id)
         self._join(connection, dialer.peer_id)
-        self._tell(
-            dialer, connection.latency_seconds, partial(dialer.established, self, connection, offer)
-        )
+        self._tell(dialer, partial(dialer.established, self, connection, offer))
 
     def established(self, remote: "MemoryTransport", connection: Connection, offer: Offer) -> None:
         """The peer that we dialled has accepted."""
@@ -254,7 +253,7 @@ class MemoryTransport:
         remote = self._network.live(peer_id)
         if remote is not None:
             leave = partial(remote._leave, self._peer_id, connection)  # noqa: SLF001 (another of us)
-            self._tell(remote, connection.latency_seconds, leave)
+            self._tell(remote, leave)
 
     async def disconnect(self, peer_id: str) -> None:
         self._hang_up(peer_id)
@@ -284,7 +283,7 @@ class MemoryTransport:
         offers.add(offer)
         if remote is not None:
             accept = partial(remote.accept_stream, self, connection, protocol, offer)
-            self._tell(remote, connection.latency_seconds, accept)
+            self._tell(remote, accept)
         try:
             await self._wait(offer, peer_id)
         finally:
@@ -308,16 +307,16 @@ class MemoryTransport:
             code = Code.NOT_MEMBER if stranger else Code.UNREACHABLE
             error = RemoteError("the peer refused the stream", code, peer=self._peer_id)
             refuse = partial(offer.answer, error=error)
-            self._tell(opener, connection.latency_seconds, refuse)
+            self._tell(opener, refuse)
             return
         there, here = Pipe(), Pipe()
         ours = self._stream(connection, opener, (there, here))
         theirs = opener._stream(connection, self, (here, there))  # noqa: SLF001 (another of us)
-        ours.tell_reset = partial(self._tell, opener, connection.latency_seconds, theirs.lose)
-        theirs.tell_reset = partial(opener._tell, self, connection.latency_seconds, ours.lose)  # noqa: SLF001
+        ours.tell_reset = partial(self._tell, opener, theirs.lose)
+        theirs.tell_reset = partial(opener._tell, self, ours.lose)  # noqa: SLF001
         self._nursery.start_soon(self._serve, handler, ours)
         give = partial(opener.opened, connection, offer, theirs)
-        self._tell(opener, connection.latency_seconds, give)
+        self._tell(opener, give)
 
     def opened(self, connection: Connection, offer: Offer, stream: MemoryStream) -> None:
         """The peer accepted our stream."""
@@ -335,10 +334,14 @@ class MemoryTransport:
             (peer.peer_id, peer.host),
             pipes,
             connection.ends[self._peer_id],
-            latency_seconds=connection.latency_seconds,
+            travel_seconds=partial(self._travel_seconds, peer.peer_id),
             blocked=partial(self._network.blocked, self._peer_id, peer.peer_id),
             count=self._count,
         )
+
+    def _travel_seconds(self, peer_id: str, size_bytes: int) -> float:
+        travel = self._network.travel_seconds(self._peer_id, peer_id, size_bytes)
+        return 0.0 if travel is None else travel  # nothing of a stream is lost
 
     async def _serve(self, handler: StreamHandler, stream: MemoryStream) -> None:
         try:
@@ -356,11 +359,11 @@ class MemoryTransport:
         await trio.lowlevel.checkpoint()
 
     def _forward(self, topic: str, data: bytes, message_id: MessageId) -> None:
-        for peer_id, connection in self._connections.items():
+        for peer_id in self._connections:
             remote = self._network.live(peer_id)
             if remote is not None and self._is_member(peer_id) and peer_id != message_id[0]:
                 hear = partial(remote.hear, self._peer_id, topic, data, message_id)
-                self._tell(remote, connection.latency_seconds, hear, lossy=True)
+                self._tell(remote, hear, len(data), lossy=True)
 
     def hear(self, sender: str, topic: str, data: bytes, message_id: MessageId) -> None:
         """A peer forwards a message; neither it nor the publisher may be a stranger."""

@@ -1,0 +1,154 @@
+"""Many nodes in virtual time, under faults and attacks, from one seed: see docs/simulation.md.
+
+python scripts/simulate.py churn --nodes 50 --seed 7
+python scripts/simulate.py --list
+"""
+
+import argparse
+import json
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.simulation.options import Options, options_of, replay_line, scenarios, settable
+from scripts.simulation.page import page
+from scripts.simulation.report import report
+from scripts.simulation.run import Outcome, simulate
+
+REPORT_FILE, PAGE_FILE = "simulation.json", "simulation.html"
+OPEN_FILES_PER_NODE = 4
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    if arguments.list:
+        for name in scenarios():
+            print(f"{name:18} {options_of(name, {}).about}")
+        return 0
+    try:
+        options = options_given(arguments)
+    except ValueError as error:
+        print(f"simulate: {error}", file=sys.stderr)
+        return 2
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    _allow_files(options.nodes)
+    well = True
+    for seed in range(options.seed, options.seed + arguments.seeds):
+        well &= _one(replace(options, seed=seed), arguments.out, brief=arguments.seeds > 1)
+    return 0 if well else 1
+
+
+def _one(options: Options, out: str | None, *, brief: bool) -> bool:
+    """Run it, and tell of it; whether every property held. The newest report stays in `out`."""
+    outcome = _run(options)
+    found = report(outcome, _commit())
+    if brief:
+        print(f"seed {options.seed} {found['trace_hash'][:16]} {'well' if outcome.well else ''}")
+    else:
+        _tell(found)
+    if out:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / REPORT_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        (folder / PAGE_FILE).write_text(page(found), encoding="utf-8")
+        print(f"report {folder / PAGE_FILE}")
+    if not outcome.well:
+        for one in outcome.violations:
+            print(f"FAILED {one.name} at {one.at_seconds:.2f} s: {one.what}")
+        print(f"replay: {replay_line(options)}", flush=True)
+    return outcome.well
+
+
+def options_given(arguments: argparse.Namespace) -> Options:
+    """Of the scenario, with the flags on top. Raises ValueError."""
+    said = {name: getattr(arguments, name) for name in settable()}
+    return options_of(
+        arguments.scenario, {name: value for name, value in said.items() if value is not None}
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="simulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    made.add_argument("scenario", nargs="?", default="", help="see --list; none: no faults")
+    made.add_argument("--list", action="store_true", help="name the scenarios")
+    made.add_argument("--net", choices=["model"], default="model", help="which network")
+    made.add_argument("--out", help=f"folder for {REPORT_FILE} and {PAGE_FILE}")
+    made.add_argument(
+        "--seeds", type=int, default=1, help="so many runs, of this seed and the next"
+    )
+    for name, (default, doc) in settable().items():
+        flag, told = "--" + name.replace("_", "-"), f"{doc} ({default})".replace("%", "%%")
+        if isinstance(default, bool):
+            how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        else:
+            how = {"type": type(default), "metavar": "X"}
+        made.add_argument(flag, default=None, help=told, **how)
+    return made
+
+
+def _run(options: Options) -> Outcome:
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description:16}"), BarColumn(), TimeElapsedColumn()
+    with (
+        tempfile.TemporaryDirectory(prefix="aigrid-simulate-", dir=place) as folder,
+        Progress(*columns, console=console, transient=True) as bar,
+    ):
+        task = bar.add_task("starting", total=1.0)
+
+        def progress(phase: str, share: float) -> None:
+            bar.update(task, description=phase, completed=share)
+
+        return simulate(options, Path(folder), progress)
+
+
+def _tell(found: dict[str, Any]) -> None:
+    under, after = found["requests"]["under_faults"], found["requests"]["afterwards"]
+    spread, cost = found["propagation"], found["cost"]
+    print(found["model"])
+    print(f"trace {found['trace_hash']}")
+    print(f"answered under faults {under['answered']:.1%} of {under['counted']}", end=", ")
+    print(f"afterwards {after['answered']:.1%} of {after['counted']}", end="; ")
+    print(f"wrong {under['wrong']:.1%}, {after['wrong']:.1%}")
+    print(f"a record to everybody: p50 {spread['everywhere']['p50_seconds']} s", end=", ")
+    print(f"p99 {spread['everywhere']['p99_seconds']} s", end=" ")
+    print(f"({spread['reached_everybody']} of {spread['issued']})")
+    print(f"well again after {found['well_after_seconds']} s")
+    print(f"{cost['cpu_seconds']} CPU-s for {cost['virtual_seconds']} virtual s", end=", ")
+    print(f"{cost['messages_per_cpu_second']} messages per CPU-s")
+
+
+def _allow_files(nodes: int) -> None:
+    """Each node has a database."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 256 + OPEN_FILES_PER_NODE * nodes
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _commit() -> str:
+    """Of the code that ran; "unknown" where there is no repository."""
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

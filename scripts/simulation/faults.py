@@ -1,0 +1,117 @@
+"""What happens to nodes while a run lasts; `stop` undoes all of it."""
+
+import random
+from collections.abc import Awaitable, Callable
+
+import trio
+from scripts.simulation.conditions import Conditions
+from scripts.simulation.options import Options
+from scripts.simulation.spread import spread
+from scripts.simulation.world import SimNode, Simulation
+
+SKEW_BELIEVED_SECONDS = 120
+
+
+class Faults:
+    """`restart` starts a node that was killed, of which `killed` hears.
+
+    Attributes:
+        log: (seconds, what) for the report.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        sim: Simulation,
+        network: Conditions,
+        rng: random.Random,
+        *,
+        restart: Callable[[str], Awaitable[None]],
+        killed: Callable[[str], None],
+    ) -> None:
+        self._options = options
+        self._sim = sim
+        self._network = network
+        self._rng = rng
+        self._restart = restart
+        self._killed = killed
+        self._slow: list[SimNode] = []
+        self.skewed: list[SimNode] = []
+        self.down: set[str] = set()
+        self.log: list[tuple[float, str]] = []
+
+    def note(self, what: str) -> None:
+        self._sim.note("fault", what)
+        self.log.append((trio.current_time(), what))
+
+    async def run(self, mortal: list[str], holders: list[str]) -> None:
+        """Until cancelled. `mortal` may be killed; some of `holders` become slow."""
+        options, sim = self._options, self._sim
+        self._network.lossy = True
+        for name in holders[: options.slow]:
+            self._slow_down(sim.nodes[name])
+        for name in mortal[: options.skewed]:
+            sim.nodes[name].clock.skew_seconds = options.skew_seconds
+            self.skewed.append(sim.nodes[name])
+            self.note(f"the clock of {name} jumps by {options.skew_seconds:+.0f} s")
+        async with trio.open_nursery() as nursery:
+            if options.churn:
+                nursery.start_soon(self._churn, nursery, mortal)
+            if options.partition:
+                nursery.start_soon(self._partition)
+            await trio.sleep_forever()
+
+    async def stop(self) -> None:
+        """Heal everything, and start whoever is down."""
+        self._network.lossy = False
+        self._network.join_up()
+        for one in self._slow:
+            self._network.slow_down(one.node.identity.peer_id, 1)
+            self._pace(one, 1 / self._options.slow_factor)
+        for one in self.skewed:
+            one.clock.skew_seconds = 0.0
+        for name in sorted(self.down):
+            await self._restart(name)
+        self.down.clear()
+        self.note("faults end")
+
+    def _slow_down(self, one: SimNode) -> None:
+        self._slow.append(one)
+        self._network.slow_down(one.node.identity.peer_id, self._options.slow_factor)
+        self._pace(one, self._options.slow_factor)
+        self.note(f"{one.name} is slow")
+
+    def _pace(self, one: SimNode, factor: float) -> None:
+        one.spawner.chunk_seconds *= factor
+        for worker in one.spawner.spawned:
+            worker.chunk_seconds *= factor
+
+    async def _churn(self, nursery: trio.Nursery, mortal: list[str]) -> None:
+        while True:
+            await trio.sleep(self._rng.expovariate(self._options.churn / 60))
+            alive = [name for name in mortal if name not in self.down]
+            if len(alive) > 1:
+                name = self._rng.choice(alive)
+                self.down.add(name)
+                self._sim.kill(name)
+                self._killed(name)
+                self.note(f"{name} is killed")
+                nursery.start_soon(self._revive, name)
+
+    async def _revive(self, name: str) -> None:
+        await trio.sleep(spread(self._options.down_seconds).draw(self._rng))
+        with trio.CancelScope(shield=True):  # half a start would be no node
+            await self._restart(name)
+        self.down.discard(name)
+        self.note(f"{name} is back")
+
+    async def _partition(self) -> None:
+        options = self._options
+        await trio.sleep(options.duration_seconds / 4)
+        names = sorted(self._sim.nodes)
+        away = self._rng.sample(names, round(options.partition * len(names)))
+        self._network.split([self._sim.identity_of(name).peer_id for name in away])
+        self.note(f"{len(away)} nodes are cut off")
+        await trio.sleep(options.duration_seconds / 2)
+        self._network.join_up()
+        self.note("the partition heals")

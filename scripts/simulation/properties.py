@@ -1,0 +1,171 @@
+"""What must hold: safety throughout, liveness once the faults have stopped.
+
+Safety:
+    never_back        no node replaces a record by an older one of its key
+    in_time           no node takes in what is not valid yet, or not any more, by its own clock
+    members_only      nobody is a member whom nobody admitted
+    bounded           nobody's records take more room than one issuer may have
+    answered          each request ends in time, with an answer or an error that has a code
+    right             answers are what the model says, but for a share that the options allow
+    clock             who is off in time knows how far, and what is from the future is refused
+    no_crash          no node ends by itself
+Liveness:
+    comes_up          all join, and know each other and what is offered
+    converged         every node knows every member and somebody alive, and what live nodes say now
+                      and have said for a while is known to all
+    served            requests are answered again
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import trio
+from scripts.simulation.propagation import Propagation
+from scripts.simulation.workload import Request
+from scripts.simulation.world import SimNode, Simulation
+
+from aigrid.protocol.kinds import Kind
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record import Record, RecordKey
+
+VIOLATIONS_MAX = 10
+# How long ago something was said that all have to know by now, where nothing is lost.
+GRACE_SECONDS = 5.0
+# Of what ends so soon, nothing is asked.
+ENDING_MS = 2000
+# Beyond patience: loading, a silent node, the answer itself.
+ANSWER_SECONDS = 60.0
+_COUNT = "SELECT COUNT(*) FROM records WHERE issuer = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A property that did not hold, and when."""
+
+    name: str
+    at_seconds: float
+    what: str
+
+
+class Watch:
+    """Follows a simulation. `exempt` names nodes of which liveness and kindness are not asked."""
+
+    def __init__(self, sim: Simulation, patience_seconds: float) -> None:
+        self.violations: list[Violation] = []
+        self.exempt: set[str] = set()
+        self.flooders: dict[str, str] = {}
+        self.admitted: set[str] = set()
+        self.propagation = Propagation()
+        self.measured = False
+        self.checks: Counter[str] = Counter()
+        self._sim = sim
+        self._patience_seconds = patience_seconds
+        self._held: dict[str, dict[RecordKey, tuple[int, str]]] = {}
+        self._said_at: dict[str, float] = {}
+        sim.learned.append(self.learned)
+
+    def violated(self, name: str, what: str) -> None:
+        self._sim.note("violation", name)
+        if len(self.violations) < VIOLATIONS_MAX:
+            self.violations.append(Violation(name, trio.current_time(), what))
+
+    def honest(self) -> list[SimNode]:
+        """Live nodes that are not exempt, in order of their names."""
+        return [one for name, one in sorted(self._sim.nodes.items()) if name not in self.exempt]
+
+    # Safety
+
+    def learned(self, name: str, record: Record) -> None:
+        """A node has taken in a record, of its own or another's."""
+        if name not in self._sim.nodes:
+            return  # it is being killed
+        node = self._sim.nodes[name].node
+        held, rank = self._held.setdefault(name, {}), (record.valid_from_ms, record.content_id)
+        before = held.get(record.key)
+        self.checks["never_back"] += 1
+        if before is not None and rank < before:
+            self.violated("never_back", f"{name} replaced a newer {record.kind.value} by an older")
+        held[record.key] = rank
+        now_ms = node.now_ms()
+        early_ms = record.valid_from_ms - now_ms - LIMITS.clock_skew_seconds * 1000
+        own = record.issuer in {node.identity.did, node.grid.did} and name not in self.exempt
+        if (early_ms > 0 and not own) or record.valid_until_ms <= now_ms:
+            self.violated("in_time", f"{name} took in a {record.kind.value} that is not valid")
+        self._spread(name, record, node.identity.did)
+
+    def _spread(self, name: str, record: Record, own_did: str) -> None:
+        now = trio.current_time()
+        if record.content_id not in self._said_at:
+            self._said_at[record.content_id] = now
+            if self.measured and record.issuer == own_did and name not in self.exempt:
+                others = {one.name for one in self.honest() if one.name != name}
+                self.propagation.issue(record.content_id, now, others)
+        self.propagation.learn(record.content_id, name, now)
+
+    def killed(self, name: str) -> None:
+        self.propagation.gone(name, trio.current_time())
+
+    def check(self) -> None:
+        """What is looked at now and then."""
+        for one in self.honest():
+            self.checks["members_only"] += 1
+            strange = one.node.grid.members() - self.admitted
+            if strange:
+                self.violated("members_only", f"{one.name} takes {min(strange)} for a member")
+            for flooder, did in self.flooders.items():
+                self.checks["bounded"] += 1
+                row = one.node.graph.store.database.row(_COUNT, (did,))
+                count = 0 if row is None else row[0]
+                if count > LIMITS.records_per_issuer_max:
+                    self.violated("bounded", f"{one.name} holds {count} records of {flooder}")
+
+    def ended(self, request: Request) -> None:
+        """A request is over."""
+        self.checks["answered"] += 1
+        self._sim.note("request", request.number, request.outcome, request.node, request.attempts)
+        if request.took_seconds > self._patience_seconds + ANSWER_SECONDS:
+            took = f"{request.took_seconds:.0f} s"
+            self.violated("answered", f"request {request.number} of {request.asker} took {took}")
+
+    # Liveness
+
+    def lags(self) -> Iterator[str]:
+        """What is not as it should be in the end: nothing, once all is well."""
+        honest, dids = self.honest(), {one.node.identity.did for one in self._sim.nodes.values()}
+        for one in honest:
+            if missing := len(dids - one.node.grid.members()):
+                yield f"{one.name} does not know {missing} members"
+            if not one.node.peers.alive_members():
+                yield f"{one.name} is alone"
+        for speaker in honest:
+            for record in self._settled(speaker):
+                for one in honest:
+                    held = self._held.get(one.name, {}).get(record.key)
+                    if held is None or held[1] != record.content_id:
+                        yield f"{one.name} lacks {record.kind.value} of {speaker.name}"
+
+    def _settled(self, speaker: SimNode) -> Iterator[Record]:
+        """What a node, and the authority through it, says now and has said for a while."""
+        node, now = speaker.node, trio.current_time()
+        issuers = [node.identity.did]
+        if node.grid.authority is not None:
+            issuers.append(node.grid.authority.did)
+        for issuer in issuers:
+            for record in node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer):
+                said = self._said_at.get(record.content_id, 0.0)
+                if record.kind is not Kind.RECEIPT and now - said >= GRACE_SECONDS:
+                    yield record
+
+    async def until_well(self, seconds: float, progress: Callable[[float], None]) -> float | None:
+        """Wait until nothing lags; how long it took, None where it did not come to that."""
+        began = trio.current_time()
+        while (passed := trio.current_time() - began) < seconds:
+            self.check()
+            progress(passed / seconds)
+            if next(self.lags(), None) is None:
+                return passed
+            await trio.sleep(0.5)
+        for what in list(self.lags())[:5]:
+            self.violated("converged", f"after {seconds:.0f} s without faults {what}")
+        return None

@@ -1,0 +1,346 @@
+"""One run: a grid comes up, is used under faults and attacks, and has to be well again."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import trio
+from scripts.simulation import deterministic
+from scripts.simulation.attacks import arm, engine_of, flood
+from scripts.simulation.conditions import Conditions
+from scripts.simulation.doubles import crashing
+from scripts.simulation.faults import SKEW_BELIEVED_SECONDS, Faults
+from scripts.simulation.options import Options
+from scripts.simulation.plants import planted
+from scripts.simulation.properties import Violation, Watch
+from scripts.simulation.spread import spread
+from scripts.simulation.workload import CAPABILITY, Request, Workload, publish
+from scripts.simulation.world import SimNode, Simulation, eventually
+
+from aigrid.engines.base import Engine
+from aigrid.node.settings.placement import PlacementConfig
+from aigrid.node.settings.trust import TrustConfig
+from aigrid.protocol.errors import AigridError, Code
+
+FOUNDER = "n0000"
+READY_SECONDS = 120.0
+STORM_SECONDS = 300.0
+AFTER_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+JOIN_AGAIN_SECONDS = 2.0
+QUICK_JOINS = 10_000.0
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class Outcome:
+    """What a run came to. Seconds are virtual, but for `cpu_seconds`.
+
+    Attributes:
+        phases: name -> (virtual seconds, CPU seconds) that it took.
+        well_seconds: from the end of the faults until liveness held; None where it never did.
+        served: answers by the node that gave them.
+    """
+
+    options: Options
+    trace_hash: str = ""
+    violations: list[Violation] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    phases: dict[str, tuple[float, float]] = field(default_factory=dict)
+    faults: list[tuple[float, str]] = field(default_factory=list)
+    well_seconds: float | None = None
+    watch: Watch | None = None
+    network: Conditions | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    records: int = 0
+    refused_joins: Counter[str] = field(default_factory=Counter)
+    attackers: list[str] = field(default_factory=list)
+    clocks_reported: dict[str, int] = field(default_factory=dict)
+    last_events: list[str] = field(default_factory=list)
+
+    @property
+    def well(self) -> bool:
+        return not self.violations
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(cpu for _, cpu in self.phases.values())
+
+    @property
+    def virtual_seconds(self) -> float:
+        return sum(virtual for virtual, _ in self.phases.values())
+
+
+def _silent(_phase: str, _share: float) -> None:
+    pass
+
+
+def simulate(options: Options, directory: Path, progress: Progress = _silent) -> Outcome:
+    """Run it; `directory` is empty, and takes the nodes' databases."""
+    limits: dict[str, float] = {"connections_wanted": options.connections}
+    if not options.storm:
+        limits |= dict.fromkeys(("joins_burst", "joins_per_second"), QUICK_JOINS)
+    outcome = Outcome(options)
+    with deterministic.limits(**limits), deterministic.verified_once():
+        deterministic.run(options.seed, _Run(options, directory, progress, outcome).main)
+    return outcome
+
+
+class _Run:
+    def __init__(
+        self, options: Options, directory: Path, progress: Progress, outcome: Outcome
+    ) -> None:
+        self._options = options
+        self._directory = directory
+        self._progress = progress
+        self._outcome = outcome
+        self._incarnations: dict[str, int] = {}
+        self._refused_joins = outcome.refused_joins
+        self._rng = random.Random(f"{options.seed}/run")
+        self._models = tuple(f"parrot-{n}" for n in range(options.models))
+        names = [f"n{n:04d}" for n in range(options.nodes)]
+        count = round(options.byzantine * options.nodes)
+        self._bad = sorted(self._rng.sample(names[1:], count))
+        self._good = [name for name in names if name not in set(self._bad)]
+        candidates = self._good[1:] or self._good
+        self._holders = self._rng.sample(candidates, min(options.holders, len(candidates)))
+        self._mortal = [name for name in self._good[1:] if name not in self._holders[:1]]
+        self._names = names
+
+    async def main(self) -> None:
+        """Everything, within one nursery whose end kills all nodes."""
+        outcome, options = self._outcome, self._options
+        network_rng = random.Random(f"{options.seed}/network")
+        self._network = Conditions(network_rng, spread(options.latency_ms), spread(options.loss))
+        try:
+            async with trio.open_nursery() as nursery:
+                self._sim = Simulation(options.seed, self._directory, nursery, self._network)
+                self._watch = Watch(self._sim, options.patience_seconds)
+                await self._live()
+                nursery.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - boundary: whatever ends a node ends the run
+            self._watch.violated("no_crash", _first_line(error))
+        outcome.watch, outcome.network = self._watch, self._network
+        outcome.violations = self._watch.violations
+        sent = self._network.messages.total(), self._network.bytes.total(), self._network.lost
+        self._sim.note("sent", *sent)
+        outcome.trace_hash = self._sim.trace_hash()
+        outcome.last_events = list(self._sim.trace)[-40:]
+
+    async def _live(self) -> None:
+        self._outcome.attackers = self._bad
+        self._watch.exempt.update(self._bad)
+        try:
+            await self._timed("come_up", self._come_up)
+        except trio.TooSlowError:
+            self._watch.violated("comes_up", "the grid did not come up in time")
+            return
+        with planted(self._options.plant):
+            await self._timed("be_used", self._be_used)
+            await self._timed("recover", self._recover)
+        self._outcome.records = len(self._sim.nodes[FOUNDER].node.graph.items(self._sim.now_ms()))
+
+    async def _timed(self, name: str, phase: Callable[[], Awaitable[None]]) -> None:
+        began, cpu = trio.current_time(), time.process_time()
+        try:
+            await phase()
+        finally:
+            spent = trio.current_time() - began, time.process_time() - cpu
+            self._outcome.phases[name] = spent
+
+    # The grid comes up
+
+    async def _come_up(self) -> None:
+        for name in self._names:
+            await self._start(name)
+        self._outcome.names = {
+            one.node.identity.peer_id: name for name, one in self._sim.nodes.items()
+        }
+        self._watch.admitted.update(one.node.identity.did for one in self._sim.nodes.values())
+        async with trio.open_nursery() as nursery:
+            for number, name in enumerate(self._names[1:]):
+                if self._options.storm:
+                    nursery.start_soon(self._join, name)
+                else:
+                    await self._join(name)
+                    self._progress("joining", number / len(self._names))
+        every = len(self._names)
+        await eventually(
+            lambda: all(len(one.node.grid.members()) == every for one in self._sim.nodes.values()),
+            seconds=STORM_SECONDS if self._options.storm else READY_SECONDS,
+        )
+        for name in self._holders:
+            for model in self._models:
+                await self._offer(name, model)
+        await eventually(self._all_offered, seconds=READY_SECONDS)
+        for name in self._bad:
+            offer = partial(self._offer, name)
+            await arm(self._sim.nodes[name], self._options.kind, self._models, offer)
+            if self._options.kind == "flood":
+                self._watch.flooders[name] = self._sim.nodes[name].node.identity.did
+        await trio.sleep(3)
+
+    async def _start(self, name: str) -> None:
+        options, rng = self._options, random.Random(f"{self._options.seed}/{name}/machine")
+        engine: Callable[[], Engine] = crashing(options.crashes, rng)
+        if name in self._bad:
+            engine = engine_of(options.kind)
+        incarnation = self._incarnations[name] = self._incarnations.get(name, -1) + 1
+        started = await self._sim.start(
+            name,
+            incarnation=incarnation,
+            engines={"echo": engine},
+            placement=PlacementConfig(host="nothing" if name in self._bad else "members"),
+            trust=TrustConfig(audit=options.audit),
+        )
+        started.spawner.start_seconds = spread(options.load_seconds).draw(rng)
+        started.spawner.chunk_seconds = spread(options.token_ms).draw(rng) / 1000
+
+    async def _join(self, name: str) -> None:
+        """As often as it takes: a host lets only so many strangers in at once."""
+        rng = random.Random(f"{self._options.seed}/{name}/join")
+        while True:
+            try:
+                await self._sim.join(name, FOUNDER)
+            except AigridError as error:
+                self._refused_joins[error.code.value] += 1
+                await trio.sleep(JOIN_AGAIN_SECONDS * rng.uniform(0.5, 1.5))
+            else:
+                return
+
+    async def _offer(self, name: str, model_name: str) -> None:
+        model = await self._sim.publish_echo(
+            name, model_name, capability=CAPABILITY, slots=self._options.slots
+        )
+        if not self._options.cold:
+            async with self._sim.nodes[name].node.pool.lease(model):
+                pass
+
+    def _all_offered(self) -> bool:
+        """Whether every node knows every holder of every model; only few are its own peers."""
+        holders, now_ms = len(self._holders), self._sim.now_ms()
+        for one in self._watch.honest():
+            offered = one.node.graph.index.models(now_ms)
+            if {len(summary.candidates) for summary in offered} != {holders}:
+                return False
+            if {name for summary in offered for name in summary.names} != set(self._models):
+                return False
+        return True
+
+    # It is used
+
+    async def _be_used(self) -> None:
+        options, sim, watch = self._options, self._sim, self._watch
+        faults = self._faults = Faults(
+            options,
+            sim,
+            self._network,
+            random.Random(f"{options.seed}/faults"),
+            restart=self._start,
+            killed=watch.killed,
+        )
+        self._workload = Workload(
+            random.Random(f"{options.seed}/workload"),
+            self._askers,
+            lambda peer_id: self._outcome.names.get(peer_id, "?"),
+            models=self._models,
+            words=options.words,
+            by_capability=options.by_capability,
+            patience_seconds=options.patience_seconds,
+            done=watch.ended,
+        )
+        self._outcome.requests = self._workload.requests
+        self._outcome.faults = faults.log
+        if abs(options.skew_seconds) > SKEW_BELIEVED_SECONDS:
+            watch.exempt.update(self._mortal[: options.skewed])
+        watch.measured = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(faults.run, self._mortal, self._holders)
+            nursery.start_soon(self._look, trio.current_time())
+            for name in watch.flooders:
+                rng = random.Random(f"{options.seed}/{name}/flood")
+                nursery.start_soon(flood, sim.nodes[name], options.flood_rate, rng)
+            rng = random.Random(f"{options.seed}/publish")
+            nursery.start_soon(
+                publish, rng, self._speakers, options.publish, options.duration_seconds
+            )
+            await self._workload.run(options.rate, options.duration_seconds)
+            self._look_at_clocks(faults.skewed)
+            nursery.cancel_scope.cancel()
+        await faults.stop()
+
+    def _look_at_clocks(self, skewed: list[SimNode]) -> None:
+        """They know of it; and beyond what is tolerated, what is from the future was refused."""
+        for one in skewed:
+            ahead_ms = self._outcome.clocks_reported[one.name] = one.node.peers.clock_ahead_ms()
+            if abs(ahead_ms - 1000 * self._options.skew_seconds) > 2000:
+                self._watch.violated("clock", f"{one.name} takes itself to be {ahead_ms} ms ahead")
+        late = self._options.skew_seconds < 0
+        far = abs(self._options.skew_seconds) > SKEW_BELIEVED_SECONDS
+        for one in (skewed if late else self._watch.honest()) if skewed and far else []:
+            if not one.node.graph.refused[Code.FROM_FUTURE]:
+                self._watch.violated("clock", f"{one.name} refused nothing from the future")
+
+    def _askers(self) -> list[SimNode]:
+        honest = [one for one in self._watch.honest() if one.name not in self._faults.down]
+        return honest[: self._options.askers or None]
+
+    def _speakers(self) -> list[SimNode]:
+        """Those whose clock is far off, too: what they say is to be refused."""
+        unheard = {*self._bad, *self._faults.down}
+        return [one for name, one in sorted(self._sim.nodes.items()) if name not in unheard]
+
+    async def _look(self, began: float) -> None:
+        while True:
+            self._watch.check()
+            passed = trio.current_time() - began
+            self._progress("faults and load", min(1.0, passed / self._options.duration_seconds))
+            await trio.sleep(LOOK_SECONDS)
+
+    # It has to be well again
+
+    async def _recover(self) -> None:
+        options, watch = self._options, self._watch
+        watch.measured = False
+        self._outcome.well_seconds = await watch.until_well(
+            options.settle_seconds, lambda share: self._progress("settling", share)
+        )
+        await self._workload.run(max(options.rate, 1.0), AFTER_SECONDS, after=True)
+        watch.check()
+        self._judge()
+
+    def _judge(self) -> None:
+        options = self._options
+        for after, success_min, wrong_max in (
+            (False, options.success_min, options.wrong_max),
+            (True, options.success_after_min, options.wrong_after_max),
+        ):
+            when = "after the faults" if after else "under faults"
+            success, wrong, count = rates(self._workload.requests, after=after)
+            if count and success < success_min:
+                self._watch.violated("served", f"{when} {success:.1%} of {count} were answered")
+            if count and wrong > wrong_max:
+                self._watch.violated("right", f"{when} {wrong:.1%} of the answers were wrong")
+
+
+def rates(requests: list[Request], *, after: bool) -> tuple[float, float, int]:
+    """(share answered, share of answers that are wrong, requests), of those that count.
+
+    A request whose asker was killed has nobody to be answered.
+    """
+    counted = [one for one in requests if one.after is after and one.outcome != "asker_killed"]
+    answered = [one for one in counted if one.outcome == "ok"]
+    wrong = sum(not one.right for one in answered)
+    count = len(counted)
+    return len(answered) / max(1, count), wrong / max(1, len(answered)), count
+
+
+def _first_line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -1,0 +1,140 @@
+"""What nodes do at random times: ask, whatever becomes of it, and issue records."""
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+from scripts.simulation.world import SimNode
+
+from aigrid.metagraph.selection import ANYTHING, STRATEGIES, Criteria, Filters
+from aigrid.node.policy.caller import OPERATOR
+from aigrid.protocol.errors import AigridError, VerificationError
+from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
+from aigrid.protocol.kinds import CapabilityBody, Kind
+
+CAPABILITY = "text-generation"
+RECORD_MS = 600_000
+NAMES = 4
+
+
+@dataclass(slots=True)
+class Request:
+    """One request; `outcome` is "" until it is over, then "ok", a code, or "asker_killed".
+
+    Attributes:
+        began_seconds, took_seconds: virtual ones.
+        node: name of who answered, "" where nobody did.
+        right: whether the answer was what the model says.
+    """
+
+    number: int
+    asker: str
+    began_seconds: float
+    after: bool
+    outcome: str = ""
+    took_seconds: float = 0.0
+    node: str = ""
+    attempts: int = 0
+    right: bool = True
+
+
+class Workload:
+    """Asks from the nodes that `askers` names, in a `nursery` of its own."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        askers: Callable[[], list[SimNode]],
+        name_of: Callable[[str], str],
+        *,
+        models: tuple[str, ...],
+        words: int,
+        by_capability: bool,
+        patience_seconds: float,
+        done: Callable[[Request], None],
+    ) -> None:
+        self._rng = rng
+        self._askers = askers
+        self._name_of = name_of
+        self._models = models
+        self._words = words
+        self._by_capability = by_capability
+        self._patience_seconds = patience_seconds
+        self._done = done
+        self.requests: list[Request] = []
+
+    async def run(self, rate: float, seconds: float, *, after: bool = False) -> None:
+        """Ask for so long, and wait for the last answer."""
+        deadline = trio.current_time() + seconds
+        async with trio.open_nursery() as nursery:
+            while rate:
+                pause = self._rng.expovariate(rate)
+                if trio.current_time() + pause >= deadline:
+                    break
+                await trio.sleep(pause)
+                askers = self._askers()
+                if askers:
+                    self._start(nursery, self._rng.choice(askers), after=after)
+            await trio.sleep_until(deadline)
+
+    def _start(self, nursery: trio.Nursery, asker: SimNode, *, after: bool) -> None:
+        number = len(self.requests)
+        request = Request(number, asker.name, trio.current_time(), after)
+        self.requests.append(request)
+        text = " ".join(f"word{number}-{n}" for n in range(self._words))
+        model = "" if self._by_capability else self._rng.choice(self._models)
+        nursery.start_soon(self._ask, request, asker, model, text)
+
+    async def _ask(self, request: Request, asker: SimNode, model: str, text: str) -> None:
+        try:
+            said = await self._answer(request, asker, model, text)
+            request.outcome, request.right = "ok", said.strip() == text
+        except AigridError as error:
+            request.outcome = error.code.value
+        if asker.scope.cancel_called:
+            request.outcome = "asker_killed"
+        request.took_seconds = trio.current_time() - request.began_seconds
+        self._done(request)
+
+    async def _answer(self, request: Request, asker: SimNode, model: str, text: str) -> str:
+        node, parts = asker.node, list[str]()
+        criteria = Criteria(Filters(capability=CAPABILITY), STRATEGIES["balanced"])
+        async with node.audited.infer(
+            model,
+            TextRequest(messages=(ChatMessage("user", text),)),
+            request_id=node.new_request_id(),
+            caller=OPERATOR,
+            capability="" if model else CAPABILITY,
+            criteria=ANYTHING if model else criteria,
+            patience_seconds=self._patience_seconds,
+        ) as answer:
+            async for batch in answer.chunks:
+                parts += [chunk.text for chunk in batch if isinstance(chunk, TextChunk)]
+            request.node, request.attempts = self._name_of(answer.node), answer.attempts
+        return "".join(parts)
+
+
+async def publish(
+    rng: random.Random, speakers: Callable[[], list[SimNode]], rate: float, seconds: float
+) -> None:
+    """For so long, issue capabilities anew; a node has but a few, so that most replace others."""
+    deadline, number = trio.current_time() + seconds, 0
+    while rate:
+        await trio.sleep(rng.expovariate(rate))
+        if trio.current_time() >= deadline:
+            return
+        found, number = speakers(), number + 1
+        if found:
+            node = rng.choice(found).node
+            body = CapabilityBody(
+                id=f"{node.identity.did}#skill-{rng.randrange(NAMES)}",
+                broader=(CAPABILITY,),
+                labels={"en": f"skill of {number}"},
+            )
+            now_ms = node.now_ms()
+            with suppress(VerificationError):  # its clock was set back, and it knows better
+                node.graph.issue(
+                    Kind.CAPABILITY, body, node.identity, now_ms=now_ms, ttl_ms=RECORD_MS
+                )

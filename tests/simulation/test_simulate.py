@@ -1,0 +1,186 @@
+"""`scripts/simulate.py`: the same seed is the same run, and what goes wrong is caught and replayed."""
+
+import os
+import random
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from scripts.simulate import options_given, parser
+from scripts.simulation.conditions import Conditions
+from scripts.simulation.options import Options, options_of, replay_line, scenarios
+from scripts.simulation.page import page
+from scripts.simulation.propagation import Delays, Propagation
+from scripts.simulation.report import report
+from scripts.simulation.run import simulate
+from scripts.simulation.spread import spread
+from trio.testing import MockClock
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = Options(
+    nodes=5, seed=3, duration_seconds=16.0, settle_seconds=45.0, models=1, holders=2, words=3
+)
+CUT = replace(SMALL, partition=0.4, success_min=0.0, holders=3)
+
+
+def run(*words: str, hash_seed: int = 0) -> tuple[int, list[str]]:
+    """(exit status, lines) of a process of its own."""
+    ended = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return ended.returncode, ended.stdout.splitlines()
+
+
+def words_of(options: Options) -> list[str]:
+    return shlex.split(replay_line(options))[1:]
+
+
+def told(lines: Sequence[str], *beginnings: str) -> list[str]:
+    return [line for line in lines if line.startswith(beginnings)]
+
+
+def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
+    faulty = replace(SMALL, churn=12.0, loss="0.1", crashes=0.1, success_min=0.0)
+    first, second = (run(*words_of(faulty), hash_seed=n) for n in (1, 2))
+    assert first[0] == 0, first
+    assert told(first[1], "trace") == told(second[1], "trace")
+    _, third = run(*words_of(replace(faulty, seed=4)), hash_seed=1)
+    assert told(third, "trace") != told(first[1], "trace")
+
+
+def test_a_planted_bug_is_caught_and_its_line_replays_it() -> None:
+    status, lines = run(*words_of(replace(CUT, plant="reconciliation")))
+    assert status == 1
+    assert told(lines, "FAILED converged")
+    (line,) = told(lines, "replay: ")
+    again = run(*shlex.split(line.removeprefix("replay: "))[1:], hash_seed=7)
+    assert (again[0], told(again[1], "FAILED", "trace")) == (1, told(lines, "FAILED", "trace"))
+
+
+@pytest.mark.parametrize(
+    ("faulty", "caught"),
+    [
+        (replace(SMALL, plant="merge", churn=12.0, loss="0.3"), "never_back"),
+        (replace(SMALL, plant="failover", crashes=0.3, holders=3), "served"),
+    ],
+)
+def test_other_bugs_are_caught_and_gone_without_the_plant(
+    tmp_path: Path, faulty: Options, caught: str
+) -> None:
+    for plant, expected in ((faulty.plant, {caught}), ("", set())):
+        home = tmp_path / (plant or "right")
+        home.mkdir()
+        outcome = simulate(replace(faulty, plant=plant), home)
+        assert {one.name for one in outcome.violations} == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["churn", "clock_behind_288", "flood", "join_storm", "liars", "mixed", "sybils"]
+)
+def test_scenarios_hold_in_small(tmp_path: Path, name: str) -> None:
+    small = options_of(name, {"nodes": 8, "duration_seconds": 16.0, "seed": 5})
+    outcome = simulate(small, tmp_path)
+    assert outcome.violations == [], replay_line(small)
+    assert outcome.watch is not None
+    assert all(outcome.watch.checks[kind] for kind in ("never_back", "members_only", "answered"))
+
+
+def test_without_the_bug_nothing_is_found_and_the_report_tells_of_it(tmp_path: Path) -> None:
+    outcome = simulate(CUT, tmp_path)
+    assert outcome.violations == []
+    assert outcome.well_seconds is not None
+    found = report(outcome, "none")
+    assert found["propagation"]["issued"] > found["propagation"]["reached_everybody"] > 0
+    assert found["requests"]["afterwards"]["answered"] == 1
+    assert [what for _, what in found["faults"]][:2] == [
+        "2 nodes are cut off",
+        "the partition heals",
+    ]
+    assert page(found).count("<svg") == 5
+
+
+@pytest.mark.parametrize("name", scenarios())
+def test_a_replay_line_says_every_option_that_matters(name: str) -> None:
+    options = options_of(name, {"seed": 9, "nodes": 33, "latency_ms": "lognormal:40,0.5"})
+    assert options_given(parser().parse_args(words_of(options)[1:])) == options
+
+
+def test_what_is_no_option_is_refused() -> None:
+    for said in ({"nodez": 3}, {"nodes": "3"}, {"loss": "a fifth"}, {"nodes": 1}):
+        with pytest.raises(ValueError, match=r"."):
+            options_of("", said)
+    with pytest.raises(ValueError, match="churn"):
+        options_of("chrun", {})
+
+
+def test_distributions_draw_what_they_say() -> None:
+    rng = random.Random(1)
+    assert spread("20").draw(rng) == 20
+    assert 5 <= spread("uniform:5-50").draw(rng) <= 50
+    drawn = sorted(spread("lognormal:40,0.5").draw(rng) for _ in range(2001))
+    assert 35 < drawn[1000] < 45
+    for wrong in ("uniform:5", "20-30", "exponential:1-2", ""):
+        with pytest.raises(ValueError, match="distribution"):
+            spread(wrong)
+
+
+async def test_losses_lose_gossip_delay_the_rest_and_keep_its_order(
+    autojump_clock: MockClock,
+) -> None:
+    network = Conditions(random.Random(1), spread("10"), spread("0.5"))
+    assert network.travel_seconds("a", "b", 5) == pytest.approx(0.01)
+    network.lossy = True
+    gossip = [network.travel_seconds("a", "b", 5, lossy=True) for _ in range(1000)]
+    assert 400 < sum(travel is None for travel in gossip) < 600
+    arrivals = []
+    for _ in range(100):
+        travel = network.travel_seconds("a", "b", 5)
+        assert travel is not None
+        arrivals.append(trio.current_time() + travel)
+        await trio.sleep(0.01)
+    assert arrivals == sorted(arrivals)
+    assert max(arrivals) > 1.3
+    assert network.bytes["a"] == 5 * 1101
+
+
+def test_a_partition_blocks_what_crosses_it() -> None:
+    network = Conditions(random.Random(1), spread("10"), spread("0"))
+    network.split(["a", "b"])
+    assert network.blocked("a", "c")
+    assert not network.blocked("a", "b")
+    assert not network.blocked("c", "d")
+    network.join_up()
+    assert not network.blocked("a", "c")
+
+
+def test_a_record_has_reached_everybody_once_the_last_of_the_living_has_it() -> None:
+    seen = Propagation()
+    seen.issue("r", 1.0, {"a", "b", "c"})
+    seen.learn("r", "a", 1.1)
+    seen.learn("r", "a", 1.5)
+    seen.gone("c", 2.0)
+    assert (seen.each.total, seen.arrived) == (1, 0)
+    seen.learn("r", "b", 4.0)
+    assert seen.arrived == 1
+    assert seen.everywhere.quantile(0.5) == pytest.approx(3.0, rel=0.06)
+
+
+def test_quantiles_of_delays_are_within_a_step() -> None:
+    delays = Delays()
+    for n in range(1, 1001):
+        delays.add(n / 1000)
+    assert delays.quantile(0.5) == pytest.approx(0.5, rel=0.06)
+    assert delays.quantile(0.99) == pytest.approx(0.99, rel=0.06)
+    assert delays.cdf()[-1][1] == 1
+    assert Delays().quantile(0.5) is None
