@@ -261,3 +261,19 @@ def test_of_what_came_before_it_nothing_is_held_against_it():
     right = tuple(TokenLogprob(t, "", -1.0, ((t, "", -1.0),)) for t in range(40))
     assert tokens_of(written, Reread((*wrong, *right), "", None)) == "same"
     assert tokens_of(written, Reread(right, "", None)) == "unclear"
+
+
+@pytest.mark.parametrize("differing", [0, 1])
+def test_a_short_text_holds_if_nothing_of_it_differs(differing):
+    written = Written((), (1, 2, 3), True, "text", "stop", (), 0.0)
+    own = [1, 2, 3 + differing]
+    again = tuple(
+        TokenLogprob(t, "", -1.0, ((o, "", -1.0),))
+        for t, o in zip(written.tokens, own, strict=True)
+    )
+    expected = "unclear" if differing else "same"
+    assert texts(written, Reread(again, "text", -0.1)) == expected
+    part = dataclasses.replace(written, whole=False)
+    assert texts(part, Reread(again, "text", None)) == "unclear"
+    nothing = dataclasses.replace(written, tokens=(), text="")
+    assert texts(nothing, Reread((), "", -0.1)) == "unclear"
