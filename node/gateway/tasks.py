@@ -4,10 +4,7 @@ Input and output are those of the task's capability (SPEC 13.1); the body names 
 the choice to the node.
 """
 
-from typing import Annotated, Final
-
 import msgspec
-from msgspec import Meta
 
 from aigrid.node.gateway.call import TaskCall
 from aigrid.node.gateway.core import GatewayCore
@@ -26,15 +23,13 @@ from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import TEXT_GENERATION, TaskRequest, check_settings
 from aigrid.protocol.limits import LIMITS
 
-_SAYABLE: Final = Meta(ge=-(2**63), le=2**63 - 1)  # what every message can carry
-
 
 class TaskBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a typed task."""
 
     input: msgspec.Raw
     model: str = ""
-    parameters: dict[str, str | Annotated[int, _SAYABLE] | float | bool] = {}
+    parameters: dict[str, str | int | float | bool] = {}
     keep_alive: str | int | float | None = None
 
 
