@@ -316,8 +316,9 @@ def test_after_unloading_everything_is_back(engine: Served) -> None:
     engine.worker()
     loaded = world.held()
     assert (loaded.workers, loaded.scratch) == (1, 1)
-    assert loaded.pss_bytes > without.pss_bytes + 8 * MIB
     after = engine.withdraw()
+    # Of requests before this test some may have waited for the collector in the first measurement.
+    assert loaded.pss_bytes > min(without.pss_bytes, after.pss_bytes) + 8 * MIB
     assert after.workers == after.zombies == after.scratch == 0
     assert after.descriptors == without.descriptors == engine.before.descriptors
     assert after.pss_bytes <= without.pss_bytes + 4 * MIB
