@@ -126,7 +126,7 @@ class ServerExchange(Side):
         return None
 
     def _keep(self, body: bytes, *, last: bool) -> Event | None:
-        size = len(body)
+        size = len(body) if last else max(len(body), self._limits.request_part_least_bytes)
         if self._request_bytes + size > self._limits.request_max_bytes:
             error = LocalError("the request is too large", Code.BODY_TOO_LARGE)
             self._refuse(error, complete=last)
@@ -143,7 +143,7 @@ class ServerExchange(Side):
             self._parts.clear()
             return RequestReceived(whole)
         self._parts.append(body)
-        self._give_credit(size)
+        self._give_credit(len(body))
         return None
 
     def _refuse(self, error: AigridError, *, complete: bool) -> None:

@@ -37,6 +37,7 @@ class _Handshake:
 
     host: str
     stream: TcpStream
+    waits: trio.CancelScope = field(default_factory=trio.CancelScope)  # for its turn, see `penance`
 
 
 @dataclass(eq=False, slots=True)
@@ -113,13 +114,14 @@ class Connections:
         try:
             with trio.move_on_after(LIMITS.pre_auth_seconds):
                 waits = self._penance.wait_seconds(handshake.host, trio.current_time())
-                if waits:
+                with handshake.waits:
                     await trio.sleep(waits)
                 muxer = await compat.secure(tcp, self._library.noise, None)
         except Exception as error:  # noqa: BLE001 - boundary: whatever an unknown peer sends
             _log.debug("handshake_failed", remote=handshake.host, error=type(error).__name__)
         finally:
-            self._handshakes.remove(handshake)
+            if handshake in self._handshakes:
+                self._handshakes.remove(handshake)
             if muxer is None:
                 self._gate.counts["pre_auth_failed"] += 1
                 tcp.abort()
@@ -135,6 +137,8 @@ class Connections:
                 return
         victim = next((h for h in pool if not h.stream.received_bytes), pool[0])
         victim.stream.abort()
+        victim.waits.cancel()
+        self._handshakes.remove(victim)
         self._gate.counts["pre_auth_evicted"] += 1
 
     async def _register(self, muxer: Muxer, *, inbound: bool) -> bool:

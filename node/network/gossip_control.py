@@ -32,6 +32,7 @@ class GossipControl:
         ):
             self._gate.counts["gossip_refused"] += 1
             return
+        del control.idontwant[:]  # of a version that is not spoken
         for part in named:
             self._drop_foreign(part)
         for prune in control.prune:

@@ -51,11 +51,10 @@ from aigrid.node.network.yamux_frames import (
     ping,
     window_update,
 )
-from aigrid.node.network.yamux_state import Patience, StreamState
+from aigrid.node.network.yamux_state import Late, Patience, StreamState
 from aigrid.protocol.limits import LIMITS, Limits
 
 _ENDING: Final = FIN | RST
-_LATE_FRAME_BYTES: Final = 64  # as much as a frame at least costs
 _STEPS_MAX: Final = 32  # headers and payloads looked at in one call
 
 
@@ -70,7 +69,7 @@ class Session:
         self.unread_bytes = 0
         self.unsent_bytes = 0
         self._promised_bytes = 0  # the windows of all streams together
-        self._late_bytes = INITIAL_WINDOW_BYTES  # that may yet come for streams that are over
+        self._late = Late()
         self._inbound = 0
         self._own_parity = 1 if is_initiator else 0
         self._next_id = 1 if is_initiator else 2
@@ -86,6 +85,10 @@ class Session:
     @property
     def memory_max_bytes(self) -> int:
         return self.window_bytes * self._limits.mux_memory_windows
+
+    @property
+    def _late_max_bytes(self) -> int:
+        return self.window_bytes * self._limits.mux_streams_max
 
     # What arrives
 
@@ -172,8 +175,7 @@ class Session:
     def _admit(self, stream: StreamState | None, length: int, events: list[Event]) -> None:
         """Take the payload of a frame into account before it comes, or give the stream up."""
         if stream is None:  # it may have been under way when its stream ended
-            self._late_bytes -= max(length, _LATE_FRAME_BYTES)
-            if self._late_bytes < 0:
+            if not self._late.takes(length):
                 self._break(Violation.WINDOW_OVERRUN, "data that no stream has allowed")
         elif stream.fin_received:
             self._give_up(stream, Fault.DATA_AFTER_END, events)
@@ -197,9 +199,9 @@ class Session:
         if not length:
             if not flags:
                 self._provoked(now)
-        elif stream is None:
+        elif stream is None and not self._late.takes_update():
             self._provoked(now)
-        else:
+        elif stream is not None:
             stream.updates_due -= 1
             if stream.updates_due < 0:
                 stream.updates_due = 0
@@ -235,7 +237,7 @@ class Session:
     def _accept(self, stream_id: int, events: list[Event], now: float) -> StreamState | None:
         if self._inbound >= self._limits.mux_streams_max:
             self._provoked(now)
-            self._late_bytes = min(self._late_bytes + INITIAL_WINDOW_BYTES, self.memory_max_bytes)
+            self._late.may_come(INITIAL_WINDOW_BYTES, 0, self._late_max_bytes)
             self._control(window_update(stream_id, 0, RST))
             return None
         self._inbound += 1
@@ -384,9 +386,7 @@ class Session:
             self.unread_bytes -= stream.unread_bytes
             self._promised_bytes -= stream.window_bytes
             stream.unread_bytes = 0
-            if not stream.fin_received:
-                late_bytes = self._late_bytes + stream.receive_credit
-                self._late_bytes = min(late_bytes, self.memory_max_bytes)
+            self._late.is_over(stream, self._late_max_bytes)
             if not stream.ours:
                 self._inbound -= 1
 

@@ -59,3 +59,31 @@ class Patience:
         self._left = min(self._left + refilled, limits.mux_provocations_max) - 1
         self._at = now
         return self._left >= 0
+
+
+class Late:
+    """What may yet come for streams that are over, of what these were still allowed."""
+
+    def __init__(self) -> None:
+        self._bytes, self._updates = INITIAL_WINDOW_BYTES, 0
+
+    def may_come(self, count: int, updates: int, most: int) -> None:
+        """So many bytes of data more, and window updates; never more than `most` of either."""
+        self._bytes = min(self._bytes + count, most)
+        self._updates = min(self._updates + updates, most)
+
+    def is_over(self, stream: StreamState, most: int) -> None:
+        """What that stream still allowed; after a FIN there is nothing to come but updates."""
+        data_bytes = 0 if stream.fin_received else stream.receive_credit
+        self.may_come(data_bytes, stream.updates_due, most)
+
+    def takes(self, count: int) -> bool:
+        """Whether so many bytes were to be expected."""
+        self._bytes -= count
+        return self._bytes >= 0
+
+    def takes_update(self) -> bool:
+        """Whether one more was."""
+        expected = self._updates > 0
+        self._updates -= expected
+        return expected

@@ -15,7 +15,11 @@ from aigrid.protocol.limits import LIMITS
 
 FRAME, REQUEST, WINDOW = 128, 960, 512
 SMALL = replace(
-    LIMITS, frame_max_bytes=FRAME, request_max_bytes=REQUEST, stream_credit_bytes=WINDOW
+    LIMITS,
+    frame_max_bytes=FRAME,
+    request_part_least_bytes=1,
+    request_max_bytes=REQUEST,
+    stream_credit_bytes=WINDOW,
 )
 BODY = b"0123456789" * 8
 
@@ -159,7 +163,7 @@ def test_data_beyond_the_credit_is_a_violation(*, cancelled: bool) -> None:
 
 
 def test_request_parts_beyond_the_credit_are_a_violation() -> None:
-    server = ServerExchange(replace(SMALL, request_max_bytes=100))
+    server = ServerExchange(replace(SMALL, request_part_least_bytes=1, request_max_bytes=100))
     with pytest.raises(RemoteError) as caught:
         server.receive(encode(FrameKind.REQUEST_PART, BODY) * 9)
     assert caught.value.code is Code.PROTOCOL_VIOLATION
@@ -195,7 +199,7 @@ def test_a_request_that_is_too_large_is_not_begun() -> None:
 
 def stingy(free_bytes: int) -> tuple[ClientExchange, ServerExchange]:
     """A client whose idea of the largest request is larger than the server's, or its budget."""
-    client = ClientExchange(replace(SMALL, request_max_bytes=8000))
+    client = ClientExchange(replace(SMALL, request_part_least_bytes=1, request_max_bytes=8000))
     return client, ServerExchange(SMALL, RequestBudget(free_bytes))
 
 
@@ -300,3 +304,13 @@ def _act_as_client(client: ClientExchange, choice: int) -> None:
         client.start(bytes(200 * choice))
     elif choice == 6:
         client.cancel()
+
+
+def test_parts_with_nothing_in_them_are_no_endless_request() -> None:
+    limits = replace(LIMITS, request_max_bytes=64 * 1000)
+    server, refused = ServerExchange(limits), 0
+    part = encode(FrameKind.REQUEST_PART)
+    for _ in range(1100):
+        server.receive(part)
+        refused += server.state is ServerState.DISCARDING
+    assert refused == 100

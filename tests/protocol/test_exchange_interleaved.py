@@ -14,7 +14,13 @@ from aigrid.protocol.framing import HEADER_BYTES
 from aigrid.protocol.limits import LIMITS
 
 FRAME, WINDOW, ROOM, EXCHANGES = 128, 512, 800, 6
-SMALL = replace(LIMITS, frame_max_bytes=FRAME, request_max_bytes=960, stream_credit_bytes=WINDOW)
+SMALL = replace(
+    LIMITS,
+    frame_max_bytes=FRAME,
+    request_part_least_bytes=1,
+    request_max_bytes=960,
+    stream_credit_bytes=WINDOW,
+)
 
 
 class Link:
@@ -25,7 +31,9 @@ class Link:
         self.client = ClientExchange(SMALL)
         # The server allows less than the client asks, and holds less than the largest request.
         self.budget = RequestBudget(ROOM)
-        self.server = ServerExchange(replace(SMALL, request_max_bytes=ROOM + 80), self.budget)
+        self.server = ServerExchange(
+            replace(SMALL, request_part_least_bytes=1, request_max_bytes=ROOM + 80), self.budget
+        )
         self.up, self.down = bytearray(), bytearray()
         self.number = 0
         self.request = b""

@@ -12,7 +12,13 @@ from aigrid.node.network.streams import RpcClient, RpcHandler, RpcServer, Send
 from aigrid.node.network.transport import RPC_PROTOCOL, PeerAddress, Stream
 from aigrid.protocol.limits import LIMITS, Limits
 
-SMALL = replace(LIMITS, stream_credit_bytes=4096, frame_max_bytes=1024, request_max_bytes=20000)
+SMALL = replace(
+    LIMITS,
+    stream_credit_bytes=4096,
+    frame_max_bytes=1024,
+    request_part_least_bytes=1,
+    request_max_bytes=20000,
+)
 
 
 def network(seed: int = 1, latency_seconds: tuple[float, float] = (0.01, 0.05)) -> MemoryNetwork:

@@ -151,28 +151,41 @@ def test_who_reads_byte_by_byte_may_say_so_each_time() -> None:
         assert last_violation(session, frames.window_update(1, 1)) is None
 
 
+def test_who_reads_byte_by_byte_after_both_have_ended_may_say_so_too() -> None:
+    session, most = listener(), 2 * LIMITS.mux_provocations_max
+    session.receive(opening() + frames.window_update(1, 0, FIN), 0.0)
+    stream = session.streams[1]
+    assert session.send(stream, memoryview(bytes(most)), most) == most
+    session.end(stream)
+    sent_by(session)
+    assert not session.streams
+    for _ in range(most):
+        assert last_violation(session, frames.window_update(1, 1)) is None
+
+
 # What is not
 
 
 def test_data_of_a_stream_that_is_over_is_counted_against_what_it_was_allowed() -> None:
     session = Session(is_initiator=True)
     session.reset(session.open())
-    assert last_violation(session, piece(1, bytes(WINDOW))) is None
-    assert last_violation(session, piece(1, bytes(WINDOW - 64))) is None, "and a window more"
-    assert last_violation(session, piece(1, b"x")) is None, "as much as a frame costs"
+    for _ in range(10_000):
+        assert last_violation(session, piece(1, b"x")) is None
+    assert last_violation(session, piece(1, bytes(WINDOW - 10_000))) is None
+    assert last_violation(session, piece(1, bytes(WINDOW))) is None, "and a window more"
     assert last_violation(session, piece(1, b"x")) is Violation.WINDOW_OVERRUN
 
 
 def test_streams_that_are_given_up_bring_no_endless_allowance() -> None:
     session = listener()
-    for n in range(2 * LIMITS.mux_memory_windows):
+    for n in range(2 * LIMITS.mux_streams_max):
         assert last_violation(session, opening(2 * n + 1)) is None
         session.reset(session.streams[2 * n + 1])
         sent_by(session)
     sent = 0
     while last_violation(session, piece(1, bytes(WINDOW))) is None:
         sent += WINDOW
-    assert sent == session.memory_max_bytes
+    assert sent == session.window_bytes * LIMITS.mux_streams_max
 
 
 @pytest.mark.parametrize(
