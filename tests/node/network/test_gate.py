@@ -240,6 +240,21 @@ async def test_idle_raw_connections_do_not_keep_a_newcomer_out(
         await connection.close()
 
 
+async def test_who_waits_for_having_broken_the_protocol_makes_room_as_others_do(
+    pair: nodes.Pair,
+) -> None:
+    _, two = pair
+    table = two._connections
+    for _ in range(10):
+        table._penance.broke("127.0.0.1", trio.current_time())
+    idle = [await nodes.raw_connection(two) for _ in range(2 * LIMITS.pre_auth_per_ip_max)]
+    evicted = len(idle) - LIMITS.pre_auth_per_ip_max
+    await nodes.eventually(lambda: two.counters()["pre_auth_evicted"] == evicted)
+    assert len(table._handshakes) == LIMITS.pre_auth_per_ip_max, "while they wait, too"
+    for connection in idle:
+        await connection.close()
+
+
 async def test_open_node_serves_everybody(start: nodes.Start, hostile: nodes.Hostile) -> None:
     node = await start(open_to_strangers=True)
     muxer = await hostile.connect(node)

@@ -299,3 +299,25 @@ async def test_cancelled_reads_and_writes_leave_other_streams_whole(
             await trio.sleep(0.01)
         await ours.close()
     assert bytes(received) == sent
+
+
+async def test_peer_that_is_heard_may_answer_pings_late_and_one_that_is_silent_may_not(
+    autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    """On a slow link the answer stands in line behind data."""
+    left, right = pipes()
+    end = Muxer(left, "peer")
+    nursery.start_soon(end.start)
+    for _ in range(20):
+        await trio.sleep(LIMITS.mux_ping_timeout_seconds / 2)
+        await right.write(frames.ping(0xFFFF, frames.ACK))
+        assert end.dead is None
+    await trio.sleep(2 * (LIMITS.mux_ping_interval_seconds + LIMITS.mux_ping_timeout_seconds))
+    assert end.dead == "no answer to a ping"
+
+
+async def test_stream_that_is_over_does_not_take_the_next_of_its_id_along(ends: Ends) -> None:
+    ours, _ = await connected_streams(ends)
+    after = ends[0].streams[ours.stream_id] = MuxedStream(ours._state, ends[0])
+    ends[0].forget(ours)
+    assert ends[0].streams == {ours.stream_id: after}

@@ -162,3 +162,13 @@ async def test_a_member_hears_only_the_topics_it_listens_on(pair: nodes.Pair, to
         with trio.fail_after(PATIENCE_SECONDS):
             got = {(await heard.__anext__())[1] for _ in range(2)}
     assert got == {topic.encode(), b"end"}
+
+
+async def test_what_a_member_does_not_want_is_of_a_version_that_is_not_spoken(
+    pair: nodes.Pair,
+) -> None:
+    one, two = pair
+    unwanted = [rpc_pb2.ControlIDontWant(messageIDs=[b"x"])] * 1000
+    rpc = rpc_pb2.RPC(control=rpc_pb2.ControlMessage(idontwant=unwanted))
+    await two._library.gossip.handle_rpc(rpc, one._library.peer_id)
+    assert not rpc.control.idontwant
