@@ -5,6 +5,7 @@ Found by `scripts/faults/reconnects.py`, and by counting objects while peers cam
 - the peerstore throws out whatever has no address first when it holds more than 1000 peers: our
   own keys, after which nothing of ours is published. A member's DHT answers can bring it there;
 - the peerstore appends to a peer's addresses whatever any other peer says they are;
+- identify keeps the last 1000 addresses that peers gave as theirs, parsed, of any length;
 - GossipSub keeps the last 500 to 1000 messages whole, against authors that use a number twice.
   `seen_messages` has dropped such a message before it gets there;
 - when a peer that pruned us may be asked again is kept until it is, also if it never comes back;
@@ -14,6 +15,8 @@ The listener's task per inbound connection and its 250 slots are not here: `conn
 """
 
 from typing import Any
+
+from libp2p.identity import update
 
 from aigrid.protocol.limits import LIMITS
 
@@ -25,6 +28,8 @@ def bound(pubsub: Any, gossip: Any) -> None:
     _bound_peerstore(pubsub.host.get_peerstore(), pubsub.host.get_network(), pubsub.my_id)
     gossip._check_equivocation = lambda _message: True  # noqa: SLF001 - see the module
     _drop_back_offs_of_the_gone(pubsub, gossip)
+    parse = update._safe_parse_multiaddr_cached  # noqa: SLF001 - see the module
+    update._safe_parse_multiaddr_cached = getattr(parse, "__wrapped__", parse)  # noqa: SLF001
 
 
 def _bound_peerstore(peerstore: Any, swarm: Any, own: Any) -> None:

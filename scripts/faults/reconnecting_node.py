@@ -4,7 +4,8 @@
 
 Seeds are numbers. It says its PeerId and address on standard output, and then does what standard
 input tells it, a line of JSON each, answering each by a line: `close` or `abort` all connections,
-`dial` a `peer_id` at an `address`, `whole` (are all peers there?), and `size` (see `Node._size`).
+`dial` a `peer_id` at an `address`, `whole` (are all peers there?), `size` (see `Node._size`), and
+`types` (how many objects of which type: a list of all objects, which takes a MiB to make).
 """
 
 import gc
@@ -106,6 +107,8 @@ class Node:
                     return {"whole": self._is_whole()}
                 case "size":
                     return self._size()
+                case "types":
+                    return _types()
         return {}
 
     def _is_whole(self) -> bool:
@@ -121,7 +124,6 @@ class Node:
     def _size(self) -> dict[str, Any]:
         gc.collect()
         status = Path("/proc/self/status").read_text(encoding="ascii")
-        types = Counter(f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects())
         return {
             "kib": int(status.partition("VmRSS:")[2].split()[0]),
             "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
@@ -130,7 +132,6 @@ class Node:
             "answered": self._answered,
             "failed": self._failed,
             "heard": self._heard,
-            "types": types,
         }
 
     async def _call(self, peer_id: str) -> None:
@@ -158,6 +159,11 @@ class Node:
             await trio.sleep(SEEK_SECONDS)
             await self.transport.provide(TOPIC)
             await self.transport.find_providers(TOPIC)
+
+
+def _types() -> dict[str, int]:
+    gc.collect()
+    return Counter(f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects())
 
 
 async def _echo(_peer_id: str, request: bytes, send: Send) -> None:

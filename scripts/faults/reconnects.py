@@ -9,9 +9,10 @@ other in the DHT. Every `--every` seconds the connections are broken, in turn by
 aborted socket, and a killed peer; in turn at the anchor's end and at theirs, and in turn dialed
 anew by the one and by the other.
 
-Before each break each node says how large it is: resident memory, descriptors, trio tasks, threads,
-and how many objects of which type. The first fifth of the run is warm-up (caches that are bounded
-fill). Of the rest, per process that lived throughout, flat means:
+Before each break each node says how large it is: resident memory, descriptors, trio tasks, threads;
+and in the middle of the warm-up and at the end, how many objects of which type. The first fifth of
+the run is warm-up (caches that are bounded fill). Of the rest, per process that lived throughout,
+flat means:
 
 - memory: the 95 % interval of its slope is not wholly above `MEMORY_MAX_KIB_PER_MINUTE`
   (least squares; neighbouring samples resemble each other, which the interval allows for);
@@ -46,7 +47,7 @@ WARM_UP_SHARE = 0.2
 PATIENCE_SECONDS = 30.0
 SILENCE_SECONDS = 300.0  # of a node that may be starved of the processor
 JITTER_SECONDS = 0.2  # so that a break comes at any moment of a call
-SAMPLES_MIN = 6
+SAMPLES_MIN = 20
 TYPES_SHOWN = 8
 MEMORIES_SHOWN = 8
 POLL_SECONDS = 0.05
@@ -99,11 +100,13 @@ class Process:
     def measure(self, minutes: float, *, keep: bool) -> None:
         """Also while it warms up: to be measured takes memory the first time."""
         size = self.tell("size")
-        if not keep:
-            return
-        self.last_types = Counter(size.pop("types"))
+        if keep:
+            self.sizes.append((minutes, size))
+
+    def count_types(self) -> None:
+        """Not with every sample: the list of all objects is a MiB that malloc may keep."""
+        self.last_types = Counter(self.tell("types"))
         self.first_types = self.first_types or self.last_types
-        self.sizes.append((minutes, size))
 
     def _hear(self) -> dict[str, Any]:
         assert self.child is not None
@@ -192,11 +195,15 @@ def run(arguments: argparse.Namespace, nodes: Sequence[Process]) -> dict[str, li
         time.sleep(max(0.0, due - time.monotonic()))
         now = time.monotonic()
         for node in lasting(nodes):
+            if now > began + (warm - began) / 2 and not node.first_types:
+                node.count_types()
             node.measure((now - began) / 60, keep=now > warm)
         if now > end:
             break
         time.sleep(jitter.random() * JITTER_SECONDS)
         kind = part(anchor, peers, number)
+    for node in lasting(nodes):
+        node.count_types()
     return back
 
 

@@ -72,6 +72,7 @@ def test_what_is_forgotten_is_kept_where_it_was() -> None:
     assert "self.add_addrs(" in source(PeerStore.add_addr)
     assert "self.add_addrs(" in source(PeerStore.consume_peer_record)
     assert "peerstore.clear_addrs(" in source(update_peerstore_from_identify)
+    assert " = _safe_parse_multiaddr_cached(" in source(update_peerstore_from_identify)
     assert "self._check_equivocation(" in source(GossipSub.publish)
     assert source(GossipSub).count("equivocation_detection[") == 3  # two there, one to clean up
     assert "self._is_msg_seen(" in source(Pubsub.push_msg)

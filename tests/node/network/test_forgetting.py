@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p.identity.identify.pb.identify_pb2 import Identify
+from libp2p.identity.update import update_peerstore_from_identify
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from multiaddr import Multiaddr
 from tests.node.network import nodes
@@ -163,6 +165,18 @@ def test_addresses_of_a_peer_are_bounded_and_the_first_stay(peerstore: Any) -> N
     for address in addresses:
         peerstore.add_addr(some_peer(), address, 3600)
     assert peerstore.addrs(some_peer()) == addresses[: LIMITS.addresses_max]
+
+
+async def test_no_address_is_kept_that_a_peer_gives_no_more(pair: nodes.Pair) -> None:
+    one, two = pair
+    peerstore, peer = one._library.host.get_peerstore(), two._library.peer_id
+    for port in range(1, 100):
+        said = Identify(listen_addrs=[Multiaddr(f"/ip4/127.0.0.1/tcp/{port}").to_bytes()])
+        await update_peerstore_from_identify(peerstore, peer, said)
+    assert len(peerstore.addrs(peer)) == 1
+    gc.collect()
+    kept = {str(o) for o in gc.get_objects() if isinstance(o, Multiaddr)}
+    assert not kept & {f"/ip4/127.0.0.1/tcp/{port}" for port in range(50, 99)}
 
 
 async def test_nothing_is_kept_of_a_member_that_was_removed(pair: nodes.Pair) -> None:
