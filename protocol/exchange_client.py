@@ -1,5 +1,6 @@
 """The client's side of an RPC stream; the rules are in `exchange`."""
 
+import sys
 from enum import Enum, auto
 
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, RemoteError
@@ -81,14 +82,14 @@ class ClientExchange(Side):
         if self.state is ClientState.WAITING:
             self._give_credit(body_bytes)
 
-    def receive(self, data: bytes) -> list[Event]:
-        """What these bytes mean.
+    def receive(self, data: bytes, frames_max: int = sys.maxsize) -> list[Event]:
+        """What these bytes mean, up to that many frames; the rest of them is `left`.
 
         Raises:
             RemoteError: `protocol_violation` or `frame_too_large`; the stream is lost.
         """
         events: list[Event] = []
-        for frame in self._decoder.feed(data):
+        for frame in self._decoder.feed(data, frames_max):
             if frame.kind is FrameKind.DATA and self.state is ClientState.WAITING:
                 self._arrived(frame.body)
                 events.append(Data(frame.body))
