@@ -2,6 +2,7 @@
 
 import sys
 from enum import Enum, auto
+from typing import Final
 
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, RemoteError
 from aigrid.protocol.exchange import (
@@ -17,6 +18,11 @@ from aigrid.protocol.exchange import (
 )
 from aigrid.protocol.framing import Frame, FrameKind, decode_error
 from aigrid.protocol.limits import LIMITS, Limits
+
+
+# Credit comes back once a part is whole: parts as large as the window would each wait for the last
+# to arrive, and neither side works while the other does.
+_PARTS_UNDER_WAY: Final = 4
 
 
 class ClientState(Enum):
@@ -60,7 +66,8 @@ class ClientExchange(Side):
         self._pump()
 
     def _pump(self) -> None:
-        most = self._limits.frame_max_bytes
+        limits = self._limits
+        most = min(limits.frame_max_bytes, limits.stream_credit_bytes // _PARTS_UNDER_WAY)
         while len(self._request) > most:
             if self._may_send <= 0:
                 return
