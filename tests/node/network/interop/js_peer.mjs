@@ -142,7 +142,8 @@ const calls = {
       services: {
         identify: identify(),
         ping: ping(),
-        pubsub: gossipsub({ allowPublishToZeroTopicPeers: true }),
+        // All nodes that it meets have one address; more than ten would lose their score for that.
+        pubsub: gossipsub({ allowPublishToZeroTopicPeers: true, scoreParams: { IPColocationFactorWeight: 0 } }),
         dht: kadDHT({ protocol: '/aigrid/kad/1.0.0', peerInfoMapper: passthroughMapper, clientMode: false })
       }
     })
