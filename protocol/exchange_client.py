@@ -19,7 +19,6 @@ from aigrid.protocol.exchange import (
 from aigrid.protocol.framing import Frame, FrameKind, decode_error
 from aigrid.protocol.limits import LIMITS, Limits
 
-
 # Credit comes back once a part is whole: parts as large as the window would each wait for the last
 # to arrive, and neither side works while the other does.
 _PARTS_UNDER_WAY: Final = 4
