@@ -100,6 +100,11 @@ class Side:
         """Bytes of a frame that is not complete yet."""
         return self._decoder.held_bytes
 
+    @property
+    def left(self) -> bytes:
+        """What the last `receive` did not look at, because of its `frames_max`."""
+        return self._decoder.left
+
     def data_to_send(self) -> bytes:
         """Everything that is ready to be written, joined; empty when there is nothing."""
         out, self._out, self._unsent_bytes = self._out, [], 0

@@ -1,6 +1,8 @@
 """The client's side of an RPC stream; the rules are in `exchange`."""
 
+import sys
 from enum import Enum, auto
+from typing import Final
 
 from aigrid.protocol.errors import Code, InvalidRequestError, LocalError, RemoteError
 from aigrid.protocol.exchange import (
@@ -16,6 +18,10 @@ from aigrid.protocol.exchange import (
 )
 from aigrid.protocol.framing import Frame, FrameKind, decode_error
 from aigrid.protocol.limits import LIMITS, Limits
+
+# Credit comes back once a part is whole: parts as large as the window would each wait for the last
+# to arrive, and neither side works while the other does.
+_PARTS_UNDER_WAY: Final = 4
 
 
 class ClientState(Enum):
@@ -59,7 +65,8 @@ class ClientExchange(Side):
         self._pump()
 
     def _pump(self) -> None:
-        most = self._limits.frame_max_bytes
+        limits = self._limits
+        most = min(limits.frame_max_bytes, limits.stream_credit_bytes // _PARTS_UNDER_WAY)
         while len(self._request) > most:
             if self._may_send <= 0:
                 return
@@ -81,14 +88,14 @@ class ClientExchange(Side):
         if self.state is ClientState.WAITING:
             self._give_credit(body_bytes)
 
-    def receive(self, data: bytes) -> list[Event]:
-        """What these bytes mean.
+    def receive(self, data: bytes, frames_max: int = sys.maxsize) -> list[Event]:
+        """What these bytes mean, up to that many frames; the rest of them is `left`.
 
         Raises:
             RemoteError: `protocol_violation` or `frame_too_large`; the stream is lost.
         """
         events: list[Event] = []
-        for frame in self._decoder.feed(data):
+        for frame in self._decoder.feed(data, frames_max):
             if frame.kind is FrameKind.DATA and self.state is ClientState.WAITING:
                 self._arrived(frame.body)
                 events.append(Data(frame.body))

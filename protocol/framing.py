@@ -10,6 +10,7 @@ The body of an ERROR is a msgpack map {code, message, retry_after_seconds}, that
 
 import math
 import struct
+import sys
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -80,14 +81,18 @@ class FrameDecoder:
         self._rest = bytearray()
         self._needed_bytes = HEADER_BYTES
         self._broken: RemoteError | None = None
+        self.left = b""
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the unfinished frame."""
         return len(self._rest)
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes, frames_max: int = sys.maxsize) -> list[Frame]:
         """Frames that are complete now, in order.
+
+        After `frames_max` of them no more is looked at; what is behind them is in `left`, to be
+        fed next.
 
         Raises:
             RemoteError: `frame_too_large`, or `protocol_violation` for a kind that is not known.
@@ -95,6 +100,7 @@ class FrameDecoder:
         if self._broken is not None:
             raise self._broken
         rest = self._rest
+        self.left = b""
         if rest:
             rest += data
             if len(rest) < self._needed_bytes:
@@ -102,18 +108,20 @@ class FrameDecoder:
             data = bytes(rest)
             rest.clear()
         try:
-            frames, end = self._cut(data)
+            frames, end = self._cut(data, frames_max)
         except RemoteError as error:
             self._broken = error
             raise
-        if end < len(data):
+        if end < len(data) and len(frames) == frames_max:
+            self.left = data[end:]
+        elif end < len(data):
             rest += data[end:] if end else data
         return frames
 
-    def _cut(self, data: bytes) -> tuple[list[Frame], int]:
+    def _cut(self, data: bytes, frames_max: int) -> tuple[list[Frame], int]:
         frames: list[Frame] = []
         start, size = 0, len(data)
-        while size - start >= HEADER_BYTES:
+        while size - start >= HEADER_BYTES and len(frames) < frames_max:
             length, code = _HEADER.unpack_from(data, start)
             kind = self._check(length, code)
             end = start + 4 + length

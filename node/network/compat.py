@@ -5,7 +5,8 @@ and identify. Its listeners, dialer, muxers, negotiation, resource manager, auto
 and other security transports are not used: plaintext, which it offers by default, would let anyone
 claim a member's PeerId. What stands in for parts of GossipSub is in `peer_records`, `gossip_wire`,
 `gossip_author` and `gossip_control`. `tests/node/network/test_compat.py`, and the tests of these,
-fail when an upstream part that they lean on changes.
+fail when an upstream part that they lean on changes; `test_library_uses.py` finds every private
+attribute that is touched, and wants such a canary for each.
 """
 
 import logging

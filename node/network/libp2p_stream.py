@@ -1,10 +1,8 @@
 """`transport.Stream` over a stream of our muxer."""
 
-from collections.abc import Callable
-
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamEOF, MuxedStreamError
 
-from aigrid.node.network.muxed_stream import MuxedStream
+from aigrid.node.network.muxed_stream import MuxedStream, Sink
 from aigrid.protocol.errors import Code, RemoteError
 
 LOST = "The peer closed the stream or went away."
@@ -58,7 +56,7 @@ class Libp2pStream:
     def send_now(self, data: bytes) -> None:
         self._raw.write_now(data)
 
-    def deliver(self, sink: Callable[[bytes], None]) -> None:
+    def deliver(self, sink: Sink) -> None:
         if self._left_bytes is None:
             self._raw.deliver(sink)
 

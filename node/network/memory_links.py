@@ -238,7 +238,7 @@ class MemoryStream:
     def send_now(self, data: bytes) -> None:
         """There is never room."""
 
-    def deliver(self, sink: Callable[[bytes], None]) -> None:
+    def deliver(self, sink: Callable[[bytes], bytes | None]) -> None:
         """Bytes arrive when time passes, not when somebody sends them."""
 
     async def receive_some(self, max_bytes: int) -> bytes:

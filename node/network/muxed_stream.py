@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aigrid.node.network.muxer import Muxer
 
 CALLS_PER_CHECKPOINT = 16
+Sink = Callable[[bytes], bytes | None]
 _log = structlog.get_logger(__name__)
 WRITTEN_AT_ONCE_BYTES = 4 * PAYLOAD_MAX_BYTES
 
@@ -40,7 +41,7 @@ class MuxedStream:
         self.is_initiator = state.ours
         self._state = state
         self._buffer = ReceiveBuffer()
-        self._sink: Callable[[bytes], None] | None = None
+        self._sink: Sink | None = None
         self._changed: trio.Event | None = None
         self._calls = 0
 
@@ -97,20 +98,28 @@ class MuxedStream:
         self.conn.flush()
         return data
 
-    def deliver(self, sink: Callable[[bytes], None]) -> None:
-        """Hand to `sink` what arrives, at once, so that `read` finds nothing but the end."""
+    def deliver(self, sink: Sink) -> None:
+        """Hand to `sink` what arrives, at once, so that `read` finds nothing but the end.
+
+        What it gives back it does not take now: that, and all behind it, waits for `read` again.
+        """
         self._sink = sink
         if self._buffer:
             self._hand_over(self._buffer.take(len(self._buffer)))
 
     def _hand_over(self, data: bytes) -> None:
-        self.conn.session.consumed(self._state, len(data))
+        left: bytes | None = None
         if self._sink is not None:
             try:
-                self._sink(data)
+                left = self._sink(data)
             except Exception as error:  # noqa: BLE001 - boundary: what serves one stream ends no other
                 _log.error("stream_sink_failed", error=type(error).__name__)
                 self.abandon()
+        if left:
+            self._sink = None
+            self._buffer.append(left)
+            self.wake()
+        self.conn.session.consumed(self._state, len(data) - len(left or b""))
         self.conn.flush()
 
     # Writing

@@ -16,6 +16,9 @@ _RESET_SECONDS: Final = 1.0
 # A sender goes on without letting others run until this much is ready: one write instead of many.
 COALESCE_BYTES: Final = 16384
 
+# Frames of a stream that are looked at without letting others run: small ones are many.
+_FRAMES_AT_ONCE: Final = 128
+
 
 def lost(peer_id: str) -> RemoteError:
     return RemoteError("the connection to the peer was lost", Code.CONNECTION_LOST, peer=peer_id)
@@ -102,28 +105,32 @@ class StreamTasks:
         """After the events of one read."""
 
     async def _read(self) -> None:
-        """Most of what arrives comes by `deliver`, the end and what waited for it comes here."""
-        receive = self._stream.receive_some
-        self._stream.deliver(self._arrived)
+        """Most comes by `deliver`, at once; what is too much for that comes here, and the end."""
+        stream = self._stream
+        stream.deliver(self._arrived)
         try:
-            while data := await receive(_READ_MAX_BYTES):
-                self._arrived(data)
+            while data := await stream.receive_some(_READ_MAX_BYTES):
+                while data := self._arrived(data):
+                    await trio.lowlevel.checkpoint()
+                stream.deliver(self._arrived)
         except RemoteError as error:
             self.fail(error)
 
-    def _arrived(self, data: bytes) -> None:
+    def _arrived(self, data: bytes) -> bytes:
+        """What of it is not looked at yet."""
         # Not in `_read`: its frame would hold the last event, a whole request, as long as it waits.
         if self.failure is not None:
-            return
+            return b""
         try:
-            for event in self._exchange.receive(data):
+            for event in self._exchange.receive(data, _FRAMES_AT_ONCE):
                 self._on_event(event)
         except RemoteError as error:
             self.fail(error)
-            return
+            return b""
         self._on_read()
         self._wake()
         self.flush()
+        return self._exchange.left
 
     async def _write(self) -> None:
         exchange = self._exchange

@@ -61,7 +61,24 @@ class _Peer:
     count: int = 0
     streams: set[ClientStream] = field(default_factory=set)
     idle: deque[ClientStream] = field(default_factory=deque)
-    waiting: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    urgent: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    others: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    @property
+    def busy(self) -> int:
+        """Streams that carry a call, or are being opened for one."""
+        return self.count - len(self.idle)
+
+    def wake(self, busy_max: int) -> None:
+        """A stream is free or gone: wake one caller that may have it, the urgent first.
+
+        Who is woken without a use for it would have taken the wake-up from one who has. Others
+        than the urgent have none while `busy_max` streams are taken.
+        """
+        if self.urgent:
+            self.urgent.unpark()
+        elif self.busy < busy_max:
+            self.others.unpark()
 
 
 class _Opening:
@@ -136,6 +153,12 @@ class RpcClient:
             raise RemoteError(f"{len(bodies)} bodies where one was due", peer=peer_id)
         return bodies[0]
 
+    @property
+    def _busy_max(self) -> int:
+        """Streams that calls other than the urgent may hold."""
+        limits = self._limits
+        return max(1, limits.streams_per_peer_max - limits.streams_urgent)
+
     def may_retry(self, peer_id: str) -> bool:
         """Whether a new stream has a chance."""
         return self._nursery is not None and peer_id in self._transport.connected()
@@ -145,8 +168,7 @@ class RpcClient:
     ) -> tuple[ClientStream, bool]:
         """A stream of our own until `release`, and whether it was used before."""
         streams_max = self._limits.streams_per_peer_max
-        kept_free = 0 if urgent else self._limits.streams_urgent
-        busy_max = max(1, streams_max - kept_free)
+        busy_max = streams_max if urgent else self._busy_max
         idle = None if fresh else self._idle(peer_id, busy_max)
         if idle is not None:  # as a rule: worth no scope
             return idle, True
@@ -156,27 +178,27 @@ class RpcClient:
                 if idle is not None:
                     return idle, True
                 peer = self._peers.setdefault(peer_id, _Peer())
-                if peer.count - len(peer.idle) < busy_max:
+                if peer.busy < busy_max:
                     if peer.count < streams_max:
                         return await self._open(peer_id, peer), False
                     if fresh and peer.idle:
                         peer.idle.popleft().fail(lost(peer_id))
-                await self._queue(peer_id, peer)
+                await self._queue(peer_id, peer.urgent if urgent else peer.others)
         raise RemoteError("no stream to the peer in time", Code.TIMEOUT, peer=peer_id)
 
     def _idle(self, peer_id: str, busy_max: int) -> ClientStream | None:
         peer = self._peers.get(peer_id)
-        if peer is None or peer.count - len(peer.idle) >= busy_max:
+        if peer is None or peer.busy >= busy_max:
             return None
         return _pop_idle(peer)
 
-    async def _queue(self, peer_id: str, peer: _Peer) -> None:
+    async def _queue(self, peer_id: str, waiting: trio.lowlevel.ParkingLot) -> None:
         limits = self._limits
-        if len(peer.waiting) >= limits.callers_per_stream_max * limits.streams_per_peer_max:
+        if len(waiting) >= limits.callers_per_stream_max * limits.streams_per_peer_max:
             wait = limits.retry_after_seconds
             message = "too many requests wait for this peer"
             raise RemoteError(message, Code.BUSY, peer=peer_id, retry_after_seconds=wait)
-        await peer.waiting.park()
+        await waiting.park()
 
     async def _open(self, peer_id: str, peer: _Peer) -> ClientStream:
         if self._nursery is None:
@@ -217,14 +239,14 @@ class RpcClient:
                 peer.streams.discard(stream)
                 if stream in peer.idle:
                     peer.idle.remove(stream)
-            if peer.waiting:
-                peer.waiting.unpark()
+            if peer.urgent or peer.others:
+                peer.wake(self._busy_max)
             elif not peer.count and self._peers.get(peer_id) is peer:
                 del self._peers[peer_id]
 
     def _rest(self, peer: _Peer, stream: ClientStream) -> None:
         peer.idle.append(stream)
-        peer.waiting.unpark()
+        peer.wake(self._busy_max)
 
     def _lost(self, peer_id: str) -> None:
         """A connection has ended: drop the peer's streams at once, unless it has a new one.

@@ -79,9 +79,10 @@ class Stream(Protocol):
     def send_now(self, data: bytes) -> None:
         """Send at most `room_bytes`, while no `send_all` is under way. Never raises."""
 
-    def deliver(self, sink: Callable[[bytes], None]) -> None:
+    def deliver(self, sink: Callable[[bytes], bytes | None]) -> None:
         """Hand to `sink` what arrives, at once, so that `receive_some` tells of the end alone.
 
+        What `sink` gives back it does not take: from there on all is for `receive_some` again.
         A stream that cannot goes on giving everything to `receive_some`.
         """
 

@@ -9,8 +9,9 @@ is taken with `next_message`. Everything a peer may make us keep is bounded:
 - streams that it opens by `mux_streams_max`: more are reset;
 - data of streams that are over by what these were still allowed, and a window more;
 - control frames not yet sent by `mux_control_max_bytes`, declared lengths by `mux_window_bytes`,
-  and by a budget that refills with time what carries nothing: pings, resets, refused streams,
-  empty frames, window updates for what was never sent.
+  and by a budget that refills with time what carries nothing (`Manners`).
+
+A go-away ends the session as well: what stands behind it is not looked at.
 """
 
 from collections import deque
@@ -51,7 +52,7 @@ from aigrid.node.network.yamux_frames import (
     ping,
     window_update,
 )
-from aigrid.node.network.yamux_state import Late, Patience, StreamState
+from aigrid.node.network.yamux_state import Manners, StreamState
 from aigrid.protocol.limits import LIMITS, Limits
 
 _ENDING: Final = FIN | RST
@@ -69,13 +70,13 @@ class Session:
         self.unread_bytes = 0
         self.unsent_bytes = 0
         self._promised_bytes = 0  # the windows of all streams together
-        self._late = Late()
         self._inbound = 0
         self._own_parity = 1 if is_initiator else 0
         self._next_id = 1 if is_initiator else 2
         self._outbox: deque[bytes] = deque()
         self._control_bytes = 0
-        self._patience = Patience(limits)
+        self._manners = Manners(limits)
+        self._over = False  # broken by the peer, or it has said goodbye
         # Bytes not looked at, a header that is not whole, or the frame whose payload is arriving
         self._rest = b""
         self._partial = bytearray()
@@ -100,12 +101,12 @@ class Session:
     def receive(self, received: bytes, now: float) -> list[Event]:
         """The events of these bytes, however they were cut. `now` is in seconds, monotonic."""
         events: list[Event] = []
-        if self.violated is not None:
+        if self._over:
             return events
         if self._rest:
             received, self._rest = self._rest + received, b""
         position, end, steps = 0, len(received), 0
-        while position < end and self.violated is None:
+        while position < end and not self._over:
             if steps == _STEPS_MAX:
                 self._rest = received[position:]
                 break
@@ -153,6 +154,7 @@ class Session:
         elif kind == PING:
             self._on_ping(flags, length, events, now)
         elif kind == GO_AWAY:
+            self._over = True
             events.append(GoneAway(length))
         else:
             self._break(Violation.TYPE, f"type {kind}")
@@ -165,8 +167,7 @@ class Session:
             return
         stream = self._addressed(flags, stream_id, events, now)
         if not length:
-            if not flags:
-                self._provoked(now)
+            self._bear(self._manners.bears_empty(stream, flags, now))
             self._on_ending(stream, flags, events, now)
             return
         self._admit(stream, length, events)
@@ -175,7 +176,7 @@ class Session:
     def _admit(self, stream: StreamState | None, length: int, events: list[Event]) -> None:
         """Take the payload of a frame into account before it comes, or give the stream up."""
         if stream is None:  # it may have been under way when its stream ended
-            if not self._late.takes(length):
+            if not self._manners.late.takes(length):
                 self._break(Violation.WINDOW_OVERRUN, "data that no stream has allowed")
         elif stream.fin_received:
             self._give_up(stream, Fault.DATA_AFTER_END, events)
@@ -189,6 +190,7 @@ class Session:
             self._give_up(stream, Fault.MEMORY, events)
         else:
             stream.receive_credit -= length
+            stream.has_carried = True
             stream.unread_bytes += length
             self.unread_bytes += length
 
@@ -197,24 +199,20 @@ class Session:
     ) -> None:
         stream = self._addressed(flags, stream_id, events, now)
         if not length:
-            if not flags:
-                self._provoked(now)
-        elif stream is None and not self._late.takes_update():
-            self._provoked(now)
-        elif stream is not None:
-            stream.updates_due -= 1
-            if stream.updates_due < 0:
-                stream.updates_due = 0
-                self._provoked(now)
-            stream.send_window = min(stream.send_window + length, WINDOW_MAX_BYTES)
-            events.append(Writable(stream_id))
+            self._bear(self._manners.bears_empty(stream, flags, now))
+        else:
+            self._bear(self._manners.bears_update(stream, now))
+            if stream is not None:
+                stream.send_window = min(stream.send_window + length, WINDOW_MAX_BYTES)
+                events.append(Writable(stream_id))
         self._on_ending(stream, flags, events, now)
 
     def _on_ping(self, flags: int, value: int, events: list[Event], now: float) -> None:
         if flags == SYN:
-            self._provoked(now)
+            self._bear(self._manners.lasts(now))
             self._control(ping(value, ACK))
         elif flags == ACK:
+            self._bear(self._manners.bears_pong(now))
             events.append(Pong(value))
         else:
             self._break(Violation.FLAGS, f"a ping with flags {flags:#x}")
@@ -236,8 +234,8 @@ class Session:
 
     def _accept(self, stream_id: int, events: list[Event], now: float) -> StreamState | None:
         if self._inbound >= self._limits.mux_streams_max:
-            self._provoked(now)
-            self._late.may_come(INITIAL_WINDOW_BYTES, 0, self._late_max_bytes)
+            self._bear(self._manners.lasts(now))
+            self._manners.late.may_come(INITIAL_WINDOW_BYTES, 0, self._late_max_bytes)
             self._control(window_update(stream_id, 0, RST))
             return None
         self._inbound += 1
@@ -250,13 +248,15 @@ class Session:
     ) -> None:
         """FIN and RST, once all data before them has been told of."""
         if flags & RST:
-            self._provoked(now)
+            self._bear(self._manners.lasts(now))
             if stream is not None and not stream.is_reset:
                 stream.is_reset = True
                 self._drop(stream)
                 events.append(WasReset(stream.stream_id))
         elif flags & FIN and stream is not None and not (stream.is_reset or stream.fin_received):
             stream.fin_received = True
+            if not (stream.ours or stream.has_carried):  # opened for nothing
+                self._bear(self._manners.lasts(now))
             events.append(Ended(stream.stream_id))
             if stream.fin_sent:
                 self._drop(stream)
@@ -265,15 +265,14 @@ class Session:
         self.reset(stream)
         events.append(WasReset(stream.stream_id, fault))
 
-    def _provoked(self, now: float) -> None:
-        """A frame that carries nothing has cost us work."""
-        if not self._patience.lasts(now):
-            self._break(Violation.FLOOD, "pings, resets or empty frames without end")
+    def _bear(self, borne: bool) -> None:  # noqa: FBT001 - what a method of `Manners` says
+        if not borne:
+            self._break(Violation.FLOOD, "frames that carry nothing, without end")
 
     def _break(self, violation: Violation, detail: str) -> None:
         """End the session; all that is still said is why."""
         if self.violated is None:
-            self.violated = Violated(violation, detail)
+            self.violated, self._over = Violated(violation, detail), True
             self._outbox.clear()
             frame = go_away(GO_AWAY_VIOLATION)
             self._outbox.append(frame)
@@ -343,6 +342,7 @@ class Session:
         self._drop(stream)
 
     def ping(self, value: int) -> None:
+        self._manners.asked()
         self._control(ping(value, SYN))
 
     def go_away(self, code: int) -> None:
@@ -386,7 +386,7 @@ class Session:
             self.unread_bytes -= stream.unread_bytes
             self._promised_bytes -= stream.window_bytes
             stream.unread_bytes = 0
-            self._late.is_over(stream, self._late_max_bytes)
+            self._manners.late.is_over(stream, self._late_max_bytes)
             if not stream.ours:
                 self._inbound -= 1
 

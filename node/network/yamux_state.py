@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from aigrid.node.network.yamux_frames import INITIAL_WINDOW_BYTES
+from aigrid.node.network.yamux_frames import ACK, FIN, INITIAL_WINDOW_BYTES, RST, SYN
 from aigrid.protocol.limits import Limits
 
 UPDATES_AT_FIRST: Final = 16  # peers widen windows as they find a need
@@ -13,13 +13,16 @@ class StreamState:
 
     The peer may still send `receive_credit` bytes; `unread_bytes` were received and not consumed.
     `updates_due` is how many window updates may yet come: one for each byte that was sent, as of a
-    reader that takes byte by byte, and a few to begin with.
+    reader that takes byte by byte, and a few to begin with. `has_carried` is whether the peer ever
+    sent a byte, `acknowledged` whether it said that it has taken a stream of ours.
     """
 
     __slots__ = (
+        "acknowledged",
         "discarding",
         "fin_received",
         "fin_sent",
+        "has_carried",
         "is_reset",
         "ours",
         "receive_credit",
@@ -37,6 +40,8 @@ class StreamState:
         self.unread_bytes = 0
         self.updates_due = UPDATES_AT_FIRST
         self.fin_sent = self.fin_received = self.is_reset = self.discarding = False
+        self.has_carried = False
+        self.acknowledged = not ours
 
     @property
     def closed(self) -> bool:
@@ -44,21 +49,61 @@ class StreamState:
         return self.is_reset or (self.fin_sent and self.fin_received)
 
 
-class Patience:
-    """With frames that carry nothing and cost us work: it is used up, and comes back with time."""
+class Manners:
+    """What of the peer's frames carries nothing, and how much of that is borne.
+
+    Pings, resets, streams refused or ended with nothing in them, pongs that nobody asked for,
+    frames that say nothing new, window updates for what was never sent: each uses some patience,
+    which comes back with time. Whether one is borne is asked once.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._left = float(limits.mux_provocations_max)
         self._at = 0.0
+        self._pongs_due = 0
+        self.late = Late()
 
     def lasts(self, now: float) -> bool:
-        """Whether there is any left for one more."""
+        """Whether there is patience for one frame more that brings nothing."""
         limits = self._limits
         refilled = (now - self._at) * limits.mux_provocations_per_second
         self._left = min(self._left + refilled, limits.mux_provocations_max) - 1
         self._at = now
         return self._left >= 0
+
+    def asked(self) -> None:
+        """We have sent a ping: its answer is no provocation, however late."""
+        self._pongs_due += 1
+
+    def bears_pong(self, now: float) -> bool:
+        due = self._pongs_due > 0
+        self._pongs_due -= due
+        return due or self.lasts(now)
+
+    def bears_update(self, stream: StreamState | None, now: float) -> bool:
+        """Of a window, by at least a byte; `stream` is None where it is over or was refused."""
+        if stream is None:
+            return self.late.takes_update() or self.lasts(now)
+        if stream.updates_due > 0:
+            stream.updates_due -= 1
+            return True
+        return self.lasts(now)
+
+    def bears_empty(self, stream: StreamState | None, flags: int, now: float) -> bool:
+        """A frame with neither payload nor window: as long as its flags say something new.
+
+        What opens a stream is bounded by their number, what resets one is counted elsewhere.
+        """
+        if flags & (SYN | RST):
+            return True
+        if stream is None:
+            news = flags != 0 and self.late.takes_update()
+        else:
+            news = bool(flags & FIN) and not stream.fin_received
+            if flags & ACK and not stream.acknowledged:
+                news = stream.acknowledged = True
+        return news or self.lasts(now)
 
 
 class Late:

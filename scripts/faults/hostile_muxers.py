@@ -30,6 +30,7 @@ from scripts.bench.children import Child, child, leave_cleanly
 
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.transport import RPC_PROTOCOL, PeerAddress, Stream
+from aigrid.protocol.framing import FrameKind, encode
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 
@@ -128,6 +129,39 @@ async def nothings(line: Line) -> None:
     await for_ever(line, frame(frames.DATA, 0, 1, 0) * 3000)
 
 
+async def pongs(line: Line) -> None:
+    """Answers to what nobody asked."""
+    await for_ever(line, frames.ping(7, frames.ACK) * 2000)
+
+
+async def repeats(line: Line) -> None:
+    """It has ended its side, and says so again and again."""
+    await line.say(line.alive())
+    await for_ever(line, frame(frames.WINDOW_UPDATE, frames.ACK | frames.FIN, 1, 0) * 3000)
+
+
+async def unused(line: Line) -> None:
+    """Streams that are opened and ended with nothing in them."""
+    while True:
+        pieces: list[bytes] = []
+        for _ in range(100):
+            pieces.append(line.opened())
+            pieces.append(frames.window_update(line.next_id - 2, 0, frames.FIN))
+        await line.say(*pieces)
+
+
+async def small_parts(line: Line) -> None:
+    """Requests to four streams in parts of one byte each, as much as the windows let through."""
+    part = encode(FrameKind.REQUEST_PART, b"x") * (4096 // 6)
+    first = line.next_id
+    for _ in range(4):
+        opened = line.opened()
+        await line.say(opened, asks(ECHO, line.next_id - 2))
+    while True:
+        for at in range(4):
+            await line.say(frame(frames.DATA, 0, first + 2 * at, len(part), part))
+
+
 async def overrun(line: Line) -> None:
     await line.say(line.alive())
     await for_ever(line, frame(frames.DATA, 0, 1, 50_000, bytes(50_000)))
@@ -173,6 +207,10 @@ KINDS: dict[str, Callable[[Line], Awaitable[None]]] = {
         windows,
         crumbs,
         nothings,
+        pongs,
+        repeats,
+        unused,
+        small_parts,
         overrun,
         huge,
         after_the_end,

@@ -103,13 +103,14 @@ DIFFERENCES = {
         _peer(header(PING, SYN | ACK, 0, 7)),
     ),
     "pong unasked for": Difference(
-        ("js",), CONNECTION, "it is ignored", _ENDS,
-        "Harmless; a late answer to an old ping looks the same.",
+        ("js",), CONNECTION, "it is ignored, unless they come without end", _ENDS,
+        "A late answer to an old ping looks the same.",
         _peer(header(PING, ACK, 0, 7)),
     ),
     "behind a go-away": Difference(
-        ("stock", "js"), CONNECTION, "of frames in the same read, data still reaches its stream",
-        "stock reads no more; for js all of them count", "The connection is over either way.",
+        ("js",), CONNECTION, "nothing is looked at, however it was cut",
+        "in the same read all of it counts",
+        "The session is terminated; what comes of it must not hang on how TCP cuts it.",
         _peer(_OPEN, header(GO_AWAY, 0, 0, 0) + data(1, b"late") + update(3, 0, SYN)),
     ),
     "length": Difference(

@@ -51,6 +51,26 @@ def test_an_exchange_and_the_next_on_the_same_stream() -> None:
         assert server.receive(client.data_to_send()) == [RequestReceived(b"again")]
 
 
+def test_of_a_large_request_more_is_asked_for_while_the_rest_is_under_way() -> None:
+    client, server = ClientExchange(), ServerExchange()
+    request = bytes(2 * LIMITS.request_max_bytes // 3)
+    client.start(request)
+    under_way = client.data_to_send()
+    assert len(under_way) >= LIMITS.stream_credit_bytes
+    part = LIMITS.stream_credit_bytes // 8
+    for arrived in range(part, len(under_way) + part, part):
+        assert server.receive(under_way[arrived - part : arrived]) == []
+        if server.unsent_bytes:
+            break
+    assert arrived < len(under_way) * 3 // 4, "the sender need not wait for the last byte"
+    client.receive(server.data_to_send())
+    events = server.receive(under_way[arrived:])
+    while not events:
+        events = server.receive(client.data_to_send())
+        client.receive(server.data_to_send())
+    assert events == [RequestReceived(request)]
+
+
 def test_an_error_ends_the_exchange_with_its_code() -> None:
     client, server = answering()
     server.end(LocalError("full", Code.BUSY, retry_after_seconds=3.0))

@@ -36,6 +36,24 @@ def test_frames_survive_any_split(sent: list[Frame], data: st.DataObject) -> Non
     assert decoder.held_bytes == 0
 
 
+@given(frames, st.integers(1, 4), st.integers(0, 50))
+def test_frames_looked_at_some_at_a_time_are_the_same(
+    sent: list[Frame], frames_max: int, cut: int
+) -> None:
+    wire = b"".join(encode(*frame) for frame in sent)
+    decoder = FrameDecoder(40)
+    received: list[Frame] = []
+    for piece in (wire[:cut], wire[cut:]):
+        left = piece
+        while left:
+            some = decoder.feed(left, frames_max)
+            assert len(some) <= frames_max
+            received, left = received + some, decoder.left
+            assert not (left and len(some) < frames_max)
+    assert received == sent
+    assert decoder.held_bytes == 0
+
+
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_random_bytes_never_raise_anything_but_remote_error(chunks: list[bytes]) -> None:
     decoder = FrameDecoder(64)

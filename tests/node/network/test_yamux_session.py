@@ -1,12 +1,10 @@
 """The Yamux session alone: any cutting, any bytes, two of them joined, and every bound."""
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripts import fuzz_yamux
+from tests.node.network.yamux_said import last_violation, listener, opening, piece, sent_by
 
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.yamux_events import (
@@ -26,36 +24,6 @@ from aigrid.protocol.limits import LIMITS, MIB
 
 SYN, ACK, FIN, RST = frames.SYN, frames.ACK, frames.FIN, frames.RST
 WINDOW = frames.INITIAL_WINDOW_BYTES
-
-
-def listener() -> Session:
-    return Session(is_initiator=False)
-
-
-def opening(stream_id: int = 1, flags: int = 0) -> bytes:
-    return frames.window_update(stream_id, 0, SYN | flags)
-
-
-def piece(stream_id: int, payload: bytes, flags: int = 0) -> bytes:
-    return frames.HEADER.pack(0, frames.DATA, flags, stream_id, len(payload)) + payload
-
-
-def sent_by(session: Session) -> list[tuple[int, int, int, int]]:
-    """What it has to send: (type, flags, stream id, length) of each frame, without payloads."""
-    out, data = [], b""
-    while session.unsent_bytes:
-        data += session.next_message()
-    while data:
-        _, kind, flags, stream_id, length = frames.HEADER.unpack_from(data)
-        out.append((kind, flags, stream_id, length))
-        data = data[frames.HEADER_BYTES + (length if kind == frames.DATA else 0) :]
-    return out
-
-
-def last_violation(session: Session, data: bytes, now: float = 0.0) -> Violation | None:
-    events = session.receive(data, now)
-    assert [e for e in events if isinstance(e, Violated)] in ([], events[-1:])
-    return events[-1].violation if events and isinstance(events[-1], Violated) else None
 
 
 # What is allowed
@@ -94,6 +62,21 @@ def test_pings_are_answered_and_answers_told_of() -> None:
 
 def test_going_away_is_told_of() -> None:
     assert listener().receive(frames.go_away(2), 0.0) == [GoneAway(2)]
+
+
+def test_what_stands_behind_a_go_away_is_not_looked_at_however_it_is_cut() -> None:
+    before, behind = opening() + piece(1, b"before"), piece(1, b"behind") + opening(0)
+    said = before + frames.go_away(0) + behind
+    for size in (len(said), len(before) + frames.HEADER_BYTES, 1):
+        session = listener()
+        pieces = [said[at : at + size] for at in range(0, len(said), size)]
+        assert fuzz_yamux.normal(fuzz_yamux.feed(session, pieces)) == [
+            Opened(1),
+            Received(1, b"before"),
+            GoneAway(0),
+        ]
+        assert session.violated is None
+        assert not session.has_more
 
 
 def test_nothing_is_sent_beyond_the_window() -> None:
@@ -232,51 +215,6 @@ def test_data_after_the_end_resets_that_stream_alone() -> None:
     )
     assert events[2:] == [Ended(1), WasReset(1, Fault.DATA_AFTER_END), Received(3, b"x")]
     assert (frames.WINDOW_UPDATE, RST, 1, 0) in sent_by(session)
-
-
-FLOODS: dict[str, Callable[[int], bytes]] = {
-    "pings": lambda _n: frames.ping(1, SYN),
-    "resets": lambda n: opening(2 * n + 1) + frames.window_update(2 * n + 1, 0, RST),
-    "resets of nothing": lambda _n: frames.window_update(1, 0, RST),
-    "empty data": lambda _n: frames.HEADER.pack(0, 0, 0, 1, 0),
-    "empty updates": lambda _n: frames.window_update(1, 0),
-    "updates for nothing": lambda n: frames.window_update(1, 1) if n else opening(1),
-    "updates of nothing": lambda _n: frames.window_update(1, 1),
-    "more streams than allowed": lambda n: opening(2 * n + 1),
-}
-
-
-@pytest.mark.parametrize("flood", FLOODS)
-def test_flood_ends_the_session_though_every_answer_is_read(flood: str) -> None:
-    session = listener()
-    for n in range(2 * LIMITS.mux_provocations_max):
-        violation = last_violation(session, FLOODS[flood](n))
-        sent_by(session)
-        assert len(session.streams) <= LIMITS.mux_streams_max
-        if violation is not None:
-            break
-    assert violation is Violation.FLOOD
-    assert n >= LIMITS.mux_provocations_max
-
-
-@pytest.mark.parametrize("flood", ["pings", "resets", "more streams than allowed"])
-def test_peer_that_reads_no_answer_is_cut_off(flood: str) -> None:
-    patient = replace(LIMITS, mux_provocations_max=1_000_000)
-    session = Session(is_initiator=False, limits=patient)
-    for n in range(LIMITS.mux_control_max_bytes):
-        violation = last_violation(session, FLOODS[flood](n))
-        assert session.unsent_bytes <= LIMITS.mux_control_max_bytes
-        if violation is not None:
-            break
-    assert violation is Violation.UNREAD_ANSWERS
-
-
-def test_the_same_frames_at_a_bearable_rate_are_no_flood() -> None:
-    session = listener()
-    for n in range(4 * LIMITS.mux_provocations_max):
-        now = n / LIMITS.mux_provocations_per_second
-        assert last_violation(session, FLOODS["pings"](n), now) is None
-        sent_by(session)
 
 
 def test_stream_beyond_the_allowed_number_is_refused_and_a_later_one_is_not() -> None:

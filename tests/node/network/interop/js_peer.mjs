@@ -99,6 +99,7 @@ const readFrame = async reader => {
   return [all[0], all.subarray(1)]
 }
 const [REQUEST, DATA, END] = [1, 3, 4]
+const AT_ONCE = 1000 // streams of a protocol; the library's own bound is 32
 
 const heard = []
 const served = []
@@ -127,7 +128,7 @@ const handlers = {
 }
 
 const open = async protocol => {
-  const stream = await node.dialProtocol(target, protocol)
+  const stream = await node.dialProtocol(target, protocol, { maxOutboundStreams: AT_ONCE })
   return [stream, new Reader(stream)]
 }
 
@@ -141,7 +142,8 @@ const calls = {
       services: {
         identify: identify(),
         ping: ping(),
-        pubsub: gossipsub({ allowPublishToZeroTopicPeers: true }),
+        // All nodes that it meets have one address; more than ten would lose their score for that.
+        pubsub: gossipsub({ allowPublishToZeroTopicPeers: true, scoreParams: { IPColocationFactorWeight: 0 } }),
         dht: kadDHT({ protocol: '/aigrid/kad/1.0.0', peerInfoMapper: passthroughMapper, clientMode: false })
       }
     })
@@ -155,7 +157,7 @@ const calls = {
           served.push(`${protocol} broken`)
           stream.abort(error)
         }
-      })
+      }, { maxInboundStreams: AT_ONCE })
     }
     node.services.pubsub.addEventListener('gossipsub:message', event => heard.push(Buffer.from(event.detail.msg.data).toString('hex')))
     return { peer_id: node.peerId.toString(), address: node.getMultiaddrs()[0].decapsulate('/p2p').toString() }
@@ -172,6 +174,22 @@ const calls = {
       if ((await reader.some()).length > 0) throw new Error('too much')
     }
     return count
+  },
+  // All open at the same time; how many of these were refused, and are to be asked for again.
+  async together ({ count }) {
+    const sent = await Promise.allSettled(Array.from({ length: count }, async () => {
+      const [stream, reader] = await open('/test/echo/1')
+      await write(stream, pattern.subarray(0, 1024))
+      return [stream, reader]
+    }))
+    const opened = sent.filter(one => one.status === 'fulfilled').map(one => one.value)
+    const echoed = await Promise.allSettled(opened.map(async ([stream, reader]) => {
+      const echo = await reader.exactly(1024)
+      if (!echo.equals(pattern.subarray(0, 1024))) throw new Error('another echo')
+      return stream
+    }))
+    for (const one of echoed) if (one.status === 'fulfilled') await one.value.close()
+    return count - echoed.filter(one => one.status === 'fulfilled').length
   },
   async rpc ({ count }) {
     const [stream, reader] = await open('/aigrid/rpc/1')

@@ -20,7 +20,7 @@ from tests.protocol import judges
 
 from aigrid.node.network.transport import PeerAddress
 
-SINK, SOURCE = "/test/sink/1", "/test/source/1"
+ECHO, SINK, SOURCE = "/test/echo/1", "/test/sink/1", "/test/source/1"
 PIECE_BYTES = 65536
 PATTERN = bytes(range(256)) * (PIECE_BYTES // 256)
 JS_PACKAGES = (

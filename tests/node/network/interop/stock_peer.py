@@ -152,6 +152,26 @@ class Peer:
             assert await reader.some() == b""
         return count
 
+    async def together(self, count: int) -> int:
+        """All open at the same time; how many of these were refused, and are to be asked again."""
+        echoed: list[Any] = []
+
+        async def one() -> None:
+            try:
+                stream, reader = await self._open(ECHO)
+                await stream.write(PATTERN[:1024])
+                if await reader.exactly(1024) == PATTERN[:1024]:
+                    echoed.append(stream)
+            except Exception:  # noqa: BLE001 - refused, whatever the library calls it
+                pass
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(one)
+        for stream in echoed:
+            await stream.close()
+        return count - len(echoed)
+
     async def rpc(self, count: int) -> int:
         stream, reader = await self._open(RPC)
         for _ in range(count):

@@ -15,6 +15,7 @@ from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.streams import RpcClient, RpcServer, Send
 from aigrid.node.network.transport import RPC_PROTOCOL, Stream
 from aigrid.protocol.errors import RemoteError
+from aigrid.protocol.limits import LIMITS
 
 pytestmark = pytest.mark.process
 MIB = 1 << 20
@@ -113,6 +114,45 @@ async def test_many_streams_one_after_the_other(process: Peer, met: Ours) -> Non
     for _ in range(STREAMS):
         assert await nodes.ask(met.node, process.where.peer_id, PATTERN[:1024]) == PATTERN[:1024]
     assert await process.ask("echo", count=STREAMS) == STREAMS
+
+
+async def test_many_streams_at_once_to_them(process: Peer, met: Ours) -> None:
+    """Each is open before the first is read from."""
+    streams: list[Stream] = []
+
+    async def begin() -> None:
+        stream = await met.node.open_stream(process.where.peer_id, peers.ECHO)
+        await stream.send_all(PATTERN[:1024])
+        streams.append(stream)
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for _ in range(STREAMS):
+                nursery.start_soon(begin)
+        assert len(streams) == STREAMS
+        for stream in streams:
+            assert await exactly(stream, 1024) == PATTERN[:1024]
+        for stream in streams:
+            await stream.close()
+    assert await process.ask("echo", count=1) == 1
+
+
+async def test_many_streams_at_once_from_them(process: Peer, met: Ours) -> None:
+    """More than one peer may have: the rest is refused, and served when it asks again."""
+    may_have = LIMITS.streams_per_peer_max + LIMITS.library_streams_max
+    opened = met.node.counters()["connections_opened"]
+    left, rounds = STREAMS, 0
+    while left and rounds < STREAMS:
+        refused = await process.ask("together", count=left)
+        assert left - refused <= may_have
+        assert rounds or left - refused >= LIMITS.streams_per_peer_max, "those it may have"
+        left, rounds = refused, rounds + 1
+    assert not left
+    assert rounds >= STREAMS // may_have
+    counters = met.node.counters()
+    assert counters["streams_refused"] > 0
+    assert (counters["protocol_broken"], counters["connections_opened"]) == (0, opened)
+    assert await nodes.ask(met.node, process.where.peer_id, b"alive") == b"alive"
 
 
 async def test_bulk_arrives_whole_both_ways(process: Peer, met: Ours) -> None:
