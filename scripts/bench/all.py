@@ -8,10 +8,12 @@ python scripts/bench/all.py --list
 import argparse
 import contextlib
 import json
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ OUT = ROOT / "build" / "bench"  # which git ignores
 QUICK_SECONDS = 120.0
 LEAST_SECONDS = 3.0  # with less left a quick run does not begin another benchmark
 COLUMNS = 4
+TIME_OVER = "the time of a quick run was over"
 
 
 def main() -> int:
@@ -89,35 +92,43 @@ def run_all(
 ) -> None:
     """Fills in what came of each, until all had their turn or somebody interrupts."""
     began = time.monotonic()
-    for number, program in enumerate(programs):
-        left = quick_seconds - (time.monotonic() - began)
-        why = left_out(program, left) if quick else ""
-        progress = Progress(program.name, number + 1, len(programs), began)
+    without = [one for one in programs if quick and one.quick is None]
+    ran += [Ran(one.name, "skipped", "it has no quick run") for one in without]
+    chosen = [one for one in programs if one not in without]
+    for number, program in enumerate(chosen):
+        left = quick_seconds - (time.monotonic() - began) if quick else math.inf
+        progress = Progress(program.name, number + 1, len(chosen), began)
         try:
-            if why:
-                ran.append(Ran(program.name, "skipped", why))
-            else:
-                words = command(program, need, quick=quick)
-                bound = program.bound_seconds
-                bound = min(program.quick_bound_seconds, left) if quick else bound
-                judges, tick = program.judges, progress.tick
-                ran.append(runs(program.name, words, bound_seconds=bound, judges=judges, tick=tick))
+            one = _turn(program, need, left, progress.tick, runs, quick=quick)
         except MissingError as error:
-            ran.append(Ran(program.name, "skipped", str(error)))
+            one = Ran(program.name, "skipped", str(error))
         except KeyboardInterrupt:  # while it was looked for what it needs
-            ran.append(Ran(program.name, "interrupted", "it was interrupted"))
-        progress.over(ran[-1])
-        if ran[-1].state == "interrupted":
+            one = Ran(program.name, "interrupted", "it was interrupted")
+        ran.append(one)
+        progress.over(one)
+        if one.state == "interrupted":
             return
 
 
-def left_out(program: Program, left_seconds: float) -> str:
-    """Why a quick run does without it, if it does."""
-    if program.quick is None:
-        return "it has no quick run"
+def _turn(
+    program: Program,
+    need: Callable[[str], str],
+    left_seconds: float,
+    tick: Callable[[float], None],
+    runs: Callable[..., Ran],
+    *,
+    quick: bool,
+) -> Ran:
+    """One, within its bound and what is left of the time of all."""
     if left_seconds < LEAST_SECONDS:
-        return "the time of a quick run was over"
-    return ""
+        return Ran(program.name, "skipped", TIME_OVER)
+    bound = program.quick_bound_seconds if quick else program.bound_seconds
+    words = command(program, need, quick=quick)
+    shorter = min(bound, left_seconds)
+    one = runs(program.name, words, bound_seconds=shorter, judges=program.judges, tick=tick)
+    if one.too_long and shorter < bound:
+        return replace(one, state="skipped", why=TIME_OVER)  # the others took too long, not this
+    return one
 
 
 class Progress:

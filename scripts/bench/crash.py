@@ -381,7 +381,8 @@ def main() -> int:
         }
     for where in ("burst", "nodes"):
         count = [report[where]["acknowledged"]]  # one that is lost raises LostError
-        tell(f"acknowledged and not lost, {where}", count, "records")
+        if count[0]:
+            tell(f"acknowledged and not lost, {where}", count, "records")
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
 

@@ -8,12 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts.bench.all import LEAST_SECONDS, left_out, run_all, write
+from scripts.bench.all import LEAST_SECONDS, TIME_OVER, run_all, write
 from scripts.bench.reporting import FILE_VARIABLE, at_least, at_most, skip, tell
 from scripts.bench.runner import history
 from scripts.bench.runner.figures import ROUNDS_MAX, read
@@ -21,7 +20,7 @@ from scripts.bench.runner.machine import machine, tree
 from scripts.bench.runner.needs import MissingError, Needs
 from scripts.bench.runner.page import page
 from scripts.bench.runner.programs import HELPERS, PROGRAMS, Program, command
-from scripts.bench.runner.report import lines, report, well
+from scripts.bench.runner.report import lines, quantity, report, well
 from scripts.bench.runner.running import Ran, State, run, without_places
 from tests.patience import PATIENCE_SECONDS
 
@@ -249,6 +248,7 @@ def test_the_bound_ends_it():
     ran = python(f"{TELLS} import time; time.sleep(600)", bound_seconds=0.2, grace_seconds=0.1)
     assert ran.state == "failed"
     assert "longer than" in ran.why
+    assert ran.too_long
 
 
 def test_what_it_leaves_in_the_temporary_folder_goes(tmp_path, monkeypatch):
@@ -297,27 +297,61 @@ def test_an_interruption_ends_it_and_what_there_is_counts():
     assert not well(ran)
 
 
-def test_a_quick_run_leaves_out_what_has_none_and_what_there_is_no_time_for():
-    quick = Program("a", quick=())
-    assert left_out(quick, LEAST_SECONDS) == ""
-    assert left_out(quick, LEAST_SECONDS - 0.1)
-    assert left_out(replace(quick, quick=None), 100)
-    bounds: list[float] = []
+def quick_run(seconds, *programs, too_long=False):
+    """What came of each, and the bounds that they had."""
+    bounds: dict[str, float] = {}
 
     def runs(name, _words, *, bound_seconds, **_options):
-        bounds.append(bound_seconds)
-        return Ran(name, "ran")
+        bounds[name] = bound_seconds
+        state: State = "failed" if too_long else "ran"
+        return Ran(name, state, too_long=too_long)
 
-    programs = [replace(quick, quick_bound_seconds=30), replace(quick, quick_bound_seconds=3000)]
-    run_all(programs, str, [], quick=True, runs=runs)
-    assert bounds[0] == 30
-    assert bounds[1] <= 120
+    ran = list[Ran]()
+    run_all(programs, str, ran, quick=True, quick_seconds=seconds, runs=runs)
+    return {one.name: (one.state, one.why) for one in ran}, bounds
+
+
+def test_a_quick_run_leaves_out_what_has_none():
+    found, bounds = quick_run(99, Program("a", quick=(), quick_bound_seconds=30), Program("b"))
+    assert found == {"b": ("skipped", "it has no quick run"), "a": ("ran", "")}
+    assert bounds == {"a": 30}
+
+
+def test_a_quick_run_begins_nothing_when_its_time_is_over():
+    found, bounds = quick_run(LEAST_SECONDS - 0.1, Program("a", quick=()))
+    assert found == {"a": ("skipped", TIME_OVER)}
+    assert not bounds
+
+
+def test_one_that_the_end_of_a_quick_run_cuts_off_has_not_failed():
+    long, short = (Program("a", quick=(), quick_bound_seconds=each) for each in (3000, 3))
+    found, bounds = quick_run(100, long, too_long=True)
+    assert found == {"a": ("skipped", TIME_OVER)}
+    assert 90 < bounds["a"] <= 100
+    assert quick_run(100, short, too_long=True)[0] == {"a": ("failed", "")}
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "said"),
+    [
+        (0.00159, "s", "1.59 ms"),
+        (1570, "us", "1.57 ms"),
+        (0, "ms", "0 ms"),
+        (2e-10, "s", "0.2 ns"),
+        (5.5e6, "B", "5.5 MB"),
+        (12, "B", "12 B"),
+        (2e3, "1/s", "2 k 1/s"),
+    ],
+)
+def test_a_quantity_is_told_in_a_unit_of_its_size(value, unit, said):
+    assert quantity(value, unit) == said
 
 
 def one_run(middle=2.0, **about):
     ran = [
         Ran("b", "ran", "", python_figures(middle), 1.0, 0.5),
         Ran("c", "failed", "status 1: <b>boom</b>"),
+        *(Ran(name, "skipped", "no torch") for name in ("d", "e")),
     ]
     return report(ran, {**ABOUT, **about})
 
@@ -336,10 +370,18 @@ def python_figures(middle):
 
 def test_the_report_says_what_was_found_and_what_was_aimed_at():
     found = one_run()
-    assert found["states"] == {"failed": 1, "ran": 1}
+    assert found["states"] == {"failed": 1, "ran": 1, "skipped": 2}
     assert found["aims"] == {"met": 0, "not_met": 1}
     text = "\n".join(lines(found))
-    for said in ("2..6", "bare (1)", "<= 1 x NOT MET", "status 1", "2 cores", "abc with changes"):
+    for said in (
+        "2..6",
+        "bare (1 ms)",
+        "<= 1 x NOT MET",
+        "status 1",
+        "no torch: d, e",
+        "2 cores",
+        "abc with changes",
+    ):
         assert said in text, said
 
 

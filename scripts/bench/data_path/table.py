@@ -24,6 +24,12 @@ class Row:
     digits: int = 2
 
     @property
+    def unit(self) -> str:
+        """By the end of its name."""
+        endings = {"_ms": "ms", "_us": "us", "_mbps": "MB/s", "_per_second": "1/s"}
+        return next(unit for ending, unit in endings.items() if self.name.endswith(ending))
+
+    @property
     def more_is_better(self) -> bool:
         return self.name.endswith(("_per_second", "_mbps"))
 
@@ -123,11 +129,9 @@ def tell_all(rounds: Rounds) -> None:
             bound = None
             if aim:
                 bound = reporting.Aim(aim.bound, aim.at_least, of_value=against is None)
-            if mine:
-                says = row.says.strip()
-                unit = "CPU us a token" if "burst" in row.name else says.rpartition(" ")[2]
+            if mine and (other or against is None):
                 beside = (against or "", other)
-                reporting.tell(row.name, mine, unit, beside=beside, aim=bound)
+                reporting.tell(row.name, mine, row.unit, beside=beside, aim=bound)
 
 
 def lines(of: Medians) -> list[str]:

@@ -8,6 +8,7 @@ from scripts.bench.runner.history import drawings
 from scripts.bench.runner.report import (
     about_line,
     beside_text,
+    skipped,
     spread_text,
     value_text,
     verdict,
@@ -32,6 +33,7 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
     rows = [
         row
         for name, one in last["benchmarks"].items()
+        if one["figures"] or one["state"] != "skipped"
         for row in (_benchmark(name, one), *(_figure(name, each, drawn) for each in one["figures"]))
     ]
     return document(
@@ -39,6 +41,10 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
         [
             f"<p>{escape(about_line(last))}</p>",
             f"<p>Aims: {aims['met']} met, {aims['not_met']} not met. {_LEGEND}</p>",
+            *(
+                f"<p>Skipped, {escape(why)}: {escape(', '.join(names))}.</p>"
+                for why, names in skipped(last).items()
+            ),
             f"<div class=wide><table><tr>{head}</tr>{''.join(rows)}</table></div>",
         ],
     )

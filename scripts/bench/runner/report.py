@@ -9,6 +9,7 @@ from scripts.bench.runner.figures import Figure, Spread
 from scripts.bench.runner.running import Ran
 from scripts.plots.axes import short
 
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _SEEN = {True: "met", False: "NOT MET", None: ""}
 
 
@@ -44,13 +45,25 @@ def lines(found: dict[str, Any]) -> list[str]:
     name_head = f"{'':44}{'figure':>20}{'ratio':>8}{'spread':>18}"
     said.append(f"{name_head}  beside; aim")
     for name, one in found["benchmarks"].items():
+        if one["state"] == "skipped" and not one["figures"]:
+            continue
         took = f"{one['wall_seconds']} s, {one['cpu_seconds']} CPU-s"
         why = f": {one['why']}" if one["why"] else ""
         said.append(f"{name} ({one['state']}{why}; {took})")
         said += [_line(figure) for figure in one["figures"]]
+    said += [f"skipped, {why}: {', '.join(names)}" for why, names in skipped(found).items()]
     states = ", ".join(f"{count} {state}" for state, count in found["states"].items())
     aims = found["aims"]
     return [*said, "", f"{states}; aims: {aims['met']} met, {aims['not_met']} not met"]
+
+
+def skipped(found: dict[str, Any]) -> dict[str, list[str]]:
+    """By the reason: those that told nothing."""
+    names: dict[str, list[str]] = {}
+    for name, one in found["benchmarks"].items():
+        if one["state"] == "skipped" and not one["figures"]:
+            names.setdefault(one["why"], []).append(name)
+    return names
 
 
 def about_line(found: dict[str, Any]) -> str:
@@ -66,7 +79,19 @@ def about_line(found: dict[str, Any]) -> str:
 
 
 def value_text(figure: dict[str, Any]) -> str:
-    return f"{short(figure['value'][0])} {figure['unit']}"
+    return quantity(figure["value"][0], figure["unit"])
+
+
+def quantity(value: float, unit: str) -> str:
+    """In the unit of its size, where it is of time or bytes: 0.0016 s is 1.6 ms."""
+    if unit in _SECONDS and value:
+        seconds = value * _SECONDS[unit]
+        fit = next((one for one in _SECONDS if abs(seconds) >= _SECONDS[one]), "ns")
+        return f"{seconds / _SECONDS[fit]:.3g} {fit}"
+    said = short(value)
+    if unit.startswith("B") and said[-1].isalpha():
+        return said + unit  # 5 MB, and not 5 M B
+    return f"{said} {unit}"
 
 
 def main_numbers(figure: dict[str, Any]) -> list[float]:
@@ -80,13 +105,16 @@ def spread_text(figure: dict[str, Any]) -> str:
     if figure["count"] == 1:
         return "-"
     _, low, high = main_numbers(figure)
-    return f"{short(low)}..{short(high)}{' q' if figure['spread'] == 'quartiles' else ''}"
+    q = " q" if figure["spread"] == "quartiles" else ""
+    if figure["ratio"]:
+        return f"{low:.3g}..{high:.3g}{q}"
+    return f"{quantity(low, figure['unit'])}..{quantity(high, figure['unit'])}{q}"
 
 
 def beside_text(figure: dict[str, Any]) -> str:
     if not figure["beside"] or figure["other"] is None:
         return "nothing"
-    return f"{figure['beside']} ({short(figure['other'][0])})"
+    return f"{figure['beside']} ({quantity(figure['other'][0], figure['unit'])})"
 
 
 def verdict(figure: dict[str, Any]) -> str:

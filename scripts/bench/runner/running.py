@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
@@ -19,6 +19,7 @@ from scripts.bench.runner.figures import Figure, read
 State = Literal["ran", "failed", "skipped", "interrupted"]
 ROOT = Path(__file__).resolve().parents[3]
 GRACE_SECONDS = 10.0
+TOO_LONG = "it took longer than"
 _TICK_SECONDS = 0.5
 _TAIL_BYTES = 2000
 _FIGURES_MAX_BYTES = 64 << 20
@@ -37,7 +38,7 @@ class Ran:
     figures: tuple[Figure, ...] = ()
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
-    command: tuple[str, ...] = field(default=())
+    too_long: bool = False
 
 
 def run(
@@ -75,7 +76,7 @@ def run(
         tuple(figures),
         wall_seconds=time.monotonic() - began,
         cpu_seconds=_cpu_seconds() - cpu,
-        command=tuple(command),
+        too_long=ended.startswith(TOO_LONG),
     )
 
 
@@ -126,7 +127,7 @@ def _until_over(
                 return process.wait(min(_TICK_SECONDS, bound_seconds - passed)), ""
             except subprocess.TimeoutExpired:
                 continue
-        return _end(process, grace_seconds), f"it took longer than {bound_seconds:.0f} s"
+        return _end(process, grace_seconds), f"{TOO_LONG} {bound_seconds:.0f} s"
     except KeyboardInterrupt:
         return _end(process, grace_seconds), "interrupted"
     finally:
