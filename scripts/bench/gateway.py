@@ -130,7 +130,7 @@ def compare(targets: Sequence[Target], arguments: argparse.Namespace) -> list[Me
 def tell_of(rounds: dict[str, list[Measured]]) -> None:
     """One load, on all targets."""
     ours, server, theirs = (rounds.get(name, []) for name in ("aigrid", "server", "litellm"))
-    what = f"{ours[0].kind}, {ours[0].clients} clients"
+    what = f"{ours[0].kind}, {ours[0].clients} at once"
     cpu, bare = ([one.cpu_ms for one in of] for of in (ours, server))
     if theirs:
         cost, aim = [one.cpu_ms for one in theirs], at_most(0.2)

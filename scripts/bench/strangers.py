@@ -169,7 +169,7 @@ def main() -> int:
         memory = ("before the flood", [grown["before"]])
         tell("memory after the flood", [grown["after"]], "MiB", beside=memory)
         kept, aim = [float(bool(report["members_answerable"]))], at_least(1, of_value=True)
-        tell("members answerable throughout", kept, "1 = all", aim=aim)
+        tell("members answerable throughout", kept, "share", aim=aim)
         world.graph.store.close()
     sys.stdout.write(json.dumps(report) + "\n")
     return 0 if report["members_answerable"] else 1

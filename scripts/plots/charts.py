@@ -9,7 +9,7 @@ from scripts.plots.drawing import Band, Box, Dot, Drawing, Line, Shape, Text
 WIDTH, HEIGHT = 460, 240
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 26, 44
 BARS_MAX = 200
-SERIES_WIDTH, SERIES_HEIGHT = 220, 64
+SERIES_WIDTH, SERIES_HEIGHT = 220, 48
 _TICK_GAP, _LABEL_GAP = 15, 35
 _PLAIN_EDGE = 6
 

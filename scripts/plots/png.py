@@ -8,7 +8,8 @@ from scripts.plots.drawing import Band, Box, Dot, Drawing, Line, Point, Shape, T
 
 SCALE = 2  # pixels of the picture for one of the drawing
 _SMOOTH = 2  # drawn so much larger, then shrunk
-_TITLE_HEIGHT, _MARGIN = 24, 10
+_TITLE_SIZE, _TITLE_LINE, _TITLE_LINES_MAX = 13, 16, 3
+_TEXT_SIZE, _MARGIN = 11, 10
 _PAPER, _WRITING = "white", "#222222"
 _INKS = {"data": "#2563eb", "axis": "#cccccc"}
 _FAINT = "#d6e1fb"
@@ -17,23 +18,47 @@ _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 
 def png(drawings: Sequence[Drawing], columns: int = 1) -> bytes:
-    """Each below its title, in rows of so many."""
+    """Each below its title, which is broken where it is wider, in rows of so many."""
     size = SCALE * _SMOOTH
     rows = [drawings[first : first + columns] for first in range(0, len(drawings), columns)]
     wide = max([sum(one.width + _MARGIN for one in row) for row in rows], default=0) + _MARGIN
-    high = sum(max(one.height for one in row) + _TITLE_HEIGHT + _MARGIN for row in rows) + _MARGIN
+    heads = [max(len(broken(one.title, one.width)) for one in row) * _TITLE_LINE for row in rows]
+    bodies = [max(one.height for one in row) + _MARGIN for row in rows]
+    high = sum(heads) + sum(bodies) + 2 * _MARGIN
     picture = Image.new("RGB", (wide * size, high * size), _PAPER)
     top = _MARGIN
-    for row in rows:
+    for row, head, body in zip(rows, heads, bodies, strict=True):
         left = _MARGIN
         for one in row:
-            _draw(_Pen(picture, left, top + _TITLE_HEIGHT), one)
+            _draw(_Pen(picture, left, top + head), one)
             left += one.width + _MARGIN
-        top += max(one.height for one in row) + _TITLE_HEIGHT + _MARGIN
+        top += head + body
     shrunk = picture.resize((wide * SCALE, high * SCALE), Image.Resampling.BOX)
     written = BytesIO()
     shrunk.save(written, "PNG", optimize=True)
     return written.getvalue()
+
+
+def broken(title: str, width: float) -> list[str]:
+    """In lines that are no wider than that; what the last one has no room for is left out."""
+    font = ImageFont.load_default(_TITLE_SIZE)
+    found = [""]
+    for word in title.split():
+        longer = f"{found[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            found[-1] = longer
+        else:
+            found.append(word)
+    found = [line for line in found if line] or [""]
+    if len(found) > _TITLE_LINES_MAX:
+        found = [*found[: _TITLE_LINES_MAX - 1], found[_TITLE_LINES_MAX - 1] + "..."]
+    return [_cut(line, width, font) for line in found]
+
+
+def _cut(line: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    while len(line) > 1 and font.getlength(line) > width:
+        line = line.removesuffix("...")[:-1] + "..." if len(line) > 4 else line[:-1]
+    return line
 
 
 class _Pen:
@@ -65,7 +90,9 @@ class _Pen:
 
 
 def _draw(pen: _Pen, drawing: Drawing) -> None:
-    pen.text((0, -8), drawing.title, "start", 13)
+    lines = broken(drawing.title, drawing.width)
+    for number, line in enumerate(lines):
+        pen.text((0, -4 - _TITLE_LINE * (len(lines) - number - 1)), line, "start", _TITLE_SIZE)
     for shape in drawing.shapes:
         _shape(pen, shape)
 
@@ -82,4 +109,4 @@ def _shape(pen: _Pen, shape: Shape) -> None:
         case Dot(x, y, radius):
             pen.circle((x, y), radius)
         case Text(x, y, said, anchor):
-            pen.text((x, y), said, anchor, 11)
+            pen.text((x, y), said, anchor, _TEXT_SIZE)

@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from scripts.plots.axes import Axis, decades, round_numbers, short, top
 from scripts.plots.charts import BARS_MAX, bars, curve, series
 from scripts.plots.document import document, figure
 from scripts.plots.drawing import Band, Box, Dot, Drawing, Line, Text
-from scripts.plots.png import SCALE, png
+from scripts.plots.png import SCALE, broken, png
 from scripts.plots.svg import svg
 from scripts.simulate import how_far
 from scripts.simulation.options import Options
@@ -129,6 +129,17 @@ def test_several_drawings_stand_beside_each_other():
     assert row[1] == alone[1]
     assert column[1] > alone[1]
     assert column[0] == alone[0]
+
+
+def test_titles_are_broken_before_they_reach_the_next_drawing():
+    font = ImageFont.load_default(13)
+    title = "gateway: slow stream, 64 clients: CPU / the server behind it " * 3
+    for said in (title, "x" * 300, "short", ""):
+        found = broken(said, 220)
+        assert 1 <= len(found) <= 3
+        assert all(font.getlength(line) <= 220 for line in found)
+    assert broken("short one", 220) == ["short one"]
+    assert broken(title, 220)[-1].endswith("...")
 
 
 def test_a_page_escapes_what_it_is_told():

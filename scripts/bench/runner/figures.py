@@ -94,6 +94,6 @@ def figure_of(said: dict[str, Any]) -> Figure | None:
         beside=said["beside"],
         other=spread_of(others) if others else None,
         ratio=ratio,
-        aim=str(aim or ""),
+        aim=f"{aim} {said['unit']}" if aim and aim.of_value else str(aim or ""),
         met=aim.met(judged.middle) if aim and judged else None,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 MINUTE = 60.0
+SHORT = 15.0
 SMOLLM2 = "{smollm2}"  # stands for the path of the starter model's file
 
 
@@ -18,7 +19,8 @@ class Program:
         arguments: of a full run.
         quick: arguments of a run of a few seconds; None: there is no such run.
         needs: what must be there, by its name in `needs.py`.
-        bound_seconds: a full run that takes longer is ended; `quick_bound_seconds` likewise.
+        bound_seconds: a full run that takes longer is ended.
+        quick_bound_seconds: likewise a quick one; those with a shorter bound come first.
         judges: it ends with status 1 where an aim was missed, which is no failure of the run.
     """
 
@@ -38,35 +40,52 @@ def words(said: str) -> tuple[str, ...]:
 PROGRAMS = (
     Program("accelerator", needs=("torch",)),
     Program("audit_tokens", (SMOLLM2,), needs=("smollm2",), bound_seconds=30 * MINUTE),
-    Program("audits", quick=words("--seeds 2 --requests 200 --way always --way noise")),
+    Program(
+        "audits",
+        quick=words("--seeds 2 --requests 200 --way always --way noise"),
+        quick_bound_seconds=SHORT,
+    ),
     Program("batching", needs=("smollm2",)),
     Program("cancel", quick=words("--rounds 3")),
     Program("cold_start", needs=("smollm2",)),
     Program("convergence", bound_seconds=15 * MINUTE),
-    Program("crash", quick=words("--rounds 4 --opens 3 --nodes 0"), bound_seconds=15 * MINUTE),
+    Program(
+        "crash",
+        quick=words("--rounds 4 --opens 3 --nodes 0"),
+        quick_bound_seconds=SHORT,
+        bound_seconds=15 * MINUTE,
+    ),
     Program(
         "data_path",
         quick=words("--rounds 1 --scale 0.02 --lattica none"),
         bound_seconds=30 * MINUTE,
     ),
-    Program("decide", quick=words("--rounds 200")),
+    Program("decide", quick=words("--rounds 200"), quick_bound_seconds=SHORT),
     Program("embeddings", quick=words("--seconds 2"), needs=("minilm",)),
     Program("gateway", quick=words("--seconds 0.2 --rounds 1 --litellm none")),
     Program("gossip", bound_seconds=30 * MINUTE, judges=True),
     Program("hostile_sparql", needs=("proc",)),
     Program("idle", needs=("proc",), bound_seconds=10 * MINUTE),
-    Program("ingest", quick=words("--records 500"), needs=("proc",)),
+    Program("ingest", quick=words("--records 500"), quick_bound_seconds=SHORT, needs=("proc",)),
     Program("many_models", needs=("proc",), bound_seconds=15 * MINUTE),
-    Program("onnx_text", quick=words("--rounds 2"), needs=("smollm2",)),
+    Program("onnx_text", needs=("smollm2",)),
     Program("overhead", needs=("proc",)),
     Program("policy_share", quick=words("--requests 20")),
     Program("quantisations"),
     Program("query", needs=("proc",)),
-    Program("race", quick=words("--requests 40")),
-    Program("reconcile", ("--nodes",), quick=words("--records 2000")),
-    Program("scale", ("--measure",), quick=words("--measure --nodes 100"), needs=("proc",)),
-    Program("selection", quick=words("--rounds 3")),
-    Program("strangers", quick=words("--strangers 500"), needs=("proc",)),
+    Program("race", quick=words("--requests 40"), quick_bound_seconds=SHORT),
+    Program("reconcile", ("--nodes",), quick=words("--records 2000"), quick_bound_seconds=SHORT),
+    Program(
+        "scale",
+        ("--measure",),
+        quick=words("--measure --nodes 100"),
+        quick_bound_seconds=SHORT,
+        needs=("proc",),
+    ),
+    Program("selection", quick=words("--rounds 3"), quick_bound_seconds=SHORT),
+    Program(
+        "strangers", quick=words("--strangers 500"), quick_bound_seconds=SHORT, needs=("proc",)
+    ),
     Program("surge", needs=("smollm2",)),
     Program(
         "torch_text",
