@@ -116,6 +116,7 @@ async def measure(records: list[Record], asked: int) -> dict[str, Any]:
         grid="",
         listeners=[],
         eviction_listeners=[],
+        shift_listeners=[],
         believed=lambda _now: list(by_id),
         store=store,
     )
