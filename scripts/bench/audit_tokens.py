@@ -132,7 +132,10 @@ def main() -> None:
         print(f"{'worker':22}{'differing':>10}{'found out':>11}{'check / writing':>17}")
         for kind, worker in workers.items():
             found = measured(worker, checker, asked, kind)
-            tell(f"found out: {kind}", [found.alarms], "answers", beside=("of", [found.answers]))
+            if not found.tokens:
+                print(f"{kind:22} nothing: all that these answers say repeats itself", flush=True)
+                continue
+            tell(f"found out: {kind}", [found.alarms], "answers", beside=("all", [found.answers]))
             took, writing = [found.checking_seconds], [found.writing_seconds]
             tell(f"a check: {kind}", took, "s", beside=("writing the answers", writing))
             print(

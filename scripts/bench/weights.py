@@ -56,7 +56,7 @@ def main() -> int:
             return 1
     raw = median(found["raw TCP"])
     for what in (way for way in found if way != "raw TCP"):
-        tell(what, found[what], "MB/s", beside=("raw TCP", found["raw TCP"]))
+        tell(what.strip(), found[what], "MB/s", beside=("raw TCP", found["raw TCP"]))
     print(f"{'':<28}{'MB/s':>8}{'of raw TCP':>12}{'spread':>16}")
     for what, values in found.items():
         spread = f"{min(values):.0f}-{max(values):.0f}"

@@ -20,7 +20,7 @@ from scripts.bench.runner.machine import machine, tree
 from scripts.bench.runner.needs import MissingError, Needs
 from scripts.bench.runner.page import page
 from scripts.bench.runner.programs import HELPERS, PROGRAMS, Program, command
-from scripts.bench.runner.report import lines, quantity, report, well
+from scripts.bench.runner.report import lines, quantity, report, spread_text, well
 from scripts.bench.runner.running import Ran, State, run, without_places
 from tests.patience import PATIENCE_SECONDS
 
@@ -387,6 +387,17 @@ def test_the_report_says_what_was_found_and_what_was_aimed_at():
         "abc with changes",
     ):
         assert said in text, said
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "said"),
+    [([10, 20, 30], "ms", "10..30"), ([0.5, 2, 2000], "ms", "500 us..2 s"), ([7], "ms", "-")],
+)
+def test_a_spread_without_a_ratio_has_units_where_they_differ(told, values, unit, said):
+    tell("a", values, unit)
+    ((figure,), _) = told()
+    found = report([Ran("b", "ran", "", (figure,))], ABOUT)
+    assert spread_text(found["benchmarks"]["b"]["figures"][0]) == said
 
 
 def test_history_has_a_line_for_each_run_also_after_a_torn_one(tmp_path):

@@ -42,7 +42,7 @@ def well(ran: Sequence[Ran]) -> bool:
 def lines(found: dict[str, Any]) -> list[str]:
     """A table for a terminal."""
     said = [about_line(found), ""]
-    name_head = f"{'':44}{'figure':>20}{'ratio':>8}{'spread':>18}"
+    name_head = f"{'':44}{'figure':>20} {'ratio':>9} {'spread':>18}"
     said.append(f"{name_head}  beside; aim")
     for name, one in found["benchmarks"].items():
         if one["state"] == "skipped" and not one["figures"]:
@@ -108,7 +108,11 @@ def spread_text(figure: dict[str, Any]) -> str:
     q = " q" if figure["spread"] == "quartiles" else ""
     if figure["ratio"]:
         return f"{low:.3g}..{high:.3g}{q}"
-    return f"{quantity(low, figure['unit'])}..{quantity(high, figure['unit'])}{q}"
+    ends = [quantity(one, figure["unit"]) for one in (low, high)]
+    units = {said.partition(" ")[2] for said in (*ends, value_text(figure))}
+    if len(units) == 1:  # it stands beside the figure
+        ends = [said.partition(" ")[0] for said in ends]
+    return f"{ends[0]}..{ends[1]}{q}"
 
 
 def beside_text(figure: dict[str, Any]) -> str:
@@ -125,7 +129,7 @@ def _line(figure: dict[str, Any]) -> str:
     ratio = f"{figure['ratio'][0]:.3g}" if figure["ratio"] else "-"
     aim = f"; {figure['aim']} {verdict(figure)}" if figure["aim"] else ""
     return (
-        f"  {figure['name']:<42}{value_text(figure):>20}{ratio:>8}{spread_text(figure):>18}"
+        f"  {figure['name']:<42}{value_text(figure):>20} {ratio:>9} {spread_text(figure):>18}"
         f"  {beside_text(figure)}{aim}"
     )
 
