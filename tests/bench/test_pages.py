@@ -11,7 +11,7 @@ from scripts.simulation.options import Options
 from scripts.simulation.page import page as simulation_page
 from scripts.simulation.report import report as simulation_report
 from scripts.simulation.run import simulate
-from tests.bench.test_runner import ABOUT
+from tests.bench.fakes import ABOUT
 from tests.browser import CHROMIUM, browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
