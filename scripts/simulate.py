@@ -21,8 +21,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts.plots.png import png
 from scripts.simulation.options import Options, options_of, replay_line, scenarios, settable
 from scripts.simulation.page import page
+from scripts.simulation.plots import plots
 from scripts.simulation.report import report
 from scripts.simulation.run import Outcome, simulate
 
@@ -62,6 +64,8 @@ def _one(options: Options, out: str | None, *, brief: bool) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REPORT_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
         (folder / PAGE_FILE).write_text(page(found), encoding="utf-8")
+        for name, drawing in plots(found).items():
+            (folder / f"{name}.png").write_bytes(png([drawing]))
         print(f"report {folder / PAGE_FILE}")
     if not outcome.well:
         for one in outcome.violations:
@@ -85,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("scenario", nargs="?", default="", help="see --list; none: no faults")
     made.add_argument("--list", action="store_true", help="name the scenarios")
     made.add_argument("--net", choices=["model"], default="model", help="which network")
-    made.add_argument("--out", help=f"folder for {REPORT_FILE} and {PAGE_FILE}")
+    made.add_argument("--out", help=f"folder for {REPORT_FILE}, {PAGE_FILE}, plots as PNG")
     made.add_argument(
         "--seeds", type=int, default=1, help="so many runs, of this seed and the next"
     )
@@ -99,18 +103,28 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def how_far(phase: str, share: float, options: Options) -> str:
+    """In virtual seconds, where it is known how many there will be at most."""
+    known = {"faults and load": options.duration_seconds, "settling": options.settle_seconds}
+    if phase not in known:
+        return f"{share:.0%}"
+    return f"{share * known[phase]:.0f} of {known[phase]:.0f} virtual s"
+
+
 def _run(options: Options) -> Outcome:
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     console = Console(stderr=True)
-    columns = TextColumn("{task.description:16}"), BarColumn(), TimeElapsedColumn()
+    said = TextColumn("{task.fields[said]:>24}")
+    columns = TextColumn("{task.description:16}"), BarColumn(), said, TimeElapsedColumn()
     with (
         tempfile.TemporaryDirectory(prefix="aigrid-simulate-", dir=place) as folder,
-        Progress(*columns, console=console, transient=True) as bar,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
-        task = bar.add_task("starting", total=1.0)
+        task = bar.add_task("starting", total=1.0, said="")
 
         def progress(phase: str, share: float) -> None:
-            bar.update(task, description=phase, completed=share)
+            said = how_far(phase, share, options)
+            bar.update(task, description=phase, completed=share, said=said)
 
         return simulate(options, Path(folder), progress)
 

@@ -21,6 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import skip, tell
+
 from aigrid.engines.base import CancelToken, Device, Estimate, ModelSource
 from aigrid.engines.devices import CONTEXT_BYTES
 from aigrid.protocol.inference import TextChunk, TextRequest
@@ -159,6 +161,9 @@ def measure(device: Device, arguments: argparse.Namespace) -> dict[str, Any]:
         for _ in range(arguments.rounds):
             for way, engine in engines.items():
                 speeds[way].append(generate(engine, count).tokens_per_second)
+    real, estimated = figures["memory_real_bytes"], figures["memory_estimate_bytes"]
+    tell("memory estimated", [estimated], "B", beside=("what tensors took", [real]))
+    tell("tokens/s", speeds["accelerator"], "1/s", beside=("the processor", speeds["cpu"]))
     ratios = [a / c for a, c in zip(speeds["accelerator"], speeds["cpu"], strict=True)]
     told = {f"{way}_tokens_per_second": round(median(found), 1) for way, found in speeds.items()}
     return {**figures, **told, "accelerator_to_cpu": round(median(ratios), 2)}
@@ -173,7 +178,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     device = accelerator()
-    told = {"skipped": device} if isinstance(device, str) else measure(device, arguments)
+    if isinstance(device, str):
+        skip(device)
+        told: dict[str, Any] = {"skipped": device}
+    else:
+        told = measure(device, arguments)
     print(json.dumps(told))
     return 0
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from tests.engines.requantise import requantise
 from tests.engines.texts import load
 
@@ -131,6 +132,12 @@ def main() -> None:
         print(f"{'worker':22}{'differing':>10}{'found out':>11}{'check / writing':>17}")
         for kind, worker in workers.items():
             found = measured(worker, checker, asked, kind)
+            if not found.tokens:
+                print(f"{kind:22} nothing: all that these answers say repeats itself", flush=True)
+                continue
+            tell(f"found out: {kind}", [found.alarms], "answers", beside=("all", [found.answers]))
+            took, writing = [found.checking_seconds], [found.writing_seconds]
+            tell(f"a check: {kind}", took, "s", beside=("writing the answers", writing))
             print(
                 f"{kind:22}{found.differing / found.tokens:10.2%}"
                 f"{found.alarms:6} of {found.answers}"

@@ -41,6 +41,7 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from tests.metagraph.world import NOW, candidate
 
 from aigrid.metagraph.evidence import Evidence
@@ -237,11 +238,15 @@ def newcomer(strategy: Strategy, share: float, seed: int, total: int) -> float:
     return asked / (total - before) * NODES
 
 
-def summed(way: str, strategy: Strategy, seeds: int, total: int) -> dict[str, float]:
-    """Means over seeds."""
+def summed(way: str, name: str, seeds: int, total: int) -> dict[str, float]:
+    """Means over seeds, of the strategy of that name."""
+    strategy = WAYS_TO_CHOOSE[name]
     plain = [run(way, strategy, 0.0, seed, total) for seed in range(seeds)]
     audited = [run(way, strategy, LIMITS.audit_share, seed, total) for seed in range(seeds)]
     half = total // 2
+    shares = [[fmean(one.cheated[half:]) for one in runs] for runs in (audited, plain)]
+    what = f"{name}, {way}: cheated, last half"
+    tell(what, shares[0], "share", beside=("without audits", shares[1]))
 
     def mean(of: Callable[[Tally], float], runs: list[Tally]) -> float:
         return round(fmean(map(of, runs)), 4)
@@ -301,7 +306,7 @@ def main() -> None:
     for name in given.strategy or WAYS_TO_CHOOSE:
         strategy = WAYS_TO_CHOOSE[name]
         for way in given.way or WAYS:
-            found = summed(way, strategy, given.seeds, given.requests)
+            found = summed(way, name, given.seeds, given.requests)
             print(json.dumps({"strategy": name, "way": way, **found}), flush=True)
         share = LIMITS.audit_share
         fair = [newcomer(strategy, share, n, LATE) for n in range(given.seeds // 5 or 1)]

@@ -34,6 +34,7 @@ import psutil  # type: ignore[import-untyped]
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_least, at_most, tell
 from scripts.nodes import NodeProcess, stop_all, stream_chat, wait_for
 from tests.engines.texts import inside, load
 
@@ -144,6 +145,10 @@ def over_http(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             took, busy = leaving(node, options.chats)
         finally:
             stop_all([node])
+    speeds = {count: [turn["speed"] for turn in found] for count, found in turns.items()}
+    many = f"{options.chats} chats, tokens/s"
+    tell(many, speeds[options.chats], "1/s", beside=("one chat", speeds[1]), aim=at_least(2.5))
+    tell("a chat is left", took, "ms", aim=at_most(250, of_value=True))
     figures: dict[str, Any] = {}
     for count, found in turns.items():
         firsts = [first for turn in found for first in turn["firsts"]]

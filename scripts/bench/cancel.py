@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_most, tell
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from scripts.offers import offers
 
@@ -156,11 +157,17 @@ def main() -> int:
     with _pair(server) as (front, asker):
         print(f"| cancelled, {rounds} times | where | p50 ms | p95 ms | max ms |\n|{'---|' * 5}")
         for case in CASES:
+            local: list[float] = []
             for where, node in (("local", front), ("remote", asker)):
                 leave(node.gateway, server, case)  # loads the model, opens the connections
                 taken = [leave(node.gateway, server, case) for _ in range(rounds)]
                 p50, p95 = share(taken, 0.5), share(taken, 0.95)
                 worst = max(worst, p95)
+                name = f"cancelled {case}, {where}"
+                tell(f"{name}, p95", [p95], "ms", aim=at_most(AIM_MS, of_value=True))
+                if local:
+                    tell(name, taken, "ms", beside=("local", local))
+                local = taken
                 print(
                     f"| {case} | {where} | {p50:.1f} | {p95:.1f} | {max(taken):.1f} |", flush=True
                 )

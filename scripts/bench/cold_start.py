@@ -21,6 +21,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_most, tell
 from scripts.direct import ENGINE, gguf_in
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, stream_chat, wait_for
 
@@ -88,6 +89,10 @@ def measure(folder: Path, nodes: list[NodeProcess], rounds: int, threads: int) -
         ms, ratio = f"{median(node_cold) * 1000:.0f} ms", f"{median(node_cold) / alone:.2f} x"
         changed = f"{(last[spares] / first[spares] - 1) * 100:+.1f} %"
         name = "a node with a spare" if spares else "a node without spares"
+        aim, idle = at_most(1.2), at_most(1.1)
+        tell(f"first token, {name}", node_cold, "s", beside=("the engine alone", own), aim=aim)
+        before, after = [first[spares]], [last[spares]]
+        tell(f"idle PSS, {name}", after, "B", beside=("after one load", before), aim=idle)
         say(name, ms, ratio, f"{last[spares] / MIB:.0f} MiB", changed)
 
 

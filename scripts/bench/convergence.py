@@ -36,6 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.convergence_mix import Publisher, questions
+from scripts.bench.reporting import at_most, tell
 from scripts.faulty_node import lossy
 from scripts.nodes import AIGRID, NodeProcess, form_grid, stop_all, wait_for
 
@@ -145,10 +146,23 @@ def measure(nodes: list[NodeProcess], arguments: argparse.Namespace) -> dict[str
     )
     report["published_per_second"] = round(arguments.records / took, 1)
     report |= converge(bench, arguments.seconds)
+    _tell(report)
     if arguments.drop is not None:
         lost, taken = bench.network("gossip_lost"), bench.network("gossip_taken")
         report["gossip"] = {"lost": lost, "taken": taken}
     return report
+
+
+def _tell(report: dict[str, Any]) -> None:
+    answers, aim = report["answers_s"], at_most(5, of_value=True)
+    rounds = [report["round_s"]]
+    asked = "one round of the questions"
+    tell("all answer alike, p99", [answers["p99"]], "s", beside=(asked, rounds), aim=aim)
+    tell("all hold every record, p99", [report["complete_s"]["p99"]], "s", aim=aim)
+    one = report["record_s"]
+    tell("a record to a node, p99", [one["p99"]], "s", beside=("p50", [one["p50"]]))
+    busy, idle = ([report[when]["cpu_percent_p50"]] for when in ("publishing", "idle"))
+    tell("CPU of a node meanwhile", busy, "% of a core", beside=("idle", idle))
 
 
 def costs(bench: Bench, act: Callable[[], Any]) -> tuple[dict[str, Any], Any]:

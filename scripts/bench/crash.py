@@ -28,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.crash_writer import OWN, STEP_MS, open_graph
+from scripts.bench.reporting import tell
 from scripts.nodes import NodeProcess
 
 from aigrid.metagraph.graph import Metagraph
@@ -378,6 +379,10 @@ def main() -> int:
             "opens": opens(folder, arguments.opens, arguments.seed),
             "nodes": nodes(folder, arguments.nodes, arguments.seed),
         }
+    for where in ("burst", "nodes"):
+        count = [report[where]["acknowledged"]]  # one that is lost raises LostError
+        if count[0]:
+            tell(f"acknowledged and not lost, {where}", count, "records")
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
 

@@ -20,6 +20,7 @@ from time import perf_counter
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts import policy_world as world
+from scripts.bench.reporting import tell
 from scripts.policy_cases import CHAIN, MEMBER
 from scripts.presentation_cases import RAW
 
@@ -75,7 +76,11 @@ def rows(rounds: int) -> Iterator[tuple[str, dict[str, float]]]:
     for _ in range(max(1, rounds // turns)):
         for name, step in STEPS.items():
             taken[name].append(seconds_of(step, turns))
-    bare = median(taken["one Ed25519 verification"])
+    single = "one Ed25519 verification"
+    bare = median(taken[single])
+    for what in (step for step in STEPS if step != single):
+        times = ([1e6 * one for one in taken[which]] for which in (what, single))
+        tell(what, next(times), "us", beside=(single, next(times)))
     for name, found in taken.items():
         p50 = median(found)
         yield name, {"us_p50": round(p50 * 1e6, 1), "verifications": round(p50 / bare, 2)}

@@ -27,6 +27,8 @@ from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_least, tell
+
 from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.onnx_encoder import OnnxEncoderEngine
 from aigrid.node.mesh.shelf.models import LocalModels
@@ -135,6 +137,10 @@ async def compare(ways: dict[str, Embed], batch: int, seconds: float) -> dict[st
         if time.perf_counter() > ends:
             break
     quick = {way: quantiles(times)[0] for way, times in took.items()}
+    for way in ("engine", "worker"):
+        speeds = [[batch / one for one in took[which]] for which in (way, "bare")]
+        name, bare = f"{way}, {batch} at once, texts/s", "onnxruntime alone"
+        tell(name, speeds[0], "1/s", beside=(bare, speeds[1]), aim=at_least(0.95))
     figures = {way: round(batch / time_, 1) for way, time_ in quick.items()}
     figures |= {
         f"{way}_to_bare": round(quick["bare"] / quick[way], 3) for way in ("engine", "worker")

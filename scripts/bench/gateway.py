@@ -40,6 +40,7 @@ from urllib.request import Request, urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_most, tell
 from scripts.nodes import NodeProcess, wait_for
 
 HERE = Path(__file__).resolve().parent
@@ -115,12 +116,29 @@ def compare(targets: Sequence[Target], arguments: argparse.Namespace) -> list[Me
     best: list[Measured] = []
     for kind, several in KINDS.items():
         for clients in several:
-            for target in targets:
-                rounds = [
+            rounds = {
+                target.name: [
                     load(target, kind, clients, arguments.seconds) for _ in range(arguments.rounds)
                 ]
-                best.append(min(rounds, key=lambda one: (one.failed, one.cpu_ms)))
+                for target in targets
+            }
+            tell_of(rounds)
+            best += [min(of, key=lambda one: (one.failed, one.cpu_ms)) for of in rounds.values()]
     return best
+
+
+def tell_of(rounds: dict[str, list[Measured]]) -> None:
+    """One load, on all targets."""
+    ours, server, theirs = (rounds.get(name, []) for name in ("aigrid", "server", "litellm"))
+    what = f"{ours[0].kind}, {ours[0].clients} at once"
+    cpu, bare = ([one.cpu_ms for one in of] for of in (ours, server))
+    if theirs:
+        cost, aim = [one.cpu_ms for one in theirs], at_most(0.2)
+        tell(f"{what}: CPU", cpu, "ms", beside=("LiteLLM's proxy", cost), aim=aim)
+    else:
+        tell(f"{what}: CPU", cpu, "ms", beside=("the server behind it", bare))
+    p50s = ([one.p50_ms for one in of] for of in (ours, server))
+    tell(f"{what}: p50", next(p50s), "ms", beside=("the server behind it", next(p50s)))
 
 
 def load(target: Target, kind: str, clients: int, seconds: float) -> Measured:

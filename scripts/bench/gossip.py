@@ -30,6 +30,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.bench import reporting
+from scripts.bench.reporting import at_least, at_most
+
 MEMBER = Path(__file__).resolve().parent / "gossip_member.py"
 WAYS = ("stock", "ours")
 DIALS = 4
@@ -81,6 +86,7 @@ def main() -> int:
         options.json.write_text(json.dumps(raw, indent=1) + "\n")
     if options.only:
         return 0
+    tell_all(found)
     rows = compare(middle(found["stock"]), middle(found["ours"]))
     print(table(rows))
     return 1 if any(row.met is False for row in rows) else 0
@@ -207,6 +213,17 @@ def compare(stock: Measured, ours: Measured) -> list[Row]:
             met=ours.cpu_ms <= CPU_MAX_OF_STOCK * stock.cpu_ms,
         ),
     ]
+
+
+def tell_all(found: Mapping[str, Sequence[Measured]]) -> None:
+    least, p99 = at_least(DELIVERED_MIN, of_value=True), at_most(P99_MAX_MS, of_value=True)
+    for name, field, unit, aim in (
+        ("delivered", "delivered", "share", least),
+        ("p99", "p99_ms", "ms", p99),
+        ("CPU per delivery", "cpu_ms", "ms", at_most(CPU_MAX_OF_STOCK)),
+    ):
+        ours, stock = ([getattr(one, field) for one in found[way]] for way in ("ours", "stock"))
+        reporting.tell(name, ours, unit, beside=("stock py-libp2p", stock), aim=aim)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_most, tell
 from scripts.hostile_queries import EXPENSIVE, reaching
 from scripts.nodes import NodeProcess, form_grid, stop_all, stream_chat, wait_for
 from scripts.offers import offers
@@ -99,6 +100,9 @@ def measure(node: NodeProcess, reaches: dict[str, str], strace: str | None) -> d
             "seconds": round(seconds, 2),
             "rss_peak_mib": round(watch.rss_bytes / 2**20),
         }
+    tell("a chat meanwhile", during, "s", beside=("idle", idle), aim=at_most(2))
+    worst = ([p99(during)], [p99(idle)])
+    tell("a chat meanwhile, p99", worst[0], "s", beside=("idle", worst[1]), aim=at_most(2))
     return {
         "load_average": round(os.getloadavg()[0], 2),
         "limit_s": LIMITS.query_seconds,

@@ -8,6 +8,7 @@ counts the bytes of its libp2p connections both ways.
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from scripts.nodes import NodeProcess, stop_all, wait_for
 
 
@@ -61,13 +63,28 @@ def _measure(nodes: list[NodeProcess], seconds: float) -> dict[str, Any]:
     lasted = time.perf_counter() - began
     after = [(node.usage().cpu_seconds, _bytes(node)) for node in nodes]
     pairs = list(zip(before, after, strict=True))
+    pss = [node.pss_bytes() for node in nodes]
+    tell("memory of an idle node", pss, "B", beside=("the interpreter alone", [bare_pss()]))
+    percent = [100 * (b[0] - a[0]) / lasted for a, b in pairs]
+    tell("CPU of an idle node", percent, "% of a core")
+    tell("traffic of an idle node", [(b[1] - a[1]) / lasted for a, b in pairs], "B/s")
     return {
         "nodes": len(nodes),
         "seconds": round(lasted),
-        "pss_mib": round(median(node.pss_bytes() for node in nodes) / 2**20, 1),
-        "cpu_percent": round(median((b[0] - a[0]) / lasted * 100 for a, b in pairs), 2),
+        "pss_mib": round(median(pss) / 2**20, 1),
+        "cpu_percent": round(median(percent), 2),
         "bytes_per_second": round(median((b[1] - a[1]) / lasted for a, b in pairs)),
     }
+
+
+def bare_pss() -> int:
+    """Proportional set size of Python that does nothing; in bytes."""
+    waiting = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as python:
+        assert python.stdout is not None
+        python.stdout.readline()
+        rollup = Path(f"/proc/{python.pid}/smaps_rollup").read_text()
+        return 1024 * int(rollup.partition("\nPss:")[2].split()[0])
 
 
 def _bytes(node: NodeProcess) -> int:

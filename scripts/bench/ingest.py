@@ -25,6 +25,7 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.query import NOW, QUESTION, WANTED, looked_up, made, ms, rss_mb
+from scripts.bench.reporting import at_least, at_most, tell
 
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
@@ -123,6 +124,10 @@ def taken_in(count: int, path: Path) -> dict[str, Any]:
     verified = verify_rate(sample)
     ingested = ingest_rate(records, path)
     after = signature_rate(sample)
+    both = [before.cpu, after.cpu]
+    told = ("the bare signatures", [sum(both) / 2])
+    tell("verified, stored and indexed", [ingested.cpu], "1/CPU-s", beside=told, aim=at_least(0.3))
+    tell("verified alone", [verified.cpu], "1/CPU-s", beside=told)
     signature, signature_cpu = (before.wall + after.wall) / 2, (before.cpu + after.cpu) / 2
     return {
         "records": len(records),
@@ -143,9 +148,12 @@ async def came_back(path: Path, asked: int) -> dict[str, Any]:
         "restart_s": round(time.perf_counter() - began, 2),
         "node_rss_mb": own_rss_mb(),
     }
-    report["index"] = ms([looked_up(graph.index) for _ in range(asked)])
+    index = [looked_up(graph.index) for _ in range(asked)]
     bare = {WANTED: dict(enumerate(graph.index.offers_of_capability(WANTED, NOW)))}
-    report["bare_dict"] = ms([looked_up_bare(bare) for _ in range(asked)])
+    table = [looked_up_bare(bare) for _ in range(asked)]
+    report["index"], report["bare_dict"] = ms(index), ms(table)
+    aim = at_most(0.0002, of_value=True)
+    tell("32 offers from the index", index, "s", beside=("a bare dict", table), aim=aim)
     began = time.perf_counter()
     items = graph.items(NOW)
     report["snapshot"] = {
@@ -171,6 +179,8 @@ async def came_back(path: Path, asked: int) -> dict[str, Any]:
             await querying.query(QUESTION, [AnswerFormat.JSON])
             took.append(time.perf_counter() - began)
         report["sparql"] = ms(took)
+        aim = at_most(0.05, of_value=True)
+        tell("32 offers by SPARQL", took, "s", beside=("the index", index), aim=aim)
         nursery.cancel_scope.cancel()
     return report
 

@@ -25,6 +25,7 @@ from statistics import median, quantiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from scripts.nodes import NodeFailedError, NodeProcess
 from scripts.small_models import Reply, ask, publish, write_regressor
 
@@ -73,6 +74,13 @@ def main() -> int:
     say(f"{arguments.models} models", "requests/s", "at once", "in all", "p50", "p99", "GiB s/req")
     for what, one in found.items():
         report(what, one)
+    shared, own = found.values()
+    theirs = "a worker for each"
+    spent = ([one.gib_seconds / one.last.total()] for one in (shared, own))
+    tell("memory of a request", next(spent), "GiB s", beside=(theirs, next(spent)))
+    tell("time to an answer", shared.seconds, "s", beside=(theirs, own.seconds))
+    good = ([one.last[200] / one.last.total()] for one in (shared, own))
+    tell("answered in the end", next(good), "share", beside=(theirs, next(good)))
     wrong = [reply for one in found.values() for reply in one.wrong]
     for reply in wrong[:5]:
         sys.stderr.write(f"wrong: {reply}\n")

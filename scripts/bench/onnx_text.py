@@ -29,6 +29,8 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_least, tell
+
 from aigrid.engines import gguf, gguf_quant
 from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.llama import EMBEDDING, past_names, read_config, rotary_tables
@@ -221,6 +223,12 @@ def figures(timed: dict[str, list[Timed]], prompt: int, count: int) -> dict[str,
     first = {name: median(times) for name, times in firsts.items()}
     step = {name: median(times) for name, times in steps.items()}
     cpu = {name: median(t.cpu for t in all_) for name, all_ in timed.items()}
+    for name in ("engine", "worker"):
+        for what, of, amount in (("prefill", firsts, prompt), ("decode", steps, 1)):
+            speeds = ([amount / one for one in of[which]] for which in (name, "bare"))
+            told = f"{name}, {what}, tokens/s"
+            beside, aim = "onnxruntime alone", at_least(0.95)
+            tell(told, next(speeds), "1/s", beside=(beside, next(speeds)), aim=aim)
     quick = [{n: quantiles(times)[0] for n, times in of.items()} for of in (firsts, steps)]
     found: dict[str, Any] = {
         name: {

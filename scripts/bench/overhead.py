@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.gateway import SLOW, STREAM, WHOLE, Target, cpu_seconds, load, tree, upstream
+from scripts.bench.reporting import tell
 from scripts.nodes import NodeProcess, form_grid, stop_all, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,9 @@ def main() -> int:
         stop_all(nodes)
         shutil.rmtree(root, ignore_errors=True)
     report(found)
+    for kind in (WHOLE, STREAM, SLOW):
+        cpu = ([found[f"{where}, {kind}"]["whole"]] for where in ("remote", "local"))
+        tell(f"remote, {kind}: CPU", next(cpu), "ms", beside=("local", next(cpu)))
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0

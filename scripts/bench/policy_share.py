@@ -26,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from scripts.nodes import NodeProcess, stop_all, wait_for
 from scripts.offers import offers
 from tests.engines.gguf_writer import tiny_llama, write
@@ -277,6 +278,8 @@ def main() -> int:
     medians = {step: median(times[10:]) for step, times in steps.took.items()}
     anew = medians.pop("verify_anew")
     whole, policy = median(requests), sum(medians.values())
+    turns = zip(*(times[10:] for name, times in steps.took.items() if name in medians), strict=True)
+    tell("policy", [sum(turn) for turn in turns], "s", beside=("the request", requests))
     print(
         json.dumps(
             {

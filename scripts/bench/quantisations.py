@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import onnxruntime
+from scripts.bench.reporting import tell
 from tests.engines.gguf_writer import TYPES, Gguf, Shape, tiny_llama
 from tests.engines.requantise import requantise
 from tests.engines.texts import ask, inside, source
@@ -68,14 +69,21 @@ def load(path: Path, threads: int) -> tuple[OnnxTextEngine, dict[str, Any]]:
     }
 
 
-def take_turns(engines: Mapping[str, OnnxTextEngine], rounds: int, tokens: int) -> dict[str, Any]:
+def take_turns(
+    engines: Mapping[str, OnnxTextEngine], rounds: int, tokens: int, what: str
+) -> dict[str, Any]:
     """The quickest of the rounds, type by type."""
     best: dict[str, tuple[float, float]] = {}
+    steps: dict[str, list[float]] = {kind: [] for kind in engines}
     for _ in range(rounds):
         for kind, engine in engines.items():
             turn = take_turn(BatchedSequence(inside(engine).batch), tokens)
             known = best.get(kind, turn)
+            steps[kind].append(turn[1] * 1e3)
             best[kind] = min(turn[0], known[0]), min(turn[1], known[1])
+    first, *rest = steps
+    for kind in rest:
+        tell(f"{what}: a token of {kind}", steps[kind], "ms", beside=(first, steps[first]))
     return {
         kind: {
             "ms": round(step * 1e3, 2),
@@ -103,9 +111,10 @@ def measure(
     paths: Mapping[str, Path], options: argparse.Namespace, *, answers: bool
 ) -> dict[str, Any]:
     engines, found = {}, {}
+    what = "the model" if answers else "a random llama"
     for kind, path in paths.items():
         engines[kind], found[kind] = load(path, options.threads)
-    for kind, figures in take_turns(engines, options.rounds, options.tokens).items():
+    for kind, figures in take_turns(engines, options.rounds, options.tokens, what).items():
         found[kind] |= figures
     if answers:
         for kind, engine in engines.items():

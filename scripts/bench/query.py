@@ -21,6 +21,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from scripts.hostile_queries import EXPENSIVE, reaching
 
 from aigrid.metagraph.capabilities import default_taxonomy
@@ -115,6 +116,7 @@ async def measure(records: list[Record], asked: int) -> dict[str, Any]:
         grid="",
         listeners=[],
         eviction_listeners=[],
+        shift_listeners=[],
         believed=lambda _now: list(by_id),
         store=store,
     )
@@ -139,12 +141,15 @@ async def measure(records: list[Record], asked: int) -> dict[str, Any]:
             took.append(time.perf_counter() - began)
         assert len(json.loads(answer.body)["results"]["bindings"]) == 32
         report["sparql"] = ms(took)
-        report["index"] = ms([looked_up(index) for _ in range(asked)])
+        alone = [looked_up(index) for _ in range(asked)]
+        report["index"] = ms(alone)
+        tell("32 offers by SPARQL", took, "s", beside=("the index", alone))
         report["hostile"] = {}
         beside: list[float] = []
         for name, text in HOSTILE.items():
             report["hostile"][name] = await hostile(querying, text, index, beside)
         report["index_beside_hostile"] = ms(beside)
+        tell("the index while hostile ones run", beside, "s", beside=("alone", alone))
         report["replaced"] = querying.replaced
         nursery.cancel_scope.cancel()
     return report

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import structlog
 import trio
+from scripts.bench.reporting import tell
 from tests.simulation.test_liars import spawner_of
 from tests.simulation.test_outcomes import HOLDERS, grid
 from trio.testing import MockClock
@@ -66,13 +67,16 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with tempfile.TemporaryDirectory() as folder:
         found = trio.run(measured, options, Path(folder), clock=MockClock(autojump_threshold=0))
-    tails = {}
+    tails, asked_for = dict[str, float](), dict[str, float]()
     for mode, told in found.items():
         took = sorted(seconds for seconds, _ in told)
         p50, p95, p99 = (took[min(len(took) - 1, int(p * len(took)))] for p in (0.5, 0.95, 0.99))
         asked = sum(count for _, count in told) / len(told)
         tails[mode] = p99
+        asked_for[mode] = asked
         print(f"{mode:9} p50 {p50:.3f}  p95 {p95:.3f}  p99 {p99:.3f} s, {asked:.3f} asked for one")
+    for name, of, unit in (("p99", tails, "virtual s"), ("nodes asked", asked_for, "nodes")):
+        tell(f"race, {name}", [of["race"]], unit, beside=("fallback", [of["fallback"]]))
     print(f"p99 of race / p99 of fallback: {tails['race'] / tails['fallback']:.2f}")
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from scripts.nodes import NodeProcess, stop_all, wait_for
 
 from aigrid.metagraph.store import Store
@@ -59,8 +60,12 @@ def main() -> int:
             "equal": _messages(arguments.records, 0, per_second=1),
         },
     }
+    all_named = ("naming all records", [report["naming_all_bytes"]])
+    for name in ("one_a_second", "ten_a_second"):
+        tell(f"compared, {name}", [report["messages"][name]["bytes"]], "B", beside=all_named)
     if arguments.nodes:
-        report["nodes"] = _nodes(arguments.records, differing)
+        nodes = report["nodes"] = _nodes(arguments.records, differing)
+        tell("two nodes, besides the records", [nodes["besides_records"]], "B", beside=all_named)
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
 

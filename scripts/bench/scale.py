@@ -20,6 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
+
 from aigrid.metagraph.branches import BRANCHES
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
@@ -231,7 +233,11 @@ def measure(nodes: int) -> dict[str, Any]:
         others = ingested(graph, raws[nodes:], NOW + 1000) - before - members
         took = time.process_time() - began
         store.close()
+        held = sum(map(len, raws))
+        signed_bytes = ("the signed bytes", [held])
+        tell("memory of records", [members + others], "B", beside=signed_bytes)
         disk = sum(file.stat().st_size for file in Path(folder).iterdir())
+    tell("disk of records", [disk], "B", beside=signed_bytes)
     return {
         "record_bytes": {**sizes, "withdrawal": len(gone.raw)},
         "memory_per_member_bytes": round(members / nodes),

@@ -23,6 +23,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from tests.metagraph.world import DESCRIPTIONS, NOW, candidate, model_body
 
 from aigrid.metagraph.evidence import Claim, Claims, Evidence
@@ -104,6 +105,10 @@ def main() -> int:
                 began = process_time()
                 way()
                 took[name].append((process_time() - began) * 1000)
+        for name in (way for way in took if way != "sort"):
+            beside = "sorting a bare list"
+            told = f"{name}, {count} candidates"
+            tell(told, took[name], "ms", beside=(beside, took["sort"]))
         medians = {name: median(times) for name, times in took.items()}
         found[count] = {
             "ms": {name: round(ms, 3) for name, ms in medians.items()},

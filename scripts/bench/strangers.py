@@ -24,6 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_least, tell
+
 from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
@@ -163,6 +165,11 @@ def main() -> int:
         files = (each for each in path.parent.iterdir() if each.name.startswith(path.name))
         report["disk_mib"] = round(sum(each.stat().st_size for each in files) / (1 << 20), 1)
         report["members_answerable"] = world.members_kept
+        grown = report["rss_mib"]
+        memory = ("before the flood", [grown["before"]])
+        tell("memory after the flood", [grown["after"]], "MiB", beside=memory)
+        kept, aim = [float(bool(report["members_answerable"]))], at_least(1, of_value=True)
+        tell("members answerable throughout", kept, "share", aim=aim)
         world.graph.store.close()
     sys.stdout.write(json.dumps(report) + "\n")
     return 0 if report["members_answerable"] else 1

@@ -24,6 +24,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_least, tell
 from scripts.nodes import (
     Chat,
     NodeFailedError,
@@ -164,6 +165,11 @@ class Surge:
         for name, found in (("before", first), ("once all were there", later)):
             if found:
                 print(f"first token, median {median(found):5.2f} s  ({name}, {len(found)})")
+        answered, asked = len(seen.answers), len(seen.answers) + len(seen.lost)
+        told = ("asked", [asked])
+        tell("answered", [answered], "requests", beside=told, aim=at_least(1))
+        if first and later:
+            tell("first token, all replicas", later, "s", beside=("before", first))
         for lost in seen.lost[:5]:
             print(lost, file=sys.stderr)
         return 0 if not seen.lost and seen.most > 1 and left == 1 else 1

@@ -25,6 +25,8 @@ from transformers.generation.streamers import BaseStreamer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_least, tell
+
 from aigrid.engines.base import CancelToken, ModelSource
 from aigrid.engines.torch import TorchEngine
 from aigrid.protocol.inference import TextChunk, TextRequest
@@ -134,6 +136,9 @@ def measure(layers: int, threads: int, count: int, rounds: int) -> dict[str, Any
             "first_token_ms": round(1000 * median(first for first, _ in found), 1),
             "tokens_per_second": round(median(speed for _, speed in found), 1),
         }
+    speeds = [[speed for _, speed in times[way]] for way in ("engine", "bare")]
+    told = ("plain transformers", speeds[1])
+    tell("decode, tokens/s", speeds[0], "1/s", beside=told, aim=at_least(0.95))
     ratios = [e[1] / b[1] for b, e in zip(times["bare"], times["engine"], strict=True)]
     return figures | {"engine_to_bare": round(median(ratios), 3)}
 

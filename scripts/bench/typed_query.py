@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import tell
 from scripts.faulty_node import QUIET
 from scripts.nodes import NodeFailedError, NodeProcess, stop_all, stream_chat, wait_for
 from tests.engines.gguf_writer import tiny_llama, write
@@ -126,6 +127,10 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
 
 
 def _summary(measured: list[dict[str, float]]) -> dict[str, Any]:
+    first, second = ([one[name] for one in measured] for name in ("first_ms", "second_ms"))
+    tell("a chat that has to find its model", first, "ms", beside=("the next", second))
+    asked = [one["query_ms"] for one in measured]
+    tell("a typed query to everybody", asked, "ms", beside=("a chat", second))
     report: dict[str, Any] = {}
     for name in measured[0]:
         values = sorted(one[name] for one in measured)

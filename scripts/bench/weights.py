@@ -29,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import trio
+from scripts.bench.reporting import tell
 from scripts.heavy_model import heavy_model
 from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, wait_for
 
@@ -54,6 +55,8 @@ def main() -> int:
             print(f"failed: {error}", file=sys.stderr)
             return 1
     raw = median(found["raw TCP"])
+    for what in (way for way in found if way != "raw TCP"):
+        tell(what.strip(), found[what], "MB/s", beside=("raw TCP", found["raw TCP"]))
     print(f"{'':<28}{'MB/s':>8}{'of raw TCP':>12}{'spread':>16}")
     for what, values in found.items():
         spread = f"{min(values):.0f}-{max(values):.0f}"

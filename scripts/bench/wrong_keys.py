@@ -28,6 +28,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_most, tell
 from scripts.nodes import NodeProcess
 
 BODY = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "hello there"}]})
@@ -181,16 +182,26 @@ def measure(node: NodeProcess, arguments: argparse.Namespace) -> dict[str, Any]:
     honest = Honest(node.gateway, node.cli("key", "create", "honest")["key"])
     honest.ask(2)  # the model is loaded
     quiet, flooded, ratios = list[float](), list[float](), list[float]()
+    quiet_p99s, within_p99s = list[float](), list[float]()
     counts: Counter[str] = Counter()
     began = time.perf_counter()
     for _ in range(arguments.rounds):
         before = honest.ask(arguments.quiet_seconds)
         during, told = one_round(node, honest, arguments)
         ratios.append(percentiles(during)["p99"] / percentiles(before)["p99"])
+        quiet_p99s.append(percentiles(before)["p99"])
+        within_p99s.append(percentiles(during)["p99"])
         quiet += before
         flooded += during
         counts.update(told)
     without, within = percentiles(quiet), percentiles(flooded)
+    tell(
+        "p99 of an honest caller",
+        within_p99s,
+        "ms",
+        beside=("without the flood", quiet_p99s),
+        aim=at_most(2),
+    )
     return {
         "wrong_keys": arguments.wrong,
         "slow_connections": arguments.slow,

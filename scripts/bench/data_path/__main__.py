@@ -64,6 +64,7 @@ def main() -> int:
         all_rounds(options, programs, rounds, failed)
     except (KeyboardInterrupt, SystemExit):
         failed["run"] = "it was cut short"  # and what there is counts
+    table.tell_all(rounds)
     found = table.medians(rounds, best=options.best)
     for line in [*table.lines(found), "", *table.aim_lines(found), *left_out]:
         print(line)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from scripts.bench import reporting
 from scripts.bench.data_path.figures import Found
 
 COLUMNS = ("raw", "stock", "ours", "bare", "lattica")
@@ -21,6 +22,12 @@ class Row:
     says: str
     of: str = "ours"
     digits: int = 2
+
+    @property
+    def unit(self) -> str:
+        """By the end of its name."""
+        endings = {"_ms": "ms", "_us": "us", "_mbps": "MB/s", "_per_second": "1/s"}
+        return next(unit for ending, unit in endings.items() if self.name.endswith(ending))
 
     @property
     def more_is_better(self) -> bool:
@@ -107,6 +114,24 @@ def judged(of: Medians, aim: Aim, column: str) -> tuple[float, str]:
     if math.isnan(value):
         return value, "no figure"
     return value, "met" if aim.met(value) else "NOT MET"
+
+
+def tell_all(rounds: Rounds) -> None:
+    """Each row beside each column that an aim names, or beside raw TCP, for the runner of all."""
+    for row in ROWS:
+        aims: list[Aim | None] = [aim for aim in AIMS if aim.row == row.name]
+        for aim in aims or [None]:
+            against = aim.against if aim else "raw"
+            mine, other = (
+                [one[row.name] for one in rounds.get(column or "", ()) if row.name in one]
+                for column in (row.of, against)
+            )
+            bound = None
+            if aim:
+                bound = reporting.Aim(aim.bound, aim.at_least, of_value=against is None)
+            if mine and (other or against is None):
+                beside = (against or "", other)
+                reporting.tell(row.name, mine, row.unit, beside=beside, aim=bound)
 
 
 def lines(of: Medians) -> list[str]:
