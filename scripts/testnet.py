@@ -50,7 +50,7 @@ def main() -> int:
 
 def _run(options: Options, arguments: argparse.Namespace) -> int:
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a flag: nothing is left half started
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nothing is left half started
         signal.signal(number, lambda _number, _frame: stop.set())
     folder = Path(tempfile.mkdtemp(prefix=DATA_PREFIX))
     machine = {"cores": os.cpu_count(), "load_before": os.getloadavg(), "commit": _commit()}
@@ -66,10 +66,12 @@ def _run(options: Options, arguments: argparse.Namespace) -> int:
         except InterruptedRunError:
             pass
         finally:
-            screen.say("Stopping the nodes")
-            run.end()
-            if not arguments.keep:
-                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                screen.say("Stopping the nodes")
+            finally:  # the terminal may be gone
+                run.end()
+                if not arguments.keep:
+                    shutil.rmtree(folder, ignore_errors=True)
     if arguments.keep:
         print(f"data directories and logs: {folder}")
     if failed:

@@ -4,12 +4,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from scripts.faults.reconnects import growth, slope
+from scripts.testnets.grid import State
 from scripts.testnets.sampling import Sample
 from scripts.testnets.workload import NOT_COUNTED, OK, Outcome
 
 SAMPLES_MIN = 12  # below that nothing is said of leaks
+COUNTED = ("descriptors", "threads", "tasks")
+COUNT_ANYWAY = 16  # by which each may grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Growth:
     """Of one node after the warm-up; KiB a minute with the 95 % interval, and counts.
 
     `pss` is of the node's own process, `anonymous` the part that no other process has to do with.
-    Counts are the median of the last third less that of the first.
+    Counts are the median of the last third less that of the first, which `began` has.
     """
 
     number: int
@@ -72,23 +76,28 @@ class Growth:
     descriptors: float
     threads: float
     tasks: float
+    began: dict[str, float]
 
-    def leaks(self, *, kib_per_minute_max: float, count_max: float) -> list[str]:
+    def leaks(self, *, kib_per_minute_max: float, growth_max: float) -> list[str]:
         """What grows by more than it may, with 97.5 % certainty where there is an interval."""
-        counts = {"descriptors": self.descriptors, "tasks": self.tasks, "threads": self.threads}
-        found = [f"{name} +{by:.0f}" for name, by in counts.items() if by > count_max]
+        found = [
+            f"{name} +{getattr(self, name):.0f} to {first:.0f}"
+            for name, first in self.began.items()
+            if getattr(self, name) > max(COUNT_ANYWAY, growth_max * first)
+        ]
         if min(self.pss_low, self.anonymous_low) > kib_per_minute_max:
             found.append(f"memory +{self.anonymous_kib_per_minute:.0f} KiB a minute")
         return [f"n{self.number}: {one}" for one in found]
 
 
 def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | None:
-    """Of one node in one life; None where there are too few samples."""
-    after = [one for one in samples if one.at_seconds >= from_seconds and one.anonymous_bytes >= 0]
+    """Of one node in one life, while it answers; None where there are too few samples."""
+    after = [one for one in samples if one.at_seconds >= from_seconds and one.state == State.UP]
     if len(after) < SAMPLES_MIN:
         return None
     pss = slope([(one.at_seconds / 60, one.own_pss_bytes / 1024) for one in after])
     anonymous = slope([(one.at_seconds / 60, one.anonymous_bytes / 1024) for one in after])
+    counts = {name: [float(getattr(one, name)) for one in after] for name in COUNTED}
     return Growth(
         after[0].number,
         len(after),
@@ -98,8 +107,8 @@ def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | Non
         anonymous.per_minute,
         anonymous.low,
         anonymous.high,
-        *(
-            growth([float(getattr(one, name)) for one in after if getattr(one, name) >= 0] or [0.0])
-            for name in ("descriptors", "threads", "tasks")
-        ),
+        growth(counts["descriptors"]),
+        growth(counts["threads"]),
+        growth(counts["tasks"]),
+        {name: median(values[: len(values) // 3]) for name, values in counts.items()},
     )

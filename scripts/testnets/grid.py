@@ -25,7 +25,7 @@ JOIN_SECONDS = 600.0
 FETCH_SECONDS = 600.0
 JOIN_PAUSE_SECONDS = 2.0
 GONE_SECONDS = 15.0  # in which the workers of a killed node notice
-ENDING_SECONDS = 20.0  # in which a node that was asked to end does
+ENDING_SECONDS = 60.0  # in which a node that was asked to end does
 
 
 class State(StrEnum):

@@ -57,7 +57,9 @@ class Options:
 
     success_min: float = _option(0.95, "share of requests that must be answered")
     leak_max: float = _option(256.0, "KiB a minute that a spared node may surely grow by")
-    growth_max: float = _option(48.0, "descriptors or tasks that a spared node may grow by")
+    growth_max: float = _option(
+        0.2, "share by which descriptors, tasks, threads may grow; 16 of each may anyway"
+    )
     warmup: float = _option(0.25, "share of the run before leaks are sought")
     settle: float = _option(60.0, "seconds after the faults until all must see all")
 

@@ -66,7 +66,7 @@ def problems(facts: Facts, came: Answered, grown: Sequence[Growth]) -> list[str]
     if wrong := came.codes.get(WRONG, 0):
         found.append(f"{wrong} wrong answers")
     for one in grown:
-        found += one.leaks(kib_per_minute_max=options.leak_max, count_max=options.growth_max)
+        found += one.leaks(kib_per_minute_max=options.leak_max, growth_max=options.growth_max)
     found += [f"left behind: {one}" for one in facts.orphans]
     found += facts.failures
     if facts.settled and facts.whole_after is None:
@@ -112,6 +112,7 @@ def report(facts: Facts) -> dict[str, Any]:
         },
         "nodes": nodes_of(facts),
         "growth": [asdict(one) for one in grown],
+        "series": {f"n{one.number}": series(facts, one.number) for one in grown},
         "relay": facts.relay,
     }
 
@@ -135,6 +136,22 @@ def nodes_of(facts: Facts) -> dict[str, dict[str, Any]]:
             "served": sum(_served(samples)),
         }
     return found
+
+
+def series(facts: Facts, number: int) -> list[dict[str, float]]:
+    """What the growth of a node was seen in."""
+    return [
+        {
+            "at": round(one.at_seconds, 1),
+            "own_pss_kib": one.own_pss_bytes // 1024,
+            "anonymous_kib": one.anonymous_bytes // 1024,
+            "descriptors": one.descriptors,
+            "threads": one.threads,
+            "tasks": one.tasks,
+            "alive": one.alive,
+        }
+        for one in (look[number] for look in facts.looks)
+    ]
 
 
 def over_time(outcomes: Sequence[Outcome]) -> list[tuple[float, int, int]]:
