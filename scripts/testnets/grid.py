@@ -20,6 +20,7 @@ from scripts.offers import told
 
 from aigrid.protocol.errors import AigridError, Code
 
+PASSING = frozenset({Code.RATE_LIMITED, Code.TIMEOUT, Code.UNREACHABLE, Code.CONNECTION_LOST})
 READY_SECONDS = 300.0  # many start at once, on few cores
 JOIN_SECONDS = 600.0
 FETCH_SECONDS = 600.0
@@ -196,14 +197,18 @@ def fetch(member: Member, model: str) -> None:
 
 
 def _join(first: Member, member: Member) -> None:
-    """By invitation. Many come from one address, which the founder admits one by one."""
+    """By invitation, again where that fails for a reason that passes.
+
+    Many come from one address, which the founder admits one by one; and on a busy machine a founder
+    may not answer in time.
+    """
     deadline = time.monotonic() + JOIN_SECONDS
     while True:
         invitation = told(first.node, "invite", did=str(member.node.ready["did"]))["invitation"]
         try:
             told(member.node, "join", invitation=invitation)
         except AigridError as error:
-            if error.code is not Code.RATE_LIMITED or time.monotonic() >= deadline:
+            if error.code not in PASSING or time.monotonic() >= deadline:
                 raise NodeFailedError(f"{member.name} cannot join: {error}") from error
             time.sleep(JOIN_PAUSE_SECONDS)
         else:

@@ -5,6 +5,7 @@ twice: processes and sockets are real.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -73,6 +74,8 @@ class Options:
             raise ValueError("--partition needs --net namespaces")
         if self.partition and not self.duration:
             raise ValueError("--partition needs a --duration")
+        if self.drop and not hasattr(os, "pidfd_open"):
+            raise ValueError("--drop needs Linux")
         for name in ("stream", "spare", "loss", "success_min", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} is a share, from 0 to 1")

@@ -152,7 +152,7 @@ class Run:
             time.sleep(max(0.0, min(STEP_SECONDS, soon)))
 
     def _take(self, grid: Grid, sampler: Sampler, at: float) -> list[Sample] | None:
-        samples = sampler.take(at)
+        samples = sampler.take()
         if samples is not None and self.workload is not None:
             self.workload.collect()
             rows = rows_of(grid.members, samples, self._last)
@@ -183,7 +183,7 @@ class Run:
             if now - began >= look_at and not sampler.looking:
                 look_at = now - began + 1.0
                 sampler.begin(now - began)
-            samples = sampler.take(now - began)
+            samples = sampler.take()
             if samples is not None:
                 if whole(samples):
                     return

@@ -1,5 +1,6 @@
 """How nodes are: what each says of itself, and what the kernel says of its processes."""
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -56,7 +57,7 @@ class Sampler:
         self._grid = grid
         self._pool = ThreadPoolExecutor(len(grid.members))
         self._looks: dict[int, Future[Sample]] = {}
-        self._at_seconds = 0.0
+        self._at_seconds = self._asked_at = 0.0
         self._looking = False
 
     @property
@@ -66,14 +67,15 @@ class Sampler:
     def begin(self, at_seconds: float) -> None:
         """Those that still have not answered the last time are left to it."""
         self._at_seconds, self._looking = at_seconds, True
+        self._asked_at = time.monotonic()
         for member in self._grid.members:
             if member.number not in self._looks:
                 look = self._pool.submit(sample, member, at_seconds)
                 self._looks[member.number] = look
 
-    def take(self, now_seconds: float) -> list[Sample] | None:
+    def take(self) -> list[Sample] | None:
         """A sample of each node once all are there, or have had their time; None before."""
-        late = now_seconds - self._at_seconds >= ANSWER_SECONDS
+        late = time.monotonic() - self._asked_at >= ANSWER_SECONDS
         if not self._looking or not (late or all(look.done() for look in self._looks.values())):
             return None
         self._looking = False
