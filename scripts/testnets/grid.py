@@ -21,7 +21,7 @@ from scripts.offers import told
 from aigrid.protocol.errors import AigridError, Code
 
 PASSING = frozenset({Code.RATE_LIMITED, Code.TIMEOUT, Code.UNREACHABLE, Code.CONNECTION_LOST})
-READY_SECONDS = 300.0  # many start at once, on few cores
+READY_SECONDS = 900.0  # many start at once, on few cores that others use, too
 JOIN_SECONDS = 600.0
 FETCH_SECONDS = 600.0
 JOIN_PAUSE_SECONDS = 2.0

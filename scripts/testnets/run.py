@@ -19,7 +19,7 @@ from scripts.testnets.sampling import Sample, Sampler, whole
 from scripts.testnets.table import Row, rows_of
 from scripts.testnets.workload import Prompts, Workload
 
-MEET_SECONDS = 300.0
+MEET_SECONDS = 600.0
 STEP_SECONDS = 0.05
 
 T = TypeVar("T", schedule.Ask, schedule.Fault)

@@ -16,6 +16,9 @@ OK, WRONG, HIT, NO_NODE = "ok", "wrong", "asker_hit", "no_asker"
 NOT_COUNTED = frozenset({HIT, NO_NODE})
 ECHO = "echo"
 SAID_MAX_CHARS = 200
+UNREADABLE = (  # no HTTP, no JSON, or another shape
+    OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError,
+)  # fmt: skip
 
 Connect = Callable[[int, str, float], http.client.HTTPConnection]
 """Node's number, `HOST:PORT` and patience in seconds to a connection with its gateway."""
@@ -136,7 +139,7 @@ class Workload:
                 code, said = WRONG, answer.text[:SAID_MAX_CHARS]
         except _BrokenError as error:
             code, said = error.code, str(error)[:SAID_MAX_CHARS]
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except UNREADABLE as error:
             code, said = f"client_{type(error).__name__}", str(error)[:SAID_MAX_CHARS]
         if asker.hit_at >= began - 0.5 or asker.state is not State.UP:
             code = HIT

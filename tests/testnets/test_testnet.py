@@ -18,7 +18,7 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def testnet(folder: Path, *options: str) -> subprocess.Popen[str]:
+def started(folder: Path, *options: str) -> subprocess.Popen[str]:
     """Its data directories are below the folder."""
     return subprocess.Popen(
         [sys.executable, "scripts/testnet.py", *options],
@@ -52,7 +52,7 @@ def up(running: subprocess.Popen[str]) -> list[Process]:
 
 def test_a_node_is_killed_and_comes_back_while_requests_are_answered(tmp_path):
     report = str(tmp_path / "report.json")
-    running = testnet(
+    running = started(
         tmp_path,
         *("--nodes", "3", "--duration", "8", "--models", "echo", "--holders", "3", "--rate", "4"),
         *("--kill", "15", "--down", "1", "--spare", "0.67", "--seed", "6", "--json", report),
@@ -67,7 +67,7 @@ def test_a_node_is_killed_and_comes_back_while_requests_are_answered(tmp_path):
 
 
 def test_ctrl_c_ends_everything_and_what_was_is_told(tmp_path):
-    running = testnet(tmp_path, "--nodes", "1", "--echo")
+    running = started(tmp_path, "--nodes", "1", "--echo")
     processes = up(running)
     assert processes
     running.send_signal(signal.SIGINT)
@@ -79,7 +79,7 @@ def test_ctrl_c_ends_everything_and_what_was_is_told(tmp_path):
 
 
 def test_no_process_outlives_a_testnet_that_is_killed(tmp_path):
-    running = testnet(tmp_path, "--nodes", "1", "--echo")
+    running = started(tmp_path, "--nodes", "1", "--echo")
     processes = up(running)
     assert processes
     running.kill()
@@ -90,7 +90,7 @@ def test_no_process_outlives_a_testnet_that_is_killed(tmp_path):
 def test_nodes_in_namespaces_talk_over_the_relay(tmp_path):
     if reason := why_not():
         pytest.skip(reason)
-    running = testnet(
+    running = started(
         tmp_path,
         *("--nodes", "2", "--net", "namespaces", "--latency", "30", "--duration", "5"),
         *("--models", "echo", "--rate", "3", "--json", str(tmp_path / "report.json")),
