@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,24 +15,37 @@ from scripts.testnets.namespaces import why_not
 from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.process
+Start = Callable[..., subprocess.Popen[str]]
+PATIENT = ("--patience", "60", "--settle", "300")  # on a busy machine; nothing waits so long else
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def started(folder: Path, *options: str) -> subprocess.Popen[str]:
-    """Its data directories are below the folder."""
-    return subprocess.Popen(
-        [sys.executable, "scripts/testnet.py", *options],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts testnets whose data directories are below `tmp_path`; none outlives the test."""
+    made: list[subprocess.Popen[str]] = []
+
+    def one(*options: str) -> subprocess.Popen[str]:
+        running = subprocess.Popen(
+            [sys.executable, "scripts/testnet.py", *options],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        made.append(running)
+        return running
+
+    yield one
+    for running in made:
+        running.kill()
+        running.communicate()
 
 
 def told(running: subprocess.Popen[str], folder: Path) -> tuple[list[str], dict]:
     """What it said, and its report."""
-    said, _ = running.communicate(timeout=3 * PATIENCE_SECONDS)
+    said, _ = running.communicate(timeout=10 * PATIENCE_SECONDS)
     assert running.returncode == 0, said
     return said.splitlines(), json.loads((folder / "report.json").read_text())
 
@@ -50,12 +63,23 @@ def up(running: subprocess.Popen[str]) -> list[Process]:
     raise AssertionError("it ended before its node was up")
 
 
-def test_a_node_is_killed_and_comes_back_while_requests_are_answered(tmp_path):
+def test_a_node_is_killed_and_comes_back_while_requests_are_answered(start, tmp_path):
     report = str(tmp_path / "report.json")
-    running = started(
-        tmp_path,
+    running = start(
         *("--nodes", "3", "--duration", "8", "--models", "echo", "--holders", "3", "--rate", "4"),
-        *("--kill", "15", "--down", "1", "--spare", "0.67", "--seed", "6", "--json", report),
+        *(
+            "--kill",
+            "15",
+            "--down",
+            "1",
+            "--spare",
+            "0.67",
+            "--seed",
+            "6",
+            "--json",
+            report,
+            *PATIENT,
+        ),
     )
     lines, found = told(running, tmp_path)
     assert found["faults"]["kill"] == 1
@@ -66,35 +90,33 @@ def test_a_node_is_killed_and_comes_back_while_requests_are_answered(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_ctrl_c_ends_everything_and_what_was_is_told(tmp_path):
-    running = started(tmp_path, "--nodes", "1", "--echo")
+def test_ctrl_c_ends_everything_and_what_was_is_told(start, tmp_path):
+    running = start("--nodes", "1", "--echo")
     processes = up(running)
     assert processes
     running.send_signal(signal.SIGINT)
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 0, said
     assert "replay: python scripts/testnet.py --nodes 1" in said
-    assert gone(processes)()
+    wait_for(gone(processes), timeout_seconds=PATIENCE_SECONDS, what="its processes to end")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_process_outlives_a_testnet_that_is_killed(tmp_path):
-    running = started(tmp_path, "--nodes", "1", "--echo")
+def test_no_process_outlives_a_testnet_that_is_killed(start):
+    running = start("--nodes", "1", "--echo")
     processes = up(running)
     assert processes
     running.kill()
     wait_for(gone(processes), timeout_seconds=PATIENCE_SECONDS, what="the node's processes to end")
-    running.communicate()
 
 
-def test_nodes_in_namespaces_talk_over_the_relay(tmp_path):
+def test_nodes_in_namespaces_talk_over_the_relay(start, tmp_path):
     if reason := why_not():
         pytest.skip(reason)
-    running = started(
-        tmp_path,
+    running = start(
         *("--nodes", "2", "--net", "namespaces", "--latency", "30", "--duration", "5"),
         *("--models", "echo", "--rate", "3", "--json", str(tmp_path / "report.json")),
-        *("--drop", "15", "--spare", "0", "--seed", "9"),
+        *("--drop", "15", "--spare", "0", "--seed", "9", *PATIENT),
     )
     _, found = told(running, tmp_path)
     assert found["requests"]["answered"] == found["requests"]["counted"] > 5
