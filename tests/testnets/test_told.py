@@ -117,10 +117,11 @@ def test_each_thing_that_is_not_well_is_told(said, problem):
 
 
 def test_growth_before_the_warmup_and_of_nodes_that_were_touched_is_none():
-    early = growing()
-    for at in range(14):
-        early[at][1] = sample(float(at), 1, kib=10_000 * at)
-    assert report(facts(looks=early))["well"]
+    early = growing(tasks=10.0)[:30] + growing()[30:]
+    for look in early[30:]:
+        look[1] = sample(look[1].at_seconds, 1, tasks=400)
+    assert report(facts(looks=early, options=Options(nodes=2, warmup=0.5)))["well"]
+    assert not report(facts(looks=early, options=Options(nodes=2, warmup=0.0)))["well"]
     assert report(facts(looks=growing(kib=10.0), untouched=frozenset({0})))["well"]
 
 
