@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import trio
+
 from aigrid.node.app import Node
 from aigrid.node.gateway.core import GatewayCore
 from aigrid.node.observing.metrics import Reading
@@ -25,6 +27,8 @@ def readings_of(node: Node, core: GatewayCore, gateway: Mapping[str, int]) -> It
         "aigrid_gateway_guards", "What the gateway's guards did.", "what", gateway, total=True
     )
     yield from _pool(node)
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    yield _one("aigrid_tasks", "Tasks that the node runs.", tasks)
     audits = node.auditor.results
     yield _by("aigrid_audits", "Answers of others checked.", "result", audits, total=True)
     others = node.transport.members - {node.identity.peer_id}

@@ -101,7 +101,7 @@ class NodeProcess:
                 stderr=err,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call, no lock
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call, no lock
             )
 
     def wait_ready(self, *, timeout_seconds: float = 60.0) -> dict[str, Any]:
@@ -383,7 +383,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     raise NodeFailedError("the stream stopped before its end")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child: the kernel kills it when the thread that started it is gone."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -55,6 +55,7 @@ def status_of(node: Node) -> dict[str, Any]:
             "failed": _by_code(node.serving.failed),
             "denied": _by_code(node.serving.denied),
         },
+        "tasks": trio.lowlevel.current_statistics().tasks_living,
         "worker_failures": told(node.worker_failures, trio.current_time()),
         "typed_queries": dict(node.typed_queries.counts),
         "refused": {

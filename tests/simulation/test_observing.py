@@ -208,6 +208,7 @@ async def test_the_numbers_of_a_node_are_read(tmp_path: Path, autojump_clock: Mo
         core = GatewayCore(node.router, status=dict, now_ms=node.now_ms, token=node.new_request_id)
         values = {one.name: one.values for one in readings_of(node, core, {"evicted": 2})}
     assert values["aigrid_served"] == {(): 1}
+    assert values["aigrid_tasks"][()] > 10
     assert values["aigrid_cold_starts"] == {(): 1}
     assert values["aigrid_models"] == {("warm",): 1, ("loading",): 0, ("on_disk",): 0}
     assert values["aigrid_peers"] == {("alive",): 1, ("not_alive",): 0}

@@ -22,6 +22,7 @@ async def test_status_counts_records_without_reading_them(
         expected = len(node.graph.live_records(node.now_ms()))
         monkeypatch.setattr(node.graph, "live_records", None)  # reads, and decodes, all of them
         assert status_of(node)["records"] == expected == 5
+        assert status_of(node)["tasks"] == trio.lowlevel.current_statistics().tasks_living
         nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,114 @@
+"""What outcomes and samples come to: shares, quantiles, slopes. Pure."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from scripts.faults.reconnects import growth, slope
+from scripts.testnets.grid import State
+from scripts.testnets.sampling import Sample
+from scripts.testnets.workload import NOT_COUNTED, OK, Outcome
+
+SAMPLES_MIN = 12  # below that nothing is said of leaks
+COUNTED = ("descriptors", "threads", "tasks")
+COUNT_ANYWAY = 16  # by which each may grow
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Of the requests that count; the times are of those answered, from when each was due."""
+
+    counted: int
+    answered: int
+    not_counted: int
+    p50_seconds: float
+    p99_seconds: float
+    codes: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        return self.answered / self.counted if self.counted else 1.0
+
+    def line(self) -> str:
+        times = f"p50 {1000 * self.p50_seconds:.0f} ms, p99 {1000 * self.p99_seconds:.0f} ms"
+        return f"answered {self.share:.2%} of {self.counted}, {times}"
+
+
+def answered(outcomes: Sequence[Outcome]) -> Answered:
+    """Requests whose own gateway was broken meanwhile say nothing of the grid: they don't count."""
+    counted = [one for one in outcomes if one.code not in NOT_COUNTED]
+    took = sorted(one.took_seconds for one in counted if one.code == OK)
+    return Answered(
+        counted=len(counted),
+        answered=len(took),
+        not_counted=len(outcomes) - len(counted),
+        p50_seconds=quantile(took, 0.5),
+        p99_seconds=quantile(took, 0.99),
+        codes=dict(sorted(Counter(one.code for one in outcomes).items())),
+    )
+
+
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """The nearest rank: the least value that is not exceeded by so many; NaN of none."""
+    if not ascending:
+        return math.nan
+    return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Of one node after the warm-up; KiB a minute with the 95 % interval, and counts.
+
+    `pss` is of the node's own process, `anonymous` the part that no other process has to do with.
+    Counts are the median of the last third less that of the first, which `began` has.
+    """
+
+    number: int
+    samples: int
+    pss_kib_per_minute: float
+    pss_low: float
+    pss_high: float
+    anonymous_kib_per_minute: float
+    anonymous_low: float
+    anonymous_high: float
+    descriptors: float
+    threads: float
+    tasks: float
+    began: dict[str, float]
+
+    def leaks(self, *, kib_per_minute_max: float, growth_max: float) -> list[str]:
+        """What grows by more than it may, with 97.5 % certainty where there is an interval."""
+        found = [
+            f"{name} +{getattr(self, name):.0f} to {first:.0f}"
+            for name, first in self.began.items()
+            if getattr(self, name) > max(COUNT_ANYWAY, growth_max * first)
+        ]
+        if min(self.pss_low, self.anonymous_low) > kib_per_minute_max:
+            found.append(f"memory +{self.anonymous_kib_per_minute:.0f} KiB a minute")
+        return [f"n{self.number}: {one}" for one in found]
+
+
+def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | None:
+    """Of one node in one life, while it answers; None where there are too few samples."""
+    after = [one for one in samples if one.at_seconds >= from_seconds and one.state == State.UP]
+    if len(after) < SAMPLES_MIN:
+        return None
+    pss = slope([(one.at_seconds / 60, one.own_pss_bytes / 1024) for one in after])
+    anonymous = slope([(one.at_seconds / 60, one.anonymous_bytes / 1024) for one in after])
+    counts = {name: [float(getattr(one, name)) for one in after] for name in COUNTED}
+    return Growth(
+        after[0].number,
+        len(after),
+        pss.per_minute,
+        pss.low,
+        pss.high,
+        anonymous.per_minute,
+        anonymous.low,
+        anonymous.high,
+        growth(counts["descriptors"]),
+        growth(counts["threads"]),
+        growth(counts["tasks"]),
+        {name: median(values[: len(values) // 3]) for name, values in counts.items()},
+    )

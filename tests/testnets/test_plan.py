@@ -1,0 +1,139 @@
+"""What a testnet is asked and how it is broken follows from its options, and nothing else."""
+
+import argparse
+import random
+import shlex
+from collections import Counter
+from dataclasses import replace
+from itertools import islice, pairwise
+
+import pytest
+from scripts.testnets import schedule
+from scripts.testnets.options import NAMESPACES, Options, add_to, options_of, replay_line
+from scripts.testnets.schedule import REST_SECONDS, Kind
+
+BROKEN = Options(
+    nodes=12, duration=600.0, models="echo", holders=3, rate=3.0,
+    kill=6.0, stop=2.0, restart=2.0, drop=4.0,
+)  # fmt: skip
+
+
+def parsed(line: str) -> Options:
+    parser = argparse.ArgumentParser()
+    add_to(parser)
+    return options_of(parser.parse_args(shlex.split(line)[2:]))
+
+
+def test_the_same_seed_is_the_same_schedule_and_another_is_another():
+    random.seed(5)
+    faults, asks = list(schedule.faults(BROKEN)), list(schedule.asks(BROKEN))
+    random.seed(6)
+    assert (list(schedule.faults(BROKEN)), list(schedule.asks(BROKEN))) == (faults, asks)
+    other = replace(BROKEN, seed=2)
+    assert list(schedule.faults(other)) != faults
+    assert list(schedule.asks(other)) != asks
+
+
+def test_the_replay_line_says_every_option():
+    said = replace(
+        BROKEN, seed=9, stream=0.25, net=NAMESPACES, partition=1.0, through="n0,n3", echo=True,
+        latency="lognormal:40,0.5", success_min=0.5,
+    )  # fmt: skip
+    assert parsed(replay_line(said)) == said
+    assert replay_line(Options()) == "python scripts/testnet.py --seed 1"
+
+
+def test_the_lines_that_were_always_there_mean_what_they_did():
+    assert parsed("python scripts/testnet.py --nodes 5") == Options(nodes=5)
+    said = parsed("python scripts/testnet.py --nodes 3 --echo --seconds 7")
+    assert (said.nodes, said.echo, said.duration, said.rate) == (3, True, 7.0, 0.0)
+    assert not said.breaks
+
+
+def test_faults_come_at_their_rates_and_leave_the_spared_alone():
+    faults, alone = list(schedule.faults(BROKEN)), schedule.spared(BROKEN)
+    assert (len(alone), 0 in alone) == (4, True)
+    assert not alone & {node for one in faults for node in one.nodes}
+    counts = Counter(one.kind for one in faults)
+    for kind in (Kind.KILL, Kind.STOP, Kind.RESTART, Kind.DROP):
+        expected = 10 * getattr(BROKEN, kind.value)
+        assert expected - 15 < counts[kind] < expected + 15
+    assert all(a.at_seconds <= b.at_seconds for a, b in pairwise(faults))
+    assert all(one.at_seconds + one.seconds < BROKEN.duration for one in faults)
+
+
+def test_a_node_rests_between_faults_and_a_fault_without_a_node_is_left_out():
+    crowded = replace(BROKEN, nodes=3, kill=60.0)
+    free_at = dict.fromkeys(range(3), 0.0)
+    kills = 0
+    for one in schedule.faults(crowded):
+        (node,) = one.nodes
+        assert one.at_seconds >= free_at[node]
+        free_at[node] = one.at_seconds + one.seconds + REST_SECONDS
+        kills += one.kind is Kind.KILL
+    assert 0 < kills < 200  # 600 are due
+
+
+def test_more_of_one_kind_does_not_move_the_others():
+    def times(options: Options) -> list[float]:
+        found = schedule.faults(options)
+        return [one.at_seconds for one in found if one.kind is Kind.DROP]
+
+    roomy = replace(BROKEN, nodes=500)
+    assert times(roomy) == times(replace(roomy, kill=0.0)) != []
+
+
+def test_partitions_part_half_of_all_and_do_not_overlap():
+    cut = replace(BROKEN, net=NAMESPACES, partition=4.0, cut=10.0)
+    found = [one for one in schedule.faults(cut) if one.kind is Kind.PARTITION]
+    assert len(found) > 10
+    assert {len(one.nodes) for one in found} == {6}
+    assert all(b.at_seconds >= a.at_seconds + 15 for a, b in pairwise(found))
+
+
+def test_requests_come_at_their_rate_of_every_model_streamed_or_not():
+    both = replace(BROKEN, models="echo,capability:text-generation", stream=0.25)
+    asks = list(schedule.asks(both))
+    assert 1600 < len(asks) < 2000
+    assert {one.model for one in asks} == set(both.asked)
+    assert 0.2 < sum(one.streamed for one in asks) / len(asks) < 0.3
+    assert all(0 <= one.draw < 1 for one in asks)
+    assert [one.number for one in asks] == list(range(len(asks)))
+
+
+def test_without_an_end_a_schedule_goes_on():
+    assert len(list(islice(schedule.asks(replace(BROKEN, duration=0.0)), 10_000))) == 10_000
+    assert len(list(islice(schedule.faults(replace(BROKEN, duration=0.0)), 1000))) == 1000
+    assert list(schedule.asks(Options())) == []
+    assert list(schedule.faults(Options())) == []
+
+
+def test_holders_and_askers_are_those_named_or_drawn():
+    both = replace(BROKEN, models="echo,capability:text-generation")
+    held = schedule.holders(both)
+    assert list(held) == ["echo"]
+    assert len(set(held["echo"])) == 3
+    assert schedule.askers(BROKEN) == frozenset(range(12))
+    assert schedule.askers(replace(BROKEN, through="spared")) == schedule.spared(BROKEN)
+    assert schedule.askers(replace(BROKEN, through="n2,n7")) == {2, 7}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"nodes": 0},
+        {"net": "wires"},
+        {"partition": 1.0},
+        {"partition": 1.0, "net": NAMESPACES, "duration": 0.0},
+        {"stream": 1.5},
+        {"kill": -1.0},
+        {"rate": 1.0, "models": ""},
+        {"holders": 13},
+        {"through": "n99"},
+        {"through": "all,n1"},
+        {"latency": "slow"},
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match=r".+"):
+        replace(BROKEN, **wrong)
