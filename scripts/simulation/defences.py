@@ -20,6 +20,7 @@ import aigrid.node.policy.receipts as receipts_module
 import aigrid.protocol.presentation as presentation_module
 from aigrid.metagraph.accounts import Accounts
 from aigrid.metagraph.naming import Claim
+from aigrid.metagraph.revocations import Revocations
 from aigrid.metagraph.selection import Observation
 from aigrid.metagraph.store import Store
 from aigrid.node.discovery.sync import RecordSync
@@ -115,6 +116,9 @@ DEFENCES: dict[str, Defence] = {
     ),
     "freshness": Defence(
         "of a key only what is newer is taken", ((Store, "_remembered", merge_forgets),)
+    ),
+    "revocations": Defence(
+        "what is revoked in a status list stays revoked", ((Revocations, "revoked", _never),)
     ),
     "nonces": Defence("a signed request serves once", ((Nonces, "use", _always_new),)),
     "binding": Defence(

@@ -29,13 +29,13 @@ from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, RecordKey
 
-VIOLATIONS_MAX = 10
+VIOLATIONS_MAX = 5  # that are told of one property
 # How long ago something was said that all have to know by now, where nothing is lost.
 GRACE_SECONDS = 5.0
 # Of what ends so soon, nothing is asked.
 ENDING_MS = 2000
 # Until everybody has heard that a member was removed, and what one victim says, whoever hides it.
-REMOVED_SECONDS = 10.0
+REMOVED_SECONDS = 5.0
 HEARD_SECONDS = 30.0
 _COUNT = "SELECT COUNT(*) FROM records WHERE issuer = ?"
 
@@ -71,7 +71,7 @@ class Watch:
 
     def violated(self, name: str, what: str) -> None:
         self._sim.note("violation", name)
-        if len(self.violations) < VIOLATIONS_MAX:
+        if sum(one.name == name for one in self.violations) < VIOLATIONS_MAX:
             self.violations.append(Violation(name, trio.current_time(), what))
 
     def honest(self) -> list[SimNode]:
@@ -96,6 +96,8 @@ class Watch:
         own = record.issuer in {node.identity.did, node.grid.did} and name not in self.exempt
         if (early_ms > 0 and not own) or record.valid_until_ms <= now_ms:
             self.violated("in_time", f"{name} took in a {record.kind.value} that is not valid")
+        if record.kind is Kind.MEMBERSHIP and record.subject in self.removed and not own:
+            self._look_for_removed(name, record.subject)
         self._spread(name, record, node.identity.did)
 
     def _spread(self, name: str, record: Record, own_did: str) -> None:
@@ -132,6 +134,12 @@ class Watch:
         now = trio.current_time()
         gone = {did for did, at in self.removed.items() if now - at > REMOVED_SECONDS}
         return self.admitted - gone
+
+    def _look_for_removed(self, name: str, did: str) -> None:
+        """A node has just taken in something about the membership of one that was removed."""
+        late = trio.current_time() - self.removed[did] > REMOVED_SECONDS
+        if late and self._sim.nodes[name].node.grid.membership_by_did(did) is not None:
+            self.violated("members_only", f"{name} takes {did} for a member again")
 
     def _look_for_victim(self) -> None:
         """What it says has reached everybody in time, whoever kept quiet about it."""

@@ -39,7 +39,7 @@ SWITCHES = (
     ("flood", "quotas", "bounded"),
     ("clock_ahead_288", "clock", "in_time"),
     ("replay", "freshness", "never_back"),
-    ("replay", "freshness", "members_only"),
+    ("replay", "freshness,revocations", "members_only"),
     ("replay", "nonces", "once"),
     ("replay", "binding", "once"),
     ("replay", "receipts", "once"),
