@@ -44,7 +44,7 @@ class Standing:
 
 
 def meant(
-    claims: Iterable[Claim], standing: Standing, *, used: Usage | None, first: str | None
+    claims: Iterable[Claim], standing: Standing, *, used: Usage | None, first: Collection[str]
 ) -> tuple[str, ...]:
     """The model that a name means; several, in order of id, where nothing decides.
 
@@ -58,7 +58,7 @@ def meant(
         claims: one for each model.
         standing: of publishers.
         used: what was used under this name, as long as that counts.
-        first: the model that was known by it before any other.
+        first: the models that were known by it before any other: several, if all at once.
     """
     left = sorted(claims, key=lambda claim: claim.model)
     rules: tuple[Callable[[Claim], bool], ...] = (
@@ -71,7 +71,7 @@ def meant(
         left = [claim for claim in left if holds(claim)] or left
     most = max((_weight(claim, standing) for claim in left), default=0.0)
     left = [claim for claim in left if _weight(claim, standing) >= most - _EQUAL]
-    left = [claim for claim in left if claim.model == first] or left
+    left = [claim for claim in left if claim.model in first] or left
     return tuple(claim.model for claim in left)
 
 

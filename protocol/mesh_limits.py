@@ -133,6 +133,9 @@ class MeshLimits:
     names_known_max: int = limit(65_536, "names of models of which is known which came first")
     names_pinned_max: int = limit(256, "names of models that an operator pins")
     name_used_seconds: float = limit(30.0 * DAY, "what was used under a name stays what it means")
+    name_settle_seconds: float = limit(
+        60.0, "what a newcomer hears within it counts as heard at once"
+    )
     learned_save_seconds: float = limit(30.0, "until what was noted is written down")
     learned_tell_seconds: int = limit(1 * HOUR, "between AuditRecords of what is remembered")
     pace_window: int = limit(64, "answers by which it is judged when the next one is late")

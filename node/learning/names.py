@@ -21,6 +21,7 @@ from aigrid.protocol.record import Record
 log = structlog.get_logger()
 _USED, _FIRST = "names/used/", "names/first/"
 _DAY_MS = 86_400_000
+_FIRST_MAX = 16
 NO_PINS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -51,7 +52,9 @@ class Names:
         self.pinned = pinned
         self._used: OrderedDict[str, Usage] = OrderedDict()
         self._written_ms: dict[str, int] = {}
-        self._first: dict[str, str] = {}
+        self._first: dict[str, frozenset[str]] = {}
+        self._new: set[str] = set()  # names first heard while this node is a newcomer
+        self._grid, self._since_ms = graph.grid, now_ms()
         self._contested: set[str] = set()
         self._read()
         graph.listeners.append(self._on_record)
@@ -65,7 +68,7 @@ class Names:
             return found
         claims = [Claim(model, self._publishers(model, name)) for model in found]
         standing = Standing(self._graph.own_did, self._trusted, self._word())
-        used, first = self._used.get(name), self._first.get(name)
+        used, first = self._used.get(name), self._first.get(name, frozenset())
         return meant(claims, standing, used=used, first=first)
 
     def publishers(self, model: str) -> tuple[str, ...]:
@@ -100,27 +103,38 @@ class Names:
         name = "" if record.withdrawn else _name_of(record)
         if not name:
             return
-        model = record.subject.removeprefix(MODEL_URN)
-        first = self._first.get(name)
-        if first == model:
+        model, newcomer = record.subject.removeprefix(MODEL_URN), self._is_newcomer()
+        first = self._first.get(name, frozenset())
+        if model in first:
             return
-        if first is None or first not in self._graph.index.resolve(name, self._now_ms()):
-            self._note_first(name, model)
+        known = self._graph.index.resolve(name, self._now_ms())
+        if first.isdisjoint(known):
+            self._note_first(name, model, newcomer=newcomer)
+        elif newcomer and name in self._new:
+            self._first[name] = first | {model}
         elif name not in self._contested and len(self._contested) < LIMITS.names_kept_max:
             self._contested.add(name)
-            self._write(_FIRST + name, first)
+            self._write(_FIRST + name, " ".join(sorted(first)[:_FIRST_MAX]))
 
-    def _note_first(self, name: str, model: str) -> None:
+    def _is_newcomer(self) -> bool:
+        """In what order one hears of everything at once says nothing of which was there first."""
+        if self._graph.grid != self._grid:
+            self._grid, self._since_ms = self._graph.grid, self._now_ms()
+            self._new.clear()
+        return self._now_ms() - self._since_ms < LIMITS.name_settle_seconds * 1000
+
+    def _note_first(self, name: str, model: str, *, newcomer: bool) -> None:
         if len(self._first) >= LIMITS.names_known_max:
             index, now_ms = self._graph.index, self._now_ms()
-            self._first = {
-                one: first for one, first in self._first.items() if index.resolve(one, now_ms)
-            }
+            kept = {one for one in self._first if index.resolve(one, now_ms)}
+            self._first = {one: first for one, first in self._first.items() if one in kept}
+            self._new &= kept
         if name in self._contested:
             self._contested.discard(name)
             self._forget(_FIRST + name)
         if len(self._first) < LIMITS.names_known_max:
-            self._first[name] = model
+            self._first[name] = frozenset({model})
+            (self._new.add if newcomer else self._new.discard)(name)
 
     def _publishers(self, model: str, name: str) -> frozenset[str]:
         manifests = self._graph.index.manifests_of(model, self._now_ms())
@@ -134,8 +148,8 @@ class Names:
             except msgspec.MsgspecError:
                 log.warning("name_not_read", name=key.removeprefix(_USED))
                 self._forget(key)
-        for key, model in self._local.all(_FIRST):
-            self._first[key.removeprefix(_FIRST)] = model
+        for key, models in self._local.all(_FIRST):
+            self._first[key.removeprefix(_FIRST)] = frozenset(models.split())
         self._contested |= self._first.keys()
         named: dict[str, set[str]] = {}
         for summary in self._graph.index.models(self._now_ms()):
@@ -143,7 +157,7 @@ class Names:
                 named.setdefault(name, set()).add(summary.model)
         for name, models in named.items():
             if len(models) == 1:
-                self._first.setdefault(name, *models)
+                self._first.setdefault(name, frozenset(models))
 
     def _write(self, key: str, value: str) -> None:
         """What a full disk does not take is known until this node ends."""

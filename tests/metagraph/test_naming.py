@@ -16,7 +16,7 @@ def claims(**publishers: str) -> list[Claim]:
 
 def name_means(*found: Claim, trusted: tuple[str, ...] = (), **more: Any) -> tuple[str, ...]:
     standing = Standing("own", trusted, lambda did: WORDS.get(did, 0.0))
-    return meant(found, standing, **{"used": None, "first": None, **more})
+    return meant(found, standing, **{"used": None, "first": (), **more})
 
 
 def test_nobody_else_by_that_name_is_meant_whoever_it_is() -> None:
@@ -34,13 +34,13 @@ def test_nobody_else_by_that_name_is_meant_whoever_it_is() -> None:
         ),
         (claims(good="ann", bad="bob eve"), {"used": Usage("good", "ann", 1)}),
         # A new version of what was used, beside what others call so.
-        (claims(good="ann", bad="bob eve"), {"used": Usage("gone", "ann", 1), "first": "bad"}),
+        (claims(good="ann", bad="bob eve"), {"used": Usage("gone", "ann", 1), "first": ("bad",)}),
         # Whoever describes the model that was used as well, and then another, gains nothing.
         (claims(good="ann eve", bad="eve"), {"used": Usage("good", "eve", 1)}),
-        (claims(good="ann bob", bad="eve"), {"first": "bad"}),
-        (claims(good="authority", bad="ann bob eve"), {"first": "bad"}),
-        (claims(good="ann", bad="stranger s2 s3 s4"), {"first": "bad"}),
-        (claims(good="ann", bad="eve"), {"first": "good"}),
+        (claims(good="ann bob", bad="eve"), {"first": ("bad",)}),
+        (claims(good="authority", bad="ann bob eve"), {"first": ("bad",)}),
+        (claims(good="ann", bad="stranger s2 s3 s4"), {"first": ("bad",)}),
+        (claims(good="ann", bad="eve"), {"first": ("good",)}),
     ],
 )
 def test_a_name_means_the_one_of_greater_standing(found: list[Claim], more: Any) -> None:
@@ -51,7 +51,8 @@ def test_a_name_means_the_one_of_greater_standing(found: list[Claim], more: Any)
 
 def test_between_equals_nothing_is_decided() -> None:
     assert name_means(*claims(b="ann", a="eve")) == ("a", "b")
-    assert name_means(*claims(b="ann", a="eve", c="stranger"), first="gone") == ("a", "b")
+    assert name_means(*claims(b="ann", a="eve", c="stranger"), first=("gone",)) == ("a", "b")
+    assert name_means(*claims(b="ann", a="eve", c="bob"), first=("a", "b")) == ("a", "b")
 
 
 def test_what_was_used_makes_room_only_for_its_publishers_next_or_after_long() -> None:
