@@ -148,8 +148,8 @@ class Names:
             except msgspec.MsgspecError:
                 log.warning("name_not_read", name=key.removeprefix(_USED))
                 self._forget(key)
-        for key, models in self._local.all(_FIRST):
-            self._first[key.removeprefix(_FIRST)] = frozenset(models.split())
+        for key, text in self._local.all(_FIRST):
+            self._first[key.removeprefix(_FIRST)] = frozenset(text.split())
         self._contested |= self._first.keys()
         named: dict[str, set[str]] = {}
         for summary in self._graph.index.models(self._now_ms()):

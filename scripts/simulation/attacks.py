@@ -30,6 +30,7 @@ from aigrid.node.app import Node
 from aigrid.node.discovery.batches import batches
 from aigrid.protocol.inference import TextChunk
 from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import RECORDS_TOPIC, Records, encode
 from aigrid.protocol.record import sign
 
@@ -51,6 +52,8 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
     kind = scene.options.kind
     if kind == "poison":
         return await poisoning.arm(scene)
+    if kind == "squat":  # the others are no newcomers any more: they know whose names these are
+        await trio.sleep(LIMITS.name_settle_seconds)
     for one in scene.attackers():
         if kind in {"cheat", "liar", "replay"}:
             for name in scene.models:

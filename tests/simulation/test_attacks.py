@@ -28,7 +28,7 @@ ATTACKS = {
     "replay": small("replay", seed=1, holders=1, byzantine=0.3, askers=2),
     "censors": small("censors", settle_seconds=40),
     "poison": small("poison", nodes=7, duration_seconds=50.0, rate=0.5, byzantine=0.57),
-    "name_squatting": small("name_squatting"),
+    "name_squatting": small("name_squatting", holders=1),
 }
 """By scenario; that of wrong clocks is none of members that mean ill."""
 
