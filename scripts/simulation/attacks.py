@@ -67,7 +67,7 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
         elif kind == "flood":
             scene.watch.flooders[one.name] = one.node.identity.did
     if kind == "censor" and scene.bad:
-        censoring.arm(scene)
+        return censoring.arm(scene)
     if kind == "replay" and scene.bad:
         return replaying.arm(scene)
     return partial(_flood, scene) if kind == "flood" else trio.sleep_forever

@@ -1,21 +1,43 @@
 """Members that pass on nothing of one victim: no gossip of it, and no record of it in repair."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import trio
 from scripts.simulation.scene import Scene
+from scripts.simulation.workload import CAPABILITY, RECORD_MS
 from scripts.simulation.world import SimNode
 
-from aigrid.protocol.kinds import Kind
+from aigrid.node.app import Node
+from aigrid.protocol.kinds import CapabilityBody, Kind
+
+SPOKEN, SPEAKS_SECONDS = 8, 1.0
 
 
-def arm(scene: Scene) -> None:
-    """Choose the victim, and have every attacker keep it quiet."""
+def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
+    """Choose the victim, and have every attacker keep it quiet; what is returned has it speak."""
     others = [one for one in scene.honest() if one.name not in {scene.founder, *scene.holders}]
     victim = scene.rng("censor").choice(others or scene.honest())
-    scene.watch.victim = victim.name
+    scene.watch.victim, scene.watch.victim_since = victim.name, trio.current_time()
     for one in scene.attackers():
         _keep_quiet(one, victim.node.identity.did, victim.node.identity.peer_id)
+    return partial(_speak, victim.node)
+
+
+async def _speak(node: Node) -> None:
+    """Issue records, each under a key of its own."""
+    for number in range(SPOKEN):
+        body = CapabilityBody(
+            id=f"{node.identity.did}#quiet-{number}",
+            broader=(CAPABILITY,),
+            labels={"en": f"quiet {number}"},
+        )
+        node.graph.issue(
+            Kind.CAPABILITY, body, node.identity, now_ms=node.now_ms(), ttl_ms=RECORD_MS
+        )
+        await trio.sleep(SPEAKS_SECONDS)
+    await trio.sleep_forever()
 
 
 def _keep_quiet(one: SimNode, did: str, peer_id: str) -> None:

@@ -59,6 +59,7 @@ class Watch:
         self.admitted: set[str] = set()
         self.removed: dict[str, float] = {}
         self.victim = ""
+        self.victim_since = 0.0
         self.propagation = Propagation()
         self.measured = False
         self.checks: Counter[str] = Counter()
@@ -145,6 +146,8 @@ class Watch:
         """What it says has reached everybody in time, whoever kept quiet about it."""
         victim = self._sim.nodes[self.victim]
         for record in self._settled(victim, HEARD_SECONDS):
+            if self._said_at.get(record.content_id, 0.0) < self.victim_since:
+                continue  # before anybody kept quiet
             self.checks["heard"] += 1
             for one in self.honest():
                 held = self._held.get(one.name, {}).get(record.key)

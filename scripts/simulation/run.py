@@ -88,7 +88,7 @@ def simulate(options: Options, directory: Path, progress: Progress = _silent) ->
     if not options.storm:
         limits |= dict.fromkeys(("joins_burst", "joins_per_second"), QUICK_JOINS)
     outcome = Outcome(options)
-    with deterministic.limits(**limits), deterministic.verified_once(), without(options.without):
+    with deterministic.limits(**limits), deterministic.verified_once():
         deterministic.run(options.seed, _Run(options, directory, progress, outcome).main)
     return outcome
 
@@ -152,7 +152,7 @@ class _Run:
         except trio.TooSlowError:
             self._watch.violated("comes_up", "the grid did not come up in time")
             return
-        with planted(self._options.plant):
+        with planted(self._options.plant), without(self._options.without):
             await self._timed("be_used", self._be_used)
             await self._timed("recover", self._recover)
         self._outcome.records = len(self._sim.nodes[FOUNDER].node.graph.items(self._sim.now_ms()))

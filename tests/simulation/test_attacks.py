@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scripts.simulation import censoring
 from scripts.simulation.defences import DEFENCES, without
 from scripts.simulation.options import KINDS, Options, options_of, replay_line
 from scripts.simulation.run import simulate
@@ -26,7 +27,7 @@ ATTACKS = {
     "flood": small("flood"),
     "clock_ahead_288": small("clock_ahead_288"),
     "replay": small("replay", seed=1, holders=1, byzantine=0.3, askers=2),
-    "censors": small("censors", settle_seconds=40),
+    "censors": small("censors", duration_seconds=36.0, settle_seconds=12.0, rate=0.5),
     "poison": small("poison", nodes=7, duration_seconds=50.0, rate=0.5, byzantine=0.57),
     "name_squatting": small("name_squatting", holders=1),
 }
@@ -68,6 +69,16 @@ def test_without_its_defence_an_attack_succeeds(
 ) -> None:
     outcome = simulate(replace(ATTACKS[attack], without=defence), tmp_path)
     assert broken in {one.name for one in outcome.violations}
+
+
+def test_without_repair_it_is_the_censors_who_keep_a_victim_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(censoring, "_keep_quiet", lambda *_: None)
+    outcome = simulate(replace(ATTACKS["censors"], without="repair"), tmp_path)
+    assert outcome.watch is not None
+    assert outcome.watch.checks["heard"]
+    assert "heard" not in {one.name for one in outcome.violations}
 
 
 def test_every_defence_and_every_attack_has_such_a_test_and_a_line_in_the_table() -> None:
