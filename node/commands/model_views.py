@@ -37,6 +37,8 @@ async def show_model(node: Node, params: ShowModel, _: Emit) -> dict[str, Any]:
     said = params.model.removeprefix(MODEL_URN)
     listed = {one["model"]: one for one in models_of(node)}
     found = [id_ for id_, one in listed.items() if said in (id_, *one["names"])]
+    if len(found) > 1:
+        found = [one for one in found if one in node.learning.names.resolve(said)] or found
     unknown = f"no model {said[:96]!r} is offered on the grid or here"
     one = listed[the_one(said, found, unknown=unknown)]
     evaluations = known(node.graph, node.now_ms(), model=one["model"])
@@ -46,10 +48,10 @@ async def show_model(node: Node, params: ShowModel, _: Emit) -> dict[str, Any]:
 def whereabouts(node: Node) -> dict[str, dict[str, Any]]:
     """Model id -> where it is.
 
-    `warm`, `loading`, `on_disk`, `can_fetch`: PeerIds of the live nodes that offer it so; `seeds`:
-    of those that give its files away. `here`, where this node has it on its disk: what `ModelUse`
-    says, and `progress` while it is being loaded; `fetching`, where it is
-    on its way here: how far, as `Job.view` has it.
+    `warm`, `loading`, `on_disk`, `can_fetch`: PeerIds of nodes that offer it so and may be asked;
+    `seeds`: of those that give its files away. `here`, where this node has it on its disk: what
+    `ModelUse` says, and `progress` while it is being loaded; `fetching`, where it is on its way
+    here: how far, as `Job.view` has it.
     """
     found: defaultdict[str, dict[str, Any]] = defaultdict(
         lambda: {state: [] for state in (*STATES, "seeds")}

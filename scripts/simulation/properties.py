@@ -22,20 +22,21 @@ from dataclasses import dataclass
 
 import trio
 from scripts.simulation.propagation import Propagation
-from scripts.simulation.workload import Request
+from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
 
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, RecordKey
 
-VIOLATIONS_MAX = 10
+VIOLATIONS_MAX = 5  # that are told of one property
 # How long ago something was said that all have to know by now, where nothing is lost.
 GRACE_SECONDS = 5.0
 # Of what ends so soon, nothing is asked.
 ENDING_MS = 2000
-# Beyond patience: loading, a silent node, the answer itself.
-ANSWER_SECONDS = 60.0
+# Until everybody has heard that a member was removed, and what one victim says, whoever hides it.
+REMOVED_SECONDS = 5.0
+HEARD_SECONDS = 30.0
 _COUNT = "SELECT COUNT(*) FROM records WHERE issuer = ?"
 
 
@@ -56,6 +57,9 @@ class Watch:
         self.exempt: set[str] = set()
         self.flooders: dict[str, str] = {}
         self.admitted: set[str] = set()
+        self.removed: dict[str, float] = {}
+        self.victim = ""
+        self.victim_since = 0.0
         self.propagation = Propagation()
         self.measured = False
         self.checks: Counter[str] = Counter()
@@ -63,11 +67,12 @@ class Watch:
         self._patience_seconds = patience_seconds
         self._held: dict[str, dict[RecordKey, tuple[int, str]]] = {}
         self._said_at: dict[str, float] = {}
+        self._receipts: set[str] = set()
         sim.learned.append(self.learned)
 
     def violated(self, name: str, what: str) -> None:
         self._sim.note("violation", name)
-        if len(self.violations) < VIOLATIONS_MAX:
+        if sum(one.name == name for one in self.violations) < VIOLATIONS_MAX:
             self.violations.append(Violation(name, trio.current_time(), what))
 
     def honest(self) -> list[SimNode]:
@@ -92,6 +97,8 @@ class Watch:
         own = record.issuer in {node.identity.did, node.grid.did} and name not in self.exempt
         if (early_ms > 0 and not own) or record.valid_until_ms <= now_ms:
             self.violated("in_time", f"{name} took in a {record.kind.value} that is not valid")
+        if record.kind is Kind.MEMBERSHIP and record.subject in self.removed and not own:
+            self._look_for_removed(name, record.subject)
         self._spread(name, record, node.identity.did)
 
     def _spread(self, name: str, record: Record, own_did: str) -> None:
@@ -110,7 +117,7 @@ class Watch:
         """What is looked at now and then."""
         for one in self.honest():
             self.checks["members_only"] += 1
-            strange = one.node.grid.members() - self.admitted
+            strange = one.node.grid.members() - self._may_be_members()
             if strange:
                 self.violated("members_only", f"{one.name} takes {min(strange)} for a member")
             for flooder, did in self.flooders.items():
@@ -120,10 +127,42 @@ class Watch:
                 if count > LIMITS.records_per_issuer_max:
                     self.violated("bounded", f"{one.name} holds {count} records of {flooder}")
 
+        if self.victim:
+            self._look_for_victim()
+
+    def _may_be_members(self) -> set[str]:
+        """All who were admitted; whoever was removed, only until everybody can know."""
+        now = trio.current_time()
+        gone = {did for did, at in self.removed.items() if now - at > REMOVED_SECONDS}
+        return self.admitted - gone
+
+    def _look_for_removed(self, name: str, did: str) -> None:
+        """A node has just taken in something about the membership of one that was removed."""
+        late = trio.current_time() - self.removed[did] > REMOVED_SECONDS
+        if late and self._sim.nodes[name].node.grid.membership_by_did(did) is not None:
+            self.violated("members_only", f"{name} takes {did} for a member again")
+
+    def _look_for_victim(self) -> None:
+        """What it says has reached everybody in time, whoever kept quiet about it."""
+        victim = self._sim.nodes[self.victim]
+        for record in self._settled(victim, HEARD_SECONDS):
+            if self._said_at.get(record.content_id, 0.0) < self.victim_since:
+                continue  # before anybody kept quiet
+            self.checks["heard"] += 1
+            for one in self.honest():
+                held = self._held.get(one.name, {}).get(record.key)
+                if held is None or held < (record.valid_from_ms, record.content_id):
+                    what = f"{one.name} lacks {record.kind.value} of {victim.name}"
+                    self.violated("heard", f"after {HEARD_SECONDS:.0f} s {what}")
+
     def ended(self, request: Request) -> None:
         """A request is over."""
         self.checks["answered"] += 1
         self._sim.note("request", request.number, request.outcome, request.node, request.attempts)
+        for receipt in request.receipts:
+            if receipt in self._receipts:
+                self.violated("once", f"a receipt counts again for request {request.number}")
+            self._receipts.add(receipt)
         if request.took_seconds > self._patience_seconds + ANSWER_SECONDS:
             took = f"{request.took_seconds:.0f} s"
             self.violated("answered", f"request {request.number} of {request.asker} took {took}")
@@ -133,6 +172,7 @@ class Watch:
     def lags(self) -> Iterator[str]:
         """What is not as it should be in the end: nothing, once all is well."""
         honest, dids = self.honest(), {one.node.identity.did for one in self._sim.nodes.values()}
+        dids -= self.removed.keys()
         for one in honest:
             if missing := len(dids - one.node.grid.members()):
                 yield f"{one.name} does not know {missing} members"
@@ -145,8 +185,8 @@ class Watch:
                     if held is None or held[1] != record.content_id:
                         yield f"{one.name} lacks {record.kind.value} of {speaker.name}"
 
-    def _settled(self, speaker: SimNode) -> Iterator[Record]:
-        """What a node, and the authority through it, says now and has said for a while."""
+    def _settled(self, speaker: SimNode, seconds: float = GRACE_SECONDS) -> Iterator[Record]:
+        """What a node, and the authority through it, says now and has said for so long."""
         node, now = speaker.node, trio.current_time()
         issuers = [node.identity.did]
         if node.grid.authority is not None:
@@ -154,7 +194,7 @@ class Watch:
         for issuer in issuers:
             for record in node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer):
                 said = self._said_at.get(record.content_id, 0.0)
-                if record.kind is not Kind.RECEIPT and now - said >= GRACE_SECONDS:
+                if record.kind is not Kind.RECEIPT and now - said >= seconds:
                     yield record
 
     async def until_well(self, seconds: float, progress: Callable[[float], None]) -> float | None:

@@ -73,6 +73,7 @@ async def test_offers_that_fit_and_do_not_answer_are_told_apart(here, sim):
     await sim.publish_echo("a", "crow")
     await eventually(lambda: len(here.node.router.models()) == 2, seconds=10)
     peer = sim.nodes["b"].node.identity.peer_id
+    await eventually(lambda: here.node.peers.alive(peer), seconds=10)
     sim.kill("b")
     await eventually(lambda: not here.node.peers.alive(peer), seconds=5)
     other = here.node.graph.own_did

@@ -1,5 +1,6 @@
 """What the gateway adds to the mesh, without HTTP."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,6 +122,16 @@ def test_models_are_found_by_every_name_that_is_unambiguous() -> None:
         with pytest.raises(InvalidRequestError) as caught:
             gateway.model(wanted)
         assert caught.value.code is code
+
+
+def test_a_name_lists_the_model_that_it_means_and_others_by_id() -> None:
+    views = (view("bafya", "twin"), replace(view("bafyb", "twin"), meant=False))
+    gateway = core(ScriptedMesh(views=views))
+    assert [entry.listed_id for entry in gateway.models()] == ["twin", "bafyb"]
+    assert gateway.model("twin").view.model == "bafya"
+    assert gateway.model("bafyb").view.model == "bafyb"
+    alone = core(ScriptedMesh(views=views[1:]))  # what it means is offered by nobody now
+    assert [entry.listed_id for entry in alone.models()] == ["bafyb"]
 
 
 @pytest.mark.parametrize("code", list(Code))

@@ -246,14 +246,16 @@ async def test_an_answer_counts_its_tokens_and_ends_with_finish(sim, autojump_cl
 
 
 async def test_names_resolve_to_one_model_or_to_an_error(sim, autojump_clock):
-    asker, _ = await grid(sim, 1)
+    asker, holders = await grid(sim, 2)
     assert (await refused(asker, "nothing")).code is Code.MODEL_NOT_FOUND
-    other = await sim.publish_echo("asker", "parrot", tag="other")
+    theirs = asker.router.resolve("parrot")
+    own = await sim.publish_echo("asker", "parrot", tag="own")
     await eventually(lambda: len(asker.router.models()) == 2, seconds=5)
-    error = await refused(asker, "parrot")
-    assert error.code is Code.AMBIGUOUS_MODEL
-    assert other in error.message
-    assert (await ask(asker, other))[0].model == other
+    assert (await ask(asker))[0].model == own
+    assert (await ask(asker, theirs))[0].model == theirs
+    # To others both are published by members: here by two, there by one.
+    (first, _) = holders.values()
+    assert first.router.resolve("parrot") == theirs
 
 
 async def test_a_capability_lets_the_node_choose(sim, autojump_clock):
