@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripts.fuzz import MIB, Bounds, Run, keep, words_of
+from scripts.fuzz import keep
+from scripts.fuzzing.run import MIB, Bounds, Job, Run, words_of
 from scripts.fuzzing.table import target_of, targets
 from scripts.fuzzing.target import input_of
 
@@ -15,7 +16,7 @@ TIGHT = Bounds(slow_seconds=0.1, hang_seconds=1.0, grown_bytes=32 * MIB)
 
 
 def test_no_decoder_raises_what_it_does_not_announce() -> None:
-    run = Run(tuple(targets()), 3600, EXECUTIONS, seed=1)
+    run = Run([Job(name, 0, EXECUTIONS, 3600) for name in targets()], seed=1)
     run.go()
     assert not run.findings, words_of(run.findings[0], 1)
     assert {tally.executions for tally in run.tallies.values()} == {EXECUTIONS}
@@ -32,7 +33,7 @@ def test_no_decoder_raises_what_it_does_not_announce() -> None:
     ],
 )
 def test_a_fault_is_found_and_its_line_repeats_it(fault: str, where: str, tmp_path: Path) -> None:
-    run = Run((f"planted-{fault}",), 3600, FAULTY, seed=SEED, bounds=TIGHT)
+    run = Run([Job(f"planted-{fault}", 0, FAULTY, 3600)], seed=SEED, bounds=TIGHT)
     run.go()
     first = run.findings[0]
     assert first.where.startswith(where)
