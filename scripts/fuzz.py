@@ -28,6 +28,7 @@ from scripts.fuzzing import long
 from scripts.fuzzing.run import HEADING, Finding, Job, Run
 
 FOREVER = 1 << 60
+COVERED_EXECUTIONS = 2000
 
 
 def repeat(name: str, seed: int, index: int) -> int:
@@ -65,6 +66,23 @@ def keep(findings: Sequence[Finding], folder: Path, seed: int) -> None:
         long.store(finding, folder, seed)
 
 
+def show_coverage(names: Sequence[str], seed: int, executions: int) -> int:
+    """Tables of what each target reaches, and of what nobody reaches though somebody comes near."""
+    from scripts.fuzzing import coverage
+    from scripts.fuzzing.table import target_of
+
+    reached = {}
+    print(coverage.HEADING)
+    for name in names:
+        reached[name] = coverage.measure(target_of(name), seed, executions)
+        print(coverage.line_of(name, reached[name]), flush=True)
+    whole = coverage.together(reached)
+    print(coverage.line_of("all of them", whole), "\n\nnot reached by any:")
+    for function, lines in whole.gaps():
+        print(f"{function}: {', '.join(map(str, lines))}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     from scripts.fuzzing.table import targets
 
@@ -78,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--index", type=int, help="repeat this execution of the target alone")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--long", action="store_true", help="a million of each, in pieces")
+    parser.add_argument("--coverage", action="store_true", help="which lines are reached")
     parser.add_argument("--json", action="store_true", help="the tallies as JSON")
     parser.add_argument("--keep", type=Path, default=Path(".fuzz"), help="where inputs are stored")
     parser.add_argument("--list", action="store_true", help="the names of all targets")
@@ -90,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no target {unknown[0]}: see --list")
     if given.index is not None:
         return max(repeat(name, given.seed, given.index) for name in names)
+    if given.coverage:
+        return show_coverage(names, given.seed, given.executions or COVERED_EXECUTIONS)
     say: Callable[[str], object] = str if given.json else print
     say(HEADING)
     run = Run((), given.seed, given.jobs, say=say)

@@ -80,6 +80,8 @@ def run_long(run: Run, folder: Path, targets: Sequence[str], executions: int) ->
     done = read_journal(path, run.seed)
     commit = _commit()
     with path.open("a") as journal:
+        if path.stat().st_size:
+            journal.write("\n")  # behind a line that was cut off, if need be
 
         def note(line: dict[str, Any]) -> None:
             line = {**line, "seed": run.seed, "commit": commit}
