@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from scripts.fuzzing import long
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return max(repeat(name, given.seed, given.index) for name in names)
     if given.coverage:
         return show_coverage(names, given.seed, given.executions or COVERED_EXECUTIONS)
-    say: Callable[[str], object] = str if given.json else print
+    say: Callable[[str], object] = str if given.json else partial(print, flush=True)
     say(HEADING)
     run = Run((), given.seed, given.jobs, say=say)
     if given.long:

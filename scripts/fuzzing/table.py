@@ -10,6 +10,7 @@ from scripts.fuzzing.target import Target
 def targets() -> dict[str, Target]:
     """All that are fuzzed; imports all that they decode with."""
     from scripts.fuzzing import (
+        answers,
         capabilities,
         credentials,
         dialects,
@@ -25,7 +26,7 @@ def targets() -> dict[str, Target]:
 
     modules = (
         *(wire, gossip, credentials, files, folders, workers),
-        *(dialects, capabilities, upstream, http, settings),
+        *(dialects, capabilities, answers, upstream, http, settings),
     )
     return {target.name: target for module in modules for target in module.TARGETS}
 
