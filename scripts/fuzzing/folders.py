@@ -1,6 +1,7 @@
 """Folders as Hugging Face's libraries save them: what lies beside weights says what they are."""
 
 import json
+import struct
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,9 @@ def _seeds() -> list[bytes]:
 
 @cache
 def _weights() -> bytes:
-    made = scratch() / "weights"
-    made.mkdir()
-    bert_models.save(made, bert_models.CONFIG, bert_models.weights(bert_models.CONFIG))
-    return (made / _WEIGHTS).read_bytes()
+    """A file of one tensor: whether the others are there is no matter to who reads what it is."""
+    head = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    return struct.pack("<Q", len(head)) + head + bytes(8)
 
 
 class _Folder:
@@ -110,7 +110,8 @@ class _Folder:
             (self.path / _WEIGHTS).write_bytes(_weights())
         for name, text in files.items():
             at = self._at(name)
-            at.parent.mkdir(exist_ok=True)
+            if "/" in name:
+                at.parent.mkdir(exist_ok=True)
             at.write_text(text, "utf-8", "surrogateescape")
         self._written = set(files)
 

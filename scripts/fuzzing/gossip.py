@@ -52,9 +52,9 @@ def _gossip(data: bytes) -> None:
     whole, buffer = _frames(data), FrameBuffer()
     if whole is None:
         return
-    assert [
-        one for at in range(0, len(data), 50) for one in buffer.feed(data[at : at + 50])
-    ] == whole
+    at = len(data) // 3
+    pieces = (data[:at], data[at : 2 * at], data[2 * at :])
+    assert [one for piece in pieces for one in buffer.feed(piece)] == whole
     for frame in whole:
         try:
             rpc = rpc_pb2.RPC.FromString(frame)
