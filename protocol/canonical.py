@@ -16,6 +16,7 @@ import rfc8785
 
 from aigrid.protocol import plain_json
 from aigrid.protocol.errors import Code, VerificationError
+from aigrid.protocol.nesting import is_nested_deeper
 
 _CID_PREFIX_JSON = b"\x01\x80\x04\x12\x20"
 _CID_PREFIX_RAW = b"\x01\x55\x12\x20"
@@ -64,8 +65,9 @@ def parse(raw: bytes, *, max_bytes: int, depth_max: int) -> Parsed:
     plain = value is not None
     if not plain:
         value = _parse_slowly(raw, depth_max)
-    if raw.count(b"{") + raw.count(b"[") > depth_max:  # fewer cannot nest as deep
-        _check_depth(value, depth_max)
+    # Fewer cannot nest as deep.
+    if raw.count(b"{") + raw.count(b"[") > depth_max and is_nested_deeper(value, depth_max):
+        raise VerificationError(f"nested deeper than {depth_max}")
     if b"\\u" in raw:
         _check_surrogates(value)
     return Parsed(value, plain)
@@ -127,20 +129,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise VerificationError(f"{name} is not JSON")
-
-
-def _check_depth(value: Any, depth_max: int) -> None:
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(depth_max):
-        level = [
-            child
-            for item in level
-            for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return
-    raise VerificationError(f"nested deeper than {depth_max}")
 
 
 def _check_surrogates(value: Any) -> None:

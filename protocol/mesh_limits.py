@@ -158,6 +158,7 @@ class MeshLimits:
     audit_tokens_min: int = limit(8, "tokens of a text that holds, at least")
     audit_tokens_max: int = limit(256, "tokens of a text that are checked")
     audit_depth_max: int = limit(32, "nesting of answers that are compared")
+    answer_depth_max: int = limit(64, "nesting of an answer, and of what it says beside its text")
     audit_held_max_bytes: int = limit(48 * MIB, "of requests and answers that are to be checked")
     audit_queue_max: int = limit(64, "answers that wait to be checked")
     audit_concurrent_max: int = limit(2, "answers that are checked at once")

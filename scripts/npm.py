@@ -63,9 +63,13 @@ def installed(packages: Sequence[str], extra: Mapping[str, str] | None = None) -
 
 
 @contextlib.contextmanager
-def folder_with(script: Path, modules: Path) -> Iterator[Path]:
-    """A folder that holds a copy of `script` beside `modules`, which Node looks for there."""
+def folder_with(script: Path, modules: Path, *, beside: Sequence[Path] = ()) -> Iterator[Path]:
+    """A folder that holds a copy of `script` beside `modules`, which Node looks for there.
+
+    `beside` are scripts that it imports.
+    """
     with tempfile.TemporaryDirectory(prefix="aigrid-node-") as folder:
-        shutil.copy(script, folder)
+        for one in (script, *beside):
+            shutil.copy(one, folder)
         (Path(folder) / "node_modules").symlink_to(modules)
         yield Path(folder)

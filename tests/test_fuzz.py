@@ -1,24 +1,31 @@
 """Every decoder under a few mutated inputs, and the fuzzer under decoders with a fault."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from scripts.fuzz import MIB, Bounds, Run, keep, words_of
+from scripts.fuzz import keep
+from scripts.fuzzing import long
+from scripts.fuzzing.coverage import measure, together
+from scripts.fuzzing.run import MIB, Bounds, Job, Run, words_of
 from scripts.fuzzing.table import target_of, targets
 from scripts.fuzzing.target import input_of
 
 EXECUTIONS = 120
 SEED, FAULTY = 257, 100  # each faulty decoder meets the one input exactly once
+REFUSED = "ValueError planted.py:22"
 TIGHT = Bounds(slow_seconds=0.1, hang_seconds=1.0, grown_bytes=32 * MIB)
 
 
 def test_no_decoder_raises_what_it_does_not_announce() -> None:
-    run = Run(tuple(targets()), 3600, EXECUTIONS, seed=1)
+    run = Run([Job(name, 0, EXECUTIONS, 3600) for name in targets()], seed=1)
     run.go()
     assert not run.findings, words_of(run.findings[0], 1)
     assert {tally.executions for tally in run.tallies.values()} == {EXECUTIONS}
+    bounced = [name for name, tally in run.tallies.items() if not tally.ends["taken"]]
+    assert not bounced  # inputs that are all refused come no further than the first check
 
 
 @pytest.mark.parametrize(
@@ -32,7 +39,7 @@ def test_no_decoder_raises_what_it_does_not_announce() -> None:
     ],
 )
 def test_a_fault_is_found_and_its_line_repeats_it(fault: str, where: str, tmp_path: Path) -> None:
-    run = Run((f"planted-{fault}",), 3600, FAULTY, seed=SEED, bounds=TIGHT)
+    run = Run([Job(f"planted-{fault}", 0, FAULTY, 3600)], seed=SEED, bounds=TIGHT)
     run.go()
     first = run.findings[0]
     assert first.where.startswith(where)
@@ -48,6 +55,43 @@ def test_a_fault_is_found_and_its_line_repeats_it(fault: str, where: str, tmp_pa
         again = [sys.executable, *command]
         said = subprocess.run(again, capture_output=True, text=True, check=False).stderr
         assert "KeyError: 'not announced'" in said
+
+
+def test_the_long_run_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long, "PIECE_EXECUTIONS", 30)
+    names = ["planted-error", "planted-death"]
+    run = Run((), SEED, processes=2, bounds=TIGHT)
+    long.run_long(run, tmp_path, names, FAULTY - 5)
+    journal = tmp_path / "journal.jsonl"
+    before = journal.read_text()
+    with journal.open("a") as file:
+        file.write('{"target": "planted-er')  # it was killed while it wrote
+    done = long.run_long(Run((), SEED, bounds=TIGHT), tmp_path, names, FAULTY)
+    assert {name: tally.executions for name, tally in done.tallies.items()} == dict.fromkeys(
+        names, FAULTY
+    )
+    again = [json.loads(line) for line in journal.read_text()[len(before) :].splitlines()[1:]]
+    assert sum(line["executions"] for line in again if "executions" in line) == 2 * 5
+    said = json.loads((tmp_path / "report.json").read_text())["targets"]
+    assert [said[name]["executions"] for name in names] == [FAULTY, FAULTY]
+    assert (
+        said["planted-error"]["ends"]["taken"] + said["planted-error"]["ends"].get(REFUSED, 0) == 99
+    )
+    assert [said[name]["findings"][0]["where"] for name in names] == [
+        "KeyError at planted.py:27",
+        "death with status 139",
+    ]
+    assert {path.read_bytes() for path in tmp_path.glob("planted-*")} == {b"77"}
+
+
+def test_coverage_tells_what_is_reached_from_what_is_not() -> None:
+    few, more = (measure(target_of("status-lists"), 1, count) for count in (1, 400))
+    assert few.share()[0] < more.share()[0] <= more.share()[1]
+    names = {function for function, _ in few.gaps()}
+    assert "protocol/status.py:decode_bits" in names
+    assert together({"a": few, "b": more}).share() == more.share()
 
 
 def test_the_same_seed_makes_the_same_inputs() -> None:

@@ -1,8 +1,8 @@
 """What a model card says: the YAML at the beginning of a README.md.
 
 Source: Hugging Face Hub, "Model cards", metadata. A card may hold long tables of results, so only
-the entries that are wanted are given to a YAML parser, without anchors and without types: `no` is
-a language, and no document expands beyond its own size.
+the entries that are wanted are given to a YAML parser, each once, without anchors and without
+types: `no` is a language, and no document expands beyond its own size.
 """
 
 import re
@@ -18,6 +18,7 @@ CARD_FILE: Final = "README.md"
 _WANTED: Final = frozenset({"license", "license_name", "language", "pipeline_tag"})
 _KEY: Final = re.compile(r"([A-Za-z_]+):")
 _ENTRY_MAX_CHARS: Final = 8 * KIB
+_OPENED_MAX: Final = 32  # the parser's time grows with the square of what is open at once
 _LANGUAGE: Final = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}\Z")
 _SPDX: Final = {
     name.lower(): name
@@ -39,7 +40,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         data = read_small(folder / CARD_FILE, LIMITS.model_config_max_bytes)
     except EngineError:
         return {}
-    return dict(_entries(data.decode(errors="replace")))
+    entries = dict(_entries(data.decode(errors="replace")))
+    return {name: value for entry in entries.values() for name, value in _parsed(entry)}
 
 
 def license_of(said: object, named: object = "") -> str:
@@ -65,7 +67,8 @@ def languages_of(said: object) -> tuple[str, ...]:
     return tuple(found)[: LIMITS.languages_max]
 
 
-def _entries(text: str) -> Iterator[tuple[str, Any]]:
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """The wanted keys, with the lines of their entries."""
     lines = text.splitlines()
     if not lines or lines[0].strip() != "---":
         return
@@ -76,7 +79,7 @@ def _entries(text: str) -> Iterator[tuple[str, Any]]:
             continue
         found = _KEY.match(entry[0]) if entry else None
         if found and found[1] in _WANTED:
-            yield from _parsed("\n".join(entry)[:_ENTRY_MAX_CHARS])
+            yield found[1], "\n".join(entry)[:_ENTRY_MAX_CHARS]
         if line.strip() == "---":
             return
         entry = [line]
@@ -86,6 +89,8 @@ def _parsed(entry: str) -> Iterator[tuple[str, Any]]:
     import yaml
 
     if "&" in entry or "*" in entry:  # anchors: what they expand to has no bound
+        return
+    if entry.count("[") + entry.count("{") > _OPENED_MAX:
         return
     try:
         value = yaml.load(entry, Loader=yaml.BaseLoader)  # noqa: S506 -- makes texts and lists only

@@ -21,6 +21,7 @@ from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
 from aigrid.protocol.inference import TaskRequest, TextRequest
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.more import is_neutral, members, needed, not_taken, packed
+from aigrid.protocol.nesting import is_nested_deeper
 
 _BALANCED: Final = STRATEGIES["balanced"]
 _SHORT: Final = LIMITS.capability_answer_values_max  # no more values than bytes
@@ -128,6 +129,8 @@ def decoded(contract: Contract, output: bytes) -> Any:
         value = msgspec.json.decode(output)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise EngineError(f"An answer of {contract.capability} is no JSON.") from None
+    if is_nested_deeper(value, LIMITS.answer_depth_max):
+        raise EngineError(f"An answer of {contract.capability} is nested too deeply.")
     contract.check_output(value)
     return value
 

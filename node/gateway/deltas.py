@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from aigrid.protocol.errors import Code, RemoteError
+from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.nesting import is_nested_deeper
 
 _OURS: Final = ("role", "content")  # these are said elsewhere
 _encode = msgspec.json.Encoder().encode
@@ -22,7 +24,7 @@ def checked(more: bytes) -> bytes:
     """JSON text of an object with what a piece says beside its text; b"" where that is nothing.
 
     Raises:
-        RemoteError: `protocol_violation`, it is no object.
+        RemoteError: `protocol_violation`, it is no object, or nested deeper than anybody needs.
     """
     try:
         said = _DECODER.decode(more)
@@ -30,6 +32,10 @@ def checked(more: bytes) -> bytes:
         raise RemoteError(
             "The answer has further members that are no JSON object.", Code.PROTOCOL_VIOLATION
         ) from None
+    if is_nested_deeper(said, LIMITS.answer_depth_max):
+        raise RemoteError(
+            "The answer has further members that are nested too deeply.", Code.PROTOCOL_VIOLATION
+        )
     kept = {name: value for name, value in said.items() if name not in _OURS}
     return _encode(kept) if kept else b""
 

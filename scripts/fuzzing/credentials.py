@@ -1,5 +1,6 @@
 """What is signed: records of all kinds, presentations, chains, status lists, invitations."""
 
+import base64
 import json
 from functools import cache
 from random import Random
@@ -14,6 +15,7 @@ from aigrid.metagraph.mapping import from_quads, to_quads
 from aigrid.metagraph.revocations import check_status_record
 from aigrid.protocol import chain, membership, presentation, record, status
 from aigrid.protocol.canonical import canonical, parse
+from aigrid.protocol.credential_kinds import StatusDelegationBody, status_list_of
 from aigrid.protocol.errors import PolicyDeniedError, VerificationError
 from aigrid.protocol.identity import (
     Identity,
@@ -23,6 +25,8 @@ from aigrid.protocol.identity import (
 )
 from aigrid.protocol.kinds import Kind, MembershipBody
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record_status import StatusEntry
+from aigrid.protocol.rotation import agreed
 from aigrid.protocol.timestamp import format_ms, parse_ms
 
 NOW_MS = 1_790_000_000_000
@@ -72,12 +76,58 @@ def _record(raw: bytes) -> None:
         pass
 
 
+_GRID, _PEER, _HOST = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
+
+
+def _joining_seeds() -> list[bytes]:
+    """What is of this grid and this peer, so that nothing but a change stands against it."""
+    day_ms = 86_400_000
+    entry = StatusEntry(_GRID.did, 5, 600)
+    admitted = membership.issue_membership(
+        _GRID, _PEER.did, now_ms=NOW_MS - 1, valid_ms=day_ms, status=entry
+    )
+    invited = membership.issue_invitation(
+        _GRID,
+        _PEER.did,
+        peer_id=_HOST.peer_id,
+        addresses=("/ip4/192.0.2.1/tcp/4001",),
+        nonce="a" * 22,
+        now_ms=NOW_MS - 1,
+        valid_ms=day_ms,
+    )
+    renewed = record.build(
+        Kind.MEMBERSHIP,
+        membership.renewal_body(admitted),
+        _HOST,
+        valid_from_ms=NOW_MS,
+        valid_until_ms=NOW_MS + day_ms,
+        status=entry,
+    )
+    delegated = record.build(
+        Kind.STATUS_DELEGATION,
+        StatusDelegationBody(status_list_of(_GRID.did), (_HOST.did,), 1),
+        _GRID,
+        valid_from_ms=NOW_MS - 1,
+        valid_until_ms=NOW_MS + day_ms,
+    )
+    rotated = record.build(
+        Kind.ROTATION,
+        agreed(_GRID.did, _PEER, rotated_ms=NOW_MS - 1),
+        _GRID,
+        valid_from_ms=NOW_MS - 1,
+        valid_until_ms=NOW_MS + day_ms,
+    )
+    own = (admitted, invited, renewed, delegated, rotated)
+    return [*(one.raw for one in own for _ in range(8)), *vectors.records()]
+
+
 def _join(raw: bytes) -> None:
     """The ways in which records are presented when somebody joins."""
-    peer = Identity(bytes([2]) * 32)
-    grid = json.loads(vectors.vector("joining")["invitation"]["record"])["issuer"]
+    grid, peer = _GRID.did, _PEER
     for look in (
-        lambda: membership.check_membership(raw, grid=grid, peer_id=peer.peer_id, now_ms=NOW_MS),
+        lambda: membership.check_membership(
+            raw, grid=grid, peer_id=peer.peer_id, now_ms=NOW_MS, delegates=[_HOST.did]
+        ),
         lambda: membership.delegates_in(raw, grid=grid, now_ms=NOW_MS),
         lambda: membership.check_invitation(raw, did=peer.did, now_ms=NOW_MS),
         lambda: membership.check_presented_rotation(raw, peer_id=peer.peer_id, now_ms=NOW_MS),
@@ -192,6 +242,21 @@ def _invitation_seeds() -> list[bytes]:
     return [vectors.vector("joining")["invitation"]["text"].encode(), b"aigrid-invitation-e30"]
 
 
+class Invited(Bytes):
+    """Invitations as text: one changed byte by byte, or as a record that is signed again."""
+
+    def __init__(self) -> None:
+        super().__init__(_invitation_seeds())
+        said = vectors.vector("joining")["invitation"]["record"].encode()
+        self._records = Signed([said])
+
+    def make(self, rng: Random) -> bytes:
+        if rng.getrandbits(1):
+            return super().make(rng)
+        raw = self._records.make(rng)
+        return membership.INVITATION_PREFIX.encode() + base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+
 def _invitation(data: bytes) -> None:
     membership.parse_invitation(data.decode("utf-8", "surrogateescape"))
 
@@ -227,11 +292,11 @@ TARGETS = (
         REFUSED,
     ),
     Target("signed-records", lambda: Signed(vectors.records()), _record, REFUSED),
-    Target("joining-records", lambda: Signed(vectors.records()), _join, REFUSED),
+    Target("joining-records", lambda: Signed(_joining_seeds()), _join, REFUSED),
     Target("canonical-json", lambda: Tree(_json_seeds()), _json, REFUSED),
     Target("presentations", Presented, _presentation, (VerificationError, PolicyDeniedError)),
     Target("chains", Chains, _chain, REFUSED),
     Target("status-lists", lambda: Bytes(_status_seeds()), _status, REFUSED),
-    Target("invitations", lambda: Bytes(_invitation_seeds()), _invitation, REFUSED),
+    Target("invitations", Invited, _invitation, REFUSED),
     Target("names-and-times", lambda: Text(_name_seeds(), (), b":"), _names, REFUSED),
 )

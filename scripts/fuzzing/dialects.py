@@ -1,21 +1,18 @@
 """Bodies that clients send, in every dialect."""
 
 import json
-from collections.abc import Callable, Sequence
-from functools import cache
+import re
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
 from scripts.fuzzing import bodies
+from scripts.fuzzing.known import contracts
 from scripts.fuzzing.mutations import Text
 from scripts.fuzzing.target import Target
 from scripts.fuzzing.trees import Tree
 
-from aigrid.metagraph.capabilities import default_taxonomy
-from aigrid.metagraph.concepts import LiveConcepts
 from aigrid.metagraph.query import check_query
-from aigrid.node.evaluating.dataset import parse_dataset
-from aigrid.node.evaluating.forms import form_of
 from aigrid.node.gateway.by_capability import capability_of, task_of
 from aigrid.node.gateway.ollama import requests as ollama
 from aigrid.node.gateway.open_inference.infer_request import decode_infer
@@ -24,23 +21,16 @@ from aigrid.node.gateway.openai.completion_request import decode_completion
 from aigrid.node.gateway.openai.embeddings import decode_embeddings
 from aigrid.node.gateway.openai.response_request import decode_response
 from aigrid.node.gateway.tasks import decode_task
-from aigrid.node.outcome import request as outcome
-from aigrid.node.outcome.contracts import Contracts
 from aigrid.protocol import messages
-from aigrid.protocol.errors import InvalidRequestError, UsageError
-from aigrid.protocol.inference import InferRequest, TextRequest
+from aigrid.protocol.errors import InvalidRequestError
+from aigrid.protocol.inference import InferRequest
 from aigrid.protocol.more import check_more, needed
 from aigrid.protocol.receipt import request_hash
 
 _SALT = bytes(16)
 
 
-@cache
-def _contracts() -> Contracts:
-    return Contracts(LiveConcepts(default_taxonomy()), now_ms=lambda: 1_790_000_000_000)
-
-
-def _sendable(request: InferRequest) -> None:
+def sendable(request: InferRequest) -> None:
     """What the gateway takes any other node takes, and both make the same hash of it."""
     sent = messages.Infer("req_00000001", "m", "m", request, _SALT, b"")
     read = messages.decode_rpc_request(messages.encode(sent))
@@ -63,26 +53,30 @@ def _text(decode: Callable[[bytes], Any]) -> Callable[[bytes], None]:
                 len(messages.encode(messages.Infer("req_00000001", "m", "m", request, _SALT, b"")))
                 < 1 << 20
             ):
-                _sendable(request)
-        found = capability_of(call.models)
+                sendable(request)
+        found = capability_of(call.models, lambda _: ("domain",))
         if found is not None:
-            task_of(call.request, _contracts().of(found[0]))
+            task_of(call.request, contracts().of(found[0]))
 
     return run
 
 
 def _task(data: bytes) -> None:
     for task in ("text-classification", "translation", "urn:x"):
-        _sendable(decode_task(task, data).request)
+        sendable(decode_task(task, data).request)
 
 
 def _embeddings(data: bytes) -> None:
-    _sendable(decode_embeddings(data).call.request)
+    sendable(decode_embeddings(data).call.request)
 
 
 def _embed(data: bytes) -> None:
-    for single in (False, True):
-        _sendable(ollama.decode_embed(data, single=single).request)
+    """As the old path reads it, which has one `prompt`, and as the new one does."""
+    try:
+        sendable(ollama.decode_embed(data, single=True).request)
+    except InvalidRequestError:
+        pass
+    sendable(ollama.decode_embed(data, single=False).request)
 
 
 def _infer(data: bytes) -> None:
@@ -93,40 +87,37 @@ def _infer(data: bytes) -> None:
     messages.decode_rpc_request(messages.encode(sent))
 
 
-def _capability(data: bytes) -> None:
-    for name in ("text-generation", "text-classification", "translation", "image-classification"):
-        contract = _contracts().of(name)
-        body = outcome.decode(data)
-        asked = outcome.asked(contract, body)
-        if not isinstance(asked.want.request, TextRequest):
-            _sendable(asked.want.request)
-
-
-def _dataset(data: bytes) -> None:
-    for task in ("text-classification", "translation"):
-        form, _ = form_of(task)
-        parse_dataset(data, _contracts().of(task), form, {})
-
-
 def _query(data: bytes) -> None:
     check_query(data.decode("utf-8", "surrogateescape"))
 
 
 class Lined(Tree):
-    """Bodies with their length before them, and now and then binary data behind."""
+    """Bodies with their length before them, and behind them the binary data that they declare."""
 
     def make(self, rng: Random) -> bytes:
         body = super().make(rng).replace(b"\n", b" ")
-        tail = rng.randbytes(rng.choice((0, 0, 4, 8, 8, 16)))
-        length = str(
-            rng.choice((len(body), len(body), len(body), len(body) - 1, "x", "-1", 10**12))
-        )
-        return length.encode() + b"\n" + body + tail if tail or rng.getrandbits(1) else body
+        tail = self._tail(rng, body)
+        if not tail and rng.getrandbits(1):
+            return body
+        length = rng.choice((*[len(body)] * 13, len(body) - 1, "x", "-1", 10**12))
+        return f"{length}\n".encode() + body + tail
+
+    def _tail(self, rng: Random, body: bytes) -> bytes:
+        sizes = [int(found) for found in _DECLARED.findall(body)]
+        if rng.getrandbits(3) == 0 or sum(sizes) > _TAIL_MAX_BYTES:
+            return rng.randbytes(rng.choice((0, 0, 4, 8, 8, 16)))
+        return b"".join(_binary(rng, size) for size in sizes)
 
 
-_LINES = b"""{"input": "a text", "expected": "yes", "parameters": {"labels": "a"}}
-{"input": {"text": "Hello"}, "expected": {"text": "Bonjour"}}
-{"input": "a", "expected": [{"label": "b", "score": 1.5}]}"""
+def _binary(rng: Random, size: int) -> bytes:
+    """Elements of that many bytes: any, or one text with its length before it."""
+    if size < 4 or rng.getrandbits(1):
+        return rng.randbytes(size) if rng.getrandbits(1) else bytes(size)
+    return (size - 4).to_bytes(4, "little") + b"a" * (size - 4)
+
+
+_DECLARED = re.compile(rb'"binary_data_size": ?(\d{1,6})')
+_TAIL_MAX_BYTES = 4096
 _QUERIES = (
     b"PREFIX a: <urn:a#> SELECT ?s WHERE { GRAPH ?g { ?s a:b 'x' } } # FROM",
     b'ASK { ?s ?p """SERVICE""" }\nDESCRIBE <urn:x>',
@@ -149,6 +140,24 @@ def made(bodies: Sequence[Any], form: type[Tree] = Tree) -> Callable[[], Tree]:
     return lambda: form([json.dumps(one).encode() for one in bodies])
 
 
+def decoded_of(
+    chats: Sequence[Any], completions: Sequence[Any], infers: Sequence[Any], tasks: Sequence[Any]
+) -> Iterator[InferRequest]:
+    """The requests that valid ones of these bodies are."""
+    looks: tuple[tuple[Sequence[Any], Callable[[bytes], InferRequest]], ...] = (
+        (chats, lambda data: decode_chat(data).call.request),
+        (completions, lambda data: decode_completion(data).call.request),
+        (infers, lambda data: decode_infer(data, None).asked.request),
+        (tasks, lambda data: decode_task("text-classification", data).request),
+    )
+    for said, look in looks:
+        for one in said:
+            try:
+                yield look(json.dumps(one).encode())
+            except InvalidRequestError:
+                continue
+
+
 INVALID = (InvalidRequestError,)
 TARGETS = (
     Target("openai-chat", made(bodies.CHAT), _text(decode_chat), INVALID),
@@ -157,13 +166,9 @@ TARGETS = (
     Target("openai-embeddings", made(bodies.EMBEDDINGS), _embeddings, INVALID),
     Target("ollama-chat", made(bodies.OLLAMA), _text(ollama.decode_chat), INVALID),
     Target("ollama-generate", made(bodies.OLLAMA), _text(ollama.decode_generate), INVALID),
-    Target("ollama-embed", made(bodies.OLLAMA), _embed, INVALID),
+    Target("ollama-embed", made(bodies.EMBED), _embed, INVALID),
     Target("ollama-show", made(bodies.OLLAMA), ollama.decode_show, INVALID),
     Target("open-inference", made(bodies.INFER, Lined), _infer, INVALID),
     Target("typed-tasks", made(bodies.TASKS), _task, INVALID),
-    Target("capabilities", made((*bodies.CAPABILITIES, *bodies.TASKS)), _capability, INVALID),
-    Target(
-        "datasets", lambda: Text([_LINES], (b'"input"', b'"expected"')), _dataset, (UsageError,)
-    ),
     Target("sparql", lambda: Text(_QUERIES, _WORDS, b" "), _query, INVALID),
 )

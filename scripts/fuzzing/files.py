@@ -2,26 +2,25 @@
 
 import io
 import json
+import math
 import struct
 import zipfile
 from functools import cache
-from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from scripts.fuzzing.mutations import Bytes, Text
+from scripts.fuzzing.mutations import Bytes, Text, mutated
 from scripts.fuzzing.protobufs import Protobuf
 from scripts.fuzzing.target import Mutator, Target, as_file, scratch
 from scripts.fuzzing.trees import Tree
-from tests.engines import bert_models
-from tests.engines.gguf_writer import Gguf, Tensor, llama_metadata, tiny_llama, tokenizer_metadata
+from tests.engines.gguf_writer import Gguf, Shape, Tensor, llama_metadata, tiny_llama
 
 from aigrid.engines import gguf, safetensors
 from aigrid.engines.formats import detect, inspect
 from aigrid.engines.gguf_tokenizer import GgufTokenizer
 from aigrid.engines.llama import read_config
-from aigrid.engines.metadata import read
 from aigrid.engines.metadata.card import read_card
 from aigrid.engines.metadata.onnx_model import read_onnx
 from aigrid.engines.onnx_check import check_onnx
@@ -30,7 +29,7 @@ from aigrid.node.key_store.key_file import encode_key, read_key_file
 from aigrid.protocol.errors import EngineError
 from aigrid.protocol.identity import Identity
 
-_EMBEDDED = 300
+_SMALL = Shape(layers=1, width=32, hidden=32, heads=2, kv_heads=1)
 
 
 def _gguf(data: bytes) -> None:
@@ -53,7 +52,8 @@ def _gguf_seeds() -> list[bytes]:
 
 def _gguf_model(data: bytes) -> None:
     file = gguf.parse(data)
-    rows = len(file.metadata.get("tokenizer.ggml.tokens", ()))  # type: ignore[arg-type]
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    rows = len(tokens) if isinstance(tokens, list | tuple) else 0
     for look in (read_config, lambda found: GgufTokenizer(found, rows)):
         try:
             look(file)
@@ -61,12 +61,48 @@ def _gguf_model(data: bytes) -> None:
             pass
 
 
-def _gguf_model_seeds() -> list[bytes]:
-    small = tokenizer_metadata()
-    small |= {"tokenizer.ggml.tokens": small["tokenizer.ggml.tokens"][:_EMBEDDED]}
-    small |= {"tokenizer.ggml.token_type": small["tokenizer.ggml.token_type"][:_EMBEDDED]}
-    whole = tiny_llama().build()
-    return [Gguf({**llama_metadata(), **small}).build(), whole[: 1 << 16], whole]
+class GgufModels(Bytes):
+    """Whole models with something odd in their metadata or tensors, written as a writer would."""
+
+    def __init__(self) -> None:
+        whole = tiny_llama(shape=_SMALL)
+        self._kinds = {tensor.name: tensor.kind for tensor in whole.tensors}
+        scaled = {
+            "llama.rope.scaling.type": "linear",
+            "llama.rope.scaling.factor": 2.0,
+            "llama.attention.key_length": _SMALL.head_size,
+            "llama.vocab_size": len(whole.metadata["tokenizer.ggml.tokens"]),
+            "tokenizer.ggml.add_bos_token": True,
+            "tokenizer.ggml.unknown_token_id": 0,
+            "tokenizer.ggml.padding_token_id": 0,
+        }
+        shapes = {tensor.name: list(tensor.dims) for tensor in whole.tensors}
+        self._said = Tree(
+            [
+                json.dumps({"metadata": {**whole.metadata, **more}, "shapes": shapes}).encode()
+                for more in ({}, scaled, {"tokenizer.ggml.pre": "llama-bpe"})
+            ]
+        )
+        super().__init__([whole.build(), *map(self._written, self._said.seeds)])
+
+    def make(self, rng: Random) -> bytes:
+        if rng.getrandbits(2) == 0:
+            return super().make(rng)
+        said = self._said.changed(rng, rng.choice(self._said.seeds))
+        try:
+            return self._written(said)
+        except Exception:  # noqa: BLE001 -- boundary: what no writer of ours can write
+            return mutated(rng, self.seeds[1], ())
+
+    def _written(self, said: bytes) -> bytes:
+        """A file with these metadata; tensors of these shapes lie where they would, all zeros."""
+        read = json.loads(said)
+        tensors, at = [], 0
+        for name, dims in read["shapes"].items():
+            size = 4 * math.prod(dims)
+            tensors.append(Tensor(name, tuple(dims), self._kinds.get(name, 0), b"", at))
+            at += size + -size % 32
+        return bytes(Gguf(read["metadata"], tensors).build() + bytes(min(at, 1 << 17)))
 
 
 def _safetensors(data: bytes) -> None:
@@ -124,8 +160,27 @@ def _onnx_seeds() -> tuple[bytes, ...]:
         helper.make_model(graph, opset_imports=opsets[:1], ir_version=8),
         helper.make_model(nested, opset_imports=opsets, ir_version=8, functions=[function]),
     ]
-    made[0].metadata_props.add(key="aigrid", value='{"task":"tabular"}')
+    made += [_table("LinearClassifier", classlabels_strings=["no", "yes"], coefficients=[1.0])]
+    made += [_table("ZipMap", classlabels_int64s=[0, 1]), _table("LinearRegressor", targets=1)]
+    mapping = {"table": {"features": [{"name": "a"}, {"name": "b", "categories": ["x", "y"]}]}}
+    props = {"aigrid.task": "tabular-regression", "license": "mit", "language": "en, de"}
+    props |= {"aigrid.mapping": json.dumps(mapping)}
+    for key, value in props.items():
+        made[0].metadata_props.add(key=key, value=value)
     return tuple(one.SerializeToString() for one in made)
+
+
+def _table(operator: str, **attributes: Any) -> Any:
+    """A model of ONNX-ML over a table of three columns."""
+    shapes = {"x": ["n", 3], "y": ["n", 2 if "classlabels" in str(attributes) else 1]}
+    taken, given = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    )
+    node = helper.make_node(operator, ["x"], ["y"], domain="ai.onnx.ml", **attributes)
+    graph = helper.make_graph([node], "t", [taken], [given])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def _onnx(data: bytes) -> None:
@@ -168,55 +223,6 @@ def _any(data: bytes) -> None:
     path = as_file(data, "model.bin")
     detect(path)
     inspect(path, trusted=True)
-
-
-@cache
-def _folder() -> Path:
-    made = scratch() / "folder"
-    made.mkdir()
-    bert_models.save(made, bert_models.CONFIG, bert_models.weights(bert_models.CONFIG))
-    return made
-
-
-_BESIDE = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "modules.json")
-
-
-def _beside_seeds() -> list[bytes]:
-    config = {
-        **bert_models.CONFIG,
-        "architectures": ["BertForSequenceClassification"],
-        "id2label": {"0": "no", "1": "yes"},
-        "max_position_embeddings": 64,
-        "task_specific_params": {"translation": {"prefix": "translate: "}},
-        "pad_token_id": 0,
-    }
-    image = {
-        "size": {"height": 8, "width": 8},
-        "do_resize": True,
-        "resample": 2,
-        "rescale_factor": 0.00392,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    modules = [{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"}]
-    whole = dict(zip(_BESIDE, (config, {"model_max_length": 64}, image, modules), strict=True))
-    vit = {**config, "architectures": ["ViTForImageClassification"], "model_type": "vit"}
-    return [json.dumps(one).encode() for one in (whole, {**whole, "config.json": vit})]
-
-
-def _beside(data: bytes) -> None:
-    """A folder whose configuration says what the members of one object say."""
-    folder = _folder()
-    try:
-        said = json.loads(data)
-        texts = {name: json.dumps(said[name]) for name in _BESIDE if name in said}
-    except (ValueError, TypeError, RecursionError):
-        texts = {"config.json": data.decode("utf-8", "surrogateescape")}
-    for name in _BESIDE:
-        (folder / name).unlink(missing_ok=True)
-        if name in texts:
-            (folder / name).write_text(texts[name], "utf-8", "surrogateescape")
-    read(folder)
 
 
 _CARD = b"""---
@@ -267,12 +273,11 @@ def _bytes_of(seeds: Any) -> Any:
 
 TARGETS = (
     Target("gguf", _bytes_of(_gguf_seeds), _gguf, ENGINE),
-    Target("gguf-models", _bytes_of(_gguf_model_seeds), _gguf_model, ENGINE),
+    Target("gguf-models", GgufModels, _gguf_model, ENGINE),
     Target("safetensors", lambda: Headed(_safetensors_seeds()), _safetensors, ENGINE),
     Target("onnx", lambda: Protobuf(_onnx_seeds()), _onnx, ENGINE),
     Target("pt2", _bytes_of(_pt2_seeds), _pt2, ENGINE),
     Target("model-files", _bytes_of(_any_seeds), _any, ENGINE),
-    Target("model-folders", lambda: Tree(_beside_seeds()), _beside, ENGINE),
     Target("model-cards", lambda: Text([_CARD], (b"license", b"- [", b"? ", b"!!x")), _card, ()),
     Target("key-files", lambda: Tree(_key_seeds()), _key, ()),
 )

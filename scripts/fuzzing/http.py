@@ -93,24 +93,27 @@ class _Server:
         await Response(str(len(body)).encode())(request)
 
 
-def _served(pieces: Sequence[bytes]) -> tuple[bytes, list[str]]:
+async def _served(pieces: Sequence[bytes]) -> tuple[bytes, list[str]]:
     client, server = _Client(pieces), _Server()
-    connection = Connection(server, client)  # type: ignore[arg-type]
-    trio.run(connection.run, clock=MockClock(autojump_threshold=0))
+    await Connection(server, client).run()  # type: ignore[arg-type]
     assert not server.connections
     assert not server.quiet
     return bytes(client.heard), server.asked
 
 
-def _http(data: bytes) -> None:
-    """Answers are HTTP, one for each request; cut elsewhere, bytes are the same requests."""
-    heard, asked = _served([data])
+async def _twice(data: bytes) -> None:
+    heard, asked = await _served([data])
     at = len(data) // 2
-    _, again = _served([data[:at], data[at:]])
+    _, again = await _served([data[:at], data[at:]])
     assert again == asked, f"{again} when cut, {asked} when whole"
     assert not heard or heard.startswith(b"HTTP/1.1 "), heard[:40]
     # An answer, or a "100 Continue" before it, for each request, and one refusal behind them.
     assert heard.count(b"HTTP/1.1 ") <= 2 * len(asked) + 1
+
+
+def _http(data: bytes) -> None:
+    """Answers are HTTP, one for each request; cut elsewhere, bytes are the same requests."""
+    trio.run(_twice, data, clock=MockClock(autojump_threshold=0))
 
 
 _BODY = b'{"model":"echo","messages":[{"role":"user","content":"Hi"}]}'

@@ -7,6 +7,7 @@ from scripts.fuzzing.mutations import INTERESTING, Bytes, mutated
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DEPTH_MAX = 8
+_GROWTH_MAX_BYTES = 1 << 15
 _LEAF = 0.2  # how often a field is changed as a whole though it may hold others
 
 Fields = list[tuple[int, int, bytes]]  # number, wire type, content
@@ -39,7 +40,7 @@ class Protobuf(Bytes):
             case 0:
                 del fields[at]
             case 1:
-                fields[at:at] = [fields[at]] * rng.choice((1, 2, 100, 2000))
+                fields[at:at] = [fields[at]] * min(rng.choice((1, 2, 100, 2000)), _room(content))
             case 2:
                 fields[at] = (
                     rng.choice((0, 1, 2, 3, 5, 7, 8, 13, 14, 20, 25, 2**29)),
@@ -52,8 +53,17 @@ class Protobuf(Bytes):
             case 4:
                 fields[at] = (number, _VARINT, varint(rng.choice(INTERESTING) & (2**64 - 1)))
             case _:
-                fields[at] = (number, _BYTES, content * rng.choice((0, 1, 2, 300)))
+                fields[at] = (
+                    number,
+                    _BYTES,
+                    content * min(rng.choice((0, 1, 2, 300)), _room(content)),
+                )
         return written(fields)
+
+
+def _room(content: bytes) -> int:
+    """How often a content may stand."""
+    return 1 + _GROWTH_MAX_BYTES // (4 + len(content))
 
 
 def varint(value: int) -> bytes:

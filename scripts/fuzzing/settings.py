@@ -20,7 +20,7 @@ bootstrap = ["/dns4/example.org/tcp/4001/p2p/{Identity(bytes(32)).peer_id}"]
 name = "a node"
 region = "eu"
 threads = 4
-memory = "8GiB"
+memory = "cpu=8GiB,cuda:0=20GiB"
 engine = ["onnx_text", "echo"]
 trusted_publishers = ["{_ME}"]
 interest = ["text-generation"]
@@ -30,14 +30,70 @@ holder_requests_per_day = 100
 accept_licenses = ["Apache-2.0"]
 [pool]
 pin = ["smollm2"]
-keep_alive = {{ smollm2 = "5m" }}
+keep_alive = {{ smollm2 = 300 }}
 spares = 0
+keep_alive_seconds = -1
+keep_alive_max_seconds = 3600
+workers_per_model = 2
+spare_idle_seconds = 5.5
 [placement]
+host = ["translation", "summarization"]
+fetch_bytes_per_day = "1GiB"
+loads_per_day = 50
+replicas_min = 1
+keep_after_seconds = 60
+replica_idle_seconds = 60
 [weights]
+seed = false
+upload_bytes_per_second = 0
+uploads = 2
+cache_bytes = "50GiB"
+replicas_min = 0
+[share]
+vitals = false
+experience = true
 [trust]
+members = 0.1
+audit = 0.02
+"{_ME}" = 0.9
 [names]
 llama = "bagaaieraaaaa"
 """.encode()
+_TABLES = b"\n".join(  # and what other kinds of values there are for the same
+    [
+        b'gateway = "[::1]:80"\ntls = "self-signed"\nmdns = false\nopen = true\njson = true',
+        b'memory = { cpu = "1GiB", "cuda:0" = 1000 }',
+        b'serve = ["anyone"]\nhost = ["text-generation"]\ninterest = ["none"]',
+        b'[placement]\nhost = "members"\n[pool]\nkeep_alive = { a = -1, b = 5.5 }',
+    ]
+)
+_LINES = tuple(
+    line.encode()
+    for line in (
+        "pool = pin = ['smollm2'], spares = 0, keep_alive = { a = 5 }",
+        "placement = host=members,loads_per_day=50,fetch_bytes_per_day=1GiB",
+        "placement = host=translation+summarization,replicas_min=1",
+        "weights = seed=false,cache_bytes=50GiB,uploads=2",
+        "share = vitals=false,experience=true",
+        f"trust = members=0.1,audit=0.02,{_ME}=0.9",
+        "memory = cpu=1GiB,cuda:0=20GiB",
+        "listen = /ip4/0.0.0.0/tcp/4001,/ip6/::/tcp/0",
+        "gateway = [::1]:80",
+        "interest = text,vision",
+        "serve = members,anyone",
+        "host = text-generation,translation",
+        "engine = onnx_text,echo",
+        f"trusted_publishers = {_ME}",
+        "accept_licenses = MIT,Apache-2.0",
+        "patience_seconds = 12.5",
+        "keyless = false",
+        "tls = self-signed",
+        "region = eu",
+        "threads = 4",
+        "holder_requests_per_day = 5",
+        f"bootstrap = /dns4/example.org/tcp/4001/p2p/{Identity(bytes(32)).peer_id}",
+    )
+)
 _POLICY = f"""
 [[rules]]
 actions = ["invoke", "fetch"]
@@ -85,10 +141,15 @@ def _policy(data: bytes) -> None:
 
 
 TARGETS = (
-    Target("configuration", lambda: Text([_CONFIG], (*_NAMES, *_TOKENS)), _config, (UsageError,)),
+    Target(
+        "configuration",
+        lambda: Text([_CONFIG, _TABLES], (*_NAMES, *_TOKENS)),
+        _config,
+        (UsageError,),
+    ),
     Target(
         "environment",
-        lambda: Text(_CONFIG.strip().splitlines(), (*_NAMES, *_TOKENS)),
+        lambda: Text([b"\n".join(_LINES), *_LINES], (*_NAMES, *_TOKENS)),
         _environment,
         (UsageError,),
     ),

@@ -10,9 +10,13 @@ from scripts.fuzzing.target import Target
 def targets() -> dict[str, Target]:
     """All that are fuzzed; imports all that they decode with."""
     from scripts.fuzzing import (
+        answers,
+        capabilities,
         credentials,
         dialects,
         files,
+        folders,
+        gossip,
         http,
         settings,
         upstream,
@@ -20,7 +24,10 @@ def targets() -> dict[str, Target]:
         workers,
     )
 
-    modules = (wire, credentials, files, workers, dialects, upstream, http, settings)
+    modules = (
+        *(wire, gossip, credentials, files, folders, workers),
+        *(dialects, capabilities, answers, upstream, http, settings),
+    )
     return {target.name: target for module in modules for target in module.TARGETS}
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -43,16 +44,52 @@ def input_of(target: Target, mutator: Mutator, seed: int, index: int) -> bytes:
     return mutator.make(Random(f"{target.name}/{seed}/{index}"))[:INPUT_MAX_BYTES]
 
 
-def execute(target: Target, data: bytes) -> BaseException | None:
-    """Run the target; what it should not have raised."""
+class Ends:
+    """How executions ended: taken, or refused, by the kind of the error and the line it comes from.
+
+    How many kinds there are says how far into a decoder its inputs come.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[object, ...]] = Counter()
+
+    def taken(self) -> None:
+        self._counts[("taken",)] += 1
+
+    def refused(self, error: BaseException) -> None:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        at = (trace.tb_frame.f_code.co_filename, trace.tb_lineno) if trace else ("", 0)
+        self._counts[(type(error).__name__, getattr(error, "code", None), *at)] += 1
+
+    def by_name(self) -> dict[str, int]:
+        """Counts, under names such as `RemoteError unknown_field framing.py:12`."""
+        found: Counter[str] = Counter()
+        for (name, *more), count in self._counts.items():
+            words = [str(name)]
+            if more:
+                code, file, line = more
+                words += [str(getattr(code, "value", ""))] * (code is not None)
+                words.append(f"{Path(str(file)).name}:{line}")
+            found[" ".join(words)] += count
+        return dict(found)
+
+
+def execute(target: Target, data: bytes, ends: Ends | None = None) -> BaseException | None:
+    """Run the target; what it should not have raised. `ends` is told how it ended otherwise."""
     try:
         target.run(data)
     except target.may_raise as error:
+        if ends is not None:
+            ends.refused(error)
         return _unfit(error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 -- boundary: whatever it is, it is the finding
         return error
+    if ends is not None:
+        ends.taken()
     return None
 
 

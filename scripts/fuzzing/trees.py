@@ -162,14 +162,24 @@ class Tree(Bytes):
         return mutated(rng, data, self.seeds) if rng.getrandbits(4) == 0 else data
 
     def changed(self, rng: Random, seed: bytes) -> bytes:
-        """A document with one to four changes in it."""
+        """A document with one to four changes in it; some have members of another besides."""
         holder = [self._codec.decode(seed)]
+        if rng.getrandbits(2) == 0 and self._joined(rng, holder) and rng.getrandbits(1):
+            return self._codec.encode(holder[0])
         for _ in range(1 + rng.getrandbits(rng.randrange(_CHANGES_MAX_BITS + 1))):
             self._change(rng, holder)
         try:
             return self._codec.encode(holder[0])
         except OverflowError:  # a number beside one that was the largest already
             return seed
+
+    def _joined(self, rng: Random, holder: list[Any]) -> bool:
+        """Take over some members of another seed, all of them as they are there."""
+        other = self._codec.decode(rng.choice(self._trees))
+        if not isinstance(holder[0], dict) or not isinstance(other, dict):
+            return False
+        holder[0].update((name, value) for name, value in other.items() if rng.getrandbits(1))
+        return True
 
     def _change(self, rng: Random, holder: list[Any]) -> None:
         parent, key = _place(rng, holder)

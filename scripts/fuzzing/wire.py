@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from scripts.fuzzing import vectors
-from scripts.fuzzing.mutations import Bytes, Text
+from scripts.fuzzing.mutations import Bytes, Text, mutated
 from scripts.fuzzing.target import Mutator, Target
 from scripts.fuzzing.trees import MSGPACK, Tree
 
@@ -101,6 +101,18 @@ def _request(request: InferRequest) -> None:
 
 def _messages(conversation: str) -> Callable[[], Mutator]:
     return lambda: Tree(vectors.messages(conversation), MSGPACK)
+
+
+def _asked() -> list[bytes]:
+    """Requests as the gateway makes them of what clients say: what `more` may hold, and tensors."""
+    from scripts.fuzzing import bodies
+    from scripts.fuzzing.dialects import decoded_of
+
+    found = [
+        messages.encode(messages.Infer("req_00000001", "m", "m", request, bytes(16), b""))
+        for request in decoded_of(bodies.CHAT, bodies.COMPLETION, bodies.INFER, bodies.TASKS)
+    ]
+    return [*vectors.messages("rpc_request"), *(one for one in found if len(one) < 8192)]
 
 
 def _gossip_seeds() -> list[bytes]:
@@ -218,19 +230,26 @@ def _address(data: bytes) -> None:
 
 
 class _Framed:
-    """Messages of the conversations within frames, both mutated."""
+    """Messages of the conversations and errors within frames, both mutated."""
 
     def __init__(self) -> None:
         self._messages = Tree(
             [*vectors.messages("rpc_request"), *vectors.messages("rpc_answer")], MSGPACK
         )
+        self._errors = Tree(_error_seeds(), MSGPACK)
 
     def make(self, rng: Random) -> bytes:
-        kinds = list(framing.FrameKind)
-        return b"".join(
-            framing.encode(rng.choice(kinds), self._messages.make(rng)[:60_000])
-            for _ in range(1 + rng.getrandbits(2))
-        )
+        frames = [self._frame(rng) for _ in range(1 + rng.getrandbits(2))]
+        data = b"".join(frames)
+        return mutated(rng, data, frames) if rng.getrandbits(3) == 0 else data
+
+    def _frame(self, rng: Random) -> bytes:
+        kind = rng.choice(list(framing.FrameKind))
+        if kind is framing.FrameKind.ERROR and rng.getrandbits(3):
+            return framing.encode(kind, self._errors.make(rng)[:60_000])
+        if kind is framing.FrameKind.CREDIT and rng.getrandbits(3):
+            return framing.encode(kind, rng.randbytes(rng.choice((4, 4, 4, 3, 5))))
+        return framing.encode(kind, self._messages.make(rng)[:60_000])
 
 
 REMOTE = (RemoteError,)
@@ -238,7 +257,12 @@ TARGETS = (
     Target("frames", lambda: Bytes(_frame_seeds()), _frames, REMOTE),
     Target("framed-messages", _Framed, _frames, REMOTE),
     Target("error-frames", lambda: Tree(_error_seeds(), MSGPACK), _errors, REMOTE),
-    Target("rpc-requests", _messages("rpc_request"), _message(messages.decode_rpc_request), REMOTE),
+    Target(
+        "rpc-requests",
+        lambda: Tree(_asked(), MSGPACK),
+        _message(messages.decode_rpc_request),
+        REMOTE,
+    ),
     Target("rpc-answers", _messages("rpc_answer"), _message(messages.decode_rpc_answer), REMOTE),
     Target(
         "join-requests", _messages("join_request"), _message(messages.decode_join_request), REMOTE

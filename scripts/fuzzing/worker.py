@@ -1,8 +1,9 @@
 """The process that fuzzes: `python -m scripts.fuzzing.worker`, started by `scripts.fuzz`.
 
-It is told by JSON on standard input what to do, notes in a shared file where it is before each
-execution, so that its death or silence can be blamed on one, and says by lines of JSON what it
-found. Time is measured as its own CPU time: what others do on the machine is no hang.
+It is told by lines of JSON on standard input how to go about it, and then one job after the other;
+it notes in a shared file where it is before each execution, so that its death or silence can be
+blamed on one, and says by lines of JSON what it found, and what came of each job. Time is measured
+as its own CPU time: what others do on the machine is no hang.
 """
 
 import gc
@@ -17,31 +18,46 @@ from pathlib import Path
 from typing import Any
 
 from scripts.fuzzing.table import target_of
-from scripts.fuzzing.target import Target, execute, input_of
+from scripts.fuzzing.target import Ends, Target, execute, input_of
 
-PLACE = struct.Struct("<qq")  # number of the target, index of the execution
+PLACE = struct.Struct("<qq")  # number of the job, index of the execution
 _BATCH = 64  # executions between looks at the clock
 _KIB = 1024
 
 
 def main() -> int:
-    told = json.load(sys.stdin)
+    told = json.loads(sys.stdin.readline())
     resource.setrlimit(resource.RLIMIT_AS, (told["address_space_bytes"],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    known: dict[str, _Known] = {}
     with Path(told["place"]).open("r+b") as file, mmap.mmap(file.fileno(), PLACE.size) as place:
-        for number, job in enumerate(told["jobs"]):
+        for number, line in enumerate(sys.stdin):
+            job = json.loads(line)
             PLACE.pack_into(place, 0, number, -1)
-            _say(end=job["target"], **_fuzz(job, number, place, told))
+            name = job["target"]
+            if name not in known:
+                known[name] = _Known(target_of(name))
+            _say(**_fuzz(job, known[name], number, place, told))
     return 0
 
 
-def _fuzz(job: dict[str, Any], number: int, place: mmap.mmap, told: dict[str, Any]) -> Any:
-    target = target_of(job["target"])
-    mutator = target.inputs()
-    told_of = _Told(target)
+class _Known:
+    """A target of which there was a job already."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.mutator = target.inputs()
+        self.told_of = _Told(target)
+
+
+def _fuzz(
+    job: dict[str, Any], known: _Known, number: int, place: mmap.mmap, told: dict[str, Any]
+) -> Any:
+    target, mutator, told_of = known.target, known.mutator, known.told_of
     index, last = job["first"], job["first"] + job["executions"]
     began, spent = time.monotonic(), time.thread_time()
     first_bytes = 0
+    ends = Ends()
     while index < last and time.monotonic() - began < job["seconds"]:
         batch = range(index, min(index + _BATCH, last))
         before = _restart_peak()
@@ -49,7 +65,7 @@ def _fuzz(job: dict[str, Any], number: int, place: mmap.mmap, told: dict[str, An
             PLACE.pack_into(place, 0, number, index)
             data = input_of(target, mutator, told["seed"], index)
             at = time.thread_time()
-            wrong = execute(target, data)
+            wrong = execute(target, data, ends)
             if wrong is not None:
                 told_of.error(index, data, wrong)
                 del wrong
@@ -75,6 +91,7 @@ def _fuzz(job: dict[str, Any], number: int, place: mmap.mmap, told: dict[str, An
         "seconds": time.monotonic() - began,
         "cpu_seconds": time.thread_time() - spent,
         "grown_bytes": max(0, _resident_bytes() - first_bytes),
+        "ends": ends.by_name(),
     }
 
 

@@ -1,5 +1,4 @@
 // The reference verifier of W3C credentials, driven by lines of JSON: used by test_credential_judge.py.
-// It never sees the network: contexts and did:key documents are given or computed here.
 import { createInterface } from "node:readline";
 import { DataIntegrityProof } from "@digitalbazaar/data-integrity";
 import * as multikey from "@digitalbazaar/ed25519-multikey";
@@ -9,64 +8,7 @@ import * as statusLists from "@digitalbazaar/vc-bitstring-status-list";
 import canonicalize from "canonicalize";
 import jsonld from "jsonld";
 import jsigs from "jsonld-signatures";
-
-globalThis.fetch = () => {
-  throw new Error("no network here");
-};
-const contexts = new Map();
-const lists = new Map(); // status lists, by the name that credentials give them
-
-// A did:key document says nothing that is not in the DID: did:key:K, with the one key did:key:K#K.
-function didDocument(url) {
-  const [did, fragment] = url.split("#");
-  const key = did.slice("did:key:".length);
-  const method = { id: `${did}#${key}`, type: "Multikey", controller: did, publicKeyMultibase: key };
-  const multikeyContext = "https://w3id.org/security/multikey/v1";
-  if (fragment === undefined) {
-    const contexts = ["https://www.w3.org/ns/did/v1", multikeyContext];
-    const may = { assertionMethod: [method.id], authentication: [method.id] };
-    return { "@context": contexts, id: did, ...may, verificationMethod: [method] };
-  }
-  if (fragment !== key) throw new Error(`${did} has no key ${fragment}`);
-  return { "@context": multikeyContext, ...method };
-}
-
-async function documentLoader(url) {
-  const document = contexts.get(url) ?? lists.get(url) ?? (url.startsWith("did:key:") ? didDocument(url) : undefined);
-  if (document !== undefined) return { contextUrl: null, documentUrl: url, document };
-  return vc.defaultDocumentLoader(url); // the W3C's contexts, which come with the package
-}
-
-const verifySuite = () => new DataIntegrityProof({ cryptosuite: jcs.createVerifyCryptosuite() });
-
-// Good if the list verifies and has the bit unset. `matching`: it has to be the issuer's own.
-function statusAt(now, matching) {
-  return async ({ credential }) => {
-    const list = lists.get(credential.credentialStatus.statusListCredential);
-    const ofList = await vc.verifyCredential({ credential: list, suite: verifySuite(), documentLoader, now });
-    if (!ofList.verified) return ofList;
-    const found = await statusLists.checkStatus({
-      credential,
-      suite: verifySuite(),
-      documentLoader,
-      verifyBitstringStatusListCredential: false, // done, as of `now`, which it does not take
-      verifyMatchingIssuers: matching,
-    });
-    const good = found.verified && found.results.every(({ status }) => status === false);
-    return { ...found, verified: good };
-  };
-}
-
-function reason(result) {
-  if (result.verified) return null;
-  const inner = [result, ...(result.credentialResults ?? [])].map((one) => one.error).find((one) => one);
-  return String(inner?.errors?.[0]?.message ?? inner ?? result.statusResult?.error ?? "not verified");
-}
-
-async function verify(credential, now, matching) {
-  const checkStatus = statusAt(now, matching);
-  return reason(await vc.verifyCredential({ credential, suite: verifySuite(), documentLoader, checkStatus, now }));
-}
+import { contexts, didDocument, documentLoader, lists, reason, statusAt, verify, verifySuite } from "./credentials.mjs";
 
 async function verifyPresentation(presentation, { now, challenge, domain }) {
   const controller = didDocument(presentation.holder); // whom it names has to have signed it

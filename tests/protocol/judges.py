@@ -30,17 +30,25 @@ class Judge:
 
 @contextlib.contextmanager
 def judge(
-    script: Path, packages: Sequence[str], *, extra: Mapping[str, str] | None = None
+    script: Path,
+    packages: Sequence[str],
+    *,
+    extra: Mapping[str, str] | None = None,
+    beside: Sequence[Path] = (),
 ) -> Iterator[Judge]:
     """Run `script` where `packages` (NAME@VERSION) are installed; skip the test where they cannot be.
 
-    `extra` are files to write beside them, by their path within `node_modules`.
+    `extra` are files to write beside them, by their path within `node_modules`; `beside` are scripts
+    that it imports.
     """
     try:
         node, installed = npm.programs()[0], npm.installed(packages, extra)
     except npm.UnavailableError as error:
         pytest.skip(str(error))
-    with npm.folder_with(script, installed) as folder, speaking([node, script.name], folder) as one:
+    with (
+        npm.folder_with(script, installed, beside=beside) as folder,
+        speaking([node, script.name], folder) as one,
+    ):
         yield one
 
 

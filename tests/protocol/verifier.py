@@ -31,6 +31,7 @@ PACKAGES = (
     "jsonld-signatures@11.6.0",
 )
 SCRIPT = Path(__file__).with_name("credential_judge.mjs")
+CREDENTIALS = Path(__file__).with_name("credentials.mjs")
 CONTEXT = Path(__file__).parents[2] / "metagraph" / "vocabulary" / "context.jsonld"
 SECRET_KEY_MULTICODEC = b"\x80\x26"
 AT_MS = NOW_MS + 60_000  # every example is valid then
@@ -115,5 +116,5 @@ def keys_of(who: Identity) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running() -> Iterator[Verifier]:
-    with judges.judge(SCRIPT, PACKAGES) as judge:
+    with judges.judge(SCRIPT, PACKAGES, beside=[CREDENTIALS]) as judge:
         yield Verifier(judge)

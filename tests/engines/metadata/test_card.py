@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,26 @@ def test_no_card_says_nothing(tmp_path: Path) -> None:
     assert read_card(tmp_path) == {}
     (tmp_path / "README.md").mkdir()
     assert read_card(tmp_path) == {}
+
+
+def test_no_card_keeps_the_parser_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry that stands many times is parsed once, and one that is all brackets never."""
+    parsed = []
+    load = yaml.load
+
+    def counted(text: str, **more: object) -> object:
+        parsed.append(text)
+        return load(text, **more)
+
+    monkeypatch.setattr(yaml, "load", counted)
+    said = card(
+        tmp_path,
+        "---\n"
+        + f"license: {'[' * 33}\nlicense_name: {'{a, ' * 33}\nlanguage: fr\n" * 99
+        + "language: [en, de]\n---\n",
+    )
+    assert said == {"language": ["en", "de"]}
+    assert parsed == ["language: [en, de]"]
 
 
 @given(st.text())

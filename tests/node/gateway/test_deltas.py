@@ -11,6 +11,7 @@ from aigrid.node.gateway.deltas import checked, joined
 from aigrid.node.gateway.step import Step, merged
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.inference import Finish, TextChunk
+from aigrid.protocol.limits import LIMITS
 
 NAMES = st.sampled_from(["tool_calls", "index", "id", "function", "arguments", "name", "refusal"])
 VALUES = st.recursive(
@@ -47,6 +48,25 @@ def test_what_is_no_object_is_the_other_nodes_fault(more: bytes) -> None:
     with pytest.raises(RemoteError) as caught:
         merged((TextChunk("", more=more),))
     assert caught.value.code is Code.PROTOCOL_VIOLATION
+
+
+def test_what_is_taken_can_be_put_together_however_deep_that_is_done() -> None:
+    """A piece that a decoder could just take was too deep for the next one, further down."""
+
+    def joined_below(calls: int, piece: bytes) -> dict[str, Any]:
+        return joined([piece]) if calls == 0 else joined_below(calls - 1, piece)
+
+    most = LIMITS.answer_depth_max
+    for depth in range(most - 2, most + 3):
+        piece = b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+        if depth <= most:
+            assert joined_below(200, checked(piece))
+        else:
+            with pytest.raises(RemoteError) as caught:
+                checked(piece)
+            assert caught.value.code is Code.PROTOCOL_VIOLATION
+    with pytest.raises(RemoteError):  # nested as deep as a decoder takes from here
+        checked(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}")
 
 
 def test_text_is_said_as_text_alone() -> None:

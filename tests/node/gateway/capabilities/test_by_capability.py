@@ -351,6 +351,13 @@ async def test_an_answer_is_refused_for_its_size_before_it_is_decoded(
             decoded(contract, answer)
 
 
+async def test_an_answer_that_is_nested_deeper_than_anybody_reads_is_refused() -> None:
+    contract, most = unsaid("feature-extraction"), LIMITS.answer_depth_max
+    assert decoded(contract, b"[" * most + b"]" * most)
+    with pytest.raises(EngineError, match="nested"):
+        decoded(contract, b"[" * (most + 1) + b"]" * (most + 1))
+
+
 async def test_what_manifests_state_values_of_is_said_in_the_name_and_not_in_the_body() -> None:
     contract = replace(
         unsaid("translation"), parameters=b'{"properties":{"domain":{"type":"string"}}}'

@@ -1,12 +1,8 @@
 // A js-libp2p node that does what it is told in lines of JSON; see peers.py for the calls.
 import { createHash } from 'node:crypto'
 import { createInterface } from 'node:readline'
+import { DATA, END, REQUEST, Reader, frame, readFrame, write } from './js_streams.mjs'
 
-Promise.withResolvers ??= function () {
-  let resolve, reject
-  const promise = new Promise((yes, no) => { resolve = yes; reject = no })
-  return { promise, resolve, reject }
-}
 const { createLibp2p } = await import('libp2p')
 const { tcp } = await import('@libp2p/tcp')
 const { noise } = await import('@chainsafe/libp2p-noise')
@@ -21,48 +17,6 @@ const { decode } = await import('multiformats/hashes/digest')
 
 const PIECE = 65536
 const pattern = Buffer.alloc(PIECE, Buffer.from(Array.from({ length: 256 }, (_, i) => i)))
-
-class Reader {
-  constructor (stream) {
-    this.waiting = Buffer.alloc(0)
-    this.wake = Promise.withResolvers()
-    const changed = () => { this.wake.resolve(); this.wake = Promise.withResolvers() }
-    stream.addEventListener('message', event => {
-      this.waiting = Buffer.concat([this.waiting, event.data.subarray()])
-      changed()
-    })
-    stream.addEventListener('remoteCloseWrite', () => { this.end ??= 'end'; changed() })
-    stream.addEventListener('close', event => { this.end ??= event.error == null ? 'end' : 'reset'; changed() })
-  }
-
-  // At least one byte; none at the end. Throws where the stream was reset.
-  async some () {
-    while (this.waiting.length === 0) {
-      if (this.end === 'end') return this.waiting
-      if (this.end === 'reset') throw new Error('reset')
-      await this.wake.promise
-    }
-    const all = this.waiting
-    this.waiting = Buffer.alloc(0)
-    return all
-  }
-
-  async exactly (count) {
-    const parts = []
-    for (let left = count; left > 0;) {
-      const part = await this.some()
-      if (part.length === 0) throw new Error('ended early')
-      parts.push(part.subarray(0, left))
-      this.waiting = Buffer.from(part.subarray(left))
-      left -= parts.at(-1).length
-    }
-    return Buffer.concat(parts)
-  }
-}
-
-async function write (stream, bytes) {
-  if (!stream.send(bytes)) await stream.onDrain()
-}
 
 async function writePattern (stream, count) {
   for (let left = count; left > 0; left -= PIECE) {
@@ -87,18 +41,6 @@ function lengthOf (count) {
   return bytes
 }
 
-const frame = (kind, body) => {
-  const head = Buffer.alloc(5)
-  head.writeUInt32BE(body.length + 1)
-  head[4] = kind
-  return Buffer.concat([head, body])
-}
-const readFrame = async reader => {
-  const length = (await reader.exactly(4)).readUInt32BE(0)
-  const all = await reader.exactly(length)
-  return [all[0], all.subarray(1)]
-}
-const [REQUEST, DATA, END] = [1, 3, 4]
 const AT_ONCE = 1000 // streams of a protocol; the library's own bound is 32
 
 const heard = []

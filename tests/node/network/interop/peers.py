@@ -36,6 +36,7 @@ JS_PACKAGES = (
     "multiformats@14.0.5",
 )
 HERE = Path(__file__).parent
+STREAMS = HERE / "js_streams.mjs"
 ROOT = HERE.parents[3]
 
 
@@ -62,7 +63,7 @@ def _named(said: dict[str, str]) -> dict[str, Any]:
 def running(kind: str) -> Iterator[Peer]:
     """`js` or `stock`. Skips the test where there is no Node.js, or no packages for it."""
     if kind == "js":
-        with judges.judge(HERE / "js_peer.mjs", JS_PACKAGES) as judge:
+        with judges.judge(HERE / "js_peer.mjs", JS_PACKAGES, beside=[STREAMS]) as judge:
             yield Peer(judge)
         return
     command = [sys.executable, "-m", "tests.node.network.interop.stock_peer"]
