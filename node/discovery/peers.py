@@ -208,19 +208,29 @@ class Peers:
 
     async def _keep_connected(self, nursery: trio.Nursery) -> None:
         while True:
-            now_seconds = trio.current_time()
-            connected = self._transport.connected()
-            room = LIMITS.connections_wanted - len(connected)
-            for peer in self._known_addresses():
-                state = self._states.get(peer.peer_id)
-                due = state is None or state.dial_after_seconds <= now_seconds
-                busy = peer.peer_id in connected or peer.peer_id in self._contacting
-                if room > 0 and due and not busy:
-                    room -= 1
-                    nursery.start_soon(self._contact, peer)
+            for peer in self._to_dial():
+                nursery.start_soon(self._contact, peer)
             with trio.move_on_after(1.0):
                 await self._redial.wait()
             self._redial = trio.Event()
+
+    def _to_dial(self) -> Iterator[PeerAddress]:
+        """Whom to contact now: members while there are too few, and whoever was lost.
+
+        Those are sought again though others have taken their places. Otherwise the halves of a grid
+        that was cut in two, each with as many peers as it wants, would never meet again.
+        """
+        now_seconds, connected = trio.current_time(), self._transport.connected()
+        count = len(connected)
+        for peer in self._known_addresses():
+            state = self._states.get(peer.peer_id)
+            due = state is None or state.dial_after_seconds <= now_seconds
+            busy = peer.peer_id in connected or peer.peer_id in self._contacting
+            was_lost = state is not None and state.seen_seconds > 0
+            most = LIMITS.connections_wanted + (LIMITS.connections_regained if was_lost else 0)
+            if count < most and due and not busy:
+                count += 1
+                yield peer
 
     @contextmanager
     def while_alive(self, peer_id: str, *, silence_seconds: float = math.inf) -> Iterator[None]:

@@ -13,6 +13,7 @@ from scripts.simulation.spread import spread
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 KINDS = ("cheat", "liar", "sybil", "flood")
+NETS = ("model", "libp2p")
 PLANTS = ("merge", "reconciliation", "failover")
 
 
@@ -33,6 +34,7 @@ class Options:
     about: str = ""
 
     seed: int = _option(1, "everything random follows from it")
+    net: str = _option("model", f"the network: {', '.join(NETS)}")
     nodes: int = _option(20, "nodes in the grid, byzantine ones included")
     duration_seconds: float = _option(60.0, "of load and faults")
     settle_seconds: float = _option(60.0, "after the faults, until liveness must hold")
@@ -82,6 +84,8 @@ class Options:
             spread(getattr(self, name))
         if self.kind not in KINDS:
             raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.net not in NETS:
+            raise ValueError(f"net is one of {', '.join(NETS)}, not {self.net!r}")
         if self.plant and self.plant not in PLANTS:
             raise ValueError(f"plant is one of {', '.join(PLANTS)}, not {self.plant!r}")
         if self.nodes < 2 or self.connections < 1:
