@@ -17,4 +17,6 @@ def learning_of(node: "Node") -> Learning:
         trust=node.config.trust,
         tells=node.config.share.experience,
         now_ms=node.now_ms,
+        trusted=node.config.trusted_publishers,
+        pinned=node.config.names,
     )

@@ -89,6 +89,9 @@ class MeshLimits:
     fetch_seek_seconds: float = limit(15.0, "for a holder, when none is left, before giving up")
     fetch_busy_max: int = limit(30, "times that a busy holder is asked again")
     fetch_list_seconds: float = limit(60.0, "a holder to send a chunk list")
+    holder_fault_seconds: float = limit(600.0, "others are asked before a holder that sent rubbish")
+    holder_fault_max_seconds: float = limit(1.0 * DAY, "the same, of one that does so again")
+    holder_faults_max: int = limit(1024, "holders of which that is remembered")
     fetch_kept_seconds: float = limit(7.0 * DAY, "a fetch that was broken off can be resumed")
     fetch_bytes_per_day: int = limit(1024 * GIB, "weights fetched in a day of UTC")
     uploads_max: int = limit(16, "requests for weights answered at once")
@@ -124,6 +127,12 @@ class MeshLimits:
     learned_half_life_seconds: int = limit(2 * DAY, "until what was remembered counts half")
     learned_nodes_max: int = limit(1024, "nodes of which is remembered how requests went")
     learned_tallies_max: int = limit(64, "models and capabilities remembered of each")
+    names_kept_max: int = limit(
+        4096, "names of models of which is remembered what was used, or first"
+    )
+    names_known_max: int = limit(65_536, "names of models of which is known which came first")
+    names_pinned_max: int = limit(256, "names of models that an operator pins")
+    name_used_seconds: float = limit(30.0 * DAY, "what was used under a name stays what it means")
     learned_save_seconds: float = limit(30.0, "until what was noted is written down")
     learned_tell_seconds: int = limit(1 * HOUR, "between AuditRecords of what is remembered")
     pace_window: int = limit(64, "answers by which it is judged when the next one is late")

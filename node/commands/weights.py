@@ -99,11 +99,10 @@ def _not_fetched(node: Node, said: str) -> str:
 
 async def _known(node: Node, name: str) -> str:
     """The id of a model that somebody on the grid describes, here or where others are asked."""
-    index = node.graph.index
-    if not index.resolve(name, node.now_ms()):
-        await node.typed_queries.look_for(Wanted("model", name))
-    found = index.resolve(name, node.now_ms())
-    if not found:
+    names = node.learning.names
+    if not names.resolve(name):
+        await node.typed_queries.look_for(Wanted("model", names.pinned.get(name, name)))
+    if not names.resolve(name):
         starters = ", ".join(sorted({*CATALOGUE, *BUILT_IN}))
         raise InvalidRequestError(
             f"nobody on the grid describes a model {name[:96]!r}, and the starter models are "
@@ -111,4 +110,4 @@ async def _known(node: Node, name: str) -> str:
             Code.MODEL_NOT_FOUND,
             param="model",
         )
-    return the_one(name, found, unknown="")
+    return node.router.resolve(name)

@@ -126,14 +126,15 @@ class GatewayCore:
 
     # Catalogue
     def models(self) -> tuple[Listed, ...]:
-        """Everything offered, once per id: by name, or by model id where a name is ambiguous."""
+        """Everything offered, once per id: by name, or by model id where the name means another."""
         views = self._inference.models()
         named: defaultdict[str, set[str]] = defaultdict(set)
         for view in views:
-            named[view.name].add(view.model)
+            if view.meant:
+                named[view.name].add(view.model)
         listed: dict[str, Listed] = {}
         for view in views:
-            listed_id = view.name if len(named[view.name]) == 1 else view.model
+            listed_id = view.name if named[view.name] == {view.model} else view.model
             listed.setdefault(listed_id, Listed(listed_id, view))
         return tuple(listed.values())
 

@@ -1,6 +1,6 @@
 """The memory of how requests went: kept in the data directory, read by selection, told if asked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 import trio
@@ -11,6 +11,7 @@ from aigrid.metagraph.local import LocalState
 from aigrid.metagraph.selection import Outcomes
 from aigrid.node.discovery.grid import NowMs
 from aigrid.node.learning.ledger import Ledger
+from aigrid.node.learning.names import NO_PINS, Names
 from aigrid.node.learning.pace import Paces
 from aigrid.node.learning.trust import word_of
 from aigrid.node.settings.trust import TrustConfig
@@ -31,6 +32,7 @@ class Learning:
 
     Attributes:
         ledger: what is remembered.
+        names: what names of models mean here.
         paces: how long answers took since this node was started.
         reputations: of a node, by DID, from 0 to 1; set by whoever audits.
     """
@@ -44,8 +46,13 @@ class Learning:
         trust: TrustConfig,
         tells: bool,
         now_ms: NowMs,
+        trusted: Collection[str] = (),
+        pinned: Mapping[str, str] = NO_PINS,
     ) -> None:
-        """Read what was written. `tells`: whether others are told now and then, unasked."""
+        """Read what was written. `tells`: whether others are told now and then, unasked.
+
+        `trusted`, `pinned`: publishers and names of models, see `Names`.
+        """
         self._local = local
         self._graph = graph
         self._identity = identity
@@ -56,6 +63,14 @@ class Learning:
         self._untold: set[str] = set()
         self._told_seconds = 0.0
         self._evidence: tuple[Evidence, tuple[int, int], float] | None = None
+        self.names = Names(
+            local,
+            graph,
+            trusted=trusted,
+            pinned=pinned,
+            word=lambda: word_of(trust, graph, now_ms()),
+            now_ms=now_ms,
+        )
         self.ledger = Ledger()
         self.paces = Paces()
         self.reputations: Callable[[str], float] = lambda _: 1.0

@@ -24,6 +24,7 @@ from aigrid.node.settings.gateway import (
     tls_mode,
 )
 from aigrid.node.settings.memory import memory, size_bytes
+from aigrid.node.settings.names import names
 from aigrid.node.settings.placement import PlacementConfig, placement
 from aigrid.node.settings.pool import PoolSettings, pool_settings
 from aigrid.node.settings.setting import BadValueError, Spelled, number_of, of_user, port_of, texts
@@ -81,6 +82,7 @@ class NodeConfig:
         weights: how files of models are given away, fetched and kept.
         share: what other members may know of how this node is.
         trust: whose word on the quality of models counts how much.
+        names: names of models -> the model ids that they mean here, whoever else uses them.
     """
 
     data_dir: Path
@@ -115,6 +117,7 @@ class NodeConfig:
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     share: ShareConfig = field(default_factory=ShareConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def operator(self) -> "OperatorPolicy":
@@ -372,6 +375,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "weights": ("weights", lambda v: weights(v, size_bytes, boolean, policy_settings.amount)),
     "share": ("share", lambda value: share(value, boolean)),
     "trust": ("trust", trust),
+    "names": ("names", names),
 }
 _SPELLED = {
     "AIGRID_": {key: key.upper() for key in _FIELDS},

@@ -35,6 +35,8 @@ spares = 0
 [placement]
 [weights]
 [trust]
+[names]
+llama = "bagaaieraaaaa"
 """.encode()
 _POLICY = f"""
 [[rules]]

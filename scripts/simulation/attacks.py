@@ -1,17 +1,31 @@
-"""Members that mean ill. They hold valid memberships, and keep to the wire format."""
+"""Members that mean ill. They hold valid memberships, and keep to the wire format.
+
+What each does is `arm`ed once the grid is up, and goes on while there is load:
+
+    cheat    answers with a cheaper model
+    liar     says that a model is warm, shows signs of life for ever, and never answers
+    sybil    offers the capability, and fails at every request
+    flood    issues as many records as it can
+    replay   sends again what is no longer so: see `replaying`
+    censor   passes on nothing of one victim: see `censoring`
+    poison   gives other files than a model has: see `poisoning`
+    squat    offers another model under the name of an honest one, and answers nonsense
+"""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
-from scripts.simulation.doubles import Cheat, Failing
+from scripts.simulation import censoring, poisoning, replaying
+from scripts.simulation.doubles import Cheat, Failing, Parrot
+from scripts.simulation.scene import Scene
 from scripts.simulation.workload import CAPABILITY
 from scripts.simulation.world import SimNode
 
 from aigrid.engines.base import Engine
-from aigrid.engines.echo import EchoEngine
 from aigrid.node.app import Node
 from aigrid.node.discovery.batches import batches
 from aigrid.protocol.inference import TextChunk
@@ -25,24 +39,52 @@ RECORD_MS = 600_000
 
 def engine_of(kind: str) -> Callable[[], Engine]:
     """What such a node computes with."""
-    return {"cheat": Cheat, "sybil": Failing}.get(kind, EchoEngine)
+    return {"cheat": Cheat, "sybil": Failing, "squat": Cheat}.get(kind, Parrot)
 
 
-async def arm(
-    one: SimNode, kind: str, models: tuple[str, ...], offer: Callable[[str], Awaitable[None]]
-) -> None:
-    """Have a node `offer` what it says that it serves, and make it what it is.
+async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
+    """Have attackers offer what they say that they serve, and make them what they are.
 
-    Cheats and liars offer the very models of the others: another under the same name would be
-    refused as ambiguous.
+    Cheats, liars and those who replay offer the very models of the others. What is returned goes on
+    with the attack until it is cancelled.
     """
-    if kind in {"cheat", "liar"}:
-        for name in models:
-            await offer(name)
-    elif kind == "sybil":
-        await offer(f"sybil-{one.name}")
-    if kind == "liar":
-        _stall(one.node)
+    kind = scene.options.kind
+    if kind == "poison":
+        return await poisoning.arm(scene)
+    for one in scene.attackers():
+        if kind in {"cheat", "liar", "replay"}:
+            for name in scene.models:
+                await scene.offer(one.name, name)
+        elif kind == "sybil":
+            await scene.offer(one.name, f"sybil-{one.name}")
+        elif kind == "squat":
+            await _squat(scene, one)
+        if kind == "liar":
+            _stall(one.node)
+        elif kind == "flood":
+            scene.watch.flooders[one.name] = one.node.identity.did
+    if kind == "censor" and scene.bad:
+        censoring.arm(scene)
+    if kind == "replay" and scene.bad:
+        return replaying.arm(scene)
+    return partial(_flood, scene) if kind == "flood" else trio.sleep_forever
+
+
+async def _flood(scene: Scene) -> None:
+    async with trio.open_nursery() as nursery:
+        for one in scene.attackers():
+            rng = scene.rng(f"{one.name}/flood")
+            nursery.start_soon(flood, one, scene.options.flood_rate, rng)
+
+
+async def _squat(scene: Scene, one: SimNode) -> None:
+    """The same name, another model: its description differs, and so does its id."""
+    for name in scene.models:
+        model = await scene.sim.publish_echo(
+            one.name, name, capability=CAPABILITY, tag=f"{name} of {one.name}"
+        )
+        async with one.node.pool.lease(model):
+            pass
 
 
 def _stall(node: Node) -> None:

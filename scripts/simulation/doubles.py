@@ -3,8 +3,9 @@
 import random
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from aigrid.engines.base import CancelToken
+from aigrid.engines.base import CancelToken, Estimate, ModelSource
 from aigrid.engines.echo import EchoEngine, token_id
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.inference import InferChunk, InferRequest, TextChunk, TokenLogprob
@@ -13,10 +14,17 @@ from aigrid.protocol.inference import InferChunk, InferRequest, TextChunk, Token
 CHEATED_SHARE = 0.65
 
 
+class Parrot(EchoEngine):
+    """Repeats what it was asked, whatever files the model has."""
+
+    def estimate(self, source: ModelSource) -> Estimate:
+        return super().estimate(replace(source, files={}))
+
+
 def crashing(share: float, rng: random.Random) -> Callable[[], EchoEngine]:
     """An honest engine whose worker dies of so many requests, after the first token."""
 
-    class Crashing(EchoEngine):
+    class Crashing(Parrot):
         def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
             dies = rng.random() < share
             for chunk in super().answer(request, cancel):
@@ -27,7 +35,7 @@ def crashing(share: float, rng: random.Random) -> Callable[[], EchoEngine]:
     return Crashing
 
 
-class Cheat(EchoEngine):
+class Cheat(Parrot):
     """Says a share of its words otherwise, always the same ones, as a cheaper model would."""
 
     def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
@@ -35,7 +43,7 @@ class Cheat(EchoEngine):
             yield _cheated(chunk) if isinstance(chunk, TextChunk) else chunk
 
 
-class Failing(EchoEngine):
+class Failing(Parrot):
     """Says that it can do anything, and fails at each request."""
 
     def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from scripts.simulation.defences import DEFENCES, listed
+from scripts.simulation.plants import PLANTS
 from scripts.simulation.spread import spread
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
-KINDS = ("cheat", "liar", "sybil", "flood")
+KINDS = ("cheat", "liar", "sybil", "flood", "replay", "censor", "poison", "squat")
 NETS = ("model", "libp2p")
-PLANTS = ("merge", "reconciliation", "failover")
 
 
 def _option(default: Any, doc: str) -> Any:
@@ -78,6 +79,7 @@ class Options:
     wrong_after_max: float = _option(0.0, "the same, afterwards")
 
     plant: str = _option("", f"a bug put into the node on purpose: {', '.join(PLANTS)}")
+    without: str = _option("", f"defences switched off, with commas: {', '.join(DEFENCES)}")
 
     def __post_init__(self) -> None:
         for name in ("latency_ms", "loss", "load_seconds", "token_ms", "down_seconds"):
@@ -88,6 +90,7 @@ class Options:
             raise ValueError(f"net is one of {', '.join(NETS)}, not {self.net!r}")
         if self.plant and self.plant not in PLANTS:
             raise ValueError(f"plant is one of {', '.join(PLANTS)}, not {self.plant!r}")
+        listed(self.without)
         if self.nodes < 2 or self.connections < 1:
             raise ValueError("a grid has at least 2 nodes, and a node seeks at least 1 connection")
         if round(self.byzantine * self.nodes) > self.nodes - 2:

@@ -1,20 +1,23 @@
-"""Bugs put into the node on purpose: a run catches them, and its line replays that."""
+"""Bugs put into the node on purpose, to see that a run catches them: its line replays that."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from aigrid.metagraph.store import Store
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.mesh.routing.router import Router
+from aigrid.protocol.limits import Limits
+
+Swap = tuple[Any, str, Any]
+"""A module, a class or the limits, the name of an attribute, and what is there meanwhile."""
 
 
-def _merge(_store: Store, _key: Any) -> None:
+def merge_forgets(_store: Store, _key: Any) -> None:
     """Nothing is remembered of a key, so whatever comes last wins."""
 
 
-async def _reconciliation(_sync: RecordSync, _peer_id: str, *, push: bool) -> int:
-    """Nothing is ever compared."""
+async def nothing_is_compared(_sync: RecordSync, _peer_id: str, *, push: bool) -> int:
     del push
     return 0
 
@@ -23,9 +26,9 @@ async def _failover(_router: Router, *_arguments: Any, **_more: Any) -> None:
     """Nobody goes on with an answer that broke off."""
 
 
-_PLANTS: dict[str, tuple[type, str, Any]] = {
-    "merge": (Store, "_remembered", _merge),
-    "reconciliation": (RecordSync, "sync", _reconciliation),
+PLANTS: dict[str, Swap] = {
+    "merge": (Store, "_remembered", merge_forgets),
+    "reconciliation": (RecordSync, "sync", nothing_is_compared),
     "failover": (Router, "_go_on", _failover),
 }
 
@@ -33,13 +36,16 @@ _PLANTS: dict[str, tuple[type, str, Any]] = {
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """The bug `name` is there meanwhile; "" is none."""
-    if not name:
+    with swapped([PLANTS[name]] if name else []):
         yield
-        return
-    place, attribute, bug = _PLANTS[name]
-    right = getattr(place, attribute)
-    setattr(place, attribute, bug)
-    try:
+
+
+@contextmanager
+def swapped(swaps: Iterable[Swap]) -> Iterator[None]:
+    """Everything is as it was afterwards."""
+    with ExitStack() as undo:
+        for place, attribute, other in swaps:
+            put = object.__setattr__ if isinstance(place, Limits) else setattr  # it is frozen
+            undo.callback(put, place, attribute, getattr(place, attribute))
+            put(place, attribute, other)
         yield
-    finally:
-        setattr(place, attribute, right)

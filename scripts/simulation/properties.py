@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import trio
 from scripts.simulation.propagation import Propagation
-from scripts.simulation.workload import Request
+from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
 
 from aigrid.protocol.kinds import Kind
@@ -34,8 +34,9 @@ VIOLATIONS_MAX = 10
 GRACE_SECONDS = 5.0
 # Of what ends so soon, nothing is asked.
 ENDING_MS = 2000
-# Beyond patience: loading, a silent node, the answer itself.
-ANSWER_SECONDS = 60.0
+# Until everybody has heard that a member was removed, and what one victim says, whoever hides it.
+REMOVED_SECONDS = 10.0
+HEARD_SECONDS = 30.0
 _COUNT = "SELECT COUNT(*) FROM records WHERE issuer = ?"
 
 
@@ -56,6 +57,8 @@ class Watch:
         self.exempt: set[str] = set()
         self.flooders: dict[str, str] = {}
         self.admitted: set[str] = set()
+        self.removed: dict[str, float] = {}
+        self.victim = ""
         self.propagation = Propagation()
         self.measured = False
         self.checks: Counter[str] = Counter()
@@ -63,6 +66,7 @@ class Watch:
         self._patience_seconds = patience_seconds
         self._held: dict[str, dict[RecordKey, tuple[int, str]]] = {}
         self._said_at: dict[str, float] = {}
+        self._receipts: set[str] = set()
         sim.learned.append(self.learned)
 
     def violated(self, name: str, what: str) -> None:
@@ -110,7 +114,7 @@ class Watch:
         """What is looked at now and then."""
         for one in self.honest():
             self.checks["members_only"] += 1
-            strange = one.node.grid.members() - self.admitted
+            strange = one.node.grid.members() - self._may_be_members()
             if strange:
                 self.violated("members_only", f"{one.name} takes {min(strange)} for a member")
             for flooder, did in self.flooders.items():
@@ -120,10 +124,34 @@ class Watch:
                 if count > LIMITS.records_per_issuer_max:
                     self.violated("bounded", f"{one.name} holds {count} records of {flooder}")
 
+        if self.victim:
+            self._look_for_victim()
+
+    def _may_be_members(self) -> set[str]:
+        """All who were admitted; whoever was removed, only until everybody can know."""
+        now = trio.current_time()
+        gone = {did for did, at in self.removed.items() if now - at > REMOVED_SECONDS}
+        return self.admitted - gone
+
+    def _look_for_victim(self) -> None:
+        """What it says has reached everybody in time, whoever kept quiet about it."""
+        victim = self._sim.nodes[self.victim]
+        for record in self._settled(victim, HEARD_SECONDS):
+            self.checks["heard"] += 1
+            for one in self.honest():
+                held = self._held.get(one.name, {}).get(record.key)
+                if held is None or held < (record.valid_from_ms, record.content_id):
+                    what = f"{one.name} lacks {record.kind.value} of {victim.name}"
+                    self.violated("heard", f"after {HEARD_SECONDS:.0f} s {what}")
+
     def ended(self, request: Request) -> None:
         """A request is over."""
         self.checks["answered"] += 1
         self._sim.note("request", request.number, request.outcome, request.node, request.attempts)
+        for receipt in request.receipts:
+            if receipt in self._receipts:
+                self.violated("once", f"a receipt counts again for request {request.number}")
+            self._receipts.add(receipt)
         if request.took_seconds > self._patience_seconds + ANSWER_SECONDS:
             took = f"{request.took_seconds:.0f} s"
             self.violated("answered", f"request {request.number} of {request.asker} took {took}")
@@ -133,6 +161,7 @@ class Watch:
     def lags(self) -> Iterator[str]:
         """What is not as it should be in the end: nothing, once all is well."""
         honest, dids = self.honest(), {one.node.identity.did for one in self._sim.nodes.values()}
+        dids -= self.removed.keys()
         for one in honest:
             if missing := len(dids - one.node.grid.members()):
                 yield f"{one.name} does not know {missing} members"
@@ -145,8 +174,8 @@ class Watch:
                     if held is None or held[1] != record.content_id:
                         yield f"{one.name} lacks {record.kind.value} of {speaker.name}"
 
-    def _settled(self, speaker: SimNode) -> Iterator[Record]:
-        """What a node, and the authority through it, says now and has said for a while."""
+    def _settled(self, speaker: SimNode, seconds: float = GRACE_SECONDS) -> Iterator[Record]:
+        """What a node, and the authority through it, says now and has said for so long."""
         node, now = speaker.node, trio.current_time()
         issuers = [node.identity.did]
         if node.grid.authority is not None:
@@ -154,7 +183,7 @@ class Watch:
         for issuer in issuers:
             for record in node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer):
                 said = self._said_at.get(record.content_id, 0.0)
-                if record.kind is not Kind.RECEIPT and now - said >= GRACE_SECONDS:
+                if record.kind is not Kind.RECEIPT and now - said >= seconds:
                     yield record
 
     async def until_well(self, seconds: float, progress: Callable[[float], None]) -> float | None:

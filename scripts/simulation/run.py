@@ -5,19 +5,20 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import trio
 from scripts.simulation import deterministic
-from scripts.simulation.attacks import arm, engine_of, flood
+from scripts.simulation.attacks import arm, engine_of
 from scripts.simulation.conditions import Conditions
+from scripts.simulation.defences import without
 from scripts.simulation.doubles import crashing
 from scripts.simulation.faults import SKEW_BELIEVED_SECONDS, Faults
 from scripts.simulation.networks import net_of
 from scripts.simulation.options import Options
 from scripts.simulation.plants import planted
 from scripts.simulation.properties import Violation, Watch
+from scripts.simulation.scene import Scene
 from scripts.simulation.spread import spread
 from scripts.simulation.workload import CAPABILITY, Request, Workload, publish
 from scripts.simulation.world import SimNode, Simulation, eventually
@@ -34,6 +35,7 @@ AFTER_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 JOIN_AGAIN_SECONDS = 2.0
 QUICK_JOINS = 10_000.0
+BAD_TIMES_QUICKER = 10
 
 Progress = Callable[[str, float], None]
 
@@ -88,7 +90,12 @@ def simulate(options: Options, directory: Path, progress: Progress = _silent) ->
         limits |= dict.fromkeys(("joins_burst", "joins_per_second"), QUICK_JOINS)
     outcome = Outcome(options)
     repeatable = net_of(options.net).repeatable(options.seed)
-    with deterministic.limits(**limits), deterministic.verified_once(), repeatable:
+    with (
+        deterministic.limits(**limits),
+        deterministic.verified_once(),
+        repeatable,
+        without(options.without),
+    ):
         deterministic.run(options.seed, _Run(options, directory, progress, outcome).main)
     return outcome
 
@@ -127,6 +134,16 @@ class _Run:
                     options.seed, self._directory, nursery, network, partial(net.transport, network)
                 )
                 self._watch = Watch(self._sim, options.patience_seconds)
+                self._scene = Scene(
+                    options,
+                    self._sim,
+                    self._watch,
+                    tuple(self._bad),
+                    self._models,
+                    tuple(self._holders),
+                    FOUNDER,
+                    self._offer,
+                )
                 await self._live()
                 nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - boundary: whatever ends a node ends the run
@@ -183,11 +200,7 @@ class _Run:
             for model in self._models:
                 await self._offer(name, model)
         await eventually(self._all_offered, seconds=READY_SECONDS)
-        for name in self._bad:
-            offer = partial(self._offer, name)
-            await arm(self._sim.nodes[name], self._options.kind, self._models, offer)
-            if self._options.kind == "flood":
-                self._watch.flooders[name] = self._sim.nodes[name].node.identity.did
+        self._attack = await arm(self._scene)
         await trio.sleep(3)
 
     async def _start(self, name: str) -> None:
@@ -205,6 +218,8 @@ class _Run:
         )
         started.spawner.start_seconds = spread(options.load_seconds).draw(rng)
         started.spawner.chunk_seconds = spread(options.token_ms).draw(rng) / 1000
+        if name in self._bad:  # whoever wants to be asked had better be quick
+            started.spawner.chunk_seconds /= BAD_TIMES_QUICKER
 
     async def _join(self, name: str) -> None:
         """As often as it takes: a host lets only so many strangers in at once."""
@@ -267,9 +282,7 @@ class _Run:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(faults.run, self._mortal, self._holders)
             nursery.start_soon(self._look, trio.current_time())
-            for name in watch.flooders:
-                rng = random.Random(f"{options.seed}/{name}/flood")
-                nursery.start_soon(flood, sim.nodes[name], options.flood_rate, rng)
+            nursery.start_soon(self._attack)
             rng = random.Random(f"{options.seed}/publish")
             nursery.start_soon(
                 publish, rng, self._speakers, options.publish, options.duration_seconds

@@ -16,17 +16,22 @@ from aigrid.protocol.kinds import CapabilityBody, Kind
 
 CAPABILITY = "text-generation"
 RECORD_MS = 600_000
+# Beyond patience: loading, a silent node, the answer itself. Who has waited longer gives up.
+ANSWER_SECONDS = 60.0
 NAMES = 4
 
 
 @dataclass(slots=True)
 class Request:
-    """One request; `outcome` is "" until it is over, then "ok", a code, or "asker_killed".
+    """One request; `outcome` is "" until it is over, then "ok", a code, or one of two others.
+
+    These are "asker_killed", and "unanswered" where the asker gave up waiting.
 
     Attributes:
         began_seconds, took_seconds: virtual ones.
         node: name of who answered, "" where nobody did.
         right: whether the answer was what the model says.
+        receipts: ids of those that hold, one for each node that answered a part.
     """
 
     number: int
@@ -38,6 +43,7 @@ class Request:
     node: str = ""
     attempts: int = 0
     right: bool = True
+    receipts: tuple[str, ...] = ()
 
 
 class Workload:
@@ -88,11 +94,13 @@ class Workload:
         nursery.start_soon(self._ask, request, asker, model, text)
 
     async def _ask(self, request: Request, asker: SimNode, model: str, text: str) -> None:
-        try:
-            said = await self._answer(request, asker, model, text)
-            request.outcome, request.right = "ok", said.strip() == text
-        except AigridError as error:
-            request.outcome = error.code.value
+        request.outcome = "unanswered"
+        with trio.move_on_after(self._patience_seconds + ANSWER_SECONDS + 1):
+            try:
+                said = await self._answer(request, asker, model, text)
+                request.outcome, request.right = "ok", said.strip() == text
+            except AigridError as error:
+                request.outcome = error.code.value
         if asker.scope.cancel_called:
             request.outcome = "asker_killed"
         request.took_seconds = trio.current_time() - request.began_seconds
@@ -113,6 +121,7 @@ class Workload:
             async for batch in answer.chunks:
                 parts += [chunk.text for chunk in batch if isinstance(chunk, TextChunk)]
             request.node, request.attempts = self._name_of(answer.node), answer.attempts
+            request.receipts = tuple(one.receipt for one in answer.segments if one.receipted)
         return "".join(parts)
 
 

@@ -1,6 +1,6 @@
 """What the mesh hands to whoever asked: the types between router, gateway and control socket."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,6 +13,8 @@ from aigrid.node.policy.caller import Caller
 from aigrid.protocol.errors import Code, InvalidRequestError
 from aigrid.protocol.inference import InferChunk, InferRequest
 from aigrid.protocol.limits import LIMITS
+
+_SHOWN_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class ModelView:
     """A model somebody offers now, as clients see it. `nodes` are PeerIds, best known first.
 
     `takes`: further members of a text request that some of them take, ascending; `*`: all.
+    `meant`: its name alone means this model here, whatever else is called so.
     """
 
     model: str
@@ -46,6 +49,7 @@ class ModelView:
     context_tokens: int
     created_ms: int
     takes: tuple[str, ...] = ()
+    meant: bool = True
 
 
 @dataclass(slots=True)
@@ -72,8 +76,16 @@ class Answer:
     sent: InferRequest | None = None
 
 
-def the_one(model: str, found: Collection[str], *, unknown: str) -> str:
+def the_one(
+    model: str,
+    found: Collection[str],
+    *,
+    unknown: str,
+    said_by: Callable[[str], Collection[str]] = lambda _: (),
+) -> str:
     """The one model id among those `found` under what somebody calls `model`.
+
+    `said_by`: DIDs of the publishers of a model, for people to choose by.
 
     Raises:
         InvalidRequestError: `model_not_found`, with the text `unknown`, or `ambiguous_model`.
@@ -82,18 +94,29 @@ def the_one(model: str, found: Collection[str], *, unknown: str) -> str:
         raise InvalidRequestError(unknown, Code.MODEL_NOT_FOUND, param="model")
     if len(found) > 1:
         raise InvalidRequestError(
-            f"{model!r} names several models: {', '.join(sorted(found))}",
+            f"{model!r} names several models: {several(found, said_by)}",
             Code.AMBIGUOUS_MODEL,
             param="model",
         )
     return next(iter(found))
 
 
+def several(found: Collection[str], said_by: Callable[[str], Collection[str]]) -> str:
+    """Model ids with their publishers, some of each, as text."""
+    told = []
+    for model in sorted(found)[:_SHOWN_MAX]:
+        publishers = sorted(said_by(model))
+        by = " and others" if len(publishers) > 1 else ""
+        told.append(f"{model} of {publishers[0]}{by}" if publishers else model)
+    more = len(found) - len(told)
+    return ", ".join(told) + (f", and {more} more" if more else "")
+
+
 class Inference(Protocol):
     """What the gateway needs from the mesh."""
 
     def models(self) -> tuple[ModelView, ...]:
-        """Everything offered by live nodes, sorted by name."""
+        """Everything offered by nodes that may be asked, sorted by name."""
 
     def infer(
         self,

@@ -69,6 +69,19 @@ class Sought:
         return " or ".join(repr(model) for model in self.models) or repr(self.capability)
 
 
+class Naming(Protocol):
+    """See `node.learning.names`."""
+
+    @property
+    def pinned(self) -> Mapping[str, str]: ...
+
+    def resolve(self, name_or_id: str) -> tuple[str, ...]: ...
+
+    def publishers(self, model: str) -> tuple[str, ...]: ...
+
+    def used(self, name: str, model: str, manifest: str) -> None: ...
+
+
 class Remembered(Learner, Protocol):
     """What is known of models and nodes beyond what runs now: see `node.learning`."""
 
@@ -77,6 +90,10 @@ class Remembered(Learner, Protocol):
 
     def evidence(self) -> Evidence:
         """Of quality and reputation, as of now."""
+
+    @property
+    def names(self) -> Naming:
+        """What names of models mean here."""
 
 
 class Candidates:
@@ -104,28 +121,58 @@ class Candidates:
         self._remembered = remembered
 
     def models(self) -> tuple[ModelView, ...]:
-        """Everything offered by live nodes, sorted by name."""
+        """Everything offered by nodes that may be asked, sorted by name.
+
+        Those are also nodes that were never met: a request would go there, and few are connected.
+        """
         views = []
         for summary in self._graph.index.models(self._now_ms()):
-            live = [c for c in summary.candidates if self._peers.alive(c.node)]
-            if live:
-                views.append(_view(summary, live))
-        return tuple(sorted(views, key=lambda view: (view.name, view.model)))
+            able = [c for c in summary.candidates if self._askable(c.node)]
+            if able:
+                views.append(_view(summary, able))
+        told = [replace(one, meant=self._meant(one.name) == (one.model,)) for one in views]
+        return tuple(sorted(told, key=lambda view: (view.name, view.model)))
 
     def offers(self) -> tuple[Candidate, ...]:
-        """What live nodes offer, each under its own name, sorted by name and node."""
-        live = [
+        """What such nodes offer, each under its own name, sorted by name and node."""
+        able = [
             candidate
             for summary in self._graph.index.models(self._now_ms())
             for candidate in summary.candidates
-            if self._peers.alive(candidate.node)
+            if self._askable(candidate.node)
         ]
-        return tuple(sorted(live, key=lambda c: (c.name, c.model, c.node)))
+        return tuple(sorted(able, key=lambda c: (c.name, c.model, c.node)))
+
+    def _askable(self, node: str) -> bool:
+        """As `rank` sees it: alive, or not known to be otherwise."""
+        return node == self._own_peer_id or self._peers.observation(node).alive
 
     def resolve(self, model: str) -> str:
         """The model id of a name or id. Raises InvalidRequestError."""
-        found = self._graph.index.resolve(model.removeprefix(MODEL_URN), self._now_ms())
-        return the_one(model, found, unknown=f"no model named {model!r} is known here")
+        found = self._meant(model.removeprefix(MODEL_URN))
+        unknown = f"no model named {model!r} is known here"
+        return the_one(model, found, unknown=unknown, said_by=self._said_by)
+
+    def used(self, models: Sequence[str], answered: Candidate) -> None:
+        """A request for one of these was answered: under a name it goes on meaning that."""
+        if self._remembered is None:
+            return
+        for model in models:
+            name = model.removeprefix(MODEL_URN)
+            if name != answered.model and self._meant(name) == (answered.model,):
+                self._remembered.names.used(name, answered.model, answered.manifest)
+
+    def _meant(self, name: str) -> tuple[str, ...]:
+        if self._remembered is None:
+            return self._graph.index.resolve(name, self._now_ms())
+        return self._remembered.names.resolve(name)
+
+    def _pinned(self, name: str) -> str:
+        """The model id that the operator has given a name to; else the name."""
+        return name if self._remembered is None else self._remembered.names.pinned.get(name, name)
+
+    def _said_by(self, model: str) -> tuple[str, ...]:
+        return () if self._remembered is None else self._remembered.names.publishers(model)
 
     def resolved(self, models: Sequence[str]) -> tuple[str, ...]:
         """The model ids of those that can be told, each once, in order.
@@ -152,13 +199,12 @@ class Candidates:
                 does what is asked.
         """
         names = [model.removeprefix(MODEL_URN) for model in sought.models]
-        now_ms = self._now_ms()
-        if not names or any(self._graph.index.resolve(name, now_ms) for name in names):
+        if not names or any(map(self._meant, names)):
             ranking = self.ranked_here(sought)
             if ranking.kept or any(one.reason is Reason.BUSY for one in ranking.dropped):
                 return ranking
         for name in names:
-            await self._reach(Wanted("model", name))
+            await self._reach(Wanted("model", self._pinned(name)))
         if not names:
             await self._reach(Wanted("capability", sought.capability))
         return self.ranked_here(sought)

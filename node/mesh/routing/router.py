@@ -111,11 +111,11 @@ class Router:
         )
 
     def models(self) -> tuple[ModelView, ...]:
-        """Everything offered by live nodes, sorted by name."""
+        """Everything offered by nodes that may be asked, sorted by name."""
         return self._candidates.models()
 
     def offers(self) -> tuple[Candidate, ...]:
-        """What live nodes offer, each under its own name, sorted by name and node."""
+        """What such nodes offer, each under its own name, sorted by name and node."""
         return self._candidates.offers()
 
     def resolve(self, model: str) -> str:
@@ -184,6 +184,8 @@ class Router:
             async with chunks:
                 yield answer
         finally:
+            if opened.segment.finished:
+                self._candidates.used(sought.models, begun)
             self._summon.freed()
 
     async def _begin(self, sought: Sought, asking: Asking, tried: Tried, deadline: float) -> Opened:

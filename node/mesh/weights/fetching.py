@@ -21,6 +21,7 @@ from aigrid.node.mesh.weights.asked_for import AskedFor, FetchJournal
 from aigrid.node.mesh.weights.asking import WeightsAsking
 from aigrid.node.mesh.weights.books import WeightsBooks
 from aigrid.node.mesh.weights.cache import WeightsCache
+from aigrid.node.mesh.weights.faults import HolderFaults
 from aigrid.node.mesh.weights.job import Job
 from aigrid.node.mesh.weights.ledger import Askers, Cost, Ledger, Reservation
 from aigrid.node.mesh.weights.partial import Partial, occupied_bytes, remove
@@ -80,6 +81,7 @@ class Fetching:
         self._now_ms = now_ms
         self._turns = trio.CapacityLimiter(LIMITS.fetches_max)
         self._nursery: trio.Nursery | None = None
+        self._faults = HolderFaults()
         self.jobs: dict[str, Job] = {}
         self.contradicted: dict[str, None] = {}
         self.received_bytes, self.receiving_seconds = 0, 0.0
@@ -217,6 +219,7 @@ class Fetching:
             spend=spending.spend,
             make_room=bound(self._cache.make_room, job.model),
             others_wait=lambda: self._turns.statistics().tasks_waiting > 0,
+            faults=self._faults,
             progress=job.moved,
             moved=job.tell_moved,
         )

@@ -11,6 +11,7 @@ from aigrid.metagraph.index import Seeder
 from aigrid.node.discovery.peers import Peers
 from aigrid.node.mesh.shelf.copying import RunBlocking
 from aigrid.node.mesh.weights.asking import Pieces, WeightsAsking
+from aigrid.node.mesh.weights.faults import FAULTS, HolderFaults, asked_first
 from aigrid.node.mesh.weights.partial import Partial
 from aigrid.node.mesh.weights.plan import Asked, WorkQueue
 from aigrid.node.mesh.weights.transferred import Transferred
@@ -42,10 +43,11 @@ _STRIKES_MAX = 2
 class Transfer:
     """One fetch. A holder that fails is left out of it from then on, with its reason in `dropped`.
 
-    `holders` says who could be asked now. `spend` is told of bytes before they count, and raises
-    LocalError (`over_budget`) where there have been too many today. `make_room` is called once the
-    first good chunk has come: before, nothing has to go for it. `moved` is told of progress, which
-    is kept in `progress`. Where `others_wait` while little comes, `run` returns before the end.
+    `holders` says who could be asked now; `faults` who did badly before. `spend` is told of bytes
+    before they count, and raises LocalError (`over_budget`) where there have been too many today.
+    `make_room` is called once the first good chunk has come: before, nothing has to go for it.
+    `moved` is told of progress, which is kept in `progress`. Where `others_wait` while little
+    comes, `run` returns before the end.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Transfer:
         spend: Callable[[int], None],
         make_room: Callable[[], Awaitable[None]],
         others_wait: Callable[[], bool],
+        faults: HolderFaults,
         progress: Transferred,
         moved: Callable[[], None],
     ) -> None:
@@ -73,6 +76,7 @@ class Transfer:
         self._make_room = make_room
         self._others_wait = others_wait
         self._moved = moved
+        self._faults = faults
         self._room = trio.Lock()
         self._has_room = False
         self._resumed = False
@@ -162,11 +166,12 @@ class Transfer:
 
     def _left(self) -> list[Seeder]:
         now = trio.current_time()
-        return [
+        able = [
             one
             for one in self._holders()
             if one.signer not in self.dropped and self._resting.get(one.signer, now) <= now
         ]
+        return asked_first(able, lambda did: self._faults.counts(did, now))
 
     def _all_said_no(self) -> bool:
         """Nobody is left, and those who were there will not change their minds."""
@@ -343,6 +348,8 @@ class Transfer:
             log.info("holder_rests", peer=holder.node, code=error.code)
             return
         self.dropped[holder.signer] = error
+        if error.code in FAULTS:
+            self._faults.note(holder.signer, trio.current_time())
         log.info("holder_dropped", peer=holder.node, code=error.code, reason=error.message)
         faulty = CODES[error.code].retry or error.code in _ITS_FAULT
         if not isinstance(error, PolicyDeniedError) and faulty and error.code not in _NO_FAULT:

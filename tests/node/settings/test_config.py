@@ -56,6 +56,10 @@ def test_later_sources_win_key_by_key(tmp_path: Path) -> None:
         ('[trust]\naudit = "0.5"', "trust 'audit' must be a number from 0 to 1, and is a string"),
         ("[trust]\nmembers = true", "trust 'members' must be a number from 0 to 1, and is a bool"),
         ('trust = "audit=0.5"', "trust must be a table such as .* and is a string"),
+        ("[names]\nllama = 1", "names 'llama' must be a model id, and is an integer"),
+        ('[names]\nllama = "tiny"', "names 'llama' must be a model id such as bagaaiera"),
+        ('[names]\n"" = "tiny"', "names '' is no name of a model"),
+        ('names = "llama=tiny"', "names must be a table such as .* and is a string"),
         ('share = "vitals=no"', "share must be a table such as .* and is a string"),
         ('pool = "spares = 0"', "pool must be a table such as .* and is a string"),
         ('placement = "loads_per_day=5"', "placement must be a table such as .* and is a string"),
@@ -82,6 +86,16 @@ def test_what_is_spelled_out_elsewhere_is_text_to_whoever_reads_it(tmp_path: Pat
     config = merged(tmp_path, environment={**said, "AIGRID_TRUST": "audit=0.5"})
     assert [type(one) for one in (config.region, config.name, config.placement.host)] == [str] * 3
     assert config.trust.audit == 0.5
+
+
+def test_an_operator_pins_names_of_models(tmp_path: Path) -> None:
+    model = content_id(b"a model")
+    assert merged(tmp_path, f'[names]\n"my llama" = "{model}"').names == {"my llama": model}
+    said = {"AIGRID_NAMES": f"llama={model}"}
+    assert merged(tmp_path, environment=said).names == {"llama": model}
+    many = "\n".join(f'n{n} = "{model}"' for n in range(LIMITS.names_pinned_max + 1))
+    with pytest.raises(UsageError, match="more than 256 names"):
+        merged(tmp_path, f"[names]\n{many}")
 
 
 def test_patience_is_a_time_within_bounds(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""Each attack fails as long as the defences are there, and succeeds without the one it is meant for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scripts.simulation.defences import DEFENCES, without
+from scripts.simulation.options import KINDS, Options, options_of, replay_line
+from scripts.simulation.run import simulate
+
+from aigrid.metagraph.store import Store
+from aigrid.protocol.limits import LIMITS
+
+DOC = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
+
+
+def small(scenario: str, **said: float) -> Options:
+    """As it is in `scripts/scenarios`, of a size for a test."""
+    return options_of(scenario, {"nodes": 8, "duration_seconds": 16.0, "seed": 5, **said})
+
+
+ATTACKS = {
+    "cheats": small("cheats", duration_seconds=40.0, rate=4.0, wrong_max=1.0, holders=4),
+    "liars": small("liars", byzantine=0.4, holders=2, patience_seconds=10.0),
+    "sybils": small("sybils"),
+    "flood": small("flood"),
+    "clock_ahead_288": small("clock_ahead_288"),
+    "replay": small("replay", seed=1, holders=1, byzantine=0.3, askers=2),
+    "censors": small("censors", settle_seconds=40),
+    "poison": small("poison", nodes=7, duration_seconds=50.0, rate=0.5, byzantine=0.57),
+    "name_squatting": small("name_squatting"),
+}
+"""By scenario; that of wrong clocks is none of members that mean ill."""
+
+SWITCHES = (
+    ("cheats", "audits", "right"),
+    ("liars", "beginning", "answered"),
+    ("sybils", "experience", "served"),
+    ("flood", "quotas", "bounded"),
+    ("clock_ahead_288", "clock", "in_time"),
+    ("replay", "freshness", "never_back"),
+    ("replay", "freshness", "members_only"),
+    ("replay", "nonces", "once"),
+    ("replay", "binding", "once"),
+    ("replay", "receipts", "once"),
+    ("censors", "repair", "heard"),
+    ("poison", "chunks", "weights"),
+    ("poison", "chunks,files", "weights"),
+    ("poison", "silence", "weights"),
+    ("poison", "faults", "avoided"),
+    ("name_squatting", "names", "served"),
+)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_comes_to_nothing(tmp_path: Path, attack: str) -> None:
+    outcome = simulate(ATTACKS[attack], tmp_path)
+    assert outcome.violations == [], replay_line(ATTACKS[attack])
+    assert outcome.watch is not None
+    looked_at = {broken for name, _, broken in SWITCHES if name == attack}
+    for broken in looked_at - {"right", "served", "in_time"}:  # these are not counted one by one
+        assert outcome.watch.checks[broken], broken
+
+
+@pytest.mark.parametrize(("attack", "defence", "broken"), SWITCHES)
+def test_without_its_defence_an_attack_succeeds(
+    tmp_path: Path, attack: str, defence: str, broken: str
+) -> None:
+    outcome = simulate(replace(ATTACKS[attack], without=defence), tmp_path)
+    assert broken in {one.name for one in outcome.violations}
+
+
+def test_every_defence_and_every_attack_has_such_a_test_and_a_line_in_the_table() -> None:
+    names = {name for _, defence, _ in SWITCHES for name in defence.split(",")}
+    assert names == set(DEFENCES)
+    assert {options.kind for options in ATTACKS.values()} == set(KINDS)
+    table = [line for line in DOC.read_text("utf-8").splitlines() if line.startswith("| ")]
+    for attack, defence, broken in SWITCHES:
+        lines = [line for line in table if line.startswith(f"| `{attack}`")]
+        assert any(f"`{defence}`" in line and f"`{broken}`" in line for line in lines), defence
+
+
+def test_a_defence_is_back_afterwards() -> None:
+    right, silence = vars(Store)["_remembered"], LIMITS.fetch_silence_seconds
+    with without("freshness,silence"):
+        assert vars(Store)["_remembered"] is not right
+        assert LIMITS.fetch_silence_seconds > 1000 * silence
+    assert vars(Store)["_remembered"] is right
+    assert silence == LIMITS.fetch_silence_seconds
+
+
+def test_what_is_no_defence_is_refused() -> None:
+    with pytest.raises(ValueError, match="moat"):
+        options_of("", {"without": "chunks,moat"})
