@@ -1,11 +1,11 @@
-"""Gossip among many nodes in virtual time: the run of the literature, on GossipSub as a node has it.
+"""Gossip among many nodes in virtual time: the run of the literature, on a node's own GossipSub.
 
     python scripts/bench/gossip_virtual.py [--nodes 250] [--sources 5] [--messages 60] [--seed 1]
 
 Every node is a `Libp2pTransport` with its gate, Noise, muxer and GossipSub, on TCP in memory
 (`scripts/simulation/wires.py`); the rest of a node is not there. All are members of one grid, have
 dialed `--dials` others drawn at random, and listen on one topic. The sources publish in turn, a
-message every `--every` seconds. Latencies are of the network alone: computing takes no virtual time.
+message every `--every` seconds. Latencies are the network's alone: computing takes no virtual time.
 
 The measure is vyzo's simulation of GossipSub: 250 nodes, 5 sources, 60 messages, of which each
 reached each of the nodes in less than 400 ms. Exit status 1: something was not delivered, or the
@@ -20,7 +20,6 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +27,7 @@ from typing import Any
 
 import trio
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.simulation import deterministic
 from scripts.simulation.libp2p_net import repeatable, transport
@@ -104,9 +102,9 @@ class _Grid:
 
     async def run(self) -> Measured:
         began, cpu = time.perf_counter(), time.process_time()  # of the machine, for the report
-        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wires.run)
-            await self._start(stack)
+            await self._start(nursery)
             await self._connect(nursery)
             await trio.sleep(MESH_SECONDS)
             connected = time.process_time()
@@ -123,12 +121,12 @@ class _Grid:
             nursery.cancel_scope.cancel()
         return measured
 
-    async def _start(self, stack: AsyncExitStack) -> None:
+    async def _start(self, nursery: trio.Nursery) -> None:
         for number in range(self._options.nodes):
             key = hashlib.sha256(f"{self._options.seed}/{number}".encode()).digest()
             identity, address = Identity(key), f"/ip4/10.0.{number >> 8}.{number & 255}/tcp/4001"
             node = transport(self._wires, identity, address)
-            await stack.enter_async_context(node.running())
+            await nursery.start(_keep, node)
             self._nodes.append(node)
             self._addresses.append(PeerAddress(identity.peer_id, (address,)))
         for node in self._nodes:
@@ -181,6 +179,14 @@ class _Grid:
             trace_hash=self._digest.hexdigest(),
             **figures,
         )
+
+
+async def _keep(
+    node: Libp2pTransport, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    async with node.running():
+        task_status.started()
+        await trio.sleep_forever()
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:

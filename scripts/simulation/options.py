@@ -14,7 +14,8 @@ from scripts.simulation.plants import PLANTS
 from scripts.simulation.spread import spread
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
-KINDS = ("cheat", "liar", "sybil", "flood", "replay", "censor", "poison", "squat")
+ON_THE_WIRE = ("eclipse", "covert", "resend")
+KINDS = ("cheat", "liar", "sybil", "flood", "replay", "censor", "poison", "squat", *ON_THE_WIRE)
 NETS = ("model", "libp2p")
 
 
@@ -88,6 +89,8 @@ class Options:
             raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
         if self.net not in NETS:
             raise ValueError(f"net is one of {', '.join(NETS)}, not {self.net!r}")
+        if self.byzantine and self.kind in ON_THE_WIRE and self.net != "libp2p":
+            raise ValueError(f"{self.kind} is an attack on what --net libp2p has alone")
         if self.plant and self.plant not in PLANTS:
             raise ValueError(f"plant is one of {', '.join(PLANTS)}, not {self.plant!r}")
         listed(self.without)

@@ -5,11 +5,12 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
 from scripts.simulation import deterministic
-from scripts.simulation.attacks import arm, engine_of
+from scripts.simulation.attacks import arm, engine_of, identities
 from scripts.simulation.conditions import Conditions
 from scripts.simulation.defences import without
 from scripts.simulation.doubles import crashing
@@ -178,6 +179,7 @@ class _Run:
     # The grid comes up
 
     async def _come_up(self) -> None:
+        self._sim.identities = identities(self._scene)
         for name in self._names:
             await self._start(name)
         self._outcome.names = {

@@ -108,6 +108,7 @@ class Simulation:
         self.network = network or MemoryNetwork(rng=self.rng, latency_seconds=(0.005, 0.05))
         self._transport = transport or self._memory_transport
         self.nodes: dict[str, SimNode] = {}
+        self.identities: dict[str, Identity] = {}  # of those that chose theirs
         self.trace: deque[str] = deque(maxlen=TRACE_KEPT_MAX)
         self.learned: list[Callable[[str, Record], None]] = []
         self._digest = hashlib.sha256()
@@ -209,7 +210,9 @@ class Simulation:
 
     def identity_of(self, name: str) -> Identity:
         """The key that a node of this name has if nothing else is said."""
-        return Identity(hashlib.sha256(f"{self.seed}/{name}".encode()).digest())
+        return self.identities.get(name) or Identity(
+            hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        )
 
     async def _run(self, sim_node: SimNode, *, task_status: Any) -> None:
         with sim_node.scope:
