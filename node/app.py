@@ -121,7 +121,7 @@ class Node:
         )
 
     def _build_discovery(self) -> None:
-        world = self._world
+        world, rng = self._world, self._world.rng
         self.rpc = RpcClient(self.transport)
         self.join_client = JoinClient(
             self.grid,
@@ -147,6 +147,7 @@ class Node:
             self.rpc,
             greet=self.join_client.greet,
             known_addresses=lambda: self.known.addresses(self.grid.sought()),
+            address_of=self.known.address_of,
             now_ms=self.now_ms,
             rng=world.rng,
         )
@@ -161,9 +162,7 @@ class Node:
         self.typed_queries = TypedQueries(
             self.graph, self.rpc, self.peers, self.hints, now_ms=self.now_ms, rng=world.rng
         )
-        self.mingling = Mingling(
-            self.transport, self.peers, self.interests, self.grid, rng=world.rng
-        )
+        self.mingling = Mingling(self.transport, self.peers, self.interests, self.grid, rng=rng)
 
     def _build_mesh(self) -> None:
         world = self._world

@@ -228,6 +228,7 @@ class Limits(MeshLimits, EngineLimits):
     find_again_seconds: float = limit(10.0, "before what nobody offered is asked for again")
     finds_remembered_max: int = limit(1024, "typed queries remembered as answered by nobody")
     connections_wanted: int = limit(48, "members a node keeps connections to")
+    connections_regained: int = limit(48, "beyond those, to members that were lost and are back")
     connections_elsewhere: int = limit(4, "members sought whose interests go beyond one's own")
     redial_seconds: float = limit(2.0, "first pause before dialling a member again")
     redial_max_seconds: float = limit(60.0, "longest pause before dialling a member again")

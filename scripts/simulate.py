@@ -88,7 +88,6 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("scenario", nargs="?", default="", help="see --list; none: no faults")
     made.add_argument("--list", action="store_true", help="name the scenarios")
-    made.add_argument("--net", choices=["model"], default="model", help="which network")
     made.add_argument("--out", help=f"folder for {REPORT_FILE}, {PAGE_FILE}, plots as PNG")
     made.add_argument(
         "--seeds", type=int, default=1, help="so many runs, of this seed and the next"

@@ -52,6 +52,11 @@ class KnownPeers:
         except UsageError as error:  # a hint for the next start: no reason to refuse the record
             log.warning("addresses_not_kept", code=error.code.value, reason=error.message)
 
+    def address_of(self, peer_id: str) -> PeerAddress | None:
+        """Where a peer was last; None where that is not known."""
+        addresses = self._addresses.get(peer_id)
+        return PeerAddress(peer_id, addresses) if addresses else None
+
     def addresses(self, members: frozenset[str]) -> tuple[PeerAddress, ...]:
         """Whom to keep a connection to: bootstrap peers, and members whose address is known."""
         known = [

@@ -57,6 +57,7 @@ class Peers:
         *,
         greet: Callable[[PeerAddress], Awaitable[None]],
         known_addresses: Callable[[], tuple[PeerAddress, ...]],
+        address_of: Callable[[str], PeerAddress | None],
         now_ms: NowMs,
         rng: random.Random,
     ) -> None:
@@ -64,9 +65,11 @@ class Peers:
         self._rpc = rpc
         self._greet = greet
         self._known_addresses = known_addresses
+        self._address_of = address_of
         self._now_ms = now_ms
         self._rng = rng
         self._states: dict[str, PeerState] = {}
+        self._lost_members: dict[str, None] = {}
         self._redial = trio.Event()
         self._contacting: dict[str, trio.Event] = {}
         self._pinging: set[str] = set()
@@ -127,6 +130,7 @@ class Peers:
     def forget(self) -> None:
         """Everything about peers of a grid that was left."""
         self._states.clear()
+        self._lost_members.clear()
         self._refused = False
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
@@ -180,6 +184,7 @@ class Peers:
         state = self._states.setdefault(peer_id, PeerState())
         state.seen_seconds = trio.current_time()
         state.redial_seconds = 0.0
+        self._lost_members.pop(peer_id, None)
         if state.alive and not state.replaced:
             return False
         state.alive, state.replaced = True, False
@@ -198,6 +203,8 @@ class Peers:
         if state.alive:
             state.alive = False
             log.info("peer_lost", peer=peer_id)
+        if state.seen_seconds and peer_id in self._transport.members:
+            self._lost_members[peer_id] = None
         self._postpone(peer_id)
 
     def _postpone(self, peer_id: str) -> None:
@@ -208,19 +215,37 @@ class Peers:
 
     async def _keep_connected(self, nursery: trio.Nursery) -> None:
         while True:
-            now_seconds = trio.current_time()
-            connected = self._transport.connected()
-            room = LIMITS.connections_wanted - len(connected)
-            for peer in self._known_addresses():
-                state = self._states.get(peer.peer_id)
-                due = state is None or state.dial_after_seconds <= now_seconds
-                busy = peer.peer_id in connected or peer.peer_id in self._contacting
-                if room > 0 and due and not busy:
-                    room -= 1
-                    nursery.start_soon(self._contact, peer)
+            for peer in self._to_dial():
+                nursery.start_soon(self._contact, peer)
             with trio.move_on_after(1.0):
                 await self._redial.wait()
             self._redial = trio.Event()
+
+    def _to_dial(self) -> Iterator[PeerAddress]:
+        """Whom to contact now: members while there are too few, and whoever was lost.
+
+        Those are sought again though others have taken their places. Otherwise the halves of a grid
+        that was cut in two, each with as many peers as it wants, would never meet again.
+        """
+        room = LIMITS.connections_wanted - len(self._transport.connected())
+        chosen = set[str]()
+        for peer in self._known_addresses() if room > 0 else ():
+            if len(chosen) < room and self._is_due(peer.peer_id):
+                chosen.add(peer.peer_id)
+                yield peer
+        room += LIMITS.connections_regained
+        for peer_id in tuple(self._lost_members):
+            address = self._address_of(peer_id)
+            if peer_id not in self._transport.members or address is None:
+                del self._lost_members[peer_id]
+            elif len(chosen) < room and peer_id not in chosen and self._is_due(peer_id):
+                chosen.add(peer_id)
+                yield address
+
+    def _is_due(self, peer_id: str) -> bool:
+        state = self._states.get(peer_id)
+        waits = state is not None and state.dial_after_seconds > trio.current_time()
+        return not (waits or peer_id in self._transport.connected() or peer_id in self._contacting)
 
     @contextmanager
     def while_alive(self, peer_id: str, *, silence_seconds: float = math.inf) -> Iterator[None]:

@@ -122,6 +122,7 @@ def build(
 ) -> Library:
     """A host without listeners, its GossipSub and its DHT, not yet running."""
     _silence()
+    forgetting.without_threads()
     for module in _KAD_MODULES:
         module.PROTOCOL_ID = TProtocol(KAD_PROTOCOL)
         module.MAX_DHT_MESSAGE_SIZE = LIMITS.dht_message_bytes
@@ -330,7 +331,7 @@ def fuse(session: Any) -> FusedLink | None:
     if type(packets) is not NoisePacketReadWriter or type(state) is not NoiseConnection:
         return None
     raw = packets.read_write_closer
-    if type(raw) is not RawConnection or type(raw.stream) is not TcpStream:
+    if type(raw) is not RawConnection or not isinstance(raw.stream, TcpStream):
         return None
     sending = state.noise_protocol.cipher_state_encrypt
     receiving = state.noise_protocol.cipher_state_decrypt

@@ -11,7 +11,7 @@ from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate, NotAMemberError
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.penance import Penance
-from aigrid.node.network.tcp import TcpStream, Traffic, parse_address
+from aigrid.node.network.tcp import Tcp, TcpStream, Traffic, parse_address
 from aigrid.node.network.transport import PeerChange, PeerEvent
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.limits import LIMITS
@@ -52,9 +52,10 @@ class Connections:
     """The table of live connections. Runs its tasks in `nursery`, set by the transport."""
 
     def __init__(
-        self, library: compat.Library, gate: Gate, emit: Callable[[PeerEvent], None]
+        self, library: compat.Library, gate: Gate, emit: Callable[[PeerEvent], None], tcp: Tcp
     ) -> None:
         self.traffic = Traffic()
+        self._tcp = tcp
         self.nursery: trio.Nursery | None = None
         self._library = library
         self._gate = gate
@@ -100,13 +101,8 @@ class Connections:
 
     # Accepting
 
-    async def accept(self, stream: trio.SocketStream) -> None:
+    async def accept(self, tcp: TcpStream) -> None:
         """Serve an inbound connection until its handshake is over; never raises (T7, T8)."""
-        try:
-            tcp = TcpStream(stream, self.traffic)
-        except OSError:
-            await trio.aclose_forcefully(stream)
-            return
         handshake = _Handshake(tcp.get_remote_address()[0], tcp)
         self._make_room(handshake.host)
         self._handshakes.append(handshake)
@@ -267,7 +263,7 @@ class Connections:
         tcp = muxer = None
         try:
             at = parse_address(address)
-            tcp = TcpStream(await trio.open_tcp_stream(at.host, at.port), self.traffic)
+            tcp = await self._tcp.dial(at, self.traffic)
             expected = compat.ID.from_base58(peer_id)
             muxer = await compat.secure(tcp, self._library.noise, expected)
         except Exception as error:  # noqa: BLE001 - boundary: whatever listens at that address

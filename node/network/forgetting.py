@@ -9,18 +9,54 @@ Found by `scripts/faults/reconnects.py`, and by counting objects while peers cam
 - GossipSub keeps the last 500 to 1000 messages whole, against authors that use a number twice.
   `seen_messages` has dropped such a message before it gets there;
 - when a peer that pruned us may be asked again is kept until it is, also if it never comes back;
-- a thread sweeps the messages seen, and outlives the host.
+- a thread per host sweeps the messages seen, by the wall clock, and outlives the host.
 
 The listener's task per inbound connection and its 250 slots are not here: `connections` accepts.
 """
 
+from collections import OrderedDict
 from typing import Any
 
+import libp2p.pubsub.pubsub
+import trio
 from libp2p.identity import update
 
 from aigrid.protocol.limits import LIMITS
 
 VALIDATIONS_KEPT = 16  # `seen_messages` drops what comes twice; more is only searched longer
+
+
+class SeenMessages:
+    """Stands in for the library's `LastSeenCache`: ids, each for so long since it came last."""
+
+    def __init__(self, ttl_seconds: float, _sweep_seconds: float = 0.0) -> None:
+        self._ttl_seconds = ttl_seconds
+        self._ends: OrderedDict[bytes, float] = OrderedDict()  # the next to go is first
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def add(self, message_id: bytes) -> bool:
+        """Whether it is new."""
+        is_new = not self.has(message_id)
+        self._ends[message_id] = trio.current_time() + self._ttl_seconds
+        return is_new
+
+    def has(self, message_id: bytes) -> bool:
+        """Whether it came; if so, it is kept as long again."""
+        ends, now = self._ends, trio.current_time()
+        while ends and next(iter(ends.values())) <= now:
+            ends.popitem(last=False)
+        if message_id not in ends:
+            return False
+        ends[message_id] = now + self._ttl_seconds
+        ends.move_to_end(message_id)
+        return True
+
+
+def without_threads() -> None:
+    """Hosts that are made from now on start none to sweep what they have seen."""
+    libp2p.pubsub.pubsub.LastSeenCache = SeenMessages
 
 
 def bound(pubsub: Any, gossip: Any) -> None:
@@ -67,8 +103,3 @@ def forget(peerstore: Any, peer: Any) -> None:
     """A peer is no member any more: keep nothing about it."""
     if peerstore.has_peer(peer):
         peerstore.clear_peerdata(peer)
-
-
-def stop(pubsub: Any) -> None:
-    """End what outlives a stopped `Pubsub`."""
-    pubsub.seen_messages.stop()

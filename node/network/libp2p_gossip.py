@@ -112,7 +112,7 @@ class Gossip:
         if queue is None:
             return
         topics = set(self._pubsub.topic_ids)
-        for topic in topics ^ greeted_with:
+        for topic in sorted(topics ^ greeted_with):
             rpc, _ = self._pubsub._build_announce_rpc(topic, subscribe=topic in topics)  # noqa: SLF001 - see compat
             queue.push(rpc)
 

@@ -51,6 +51,7 @@ class Libp2pTransport:
             interfaces, or the next free port.
         mdns: announce ourselves on the local network and listen for others.
         open_to_strangers: treat every peer as a member.
+        sockets: how connections are made, which a simulation does otherwise.
 
     `counters()` has the names of `gate.COUNTERS`.
     """
@@ -63,8 +64,10 @@ class Libp2pTransport:
         listen: tuple[str, ...] = (),
         mdns: bool = False,
         open_to_strangers: bool = False,
+        sockets: tcp.Tcp | None = None,
     ) -> None:
         self._listen = listen
+        self._sockets = sockets or tcp.Sockets()
         self._addresses: tuple[str, ...] = ()
         self._library = compat.build(signing_seed, lambda: self._addresses, topics)
         self._peer_id = str(self._library.peer_id)
@@ -72,7 +75,9 @@ class Libp2pTransport:
         self._gate.on_refused_often = self._close_soon
         self._gate.on_member_stream = self._on_member_stream
         self._feed = EventFeed()
-        self._connections = Connections(self._library, self._gate, self._on_peer_event)
+        self._connections = Connections(
+            self._library, self._gate, self._on_peer_event, self._sockets
+        )
         self._gossip = Gossip(self._library, self._gate)
         self._dht = Dht(self._library, self._gate)
         self._nursery: trio.Nursery | None = None
@@ -107,13 +112,12 @@ class Libp2pTransport:
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
-        listeners = await tcp.bind(self._listen)
-        self._addresses = tcp.reachable_addresses(listeners)
+        listening = await self._sockets.listen(self._listen)
+        self._addresses = listening.addresses
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             self._nursery = self._connections.nursery = nursery
             async with AsyncExitStack() as services:
-                services.callback(forgetting.stop, self._library.pubsub)
                 for service in (
                     self._library.swarm,
                     self._library.pubsub,
@@ -125,7 +129,7 @@ class Libp2pTransport:
                     )
                 await self._library.pubsub.wait_until_ready()
                 outward = trio.CancelScope()
-                nursery.start_soon(self._face_outward, listeners, outward)
+                nursery.start_soon(self._face_outward, listening, outward, nursery)
                 try:
                     yield
                 except Exception as error:  # noqa: BLE001 - raised again below, not inside a group
@@ -138,16 +142,14 @@ class Libp2pTransport:
             raise failure
 
     async def _face_outward(
-        self, listeners: list[trio.SocketListener], scope: trio.CancelScope
+        self, listening: tcp.Listening, scope: trio.CancelScope, tasks: trio.Nursery
     ) -> None:
         """Accept connections and be seen on the local network; ends before the rest does."""
         with scope:
             async with trio.open_nursery() as nursery:
                 if self._nearby is not None:
                     nursery.start_soon(self._nearby.run, self._addresses)
-                await trio.serve_listeners(
-                    self._connections.accept, listeners, handler_nursery=self._nursery
-                )
+                await listening.serve(self._connections.accept, self._connections.traffic, tasks)
 
     async def _shut_down(self) -> None:
         with trio.CancelScope(shield=True), trio.move_on_after(SHUTDOWN_SECONDS):

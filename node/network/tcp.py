@@ -8,9 +8,10 @@ and one of 250 slots per connection it ever accepted; its stream reads in pieces
 import errno
 import ipaddress
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import ifaddr
 import trio
@@ -120,6 +121,60 @@ class HostPort:
         """As a multiaddr."""
         family = "ip6" if ":" in self.host else "ip4"
         return f"/{family}/{self.host}/tcp/{self.port}"
+
+
+class Listening(Protocol):
+    """Where connections come in."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddrs that others reach it at."""
+
+    async def serve(
+        self, accept: Callable[[TcpStream], Awaitable[None]], traffic: Traffic, tasks: trio.Nursery
+    ) -> None:
+        """Until cancelled: `accept` each connection in a task of `tasks`, and close it after."""
+
+
+class Tcp(Protocol):
+    """How connections are made. `Sockets` is the real one; a simulation has another."""
+
+    async def listen(self, wanted: Iterable[str]) -> Listening:
+        """Raises UsageError: see `bind`."""
+
+    async def dial(self, at: HostPort, traffic: Traffic) -> TcpStream:
+        """Raises OSError where nobody listens."""
+
+
+class Sockets:
+    """TCP of the operating system."""
+
+    async def listen(self, wanted: Iterable[str]) -> Listening:
+        return ListeningSockets(await bind(wanted))
+
+    async def dial(self, at: HostPort, traffic: Traffic) -> TcpStream:
+        return TcpStream(await trio.open_tcp_stream(at.host, at.port), traffic)
+
+
+class ListeningSockets:
+    """See `Listening`."""
+
+    def __init__(self, listeners: list[trio.SocketListener]) -> None:
+        self._listeners = listeners
+        self.addresses = reachable_addresses(listeners)
+
+    async def serve(
+        self, accept: Callable[[TcpStream], Awaitable[None]], traffic: Traffic, tasks: trio.Nursery
+    ) -> None:
+        async def take(stream: trio.SocketStream) -> None:
+            try:
+                tcp = TcpStream(stream, traffic)
+            except OSError:  # gone already
+                await trio.aclose_forcefully(stream)
+                return
+            await accept(tcp)
+
+        await trio.serve_listeners(take, self._listeners, handler_nursery=tasks)
 
 
 def parse_address(address: str) -> HostPort:

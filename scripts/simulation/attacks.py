@@ -9,6 +9,7 @@ What each does is `arm`ed once the grid is up, and goes on while there is load:
     replay   sends again what is no longer so: see `replaying`
     censor   passes on nothing of one victim: see `censoring`
     poison   gives other files than a model has: see `poisoning`
+    others   are attacks on GossipSub and the DHT: see `wire_attacks`
     squat    offers another model under the name of an honest one, and answers nonsense
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 import trio
 from scripts.simulation import censoring, poisoning, replaying
 from scripts.simulation.doubles import Cheat, Failing, Parrot
+from scripts.simulation.options import ON_THE_WIRE
 from scripts.simulation.scene import Scene
 from scripts.simulation.workload import CAPABILITY
 from scripts.simulation.world import SimNode
@@ -28,6 +30,7 @@ from scripts.simulation.world import SimNode
 from aigrid.engines.base import Engine
 from aigrid.node.app import Node
 from aigrid.node.discovery.batches import batches
+from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import TextChunk
 from aigrid.protocol.kinds import CapabilityBody, Kind
 from aigrid.protocol.limits import LIMITS
@@ -43,6 +46,17 @@ def engine_of(kind: str) -> Callable[[], Engine]:
     return {"cheat": Cheat, "sybil": Failing, "squat": Cheat}.get(kind, Parrot)
 
 
+def identities(scene: Scene) -> dict[str, Identity]:
+    """Those that attackers chose, by their names; the others have whatever comes."""
+    if scene.options.kind != "eclipse" or not scene.bad:
+        return {}
+    from scripts.simulation import wire_attacks
+
+    grid = wire_attacks.grid_of(scene.options.seed, scene.founder)
+    chosen = wire_attacks.ground(scene.rng("ground"), grid, scene.models, len(scene.bad))
+    return dict(zip(scene.bad, chosen, strict=True))
+
+
 async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
     """Have attackers offer what they say that they serve, and make them what they are.
 
@@ -50,6 +64,10 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
     with the attack until it is cancelled.
     """
     kind = scene.options.kind
+    if kind in ON_THE_WIRE and scene.bad:
+        from scripts.simulation import wire_attacks  # a second of imports
+
+        return await wire_attacks.arm(scene)
     if kind == "poison":
         return await poisoning.arm(scene)
     if kind == "squat":  # the others are no newcomers any more: they know whose names these are

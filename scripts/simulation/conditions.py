@@ -43,6 +43,10 @@ class Conditions(MemoryNetwork):
         self.bytes: Counter[str] = Counter()
         self.lost = 0
 
+    async def run(self) -> None:
+        """Until cancelled; here nodes carry what they say themselves."""
+        await trio.sleep_forever()
+
     def draw_latency_seconds(self) -> float:
         return self._latency_ms.draw(self._draws) / 1000
 
@@ -75,6 +79,10 @@ class Conditions(MemoryNetwork):
         if pair not in self._losses:
             self._losses[pair] = min(0.9, self._loss.draw(self._draws))
         return self._losses[pair]
+
+    def sent(self) -> tuple[object, ...]:
+        """Messages, bytes and hops lost so far, and whatever else tells one run from another."""
+        return self.messages.total(), self.bytes.total(), self.lost
 
     def slow_down(self, peer_id: str, factor: float) -> None:
         """Everything to and from a peer takes so many times as long; 1 undoes it."""

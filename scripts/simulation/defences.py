@@ -5,11 +5,13 @@ shows what that one thing is for. `tests/simulation/test_attacks.py` makes each 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import trio
 from scripts.simulation.plants import Swap, merge_forgets, nothing_is_compared, swapped
 
 import aigrid.metagraph.graph as graph_module
@@ -35,13 +37,18 @@ from aigrid.protocol.errors import Code, VerificationError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, verify_form_and_signature
 
+SEEN_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Defence:
-    """`what` the node does, and the swaps that take it out."""
+    """`what` the node does, and the swaps that take it out, or what makes them once needed."""
 
     what: str
-    swaps: tuple[Swap, ...]
+    swaps: tuple[Swap, ...] | Callable[[], tuple[Swap, ...]]
+
+    def made(self) -> tuple[Swap, ...]:
+        return self.swaps() if callable(self.swaps) else self.swaps
 
 
 def _nothing(*_arguments: Any, **_more: Any) -> None:
@@ -98,6 +105,27 @@ async def _unread(reader: Any, run_blocking: Any, progress: Any, what: str) -> s
     return _Whatever(await read_all(reader, run_blocking, progress, what))
 
 
+def _nothing_is_told_of() -> tuple[Swap, ...]:
+    from libp2p.pubsub.gossipsub import GossipSub  # a second of imports
+
+    def nobody(_gossip: Any) -> dict[Any, Any]:
+        return defaultdict(dict)
+
+    return ((GossipSub, "gossip_heartbeat", nobody),)
+
+
+def _soon_forgotten() -> tuple[Swap, ...]:
+    """What came is known for a second: for ever unknown, each message would go round for ever."""
+    from aigrid.node.network.forgetting import SeenMessages
+
+    def has(seen: Any, message_id: bytes) -> bool:
+        end = vars(seen)["_ends"].get(message_id)
+        since = trio.current_time() - SEEN_SECONDS + vars(seen)["_ttl_seconds"]
+        return end is not None and end > since
+
+    return ((SeenMessages, "has", has),)
+
+
 DEFENCES: dict[str, Defence] = {
     "audits": Defence("a wrong answer counts against its node", ((Learning, "audited", _nothing),)),
     "beginning": Defence(
@@ -145,6 +173,18 @@ DEFENCES: dict[str, Defence] = {
         "a name means what standing, use and time have made of it",
         ((names_module, "meant", _whatever_is_called_so),),
     ),
+    "ihave": Defence(
+        "GossipSub tells peers outside the mesh each second what it has", _nothing_is_told_of
+    ),
+    "seen": Defence("a gossip message that came before is let go", _soon_forgotten),
+    "unhinted": Defence(
+        "a typed query keeps some of its questions for members that no hint names",
+        ((LIMITS, "find_unhinted_max", 0),),
+    ),
+    "regained": Defence(
+        "who was lost is sought though others have taken its place",
+        ((LIMITS, "connections_regained", 0),),
+    ),
     "silence": Defence(
         "a node that sends nothing is given up",
         (
@@ -159,7 +199,7 @@ DEFENCES: dict[str, Defence] = {
 @contextmanager
 def without(names: str) -> Iterator[None]:
     """These defences, with commas between them, are missing meanwhile; "" are none."""
-    with swapped(swap for name in listed(names) for swap in DEFENCES[name].swaps):
+    with swapped(swap for name in listed(names) for swap in DEFENCES[name].made()):
         yield
 
 

@@ -14,7 +14,9 @@ from scripts.simulation.plants import PLANTS
 from scripts.simulation.spread import spread
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
-KINDS = ("cheat", "liar", "sybil", "flood", "replay", "censor", "poison", "squat")
+ON_THE_WIRE = ("eclipse", "covert", "resend")
+KINDS = ("cheat", "liar", "sybil", "flood", "replay", "censor", "poison", "squat", *ON_THE_WIRE)
+NETS = ("model", "libp2p")
 
 
 def _option(default: Any, doc: str) -> Any:
@@ -34,6 +36,7 @@ class Options:
     about: str = ""
 
     seed: int = _option(1, "everything random follows from it")
+    net: str = _option("model", f"the network: {', '.join(NETS)}")
     nodes: int = _option(20, "nodes in the grid, byzantine ones included")
     duration_seconds: float = _option(60.0, "of load and faults")
     settle_seconds: float = _option(60.0, "after the faults, until liveness must hold")
@@ -84,6 +87,10 @@ class Options:
             spread(getattr(self, name))
         if self.kind not in KINDS:
             raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.net not in NETS:
+            raise ValueError(f"net is one of {', '.join(NETS)}, not {self.net!r}")
+        if self.byzantine and self.kind in ON_THE_WIRE and self.net != "libp2p":
+            raise ValueError(f"{self.kind} is an attack on what --net libp2p has alone")
         if self.plant and self.plant not in PLANTS:
             raise ValueError(f"plant is one of {', '.join(PLANTS)}, not {self.plant!r}")
         listed(self.without)

@@ -9,10 +9,12 @@ from scripts.simulation.propagation import Delays
 from scripts.simulation.run import Outcome, rates
 from scripts.simulation.workload import Request
 
-MODEL = (
-    "net=model: real node services in virtual time over an in-memory transport; gossip is flooding "
-    "over connections, the DHT one table, engines are doubles"
-)
+NETWORKS = {
+    "model": "net=model: real node services in virtual time over an in-memory transport; gossip is "
+    "flooding over connections, the DHT one table, engines are doubles",
+    "libp2p": "net=libp2p: real node services in virtual time over py-libp2p, GossipSub and Kad-DHT"
+    " included; TCP below it is in memory, engines are doubles",
+}
 BIN_SECONDS = 5.0
 
 
@@ -23,7 +25,7 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
         raise ValueError("the run has not begun")
     cpu = max(outcome.cpu_seconds, 1e-9)
     return {
-        "model": MODEL,
+        "model": NETWORKS[outcome.options.net],
         "commit": commit,
         "replay": replay_line(outcome.options),
         "well": outcome.well,

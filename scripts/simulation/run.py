@@ -5,15 +5,17 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
 from scripts.simulation import deterministic
-from scripts.simulation.attacks import arm, engine_of
+from scripts.simulation.attacks import arm, engine_of, identities
 from scripts.simulation.conditions import Conditions
 from scripts.simulation.defences import without
 from scripts.simulation.doubles import crashing
 from scripts.simulation.faults import SKEW_BELIEVED_SECONDS, Faults
+from scripts.simulation.networks import net_of
 from scripts.simulation.options import Options
 from scripts.simulation.plants import planted
 from scripts.simulation.properties import Violation, Watch
@@ -88,7 +90,8 @@ def simulate(options: Options, directory: Path, progress: Progress = _silent) ->
     if not options.storm:
         limits |= dict.fromkeys(("joins_burst", "joins_per_second"), QUICK_JOINS)
     outcome = Outcome(options)
-    with deterministic.limits(**limits), deterministic.verified_once():
+    repeatable = net_of(options.net).repeatable(options.seed)
+    with deterministic.limits(**limits), deterministic.verified_once(), repeatable:
         deterministic.run(options.seed, _Run(options, directory, progress, outcome).main)
     return outcome
 
@@ -117,11 +120,15 @@ class _Run:
     async def main(self) -> None:
         """Everything, within one nursery whose end kills all nodes."""
         outcome, options = self._outcome, self._options
-        network_rng = random.Random(f"{options.seed}/network")
-        self._network = Conditions(network_rng, spread(options.latency_ms), spread(options.loss))
+        net, network_rng = net_of(options.net), random.Random(f"{options.seed}/network")
+        network = net.conditions(network_rng, spread(options.latency_ms), spread(options.loss))
+        self._network = network
         try:
             async with trio.open_nursery() as nursery:
-                self._sim = Simulation(options.seed, self._directory, nursery, self._network)
+                nursery.start_soon(network.run)
+                self._sim = Simulation(
+                    options.seed, self._directory, nursery, network, partial(net.transport, network)
+                )
                 self._watch = Watch(self._sim, options.patience_seconds)
                 self._scene = Scene(
                     options,
@@ -139,8 +146,7 @@ class _Run:
             self._watch.violated("no_crash", _first_line(error))
         outcome.watch, outcome.network = self._watch, self._network
         outcome.violations = self._watch.violations
-        sent = self._network.messages.total(), self._network.bytes.total(), self._network.lost
-        self._sim.note("sent", *sent)
+        self._sim.note("sent", *self._network.sent())
         outcome.trace_hash = self._sim.trace_hash()
         outcome.last_events = list(self._sim.trace)[-40:]
 
@@ -168,6 +174,7 @@ class _Run:
     # The grid comes up
 
     async def _come_up(self) -> None:
+        self._sim.identities = identities(self._scene)
         for name in self._names:
             await self._start(name)
         self._outcome.names = {

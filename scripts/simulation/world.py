@@ -19,6 +19,7 @@ from aigrid.engines.base import Engine
 from aigrid.node.app import Node, World
 from aigrid.node.network.memory_network import MemoryNetwork
 from aigrid.node.network.memory_transport import MemoryTransport
+from aigrid.node.network.transport import Transport
 from aigrid.node.observing.trace import NO_TRACER, Tracer
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.node.settings.config import NodeConfig
@@ -87,7 +88,7 @@ class SimNode:
 
 
 class Simulation:
-    """Starts, kills and restarts nodes.
+    """Starts, kills and restarts nodes; `transport` of an identity and an address, else the model.
 
     What happened is hashed in order, and `trace` has the end of it; `learned` hear which node has
     taken in which record, those that it issued itself included.
@@ -99,17 +100,23 @@ class Simulation:
         directory: Path,
         nursery: trio.Nursery,
         network: MemoryNetwork | None = None,
+        transport: Callable[[Identity, str], Transport] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
         self.directory = directory
         self.network = network or MemoryNetwork(rng=self.rng, latency_seconds=(0.005, 0.05))
+        self._transport = transport or self._memory_transport
         self.nodes: dict[str, SimNode] = {}
+        self.identities: dict[str, Identity] = {}  # of those that chose theirs
         self.trace: deque[str] = deque(maxlen=TRACE_KEPT_MAX)
         self.learned: list[Callable[[str, Record], None]] = []
         self._digest = hashlib.sha256()
         self._nursery = nursery
         self._skipped_seconds = 0.0
+
+    def _memory_transport(self, identity: Identity, address: str) -> Transport:
+        return MemoryTransport(self.network, identity.peer_id, address=address)
 
     def now_ms(self) -> int:
         return START_MS + round((trio.current_time() + self._skipped_seconds) * 1000)
@@ -163,11 +170,8 @@ class Simulation:
         authority = Identity(hashlib.sha256(f"{self.seed}/{name}/grid".encode()).digest())
         rng = random.Random(f"{self.seed}/{name}/{incarnation}")
         index = int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "big")
-        transport = MemoryTransport(
-            self.network,
-            identity.peer_id,
-            address=f"/ip4/10.{incarnation}.{index >> 8}.{index & 255}/tcp/4001",
-        )
+        address = f"/ip4/10.{incarnation}.{index >> 8}.{index & 255}/tcp/4001"
+        transport = self._transport(identity, address)
         home = self.directory / name
         home.mkdir(exist_ok=True)
         spawner = InlineSpawner() if engines is None else InlineSpawner(engines)
@@ -206,7 +210,9 @@ class Simulation:
 
     def identity_of(self, name: str) -> Identity:
         """The key that a node of this name has if nothing else is said."""
-        return Identity(hashlib.sha256(f"{self.seed}/{name}".encode()).digest())
+        return self.identities.get(name) or Identity(
+            hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        )
 
     async def _run(self, sim_node: SimNode, *, task_status: Any) -> None:
         with sim_node.scope:

@@ -8,6 +8,7 @@ from scripts.simulation import censoring
 from scripts.simulation.defences import DEFENCES, without
 from scripts.simulation.options import KINDS, Options, options_of, replay_line
 from scripts.simulation.run import simulate
+from tests.simulation import test_wire_attacks
 
 from aigrid.metagraph.store import Store
 from aigrid.protocol.limits import LIMITS
@@ -82,11 +83,13 @@ def test_without_repair_it_is_the_censors_who_keep_a_victim_quiet(
 
 
 def test_every_defence_and_every_attack_has_such_a_test_and_a_line_in_the_table() -> None:
-    names = {name for _, defence, _ in SWITCHES for name in defence.split(",")}
+    every = (*SWITCHES, *test_wire_attacks.SWITCHES)
+    names = {name for _, defence, _ in every for name in defence.split(",")}
     assert names == set(DEFENCES)
-    assert {options.kind for options in ATTACKS.values()} == set(KINDS)
+    attacks = [*ATTACKS.values(), *test_wire_attacks.ATTACKS.values()]
+    assert {options.kind for options in attacks} == set(KINDS)
     table = [line for line in DOC.read_text("utf-8").splitlines() if line.startswith("| ")]
-    for attack, defence, broken in SWITCHES:
+    for attack, defence, broken in every:
         lines = [line for line in table if line.startswith(f"| `{attack}`")]
         assert any(f"`{defence}`" in line and f"`{broken}`" in line for line in lines), defence
 

@@ -1,11 +1,13 @@
 """Who is alive, over whole nodes in virtual time: slow, silent and strange peers."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.discovery import peers as peers_module
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.identity import Identity
@@ -176,3 +178,16 @@ async def test_a_peer_that_was_dialled_in_vain_is_not_taken_to_be_there(sim, aut
     await trio.sleep(20)
     assert a.graph.index.offers_of_model(model, a.now_ms()), "its offer is still valid"
     assert not a.peers.observation(b.identity.peer_id).alive
+
+
+async def test_who_was_lost_is_sought_though_there_are_connections_enough(
+    sim, autojump_clock, monkeypatch
+):
+    a, b, _ = await grid(sim, "a", "b", "c")
+    await trio.sleep(5)
+    for regained in (0, 1):
+        changed = replace(LIMITS, connections_wanted=1, connections_regained=regained)
+        monkeypatch.setattr(peers_module, "LIMITS", changed)
+        await a.transport.disconnect(b.identity.peer_id)
+        await trio.sleep(20)
+        assert a.peers.alive(b.identity.peer_id) is bool(regained)

@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import threading
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -14,8 +15,9 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from multiaddr import Multiaddr
 from tests.node.network import nodes
 from tests.patience import PATIENCE_SECONDS
+from trio.testing import MockClock
 
-from aigrid.node.network import compat, negotiation
+from aigrid.node.network import compat, forgetting, negotiation
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.streams import RpcClient, RpcServer, Send
 from aigrid.node.network.transport import RPC_PROTOCOL
@@ -213,14 +215,25 @@ async def test_messages_that_passed_are_not_kept(pair: nodes.Pair) -> None:
         assert len(node._library.pubsub.validation_cache.cache) <= 16
 
 
-# The end
+# What was seen
 
 
-async def test_a_node_that_stopped_leaves_no_thread() -> None:
-    node = Libp2pTransport(signing_seed=nodes.new_seed(), topics=nodes.TOPICS, listen=nodes.LOCAL)
-    sweeper = node._library.pubsub.seen_messages._thread
-    async with trio.open_nursery() as nursery:
-        await nodes.run_in(nursery, node)
-        assert sweeper.is_alive()
-        nursery.cancel_scope.cancel()
-    assert not sweeper.is_alive()
+def test_a_host_starts_no_thread() -> None:
+    before = threading.active_count()
+    compat.build(nodes.new_seed(), lambda: ())
+    assert threading.active_count() == before
+
+
+async def test_what_was_seen_is_kept_since_it_came_last_and_no_longer(
+    autojump_clock: MockClock,
+) -> None:
+    seen = forgetting.SeenMessages(10)
+    assert seen.add(b"one")
+    await trio.sleep(6)
+    assert seen.add(b"two")
+    assert seen.has(b"one")
+    await trio.sleep(6)
+    assert not seen.add(b"one")
+    await trio.sleep(9)
+    assert not seen.has(b"two")
+    assert len(seen) == 1

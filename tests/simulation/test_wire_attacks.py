@@ -1,0 +1,61 @@
+"""Attacks on GossipSub and Kad-DHT, on the real ones: each fails, and succeeds without its defence."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scripts.simulation import deterministic
+from scripts.simulation.options import Options, options_of, replay_line
+from scripts.simulation.run import Outcome, simulate
+
+ATTACKS = {
+    "eclipse": options_of("eclipse", {"nodes": 8, "byzantine": 0.5, "duration_seconds": 12.0}),
+    "covert_flash": options_of("covert_flash", {"duration_seconds": 14.0, "settle_seconds": 15.0}),
+    "resend": options_of("resend", {"nodes": 5, "duration_seconds": 10.0}),
+    # Each half has as many nodes as each node wants connections: none is missing anybody.
+    "partition": options_of(
+        "partition",
+        {"net": "libp2p", "nodes": 6, "connections": 1, "holders": 3, "models": 1, "rate": 0.0}
+        | {"duration_seconds": 64.0},
+    ),
+}
+"""By scenario; the last is none of members that mean ill."""
+
+SWITCHES = (
+    ("eclipse", "unhinted", "found"),
+    ("covert_flash", "ihave,repair", "converged"),
+    ("resend", "seen", "again"),
+    ("partition", "regained", "converged"),
+)
+# A lookup asks the nearest ten of twenty, and a query eight nodes: here there are eight in all.
+LIMITS_IN_SMALL = {"dht_queries_max": 4, "find_peers_max": 4}
+
+
+def run(options: Options, directory: Path) -> Outcome:
+    with deterministic.limits(**(LIMITS_IN_SMALL if options.kind == "eclipse" else {})):
+        return simulate(options, directory)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_on_the_wire_comes_to_nothing(tmp_path: Path, attack: str) -> None:
+    outcome = run(ATTACKS[attack], tmp_path)
+    assert outcome.violations == [], replay_line(ATTACKS[attack])
+    assert outcome.watch is not None
+    checks = outcome.watch.checks
+    if attack == "eclipse":
+        assert checks["eclipsed"] == checks["found"] > 0  # no honest holder was named
+    if attack == "resend":
+        assert checks["resent"] > 0 < checks["again"]
+
+
+@pytest.mark.parametrize(("attack", "defence", "broken"), SWITCHES)
+def test_without_its_defence_an_attack_on_the_wire_succeeds(
+    tmp_path: Path, attack: str, defence: str, broken: str
+) -> None:
+    outcome = run(replace(ATTACKS[attack], without=defence), tmp_path)
+    assert broken in {one.name for one in outcome.violations}
+
+
+def test_such_an_attack_needs_the_real_network() -> None:
+    with pytest.raises(ValueError, match="--net libp2p"):
+        options_of("eclipse", {"net": "model"})
