@@ -211,7 +211,7 @@ class Peers:
             now_seconds = trio.current_time()
             connected = self._transport.connected()
             room = LIMITS.connections_wanted - len(connected)
-            for peer in self._known_addresses():
+            for peer in self._known_addresses() if room > 0 else ():
                 state = self._states.get(peer.peer_id)
                 due = state is None or state.dial_after_seconds <= now_seconds
                 busy = peer.peer_id in connected or peer.peer_id in self._contacting

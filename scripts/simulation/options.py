@@ -39,6 +39,8 @@ class Options:
     connections: int = _option(8, "connections that a node seeks (a real node: 48)")
     storm: bool = _switch("all join at once through one node, at its real limits")
 
+    ready: bool = _switch("the grid is up already: nobody joins, all start on what that left")
+
     latency_ms: str = _option("uniform:5-50", "one way, drawn once per pair of nodes")
     loss: str = _option("0", "share lost each way, drawn once per pair, while faults last")
 
@@ -84,6 +86,8 @@ class Options:
             raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
         if self.plant and self.plant not in PLANTS:
             raise ValueError(f"plant is one of {', '.join(PLANTS)}, not {self.plant!r}")
+        if self.ready and self.storm:
+            raise ValueError("where the grid is up already, nobody joins")
         if self.nodes < 2 or self.connections < 1:
             raise ValueError("a grid has at least 2 nodes, and a node seeks at least 1 connection")
         if round(self.byzantine * self.nodes) > self.nodes - 2:

@@ -1,14 +1,17 @@
 """Who is alive, over whole nodes in virtual time: slow, silent and strange peers."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.discovery import grid as grid_module
+from aigrid.node.discovery import peers as peers_module
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.errors import Code, RemoteError
-from aigrid.protocol.identity import Identity
+from aigrid.protocol.identity import Identity, peer_id_of_did
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Records, encode
 
@@ -176,3 +179,43 @@ async def test_a_peer_that_was_dialled_in_vain_is_not_taken_to_be_there(sim, aut
     await trio.sleep(20)
     assert a.graph.index.offers_of_model(model, a.now_ms()), "its offer is still valid"
     assert not a.peers.observation(b.identity.peer_id).alive
+
+
+async def test_with_nothing_new_the_gate_is_not_gone_through(sim, autojump_clock, monkeypatch):
+    a, b, _ = await grid(sim, "a", "b", "c")
+    await trio.sleep(3)
+    spelled = []
+
+    def spell(did):
+        spelled.append(did)
+        return peer_id_of_did(did)
+
+    monkeypatch.setattr(grid_module, "peer_id_of_did", spell)
+    members = a.transport.members, a.grid.members()
+    await trio.sleep(20)
+    assert (a.transport.members, a.grid.members()) == members
+    assert a.transport.members is members[0]
+    assert a.grid.members() is members[1]
+    assert spelled == []
+    a.grid.remove(b.identity.did)
+    await trio.sleep(3)
+    assert spelled
+    assert b.identity.peer_id not in a.transport.members
+
+
+async def test_who_has_connections_enough_looks_for_nobody(sim, autojump_clock, monkeypatch):
+    a, *_ = await grid(sim, "a", "b", "c")
+    looked = []
+    known = a.peers._known_addresses
+
+    def look():
+        looked.append(True)
+        return known()
+
+    monkeypatch.setattr(a.peers, "_known_addresses", look)
+    await trio.sleep(5)
+    assert looked
+    monkeypatch.setattr(peers_module, "LIMITS", replace(LIMITS, connections_wanted=2))
+    looked.clear()
+    await trio.sleep(5)
+    assert not looked
