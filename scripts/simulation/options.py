@@ -13,6 +13,7 @@ from scripts.simulation.spread import spread
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 KINDS = ("cheat", "liar", "sybil", "flood")
+MODES = ("services", "events")
 PLANTS = ("merge", "reconciliation", "failover")
 
 
@@ -32,6 +33,8 @@ class Options:
     title: str = ""
     about: str = ""
 
+    mode: str = _option("services", f"what is run: {', '.join(MODES)}; see the docs")
+    sample: int = _option(20, "nodes that are real, of a crowd (--mode events)")
     seed: int = _option(1, "everything random follows from it")
     nodes: int = _option(20, "nodes in the grid, byzantine ones included")
     duration_seconds: float = _option(60.0, "of load and faults")
@@ -84,6 +87,8 @@ class Options:
             spread(getattr(self, name))
         if self.kind not in KINDS:
             raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
         if self.plant and self.plant not in PLANTS:
             raise ValueError(f"plant is one of {', '.join(PLANTS)}, not {self.plant!r}")
         if self.ready and self.storm:
