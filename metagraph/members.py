@@ -35,6 +35,7 @@ class _Dated(msgspec.Struct):
 
 
 _dated = msgspec.json.Decoder(_Dated)
+_FOREVER_MS = 1 << 62
 
 
 class Members:
@@ -56,12 +57,14 @@ class Members:
         )
         self._held: dict[str, dict[str, Record]] = {}  # by subject and issuer
         self._until: dict[str, int] = {}
+        self._all: tuple[frozenset[str], int, int] | None = None  # and from when to when it holds
 
     def clear(self, grid: str) -> None:
         """Nobody is a member; the grid is another one from now on."""
         self.grid = grid
         self._held.clear()
         self._until.clear()
+        self._all = None
 
     def check(self, record: Record, now_ms: int) -> None:
         """Raise VerificationError(`not_member` | `superseded`) unless a Membership may count."""
@@ -106,6 +109,7 @@ class Members:
             if until_ms != self._until.get(did, 0):
                 changed.append(did)
                 self._until[did] = until_ms
+                self._all = None
             if not until_ms:
                 self._until.pop(did, None)
             if not held:
@@ -117,8 +121,12 @@ class Members:
         return self._until.get(did, 0)
 
     def all(self, now_ms: int) -> frozenset[str]:
-        """DIDs of the members."""
-        return frozenset(did for did, until_ms in self._until.items() if until_ms > now_ms)
+        """DIDs of the members: the same object as long as they are the same."""
+        if self._all is None or not self._all[1] <= now_ms < self._all[2]:
+            live = {did: until_ms for did, until_ms in self._until.items() if until_ms > now_ms}
+            ends_ms = min(live.values(), default=_FOREVER_MS)
+            self._all = frozenset(live), now_ms, ends_ms
+        return self._all[0]
 
     def current(self, did: str, now_ms: int) -> Record | None:
         """The Membership of `did` in force: the authority's own, or the longest renewal."""

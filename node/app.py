@@ -146,7 +146,7 @@ class Node:
             self.transport,
             self.rpc,
             greet=self.join_client.greet,
-            known_addresses=lambda: self.known.addresses(self.grid.sought()),
+            known_addresses=lambda: self.known.addresses(self.grid.sought(), world.rng),
             address_of=self.known.address_of,
             now_ms=self.now_ms,
             rng=world.rng,

@@ -1,5 +1,6 @@
 """What a node says of itself in its NodeRecord."""
 
+import functools
 import platform
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -30,7 +31,7 @@ def describe(
     return NodeBody(
         id=did,
         protocol_version=PROTOCOL_VERSION,
-        software=f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})",
+        software=_software(),
         addresses=transport.listen_addresses[: LIMITS.addresses_max],
         engines=tuple(EngineClaim(p.engine, p.version, p.formats) for p in sound)[
             : LIMITS.engines_max
@@ -42,6 +43,12 @@ def describe(
         region=config.region,
         branches=branches,
     )
+
+
+@functools.cache
+def _software() -> str:
+    """Read from the installation once: a node looks at what it says every few seconds."""
+    return f"aigrid-node {version('aigrid-node')} ({platform.system().lower()})"
 
 
 def usable_devices(probes: Iterable[Probe]) -> tuple[Device, ...]:

@@ -65,6 +65,7 @@ def did_of(public_key: bytes) -> str:
     return _DID_KEY + multibase(_ED25519_MULTICODEC + public_key)
 
 
+@lru_cache(_KEYS_KEPT)
 def peer_id_of(public_key: bytes) -> str:
     """The libp2p PeerId of an Ed25519 public key of 32 bytes, in base58btc."""
     return str(base58.b58encode(_PEER_ID_PREFIX + public_key).decode("ascii"))
@@ -84,6 +85,7 @@ def public_key_of_did(did: str) -> bytes:
     raise VerificationError("not a did:key of an Ed25519 key", Code.MALFORMED)
 
 
+@lru_cache(_KEYS_KEPT)
 def public_key_of_peer_id(peer_id: str) -> bytes:
     """The 32-byte key inside an Ed25519 PeerId. Raises VerificationError for anything else."""
     if len(peer_id) <= _DID_MAX_CHARS:

@@ -41,6 +41,8 @@ class MeshLimits:
     # Routing
     attempts_max: int = limit(3, "candidates tried before the first chunk")
     refusals_max: int = limit(8, "beside these, candidates that refuse by their policy")
+    unproven_max: int = limit(5, "and candidates that never answered here, and fail at once")
+    unproven_seconds: float = limit(2.0, "how soon that has to be")
     worker_deaths_max: int = limit(1, "times that a request is tried again after a worker died")
     begin_times: float = limit(8.0, "the usual wait of a warm node until the next one is asked")
     begin_min_seconds: float = limit(10.0, "the same at least")

@@ -22,11 +22,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.plots.png import png
+from scripts.simulation.events_report import events_report
 from scripts.simulation.options import Options, options_of, replay_line, scenarios, settable
 from scripts.simulation.page import page
 from scripts.simulation.plots import plots
+from scripts.simulation.repeating import repeats
 from scripts.simulation.report import report
-from scripts.simulation.run import Outcome, simulate
+from scripts.simulation.run import simulate
 
 REPORT_FILE, PAGE_FILE = "simulation.json", "simulation.html"
 OPEN_FILES_PER_NODE = 4
@@ -43,6 +45,8 @@ def main() -> int:
     except ValueError as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 2
+    if arguments.repeat > 1:
+        return 0 if repeats(options, arguments.repeat) else 1
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _allow_files(options.nodes)
     well = True
@@ -53,10 +57,9 @@ def main() -> int:
 
 def _one(options: Options, out: str | None, *, brief: bool) -> bool:
     """Run it, and tell of it; whether every property held. The newest report stays in `out`."""
-    outcome = _run(options)
-    found = report(outcome, _commit())
+    found = _found(options)
     if brief:
-        print(f"seed {options.seed} {found['trace_hash'][:16]} {'well' if outcome.well else ''}")
+        print(f"seed {options.seed} {found['trace_hash'][:16]} {'well' if found['well'] else ''}")
     else:
         _tell(found)
     if out:
@@ -67,11 +70,11 @@ def _one(options: Options, out: str | None, *, brief: bool) -> bool:
         for name, drawing in plots(found).items():
             (folder / f"{name}.png").write_bytes(png([drawing]))
         print(f"report {folder / PAGE_FILE}")
-    if not outcome.well:
-        for one in outcome.violations:
-            print(f"FAILED {one.name} at {one.at_seconds:.2f} s: {one.what}")
+    if not found["well"]:
+        for one in found["violations"]:
+            print(f"FAILED {one['name']} at {one['at_seconds']:.2f} s: {one['what']}")
         print(f"replay: {replay_line(options)}", flush=True)
-    return outcome.well
+    return bool(found["well"])
 
 
 def options_given(arguments: argparse.Namespace) -> Options:
@@ -89,6 +92,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("scenario", nargs="?", default="", help="see --list; none: no faults")
     made.add_argument("--list", action="store_true", help="name the scenarios")
     made.add_argument("--out", help=f"folder for {REPORT_FILE}, {PAGE_FILE}, plots as PNG")
+    made.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        help="so many times in processes of other hash seeds, and once with another seed: compared",
+    )
     made.add_argument(
         "--seeds", type=int, default=1, help="so many runs, of this seed and the next"
     )
@@ -110,7 +119,8 @@ def how_far(phase: str, share: float, options: Options) -> str:
     return f"{share * known[phase]:.0f} of {known[phase]:.0f} virtual s"
 
 
-def _run(options: Options) -> Outcome:
+def _found(options: Options) -> dict[str, Any]:
+    """Run it; the report."""
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     console = Console(stderr=True)
     said = TextColumn("{task.fields[said]:>24}")
@@ -125,7 +135,9 @@ def _run(options: Options) -> Outcome:
             said = how_far(phase, share, options)
             bar.update(task, description=phase, completed=share, said=said)
 
-        return simulate(options, Path(folder), progress)
+        if options.mode == "events":
+            return events_report(options, _commit(), progress)
+        return report(simulate(options, Path(folder), progress), _commit())
 
 
 def _tell(found: dict[str, Any]) -> None:

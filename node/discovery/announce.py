@@ -97,6 +97,7 @@ class Announcer:
             log.warning("offers_not_withdrawn", code=error.code.value, reason=error.message)
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        self._recall()
         self.announce()
         task_status.started()
         while True:
@@ -105,6 +106,16 @@ class Announcer:
                 await trio.sleep(_SETTLE_SECONDS)  # several changes at once make one record
             self._poke = trio.Event()
             self.announce()
+
+    def _recall(self) -> None:
+        """After a restart: what we said of ourselves then and would say now need not be repeated.
+
+        Else everybody would have something new of everybody once a whole grid is up again.
+        """
+        own = self._identity.did
+        said = self._graph.store.newest((own, Kind.NODE.value, own))
+        if said is not None and said.valid_until_ms > self._now_ms():
+            self._last.setdefault(Kind.NODE, said)
 
     def _issue(self, kind: Kind, body: NodeBody | AvailabilityBody) -> None:
         now_ms = self._now_ms()

@@ -68,6 +68,7 @@ class Grid:
         self._poke = trio.Event()
         self.on_switched: Callable[[], None] = lambda: None
         self._shifted = False
+        self._in_step: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         graph.listeners.append(self._on_record)
         graph.shift_listeners.append(self._on_shift)
 
@@ -337,11 +338,17 @@ class Grid:
         if self._shifted:
             self._shifted = False
             self._admit_all()
-        expected = {peer_id_of_did(did) for did in self.members()}
+        # Both are the same objects until they change, which is seldom: this is done every second.
+        members, admitted = self.members(), self._transport.members
+        if self._in_step[0] is members and self._in_step[1] is admitted:
+            return
+        expected = {peer_id_of_did(did) for did in members}
         expected.add(self.identity.peer_id)
-        for peer_id in self._transport.members - expected:
+        for peer_id in admitted - expected:
             log.info("member_removed", peer=peer_id)
             await self._transport.remove(peer_id)
+        if not admitted - expected:
+            self._in_step = members, admitted
 
     def _renew(self) -> None:
         """Reissue memberships that are past half their life; our own even after a long sleep.

@@ -4,6 +4,8 @@ After a night in which every node slept, all NodeRecords are gone; these address
 back together. They are hints: whoever answers there must prove its key and its membership.
 """
 
+import random
+
 import msgspec
 import structlog
 
@@ -14,8 +16,10 @@ from aigrid.protocol.identity import peer_id_of_did
 from aigrid.protocol.limits import LIMITS
 
 log = structlog.get_logger()
-_SETTING = "addresses"
-_decoder = msgspec.json.Decoder(dict[str, tuple[str, ...]])
+_PREFIX = "address/"
+_TOGETHER = "addresses"  # where earlier versions kept all of them, which each new one rewrote
+_decoder = msgspec.json.Decoder(tuple[int, tuple[str, ...]])
+_together = msgspec.json.Decoder(dict[str, tuple[str, ...]])
 
 
 class KnownPeers:
@@ -30,8 +34,9 @@ class KnownPeers:
         self._own_peer_id = own_peer_id
         given = map(_parse, bootstrap)
         self._bootstrap = tuple(peer for peer in given if peer.peer_id != own_peer_id)
-        stored = local.get(_SETTING)
-        self._addresses: dict[str, tuple[str, ...]] = _decoder.decode(stored) if stored else {}
+        self._addresses: dict[str, tuple[str, ...]] = {}
+        self._learned = 0
+        self._load()
 
     @property
     def bootstrap(self) -> tuple[PeerAddress, ...]:
@@ -45,10 +50,12 @@ class KnownPeers:
             return
         self._addresses.pop(peer_id, None)
         self._addresses[peer_id] = addresses
-        while len(self._addresses) > LIMITS.peers_known_max:
-            del self._addresses[next(iter(self._addresses))]
         try:
-            self._local.set(_SETTING, msgspec.json.encode(self._addresses).decode())
+            self._keep(peer_id)
+            while len(self._addresses) > LIMITS.peers_known_max:
+                oldest = next(iter(self._addresses))
+                del self._addresses[oldest]
+                self._local.remove(_PREFIX + oldest)
         except UsageError as error:  # a hint for the next start: no reason to refuse the record
             log.warning("addresses_not_kept", code=error.code.value, reason=error.message)
 
@@ -57,13 +64,41 @@ class KnownPeers:
         addresses = self._addresses.get(peer_id)
         return PeerAddress(peer_id, addresses) if addresses else None
 
-    def addresses(self, members: frozenset[str]) -> tuple[PeerAddress, ...]:
-        """Whom to keep a connection to: bootstrap peers, and members whose address is known."""
+    def _keep(self, peer_id: str) -> None:
+        """One row for each peer: what is written does not grow with the grid."""
+        self._learned += 1
+        said = msgspec.json.encode((self._learned, self._addresses[peer_id]))
+        self._local.set(_PREFIX + peer_id, said.decode())
+
+    def _load(self) -> None:
+        rows = self._local.all(_PREFIX)
+        stored = [(*_decoder.decode(text), name.removeprefix(_PREFIX)) for name, text in rows]
+        for self._learned, addresses, peer_id in sorted(stored, key=lambda one: one[0]):
+            if peer_id != self._own_peer_id:
+                self._addresses[peer_id] = addresses
+        together = self._local.get(_TOGETHER)
+        if together is None:
+            return
+        for peer_id, addresses in _together.decode(together).items():
+            self._addresses[peer_id] = addresses
+            self._keep(peer_id)
+        self._local.remove(_TOGETHER)
+
+    def addresses(
+        self, members: frozenset[str], rng: random.Random | None = None
+    ) -> tuple[PeerAddress, ...]:
+        """Whom to keep a connection to: bootstrap peers, and members whose address is known.
+
+        With `rng` the members come in random order: if all dialled those first of whom they heard
+        first, these would have connections to everybody.
+        """
         known = [
             PeerAddress(peer_id, addresses)
             for peer_id, addresses in self._addresses.items()
             if peer_id in members and addresses
         ]
+        if rng is not None:
+            rng.shuffle(known)
         named = {peer.peer_id for peer in known}
         return (*(p for p in self._bootstrap if p.peer_id not in named), *known)
 

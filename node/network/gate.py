@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from aigrid.node.network import negotiation
+from aigrid.node.network.admitted import Admitted
 from aigrid.node.network.muxer import Muxer
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
@@ -50,7 +51,7 @@ class Gate:
     """Membership and what follows from it. PeerIds are base58 strings."""
 
     def __init__(self, own_peer_id: str, *, open_to_strangers: bool) -> None:
-        self.members: set[str] = {own_peer_id}
+        self.members = Admitted(own_peer_id)
         self.lobby: dict[str, Handler] = {}
         self.counts = dict.fromkeys(COUNTERS, 0)
         self.on_refused_often: Callable[[str], None] = lambda _peer: None

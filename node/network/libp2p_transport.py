@@ -98,7 +98,7 @@ class Libp2pTransport:
 
     @property
     def members(self) -> frozenset[str]:
-        return frozenset(self._gate.members)
+        return self._gate.members.all
 
     def counters(self) -> dict[str, int]:
         traffic = self._connections.traffic

@@ -3,7 +3,7 @@
 import random
 from typing import TYPE_CHECKING, Final
 
-from aigrid.node.network.memory_links import Connection
+from aigrid.node.network.memory_links import Connection, Post
 from aigrid.node.network.transport import Nearby, PeerAddress
 from aigrid.protocol.errors import Code, UsageError
 
@@ -17,10 +17,18 @@ _PROVIDERS_MAX: Final = 64
 class MemoryNetwork:
     """See `memory_transport`. `latency_seconds` is the range that a pair's latency is drawn from.
 
-    A pair keeps its latency, so what one peer does to another arrives in order.
+    A pair keeps its latency, so what one peer does to another arrives in order; `tick_seconds` is
+    explained at `Post`.
     """
 
-    def __init__(self, *, rng: random.Random, latency_seconds: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        *,
+        rng: random.Random,
+        latency_seconds: tuple[float, float],
+        tick_seconds: float = 0.0,
+    ) -> None:
+        self.post = Post(tick_seconds)
         self._rng = rng
         self._range_seconds = latency_seconds
         self._pair_seconds: dict[frozenset[str], float] = {}

@@ -18,6 +18,7 @@ from functools import partial
 import structlog
 import trio
 
+from aigrid.node.network.admitted import Admitted
 from aigrid.node.network.memory_gossip import Gossip, MessageId
 from aigrid.node.network.memory_links import (
     Connection,
@@ -25,7 +26,6 @@ from aigrid.node.network.memory_links import (
     MemoryStream,
     Offer,
     PeerEvents,
-    Pipe,
     lost,
     unreachable,
 )
@@ -67,14 +67,14 @@ class MemoryTransport:
         self.lan = lan
         self.announced: tuple[str, str] | None = None
         self.alive = False
-        self._members = {peer_id}
+        self._members = Admitted(peer_id)
         self._dialable: set[str] = set()
         self._handlers: dict[str, tuple[StreamHandler, bool]] = {}
         self._connections: dict[str, Connection] = {}
         self._events = PeerEvents()
         self._counters: dict[str, int] = {}
         self._gossip = Gossip(peer_id, self._forward, limits.gossip_max_bytes)
-        self.inbox = Inbox(blocked=lambda source: network.blocked(source, peer_id))
+        self.inbox = Inbox(network.post, blocked=lambda source: network.blocked(source, peer_id))
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -98,7 +98,7 @@ class MemoryTransport:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self.inbox.run)
+                nursery.start_soon(self._network.post.run)
                 try:
                     yield
                 finally:
@@ -141,7 +141,8 @@ class MemoryTransport:
     # Membership gate
 
     def admit(self, peer_ids: Iterable[str]) -> None:
-        self._members.update(peer_ids)
+        for peer_id in peer_ids:
+            self._members.add(peer_id)
 
     async def remove(self, peer_id: str) -> None:
         self._members.discard(peer_id)
@@ -153,7 +154,7 @@ class MemoryTransport:
 
     @property
     def members(self) -> frozenset[str]:
-        return frozenset(self._members)
+        return self._members.all
 
     def _is_member(self, peer_id: str) -> bool:
         return self._open or peer_id in self._members
@@ -280,14 +281,14 @@ class MemoryTransport:
             raise unreachable(peer_id)
         remote = self._network.live(peer_id)
         offer, offers = Offer(), connection.ends[self._peer_id].offers
-        offers.add(offer)
+        offers[offer] = None
         if remote is not None:
             accept = partial(remote.accept_stream, self, connection, protocol, offer)
             self._tell(remote, accept)
         try:
             await self._wait(offer, peer_id)
         finally:
-            offers.discard(offer)
+            offers.pop(offer, None)
         if offer.stream is None:
             raise lost(peer_id)
         return offer.stream
@@ -309,11 +310,9 @@ class MemoryTransport:
             refuse = partial(offer.answer, error=error)
             self._tell(opener, refuse)
             return
-        there, here = Pipe(), Pipe()
-        ours = self._stream(connection, opener, (there, here))
-        theirs = opener._stream(connection, self, (here, there))  # noqa: SLF001 (another of us)
-        ours.tell_reset = partial(self._tell, opener, theirs.lose)
-        theirs.tell_reset = partial(opener._tell, self, ours.lose)  # noqa: SLF001
+        ours = self._stream(connection, opener)
+        theirs = opener._stream(connection, self)  # noqa: SLF001 (another of us)
+        ours.other, theirs.other = theirs, ours
         self._nursery.start_soon(self._serve, handler, ours)
         give = partial(opener.opened, connection, offer, theirs)
         self._tell(opener, give)
@@ -321,27 +320,18 @@ class MemoryTransport:
     def opened(self, connection: Connection, offer: Offer, stream: MemoryStream) -> None:
         """The peer accepted our stream."""
         if offer.abandoned or self._connections.get(stream.peer_id) is not connection:
-            stream.lose()
-            if stream.tell_reset is not None:
-                stream.tell_reset()
+            stream.refuse()
         else:
             offer.answer(stream=stream, error=None)
 
-    def _stream(
-        self, connection: Connection, peer: "MemoryTransport", pipes: tuple[Pipe, Pipe]
-    ) -> MemoryStream:
+    def _stream(self, connection: Connection, peer: "MemoryTransport") -> MemoryStream:
         return MemoryStream(
             (peer.peer_id, peer.host),
-            pipes,
             connection.ends[self._peer_id],
-            travel_seconds=partial(self._travel_seconds, peer.peer_id),
+            tell=partial(self._tell, peer),
             blocked=partial(self._network.blocked, self._peer_id, peer.peer_id),
             count=self._count,
         )
-
-    def _travel_seconds(self, peer_id: str, size_bytes: int) -> float:
-        travel = self._network.travel_seconds(self._peer_id, peer_id, size_bytes)
-        return 0.0 if travel is None else travel  # nothing of a stream is lost
 
     async def _serve(self, handler: StreamHandler, stream: MemoryStream) -> None:
         try:

@@ -125,7 +125,7 @@ class Transport(Protocol):
 
     @property
     def members(self) -> frozenset[str]:
-        """Admitted peers, ourselves included."""
+        """Admitted peers, ourselves included: the same object until they change."""
 
     # Connections and streams
     async def connect(self, peer: PeerAddress) -> None:

@@ -2,7 +2,7 @@
 
 What is modelled: each hop of gossip is lost with the pair's loss; whatever goes over a connection
 arrives in order, and where it is lost it is sent again after 200 ms, then twice as long each time.
-Bandwidth is not limited.
+Bandwidth is not limited, and everything arrives at a full millisecond.
 """
 
 import random
@@ -17,6 +17,7 @@ from aigrid.node.network.memory_network import MemoryNetwork
 
 RESEND_SECONDS: Final = 0.2
 RESENDS_MAX: Final = 6
+TICK_SECONDS: Final = 0.001
 
 
 class Conditions(MemoryNetwork):
@@ -30,7 +31,7 @@ class Conditions(MemoryNetwork):
     """
 
     def __init__(self, rng: random.Random, latency_ms: Spread, loss: Spread) -> None:
-        super().__init__(rng=rng, latency_seconds=(0.0, 0.0))
+        super().__init__(rng=rng, latency_seconds=(0.0, 0.0), tick_seconds=TICK_SECONDS)
         self._draws = rng
         self._latency_ms = latency_ms
         self._loss = loss

@@ -13,7 +13,9 @@ import trio
 import trio.testing
 
 import aigrid.metagraph.refusals
+import aigrid.metagraph.store
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.record import Record
 
 T = TypeVar("T")
 _VERIFIED_MAX: Final = 1 << 17
@@ -49,11 +51,29 @@ def limits(**changed: float) -> Iterator[None]:
 
 @contextmanager
 def verified_once() -> Iterator[None]:
-    """What depends on a record's bytes alone is checked once for all nodes, not once by each."""
-    module = aigrid.metagraph.refusals
-    checked = vars(module)["verify_form_and_signature"]
-    vars(module)["verify_form_and_signature"] = lru_cache(_VERIFIED_MAX)(checked)
+    """What depends on a record's bytes alone is found out once for all nodes, and held once.
+
+    That is whether it is sound, and what a stored one says.
+    """
+    checking, storing = vars(aigrid.metagraph.refusals), vars(aigrid.metagraph.store)
+    verify, record_of = checking["verify_form_and_signature"], storing["record_of"]
+    known: dict[str, Record] = {}
+
+    @lru_cache(_VERIFIED_MAX)
+    def verify_once(raw: bytes) -> Record:
+        record: Record = verify(raw)
+        return known.setdefault(record.content_id, record)
+
+    def read_once(row: tuple[Any, ...]) -> Record:
+        content_id = row[6]
+        if content_id not in known:
+            known[content_id] = record_of(row)
+            if len(known) > _VERIFIED_MAX:
+                del known[next(iter(known))]
+        return known[content_id]
+
+    checking["verify_form_and_signature"], storing["record_of"] = verify_once, read_once
     try:
         yield
     finally:
-        vars(module)["verify_form_and_signature"] = checked
+        checking["verify_form_and_signature"], storing["record_of"] = verify, record_of

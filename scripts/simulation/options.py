@@ -17,6 +17,7 @@ SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 ON_THE_WIRE = ("eclipse", "covert", "resend")
 KINDS = ("cheat", "liar", "sybil", "flood", "replay", "censor", "poison", "squat", *ON_THE_WIRE)
 NETS = ("model", "libp2p")
+MODES = ("services", "events")
 
 
 def _option(default: Any, doc: str) -> Any:
@@ -35,6 +36,8 @@ class Options:
     title: str = ""
     about: str = ""
 
+    mode: str = _option("services", f"what is run: {', '.join(MODES)}; see the docs")
+    sample: int = _option(20, "nodes that are real, of a crowd (--mode events)")
     seed: int = _option(1, "everything random follows from it")
     net: str = _option("model", f"the network: {', '.join(NETS)}")
     nodes: int = _option(20, "nodes in the grid, byzantine ones included")
@@ -42,6 +45,8 @@ class Options:
     settle_seconds: float = _option(60.0, "after the faults, until liveness must hold")
     connections: int = _option(8, "connections that a node seeks (a real node: 48)")
     storm: bool = _switch("all join at once through one node, at its real limits")
+
+    ready: bool = _switch("the grid is up already: nobody joins, all start on what that left")
 
     latency_ms: str = _option("uniform:5-50", "one way, drawn once per pair of nodes")
     loss: str = _option("0", "share lost each way, drawn once per pair, while faults last")
@@ -94,6 +99,10 @@ class Options:
         if self.plant and self.plant not in PLANTS:
             raise ValueError(f"plant is one of {', '.join(PLANTS)}, not {self.plant!r}")
         listed(self.without)
+        if self.mode not in MODES:
+            raise ValueError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        if self.ready and self.storm:
+            raise ValueError("where the grid is up already, nobody joins")
         if self.nodes < 2 or self.connections < 1:
             raise ValueError("a grid has at least 2 nodes, and a node seeks at least 1 connection")
         if round(self.byzantine * self.nodes) > self.nodes - 2:

@@ -14,9 +14,10 @@ class Delays:
         self._counts: Counter[int] = Counter()
         self.total = 0
 
-    def add(self, seconds: float) -> None:
-        self._counts[round(_PER_DECADE * math.log10(max(seconds, 1e-4)))] += 1
-        self.total += 1
+    def add(self, seconds: float, times: int = 1) -> None:
+        if times:
+            self._counts[round(_PER_DECADE * math.log10(max(seconds, 1e-4)))] += times
+            self.total += times
 
     def quantile(self, share: float) -> float | None:
         """None where nothing was counted."""

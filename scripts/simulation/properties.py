@@ -17,7 +17,7 @@ Liveness:
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -65,6 +65,7 @@ class Watch:
         self.checks: Counter[str] = Counter()
         self._sim = sim
         self._patience_seconds = patience_seconds
+        self._before: dict[RecordKey, tuple[int, str]] = {}
         self._held: dict[str, dict[RecordKey, tuple[int, str]]] = {}
         self._said_at: dict[str, float] = {}
         self._receipts: set[str] = set()
@@ -74,6 +75,15 @@ class Watch:
         self._sim.note("violation", name)
         if sum(one.name == name for one in self.violations) < VIOLATIONS_MAX:
             self.violations.append(Violation(name, trio.current_time(), what))
+
+    def assume(self, records: Iterable[Record]) -> None:
+        """Every node starts with these."""
+        self._before = {record.key: record.rank for record in records}
+        self._said_at = {record.content_id: trio.current_time() for record in records}
+
+    def _holds(self, name: str, key: RecordKey) -> tuple[int, str] | None:
+        held = self._held.get(name, {}).get(key)
+        return self._before.get(key) if held is None else held
 
     def honest(self) -> list[SimNode]:
         """Live nodes that are not exempt, in order of their names."""
@@ -87,7 +97,7 @@ class Watch:
             return  # it is being killed
         node = self._sim.nodes[name].node
         held, rank = self._held.setdefault(name, {}), (record.valid_from_ms, record.content_id)
-        before = held.get(record.key)
+        before = self._holds(name, record.key)
         self.checks["never_back"] += 1
         if before is not None and rank < before:
             self.violated("never_back", f"{name} replaced a newer {record.kind.value} by an older")
@@ -181,7 +191,7 @@ class Watch:
         for speaker in honest:
             for record in self._settled(speaker):
                 for one in honest:
-                    held = self._held.get(one.name, {}).get(record.key)
+                    held = self._holds(one.name, record.key)
                     if held is None or held[1] != record.content_id:
                         yield f"{one.name} lacks {record.kind.value} of {speaker.name}"
 

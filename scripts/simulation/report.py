@@ -47,8 +47,8 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
         "propagation": {
             "issued": watch.propagation.issued,
             "reached_everybody": watch.propagation.arrived,
-            "each_node": _delays(watch.propagation.each),
-            "everywhere": _delays(watch.propagation.everywhere),
+            "each_node": delays(watch.propagation.each),
+            "everywhere": delays(watch.propagation.everywhere),
             "cdf": [(round(s, 4), round(share, 4)) for s, share in watch.propagation.each.cdf()],
         },
         "nodes": _per_node(outcome),
@@ -109,11 +109,12 @@ def _per_node(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _delays(delays: Delays) -> dict[str, float | int | None]:
+def delays(counted: Delays) -> dict[str, float | int | None]:
+    """Count and quantiles, as the report has them."""
     return {
-        "count": delays.total,
-        "p50_seconds": _rounded(delays.quantile(0.5)),
-        "p99_seconds": _rounded(delays.quantile(0.99)),
+        "count": counted.total,
+        "p50_seconds": _rounded(counted.quantile(0.5)),
+        "p99_seconds": _rounded(counted.quantile(0.99)),
     }
 
 

@@ -19,6 +19,7 @@ from scripts.simulation.networks import net_of
 from scripts.simulation.options import Options
 from scripts.simulation.plants import planted
 from scripts.simulation.properties import Violation, Watch
+from scripts.simulation.ready import put, stored
 from scripts.simulation.scene import Scene
 from scripts.simulation.spread import spread
 from scripts.simulation.workload import CAPABILITY, Request, Workload, publish
@@ -28,6 +29,7 @@ from aigrid.engines.base import Engine
 from aigrid.node.settings.placement import PlacementConfig
 from aigrid.node.settings.trust import TrustConfig
 from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.limits import LIMITS
 
 FOUNDER = "n0000"
 READY_SECONDS = 120.0
@@ -37,6 +39,8 @@ LOOK_SECONDS = 1.0
 JOIN_AGAIN_SECONDS = 2.0
 QUICK_JOINS = 10_000.0
 BAD_TIMES_QUICKER = 10
+DATABASES_BYTES = 1 << 29  # of caches of all nodes together, and of logs
+POLL_SECONDS = 0.001  # for each node, between two looks at all of them
 
 Progress = Callable[[str, float], None]
 
@@ -87,6 +91,8 @@ def _silent(_phase: str, _share: float) -> None:
 def simulate(options: Options, directory: Path, progress: Progress = _silent) -> Outcome:
     """Run it; `directory` is empty, and takes the nodes' databases."""
     limits: dict[str, float] = {"connections_wanted": options.connections}
+    for name in ("database_cache_bytes", "database_log_bytes"):
+        limits[name] = min(getattr(LIMITS, name), DATABASES_BYTES // options.nodes)
     if not options.storm:
         limits |= dict.fromkeys(("joins_burst", "joins_per_second"), QUICK_JOINS)
     outcome = Outcome(options)
@@ -175,12 +181,43 @@ class _Run:
 
     async def _come_up(self) -> None:
         self._sim.identities = identities(self._scene)
-        for name in self._names:
-            await self._start(name)
+        await (self._start_ready() if self._options.ready else self._start_all())
         self._outcome.names = {
             one.node.identity.peer_id: name for name, one in self._sim.nodes.items()
         }
         self._watch.admitted.update(one.node.identity.did for one in self._sim.nodes.values())
+        if not self._options.ready:
+            await self._join_all()
+        await eventually(
+            self._all_met,
+            seconds=STORM_SECONDS if self._options.storm else READY_SECONDS,
+            poll_seconds=POLL_SECONDS * len(self._names),
+        )
+        async with trio.open_nursery() as nursery:
+            for name in self._holders:
+                nursery.start_soon(self._offer_all, name)
+        await eventually(
+            self._all_offered, seconds=READY_SECONDS, poll_seconds=POLL_SECONDS * len(self._names)
+        )
+        self._attack = await arm(self._scene)
+        await trio.sleep(3)
+
+    async def _start_all(self) -> None:
+        for name in self._names:
+            await self._start(name)
+
+    async def _start_ready(self) -> None:
+        """All at once, each on what it would hold had it joined."""
+        await self._start(FOUNDER)
+        founder = self._sim.nodes[FOUNDER]
+        database = stored(founder, self._sim, self._names[1:])
+        self._watch.assume(founder.node.graph.live_records(self._sim.now_ms()))
+        async with trio.open_nursery() as nursery:
+            for name in self._names[1:]:
+                put(database, self._sim, name)
+                nursery.start_soon(self._start, name)
+
+    async def _join_all(self) -> None:
         async with trio.open_nursery() as nursery:
             for number, name in enumerate(self._names[1:]):
                 if self._options.storm:
@@ -188,17 +225,13 @@ class _Run:
                 else:
                     await self._join(name)
                     self._progress("joining", number / len(self._names))
-        every = len(self._names)
-        await eventually(
-            lambda: all(len(one.node.grid.members()) == every for one in self._sim.nodes.values()),
-            seconds=STORM_SECONDS if self._options.storm else READY_SECONDS,
+
+    def _all_met(self) -> bool:
+        """Whether all know all, and nobody is alone."""
+        nodes, every = [one.node for one in self._sim.nodes.values()], len(self._names)
+        return all(
+            len(node.grid.members()) == every and node.peers.alive_members() for node in nodes
         )
-        for name in self._holders:
-            for model in self._models:
-                await self._offer(name, model)
-        await eventually(self._all_offered, seconds=READY_SECONDS)
-        self._attack = await arm(self._scene)
-        await trio.sleep(3)
 
     async def _start(self, name: str) -> None:
         options, rng = self._options, random.Random(f"{self._options.seed}/{name}/machine")
@@ -237,6 +270,10 @@ class _Run:
         if not self._options.cold:
             async with self._sim.nodes[name].node.pool.lease(model):
                 pass
+
+    async def _offer_all(self, name: str) -> None:
+        for model in self._models:
+            await self._offer(name, model)
 
     def _all_offered(self) -> bool:
         """Whether every node knows every holder of every model; only few are its own peers."""

@@ -72,7 +72,7 @@ class Wires(Conditions):
             else:
                 act()
 
-    def post(self, source: str, target: str, act: Callable[[], None], size_bytes: int = 0) -> None:
+    def carry(self, source: str, target: str, act: Callable[[], None], size_bytes: int = 0) -> None:
         """Do `act` at the target, after all that went there before."""
         seconds = self.travel_seconds(source, target, size_bytes) or 0.0
         tick = math.ceil((trio.current_time() + seconds) / TICK_SECONDS - 1e-6)
@@ -169,7 +169,7 @@ class WireStream(TcpStream):
         return self.peer
 
     def _post(self, act: Callable[[], None], size_bytes: int = 0) -> None:
-        self._wires.post(self._source, self._target, act, size_bytes)
+        self._wires.carry(self._source, self._target, act, size_bytes)
 
     def arrive(self, data: bytes) -> None:
         """The peer's bytes are here."""
@@ -267,11 +267,11 @@ class WireSockets:
         def arrive() -> None:
             if not stream.is_dead and self._wires.listening.get(str(at)) is port:
                 port.connect(stream, remote)
-            self._wires.post(port.peer_id, self._peer_id, answered.set)
+            self._wires.carry(port.peer_id, self._peer_id, answered.set)
 
         self._dialed += 1
         remote = (self._host, FIRST_PORT + self._dialed % FIRST_PORT)
-        self._wires.post(self._peer_id, port.peer_id, arrive)
+        self._wires.carry(self._peer_id, port.peer_id, arrive)
         try:
             await answered.wait()
         except trio.Cancelled:

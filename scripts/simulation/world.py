@@ -169,9 +169,7 @@ class Simulation:
         identity = identity or self.identity_of(name)
         authority = Identity(hashlib.sha256(f"{self.seed}/{name}/grid".encode()).digest())
         rng = random.Random(f"{self.seed}/{name}/{incarnation}")
-        index = int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "big")
-        address = f"/ip4/10.{incarnation}.{index >> 8}.{index & 255}/tcp/4001"
-        transport = self._transport(identity, address)
+        transport = self._transport(identity, self.address_of(name, incarnation))
         home = self.directory / name
         home.mkdir(exist_ok=True)
         spawner = InlineSpawner() if engines is None else InlineSpawner(engines)
@@ -207,6 +205,12 @@ class Simulation:
         self.nodes[name] = sim_node
         await self._nursery.start(partial(self._run, sim_node))
         return sim_node
+
+    @staticmethod
+    def address_of(name: str, incarnation: int = 0) -> str:
+        """Where a node of this name is; long enough that thousands do not collide."""
+        a, b, c, d = hashlib.sha256(name.encode()).digest()[:4]
+        return f"/ip4/10.{incarnation & 255}.{a}.{b}/tcp/{1024 + ((c << 8) + d) % 60_000}"
 
     def identity_of(self, name: str) -> Identity:
         """The key that a node of this name has if nothing else is said."""
@@ -272,10 +276,10 @@ class Simulation:
             return "".join(parts), answer.node
 
 
-async def eventually(condition: Any, *, seconds: float) -> float:
+async def eventually(condition: Any, *, seconds: float, poll_seconds: float = 0.05) -> float:
     """Wait in virtual time until `condition()` holds; the time it took."""
     start = trio.current_time()
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - virtual time costs nothing
-            await trio.sleep(0.05)
+            await trio.sleep(poll_seconds)
     return trio.current_time() - start

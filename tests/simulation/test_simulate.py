@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from scripts.simulate import options_given, parser
+from scripts.simulation import repeating
 from scripts.simulation.conditions import Conditions
 from scripts.simulation.options import Options, options_of, replay_line, scenarios
 from scripts.simulation.page import page
@@ -52,11 +53,25 @@ def told(lines: Sequence[str], *beginnings: str) -> list[str]:
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
     faulty = replace(SMALL, churn=12.0, loss="0.1", crashes=0.1, success_min=0.0)
-    first, second = (run(*words_of(faulty), hash_seed=n) for n in (1, 2))
-    assert first[0] == 0, first
-    assert told(first[1], "trace") == told(second[1], "trace")
-    _, third = run(*words_of(replace(faulty, seed=4)), hash_seed=1)
-    assert told(third, "trace") != told(first[1], "trace")
+    faulty = replace(faulty, duration_seconds=8.0)
+    status, lines = run(*words_of(faulty), "--repeat", "5")
+    assert (status, lines[-1]) == (0, "it repeats"), lines
+    *same, other = [line.split()[-1] for line in told(lines, "seed")]
+    assert len(same) == 5
+    assert {len(trace) for trace in (*same, other)} == {64}
+    assert len(set(same)) == 1
+    assert other not in same
+
+
+@pytest.mark.parametrize(
+    "traces", ["aab", "aaa", "ab", ["", "", "a"]], ids=["well", "same", "differs", "silent"]
+)
+def test_what_does_not_repeat_is_told(
+    monkeypatch: pytest.MonkeyPatch, traces: Sequence[str]
+) -> None:
+    left = list(traces if len(traces) == 3 else "abc")
+    monkeypatch.setattr(repeating, "trace_of", lambda *_: left.pop(0))
+    assert repeating.repeats(SMALL, 2) is (traces == "aab")
 
 
 def test_a_planted_bug_is_caught_and_its_line_replays_it() -> None:

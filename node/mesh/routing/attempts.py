@@ -134,6 +134,7 @@ class Attempts:
         """
         tried.another = False
         left, refusals_left = LIMITS.attempts_max, LIMITS.refusals_max
+        unproven_left = LIMITS.unproven_max
         waiting = deque(ranking.kept)
         while waiting and left:
             kept, presented, asked_seconds = waiting.popleft(), None, trio.current_time()
@@ -169,6 +170,8 @@ class Attempts:
                     waiting.insert(place, replace(kept, candidate=cold))
                 if presented is not None and error.code in POLICY and refusals_left:
                     refusals_left, left = refusals_left - 1, left + 1
+                elif unproven_left and self._unproven(candidate, error, asked_seconds):
+                    unproven_left, left = unproven_left - 1, left + 1
                 if again is None or not left:  # else it is asked anew, and says the rest
                     tried.problem = more_telling(tried.problem, error)
                 await trio.lowlevel.checkpoint()  # there may be any number
@@ -239,6 +242,18 @@ class Attempts:
             asked_seconds = None if latency_ms is None else began_seconds
             return Opened(candidate, request, segment, stack.pop_all(), asked_seconds)
         raise AssertionError("nothing above is swallowed")
+
+    def _unproven(self, candidate: Candidate, error: AigridError, asked_seconds: float) -> bool:
+        """Whether a candidate of which nothing good is known failed at once.
+
+        Where most only say that they can answer, as many tries as suffice among sound nodes would
+        often all go to those. A worker that died is another matter: the request may kill them all.
+        """
+        if candidate.node == self._own_peer_id or error.code is Code.ENGINE_CRASHED:
+            return False
+        seen = self._peers.seen(candidate.node)
+        quickly = trio.current_time() - asked_seconds <= LIMITS.unproven_seconds
+        return quickly and seen.failures_in_row > 0 and seen.pace.ttft_ms is None
 
     async def _alone(
         self,

@@ -222,3 +222,23 @@ async def test_what_changes_without_a_poke_is_noticed_in_time(autojump_clock, se
         await trio.sleep(seconds)
         assert said.newest(Kind.NODE).body.software == "two"
         nursery.cancel_scope.cancel()
+
+
+async def test_a_restart_does_not_repeat_what_still_holds(autojump_clock):
+    said = Said()
+    said.announcer.announce()
+    first = said.newest(Kind.NODE)
+    said.now_ms += 1000
+    for software in ("one", "two"):
+        said.software = software
+        again = Announcer(
+            said.graph,
+            world.OWN,
+            describe=said.describe,
+            offers=lambda: (),
+            now_ms=lambda: said.now_ms,
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(again.run)
+            nursery.cancel_scope.cancel()
+        assert (said.newest(Kind.NODE) == first) is (software == "one")

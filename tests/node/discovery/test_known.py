@@ -1,7 +1,9 @@
 """Where members were last reached: persisted, bounded, and only a hint."""
 
+import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from aigrid.metagraph.local import LocalState
@@ -85,3 +87,36 @@ def test_a_disk_that_is_full_costs_the_hint_and_not_the_record(monkeypatch):
     monkeypatch.setattr(store.database, "execute", full)
     made.learn(OTHERS[0].did, AT)
     assert [p.addresses for p in made.addresses(everybody())] == [AT]
+
+
+def test_a_new_address_writes_one_row_however_many_are_known(monkeypatch):
+    store = Store()
+    made = peers(store)
+    for identity in OTHERS:
+        made.learn(identity.did, AT)
+    written = []
+    monkeypatch.setattr(made._local, "set", lambda name, value: written.append((name, value)))
+    made.learn(OTHERS[0].did, (*AT, "/ip4/192.0.2.9/tcp/1"))
+    ((name, value),) = written
+    assert OTHERS[0].peer_id in name
+    assert OTHERS[1].peer_id not in value
+
+
+def test_addresses_that_an_earlier_version_kept_are_taken_over():
+    store = Store()
+    kept = {OTHERS[0].peer_id: AT, OTHERS[1].peer_id: AT}
+    LocalState(store).set("addresses", msgspec.json.encode(kept).decode())
+    for _ in range(2):
+        assert {p.peer_id for p in peers(store).addresses(everybody())} == kept.keys()
+    assert LocalState(store).get("addresses") is None
+
+
+def test_members_are_dialled_in_random_order_after_whom_the_operator_named():
+    made = peers(Store(), f"/ip4/192.0.2.2/tcp/1/p2p/{OTHERS[4].peer_id}")
+    for identity in OTHERS[:4]:
+        made.learn(identity.did, AT)
+    orders = {
+        tuple(p.peer_id for p in made.addresses(everybody(), random.Random(n))) for n in range(20)
+    }
+    assert len(orders) > 5
+    assert {order[0] for order in orders} == {OTHERS[4].peer_id}

@@ -7,10 +7,11 @@ import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
 
+from aigrid.node.discovery import grid as grid_module
 from aigrid.node.discovery import peers as peers_module
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.errors import Code, RemoteError
-from aigrid.protocol.identity import Identity
+from aigrid.protocol.identity import Identity, peer_id_of_did
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Records, encode
 
@@ -191,3 +192,43 @@ async def test_who_was_lost_is_sought_though_there_are_connections_enough(
         await a.transport.disconnect(b.identity.peer_id)
         await trio.sleep(20)
         assert a.peers.alive(b.identity.peer_id) is bool(regained)
+
+
+async def test_with_nothing_new_the_gate_is_not_gone_through(sim, autojump_clock, monkeypatch):
+    a, b, _ = await grid(sim, "a", "b", "c")
+    await trio.sleep(3)
+    spelled = []
+
+    def spell(did):
+        spelled.append(did)
+        return peer_id_of_did(did)
+
+    monkeypatch.setattr(grid_module, "peer_id_of_did", spell)
+    members = a.transport.members, a.grid.members()
+    await trio.sleep(20)
+    assert (a.transport.members, a.grid.members()) == members
+    assert a.transport.members is members[0]
+    assert a.grid.members() is members[1]
+    assert spelled == []
+    a.grid.remove(b.identity.did)
+    await trio.sleep(3)
+    assert spelled
+    assert b.identity.peer_id not in a.transport.members
+
+
+async def test_who_has_connections_enough_looks_for_nobody(sim, autojump_clock, monkeypatch):
+    a, *_ = await grid(sim, "a", "b", "c")
+    looked = []
+    known = a.peers._known_addresses
+
+    def look():
+        looked.append(True)
+        return known()
+
+    monkeypatch.setattr(a.peers, "_known_addresses", look)
+    await trio.sleep(5)
+    assert looked
+    monkeypatch.setattr(peers_module, "LIMITS", replace(LIMITS, connections_wanted=2))
+    looked.clear()
+    await trio.sleep(5)
+    assert not looked

@@ -21,8 +21,13 @@ SMALL = replace(
 )
 
 
-def network(seed: int = 1, latency_seconds: tuple[float, float] = (0.01, 0.05)) -> MemoryNetwork:
-    return MemoryNetwork(rng=random.Random(seed), latency_seconds=latency_seconds)
+def network(
+    seed: int = 1,
+    latency_seconds: tuple[float, float] = (0.01, 0.05),
+    tick_seconds: float = 0.0,
+) -> MemoryNetwork:
+    rng = random.Random(seed)
+    return MemoryNetwork(rng=rng, latency_seconds=latency_seconds, tick_seconds=tick_seconds)
 
 
 def address(peer_id: str) -> PeerAddress:

@@ -5,6 +5,7 @@ import trio
 from tests.node.network.pairs import address, network, node, run_until_cancelled, shout, upper
 from trio.testing import MockClock
 
+from aigrid.node.network.memory_links import WINDOW_BYTES
 from aigrid.node.network.memory_transport import MemoryTransport
 from aigrid.node.network.transport import (
     JOIN_PROTOCOL,
@@ -336,3 +337,75 @@ async def test_nearby_nodes_are_seen_while_they_live(autojump_clock: MockClock) 
         assert [(seen.peer, seen.grid) for seen in a.nearby()] == [(address("b"), "did:key:grid")]
         net.kill("b")
         assert a.nearby() == ()
+
+
+async def test_what_was_held_up_comes_before_what_was_sent_later(autojump_clock: MockClock) -> None:
+    net = network(latency_seconds=(0.1, 0.1))
+    a, b = node(net, "a", "b"), node(net, "b", "a")
+    got = bytearray()
+
+    async def take(stream: Stream) -> None:
+        stream.deliver(got.extend)
+        assert await stream.receive_some(9) == b""
+
+    b.handle_stream(RPC_PROTOCOL, take)
+    async with a.running(), b.running():
+        await a.connect(address("b"))
+        stream = await a.open_stream("b", RPC_PROTOCOL)
+        net.partition("a", "b")
+        stream.send_now(b"1")
+        stream.send_now(b"2")
+        await trio.sleep(0.3)
+        assert not got
+        stream.send_now(b"3")
+        await trio.sleep(0.1)  # it is due at this very moment
+        net.heal("a", "b")
+        await stream.close()
+        await trio.sleep(0.2)
+        assert bytes(got) == b"123"
+
+
+async def test_a_writer_waits_until_what_it_sent_is_taken(autojump_clock: MockClock) -> None:
+    net = network(latency_seconds=(0.1, 0.1))
+    a, b = node(net, "a", "b"), node(net, "b", "a")
+    taken = trio.Event()
+
+    async def take(stream: Stream) -> None:
+        await taken.wait()
+        while await stream.receive_some(1 << 20):
+            pass
+
+    b.handle_stream(RPC_PROTOCOL, take)
+    async with a.running(), b.running():
+        await a.connect(address("b"))
+        stream = await a.open_stream("b", RPC_PROTOCOL)
+        await stream.send_all(bytes(WINDOW_BYTES))
+        assert stream.room_bytes == 0
+        with trio.move_on_after(5) as scope:
+            await stream.send_all(b"more")
+        assert scope.cancelled_caught
+        taken.set()
+        await trio.sleep(0.2)
+        assert stream.room_bytes == WINDOW_BYTES
+        await stream.send_all(b"more")
+
+
+async def test_with_a_tick_all_arrives_at_its_multiples(autojump_clock: MockClock) -> None:
+    net = network(latency_seconds=(0.0104, 0.0104), tick_seconds=0.01)
+    a, b = node(net, "a", "b"), node(net, "b", "a")
+    async with a.running(), b.running():
+        await a.connect(address("b"))
+        assert trio.current_time() == pytest.approx(0.04)
+
+
+async def test_the_post_goes_on_when_whoever_carried_it_ends(autojump_clock: MockClock) -> None:
+    net = network()
+    first, a, b = node(net, "first"), node(net, "a", "b"), node(net, "b", "a")
+    b.handle_stream(RPC_PROTOCOL, upper)
+    async with a.running(), b.running():
+        async with first.running():
+            pass
+        await a.connect(address("b"))
+        stream = await a.open_stream("b", RPC_PROTOCOL)
+        await stream.send_all(b"x")
+        assert await stream.receive_some(1) == b"X"

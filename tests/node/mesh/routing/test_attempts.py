@@ -117,6 +117,33 @@ async def test_nodes_that_may_not_serve_do_not_use_up_the_attempts(sim, autojump
     assert (await refused(asker)).code is Code.NOT_SERVED
 
 
+async def failing(sim, *, right):
+    """(asker, who answers, how often others were asked): more fail than are tried."""
+    asker, holders = await grid(sim, LIMITS.attempts_max + 2)
+    calls: list[str] = []
+    peer_ids = list(holders)
+    for peer_id in peer_ids[right:]:
+        error = EngineError("out of order", Code.ENGINE_FAILED)
+        holders[peer_id].serving.infer = refusing(error, calls)
+    return asker, peer_ids[:right], calls
+
+
+async def test_strangers_that_fail_at_once_do_not_use_up_the_attempts(sim, autojump_clock):
+    asker, right, calls = await failing(sim, right=1)
+    answers = [(await ask(asker))[0] for _ in range(3)]
+    assert {answer.node for answer in answers} == {*right}
+    assert answers[0].attempts > LIMITS.attempts_max  # or this shows nothing
+    assert len(calls) == answers[0].attempts - 1  # once failed they come last
+
+
+async def test_of_nodes_that_have_answered_before_only_so_many_are_tried(sim, autojump_clock):
+    asker, _, calls = await failing(sim, right=0)
+    for peer_id in asker.peers.alive_members():
+        asker.peers.seen(peer_id).began("parrot", 5.0)
+    assert (await refused(asker)).code is Code.ENGINE_FAILED
+    assert len(calls) == LIMITS.attempts_max
+
+
 @pytest.mark.parametrize("nearest", [Code.NO_GRANT, Code.EXPIRED, Code.OVER_BUDGET])
 async def test_of_denials_the_one_nearest_to_permission_is_told(sim, autojump_clock, nearest):
     asker, _ = await grid(sim, 3)
