@@ -42,6 +42,10 @@ def main() -> int:
         for one in PROGRAMS:
             print(f"{one.name:18}{'full only' if one.quick is None else ''}")
         return 0
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser().error(f"--out {arguments.out} is no folder to write to: {error.strerror}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what there is gets written, too
     chosen = [one for one in PROGRAMS if not arguments.only or one.name in arguments.only]
     about: dict[str, Any] = {
@@ -158,7 +162,6 @@ class Progress:
 
 def write(found: dict[str, Any], out: Path, record: Path) -> None:
     """The report as JSON and as a page, the history with it in it, and its plots as a picture."""
-    out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     history.append(record, found)
     runs = history.read(record)

@@ -29,6 +29,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.reporting import at_least, at_most, tell
 from scripts.simulation import deterministic
 from scripts.simulation.libp2p_net import repeatable, transport
 from scripts.simulation.spread import spread
@@ -230,6 +231,11 @@ def main() -> int:
         f"({cost * 1e3:.2f} ms per delivery), {measured.wall_seconds} s of wall time"
     )
     print(f"trace {measured.trace_hash}")
+    whole = at_least(1.0, of_value=True)
+    tell("gossip in virtual time, delivered", [measured.delivered / measured.wanted], "", aim=whole)
+    soon = at_most(P99_MAX_SECONDS, of_value=True)
+    tell("gossip in virtual time, p99", [measured.p99_seconds], "s", aim=soon)
+    tell("gossip in virtual time, CPU of a delivery", [cost], "s")
     if to is not None:
         found = {"options": asdict(options), "measured": asdict(measured), "well": measured.well}
         to.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -135,6 +135,10 @@ DEFENCES: dict[str, Defence] = {
         "candidates are ordered by what came of requests to them",
         ((Candidates, "_observation", _stranger),),
     ),
+    "unproven": Defence(
+        "a stranger that fails at once costs a request none of its tries",
+        ((LIMITS, "unproven_max", 0),),
+    ),
     "quotas": Defence(
         "an issuer may say so much, and so much a second",
         ((Accounts, "check_member", _nothing), (Store, "_check_rate", _nothing)),

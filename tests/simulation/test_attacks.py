@@ -37,7 +37,7 @@ ATTACKS = {
 SWITCHES = (
     ("cheats", "audits", "right"),
     ("liars", "beginning", "answered"),
-    ("sybils", "experience", "served"),
+    ("sybils", "experience,unproven", "served"),
     ("flood", "quotas", "bounded"),
     ("clock_ahead_288", "clock", "in_time"),
     ("replay", "freshness", "never_back"),

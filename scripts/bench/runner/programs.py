@@ -64,6 +64,7 @@ PROGRAMS = (
     Program("embeddings", quick=words("--seconds 2"), needs=("minilm",)),
     Program("gateway", quick=words("--seconds 0.2 --rounds 1 --litellm none")),
     Program("gossip", bound_seconds=30 * MINUTE, judges=True),
+    Program("gossip_virtual", quick=words("--nodes 30"), quick_bound_seconds=SHORT, judges=True),
     Program("hostile_sparql", needs=("proc",)),
     Program("idle", needs=("proc",), bound_seconds=10 * MINUTE),
     Program("ingest", quick=words("--records 500"), quick_bound_seconds=SHORT, needs=("proc",)),
