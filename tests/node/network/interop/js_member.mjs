@@ -131,6 +131,9 @@ const calls = {
     await checkMembership(answer.membership, grid, didOf(node.peerId))
     await checkMembership(answer.ours, grid, didOf(remotePeer))
     membership = { raw: answer.membership, grid, hostDid: didOf(remotePeer) }
+    // Its DHT may have tried this connection while we were strangers, and takes it out for good then.
+    await node.hangUp(remotePeer)
+    await node.dial(host)
     return { grid, membership: text(answer.membership), host: text(answer.ours) }
   },
   async subscribe ({ topic }) { node.services.pubsub.subscribe(topic) },
