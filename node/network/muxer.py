@@ -117,6 +117,8 @@ class Muxer:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.dead is not None:
             raise MuxedConnUnavailable(self.dead)
+        if not self.session.may_open:
+            raise MuxedConnUnavailable("the link is full of openings and ends of streams")
         stream = self._stream(self.session.open())
         self.flush()
         return stream

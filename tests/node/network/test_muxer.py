@@ -128,6 +128,19 @@ async def test_stream_opened_twice_before_anybody_looked_is_one(
         assert (await victim.accept_stream()).stream_id == 3
 
 
+async def test_no_stream_is_opened_while_the_frames_of_earlier_ones_do_not_leave(
+    autojump_clock: object,
+) -> None:
+    stuck = Muxer(pipes()[0], "peer")  # not started
+    for _ in range(LIMITS.mux_control_max_bytes // frames.HEADER_BYTES):
+        if stuck.session.may_open:
+            await (await stuck.open_stream()).reset()
+    with pytest.raises(MuxedConnUnavailable):
+        await stuck.open_stream()
+    assert stuck.dead is None
+    assert stuck.session.unsent_bytes < 2 * LIMITS.mux_control_max_bytes
+
+
 async def test_room_says_what_may_be_written_at_once(autojump_clock: object, ends: Ends) -> None:
     ours, theirs = await connected_streams(ends)
     await trio.sleep(1)
@@ -246,8 +259,7 @@ async def test_data_after_the_end_and_too_much_of_it_cost_only_their_stream(
     hostile, victim = ends
     ours, theirs = await connected_streams(ends)
     await ours.close()
-    hostile.session._outbox.append(frames.data(ours.stream_id, memoryview(b"more")))
-    hostile.session.unsent_bytes += frames.HEADER_BYTES + 4
+    hostile.session._outbox.data(frames.data(ours.stream_id, memoryview(b"more")))
     hostile.flush()
     await trio.sleep(1)
     with pytest.raises(MuxedStreamReset):
