@@ -246,7 +246,8 @@ class Muxer:
 
     def _on_opened(self, stream_id: int) -> None:
         state = self.session.streams.get(stream_id)
-        if state is None or stream_id in self.streams:
+        known = self.streams.get(stream_id)
+        if state is None or (known is not None and known.is_of(state)):
             return  # the peer gave it up at once, and perhaps opened it again
         stream = self._stream(state)
         try:

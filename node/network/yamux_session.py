@@ -376,7 +376,8 @@ class Session:
 
     def _drop(self, stream: StreamState) -> None:
         """Forget a stream that is over; what it holds unread is its reader's from here on."""
-        if self.streams.pop(stream.stream_id, None) is not None:
+        if self.streams.get(stream.stream_id) is stream:  # or its id is another's by now
+            del self.streams[stream.stream_id]
             self.unread_bytes -= stream.unread_bytes
             self._promised_bytes -= stream.window_bytes
             stream.unread_bytes = 0

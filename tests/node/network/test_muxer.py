@@ -18,6 +18,7 @@ from tests.node.network.mux_pipes import Pipe, pipes
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.muxed_stream import ConnectionLostError, MuxedStream
 from aigrid.node.network.muxer import Muxer
+from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import LIMITS
 
 Ends = tuple[Muxer, Muxer]
@@ -326,6 +327,19 @@ async def test_peer_that_is_heard_may_answer_pings_late_and_one_that_is_silent_m
         assert end.dead is None
     await trio.sleep(2 * (LIMITS.mux_ping_interval_seconds + LIMITS.mux_ping_timeout_seconds))
     assert end.dead == "no answer to a ping"
+
+
+async def test_stream_of_an_id_that_is_held_still_has_an_owner(
+    autojump_clock: object, ends: Ends
+) -> None:
+    hostile, victim = ends
+    stale = victim.streams[1] = MuxedStream(StreamState(1, ours=False), victim)
+    ours = await hostile.open_stream()
+    await ours.write(b"x")
+    with trio.fail_after(5):
+        accepted = await victim.accept_stream()
+        assert await accepted.read() == b"x"
+    assert accepted is not stale
 
 
 async def test_stream_that_is_over_does_not_take_the_next_of_its_id_along(ends: Ends) -> None:
