@@ -18,6 +18,7 @@ from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.mux_link import MuxLink, PlainLink, advance_within
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.pass_end import pass_end
+from aigrid.node.network.write_turns import WriteTurns
 from aigrid.node.network.yamux_events import (
     Ended,
     Event,
@@ -35,6 +36,7 @@ from aigrid.protocol.limits import LIMITS
 GOODBYE_SECONDS = 0.05
 MESSAGES_AT_ONCE = 4
 GATHERED_BYTES = 16384
+TURN_BYTES = frames.PAYLOAD_MAX_BYTES
 
 
 class SecuredConnection(Protocol):
@@ -69,7 +71,8 @@ class Muxer:
             LIMITS.mux_streams_max
         )
         self._link = PlainLink(secured_conn) if link is None else link
-        self._outgoing, self._room, self._flushed = trio.Event(), trio.Event(), trio.Event()
+        self._outgoing, self._flushed = trio.Event(), trio.Event()
+        self.turns = WriteTurns(self._has_room_for)
         self._gathering = False
         self._pass_end = pass_end()
         self._pong = trio.Event()
@@ -142,11 +145,14 @@ class Muxer:
 
     @property
     def room_bytes(self) -> int:
-        """How much more data may be queued; at 0, writers should wait."""
+        """How much more data may be queued by who has no turn; at 0, writers wait for theirs."""
+        if not self.turns.is_free:
+            return 0
         return max(0, LIMITS.mux_unsent_bytes - self.session.unsent_bytes)
 
-    async def wait_room(self) -> None:
-        await self._room.wait()
+    def _has_room_for(self, turns: int) -> bool:
+        """Whether a turn more may begin when these write as much as they may."""
+        return self.session.unsent_bytes + turns * TURN_BYTES < LIMITS.mux_unsent_bytes
 
     def flush(self) -> None:
         """Send what the session has to send, as far as the link takes it.
@@ -197,9 +203,7 @@ class Muxer:
                     self.die("peer stopped reading")
                     return
                 self.flush()
-                if self.room_bytes:
-                    self._room.set()
-                    self._room = trio.Event()
+                self.turns.grant()
             self._outgoing = trio.Event()
             self._flushed.set()
             self._flushed = trio.Event()
@@ -304,7 +308,7 @@ class Muxer:
         self.dead = why
         self.event_shutting_down.set()
         self._accept_send.close()
-        self._room.set()
+        self.turns.end()
         self._flushed.set()
         for stream in tuple(self.streams.values()):
             stream.wake()
