@@ -15,7 +15,7 @@ import trio
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from aigrid.node.network import yamux_frames as frames
-from aigrid.node.network.mux_link import MuxLink, PlainLink, advance_within
+from aigrid.node.network.mux_link import Ahead, MuxLink, PlainLink, advance_within
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.pass_end import pass_end
 from aigrid.node.network.write_turns import WriteTurns
@@ -34,6 +34,7 @@ from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import LIMITS
 
 GOODBYE_SECONDS = 0.05
+READ_SECONDS = 1.0  # to read what has come before a peer is judged, after a pause of our own
 MESSAGES_AT_ONCE = 4
 GATHERED_BYTES = 16384
 TURN_BYTES = frames.PAYLOAD_MAX_BYTES
@@ -285,21 +286,34 @@ class Muxer:
             self.die(f"connection lost: {type(error).__name__}")
 
     async def _ping_loop(self) -> None:
-        """Notices a peer that vanished without closing."""
+        """Notices a peer that vanished without closing.
+
+        It has the time of the answer again as long as something is heard of it, or what stood
+        before the ping still moves: on a slow link, that may take minutes.
+        """
         while True:
             self._ping_value = (self._ping_value + 1) & 0xFFFF_FFFF
             self._pong = trio.Event()
             sent_at = trio.current_time()
             self.session.ping(self._ping_value)
             self.flush()
-            with trio.move_on_after(LIMITS.mux_ping_timeout_seconds):
-                await self._pong.wait()
+            link = self._link
+            ahead = Ahead(link.taken_bytes, link.backlog_bytes + self.session.unsent_bytes)
+            while not await self._pong_in_time() and self._heard_at <= sent_at:
+                if not ahead.moves(link.taken_bytes):
+                    self.die("no answer to a ping")
+                    return
             if self._pong.is_set():
                 self._round_trip_seconds = trio.current_time() - sent_at
-            elif self._heard_at <= sent_at:
-                self.die("no answer to a ping")
-                return  # else the answer stands in line behind much data on a slow link
             await trio.sleep(LIMITS.mux_ping_interval_seconds)
+
+    async def _pong_in_time(self) -> bool:
+        for seconds in (LIMITS.mux_ping_timeout_seconds, READ_SECONDS):
+            with trio.move_on_after(seconds):
+                await self._pong.wait()
+            if self._pong.is_set():
+                return True
+        return False
 
     def die(self, why: str) -> None:
         """End the connection now; every reader and writer learns why."""
