@@ -33,6 +33,8 @@ class SlowPeer:
     async def run(self) -> None:
         while self.taken_bytes < self._most_bytes:
             piece = await self._stream.receive_some(4000)
+            if not piece:
+                return
             await trio.sleep(len(piece) / SLOW_BYTES_PER_SECOND)
             self.taken_bytes += len(piece)
             self._data += piece
