@@ -177,7 +177,10 @@ class Limits(MeshLimits, EngineLimits):
     welcome_seconds: float = limit(10.0, "identifying a new member, and joining it in gossip")
     mux_window_bytes: int = limit(1 * MIB, "unread bytes of a member's yamux stream")
     mux_unsent_bytes: int = limit(256 * KIB, "unsent bytes of a connection at which writers wait")
-    mux_control_max_bytes: int = limit(64 * KIB, "unsent control frames before a peer is cut off")
+    mux_control_max_bytes: int = limit(
+        64 * KIB,
+        "unsent answers before a peer is cut off, or of our own before no stream is opened",
+    )
     mux_streams_max: int = limit(256, "streams a peer may open on one connection")
     mux_ping_interval_seconds: float = limit(15.0, "between two yamux pings")
     mux_ping_timeout_seconds: float = limit(10.0, "the answer to a yamux ping")

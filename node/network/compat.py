@@ -196,9 +196,6 @@ def _gossip() -> Any:
     )
     # Peer scoring is off: see `_gossip`. None is what the library itself tests for everywhere.
     gossip.scorer = None
-    # Keeps the last thousand messages whole to tell two of one id apart. The second is never looked
-    # at: ids that were seen are let go.
-    gossip._check_equivocation = lambda _message: True  # noqa: SLF001 - see the module
     # Only the adaptive part prunes these.
     gossip.recent_message_deliveries = defaultdict(lambda: deque(maxlen=16))
     gossip.recent_peer_connections = deque(maxlen=16)

@@ -6,8 +6,8 @@ Found by `scripts/faults/reconnects.py`, and by counting objects while peers cam
   own keys, after which nothing of ours is published. A member's DHT answers can bring it there;
 - the peerstore appends to a peer's addresses whatever any other peer says they are;
 - identify keeps the last 1000 addresses that peers gave as theirs, parsed, of any length;
-- GossipSub keeps the last 500 to 1000 messages whole, against authors that use a number twice.
-  `seen_messages` has dropped such a message before it gets there;
+- GossipSub keeps the last 500 to 1000 messages whole, to tell two of one id apart. The second is
+  never looked at: `seen_messages` has dropped it before it gets there;
 - when a peer that pruned us may be asked again is kept until it is, also if it never comes back;
 - a thread per host sweeps the messages seen, by the wall clock, and outlives the host.
 

@@ -35,6 +35,14 @@ class MuxLink(Protocol):
     def sends_at_once(self) -> bool:
         """Whether `send` is a call of the system: few large ones are better than many."""
 
+    @property
+    def backlog_bytes(self) -> int:
+        """Of what was sent, how much has not reached the peer's system, as far as is known."""
+
+    @property
+    def taken_bytes(self) -> int:
+        """How much has, since the beginning: it grows as long as the peer takes something."""
+
     def send(self, messages: list[bytes]) -> None:
         """Send each as one Noise message, or keep it pending. Raises nothing."""
 
@@ -56,17 +64,22 @@ class PlainLink:
     def __init__(self, conn: SecuredConnection) -> None:
         self._conn = conn
         self._pending: list[bytes] = []
+        self.taken_bytes = 0
 
     @property
     def is_full(self) -> bool:
         return bool(self._pending)
+
+    @property
+    def backlog_bytes(self) -> int:
+        return sum(map(len, self._pending))
 
     def send(self, messages: list[bytes]) -> None:
         self._pending = messages
 
     async def advance(self) -> None:
         await self._conn.write(self._pending[0])
-        del self._pending[0]
+        self.taken_bytes += len(self._pending.pop(0))
 
     async def receive(self) -> list[bytes]:
         return [await self._conn.read(None)]
@@ -96,10 +109,19 @@ class FusedLink:
         self._rest = b""  # received, not deciphered
         self._has_more = False  # of it, a whole message
         self._pending = memoryview(b"")
+        self._sent_bytes = 0  # with what is pending
 
     @property
     def is_full(self) -> bool:
         return bool(self._pending)
+
+    @property
+    def backlog_bytes(self) -> int:
+        return len(self._pending) + self._tcp.unacknowledged_bytes
+
+    @property
+    def taken_bytes(self) -> int:
+        return self._sent_bytes - self.backlog_bytes
 
     def send(self, messages: list[bytes]) -> None:
         parts: list[bytes] = []
@@ -110,7 +132,9 @@ class FusedLink:
             sent = self._tcp.send_now(parts)
         except OSError:
             sent = 0  # `advance` meets it again, in a task that it may end
-        if sent < sum(len(part) for part in parts):
+        size = sum(map(len, parts))
+        self._sent_bytes += size
+        if sent < size:
             self._pending = memoryview(b"".join(parts))[sent:]
 
     async def advance(self) -> None:
@@ -153,7 +177,30 @@ class FusedLink:
 
 
 async def advance_within(link: MuxLink, seconds: float) -> bool:
-    """`advance`; False if the peer takes nothing in that time."""
-    with trio.move_on_after(seconds) as scope:
-        await link.advance()
-    return not scope.cancelled_caught
+    """`advance`; False if the peer takes nothing in that time.
+
+    A socket is writable when a third of a buffer of megabytes is free, which a slow peer may take
+    minutes for: what it takes meanwhile counts.
+    """
+    while True:
+        taken_bytes = link.taken_bytes
+        with trio.move_on_after(seconds) as scope:
+            await link.advance()
+        if not scope.cancelled_caught:
+            return True
+        if link.taken_bytes <= taken_bytes:
+            return False
+
+
+class Ahead:
+    """What stood before a ping when it was sent, and whether it still moves. Pure."""
+
+    def __init__(self, taken_bytes: int, ahead_bytes: int) -> None:
+        self._seen_bytes = taken_bytes
+        self._due_bytes = taken_bytes + ahead_bytes
+
+    def moves(self, taken_bytes: int) -> bool:
+        """Whether the ping was still under way when last asked, and more was taken since."""
+        moving = self._seen_bytes < self._due_bytes and taken_bytes > self._seen_bytes
+        self._seen_bytes = taken_bytes
+        return moving

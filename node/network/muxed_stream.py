@@ -134,15 +134,23 @@ class MuxedStream:
         conn, view = self.conn, memoryview(data)
         while view:
             self._check_writable()
-            if not conn.room_bytes:
-                await conn.wait_room()
-                continue
-            taken = conn.session.send(self._state, view, WRITTEN_AT_ONCE_BYTES)
-            if not taken:
+            if not self._state.send_window:  # no turn is held for it
                 await self._wait()
-                continue
-            conn.flush()
-            view = view[taken:]
+            elif conn.room_bytes:
+                view = view[self._send(view, WRITTEN_AT_ONCE_BYTES) :]
+            else:
+                await conn.turns.wait()
+                try:
+                    self._check_writable()
+                    view = view[self._send(view, PAYLOAD_MAX_BYTES) :]
+                finally:
+                    conn.turns.grant()
+
+    def _send(self, view: memoryview, most_bytes: int) -> int:
+        """How much of it the connection took."""
+        taken = self.conn.session.send(self._state, view, most_bytes)
+        self.conn.flush()
+        return taken
 
     @property
     def room_bytes(self) -> int:
@@ -202,6 +210,10 @@ class MuxedStream:
         self.settle()
 
     # From the connection
+
+    def is_of(self, state: StreamState) -> bool:
+        """Ids may come again; whether it is this stream is said by what the session knows of it."""
+        return self._state is state
 
     def on_data(self, piece: bytes) -> None:
         if self._sink is not None:

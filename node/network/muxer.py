@@ -15,9 +15,10 @@ import trio
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from aigrid.node.network import yamux_frames as frames
-from aigrid.node.network.mux_link import MuxLink, PlainLink, advance_within
+from aigrid.node.network.mux_link import Ahead, MuxLink, PlainLink, advance_within
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.pass_end import pass_end
+from aigrid.node.network.write_turns import WriteTurns
 from aigrid.node.network.yamux_events import (
     Ended,
     Event,
@@ -33,8 +34,10 @@ from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import LIMITS
 
 GOODBYE_SECONDS = 0.05
+READ_SECONDS = 1.0  # to read what has come before a peer is judged, after a pause of our own
 MESSAGES_AT_ONCE = 4
 GATHERED_BYTES = 16384
+TURN_BYTES = frames.PAYLOAD_MAX_BYTES
 
 
 class SecuredConnection(Protocol):
@@ -69,7 +72,8 @@ class Muxer:
             LIMITS.mux_streams_max
         )
         self._link = PlainLink(secured_conn) if link is None else link
-        self._outgoing, self._room, self._flushed = trio.Event(), trio.Event(), trio.Event()
+        self._outgoing, self._flushed = trio.Event(), trio.Event()
+        self.turns = WriteTurns(self._has_room_for)
         self._gathering = False
         self._pass_end = pass_end()
         self._pong = trio.Event()
@@ -117,6 +121,8 @@ class Muxer:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.dead is not None:
             raise MuxedConnUnavailable(self.dead)
+        if not self.session.may_open:
+            raise MuxedConnUnavailable("the link is full of openings and ends of streams")
         stream = self._stream(self.session.open())
         self.flush()
         return stream
@@ -140,11 +146,14 @@ class Muxer:
 
     @property
     def room_bytes(self) -> int:
-        """How much more data may be queued; at 0, writers should wait."""
+        """How much more data may be queued by who has no turn; at 0, writers wait for theirs."""
+        if not self.turns.is_free:
+            return 0
         return max(0, LIMITS.mux_unsent_bytes - self.session.unsent_bytes)
 
-    async def wait_room(self) -> None:
-        await self._room.wait()
+    def _has_room_for(self, turns: int) -> bool:
+        """Whether a turn more may begin when these write as much as they may."""
+        return self.session.unsent_bytes + turns * TURN_BYTES < LIMITS.mux_unsent_bytes
 
     def flush(self) -> None:
         """Send what the session has to send, as far as the link takes it.
@@ -195,9 +204,7 @@ class Muxer:
                     self.die("peer stopped reading")
                     return
                 self.flush()
-                if self.room_bytes:
-                    self._room.set()
-                    self._room = trio.Event()
+                self.turns.grant()
             self._outgoing = trio.Event()
             self._flushed.set()
             self._flushed = trio.Event()
@@ -244,7 +251,8 @@ class Muxer:
 
     def _on_opened(self, stream_id: int) -> None:
         state = self.session.streams.get(stream_id)
-        if state is None or stream_id in self.streams:
+        known = self.streams.get(stream_id)
+        if state is None or (known is not None and known.is_of(state)):
             return  # the peer gave it up at once, and perhaps opened it again
         stream = self._stream(state)
         try:
@@ -278,21 +286,34 @@ class Muxer:
             self.die(f"connection lost: {type(error).__name__}")
 
     async def _ping_loop(self) -> None:
-        """Notices a peer that vanished without closing."""
+        """Notices a peer that vanished without closing.
+
+        It has the time of the answer again as long as something is heard of it, or what stood
+        before the ping still moves: on a slow link, that may take minutes.
+        """
         while True:
             self._ping_value = (self._ping_value + 1) & 0xFFFF_FFFF
             self._pong = trio.Event()
             sent_at = trio.current_time()
             self.session.ping(self._ping_value)
             self.flush()
-            with trio.move_on_after(LIMITS.mux_ping_timeout_seconds):
-                await self._pong.wait()
+            link = self._link
+            ahead = Ahead(link.taken_bytes, link.backlog_bytes + self.session.unsent_bytes)
+            while not await self._pong_in_time() and self._heard_at <= sent_at:
+                if not ahead.moves(link.taken_bytes):
+                    self.die("no answer to a ping")
+                    return
             if self._pong.is_set():
                 self._round_trip_seconds = trio.current_time() - sent_at
-            elif self._heard_at <= sent_at:
-                self.die("no answer to a ping")
-                return  # else the answer stands in line behind much data on a slow link
             await trio.sleep(LIMITS.mux_ping_interval_seconds)
+
+    async def _pong_in_time(self) -> bool:
+        for seconds in (LIMITS.mux_ping_timeout_seconds, READ_SECONDS):
+            with trio.move_on_after(seconds):
+                await self._pong.wait()
+            if self._pong.is_set():
+                return True
+        return False
 
     def die(self, why: str) -> None:
         """End the connection now; every reader and writer learns why."""
@@ -301,7 +322,7 @@ class Muxer:
         self.dead = why
         self.event_shutting_down.set()
         self._accept_send.close()
-        self._room.set()
+        self.turns.end()
         self._flushed.set()
         for stream in tuple(self.streams.values()):
             stream.wake()

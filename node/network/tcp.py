@@ -6,9 +6,17 @@ and one of 250 slots per connection it ever accepted; its stream reads in pieces
 """
 
 import errno
+import fcntl
 import ipaddress
 import os
+<<<<<<< HEAD
 from collections.abc import Awaitable, Callable, Iterable
+=======
+import socket
+import sys
+import termios
+from collections.abc import Iterable
+>>>>>>> mux
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +31,7 @@ from aigrid.protocol.limits import LIMITS
 DEFAULT_PORT = 4711
 DEFAULT_PORTS_TRIED = 100
 READ_BYTES = 256 * 1024
+UNSENT_BYTES = 128 * 1024  # in the system: an answer to a ping stands in line behind it
 
 
 @dataclass(slots=True)
@@ -45,6 +54,9 @@ class TcpStream:
         self._traffic = traffic
         self._buffer = bytearray()
         self.received_bytes = 0
+        if (option := getattr(socket, "TCP_NOTSENT_LOWAT", None)) is not None:
+            with suppress(OSError):
+                stream.socket.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
         name = stream.socket.getpeername()
         self._remote = (str(name[0]), int(name[1]))
 
@@ -94,6 +106,15 @@ class TcpStream:
             return 0
         self._traffic.sent += sent
         return sent
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Sent, and not known to have reached the peer's system; 0 where ours does not tell."""
+        try:
+            held = fcntl.ioctl(self._stream.socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        except (OSError, ValueError):  # an option of another system, or closed
+            return 0
+        return int.from_bytes(held, sys.byteorder)
 
     async def wait_writable(self) -> None:
         """Raises trio.ClosedResourceError once the socket is closed here."""

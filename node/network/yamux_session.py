@@ -8,13 +8,12 @@ is taken with `next_message`. Everything a peer may make us keep is bounded:
   raised beyond, and a stream whose data would not fit is reset;
 - streams that it opens by `mux_streams_max`: more are reset;
 - data of streams that are over by what these were still allowed, and a window more;
-- control frames not yet sent by `mux_control_max_bytes`, declared lengths by `mux_window_bytes`,
-  and by a budget that refills with time what carries nothing (`Manners`).
+- answers not yet sent by `mux_control_max_bytes`, declared lengths by `mux_window_bytes`, and by a
+  budget that refills with time what carries nothing (`Manners`).
 
 A go-away ends the session as well: what stands behind it is not looked at.
 """
 
-from collections import deque
 from typing import Final
 
 from aigrid.node.network.yamux_events import (
@@ -40,7 +39,6 @@ from aigrid.node.network.yamux_frames import (
     HEADER,
     HEADER_BYTES,
     INITIAL_WINDOW_BYTES,
-    NOISE_MESSAGE_MAX_BYTES,
     PAYLOAD_MAX_BYTES,
     PING,
     RST,
@@ -52,6 +50,7 @@ from aigrid.node.network.yamux_frames import (
     ping,
     window_update,
 )
+from aigrid.node.network.yamux_outbox import Answer, Outbox
 from aigrid.node.network.yamux_state import Manners, StreamState
 from aigrid.protocol.limits import LIMITS, Limits
 
@@ -68,13 +67,11 @@ class Session:
         self.streams: dict[int, StreamState] = {}
         self.violated: Violated | None = None
         self.unread_bytes = 0
-        self.unsent_bytes = 0
         self._promised_bytes = 0  # the windows of all streams together
         self._inbound = 0
         self._own_parity = 1 if is_initiator else 0
         self._next_id = 1 if is_initiator else 2
-        self._outbox: deque[bytes] = deque()
-        self._control_bytes = 0
+        self._outbox = Outbox()
         self._manners = Manners(limits)
         self._over = False  # broken by the peer, or it has said goodbye
         # Bytes not looked at, a header that is not whole, or the frame whose payload is arriving
@@ -82,6 +79,15 @@ class Session:
         self._partial = bytearray()
         self._body_left = self._body_flags = 0
         self._body_stream: StreamState | None = None
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._outbox.unsent_bytes
+
+    @property
+    def may_open(self) -> bool:
+        """Whether the frames that our streams cause leave, so that there may be more of them."""
+        return self._outbox.own_control_bytes <= self._limits.mux_control_max_bytes
 
     @property
     def memory_max_bytes(self) -> int:
@@ -210,7 +216,7 @@ class Session:
     def _on_ping(self, flags: int, value: int, events: list[Event], now: float) -> None:
         if flags == SYN:
             self._bear(self._manners.lasts(now))
-            self._control(ping(value, ACK))
+            self._answer(ping(value, ACK))
         elif flags == ACK:
             self._bear(self._manners.bears_pong(now))
             events.append(Pong(value))
@@ -236,7 +242,7 @@ class Session:
         if self._inbound >= self._limits.mux_streams_max:
             self._bear(self._manners.lasts(now))
             self._manners.late.may_come(INITIAL_WINDOW_BYTES, 0, self._late_max_bytes)
-            self._control(window_update(stream_id, 0, RST))
+            self._answer(window_update(stream_id, 0, RST))
             return None
         self._inbound += 1
         stream = self._add(StreamState(stream_id, ours=False), ACK)
@@ -274,9 +280,7 @@ class Session:
         if self.violated is None:
             self.violated, self._over = Violated(violation, detail), True
             self._outbox.clear()
-            frame = go_away(GO_AWAY_VIOLATION)
-            self._outbox.append(frame)
-            self.unsent_bytes = self._control_bytes = len(frame)
+            self._outbox.control(go_away(GO_AWAY_VIOLATION))
 
     # What the owner does
 
@@ -294,9 +298,8 @@ class Session:
         stream.send_window -= taken
         stream.updates_due += taken
         for start in range(0, taken, PAYLOAD_MAX_BYTES):
-            frame = data(stream.stream_id, payload[start : min(start + PAYLOAD_MAX_BYTES, taken)])
-            self._outbox.append(frame)
-            self.unsent_bytes += len(frame)
+            piece = payload[start : min(start + PAYLOAD_MAX_BYTES, taken)]
+            self._outbox.data(data(stream.stream_id, piece))
         return taken
 
     def consumed(self, stream: StreamState, count: int) -> None:
@@ -314,7 +317,7 @@ class Session:
         missing = stream.window_bytes - stream.receive_credit - stream.unread_bytes
         if missing * 2 >= stream.window_bytes:
             stream.receive_credit += missing
-            self._control(window_update(stream.stream_id, missing))
+            self._answer(window_update(stream.stream_id, missing))
 
     def discard(self, stream: StreamState) -> None:
         """Nothing of this stream will be read any more, though it goes on."""
@@ -350,17 +353,7 @@ class Session:
 
     def next_message(self) -> bytes:
         """Frames to send, as many as fit one Noise message; none when there is nothing."""
-        outbox = self._outbox
-        parts: list[bytes] = []
-        size = 0
-        while outbox and size + len(outbox[0]) <= NOISE_MESSAGE_MAX_BYTES:
-            part = outbox.popleft()
-            size += len(part)
-            if len(part) == HEADER_BYTES:
-                self._control_bytes -= HEADER_BYTES
-            parts.append(part)
-        self.unsent_bytes -= size
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._outbox.next_message()
 
     # Within
 
@@ -369,7 +362,8 @@ class Session:
         self._promised_bytes += stream.window_bytes
         more = self._widen(stream)
         stream.receive_credit += more
-        self._control(window_update(stream.stream_id, more, flag))
+        queue = self._control if stream.ours else self._answer
+        queue(window_update(stream.stream_id, more, flag))
         return stream
 
     def _widen(self, stream: StreamState) -> int:
@@ -382,7 +376,8 @@ class Session:
 
     def _drop(self, stream: StreamState) -> None:
         """Forget a stream that is over; what it holds unread is its reader's from here on."""
-        if self.streams.pop(stream.stream_id, None) is not None:
+        if self.streams.get(stream.stream_id) is stream:  # or its id is another's by now
+            del self.streams[stream.stream_id]
             self.unread_bytes -= stream.unread_bytes
             self._promised_bytes -= stream.window_bytes
             stream.unread_bytes = 0
@@ -391,10 +386,13 @@ class Session:
                 self._inbound -= 1
 
     def _control(self, frame: bytes) -> None:
-        if self.violated is not None:
-            return
-        self._outbox.append(frame)
-        self.unsent_bytes += HEADER_BYTES
-        self._control_bytes += HEADER_BYTES
-        if self._control_bytes > self._limits.mux_control_max_bytes:
-            self._break(Violation.UNREAD_ANSWERS, "it provokes more than it reads")
+        """Queue what our streams cause: three frames for each, and new ones wait (`may_open`)."""
+        if self.violated is None:
+            self._outbox.control(frame)
+
+    def _answer(self, frame: bytes) -> None:
+        """Queue what the peer causes, as long as it reads."""
+        if self.violated is None:
+            self._outbox.control(Answer(frame))
+            if self._outbox.answers_bytes > self._limits.mux_control_max_bytes:
+                self._break(Violation.UNREAD_ANSWERS, "it provokes more than it reads")

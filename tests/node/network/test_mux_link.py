@@ -111,6 +111,33 @@ async def test_bytes_arrive_in_both_directions_at_once(ends: Ends) -> None:
     assert got == data[::-1]
 
 
+async def test_late_reset_of_a_stream_does_not_end_the_next_of_its_id(ends: Ends) -> None:
+    dialer, listener = ends
+
+    async def opened(number: int) -> MuxedStream:
+        said = memoryview(b"%d" % number)
+        dialer.session._outbox.control(frames.window_update(1, 0, frames.SYN))
+        dialer.session._outbox.data(frames.data(1, said))
+        dialer.session._outbox.control(frames.window_update(1, 0, frames.FIN))
+        dialer.flush()
+        stream = await listener.accept_stream()
+        assert await read_all(stream) == said
+        return stream
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        dialer.session.open()
+        sent = dialer.session.next_message()
+        assert len(sent) == frames.HEADER_BYTES  # said below, each time
+        first = await opened(1)
+        await first.close()
+        second = await opened(2)
+        await first.reset()
+        assert listener.session.streams == {1: second._state}
+        assert listener.streams == {1: second}
+        await second.write(b"alive")
+        assert listener.dead is None
+
+
 async def test_many_streams_at_once(ends: Ends) -> None:
     async def serve() -> None:
         async with trio.open_nursery() as nursery:

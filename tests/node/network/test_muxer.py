@@ -18,6 +18,7 @@ from tests.node.network.mux_pipes import Pipe, pipes
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.muxed_stream import ConnectionLostError, MuxedStream
 from aigrid.node.network.muxer import Muxer
+from aigrid.node.network.yamux_state import StreamState
 from aigrid.protocol.limits import LIMITS
 
 Ends = tuple[Muxer, Muxer]
@@ -126,6 +127,19 @@ async def test_stream_opened_twice_before_anybody_looked_is_one(
     with trio.fail_after(5):
         assert await (await victim.accept_stream()).read() == b"x"
         assert (await victim.accept_stream()).stream_id == 3
+
+
+async def test_no_stream_is_opened_while_the_frames_of_earlier_ones_do_not_leave(
+    autojump_clock: object,
+) -> None:
+    stuck = Muxer(pipes()[0], "peer")  # not started
+    for _ in range(LIMITS.mux_control_max_bytes // frames.HEADER_BYTES):
+        if stuck.session.may_open:
+            await (await stuck.open_stream()).reset()
+    with pytest.raises(MuxedConnUnavailable):
+        await stuck.open_stream()
+    assert stuck.dead is None
+    assert stuck.session.unsent_bytes < 2 * LIMITS.mux_control_max_bytes
 
 
 async def test_room_says_what_may_be_written_at_once(autojump_clock: object, ends: Ends) -> None:
@@ -246,8 +260,7 @@ async def test_data_after_the_end_and_too_much_of_it_cost_only_their_stream(
     hostile, victim = ends
     ours, theirs = await connected_streams(ends)
     await ours.close()
-    hostile.session._outbox.append(frames.data(ours.stream_id, memoryview(b"more")))
-    hostile.session.unsent_bytes += frames.HEADER_BYTES + 4
+    hostile.session._outbox.data(frames.data(ours.stream_id, memoryview(b"more")))
     hostile.flush()
     await trio.sleep(1)
     with pytest.raises(MuxedStreamReset):
@@ -314,6 +327,19 @@ async def test_peer_that_is_heard_may_answer_pings_late_and_one_that_is_silent_m
         assert end.dead is None
     await trio.sleep(2 * (LIMITS.mux_ping_interval_seconds + LIMITS.mux_ping_timeout_seconds))
     assert end.dead == "no answer to a ping"
+
+
+async def test_stream_of_an_id_that_is_held_still_has_an_owner(
+    autojump_clock: object, ends: Ends
+) -> None:
+    hostile, victim = ends
+    stale = victim.streams[1] = MuxedStream(StreamState(1, ours=False), victim)
+    ours = await hostile.open_stream()
+    await ours.write(b"x")
+    with trio.fail_after(5):
+        accepted = await victim.accept_stream()
+        assert await accepted.read() == b"x"
+    assert accepted is not stale
 
 
 async def test_stream_that_is_over_does_not_take_the_next_of_its_id_along(ends: Ends) -> None:

@@ -95,6 +95,43 @@ def test_peer_that_reads_no_answer_is_cut_off(flood: str) -> None:
     assert violation is Violation.UNREAD_ANSWERS
 
 
+def test_what_our_own_streams_cause_while_the_link_is_full_is_no_fault_of_the_peer() -> None:
+    session, opened = Session(is_initiator=True), 0
+    while session.may_open:
+        stream = session.open()
+        session.end(stream)
+        session.reset(stream)
+        opened += 1
+    assert opened * 3 * frames.HEADER_BYTES > LIMITS.mux_control_max_bytes
+    assert session.violated is None
+    assert last_violation(session, frames.ping(1, SYN)) is None
+    sent_by(session)
+    assert session.may_open
+
+
+def test_ends_of_the_streams_that_it_opened_are_no_fault_of_the_peer_either() -> None:
+    session = listener()
+    for n in range(LIMITS.mux_control_max_bytes // frames.HEADER_BYTES):
+        assert last_violation(session, opening(2 * n + 1)) is None
+        session.reset(session.streams[2 * n + 1])
+    assert session.violated is None
+    again = 2 * LIMITS.mux_control_max_bytes + 1
+    assert last_violation(session, opening(again)) is Violation.UNREAD_ANSWERS
+
+
+def test_updates_for_data_of_a_peer_that_reads_nothing_are_answers() -> None:
+    session = Session(is_initiator=True)
+    stream = session.open()
+    half = session.window_bytes // 2
+    for _ in range(LIMITS.mux_control_max_bytes // frames.HEADER_BYTES):
+        assert last_violation(session, piece(1, bytes(half))) is None
+        session.consumed(stream, half)
+    assert session.violated is None
+    session.receive(piece(1, bytes(half)), 0.0)
+    session.consumed(stream, half)
+    assert session.violated is not None
+
+
 def test_the_same_frames_at_a_bearable_rate_are_no_flood() -> None:
     session = listener()
     for n in range(4 * LIMITS.mux_provocations_max):

@@ -268,6 +268,21 @@ def test_what_is_thrown_away_takes_no_memory() -> None:
     assert session.unread_bytes == 0
 
 
+def test_stream_that_is_over_does_not_take_the_next_of_its_id_along() -> None:
+    session = listener()
+    session.receive(piece(1, b"hello", SYN | FIN), 0.0)
+    over = session.streams[1]
+    session.end(over)
+    assert session.receive(piece(1, b"again", SYN), 0.0) == [Opened(1), Received(1, b"again")]
+    after = session.streams[1]
+    for late in (session.reset, session.end, session.discard):
+        late(over)
+    assert session.streams == {1: after}
+    assert session.unread_bytes == after.unread_bytes == 5
+    assert session._inbound == 1
+    assert session.receive(piece(1, b"more"), 0.0) == [Received(1, b"more")]
+
+
 def test_stream_opened_again_unnoticed_does_not_upset_the_books() -> None:
     session = listener()
     again = opening() + piece(1, bytes(1000)) + frames.window_update(1, 0, RST) + opening()
