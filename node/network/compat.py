@@ -4,9 +4,10 @@ Of the library we use: the Noise handshake, the swarm's and host's bookkeeping, 
 and identify. Its listeners, dialer, muxers, negotiation, resource manager, auto-connector, mDNS
 and other security transports are not used: plaintext, which it offers by default, would let anyone
 claim a member's PeerId. What stands in for parts of GossipSub is in `peer_records`, `gossip_wire`,
-`gossip_author` and `gossip_control`. `tests/node/network/test_compat.py`, and the tests of these,
-fail when an upstream part that they lean on changes; `test_library_uses.py` finds every private
-attribute that is touched, and wants such a canary for each.
+`gossip_author` and `gossip_control`, and for what its DHT reads with in `dht_messages`.
+`tests/node/network/test_compat.py`, and the tests of these, fail when an upstream part that they
+lean on changes; `test_library_uses.py` finds every private attribute that is touched, and wants
+such a canary for each.
 """
 
 import logging
@@ -53,7 +54,7 @@ from multiaddr import Multiaddr
 from noise.connection import NoiseConnection
 from noise.state import CipherState
 
-from aigrid.node.network import forgetting, negotiation, peer_records, yamux_frames
+from aigrid.node.network import dht_messages, forgetting, negotiation, peer_records, yamux_frames
 from aigrid.node.network.mux_link import FusedLink
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
@@ -126,6 +127,7 @@ def build(
     for module in _KAD_MODULES:
         module.PROTOCOL_ID = TProtocol(KAD_PROTOCOL)
         module.MAX_DHT_MESSAGE_SIZE = LIMITS.dht_message_bytes
+        module.read_varint_prefixed_bytes_limited = dht_messages.read
     keys = ed25519_key_pair(signing_seed)
     peer_id = generate_peer_id_from(keys)
     peerstore = PeerStore()

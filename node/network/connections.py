@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.node.network import compat
+from aigrid.node.network import compat, yamux_frames
 from aigrid.node.network.gate import Gate, NotAMemberError
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.penance import Penance
@@ -29,6 +29,7 @@ class Link:
     swarm_conn: Any
     inbound: bool
     since: float
+    broken: bool = False  # by what the peer said on a stream
 
 
 @dataclass(eq=False, slots=True)
@@ -90,6 +91,13 @@ class Connections:
         async with trio.open_nursery() as nursery:
             for link in tuple(self._links.get(peer_id, ())):
                 nursery.start_soon(link.muxer.close)
+
+    def break_off(self, peer_id: str) -> None:
+        """End all connections of a peer for what it said on a stream of one."""
+        for link in self._links.get(peer_id, ()):
+            if not link.broken:
+                link.broken = True
+                self._start(link.muxer.close, yamux_frames.GO_AWAY_VIOLATION)
 
     async def close_all(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -196,7 +204,8 @@ class Connections:
         """Tell when a connection ended; the library's own notice comes 0.1 s later."""
         await link.muxer.event_shutting_down.wait()
         remote = link.muxer.get_remote_address()
-        if link.muxer.session.violated is not None and remote is not None:
+        broken = link.broken or link.muxer.session.violated is not None
+        if broken and remote is not None:
             self._gate.counts["protocol_broken"] += 1
             self._penance.broke(remote[0], trio.current_time())
         self._gate.leave(link.muxer)

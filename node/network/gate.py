@@ -55,6 +55,7 @@ class Gate:
         self.lobby: dict[str, Handler] = {}
         self.counts = dict.fromkeys(COUNTERS, 0)
         self.on_refused_often: Callable[[str], None] = lambda _peer: None
+        self.on_flood: Callable[[str], None] = lambda _peer: None
         self.on_member_stream: Callable[[str, str], None] = lambda _peer, _protocol: None
         self._open = open_to_strangers
         self._invited: dict[str, None] = {}

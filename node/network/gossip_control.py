@@ -25,10 +25,10 @@ class GossipControl:
     async def _guarded(self, rpc: Any, sender: Any) -> None:
         control = rpc.control
         named = (control.ihave, control.graft, control.prune)
-        ids = sum(len(e.messageIDs) for part in (control.ihave, control.iwant) for e in part)
         if (
             sum(map(len, (*named, control.iwant))) > LIMITS.gossip_control_max
-            or ids > LIMITS.gossip_ids_max
+            or sum(len(e.messageIDs) for part in (control.ihave, control.iwant) for e in part)
+            > LIMITS.gossip_ids_max
         ):
             self._gate.counts["gossip_refused"] += 1
             return

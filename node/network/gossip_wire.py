@@ -16,7 +16,8 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
-from aigrid.node.network import negotiation
+from aigrid.metagraph.quota import TokenBuckets
+from aigrid.node.network import gossip_counts, negotiation
 from aigrid.node.network.gate import Gate
 from aigrid.protocol.limits import LIMITS
 
@@ -76,6 +77,10 @@ def framed(rpc: Any) -> bytes:
     return negotiation.encode_varint(len(data)) + data
 
 
+class FloodError(Exception):
+    """A peer says what is of no use faster than is borne."""
+
+
 class GossipWire:
     """Puts itself in place of the parts of `Pubsub` and `GossipSub` that read and write."""
 
@@ -85,6 +90,9 @@ class GossipWire:
         self._publish = gossip.publish
         self._last: tuple[Any, bytes] | None = None
         self._taken = 0
+        self._patience = TokenBuckets(
+            burst=LIMITS.gossip_provocations_max, per_second=LIMITS.gossip_provocations_per_second
+        )
         pubsub.continuously_read_stream = self.read
         pubsub.handle_sending_messages = self.write
         pubsub.write_msg = self._queue
@@ -105,24 +113,48 @@ class GossipWire:
         except FrameTooLargeError:
             await stream.reset()
             self._pubsub._handle_dead_peer(peer)  # noqa: SLF001 - as the library does
+        except FloodError:
+            self._gate.on_flood(str(peer))
         except MuxedStreamError:
             return  # the end of the stream, a reset, or of the connection
 
     async def _take(self, frame: bytes, peer: Any) -> None:
+        """Raises FloodError: that was too much of what is of no use."""
+        try:
+            gossip_counts.check(frame)
+        except gossip_counts.TooManyPartsError:
+            self._gate.counts["gossip_refused"] += 1
+            self._bear(peer, LIMITS.gossip_refused_counts)
+            return
         rpc = rpc_pb2.RPC.FromString(frame)
         if not self._pubsub.host.peer_records.accept(rpc, peer):
             self._gate.counts["gossip_refused"] += 1
+            self._bear(peer)
             return
         rpc.ClearField("senderRecord")  # or the router would ask again
+        if not (rpc.publish or rpc.subscriptions or rpc.HasField("control")):
+            self._bear(peer)
         for message in rpc.publish:
             if self._pubsub._is_subscribed_to_msg(message):  # noqa: SLF001 - see compat
                 await self._pubsub.push_msg(peer, message)
+            else:
+                self._bear(peer)
             await self._pause()
-        if len(rpc.subscriptions) <= self._pubsub.max_subscriptions_per_rpc:
-            for subscription in rpc.subscriptions:
-                self._pubsub.handle_subscription(peer, subscription)
+        self._subscribe(peer, rpc.subscriptions)
         if rpc.HasField("control"):
             await self._gossip.handle_rpc(rpc, peer)
+
+    def _subscribe(self, peer: Any, said: Any) -> None:
+        """Of each topic the last word: the library starts three tasks for every subscription."""
+        if said:
+            self._bear(peer, len(said))
+        for subscription in {each.topicid: each for each in said}.values():
+            self._pubsub.handle_subscription(peer, subscription)
+
+    def _bear(self, peer: Any, times: int = 1) -> None:
+        now_seconds = trio.current_time()
+        if not self._patience.of(str(peer), now_seconds).take(now_seconds, times):
+            raise FloodError
 
     async def _pause(self) -> None:
         """What has arrived at once must not keep the rest of the node waiting."""

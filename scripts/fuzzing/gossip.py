@@ -13,6 +13,7 @@ from scripts.fuzzing.mutations import mutated
 from scripts.fuzzing.protobufs import Protobuf
 from scripts.fuzzing.target import Target
 
+from aigrid.node.network import gossip_counts
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_author import PEER_ID_BYTES_MAX, author_of, signed_by
 from aigrid.node.network.gossip_control import GossipControl
@@ -57,9 +58,11 @@ def _gossip(data: bytes) -> None:
     assert [one for piece in pieces for one in buffer.feed(piece)] == whole
     for frame in whole:
         try:
+            gossip_counts.check(frame)
             rpc = rpc_pb2.RPC.FromString(frame)
-        except DecodeError:
+        except (gossip_counts.TooManyPartsError, DecodeError):
             continue
+        assert len(rpc.publish) + len(rpc.subscriptions) <= LIMITS.gossip_parts_max
         for message in rpc.publish:
             _message(message)
         if rpc.HasField("control"):

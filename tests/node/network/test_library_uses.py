@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from libp2p.host.basic_host import BasicHost
+from libp2p.identity.update import update_peerstore_from_identify
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.kad_dht.provider_store import ProviderStore
 from libp2p.network.swarm import Swarm
@@ -66,6 +67,10 @@ CANARIES: dict[str, tuple[Any, str]] = {
     ),
     "_provider_rate_max": (KadDHT, "if count >= self._provider_rate_max:"),
     "_queue": (RpcQueue.pop, "item = self._queue.pop()"),
+    "_safe_parse_multiaddr_cached": (
+        update_peerstore_from_identify,
+        "= _safe_parse_multiaddr_cached(",
+    ),
     "_schedule_auto_connect": (Swarm, "self._schedule_auto_connect()"),
     "_schedule_identify": (BasicHost._on_notifee_connected, "self._schedule_identify("),
     "_task_nursery": (

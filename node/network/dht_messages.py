@@ -1,0 +1,67 @@
+"""Messages of the DHT as they come in, made small before the library sees anything of them.
+
+It spells every PeerId of a message for its log, whether or not anybody reads that: seconds of
+computing for one of 64 kB, since base58 takes time that grows with the square of the length. It
+keeps what is known of each peer in an answer, and asks them, however many are named.
+"""
+
+from typing import Any
+
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+
+from aigrid.node.network.gossip_author import PEER_ID_BYTES_MAX
+from aigrid.protocol.limits import LIMITS
+
+
+class DhtMessageError(Exception):
+    """A message names what no honest peer does; the library ends the stream for it."""
+
+
+async def read(stream: Any, most_bytes: int) -> bytes:
+    """Stands in for the library's reader of length-prefixed bytes in the modules of its DHT.
+
+    Raises:
+        DhtMessageError: see `bounded`.
+        Exception: what the library's own raises.
+    """
+    return bounded(await read_varint_prefixed_bytes_limited(stream, most_bytes))
+
+
+def bounded(data: bytes) -> bytes:
+    """The message without what is over the limits: peers, addresses. As it was if nothing is.
+
+    Raises:
+        DhtMessageError: an id, a key or a signed record is longer than any can be.
+        DecodeError: it is no message.
+    """
+    message = Message.FromString(data)
+    if len(message.key) > LIMITS.dht_key_bytes or not _is_record(message.senderRecord):
+        raise DhtMessageError
+    cut = False
+    for peers, most in (
+        (message.closerPeers, LIMITS.dht_closer_max),
+        (message.providerPeers, LIMITS.dht_providers_max),
+    ):
+        cut |= len(peers) > most
+        del peers[most:]
+        for peer in peers:
+            if len(peer.id) > PEER_ID_BYTES_MAX or not _is_record(peer.signedRecord):
+                raise DhtMessageError
+            cut |= _drop_addresses(peer.addrs)
+    return message.SerializeToString() if cut else data
+
+
+def _is_record(record: bytes) -> bool:
+    return len(record) <= LIMITS.gossip_sender_bytes
+
+
+def _drop_addresses(addresses: Any) -> bool:
+    """Those that are too long, and those beyond the first few; whether there were any."""
+    kept = [one for one in addresses if len(one) <= LIMITS.dht_address_bytes][
+        : LIMITS.addresses_max
+    ]
+    if len(kept) == len(addresses):
+        return False
+    addresses[:] = kept
+    return True
