@@ -75,14 +75,10 @@ class Libp2pTransport:
         self._gate.on_refused_often = self._close_soon
         self._gate.on_member_stream = self._on_member_stream
         self._feed = EventFeed()
-<<<<<<< HEAD
         self._connections = Connections(
             self._library, self._gate, self._on_peer_event, self._sockets
         )
-=======
-        self._connections = Connections(self._library, self._gate, self._on_peer_event)
         self._gate.on_flood = self._connections.break_off
->>>>>>> dht
         self._gossip = Gossip(self._library, self._gate)
         self._dht = Dht(self._library, self._gate)
         self._nursery: trio.Nursery | None = None

@@ -9,14 +9,10 @@ import errno
 import fcntl
 import ipaddress
 import os
-<<<<<<< HEAD
-from collections.abc import Awaitable, Callable, Iterable
-=======
 import socket
 import sys
 import termios
-from collections.abc import Iterable
->>>>>>> mux
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol

@@ -158,6 +158,10 @@ class WireStream(TcpStream):
             self._post(partial(self._there().arrive, data), len(data))
         return len(data)
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        return self._unread_bytes
+
     async def wait_writable(self) -> None:
         await trio.lowlevel.checkpoint()
         while self._unread_bytes >= WINDOW_BYTES and not self._dead:
