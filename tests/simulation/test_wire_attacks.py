@@ -43,7 +43,7 @@ def test_an_attack_on_the_wire_comes_to_nothing(tmp_path: Path, attack: str) -> 
     assert outcome.watch is not None
     checks = outcome.watch.checks
     if attack == "eclipse":
-        assert checks["eclipsed"] == checks["found"] > 0  # no honest holder was named
+        assert checks["found"] >= checks["eclipsed"] > 0  # to some, no honest holder was named
     if attack == "resend":
         assert checks["resent"] > 0 < checks["again"]
 
