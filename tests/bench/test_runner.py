@@ -210,8 +210,8 @@ def test_ctrl_c_writes_what_there_is(tmp_path):
         f"every.command = lambda *_, **__: [sys.executable, '-c', {hangs!r}];"
         f"sys.argv[1:] = ['--only', 'race', '--out', {str(tmp_path)!r}]; sys.exit(every.main())"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", main],
+    with subprocess.Popen(  # `env`, since what runs in the background is deaf to Ctrl-C
+        ["env", "--default-signal=INT", sys.executable, "-c", main],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
