@@ -17,9 +17,9 @@ The listener's task per inbound connection and its 250 slots are not here: `conn
 from collections import OrderedDict
 from typing import Any
 
-import libp2p.pubsub.pubsub
 import trio
 from libp2p.identity import update
+from libp2p.pubsub import pubsub as pubsub_module
 
 from aigrid.protocol.limits import LIMITS
 
@@ -56,7 +56,7 @@ class SeenMessages:
 
 def without_threads() -> None:
     """Hosts that are made from now on start none to sweep what they have seen."""
-    libp2p.pubsub.pubsub.LastSeenCache = SeenMessages
+    pubsub_module.LastSeenCache = SeenMessages
 
 
 def bound(pubsub: Any, gossip: Any) -> None:
