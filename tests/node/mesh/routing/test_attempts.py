@@ -138,8 +138,8 @@ async def test_strangers_that_fail_at_once_do_not_use_up_the_attempts(sim, autoj
 
 async def test_of_nodes_that_have_answered_before_only_so_many_are_tried(sim, autojump_clock):
     asker, _, calls = await failing(sim, right=0)
-    for peer_id in asker.peers.alive_members():
-        asker.peers.seen(peer_id).began("parrot", 5.0)
+    for one in sim.nodes.values():
+        asker.peers.seen(one.node.identity.peer_id).began("parrot", 5.0)
     assert (await refused(asker)).code is Code.ENGINE_FAILED
     assert len(calls) == LIMITS.attempts_max
 
