@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigrid.node.settings.setting import BadValueError, kind_of, table
-from aigrid.protocol.canonical import is_content_id
 from aigrid.protocol.limits import LIMITS
 
 
@@ -17,6 +16,8 @@ def names(value: Any) -> Mapping[str, str]:
 
 
 def _model(name: str, said: Any) -> str:
+    from aigrid.protocol.canonical import is_content_id  # `--help` needs no JSON
+
     if not name or len(name) > LIMITS.name_max_chars or is_content_id(name):
         raise BadValueError(f"{name[:80]!r} is no name of a model")
     if not isinstance(said, str):
