@@ -141,26 +141,26 @@ class Node:
         self.known = KnownPeers(
             self.local, own_peer_id=self.identity.peer_id, bootstrap=self.config.bootstrap
         )
-        self.rotating = Rotating(self.grid, self.join_client, self.known, self.now_ms, world.rng)
+        self.rotating = Rotating(self.grid, self.join_client, self.known, self.now_ms, rng)
         self.peers = Peers(
             self.transport,
             self.rpc,
             greet=self.join_client.greet,
-            known_addresses=lambda: self.known.addresses(self.grid.sought(), world.rng),
+            known_addresses=lambda: self.known.addresses(self.grid.sought(), rng),
             address_of=self.known.address_of,
             now_ms=self.now_ms,
-            rng=world.rng,
+            rng=rng,
         )
         self.interests = Interests(self.graph, chosen=self.config.interests, now_ms=self.now_ms)
         self.gossip = Gossip(
             self.transport, self.graph, self.interests, now_ms=self.now_ms, spreads=self._is_ours
         )
         self.sync = RecordSync(
-            self.graph, self.rpc, self.peers, self.interests, now_ms=self.now_ms, rng=world.rng
+            self.graph, self.rpc, self.peers, self.interests, now_ms=self.now_ms, rng=rng
         )
         self.hints = ProviderHints(self.transport, keys=self._hint_keys)
         self.typed_queries = TypedQueries(
-            self.graph, self.rpc, self.peers, self.hints, now_ms=self.now_ms, rng=world.rng
+            self.graph, self.rpc, self.peers, self.hints, now_ms=self.now_ms, rng=rng
         )
         self.mingling = Mingling(self.transport, self.peers, self.interests, self.grid, rng=rng)
 
