@@ -1,13 +1,13 @@
 """The calling side of one pooled RPC stream."""
 
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from aigrid.node.network.stream_tasks import StreamTasks
+from aigrid.node.network.lazy_deadline import LazyDeadline
+from aigrid.node.network.stream_tasks import StreamTasks, silent
 from aigrid.node.network.transport import Stream
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.exchange import Cancelled, Data, Ended, Event, Failed
@@ -35,7 +35,14 @@ class ClientStream(StreamTasks):
         self._outcome: Ended | Failed | None = None
         self._arrival = trio.lowlevel.ParkingLot()
         self._run = 0
+        self._deadline = LazyDeadline()  # of the caller's wait, or of the stream once released
+        self._released = self._silent = False
         self.heard = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a call may begin."""
+        return self.failure is None
 
     def start(self, request: bytes) -> None:
         """Send a request; `receive` gives its answer, `release` ends it in any case.
@@ -44,8 +51,8 @@ class ClientStream(StreamTasks):
             InvalidRequestError: `body_too_large`.
         """
         self._bodies.clear()
-        self._outcome, self.heard = None, False
-        self.expire_at(math.inf)
+        self._outcome = None
+        self.heard = self._released = False
         self._client.start(request)
         self.flush()
 
@@ -55,15 +62,16 @@ class ClientStream(StreamTasks):
         if self.failure is not None:
             return
         self._bodies.clear()
+        self._released = True
         if self._client.idle:
             self._rest()
         else:
             self._client.cancel()
-            self.expire_at(trio.current_time() + self._limits.cancel_seconds)
+            self._deadline.move(trio.current_time() + self._limits.cancel_seconds)
             self.flush()
 
     def _rest(self) -> None:
-        self.expire_at(trio.current_time() + self._limits.stream_idle_seconds)
+        self._deadline.move(trio.current_time() + self._limits.stream_idle_seconds)
         self._on_idle(self)
 
     async def receive(self, silence_seconds: float) -> bytes | None:
@@ -95,12 +103,24 @@ class ClientStream(StreamTasks):
         if self._ready:
             await trio.lowlevel.checkpoint()
             return
-        with trio.move_on_after(silence_seconds) as scope:
-            while not self._ready:
-                await self._arrival.park()
-        if scope.cancelled_caught:
-            silent = f"nothing came for {silence_seconds:g} s"
-            raise RemoteError(silent, Code.TIMEOUT, peer=self.peer_id)
+        self._silent = False
+        self._deadline.move(trio.current_time() + silence_seconds)
+        while not self._ready:
+            if self._silent:
+                message = f"nothing came for {silence_seconds:g} s"
+                raise RemoteError(message, Code.TIMEOUT, peer=self.peer_id)
+            await self._arrival.park()
+
+    def _on_due(self) -> None:
+        """The deadline of a caller that does not wait just now says nothing."""
+        if self._released:
+            self.fail(silent())
+        elif self._arrival:
+            self._silent = True
+            self._wake()
+
+    def _start(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._deadline.run, self._on_due)
 
     def _check_end(self) -> None:
         if isinstance(self._outcome, Failed):
@@ -110,7 +130,8 @@ class ClientStream(StreamTasks):
             raise RemoteError(self.failure.message, self.failure.code, peer=self.peer_id)
 
     def _wake(self) -> None:
-        self._arrival.unpark_all()
+        if self._arrival:  # asking an empty one costs more than this
+            self._arrival.unpark_all()
 
     def _on_event(self, event: Event) -> None:
         self.heard = True

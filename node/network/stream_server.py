@@ -44,13 +44,14 @@ class ServerStream(StreamTasks):
         nursery.start_soon(self._answer_all)
 
     def _wake(self) -> None:
-        self._sendable.unpark_all()
+        if self._sendable:  # asking an empty one costs more than this
+            self._sendable.unpark_all()
         if self._request is not None:
             self._requested.unpark_all()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
-            self._request, self._work = event.body, trio.CancelScope()
+            self._request = event.body
         elif isinstance(event, Cancelled):
             self._work.cancel()
 
@@ -61,25 +62,38 @@ class ServerStream(StreamTasks):
         wait = self._limits.rpc_timeout_seconds if arriving else math.inf
         deadline = trio.current_time() + wait
         if not (deadline == self._scope.deadline == math.inf):
-            self.expire_at(deadline)
+            self._scope.deadline = deadline
 
     async def _answer_all(self) -> None:
         while True:
-            while self._request is None:
-                await self._requested.park()
-            request, self._request = self._request, None
-            self._server.end(await self._answer(request))
-            del request  # not held until the next one comes
-            self.flush()
+            try:
+                with (
+                    trio.CancelScope() as self._work
+                ):  # until a request is cancelled: many, as a rule
+                    while not self._work.cancel_called:
+                        await self._answer_next()
+            except Exception as error:  # noqa: BLE001 - what a handler's nursery had beside its cancellation
+                _expected(error, self.peer_id)
+            self._request = None
+            if self._server.state is ServerState.CANCELLING:
+                self._server.end()
+                self.flush()
+
+    async def _answer_next(self) -> None:
+        while self._request is None:
+            await self._requested.park()
+        request, self._request = self._request, None
+        self._server.end(await self._answer(request))
+        del request  # not held until the next one comes
+        self.flush()
 
     async def _answer(self, request: bytes) -> AigridError | None:
-        with self._work:
-            try:
-                await self._handler(self.peer_id, request, self.send)
-            except AigridError as error:
-                return error
-            except Exception as error:  # noqa: BLE001 - boundary: an RPC handler
-                return _expected(error, self.peer_id)
+        try:
+            await self._handler(self.peer_id, request, self.send)
+        except AigridError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - boundary: an RPC handler
+            return _expected(error, self.peer_id)
         return None
 
     async def send(self, body: bytes) -> None:

@@ -24,6 +24,10 @@ def lost(peer_id: str) -> RemoteError:
     return RemoteError("the connection to the peer was lost", Code.CONNECTION_LOST, peer=peer_id)
 
 
+def silent() -> RemoteError:
+    return RemoteError("the peer was silent for too long", Code.TIMEOUT)
+
+
 class StreamTasks:
     """One reader and one writer, both in the nursery of whoever owns the stream.
 
@@ -43,14 +47,6 @@ class StreamTasks:
     def peer_id(self) -> str:
         return self._stream.peer_id
 
-    @property
-    def usable(self) -> bool:
-        """Whether a call may still begin: one whose time is up is ending, though it may not know.
-
-        Both may come due at the same moment, and the stream's end is decided before anybody runs.
-        """
-        return self.failure is None and not self._scope.cancel_called
-
     def fail(self, error: RemoteError) -> None:
         """Give the stream up: its tasks end, it is reset, and everybody who waits is told."""
         if self.failure is None:
@@ -58,10 +54,6 @@ class StreamTasks:
             self.failure = error
             self._scope.cancel()
             self._wake()
-
-    def expire_at(self, deadline: float) -> None:
-        """Fail with `timeout` at that time unless told otherwise before."""
-        self._scope.deadline = deadline
 
     def flush(self) -> None:
         """Send what the exchange has ready: now, or by the writer if that takes waiting."""
@@ -85,7 +77,7 @@ class StreamTasks:
                     ended = self.failure is None
                     nursery.cancel_scope.cancel()
             if not ended:
-                self.fail(RemoteError("the peer was silent for too long", Code.TIMEOUT))
+                self.fail(silent())
         finally:
             self.fail(lost(self.peer_id))
             with trio.CancelScope(deadline=trio.current_time() + _RESET_SECONDS, shield=True):

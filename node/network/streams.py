@@ -77,7 +77,7 @@ class _Peer:
         """
         if self.urgent:
             self.urgent.unpark()
-        elif self.busy < busy_max:
+        elif self.others and self.busy < busy_max:
             self.others.unpark()
 
 
@@ -142,16 +142,15 @@ class RpcClient:
         self, peer_id: str, request: bytes, *, silence_seconds: float, urgent: bool = False
     ) -> bytes:
         """The one body of the answer; `protocol_violation` when there is another number of them."""
-        bodies: list[bytes] = []
-        call = self.call(peer_id, request, silence_seconds=silence_seconds, urgent=urgent)
-        async with call as answer:
-            async for body in answer:
-                bodies.append(body)
-                if len(bodies) > 1:
-                    break
-        if len(bodies) != 1:
-            raise RemoteError(f"{len(bodies)} bodies where one was due", peer=peer_id)
-        return bodies[0]
+        call = _Call(self, peer_id, request, silence_seconds, urgent=urgent)
+        try:
+            await call.start(fresh=False)
+            body = await call.next_body()
+            if body is not None and await call.next_body() is None:
+                return body
+        finally:
+            call.end()
+        raise RemoteError("an answer without a body, or with several", peer=peer_id)
 
     @property
     def _busy_max(self) -> int:
@@ -290,10 +289,10 @@ class _Call:
         self._reused = self._over = False
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        await self._start(fresh=False)
+        await self.start(fresh=False)
         return self
 
-    async def _start(self, *, fresh: bool) -> ClientStream:
+    async def start(self, *, fresh: bool) -> ClientStream:
         stream, self._reused = await self._client.acquire(
             self._peer_id, self._silence_seconds, fresh=fresh, urgent=self._urgent
         )
@@ -301,7 +300,7 @@ class _Call:
         try:
             stream.start(self._request)
         except InvalidRequestError:
-            stream.release()
+            self.end()
             raise
         return stream
 
@@ -311,6 +310,10 @@ class _Call:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Let go of the stream, and cancel what is left of the answer."""
         if self._stream is not None:
             self._stream.release()
             self._stream = None
@@ -319,18 +322,23 @@ class _Call:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._over or self._stream is None:
+        body = await self.next_body()
+        if body is None:
             raise StopAsyncIteration
+        return body
+
+    async def next_body(self) -> bytes | None:
+        """None at the end of the answer, and after an error."""
+        if self._over or self._stream is None:
+            return None
         self._over = True
         try:
             body = await self._stream.receive(self._silence_seconds)
         except RemoteError:
             if not self._worth_another(self._stream):
                 raise
-            body = await (await self._start(fresh=True)).receive(self._silence_seconds)
-        if body is None:
-            raise StopAsyncIteration
-        self._over = False
+            body = await (await self.start(fresh=True)).receive(self._silence_seconds)
+        self._over = body is None
         return body
 
     def _worth_another(self, stream: ClientStream) -> bool:

@@ -30,6 +30,81 @@ async def test_a_silent_peer_is_a_timeout(autojump_clock: MockClock) -> None:
         assert 3 <= trio.current_time() - started < 3.5
 
 
+async def test_a_caller_that_takes_its_time_is_not_a_silent_peer(autojump_clock: MockClock) -> None:
+    async def twice(_peer: str, _request: bytes, send: Send) -> None:
+        await send(b"one")
+        await trio.sleep(101)
+        await send(b"two")
+
+    async with pair(twice) as two:
+        async with two.client.call("b", b"", silence_seconds=3) as answer:
+            assert await anext(answer) == b"one"
+            await trio.sleep(100)  # at work on it, through the deadline of the last wait
+            assert await anext(answer) == b"two"
+        assert two.pooled == 1
+
+
+async def test_each_wait_has_the_whole_time(autojump_clock: MockClock) -> None:
+    async def slow(_peer: str, _request: bytes, send: Send) -> None:
+        for _ in range(4):
+            await trio.sleep(2)
+            await send(b"x")
+
+    async with pair(slow) as two:
+        for _ in range(3):
+            async with two.client.call("b", b"", silence_seconds=3) as answer:
+                assert [body async for body in answer] == [b"x"] * 4
+
+
+async def test_after_a_timeout_the_stream_serves_the_next_once_the_peer_has_let_go(
+    autojump_clock: MockClock,
+) -> None:
+    stuck = Stuck()
+
+    async def now_and_then(peer: str, request: bytes, send: Send) -> None:
+        await (stuck if request == b"stuck" else echo)(peer, request, send)
+
+    async with pair(now_and_then) as two:
+        for _ in range(3):
+            with pytest.raises(RemoteError):
+                async with two.client.call("b", b"stuck", silence_seconds=3) as answer:
+                    _ = [body async for body in answer]
+            await trio.sleep(1)
+            assert await two.client.ask("b", b"next", silence_seconds=3) == b"next"
+            assert two.pooled == 1
+        assert len(stuck.cancelled_at) == 3
+
+
+async def test_a_handler_that_fails_while_it_is_cancelled_harms_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async def failing() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError
+
+    async def groups(_peer: str, request: bytes, send: Send) -> None:
+        if request == b"well":
+            await send(request)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing)
+            nursery.start_soon(trio.sleep_forever)
+            await send(b"first")
+            await trio.sleep_forever()
+
+    async with pair(groups) as two:
+        used: set[object] = set()
+        for _ in range(3):
+            async with two.client.call("b", b"", silence_seconds=3) as answer:
+                assert await anext(answer) == b"first"
+            await trio.sleep(1)
+            assert await two.client.ask("b", b"well", silence_seconds=3) == b"well"
+            used |= two.client._peers["b"].streams
+        assert len(used) == 1  # it was never reset
+
+
 async def test_a_frozen_peer_is_a_timeout_and_its_stream_is_given_up(
     autojump_clock: MockClock,
 ) -> None:
