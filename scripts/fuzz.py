@@ -18,6 +18,7 @@ the executions of a target come to.
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -85,6 +86,16 @@ def show_coverage(names: Sequence[str], seed: int, executions: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1: something was found. 130: stopped by a signal; a long run goes on later."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no process and no folder stays
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        print("fuzz: interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     from scripts.fuzzing.table import targets
 
     parser = argparse.ArgumentParser(

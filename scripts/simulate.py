@@ -7,10 +7,15 @@ python scripts/simulate.py --list
 import argparse
 import json
 import logging
+import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +40,16 @@ OPEN_FILES_PER_NODE = 4
 
 
 def main() -> int:
+    """Exit status 1: a property did not hold. 130: stopped by a signal."""
+    status = 130
+    try:
+        status = _main()
+    except* KeyboardInterrupt:
+        print("simulate: interrupted", file=sys.stderr)
+    return status
+
+
+def _main() -> int:
     arguments = parser().parse_args()
     if arguments.list:
         for name in scenarios():
@@ -119,14 +134,30 @@ def how_far(phase: str, share: float, options: Options) -> str:
     return f"{share * known[phase]:.0f} of {known[phase]:.0f} virtual s"
 
 
+@contextmanager
+def _databases() -> Iterator[Path]:
+    """A folder, in memory where that is possible; SIGTERM does not leave it there."""
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="aigrid-simulate-", dir=place) as folder:
+
+        def leave(*_: object) -> None:  # not unwound: anything may run just now
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(128 + signal.SIGTERM)
+
+        before = signal.signal(signal.SIGTERM, leave)
+        try:
+            yield Path(folder)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _found(options: Options) -> dict[str, Any]:
     """Run it; the report."""
-    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     console = Console(stderr=True)
     said = TextColumn("{task.fields[said]:>24}")
     columns = TextColumn("{task.description:16}"), BarColumn(), said, TimeElapsedColumn()
     with (
-        tempfile.TemporaryDirectory(prefix="aigrid-simulate-", dir=place) as folder,
+        _databases() as folder,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("starting", total=1.0, said="")
@@ -137,7 +168,7 @@ def _found(options: Options) -> dict[str, Any]:
 
         if options.mode == "events":
             return events_report(options, _commit(), progress)
-        return report(simulate(options, Path(folder), progress), _commit())
+        return report(simulate(options, folder, progress), _commit())
 
 
 def _tell(found: dict[str, Any]) -> None:

@@ -1,8 +1,12 @@
 """Every decoder under a few mutated inputs, and the fuzzer under decoders with a fault."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from scripts.fuzzing.coverage import measure, together
 from scripts.fuzzing.run import MIB, Bounds, Job, Run, words_of
 from scripts.fuzzing.table import target_of, targets
 from scripts.fuzzing.target import input_of
+from tests.patience import PATIENCE_SECONDS
 
 EXECUTIONS = 120
 SEED, FAULTY = 257, 100  # each faulty decoder meets the one input exactly once
@@ -84,6 +89,23 @@ def test_the_long_run_goes_on_where_it_was_stopped(
         "death with status 139",
     ]
     assert {path.read_bytes() for path in tmp_path.glob("planted-*")} == {b"77"}
+
+
+def test_a_signal_leaves_neither_processes_nor_folders() -> None:
+    words = [sys.executable, "-m", "scripts.fuzz", "--target", "http", "--seconds", "900"]
+    shared = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+    before = set(shared.glob("aigrid-fuzz-*"))
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while set(shared.glob("aigrid-fuzz-*")) <= before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        made = set(shared.glob("aigrid-fuzz-*")) - before
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 130
+    assert made
+    assert not any(folder.exists() for folder in made)
+    with pytest.raises(ProcessLookupError):  # nobody of its group is left
+        os.killpg(process.pid, 0)
 
 
 def test_coverage_tells_what_is_reached_from_what_is_not() -> None:

@@ -9,10 +9,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scripts.fuzzing.target import SCRATCH
 from scripts.fuzzing.worker import PLACE
 
 MIB = 1 << 20
@@ -110,25 +112,37 @@ class Run:
     def __post_init__(self) -> None:
         self._left = deque(self.jobs)
         self._lock = threading.Lock()
-        self._broken: list[BaseException] = []
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
 
     def go(self) -> None:
-        """Fuzz; a process that dies is followed by another, which goes on behind that input."""
-        threads = [threading.Thread(target=self._guarded) for _ in range(self.processes)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self._broken:
-            raise self._broken[0]
+        """Fuzz; a process that dies is followed by another, which goes on behind that input.
+
+        KeyboardInterrupt ends the processes and passes; what was done by then is in `tallies`.
+        """
+        with ThreadPoolExecutor(self.processes) as pool:
+            futures = [pool.submit(self._guarded) for _ in range(self.processes)]
+            try:
+                for future in futures:
+                    future.result()
+            except KeyboardInterrupt:
+                self._stop()
+                raise
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            self._left.clear()
+            for process in self._running:
+                process.kill()
 
     def _guarded(self) -> None:
         try:
             while self._left:
                 self._process()
-        except BaseException as error:  # noqa: BLE001 -- boundary: raised again by `go`
-            self._left.clear()
-            self._broken.append(error)
+        except BaseException:
+            self._left.clear()  # it is raised again by `go`
+            raise
 
     def next_job(self) -> Job | None:
         """The one that is to be done next, by whoever asks."""
@@ -139,7 +153,12 @@ class Run:
 
     def _process(self) -> None:
         """Run one process until it dies, or no job is left."""
-        with tempfile.NamedTemporaryFile() as file:
+        shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        with (
+            tempfile.NamedTemporaryFile() as file,
+            # Here, and not in that process: it may be killed.
+            tempfile.TemporaryDirectory(prefix="aigrid-fuzz-", dir=shared) as scratch,
+        ):
             place = Path(file.name)
             place.write_bytes(PLACE.pack(0, -1))
             with subprocess.Popen(
@@ -148,7 +167,12 @@ class Run:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                env={**os.environ, SCRATCH: scratch},
             ) as process:
+                with self._lock:
+                    self._running.add(process)
+                    if self._stopped:
+                        process.kill()
                 told = {"place": file.name, "seed": self.seed, **asdict(self.bounds)}
                 talk = _Talk(self, process, told)
                 said: list[str] = []
@@ -161,8 +185,10 @@ class Run:
                 hung = self._watch(process, place)
                 for reader in readers:
                     reader.join()
+            with self._lock:
+                self._running.discard(process)
             number, index = PLACE.unpack(place.read_bytes())
-        if talk.job is not None:
+        if talk.job is not None and not self._stopped:
             index = index if number == talk.number else -1
             self._died(talk, index, "".join(said), process.returncode, hung=hung)
 

@@ -1,5 +1,6 @@
 """What is fuzzed: a function over bytes, what makes its inputs, the errors that it may raise."""
 
+import atexit
 import os
 import tempfile
 from collections import Counter
@@ -14,6 +15,7 @@ from aigrid.protocol.errors import AigridError
 
 INPUT_MAX_BYTES = 1 << 18
 MESSAGE_MAX_CHARS = 2048
+SCRATCH = "AIGRID_FUZZ_SCRATCH"  # names the folder of `scratch`
 
 
 class Mutator(Protocol):
@@ -108,10 +110,13 @@ def _unfit(error: Exception) -> BaseException | None:
 
 @cache
 def scratch() -> Path:
-    """A folder for inputs that are files; in memory where that is possible."""
-    shared = Path("/dev/shm")
-    at = shared if os.access(shared, os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="aigrid-fuzz-", dir=at))
+    """A folder for inputs that are files: of who started this process, or one until its end."""
+    given = os.environ.get(SCRATCH)
+    if given:
+        return Path(given)
+    made = tempfile.TemporaryDirectory(prefix="aigrid-fuzz-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
 
 
 def as_file(data: bytes, name: str) -> Path:

@@ -3,9 +3,12 @@
 import os
 import random
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from scripts.simulation.propagation import Delays, Propagation
 from scripts.simulation.report import report
 from scripts.simulation.run import simulate
 from scripts.simulation.spread import spread
+from tests.patience import PATIENCE_SECONDS
 from trio.testing import MockClock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +53,28 @@ def words_of(options: Options) -> list[str]:
 
 def told(lines: Sequence[str], *beginnings: str) -> list[str]:
     return [line for line in lines if line.startswith(beginnings)]
+
+
+def open_folders(pid: int) -> set[Path]:
+    """The folders in which it has databases open."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            opened = descriptor.readlink()
+            found |= {one for one in opened.parents if one.name.startswith("aigrid-simulate-")}
+    return found
+
+
+def test_a_signal_leaves_no_databases_in_memory() -> None:
+    words = [sys.executable, "scripts/simulate.py", "--nodes", "30", "--duration-seconds", "900"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (folders := open_folders(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+    assert len(folders) == 1
+    assert not folders.pop().exists()
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
