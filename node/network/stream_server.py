@@ -67,12 +67,12 @@ class ServerStream(StreamTasks):
     async def _answer_all(self) -> None:
         while True:
             try:
-                with (
-                    trio.CancelScope() as self._work
-                ):  # until a request is cancelled: many, as a rule
+                with trio.CancelScope() as self._work:  # of many requests, until one is cancelled
                     while not self._work.cancel_called:
                         await self._answer_next()
-            except Exception as error:  # noqa: BLE001 - what a handler's nursery had beside its cancellation
+            except Exception as error:  # what a handler's nursery had beside its cancellation
+                if self._server.state is not ServerState.CANCELLING:
+                    raise
                 _expected(error, self.peer_id)
             self._request = None
             if self._server.state is ServerState.CANCELLING:
