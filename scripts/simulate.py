@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.plots.png import png
 from scripts.simulation.events_report import events_report
+from scripts.simulation.many_seeds import Ran, run_many
 from scripts.simulation.options import Options, options_of, replay_line, scenarios, settable
 from scripts.simulation.page import page
 from scripts.simulation.plots import plots
@@ -62,6 +63,8 @@ def _main() -> int:
         return 2
     if arguments.repeat > 1:
         return 0 if repeats(options, arguments.repeat) else 1
+    if arguments.jobs > 1:
+        return _at_once(options, arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _allow_files(options.nodes)
     well = True
@@ -70,11 +73,27 @@ def _main() -> int:
     return 0 if well else 1
 
 
+def _at_once(options: Options, arguments: argparse.Namespace) -> int:
+    if arguments.out:
+        print("simulate: --out takes one report at a time, without --jobs", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the processes
+    return 0 if run_many(options, arguments.seeds, arguments.jobs, _tell_briefly) else 1
+
+
+def _tell_briefly(ran: Ran) -> None:
+    for line in (
+        f"seed {ran.seed} {ran.trace_hash[:16]} {'well' if ran.well else ''}",
+        *ran.failures,
+    ):
+        print(line, flush=True)
+
+
 def _one(options: Options, out: str | None, *, brief: bool) -> bool:
     """Run it, and tell of it; whether every property held. The newest report stays in `out`."""
     found = _found(options)
     if brief:
-        print(f"seed {options.seed} {found['trace_hash'][:16]} {'well' if found['well'] else ''}")
+        _tell_briefly(Ran(options.seed, found["trace_hash"], found["well"], ()))
     else:
         _tell(found)
     if out:
@@ -116,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--seeds", type=int, default=1, help="so many runs, of this seed and the next"
     )
+    made.add_argument("--jobs", type=int, default=1, help="so many of these at once")
     for name, (default, doc) in settable().items():
         flag, told = "--" + name.replace("_", "-"), f"{doc} ({default})".replace("%", "%%")
         if isinstance(default, bool):

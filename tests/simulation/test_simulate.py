@@ -17,6 +17,7 @@ import trio
 from scripts.simulate import options_given, parser
 from scripts.simulation import repeating
 from scripts.simulation.conditions import Conditions
+from scripts.simulation.many_seeds import Ran, run_many
 from scripts.simulation.options import Options, options_of, replay_line, scenarios
 from scripts.simulation.page import page
 from scripts.simulation.propagation import Delays, Propagation
@@ -75,6 +76,19 @@ def test_a_signal_leaves_no_databases_in_memory() -> None:
         assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
     assert len(folders) == 1
     assert not folders.pop().exists()
+
+
+def test_many_seeds_at_once_are_told_in_order_and_fail_where_one_does(tmp_path: Path) -> None:
+    few = replace(SMALL, duration_seconds=4.0, settle_seconds=20.0, nodes=3, seed=5)
+    said: list[Ran] = []
+    assert run_many(few, 2, 2, said.append)
+    assert [(ran.seed, ran.well) for ran in said] == [(5, True), (6, True)]
+    assert said[0].trace_hash == simulate(few, tmp_path).trace_hash != said[1].trace_hash
+    hopeless = replace(few, success_min=1.1)
+    assert not run_many(hopeless, 1, 2, said.append)
+    failed, replay = said[-1].failures
+    assert failed.startswith("FAILED")
+    assert replay == f"replay: {replay_line(hopeless)}"
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
