@@ -54,7 +54,14 @@ from multiaddr import Multiaddr
 from noise.connection import NoiseConnection
 from noise.state import CipherState
 
-from aigrid.node.network import dht_messages, forgetting, negotiation, peer_records, yamux_frames
+from aigrid.node.network import (
+    dht_messages,
+    forgetting,
+    key_types,
+    negotiation,
+    peer_records,
+    yamux_frames,
+)
 from aigrid.node.network.mux_link import FusedLink
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
@@ -124,6 +131,7 @@ def build(
     """A host without listeners, its GossipSub and its DHT, not yet running."""
     _silence()
     forgetting.without_threads()
+    key_types.ed25519_only()
     for module in _KAD_MODULES:
         module.PROTOCOL_ID = TProtocol(KAD_PROTOCOL)
         module.MAX_DHT_MESSAGE_SIZE = LIMITS.dht_message_bytes

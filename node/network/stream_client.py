@@ -6,7 +6,6 @@ from typing import Final
 
 import trio
 
-from aigrid.node.network.lazy_deadline import LazyDeadline
 from aigrid.node.network.stream_tasks import StreamTasks, silent
 from aigrid.node.network.transport import Stream
 from aigrid.protocol.errors import Code, RemoteError
@@ -35,7 +34,6 @@ class ClientStream(StreamTasks):
         self._outcome: Ended | Failed | None = None
         self._arrival = trio.lowlevel.ParkingLot()
         self._run = 0
-        self._deadline = LazyDeadline()  # of the caller's wait, or of the stream once released
         self._released = self._silent = False
         self.heard = False
 
@@ -112,15 +110,15 @@ class ClientStream(StreamTasks):
             await self._arrival.park()
 
     def _on_due(self) -> None:
-        """The deadline of a caller that does not wait just now says nothing."""
+        """It is that of the caller's wait, or of the stream once released.
+
+        That of a caller that does not wait just now says nothing.
+        """
         if self._released:
             self.fail(silent())
         elif self._arrival:
             self._silent = True
             self._wake()
-
-    def _start(self, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._deadline.run, self._on_due)
 
     def _check_end(self) -> None:
         if isinstance(self._outcome, Failed):

@@ -60,9 +60,7 @@ class ServerStream(StreamTasks):
         arriving = self._server.state in {ServerState.RECEIVING, ServerState.DISCARDING}
         arriving = arriving or self._server.held_bytes > 0
         wait = self._limits.rpc_timeout_seconds if arriving else math.inf
-        deadline = trio.current_time() + wait
-        if not (deadline == self._scope.deadline == math.inf):
-            self._scope.deadline = deadline
+        self._deadline.move(trio.current_time() + wait)
 
     async def _answer_all(self) -> None:
         while True:

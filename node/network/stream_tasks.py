@@ -4,6 +4,7 @@ from typing import Final
 
 import trio
 
+from aigrid.node.network.lazy_deadline import LazyDeadline
 from aigrid.node.network.transport import Stream
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.exchange import Event
@@ -39,6 +40,7 @@ class StreamTasks:
         self._stream = stream
         self._exchange = exchange
         self._scope = trio.CancelScope()
+        self._deadline = LazyDeadline()
         self._writable = trio.lowlevel.ParkingLot()
         self._writing = False
         self.failure: RemoteError | None = None
@@ -72,12 +74,11 @@ class StreamTasks:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
+                    nursery.start_soon(self._deadline.run, self._on_due)
                     self._start(nursery)
                     await self._read()
                     ended = self.failure is None
                     nursery.cancel_scope.cancel()
-            if not ended:
-                self.fail(silent())
         finally:
             self.fail(lost(self.peer_id))
             with trio.CancelScope(deadline=trio.current_time() + _RESET_SECONDS, shield=True):
@@ -85,6 +86,10 @@ class StreamTasks:
 
     def _start(self, nursery: trio.Nursery) -> None:
         """Tasks beside the reader and the writer."""
+
+    def _on_due(self) -> None:
+        """The deadline is reached."""
+        self.fail(silent())
 
     def _wake(self) -> None:
         """Something was received, or the stream failed."""

@@ -5,7 +5,7 @@ import math
 import trio
 from trio.testing import MockClock
 
-from aigrid.node.network.lazy_deadline import LazyDeadline
+from aigrid.node.network.lazy_deadline import READ_SECONDS, LazyDeadline
 
 
 class Due:
@@ -73,4 +73,30 @@ async def test_one_that_was_moved_before_it_runs_counts(autojump_clock: MockCloc
         due = Due(nursery, deadline)
         await trio.sleep(10)
         assert due.at == [3]
+        nursery.cancel_scope.cancel()
+
+
+async def test_after_a_pause_there_is_time_to_read_once(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        due = Due(nursery, LazyDeadline())
+        due.move(2)
+        await trio.sleep(1)
+        autojump_clock.jump(3)  # to 4, without anybody having run
+        await trio.sleep(0.1)
+        autojump_clock.jump(7)
+        await trio.sleep(10)
+        assert due.at == [11.1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_came_in_a_pause_moves_the_deadline(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        due = Due(nursery, LazyDeadline())
+        due.move(2)
+        await trio.sleep(1)
+        autojump_clock.jump(3)
+        await trio.sleep(READ_SECONDS / 2)
+        due.move(20)
+        await trio.sleep(50)
+        assert due.at == [20]
         nursery.cancel_scope.cancel()

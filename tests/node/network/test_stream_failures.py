@@ -44,6 +44,32 @@ async def test_a_caller_that_takes_its_time_is_not_a_silent_peer(autojump_clock:
         assert two.pooled == 1
 
 
+@pytest.mark.parametrize("request_bytes", [1, 15000])
+async def test_a_pause_of_our_own_is_not_the_silence_of_the_peer(
+    autojump_clock: MockClock, request_bytes: int
+) -> None:
+    """Of all here, as in a machine that is suspended; the large request is under way meanwhile."""
+
+    async def count(_peer: str, request: bytes, send: Send) -> None:
+        await send(b"%d" % len(request))
+
+    async with pair(count, limits=SMALL) as two:
+        await two.client.ask("b", b"", silence_seconds=2)
+        (used,) = two.client._peers["b"].streams
+        answers: list[bytes] = []
+
+        async def ask() -> None:
+            request = bytes(request_bytes)
+            answers.append(await two.client.ask("b", request, silence_seconds=2))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.sleep(0.06)
+            autojump_clock.jump(SMALL.rpc_timeout_seconds + 5)
+        assert answers == [b"%d" % request_bytes]
+        assert two.client._peers["b"].streams == {used}
+
+
 async def test_each_wait_has_the_whole_time(autojump_clock: MockClock) -> None:
     async def slow(_peer: str, _request: bytes, send: Send) -> None:
         for _ in range(4):
