@@ -111,6 +111,8 @@ class Session:
             return events
         if self._rest:
             received, self._rest = self._rest + received, b""
+        elif not received:  # a message of the link with nothing in it
+            self._bear(self._manners.lasts(now))
         position, end, steps = 0, len(received), 0
         while position < end and not self._over:
             if steps == _STEPS_MAX:

@@ -172,6 +172,7 @@ async def test_cancelled_writes_and_reads_tear_nothing(ends: Ends) -> None:
     steady = await ends[0].open_stream()
     other = await ends[1].accept_stream()
     data = rng.randbytes(2 * MIB)
+    disturbed = trio.Event()
 
     async def disturb() -> None:
         for _ in range(60):
@@ -181,7 +182,12 @@ async def test_cancelled_writes_and_reads_tear_nothing(ends: Ends) -> None:
                     nursery.start_soon(stream.write, bytes(400_000))
                     nursery.start_soon(stream.read)
             await stream.reset()
-            await (await ends[1].accept_stream()).reset()
+        disturbed.set()
+
+    async def accept() -> None:
+        """Not one for each that was opened: what is reset in the same read is never seen."""
+        while True:
+            await ends[1].accept_stream()
 
     async def write() -> None:
         for start in range(0, len(data), 30_000):
@@ -191,8 +197,11 @@ async def test_cancelled_writes_and_reads_tear_nothing(ends: Ends) -> None:
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(disturb)
+            nursery.start_soon(accept)
             nursery.start_soon(write)
             assert await read_all(other, 10_000) == data
+            await disturbed.wait()
+            nursery.cancel_scope.cancel()
     assert [end.dead for end in ends] == [None, None]
 
 

@@ -26,6 +26,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "empty data with an ACK": lambda n: piece(1, b"", ACK) if n else opening(1),
     "empty data with a FIN": lambda n: piece(1, b"", FIN) if n else opening(1),
     "empty updates with both": lambda n: frames.window_update(1, 0, ACK | FIN | (0 if n else SYN)),
+    "messages of nothing": lambda _n: b"",
     "ends of nothing": lambda _n: frames.window_update(1, 0, FIN),
 }
 
