@@ -78,6 +78,7 @@ async def test_they_wait_in_line_and_leave_it_when_they_give_up(
     model = await pair(sim)
     summon = sim.nodes["asker"].node.placement.summon
     sim.kill("holder")
+    await trio.sleep(10)  # until it is known to be gone: before, they may go on and try it
     demands = sim.nodes["asker"].node.placement.demands
     async with trio.open_nursery() as nursery:
         for _ in range(5):
