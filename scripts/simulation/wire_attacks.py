@@ -26,9 +26,10 @@ from aigrid.node.app import Node
 from aigrid.node.discovery.providers import model_key
 from aigrid.node.network.transport import PeerAddress
 from aigrid.node.policy.caller import OPERATOR
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import AigridError, Code
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.inference import ChatMessage, TextRequest
+from aigrid.protocol.limits import LIMITS
 
 GROUND_FOR_EACH = 40
 """Identities that are made for each one that is kept."""
@@ -37,6 +38,7 @@ ELSEWHERE = frozenset({"vision"})
 """What a seeker replicates: nothing of what it will ask for."""
 SETTLE_SECONDS = 5.0
 SEEK_EVERY_SECONDS = 2.0
+SEEK_TIMES = 3
 FRAMES_KEPT = 24
 RESEND_EVERY_SECONDS = 1.5
 
@@ -121,12 +123,25 @@ async def _seek(scene: Scene, seekers: list[str]) -> None:
             hints = await node.transport.find_providers(model_key(node.grid.did, model))
             honest = {one.node.identity.peer_id for one in scene.honest()}
             scene.watch.checks["eclipsed"] += honest.isdisjoint(hint.peer_id for hint in hints)
-            try:
-                await _ask(node, model, scene.options.patience_seconds)
-            except AigridError as error:
-                what = f"{name} did not find {model}: {error.code.value}"
-                scene.watch.violated("found", what)
+            code = await _ask_again(node, model, scene.options.patience_seconds)
+            if code is not None:
+                scene.watch.violated("found", f"{name} did not find {model}: {code.value}")
     await trio.sleep_forever()
+
+
+async def _ask_again(node: Node, model: str, patience_seconds: float) -> Code | None:
+    """As whoever was told that there is none: few are asked at a time, and others each time."""
+    code = None
+    for times in range(SEEK_TIMES):
+        if times:
+            await trio.sleep(LIMITS.find_again_seconds)
+        try:
+            await _ask(node, model, patience_seconds)
+        except AigridError as error:
+            code = error.code
+        else:
+            return None
+    return code
 
 
 async def _ask(node: Node, model: str, patience_seconds: float) -> None:

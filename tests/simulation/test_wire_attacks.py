@@ -9,7 +9,7 @@ from scripts.simulation.options import Options, options_of, replay_line
 from scripts.simulation.run import Outcome, simulate
 
 ATTACKS = {
-    "eclipse": options_of("eclipse", {"nodes": 8, "byzantine": 0.5, "duration_seconds": 12.0}),
+    "eclipse": options_of("eclipse", {"nodes": 8, "byzantine": 0.5, "duration_seconds": 30.0}),
     "covert_flash": options_of("covert_flash", {"duration_seconds": 14.0, "settle_seconds": 15.0}),
     "resend": options_of("resend", {"nodes": 5, "duration_seconds": 10.0}),
     # Each half has as many nodes as each node wants connections: none is missing anybody.
