@@ -110,6 +110,7 @@ class Limits(MeshLimits, EngineLimits):
     gossip_frame_bytes: int = limit(1 * MIB, "one gossip frame, its length excluded")
     gossip_sender_bytes: int = limit(8 * KIB, "the sender's signed peer record in such a frame")
     gossip_queue_max: int = limit(128, "gossip frames waiting for one peer, more are dropped")
+    gossip_queue_bytes: int = limit(4 * MIB, "what these may have together, if there are several")
     gossip_messages_burst: int = limit(1000, "gossip messages one peer may pass on at once")
     gossip_messages_per_second: float = limit(200.0, "gossip messages of one peer, sustained")
     gossip_parts_max: int = limit(2048, "messages, subscriptions and other parts of a frame")
@@ -117,7 +118,15 @@ class Limits(MeshLimits, EngineLimits):
     gossip_provocations_per_second: float = limit(32.0, "of that, how fast more is allowed")
     gossip_refused_counts: int = limit(64, "provocations that a frame with too many parts is")
     gossip_control_max: int = limit(128, "IHAVE, IWANT, GRAFT and PRUNE in one gossip frame")
+    gossip_control_counts: float = limit(0.5, "provocations that each of these is")
     gossip_ids_max: int = limit(5000, "message ids in these")
+    gossip_id_counts: float = limit(0.01, "provocations that each of these is")
+    gossip_id_bytes: int = limit(256, "one message id in gossip; none is empty")
+    gossip_asked_max: int = limit(512, "messages asked of a peer for one frame of IHAVEs")
+    gossip_excess_counts: float = limit(
+        0.0625, "provocations that a message over the rate, or of no member, is"
+    )
+    gossip_record_counts: int = limit(4, "provocations that a new record of the sender is")
     gossip_wanted_bytes: int = limit(512 * KIB, "gossip messages sent for one frame of IWANTs")
     dht_message_bytes: int = limit(64 * KIB, "a message of the DHT")
     dht_key_bytes: int = limit(128, "a key in one")

@@ -49,12 +49,7 @@ class PeerRecords:
         data = rpc.senderRecord
         if len(data) > LIMITS.gossip_sender_bytes:
             return False
-        known = self._known.get(peer)
-        if (
-            known is not None
-            and known[:3] == (data, *self._stored(peer))
-            and trio.current_time() < known[3]
-        ):
+        if self.knows(data, peer):
             return True
         if not verify(rpc, self._host, peer):
             return False
@@ -63,6 +58,15 @@ class PeerRecords:
         if len(self._known) > LIMITS.connections_max:
             del self._known[next(iter(self._known))]
         return True
+
+    def knows(self, data: bytes, peer: Any) -> bool:
+        """Whether it is what the peer sent last, verified lately and still in the store."""
+        known = self._known.get(peer)
+        return (
+            known is not None
+            and known[:3] == (data, *self._stored(peer))
+            and trio.current_time() < known[3]
+        )
 
     def _stored(self, peer: Any) -> tuple[object, bool]:
         """The record in the store, another object for each taken in; whether it has addresses."""
