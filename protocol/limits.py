@@ -108,7 +108,7 @@ class Limits(MeshLimits, EngineLimits):
     join_max_bytes: int = limit(16 * KIB, "a message of the join protocol")
     gossip_max_bytes: int = limit(64 * KIB, "a batch of records in one gossip message")
     gossip_frame_bytes: int = limit(1 * MIB, "one gossip frame, its length excluded")
-    gossip_sender_bytes: int = limit(8 * KIB, "the sender's signed peer record in such a frame")
+    gossip_sender_bytes: int = limit(4 * KIB, "the sender's signed peer record in such a frame")
     gossip_queue_max: int = limit(128, "gossip frames waiting for one peer, more are dropped")
     gossip_queue_bytes: int = limit(4 * MIB, "what these may have together, if there are several")
     gossip_messages_burst: int = limit(1000, "gossip messages one peer may pass on at once")
