@@ -121,8 +121,8 @@ class Limits(MeshLimits, EngineLimits):
     gossip_control_counts: float = limit(0.5, "provocations that each of these is")
     gossip_ids_max: int = limit(5000, "message ids in these")
     gossip_id_counts: float = limit(0.01, "provocations that each of these is")
-    gossip_id_bytes: int = limit(256, "one message id in gossip; none is empty")
-    gossip_asked_max: int = limit(512, "messages asked of a peer for one frame of IHAVEs")
+    gossip_id_bytes: int = limit(120, "one message id in gossip; none is empty")
+    gossip_asked_max: int = limit(256, "messages asked of a peer for one frame of IHAVEs")
     gossip_excess_counts: float = limit(
         0.0625, "provocations that a message over the rate, or of no member, is"
     )

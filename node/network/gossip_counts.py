@@ -33,7 +33,7 @@ class _Kind:
     most: int  # fields that all of the kind in a frame may have
     each: int  # fields that one may have
     parts: "Mapping[int, _Kind]" = field(default_factory=dict)
-    strange: int = 0  # fields that one may have beside its parts
+    strange: int = 0  # fields that one may have beside its parts or ids
     ids: int = 0
 
 
@@ -42,7 +42,7 @@ _STRANGE: Final = 16  # what versions to come may add
 _PRUNE = _Kind(16 * _CONTROLS, 48)
 _GRAFT = _Kind(2 * _CONTROLS, 8)
 _NAMED: Final = LIMITS.gossip_ids_max + _CONTROLS  # the ids, and a topic for each
-_HAVE, _WANT = (_Kind(_NAMED, _NAMED, ids=number) for number in (2, 1))
+_HAVE, _WANT = (_Kind(_NAMED, _NAMED, strange=_STRANGE, ids=number) for number in (2, 1))
 _CONTROL = _Kind(
     _CONTROLS, _CONTROLS, {1: _HAVE, 2: _WANT, 3: _GRAFT, 4: _PRUNE, 5: _WANT}, _STRANGE
 )
@@ -71,7 +71,7 @@ def check(frame: bytes) -> int:
             count, parts = _inner(frame, start, end, kind, most)
             waiting += parts
         else:
-            count = _leaf(frame, start, end, kind.ids, most)
+            count = _leaf(frame, start, end, kind, most)
         counts[id(kind)] = counts.get(id(kind), 0) + count
     return sum(counts.values())
 
@@ -95,12 +95,13 @@ def _inner(
     return count, parts
 
 
-def _leaf(data: bytes, at: int, end: int, ids: int, most: int) -> int:
+def _leaf(data: bytes, at: int, end: int, kind: _Kind, most: int) -> int:
     """How many fields there are; the lengths of ids are looked at. Most are told by two bytes."""
-    count, ids_tag = 0, ids << 3 | _BYTES if ids else -1
+    count = ids = 0
+    ids_tag = kind.ids << 3 | _BYTES if kind.ids else -1
     while at < end:
         count += 1
-        if count > most:
+        if count > most or (kind.ids and count - ids > kind.strange):
             raise TooManyPartsError
         tag = data[at]
         if tag & 0x87 == _BYTES and at + 1 < end and (length := data[at + 1]) < 0x80:
@@ -111,8 +112,10 @@ def _leaf(data: bytes, at: int, end: int, ids: int, most: int) -> int:
             number, start, at = _field(data, at, end)
             tag = number << 3 | _BYTES if start else -2
             length = at - start
-        if tag == ids_tag and not 0 < length <= LIMITS.gossip_id_bytes:
-            raise TooManyPartsError
+        if tag == ids_tag:
+            ids += 1
+            if not 0 < length <= LIMITS.gossip_id_bytes:
+                raise TooManyPartsError
     return count
 
 

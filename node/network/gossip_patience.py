@@ -10,6 +10,7 @@ from aigrid.protocol.limits import LIMITS
 # Rough costs in microseconds, by which it is decided when others have a turn. They are counted
 # and not measured, so that a simulation goes the same way each time.
 FRAME_WORK: Final = 80
+BYTES_PER_WORK: Final = 1000
 MESSAGE_WORK: Final = 60
 SUBSCRIPTION_WORK: Final = 100
 SIGNATURE_WORK: Final = 200

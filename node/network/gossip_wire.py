@@ -20,6 +20,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError
 from aigrid.node.network import gossip_counts, negotiation
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_patience import (
+    BYTES_PER_WORK,
     FRAME_WORK,
     MESSAGE_WORK,
     SUBSCRIPTION_WORK,
@@ -128,7 +129,7 @@ class GossipWire:
             self._patience.bear(peer, LIMITS.gossip_refused_counts)
             await self._patience.pause(WORK_PER_CHECKPOINT)
             return
-        await self._patience.pause(FRAME_WORK + fields)
+        await self._patience.pause(FRAME_WORK + fields + len(frame) // BYTES_PER_WORK)
         if not await self._accept(rpc, peer):
             return
         rpc.ClearField("senderRecord")  # or the router would ask again

@@ -84,7 +84,8 @@ async def prune_peers(says: Gossiper) -> None:
 
 
 def _ids(count: int) -> list[bytes]:
-    return [os.urandom(100).hex().encode() for _ in range(count)]
+    """As long as they may be, and that nobody has seen."""
+    return [os.urandom(LIMITS.gossip_id_bytes // 2).hex().encode() for _ in range(count)]
 
 
 async def ihave_empty(says: Gossiper) -> None:
@@ -95,7 +96,7 @@ async def ihave_empty(says: Gossiper) -> None:
 
 
 async def ihave(says: Gossiper) -> None:
-    """1 MB of ids that nobody has seen."""
+    """600 KB of ids in each."""
     while True:
         have = says.pb.ControlIHave(topicID=TOPIC, messageIDs=_ids(4990))
         await says.say(says.control(ihave=[have]))

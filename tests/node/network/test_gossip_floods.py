@@ -55,6 +55,7 @@ FLOODS = {
     "a number instead of an id, and then a long one": part(
         3, part(2, b"\x08\1" + part(1, bytes(300)))
     ),
+    "fields of an ihave that are no ids": part(3, part(1, b"\x18\1" * 2000)),
     "unknown fields": full_of(part(99)),
     "unknown fields beside a message": part(2, part(4, b"topic")) + part(99) * 20,
     "unknown control": part(3, part(99) * 20),
