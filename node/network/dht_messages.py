@@ -3,6 +3,10 @@
 It spells every PeerId of a message for its log, whether or not anybody reads that: seconds of
 computing for one of 64 kB, since base58 takes time that grows with the square of the length. It
 keeps what is known of each peer in an answer, and asks them, however many are named.
+
+Signed records of addresses are left out. To verify one takes a millisecond, and a message may have
+one for each peer; the addresses beside them are taken in anyway, signed or not, and lead to a peer
+only if a handshake proves that it is there. Those of members come with gossip and identify.
 """
 
 from typing import Any
@@ -29,31 +33,46 @@ async def read(stream: Any, most_bytes: int) -> bytes:
 
 
 def bounded(data: bytes) -> bytes:
-    """The message without what is over the limits: peers, addresses. As it was if nothing is.
+    """The message without signed records and what is over the limits: peers, addresses.
+
+    A peer counts once in each list. As it was if nothing has to go.
 
     Raises:
-        DhtMessageError: an id, a key or a signed record is longer than any can be.
+        DhtMessageError: an id or a key is longer than any can be.
         DecodeError: it is no message.
     """
     message = Message.FromString(data)
-    if len(message.key) > LIMITS.dht_key_bytes or not _is_record(message.senderRecord):
+    if len(message.key) > LIMITS.dht_key_bytes:
         raise DhtMessageError
-    cut = False
+    cut = message.HasField("senderRecord")
+    message.ClearField("senderRecord")
     for peers, most in (
         (message.closerPeers, LIMITS.dht_closer_max),
         (message.providerPeers, LIMITS.dht_providers_max),
     ):
-        cut |= len(peers) > most
-        del peers[most:]
+        cut |= _drop_peers(peers, most)
         for peer in peers:
-            if len(peer.id) > PEER_ID_BYTES_MAX or not _is_record(peer.signedRecord):
-                raise DhtMessageError
-            cut |= _drop_addresses(peer.addrs)
+            cut |= peer.HasField("signedRecord") | _drop_addresses(peer.addrs)
+            peer.ClearField("signedRecord")
     return message.SerializeToString() if cut else data
 
 
-def _is_record(record: bytes) -> bool:
-    return len(record) <= LIMITS.gossip_sender_bytes
+def _drop_peers(peers: Any, most: int) -> bool:
+    """Those beyond the first few, and repetitions; whether there were any.
+
+    Raises:
+        DhtMessageError: an id is longer than any can be.
+    """
+    first: dict[bytes, Any] = {}
+    for peer in peers[:most]:
+        if len(peer.id) > PEER_ID_BYTES_MAX:
+            raise DhtMessageError
+        first.setdefault(peer.id, peer)
+    if len(first) == len(peers):
+        return False
+    del peers[:]
+    peers.extend(first.values())
+    return True
 
 
 def _drop_addresses(addresses: Any) -> bool:

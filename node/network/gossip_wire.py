@@ -12,18 +12,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import trio
+from google.protobuf.message import DecodeError
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
-from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.network import gossip_counts, negotiation
 from aigrid.node.network.gate import Gate
+from aigrid.node.network.gossip_patience import (
+    BYTES_PER_WORK,
+    FRAME_WORK,
+    MESSAGE_WORK,
+    SUBSCRIPTION_WORK,
+    WORK_PER_CHECKPOINT,
+    FloodError,
+    Patience,
+)
+from aigrid.node.network.gossip_queue import BoundedQueue
 from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 64 * 1024
 WRITE_BYTES = 128 * 1024  # frames are joined up to this; a larger one is written alone
-MESSAGES_PER_CHECKPOINT = 16
 _LENGTH_BYTES_MAX = 10
 
 
@@ -77,22 +86,15 @@ def framed(rpc: Any) -> bytes:
     return negotiation.encode_varint(len(data)) + data
 
 
-class FloodError(Exception):
-    """A peer says what is of no use faster than is borne."""
-
-
 class GossipWire:
     """Puts itself in place of the parts of `Pubsub` and `GossipSub` that read and write."""
 
-    def __init__(self, pubsub: Any, gossip: Any, gate: Gate) -> None:
+    def __init__(self, pubsub: Any, gossip: Any, gate: Gate, patience: Patience) -> None:
         self._pubsub, self._gossip, self._gate = pubsub, gossip, gate
+        self._patience = patience
         self._send = gossip.send_rpc
         self._publish = gossip.publish
         self._last: tuple[Any, bytes] | None = None
-        self._taken = 0
-        self._patience = TokenBuckets(
-            burst=LIMITS.gossip_provocations_max, per_second=LIMITS.gossip_provocations_per_second
-        )
         pubsub.continuously_read_stream = self.read
         pubsub.handle_sending_messages = self.write
         pubsub.write_msg = self._queue
@@ -109,7 +111,6 @@ class GossipWire:
             while self._pubsub.manager.is_running:
                 for frame in buffer.feed(await raw.read(READ_BYTES)):
                     await self._take(frame, peer)
-                    await self._pause()
         except FrameTooLargeError:
             await stream.reset()
             self._pubsub._handle_dead_peer(peer)  # noqa: SLF001 - as the library does
@@ -121,46 +122,49 @@ class GossipWire:
     async def _take(self, frame: bytes, peer: Any) -> None:
         """Raises FloodError: that was too much of what is of no use."""
         try:
-            gossip_counts.check(frame)
-        except gossip_counts.TooManyPartsError:
+            fields = gossip_counts.check(frame)
+            rpc = rpc_pb2.RPC.FromString(frame)
+        except (gossip_counts.TooManyPartsError, DecodeError):
             self._gate.counts["gossip_refused"] += 1
-            self._bear(peer, LIMITS.gossip_refused_counts)
+            self._patience.bear(peer, LIMITS.gossip_refused_counts)
+            await self._patience.pause(WORK_PER_CHECKPOINT)
             return
-        rpc = rpc_pb2.RPC.FromString(frame)
-        if not self._pubsub.host.peer_records.accept(rpc, peer):
-            self._gate.counts["gossip_refused"] += 1
-            self._bear(peer)
+        await self._patience.pause(FRAME_WORK + fields + len(frame) // BYTES_PER_WORK)
+        if not await self._accept(rpc, peer):
             return
         rpc.ClearField("senderRecord")  # or the router would ask again
         if not (rpc.publish or rpc.subscriptions or rpc.HasField("control")):
-            self._bear(peer)
+            self._patience.bear(peer)
         for message in rpc.publish:
             if self._pubsub._is_subscribed_to_msg(message):  # noqa: SLF001 - see compat
                 await self._pubsub.push_msg(peer, message)
             else:
-                self._bear(peer)
-            await self._pause()
-        self._subscribe(peer, rpc.subscriptions)
+                self._patience.bear(peer)
+            await self._patience.pause(MESSAGE_WORK)
+        await self._subscribe(peer, rpc.subscriptions)
         if rpc.HasField("control"):
             await self._gossip.handle_rpc(rpc, peer)
 
-    def _subscribe(self, peer: Any, said: Any) -> None:
+    async def _accept(self, rpc: Any, peer: Any) -> bool:
+        """Whether the sender's record is its own. One that it did not send last costs it."""
+        records = self._pubsub.host.peer_records
+        is_new = rpc.HasField("senderRecord") and not records.knows(rpc.senderRecord, peer)
+        if is_new:
+            self._patience.bear(peer, LIMITS.gossip_record_counts)
+        accepted: bool = records.accept(rpc, peer)
+        if is_new:
+            await self._patience.pause(WORK_PER_CHECKPOINT)
+        if not accepted:
+            self._gate.counts["gossip_refused"] += 1
+        return accepted
+
+    async def _subscribe(self, peer: Any, said: Any) -> None:
         """Of each topic the last word: the library starts three tasks for every subscription."""
         if said:
-            self._bear(peer, len(said))
+            self._patience.bear(peer, len(said))
         for subscription in {each.topicid: each for each in said}.values():
             self._pubsub.handle_subscription(peer, subscription)
-
-    def _bear(self, peer: Any, times: int = 1) -> None:
-        now_seconds = trio.current_time()
-        if not self._patience.of(str(peer), now_seconds).take(now_seconds, times):
-            raise FloodError
-
-    async def _pause(self) -> None:
-        """What has arrived at once must not keep the rest of the node waiting."""
-        self._taken += 1
-        if self._taken % MESSAGES_PER_CHECKPOINT == 0:
-            await trio.lowlevel.checkpoint()
+            await self._patience.pause(SUBSCRIPTION_WORK)
 
     # Out
 
@@ -197,7 +201,8 @@ class GossipWire:
 
     async def write(self, peer: Any, stream: Any, queue: Any) -> None:
         """What is queued for a peer, until the queue is closed or the stream is gone."""
-        queue._queue.max_size = LIMITS.gossip_queue_max  # noqa: SLF001 - 32: less than arrives at once
+        # The library's takes 32 of any size: too few at once, and too much to keep.
+        queue._queue = BoundedQueue(queue._queue)  # noqa: SLF001 - see compat
         try:
             while (first := await queue.pop()) is not None:
                 await stream.muxed_stream.write(_joined(first, queue))

@@ -13,6 +13,7 @@ from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_author import Author, author_of, signed_by
 from aigrid.node.network.gossip_control import GossipControl
+from aigrid.node.network.gossip_patience import SIGNATURE_WORK, FloodError, Patience
 from aigrid.node.network.gossip_wire import GossipWire
 from aigrid.protocol.limits import LIMITS
 
@@ -59,8 +60,9 @@ class Gossip:
         self._pubsub._handle_new_peer = self._join_once  # noqa: SLF001 - as above
         self._pubsub.push_msg = self._push_guarded
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
-        GossipControl(self._pubsub, library.gossip, gate)
-        GossipWire(self._pubsub, library.gossip, gate)
+        self._patience = Patience()
+        GossipControl(self._pubsub, library.gossip, gate, self._patience)
+        GossipWire(self._pubsub, library.gossip, gate, self._patience)
         self._rate = TokenBuckets(
             burst=LIMITS.gossip_messages_burst, per_second=LIMITS.gossip_messages_per_second
         )
@@ -117,9 +119,15 @@ class Gossip:
             queue.push(rpc)
 
     async def _push_guarded(self, forwarder: Any, message: Any) -> None:
-        """Stands in for `Pubsub.push_msg`, where one failing message would end the host (T6)."""
+        """Stands in for `Pubsub.push_msg`, where one failing message would end the host (T6).
+
+        Raises:
+            FloodError: the forwarder has brought too much that is of no use.
+        """
         try:
             await self._push(forwarder, message)
+        except FloodError:
+            raise
         except Exception as error:  # noqa: BLE001 - boundary: the library, and what a peer sent
             self._gate.counts["tasks_failed"] += 1
             _log.info("gossip_not_taken", error=type(error).__name__)
@@ -134,36 +142,51 @@ class Gossip:
         ours = via == self._own
         author = self._admitted(via, message)
         if author is None:
-            self._gate.counts["gossip_refused"] += 1
             return
         if self._pubsub._is_msg_seen(message):  # noqa: SLF001 - see compat
             return
         if not ours and author.peer_id == self._own:
             return  # ours of before a restart, or a forgery
-        if not ours and not signed_by(message, author):
-            self._gate.counts["gossip_refused"] += 1
-            return
+        if not ours:
+            self._patience.worked(SIGNATURE_WORK)
+            if not signed_by(message, author):
+                self._refuse(via, 1)
+                return
         self._pubsub._mark_msg_seen(message)  # noqa: SLF001 - as above
         if not ours:
             self._deliver(author.peer_id, message)
         await self._router.publish(forwarder, message)
 
     def _admitted(self, via: str, message: Any) -> Author | None:
-        """The author, if the message is one that this peer may bring."""
-        now_seconds = trio.current_time()
+        """The author, if the message is one that this peer may bring.
+
+        Raises:
+            FloodError: see `_refuse`.
+        """
+        now_seconds, ours = trio.current_time(), via == self._own
         if not self._gate.is_member(via) or (
-            via != self._own and not self._rate.of(via, now_seconds).take(now_seconds)
+            not ours and not self._rate.of(via, now_seconds).take(now_seconds)
         ):
+            self._refuse(via, LIMITS.gossip_excess_counts)
             return None
         author = author_of(message)
         if (
             author is None
-            or not self._gate.is_member(author.peer_id)
             or len(message.data) > LIMITS.gossip_max_bytes
-            or not self._on_one_topic(message, ours=via == self._own)
+            or not self._on_one_topic(message, ours=ours)
         ):
+            self._refuse(via, 1)
+            return None
+        if not self._gate.is_member(author.peer_id):
+            self._refuse(via, LIMITS.gossip_excess_counts)  # the forwarder may know more than we
             return None
         return author
+
+    def _refuse(self, via: str, times: float) -> None:
+        """Count it. Raises FloodError: the forwarder has brought too much of this."""
+        self._gate.counts["gossip_refused"] += 1
+        if via != self._own:
+            self._patience.bear(via, times)
 
     def _on_one_topic(self, message: Any, *, ours: bool) -> bool:
         """What a message is about. The library would keep something for every topic it names.

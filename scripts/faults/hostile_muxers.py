@@ -9,6 +9,7 @@ that it loses. Printed for each: how often its connection was ended, the honest 
 to nobody (ratios mean something on an idle machine), how many of its requests failed, and what the
 server's memory had grown by at the end. Exit status 1: the server is gone, a request failed, memory
 grew by more than `MEMORY_MAX_BYTES`, or p99 was worse than `WORSE_MAX` times what it was.
+`hostile_members.py` does the same with what a member may say in gossip.
 """
 
 import argparse
@@ -38,6 +39,7 @@ MEMORY_MAX_BYTES: Final = 64 << 20
 WORSE_MAX: Final = 2.0
 SERVER, HONEST, HOSTILE = (Identity(name * 32) for name in (b"s", b"h", b"x"))
 ECHO, HOARD = RPC_PROTOCOL, "/bench/hoard/1"
+TOPIC = "topic"
 STRUCT: Final = struct.Struct("!BBHII")
 SILENCE_SECONDS: Final = 30.0
 
@@ -221,6 +223,9 @@ KINDS: dict[str, Callable[[Line], Awaitable[None]]] = {
 }
 
 
+# One connection of a kind; raises when it is ended.
+Talk = Callable[[str, str], Awaitable[None]]
+
 # --- the processes
 
 
@@ -236,7 +241,7 @@ async def serve() -> None:
     ours = _transport(SERVER, HONEST, HOSTILE)
     ours.handle_stream(ECHO, RpcServer(answer).serve)
     ours.handle_stream(HOARD, hoard)
-    async with ours.running():
+    async with ours.running(), ours.subscribe(TOPIC):
         print(json.dumps({"address": ours.listen_addresses[0], "pid": os.getpid()}), flush=True)
         await trio.sleep_forever()
 
@@ -245,7 +250,7 @@ def _transport(own: Identity, *others: Identity) -> Any:
     from aigrid.node.network.libp2p_transport import Libp2pTransport
 
     made = Libp2pTransport(
-        signing_seed=own.seed, topics=frozenset(), listen=("/ip4/127.0.0.1/tcp/0",)
+        signing_seed=own.seed, topics=frozenset({TOPIC}), listen=("/ip4/127.0.0.1/tcp/0",)
     )
     made.admit([one.peer_id for one in others])
     return made
@@ -273,18 +278,25 @@ async def ask(address: str) -> None:
             print(json.dumps({"took": took, "failed": failed}), flush=True)
 
 
-async def attack(address: str, kind: str) -> None:
-    """Until it is killed; says each time that its connection was ended."""
+async def attack(address: str, kind: str, talk: Talk) -> None:
+    """Until it is killed; says when it begins, and each time that its connection was ended."""
+    import aigrid.node.network.compat  # noqa: F401 - it takes seconds
+
+    print(json.dumps({"begins": kind}), flush=True)
     while True:
         try:
-            line = Line(await _session(address))
-            async with trio.open_nursery() as nursery:
-                if KINDS[kind] not in DEAF:
-                    nursery.start_soon(line.listen)
-                nursery.start_soon(KINDS[kind], line)
+            await talk(address, kind)
         except Exception:  # noqa: BLE001 - whatever the end of a connection looks like
             print(json.dumps({"ended": kind}), flush=True)
             await trio.sleep(0.05)
+
+
+async def _talk(address: str, kind: str) -> None:
+    line = Line(await _session(address))
+    async with trio.open_nursery() as nursery:
+        if KINDS[kind] not in DEAF:
+            nursery.start_soon(line.listen)
+        nursery.start_soon(KINDS[kind], line)
 
 
 def spin() -> None:
@@ -338,11 +350,10 @@ def rss_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def own(*arguments: str) -> Sequence[str]:
-    return (sys.executable, str(Path(__file__).resolve()), *arguments)
+def run(script: str, kinds: Sequence[str], seconds: float) -> int:
+    def own(*arguments: str) -> Sequence[str]:
+        return (sys.executable, str(Path(script).resolve()), *arguments)
 
-
-def run(kinds: Sequence[str], seconds: float) -> int:
     faults = 0
     with child(own("--as", "server")) as server:
         said = server.report("address", 60)
@@ -354,17 +365,25 @@ def run(kinds: Sequence[str], seconds: float) -> int:
                 f"{'failed':>8}{'memory MiB':>12}"
             )
             for kind in kinds:
-                faults += one_kind(kind, client, address, pid, seconds)
+                attacks = own("--as", kind, address)
+                faults += one_kind(kind, client, own("--as", "spin"), attacks, pid, seconds)
     return int(bool(faults))
 
 
-def one_kind(kind: str, client: Child, address: str, pid: int, seconds: float) -> bool:
+def one_kind(  # noqa: PLR0917 - one of each
+    kind: str,
+    client: Child,
+    spins: Sequence[str],
+    attacks: Sequence[str],
+    pid: int,
+    seconds: float,
+) -> bool:
     """Whether it did more harm than it may."""
-    with child(own("--as", "spin")):
+    with child(spins):
         time.sleep(0.5)
         before, start = phase(client, seconds), rss_bytes(pid)
-    with child(own("--as", kind, address)) as hostile:
-        time.sleep(1.5)  # libp2p takes a second to import
+    with child(attacks) as hostile:
+        hostile.report("begins", 60)
         during = phase(client, seconds)
         grown = rss_bytes(pid) - start
         ended = 0
@@ -384,17 +403,17 @@ def one_kind(kind: str, client: Child, address: str, pid: int, seconds: float) -
     return bool(harm)
 
 
-def main() -> int:
+def main(script: str, doc: str | None, kinds: Sequence[str], talk: Talk) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each pause and each attack")
-    parser.add_argument("--kind", action="append", choices=tuple(KINDS))
+    parser.add_argument("--kind", action="append", choices=kinds)
     parser.add_argument("--as", dest="role", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.role is None:
         leave_cleanly()
-        return run(given.kind or tuple(KINDS), given.seconds)
+        return run(script, given.kind or kinds, given.seconds)
     role, *rest = given.role
     if role == "server":
         trio.run(serve)
@@ -404,9 +423,9 @@ def main() -> int:
         spin()
     else:
         (address,) = rest
-        trio.run(attack, address, role)
+        trio.run(attack, address, role, talk)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__file__, __doc__, tuple(KINDS), _talk))

@@ -17,6 +17,7 @@ from aigrid.node.network import gossip_counts
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_author import PEER_ID_BYTES_MAX, author_of, signed_by
 from aigrid.node.network.gossip_control import GossipControl
+from aigrid.node.network.gossip_patience import Patience
 from aigrid.node.network.gossip_wire import FrameBuffer, FrameTooLargeError
 from aigrid.node.network.negotiation import encode_varint
 from aigrid.protocol import messages
@@ -35,10 +36,21 @@ class _Library:
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
+        self.mesh: dict[str, set[Any]] = {}
         self.mcache = {_KNOWN_ID: rpc_pb2.Message(data=b"x" * 1000)}
 
     async def handle_rpc(self, rpc: Any, sender: Any) -> None:
         self.seen.append(rpc.control)
+
+
+class _Endless(Patience):
+    """Bears all, and lets nobody wait."""
+
+    def bear(self, peer: Any, times: float = 1) -> None:
+        assert times >= 0
+
+    async def pause(self, work: int = 0) -> None:
+        assert work >= 0
 
 
 def _frames(data: bytes) -> list[bytes] | None:
@@ -85,14 +97,17 @@ def _message(message: Any) -> None:
 
 def _control(rpc: Any) -> None:
     library = _Library()
-    pubsub = SimpleNamespace(topic_ids=set(_TOPICS))
-    GossipControl(pubsub, library, Gate(_SENDER.peer_id, open_to_strangers=False))
+    pubsub = SimpleNamespace(
+        topic_ids=set(_TOPICS), seen_messages=SimpleNamespace(has=lambda _id: False)
+    )
+    gate = Gate(_SENDER.peer_id, open_to_strangers=False)
+    GossipControl(pubsub, library, gate, _Endless())
     _run(library.handle_rpc(rpc, None))
     for control in library.seen:
         named = [*control.ihave, *control.graft, *control.prune]
-        assert len(named) <= LIMITS.gossip_control_max
+        assert len(named) <= 3 * len(_TOPICS)
         assert {entry.topicID for entry in named} <= set(_TOPICS)
-        assert sum(len(one.messageIDs) for one in control.ihave) <= LIMITS.gossip_ids_max
+        assert sum(len(one.messageIDs) for one in control.ihave) <= LIMITS.gossip_asked_max
         assert not any(prune.peers for prune in control.prune)
         wanted = [text for one in control.iwant for text in one.messageIDs]
         assert len(wanted) <= len(library.mcache)

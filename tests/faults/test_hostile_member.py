@@ -138,13 +138,13 @@ async def test_messages_that_are_not_ones_own_or_not_signed_are_refused(grid, nu
     holder = grid.holder.peer_id
     empty = encode(Records(()))
     with unharmed(grid):
-        for number in range(4_000):
+        for number in range(400):  # more than `gossip_provocations_max` end the connection
             forged = mallory.message(empty, seqno=number, publisher=holder, signed=False)
             forged.signature = b"s" * 64
-            if not number % 1_000:  # more than `gossip_parts_max` in one are refused unread
+            if not number % 100:
                 rpc = rpc_pb2.RPC()
             rpc.publish.append(forged)
-            if number % 1_000 == 999:
+            if number % 100 == 99:
                 await stream.write(varint(rpc.SerializeToString()))
         rpc = rpc_pb2.RPC()
         rpc.publish.append(
@@ -153,13 +153,13 @@ async def test_messages_that_are_not_ones_own_or_not_signed_are_refused(grid, nu
         rpc.publish.append(mallory.message(b"x" * 70_000, seqno=2))
         rpc.publish.append(mallory.message(empty, seqno=3, signed=False))
         await stream.write(varint(rpc.SerializeToString()))
-        await until(grid.asker, "network", "gossip_refused", above=before + 2_000)
+        await until(grid.asker, "network", "gossip_refused", above=before + 400)
         for junk in attackers.GARBAGE:
-            other = await mallory.open(muxer, compat.MESHSUB_PROTOCOL)
             with suppress(Exception):
+                other = await mallory.open(muxer, compat.MESHSUB_PROTOCOL)
                 await other.write(junk)
                 await other.write(varint(junk))
-            other.end()
+                other.end()
 
 
 # --- Records

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import libp2p.peer.envelope
 import libp2p.peer.id
 import pytest
 import trio
@@ -144,12 +145,10 @@ def test_what_is_over_the_limits_is_cut_and_the_rest_is_as_it_was() -> None:
     "message",
     [
         Message(key=bytes(LIMITS.dht_key_bytes + 1)),
-        Message(senderRecord=bytes(LIMITS.gossip_sender_bytes + 1)),
         Message(closerPeers=[Message.Peer(id=bytes(PEER_ID_BYTES_MAX + 1))]),
         Message(providerPeers=[Message.Peer(id=bytes(PEER_ID_BYTES_MAX + 1))]),
-        Message(closerPeers=[Message.Peer(signedRecord=bytes(LIMITS.gossip_sender_bytes + 1))]),
     ],
-    ids=["key", "sender", "closer", "provider", "record"],
+    ids=["key", "closer", "provider"],
 )
 def test_what_no_honest_peer_says_is_refused(message: Any) -> None:
     with pytest.raises(DhtMessageError):
@@ -157,13 +156,47 @@ def test_what_no_honest_peer_says_is_refused(message: Any) -> None:
 
 
 def test_what_honest_peers_say_is_not_touched() -> None:
-    """The largest: all closer peers with addresses and records, beside as many providers."""
+    """The largest: all closer peers with addresses, beside as many providers."""
     peers = named(LIMITS.dht_closer_max)
     for peer in peers:
         peer.addrs[:] = [ADDRESS] * LIMITS.addresses_max
-        peer.signedRecord = bytes(500)
     data = Message(key=KEY, closerPeers=peers, providerPeers=peers).SerializeToString()
     assert bounded(data) is data
+
+
+async def test_no_signed_record_in_a_message_is_verified(
+    pair: nodes.Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs a millisecond or more; the addresses beside it are all that is wanted of it."""
+    verified: list[bytes] = []
+
+    really = libp2p.peer.envelope.unmarshal_envelope
+
+    def unmarshal(data: bytes) -> Any:
+        verified.append(data)
+        return really(data)
+
+    monkeypatch.setattr(libp2p.peer.envelope, "unmarshal_envelope", unmarshal)
+    assert "unmarshal_envelope(data)" in inspect.getsource(libp2p.peer.envelope.consume_envelope)
+    liar, asker = pair
+    await nodes.eventually(lambda: asker._dht.holds(liar._library.peer_id))
+    peers = named(LIMITS.dht_closer_max)
+    for peer in peers:
+        peer.signedRecord = b"a record"
+    lies(liar, closerPeers=peers, providerPeers=peers, senderRecord=b"a record")
+    with trio.fail_after(PATIENCE_SECONDS):
+        found = await asker.find_providers("model")
+    assert len(found) == len(peers)
+    assert b"a record" not in verified
+
+
+def test_of_a_peer_that_is_named_again_and_again_the_first_word_counts() -> None:
+    other = "/ip4/192.0.2.2/tcp/2"
+    again = Message.Peer(id=named(1)[0].id, addrs=[compat.Multiaddr(other).to_bytes()])
+    message = Message(providerPeers=[*named(2), again, again], senderRecord=b"r")
+    assert Message.FromString(bounded(message.SerializeToString())) == Message(
+        providerPeers=named(2)
+    )
 
 
 @given(st.binary(max_size=500))

@@ -12,7 +12,7 @@ from tests.node.network import nodes
 from tests.node.network.test_gossip_dht import signed
 from tests.patience import PATIENCE_SECONDS
 
-from aigrid.node.network import compat, gossip_counts, gossip_wire, negotiation
+from aigrid.node.network import compat, gossip_wire, negotiation
 from aigrid.node.network.gossip_counts import TooManyPartsError, check
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.protocol.limits import LIMITS
@@ -45,7 +45,20 @@ FLOODS = {
     "peers of a prune": part(3, part(4, full_of(part(2)))),
     "ids of one ihave": part(3, part(1, full_of(part(2)))),
     "ids of many controls": full_of(part(3, part(1, part(2) * 100))),
+    "fields of a message that is fine": part(2, part(4, b"topic") + full_of(b"\x38\1")),
+    "fields of many messages": full_of(part(2, part(4, b"topic") + b"\x38\1" * 16)),
+    "fields of a prune": part(3, part(4, b"\x12\0" * 2040)),
+    "empty ids of an ihave": part(3, part(1, part(2, b"an id") + part(2) * 4000)),
+    "empty ids of an iwant": part(3, part(2, part(1) * 4000)),
+    "empty ids that are not wanted": part(3, part(5, part(1) * 4000)),
+    "a long id": part(3, part(1, part(2, bytes(LIMITS.gossip_id_bytes + 1)))),
+    "a number instead of an id, and then a long one": part(
+        3, part(2, b"\x08\1" + part(1, bytes(300)))
+    ),
+    "fields of an ihave that are no ids": part(3, part(1, b"\x18\1" * 2000)),
     "unknown fields": full_of(part(99)),
+    "unknown fields beside a message": part(2, part(4, b"topic")) + part(99) * 20,
+    "unknown control": part(3, part(99) * 20),
     "numbers": full_of(b"\x28\x00"),
     "groups": full_of(b"\x2b\x2c"),
     "a tag that some cut off": full_of(negotiation.encode_varint(1 << 32 | 2 << 3 | 2) + b"\0"),
@@ -54,20 +67,24 @@ FLOODS = {
 }
 
 
+class Watched(bytes):
+    """Counts how often a byte is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(at)
+
+
 @pytest.mark.parametrize("flood", FLOODS)
 def test_a_flood_in_one_frame_is_refused_after_counting_no_more_than_is_allowed(
-    flood: str, monkeypatch: pytest.MonkeyPatch
+    flood: str,
 ) -> None:
-    counted, really = [0], gossip_counts._varint
-
-    def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-        counted[0] += 1
-        return really(data, at, end)
-
-    monkeypatch.setattr(gossip_counts, "_varint", varint)
+    frame = Watched(FLOODS[flood])
     with pytest.raises(TooManyPartsError):
-        check(FLOODS[flood])
-    assert counted[0] <= 20 * PARTS
+        check(frame)
+    assert frame.looks <= 30 * PARTS
 
 
 def test_what_honest_nodes_send_passes() -> None:
@@ -154,6 +171,12 @@ def subscription(topic: str, *, subscribe: bool) -> bytes:
     return part(1, rpc_pb2.RPC.SubOpts(subscribe=subscribe, topicid=topic).SerializeToString())
 
 
+def control(**parts: Any) -> bytes:
+    data: bytes = rpc_pb2.RPC(control=rpc_pb2.ControlMessage(**parts)).SerializeToString()
+    return data
+
+
+IDS = [b"%092d" % number for number in range(200)]
 ENDLESS = {
     "frames with too many parts": part(2) * (PARTS + 1),
     "messages about nothing": part(2) * 100,
@@ -161,29 +184,59 @@ ENDLESS = {
     "subscriptions": subscription("topic", subscribe=True) + subscription("topic", subscribe=False),
     "subscriptions to nothing": subscription("nothing", subscribe=True),
     "empty frames": b"",
+    "frames that cannot be parsed": part(1, part(2, b"\xff")),
+    "grafts": control(graft=[rpc_pb2.ControlGraft(topicID="topic")] * 100),
+    "one graft each": control(graft=[rpc_pb2.ControlGraft(topicID="topic")]),
+    "grafts of another topic": control(graft=[rpc_pb2.ControlGraft(topicID="other")]),
+    "prunes": control(prune=[rpc_pb2.ControlPrune(topicID="topic", backoff=1 << 62)]),
+    "ids": control(ihave=[rpc_pb2.ControlIHave(topicID="topic", messageIDs=IDS)]),
+    "ids that are asked for": control(iwant=[rpc_pb2.ControlIWant(messageIDs=IDS)]),
+    "ids that are not wanted": control(idontwant=[rpc_pb2.ControlIDontWant(messageIDs=IDS)]),
+    "empty ids": control(iwant=[rpc_pb2.ControlIWant(messageIDs=[b""])]),
     "frames of unknown fields": part(99) * 10,
 }
 
 
 async def say_often(stream: Any, frame: bytes) -> None:
-    for _ in range(2 * LIMITS.gossip_provocations_max):
+    for _ in range(3 * LIMITS.gossip_provocations_max):
         await stream.write(frame)
     await stream.read(1)
+
+
+async def floods(pair: nodes.Pair, hostile: nodes.Hostile, frame: bytes) -> None:
+    """Say it often; it must end the connection, and no other."""
+    one, two = pair
+    two.admit([hostile.peer_id])
+    async with two.subscribe("topic"):
+        stream = await gossip_stream(two, hostile)
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(compat.MuxedStreamError):
+            await say_often(stream, lined(frame))
+        await nodes.eventually(lambda: two.counters()["protocol_broken"] == 1)
+        await nodes.eventually(lambda: two.connected() == {one.peer_id})
+    assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
 
 
 @pytest.mark.parametrize("flood", ENDLESS)
 async def test_a_flood_of_frames_ends_the_connection_and_no_other(
     flood: str, pair: nodes.Pair, hostile: nodes.Hostile
 ) -> None:
-    one, two = pair
-    two.admit([hostile.peer_id])
-    async with two.subscribe("topic"):
-        stream = await gossip_stream(two, hostile)
-        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(compat.MuxedStreamError):
-            await say_often(stream, lined(ENDLESS[flood]))
-        await nodes.eventually(lambda: two.counters()["protocol_broken"] == 1)
-        await nodes.eventually(lambda: two.connected() == {one.peer_id})
-    assert await nodes.ask(one, two.peer_id, b"alive") == b"alive"
+    await floods(pair, hostile, ENDLESS[flood])
+
+
+async def test_a_flood_of_forged_messages_ends_the_connection(
+    pair: nodes.Pair, hostile: nodes.Hostile
+) -> None:
+    forged = signed(hostile.library, b"said")
+    forged.data = b"not said"
+    await floods(pair, hostile, part(2, forged.SerializeToString()))
+
+
+async def test_a_flood_of_messages_that_were_seen_ends_the_connection(
+    pair: nodes.Pair, hostile: nodes.Hostile
+) -> None:
+    """Far over the rate at which a mesh brings them."""
+    seen = part(2, signed(hostile.library, b"again").SerializeToString())
+    await floods(pair, hostile, seen * 500)
 
 
 async def test_of_a_frame_the_last_word_on_each_topic_counts(

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import types
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat, gossip_wire, libp2p_gossip, negotiation
 from aigrid.node.network.gossip_author import signed_by
+from aigrid.node.network.gossip_queue import BoundedQueue
 from aigrid.node.network.gossip_wire import FrameBuffer, FrameTooLargeError
 from aigrid.protocol.limits import LIMITS
 
@@ -98,6 +100,7 @@ def test_upstream_still_does_what_ours_stands_in_for(function: Any, digest: str)
 
 def test_upstream_still_queues_as_we_do() -> None:
     assert set(vars(RpcQueue())) == {"max_message_size", "_queue", "_notify", "_closed"}
+    assert set(vars(PriorityQueue())) == {"max_size", "_non_priority", "_priority"}
     assert PriorityQueue().pop() is None
 
 
@@ -287,6 +290,38 @@ async def test_a_queue_takes_what_arrives_from_several_peers_at_once(pair: nodes
     assert taken == [True] * LIMITS.gossip_queue_max + [False]
 
 
+async def test_what_waits_for_a_peer_is_bounded_by_bytes_too(pair: nodes.Pair) -> None:
+    one, two = pair
+    queues: Any = one._library.pubsub.peer_queues
+    peer = two._library.peer_id
+    await nodes.eventually(lambda: peer in queues)
+    await nodes.eventually(lambda: isinstance(queues[peer]._queue, BoundedQueue))
+    frame = bytes(LIMITS.gossip_frame_bytes)
+    room = LIMITS.gossip_queue_bytes // len(frame)
+    assert room < LIMITS.gossip_queue_max
+    taken = [queues[peer].push(frame) for _ in range(room + 1)]
+    assert taken == [True] * room + [False]
+
+
+@given(st.lists(st.integers(0, 2 * LIMITS.gossip_queue_bytes) | st.none(), max_size=60))
+def test_a_queue_knows_what_waits_in_it(sizes: list[int | None]) -> None:
+    """None takes something out. One alone has room whatever its size."""
+    library = PriorityQueue()
+    library.push(rpc_pb2.RPC(senderRecord=b"12"))
+    queue, waiting = BoundedQueue(library), [4]
+    for size in sizes:
+        if size is None:
+            assert (queue.pop() is None) == (not waiting)
+            waiting = waiting[1:]
+            continue
+        entry = types.SimpleNamespace(ByteSize=lambda size=size: size)
+        fits = not waiting or sum(waiting) + size <= LIMITS.gossip_queue_bytes
+        assert queue.push(entry) == fits
+        if fits:
+            waiting.append(size)
+    assert (len(queue), queue.size_bytes) == (len(waiting), sum(waiting))
+
+
 async def test_all_that_the_library_writes_goes_through_the_queue_of_the_peer(
     pair: nodes.Pair,
 ) -> None:
@@ -320,6 +355,6 @@ async def test_a_writer_that_fails_leaves_no_peer_that_nobody_writes_to(pair: no
     peer = two._library.peer_id
     await nodes.eventually(lambda: peer in pubsub.peer_queues)
     first = pubsub.peer_queues[peer]
-    first.push("neither bytes nor an RPC")
+    first.push(types.SimpleNamespace(ByteSize=lambda: 1))  # neither bytes nor an RPC
     # It is connected still, so the library opens another stream, with another queue.
     await nodes.eventually(lambda: pubsub.peer_queues.get(peer) not in {None, first})

@@ -4,9 +4,14 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
+import libp2p.peer.peer_record
 import libp2p.pubsub.gossipsub
 import libp2p.pubsub.pubsub
 import pytest
+from libp2p.crypto.ed25519 import create_new_key_pair as ed25519
+from libp2p.crypto.rsa import create_new_key_pair as rsa
+from libp2p.crypto.secp256k1 import create_new_key_pair as secp256k1
+from libp2p.peer.pb.envelope_pb2 import Envelope
 from libp2p.peer.peer_record import PeerRecord
 from libp2p.peer.peerdata import PeerData
 from libp2p.peer.peerstore import PeerStore, create_signed_peer_record
@@ -72,11 +77,15 @@ def test_upstream_still_asks_as_we_read_it() -> None:
         assert sends in inspect.getsource(function)
 
 
+@pytest.mark.usefixtures("world")
 def test_upstream_still_stores_as_we_read_it() -> None:
     consume = inspect.getsource(PeerStore.consume_peer_record)
     assert "self.peer_record_map[peer_id] = PeerRecordState(envelope, record.seq)" in consume
     assert "existing.seq > record.seq" in consume
     assert PeerData().addrs == []
+    parses = "addrs = addrs_from_protobuf(msg.addresses)"
+    assert parses in inspect.getsource(libp2p.peer.peer_record.peer_record_from_protobuf)
+    assert libp2p.peer.peer_record.addrs_from_protobuf is peer_records._first_addresses
     assert "7200" in inspect.getsource(libp2p.pubsub.utils.maybe_consume_signed_record)
 
 
@@ -167,12 +176,64 @@ async def test_no_more_is_kept_than_there_may_be_connections(
 
 async def test_a_record_over_size_is_refused_unread(world: World) -> None:
     one = sender()
-    record = record_of(one, *(f"/ip4/127.0.0.1/tcp/{n}" for n in range(1, 1000)))
+    record = record_of(one, *(f"/ip4/127.0.0.1/tcp/{n}" for n in range(1, 400)))
     assert len(record) > LIMITS.gossip_sender_bytes
     assert not world.accepts(one, record)
     assert not world.verified
     most = [f"/dns4/{'a' * 60}.example/tcp/{n}" for n in range(1, LIMITS.addresses_max + 1)]
     assert world.accepts(one, record_of(one, *most))
+
+
+async def test_of_a_record_with_many_addresses_the_first_are_parsed_and_it_stays_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, parsed = sender(), list[bytes]()
+    short = [f"/tcp/{n}" for n in range(1, 400)]
+    record = record_of(one, *short)
+    assert len(record) <= LIMITS.gossip_sender_bytes
+    really = libp2p.peer.peer_record.Multiaddr
+
+    def counted(address: Any) -> Any:
+        parsed.append(address)
+        return really(address)
+
+    monkeypatch.setattr(libp2p.peer.peer_record, "Multiaddr", counted)
+    assert world.accepts(one, record)
+    assert len(parsed) == LIMITS.addresses_max
+    assert set(world.known_addresses(one)) == set(short[: LIMITS.addresses_max])
+    envelope = world.library.host.get_peerstore().get_peer_record(one.peer_id)
+    assert envelope.marshal_envelope() == record  # others can verify it
+
+
+async def test_an_address_in_a_record_that_is_longer_than_any_is_not_parsed(world: World) -> None:
+    one = sender()
+    long = HERE * LIMITS.dht_address_bytes
+    assert world.accepts(one, record_of(one, long, HERE))
+    assert world.known_addresses(one) == [HERE]
+
+
+async def test_a_record_under_a_key_that_is_not_the_senders_is_not_looked_at(world: World) -> None:
+    """It might be one for RSA, made of numbers that take long."""
+    one, two = sender(), sender()
+    envelope: Any = Envelope.FromString(record_of(one))
+    envelope.public_key.Type = 0
+    envelope.public_key.Data = b"\x30" * 1000
+    assert not world.accepts(one, envelope.SerializeToString())
+    envelope.public_key.Type = 99
+    assert not world.accepts(one, envelope.SerializeToString())
+    assert not world.accepts(one, record_of(two))
+    assert not world.accepts(one, b"\xff")
+    assert not world.accepts(one, b"")
+    assert not world.verified
+    assert world.accepts(one, record_of(one))
+
+
+def test_every_kind_of_key_is_found_in_its_peer_id() -> None:
+    for pair in (ed25519(), secp256k1(), rsa(2048)):
+        peer_id = compat.ID.from_pubkey(pair.public_key)
+        address = [compat.Multiaddr(HERE)]
+        record = create_signed_peer_record(peer_id, address, pair.private_key).marshal_envelope()
+        assert peer_records._is_by(record, peer_id)
 
 
 async def test_our_own_record_is_made_again_when_our_addresses_change(world: World) -> None:
