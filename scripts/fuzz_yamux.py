@@ -173,7 +173,8 @@ def judge(rng: random.Random, data: bytes, *, compare: bool, opens: bool) -> tup
     if compare:
         whole = normal(feed(session, [data]))
         again = _session(limits, opens=opens)
-        assert normal(feed(again, cut(rng, data))) == whole
+        # A message of the link with nothing in it is no cut: it counts by itself, as a provocation.
+        assert normal(feed(again, filter(None, cut(rng, data)))) == whole
         count = len(whole)
     else:
         session.open()

@@ -21,6 +21,7 @@ from scripts.fuzzing.table import target_of, targets
 from scripts.fuzzing.target import execute, input_of
 from tests.patience import PATIENCE_SECONDS
 
+from aigrid.node.network import yamux_frames
 from aigrid.node.network.yamux_session import Session
 
 EXECUTIONS = 120
@@ -142,6 +143,14 @@ def test_the_yamux_session_is_among_the_targets_with_both_outcomes() -> None:
         data = input_of(target, mutator, 1, index)
         came[fuzz_yamux.judge(Random(data), data, compare=True, opens=False)[1]] += 1
     assert min(came[True], came[False]) > 20
+
+
+def test_cutting_a_yamux_session_adds_no_message_that_carries_nothing() -> None:
+    """Such a one is a provocation more, and the peer has none left here."""
+    most = fuzz_yamux.TIGHT.mux_provocations_max
+    for value in range(300):
+        data = b"".join(yamux_frames.ping(value, yamux_frames.SYN) for _ in range(most))
+        fuzz_yamux.judge(Random(data), data, compare=True, opens=False)
 
 
 @pytest.mark.parametrize("compare", [True, False])
