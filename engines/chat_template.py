@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.ext import loopcontrols
 from jinja2.runtime import Context
@@ -40,7 +39,7 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _reject
         try:
             self._template = environment.from_string(source)
-        except (TemplateError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - its parser meets numbers that are too long, too
             raise _unsupported(f"the chat template is not valid: {error}") from None
         self._tokens = {"bos_token": bos, "eos_token": eos}
 
@@ -118,4 +117,4 @@ def _reject(message: object = "") -> NoReturn:
 
 
 def _unsupported(message: str) -> EngineError:
-    return EngineError(message, Code.UNSUPPORTED_MODEL)
+    return EngineError(message[: LIMITS.error_message_max_chars], Code.UNSUPPORTED_MODEL)

@@ -27,9 +27,12 @@ from functools import partial
 from pathlib import Path
 
 from scripts.fuzzing import long
+from scripts.fuzzing.asked import between
 from scripts.fuzzing.run import HEADING, Finding, Job, Run
 
 FOREVER = 1 << 60
+SECONDS_LEAST, SECONDS_MOST = 0.001, 1e9
+JOBS_MAX = 1024
 COVERED_EXECUTIONS = 2000
 
 
@@ -102,11 +105,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--target", action="append", metavar="NAME", help="all of them if none")
-    parser.add_argument("--seconds", type=float, help="for each target")
-    parser.add_argument("--executions", type=int, help="of each target")
+    whole = partial(between, int)
+    seconds_of = between(float, SECONDS_LEAST, SECONDS_MOST)
+    parser.add_argument("--seconds", type=seconds_of, help="for each target")
+    parser.add_argument("--executions", type=whole(1, FOREVER), help="of each target")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--index", type=int, help="repeat this execution of the target alone")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument(
+        "--index", type=whole(0, FOREVER), help="repeat this execution of the target alone"
+    )
+    parser.add_argument("--jobs", type=whole(1, JOBS_MAX), default=1, help="processes at once")
     parser.add_argument("--long", action="store_true", help="a million of each, in pieces")
     parser.add_argument("--coverage", action="store_true", help="which lines are reached")
     parser.add_argument("--json", action="store_true", help="the tallies as JSON")
@@ -129,7 +136,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     if given.long:
         done = long.run_long(run, given.keep, names, given.executions or long.EXECUTIONS)
         return 1 if done.findings else 0
-    seconds = given.seconds or (1e9 if given.executions else 10.0)
+    seconds = given.seconds or (SECONDS_MOST if given.executions else 10.0)
     run = replace(run, jobs=[Job(n, 0, given.executions or FOREVER, seconds) for n in names])
     run.go()
     keep(run.findings, given.keep, given.seed)

@@ -5,7 +5,8 @@
 Each execution feeds a fresh session a few frames, valid ones, edge cases and mutations among them,
 cut anywhere, and does to its streams what an owner might. An execution fails if anything is raised,
 if a bound is passed, or if another cutting of the same bytes gives other events. The same seed
-makes the same executions.
+makes the same executions. Among all other decoders it is the target `yamux-sessions` of
+`scripts.fuzz`.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+
+from scripts.fuzzing.asked import between
 
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.yamux_events import Event, Opened, Received, Violated
@@ -158,15 +161,20 @@ def check(session: Session, limits: Limits) -> None:
     assert not session.next_message()
 
 
-def execute(rng: random.Random, prepared: Sequence[bytes], *, compare: bool) -> tuple[int, bool]:
-    """How many events there were, and whether it ended in a violation."""
-    data = sequence(rng, prepared)
+def judge(rng: random.Random, data: bytes, *, compare: bool, opens: bool) -> tuple[int, bool]:
+    """How many events there were, and whether it ended in a violation.
+
+    `opens`: the session is the one that opened the connection, and has a stream of its own; what
+    is said to it is for the streams of the other then. `compare`: no owner does anything, and
+    another cutting has to give the same.
+    """
     limits = TIGHT if rng.getrandbits(1) else LIMITS
-    session = Session(is_initiator=False, limits=limits)
+    session = _session(limits, opens=opens)
     if compare:
         whole = normal(feed(session, [data]))
-        again = Session(is_initiator=False, limits=limits)
-        assert normal(feed(again, cut(rng, data))) == whole
+        again = _session(limits, opens=opens)
+        # A message of the link with nothing in it is no cut: it counts by itself, as a provocation.
+        assert normal(feed(again, filter(None, cut(rng, data)))) == whole
         count = len(whole)
     else:
         session.open()
@@ -179,6 +187,18 @@ def execute(rng: random.Random, prepared: Sequence[bytes], *, compare: bool) -> 
     violated = session.violated is not None
     assert not violated or isinstance(session.violated, Violated)
     return count, violated
+
+
+def _session(limits: Limits, *, opens: bool) -> Session:
+    session = Session(is_initiator=opens, limits=limits)
+    if opens:
+        session.open()
+    return session
+
+
+def execute(rng: random.Random, prepared: Sequence[bytes], *, compare: bool) -> tuple[int, bool]:
+    """How many events there were, and whether it ended in a violation."""
+    return judge(rng, sequence(rng, prepared), compare=compare, opens=False)
 
 
 def fuzz(executions: int, seed: int) -> Tally:
@@ -197,7 +217,7 @@ def fuzz(executions: int, seed: int) -> Tally:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("executions", type=int)
+    parser.add_argument("executions", type=between(int, 1, 1 << 60))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     tally = fuzz(options.executions, options.seed)

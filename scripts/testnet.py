@@ -1,10 +1,13 @@
 """N real node processes in one grid, and a live table of them until Ctrl-C: see docs/testnet.md.
 
+Ctrl-C ends the nodes and tells what was; once more it kills them.
+
 .venv/bin/python scripts/testnet.py --nodes 5
 .venv/bin/python scripts/testnet.py --models echo --rate 5 --kill 6 --duration 120
 """
 
 import argparse
+import atexit
 import json
 import math
 import os
@@ -13,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.nodes import NodeFailedError
 from scripts.testnets import namespaces
+from scripts.testnets.grid import kill_below
 from scripts.testnets.options import NAMESPACES, Options, add_to, options_of
 from scripts.testnets.report import report, summary
 from scripts.testnets.run import InterruptedRunError, Run
 from scripts.testnets.screen import screen_for
 
 DATA_PREFIX = "aigrid-testnet-"
+SIGNALLED = 128  # and the number of the signal: the exit status of what one has ended
+SHOW_CURSOR = b"\x1b[?25h\n"  # the live table hides it
 
 
 def main() -> int:
@@ -36,7 +41,6 @@ def main() -> int:
     add_to(parser)
     parser.add_argument("--json", metavar="FILE", help="write a report")
     parser.add_argument("--keep", action="store_true", help="keep data directories and logs")
-    parser.add_argument("--interval", type=float, default=2.0, help="seconds between looks (2.0)")
     arguments = parser.parse_args()
     try:
         options = options_of(arguments)
@@ -49,13 +53,11 @@ def main() -> int:
 
 
 def _run(options: Options, arguments: argparse.Namespace) -> int:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nothing is left half started
-        signal.signal(number, lambda _number, _frame: stop.set())
     folder = Path(tempfile.mkdtemp(prefix=DATA_PREFIX))
+    stop = _Stop(None if arguments.keep else folder)
     machine = {"cores": os.cpu_count(), "load_before": os.getloadavg(), "commit": _commit()}
     with screen_for() as screen:
-        run = Run(options, folder, screen, interval_seconds=arguments.interval, stopped=stop.is_set)
+        run = Run(options, folder, screen, stopped=stop)
         failed, began = "", False
         try:
             run.start()
@@ -81,6 +83,40 @@ def _run(options: Options, arguments: argparse.Namespace) -> int:
         return 0
     run.facts.machine = {**machine, "load_after": os.getloadavg()}
     return _tell(report(run.facts), arguments.json)
+
+
+class _Stop:
+    """Whether a signal asked the run to end; a second one ends it at once, whatever it does then.
+
+    The handler itself does that: an error raised from it would get lost in some places, and wait
+    for nodes and threads in others.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """`folder` is removed when it ends at once."""
+        self._folder = folder
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nothing is half started
+            signal.signal(number, self._heard)
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _heard(self, number: int, _frame: object) -> None:
+        # A terminal that goes away may say so more than once.
+        if not self._asked or number == signal.SIGHUP:
+            self._asked = True
+            return
+        if sys.platform == "linux":
+            kill_below(os.getpid())
+        else:
+            atexit._run_exitfuncs()  # noqa: SLF001 -- each node has one that kills it
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), SHOW_CURSOR)
+        os.write(sys.stderr.fileno(), b"ended at once: the nodes were killed\n")
+        os._exit(SIGNALLED + number)
 
 
 def _tell(found: dict[str, Any], file: str | None) -> int:

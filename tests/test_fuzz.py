@@ -7,16 +7,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
-from scripts.fuzz import keep
+from scripts import fuzz_yamux
+from scripts.fuzz import keep, main
 from scripts.fuzzing import long
 from scripts.fuzzing.coverage import measure, together
 from scripts.fuzzing.run import MIB, Bounds, Job, Run, words_of
 from scripts.fuzzing.table import target_of, targets
-from scripts.fuzzing.target import input_of
+from scripts.fuzzing.target import execute, input_of
 from tests.patience import PATIENCE_SECONDS
+
+from aigrid.node.network import yamux_frames
+from aigrid.node.network.yamux_session import Session
 
 EXECUTIONS = 120
 SEED, FAULTY = 257, 100  # each faulty decoder meets the one input exactly once
@@ -106,6 +112,62 @@ def test_a_signal_leaves_neither_processes_nor_folders() -> None:
     assert not any(folder.exists() for folder in made)
     with pytest.raises(ProcessLookupError):  # nobody of its group is left
         os.killpg(process.pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "wrong"),
+    [
+        (flag, wrong)
+        for flag in ("--executions", "--seconds", "--jobs", "--index")
+        for wrong in ("-5", "nan", "inf", "-inf", "x", "1e99", "9" * 400, "9" * 5000, "0")
+        if (flag, wrong) != ("--index", "0")
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(
+    flag: str, wrong: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "go", lambda _: pytest.fail("it was taken"))
+    with pytest.raises(SystemExit) as ended:
+        main([f"{flag}={wrong}", "--target", "planted-error"])
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].partition(f"argument {flag}: give a ")[2]
+    assert not said.out
+
+
+def test_the_yamux_session_is_among_the_targets_with_both_outcomes() -> None:
+    """And a bound that is passed there is found."""
+    target = target_of("yamux-sessions")
+    mutator, came = target.inputs(), Counter[bool]()
+    for index in range(200):
+        data = input_of(target, mutator, 1, index)
+        came[fuzz_yamux.judge(Random(data), data, compare=True, opens=False)[1]] += 1
+    assert min(came[True], came[False]) > 20
+
+
+def test_cutting_a_yamux_session_adds_no_message_that_carries_nothing() -> None:
+    """Such a one is a provocation more, and the peer has none left here."""
+    most = fuzz_yamux.TIGHT.mux_provocations_max
+    for value in range(300):
+        data = b"".join(yamux_frames.ping(value, yamux_frames.SYN) for _ in range(most))
+        fuzz_yamux.judge(Random(data), data, compare=True, opens=False)
+
+
+@pytest.mark.parametrize("compare", [True, False])
+def test_a_yamux_session_that_is_not_as_it_should_be_is_a_finding(
+    compare: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compare:  # what is seen depends on the cutting
+        taken = Session.receive
+        monkeypatch.setattr(Session, "receive", lambda one, data, now: taken(one, data[:40], now))
+    else:  # what is read is not counted
+        monkeypatch.setattr(
+            Session, "consumed", lambda _, stream, __: setattr(stream, "unread_bytes", -1)
+        )
+    target = target_of("yamux-sessions")
+    mutator = target.inputs()
+    found = [execute(target, input_of(target, mutator, 1, index)) for index in range(100)]
+    assert any(isinstance(one, AssertionError) for one in found)
 
 
 def test_coverage_tells_what_is_reached_from_what_is_not() -> None:

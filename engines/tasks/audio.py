@@ -24,6 +24,7 @@ FORMATS: Final = frozenset({"WAV", "FLAC", "OGG", "AIFF", "AU"})
 LEAVE_BELOW: Final = 0.15  # of the threshold: speech ends only clearly below where it began
 SILENCE_SECONDS: Final = 0.1  # shorter pauses do not end a span
 SPEECH_SECONDS: Final = 0.25  # shorter spans are noise
+LOUDEST: Final = 32_768.0  # floats are within 1, but for files that keep the scale of 16 bits
 
 
 class _OnSound:
@@ -137,10 +138,11 @@ def voice(
 
 
 def read_sound(data: bytes, mapping: AudioInput) -> Array:
-    """Mono float32 samples in [-1, 1] at the rate that the model takes.
+    """Mono float32 samples, within 1 as a rule, at the rate that the model takes.
 
     Raises:
-        EngineError: `invalid_request` for what is no sound, or one that is too long.
+        EngineError: `invalid_request` for what is no sound, or one that is too long, or has samples
+            that are no numbers: what a model made of those would look like a fault of its own.
     """
     import soundfile
 
@@ -153,11 +155,14 @@ def read_sound(data: bytes, mapping: AudioInput) -> Array:
                 raise invalid(f"a sound has between 1 and {most} samples")
             if file.frames * mapping.sample_rate > most * rate:  # few samples may be hours
                 raise invalid(f"a sound has at most {most} samples at {mapping.sample_rate} Hz")
-            samples: Array = file.read(dtype="float32", always_2d=True).mean(axis=1)
+            with np.errstate(all="ignore"):
+                samples: Array = file.read(dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
         raise invalid(f"the sound cannot be read: {error}") from None
     if not len(samples):
         raise invalid("the sound is empty")
+    if not np.abs(samples).max() <= LOUDEST:  # NaN, too
+        raise invalid("the sound has samples that are no numbers, or far beyond 1")
     return samples if rate == mapping.sample_rate else resample(samples, rate, mapping.sample_rate)
 
 

@@ -285,7 +285,7 @@ def _entry(client: Client, name: str, limits: Limits) -> _Model:
 def _plain(model: _Model) -> Served:
     """As `GET /v1/models` has it; a gateway of a grid says which model it is exactly."""
     version = model.aigrid.model if model.aigrid is not None else ""
-    return Served(model.id, version, model.context_tokens)
+    return Served(model.id, version[: LIMITS.upstream_name_max_chars], model.context_tokens)
 
 
 def _served(client: Client, model: _Model, limits: Limits) -> Served:

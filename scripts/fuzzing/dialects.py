@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
+import msgspec
 from scripts.fuzzing import bodies
 from scripts.fuzzing.known import contracts
 from scripts.fuzzing.mutations import Text
@@ -21,6 +22,7 @@ from aigrid.node.gateway.openai.completion_request import decode_completion
 from aigrid.node.gateway.openai.embeddings import decode_embeddings
 from aigrid.node.gateway.openai.response_request import decode_response
 from aigrid.node.gateway.tasks import decode_task
+from aigrid.node.policy.receipt_proof import proved, requests_in
 from aigrid.protocol import messages
 from aigrid.protocol.errors import InvalidRequestError
 from aigrid.protocol.inference import InferRequest
@@ -85,6 +87,19 @@ def _infer(data: bytes) -> None:
     call = decode_infer(body if found else data, head.decode("latin-1") if found else None)
     sent = messages.Infer("req_00000001", "m", "m", call.asked.request, _SALT, b"")
     messages.decode_rpc_request(messages.encode(sent))
+
+
+def _proof(data: bytes) -> None:
+    """A request that somebody shows beside a receipt: its hashes can be made, however it is."""
+    requests = requests_in(data)
+    proved((request_hash(_SALT, requests[0]), ""), _SALT, *requests)
+
+
+def _proof_seeds() -> Tree:
+    chosen = (*bodies.CHAT, *bodies.COMPLETION, *bodies.RESPONSE)
+    sent = decoded_of(bodies.CHAT, bodies.COMPLETION, bodies.INFER, bodies.TASKS)
+    written = (msgspec.json.encode(one) for one in sent)
+    return Tree([*(json.dumps(one).encode() for one in chosen), *written])
 
 
 def _query(data: bytes) -> None:
@@ -170,5 +185,6 @@ TARGETS = (
     Target("ollama-show", made(bodies.OLLAMA), ollama.decode_show, INVALID),
     Target("open-inference", made(bodies.INFER, Lined), _infer, INVALID),
     Target("typed-tasks", made(bodies.TASKS), _task, INVALID),
+    Target("receipt-proofs", _proof_seeds, _proof, INVALID),
     Target("sparql", lambda: Text(_QUERIES, _WORDS, b" "), _query, INVALID),
 )

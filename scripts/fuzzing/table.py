@@ -17,15 +17,36 @@ def targets() -> dict[str, Target]:
         files,
         folders,
         gossip,
+        headers,
         http,
+        inputs,
+        media,
+        peers,
+        servers,
         settings,
+        templates,
         upstream,
         wire,
         workers,
+        yamux,
     )
 
     modules = (
-        *(wire, gossip, credentials, files, folders, workers),
+        *(
+            wire,
+            gossip,
+            peers,
+            yamux,
+            inputs,
+            media,
+            credentials,
+            headers,
+            servers,
+            templates,
+            files,
+            folders,
+            workers,
+        ),
         *(dialects, capabilities, answers, upstream, http, settings),
     )
     return {target.name: target for module in modules for target in module.TARGETS}

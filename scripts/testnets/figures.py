@@ -11,7 +11,8 @@ from scripts.testnets.grid import State
 from scripts.testnets.sampling import Sample
 from scripts.testnets.workload import NOT_COUNTED, OK, Outcome
 
-SAMPLES_MIN = 12  # below that nothing is said of leaks
+SAMPLES_MIN = 12  # below that nothing is said of leaks,
+SPAN_SECONDS_MIN = 20.0  # nor of less time: a node that has just come up still grows
 COUNTED = ("descriptors", "threads", "tasks")
 COUNT_ANYWAY = 16  # by which each may grow
 
@@ -91,9 +92,12 @@ class Growth:
 
 
 def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | None:
-    """Of one node in one life, while it answers; None where there are too few samples."""
+    """Of one node in one life, while it answers; None where there are too few samples, or too soon.
+
+    What a node grows by in seconds says nothing of what it does in a minute.
+    """
     after = [one for one in samples if one.at_seconds >= from_seconds and one.state == State.UP]
-    if len(after) < SAMPLES_MIN:
+    if len(after) < SAMPLES_MIN or after[-1].at_seconds - after[0].at_seconds < SPAN_SECONDS_MIN:
         return None
     pss = slope([(one.at_seconds / 60, one.own_pss_bytes / 1024) for one in after])
     anonymous = slope([(one.at_seconds / 60, one.anonymous_bytes / 1024) for one in after])

@@ -27,6 +27,7 @@ FETCH_SECONDS = 600.0
 JOIN_PAUSE_SECONDS = 2.0
 GONE_SECONDS = 15.0  # in which the workers of a killed node notice
 ENDING_SECONDS = 60.0  # in which a node that was asked to end does
+AT_ONCE_SECONDS = 10.0  # in which the kernel ends what was killed
 
 
 class State(StrEnum):
@@ -235,6 +236,24 @@ def lives(process: Process) -> bool:
     """Whether it runs; one that nobody has waited for does not."""
     pid, started = process
     return _started(pid) == started
+
+
+def kill_below(pid: int, *, timeout_seconds: float = AT_ONCE_SECONDS) -> None:
+    """SIGKILL to all processes below one, and wait until they are gone, or for that long.
+
+    Needs nothing but the kernel, no lock and no thread: a handler of signals may do it.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    found: list[Process] = []
+    while time.monotonic() < deadline:
+        # All are sought before any is killed: who is left by its parent is nobody's child here.
+        found = [one for one in {*found, *descendants(pid)} if lives(one)]
+        if not found:
+            return
+        for one, _ in found:
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
 
 
 def command(pid: int) -> str:

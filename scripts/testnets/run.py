@@ -46,14 +46,12 @@ class Run:
         folder: Path,
         screen: Screen,
         *,
-        interval_seconds: float,
         stopped: Callable[[], bool],
     ) -> None:
         self.options = options
         self.facts = Facts(options)
         self._folder = folder
         self._screen = screen
-        self._interval_seconds = interval_seconds
         self._stopped = stopped
         self._network: Namespaces | None = None
         self._grid: Grid | None = None
@@ -128,7 +126,10 @@ class Run:
         assert self.chaos is not None
         assert self.workload is not None
         askers = schedule.askers(self.options)
-        asks, faults = _Due(schedule.asks(self.options)), _Due(schedule.faults(self.options))
+        asks, faults = (
+            _Due(schedule.asks(self.options)),
+            _Due(schedule.faults(self.options, self._stopped)),
+        )
         look_at = 0.0
         while not self._stopped():
             now = time.monotonic()
@@ -136,6 +137,8 @@ class Run:
             if self.options.duration and at >= self.options.duration:
                 return
             for ask in asks.until(at):
+                if self._stopped():  # so many may be due that this takes long
+                    return
                 up = [member for member in grid.up() if member.number in askers]
                 self.workload.start(ask, up)
             for fault in faults.until(at):
@@ -145,7 +148,7 @@ class Run:
             self.chaos.tick(now)
             grid.tick(now)
             if at >= look_at and not sampler.looking:
-                look_at = at + self._interval_seconds
+                look_at = at + self.options.interval
                 sampler.begin(at)
             self._take(grid, sampler, at)
             soon = min(asks.next_at, faults.next_at) - (time.monotonic() - began)

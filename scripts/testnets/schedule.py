@@ -1,7 +1,7 @@
 """What is asked and what is broken, when and where: follows from the options alone."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
@@ -44,10 +44,9 @@ class Ask:
 
 def spared(options: Options) -> frozenset[int]:
     """Nodes that nothing is done to; the founder is one of them if there are any."""
-    wanted = round(options.spare * options.nodes)
-    if not wanted:
+    if not options.spared:
         return frozenset()
-    others = _rng(options, "spared").sample(range(1, options.nodes), wanted - 1)
+    others = _rng(options, "spared").sample(range(1, options.nodes), options.spared - 1)
     return frozenset((0, *others))
 
 
@@ -78,14 +77,21 @@ def asks(options: Options) -> Iterator[Ask]:
         yield Ask(at, number, model, rng.random() < options.stream, rng.random())
 
 
-def faults(options: Options) -> Iterator[Fault]:
+def _never() -> bool:
+    return False
+
+
+def faults(options: Options, stopped: Callable[[], bool] = _never) -> Iterator[Fault]:
     """In order; a node that something is done to is left alone for a while.
 
-    A fault that finds no node at rest is left out.
+    A fault that finds no node at rest is left out. There may be very many of those before the next
+    one: once `stopped` says so, there is no next one.
     """
     nodes = [n for n in range(options.nodes) if n not in spared(options)]
     rng, free_at = _rng(options, "faults"), dict.fromkeys(nodes, 0.0)
     for at, kind in _times(options):
+        if stopped():
+            return
         if kind is Kind.PARTITION:
             side = rng.sample(range(options.nodes), options.nodes // 2)
             yield Fault(at, kind, tuple(sorted(side)), options.cut)

@@ -63,12 +63,15 @@ def test_refused_messages_are_an_invalid_request() -> None:
         "{% include 'x' %}",
         "{# " + "a" * LIMITS.template_max_chars + " #}",
         "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{{ " + "9" * 5000 + " }}",
+        "{% if true %}{% end" + "a" * 60_000 + " %}",
     ],
 )
 def test_a_hostile_template_is_an_unsupported_model(source: str) -> None:
     with pytest.raises(EngineError) as caught:
         render(source)
     assert caught.value.code == Code.UNSUPPORTED_MODEL
+    assert len(caught.value.message) <= LIMITS.error_message_max_chars
 
 
 def test_plain_arithmetic_is_allowed() -> None:

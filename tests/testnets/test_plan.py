@@ -1,13 +1,17 @@
 """What a testnet is asked and how it is broken follows from its options, and nothing else."""
 
 import argparse
+import math
 import random
 import shlex
+import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
+from scripts import testnet
 from scripts.testnets import schedule
 from scripts.testnets.options import NAMESPACES, Options, add_to, options_of, replay_line
 from scripts.testnets.schedule import REST_SECONDS, Kind
@@ -118,6 +122,48 @@ def test_holders_and_askers_are_those_named_or_drawn():
     assert schedule.askers(replace(BROKEN, through="n2,n7")) == {2, 7}
 
 
+NUMBERS = [one for one in fields(Options) if isinstance(one.default, int | float)]
+FLAGS = [one.name.replace("_", "-") for one in NUMBERS if not isinstance(one.default, bool)]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("wrong", ["nan", "inf", "-inf", "-1", "1e30", "9" * 400, "9" * 5000, "x"])
+def test_no_number_is_taken_that_is_none_or_out_of_bounds(flag, wrong, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["testnet.py", f"--{flag}={wrong}"])
+    monkeypatch.setattr(testnet, "_run", lambda *_: pytest.fail("it was taken"))
+    with pytest.raises(SystemExit) as ended:
+        testnet.main()
+    assert ended.value.code == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("testnet: error: ")
+    assert f"--{flag}" in last
+
+
+def test_every_number_has_bounds_which_its_default_and_their_ends_are_within():
+    assert {"interval", "clients", "patience"} < {one.name for one in NUMBERS}
+    for flag in FLAGS:
+        (one,) = [one for one in NUMBERS if one.name == flag.replace("-", "_")]
+        least, most = one.metadata["bounds"]
+        assert least <= one.default <= most
+        assert least < most < math.inf
+        kind: Any = type(one.default)
+        for value in (least, most):
+            said = (
+                replace(BROKEN, nodes=1000, net=NAMESPACES, **{one.name: kind(value)})
+                if (one.name not in ("nodes", "spare"))
+                else Options(**{one.name: kind(value)})
+            )
+            assert getattr(said, one.name) == value
+            assert parsed(replay_line(said)) == said
+
+
+def test_a_schedule_of_which_nothing_can_be_done_ends_when_it_is_told_to():
+    looks = iter([False] * 5)
+    crowded = replace(BROKEN, nodes=3, duration=0.0, kill=6000.0, down=86_400.0)
+    assert len(list(schedule.faults(crowded, lambda: next(looks, True)))) <= 5
+    assert next(schedule.faults(crowded, lambda: True), None) is None
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -132,6 +178,11 @@ def test_holders_and_askers_are_those_named_or_drawn():
         {"through": "n99"},
         {"through": "all,n1"},
         {"latency": "slow"},
+        {"latency": "1..2"},
+        {"latency": "9" * 400},
+        {"latency": "lognormal:40,50"},
+        {"kill": 1.0, "spare": 1.0},
+        {"holders": 1001},
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong):

@@ -102,6 +102,55 @@ def test_ctrl_c_ends_everything_and_what_was_is_told(start, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_second_signal_kills_the_nodes_whatever_is_done_just_then(start, tmp_path, keep):
+    running = start("--nodes", "1", "--echo", *(["--keep"] if keep else []))
+    processes = up(running)
+    assert processes
+    node, _ = processes[0]
+    os.kill(node, signal.SIGSTOP)
+    running.send_signal(signal.SIGTERM)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "Stopping the nodes" in line:
+            break
+    os.kill(node, signal.SIGSTOP)  # it was let go on, to end by itself
+    running.send_signal(signal.SIGHUP)  # a terminal that goes away is no second wish
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=PATIENCE_SECONDS)
+    assert running.returncode == 128 + signal.SIGINT, said
+    assert said.splitlines()[-1] == "ended at once: the nodes were killed"
+    assert gone(processes)()
+    assert len(list(tmp_path.iterdir())) == keep
+
+
+def test_a_second_signal_ends_what_looks_at_no_first(tmp_path):
+    code = """
+import signal, subprocess, sys
+from pathlib import Path
+sys.path.insert(0, ".")
+from scripts.testnet import _Stop
+folder = Path(sys.argv[1]); folder.mkdir()
+stop = _Stop(folder)
+subprocess.Popen(["sleep", "600"])
+print("on", flush=True)
+while True: pass
+"""
+    folder = tmp_path / "data"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "on\n"
+        sleeps = descendants(running.pid)
+        assert len(sleeps) == 1
+        running.send_signal(signal.SIGTERM)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(PATIENCE_SECONDS) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert gone(sleeps)()
+    assert not folder.exists()
+
+
 def test_no_process_outlives_a_testnet_that_is_killed(start):
     running = start("--nodes", "1", "--echo")
     processes = up(running)

@@ -139,6 +139,14 @@ def test_of_few_samples_nothing_is_said():
     assert any("too short" in one for one in summary(report(short)))
 
 
+def test_of_a_few_seconds_nothing_is_said_however_often_they_were_looked_at():
+    often = [[sample(0.1 * n, kib=100_000 + 5.0 * n)] for n in range(40)]
+    said = facts(options=Options(nodes=1), looks=often, untouched=frozenset({0}), seconds=4.0)
+    found = report(said)
+    assert (found["well"], found["growth"]) == (True, [])
+    assert "too short, or too few nodes left alone, to speak of leaks" in summary(found)
+
+
 def test_cpu_is_of_one_process_and_no_less_than_nothing():
     before = sample(10.0, cpu=1.0)
     assert cpu_percent(before, sample(12.0, cpu=1.5)) == 25.0

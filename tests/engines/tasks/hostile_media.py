@@ -95,9 +95,9 @@ def animation(frames: int) -> bytes:
     return stream.getvalue()
 
 
-def sound(kind: str, samples: Any, rate: int = 16_000) -> bytes:
+def sound(kind: str, samples: Any, rate: int = 16_000, subtype: str | None = None) -> bytes:
     stream = io.BytesIO()
-    soundfile.write(stream, samples, rate, format=kind)
+    soundfile.write(stream, samples, rate, format=kind, subtype=subtype)
     return stream.getvalue()
 
 
@@ -129,6 +129,9 @@ SOUNDS: Final[dict[str, bytes]] = {
     "a WAV of no channels": wav(channels=0),
     "a WAV without a sound": sound("WAV", np.zeros(0, np.float32)),
     "a WAV that is cut": _WAV[:30],
+    "a WAV of infinity": sound("WAV", np.full(800, np.inf, np.float32), subtype="FLOAT"),
+    "a WAV of no numbers": sound("WAV", np.full(800, np.nan, np.float32), subtype="FLOAT"),
+    "a WAV louder than any": sound("WAV", np.full(800, 3e38, np.float32), 8_000, subtype="FLOAT"),
     "a FLAC of 2^36 samples": _flac(2**36 - 1),
     "a FLAC of an hour of silence": sound("FLAC", np.zeros((1 << 23, 8), np.float32)),
     "a FLAC that is cut": sound("FLAC", np.zeros(4096, np.float32))[:60],

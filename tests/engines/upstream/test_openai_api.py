@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from tests.engines.upstream.servers import FATAL, WORDS, Server, text_source
 
 from aigrid.engines.base import CancelToken, Endpoint, ModelSource
 from aigrid.engines.contract import EngineContract
+from aigrid.engines.upstream import openai_api
 from aigrid.engines.upstream.openai_api import OpenAiEngine, waiting
 from aigrid.engines.upstream.openai_text import Events, TextAnswer, body_of, together
 from aigrid.protocol.errors import Code, EngineError
@@ -352,6 +354,18 @@ def test_what_the_server_has_is_found_out(server):
     with pytest.raises(EngineError) as refused:
         engine.discover(endpoint, "cockatoo")
     assert refused.value.code is Code.UNSUPPORTED_MODEL
+
+
+def test_of_a_version_so_much_is_kept_as_a_record_can_say(server, monkeypatch):
+    endpoint, most = Endpoint(f"{server.root}/v1"), LIMITS.upstream_name_max_chars
+    server.digest = "a" * (most + 1)
+    found = OpenAiEngine().discover(endpoint, "parrot")
+    said = {"data": [{"id": "parrot", "aigrid": {"model": "b" * (most + 1)}}]}
+    monkeypatch.setattr(
+        openai_api, "ask_json", lambda _, __, kind, **___: msgspec.convert(said, kind)
+    )
+    found += OpenAiEngine().discover(endpoint, "parrot")
+    assert [one.version for one in found] == ["a" * most, "b" * most]
 
 
 def test_another_version_under_the_same_name_is_not_what_was_published(server):

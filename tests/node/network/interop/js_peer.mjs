@@ -81,6 +81,8 @@ const calls = {
       transports: [tcp()],
       connectionEncrypters: [noise()],
       streamMuxers: [yamux()],
+      // Hundreds at once on a machine where others work: ten seconds may be too few.
+      connectionManager: { inboundStreamProtocolNegotiationTimeout: 60_000, outboundStreamProtocolNegotiationTimeout: 60_000 },
       services: {
         identify: identify(),
         ping: ping(),
