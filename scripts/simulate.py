@@ -29,7 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.plots.png import png
 from scripts.simulation.events_report import events_report
 from scripts.simulation.many_seeds import Ran, run_many
-from scripts.simulation.options import Options, options_of, replay_line, scenarios, settable
+from scripts.simulation.options import (
+    SEED_MAX,
+    Options,
+    flag_of,
+    options_of,
+    replay_line,
+    scenarios,
+    settable,
+)
 from scripts.simulation.page import page
 from scripts.simulation.plots import plots
 from scripts.simulation.repeating import repeats
@@ -41,7 +49,7 @@ OPEN_FILES_PER_NODE = 4
 
 
 def main() -> int:
-    """Exit status 1: a property did not hold. 130: stopped by a signal."""
+    """Exit status 1: a property did not hold. 2: options that make no run. 130: stopped."""
     status = 130
     try:
         status = _main()
@@ -58,27 +66,82 @@ def _main() -> int:
         return 0
     try:
         options = options_given(arguments)
+        check_runs(arguments, options)
+        if arguments.out:
+            _make(Path(arguments.out))
     except ValueError as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 2
-    if arguments.repeat > 1:
+    if arguments.repeat:
         return 0 if repeats(options, arguments.repeat) else 1
     if arguments.jobs > 1:
-        return _at_once(options, arguments)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the processes
+        return 0 if run_many(options, arguments.seeds, arguments.jobs, _tell_briefly) else 1
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _allow_files(options.nodes)
-    well = True
+    return _one_by_one(options, arguments)
+
+
+def check_runs(arguments: argparse.Namespace, options: Options) -> None:
+    """Whether that many runs can be made so. Raises ValueError."""
+    for name in ("seeds", "jobs"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name} is at least 1")
+    if arguments.repeat is not None and arguments.repeat < 2:
+        raise ValueError("--repeat is at least 2: one run has nothing to be compared with")
+    if arguments.repeat and (arguments.out or arguments.seeds > 1 or arguments.jobs > 1):
+        raise ValueError("--repeat goes together with none of --seeds, --jobs, --out")
+    if arguments.out and arguments.jobs > 1:
+        raise ValueError("--out takes one report at a time, without --jobs")
+    last = options.seed + (1 if arguments.repeat else arguments.seeds - 1)
+    if last > SEED_MAX:
+        raise ValueError(f"the last seed would be more than {SEED_MAX}")
+
+
+def _make(folder: Path) -> None:
+    """Before the run: nobody wants to hear after an hour that it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written: {error.strerror}") from error
+
+
+def _one_by_one(options: Options, arguments: argparse.Namespace) -> int:
+    """Every seed; in `out` stays the report of the first that failed, else of the last."""
+    well, written = True, True
     for seed in range(options.seed, options.seed + arguments.seeds):
-        well &= _one(replace(options, seed=seed), arguments.out, brief=arguments.seeds > 1)
-    return 0 if well else 1
+        one = replace(options, seed=seed)
+        found = _found(one)
+        if arguments.seeds > 1:
+            _tell_briefly(Ran(seed, found["trace_hash"], found["well"], ()))
+        else:
+            _tell(found)
+        if not found["well"]:
+            for broken in found["violations"]:
+                print(f"FAILED {broken['name']} at {broken['at_seconds']:.2f} s: {broken['what']}")
+            print(f"replay: {replay_line(one)}", flush=True)
+        if arguments.out and well:
+            written &= _write(found, Path(arguments.out))
+        well &= found["well"]
+    if not well:
+        return 1
+    return 0 if written else 2
 
 
-def _at_once(options: Options, arguments: argparse.Namespace) -> int:
-    if arguments.out:
-        print("simulate: --out takes one report at a time, without --jobs", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the processes
-    return 0 if run_many(options, arguments.seeds, arguments.jobs, _tell_briefly) else 1
+def _write(found: dict[str, Any], folder: Path) -> bool:
+    """Whether that went well."""
+    try:
+        (folder / REPORT_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        (folder / PAGE_FILE).write_text(page(found), encoding="utf-8")
+        for name, drawing in plots(found).items():
+            (folder / f"{name}.png").write_bytes(png([drawing]))
+    except OSError as error:
+        print(f"simulate: the report is not written: {error}", file=sys.stderr)
+        return False
+    print(f"report {folder / PAGE_FILE}", flush=True)
+    return True
 
 
 def _tell_briefly(ran: Ran) -> None:
@@ -87,28 +150,6 @@ def _tell_briefly(ran: Ran) -> None:
         *ran.failures,
     ):
         print(line, flush=True)
-
-
-def _one(options: Options, out: str | None, *, brief: bool) -> bool:
-    """Run it, and tell of it; whether every property held. The newest report stays in `out`."""
-    found = _found(options)
-    if brief:
-        _tell_briefly(Ran(options.seed, found["trace_hash"], found["well"], ()))
-    else:
-        _tell(found)
-    if out:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / REPORT_FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
-        (folder / PAGE_FILE).write_text(page(found), encoding="utf-8")
-        for name, drawing in plots(found).items():
-            (folder / f"{name}.png").write_bytes(png([drawing]))
-        print(f"report {folder / PAGE_FILE}")
-    if not found["well"]:
-        for one in found["violations"]:
-            print(f"FAILED {one['name']} at {one['at_seconds']:.2f} s: {one['what']}")
-        print(f"replay: {replay_line(options)}", flush=True)
-    return bool(found["well"])
 
 
 def options_given(arguments: argparse.Namespace) -> Options:
@@ -129,7 +170,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--repeat",
         type=int,
-        default=1,
         help="so many times in processes of other hash seeds, and once with another seed: compared",
     )
     made.add_argument(
@@ -137,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--jobs", type=int, default=1, help="so many of these at once")
     for name, (default, doc) in settable().items():
-        flag, told = "--" + name.replace("_", "-"), f"{doc} ({default})".replace("%", "%%")
+        flag, told = flag_of(name), f"{doc} ({default})".replace("%", "%%")
         if isinstance(default, bool):
             how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         else:

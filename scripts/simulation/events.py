@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from scripts.simulation.defences import listed
 from scripts.simulation.events_crowd import TICKS_PER_SECOND, Bucketed, Crowd, Ints, Links, Versions
 from scripts.simulation.events_found import Found, Spreading
 from scripts.simulation.events_sample import START_MS, Said, Sampled, identity_of
+from scripts.simulation.judging import nothing_for
 from scripts.simulation.options import Options
 from scripts.simulation.properties import VIOLATIONS_MAX, Violation
 from scripts.simulation.spread import spread
@@ -26,6 +28,10 @@ SLOT_TICKS = 100  # whoever reconciles within this time does so at once
 WELL_TICKS = 500
 LOOK_TICKS = 5 * TICKS_PER_SECOND
 WAITING = 40  # requests that wait, where it is looked at who would act
+CHECKS = ("merged", "reconciled", "agrees", "indexed", "placed", "served")
+"""What every run has to have looked at."""
+OCCASIONS = {"merge": "older", "freshness": "older", "reconciliation": "fetched"}
+"""What has to have come for a bug, or a missing defence, to show."""
 
 
 class Events:
@@ -46,14 +52,16 @@ class Events:
         )
         holders = list(range(options.holders))
         count = max(1, round(options.publish * options.duration_seconds))
-        speakers = min(options.nodes - options.holders, count)
+        silent = options.nodes - options.holders  # half of a small crowd is left to speak
+        sample = min(options.sample, max(2, silent // 2))
+        speakers = min(silent - sample, count)
         self._speakers = holders + [
             options.holders + n
             for n in sorted(self._rng.sample(range(options.nodes - options.holders), speakers))
         ]
         names = set(self._speakers)
         others = [node for node in range(options.nodes) if node not in names]
-        picked = sorted(self._rng.sample(others, min(options.sample, len(others))))
+        picked = sorted(self._rng.sample(others, sample))
         who = {node: identity_of(options.seed, node) for node in self._speakers}
         self.said = Said(identity_of(options.seed, -1), who, holders)
         self.crowd = Crowd(links, len(self._speakers), options.nodes, self._draws)
@@ -191,6 +199,8 @@ class Events:
             if node in self.sample:
                 changed = self.sample[node].hear([record], self._now_ms(tick))
                 self._agree(tick, node, changed == (node in fresh))
+                older = self.crowd.held[one.key, node] > one.version
+                self._counted("older", int(older))
         self._learned(number, news, tick)
         for due in self._bucketed.put(number, self.crowd.forward(first, tick)):
             self._at(due, self._arrive)
@@ -235,6 +245,8 @@ class Events:
                 one.hear(
                     self.said.held(np.where(gained > before[node], gained, 0)), self._now_ms(tick)
                 )
+        for node in compared:  # at once: the next peer might put right what this one put wrong
+            self._compare(tick, node)
         versions = self.crowd.held[keys, nodes] if len(keys) else keys
         for key, version in sorted({*zip(keys.tolist(), versions.tolist(), strict=True)}):
             number = self._of.get((key, version))
@@ -251,6 +263,8 @@ class Events:
         for record in theirs:
             key, version = self.said.key_of[record.content_id]
             lacks = version > before[key]
+            self._counted("fetched", int(lacks))
+            self._counted("older", int(version < before[key]))
             if lacks and record.content_id not in fetched:
                 self._violated(tick, "reconciled", f"n{node} did not fetch key {key}")
         self._counted("reconciled")
@@ -317,9 +331,8 @@ class Events:
     # What is asked, and what must hold
 
     def _ask(self, tick: int) -> None:
-        if not self.sample:
-            return
         node = self._rng.choice(sorted(self.sample))
+        self._counted("served")
         up = self.crowd.up & (self.crowd.side == self.crowd.side[node])
         chosen = self.sample[node].ask(
             {n: bool(up[n]) for n in self.said.holders}, self._now_ms(tick)
@@ -333,13 +346,16 @@ class Events:
         if not holds:
             self._violated(tick, "merged", f"n{node} merged otherwise than the arrays say")
 
+    def _compare(self, tick: int, node: int) -> None:
+        self._counted("agrees")
+        if self.sample[node].column(self.crowd.keys) != self.crowd.held[:, node].tolist():
+            self._violated(tick, "agrees", f"the store of n{node} differs from its column")
+
     def _look(self, tick: int) -> None:
         """Each sampled store holds just what its column says; and who would act is bounded."""
         able, acting = self.said.holders, set[int]()
         for node, one in sorted(self.sample.items()):
-            self._counted("agrees")
-            if one.column(self.crowd.keys) != self.crowd.held[:, node].tolist():
-                self._violated(tick, "agrees", f"the store of n{node} differs from its column")
+            self._compare(tick, node)
             verdicts = one.place(able, WAITING, self._now_ms(tick))
             acting |= {n for n, found in verdicts.items() if found.turn_seconds == 0.0}
         self.found.most_acting = max(self.found.most_acting, len(acting))
@@ -360,9 +376,22 @@ class Events:
             if one.offering(now_ms) != expected:
                 self._violated(tick, "indexed", f"n{node} does not know who offers the model")
             told.add(str(sorted(one.place(self.said.holders, WAITING, now_ms).items())))
+        self._counted("placed", len(self.sample) - 1)
         if len(told) > 1:
             self._violated(tick, "placed", "who know the same place otherwise")
         success = [answered for _, answered, _ in self.found.asked]
         if success and sum(success) / len(success) < self._options.success_min:
             share = f"{sum(success) / len(success):.1%} of {len(success)}"
             self._violated(tick, "served", f"{share} would have been answered")
+        self._judge_checks(tick)
+
+    def _judge_checks(self, tick: int) -> None:
+        """What was to be looked at, and never came."""
+        for name in CHECKS:
+            if not self.found.checks.get(name):
+                self._violated(tick, "checked", nothing_for(name))
+        for broken in filter(None, (self._options.plant, *listed(self._options.without))):
+            name = OCCASIONS.get(broken, CHECKS[0])
+            if not self.found.checks.get(name):
+                what = f"`{broken}` had no occasion to show: nothing {name} came"
+                self._violated(tick, "checked", what)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from scripts.simulation.events import Events, Progress
+from scripts.simulation.events_broken import broken
 from scripts.simulation.options import Options, replay_line
 from scripts.simulation.report import BIN_SECONDS, delays
 
@@ -18,7 +19,9 @@ MODEL = (
 def events_report(options: Options, commit: str, progress: Progress) -> dict[str, Any]:
     """Run it; as `report.report`, of nodes only those that are sampled or hold something."""
     events = Events(options, progress)
-    found, crowd = events.run(), events.crowd
+    with broken(options):
+        found = events.run()
+    crowd = events.crowd
     cpu, sent = max(found.cpu_seconds, 1e-9), int(crowd.sent.sum())
     served = Counter(node for _, _, node in found.asked if node >= 0)
     asked: Counter[int] = Counter(int(at // BIN_SECONDS) for at, _, _ in found.asked)

@@ -17,6 +17,7 @@ class Faults:
 
     Attributes:
         log: (seconds, what) for the report.
+        cut_off: how many nodes a partition kept from the others.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Faults:
         self._slow: list[SimNode] = []
         self.skewed: list[SimNode] = []
         self.down: set[str] = set()
+        self.cut_off = 0
         self.log: list[tuple[float, str]] = []
 
     def note(self, what: str) -> None:
@@ -111,7 +113,8 @@ class Faults:
         names = sorted(self._sim.nodes)
         away = self._rng.sample(names, round(options.partition * len(names)))
         self._network.split([self._sim.identity_of(name).peer_id for name in away])
-        self.note(f"{len(away)} nodes are cut off")
+        self.cut_off = len(away)
+        self.note(f"{self.cut_off} nodes are cut off")
         await trio.sleep(options.duration_seconds / 2)
         self._network.join_up()
         self.note("the partition heals")

@@ -26,6 +26,16 @@ class Ran(NamedTuple):
     failures: tuple[str, ...]
 
 
+def told_by(seed: int, status: int, lines: Sequence[str]) -> Ran:
+    """What a process that has ended with this status said on these lines."""
+    trace = next((line[len(TRACE) :] for line in lines if line.startswith(TRACE)), "")
+    failures = tuple(line for line in lines if line.startswith(TOLD))
+    well = status == 0 and bool(trace)
+    if not well and not failures:
+        failures = (f"FAILED seed {seed}: the process ended with {status} and told of nothing",)
+    return Ran(seed, trace, well, failures)
+
+
 class _Processes:
     """Those that run; once it was stopped there are none any more."""
 
@@ -63,9 +73,7 @@ def run_many(options: Options, seeds: int, processes: int, say: Callable[[Ran], 
     def one(seed: int) -> Ran:
         words = shlex.split(replay_line(replace(options, seed=seed)))[1:]
         status, lines = running.run([sys.executable, *words])
-        trace = next((line[len(TRACE) :] for line in lines if line.startswith(TRACE)), "")
-        failures = tuple(line for line in lines if line.startswith(TOLD))
-        return Ran(seed, trace, status == 0 and bool(trace), failures)
+        return told_by(seed, status, lines)
 
     well = True
     with ThreadPoolExecutor(processes) as pool:

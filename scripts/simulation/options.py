@@ -3,8 +3,10 @@
 The same options give the same run. A scenario is a file of them, flags come on top of it.
 """
 
+import math
+import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,57 @@ NETS = ("model", "libp2p")
 MODES = ("services", "events")
 
 
-def _option(default: Any, doc: str) -> Any:
-    return field(default=default, metadata={"doc": doc})
+SEED_MAX = 2**63 - 1
+DAY_SECONDS = 86_400
+HONEST_MIN = 2
+IN_EVENTS = frozenset(
+    {
+        "mode",
+        "sample",
+        "seed",
+        "nodes",
+        "duration_seconds",
+        "settle_seconds",
+        "connections",
+        "latency_ms",
+        "loss",
+        "holders",
+        "rate",
+        "publish",
+        "churn",
+        "down_seconds",
+        "partition",
+        "success_min",
+        "plant",
+        "without",
+    }
+)
+"""What `--mode events` looks at."""
+EVENTS_PLANTS = ("merge", "reconciliation")
+EVENTS_WITHOUT = ("freshness", "repair")
+WITHOUT_ON_THE_WIRE = ("ihave", "seen")
+
+
+def _option(default: Any, doc: str, **range_: Any) -> Any:
+    return field(default=default, metadata={"doc": doc, **range_})
+
+
+def _number(default: float, doc: str, least: float, most: float) -> Any:
+    return _option(default, doc, least=least, most=most)
+
+
+def _share(default: float, doc: str) -> Any:
+    return _number(default, doc, 0, 1)
+
+
+def _drawn(default: str, doc: str, most: float) -> Any:
+    """A distribution between 0 and `most`."""
+    return _option(default, doc, least=0, most=most)
+
+
+def _choice(default: str, doc: str, choices: Iterable[str]) -> Any:
+    named = tuple(choices)
+    return _option(default, f"{doc}: {', '.join(named)}", choices=named)
 
 
 def _switch(doc: str) -> Any:
@@ -30,83 +81,170 @@ def _switch(doc: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """See each field's `doc`."""
+    """See each field's `doc`; each has the range, or the choices, that it may be of.
+
+    Raises:
+        ValueError: one is out of its range, or two do not go together.
+    """
 
     scenario: str = ""
     title: str = ""
     about: str = ""
 
-    mode: str = _option("services", f"what is run: {', '.join(MODES)}; see the docs")
-    sample: int = _option(20, "nodes that are real, of a crowd (--mode events)")
-    seed: int = _option(1, "everything random follows from it")
-    net: str = _option("model", f"the network: {', '.join(NETS)}")
-    nodes: int = _option(20, "nodes in the grid, byzantine ones included")
-    duration_seconds: float = _option(60.0, "of load and faults")
-    settle_seconds: float = _option(60.0, "after the faults, until liveness must hold")
-    connections: int = _option(8, "connections that a node seeks (a real node: 48)")
+    mode: str = _choice("services", "what is run, see the docs", MODES)
+    sample: int = _number(20, "nodes that are real, of a crowd (--mode events)", 2, 1000)
+    seed: int = _number(1, "everything random follows from it", 0, SEED_MAX)
+    net: str = _choice("model", "the network", NETS)
+    nodes: int = _number(20, "nodes in the grid, byzantine ones included", 2, 1_000_000)
+    duration_seconds: float = _number(60.0, "of load and faults", 1, DAY_SECONDS)
+    settle_seconds: float = _number(
+        60.0, "after the faults, until liveness must hold", 1, DAY_SECONDS
+    )
+    connections: int = _number(8, "connections that a node seeks (a real node: 48)", 1, 10_000)
     storm: bool = _switch("all join at once through one node, at its real limits")
 
     ready: bool = _switch("the grid is up already: nobody joins, all start on what that left")
 
-    latency_ms: str = _option("uniform:5-50", "one way, drawn once per pair of nodes")
-    loss: str = _option("0", "share lost each way, drawn once per pair, while faults last")
+    latency_ms: str = _drawn("uniform:5-50", "one way, drawn once per pair of nodes", 60_000)
+    loss: str = _drawn("0", "share lost each way, drawn once per pair, while faults last", 0.9)
 
-    models: int = _option(2, "names of models")
-    holders: int = _option(3, "honest nodes that hold each of them")
-    slots: int = _option(4, "requests that a holder answers at once")
+    models: int = _number(2, "names of models", 1, 1000)
+    holders: int = _number(3, "honest nodes that hold each of them, if so many are", 1, 10_000)
+    slots: int = _number(4, "requests that a holder answers at once", 1, 1000)
     cold: bool = _switch("nothing is loaded when the load begins")
-    load_seconds: str = _option("uniform:1-3", "loading a model, drawn once per node")
-    token_ms: str = _option("uniform:5-30", "each token of an answer, drawn once per node")
-    crashes: float = _option(0.0, "share of requests in which the engine's worker dies")
+    load_seconds: str = _drawn("uniform:1-3", "loading a model, drawn once per node", 3600)
+    token_ms: str = _drawn("uniform:5-30", "each token of an answer, drawn once per node", 60_000)
+    crashes: float = _share(0.0, "share of requests in which the engine's worker dies")
 
-    rate: float = _option(2.0, "requests a second in the whole grid, at random times")
-    askers: int = _option(0, "nodes that ask, 0: all honest ones")
-    publish: float = _option(1.0, "records that nodes issue a second, in the whole grid")
-    words: int = _option(6, "tokens of a request, and so of its answer")
+    rate: float = _number(2.0, "requests a second in the whole grid, at random times", 0, 100_000)
+    askers: int = _number(0, "nodes that ask, 0: all honest ones", 0, 1_000_000)
+    publish: float = _number(
+        1.0, "records that nodes issue a second, in the whole grid", 0, 100_000
+    )
+    words: int = _number(6, "tokens of a request, and so of its answer", 1, 10_000)
     by_capability: bool = _switch("ask for a capability instead of a model")
-    patience_seconds: float = _option(30.0, "that a request waits for a model")
-    audit: float = _option(0.0, "share of answers that nodes check at another holder")
+    patience_seconds: float = _number(30.0, "that a request waits for a model", 0, DAY_SECONDS)
+    audit: float = _share(0.0, "share of answers that nodes check at another holder")
 
-    churn: float = _option(0.0, "nodes killed a minute; each comes back")
-    down_seconds: str = _option("uniform:5-20", "until a killed node comes back")
-    partition: float = _option(0.0, "share of nodes cut off from the others, half of the time")
-    slow: int = _option(0, "holders that are slow")
-    slow_factor: float = _option(20.0, "how many times slower they compute and are reached")
-    skewed: int = _option(0, "nodes whose clock is wrong while faults last")
-    skew_seconds: float = _option(0.0, "how far those are ahead")
+    churn: float = _number(0.0, "nodes killed a minute; each comes back", 0, 100_000)
+    down_seconds: str = _drawn("uniform:5-20", "until a killed node comes back", DAY_SECONDS)
+    partition: float = _share(0.0, "share of nodes cut off from the others, half of the time")
+    slow: int = _number(0, "holders that are slow", 0, 10_000)
+    slow_factor: float = _number(
+        20.0, "how many times slower they compute and are reached", 1, 10_000
+    )
+    skewed: int = _number(0, "nodes whose clock is wrong while faults last", 0, 1_000_000)
+    skew_seconds: float = _number(0.0, "how far those are ahead", -DAY_SECONDS, DAY_SECONDS)
 
-    byzantine: float = _option(0.0, "share of nodes that attack")
-    kind: str = _option("cheat", f"how: {', '.join(KINDS)}")
-    flood_rate: float = _option(50.0, "records a second of each node that floods")
+    byzantine: float = _share(0.0, "share of nodes that attack")
+    kind: str = _choice("cheat", "how", KINDS)
+    flood_rate: float = _number(50.0, "records a second of each node that floods", 1, 100_000)
 
-    success_min: float = _option(0.95, "share of requests answered while faults last")
-    success_after_min: float = _option(0.99, "share of requests answered afterwards")
-    wrong_max: float = _option(0.0, "share of answers that may be wrong while faults last")
-    wrong_after_max: float = _option(0.0, "the same, afterwards")
+    success_min: float = _share(0.95, "share of requests answered while faults last")
+    success_after_min: float = _share(0.99, "share of requests answered afterwards")
+    wrong_max: float = _share(0.0, "share of answers that may be wrong while faults last")
+    wrong_after_max: float = _share(0.0, "the same, afterwards")
 
-    plant: str = _option("", f"a bug put into the node on purpose: {', '.join(PLANTS)}")
+    plant: str = _choice("", "a bug put into the node on purpose", ("", *PLANTS))
     without: str = _option("", f"defences switched off, with commas: {', '.join(DEFENCES)}")
 
     def __post_init__(self) -> None:
-        for name in ("latency_ms", "loss", "load_seconds", "token_ms", "down_seconds"):
-            spread(getattr(self, name))
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
-        if self.net not in NETS:
-            raise ValueError(f"net is one of {', '.join(NETS)}, not {self.net!r}")
-        if self.byzantine and self.kind in ON_THE_WIRE and self.net != "libp2p":
-            raise ValueError(f"{self.kind} is an attack on what --net libp2p has alone")
-        if self.plant and self.plant not in PLANTS:
-            raise ValueError(f"plant is one of {', '.join(PLANTS)}, not {self.plant!r}")
+        for one in fields(self):
+            _check(one.name, getattr(self, one.name), one.metadata)
         listed(self.without)
-        if self.mode not in MODES:
-            raise ValueError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
-        if self.ready and self.storm:
-            raise ValueError("where the grid is up already, nobody joins")
-        if self.nodes < 2 or self.connections < 1:
-            raise ValueError("a grid has at least 2 nodes, and a node seeks at least 1 connection")
-        if round(self.byzantine * self.nodes) > self.nodes - 2:
-            raise ValueError("at least 2 nodes are honest")
+        for wrong, why in (*self._at_odds(), *self._nobody(), *self._of_its_mode()):
+            if wrong:
+                raise ValueError(why)
+
+    @property
+    def attackers(self) -> int:
+        return round(self.byzantine * self.nodes)
+
+    @property
+    def cut_off(self) -> int:
+        return round(self.partition * self.nodes)
+
+    def _at_odds(self) -> Iterator[tuple[bool, str]]:
+        """(whether it is so, what does not go together)."""
+        model = self.net != "libp2p"
+        yield (
+            self.attackers > 0 and self.kind in ON_THE_WIRE and model,
+            f"{self.kind} is an attack on what --net libp2p has alone",
+        )
+        for name in WITHOUT_ON_THE_WIRE:
+            yield (
+                name in listed(self.without) and model,
+                f"{name} is a defence of what --net libp2p has alone",
+            )
+        yield self.ready and self.storm, "where the grid is up already, nobody joins"
+        yield self.attackers > self.nodes - HONEST_MIN, f"at least {HONEST_MIN} nodes are honest"
+
+    def _nobody(self) -> Iterator[tuple[bool, str]]:
+        """Faults and attacks that too few would be there for: the run would show nothing."""
+        honest = self.nodes - self.attackers
+        yield (
+            self.byzantine > 0 and not self.attackers,
+            f"--byzantine {self.byzantine:g} of {self.nodes} nodes is nobody: none would attack",
+        )
+        yield (
+            self.partition > 0 and not 0 < self.cut_off < self.nodes,
+            f"--partition {self.partition:g} of {self.nodes} nodes would cut nobody off",
+        )
+        yield (
+            self.slow > min(self.holders, honest - 1),
+            f"--slow {self.slow} is more than there are honest holders",
+        )
+        yield (
+            self.skewed > honest - 2,
+            f"of {honest} honest nodes two keep right clocks: {self.skewed} wrong are too many",
+        )
+        yield self.skewed > 0 and not self.skew_seconds, "clocks that are 0 s ahead are right"
+        yield (
+            self.churn > 0 and honest < 4,
+            "nobody is killed among fewer than 4 honest nodes: the first and a holder stay",
+        )
+
+    def _of_its_mode(self) -> Iterator[tuple[bool, str]]:
+        """What the mode that is run does not look at."""
+        if self.mode != "events":
+            yield self.sample != 20, "only --mode events looks at --sample"
+            return
+        for name, (default, _) in settable().items():
+            yield (
+                name not in IN_EVENTS and getattr(self, name) != default,
+                f"--mode events does not look at {flag_of(name)}",
+            )
+        yield (
+            self.plant not in ("", *EVENTS_PLANTS),
+            f"--mode events can plant {' or '.join(EVENTS_PLANTS)}, not {self.plant}",
+        )
+        for name in listed(self.without):
+            yield (
+                name not in EVENTS_WITHOUT,
+                f"--mode events can leave out {' or '.join(EVENTS_WITHOUT)}, not {name}",
+            )
+        yield (
+            self.nodes < self.holders + 3,
+            f"beside {self.holders} holders --mode events takes at least 3 nodes",
+        )
+
+
+def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    """Raises ValueError where it is out of its range."""
+    choices = metadata.get("choices")
+    if choices is not None and value not in choices:
+        named = ", ".join(filter(None, choices))
+        raise ValueError(f"{flag_of(name)} is one of {named}, not {value!r}")
+    if "least" not in metadata:
+        return
+    least, most = metadata["least"], metadata["most"]
+    bounds = spread(value).bounds() if isinstance(value, str) else (value,)
+    if not all(math.isfinite(one) and least <= one <= most for one in bounds):
+        raise ValueError(f"{flag_of(name)} is from {least:,} to {most:,}, not {value}")
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def settable() -> dict[str, tuple[Any, str]]:
@@ -151,17 +289,17 @@ def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def replay_line(options: Options) -> str:
-    """The command that repeats a run."""
+    """The command that repeats a run, for a shell."""
     base = options_of(options.scenario, {})
     words = [options.scenario] if options.scenario else []
     for name in settable():
-        value = getattr(options, name)
+        value, flag = getattr(options, name), flag_of(name)
         if value == getattr(base, name) and name != "seed":
             continue
-        flag = "--" + name.replace("_", "-")
-        words += (
-            [flag if value else f"--no-{flag[2:]}"]
-            if isinstance(value, bool)
-            else [flag, str(value)]
-        )
-    return " ".join(["python", "scripts/simulate.py", *words])
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif str(value).startswith("-"):  # else it might be read as a flag
+            words.append(f"{flag}={value}")
+        else:
+            words += [flag, str(value)]
+    return shlex.join(["python", "scripts/simulate.py", *words])

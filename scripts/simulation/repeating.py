@@ -7,34 +7,42 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from scripts.simulation.many_seeds import Ran, told_by
 from scripts.simulation.options import Options, replay_line
 
 ROOT = Path(__file__).resolve().parents[2]
-TRACE = "trace "
 
 
-def trace_of(options: Options, hash_seed: int) -> str:
-    """The hash of the trace; "" where the process told of none."""
+def run_once(options: Options, hash_seed: int) -> Ran:
+    """In a process of its own; what that says on stderr stays there."""
     ended = subprocess.run(
         [sys.executable, *shlex.split(replay_line(options))[1:]],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
-    lines = ended.stdout.splitlines()
-    return next((line[len(TRACE) :] for line in lines if line.startswith(TRACE)), "")
+    return told_by(options.seed, ended.returncode, ended.stdout.splitlines())
 
 
 def repeats(options: Options, times: int) -> bool:
-    """Run it so often, and with the next seed; whether the first agree, and that one differs."""
-    traces = []
-    for hash_seed in range(1, times + 1):
-        traces.append(trace_of(options, hash_seed))
-        print(f"seed {options.seed} PYTHONHASHSEED {hash_seed} {traces[-1]}", flush=True)
-    other = trace_of(replace(options, seed=options.seed + 1), 1)
-    print(f"seed {options.seed + 1} PYTHONHASHSEED 1 {other}")
-    well = len(set(traces)) == 1 and "" not in traces and other not in {"", traces[0]}
-    print("it repeats" if well else "FAILED it does not repeat", flush=True)
-    return well
+    """Run it so often, and with the next seed.
+
+    Returns:
+        Whether the first agree, that one differs, and each run was well.
+    """
+    other = replace(options, seed=options.seed + 1)
+    runs = []
+    for run, hash_seed in (*((options, n) for n in range(1, times + 1)), (other, 1)):
+        runs.append(run_once(run, hash_seed))
+        print(f"seed {run.seed} PYTHONHASHSEED {hash_seed} {runs[-1].trace_hash}", flush=True)
+        for line in runs[-1].failures:
+            print(line, flush=True)
+    *same, last = (ran.trace_hash for ran in runs)
+    alike = len(set(same)) == 1 and "" not in same and last not in {"", same[0]}
+    well = all(ran.well for ran in runs)
+    print("it repeats" if alike else "FAILED it does not repeat", flush=True)
+    if alike and not well:
+        print("FAILED it repeats, and is not well", flush=True)
+    return alike and well

@@ -4,9 +4,10 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+from scripts.simulation.judging import rates
 from scripts.simulation.options import replay_line
 from scripts.simulation.propagation import Delays
-from scripts.simulation.run import Outcome, rates
+from scripts.simulation.run import Outcome
 from scripts.simulation.workload import Request
 
 NETWORKS = {

@@ -15,6 +15,7 @@ from scripts.simulation.conditions import Conditions
 from scripts.simulation.defences import without
 from scripts.simulation.doubles import crashing
 from scripts.simulation.faults import SKEW_BELIEVED_SECONDS, Faults
+from scripts.simulation.judging import judge
 from scripts.simulation.networks import net_of
 from scripts.simulation.options import Options
 from scripts.simulation.plants import planted
@@ -115,8 +116,7 @@ class _Run:
         self._rng = random.Random(f"{options.seed}/run")
         self._models = tuple(f"parrot-{n}" for n in range(options.models))
         names = [f"n{n:04d}" for n in range(options.nodes)]
-        count = round(options.byzantine * options.nodes)
-        self._bad = sorted(self._rng.sample(names[1:], count))
+        self._bad = sorted(self._rng.sample(names[1:], options.attackers))
         self._good = [name for name in names if name not in set(self._bad)]
         candidates = self._good[1:] or self._good
         self._holders = self._rng.sample(candidates, min(options.holders, len(candidates)))
@@ -364,32 +364,7 @@ class _Run:
         )
         await self._workload.run(max(options.rate, 1.0), AFTER_SECONDS, after=True)
         watch.check()
-        self._judge()
-
-    def _judge(self) -> None:
-        options = self._options
-        for after, success_min, wrong_max in (
-            (False, options.success_min, options.wrong_max),
-            (True, options.success_after_min, options.wrong_after_max),
-        ):
-            when = "after the faults" if after else "under faults"
-            success, wrong, count = rates(self._workload.requests, after=after)
-            if count and success < success_min:
-                self._watch.violated("served", f"{when} {success:.1%} of {count} were answered")
-            if count and wrong > wrong_max:
-                self._watch.violated("right", f"{when} {wrong:.1%} of the answers were wrong")
-
-
-def rates(requests: list[Request], *, after: bool) -> tuple[float, float, int]:
-    """(share answered, share of answers that are wrong, requests), of those that count.
-
-    A request whose asker was killed has nobody to be answered.
-    """
-    counted = [one for one in requests if one.after is after and one.outcome != "asker_killed"]
-    answered = [one for one in counted if one.outcome == "ok"]
-    wrong = sum(not one.right for one in answered)
-    count = len(counted)
-    return len(answered) / max(1, count), wrong / max(1, len(answered)), count
+        judge(options, watch, self._workload.requests, self._faults.cut_off)
 
 
 def _first_line(error: BaseException) -> str:

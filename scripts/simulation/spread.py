@@ -4,7 +4,9 @@ import random
 import re
 from dataclasses import dataclass
 
-_SPELLED = re.compile(r"(?:(uniform|lognormal|exponential):)?([0-9.]+)(?:[-,]([0-9.]+))?")
+_NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_SPELLED = re.compile(rf"(?:(uniform|lognormal|exponential):)?{_NUMBER}(?:[-,]{_NUMBER})?")
+_DEVIATION_MAX = 5.0  # of a logarithm: beyond it single values are out of all proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,10 @@ class Spread:
     kind: str
     first: float
     second: float
+
+    def bounds(self) -> tuple[float, ...]:
+        """The least and the most; where there is no most, the mean or the median."""
+        return (self.first, self.second) if self.kind == "uniform" else (self.first,)
 
     def draw(self, rng: random.Random) -> float:
         match self.kind:
@@ -39,4 +45,9 @@ def spread(text: str) -> Spread:
         raise ValueError(
             f"{text!r} is no distribution: 20, uniform:5-50, lognormal:40,0.5 or exponential:30"
         )
-    return Spread(spelled[1] or "", float(spelled[2]), float(spelled[3] or 0))
+    found = Spread(spelled[1] or "", float(spelled[2]), float(spelled[3] or 0))
+    if found.kind == "uniform" and found.second < found.first:
+        raise ValueError(f"{text!r} is no distribution: it ends before it begins")
+    if found.kind == "lognormal" and found.second > _DEVIATION_MAX:
+        raise ValueError(f"{text!r} is no distribution: it is too wide, {_DEVIATION_MAX:g} at most")
+    return found

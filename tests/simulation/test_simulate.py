@@ -17,7 +17,7 @@ import trio
 from scripts.simulate import options_given, parser
 from scripts.simulation import repeating
 from scripts.simulation.conditions import Conditions
-from scripts.simulation.many_seeds import Ran, run_many
+from scripts.simulation.many_seeds import Ran, run_many, told_by
 from scripts.simulation.options import Options, options_of, replay_line, scenarios
 from scripts.simulation.page import page
 from scripts.simulation.propagation import Delays, Propagation
@@ -84,10 +84,11 @@ def test_many_seeds_at_once_are_told_in_order_and_fail_where_one_does(tmp_path: 
     assert run_many(few, 2, 2, said.append)
     assert [(ran.seed, ran.well) for ran in said] == [(5, True), (6, True)]
     assert said[0].trace_hash == simulate(few, tmp_path).trace_hash != said[1].trace_hash
-    hopeless = replace(few, success_min=1.1)
+    hopeless = replace(few, crashes=1.0)
     assert not run_many(hopeless, 1, 2, said.append)
-    failed, replay = said[-1].failures
-    assert failed.startswith("FAILED")
+    *failed, replay = said[-1].failures
+    assert failed
+    assert all(line.startswith("FAILED") for line in failed)
     assert replay == f"replay: {replay_line(hopeless)}"
 
 
@@ -109,9 +110,30 @@ def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
 def test_what_does_not_repeat_is_told(
     monkeypatch: pytest.MonkeyPatch, traces: Sequence[str]
 ) -> None:
-    left = list(traces if len(traces) == 3 else "abc")
-    monkeypatch.setattr(repeating, "trace_of", lambda *_: left.pop(0))
+    left = [Ran(3, trace, bool(trace), ()) for trace in (traces if len(traces) == 3 else "abc")]
+    monkeypatch.setattr(repeating, "run_once", lambda *_: left.pop(0))
     assert repeating.repeats(SMALL, 2) is (traces == "aab")
+
+
+@pytest.mark.parametrize("bad", [0, 2], ids=["this seed", "the other"])
+def test_what_repeats_and_is_not_well_is_told_with_its_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bad: int
+) -> None:
+    ran = [told_by(3, 0, [f"trace {trace}"]) for trace in "aab"]
+    assert all(one.well for one in ran)
+    lines = [f"trace {ran[bad].trace_hash}", "FAILED served at 1 s: few", "replay: python x"]
+    ran[bad] = told_by(3, 1, lines)
+    monkeypatch.setattr(repeating, "run_once", lambda *_: ran.pop(0))
+    assert not repeating.repeats(SMALL, 2)
+    said = capsys.readouterr().out.splitlines()
+    assert {*lines[1:]} < {*said}
+    assert said[-1].startswith("FAILED")
+
+
+def test_a_process_that_ends_without_a_word_is_told_of() -> None:
+    ran = told_by(3, 2, [])
+    assert not ran.well
+    assert "ended with 2" in ran.failures[0]
 
 
 def test_a_planted_bug_is_caught_and_its_line_replays_it() -> None:

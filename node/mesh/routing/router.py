@@ -195,7 +195,8 @@ class Router:
             AigridError: there is none.
         """
         # Whoever waits for longer may try more often; who tried in vain rests so long in between.
-        often = math.ceil((deadline - trio.current_time()) / LIMITS.summon_retry_seconds)
+        left_seconds = max(0.0, deadline - trio.current_time())
+        often = math.ceil(left_seconds / LIMITS.summon_retry_seconds)
         try:
             for _ in range(LIMITS.summons_max + often):
                 with asking.trace.child("routing"):

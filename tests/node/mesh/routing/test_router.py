@@ -140,6 +140,19 @@ async def test_where_nobody_serves_a_model_the_error_says_why_this_node_does_not
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("patience_seconds", [0.0, -61.0])
+async def test_who_has_no_patience_left_hears_why_nobody_answers(
+    tmp_path: Path, autojump_clock: MockClock, patience_seconds: float
+) -> None:
+    async with grid(tmp_path, Failing) as (asker, model):
+        request = TextRequest(prompt="hello there")
+        with pytest.raises(AigridError):
+            async with asker.router.infer(
+                model, request, request_id="request-1", patience_seconds=patience_seconds
+            ):
+                raise AssertionError
+
+
 async def test_a_crash_is_put_down_to_the_caller_whose_request_it_was(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
