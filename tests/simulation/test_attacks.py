@@ -82,6 +82,11 @@ def test_without_repair_it_is_the_censors_who_keep_a_victim_quiet(
     assert "heard" not in {one.name for one in outcome.violations}
 
 
+def test_a_victim_is_not_heard_where_its_records_do_not_stay(tmp_path: Path) -> None:
+    outcome = simulate(replace(ATTACKS["censors"], plant="store"), tmp_path)
+    assert "heard" in {one.name for one in outcome.violations}
+
+
 def test_every_defence_and_every_attack_has_such_a_test_and_a_line_in_the_table() -> None:
     every = (*SWITCHES, *test_wire_attacks.SWITCHES)
     names = {name for _, defence, _ in every for name in defence.split(",")}
