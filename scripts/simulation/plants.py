@@ -6,6 +6,7 @@ from typing import Any
 
 from aigrid.metagraph.store import Store
 from aigrid.node.discovery.sync import RecordSync
+from aigrid.node.expiry import Expiry
 from aigrid.node.mesh.routing.router import Router
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import Limits
@@ -28,6 +29,11 @@ async def _failover(_router: Router, *_arguments: Any, **_more: Any) -> None:
     """Nobody goes on with an answer that broke off."""
 
 
+def _let_nothing_go(_expiry: Expiry) -> float:
+    """What has ended stays where it is; seconds until this is called again."""
+    return 1.0
+
+
 _write = Store._write  # noqa: SLF001 - what a bug would be in
 
 
@@ -42,6 +48,7 @@ PLANTS: dict[str, Swap] = {
     "merge": (Store, "_remembered", merge_forgets),
     "reconciliation": (RecordSync, "sync", nothing_is_compared),
     "failover": (Router, "_go_on", _failover),
+    "expiry": (Expiry, "_expire", _let_nothing_go),
     "store": (Store, "_write", _lose),
 }
 

@@ -3,6 +3,7 @@
 Safety:
     never_back        no node replaces a record by an older one of its key
     in_time           no node takes in what is not valid yet, or not any more, by its own clock
+    expired           what has ended is gone from stores and answers: see `ending`
     members_only      nobody is a member whom nobody admitted
     bounded           nobody's records take more room than one issuer may have
     answered          each request ends in time, with an answer or an error that has a code
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
+from scripts.simulation.ending import Endings, is_brief
 from scripts.simulation.propagation import Propagation
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
@@ -70,6 +72,7 @@ class Watch:
         self._held: dict[str, dict[RecordKey, tuple[int, str]]] = {}
         self._said_at: dict[str, float] = {}
         self._receipts: set[str] = set()
+        self._endings = Endings(self.checks, self.violated)
         sim.learned.append(self.learned)
 
     def violated(self, name: str, what: str) -> None:
@@ -112,7 +115,9 @@ class Watch:
         now = trio.current_time()
         if record.content_id not in self._said_at:
             self._said_at[record.content_id] = now
-            if self.measured and record.issuer == own_did and name not in self.exempt:
+            self._endings.said(record)
+            counts = self.measured and not is_brief(record)  # which may end before it is there
+            if counts and record.issuer == own_did and name not in self.exempt:
                 others = {one.name for one in self.honest() if one.name != name}
                 self.propagation.issue(record.content_id, now, others)
         self.propagation.learn(record.content_id, name, now)
@@ -134,6 +139,7 @@ class Watch:
                 if count > LIMITS.records_per_issuer_max:
                     self.violated("bounded", f"{one.name} holds {count} records of {flooder}")
 
+        self._endings.look(self.honest(), self._sim.now_ms())
         if self.victim:
             self._look_for_victim()
 

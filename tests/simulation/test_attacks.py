@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scripts.simulation import censoring
@@ -10,7 +12,9 @@ from scripts.simulation.options import KINDS, Options, options_of, replay_line
 from scripts.simulation.run import simulate
 from tests.simulation import test_wire_attacks
 
+import aigrid.metagraph.graph as graph_module
 from aigrid.metagraph.store import Store
+from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
@@ -42,6 +46,7 @@ SWITCHES = (
     ("clock_ahead_288", "clock", "in_time"),
     ("replay", "freshness", "never_back"),
     ("replay", "freshness,revocations", "members_only"),
+    ("replay", "expiry", "in_time"),
     ("replay", "nonces", "once"),
     ("replay", "binding", "once"),
     ("replay", "receipts", "once"),
@@ -106,6 +111,17 @@ def test_a_defence_is_back_afterwards() -> None:
         assert LIMITS.fetch_silence_seconds > 1000 * silence
     assert vars(Store)["_remembered"] is right
     assert silence == LIMITS.fetch_silence_seconds
+
+
+def test_two_that_check_time_are_missing_at_once() -> None:
+    module: Any = graph_module
+    right, wrong = module.check_time, SimpleNamespace(valid_from_ms=1 << 60, valid_until_ms=0)
+    with without("clock,expiry"):
+        for _ in range(2):
+            module.check_time(wrong, 1)
+    with without("expiry"), pytest.raises(VerificationError):
+        module.check_time(wrong, 1)
+    assert module.check_time is right
 
 
 def test_what_is_no_defence_is_refused() -> None:

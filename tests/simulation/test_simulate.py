@@ -27,10 +27,13 @@ from scripts.simulation.spread import spread
 from tests.patience import PATIENCE_SECONDS
 from trio.testing import MockClock
 
+import aigrid.metagraph.index as index_module
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Options(
     nodes=5, seed=3, duration_seconds=16.0, settle_seconds=45.0, models=1, holders=2, words=3
 )
+CHECKED = ("never_back", "members_only", "answered", "expired")
 CUT = replace(SMALL, partition=0.4, success_min=0.0, holders=3)
 
 
@@ -128,6 +131,7 @@ def test_a_planted_bug_is_caught_and_its_line_replays_it() -> None:
     [
         (replace(SMALL, plant="merge", churn=12.0, loss="0.3"), "never_back"),
         (replace(SMALL, plant="failover", crashes=0.3, holders=3), "served"),
+        (replace(SMALL, plant="expiry"), "expired"),
         (replace(SMALL, plant="store", duration_seconds=8.0, settle_seconds=10.0), "converged"),
     ],
 )
@@ -141,6 +145,15 @@ def test_other_bugs_are_caught_and_gone_without_the_plant(
         assert {one.name for one in outcome.violations} == expected
 
 
+def test_an_index_that_answers_with_what_has_ended_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "_live_record", lambda entry, _: entry and entry.record)
+    monkeypatch.setattr(index_module.Index, "remove", lambda *_: None)
+    outcome = simulate(SMALL, tmp_path)
+    assert any("answers with" in one.what for one in outcome.violations)
+
+
 @pytest.mark.parametrize(
     "name",
     ["churn", "clock_behind_288", "join_storm", "mixed"],  # attacks: see test_attacks.py
@@ -150,11 +163,11 @@ def test_scenarios_hold_in_small(tmp_path: Path, name: str) -> None:
     outcome = simulate(small, tmp_path)
     assert outcome.violations == [], replay_line(small)
     assert outcome.watch is not None
-    assert all(outcome.watch.checks[kind] for kind in ("never_back", "members_only", "answered"))
+    assert all(outcome.watch.checks[kind] for kind in CHECKED)
 
 
 def test_without_the_bug_nothing_is_found_and_the_report_tells_of_it(tmp_path: Path) -> None:
-    outcome = simulate(CUT, tmp_path)
+    outcome = simulate(replace(CUT, publish=3.0), tmp_path)  # some are replaced meanwhile
     assert outcome.violations == []
     assert outcome.well_seconds is not None
     found = report(outcome, "none")
