@@ -139,7 +139,7 @@ class Watch:
                 if count > LIMITS.records_per_issuer_max:
                     self.violated("bounded", f"{one.name} holds {count} records of {flooder}")
 
-        self._endings.look(self.honest(), self._sim.now_ms())
+        self._endings.look([one for _, one in sorted(self._sim.nodes.items())], self._sim.now_ms())
         if self.victim:
             self._look_for_victim()
 
@@ -201,15 +201,40 @@ class Watch:
 
     def _settled(self, speaker: SimNode, seconds: float = GRACE_SECONDS) -> Iterator[Record]:
         """What a node, and the authority through it, says now and has said for so long."""
-        node, now = speaker.node, trio.current_time()
+        now = trio.current_time()
+        for record in self._own(speaker):
+            since = max(
+                self._said_at.get(record.content_id, 0.0), now + self._early_seconds(record)
+            )
+            if record.kind is not Kind.RECEIPT and now - since >= seconds:
+                yield record
+
+    @staticmethod
+    def _own(speaker: SimNode) -> Iterator[Record]:
+        """What it, and the authority through it, says and does not end at once."""
+        node = speaker.node
         issuers = [node.identity.did]
         if node.grid.authority is not None:
             issuers.append(node.grid.authority.did)
         for issuer in issuers:
-            for record in node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer):
-                said = self._said_at.get(record.content_id, 0.0)
-                if record.kind is not Kind.RECEIPT and now - said >= seconds:
-                    yield record
+            yield from node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer)
+
+    def _early_seconds(self, record: Record) -> float:
+        """Until others may take it in, as it is from the future."""
+        early_ms = record.valid_from_ms - self._sim.now_ms()
+        return early_ms / 1000 - LIMITS.clock_skew_seconds
+
+    def early_seconds(self) -> float:
+        """Until others may take in all that has been said; 0 where nothing is from the future."""
+        said = (record for one in self.honest() for record in self._own(one))
+        return max(0.0, *(self._early_seconds(record) for record in said), 0.0)
+
+    async def look_on(self, seconds: float) -> None:
+        """Let time pass, and look meanwhile."""
+        deadline = trio.current_time() + seconds
+        while trio.current_time() < deadline:
+            self.check()
+            await trio.sleep(min(1.0, deadline - trio.current_time()))
 
     async def until_well(self, seconds: float, progress: Callable[[float], None]) -> float | None:
         """Wait until nothing lags; how long it took, None where it did not come to that."""

@@ -1,7 +1,7 @@
 """What nodes do at random times: ask, whatever becomes of it, and issue records."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,12 +13,14 @@ from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import AigridError, VerificationError
 from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
 from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.record import Record
 
 CAPABILITY = "text-generation"
 RECORD_MS = 600_000
 # Beyond patience: loading, a silent node, the answer itself. Who has waited longer gives up.
 ANSWER_SECONDS = 60.0
 NAMES = 4
+AFRESH = 4
 # Every so manieth record is one that soon ends, under a key of its own that begins so.
 BRIEF_EVERY, BRIEF, BRIEF_SECONDS = 3, "moment-", (3.0, 20.0)
 
@@ -155,12 +157,23 @@ def _brief_seconds(rng: random.Random, one: SimNode) -> float:
     return rng.uniform(*BRIEF_SECONDS) + rng.choice((0.0, behind))
 
 
-def say(one: SimNode, name: str, ttl_ms: int) -> None:
-    """Issue a capability; nothing where the node's clock was set back, and it knows better."""
+def say(one: SimNode, name: str, ttl_ms: int) -> Record | None:
+    """Issue a capability; None where the node's clock was set back, and it knows better."""
     node = one.node
     iri = f"{node.identity.did}#{name}"
     body = CapabilityBody(
         id=iri, broader=(CAPABILITY,), labels={"en": f"{name} at {node.now_ms()}"}
     )
     with suppress(VerificationError):
-        node.graph.issue(Kind.CAPABILITY, body, node.identity, now_ms=node.now_ms(), ttl_ms=ttl_ms)
+        return node.graph.issue(
+            Kind.CAPABILITY, body, node.identity, now_ms=node.now_ms(), ttl_ms=ttl_ms
+        )
+    return None
+
+
+def say_afresh(rng: random.Random, nodes: list[SimNode], surely: Container[str]) -> None:
+    """A few of them, and those with these names, say something that all have to hear."""
+    few = {one.name for one in rng.sample(nodes, min(AFRESH, len(nodes)))}
+    for one in nodes:
+        if one.name in few or one.name in surely:
+            say(one, f"afresh-{one.name}", RECORD_MS)

@@ -17,6 +17,7 @@ import trio
 from scripts.simulate import options_given, parser
 from scripts.simulation import repeating
 from scripts.simulation.conditions import Conditions
+from scripts.simulation.faults import Faults
 from scripts.simulation.many_seeds import Ran, run_many
 from scripts.simulation.options import Options, options_of, replay_line, scenarios
 from scripts.simulation.page import page
@@ -24,6 +25,7 @@ from scripts.simulation.propagation import Delays, Propagation
 from scripts.simulation.report import report
 from scripts.simulation.run import simulate
 from scripts.simulation.spread import spread
+from scripts.simulation.wrong_clocks import WrongClocks
 from tests.patience import PATIENCE_SECONDS
 from trio.testing import MockClock
 
@@ -33,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = Options(
     nodes=5, seed=3, duration_seconds=16.0, settle_seconds=45.0, models=1, holders=2, words=3
 )
+IN_SMALL = {"nodes": 8, "duration_seconds": 16.0, "seed": 5}
 CHECKED = ("never_back", "members_only", "answered", "expired")
 CUT = replace(SMALL, partition=0.4, success_min=0.0, holders=3)
 
@@ -154,16 +157,70 @@ def test_an_index_that_answers_with_what_has_ended_is_caught(
     assert any("answers with" in one.what for one in outcome.violations)
 
 
+@pytest.mark.parametrize("name", ["clock_ahead_288", "clock_behind_288"])
+def test_whose_clock_was_wrong_has_to_be_well_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stop = Faults.stop
+
+    async def and_refuse(faults: Faults) -> None:
+        for one in faults.wrong(0.0):
+            vars(one.node.graph)["ingest_batch"] = lambda *_, **_more: ([], [])
+        await stop(faults)
+
+    monkeypatch.setattr(Faults, "stop", and_refuse)
+    outcome = simulate(replace(options_of(name, IN_SMALL), settle_seconds=10.0), tmp_path)
+    assert {one.name for one in outcome.violations} == {"converged"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "broken"),
+    [
+        ("clock_ahead_288", {"without": "expiry"}, "in_time"),
+        ("clock_behind_288", {"plant": "expiry"}, "clock"),
+    ],
+)
+def test_what_soon_ends_has_to_end_early_where_clocks_differ(
+    tmp_path: Path, name: str, said: dict[str, str], broken: str
+) -> None:
+    outcome = simulate(options_of(name, {**IN_SMALL, **said}), tmp_path)
+    assert broken in {one.name for one in outcome.violations}
+
+
+def test_a_wrong_clock_stays_wrong_when_its_node_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool, float]] = []
+
+    def look(clocks: WrongClocks) -> dict[str, int]:
+        told = looks(clocks)
+        sim = vars(clocks)["_sim"]
+        nodes = [sim.nodes[name] for name in told]
+        seen.extend((one.name, one.scope.cancel_called, one.clock.skew_seconds) for one in nodes)
+        return told
+
+    looks = WrongClocks.look
+    monkeypatch.setattr(WrongClocks, "look", look)
+    ticking = replace(SMALL, duration_seconds=40.0, churn=12.0, skewed=4, skew_seconds=60.0)
+    outcome = simulate(replace(ticking, success_min=0.0), tmp_path)
+    assert outcome.violations == []
+    back = {what.split()[0] for _, what in outcome.faults if what.endswith("is back")}
+    assert back & {name for name, _, _ in seen}
+    assert {(dead, skew) for _, dead, skew in seen} == {(False, 60.0)}
+
+
 @pytest.mark.parametrize(
     "name",
     ["churn", "clock_behind_288", "join_storm", "mixed"],  # attacks: see test_attacks.py
 )
 def test_scenarios_hold_in_small(tmp_path: Path, name: str) -> None:
-    small = options_of(name, {"nodes": 8, "duration_seconds": 16.0, "seed": 5})
+    small = options_of(name, IN_SMALL)
     outcome = simulate(small, tmp_path)
     assert outcome.violations == [], replay_line(small)
     assert outcome.watch is not None
     assert all(outcome.watch.checks[kind] for kind in CHECKED)
+    if name == "clock_behind_288":  # each of three and of five nodes, and of both sides' records
+        assert outcome.watch.checks["clock"] > 3 * 5 * 3
 
 
 def test_without_the_bug_nothing_is_found_and_the_report_tells_of_it(tmp_path: Path) -> None:
