@@ -150,9 +150,10 @@ DEFENCES: dict[str, Defence] = {
         ((LIMITS, "unproven_max", 0),),
     ),
     "quotas": Defence(
-        "an issuer may say so much, and so much a second",
-        ((Accounts, "check_member", _nothing), (Store, "_check_rate", _nothing)),
+        "an issuer has so much room",
+        ((Accounts, "check_member", _nothing),),
     ),
+    "rates": Defence("an issuer may say so much a second", ((Store, "_check_rate", _nothing),)),
     "clock": Defence("what is from the future is refused", partial(_whatever_is, Code.FROM_FUTURE)),
     "expiry": Defence("what has ended is refused", partial(_whatever_is, Code.EXPIRED)),
     "freshness": Defence(

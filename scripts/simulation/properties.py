@@ -6,6 +6,7 @@ Safety:
     expired           what has ended is gone from stores and answers: see `ending`
     members_only      nobody is a member whom nobody admitted
     bounded           nobody's records take more room than one issuer may have
+    rated             nobody takes in more of one issuer than its rate lets through
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
     clock             who is off in time knows how far, and what is from the future is refused
@@ -27,6 +28,7 @@ from scripts.simulation.propagation import Propagation
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
 
+from aigrid.metagraph.database import UNITS
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, RecordKey
@@ -40,7 +42,7 @@ ENDING_MS = 2000
 REMOVED_SECONDS = 5.0
 HEARD_SECONDS = 30.0
 _STORED = "SELECT content_id FROM records"
-_COUNT = "SELECT COUNT(*) FROM records WHERE issuer = ?"
+_ROOM = f"SELECT COALESCE(SUM({UNITS}), 0) FROM records WHERE issuer = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Watch:
         self._held: dict[str, dict[RecordKey, tuple[int, str]]] = {}
         self._said_at: dict[str, float] = {}
         self._receipts: set[str] = set()
+        self._taken: dict[tuple[str, str], tuple[float, int]] = {}  # since when, how many
         self._endings = Endings(self.checks, self.violated)
         sim.learned.append(self.learned)
 
@@ -107,9 +110,22 @@ class Watch:
         own = record.issuer in {node.identity.did, node.grid.did} and name not in self.exempt
         if (early_ms > 0 and not own) or record.valid_until_ms <= now_ms:
             self.violated("in_time", f"{name} took in a {record.kind.value} that is not valid")
+        if record.issuer in self.flooders.values() and not own:
+            self._look_at_rate(name, record.issuer)
         if record.kind is Kind.MEMBERSHIP and record.subject in self.removed and not own:
             self._look_for_removed(name, record.subject)
         self._spread(name, record, node.identity.did)
+
+    def _look_at_rate(self, name: str, did: str) -> None:
+        """A node has taken in one more record of a flood."""
+        self.checks["rated"] += 1
+        since, count = self._taken.get((name, did), (trio.current_time(), 0))
+        self._taken[name, did] = since, count + 1
+        seconds = trio.current_time() - since
+        most = LIMITS.records_burst_per_issuer + seconds * LIMITS.records_per_second_per_issuer
+        if count > most:
+            what = f"{name} has taken in {count} records of one in {seconds:.0f} s"
+            self.violated("rated", what)
 
     def _spread(self, name: str, record: Record, own_did: str) -> None:
         now = trio.current_time()
@@ -134,10 +150,10 @@ class Watch:
                 self.violated("members_only", f"{one.name} takes {min(strange)} for a member")
             for flooder, did in self.flooders.items():
                 self.checks["bounded"] += 1
-                row = one.node.graph.store.database.row(_COUNT, (did,))
-                count = 0 if row is None else row[0]
-                if count > LIMITS.records_per_issuer_max:
-                    self.violated("bounded", f"{one.name} holds {count} records of {flooder}")
+                (units,) = one.node.graph.store.database.row(_ROOM, (did,))
+                if units > LIMITS.records_per_issuer_max:
+                    what = f"{one.name} has room of {units} records for {flooder}"
+                    self.violated("bounded", what)
 
         self._endings.look([one for _, one in sorted(self._sim.nodes.items())], self._sim.now_ms())
         if self.victim:
