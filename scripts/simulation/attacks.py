@@ -84,6 +84,7 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
         if kind == "liar":
             _stall(one.node)
         elif kind == "flood":
+            scene.watch.attacked.add("rated")
             scene.watch.flooders[one.name] = one.node.identity.did
     if kind == "censor" and scene.bad:
         return censoring.arm(scene)

@@ -10,6 +10,7 @@ Safety:
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
     clock             who is off in time knows how far, and what is from the future is refused
+    attacked          the attack did something: else nothing is known of what it fails at
     no_crash          no node ends by itself
 Liveness:
     comes_up          all join, and know each other and what is offered
@@ -63,6 +64,7 @@ class Watch:
         self.flooders: dict[str, str] = {}
         self.admitted: set[str] = set()
         self.removed: dict[str, float] = {}
+        self.attacked: set[str] = set()  # what an attack counts under `checks`, if it takes hold
         self.victim = ""
         self.victim_since = 0.0
         self.propagation = Propagation()
@@ -194,6 +196,12 @@ class Watch:
         if request.took_seconds > self._patience_seconds + ANSWER_SECONDS:
             took = f"{request.took_seconds:.0f} s"
             self.violated("answered", f"request {request.number} of {request.asker} took {took}")
+
+    def look_at_attack(self) -> None:
+        """Once it is over."""
+        for name in sorted(self.attacked):
+            if not self.checks[name]:
+                self.violated("attacked", f"the attack came to nothing: {name} 0 times")
 
     # Liveness
 

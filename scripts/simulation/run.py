@@ -329,6 +329,7 @@ class _Run:
             nursery.cancel_scope.cancel()
         await faults.stop()
         watch.exempt -= far_off
+        watch.look_at_attack()
 
     def _askers(self) -> list[SimNode]:
         honest = [one for one in self._watch.honest() if one.name not in self._faults.down]
