@@ -39,6 +39,7 @@ from aigrid.protocol.record import sign
 
 FLOOD_SECONDS = 0.5
 RECORD_MS = 600_000
+LARGE = LIMITS.record_unit_bytes // 4  # words of four bytes: such a record counts as two
 
 
 def engine_of(kind: str) -> Callable[[], Engine]:
@@ -83,6 +84,7 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
         if kind == "liar":
             _stall(one.node)
         elif kind == "flood":
+            scene.watch.attacked.add("rated")
             scene.watch.flooders[one.name] = one.node.identity.did
     if kind == "censor" and scene.bad:
         return censoring.arm(scene)
@@ -130,24 +132,31 @@ def _stall(node: Node) -> None:
 
 
 async def flood(one: SimNode, rate: float, rng: random.Random) -> None:
-    """Publish so many records a second under keys of its own, until cancelled."""
+    """Publish so many records a second, until cancelled.
+
+    One half is large, each under a key of its own, to fill the room that a member may have; the
+    other is small and replaces itself, which takes no room and is to be stopped all the same.
+    """
     node, number = one.node, 0
     while True:
         await trio.sleep(FLOOD_SECONDS * rng.uniform(0.8, 1.2))
         now_ms, raws = node.now_ms(), []
-        for _ in range(max(1, round(rate * FLOOD_SECONDS))):
+        for again in range(max(1, round(rate * FLOOD_SECONDS / 2))):
             number += 1
-            did = node.identity.did
-            body = CapabilityBody(
-                id=f"{did}#spam{number}", broader=(CAPABILITY,), labels={"en": f"spam {number}"}
-            )
-            record = sign(
-                Kind.CAPABILITY,
-                body,
-                node.identity,
-                valid_from_ms=now_ms,
-                valid_until_ms=now_ms + RECORD_MS,
-            )
-            raws.append(record.raw)
+            for name, text in ((f"spam{number}", "spam" * LARGE), (f"again{again}", f"{number}")):
+                body = CapabilityBody(
+                    id=f"{node.identity.did}#{name}",
+                    broader=(CAPABILITY,),
+                    labels={"en": name},
+                    input_schema={"description": text},
+                )
+                record = sign(
+                    Kind.CAPABILITY,
+                    body,
+                    node.identity,
+                    valid_from_ms=now_ms,
+                    valid_until_ms=now_ms + RECORD_MS,
+                )
+                raws.append(record.raw)
         for batch in batches(raws):
             await node.transport.publish(RECORDS_TOPIC, encode(Records(batch)))

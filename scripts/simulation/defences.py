@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -63,9 +64,18 @@ def _stranger(_candidates: Candidates, _node: str, _capability: str = "") -> Obs
     return Observation()
 
 
-def _not_expired(record: Record, now_ms: int) -> None:
-    if record.valid_until_ms <= now_ms:
-        raise VerificationError("the record has expired", Code.EXPIRED)
+def _whatever_is(code: Code) -> tuple[Swap, ...]:
+    """A record is taken in though its time is wrong in this way."""
+    check_time = vars(graph_module)["check_time"]
+
+    def check(record: Record, now_ms: int) -> None:
+        try:
+            check_time(record, now_ms)
+        except VerificationError as error:
+            if error.code is not code:
+                raise
+
+    return ((graph_module, "check_time", check),)
 
 
 def _never(*_arguments: Any, **_more: Any) -> bool:
@@ -140,12 +150,12 @@ DEFENCES: dict[str, Defence] = {
         ((LIMITS, "unproven_max", 0),),
     ),
     "quotas": Defence(
-        "an issuer may say so much, and so much a second",
-        ((Accounts, "check_member", _nothing), (Store, "_check_rate", _nothing)),
+        "an issuer has so much room",
+        ((Accounts, "check_member", _nothing),),
     ),
-    "clock": Defence(
-        "what is from the future is refused", ((graph_module, "check_time", _not_expired),)
-    ),
+    "rates": Defence("an issuer may say so much a second", ((Store, "_check_rate", _nothing),)),
+    "clock": Defence("what is from the future is refused", partial(_whatever_is, Code.FROM_FUTURE)),
+    "expiry": Defence("what has ended is refused", partial(_whatever_is, Code.EXPIRED)),
     "freshness": Defence(
         "of a key only what is newer is taken", ((Store, "_remembered", merge_forgets),)
     ),

@@ -37,7 +37,7 @@ class Faults:
         self._restart = restart
         self._killed = killed
         self._slow: list[SimNode] = []
-        self.skewed: list[SimNode] = []
+        self._since: dict[str, float] = {}  # when those started whose clock is wrong
         self.down: set[str] = set()
         self.cut_off = 0
         self.log: list[tuple[float, str]] = []
@@ -53,8 +53,8 @@ class Faults:
         for name in holders[: options.slow]:
             self._slow_down(sim.nodes[name])
         for name in mortal[: options.skewed]:
-            sim.nodes[name].clock.skew_seconds = options.skew_seconds
-            self.skewed.append(sim.nodes[name])
+            self._skew(name, options.skew_seconds)
+            self._since[name] = trio.current_time()
             self.note(f"the clock of {name} jumps by {options.skew_seconds:+.0f} s")
         async with trio.open_nursery() as nursery:
             if options.churn:
@@ -63,6 +63,17 @@ class Faults:
                 nursery.start_soon(self._partition)
             await trio.sleep_forever()
 
+    def wrong(self, seconds: float) -> list[SimNode]:
+        """Live nodes whose clock is wrong, and that have run with it for so long."""
+        since = trio.current_time() - seconds
+        names = sorted(name for name, at in self._since.items() if at <= since)
+        return [self._sim.nodes[name] for name in names if name not in self.down]
+
+    def _skew(self, name: str, seconds: float) -> None:
+        self._sim.skews[name] = seconds
+        if name in self._sim.nodes:
+            self._sim.nodes[name].clock.skew_seconds = seconds
+
     async def stop(self) -> None:
         """Heal everything, and start whoever is down."""
         self._network.lossy = False
@@ -70,8 +81,8 @@ class Faults:
         for one in self._slow:
             self._network.slow_down(one.node.identity.peer_id, 1)
             self._pace(one, 1 / self._options.slow_factor)
-        for one in self.skewed:
-            one.clock.skew_seconds = 0.0
+        for name in self._since:
+            self._skew(name, 0.0)
         for name in sorted(self.down):
             await self._restart(name)
         self.down.clear()
@@ -105,6 +116,8 @@ class Faults:
         with trio.CancelScope(shield=True):  # half a start would be no node
             await self._restart(name)
         self.down.discard(name)
+        if name in self._since:
+            self._since[name] = trio.current_time()
         self.note(f"{name} is back")
 
     async def _partition(self) -> None:

@@ -6,8 +6,11 @@ from typing import Any
 
 from aigrid.metagraph.store import Store
 from aigrid.node.discovery.sync import RecordSync
+from aigrid.node.expiry import Expiry
 from aigrid.node.mesh.routing.router import Router
+from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import Limits
+from aigrid.protocol.record import Record
 
 Swap = tuple[Any, str, Any]
 """A module, a class or the limits, the name of an attribute, and what is there meanwhile."""
@@ -26,10 +29,27 @@ async def _failover(_router: Router, *_arguments: Any, **_more: Any) -> None:
     """Nobody goes on with an answer that broke off."""
 
 
+def _let_nothing_go(_expiry: Expiry) -> float:
+    """What has ended stays where it is; seconds until this is called again."""
+    return 1.0
+
+
+_write = Store._write  # noqa: SLF001 - what a bug would be in
+
+
+def _lose(store: Store, record: Record, now_ms: int, received_from: str | None, *rest: Any) -> None:
+    """A capability of another is written, told of, and gone."""
+    _write(store, record, now_ms, received_from, *rest)
+    if received_from is not None and record.kind is Kind.CAPABILITY:
+        store.delete([record])
+
+
 PLANTS: dict[str, Swap] = {
     "merge": (Store, "_remembered", merge_forgets),
     "reconciliation": (RecordSync, "sync", nothing_is_compared),
     "failover": (Router, "_go_on", _failover),
+    "expiry": (Expiry, "_expire", _let_nothing_go),
+    "store": (Store, "_write", _lose),
 }
 
 

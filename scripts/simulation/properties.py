@@ -3,11 +3,14 @@
 Safety:
     never_back        no node replaces a record by an older one of its key
     in_time           no node takes in what is not valid yet, or not any more, by its own clock
+    expired           what has ended is gone from stores and answers: see `ending`
     members_only      nobody is a member whom nobody admitted
     bounded           nobody's records take more room than one issuer may have
+    rated             nobody takes in more of one issuer than its rate lets through
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
     clock             who is off in time knows how far, and what is from the future is refused
+    attacked          the attack did something: else nothing is known of what it fails at
     no_crash          no node ends by itself
 Liveness:
     comes_up          all join, and know each other and what is offered
@@ -21,10 +24,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
+from scripts.simulation.ending import Endings, is_brief
 from scripts.simulation.propagation import Propagation
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
 
+from aigrid.metagraph.database import UNITS
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, RecordKey
@@ -37,7 +42,8 @@ ENDING_MS = 2000
 # Until everybody has heard that a member was removed, and what one victim says, whoever hides it.
 REMOVED_SECONDS = 5.0
 HEARD_SECONDS = 30.0
-_COUNT = "SELECT COUNT(*) FROM records WHERE issuer = ?"
+_STORED = "SELECT content_id FROM records"
+_ROOM = f"SELECT COALESCE(SUM({UNITS}), 0) FROM records WHERE issuer = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class Watch:
         self.flooders: dict[str, str] = {}
         self.admitted: set[str] = set()
         self.removed: dict[str, float] = {}
+        self.attacked: set[str] = set()  # what an attack counts under `checks`, if it takes hold
         self.victim = ""
         self.victim_since = 0.0
         self.propagation = Propagation()
@@ -69,6 +76,8 @@ class Watch:
         self._held: dict[str, dict[RecordKey, tuple[int, str]]] = {}
         self._said_at: dict[str, float] = {}
         self._receipts: set[str] = set()
+        self._taken: dict[tuple[str, str], tuple[float, int]] = {}  # since when, how many
+        self._endings = Endings(self.checks, self.violated)
         sim.learned.append(self.learned)
 
     def violated(self, name: str, what: str) -> None:
@@ -80,10 +89,6 @@ class Watch:
         """Every node starts with these."""
         self._before = {record.key: record.rank for record in records}
         self._said_at = {record.content_id: trio.current_time() for record in records}
-
-    def _holds(self, name: str, key: RecordKey) -> tuple[int, str] | None:
-        held = self._held.get(name, {}).get(key)
-        return self._before.get(key) if held is None else held
 
     def honest(self) -> list[SimNode]:
         """Live nodes that are not exempt, in order of their names."""
@@ -97,7 +102,7 @@ class Watch:
             return  # it is being killed
         node = self._sim.nodes[name].node
         held, rank = self._held.setdefault(name, {}), (record.valid_from_ms, record.content_id)
-        before = self._holds(name, record.key)
+        before = held.get(record.key, self._before.get(record.key))
         self.checks["never_back"] += 1
         if before is not None and rank < before:
             self.violated("never_back", f"{name} replaced a newer {record.kind.value} by an older")
@@ -107,15 +112,30 @@ class Watch:
         own = record.issuer in {node.identity.did, node.grid.did} and name not in self.exempt
         if (early_ms > 0 and not own) or record.valid_until_ms <= now_ms:
             self.violated("in_time", f"{name} took in a {record.kind.value} that is not valid")
+        if record.issuer in self.flooders.values() and not own:
+            self._look_at_rate(name, record.issuer)
         if record.kind is Kind.MEMBERSHIP and record.subject in self.removed and not own:
             self._look_for_removed(name, record.subject)
         self._spread(name, record, node.identity.did)
+
+    def _look_at_rate(self, name: str, did: str) -> None:
+        """A node has taken in one more record of a flood."""
+        self.checks["rated"] += 1
+        since, count = self._taken.get((name, did), (trio.current_time(), 0))
+        self._taken[name, did] = since, count + 1
+        seconds = trio.current_time() - since
+        most = LIMITS.records_burst_per_issuer + seconds * LIMITS.records_per_second_per_issuer
+        if count > most:
+            what = f"{name} has taken in {count} records of one in {seconds:.0f} s"
+            self.violated("rated", what)
 
     def _spread(self, name: str, record: Record, own_did: str) -> None:
         now = trio.current_time()
         if record.content_id not in self._said_at:
             self._said_at[record.content_id] = now
-            if self.measured and record.issuer == own_did and name not in self.exempt:
+            self._endings.said(record)
+            counts = self.measured and not is_brief(record)  # which may end before it is there
+            if counts and record.issuer == own_did and name not in self.exempt:
                 others = {one.name for one in self.honest() if one.name != name}
                 self.propagation.issue(record.content_id, now, others)
         self.propagation.learn(record.content_id, name, now)
@@ -132,11 +152,12 @@ class Watch:
                 self.violated("members_only", f"{one.name} takes {min(strange)} for a member")
             for flooder, did in self.flooders.items():
                 self.checks["bounded"] += 1
-                row = one.node.graph.store.database.row(_COUNT, (did,))
-                count = 0 if row is None else row[0]
-                if count > LIMITS.records_per_issuer_max:
-                    self.violated("bounded", f"{one.name} holds {count} records of {flooder}")
+                (units,) = one.node.graph.store.database.row(_ROOM, (did,))
+                if units > LIMITS.records_per_issuer_max:
+                    what = f"{one.name} has room of {units} records for {flooder}"
+                    self.violated("bounded", what)
 
+        self._endings.look([one for _, one in sorted(self._sim.nodes.items())], self._sim.now_ms())
         if self.victim:
             self._look_for_victim()
 
@@ -160,8 +181,7 @@ class Watch:
                 continue  # before anybody kept quiet
             self.checks["heard"] += 1
             for one in self.honest():
-                held = self._held.get(one.name, {}).get(record.key)
-                if held is None or held < (record.valid_from_ms, record.content_id):
+                if not one.node.graph.store.has(record.content_id):
                     what = f"{one.name} lacks {record.kind.value} of {victim.name}"
                     self.violated("heard", f"after {HEARD_SECONDS:.0f} s {what}")
 
@@ -177,6 +197,12 @@ class Watch:
             took = f"{request.took_seconds:.0f} s"
             self.violated("answered", f"request {request.number} of {request.asker} took {took}")
 
+    def look_at_attack(self) -> None:
+        """Once it is over."""
+        for name in sorted(self.attacked):
+            if not self.checks[name]:
+                self.violated("attacked", f"the attack came to nothing: {name} 0 times")
+
     # Liveness
 
     def lags(self) -> Iterator[str]:
@@ -188,24 +214,51 @@ class Watch:
                 yield f"{one.name} does not know {missing} members"
             if not one.node.peers.alive_members():
                 yield f"{one.name} is alone"
-        for speaker in honest:
-            for record in self._settled(speaker):
-                for one in honest:
-                    held = self._holds(one.name, record.key)
-                    if held is None or held[1] != record.content_id:
-                        yield f"{one.name} lacks {record.kind.value} of {speaker.name}"
+        said = {
+            record.content_id: f"{record.kind.value} of {speaker.name}"
+            for speaker in honest
+            for record in self._settled(speaker)
+        }
+        for one in honest:  # of its store itself: what was taken in may be gone again
+            for content_id in sorted(said.keys() - _stored(one)):
+                yield f"{one.name} lacks {said[content_id]}"
 
     def _settled(self, speaker: SimNode, seconds: float = GRACE_SECONDS) -> Iterator[Record]:
         """What a node, and the authority through it, says now and has said for so long."""
-        node, now = speaker.node, trio.current_time()
+        now = trio.current_time()
+        for record in self._own(speaker):
+            since = max(
+                self._said_at.get(record.content_id, 0.0), now + self._early_seconds(record)
+            )
+            if record.kind is not Kind.RECEIPT and now - since >= seconds:
+                yield record
+
+    @staticmethod
+    def _own(speaker: SimNode) -> Iterator[Record]:
+        """What it, and the authority through it, says and does not end at once."""
+        node = speaker.node
         issuers = [node.identity.did]
         if node.grid.authority is not None:
             issuers.append(node.grid.authority.did)
         for issuer in issuers:
-            for record in node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer):
-                said = self._said_at.get(record.content_id, 0.0)
-                if record.kind is not Kind.RECEIPT and now - said >= seconds:
-                    yield record
+            yield from node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer)
+
+    def _early_seconds(self, record: Record) -> float:
+        """Until others may take it in, as it is from the future."""
+        early_ms = record.valid_from_ms - self._sim.now_ms()
+        return early_ms / 1000 - LIMITS.clock_skew_seconds
+
+    def early_seconds(self) -> float:
+        """Until others may take in all that has been said; 0 where nothing is from the future."""
+        said = (record for one in self.honest() for record in self._own(one))
+        return max(0.0, *(self._early_seconds(record) for record in said), 0.0)
+
+    async def look_on(self, seconds: float) -> None:
+        """Let time pass, and look meanwhile."""
+        deadline = trio.current_time() + seconds
+        while trio.current_time() < deadline:
+            self.check()
+            await trio.sleep(min(1.0, deadline - trio.current_time()))
 
     async def until_well(self, seconds: float, progress: Callable[[float], None]) -> float | None:
         """Wait until nothing lags; how long it took, None where it did not come to that."""
@@ -219,3 +272,8 @@ class Watch:
         for what in list(self.lags())[:5]:
             self.violated("converged", f"after {seconds:.0f} s without faults {what}")
         return None
+
+
+def _stored(one: SimNode) -> set[str]:
+    """The content ids in its store: one query, where a look for each record would cost far more."""
+    return {row[0] for row in one.node.graph.store.database.rows(_STORED)}

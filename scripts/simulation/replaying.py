@@ -1,7 +1,7 @@
 """Members that send again what was true once: records, signed requests, receipts.
 
-Meanwhile honest nodes withdraw some of what they said, and the authority removes one of the
-attackers: so there is always something that a replay could bring back.
+Meanwhile honest nodes withdraw some of what they said, the authority removes one of the attackers,
+and its delegate, who can only revoke, another: so there is always something to bring back.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,6 +15,7 @@ from scripts.simulation.scene import Scene
 from scripts.simulation.world import SimNode
 
 from aigrid.metagraph.preferences import Preferences
+from aigrid.node.app import Node
 from aigrid.node.discovery.batches import batches
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import AigridError
@@ -153,10 +154,25 @@ async def _go_on(scene: Scene, replayers: list[Replayer]) -> None:
         for replayer in replayers:
             nursery.start_soon(replayer.go_on)
         nursery.start_soon(_withdraw, scene)
-        await trio.sleep(scene.options.duration_seconds / 4)
-        gone = scene.attackers()[0].node.identity.did
-        scene.sim.nodes[scene.founder].node.grid.remove(gone)
-        scene.watch.removed[gone] = trio.current_time()
+        await _remove(scene)
+
+
+async def _remove(scene: Scene) -> None:
+    """The authority removes one attacker; a delegate, who can only revoke, the last of several."""
+    founder, by = (scene.sim.nodes[name].node for name in (scene.founder, scene.holders[0]))
+    founder.statuses.delegate(founder.grid.did, [by.identity.did], 1)
+    first, last = scene.attackers()[0], scene.attackers()[-1]
+    await trio.sleep(scene.options.duration_seconds / 4)
+    _removed(scene, founder, first)
+    await trio.sleep(scene.options.duration_seconds / 2)
+    if last is not first:
+        _removed(scene, by, last)
+
+
+def _removed(scene: Scene, by: Node, one: SimNode) -> None:
+    did = one.node.identity.did
+    by.grid.remove(did)
+    scene.watch.removed[did] = trio.current_time()
 
 
 async def _withdraw(scene: Scene) -> None:

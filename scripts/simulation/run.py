@@ -14,7 +14,7 @@ from scripts.simulation.attacks import arm, engine_of, identities
 from scripts.simulation.conditions import Conditions
 from scripts.simulation.defences import without
 from scripts.simulation.doubles import crashing
-from scripts.simulation.faults import SKEW_BELIEVED_SECONDS, Faults
+from scripts.simulation.faults import Faults
 from scripts.simulation.judging import judge
 from scripts.simulation.networks import net_of
 from scripts.simulation.options import Options
@@ -23,13 +23,14 @@ from scripts.simulation.properties import Violation, Watch
 from scripts.simulation.ready import put, stored
 from scripts.simulation.scene import Scene
 from scripts.simulation.spread import spread
-from scripts.simulation.workload import CAPABILITY, Request, Workload, publish
+from scripts.simulation.workload import CAPABILITY, Request, Workload, publish, say_afresh
 from scripts.simulation.world import SimNode, Simulation, eventually
+from scripts.simulation.wrong_clocks import WrongClocks, is_far
 
 from aigrid.engines.base import Engine
 from aigrid.node.settings.placement import PlacementConfig
 from aigrid.node.settings.trust import TrustConfig
-from aigrid.protocol.errors import AigridError, Code
+from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
 
 FOUNDER = "n0000"
@@ -310,33 +311,25 @@ class _Run:
         )
         self._outcome.requests = self._workload.requests
         self._outcome.faults = faults.log
-        if abs(options.skew_seconds) > SKEW_BELIEVED_SECONDS:
-            watch.exempt.update(self._mortal[: options.skewed])
+        clocks = WrongClocks(options, sim, watch, faults)
+        far_off = set(self._mortal[: options.skewed]) if is_far(options) else set()
+        watch.exempt |= far_off
         watch.measured = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(faults.run, self._mortal, self._holders)
             nursery.start_soon(self._look, trio.current_time())
             nursery.start_soon(self._attack)
+            nursery.start_soon(clocks.speak)
             rng = random.Random(f"{options.seed}/publish")
             nursery.start_soon(
                 publish, rng, self._speakers, options.publish, options.duration_seconds
             )
             await self._workload.run(options.rate, options.duration_seconds)
-            self._look_at_clocks(faults.skewed)
+            self._outcome.clocks_reported = clocks.look()
             nursery.cancel_scope.cancel()
         await faults.stop()
-
-    def _look_at_clocks(self, skewed: list[SimNode]) -> None:
-        """They know of it; and beyond what is tolerated, what is from the future was refused."""
-        for one in skewed:
-            ahead_ms = self._outcome.clocks_reported[one.name] = one.node.peers.clock_ahead_ms()
-            if abs(ahead_ms - 1000 * self._options.skew_seconds) > 2000:
-                self._watch.violated("clock", f"{one.name} takes itself to be {ahead_ms} ms ahead")
-        late = self._options.skew_seconds < 0
-        far = abs(self._options.skew_seconds) > SKEW_BELIEVED_SECONDS
-        for one in (skewed if late else self._watch.honest()) if skewed and far else []:
-            if not one.node.graph.refused[Code.FROM_FUTURE]:
-                self._watch.violated("clock", f"{one.name} refused nothing from the future")
+        watch.exempt -= far_off
+        watch.look_at_attack()
 
     def _askers(self) -> list[SimNode]:
         honest = [one for one in self._watch.honest() if one.name not in self._faults.down]
@@ -362,8 +355,13 @@ class _Run:
         self._outcome.well_seconds = await watch.until_well(
             options.settle_seconds, lambda share: self._progress("settling", share)
         )
+        rng = random.Random(f"{options.seed}/afresh")
+        say_afresh(rng, watch.honest(), self._sim.skews)
         await self._workload.run(max(options.rate, 1.0), AFTER_SECONDS, after=True)
         watch.check()
+        if self._outcome.well_seconds is not None:
+            await watch.look_on(watch.early_seconds())
+            await watch.until_well(options.settle_seconds, lambda _share: None)
         judge(options, watch, self._workload.requests, self._faults.cut_off)
 
 

@@ -75,6 +75,7 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
                 _graft_everybody(one.node)
             return partial(_fall_silent, scene)
         case _:
+            scene.watch.attacked.add("resent")
             return partial(_resend, scene, [Frames(one) for one in scene.attackers()])
 
 
@@ -82,6 +83,7 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
 
 
 async def _eclipse(scene: Scene) -> Callable[[], Awaitable[None]]:
+    scene.watch.attacked.add("eclipsed")
     for one in scene.attackers():
         _lie(one, scene)
     seekers = [f"s{number:04d}" for number in range(SEEKERS)]

@@ -1,7 +1,7 @@
 """What nodes do at random times: ask, whatever becomes of it, and issue records."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,12 +13,16 @@ from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import AigridError, VerificationError
 from aigrid.protocol.inference import ChatMessage, TextChunk, TextRequest
 from aigrid.protocol.kinds import CapabilityBody, Kind
+from aigrid.protocol.record import Record
 
 CAPABILITY = "text-generation"
 RECORD_MS = 600_000
 # Beyond patience: loading, a silent node, the answer itself. Who has waited longer gives up.
 ANSWER_SECONDS = 60.0
 NAMES = 4
+AFRESH = 4
+# Every so manieth record is one that soon ends, under a key of its own that begins so.
+BRIEF_EVERY, BRIEF, BRIEF_SECONDS = 3, "moment-", (3.0, 20.0)
 
 
 @dataclass(slots=True)
@@ -128,22 +132,48 @@ class Workload:
 async def publish(
     rng: random.Random, speakers: Callable[[], list[SimNode]], rate: float, seconds: float
 ) -> None:
-    """For so long, issue capabilities anew; a node has but a few, so that most replace others."""
+    """For so long, issue capabilities anew; a node has but a few, so that most replace others.
+
+    Every third is a new one that soon ends.
+    """
     deadline, number = trio.current_time() + seconds, 0
     while rate:
         await trio.sleep(rng.expovariate(rate))
         if trio.current_time() >= deadline:
             return
         found, number = speakers(), number + 1
-        if found:
-            node = rng.choice(found).node
-            body = CapabilityBody(
-                id=f"{node.identity.did}#skill-{rng.randrange(NAMES)}",
-                broader=(CAPABILITY,),
-                labels={"en": f"skill of {number}"},
-            )
-            now_ms = node.now_ms()
-            with suppress(VerificationError):  # its clock was set back, and it knows better
-                node.graph.issue(
-                    Kind.CAPABILITY, body, node.identity, now_ms=now_ms, ttl_ms=RECORD_MS
-                )
+        if not found:
+            continue
+        one = rng.choice(found)
+        if number % BRIEF_EVERY:
+            say(one, f"skill-{rng.randrange(NAMES)}", RECORD_MS)
+        else:
+            say(one, f"{BRIEF}{number}", round(1000 * _brief_seconds(rng, one)))
+
+
+def _brief_seconds(rng: random.Random, one: SimNode) -> float:
+    """Of somebody who lives in the past, some last until now and a little longer."""
+    behind = max(0.0, -one.clock.skew_seconds)
+    return rng.uniform(*BRIEF_SECONDS) + rng.choice((0.0, behind))
+
+
+def say(one: SimNode, name: str, ttl_ms: int) -> Record | None:
+    """Issue a capability; None where the node's clock was set back, and it knows better."""
+    node = one.node
+    iri = f"{node.identity.did}#{name}"
+    body = CapabilityBody(
+        id=iri, broader=(CAPABILITY,), labels={"en": f"{name} at {node.now_ms()}"}
+    )
+    with suppress(VerificationError):
+        return node.graph.issue(
+            Kind.CAPABILITY, body, node.identity, now_ms=node.now_ms(), ttl_ms=ttl_ms
+        )
+    return None
+
+
+def say_afresh(rng: random.Random, nodes: list[SimNode], surely: Container[str]) -> None:
+    """A few of them, and those with these names, say something that all have to hear."""
+    few = {one.name for one in rng.sample(nodes, min(AFRESH, len(nodes)))}
+    for one in nodes:
+        if one.name in few or one.name in surely:
+            say(one, f"afresh-{one.name}", RECORD_MS)

@@ -91,7 +91,8 @@ class Simulation:
     """Starts, kills and restarts nodes; `transport` of an identity and an address, else the model.
 
     What happened is hashed in order, and `trace` has the end of it; `learned` hear which node has
-    taken in which record, those that it issued itself included.
+    taken in which record, those that it issued itself included. `skews` are how many seconds clocks
+    of machines are ahead, by the names of their nodes: starting one again does not set its clock.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Simulation:
         self._transport = transport or self._memory_transport
         self.nodes: dict[str, SimNode] = {}
         self.identities: dict[str, Identity] = {}  # of those that chose theirs
+        self.skews: dict[str, float] = {}
         self.trace: deque[str] = deque(maxlen=TRACE_KEPT_MAX)
         self.learned: list[Callable[[str, Record], None]] = []
         self._digest = hashlib.sha256()
@@ -173,7 +175,7 @@ class Simulation:
         home = self.directory / name
         home.mkdir(exist_ok=True)
         spawner = InlineSpawner() if engines is None else InlineSpawner(engines)
-        clock = SimClock(self.now_ms, skew_seconds)
+        clock = SimClock(self.now_ms, self.skews.get(name, skew_seconds))
         world = World(
             transport=transport,
             spawner=spawner,

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scripts.simulation import censoring
@@ -10,7 +12,9 @@ from scripts.simulation.options import KINDS, Options, options_of, replay_line
 from scripts.simulation.run import simulate
 from tests.simulation import test_wire_attacks
 
+import aigrid.metagraph.graph as graph_module
 from aigrid.metagraph.store import Store
+from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
@@ -25,7 +29,7 @@ ATTACKS = {
     "cheats": small("cheats", duration_seconds=40.0, rate=4.0, wrong_max=1.0, holders=4),
     "liars": small("liars", byzantine=0.4, holders=2, patience_seconds=10.0),
     "sybils": small("sybils"),
-    "flood": small("flood"),
+    "flood": small("flood", flood_rate=150.0),
     "clock_ahead_288": small("clock_ahead_288"),
     "replay": small("replay", seed=4, holders=1, byzantine=0.3, askers=2),
     "censors": small("censors", duration_seconds=36.0, settle_seconds=12.0, rate=0.5),
@@ -39,9 +43,12 @@ SWITCHES = (
     ("liars", "beginning", "answered"),
     ("sybils", "experience,unproven", "served"),
     ("flood", "quotas", "bounded"),
+    ("flood", "rates", "rated"),
     ("clock_ahead_288", "clock", "in_time"),
     ("replay", "freshness", "never_back"),
     ("replay", "freshness,revocations", "members_only"),
+    ("replay", "revocations", "members_only"),
+    ("replay", "expiry", "in_time"),
     ("replay", "nonces", "once"),
     ("replay", "binding", "once"),
     ("replay", "receipts", "once"),
@@ -82,6 +89,11 @@ def test_without_repair_it_is_the_censors_who_keep_a_victim_quiet(
     assert "heard" not in {one.name for one in outcome.violations}
 
 
+def test_a_victim_is_not_heard_where_its_records_do_not_stay(tmp_path: Path) -> None:
+    outcome = simulate(replace(ATTACKS["censors"], plant="store"), tmp_path)
+    assert "heard" in {one.name for one in outcome.violations}
+
+
 def test_every_defence_and_every_attack_has_such_a_test_and_a_line_in_the_table() -> None:
     every = (*SWITCHES, *test_wire_attacks.SWITCHES)
     names = {name for _, defence, _ in every for name in defence.split(",")}
@@ -101,6 +113,17 @@ def test_a_defence_is_back_afterwards() -> None:
         assert LIMITS.fetch_silence_seconds > 1000 * silence
     assert vars(Store)["_remembered"] is right
     assert silence == LIMITS.fetch_silence_seconds
+
+
+def test_two_that_check_time_are_missing_at_once() -> None:
+    module: Any = graph_module
+    right, wrong = module.check_time, SimpleNamespace(valid_from_ms=1 << 60, valid_until_ms=0)
+    with without("clock,expiry"):
+        for _ in range(2):
+            module.check_time(wrong, 1)
+    with without("expiry"), pytest.raises(VerificationError):
+        module.check_time(wrong, 1)
+    assert module.check_time is right
 
 
 def test_what_is_no_defence_is_refused() -> None:

@@ -17,6 +17,7 @@ import trio
 from scripts.simulate import options_given, parser
 from scripts.simulation import repeating
 from scripts.simulation.conditions import Conditions
+from scripts.simulation.faults import Faults
 from scripts.simulation.many_seeds import Ran, run_many, told_by
 from scripts.simulation.options import Options, options_of, replay_line, scenarios
 from scripts.simulation.page import page
@@ -24,13 +25,18 @@ from scripts.simulation.propagation import Delays, Propagation
 from scripts.simulation.report import report
 from scripts.simulation.run import simulate
 from scripts.simulation.spread import spread
+from scripts.simulation.wrong_clocks import WrongClocks
 from tests.patience import PATIENCE_SECONDS
 from trio.testing import MockClock
+
+import aigrid.metagraph.index as index_module
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Options(
     nodes=5, seed=3, duration_seconds=16.0, settle_seconds=45.0, models=1, holders=2, words=3
 )
+IN_SMALL = {"nodes": 8, "duration_seconds": 16.0, "seed": 5}
+CHECKED = ("never_back", "members_only", "answered", "expired")
 CUT = replace(SMALL, partition=0.4, success_min=0.0, holders=3)
 
 
@@ -150,6 +156,8 @@ def test_a_planted_bug_is_caught_and_its_line_replays_it() -> None:
     [
         (replace(SMALL, plant="merge", churn=12.0, loss="0.3"), "never_back"),
         (replace(SMALL, plant="failover", crashes=0.3, holders=3), "served"),
+        (replace(SMALL, plant="expiry"), "expired"),
+        (replace(SMALL, plant="store", duration_seconds=8.0, settle_seconds=10.0), "converged"),
     ],
 )
 def test_other_bugs_are_caught_and_gone_without_the_plant(
@@ -162,20 +170,83 @@ def test_other_bugs_are_caught_and_gone_without_the_plant(
         assert {one.name for one in outcome.violations} == expected
 
 
+def test_an_index_that_answers_with_what_has_ended_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "_live_record", lambda entry, _: entry and entry.record)
+    monkeypatch.setattr(index_module.Index, "remove", lambda *_: None)
+    outcome = simulate(SMALL, tmp_path)
+    assert any("answers with" in one.what for one in outcome.violations)
+
+
+@pytest.mark.parametrize("name", ["clock_ahead_288", "clock_behind_288"])
+def test_whose_clock_was_wrong_has_to_be_well_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stop = Faults.stop
+
+    async def and_refuse(faults: Faults) -> None:
+        for one in faults.wrong(0.0):
+            vars(one.node.graph)["ingest_batch"] = lambda *_, **_more: ([], [])
+        await stop(faults)
+
+    monkeypatch.setattr(Faults, "stop", and_refuse)
+    outcome = simulate(replace(options_of(name, IN_SMALL), settle_seconds=10.0), tmp_path)
+    assert {one.name for one in outcome.violations} == {"converged"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "broken"),
+    [
+        ("clock_ahead_288", {"without": "expiry"}, "in_time"),
+        ("clock_behind_288", {"plant": "expiry"}, "clock"),
+    ],
+)
+def test_what_soon_ends_has_to_end_early_where_clocks_differ(
+    tmp_path: Path, name: str, said: dict[str, str], broken: str
+) -> None:
+    outcome = simulate(options_of(name, {**IN_SMALL, **said}), tmp_path)
+    assert broken in {one.name for one in outcome.violations}
+
+
+def test_a_wrong_clock_stays_wrong_when_its_node_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool, float]] = []
+
+    def look(clocks: WrongClocks) -> dict[str, int]:
+        told = looks(clocks)
+        sim = vars(clocks)["_sim"]
+        nodes = [sim.nodes[name] for name in told]
+        seen.extend((one.name, one.scope.cancel_called, one.clock.skew_seconds) for one in nodes)
+        return told
+
+    looks = WrongClocks.look
+    monkeypatch.setattr(WrongClocks, "look", look)
+    ticking = replace(SMALL, duration_seconds=40.0, churn=12.0, skewed=4, skew_seconds=60.0)
+    outcome = simulate(replace(ticking, success_min=0.0), tmp_path)
+    assert outcome.violations == []
+    back = {what.split()[0] for _, what in outcome.faults if what.endswith("is back")}
+    assert back & {name for name, _, _ in seen}
+    assert {(dead, skew) for _, dead, skew in seen} == {(False, 60.0)}
+
+
 @pytest.mark.parametrize(
     "name",
     ["churn", "clock_behind_288", "join_storm", "mixed"],  # attacks: see test_attacks.py
 )
 def test_scenarios_hold_in_small(tmp_path: Path, name: str) -> None:
-    small = options_of(name, {"nodes": 8, "duration_seconds": 16.0, "seed": 5})
+    small = options_of(name, IN_SMALL)
     outcome = simulate(small, tmp_path)
     assert outcome.violations == [], replay_line(small)
     assert outcome.watch is not None
-    assert all(outcome.watch.checks[kind] for kind in ("never_back", "members_only", "answered"))
+    assert all(outcome.watch.checks[kind] for kind in CHECKED)
+    if name == "clock_behind_288":  # each of three and of five nodes, and of both sides' records
+        assert outcome.watch.checks["clock"] > 3 * 5 * 3
 
 
 def test_without_the_bug_nothing_is_found_and_the_report_tells_of_it(tmp_path: Path) -> None:
-    outcome = simulate(CUT, tmp_path)
+    outcome = simulate(replace(CUT, publish=3.0), tmp_path)  # some are replaced meanwhile
     assert outcome.violations == []
     assert outcome.well_seconds is not None
     found = report(outcome, "none")
