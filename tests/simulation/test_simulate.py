@@ -223,7 +223,8 @@ def test_a_wrong_clock_stays_wrong_when_its_node_starts_again(
 
     looks = WrongClocks.look
     monkeypatch.setattr(WrongClocks, "look", look)
-    ticking = replace(SMALL, duration_seconds=40.0, churn=12.0, skewed=4, skew_seconds=60.0)
+    ticking = replace(SMALL, nodes=6, duration_seconds=40.0, churn=12.0)
+    ticking = replace(ticking, skewed=4, skew_seconds=60.0)
     outcome = simulate(replace(ticking, success_min=0.0), tmp_path)
     assert outcome.violations == []
     back = {what.split()[0] for _, what in outcome.faults if what.endswith("is back")}

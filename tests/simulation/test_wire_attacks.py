@@ -14,7 +14,10 @@ ATTACKS = {
     "eclipse": options_of(
         "eclipse", {"nodes": 8, "byzantine": 0.5, "duration_seconds": 30.0, "seed": 2}
     ),
-    "covert_flash": options_of("covert_flash", {"duration_seconds": 14.0, "settle_seconds": 15.0}),
+    # Of seed 1 the meshes are such that records reach everybody without any defence.
+    "covert_flash": options_of(
+        "covert_flash", {"duration_seconds": 14.0, "settle_seconds": 15.0, "seed": 3}
+    ),
     "resend": options_of("resend", {"nodes": 5, "duration_seconds": 10.0}),
     # Each half has as many nodes as each node wants connections: none is missing anybody.
     "partition": options_of(
