@@ -12,7 +12,8 @@ Options of the task mapping:
         reserve the addresses for as many.
     spin: whether waiting threads burn their core; by default where a core is left to others.
     exact_inputs: compute quantised matrices with float32 inputs instead of 8-bit blocks; slower,
-        and very much so for Q5, Q6 and Q8 types, whose matrices are then widened at each step.
+        and very much so for Q5, Q6 and Q8 types, whose matrices are then widened at each step. By
+        default on processors that would get sums of bytes wrong (x86 without VNNI).
     reuse_prefix: keep the last conversations' keys and values for the next (default). A caller can
         tell from the time to the first token whether one of them began with the same words.
 """
@@ -40,6 +41,7 @@ from aigrid.engines.batched_sequence import BatchedSequence
 from aigrid.engines.batching import Batch
 from aigrid.engines.counting import Tally
 from aigrid.engines.devices import devices, resident_bytes
+from aigrid.engines.devices.host import sums_of_bytes_saturate
 from aigrid.engines.graph_cache import content_key, discard, graph_directory
 from aigrid.engines.llama import (
     EMBEDDING,
@@ -147,7 +149,7 @@ class OnnxTextEngine:
         from aigrid.engines.gguf_tokenizer import GgufTokenizer
 
         estimate, opened = self.estimate(source), self._open(source)
-        accuracy = 1 if flag(source, "exact_inputs", default=False) else 4
+        accuracy = 1 if flag(source, "exact_inputs", default=sums_of_bytes_saturate()) else 4
         # Hashing lets go of the interpreter lock, so it costs nothing beside the tokenizer.
         with ThreadPoolExecutor(1) as pool:
             key = pool.submit(content_key, opened.buffer, accuracy)

@@ -32,6 +32,18 @@ def cpu_name() -> str:
     return (name.strip() or platform.machine() or "cpu")[:96]
 
 
+def sums_of_bytes_saturate() -> bool:
+    """Whether sums of products of bytes are cut to 16 bits: on x86 without VNNI they are.
+
+    ONNX Runtime multiplies 8-bit weights with 8-bit inputs there by VPMADDUBSW, two at a time.
+    """
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        return False
+    match = re.search(r"^flags\s*:(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    flags = match.group(1).split() if match else []
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
 def memory() -> tuple[int, int]:
     """Total and available bytes; a container's own bound counts where it is lower."""
     if sys.platform == "linux":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigrid.engines.base import Device
-from aigrid.engines.devices import accelerators, amd, apple, choose, hardware, nvidia
+from aigrid.engines.devices import accelerators, amd, apple, choose, hardware, host, nvidia
 from aigrid.engines.devices.cards import Card, as_devices, visible
 
 ROOT = Path(__file__).parents[2]
@@ -251,3 +252,22 @@ def test_a_model_goes_where_most_is_free_among_what_can_ever_hold_it(
 ) -> None:
     chosen = choose(usable, lambda _: 40, room)
     assert (chosen.place if chosen else None) == place
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "saturate"),
+    [
+        ("x86_64", "fma avx avx2", True),
+        ("x86_64", "avx2 avx512f avx512bw", True),
+        ("x86_64", "avx2 avx512f avx512_vnni", False),
+        ("AMD64", "avx2 avx_vnni", False),
+        ("x86_64", "", True),
+        ("aarch64", "", False),
+    ],
+)
+def test_processors_that_sum_bytes_in_16_bits_are_known(
+    monkeypatch: pytest.MonkeyPatch, machine: str, flags: str, saturate: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(host, "_read", lambda _path: f"model name\t: one\nflags\t\t: {flags}\n")
+    assert host.sums_of_bytes_saturate() is saturate
