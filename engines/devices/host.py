@@ -35,7 +35,8 @@ def cpu_name() -> str:
 def sums_of_bytes_saturate() -> bool:
     """Whether sums of products of bytes are cut to 16 bits: on x86 without VNNI they are.
 
-    ONNX Runtime multiplies 8-bit weights with 8-bit inputs there by VPMADDUBSW, two at a time.
+    Their VPMADDUBSW adds two products so; ONNX Runtime's answers with 8-bit weights and inputs are
+    wrong on such a processor, and right with float inputs. That the one is why is inferred.
     """
     if platform.machine() not in {"x86_64", "AMD64"}:
         return False

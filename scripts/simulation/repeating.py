@@ -5,12 +5,9 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
-from scripts.simulation.many_seeds import Ran, told_by
+from scripts.simulation.many_seeds import ROOT, Ran, told_by
 from scripts.simulation.options import Options, replay_line
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_once(options: Options, hash_seed: int) -> Ran:
