@@ -1,6 +1,6 @@
 """The exceptions that carry a code of the closed list in `codes`."""
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from aigrid.protocol.codes import (
     CODES,
@@ -14,6 +14,7 @@ from aigrid.protocol.codes import (
 )
 
 __all__ = [
+    "BREACHES",
     "CODES",
     "EXIT_DENIED",
     "EXIT_FAILED",
@@ -32,6 +33,10 @@ __all__ = [
     "UsageError",
     "VerificationError",
 ]
+
+
+# What a peer said that no honest one says.
+BREACHES: Final = frozenset({Code.PROTOCOL_VIOLATION, Code.FRAME_TOO_LARGE})
 
 
 class AigridError(Exception):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from aigrid.node.cli.log_sparing import Sparing
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
 
@@ -42,6 +43,7 @@ def configure(data_dir: Path, environment: Mapping[str, str]) -> None:
         # First of all: what nobody is going to see costs next to nothing.
         processors=[
             structlog.stdlib.filter_by_level,
+            Sparing(),
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],

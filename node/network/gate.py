@@ -14,7 +14,7 @@ import trio
 from aigrid.node.network import negotiation
 from aigrid.node.network.admitted import Admitted
 from aigrid.node.network.muxer import Muxer
-from aigrid.protocol.errors import AigridError
+from aigrid.protocol.errors import BREACHES, AigridError
 from aigrid.protocol.limits import LIMITS
 
 _MEMBER_STREAMS_MAX = LIMITS.streams_per_peer_max + LIMITS.library_streams_max
@@ -178,6 +178,8 @@ class Gate:
         if stream.muxed_stream.conn.dead is not None:
             return
         self.counts["streams_failed"] += 1
-        code = error.code.value if isinstance(error, AigridError) else type(error).__name__
+        code = error.code if isinstance(error, AigridError) else type(error).__name__
+        if stream.get_protocol() is None or code in BREACHES:
+            stream.muxed_stream.conn.provoked(LIMITS.mux_useless_stream_counts)
         log = _log.info if self.is_member(peer_id) else _log.debug  # strangers fill no log
-        log("stream failed", peer=peer_id, protocol=stream.get_protocol(), error=code)
+        log("stream_failed", peer=peer_id, protocol=stream.get_protocol(), error=code)

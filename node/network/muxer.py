@@ -138,6 +138,11 @@ class Muxer:
         except trio.EndOfChannel:
             raise MuxedConnUnavailable(self.dead or "closed") from None
 
+    def provoked(self, count: int) -> None:
+        """A stream of the peer's was of no use: it costs as much patience as so many pings."""
+        self.session.provoked(trio.current_time(), count)
+        self.flush()
+
     def forget(self, stream: MuxedStream) -> None:
         if self.streams.get(stream.stream_id) is stream:  # or the peer has opened it again
             del self.streams[stream.stream_id]

@@ -8,7 +8,7 @@ import trio
 
 from aigrid.node.network.stream_tasks import COALESCE_BYTES, StreamTasks, lost
 from aigrid.node.network.transport import Stream
-from aigrid.protocol.errors import AigridError, LocalError
+from aigrid.protocol.errors import BREACHES, AigridError, LocalError
 from aigrid.protocol.exchange import Cancelled, Event, RequestReceived
 from aigrid.protocol.exchange_server import RequestBudget, ServerExchange, ServerState
 from aigrid.protocol.limits import Limits
@@ -35,10 +35,13 @@ class ServerStream(StreamTasks):
         self._sendable = trio.lowlevel.ParkingLot()
 
     async def run(self) -> None:
+        """Serve until it ends. Raises the RemoteError with which the peer broke the protocol."""
         try:
             await super().run()
         finally:
             self._server.close()
+        if self.failure is not None and self.failure.code in BREACHES:
+            raise self.failure  # whoever serves the connection counts it
 
     def _start(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._answer_all)

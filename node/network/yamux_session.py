@@ -1,8 +1,9 @@
 """A Yamux connection without its I/O: bytes in, events out, and frames to send.
 
 Pure: no socket, no clock, no task. What arrives is fed to `receive`, which never raises: a peer
-that breaks the protocol ends the session with `Violated` as its last event. What there is to send
-is taken with `next_message`. Everything a peer may make us keep is bounded:
+that breaks the protocol ends the session with `Violated` as its last event, and behind a go-away
+nothing is looked at. What there is to send is taken with `next_message`. Everything a peer may make
+us keep is bounded:
 
 - unread bytes of a stream by its window, those of all streams by `memory_max_bytes`: no window is
   raised beyond, and a stream whose data would not fit is reset;
@@ -10,8 +11,6 @@ is taken with `next_message`. Everything a peer may make us keep is bounded:
 - data of streams that are over by what these were still allowed, and a window more;
 - answers not yet sent by `mux_control_max_bytes`, declared lengths by `mux_window_bytes`, and by a
   budget that refills with time what carries nothing (`Manners`).
-
-A go-away ends the session as well: what stands behind it is not looked at.
 """
 
 from typing import Final
@@ -112,7 +111,7 @@ class Session:
         if self._rest:
             received, self._rest = self._rest + received, b""
         elif not received:  # a message of the link with nothing in it
-            self._bear(self._manners.lasts(now))
+            self.provoked(now)
         position, end, steps = 0, len(received), 0
         while position < end and not self._over:
             if steps == _STEPS_MAX:
@@ -189,9 +188,7 @@ class Session:
         elif stream.fin_received:
             self._give_up(stream, Fault.DATA_AFTER_END, events)
         elif length > stream.receive_credit:
-            self._break(
-                Violation.WINDOW_OVERRUN, f"{length} bytes of {stream.receive_credit} allowed"
-            )
+            self._break(Violation.WINDOW_OVERRUN, f"{length} bytes of {stream.receive_credit}")
         elif stream.discarding:
             stream.receive_credit -= length
         elif self.unread_bytes + length > self.memory_max_bytes:
@@ -217,7 +214,7 @@ class Session:
 
     def _on_ping(self, flags: int, value: int, events: list[Event], now: float) -> None:
         if flags == SYN:
-            self._bear(self._manners.lasts(now))
+            self.provoked(now)
             self._answer(ping(value, ACK))
         elif flags == ACK:
             self._bear(self._manners.bears_pong(now))
@@ -242,21 +239,20 @@ class Session:
 
     def _accept(self, stream_id: int, events: list[Event], now: float) -> StreamState | None:
         if self._inbound >= self._limits.mux_streams_max:
-            self._bear(self._manners.lasts(now))
+            self.provoked(now)
             self._manners.late.may_come(INITIAL_WINDOW_BYTES, 0, self._late_max_bytes)
             self._answer(window_update(stream_id, 0, RST))
             return None
         self._inbound += 1
-        stream = self._add(StreamState(stream_id, ours=False), ACK)
         events.append(Opened(stream_id))
-        return stream
+        return self._add(StreamState(stream_id, ours=False), ACK)
 
     def _on_ending(
         self, stream: StreamState | None, flags: int, events: list[Event], now: float
     ) -> None:
         """FIN and RST, once all data before them has been told of."""
         if flags & RST:
-            self._bear(self._manners.lasts(now))
+            self.provoked(now)
             if stream is not None and not stream.is_reset:
                 stream.is_reset = True
                 self._drop(stream)
@@ -264,7 +260,7 @@ class Session:
         elif flags & FIN and stream is not None and not (stream.is_reset or stream.fin_received):
             stream.fin_received = True
             if not (stream.ours or stream.has_carried):  # opened for nothing
-                self._bear(self._manners.lasts(now))
+                self.provoked(now)
             events.append(Ended(stream.stream_id))
             if stream.fin_sent:
                 self._drop(stream)
@@ -285,6 +281,10 @@ class Session:
             self._outbox.control(go_away(GO_AWAY_VIOLATION))
 
     # What the owner does
+
+    def provoked(self, now: float, count: int = 1) -> None:
+        """What the peer said was of no use, and cost as much as `count` pings."""
+        self._bear(self._manners.lasts(now, count))
 
     def open(self) -> StreamState:
         """Open a stream; the peer may use it at once."""

@@ -64,11 +64,11 @@ class Manners:
         self._pongs_due = 0
         self.late = Late()
 
-    def lasts(self, now: float) -> bool:
-        """Whether there is patience for one frame more that brings nothing."""
+    def lasts(self, now: float, count: int = 1) -> bool:
+        """Whether there is patience for `count` frames more that bring nothing."""
         limits = self._limits
         refilled = (now - self._at) * limits.mux_provocations_per_second
-        self._left = min(self._left + refilled, limits.mux_provocations_max) - 1
+        self._left = min(self._left + refilled, limits.mux_provocations_max) - count
         self._at = now
         return self._left >= 0
 

@@ -18,6 +18,7 @@ import os
 import statistics
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,29 @@ async def unused(line: Line) -> None:
         await line.say(*pieces)
 
 
+async def unserved(line: Line) -> None:
+    """Streams for a protocol that nobody serves, ended after it."""
+    while True:
+        pieces: list[bytes] = []
+        for _ in range(50):
+            opened = line.opened()
+            stream_id = line.next_id - 2
+            pieces += (opened, asks("/nobody/serves/1", stream_id))
+            pieces.append(frames.window_update(stream_id, 0, frames.FIN))
+        await line.say(*pieces)
+
+
+async def garbage(line: Line) -> None:
+    """Streams for requests, with something else on them."""
+    while True:
+        pieces: list[bytes] = []
+        for _ in range(50):
+            opened = line.opened()
+            stream_id = line.next_id - 2
+            pieces += (opened, asks(ECHO, stream_id), frame(frames.DATA, 0, stream_id, 9, b"z" * 9))
+        await line.say(*pieces)
+
+
 async def small_parts(line: Line) -> None:
     """Requests to four streams in parts of one byte each, as much as the windows let through."""
     part = encode(FrameKind.REQUEST_PART, b"x") * (4096 // 6)
@@ -212,6 +236,8 @@ KINDS: dict[str, Callable[[Line], Awaitable[None]]] = {
         pongs,
         repeats,
         unused,
+        unserved,
+        garbage,
         small_parts,
         overrun,
         huge,
@@ -229,8 +255,11 @@ Talk = Callable[[str, str], Awaitable[None]]
 # --- the processes
 
 
-async def serve() -> None:
+async def serve(folder: str) -> None:
+    from aigrid.node.cli import logs
     from aigrid.node.network.streams import RpcServer, Send
+
+    logs.configure(Path(folder), {"AIGRID_LOG": "error"})  # it writes what a node writes
 
     async def answer(_peer: str, asked: bytes, send: Send) -> None:
         await send(asked)
@@ -355,7 +384,10 @@ def run(script: str, kinds: Sequence[str], seconds: float) -> int:
         return (sys.executable, str(Path(script).resolve()), *arguments)
 
     faults = 0
-    with child(own("--as", "server")) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        child(own("--as", "server", folder)) as server,
+    ):
         said = server.report("address", 60)
         address, pid = said["address"], int(said["pid"])
         with child(own("--as", "honest", address)) as client:
@@ -416,7 +448,7 @@ def main(script: str, doc: str | None, kinds: Sequence[str], talk: Talk) -> int:
         return run(script, given.kind or kinds, given.seconds)
     role, *rest = given.role
     if role == "server":
-        trio.run(serve)
+        trio.run(serve, *rest)
     elif role == "honest":
         trio.run(ask, *rest)
     elif role == "spin":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from aigrid.node.cli.log_sparing import BURST, PER_SECOND, Sparing
 from aigrid.node.cli.logs import LOG_FILE, configure
 
 
@@ -65,3 +66,40 @@ def test_libraries_are_heard_only_when_they_warn(tmp_path: Path, level: str) -> 
     assert "bytes_to_string" not in said
     assert "of_a_library" in said
     assert ("ours" in said) == (level == "debug")
+
+
+def test_what_a_peer_causes_again_and_again_does_not_push_the_rest_out_of_the_log(
+    tmp_path: Path,
+) -> None:
+    configure(tmp_path, {"AIGRID_LOG": "error"})
+    log = structlog.get_logger("aigrid.node.network.gate")
+    ours = structlog.get_logger("aigrid.node.mesh")
+    for _ in range(500):
+        log.info("stream_failed", peer="loud")
+        log.info("of_nobody")
+        ours.info("of_our_own")
+    log.info("stream_failed", peer="quiet")
+    said = (tmp_path / LOG_FILE).read_text()
+    assert BURST <= said.count('"loud"') < 2 * BURST
+    assert BURST <= said.count('"of_nobody"') < 2 * BURST
+    assert said.count('"of_our_own"') == 500
+    assert said.count('"quiet"') == 1
+
+
+def test_the_next_line_says_how_many_were_left_out() -> None:
+    now = 0.0
+    sparing = Sparing(clock=lambda: now)
+    logger = logging.getLogger("aigrid.node.network.gate")
+    passed: list[structlog.typing.EventDict] = []
+
+    def say(times: int) -> None:
+        for _ in range(times):
+            with suppress(structlog.DropEvent):
+                passed.append(sparing(logger, "info", {"event": "stream_failed", "peer": "loud"}))
+
+    say(int(BURST) + 30)
+    assert len(passed) == BURST
+    assert not any("left_out" in entry for entry in passed)
+    now = 1.01 / PER_SECOND
+    say(1)
+    assert passed[-1]["left_out"] == 30
