@@ -204,7 +204,7 @@ class Limits(MeshLimits, EngineLimits):
     mux_memory_windows: int = limit(32, "unread bytes of a connection, in windows of its streams")
     mux_provocations_max: int = limit(4096, "pings, resets and empty frames of a peer at once")
     mux_useless_stream_counts: int = limit(
-        32, "provocations that a stream is on which nothing was agreed, or that broke its protocol"
+        64, "provocations that a stream is on which nothing was agreed, or that broke its protocol"
     )
     mux_provocations_per_second: float = limit(1024.0, "of these, how fast more are allowed")
     strangers_max: int = limit(16, "connected peers that are not members")
