@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from scripts.fuzzing.target import SCRATCH
 from scripts.fuzzing.worker import PLACE
+from scripts.running import Running
 
 MIB = 1 << 20
 POLL_SECONDS = 0.2
@@ -112,8 +113,7 @@ class Run:
     def __post_init__(self) -> None:
         self._left = deque(self.jobs)
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
-        self._stopped = False
+        self._running = Running(subprocess.Popen.kill)
 
     def go(self) -> None:
         """Fuzz; a process that dies is followed by another, which goes on behind that input.
@@ -130,11 +130,8 @@ class Run:
                 raise
 
     def _stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            self._left.clear()
-            for process in self._running:
-                process.kill()
+        self._left.clear()
+        self._running.stop()
 
     def _guarded(self) -> None:
         try:
@@ -161,18 +158,13 @@ class Run:
         ):
             place = Path(file.name)
             place.write_bytes(PLACE.pack(0, -1))
-            with subprocess.Popen(
+            with self._running.started(
                 [sys.executable, "-m", "scripts.fuzzing.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
                 env={**os.environ, SCRATCH: scratch},
             ) as process:
-                with self._lock:
-                    self._running.add(process)
-                    if self._stopped:
-                        process.kill()
                 told = {"place": file.name, "seed": self.seed, **asdict(self.bounds)}
                 talk = _Talk(self, process, told)
                 said: list[str] = []
@@ -185,10 +177,8 @@ class Run:
                 hung = self._watch(process, place)
                 for reader in readers:
                     reader.join()
-            with self._lock:
-                self._running.discard(process)
             number, index = PLACE.unpack(place.read_bytes())
-        if talk.job is not None and not self._stopped:
+        if talk.job is not None and not self._running.stopped:
             index = index if number == talk.number else -1
             self._died(talk, index, "".join(said), process.returncode, hung=hung)
 

@@ -3,13 +3,13 @@
 import shlex
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.running import Running
 from scripts.simulation.options import Options, replay_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,44 +36,19 @@ def told_by(seed: int, status: int, lines: Sequence[str]) -> Ran:
     return Ran(seed, trace, well, failures)
 
 
-class _Processes:
-    """Those that run; once it was stopped there are none any more."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
-        self._stopped = False
-
-    def run(self, words: Sequence[str]) -> tuple[int, list[str]]:
-        """(exit status, lines)."""
-        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            with self._lock:
-                self._running.add(process)
-                if self._stopped:
-                    process.terminate()
-            said, _ = process.communicate()
-            with self._lock:
-                self._running.discard(process)
-        return process.returncode, said.splitlines()
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
-
-
 def run_many(options: Options, seeds: int, processes: int, say: Callable[[Ran], object]) -> bool:
     """Run the seed of `options` and those that follow; whether every property held in each.
 
     `say` hears of them in their order.
     """
-    running = _Processes()
+    running = Running(subprocess.Popen.terminate)
 
     def one(seed: int) -> Ran:
         words = shlex.split(replay_line(replace(options, seed=seed)))[1:]
-        status, lines = running.run([sys.executable, *words])
-        return told_by(seed, status, lines)
+        how = {"cwd": ROOT, "stdout": subprocess.PIPE}
+        with running.started([sys.executable, *words], **how) as process:
+            said, _ = process.communicate()
+        return told_by(seed, process.returncode, said.splitlines())
 
     well = True
     with ThreadPoolExecutor(processes) as pool:
