@@ -27,7 +27,10 @@ VALIDATIONS_KEPT = 16  # `seen_messages` drops what comes twice; more is only se
 
 
 class SeenMessages:
-    """Stands in for the library's `LastSeenCache`: ids, each for so long since it came last."""
+    """Stands in for the library's `LastSeenCache`: ids, each for so long since it came last.
+
+    Of a bounded number; those that came longest ago go first.
+    """
 
     def __init__(self, ttl_seconds: float, _sweep_seconds: float = 0.0) -> None:
         self._ttl_seconds = ttl_seconds
@@ -40,6 +43,8 @@ class SeenMessages:
         """Whether it is new."""
         is_new = not self.has(message_id)
         self._ends[message_id] = trio.current_time() + self._ttl_seconds
+        if len(self._ends) > LIMITS.gossip_seen_max:
+            self._ends.popitem(last=False)
         return is_new
 
     def has(self, message_id: bytes) -> bool:

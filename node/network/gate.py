@@ -35,6 +35,7 @@ COUNTERS = (
     "streams_failed",  # negotiation or handler raised on a live connection
     "outbound_refused",  # dials and streams to peers that are not members
     "gossip_refused",  # from or by a peer that is not a member, over size, not its author's
+    "gossip_held_back",  # not passed on to a peer, which would take it for too much
     "gossip_dropped",  # oldest message of a subscription nobody drained
     "dht_failed",
     "tasks_failed",  # library tasks that raised

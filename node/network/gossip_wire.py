@@ -29,6 +29,7 @@ from aigrid.node.network.gossip_patience import (
     Patience,
 )
 from aigrid.node.network.gossip_queue import BoundedQueue
+from aigrid.node.network.gossip_rates import GossipRates
 from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 64 * 1024
@@ -89,12 +90,15 @@ def framed(rpc: Any) -> bytes:
 class GossipWire:
     """Puts itself in place of the parts of `Pubsub` and `GossipSub` that read and write."""
 
-    def __init__(self, pubsub: Any, gossip: Any, gate: Gate, patience: Patience) -> None:
+    def __init__(
+        self, pubsub: Any, gossip: Any, gate: Gate, patience: Patience, rates: GossipRates
+    ) -> None:
         self._pubsub, self._gossip, self._gate = pubsub, gossip, gate
-        self._patience = patience
+        self._patience, self._rates = patience, rates
         self._send = gossip.send_rpc
         self._publish = gossip.publish
         self._last: tuple[Any, bytes] | None = None
+        self._own_id = pubsub.my_id.to_bytes()
         pubsub.continuously_read_stream = self.read
         pubsub.handle_sending_messages = self.write
         pubsub.write_msg = self._queue
@@ -181,9 +185,15 @@ class GossipWire:
             self.send(peer, rpc)
 
     def send(self, peer: Any, rpc: Any, priority: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
-        """Queue a frame for a peer. Dropped if the queue is full: the next sync repairs it."""
+        """Queue a frame for a peer. Dropped if the queue is full: the next sync repairs it.
+
+        So are messages that the peer would take for too many.
+        """
         queue = self._pubsub.peer_queues.get(peer)
         if queue is None:
+            return
+        if rpc.publish and not self._may_pass_on(peer, rpc.publish):
+            self._gate.counts["gossip_held_back"] += len(rpc.publish)
             return
         if self._last is None or self._last[0] is not rpc:
             self._last = (rpc, framed(rpc))  # the same for every peer it goes to
@@ -192,6 +202,10 @@ class GossipWire:
             self._send(peer, rpc, priority)  # adds what was dropped before, splits it
         elif not queue.push(data, priority=priority):
             self._gossip._handle_dropped_rpc(peer, rpc, "queue_full")  # noqa: SLF001 - as above
+
+    def _may_pass_on(self, peer: Any, messages: Any) -> bool:
+        own = all(message.from_id == self._own_id for message in messages)
+        return self._rates.may_pass_on(str(peer), len(messages), trio.current_time(), own=own)
 
     async def _queue(self, stream: Any, rpc: Any) -> bool:
         """For what the library would write past the queue: whether it is in there."""

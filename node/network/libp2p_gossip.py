@@ -8,16 +8,17 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_author import Author, author_of, signed_by
 from aigrid.node.network.gossip_control import GossipControl
 from aigrid.node.network.gossip_patience import SIGNATURE_WORK, FloodError, Patience
+from aigrid.node.network.gossip_rates import GossipRates
 from aigrid.node.network.gossip_wire import GossipWire
 from aigrid.protocol.limits import LIMITS
 
 _log = structlog.get_logger(__name__)
+_MESSAGE_MOST_BYTES = LIMITS.gossip_max_bytes + 1024  # with all that stands beside its data
 
 
 class _Mailbox:
@@ -62,15 +63,15 @@ class Gossip:
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
         self._patience = Patience()
         GossipControl(self._pubsub, library.gossip, gate, self._patience)
-        GossipWire(self._pubsub, library.gossip, gate, self._patience)
-        self._rate = TokenBuckets(
-            burst=LIMITS.gossip_messages_burst, per_second=LIMITS.gossip_messages_per_second
-        )
+        self._rates = GossipRates()
+        GossipWire(self._pubsub, library.gossip, gate, self._patience, self._rates)
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Raises ValueError above `limits.gossip_max_bytes`."""
+        """Waits while others take no more of us. Raises ValueError above `gossip_max_bytes`."""
         if len(data) > LIMITS.gossip_max_bytes:
             raise ValueError(f"a gossip message of {len(data)} bytes")
+        while wait_seconds := self._rates.own_wait_seconds(self._own, trio.current_time()):  # noqa: ASYNC110 - no condition
+            await trio.sleep(wait_seconds)
         try:
             await self._pubsub.publish(topic, data)
         except Exception as error:  # noqa: BLE001 - boundary: the library; best effort is the promise
@@ -139,35 +140,34 @@ class Gossip:
         is verified once per message id. What fails is not marked as seen: a forgery hides nothing.
         """
         via = str(forwarder)
-        ours = via == self._own
         author = self._admitted(via, message)
         if author is None:
             return
-        if self._pubsub._is_msg_seen(message):  # noqa: SLF001 - see compat
+        if via != self._own and not self._is_genuine(via, author, message):
             return
-        if not ours and author.peer_id == self._own:
-            return  # ours of before a restart, or a forgery
-        if not ours:
-            self._patience.worked(SIGNATURE_WORK)
-            if not signed_by(message, author):
-                self._refuse(via, 1)
+        message.DiscardUnknownFields()  # they are signed by nobody, and would be passed on
+        self._pubsub._mark_msg_seen(message)  # noqa: SLF001 - see compat
+        if via != self._own:
+            if not self._rates.may_write(author.peer_id, trio.current_time()):
+                self._is_too_much(via, author)
                 return
-        self._pubsub._mark_msg_seen(message)  # noqa: SLF001 - as above
-        if not ours:
             self._deliver(author.peer_id, message)
         await self._router.publish(forwarder, message)
 
     def _admitted(self, via: str, message: Any) -> Author | None:
-        """The author, if the message is one that this peer may bring.
+        """The author, if the message is new and one that this peer may bring.
 
         Raises:
             FloodError: see `_refuse`.
         """
-        now_seconds, ours = trio.current_time(), via == self._own
+        ours = via == self._own
+        seen = self._pubsub._is_msg_seen(message)  # noqa: SLF001 - see compat
         if not self._gate.is_member(via) or (
-            not ours and not self._rate.of(via, now_seconds).take(now_seconds)
+            not ours and not self._rates.may_bring(via, trio.current_time(), again=seen)
         ):
             self._refuse(via, LIMITS.gossip_excess_counts)
+            return None
+        if seen:
             return None
         author = author_of(message)
         if (
@@ -175,12 +175,34 @@ class Gossip:
             or len(message.data) > LIMITS.gossip_max_bytes
             or not self._on_one_topic(message, ours=ours)
         ):
-            self._refuse(via, 1)
+            bloated = message.ByteSize() > _MESSAGE_MOST_BYTES
+            self._refuse(via, LIMITS.gossip_refused_counts if bloated else 1)
             return None
         if not self._gate.is_member(author.peer_id):
             self._refuse(via, LIMITS.gossip_excess_counts)  # the forwarder may know more than we
             return None
         return author
+
+    def _is_genuine(self, via: str, author: Author, message: Any) -> bool:
+        """Whether its author has signed it, and has not said too much already.
+
+        Raises:
+            FloodError: see `_refuse`.
+        """
+        if author.peer_id == self._own:
+            return False  # ours of before a restart, or a forgery
+        if self._rates.has_written_all(author.peer_id, trio.current_time()):
+            self._is_too_much(via, author)
+            return False
+        self._patience.worked(SIGNATURE_WORK)
+        if not signed_by(message, author):
+            self._refuse(via, 1)
+            return False
+        return True
+
+    def _is_too_much(self, via: str, author: Author) -> None:
+        """Of an author; whoever passes it on has perhaps not had the rest of it."""
+        self._refuse(via, 1 if via == author.peer_id else 0)
 
     def _refuse(self, via: str, times: float) -> None:
         """Count it. Raises FloodError: the forwarder has brought too much of this."""

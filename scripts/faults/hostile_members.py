@@ -164,6 +164,28 @@ async def forged(says: Gossiper) -> None:
     await says.for_ever(says.pb.RPC(publish=[made] * 100))
 
 
+async def written(says: Gossiper) -> None:
+    """Messages of its own, all in order, faster than anybody writes."""
+    for number in itertools.count(int.from_bytes(os.urandom(4), "big") << 16):
+        await says.say(says.pb.RPC(publish=[says.message(number)]))
+
+
+async def long_seqno(says: Gossiper) -> None:
+    """What makes the ids of messages long, which are kept for minutes."""
+    while True:
+        made = says.message(0)
+        made.seqno = os.urandom(900_000)
+        await says.say(says.pb.RPC(publish=[made]))
+
+
+async def big_key(says: Gossiper) -> None:
+    """What is signed by nobody and would be kept and passed on."""
+    for number in itertools.count(int.from_bytes(os.urandom(4), "big") << 16):
+        made = says.message(number)
+        made.key = bytes(900_000)
+        await says.say(says.pb.RPC(publish=[made]))
+
+
 async def seen(says: Gossiper) -> None:
     """A message that was heard, far over the rate of a mesh."""
     await says.for_ever(says.pb.RPC(publish=[says.message(1)] * 100))
@@ -200,6 +222,9 @@ KINDS: dict[str, Callable[[Gossiper], Awaitable[None]]] = {
         records,
         records_long,
         forged,
+        written,
+        long_seqno,
+        big_key,
         seen,
         strange_fields,
         subscriptions,

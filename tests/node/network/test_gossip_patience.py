@@ -152,11 +152,40 @@ async def test_what_is_refused_costs_by_what_it_takes_to_find_out(
     assert await world.cost(rpc_pb2.RPC(publish=[forged] * 5)) == 5
     assert await world.cost(rpc_pb2.RPC(publish=[rpc_pb2.Message(topicIDs=TOPICS[:2])])) == 1
     fine = world.message(2)
-    rate = LIMITS.gossip_messages_burst
-    for _ in range(rate // 500 - 1):
+    assert await world.cost(rpc_pb2.RPC(publish=[fine])) == 0
+    left = (LIMITS.gossip_messages_burst - 7) / LIMITS.gossip_repeat_counts  # behind seven others
+    for _ in range(int(left) // 500):
         assert await world.cost(rpc_pb2.RPC(publish=[fine] * 500)) == 0
-    over = await world.cost(rpc_pb2.RPC(publish=[fine] * 516))
-    assert over == pytest.approx(22 * LIMITS.gossip_excess_counts)  # behind six others
+    over = await world.cost(rpc_pb2.RPC(publish=[fine] * (int(left) % 500 + 22)))
+    assert over == pytest.approx(22 * LIMITS.gossip_excess_counts)
+
+
+async def test_what_an_author_writes_too_much_costs_the_author_and_no_forwarder(
+    world: World, autojump_clock: Any
+) -> None:
+    burst = LIMITS.gossip_author_burst
+    for number in range(0, burst, 128):
+        fine = [world.message(each) for each in range(number, number + 128)]
+        assert await world.cost(rpc_pb2.RPC(publish=fine)) == 0
+    more = rpc_pb2.RPC(publish=[world.message(burst + each) for each in range(8)])
+    assert await world.cost(more) == pytest.approx(8)
+    world.member = compat.build(nodes.new_seed(), lambda: ())  # it passes on what another wrote
+    assert await world.cost(more) == 0
+    assert world.gate.counts["gossip_refused"] == 16
+
+
+async def test_forgeries_use_up_nothing_of_what_an_author_may_write(
+    world: World, autojump_clock: Any
+) -> None:
+    forged = [world.message(number) for number in range(LIMITS.gossip_author_burst)]
+    for message in forged:
+        message.data = b"forged"
+    fine = rpc_pb2.RPC(publish=[world.message(0)])
+    author, world.member = world.member, compat.build(nodes.new_seed(), lambda: ())
+    assert await world.cost(rpc_pb2.RPC(publish=forged)) == pytest.approx(len(forged))
+    world.member = author
+    assert await world.cost(fine) == 0
+    assert world.gate.counts["gossip_refused"] == len(forged)
 
 
 async def test_messages_of_whom_we_do_not_know_yet_cost_the_forwarder_little(
