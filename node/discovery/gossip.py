@@ -41,7 +41,7 @@ class Gossip:
         self._interests = interests
         self._now_ms = now_ms
         self._spreads = spreads
-        self._outbox: dict[tuple[str, str, str], Record] = {}
+        self._outbox: dict[tuple[str, str, str], tuple[Record, bool]] = {}  # and if it is asked for
         self._filled = trio.Event()
         self._moved = trio.Event()
         interests.listeners.append(self._on_interests)
@@ -55,7 +55,9 @@ class Gossip:
     async def flush(self) -> None:
         """Send what waits, now."""
         pending: dict[str, list[bytes]] = {}
-        for record in self._outbox.values():
+        for record, asked_for in self._outbox.values():
+            if not (asked_for or self._spreads(record)):
+                continue  # no more: it was of a grid that was left meanwhile
             for topic in topics_of(branches_of(record.body)):
                 pending.setdefault(topic, []).append(record.raw)
         self._outbox.clear()
@@ -97,15 +99,18 @@ class Gossip:
 
     def spread(self, record: Record) -> None:
         """Put a record into the next batch. One too large for any is left to sync."""
+        self._put(record, asked_for=True)
+
+    def _put(self, record: Record, *, asked_for: bool) -> None:
         if not fits(record.raw):
             log.info("record_too_large_for_gossip", kind=record.kind.value)
             return
-        self._outbox[record.key] = record  # only the newest of a key is worth sending
+        self._outbox[record.key] = (record, asked_for)  # only the newest of a key is worth sending
         self._filled.set()
 
     def _on_record(self, record: Record) -> None:
         if self._spreads(record):
-            self.spread(record)
+            self._put(record, asked_for=False)
 
     def _receive(self, publisher: str, data: bytes) -> None:
         try:

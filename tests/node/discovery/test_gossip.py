@@ -94,6 +94,17 @@ async def test_what_is_not_ours_to_spread_stays_here(autojump_clock):
         assert [records for _, records in wire.published] == [(world.manifest(world.ANN).raw,)]
 
 
+async def test_what_is_not_ours_any_more_when_its_turn_comes_stays_here(autojump_clock):
+    graph, ours = world.with_members(world.ANN, world.BEN), {world.ANN.did, world.BEN.did}
+    async with running(graph, lambda record: record.issuer in ours) as (wire, _):
+        for issuer in (world.ANN, world.BEN):  # the first goes out at once
+            graph.ingest(world.manifest(issuer).raw, now_ms=world.NOW, received_from=None)
+            await trio.sleep(0.1)
+        ours.remove(world.BEN.did)
+        await trio.sleep(3)
+        assert [records for _, records in wire.published] == [(world.manifest(world.ANN).raw,)]
+
+
 async def test_a_record_too_large_for_a_batch_is_left_to_sync(autojump_clock):
     graph = world.with_members(world.ANN)
     small = world.manifest(world.ANN)
