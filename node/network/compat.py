@@ -4,7 +4,8 @@ Of the library we use: the Noise handshake, the swarm's and host's bookkeeping, 
 and identify. Its listeners, dialer, muxers, negotiation, resource manager, auto-connector, mDNS
 and other security transports are not used: plaintext, which it offers by default, would let anyone
 claim a member's PeerId. What stands in for parts of GossipSub is in `peer_records`, `gossip_wire`,
-`gossip_author` and `gossip_control`, and for what its DHT reads with in `dht_messages`.
+`gossip_author` and `gossip_control`, and for what its DHT and identify read with in `dht_messages`
+and `identify_messages`.
 `tests/node/network/test_compat.py`, and the tests of these, fail when an upstream part that they
 lean on changes; `test_library_uses.py` finds every private attribute that is touched, and wants
 such a canary for each.
@@ -18,6 +19,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import libp2p.host.basic_host
+import libp2p.identity.identify_push.identify_push
 import libp2p.kad_dht.common
 import libp2p.kad_dht.kad_dht
 import libp2p.kad_dht.peer_routing
@@ -57,6 +60,7 @@ from noise.state import CipherState
 from aigrid.node.network import (
     dht_messages,
     forgetting,
+    identify_messages,
     key_types,
     negotiation,
     peer_records,
@@ -96,6 +100,7 @@ _KAD_MODULES = (
     libp2p.kad_dht.provider_store,
     libp2p.kad_dht.value_store,
 )
+_IDENTIFY_MODULES = (libp2p.host.basic_host, libp2p.identity.identify_push.identify_push)
 
 OnFailure = Callable[[str, Exception], None]
 
@@ -136,6 +141,8 @@ def build(
         module.PROTOCOL_ID = TProtocol(KAD_PROTOCOL)
         module.MAX_DHT_MESSAGE_SIZE = LIMITS.dht_message_bytes
         module.read_varint_prefixed_bytes_limited = dht_messages.read
+    for module in _IDENTIFY_MODULES:
+        module.read_length_prefixed_protobuf = identify_messages.read
     keys = ed25519_key_pair(signing_seed)
     peer_id = generate_peer_id_from(keys)
     peerstore = PeerStore()

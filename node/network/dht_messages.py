@@ -11,9 +11,11 @@ only if a handshake proves that it is there. Those of members come with gossip a
 
 from typing import Any
 
+import trio
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
+from aigrid.metagraph.quota import TokenBucket
 from aigrid.node.network.gossip_author import PEER_ID_BYTES_MAX
 from aigrid.protocol.limits import LIMITS
 
@@ -25,11 +27,34 @@ class DhtMessageError(Exception):
 async def read(stream: Any, most_bytes: int) -> bytes:
     """Stands in for the library's reader of length-prefixed bytes in the modules of its DHT.
 
+    What a peer asks is read at its pace, see `Paced`; what it answers, at once.
+
     Raises:
         DhtMessageError: see `bounded`.
         Exception: what the library's own raises.
     """
+    if isinstance(stream, Paced):
+        await stream.turn()
     return bounded(await read_varint_prefixed_bytes_limited(stream, most_bytes))
+
+
+class Paced:
+    """A stream on which a peer asks: an answer takes a millisecond, a question may have 40 bytes.
+
+    Nobody is blamed: what comes too fast waits, and its sender with it once the window is full.
+    """
+
+    def __init__(self, stream: Any, rate: TokenBucket) -> None:
+        self._stream = stream
+        self._rate = rate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def turn(self) -> None:
+        """Wait for it."""
+        while not self._rate.take(trio.current_time()):  # noqa: ASYNC110 - no condition
+            await trio.sleep(max(self._rate.wait_seconds(trio.current_time()), 0.001))
 
 
 def bounded(data: bytes) -> bytes:

@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 import trio
 
-from aigrid.node.network import compat
+from aigrid.metagraph.quota import TokenBuckets
+from aigrid.node.network import compat, dht_messages
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.tcp import parse_address
 from aigrid.node.network.transport import PeerAddress
@@ -27,6 +28,9 @@ class Dht:
         self._add = self._dht.routing_table.add_peer
         self._dht.routing_table.add_peer = self._add_member
         self._streams: Counter[str] = Counter()
+        self._asked = TokenBuckets(
+            burst=LIMITS.dht_messages_burst, per_second=LIMITS.dht_messages_per_second
+        )
         library.host.set_stream_handler(compat.KAD_PROTOCOL, self._serve)
 
     async def _serve(self, stream: Any) -> None:
@@ -39,7 +43,8 @@ class Dht:
         self._streams[peer] += 1
         try:
             with trio.fail_after(LIMITS.dht_stream_seconds):
-                await self._dht.handle_stream(stream)
+                rate = self._asked.of(peer, trio.current_time())
+                await self._dht.handle_stream(dht_messages.Paced(stream, rate))
         finally:
             self._streams[peer] -= 1
             if not self._streams[peer]:

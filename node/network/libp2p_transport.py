@@ -22,6 +22,7 @@ import trio
 from aigrid.node.network import compat, forgetting, negotiation, tcp
 from aigrid.node.network.connections import Connections
 from aigrid.node.network.gate import Gate, NotAMemberError
+from aigrid.node.network.identify_messages import Seldom
 from aigrid.node.network.libp2p_dht import Dht
 from aigrid.node.network.libp2p_gossip import Gossip
 from aigrid.node.network.libp2p_stream import LOST, Libp2pStream
@@ -86,6 +87,8 @@ class Libp2pTransport:
         self._nearby = NearbyNodes(self._peer_id) if mdns else None
         host, swarm = self._library.host, self._library.swarm
         self._gate.lobby[compat.IDENTIFY_PROTOCOL] = self._identify_to_stranger
+        for protocol in (compat.IDENTIFY_PROTOCOL, compat.IDENTIFY_PUSH_PROTOCOL):
+            host.set_stream_handler(protocol, Seldom(host.multiselect.handlers[protocol]))
         swarm.common_stream_handler = self._on_inbound_stream
         host.new_stream = self._new_stream_for_library
 

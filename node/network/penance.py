@@ -8,7 +8,7 @@ so early is the address, which honest nodes may share: they wait as long, and th
 from dataclasses import dataclass
 from typing import Final
 
-FIRST_SECONDS: Final = 0.1
+FIRST_SECONDS: Final = 0.5
 MOST_SECONDS: Final = 2.0
 FORGOTTEN_SECONDS: Final = 60.0
 _HOSTS_MAX: Final = 1024

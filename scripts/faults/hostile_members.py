@@ -1,4 +1,4 @@
-"""A member that says in gossip what costs others, beside others that want their requests answered.
+"""A member that says in gossip, identify and the DHT what costs others, beside honest ones.
 
     python scripts/faults/hostile_members.py [--seconds 5] [--kind NAME]...
 
@@ -30,9 +30,10 @@ TOGETHER: Final = 16
 class Gossiper:
     """The hostile end: a gossip stream on which it says what it likes."""
 
-    def __init__(self, stream: Any, library: Any) -> None:
+    def __init__(self, muxer: Any, stream: Any, library: Any) -> None:
         from libp2p.pubsub.pb import rpc_pb2
 
+        self.muxer = muxer
         self._stream = stream
         self.library = library
         self.pb = rpc_pb2
@@ -205,6 +206,79 @@ async def subscriptions(says: Gossiper) -> None:
             await says.say(*[says.pb.RPC(subscriptions=[one])] * TOGETHER)
 
 
+async def push_protocols(says: Gossiper) -> None:
+    """What it serves, in identify: half a million of nothing, and what is too long as well."""
+    from libp2p.identity.identify.pb.identify_pb2 import Identify
+
+    await _push(says, Identify(protocols=[""] * 500_000), Identify(protocols=["/a/1"] * 3000))
+
+
+async def push_addresses(says: Gossiper) -> None:
+    from libp2p.identity.identify.pb.identify_pb2 import Identify
+    from multiaddr import Multiaddr
+
+    addresses = [Multiaddr(f"/ip4/1.2.3.4/tcp/{port}").to_bytes() for port in range(1, 1001)]
+    await _push(says, Identify(listen_addrs=addresses))
+
+
+async def _push(says: Gossiper, *messages: Any) -> None:
+    from aigrid.node.network.compat import IDENTIFY_PUSH_PROTOCOL
+
+    parts = [one.SerializeToString() for one in messages]
+    wires = [encode_varint(len(one)) + one for one in parts]
+
+    async def again_and_again() -> None:
+        for wire in itertools.cycle(wires):
+            stream = await says.muxer.open_stream()
+            try:
+                await select(stream, IDENTIFY_PUSH_PROTOCOL)
+                await stream.write(wire)
+                while await stream.read(READ_BYTES):
+                    pass
+            except Exception:  # noqa: BLE001 - this stream is over
+                await trio.lowlevel.checkpoint()
+
+    await _together(says, again_and_again)
+
+
+async def dht_find(says: Gossiper) -> None:
+    """Whom the node knows near a key, asked without waiting for the answers."""
+    from libp2p.kad_dht.pb.kademlia_pb2 import Message
+
+    from aigrid.node.network.compat import KAD_PROTOCOL
+
+    kind = Message.MessageType.FIND_NODE
+    asked = Message(type=kind, key=b"\x12\x20" + bytes(32)).SerializeToString()
+    wire = (encode_varint(len(asked)) + asked) * 100
+
+    async def ask(stream: Any) -> None:
+        while True:
+            await stream.write(wire)
+
+    async def again_and_again() -> None:
+        while True:
+            stream = await says.muxer.open_stream()
+            try:
+                await select(stream, KAD_PROTOCOL)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ask, stream)
+                    while await stream.read(READ_BYTES):
+                        pass
+                    nursery.cancel_scope.cancel()
+            except Exception:  # noqa: BLE001 - this stream is over
+                await trio.lowlevel.checkpoint()
+
+    await _together(says, again_and_again)
+
+
+async def _together(says: Gossiper, task: Callable[[], Awaitable[None]]) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(task)
+        await says.muxer.event_shutting_down.wait()
+        raise ConnectionError
+
+
 DEAF = {ihave_unread, iwant_held}
 KINDS: dict[str, Callable[[Gossiper], Awaitable[None]]] = {
     one.__name__: one
@@ -228,6 +302,9 @@ KINDS: dict[str, Callable[[Gossiper], Awaitable[None]]] = {
         seen,
         strange_fields,
         subscriptions,
+        push_protocols,
+        push_addresses,
+        dht_find,
     )
 }
 
@@ -247,7 +324,7 @@ async def talk(address: str, kind: str) -> None:
         nursery.start_soon(_listen, muxer, KINDS[kind] not in DEAF)
         stream = await muxer.open_stream()
         await select(stream, compat.MESHSUB_PROTOCOL)
-        says = Gossiper(stream, library)
+        says = Gossiper(muxer, stream, library)
         await says.say(says.pb.RPC(subscriptions=[{"subscribe": True, "topicid": TOPIC}]))
         await KINDS[kind](says)
 

@@ -25,7 +25,7 @@ from libp2p.security.secure_session import SecureSession
 from noise.connection import NoiseConnection
 from tests.node.network import nodes
 
-from aigrid.node.network import compat, yamux_frames
+from aigrid.node.network import compat, dht_messages, identify_messages, yamux_frames
 from aigrid.node.network.mux_link import LENGTH_BYTES, FusedLink
 from aigrid.node.network.muxer import Muxer
 
@@ -97,6 +97,14 @@ def test_host_serves_our_dht_and_not_the_public_one(library: compat.Library) -> 
     assert not [h for h in handlers if "/ipfs/kad" in h]
     for module in compat._KAD_MODULES:
         assert module.PROTOCOL_ID == compat.KAD_PROTOCOL
+        assert module.read_varint_prefixed_bytes_limited is dht_messages.read
+
+
+def test_identify_is_read_with_our_bounds(library: compat.Library) -> None:
+    """Both where it is pushed and where it answers."""
+    for module in compat._IDENTIFY_MODULES:
+        assert module.read_length_prefixed_protobuf is identify_messages.read
+        assert "await read_length_prefixed_protobuf(" in inspect.getsource(module)
 
 
 def test_host_has_no_listener_transport_security_or_muxer_of_the_library(

@@ -10,7 +10,7 @@ def test_waits_double_up_to_a_bound_and_others_wait_for_nothing() -> None:
     for n in range(8):
         waits.append(penance.wait_seconds(HOST, float(n)))
         penance.broke(HOST, float(n))
-    assert waits == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert waits == [0.0, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     assert penance.wait_seconds("192.0.2.2", 8.0) == 0.0
     for n in range(5000):
         penance.broke(HOST, float(n))
