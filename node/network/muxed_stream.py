@@ -211,10 +211,6 @@ class MuxedStream:
 
     # From the connection
 
-    def is_of(self, state: StreamState) -> bool:
-        """Ids may come again; whether it is this stream is said by what the session knows of it."""
-        return self._state is state
-
     def on_data(self, piece: bytes) -> None:
         if self._sink is not None:
             self._hand_over(piece)

@@ -247,18 +247,18 @@ class Muxer:
             if stream is not None:
                 stream.settle()
         elif isinstance(event, Opened):
-            self._on_opened(event.stream_id)
+            self._on_opened(event)
         elif isinstance(event, Pong):
             if event.value == self._ping_value:
                 self._pong.set()
         elif isinstance(event, GoneAway):
             self.die("closed by peer")
 
-    def _on_opened(self, stream_id: int) -> None:
-        state = self.session.streams.get(stream_id)
-        known = self.streams.get(stream_id)
-        if state is None or (known is not None and known.is_of(state)):
-            return  # the peer gave it up at once, and perhaps opened it again
+    def _on_opened(self, event: Opened) -> None:
+        state = event.state
+        if state is None or state.is_reset:  # the peer gave it up at once: nobody hears of it
+            self.streams.pop(event.stream_id, None)
+            return
         stream = self._stream(state)
         try:
             self._accept_send.send_nowait(stream)

@@ -331,15 +331,21 @@ class _Call:
         """None at the end of the answer, and after an error."""
         if self._over or self._stream is None:
             return None
-        self._over = True
         try:
-            body = await self._stream.receive(self._silence_seconds)
-        except RemoteError:
-            if not self._worth_another(self._stream):
-                raise
-            body = await (await self.start(fresh=True)).receive(self._silence_seconds)
+            body = await self._receive(self._stream)
+        except Exception:  # not when cancelled: who has a time limit may read on
+            self._over = True
+            raise
         self._over = body is None
         return body
+
+    async def _receive(self, stream: ClientStream) -> bytes | None:
+        try:
+            return await stream.receive(self._silence_seconds)
+        except RemoteError:
+            if not self._worth_another(stream):
+                raise
+            return await (await self.start(fresh=True)).receive(self._silence_seconds)
 
     def _worth_another(self, stream: ClientStream) -> bool:
         died = stream.failure is not None and stream.failure.code is Code.CONNECTION_LOST

@@ -1,7 +1,10 @@
 """What a Yamux session tells its owner (see `yamux_session`)."""
 
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
+
+from aigrid.node.network.yamux_state import StreamState
 
 
 class Violation(StrEnum):
@@ -24,10 +27,12 @@ class Fault(StrEnum):
     MEMORY = "memory"  # the connection holds as many unread bytes as it may
 
 
-class Opened(NamedTuple):
-    """The peer opened a stream."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The peer opened a stream. Its id may come again, what the session knows of it does not."""
 
     stream_id: int
+    state: StreamState | None = field(default=None, compare=False)
 
 
 class Received(NamedTuple):

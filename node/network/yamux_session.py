@@ -66,8 +66,7 @@ class Session:
         self.streams: dict[int, StreamState] = {}
         self.violated: Violated | None = None
         self.unread_bytes = 0
-        self._promised_bytes = 0  # the windows of all streams together
-        self._inbound = 0
+        self._promised_bytes = self._inbound = 0  # windows of all streams, and how many are theirs
         self._own_parity = 1 if is_initiator else 0
         self._next_id = 1 if is_initiator else 2
         self._outbox = Outbox()
@@ -244,8 +243,9 @@ class Session:
             self._answer(window_update(stream_id, 0, RST))
             return None
         self._inbound += 1
-        events.append(Opened(stream_id))
-        return self._add(StreamState(stream_id, ours=False), ACK)
+        stream = self._add(StreamState(stream_id, ours=False), ACK)
+        events.append(Opened(stream_id, stream))
+        return stream
 
     def _on_ending(
         self, stream: StreamState | None, flags: int, events: list[Event], now: float

@@ -347,3 +347,52 @@ async def test_stream_that_is_over_does_not_take_the_next_of_its_id_along(ends: 
     after = ends[0].streams[ours.stream_id] = MuxedStream(ours._state, ends[0])
     ends[0].forget(ours)
     assert ends[0].streams == {ours.stream_id: after}
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_an_id_that_comes_again_never_mixes_what_two_streams_carry(
+    autojump_clock: object, nursery: trio.Nursery, seed: int
+) -> None:
+    """However much of it arrives at once: each stream carries one letter, over and over."""
+    rng = random.Random(seed)
+    pipe, other = pipes()
+    muxer = Muxer(other, "peer")
+    nursery.start_soon(muxer.start)
+    await muxer.event_started.wait()
+    read: list[bytes] = []
+
+    async def serve() -> None:
+        while True:
+            nursery.start_soon(take, await muxer.accept_stream())
+
+    async def take(stream: MuxedStream) -> None:
+        got = b""
+        with suppress(MuxedStreamEOF, MuxedStreamReset, MuxedStreamClosed):
+            while True:
+                got += await stream.read(100)
+        read.append(got)
+        await stream.close()
+
+    nursery.start_soon(serve)
+    alive: dict[int, str] = {}
+    for letter in range(200):
+        said = b""
+        for _ in range(rng.randrange(1, 8)):
+            stream_id = rng.choice((1, 3, 5))
+            if stream_id not in alive:
+                alive[stream_id] = chr(33 + letter % 90)
+                said += frames.window_update(stream_id, 0, frames.SYN)
+            elif rng.random() < 0.3:
+                del alive[stream_id]
+                said += frames.window_update(stream_id, 0, frames.RST)
+            else:
+                said += frames.data(
+                    stream_id, memoryview(alive[stream_id].encode() * rng.randrange(1, 50))
+                )
+        await pipe.write(said)
+        if rng.random() < 0.3:
+            await trio.sleep(0.01)
+    await trio.sleep(1)
+    assert muxer.dead is None
+    assert len(read) > 20
+    assert all(len(set(got)) <= 1 for got in read)

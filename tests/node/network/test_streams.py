@@ -237,3 +237,22 @@ async def test_a_ping_gets_through_while_requests_take_every_other_stream(
             assert await two.client.ask("b", b"ping", silence_seconds=3, urgent=True) == b"ping"
             assert trio.current_time() - began < 1
         nursery.cancel_scope.cancel()
+
+
+async def test_who_has_a_time_limit_for_a_body_reads_on_where_it_stopped(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow(_peer: str, _asked: bytes, send: Send) -> None:
+        for number in range(4):
+            await trio.sleep(2)
+            await send(b"%d" % number)
+
+    async with pair(slow) as two, two.client.call("b", b"", silence_seconds=10) as answer:
+        bodies: list[bytes] = []
+        waits = 0
+        while len(bodies) < 4:
+            with trio.move_on_after(1.5) as limit:
+                bodies.append(await anext(answer))
+            waits += limit.cancelled_caught
+        assert bodies == [b"0", b"1", b"2", b"3"]
+        assert waits >= 4
