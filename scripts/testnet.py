@@ -44,12 +44,23 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         options = options_of(arguments)
+        if arguments.json:
+            _check_writable(Path(arguments.json))
     except ValueError as error:
         parser.error(str(error))
     if options.net == NAMESPACES and (reason := namespaces.why_not()):
         print(f"skipped: {reason}", file=sys.stderr)
         return 2
     return _run(options, arguments)
+
+
+def _check_writable(file: Path) -> None:
+    """Before all else: a run may take hours. Raises ValueError."""
+    try:
+        with file.open("a"):
+            pass
+    except OSError as error:
+        raise ValueError(f"--json {file} cannot be written: {error.strerror}") from error
 
 
 def _run(options: Options, arguments: argparse.Namespace) -> int:
@@ -123,8 +134,11 @@ def _tell(found: dict[str, Any], file: str | None) -> int:
     for line in summary(found):
         print(line)
     if file:
-        Path(file).write_text(json.dumps(_plain(found), indent=1), encoding="utf-8")
-        print(f"report {file}")
+        try:
+            Path(file).write_text(json.dumps(_plain(found), indent=1), encoding="utf-8")
+            print(f"report {file}")
+        except OSError as error:  # it could be written when the run began
+            print(f"--json {file} cannot be written: {error.strerror}", file=sys.stderr)
     print(f"replay: {found['replay']}", flush=True)
     return 0 if found["well"] else 1
 

@@ -148,6 +148,9 @@ class Grid:
             case State.DOWN if now >= member.until:
                 self.launch(member)
             case State.ENDING if not member.node.alive:
+                status = member.node.stop(timeout_seconds=0.0)
+                if status > 0:  # else it was killed, which has been said
+                    self.failures.append(f"{member.name} ended with {status} when asked to")
                 self.launch(member)
             case State.ENDING if now >= member.until:
                 self.failures.append(f"{member.name} did not end in {ENDING_SECONDS:g} s")

@@ -1,7 +1,7 @@
 """What a run came to, as data and for people, and what of it is not as it should be. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
@@ -26,6 +26,7 @@ class Facts:
         looks: samples of all nodes, each time.
         untouched: numbers of the nodes that were neither killed, held nor restarted.
         whole_after: seconds from the end of faults until all saw all; None if they did not.
+        cut_short: somebody ended it before its time.
         machine: cores, load and commit, for who reads the report.
         relay: what it counted, if there was one.
     """
@@ -43,6 +44,7 @@ class Facts:
     failures: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     settled: bool = False
+    cut_short: bool = False
     whole_after: float | None = None
     machine: dict[str, Any] = field(default_factory=dict)
     relay: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +73,16 @@ def problems(facts: Facts, came: Answered, grown: Sequence[Growth]) -> list[str]
     found += facts.failures
     if facts.settled and facts.whole_after is None:
         found.append(f"{options.settle:g} s after the faults not all saw all")
-    return found
+    return found if facts.cut_short else [*found, *_unchecked(facts, came)]
+
+
+def _unchecked(facts: Facts, came: Answered) -> Iterator[str]:
+    """What the run was to show, and had none of: then it shows nothing."""
+    options = facts.options
+    if options.rate and not came.answered:
+        yield f"no request was answered, of {came.counted + came.not_counted}"
+    if options.breaks and not sum(facts.done.values()):
+        yield f"none of the faults was done, and {facts.left_out} left out: is it too short?"
 
 
 def report(facts: Facts) -> dict[str, Any]:
@@ -170,8 +181,10 @@ def summary(found: dict[str, Any]) -> list[str]:
     """Lines for people, of a report."""
     requests, faults = found["requests"], found["faults"]
     lines = []
+    codes = ", ".join(f"{code} {count}" for code, count in requests["codes"].items())
+    if codes and not requests["counted"]:
+        lines.append(f"no request counts ({codes})")
     if requests["counted"]:
-        codes = ", ".join(f"{code} {count}" for code, count in requests["codes"].items())
         p50, p99 = requests["p50_seconds"], requests["p99_seconds"]
         lines.append(
             f"answered {requests['share']:.2%} of {requests['counted']}"

@@ -93,6 +93,7 @@ class Run:
         finally:
             self.facts.seconds = time.monotonic() - began
             self.chaos.heal()
+        self.facts.cut_short = self._stopped()
         if not self._stopped():
             self.workload.finish(self.options.patience + 5)
             if self.options.breaks:

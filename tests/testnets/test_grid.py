@@ -29,6 +29,7 @@ class Stand:
     def __init__(self, number: int) -> None:
         self.pid = 1000 + number
         self.alive = False
+        self.status = 0
         self.launched = 0
         self.got: list[int] = []
         self.ready = {"listen": [f"/ip4/127.0.0.1/tcp/{4000 + number}/p2p/x"]}
@@ -44,6 +45,9 @@ class Stand:
 
     def kill9(self) -> None:
         self.alive = False
+
+    def stop(self, *, timeout_seconds: float) -> int:
+        return self.status
 
 
 @pytest.fixture
@@ -104,6 +108,15 @@ def test_a_node_that_is_restarted_is_started_when_it_has_ended(grid):
     grid.tick(12.5)
     assert member.node.launched == 2
     assert grid.failures == []
+
+
+def test_a_node_that_is_restarted_and_ended_with_an_error_has_failed(grid):
+    member = grid.members[1]
+    Chaos(grid, None).apply(fault(Kind.RESTART), now=10.0)
+    member.node.alive, member.node.status = False, 3
+    grid.tick(12.5)
+    assert member.node.launched == 2
+    assert grid.failures == ["n1 ended with 3 when asked to"]
 
 
 def test_a_node_that_does_not_end_when_asked_has_failed(grid):

@@ -47,6 +47,11 @@ def test_the_replay_line_says_every_option():
     assert replay_line(Options()) == "python scripts/testnet.py --seed 1"
 
 
+def test_a_shell_takes_the_replay_line_for_one_command():
+    line = replay_line(Options(models="capability:text generation; touch x"))
+    assert shlex.split(line)[4:6] == ["--models", "capability:text generation; touch x"]
+
+
 def test_the_lines_that_were_always_there_mean_what_they_did():
     assert parsed("python scripts/testnet.py --nodes 5") == Options(nodes=5)
     said = parsed("python scripts/testnet.py --nodes 3 --echo --seconds 7")

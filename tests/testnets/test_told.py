@@ -62,6 +62,16 @@ def growing(**each_second: float) -> list[list[Sample]]:
     ]  # fmt: skip
 
 
+def test_a_run_that_was_cut_short_need_not_have_come_to_all_it_was_to_show():
+    options = Options(nodes=2, models="echo", rate=1.0, kill=1.0)
+    assert report(facts(options=options, cut_short=True))["well"]
+
+
+def test_requests_that_do_not_count_are_told_of():
+    found = report(facts(outcomes=[outcome(HIT)] * 5))
+    assert f"no request counts ({HIT} 5)" in summary(found)
+
+
 def test_quantiles_are_nearest_ranks():
     values = [float(n) for n in range(1, 101)]
     assert [quantile(values, share) for share in (0.5, 0.99, 1.0)] == [50, 99, 100]
@@ -102,6 +112,12 @@ def test_a_quiet_run_is_well():
         ({"failures": ["n1 ended by itself"]}, "n1 ended by itself"),
         ({"orphans": ["worker of n1"]}, "left behind: worker of n1"),
         ({"settled": True}, "not all saw all"),
+        ({"options": Options(nodes=2, models="echo", rate=1.0)}, "no request was answered, of 0"),
+        (
+            {"options": Options(nodes=2, models="echo", rate=1.0), "outcomes": [outcome(HIT)] * 5},
+            "no request was answered, of 5",
+        ),
+        ({"options": Options(nodes=2, kill=1.0), "left_out": 3}, "none of the faults was done"),
         ({"looks": growing(kib=10.0)}, "n1: memory +600 KiB a minute"),
         ({"looks": growing(descriptors=2.0)}, "n1: descriptors +"),
         ({"looks": growing(tasks=2.0)}, "n1: tasks +"),
