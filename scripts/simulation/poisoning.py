@@ -183,6 +183,11 @@ async def _fetch_all(scene: Scene, one: SimNode, poisoned: Poisoned) -> None:
                 problem = ""
             except AigridError as error:
                 problem = error.message
+            except Exception:
+                if scene.is_up(one):
+                    raise
+        if not scene.is_up(one):
+            return  # it was killed, whatever came of it
         if problem:
             watch.violated("weights", f"{one.name} did not get a model: {problem}")
             continue

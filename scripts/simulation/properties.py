@@ -170,12 +170,15 @@ class Watch:
     def _look_for_removed(self, name: str, did: str) -> None:
         """A node has just taken in something about the membership of one that was removed."""
         late = trio.current_time() - self.removed[did] > REMOVED_SECONDS
-        if late and self._sim.nodes[name].node.grid.membership_by_did(did) is not None:
+        node = self._sim.nodes.get(name)
+        if late and node is not None and node.node.grid.membership_by_did(did) is not None:
             self.violated("members_only", f"{name} takes {did} for a member again")
 
     def _look_for_victim(self) -> None:
         """What it says has reached everybody in time, whoever kept quiet about it."""
-        victim = self._sim.nodes[self.victim]
+        victim = self._sim.nodes.get(self.victim)
+        if victim is None:
+            return  # it was killed, and says nothing now
         for record in self._settled(victim, HEARD_SECONDS):
             if self._said_at.get(record.content_id, 0.0) < self.victim_since:
                 continue  # before anybody kept quiet

@@ -15,7 +15,6 @@ from scripts.simulation.scene import Scene
 from scripts.simulation.world import SimNode
 
 from aigrid.metagraph.preferences import Preferences
-from aigrid.node.app import Node
 from aigrid.node.discovery.batches import batches
 from aigrid.node.policy.caller import OPERATOR
 from aigrid.protocol.errors import AigridError
@@ -38,6 +37,8 @@ SAID_AGAIN = 24
 """Records that are sent again at once."""
 EVERY_SECONDS = 1.0
 SILENCE_SECONDS = 10.0
+OLDER = 2
+"""Requests of before the last few that are sent again at once."""
 
 
 class Replayer:
@@ -51,7 +52,8 @@ class Replayer:
         self.name = one.name
         live = one.node.graph.store.live(0)
         self._records = {record.content_id: record.raw for record in live}
-        self._own: list[tuple[str, bytes]] = []  # PeerId that was asked, what it was sent
+        self._asked: tuple[str, bytes] | None = None  # PeerId that was asked last, and with what
+        self._own: list[tuple[str, bytes]] = []  # of these, what was answered
         self._others: list[Infer] = []
         self._receipts: dict[str, bytes] = {}  # by PeerId of who got it
         scene.sim.learned.append(self._learned)
@@ -65,7 +67,7 @@ class Replayer:
     def _asking(self, peer_id: str, body: bytes, **more: Any) -> Any:
         """What this node asks, noted; an honest request the first time."""
         if isinstance(decode_rpc_request(body), Infer):
-            self._own.append((peer_id, body))
+            self._asked = (peer_id, body)
         return self._call(peer_id, body, **more)
 
     def _serving(self, serve: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,12 +108,16 @@ class Replayer:
             ) as answer:
                 async for _ in answer.chunks:
                     pass
+            if self._asked is not None:
+                self._own.append(self._asked)
 
     async def ask_again(self) -> None:
         """Its own requests of those who have answered them, those of others of other holders."""
-        holders = [self._scene.sim.nodes[name].node for name in self._scene.holders]
-        again = self._own[-4:]
-        for message in self._others[-4:]:
+        nodes = self._scene.sim.nodes
+        holders = [nodes[name].node for name in self._scene.holders if name in nodes]
+        older = self._own[:-4]  # whose presentations are about to expire, or have
+        again = self._own[-4:] + self._rng.sample(older, min(OLDER, len(older)))
+        for message in self._others[-4:] if holders else ():
             peer_id = self._rng.choice(holders).identity.peer_id
             again += [(peer_id, one) for one in self._passed_on(message, peer_id)]
         for peer_id, body in again:
@@ -159,19 +165,26 @@ async def _go_on(scene: Scene, replayers: list[Replayer]) -> None:
 
 async def _remove(scene: Scene) -> None:
     """The authority removes one attacker; a delegate, who can only revoke, the last of several."""
-    founder, by = (scene.sim.nodes[name].node for name in (scene.founder, scene.holders[0]))
-    founder.statuses.delegate(founder.grid.did, [by.identity.did], 1)
+    nodes = scene.sim.nodes
+    delegate = next((name for name in scene.holders if name in nodes), None)
+    founder = nodes[scene.founder].node
+    if delegate is not None:
+        did = nodes[delegate].node.identity.did
+        founder.statuses.delegate(founder.grid.did, [did], 1)
     first, last = scene.attackers()[0], scene.attackers()[-1]
     await trio.sleep(scene.options.duration_seconds / 4)
-    _removed(scene, founder, first)
+    _removed(scene, scene.founder, first)
     await trio.sleep(scene.options.duration_seconds / 2)
-    if last is not first:
-        _removed(scene, by, last)
+    if last is not first and delegate is not None:
+        _removed(scene, delegate, last)
 
 
-def _removed(scene: Scene, by: Node, one: SimNode) -> None:
+def _removed(scene: Scene, by: str, one: SimNode) -> None:
+    """Unless who was to do it is down just now."""
+    if by not in scene.sim.nodes:
+        return
     did = one.node.identity.did
-    by.grid.remove(did)
+    scene.sim.nodes[by].node.grid.remove(did)
     scene.watch.removed[did] = trio.current_time()
 
 

@@ -37,6 +37,10 @@ class Scene:
     def honest(self) -> list[SimNode]:
         return [one for name, one in sorted(self.sim.nodes.items()) if name not in set(self.bad)]
 
+    def is_up(self, one: SimNode) -> bool:
+        """Whether it runs, and was not killed and started again meanwhile."""
+        return self.sim.nodes.get(one.name) is one
+
     def rng(self, what: str) -> random.Random:
         """Of its own, so that no draw of one part of a run moves those of another."""
         return random.Random(f"{self.options.seed}/{what}")

@@ -120,6 +120,8 @@ async def _seek(scene: Scene, seekers: list[str]) -> None:
     for model in scene.models:
         for name in seekers:
             await trio.sleep(SEEK_EVERY_SECONDS)
+            if name not in scene.sim.nodes:
+                continue  # it was killed
             scene.watch.checks["found"] += 1
             node = scene.sim.nodes[name].node
             hints = await node.transport.find_providers(model_key(node.grid.did, model))

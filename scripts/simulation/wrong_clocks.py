@@ -67,6 +67,8 @@ class WrongClocks:
 
     def _expect(self, nodes: Iterable[SimNode], records: list[Record], *, held: bool) -> None:
         for one in nodes:
+            if self._sim.nodes.get(one.name) is not one:
+                continue  # killed meanwhile
             for record in records:
                 self._watch.checks["clock"] += 1
                 if one.node.graph.store.has(record.content_id) is not held:
