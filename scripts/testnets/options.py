@@ -6,6 +6,7 @@ twice: processes and sockets are real.
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -193,7 +194,7 @@ def replay_line(options: Options, more: Sequence[str] = ()) -> str:
             continue
         flag = "--" + one.name.replace("_", "-")
         words += [flag] if isinstance(value, bool) else [flag, _spelled(value)]
-    return " ".join([*words, *more])
+    return shlex.join([*words, *more])
 
 
 def _spelled(value: float | str) -> str:

@@ -47,6 +47,11 @@ def test_the_replay_line_says_every_option():
     assert replay_line(Options()) == "python scripts/testnet.py --seed 1"
 
 
+def test_a_shell_reads_the_replay_line_as_it_was_said():
+    models = "capability:text generation; touch x"
+    assert shlex.split(replay_line(replace(Options(), models=models)))[-1] == models
+
+
 def test_the_lines_that_were_always_there_mean_what_they_did():
     assert parsed("python scripts/testnet.py --nodes 5") == Options(nodes=5)
     said = parsed("python scripts/testnet.py --nodes 3 --echo --seconds 7")
