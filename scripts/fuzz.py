@@ -137,9 +137,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         done = long.run_long(run, given.keep, names, given.executions or long.EXECUTIONS)
         return 1 if done.findings else 0
     seconds = given.seconds or (SECONDS_MOST if given.executions else 10.0)
-    run = replace(run, jobs=[Job(n, 0, given.executions or FOREVER, seconds) for n in names])
+    jobs = [Job(n, 0, given.executions or FOREVER, seconds) for n in names]
+    run = replace(run, jobs=jobs, found=lambda one: keep([one], given.keep, given.seed))
     run.go()
-    keep(run.findings, given.keep, given.seed)
     if given.json:
         print(json.dumps({name: asdict(tally) for name, tally in run.tallies.items()}))
     return 1 if run.findings else 0

@@ -39,6 +39,21 @@ def test_no_decoder_raises_what_it_does_not_announce() -> None:
     assert not bounced  # inputs that are all refused come no further than the first check
 
 
+def test_what_an_interrupted_run_found_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Run.go
+
+    def interrupted(run: Run) -> None:
+        whole(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "go", interrupted)
+    said = ["--target", "planted-error", "--executions", str(FAULTY), "--seed", str(SEED)]
+    assert main([*said, "--keep", str(tmp_path)]) == 130
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"77"]
+
+
 @pytest.mark.parametrize(
     ("fault", "where"),
     [
