@@ -46,6 +46,9 @@ from scripts.simulation.run import simulate
 
 REPORT_FILE, PAGE_FILE = "simulation.json", "simulation.html"
 OPEN_FILES_PER_NODE = 4
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+MEMORY = "/dev/shm"
+ROOM_BYTES, ROOM_BYTES_PER_NODE = 256 << 20, 8 << 20  # of databases, with what nodes leave free
 
 
 def main() -> int:
@@ -55,6 +58,8 @@ def main() -> int:
         status = _main()
     except* KeyboardInterrupt:
         print("simulate: interrupted", file=sys.stderr)
+    except* BrokenPipeError:  # nobody reads what is said; nor does who flushes it at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
@@ -72,10 +77,12 @@ def _main() -> int:
     except ValueError as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 2
+    if arguments.repeat or arguments.jobs > 1:
+        for number in ENDING:
+            signal.signal(number, signal.default_int_handler)  # which ends the processes
     if arguments.repeat:
         return 0 if repeats(options, arguments.repeat) else 1
     if arguments.jobs > 1:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the processes
         return 0 if run_many(options, arguments.seeds, arguments.jobs, _tell_briefly) else 1
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _allow_files(options.nodes)
@@ -195,20 +202,29 @@ def how_far(phase: str, share: float, options: Options) -> str:
 
 
 @contextmanager
-def _databases() -> Iterator[Path]:
-    """A folder, in memory where that is possible; SIGTERM does not leave it there."""
-    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="aigrid-simulate-", dir=place) as folder:
+def _databases(nodes: int) -> Iterator[Path]:
+    """A folder, in memory where there is room; no signal leaves it there."""
+    with tempfile.TemporaryDirectory(prefix="aigrid-simulate-", dir=_place(nodes)) as folder:
 
-        def leave(*_: object) -> None:  # not unwound: anything may run just now
+        def leave(number: int, _frame: object) -> None:  # not unwound: anything may run just now
             shutil.rmtree(folder, ignore_errors=True)
-            os._exit(128 + signal.SIGTERM)
+            os._exit(128 + number)
 
-        before = signal.signal(signal.SIGTERM, leave)
+        before = {number: signal.signal(number, leave) for number in ENDING}
         try:
             yield Path(folder)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _place(nodes: int) -> str | None:
+    """None for where files that are temporary lie. Some containers have 64 MiB of shared memory."""
+    try:
+        room = shutil.disk_usage(MEMORY).free
+    except OSError:
+        return None
+    return MEMORY if room >= ROOM_BYTES + ROOM_BYTES_PER_NODE * nodes else None
 
 
 def _found(options: Options) -> dict[str, Any]:
@@ -217,7 +233,7 @@ def _found(options: Options) -> dict[str, Any]:
     said = TextColumn("{task.fields[said]:>24}")
     columns = TextColumn("{task.description:16}"), BarColumn(), said, TimeElapsedColumn()
     with (
-        _databases() as folder,
+        _databases(options.nodes) as folder,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("starting", total=1.0, said="")

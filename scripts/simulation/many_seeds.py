@@ -3,8 +3,9 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -53,11 +54,24 @@ def run_many(options: Options, seeds: int, processes: int, say: Callable[[Ran], 
     well = True
     with ThreadPoolExecutor(processes) as pool:
         try:
-            for ran in pool.map(one, range(options.seed, options.seed + seeds)):
+            for ran in _in_order(pool, one, range(options.seed, options.seed + seeds), processes):
                 well &= ran.well
                 say(ran)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):  # or nobody hears what is said any more
             pool.shutdown(wait=False, cancel_futures=True)
             running.stop()
             raise
     return well
+
+
+def _in_order(
+    pool: Executor, one: Callable[[int], Ran], seeds: Iterable[int], processes: int
+) -> Iterator[Ran]:
+    """As `pool.map`, which would take in all of a hundred million at once."""
+    waiting: deque[Future[Ran]] = deque()
+    for seed in seeds:
+        waiting.append(pool.submit(one, seed))
+        if len(waiting) >= 2 * processes:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -147,7 +147,7 @@ class Watch:
         """What is looked at now and then."""
         for one in self.honest():
             self.checks["members_only"] += 1
-            strange = one.node.grid.members() - self._may_be_members()
+            strange = one.node.grid.members() - self._may_be_members(one)
             if strange:
                 self.violated("members_only", f"{one.name} takes {min(strange)} for a member")
             for flooder, did in self.flooders.items():
@@ -161,16 +161,18 @@ class Watch:
         if self.victim:
             self._look_for_victim()
 
-    def _may_be_members(self) -> set[str]:
-        """All who were admitted; whoever was removed, only until everybody can know."""
+    def _may_be_members(self, by: SimNode) -> set[str]:
+        """All who were admitted; whoever was removed, only until this node, too, can know."""
         now = trio.current_time()
-        gone = {did for did, at in self.removed.items() if now - at > REMOVED_SECONDS}
+        heard = {did: max(at, by.up_since) for did, at in self.removed.items()}
+        gone = {did for did, at in heard.items() if now - at > REMOVED_SECONDS}
         return self.admitted - gone
 
     def _look_for_removed(self, name: str, did: str) -> None:
         """A node has just taken in something about the membership of one that was removed."""
-        late = trio.current_time() - self.removed[did] > REMOVED_SECONDS
         node = self._sim.nodes.get(name)
+        heard_at = self.removed[did] if node is None else max(self.removed[did], node.up_since)
+        late = trio.current_time() - heard_at > REMOVED_SECONDS
         if late and node is not None and node.node.grid.membership_by_did(did) is not None:
             self.violated("members_only", f"{name} takes {did} for a member again")
 
@@ -196,7 +198,8 @@ class Watch:
             if receipt in self._receipts:
                 self.violated("once", f"a receipt counts again for request {request.number}")
             self._receipts.add(receipt)
-        if request.took_seconds > self._patience_seconds + ANSWER_SECONDS:
+        late = request.took_seconds > self._patience_seconds + ANSWER_SECONDS
+        if late and request.outcome != "asker_killed":  # who has nobody to hear of it
             took = f"{request.took_seconds:.0f} s"
             self.violated("answered", f"request {request.number} of {request.asker} took {took}")
 

@@ -6,21 +6,26 @@ import subprocess
 import sys
 from dataclasses import replace
 
+from scripts.running import Running
 from scripts.simulation.many_seeds import ROOT, Ran, told_by
 from scripts.simulation.options import Options, replay_line
 
 
 def run_once(options: Options, hash_seed: int) -> Ran:
-    """In a process of its own; what that says on stderr stays there."""
-    ended = subprocess.run(
+    """In a process of its own, which ends with this one; what that says on stderr stays there."""
+    running = Running(subprocess.Popen.terminate)
+    with running.started(
         [sys.executable, *shlex.split(replay_line(options))[1:]],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
         stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    return told_by(options.seed, ended.returncode, ended.stdout.splitlines())
+    ) as process:
+        try:
+            said, _ = process.communicate()
+        except KeyboardInterrupt:
+            running.stop()
+            raise
+    return told_by(options.seed, process.returncode, said.splitlines())
 
 
 def repeats(options: Options, times: int) -> bool:

@@ -84,6 +84,7 @@ class SimNode:
     node: Node
     spawner: InlineSpawner
     clock: SimClock
+    up_since: float = field(default_factory=trio.current_time)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
