@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.expiry import Expiry
@@ -44,12 +45,22 @@ def _lose(store: Store, record: Record, now_ms: int, received_from: str | None, 
         store.delete([record])
 
 
+_add = Index.add
+
+
+def _show_no_capability(index: Index, record: Record, *, until_ms: int | None = None) -> None:
+    """A capability is stored, and not answered with."""
+    if record.kind is not Kind.CAPABILITY:
+        _add(index, record, until_ms=until_ms)
+
+
 PLANTS: dict[str, Swap] = {
     "merge": (Store, "_remembered", merge_forgets),
     "reconciliation": (RecordSync, "sync", nothing_is_compared),
     "failover": (Router, "_go_on", _failover),
     "expiry": (Expiry, "_expire", _let_nothing_go),
     "store": (Store, "_write", _lose),
+    "index": (Index, "add", _show_no_capability),
 }
 
 

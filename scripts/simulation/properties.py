@@ -15,7 +15,7 @@ Safety:
 Liveness:
     comes_up          all join, and know each other and what is offered
     converged         every node knows every member and somebody alive, and what live nodes say now
-                      and have said for a while is known to all
+                      and have said for a while is known to all; an index follows from its store
     served            requests are answered again
 """
 
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import trio
 from scripts.simulation.ending import Endings, is_brief
+from scripts.simulation.indexed import index_lags
 from scripts.simulation.propagation import Propagation
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
@@ -228,6 +229,7 @@ class Watch:
         for one in honest:  # of its store itself: what was taken in may be gone again
             for content_id in sorted(said.keys() - _stored(one)):
                 yield f"{one.name} lacks {said[content_id]}"
+            yield from index_lags(one)
 
     def _settled(self, speaker: SimNode, seconds: float = GRACE_SECONDS) -> Iterator[Record]:
         """What a node, and the authority through it, says now and has said for so long."""
