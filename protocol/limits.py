@@ -272,6 +272,7 @@ class Limits(MeshLimits, EngineLimits):
     dht_queries_max: int = limit(10, "peers asked in one operation")
     dht_providers_max: int = limit(64, "providers taken from one answer")
     dht_keys_max: int = limit(65536, "keys a node keeps hints for")
+    dht_hint_addresses_max: int = limit(8, "addresses kept with a hint")
     dht_provides_burst: int = limit(256, "hints of one peer within 10 s")
     nearby_max: int = limit(64, "nodes remembered from mDNS")
     nearby_expiry_seconds: float = limit(120.0, "a node seen by mDNS stays listed")

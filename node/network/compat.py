@@ -234,7 +234,7 @@ def _dht(host: Any) -> Any:
     add_provider = store.add_provider
 
     def bounded(key: bytes, provider: Any) -> None:
-        del provider.addrs[LIMITS.addresses_max :]
+        del provider.addrs[LIMITS.dht_hint_addresses_max :]
         if key in store.providers or len(store.providers) < LIMITS.dht_keys_max:
             add_provider(key, provider)
 

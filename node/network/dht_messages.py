@@ -55,6 +55,7 @@ class Paced:
         """Wait for it."""
         while not self._rate.take(trio.current_time()):  # noqa: ASYNC110 - no condition
             await trio.sleep(max(self._rate.wait_seconds(trio.current_time()), 0.001))
+        await trio.lowlevel.checkpoint()  # many may have arrived at once
 
 
 def bounded(data: bytes) -> bytes:
