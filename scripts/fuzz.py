@@ -11,7 +11,8 @@ any error that the decoder does not announce, an execution that takes too long o
 and the death of the process. Inputs that did it are kept. Exit status 1: something was found.
 
 The long run is a million executions of each target. It keeps a journal beside the inputs, goes on
-where it was stopped, and ends with `report.json`: for each target what was executed, and how often
+where it was stopped, after it has executed anew what it had found (what is fixed by then no longer
+counts), and ends with `report.json`: for each target what was executed, and how often
 an input was taken or refused, by the kind of refusal. `--coverage` says which lines of our code
 the executions of a target come to.
 """
@@ -135,7 +136,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     run = Run((), given.seed, given.jobs, say=say)
     if given.long:
         done = long.run_long(run, given.keep, names, given.executions or long.EXECUTIONS)
-        return 1 if done.findings else 0
+        return 1 if done.of(names) else 0
     seconds = given.seconds or (SECONDS_MOST if given.executions else 10.0)
     jobs = [Job(n, 0, given.executions or FOREVER, seconds) for n in names]
     run = replace(run, jobs=jobs, found=lambda one: keep([one], given.keep, given.seed))

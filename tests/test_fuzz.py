@@ -112,6 +112,37 @@ def test_the_long_run_goes_on_where_it_was_stopped(
     assert {path.read_bytes() for path in tmp_path.glob("planted-*")} == {b"77"}
 
 
+def test_a_long_run_that_goes_on_forgets_what_was_fixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(long, "PIECE_EXECUTIONS", FAULTY)
+    said = ["--long", "--target", "planted-error", "--seed", str(SEED), "--keep", str(tmp_path)]
+
+    def go(executions: int) -> tuple[int, int, str]:
+        status = main([*said, "--executions", str(executions)])
+        journal = (tmp_path / "journal.jsonl").read_text().splitlines()
+        found = sum("where" in json.loads(line) for line in journal if line)
+        return status, found, capsys.readouterr().out
+
+    assert go(FAULTY)[:2] == (1, 1)
+    status, found, told = go(FAULTY * 3)  # which meets it again, at other indices
+    assert (status, found) == (1, 1)
+    assert "found before: planted-error: KeyError" in told
+    kept = next(tmp_path.glob("planted-error-*"))
+    assert kept.read_bytes() == b"77"
+    kept.write_bytes(b"78")  # as if 77 were an input like any other by now
+    status, found, told = go(FAULTY * 3)
+    assert (status, found) == (0, 1)
+    assert "fixed: planted-error: KeyError" in told
+    status, found, told = go(FAULTY * 3)
+    assert (status, found) == (0, 1)
+    assert "fixed" not in told
+    report = json.loads((tmp_path / "report.json").read_text())["targets"]["planted-error"]
+    assert [one["where"] for one in report["fixed"]] == ["KeyError at planted.py:27"]
+    assert report["findings"] == []
+    assert go(FAULTY * 6)[:2] == (1, 2)  # it is back, and that is news
+
+
 def test_a_signal_leaves_neither_processes_nor_folders() -> None:
     words = [sys.executable, "-m", "scripts.fuzz", "--target", "http", "--seconds", "900"]
     shared = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())

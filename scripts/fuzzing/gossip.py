@@ -84,8 +84,9 @@ def _gossip(data: bytes) -> None:
 def _message(message: Any) -> None:
     author = author_of(message)
     if author is None:
-        assert not 0 < len(message.from_id) <= PEER_ID_BYTES_MAX
         return
+    assert 0 < len(message.from_id) <= PEER_ID_BYTES_MAX
+    assert (len(message.seqno), len(message.signature)) == (8, 64)
     author.peer_id.encode()
     on_one_topic = len(message.topicIDs) == 1 and message.topicIDs[0] in _TOPICS
     if on_one_topic and author.key is not None and signed_by(message, author):

@@ -1,7 +1,8 @@
 """The long run: very many executions of each target, in pieces, which goes on where it was stopped.
 
 Each piece that is done, and each finding, is a line of a journal. The pieces of all targets take
-turns, so that all have had about as much whenever it is stopped.
+turns, so that all have had about as much whenever it is stopped. What was found before is executed
+anew first: what does nothing odd any more is noted as fixed, and counts no longer.
 """
 
 import json
@@ -13,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scripts.fuzzing.run import Finding, Job, Run, Tally
+from scripts.fuzzing.run import Finding, Job, Run, Tally, words_of
 from scripts.fuzzing.table import target_of
 from scripts.fuzzing.target import input_of
 
@@ -28,6 +29,7 @@ class Done:
     Attributes:
         reached: by target and by the index at which a piece begins, how many of it are done.
         by_commit: by target, how many executions of the code of each commit.
+        findings, fixed: their lines; what is fixed is in `fixed` alone.
     """
 
     seed: int
@@ -35,6 +37,7 @@ class Done:
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     by_commit: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     findings: list[dict[str, Any]] = field(default_factory=list)
+    fixed: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, line: dict[str, Any]) -> None:
         if line["seed"] != self.seed:
@@ -42,10 +45,19 @@ class Done:
         if "where" in line:
             self.findings.append(line)
             return
+        if "fixed" in line:
+            gone = [one for one in self.findings if _place(one) == (line["target"], line["fixed"])]
+            self.findings = [one for one in self.findings if one not in gone]
+            self.fixed += gone
+            return
         name, first = line["target"], line["first"]
         self.reached[name][first // PIECE_EXECUTIONS] += line["executions"]
         self.tallies[name].add(line)
         self.by_commit[name][line["commit"]] += line["executions"]
+
+    def of(self, targets: Sequence[str]) -> list[dict[str, Any]]:
+        """What was found in these and is not fixed."""
+        return [one for one in self.findings if one["target"] in targets]
 
     def left(self, targets: Sequence[str], executions: int) -> Iterator[Job]:
         """The pieces that are not done, or the ends of them."""
@@ -55,6 +67,10 @@ class Done:
                 done = self.reached[name][number]
                 if done < size:
                     yield Job(name, first + done, size - done, 1e9)
+
+
+def _place(line: dict[str, Any]) -> tuple[str, int]:
+    return line["target"], line["index"]
 
 
 def read_journal(path: Path, seed: int) -> Done:
@@ -94,8 +110,17 @@ def run_long(run: Run, folder: Path, targets: Sequence[str], executions: int) ->
             said = {name: value for name, value in asdict(finding).items() if name != "data"}
             note({**said, "again": finding.line(run.seed)})
 
+        standing = []
+        for line in done.of(targets):
+            if again := _again(run, line, folder):
+                standing.append(again)  # so that it is not journalled once more
+                run.say(f"found before: {words_of(again, run.seed)}")
+            else:
+                note({"target": line["target"], "fixed": line["index"]})
+                run.say(f"fixed: {line['target']}: {line['where']}: {line['said']}")
         replace(
             run,
+            findings=standing,
             jobs=done.left(targets, executions),
             done=lambda job, said: note({"target": job.target, "first": job.first, **said}),
             found=found,
@@ -104,11 +129,32 @@ def run_long(run: Run, folder: Path, targets: Sequence[str], executions: int) ->
     return done
 
 
+def _again(run: Run, line: dict[str, Any], folder: Path) -> Finding | None:
+    """What a finding of the journal does by now, in a process of its own; None if it is fixed."""
+    target, index = _place(line)
+    kept = folder / _name(target, run.seed, index)
+    data = kept.read_bytes() if kept.exists() else b""
+    again = replace(
+        run,
+        jobs=[Job(target, index, 1, 1e9, data.hex())],
+        processes=1,
+        tallies={},
+        findings=[],
+        say=str,
+    )
+    again.go()
+    return again.findings[0] if again.findings else None
+
+
+def _name(target: str, seed: int, index: int) -> str:
+    return f"{target}-{seed}-{index}"
+
+
 def store(finding: Finding, folder: Path, seed: int) -> None:
     """Keep the input in a file; made again where its process died over it."""
     target = target_of(finding.target)
     data = finding.data or input_of(target, target.inputs(), seed, finding.index)
-    (folder / f"{finding.target}-{seed}-{finding.index}").write_bytes(data)
+    (folder / _name(finding.target, seed, finding.index)).write_bytes(data)
 
 
 def report(done: Done, targets: Sequence[str]) -> dict[str, Any]:
@@ -126,7 +172,8 @@ def report(done: Done, targets: Sequence[str]) -> dict[str, Any]:
                 "taken": tally.ends["taken"],
                 "errors_distinct": sum(end != "taken" for end in tally.ends),
                 "ends": dict(tally.ends.most_common()),
-                "findings": [one for one in done.findings if one["target"] == name],
+                "findings": done.of([name]),
+                "fixed": [one for one in done.fixed if one["target"] == name],
             }
             for name in targets
             for tally in [done.tallies[name]]

@@ -190,12 +190,13 @@ class ChunkLists:
 
 
 def _chunk_list(data: bytes) -> None:
-    """What is taken is a list of the whole file, and of no more."""
+    """What is taken is the list that was named, of the whole file, and of no more."""
     head, _, raw = data.partition(b"\n")
     size, _, digest = head.decode("latin-1").partition(" ")
     file_bytes = int(size)
     found = read_chunk_list(raw, file_bytes=file_bytes, sha256=digest)
     assert found.raw == raw
+    assert hashlib.sha256(raw).hexdigest() == digest, "accepted a list that nobody named"
     assert found.size == chunk_bytes(file_bytes)
     lengths = [found.length(number) for number in range(len(found.digests))]
     assert sum(lengths) == file_bytes

@@ -77,12 +77,16 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Job:
-    """Executions of one target, from the index `first` on: so many, or for so long."""
+    """Executions of one target, from the index `first` on: so many, or for so long.
+
+    `data` in hex: it is executed, whatever the mutator makes of these indices by now.
+    """
 
     target: str
     first: int
     executions: int
     seconds: float
+    data: str = ""
 
 
 class Spent(NamedTuple):

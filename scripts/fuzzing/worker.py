@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ class _Known:
 def _fuzz(
     job: dict[str, Any], known: _Known, number: int, place: mmap.mmap, told: dict[str, Any]
 ) -> Any:
-    target, mutator, told_of = known.target, known.mutator, known.told_of
+    target, told_of = known.target, known.told_of
+    input_at = partial(_input_at, job, known, told["seed"])
     index, last = job["first"], job["first"] + job["executions"]
     began, spent = time.monotonic(), time.thread_time()
     first_bytes = 0
@@ -63,7 +65,7 @@ def _fuzz(
         before = _restart_peak()
         for index in batch:
             PLACE.pack_into(place, 0, number, index)
-            data = input_of(target, mutator, told["seed"], index)
+            data = input_at(index)
             at = time.thread_time()
             wrong = execute(target, data, ends)
             if wrong is not None:
@@ -78,7 +80,7 @@ def _fuzz(
         if _peak_bytes() - before > told["grown_bytes"]:
             for index in batch:
                 PLACE.pack_into(place, 0, number, index)
-                data = input_of(target, mutator, told["seed"], index)
+                data = input_at(index)
                 before = _restart_peak()
                 execute(target, data)
                 if (grown := _peak_bytes() - before) > told["grown_bytes"]:
@@ -93,6 +95,12 @@ def _fuzz(
         "grown_bytes": max(0, _resident_bytes() - first_bytes),
         "ends": ends.by_name(),
     }
+
+
+def _input_at(job: dict[str, Any], known: _Known, seed: int, index: int) -> bytes:
+    """It is made even where another is given: what the mutator signed is then known."""
+    made = input_of(known.target, known.mutator, seed, index)
+    return bytes.fromhex(job["data"]) or made
 
 
 def _again(target: Target, data: bytes) -> float:
