@@ -3,7 +3,6 @@
 The same options give the same run. A scenario is a file of them, flags come on top of it.
 """
 
-import math
 import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -239,7 +238,7 @@ def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         return
     least, most = metadata["least"], metadata["most"]
     bounds = spread(value).bounds() if isinstance(value, str) else (value,)
-    if not all(math.isfinite(one) and least <= one <= most for one in bounds):
+    if not all(least <= one <= most for one in bounds):  # nan is not, either
         raise ValueError(f"{flag_of(name)} is from {least:,} to {most:,}, not {value}")
 
 
@@ -254,22 +253,38 @@ def settable() -> dict[str, tuple[Any, str]]:
 
 def scenarios() -> list[str]:
     """Names of those that there are."""
-    return sorted(path.stem for path in SCENARIOS.glob("*.toml"))
+    return sorted(path.stem for path in SCENARIOS.glob("*.toml") if path.is_file())
 
 
 def options_of(scenario: str, said: Mapping[str, Any]) -> Options:
     """A scenario ("" for none), and what was `said` on top of it.
 
     Raises:
-        ValueError: there is no such scenario, or it says what is no option.
+        ValueError: there is no such scenario, or one of them makes no options; it names the file.
     """
-    base = Options()
-    if scenario:
-        path = SCENARIOS / f"{scenario}.toml"
-        if not path.is_file():
-            raise ValueError(f"no scenario {scenario!r}; there are {', '.join(scenarios())}")
-        base = replace(base, scenario=scenario, **_checked(tomllib.loads(path.read_text("utf-8"))))
+    base = _read(scenario) if scenario else Options()
     return replace(base, **_checked(said))
+
+
+def _read(scenario: str) -> Options:
+    path = SCENARIOS / f"{scenario}.toml"
+    try:
+        return _made(scenario, tomllib.loads(path.read_text("utf-8")))
+    except FileNotFoundError as error:
+        there = ", ".join(scenarios())
+        raise ValueError(f"no scenario {scenario!r}; there are {there}") from error
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path.name}: it is nested too deeply") from error
+    except ValueError as error:  # those of TOML and of UTF-8, too
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _made(scenario: str, said: Mapping[str, Any]) -> Options:
+    if "scenario" in said:
+        raise ValueError("its name is that of the file: it says no 'scenario'")
+    return replace(Options(), scenario=scenario, **_checked(said))
 
 
 def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,11 +296,18 @@ def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in said.items():
         kind = type(defaults[name])
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)  # noqa: PLW2901
+            value = _float(name, value)  # noqa: PLW2901
         if type(value) is not kind:
             raise ValueError(f"{name} is a {kind.__name__}, not {value!r}")
         found[name] = value
     return found
+
+
+def _float(name: str, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} is beyond what a float can be") from error
 
 
 def replay_line(options: Options) -> str:
