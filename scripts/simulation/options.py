@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.simulation.defences import DEFENCES, listed
+from scripts.simulation.occasions import idle
 from scripts.simulation.plants import PLANTS
 from scripts.simulation.spread import spread
 
@@ -108,7 +109,7 @@ class Options:
     loss: str = _drawn("0", "share lost each way, drawn once per pair, while faults last", 0.9)
 
     models: int = _number(2, "names of models", 1, 1000)
-    holders: int = _number(3, "honest nodes that hold each of them, if so many are", 1, 10_000)
+    holders: int = _number(3, "honest nodes, beside the first, that hold each of them", 1, 10_000)
     slots: int = _number(4, "requests that a holder answers at once", 1, 1000)
     cold: bool = _switch("nothing is loaded when the load begins")
     load_seconds: str = _drawn("uniform:1-3", "loading a model, drawn once per node", 3600)
@@ -190,7 +191,11 @@ class Options:
             f"--partition {self.partition:g} of {self.nodes} nodes would cut nobody off",
         )
         yield (
-            self.slow > min(self.holders, honest - 1),
+            self.mode != "events" and self.holders > honest - 1,
+            f"there are no --holders {self.holders} of {honest - 1} honest nodes beside the first",
+        )
+        yield (
+            self.slow > self.holders,
             f"--slow {self.slow} is more than there are honest holders",
         )
         yield (
@@ -206,6 +211,8 @@ class Options:
     def _of_its_mode(self) -> Iterator[tuple[bool, str]]:
         """What the mode that is run does not look at."""
         if self.mode != "events":
+            for why in idle(self):
+                yield True, why
             yield self.sample != 20, "only --mode events looks at --sample"
             return
         for name, (default, _) in settable().items():
