@@ -66,9 +66,7 @@ def main() -> int:
 def _main() -> int:
     arguments = parser().parse_args()
     if arguments.list:
-        for name in scenarios():
-            print(f"{name:18} {options_of(name, {}).about}")
-        return 0
+        return _list()
     try:
         options = options_given(arguments)
         check_runs(arguments, options)
@@ -87,6 +85,18 @@ def _main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _allow_files(options.nodes)
     return _one_by_one(options, arguments)
+
+
+def _list() -> int:
+    """A file that makes no scenario hides no other."""
+    status = 0
+    for name in scenarios():
+        try:
+            print(f"{name:18} {options_of(name, {}).about}")
+        except ValueError as error:
+            print(f"simulate: {error}", file=sys.stderr)
+            status = 2
+    return status
 
 
 def check_runs(arguments: argparse.Namespace, options: Options) -> None:

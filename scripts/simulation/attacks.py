@@ -54,7 +54,9 @@ def identities(scene: Scene) -> dict[str, Identity]:
     from scripts.simulation import wire_attacks
 
     grid = wire_attacks.grid_of(scene.options.seed, scene.founder)
-    chosen = wire_attacks.ground(scene.rng("ground"), grid, scene.models, len(scene.bad))
+    names = {f"n{number:04d}" for number in range(scene.options.nodes)}.difference(scene.bad)
+    others = [scene.sim.identity_of(name) for name in sorted(names.union(wire_attacks.SEEKERS))]
+    chosen = wire_attacks.ground(scene.rng("ground"), grid, scene.models, len(scene.bad), others)
     return dict(zip(scene.bad, chosen, strict=True))
 
 

@@ -5,7 +5,7 @@ shows what that one thing is for. `tests/simulation/test_attacks.py` makes each 
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,10 +211,10 @@ DEFENCES: dict[str, Defence] = {
 
 
 @contextmanager
-def without(names: str) -> Iterator[None]:
+def without(names: str) -> Iterator[Counter[str]]:
     """These defences, with commas between them, are missing meanwhile; "" are none."""
-    with swapped(swap for name in listed(names) for swap in DEFENCES[name].made()):
-        yield
+    with swapped(swap for name in listed(names) for swap in DEFENCES[name].made()) as ran:
+        yield ran
 
 
 def listed(names: str) -> list[str]:

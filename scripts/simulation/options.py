@@ -3,7 +3,6 @@
 The same options give the same run. A scenario is a file of them, flags come on top of it.
 """
 
-import math
 import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.simulation.defences import DEFENCES, listed
+from scripts.simulation.occasions import idle
 from scripts.simulation.plants import PLANTS
 from scripts.simulation.spread import spread
 
@@ -109,7 +109,7 @@ class Options:
     loss: str = _drawn("0", "share lost each way, drawn once per pair, while faults last", 0.9)
 
     models: int = _number(2, "names of models", 1, 1000)
-    holders: int = _number(3, "honest nodes that hold each of them, if so many are", 1, 10_000)
+    holders: int = _number(3, "honest nodes, beside the first, that hold each of them", 1, 10_000)
     slots: int = _number(4, "requests that a holder answers at once", 1, 1000)
     cold: bool = _switch("nothing is loaded when the load begins")
     load_seconds: str = _drawn("uniform:1-3", "loading a model, drawn once per node", 3600)
@@ -191,7 +191,11 @@ class Options:
             f"--partition {self.partition:g} of {self.nodes} nodes would cut nobody off",
         )
         yield (
-            self.slow > min(self.holders, honest - 1),
+            self.mode != "events" and self.holders > honest - 1,
+            f"there are no --holders {self.holders} of {honest - 1} honest nodes beside the first",
+        )
+        yield (
+            self.slow > self.holders,
             f"--slow {self.slow} is more than there are honest holders",
         )
         yield (
@@ -207,6 +211,8 @@ class Options:
     def _of_its_mode(self) -> Iterator[tuple[bool, str]]:
         """What the mode that is run does not look at."""
         if self.mode != "events":
+            for why in idle(self):
+                yield True, why
             yield self.sample != 20, "only --mode events looks at --sample"
             return
         for name, (default, _) in settable().items():
@@ -239,7 +245,7 @@ def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         return
     least, most = metadata["least"], metadata["most"]
     bounds = spread(value).bounds() if isinstance(value, str) else (value,)
-    if not all(math.isfinite(one) and least <= one <= most for one in bounds):
+    if not all(least <= one <= most for one in bounds):  # nan is not, either
         raise ValueError(f"{flag_of(name)} is from {least:,} to {most:,}, not {value}")
 
 
@@ -254,22 +260,38 @@ def settable() -> dict[str, tuple[Any, str]]:
 
 def scenarios() -> list[str]:
     """Names of those that there are."""
-    return sorted(path.stem for path in SCENARIOS.glob("*.toml"))
+    return sorted(path.stem for path in SCENARIOS.glob("*.toml") if path.is_file())
 
 
 def options_of(scenario: str, said: Mapping[str, Any]) -> Options:
     """A scenario ("" for none), and what was `said` on top of it.
 
     Raises:
-        ValueError: there is no such scenario, or it says what is no option.
+        ValueError: there is no such scenario, or one of them makes no options; it names the file.
     """
-    base = Options()
-    if scenario:
-        path = SCENARIOS / f"{scenario}.toml"
-        if not path.is_file():
-            raise ValueError(f"no scenario {scenario!r}; there are {', '.join(scenarios())}")
-        base = replace(base, scenario=scenario, **_checked(tomllib.loads(path.read_text("utf-8"))))
+    base = _read(scenario) if scenario else Options()
     return replace(base, **_checked(said))
+
+
+def _read(scenario: str) -> Options:
+    path = SCENARIOS / f"{scenario}.toml"
+    try:
+        return _made(scenario, tomllib.loads(path.read_text("utf-8")))
+    except FileNotFoundError as error:
+        there = ", ".join(scenarios())
+        raise ValueError(f"no scenario {scenario!r}; there are {there}") from error
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path.name}: it is nested too deeply") from error
+    except ValueError as error:  # those of TOML and of UTF-8, too
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _made(scenario: str, said: Mapping[str, Any]) -> Options:
+    if "scenario" in said:
+        raise ValueError("its name is that of the file: it says no 'scenario'")
+    return replace(Options(), scenario=scenario, **_checked(said))
 
 
 def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,11 +303,18 @@ def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in said.items():
         kind = type(defaults[name])
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)  # noqa: PLW2901
+            value = _float(name, value)  # noqa: PLW2901
         if type(value) is not kind:
             raise ValueError(f"{name} is a {kind.__name__}, not {value!r}")
         found[name] = value
     return found
+
+
+def _float(name: str, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} is beyond what a float can be") from error
 
 
 def replay_line(options: Options) -> str:

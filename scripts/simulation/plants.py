@@ -1,7 +1,9 @@
 """Bugs put into the node on purpose, to see that a run catches them: its line replays that."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any
 
 from aigrid.metagraph.index import Index
@@ -65,18 +67,28 @@ PLANTS: dict[str, Swap] = {
 
 
 @contextmanager
-def planted(name: str) -> Iterator[None]:
+def planted(name: str) -> Iterator[Counter[str]]:
     """The bug `name` is there meanwhile; "" is none."""
-    with swapped([PLANTS[name]] if name else []):
-        yield
+    with swapped([PLANTS[name]] if name else []) as ran:
+        yield ran
 
 
 @contextmanager
-def swapped(swaps: Iterable[Swap]) -> Iterator[None]:
-    """Everything is as it was afterwards."""
+def swapped(swaps: Iterable[Swap]) -> Iterator[Counter[str]]:
+    """Everything is as it was afterwards; by attribute, how often code that was put there ran."""
+    ran = Counter[str]()
     with ExitStack() as undo:
         for place, attribute, other in swaps:
             put = object.__setattr__ if isinstance(place, Limits) else setattr  # it is frozen
             undo.callback(put, place, attribute, getattr(place, attribute))
-            put(place, attribute, other)
-        yield
+            put(place, attribute, _counted(other, attribute, ran) if callable(other) else other)
+        yield ran
+
+
+def _counted(other: Any, attribute: str, ran: Counter[str]) -> Any:
+    @wraps(other)
+    def counted(*arguments: Any, **more: Any) -> Any:
+        ran[attribute] += 1
+        return other(*arguments, **more)
+
+    return counted

@@ -17,6 +17,7 @@ from scripts.simulation.doubles import crashing
 from scripts.simulation.faults import Faults
 from scripts.simulation.judging import judge
 from scripts.simulation.networks import net_of
+from scripts.simulation.occasions import unshown
 from scripts.simulation.options import Options
 from scripts.simulation.plants import planted
 from scripts.simulation.properties import Violation, Watch
@@ -119,8 +120,7 @@ class _Run:
         names = [f"n{n:04d}" for n in range(options.nodes)]
         self._bad = sorted(self._rng.sample(names[1:], options.attackers))
         self._good = [name for name in names if name not in set(self._bad)]
-        candidates = self._good[1:] or self._good
-        self._holders = self._rng.sample(candidates, min(options.holders, len(candidates)))
+        self._holders = self._rng.sample(self._good[1:], options.holders)
         self._mortal = [name for name in self._good[1:] if name not in self._holders[:1]]
         self._names = names
 
@@ -165,9 +165,12 @@ class _Run:
         except trio.TooSlowError:
             self._watch.violated("comes_up", "the grid did not come up in time")
             return
-        with planted(self._options.plant), without(self._options.without):
+        with planted(self._options.plant) as ran, without(self._options.without) as left_out:
             await self._timed("be_used", self._be_used)
             await self._timed("recover", self._recover)
+        caught = bool(self._watch.violations)
+        for what in unshown(self._options, ran, left_out, caught=caught):
+            self._watch.violated("checked", what)
         self._outcome.records = len(self._sim.nodes[FOUNDER].node.graph.items(self._sim.now_ms()))
 
     async def _timed(self, name: str, phase: Callable[[], Awaitable[None]]) -> None:

@@ -9,7 +9,7 @@ resend   says frames of others again, as they were signed, for as long as it run
 import hashlib
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -32,8 +32,9 @@ from aigrid.protocol.inference import ChatMessage, TextRequest
 from aigrid.protocol.limits import LIMITS
 
 GROUND_FOR_EACH = 40
-"""Identities that are made for each one that is kept."""
-SEEKERS = 2
+"""Identities that are made at once for each one that is kept."""
+GROUND_BATCHES_MAX = 100
+SEEKERS = ("s0000", "s0001")
 ELSEWHERE = frozenset({"vision"})
 """What a seeker replicates: nothing of what it will ask for."""
 SETTLE_SECONDS = 5.0
@@ -49,15 +50,26 @@ def grid_of(seed: int, founder: str) -> str:
 
 
 def ground(
-    rng: random.Random, grid: str, models: tuple[str, ...], count: int
+    rng: random.Random,
+    grid: str,
+    models: tuple[str, ...],
+    count: int,
+    others: Collection[Identity] = (),
 ) -> Iterator[Identity]:
-    """Identities whose peer ids are nearest to the keys of these models, in turn, of many made."""
-    made = [Identity(rng.randbytes(32)) for _ in range(GROUND_FOR_EACH * count)]
-    by_id = {ID.from_base58(one.peer_id): one for one in made}
+    """Identities whose peer ids are nearest to the keys of these models, in turn, of many made.
+
+    More are made, up to a bound, until none of `others` is as near.
+    """
+    far, near = [ID.from_base58(one.peer_id) for one in others], dict[ID, Identity]()
+    batches = 0
     for number in range(count):
-        key = model_key(grid, models[number % len(models)])
-        nearest = sort_peer_ids_by_distance(multihash(key), list(by_id))[0]
-        yield by_id.pop(nearest)
+        key = multihash(model_key(grid, models[number % len(models)]))
+        while not near or (nearest := sort_peer_ids_by_distance(key, [*near, *far])[0]) not in near:
+            made = [Identity(rng.randbytes(32)) for _ in range(GROUND_FOR_EACH * count)]
+            near |= {ID.from_base58(one.peer_id): one for one in made}
+            batches += 1
+            far = far if batches < GROUND_BATCHES_MAX else []
+        yield near.pop(nearest)
 
 
 def multihash(key: str) -> bytes:
@@ -86,14 +98,13 @@ async def _eclipse(scene: Scene) -> Callable[[], Awaitable[None]]:
     scene.watch.attacked.add("eclipsed")
     for one in scene.attackers():
         _lie(one, scene)
-    seekers = [f"s{number:04d}" for number in range(SEEKERS)]
-    for name in seekers:
+    for name in SEEKERS:
         await scene.sim.start(name, interests=ELSEWHERE)
         scene.watch.admitted.add(scene.sim.nodes[name].node.identity.did)
         scene.watch.exempt.add(name)
         await scene.sim.join(name, scene.founder)
     await trio.sleep(SETTLE_SECONDS)
-    return partial(_seek, scene, seekers)
+    return partial(_seek, scene, SEEKERS)
 
 
 def _lie(one: SimNode, scene: Scene) -> None:
@@ -115,7 +126,7 @@ def _lie(one: SimNode, scene: Scene) -> None:
     vars(one.node.typed_queries)["serve"] = nothing
 
 
-async def _seek(scene: Scene, seekers: list[str]) -> None:
+async def _seek(scene: Scene, seekers: Collection[str]) -> None:
     """Each asks for each model, of which it has no record: the DHT, and whom it knows, must do."""
     for model in scene.models:
         for name in seekers:

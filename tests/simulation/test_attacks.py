@@ -28,7 +28,7 @@ def small(scenario: str, **said: float) -> Options:
 ATTACKS = {
     "cheats": small("cheats", duration_seconds=40.0, rate=4.0, wrong_max=1.0, holders=4),
     "liars": small("liars", byzantine=0.4, holders=2, patience_seconds=10.0),
-    "sybils": small("sybils"),
+    "sybils": small("sybils", holders=1),
     "flood": small("flood", flood_rate=150.0),
     "clock_ahead_288": small("clock_ahead_288"),
     "replay": small("replay", holders=1, byzantine=0.3, askers=2),

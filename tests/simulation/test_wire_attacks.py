@@ -1,20 +1,26 @@
 """Attacks on GossipSub and Kad-DHT, on the real ones: each fails, and succeeds without its defence."""
 
+import hashlib
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from libp2p.kad_dht.utils import sort_peer_ids_by_distance
+from libp2p.peer.id import ID
 from scripts.simulation import deterministic, wire_attacks
 from scripts.simulation.options import Options, options_of, replay_line
 from scripts.simulation.plants import Swap, swapped
 from scripts.simulation.run import Outcome, simulate
 
+from aigrid.node.discovery.providers import model_key
+from aigrid.protocol.identity import Identity
+
 ATTACKS = {
-    # Of so few, honest ones are at times as near to the key: with some seeds none is eclipsed.
     "eclipse": options_of(
         "eclipse", {"nodes": 8, "byzantine": 0.5, "duration_seconds": 30.0, "seed": 2}
     ),
-    # Of seed 1 the meshes are such that records reach everybody without any defence.
+    # Of seeds 1, 2 and 5 the meshes are such that records reach everybody without any defence.
     "covert_flash": options_of(
         "covert_flash", {"duration_seconds": 14.0, "settle_seconds": 15.0, "seed": 3}
     ),
@@ -74,6 +80,18 @@ def test_an_attack_that_does_nothing_fails_the_run(tmp_path: Path, attack: str, 
     with swapped([idle]):
         outcome = run(ATTACKS[attack], tmp_path)
     assert "attacked" in {one.name for one in outcome.violations}
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_who_eclipses_is_nearer_than_everybody_else(seed: int) -> None:
+    """Of seed 4 a node was among the ten nearest of four thousand that were made."""
+    rng, grid = random.Random(f"{seed}/ground"), wire_attacks.grid_of(seed, "n0000")
+    names = [*(f"n{n:04d}" for n in (0, 11, 12, 13)), *wire_attacks.SEEKERS]  # honest ones of 4
+    others = [Identity(hashlib.sha256(f"{seed}/{name}".encode()).digest()) for name in names]
+    key = wire_attacks.multihash(model_key(grid, "parrot-0"))
+    near = [*wire_attacks.ground(rng, grid, ("parrot-0",), 10, others)]
+    ids = [ID.from_base58(one.peer_id) for one in (*others, *near)]
+    assert set(sort_peer_ids_by_distance(key, ids)[:10]) == set(ids[6:])
 
 
 def test_such_an_attack_needs_the_real_network() -> None:
