@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import aigrid.protocol.record as record_module
 from aigrid.metagraph.index import Index
 from aigrid.metagraph.store import Store
 from aigrid.node.discovery.sync import RecordSync
@@ -54,6 +55,10 @@ def _show_no_capability(index: Index, record: Record, *, until_ms: int | None = 
         _add(index, record, until_ms=until_ms)
 
 
+def _any_signature(*_: object) -> bool:
+    return True
+
+
 PLANTS: dict[str, Swap] = {
     "merge": (Store, "_remembered", merge_forgets),
     "reconciliation": (RecordSync, "sync", nothing_is_compared),
@@ -61,6 +66,7 @@ PLANTS: dict[str, Swap] = {
     "expiry": (Expiry, "_expire", _let_nothing_go),
     "store": (Store, "_write", _lose),
     "index": (Index, "add", _show_no_capability),
+    "signatures": (record_module, "verify_signature", _any_signature),
 }
 
 

@@ -2,6 +2,7 @@
 
 Safety:
     never_back        no node replaces a record by an older one of its key
+    genuine           no node holds what its issuer never signed
     in_time           no node takes in what is not valid yet, or not any more, by its own clock
     expired           what has ended is gone from stores and answers: see `ending`
     members_only      nobody is a member whom nobody admitted
@@ -66,6 +67,7 @@ class Watch:
         self.admitted: set[str] = set()
         self.removed: dict[str, float] = {}
         self.attacked: set[str] = set()  # what an attack counts under `checks`, if it takes hold
+        self.forged: set[str] = set()  # content ids of what nobody may hold
         self.victim = ""
         self.victim_since = 0.0
         self.propagation = Propagation()
@@ -108,6 +110,8 @@ class Watch:
         if before is not None and rank < before:
             self.violated("never_back", f"{name} replaced a newer {record.kind.value} by an older")
         held[record.key] = rank
+        if record.content_id in self.forged and name not in self.exempt:
+            self._forged(name)
         now_ms = node.now_ms()
         early_ms = record.valid_from_ms - now_ms - LIMITS.clock_skew_seconds * 1000
         own = record.issuer in {node.identity.did, node.grid.did} and name not in self.exempt
@@ -157,10 +161,15 @@ class Watch:
                 if units > LIMITS.records_per_issuer_max:
                     what = f"{one.name} has room of {units} records for {flooder}"
                     self.violated("bounded", what)
-
+            self.checks["genuine"] += bool(self.forged)
+            if self.forged and not self.forged.isdisjoint(_stored(one)):
+                self._forged(one.name)
         self._endings.look([one for _, one in sorted(self._sim.nodes.items())], self._sim.now_ms())
         if self.victim:
             self._look_for_victim()
+
+    def _forged(self, name: str) -> None:
+        self.violated("genuine", f"{name} took in a record that its issuer never signed")
 
     def _may_be_members(self, by: SimNode) -> set[str]:
         """All who were admitted; whoever was removed, only until this node, too, can know."""
