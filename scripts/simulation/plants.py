@@ -5,11 +5,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import aigrid.protocol.record as record_module
+from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
-from aigrid.metagraph.store import Store
+from aigrid.metagraph.store import PutResult, Store
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.expiry import Expiry
 from aigrid.node.mesh.routing.router import Router
+from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import Limits
 from aigrid.protocol.record import Record
@@ -59,6 +61,18 @@ def _any_signature(*_: object) -> bool:
     return True
 
 
+_put = Metagraph._put  # noqa: SLF001 - as above
+
+
+def _refuse_withdrawals(
+    graph: Metagraph, record: Record, now_ms: int, received_from: str | None, *rest: Any
+) -> PutResult:
+    """What others take back stays; memberships apart, which are another matter."""
+    if record.withdrawn and received_from is not None and record.kind is not Kind.MEMBERSHIP:
+        raise VerificationError("it stays as it is")
+    return _put(graph, record, now_ms, received_from, *rest)
+
+
 PLANTS: dict[str, Swap] = {
     "merge": (Store, "_remembered", merge_forgets),
     "reconciliation": (RecordSync, "sync", nothing_is_compared),
@@ -67,6 +81,7 @@ PLANTS: dict[str, Swap] = {
     "store": (Store, "_write", _lose),
     "index": (Index, "add", _show_no_capability),
     "signatures": (record_module, "verify_signature", _any_signature),
+    "withdrawals": (Metagraph, "_put", _refuse_withdrawals),
 }
 
 

@@ -44,6 +44,7 @@ ENDING_MS = 2000
 # Until everybody has heard that a member was removed, and what one victim says, whoever hides it.
 REMOVED_SECONDS = 5.0
 HEARD_SECONDS = 30.0
+_WITHDRAWAL = "withdrawal of a "
 _STORED = "SELECT content_id FROM records"
 _ROOM = f"SELECT COALESCE(SUM({UNITS}), 0) FROM records WHERE issuer = ?"
 
@@ -231,10 +232,11 @@ class Watch:
             if not one.node.peers.alive_members():
                 yield f"{one.name} is alone"
         said = {
-            record.content_id: f"{record.kind.value} of {speaker.name}"
+            record.content_id: f"{_named(record)} of {speaker.name}"
             for speaker in honest
             for record in self._settled(speaker)
         }
+        self.checks["withdrawn"] += sum(what.startswith(_WITHDRAWAL) for what in said.values())
         for one in honest:  # of its store itself: what was taken in may be gone again
             for content_id in sorted(said.keys() - _stored(one)):
                 yield f"{one.name} lacks {said[content_id]}"
@@ -252,13 +254,16 @@ class Watch:
 
     @staticmethod
     def _own(speaker: SimNode) -> Iterator[Record]:
-        """What it, and the authority through it, says and does not end at once."""
+        """What it, and the authority through it, says or withdraws and does not end at once."""
         node = speaker.node
         issuers = [node.identity.did]
         if node.grid.authority is not None:
             issuers.append(node.grid.authority.did)
         for issuer in issuers:
-            yield from node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer)
+            until_ms = node.now_ms() + ENDING_MS
+            yield from node.graph.live_records(until_ms, issuer=issuer)
+            if issuer in node.grid.members():
+                yield from _withdrawn(node.graph.store.of_issuer(issuer), until_ms)
 
     def _early_seconds(self, record: Record) -> float:
         """Until others may take it in, as it is from the future."""
@@ -289,6 +294,15 @@ class Watch:
         for what in list(self.lags())[:5]:
             self.violated("converged", f"after {seconds:.0f} s without faults {what}")
         return None
+
+
+def _withdrawn(records: Iterable[Record], now_ms: int) -> Iterator[Record]:
+    """What takes the place of what was withdrawn: who has that has nothing of it any more."""
+    return (one for one in records if one.withdrawn and one.valid_until_ms > now_ms)
+
+
+def _named(record: Record) -> str:
+    return (_WITHDRAWAL if record.withdrawn else "") + record.kind.value
 
 
 def _stored(one: SimNode) -> set[str]:
