@@ -73,6 +73,15 @@ def _refuse_withdrawals(
     return _put(graph, record, now_ms, received_from, *rest)
 
 
+_load = Metagraph._load  # noqa: SLF001 - as above
+
+
+def _load_no_capability(graph: Metagraph, now_ms: int) -> None:
+    """Whoever starts has lost the capabilities that it had."""
+    graph.store.delete(graph.store.of_kind(Kind.CAPABILITY))
+    _load(graph, now_ms)
+
+
 PLANTS: dict[str, Swap] = {
     "merge": (Store, "_remembered", merge_forgets),
     "reconciliation": (RecordSync, "sync", nothing_is_compared),
@@ -82,6 +91,7 @@ PLANTS: dict[str, Swap] = {
     "index": (Index, "add", _show_no_capability),
     "signatures": (record_module, "verify_signature", _any_signature),
     "withdrawals": (Metagraph, "_put", _refuse_withdrawals),
+    "restart": (Metagraph, "_load", _load_no_capability),
 }
 
 

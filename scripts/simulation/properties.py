@@ -3,6 +3,7 @@
 Safety:
     never_back        no node replaces a record by an older one of its key
     genuine           no node holds what its issuer never signed
+    kept              who starts again has at once what it had, but for what has ended
     in_time           no node takes in what is not valid yet, or not any more, by its own clock
     expired           what has ended is gone from stores and answers: see `ending`
     members_only      nobody is a member whom nobody admitted
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 import trio
 from scripts.simulation.ending import Endings, is_brief
 from scripts.simulation.indexed import index_lags
+from scripts.simulation.kept import Kept
 from scripts.simulation.propagation import Propagation
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
@@ -81,6 +83,7 @@ class Watch:
         self._said_at: dict[str, float] = {}
         self._receipts: set[str] = set()
         self._taken: dict[tuple[str, str], tuple[float, int]] = {}  # since when, how many
+        self._kept = Kept(self.checks, self.violated)
         self._endings = Endings(self.checks, self.violated)
         sim.learned.append(self.learned)
 
@@ -147,7 +150,12 @@ class Watch:
         self.propagation.learn(record.content_id, name, now)
 
     def killed(self, name: str) -> None:
+        """It is about to be."""
+        self._kept.ends(self._sim.nodes[name])
         self.propagation.gone(name, trio.current_time())
+
+    def started_again(self, name: str) -> None:
+        self._kept.is_back(self._sim.nodes[name])
 
     def check(self) -> None:
         """What is looked at now and then."""
