@@ -6,7 +6,7 @@ What each does is `arm`ed once the grid is up, and goes on while there is load:
     liar     says that a model is warm, shows signs of life for ever, and never answers
     sybil    offers the capability, and fails at every request
     flood    issues as many records as it can
-    replay   sends again what is no longer so: see `replaying`
+    replay   sends again what is no longer so, and forges: see `replaying`
     censor   passes on nothing of one victim: see `censoring`
     poison   gives other files than a model has: see `poisoning`
     others   are attacks on GossipSub and the DHT: see `wire_attacks`

@@ -13,7 +13,7 @@ SKEW_BELIEVED_SECONDS = 120
 
 
 class Faults:
-    """`restart` starts a node that was killed, of which `killed` hears.
+    """`restart` starts a node that was killed, of which `killed` hears just before.
 
     Attributes:
         log: (seconds, what) for the report.
@@ -106,8 +106,8 @@ class Faults:
             if len(alive) > 1:
                 name = self._rng.choice(alive)
                 self.down.add(name)
-                self._sim.kill(name)
                 self._killed(name)
+                self._sim.kill(name)
                 self.note(f"{name} is killed")
                 nursery.start_soon(self._revive, name)
 

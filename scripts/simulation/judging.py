@@ -12,7 +12,7 @@ from scripts.simulation.workload import Request
 ALWAYS_CHECKED = ("never_back", "members_only", "answered")
 CHECKED_UNDER_ATTACK = {
     "flood": ("bounded",),
-    "replay": ("once",),
+    "replay": ("once", "genuine"),
     "censor": ("heard",),
     "poison": ("weights", "avoided"),
     "eclipse": ("found", "eclipsed"),

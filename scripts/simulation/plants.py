@@ -6,11 +6,14 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
+import aigrid.protocol.record as record_module
+from aigrid.metagraph.graph import Metagraph
 from aigrid.metagraph.index import Index
-from aigrid.metagraph.store import Store
+from aigrid.metagraph.store import PutResult, Store
 from aigrid.node.discovery.sync import RecordSync
 from aigrid.node.expiry import Expiry
 from aigrid.node.mesh.routing.router import Router
+from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import Limits
 from aigrid.protocol.record import Record
@@ -56,6 +59,31 @@ def _show_no_capability(index: Index, record: Record, *, until_ms: int | None = 
         _add(index, record, until_ms=until_ms)
 
 
+def _any_signature(*_: object) -> bool:
+    return True
+
+
+_put = Metagraph._put  # noqa: SLF001 - as above
+
+
+def _refuse_withdrawals(
+    graph: Metagraph, record: Record, now_ms: int, received_from: str | None, *rest: Any
+) -> PutResult:
+    """What others take back stays; memberships apart, which are another matter."""
+    if record.withdrawn and received_from is not None and record.kind is not Kind.MEMBERSHIP:
+        raise VerificationError("it stays as it is")
+    return _put(graph, record, now_ms, received_from, *rest)
+
+
+_load = Metagraph._load  # noqa: SLF001 - as above
+
+
+def _load_no_capability(graph: Metagraph, now_ms: int) -> None:
+    """Whoever starts has lost the capabilities that it had."""
+    graph.store.delete(graph.store.of_kind(Kind.CAPABILITY))
+    _load(graph, now_ms)
+
+
 PLANTS: dict[str, Swap] = {
     "merge": (Store, "_remembered", merge_forgets),
     "reconciliation": (RecordSync, "sync", nothing_is_compared),
@@ -63,6 +91,9 @@ PLANTS: dict[str, Swap] = {
     "expiry": (Expiry, "_expire", _let_nothing_go),
     "store": (Store, "_write", _lose),
     "index": (Index, "add", _show_no_capability),
+    "signatures": (record_module, "verify_signature", _any_signature),
+    "withdrawals": (Metagraph, "_put", _refuse_withdrawals),
+    "restart": (Metagraph, "_load", _load_no_capability),
 }
 
 

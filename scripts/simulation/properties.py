@@ -2,6 +2,8 @@
 
 Safety:
     never_back        no node replaces a record by an older one of its key
+    genuine           no node holds what its issuer never signed
+    kept              who starts again has at once what it had, but for what has ended
     in_time           no node takes in what is not valid yet, or not any more, by its own clock
     expired           what has ended is gone from stores and answers: see `ending`
     members_only      nobody is a member whom nobody admitted
@@ -26,6 +28,7 @@ from dataclasses import dataclass
 import trio
 from scripts.simulation.ending import Endings, is_brief
 from scripts.simulation.indexed import index_lags
+from scripts.simulation.kept import Kept
 from scripts.simulation.propagation import Propagation
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
@@ -43,6 +46,7 @@ ENDING_MS = 2000
 # Until everybody has heard that a member was removed, and what one victim says, whoever hides it.
 REMOVED_SECONDS = 5.0
 HEARD_SECONDS = 30.0
+_WITHDRAWAL = "withdrawal of a "
 _STORED = "SELECT content_id FROM records"
 _ROOM = f"SELECT COALESCE(SUM({UNITS}), 0) FROM records WHERE issuer = ?"
 
@@ -66,6 +70,7 @@ class Watch:
         self.admitted: set[str] = set()
         self.removed: dict[str, float] = {}
         self.attacked: set[str] = set()  # what an attack counts under `checks`, if it takes hold
+        self.forged: set[str] = set()  # content ids of what nobody may hold
         self.victim = ""
         self.victim_since = 0.0
         self.propagation = Propagation()
@@ -78,6 +83,7 @@ class Watch:
         self._said_at: dict[str, float] = {}
         self._receipts: set[str] = set()
         self._taken: dict[tuple[str, str], tuple[float, int]] = {}  # since when, how many
+        self._kept = Kept(self.checks, self.violated)
         self._endings = Endings(self.checks, self.violated)
         sim.learned.append(self.learned)
 
@@ -108,6 +114,8 @@ class Watch:
         if before is not None and rank < before:
             self.violated("never_back", f"{name} replaced a newer {record.kind.value} by an older")
         held[record.key] = rank
+        if record.content_id in self.forged and name not in self.exempt:
+            self._forged(name)
         now_ms = node.now_ms()
         early_ms = record.valid_from_ms - now_ms - LIMITS.clock_skew_seconds * 1000
         own = record.issuer in {node.identity.did, node.grid.did} and name not in self.exempt
@@ -142,7 +150,12 @@ class Watch:
         self.propagation.learn(record.content_id, name, now)
 
     def killed(self, name: str) -> None:
+        """It is about to be."""
+        self._kept.ends(self._sim.nodes[name])
         self.propagation.gone(name, trio.current_time())
+
+    def started_again(self, name: str) -> None:
+        self._kept.is_back(self._sim.nodes[name])
 
     def check(self) -> None:
         """What is looked at now and then."""
@@ -157,10 +170,15 @@ class Watch:
                 if units > LIMITS.records_per_issuer_max:
                     what = f"{one.name} has room of {units} records for {flooder}"
                     self.violated("bounded", what)
-
+            self.checks["genuine"] += bool(self.forged)
+            if self.forged and not self.forged.isdisjoint(_stored(one)):
+                self._forged(one.name)
         self._endings.look([one for _, one in sorted(self._sim.nodes.items())], self._sim.now_ms())
         if self.victim:
             self._look_for_victim()
+
+    def _forged(self, name: str) -> None:
+        self.violated("genuine", f"{name} took in a record that its issuer never signed")
 
     def _may_be_members(self, by: SimNode) -> set[str]:
         """All who were admitted; whoever was removed, only until this node, too, can know."""
@@ -222,10 +240,11 @@ class Watch:
             if not one.node.peers.alive_members():
                 yield f"{one.name} is alone"
         said = {
-            record.content_id: f"{record.kind.value} of {speaker.name}"
+            record.content_id: f"{_named(record)} of {speaker.name}"
             for speaker in honest
             for record in self._settled(speaker)
         }
+        self.checks["withdrawn"] += sum(what.startswith(_WITHDRAWAL) for what in said.values())
         for one in honest:  # of its store itself: what was taken in may be gone again
             for content_id in sorted(said.keys() - _stored(one)):
                 yield f"{one.name} lacks {said[content_id]}"
@@ -243,13 +262,16 @@ class Watch:
 
     @staticmethod
     def _own(speaker: SimNode) -> Iterator[Record]:
-        """What it, and the authority through it, says and does not end at once."""
+        """What it, and the authority through it, says or withdraws and does not end at once."""
         node = speaker.node
         issuers = [node.identity.did]
         if node.grid.authority is not None:
             issuers.append(node.grid.authority.did)
         for issuer in issuers:
-            yield from node.graph.live_records(node.now_ms() + ENDING_MS, issuer=issuer)
+            until_ms = node.now_ms() + ENDING_MS
+            yield from node.graph.live_records(until_ms, issuer=issuer)
+            if issuer in node.grid.members():
+                yield from _withdrawn(node.graph.store.of_issuer(issuer), until_ms)
 
     def _early_seconds(self, record: Record) -> float:
         """Until others may take it in, as it is from the future."""
@@ -280,6 +302,15 @@ class Watch:
         for what in list(self.lags())[:5]:
             self.violated("converged", f"after {seconds:.0f} s without faults {what}")
         return None
+
+
+def _withdrawn(records: Iterable[Record], now_ms: int) -> Iterator[Record]:
+    """What takes the place of what was withdrawn: who has that has nothing of it any more."""
+    return (one for one in records if one.withdrawn and one.valid_until_ms > now_ms)
+
+
+def _named(record: Record) -> str:
+    return (_WITHDRAWAL if record.withdrawn else "") + record.kind.value
 
 
 def _stored(one: SimNode) -> set[str]:

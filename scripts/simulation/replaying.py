@@ -1,4 +1,4 @@
-"""Members that send again what was true once: records, signed requests, receipts.
+"""Members that send again what was true once: records, signed requests, receipts; and forgeries.
 
 Meanwhile honest nodes withdraw some of what they said, the authority removes one of the attackers,
 and its delegate, who can only revoke, another: so there is always something to bring back.
@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 from msgspec import structs
+from scripts.simulation.forging import forge
 from scripts.simulation.scene import Scene
 from scripts.simulation.world import SimNode
 
@@ -47,6 +48,7 @@ class Replayer:
     def __init__(self, scene: Scene, one: SimNode) -> None:
         self._scene = scene
         self._rng = scene.rng(f"{one.name}/replay")
+        self._forgery = scene.rng(f"{one.name}/forge")
         self._node = one.node
         self._call = one.node.rpc.call
         self.name = one.name
@@ -88,6 +90,7 @@ class Replayer:
     async def say_records(self) -> None:
         """By gossip to all, and to one straight."""
         raws = self._rng.sample(sorted(self._records.values()), min(SAID_AGAIN, len(self._records)))
+        raws += forge(self._node, self._scene.watch, self._forgery)
         honest = self._rng.choice(self._scene.honest()).node
         for batch in batches(raws):
             await self._node.transport.publish(RECORDS_TOPIC, encode(Records(batch)))

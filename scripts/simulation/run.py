@@ -250,6 +250,8 @@ class _Run:
             placement=PlacementConfig(host="nothing" if name in self._bad else "members"),
             trust=TrustConfig(audit=options.audit),
         )
+        if incarnation:
+            self._watch.started_again(name)
         started.spawner.start_seconds = spread(options.load_seconds).draw(rng)
         started.spawner.chunk_seconds = spread(options.token_ms).draw(rng) / 1000
         if name in self._bad:  # whoever wants to be asked had better be quick

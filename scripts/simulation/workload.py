@@ -21,6 +21,8 @@ RECORD_MS = 600_000
 ANSWER_SECONDS = 60.0
 NAMES = 4
 AFRESH = 4
+WITHDRAWN_EVERY = 5
+"""Every so manieth record is withdrawn instead, if its speaker has said it."""
 # Every so manieth record is one that soon ends, under a key of its own that begins so.
 BRIEF_EVERY, BRIEF, BRIEF_SECONDS = 3, "moment-", (3.0, 20.0)
 
@@ -145,7 +147,9 @@ async def publish(
         if not found:
             continue
         one = rng.choice(found)
-        if number % BRIEF_EVERY:
+        if number % BRIEF_EVERY and not number % WITHDRAWN_EVERY:
+            withdraw(one, f"skill-{rng.randrange(NAMES)}")
+        elif number % BRIEF_EVERY:
             say(one, f"skill-{rng.randrange(NAMES)}", RECORD_MS)
         else:
             say(one, f"{BRIEF}{number}", round(1000 * _brief_seconds(rng, one)))
@@ -171,9 +175,22 @@ def say(one: SimNode, name: str, ttl_ms: int) -> Record | None:
     return None
 
 
+def withdraw(one: SimNode, name: str) -> Record | None:
+    """Take a capability back; None where there is nothing to take back, or as `say` has it."""
+    node = one.node
+    iri = f"{node.identity.did}#{name}"
+    with suppress(VerificationError):
+        return node.graph.withdraw(Kind.CAPABILITY, iri, node.identity, now_ms=node.now_ms())
+    return None
+
+
 def say_afresh(rng: random.Random, nodes: list[SimNode], surely: Container[str]) -> None:
-    """A few of them, and those with these names, say something that all have to hear."""
+    """A few of them, and those with these names, say and withdraw what all have to hear of."""
     few = {one.name for one in rng.sample(nodes, min(AFRESH, len(nodes)))}
     for one in nodes:
         if one.name in few or one.name in surely:
             say(one, f"afresh-{one.name}", RECORD_MS)
+            names = (f"skill-{number}" for number in range(NAMES))
+            if not any(withdraw(one, name) for name in names):
+                say(one, "mistake", RECORD_MS)
+                withdraw(one, "mistake")

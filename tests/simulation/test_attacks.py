@@ -67,6 +67,7 @@ def test_an_attack_comes_to_nothing(tmp_path: Path, attack: str) -> None:
     assert outcome.violations == [], replay_line(ATTACKS[attack])
     assert outcome.watch is not None
     looked_at = {broken for name, _, broken in SWITCHES if name == attack}
+    looked_at |= {"genuine"} if attack == "replay" else set()
     for broken in looked_at - {"right", "served", "in_time"}:  # these are not counted one by one
         assert outcome.watch.checks[broken], broken
 
@@ -92,6 +93,11 @@ def test_without_repair_it_is_the_censors_who_keep_a_victim_quiet(
 def test_a_victim_is_not_heard_where_its_records_do_not_stay(tmp_path: Path) -> None:
     outcome = simulate(replace(ATTACKS["censors"], plant="store"), tmp_path)
     assert "heard" in {one.name for one in outcome.violations}
+
+
+def test_what_others_never_signed_is_held_only_where_signatures_pass(tmp_path: Path) -> None:
+    outcome = simulate(replace(ATTACKS["replay"], plant="signatures"), tmp_path)
+    assert {one.name for one in outcome.violations} == {"genuine"}
 
 
 def test_every_defence_and_every_attack_has_such_a_test_and_a_line_in_the_table() -> None:

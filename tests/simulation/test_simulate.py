@@ -36,7 +36,7 @@ SMALL = Options(
     nodes=5, seed=3, duration_seconds=16.0, settle_seconds=45.0, models=1, holders=2, words=3
 )
 IN_SMALL = {"nodes": 8, "duration_seconds": 16.0, "seed": 5}
-CHECKED = ("never_back", "members_only", "answered", "expired")
+CHECKED = ("never_back", "members_only", "answered", "expired", "withdrawn")
 CUT = replace(SMALL, partition=0.4, success_min=0.0, holders=3)
 
 
@@ -159,6 +159,11 @@ def test_a_planted_bug_is_caught_and_its_line_replays_it() -> None:
         (replace(SMALL, plant="expiry"), "expired"),
         (replace(SMALL, plant="store", duration_seconds=8.0, settle_seconds=10.0), "converged"),
         (replace(SMALL, plant="index", duration_seconds=8.0, settle_seconds=10.0), "converged"),
+        (
+            replace(SMALL, plant="withdrawals", duration_seconds=8.0, settle_seconds=10.0),
+            "converged",
+        ),
+        (replace(SMALL, plant="restart", churn=12.0, success_min=0.0), "kept"),
     ],
 )
 def test_other_bugs_are_caught_and_gone_without_the_plant(
