@@ -32,7 +32,7 @@ ATTACKS = {
     "flood": small("flood", flood_rate=150.0),
     "clock_ahead_288": small("clock_ahead_288"),
     "replay": small("replay", holders=1, byzantine=0.3, askers=2),
-    "censors": small("censors", duration_seconds=36.0, settle_seconds=12.0, rate=0.5),
+    "censors": small("censors", seed=2, duration_seconds=36.0, settle_seconds=12.0, rate=0.5),
     "poison": small("poison", nodes=7, duration_seconds=50.0, rate=0.5, byzantine=0.57),
     "name_squatting": small("name_squatting", holders=1),
 }

@@ -296,7 +296,7 @@ def test_an_attack_that_is_over_before_it_shows_is_not_well(
     typed: Typed, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A record may take 30 s to get around the censors: this run is shorter."""
-    line = "censors --nodes 6 --duration-seconds 4 --settle-seconds 12 --seed 5 --success-min 0"
+    line = "censors --nodes 6 --holders 1 --duration-seconds 4 --settle-seconds 12 --seed 5 --success-min 0"
     assert typed(*line.split()) == 1
     assert "by which `heard` could have been broken" in capsys.readouterr().out
 

@@ -22,7 +22,7 @@ ATTACKS = {
     ),
     # Of seeds 1, 2 and 5 the meshes are such that records reach everybody without any defence.
     "covert_flash": options_of(
-        "covert_flash", {"duration_seconds": 14.0, "settle_seconds": 15.0, "seed": 3}
+        "covert_flash", {"duration_seconds": 14.0, "settle_seconds": 15.0, "seed": 4}
     ),
     "resend": options_of("resend", {"nodes": 5, "duration_seconds": 10.0}),
     # Each half has as many nodes as each node wants connections: none is missing anybody.
