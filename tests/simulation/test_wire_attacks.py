@@ -20,7 +20,7 @@ ATTACKS = {
     "eclipse": options_of(
         "eclipse", {"nodes": 8, "byzantine": 0.5, "duration_seconds": 30.0, "seed": 2}
     ),
-    # Of seeds 1, 2 and 5 the meshes are such that records reach everybody without any defence.
+    # Of a few seeds, 5 among them, records reach everybody without any defence.
     "covert_flash": options_of(
         "covert_flash", {"duration_seconds": 14.0, "settle_seconds": 15.0, "seed": 4}
     ),
