@@ -161,7 +161,7 @@ def test_the_progress_is_in_virtual_seconds_where_their_number_is_known():
 
 def test_out_holds_the_plots_as_pictures_alike_in_each_run(tmp_path):
     for folder in ("one", "two"):
-        words = ("--nodes", "3", "--duration-seconds", "4", "--out", str(tmp_path / folder))
+        words = ("--nodes", "4", "--duration-seconds", "4", "--out", str(tmp_path / folder))
         command = [sys.executable, "scripts/simulate.py", *words]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     names = {path.name for path in (tmp_path / "one").glob("*.png")}
