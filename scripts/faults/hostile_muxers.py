@@ -67,6 +67,14 @@ class Line:
         self.next_id += 2
         return frames.window_update(self.next_id - 2, 0, frames.SYN)
 
+    async def open_for_ever(self, at_once: int, then: Callable[[int], bytes]) -> None:
+        """Streams without end; behind the first frame of each what `then` makes of its id."""
+        while True:
+            pieces: list[bytes] = []
+            for _ in range(at_once):
+                pieces += (self.opened(), then(self.next_id - 2))
+            await self.say(*pieces)
+
     def alive(self) -> bytes:
         """Of one that is agreed on, and that nobody reads."""
         return self.opened() + asks(HOARD, self.next_id - 2)
@@ -106,12 +114,7 @@ async def streams(line: Line) -> None:
 
 
 async def resets(line: Line) -> None:
-    while True:
-        pieces: list[bytes] = []
-        for _ in range(500):
-            pieces.append(line.opened())
-            pieces.append(frames.window_update(line.next_id - 2, 0, frames.RST))
-        await line.say(*pieces)
+    await line.open_for_ever(500, lambda one: frames.window_update(one, 0, frames.RST))
 
 
 async def windows(line: Line) -> None:
@@ -145,35 +148,22 @@ async def repeats(line: Line) -> None:
 
 async def unused(line: Line) -> None:
     """Streams that are opened and ended with nothing in them."""
-    while True:
-        pieces: list[bytes] = []
-        for _ in range(100):
-            pieces.append(line.opened())
-            pieces.append(frames.window_update(line.next_id - 2, 0, frames.FIN))
-        await line.say(*pieces)
+    await line.open_for_ever(100, lambda one: frames.window_update(one, 0, frames.FIN))
 
 
 async def unserved(line: Line) -> None:
     """Streams for a protocol that nobody serves, ended after it."""
-    while True:
-        pieces: list[bytes] = []
-        for _ in range(50):
-            opened = line.opened()
-            stream_id = line.next_id - 2
-            pieces += (opened, asks("/nobody/serves/1", stream_id))
-            pieces.append(frames.window_update(stream_id, 0, frames.FIN))
-        await line.say(*pieces)
+    await line.open_for_ever(
+        50,
+        lambda one: asks("/nobody/serves/1", one) + frames.window_update(one, 0, frames.FIN),
+    )
 
 
 async def garbage(line: Line) -> None:
     """Streams for requests, with something else on them."""
-    while True:
-        pieces: list[bytes] = []
-        for _ in range(50):
-            opened = line.opened()
-            stream_id = line.next_id - 2
-            pieces += (opened, asks(ECHO, stream_id), frame(frames.DATA, 0, stream_id, 9, b"z" * 9))
-        await line.say(*pieces)
+    await line.open_for_ever(
+        50, lambda one: asks(ECHO, one) + frame(frames.DATA, 0, one, 9, b"z" * 9)
+    )
 
 
 async def small_parts(line: Line) -> None:
