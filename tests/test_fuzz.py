@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from scripts import fuzz_yamux
 from scripts.fuzz import keep, main
@@ -19,6 +20,7 @@ from scripts.fuzzing.coverage import measure, together
 from scripts.fuzzing.run import MIB, Bounds, Job, Run, words_of
 from scripts.fuzzing.table import target_of, targets
 from scripts.fuzzing.target import execute, input_of
+from scripts.fuzzing.trees import MSGPACK, Tree
 from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import yamux_frames
@@ -110,6 +112,22 @@ def test_the_long_run_goes_on_where_it_was_stopped(
         "death with status 139",
     ]
     assert {path.read_bytes() for path in tmp_path.glob("planted-*")} == {b"77"}
+
+
+def test_a_mutator_that_fails_is_a_finding_and_the_long_run_goes_on(tmp_path: Path) -> None:
+    executions = 3 * FAULTY
+    done = long.run_long(Run((), SEED, bounds=TIGHT), tmp_path, ["planted-mutator"], executions)
+    assert done.tallies["planted-mutator"].executions == executions
+    (finding,) = done.findings
+    assert "a mutator with a fault" in finding["said"]
+    assert next(tmp_path.glob("planted-mutator-*")).read_bytes() == b""
+
+
+def test_trees_of_the_largest_numbers_make_an_input_each_time() -> None:
+    seeds = [msgspec.msgpack.encode({"a": [2**64 - 1, 2**64 - 1], "b": [-(2**63)]})]
+    mutator = Tree(seeds, MSGPACK)
+    for index in range(3000):
+        assert isinstance(mutator.make(Random(index)), bytes)
 
 
 def test_a_long_run_that_goes_on_forgets_what_was_fixed(

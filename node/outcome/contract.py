@@ -15,7 +15,7 @@ import msgspec
 
 from aigrid.node.outcome.no_json import DEEPEST
 from aigrid.protocol.canonical import canonical
-from aigrid.protocol.errors import Code, EngineError, InvalidRequestError
+from aigrid.protocol.errors import Code, EngineError, InvalidRequestError, VerificationError
 from aigrid.protocol.inference import check_settings
 from aigrid.protocol.limits import LIMITS
 
@@ -193,7 +193,10 @@ def check_schema(schema: Mapping[str, Any]) -> str:
             waiting += ((one, depth + 1) for one in at)
     if patterns > LIMITS.schema_patterns_max:
         return f"it has {patterns} patterns, more than {LIMITS.schema_patterns_max}"
-    raw = canonical(dict(schema))
+    try:
+        raw = canonical(dict(schema))
+    except VerificationError as error:  # a number beyond 2**53, half of a surrogate pair
+        return str(error)[:_TEXT_SHOWN_CHARS]
     if len(raw) > LIMITS.capability_schema_max_bytes:
         return f"it is longer than {LIMITS.capability_schema_max_bytes} bytes"
     try:

@@ -151,9 +151,15 @@ def _name(target: str, seed: int, index: int) -> str:
 
 
 def store(finding: Finding, folder: Path, seed: int) -> None:
-    """Keep the input in a file; made again where its process died over it."""
+    """Keep the input in a file; made again where its process died over it.
+
+    Where it died in making it the file is empty: the fault is the mutator's, as the finding says.
+    """
     target = target_of(finding.target)
-    data = finding.data or input_of(target, target.inputs(), seed, finding.index)
+    try:
+        data = finding.data or input_of(target, target.inputs(), seed, finding.index)
+    except Exception:  # noqa: BLE001 -- boundary: of a mutator, which is at fault then
+        data = b""
     (folder / _name(finding.target, seed, finding.index)).write_bytes(data)
 
 

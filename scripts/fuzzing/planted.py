@@ -37,7 +37,19 @@ def _run(fault: str, data: bytes) -> None:
             _HELD.append(bytearray(b"x") * (64 << 20))
 
 
-TARGETS = tuple(
-    Target(f"planted-{fault}", _Numbers, partial(_run, fault), (ValueError,))
-    for fault in ("error", "hang", "slow", "death", "memory")
+class _Unmade:
+    """Numbers, one of which cannot be made."""
+
+    def make(self, rng: Random) -> bytes:
+        if (data := _Numbers().make(rng)) == b"77":
+            raise OverflowError("a mutator with a fault")
+        return data
+
+
+TARGETS = (
+    *(
+        Target(f"planted-{fault}", _Numbers, partial(_run, fault), (ValueError,))
+        for fault in ("error", "hang", "slow", "death", "memory")
+    ),
+    Target("planted-mutator", _Unmade, partial(_run, "none"), (ValueError,)),
 )

@@ -166,9 +166,9 @@ class Tree(Bytes):
         holder = [self._codec.decode(seed)]
         if rng.getrandbits(2) == 0 and self._joined(rng, holder) and rng.getrandbits(1):
             return self._codec.encode(holder[0])
-        for _ in range(1 + rng.getrandbits(rng.randrange(_CHANGES_MAX_BITS + 1))):
-            self._change(rng, holder)
         try:
+            for _ in range(1 + rng.getrandbits(rng.randrange(_CHANGES_MAX_BITS + 1))):
+                self._change(rng, holder)
             return self._codec.encode(holder[0])
         except OverflowError:  # a number beside one that was the largest already
             return seed

@@ -104,6 +104,7 @@ def test_a_published_one_says_what_it_narrows_and_inherits_the_rest() -> None:
         {"patternProperties": {f"a{n}": {} for n in range(17)}},
         {"uniqueItems": True},
         {"x": "y" * LIMITS.capability_schema_max_bytes},
+        {"const": 10**300},
     ],
 )
 def test_a_schema_that_is_of_no_use_or_too_dear_is_left_out(schema: dict[str, Any]) -> None:
