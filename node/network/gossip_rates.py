@@ -3,17 +3,21 @@
 What a peer passes on and what a member writes are bounded apart: else a member that says something
 else to each of its neighbours would have them pass on more than the next ones take from them, and
 the honest would judge each other. A node passes on no more than others take, and less at once, so
-that what a link has bunched together is still within what they take.
+that what a link has bunched together is still within what they take. Where little is left of that,
+an author has no more of it than its share.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 from aigrid.metagraph.quota import TokenBuckets
+from aigrid.node.network.gossip_shares import Shares
 from aigrid.protocol.limits import LIMITS, Limits
 
 # Of what others take at once, how much is sent at once; and of that, what is kept for our own.
 _SENT_AT_ONCE: Final = 0.5
 _OWN_SHARE: Final = 0.25
+_SCARCE: Final = 0.5  # below this part of what is sent at once, authors have shares
 _WAIT_LEAST_SECONDS: Final = 0.001  # or a clock that has no smaller steps would stand still
 
 
@@ -36,6 +40,7 @@ class GossipRates:
             burst=limits.gossip_author_burst * _SENT_AT_ONCE,
             per_second=limits.gossip_author_per_second,
         )
+        self._shares = Shares(limits.gossip_messages_per_second - limits.gossip_author_per_second)
 
     def may_bring(self, peer: str, now: float, *, again: bool) -> bool:
         """Whether one message more is taken from this peer; one that is known counts little."""
@@ -45,17 +50,28 @@ class GossipRates:
         """Whether this author's next message would be too much, whatever its signature."""
         return self._written.of(author, now).wait_seconds(now) > 0
 
-    def may_write(self, author: str, now: float) -> bool:
-        """Whether one message more is taken of this author, who has signed it."""
-        return self._written.of(author, now).take(now)
+    def may_write(self, author: str, from_id: bytes, now: float) -> bool:
+        """Whether one message more is taken of this author, who has signed it.
 
-    def may_pass_on(self, peer: str, count: int, now: float, *, own: bool) -> bool:
-        """Whether this peer will take so many more from us."""
-        bucket, count_most = self._passed_on.of(peer, now), min(count, int(self._burst_out))
-        kept = 0.0 if own else self._burst_out * _OWN_SHARE
-        if bucket.wait_seconds(now, min(count_most + kept, self._burst_out)) > 0:
+        `from_id` is the author as in the message, by which `may_pass_on` knows it.
+        """
+        if not self._written.of(author, now).take(now):
             return False
-        return bucket.take(now, count_most)
+        self._shares.wrote(from_id, now)
+        return True
+
+    def may_pass_on(
+        self, peer: str, authors: Collection[bytes], now: float, *, own: bool = False
+    ) -> bool:
+        """Whether this peer will take messages of these authors from us, one of each."""
+        bucket, count = self._passed_on.of(peer, now), min(len(authors), int(self._burst_out))
+        kept = 0.0 if own else self._burst_out * _OWN_SHARE
+        if bucket.wait_seconds(now, min(count + kept, self._burst_out)) > 0:
+            return False
+        scarce = bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0
+        if scarce and not own and not all(self._shares.within(one, now) for one in set(authors)):
+            return False
+        return bucket.take(now, count)
 
     def own_wait_seconds(self, own: str, now: float) -> float:
         """How long until others take one more of our own; 0 if that is now, and it is counted."""

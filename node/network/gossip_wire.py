@@ -204,8 +204,9 @@ class GossipWire:
             self._gossip._handle_dropped_rpc(peer, rpc, "queue_full")  # noqa: SLF001 - as above
 
     def _may_pass_on(self, peer: Any, messages: Any) -> bool:
-        own = all(message.from_id == self._own_id for message in messages)
-        return self._rates.may_pass_on(str(peer), len(messages), trio.current_time(), own=own)
+        authors = [message.from_id for message in messages]
+        own = authors.count(self._own_id) == len(authors)
+        return self._rates.may_pass_on(str(peer), authors, trio.current_time(), own=own)
 
     async def _queue(self, stream: Any, rpc: Any) -> bool:
         """For what the library would write past the queue: whether it is in there."""

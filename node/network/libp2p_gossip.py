@@ -148,7 +148,8 @@ class Gossip:
         message.DiscardUnknownFields()  # they are signed by nobody, and would be passed on
         self._pubsub._mark_msg_seen(message)  # noqa: SLF001 - see compat
         if via != self._own:
-            if not self._rates.may_write(author.peer_id, trio.current_time()):
+            now = trio.current_time()
+            if not self._rates.may_write(author.peer_id, message.from_id, now):
                 self._is_too_much(via, author)
                 return
             self._deliver(author.peer_id, message)
