@@ -13,7 +13,9 @@ from scripts.simulation.run import simulate
 from tests.simulation import test_wire_attacks
 
 import aigrid.metagraph.graph as graph_module
+from aigrid.metagraph.members import Members
 from aigrid.metagraph.store import Store
+from aigrid.protocol import kinds
 from aigrid.protocol.errors import VerificationError
 from aigrid.protocol.limits import LIMITS
 
@@ -97,6 +99,17 @@ def test_a_victim_is_not_heard_where_its_records_do_not_stay(tmp_path: Path) -> 
 
 def test_what_others_never_signed_is_held_only_where_signatures_pass(tmp_path: Path) -> None:
     outcome = simulate(replace(ATTACKS["replay"], plant="signatures"), tmp_path)
+    assert {one.name for one in outcome.violations} == {"genuine"}
+
+
+def test_whom_a_member_admits_is_held_only_where_anybody_may_admit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = kinds.KINDS[kinds.Kind.MEMBERSHIP]
+    anybody = replace(rule, check=lambda _issuer, _body: None)
+    monkeypatch.setitem(kinds.KINDS, kinds.Kind.MEMBERSHIP, anybody)
+    monkeypatch.setattr(Members, "check", lambda *_: None)
+    outcome = simulate(ATTACKS["replay"], tmp_path)
     assert {one.name for one in outcome.violations} == {"genuine"}
 
 
