@@ -113,6 +113,7 @@ class Limits(MeshLimits, EngineLimits):
     gossip_queue_bytes: int = limit(4 * MIB, "what these may have together, if there are several")
     gossip_messages_burst: int = limit(1000, "gossip messages one peer may pass on at once")
     gossip_messages_per_second: float = limit(200.0, "gossip messages of one peer, sustained")
+    gossip_counted_bytes: int = limit(8 * KIB, "of a gossip message; more counts as several")
     gossip_repeat_counts: float = limit(0.25, "messages that one is that had come before")
     gossip_author_burst: int = limit(256, "gossip messages one member may write at once")
     gossip_author_per_second: float = limit(64.0, "gossip messages of one author, sustained")

@@ -5,10 +5,15 @@ else to each of its neighbours would have them pass on more than the next ones t
 the honest would judge each other. A node passes on no more than others take, and less at once, so
 that what a link has bunched together is still within what they take. Where little is left of that,
 an author has no more of it than its share.
+
+What an author says anew, with higher numbers than before, is counted apart from the rest: anybody
+can say again what another said long ago, its signature holds, and must not use up what that one may
+write now. Authors that number their messages at random have the rest, and what is new by chance.
 """
 
-from collections.abc import Collection
-from typing import Final
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.network.gossip_shares import Shares
@@ -21,17 +26,31 @@ _SCARCE: Final = 0.5  # below this part of what is sent at once, authors have sh
 _WAIT_LEAST_SECONDS: Final = 0.001  # or a clock that has no smaller steps would stand still
 
 
+class Said(NamedTuple):
+    """A message: the PeerId of its author and its number as in it, and how many bytes of data."""
+
+    author: bytes
+    number: bytes
+    size: int
+
+
 class GossipRates:
-    """Peers and authors are PeerIds in base58, `now` is in seconds of any one clock."""
+    """Peers are PeerIds in base58, `now` is in seconds of any one clock."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._repeat_counts = limits.gossip_repeat_counts
+        self._counted_bytes = limits.gossip_counted_bytes
         self._brought = TokenBuckets(
             burst=limits.gossip_messages_burst, per_second=limits.gossip_messages_per_second
         )
-        self._written = TokenBuckets(
-            burst=limits.gossip_author_burst, per_second=limits.gossip_author_per_second
+        self._anew, self._again = (
+            TokenBuckets(
+                burst=limits.gossip_author_burst, per_second=limits.gossip_author_per_second
+            )
+            for _ in range(2)
         )
+        self._newest: OrderedDict[bytes, bytes] = OrderedDict()
+        self._authors_max = limits.rate_keys_max
         self._burst_out = limits.gossip_messages_burst * _SENT_AT_ONCE
         self._passed_on = TokenBuckets(
             burst=self._burst_out, per_second=limits.gossip_messages_per_second
@@ -42,38 +61,56 @@ class GossipRates:
         )
         self._shares = Shares(limits.gossip_messages_per_second - limits.gossip_author_per_second)
 
-    def may_bring(self, peer: str, now: float, *, again: bool) -> bool:
+    def may_bring(self, peer: str, size: int, now: float, *, again: bool) -> bool:
         """Whether one message more is taken from this peer; one that is known counts little."""
-        return self._brought.of(peer, now).take(now, self._repeat_counts if again else 1.0)
+        cost = self._cost(size) * (self._repeat_counts if again else 1.0)
+        return self._brought.of(peer, now).take(now, cost)
 
-    def has_written_all(self, author: str, now: float) -> bool:
-        """Whether this author's next message would be too much, whatever its signature."""
-        return self._written.of(author, now).wait_seconds(now) > 0
+    def has_written_all(self, said: Said, now: float) -> bool:
+        """Whether this would be too much of its author, whatever its signature."""
+        bucket = self._bucket_of(said).of(said.author.hex(), now)
+        return bucket.wait_seconds(now, self._cost(said.size)) > 0
 
-    def may_write(self, author: str, from_id: bytes, now: float) -> bool:
-        """Whether one message more is taken of this author, who has signed it.
-
-        `from_id` is the author as in the message, by which `may_pass_on` knows it.
-        """
-        if not self._written.of(author, now).take(now):
+    def may_write(self, said: Said, now: float) -> bool:
+        """Whether this is taken of its author, who has signed it."""
+        cost = self._cost(said.size)
+        if not self._bucket_of(said).of(said.author.hex(), now).take(now, cost):
             return False
-        self._shares.wrote(from_id, now)
+        if said.number > self._newest.get(said.author, b""):
+            self._newest[said.author] = said.number
+            self._newest.move_to_end(said.author)
+            if len(self._newest) > self._authors_max:
+                self._newest.popitem(last=False)
+        self._shares.wrote(said.author, cost, now)
         return True
 
     def may_pass_on(
-        self, peer: str, authors: Collection[bytes], now: float, *, own: bool = False
+        self, peer: str, messages: Iterable[Said], now: float, *, own: bool = False
     ) -> bool:
-        """Whether this peer will take messages of these authors from us, one of each."""
-        bucket, count = self._passed_on.of(peer, now), min(len(authors), int(self._burst_out))
+        """Whether this peer will take these from us, all of them."""
+        costs = defaultdict[bytes, float](float)
+        for said in messages:
+            costs[said.author] += self._cost(said.size)
+        bucket, cost = self._passed_on.of(peer, now), min(sum(costs.values()), self._burst_out)
         kept = 0.0 if own else self._burst_out * _OWN_SHARE
-        if bucket.wait_seconds(now, min(count + kept, self._burst_out)) > 0:
+        if bucket.wait_seconds(now, min(cost + kept, self._burst_out)) > 0:
             return False
         scarce = bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0
-        if scarce and not own and not all(self._shares.within(one, now) for one in set(authors)):
+        if scarce and not own and not self._shares.allow(costs, now):
             return False
-        return bucket.take(now, count)
+        return bucket.take(now, cost)
 
-    def own_wait_seconds(self, own: str, now: float) -> float:
+    def own_wait_seconds(self, own: str, size: int, now: float) -> float:
         """How long until others take one more of our own; 0 if that is now, and it is counted."""
-        wait_seconds = self._own.take(own, now)
-        return wait_seconds and max(wait_seconds, _WAIT_LEAST_SECONDS)
+        bucket, cost = self._own.of(own, now), self._cost(size)
+        if bucket.take(now, cost):
+            return 0.0
+        return max(bucket.wait_seconds(now, cost), _WAIT_LEAST_SECONDS)
+
+    def _cost(self, size: int) -> float:
+        """What a message counts: one, or more if it is large."""
+        return max(1.0, size / self._counted_bytes)
+
+    def _bucket_of(self, said: Said) -> TokenBuckets:
+        is_anew = said.number > self._newest.get(said.author, b"")
+        return self._anew if is_anew else self._again

@@ -6,8 +6,8 @@ a node passes on take it from each other, and not from those who say little.
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from aigrid.protocol.limits import LIMITS
@@ -15,7 +15,7 @@ from aigrid.protocol.limits import LIMITS
 WINDOW_SECONDS: Final = 1.0
 
 
-def fair_share(wanted: Iterable[int], capacity: float) -> float:
+def fair_share(wanted: Iterable[float], capacity: float) -> float:
     """How much each gets of `capacity`, unless it wants less; infinite if all can have all."""
     amounts = sorted(wanted)
     for place, amount in enumerate(amounts):
@@ -29,34 +29,38 @@ def fair_share(wanted: Iterable[int], capacity: float) -> float:
 class Shares:
     """Counts what each author wrote; its share follows from what all wrote the window before.
 
-    That is one message at least: else nobody would pass once there are more authors than messages.
-    Authors are told apart by the bytes of their PeerId, `now` is in seconds of any one clock.
+    Authors are told apart by the bytes of their PeerId, `now` is in seconds of any one clock. What
+    is counted is up to the caller, as long as it is that of `per_second`.
     """
 
     def __init__(self, per_second: float, authors_max: int = LIMITS.rate_keys_max) -> None:
         self._capacity = per_second * WINDOW_SECONDS
         self._authors_max = authors_max
         self._window = 0
-        self._counts: Counter[bytes] = Counter()
+        self._counts: defaultdict[bytes, float] = defaultdict(float)
         self._share = math.inf
 
-    def wrote(self, author: bytes, now: float) -> None:
-        """Count one message. More authors than `authors_max` in one window are not told apart."""
+    def wrote(self, author: bytes, cost: float, now: float) -> None:
+        """Count a message. More authors than `authors_max` in one window are not told apart."""
         self._turn(now)
         if author in self._counts or len(self._counts) < self._authors_max:
-            self._counts[author] += 1
+            self._counts[author] += cost
 
-    def within(self, author: bytes, now: float) -> bool:
-        """Whether this author has said no more than its share by now."""
+    def allow(self, costs: Mapping[bytes, float], now: float) -> bool:
+        """Whether all authors of these messages, counted already, were within their share before.
+
+        The first of a window always was: else nobody would pass once the authors are very many.
+        """
         self._turn(now)
-        return self._counts[author] <= self._share
+        return all(
+            self._counts.get(author, 0.0) - cost < self._share for author, cost in costs.items()
+        )
 
     def _turn(self, now: float) -> None:
         window = int(now // WINDOW_SECONDS)
         if window == self._window:
             return
         followed = window == self._window + 1
-        wanted = self._counts.values() if followed else ()
-        self._share = max(1.0, fair_share(wanted, self._capacity))
+        self._share = fair_share(self._counts.values(), self._capacity) if followed else math.inf
         self._window = window
         self._counts.clear()

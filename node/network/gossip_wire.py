@@ -29,7 +29,7 @@ from aigrid.node.network.gossip_patience import (
     Patience,
 )
 from aigrid.node.network.gossip_queue import BoundedQueue
-from aigrid.node.network.gossip_rates import GossipRates
+from aigrid.node.network.gossip_rates import GossipRates, Said
 from aigrid.protocol.limits import LIMITS
 
 READ_BYTES = 64 * 1024
@@ -80,6 +80,11 @@ def _length(data: bytearray, at: int) -> tuple[int, int] | None:
         if byte < 0x80:
             return length, at + place + 1
     raise FrameTooLargeError
+
+
+def said(message: Any) -> Said:
+    """What counts of a message."""
+    return Said(message.from_id, message.seqno, len(message.data))
 
 
 def framed(rpc: Any) -> bytes:
@@ -204,9 +209,8 @@ class GossipWire:
             self._gossip._handle_dropped_rpc(peer, rpc, "queue_full")  # noqa: SLF001 - as above
 
     def _may_pass_on(self, peer: Any, messages: Any) -> bool:
-        authors = [message.from_id for message in messages]
-        own = authors.count(self._own_id) == len(authors)
-        return self._rates.may_pass_on(str(peer), authors, trio.current_time(), own=own)
+        own = all(message.from_id == self._own_id for message in messages)
+        return self._rates.may_pass_on(str(peer), map(said, messages), trio.current_time(), own=own)
 
     async def _queue(self, stream: Any, rpc: Any) -> bool:
         """For what the library would write past the queue: whether it is in there."""

@@ -14,7 +14,7 @@ from aigrid.node.network.gossip_author import Author, author_of, signed_by
 from aigrid.node.network.gossip_control import GossipControl
 from aigrid.node.network.gossip_patience import SIGNATURE_WORK, FloodError, Patience
 from aigrid.node.network.gossip_rates import GossipRates
-from aigrid.node.network.gossip_wire import GossipWire
+from aigrid.node.network.gossip_wire import GossipWire, said
 from aigrid.protocol.limits import LIMITS
 
 _log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class Gossip:
         """Waits while others take no more of us. Raises ValueError above `gossip_max_bytes`."""
         if len(data) > LIMITS.gossip_max_bytes:
             raise ValueError(f"a gossip message of {len(data)} bytes")
-        while wait_seconds := self._rates.own_wait_seconds(self._own, trio.current_time()):  # noqa: ASYNC110 - no condition
+        while wait_seconds := self._own_wait_seconds(len(data)):  # noqa: ASYNC110 - no condition
             await trio.sleep(wait_seconds)
         try:
             await self._pubsub.publish(topic, data)
@@ -78,6 +78,9 @@ class Gossip:
             self._gate.counts["tasks_failed"] += 1
             _log.info("not_published", error=type(error).__name__)
         await trio.lowlevel.checkpoint()  # who publishes many lets them go out
+
+    def _own_wait_seconds(self, size: int) -> float:
+        return self._rates.own_wait_seconds(self._own, size, trio.current_time())
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
@@ -148,8 +151,7 @@ class Gossip:
         message.DiscardUnknownFields()  # they are signed by nobody, and would be passed on
         self._pubsub._mark_msg_seen(message)  # noqa: SLF001 - see compat
         if via != self._own:
-            now = trio.current_time()
-            if not self._rates.may_write(author.peer_id, message.from_id, now):
+            if not self._rates.may_write(said(message), trio.current_time()):
                 self._is_too_much(via, author)
                 return
             self._deliver(author.peer_id, message)
@@ -164,7 +166,7 @@ class Gossip:
         ours = via == self._own
         seen = self._pubsub._is_msg_seen(message)  # noqa: SLF001 - see compat
         if not self._gate.is_member(via) or (
-            not ours and not self._rates.may_bring(via, trio.current_time(), again=seen)
+            not ours and not self._may_bring(via, message, again=seen)
         ):
             self._refuse(via, LIMITS.gossip_excess_counts)
             return None
@@ -184,6 +186,9 @@ class Gossip:
             return None
         return author
 
+    def _may_bring(self, via: str, message: Any, *, again: bool) -> bool:
+        return self._rates.may_bring(via, len(message.data), trio.current_time(), again=again)
+
     def _is_genuine(self, via: str, author: Author, message: Any) -> bool:
         """Whether its author has signed it, and has not said too much already.
 
@@ -192,7 +197,7 @@ class Gossip:
         """
         if author.peer_id == self._own:
             return False  # ours of before a restart, or a forgery
-        if self._rates.has_written_all(author.peer_id, trio.current_time()):
+        if self._rates.has_written_all(said(message), trio.current_time()):
             self._is_too_much(via, author)
             return False
         self._patience.worked(SIGNATURE_WORK)

@@ -21,6 +21,7 @@ import libp2p.pubsub.pubsub
 import trio
 from google.protobuf.message import DecodeError
 from libp2p.crypto.pb.crypto_pb2 import PublicKey
+from libp2p.peer.envelope import consume_envelope as open_envelope
 from libp2p.peer.pb.envelope_pb2 import Envelope
 from libp2p.peer.peer_record import addrs_from_protobuf as parse_addresses
 from libp2p.peer.peerstore import env_to_send_in_RPC as make_own
@@ -30,6 +31,8 @@ from aigrid.protocol.limits import LIMITS
 
 # The library forgets addresses two hours after it took in a record.
 RENEW_SECONDS = 600.0
+_KEPT_SECONDS = 7200
+_DOMAIN = "libp2p-peer-record"  # of RFC 0002 and 0003 of libp2p
 MODULES = (libp2p.pubsub.pubsub, libp2p.pubsub.gossipsub)
 
 
@@ -54,7 +57,11 @@ class PeerRecords:
         return self._own[1]
 
     def accept(self, rpc: Any, peer: Any) -> bool:
-        """Whether the sender's record, if there is one, is its own and no older than the last."""
+        """Whether the sender's record, if there is one, is its own.
+
+        One that is older than the last changes nothing, and is no reason to let go of what comes
+        with it: the clock of a peer that started again may be behind.
+        """
         if not rpc.HasField("senderRecord"):
             return True
         data = rpc.senderRecord
@@ -62,12 +69,23 @@ class PeerRecords:
             return False
         if self.knows(data, peer):
             return True
-        if not _is_by(data, peer) or not verify(rpc, self._host, peer):
+        if not _is_by(data, peer) or not self._take(data, peer):
             return False
         self._known.pop(peer, None)
         self._known[peer] = (data, *self._stored(peer), trio.current_time() + RENEW_SECONDS)
         if len(self._known) > LIMITS.connections_max:
             del self._known[next(iter(self._known))]
+        return True
+
+    def _take(self, data: bytes, peer: Any) -> bool:
+        """Keep the addresses unless newer ones are known. False if it is not signed by the peer."""
+        try:
+            envelope, record = open_envelope(data, _DOMAIN)
+            if record.peer_id != peer:
+                return False
+            self._store.consume_peer_record(envelope, _KEPT_SECONDS)
+        except Exception:  # noqa: BLE001 - boundary: the library, and what a peer sent
+            return False
         return True
 
     def knows(self, data: bytes, peer: Any) -> bool:

@@ -4,8 +4,9 @@ Besides Trio's order and the global `random`, which `deterministic.run` seeds, t
 
 - sets of PeerIds and of streams, in whose order is sent, grafted and closed: their hashes are those
   of bytes and of places in memory, and differ by process;
-- the wall clock, by which peers, providers and records age: it stands for virtual time;
-- `secrets`, from which the DHT draws what it looks up to fill its table, and message numbers start.
+- the wall clock, by which peers, providers and records age, and from which messages are numbered:
+  it stands for virtual time;
+- `secrets`, from which the DHT draws what it looks up to fill its table.
 
 Keys of Noise and its ephemeral ones stay random: what is encrypted has the same length.
 """
@@ -39,8 +40,8 @@ def transport(wires: Wires, identity: Identity, address: str) -> Libp2pTransport
         listen=(address,),
         sockets=wires.sockets(identity.peer_id, parse_address(address).host),
     )
-    number = random.Random(f"{identity.peer_id} {address}").getrandbits(62)
-    made._library.pubsub.counter = number  # noqa: SLF001 - see the module
+    now_ns = int((START_SECONDS + trio.current_time()) * 1e9)  # by its own clock, as it would
+    made._library.pubsub.counter = now_ns  # noqa: SLF001 - see the module
     return made
 
 

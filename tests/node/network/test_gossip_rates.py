@@ -1,12 +1,13 @@
 """How much gossip is taken of whom and passed on: whoever keeps to it is never judged."""
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigrid.node.network.gossip_rates import GossipRates
+from aigrid.node.network.gossip_rates import GossipRates, Said
 from aigrid.node.network.gossip_shares import Shares, fair_share
 from aigrid.protocol.limits import LIMITS
 
@@ -20,55 +21,98 @@ SMALL = replace(
 BUNCHED_SECONDS = 2.0  # half a burst at that rate
 
 
+SIZES = st.lists(st.integers(0, LIMITS.gossip_max_bytes), min_size=200, max_size=200)
+_numbers = itertools.count(1)
+
+
+def said(author: bytes = b"author", size: int = 100, number: int | None = None) -> Said:
+    """The author's next message, unless its number is given."""
+    number = next(_numbers) if number is None else number
+    return Said(author, number.to_bytes(8, "big"), size)
+
+
 @given(
     gaps=st.lists(st.floats(0, 3), min_size=1, max_size=200),
     delays=st.lists(st.floats(0, BUNCHED_SECONDS), min_size=200, max_size=200),
     own=st.lists(st.booleans(), min_size=200, max_size=200),
+    sizes=SIZES,
 )
 def test_whatever_a_node_passes_on_is_taken_by_the_next_however_the_link_bunches_it(
-    gaps: list[float], delays: list[float], own: list[bool]
+    gaps: list[float], delays: list[float], own: list[bool], sizes: list[int]
 ) -> None:
     sender, receiver = GossipRates(SMALL), GossipRates(SMALL)
     now, arrives = 0.0, 0.0
-    for gap, delay, ours in zip(gaps, delays, own, strict=False):
+    for gap, delay, ours, size in zip(gaps, delays, own, sizes, strict=False):
         now += gap / 10
-        if sender.may_pass_on("receiver", [b"author"], now, own=ours):
+        if sender.may_pass_on("receiver", [said(size=size)], now, own=ours):
             arrives = max(arrives, now + delay)
-            assert receiver.may_bring("sender", arrives, again=False)
+            assert receiver.may_bring("sender", size, arrives, again=False)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=200))
-def test_what_a_node_writes_at_its_pace_is_taken_of_it(gaps: list[float]) -> None:
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=200), SIZES)
+def test_what_a_node_writes_at_its_pace_is_taken_of_it(gaps: list[float], sizes: list[int]) -> None:
     author, other = GossipRates(SMALL), GossipRates(SMALL)
     now = 0.0
-    for gap in gaps:
+    for gap, size in zip(gaps, sizes, strict=False):
         now += gap / 10
-        while wait_seconds := author.own_wait_seconds("author", now):
+        while wait_seconds := author.own_wait_seconds("author", size, now):
             now += wait_seconds
-        assert not other.has_written_all("author", now)
-        assert other.may_write("author", b"author", now)
+        message = said(size=size)
+        assert not other.has_written_all(message, now)
+        assert other.may_write(message, now)
 
 
 def test_our_own_are_passed_on_where_there_is_no_room_for_those_of_others() -> None:
     rates, sent = GossipRates(SMALL), 0
-    while rates.may_pass_on("peer", [b"author"], 0.0, own=False):
+    while rates.may_pass_on("peer", [said()], 0.0):
         sent += 1
     assert sent == SMALL.gossip_messages_burst * 3 // 8
-    assert rates.may_pass_on("peer", [b"author"], 0.0, own=True)
-    assert rates.may_pass_on("another", [b"author"], 0.0, own=False)
+    assert rates.may_pass_on("peer", [said()], 0.0, own=True)
+    assert rates.may_pass_on("another", [said()], 0.0)
 
 
 def test_more_at_once_than_ever_fits_is_passed_on_when_nothing_else_was() -> None:
     rates = GossipRates(SMALL)
-    assert rates.may_pass_on("peer", [b"author"] * 10 * SMALL.gossip_messages_burst, 0.0, own=False)
-    assert not rates.may_pass_on("peer", [b"author"], 0.0, own=True)
+    assert rates.may_pass_on("peer", [said()] * 10 * SMALL.gossip_messages_burst, 0.0)
+    assert not rates.may_pass_on("peer", [said()], 0.0, own=True)
 
 
 def test_a_message_that_is_known_counts_little() -> None:
     rates, taken = GossipRates(SMALL), 0
-    while rates.may_bring("peer", 0.0, again=True):
+    while rates.may_bring("peer", 100, 0.0, again=True):
         taken += 1
     assert taken == SMALL.gossip_messages_burst / SMALL.gossip_repeat_counts
+
+
+def test_a_large_message_counts_as_several() -> None:
+    rates, written, brought = GossipRates(), 0, 0
+    while rates.may_write(said(size=4 * LIMITS.gossip_counted_bytes), 0.0):
+        written += 1
+    while rates.may_bring("peer", 4 * LIMITS.gossip_counted_bytes, 0.0, again=False):
+        brought += 1
+    assert written == LIMITS.gossip_author_burst / 4
+    assert brought == LIMITS.gossip_messages_burst / 4
+
+
+@given(st.lists(st.integers(1, 10_000), max_size=400))
+def test_what_was_said_before_takes_nothing_from_what_is_said_anew(replayed: list[int]) -> None:
+    rates = GossipRates(SMALL)
+    assert rates.may_write(said(number=10_000), 0.0)
+    for number in replayed:
+        rates.may_write(said(number=number), 0.0)
+    for number in range(10_001, 10_001 + SMALL.gossip_author_burst - 1):
+        message = said(number=number)
+        assert not rates.has_written_all(message, 0.0)
+        assert rates.may_write(message, 0.0)
+    assert not rates.may_write(said(number=20_000), 0.0)
+
+
+def test_who_starts_again_with_lower_numbers_is_heard() -> None:
+    rates = GossipRates(SMALL)
+    for number in range(2**63, 2**63 + 10):
+        assert rates.may_write(said(number=number), 0.0)
+    for number in range(SMALL.gossip_author_burst):
+        assert rates.may_write(said(number=number), 0.0)
 
 
 def test_members_that_write_much_take_it_from_each_other_and_not_from_who_writes_little() -> None:
@@ -79,8 +123,9 @@ def test_members_that_write_much_take_it_from_each_other_and_not_from_who_writes
     for step in range(60 * 64):
         now = step / 64
         for author in [*loud, *[b"quiet"] * (step % 32 == 0)]:
-            if rates.may_write(author.decode(), author, now):
-                is_passed = rates.may_pass_on("peer", [author], now)
+            message = said(author)
+            if rates.may_write(message, now):
+                is_passed = rates.may_pass_on("peer", [message], now)
                 if now >= 2:  # that there are many is known from the first second
                     written[author] += 1
                     passed[author] += is_passed
@@ -94,8 +139,9 @@ def test_members_that_write_much_take_it_from_each_other_and_not_from_who_writes
 def test_without_shortage_nobody_has_a_share() -> None:
     rates = GossipRates()
     for step in range(60 * 64):
-        assert rates.may_write("only", b"only", step / 64)
-        assert rates.may_pass_on("peer", [b"only"], step / 64)
+        message = said(b"only")
+        assert rates.may_write(message, step / 64)
+        assert rates.may_pass_on("peer", [message], step / 64)
 
 
 @given(st.lists(st.integers(0, 100), max_size=30), st.floats(1, 1000))
@@ -114,9 +160,11 @@ def test_a_share_is_max_min_fair(wanted: list[int], capacity: float) -> None:
     st.lists(st.tuples(st.floats(0, 20), st.integers(0, 40)), max_size=200),
     st.integers(1, 8),
 )
-def test_shares_keep_no_more_than_they_may(said: list[tuple[float, int]], authors_max: int) -> None:
+def test_shares_keep_no_more_than_they_may(
+    wrote: list[tuple[float, int]], authors_max: int
+) -> None:
     shares = Shares(10.0, authors_max)
-    for now, author in sorted(said):
-        shares.wrote(b"%d" % author, now)
+    for now, author in sorted(wrote):
+        shares.wrote(b"%d" % author, 1.0, now)
+        shares.allow({b"%d" % (author + 1): 1.0}, now)
         assert len(shares._counts) <= authors_max
-    assert Shares(10.0).within(b"new", 0.0)
