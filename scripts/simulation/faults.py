@@ -18,6 +18,7 @@ class Faults:
     Attributes:
         log: (seconds, what) for the report.
         cut_off: how many nodes a partition kept from the others.
+        kills: how often a node was killed.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Faults:
         self._slow: list[SimNode] = []
         self._since: dict[str, float] = {}  # when those started whose clock is wrong
         self.down: set[str] = set()
-        self.cut_off = 0
+        self.cut_off = self.kills = 0
         self.log: list[tuple[float, str]] = []
 
     def note(self, what: str) -> None:
@@ -108,6 +109,7 @@ class Faults:
                 self.down.add(name)
                 self._killed(name)
                 self._sim.kill(name)
+                self.kills += 1
                 self.note(f"{name} is killed")
                 nursery.start_soon(self._revive, name)
 

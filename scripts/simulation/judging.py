@@ -21,7 +21,9 @@ CHECKED_UNDER_ATTACK = {
 """What an attack of each kind is looked at by, where that is counted."""
 
 
-def judge(options: Options, watch: Watch, requests: list[Request], cut_off: int) -> None:
+def judge(
+    options: Options, watch: Watch, requests: list[Request], *, cut_off: int, killed: int
+) -> None:
     """Once all is over; `cut_off` nodes were on the other side of a partition."""
     for after, success_min, wrong_max in (
         (False, options.success_min, options.wrong_max),
@@ -32,12 +34,12 @@ def judge(options: Options, watch: Watch, requests: list[Request], cut_off: int)
             watch.violated("served", f"{_when(after)} {success:.1%} of {count} were answered")
         if count and wrong > wrong_max:
             watch.violated("right", f"{_when(after)} {wrong:.1%} of the answers were wrong")
-    for what in _unchecked(options, watch, requests, cut_off):
+    for what in _unchecked(options, watch, requests, cut_off, killed):
         watch.violated("checked", what)
 
 
 def _unchecked(
-    options: Options, watch: Watch, requests: list[Request], cut_off: int
+    options: Options, watch: Watch, requests: list[Request], cut_off: int, killed: int
 ) -> Iterator[str]:
     """What the run was to look at, and had none of."""
     for after in (False, True) if options.rate else (True,):
@@ -54,6 +56,8 @@ def _unchecked(
         yield "no record was issued under faults"
     if options.partition and not cut_off:
         yield "nobody was cut off"
+    if options.churn and not killed:
+        yield "nobody was killed: is it too short?"
 
 
 def nothing_for(name: str) -> str:

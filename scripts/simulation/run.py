@@ -367,7 +367,13 @@ class _Run:
         if self._outcome.well_seconds is not None:
             await watch.look_on(watch.early_seconds())
             await watch.until_well(options.settle_seconds, lambda _share: None)
-        judge(options, watch, self._workload.requests, self._faults.cut_off)
+        judge(
+            options,
+            watch,
+            self._workload.requests,
+            cut_off=self._faults.cut_off,
+            killed=self._faults.kills,
+        )
 
 
 def _first_line(error: BaseException) -> str:

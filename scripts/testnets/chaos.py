@@ -20,7 +20,7 @@ Cut = Callable[[tuple[int, ...]], None]
 
 
 class Chaos:
-    """`done` counts faults by kind; those that found their node otherwise busy are `left_out`."""
+    """`done` counts faults by kind; those of a node that was otherwise busy are `left_out`."""
 
     def __init__(self, grid: Grid, cut: Cut | None) -> None:
         self._grid = grid
@@ -42,7 +42,9 @@ class Chaos:
         if member.state is not State.UP or not member.node.alive:
             self.left_out += 1
             return ""
-        self._to(member, fault, now)
+        if not self._to(member, fault, now):
+            self.left_out += 1
+            return ""
         self.done[fault.kind] += 1
         return f"{fault.kind} {member.name}"
 
@@ -56,7 +58,8 @@ class Chaos:
             self._cut(())
             self._heal_at = 0.0
 
-    def _to(self, member: Member, fault: Fault, now: float) -> None:
+    def _to(self, member: Member, fault: Fault, now: float) -> bool:
+        """Whether anything came of it: a node may have no connections to drop."""
         match fault.kind:
             case Kind.KILL:
                 member.hit_at = now
@@ -74,9 +77,10 @@ class Chaos:
                 member.set(State.ENDING, now + ENDING_SECONDS)
             case Kind.DROP:
                 everybody = [one.node.ready.get("listen", ()) for one in self._grid.members]
-                self.dropped += drop(
-                    member.node.pid, {port for one in everybody for port in ports(one)}
-                )
+                count = drop(member.node.pid, {port for one in everybody for port in ports(one)})
+                self.dropped += count
+                return count > 0
+        return True
 
 
 def ports(listen: Iterable[str]) -> set[int]:

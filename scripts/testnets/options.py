@@ -134,7 +134,13 @@ class Options:
     @property
     def breaks(self) -> bool:
         """Whether anything is done to nodes."""
-        return bool(self.kill or self.stop or self.restart or self.drop or self.partition)
+        return bool(self.faults)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The kinds of what is done to nodes."""
+        kinds = ("kill", "stop", "restart", "drop", "partition")
+        return tuple(kind for kind in kinds if getattr(self, kind))
 
 
 def _check_number(name: str, value: object, bounds: tuple[float, float]) -> None:

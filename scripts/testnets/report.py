@@ -81,8 +81,9 @@ def _unchecked(facts: Facts, came: Answered) -> Iterator[str]:
     options = facts.options
     if options.rate and not came.answered:
         yield f"no request was answered, of {came.counted + came.not_counted}"
-    if options.breaks and not sum(facts.done.values()):
-        yield f"none of the faults was done, and {facts.left_out} left out: is it too short?"
+    for kind in options.faults:
+        if not facts.done[kind]:
+            yield f"no {kind} was done, and {facts.left_out} faults left out: is it too short?"
 
 
 def report(facts: Facts) -> dict[str, Any]:

@@ -141,7 +141,8 @@ class Workload:
             code, said = error.code, str(error)[:SAID_MAX_CHARS]
         except UNREADABLE as error:
             code, said = f"client_{type(error).__name__}", str(error)[:SAID_MAX_CHARS]
-        if asker.hit_at >= began - 0.5 or asker.state is not State.UP:
+        is_hit = asker.hit_at >= began - 0.5 or asker.state is not State.UP
+        if is_hit and code != WRONG:  # which no end of a gateway makes of a right one
             code = HIT
         return Outcome(
             at_seconds=ask.at_seconds,

@@ -278,6 +278,7 @@ BOTH = asked("ok", after=False) + asked("ok", after=True)
         ({"success_min": 0.0}, {}, BOTH[1:] + asked("busy", after=False), "nothing says `right`"),
         ({}, {"never_back": 0}, BOTH, "`never_back`"),
         ({"partition": 0.5}, {}, BOTH, "nobody was cut off"),
+        ({"churn": 1.0}, {}, BOTH, "nobody was killed"),
         ({"byzantine": 0.2, "kind": "flood"}, {}, BOTH, "`bounded`"),
         ({"byzantine": 0.2, "kind": "flood"}, {"bounded": 1}, BOTH, ""),
         ({"byzantine": 0.2, "kind": "poison"}, {"weights": 1}, BOTH, "`avoided`"),
@@ -287,7 +288,7 @@ def test_what_a_run_never_came_to_is_told(
     said: dict[str, Any], checks: dict[str, int], requests: list[Request], lacking: str
 ) -> None:
     watch: Any = Seen(**checks)
-    judge(options_of("", said), watch, requests, 0)
+    judge(options_of("", said), watch, requests, cut_off=0, killed=0)
     assert [name for name, _ in watch.said] == ["checked"] * bool(lacking)
     assert lacking in "".join(what for _, what in watch.said)
 

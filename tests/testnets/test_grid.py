@@ -180,6 +180,9 @@ def test_ports_of_all_nodes_say_which_connections_are_dropped(grid, monkeypatch)
     chaos.apply(fault(Kind.DROP), now=1.0)
     assert asked == [(1001, {4000, 4001})]
     assert (chaos.dropped, grid.members[1].hit_at) == (3, -1.0)
+    monkeypatch.setattr(chaos_module, "drop", lambda _pid, _ports: 0)
+    assert chaos.apply(fault(Kind.DROP), now=2.0) == ""
+    assert (chaos.done, chaos.left_out) == ({Kind.DROP: 1}, 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd is Linux's")
