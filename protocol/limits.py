@@ -217,6 +217,9 @@ class Limits(MeshLimits, EngineLimits):
     mux_useless_stream_counts: int = limit(
         64, "provocations that a stream is on which nothing was agreed, or that broke its protocol"
     )
+    mux_given_up_stream_counts: int = limit(
+        16, "provocations that a stream is which the peer resets before anything was agreed"
+    )
     mux_provocations_per_second: float = limit(1024.0, "of these, how fast more are allowed")
     strangers_max: int = limit(16, "connected peers that are not members")
     stranger_seconds: float = limit(30.0, "how long one may stay")

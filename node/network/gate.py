@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 import trio
+from libp2p.stream_muxer.exceptions import MuxedStreamReset
 
 from aigrid.node.network import negotiation
 from aigrid.node.network.admitted import Admitted
@@ -42,6 +43,16 @@ COUNTERS = (
     "bytes_received",
     "bytes_sent",
 )
+
+
+def _provocations(error: BaseException) -> int:
+    """What a stream counts that came to nothing.
+
+    Less where the peer gave it up: it may have waited for us in vain, and have tried again.
+    """
+    if isinstance(error, MuxedStreamReset):
+        return LIMITS.mux_given_up_stream_counts
+    return LIMITS.mux_useless_stream_counts
 
 
 class NotAMemberError(Exception):
@@ -181,6 +192,6 @@ class Gate:
         self.counts["streams_failed"] += 1
         code = error.code if isinstance(error, AigridError) else type(error).__name__
         if stream.get_protocol() is None or code in BREACHES:
-            stream.muxed_stream.conn.provoked(LIMITS.mux_useless_stream_counts)
+            stream.muxed_stream.conn.provoked(_provocations(error))
         log = _log.info if self.is_member(peer_id) else _log.debug  # strangers fill no log
         log("stream_failed", peer=peer_id, protocol=stream.get_protocol(), error=code)

@@ -45,13 +45,18 @@ async def garbage(muxer: Muxer) -> None:
     await its_end(stream)
 
 
+async def given_up(muxer: Muxer) -> None:
+    stream = await muxer.open_stream()
+    await stream.reset()
+
+
 async def its_end(stream: MuxedStream) -> None:
     with suppress(MuxedStreamError):
         while await stream.read(100):
             pass
 
 
-@pytest.mark.parametrize("useless", [empty, unserved, garbage])
+@pytest.mark.parametrize("useless", [empty, unserved, garbage, given_up])
 async def test_useless_streams_without_end_cost_the_connection(
     pair: nodes.Pair, hostile: nodes.Hostile, useless: Callable[[Muxer], Awaitable[None]]
 ) -> None:
@@ -76,5 +81,19 @@ async def test_some_useless_streams_cost_nothing(pair: nodes.Pair, hostile: node
     with trio.fail_after(PATIENCE_SECONDS):
         for _ in range(BORNE // 2):
             await unserved(muxer)
+        assert await hostile.is_served(muxer, nodes.ECHO)
+    assert muxer.dead is None
+
+
+async def test_who_tried_again_and_again_while_nobody_answered_is_not_cut_off(
+    pair: nodes.Pair, hostile: nodes.Hostile
+) -> None:
+    """Twice as many calls as one may have, which a node finds that was stopped for so long."""
+    _, two = pair
+    two.admit([hostile.peer_id])
+    muxer = await hostile.connect(two)
+    with trio.fail_after(PATIENCE_SECONDS):
+        for _ in range(2 * LIMITS.streams_per_peer_max):
+            await given_up(muxer)
         assert await hostile.is_served(muxer, nodes.ECHO)
     assert muxer.dead is None
