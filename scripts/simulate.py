@@ -37,6 +37,7 @@ from scripts.simulation.options import (
     replay_line,
     scenarios,
     settable,
+    without_effect,
 )
 from scripts.simulation.page import page
 from scripts.simulation.plots import plots
@@ -171,10 +172,12 @@ def _tell_briefly(ran: Ran) -> None:
 
 def options_given(arguments: argparse.Namespace) -> Options:
     """Of the scenario, with the flags on top. Raises ValueError."""
-    said = {name: getattr(arguments, name) for name in settable()}
-    return options_of(
-        arguments.scenario, {name: value for name, value in said.items() if value is not None}
-    )
+    every = {name: getattr(arguments, name) for name in settable()}
+    said = {name: value for name, value in every.items() if value is not None}
+    options = options_of(arguments.scenario, said)
+    if why := without_effect(options, said):
+        raise ValueError(why)
+    return options
 
 
 def parser() -> argparse.ArgumentParser:

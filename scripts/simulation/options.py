@@ -263,6 +263,24 @@ def scenarios() -> list[str]:
     return sorted(path.stem for path in SCENARIOS.glob("*.toml") if path.is_file())
 
 
+_MATTERS_WITH = {
+    "kind": "byzantine",
+    "flood_rate": "byzantine",
+    "down_seconds": "churn",
+    "slow_factor": "slow",
+    "skew_seconds": "skewed",
+}
+
+
+def without_effect(options: Options, said: Iterable[str]) -> str:
+    """Why one of the options that somebody `said` changes nothing; "" if all of them may."""
+    for name in said:
+        needs = _MATTERS_WITH.get(name)
+        if needs is not None and not getattr(options, needs):
+            return f"{flag_of(name)} changes nothing without {flag_of(needs)}"
+    return ""
+
+
 def options_of(scenario: str, said: Mapping[str, Any]) -> Options:
     """A scenario ("" for none), and what was `said` on top of it.
 

@@ -63,7 +63,8 @@ class Growth:
     """Of one node after the warm-up; KiB a minute with the 95 % interval, and counts.
 
     `pss` is of the node's own process, `anonymous` the part that no other process has to do with.
-    Counts are the median of the last third less that of the first, which `began` has.
+    Counts are the median of the last third less that of the first, which `began` has, of those
+    samples in which as many others were alive: a connection is some tasks and a descriptor.
     """
 
     number: int
@@ -91,6 +92,13 @@ class Growth:
         return [f"n{self.number}: {one}" for one in found]
 
 
+def _alike(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Those with as many others alive as in most of them; all where these would be too few."""
+    usual, _ = Counter(one.alive for one in samples).most_common(1)[0]
+    alike = [one for one in samples if one.alive == usual]
+    return alike if len(alike) >= SAMPLES_MIN else samples
+
+
 def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | None:
     """Of one node in one life, while it answers; None where there are too few samples, or too soon.
 
@@ -101,7 +109,8 @@ def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | Non
         return None
     pss = slope([(one.at_seconds / 60, one.own_pss_bytes / 1024) for one in after])
     anonymous = slope([(one.at_seconds / 60, one.anonymous_bytes / 1024) for one in after])
-    counts = {name: [float(getattr(one, name)) for one in after] for name in COUNTED}
+    alike = _alike(after)
+    counts = {name: [float(getattr(one, name)) for one in alike] for name in COUNTED}
     return Growth(
         after[0].number,
         len(after),

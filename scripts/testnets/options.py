@@ -95,6 +95,12 @@ class Options:
             raise ValueError(f"--net is one of {', '.join(NETS)}")
         if self.partition and self.net != NAMESPACES:
             raise ValueError("--partition needs --net namespaces")
+        for name, needs in _MATTERS_WITH.items():
+            if getattr(self, name) != _default(name) and not getattr(self, needs):
+                raise ValueError(f"--{name} changes nothing without --{needs}")
+        for name in ("latency", "loss"):
+            if getattr(self, name) != _default(name) and self.net != NAMESPACES:
+                raise ValueError(f"--{name} needs --net namespaces")
         if self.partition and not self.duration:
             raise ValueError("--partition needs a --duration")
         if self.drop and not hasattr(os, "pidfd_open"):
@@ -141,6 +147,13 @@ class Options:
         """The kinds of what is done to nodes."""
         kinds = ("kill", "stop", "restart", "drop", "partition")
         return tuple(kind for kind in kinds if getattr(self, kind))
+
+
+_MATTERS_WITH = {"down": "kill", "held": "stop", "cut": "partition"}
+
+
+def _default(name: str) -> Any:
+    return next(one.default for one in fields(Options) if one.name == name)
 
 
 def _check_number(name: str, value: object, bounds: tuple[float, float]) -> None:

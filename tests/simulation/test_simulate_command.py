@@ -154,6 +154,11 @@ def test_every_option_has_a_range_and_is_refused_beyond_it(
         "--mode events --without nonces",
         "steady --mode events",
         "cheats --mode events",
+        "steady --kind flood",
+        "steady --skew-seconds 60",
+        "steady --slow-factor 9",
+        "churn --churn 0 --down-seconds 9",
+        "flood --byzantine 0 --flood-rate 9",
     ],
 )
 def test_what_goes_together_with_nothing_is_refused(
@@ -348,7 +353,7 @@ def test_of_many_seeds_the_report_of_the_first_that_failed_stays(
     ("scenario", "said"),
     [
         ("poison", {"without": "chunks, files"}),
-        ("", {"skew_seconds": -1e-05}),
+        ("", {"skewed": 1, "skew_seconds": -1e-05}),
         ("clock_behind_288", {"skew_seconds": -287.5, "loss": "uniform:0-0.2"}),
         ("censors", {"without": ""}),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from scripts import testnet
 from scripts.testnets import schedule
-from scripts.testnets.options import NAMESPACES, Options, add_to, options_of, replay_line
+from scripts.testnets.options import LOOPBACK, NAMESPACES, Options, add_to, options_of, replay_line
 from scripts.testnets.schedule import REST_SECONDS, Kind
 
 BROKEN = Options(
@@ -152,9 +152,12 @@ def test_every_number_has_bounds_which_its_default_and_their_ends_are_within():
         assert least <= one.default <= most
         assert least < most < math.inf
         kind: Any = type(one.default)
+        whole = Options(nodes=1000, net=NAMESPACES, models="echo", kill=1.0, stop=1.0)
+        if one.name in {"cut", "partition"}:
+            whole = replace(whole, partition=1.0, duration=60.0)
         for value in (least, most):
             said = (
-                replace(BROKEN, nodes=1000, net=NAMESPACES, **{one.name: kind(value)})
+                replace(whole, **{one.name: kind(value)})
                 if (one.name not in ("nodes", "spare"))
                 else Options(**{one.name: kind(value)})
             )
@@ -188,6 +191,11 @@ def test_a_schedule_of_which_nothing_can_be_done_ends_when_it_is_told_to():
         {"latency": "lognormal:40,50"},
         {"kill": 1.0, "spare": 1.0},
         {"holders": 1001},
+        {"kill": 0.0, "down": 9.0},
+        {"stop": 0.0, "held": 9.5},
+        {"cut": 9.0},
+        {"net": LOOPBACK, "loss": 0.1},
+        {"net": LOOPBACK, "loss": 0.0, "latency": "9"},
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong):

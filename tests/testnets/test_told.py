@@ -150,6 +150,14 @@ def test_shared_pages_that_others_let_go_of_are_no_leak():
     assert found.leaks(kib_per_minute_max=256.0, growth_max=0.2) == []
 
 
+def test_what_more_connections_take_is_no_leak():
+    fewer = [sample(float(at), alive=3, tasks=60) for at in range(25)]
+    more = [sample(float(at), alive=4, tasks=100) for at in range(25, 60)]
+    found = growth_of([*fewer, *more], from_seconds=0.0)
+    assert found is not None
+    assert found.leaks(kib_per_minute_max=256.0, growth_max=0.2) == []
+
+
 def test_of_few_samples_nothing_is_said():
     assert growth_of([sample(float(at)) for at in range(11)], from_seconds=0.0) is None
     short = facts(looks=facts().looks[:5])
