@@ -55,6 +55,8 @@ ROOM_BYTES, ROOM_BYTES_PER_NODE = 256 << 20, 8 << 20  # of databases, with what 
 def main() -> int:
     """Exit status 1: a property did not hold. 2: options that make no run. 130: stopped."""
     status = 130
+    if sys.stdout is None:  # it was closed: the verdict is in the status
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         status = _main()
     except* KeyboardInterrupt:
@@ -83,7 +85,10 @@ def _main() -> int:
         return 0 if repeats(options, arguments.repeat) else 1
     if arguments.jobs > 1:
         return 0 if run_many(options, arguments.seeds, arguments.jobs, _tell_briefly) else 1
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.ReturnLoggerFactory(),  # the usual one wants a standard output
+    )
     _allow_files(options.nodes)
     return _one_by_one(options, arguments)
 

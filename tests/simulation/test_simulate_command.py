@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -362,3 +363,9 @@ def test_the_line_that_replays_is_one_for_a_shell(scenario: str, said: dict[str,
     options = options_of(scenario, said)
     words = shlex.split(replay_line(options))[2:]
     assert command.options_given(command.parser().parse_args(words)) == options
+
+
+def test_the_verdict_is_in_the_status_where_standard_output_is_closed() -> None:
+    line = "steady --nodes 4 --holders 2 --duration-seconds 4"
+    command = f"exec {sys.executable} scripts/simulate.py {line} >&-"
+    assert subprocess.run(command, shell=True, check=False).returncode == 0
