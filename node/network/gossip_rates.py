@@ -81,7 +81,7 @@ class GossipRates:
             self._newest.move_to_end(said.author)
             if len(self._newest) > self._authors_max:
                 self._newest.popitem(last=False)
-        self._shares.wrote(said.author, cost, now)
+        self._shares.wrote(self._sharer(said), cost, now)
         return True
 
     def may_pass_on(
@@ -90,7 +90,7 @@ class GossipRates:
         """Whether this peer will take these from us, all of them."""
         costs = defaultdict[bytes, float](float)
         for said in messages:
-            costs[said.author] += self._cost(said.size)
+            costs[self._sharer(said)] += self._cost(said.size)
         bucket, cost = self._passed_on.of(peer, now), min(sum(costs.values()), self._burst_out)
         kept = 0.0 if own else self._burst_out * _OWN_SHARE
         if bucket.wait_seconds(now, min(cost + kept, self._burst_out)) > 0:
@@ -114,3 +114,7 @@ class GossipRates:
     def _bucket_of(self, said: Said) -> TokenBuckets:
         is_anew = said.number > self._newest.get(said.author, b"")
         return self._anew if is_anew else self._again
+
+    def _sharer(self, said: Said) -> bytes:
+        """Who shares in a link: all repetitions together are one, whomever they are of."""
+        return said.author if said.number >= self._newest.get(said.author, b"") else b""

@@ -136,6 +136,25 @@ def test_members_that_write_much_take_it_from_each_other_and_not_from_who_writes
     assert sum(passed.values()) > 0.6 * 58 * LIMITS.gossip_messages_per_second  # links are used
 
 
+def test_repetitions_of_many_have_one_share_together() -> None:
+    rates, old = GossipRates(), [b"member %d" % number for number in range(10)]
+    for author in old:
+        assert rates.may_write(said(author, number=2**40), 0.0)
+    passed = written = 0
+    for step in range(30 * 64):
+        now = 1 + step / 64
+        for author in old:  # what each of them said once, repeated by somebody
+            message = said(author)
+            if rates.may_write(message, now):
+                rates.may_pass_on("peer", [message], now)
+        if step >= 128 and step % 8 == 0:  # and one of them says something new
+            message = said(old[3], number=2**40 + step)
+            assert rates.may_write(message, now)
+            written += 1
+            passed += rates.may_pass_on("peer", [message], now)
+    assert passed == written > 200
+
+
 def test_without_shortage_nobody_has_a_share() -> None:
     rates = GossipRates()
     for step in range(60 * 64):
