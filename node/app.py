@@ -55,7 +55,7 @@ from aigrid.node.vitals_setup import vitals_of
 from aigrid.node.weights_setup import weights_of
 from aigrid.node.workers.failures import WorkerFailures
 from aigrid.node.world import World
-from aigrid.protocol.identity import Identity, did_of_peer_id
+from aigrid.protocol.identity import Identity, did_of_peer_id, peer_id_of_did
 from aigrid.protocol.kinds import Kind, NodeBody
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record
@@ -363,9 +363,10 @@ class Node:
 
     def _on_record(self, record: Record) -> None:
         if record.kind is Kind.NODE:
-            is_member = self.graph.membership_of(record.issuer, self.now_ms()) is not None
-            if is_member and isinstance(record.body, NodeBody):
-                self.known.learn(record.issuer, record.body.addresses)
+            did, body = record.issuer, record.body
+            is_member = self.graph.membership_of(did, self.now_ms()) is not None
+            if is_member and isinstance(body, NodeBody) and self.known.learn(did, body.addresses):
+                self.peers.moved(peer_id_of_did(did))
             self.peers.poke()
         elif record.kind is Kind.CAPABILITY:
             self.hints.poke()  # what we offer may now be known by more names

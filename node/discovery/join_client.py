@@ -56,7 +56,7 @@ class JoinClient:
         now_ms: NowMs,
         random_bytes: RandomBytes,
         name: str,
-        remember: Callable[[PeerAddress], None],
+        remember: Callable[[PeerAddress], object],
     ) -> None:
         """`remember` is told where the host is that let us in: at first it is all we know."""
         self._grid = grid

@@ -43,11 +43,11 @@ class KnownPeers:
         """What the operator named."""
         return self._bootstrap
 
-    def learn(self, did: str, addresses: tuple[str, ...]) -> None:
-        """Remember what a member's NodeRecord says."""
+    def learn(self, did: str, addresses: tuple[str, ...]) -> bool:
+        """Remember what a member's NodeRecord says; whether it is elsewhere than it was."""
         peer_id = peer_id_of_did(did)
         if peer_id == self._own_peer_id or self._addresses.get(peer_id) == addresses:
-            return
+            return False
         self._addresses.pop(peer_id, None)
         self._addresses[peer_id] = addresses
         try:
@@ -58,6 +58,7 @@ class KnownPeers:
                 self._local.remove(_PREFIX + oldest)
         except UsageError as error:  # a hint for the next start: no reason to refuse the record
             log.warning("addresses_not_kept", code=error.code.value, reason=error.message)
+        return True
 
     def address_of(self, peer_id: str) -> PeerAddress | None:
         """Where a peer was last; None where that is not known."""

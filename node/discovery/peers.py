@@ -127,6 +127,18 @@ class Peers:
         """There may be somebody new to dial."""
         self._redial.set()
 
+    def moved(self, peer_id: str) -> None:
+        """It is elsewhere now: that it was dialled in vain where it was says nothing any more.
+
+        It still waits the shortest pause, or whoever says so again and again would be dialled as
+        often, wherever that is.
+        """
+        state = self._states.get(peer_id)
+        if state is not None:
+            soon = trio.current_time() + LIMITS.redial_seconds
+            state.dial_after_seconds = min(state.dial_after_seconds, soon)
+            state.redial_seconds = min(state.redial_seconds, LIMITS.redial_seconds)
+
     def forget(self) -> None:
         """Everything about peers of a grid that was left."""
         self._states.clear()

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import msgspec
 import pytest
 import trio
 from tests.simulation.harness import Simulation, eventually
@@ -12,6 +13,7 @@ from aigrid.node.discovery import peers as peers_module
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.errors import Code, RemoteError
 from aigrid.protocol.identity import Identity, peer_id_of_did
+from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.messages import Records, encode
 
@@ -232,3 +234,20 @@ async def test_who_has_connections_enough_looks_for_nobody(sim, autojump_clock, 
     looked.clear()
     await trio.sleep(5)
     assert not looked
+
+
+async def test_who_says_that_it_is_elsewhere_is_soon_dialled_there(sim, autojump_clock):
+    a, b = await grid(sim, "a", "b")
+    peer_id = b.identity.peer_id
+    sim.kill("b")
+    await trio.sleep(300)
+    state = a.peers._states[peer_id]
+    far = 5 * LIMITS.redial_seconds
+    await eventually(lambda: state.dial_after_seconds - trio.current_time() > far, seconds=90)
+    record = a.graph.store.newest((b.identity.did, Kind.NODE.value, b.identity.did))
+    a._on_record(record)
+    assert state.dial_after_seconds - trio.current_time() > 2 * LIMITS.redial_seconds
+    there = ("/ip4/127.0.0.9/tcp/1",)
+    a._on_record(replace(record, body=msgspec.structs.replace(record.body, addresses=there)))
+    assert state.dial_after_seconds - trio.current_time() <= LIMITS.redial_seconds
+    assert a.known.address_of(peer_id).addresses == there
