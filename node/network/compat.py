@@ -66,6 +66,7 @@ from aigrid.node.network import (
     peer_records,
     yamux_frames,
 )
+from aigrid.node.network.dht_hints import BoundedHints
 from aigrid.node.network.mux_link import FusedLink
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.tcp import TcpStream
@@ -231,15 +232,7 @@ def _dht(host: Any) -> Any:
         max_peers_per_subnet=0,  # members of one grid often share a network
     )
     dht._provider_rate_max = LIMITS.dht_provides_burst  # noqa: SLF001 - 10 per 10 s is less than a node offers
-    store = dht.provider_store
-    add_provider = store.add_provider
-
-    def bounded(key: bytes, provider: Any) -> None:
-        del provider.addrs[LIMITS.dht_hint_addresses_max :]
-        if key in store.providers or len(store.providers) < LIMITS.dht_keys_max:
-            add_provider(key, provider)
-
-    store.add_provider = bounded
+    BoundedHints(dht.provider_store, str(host.get_id()))
     return dht
 
 
