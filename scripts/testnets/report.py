@@ -25,7 +25,8 @@ class Facts:
         seconds: of load and faults.
         looks: samples of all nodes, each time.
         untouched: numbers of the nodes that were neither killed, held nor restarted.
-        whole_after: seconds from the end of faults until all saw all; None if they did not.
+        whole_after: seconds from when all were up again until all saw all; None if they did not.
+        unmet: who did not.
         cut_short: somebody ended it before its time.
         machine: cores, load and commit, for who reads the report.
         relay: what it counted, if there was one.
@@ -46,6 +47,7 @@ class Facts:
     settled: bool = False
     cut_short: bool = False
     whole_after: float | None = None
+    unmet: str = ""
     machine: dict[str, Any] = field(default_factory=dict)
     relay: dict[str, Any] = field(default_factory=dict)
 
@@ -72,7 +74,7 @@ def problems(facts: Facts, came: Answered, grown: Sequence[Growth]) -> list[str]
     found += [f"left behind: {one}" for one in facts.orphans]
     found += facts.failures
     if facts.settled and facts.whole_after is None:
-        found.append(f"{options.settle:g} s after the faults not all saw all")
+        found.append(f"not all saw all {options.settle:g} s after all were up: {facts.unmet}")
     return found if facts.cut_short else [*found, *_unchecked(facts, came)]
 
 
@@ -194,7 +196,7 @@ def summary(found: dict[str, Any]) -> list[str]:
     counts = Counter({kind: n for kind, n in faults.items() if kind in found["options"] and n})
     if counts:
         after = faults["whole_after_seconds"]
-        met = "" if after is None else f"; all saw all {after:.0f} s after the last"
+        met = "" if after is None else f"; all saw all {after:.0f} s after all were up"
         ready = faults["seconds_to_ready"].get("median", 0)
         lines.append(f"faults: {faults_line(counts)}; a start takes {ready} s{met}")
     nodes = [one for one in found["nodes"].values() if one["pss_mib"]]

@@ -11,11 +11,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from scripts.nodes import NodeFailedError, NodeProcess
 from scripts.testnets import schedule
 from scripts.testnets.chaos import Chaos
-from scripts.testnets.grid import Grid, fetch
+from scripts.testnets.grid import Grid, State, fetch
 from scripts.testnets.namespaces import Namespaces
 from scripts.testnets.options import NAMESPACES, Options
 from scripts.testnets.report import Facts
-from scripts.testnets.sampling import Sample, Sampler, whole
+from scripts.testnets.sampling import Sample, Sampler, lacking, whole
 from scripts.testnets.table import Row, rows_of
 from scripts.testnets.workload import Prompts, Workload
 
@@ -167,15 +167,23 @@ class Run:
 
     def _settle(self, grid: Grid) -> None:
         self._screen.say("Waiting until all see all again")
-        began = time.monotonic()
         self.facts.settled = True
         try:
+            self._come_up(grid)
+            began = time.monotonic()
             self._meet(grid, self.options.settle, "Waiting until all see all again")
             self.facts.whole_after = round(time.monotonic() - began, 1)
         except NodeFailedError:
             pass  # it is a problem of the report
         except InterruptedRunError:
             self.facts.settled = False
+
+    def _come_up(self, grid: Grid) -> None:
+        """Until nobody is on the way up or down; how long that may take is bounded for each."""
+        while any(one.state not in {State.UP, State.ENDED} for one in grid.members):
+            grid.tick(time.monotonic())
+            self._check()
+            time.sleep(STEP_SECONDS)
 
     def _meet(self, grid: Grid, seconds: float, what: str) -> None:
         sampler = self._sampler
@@ -191,11 +199,10 @@ class Run:
             if samples is not None:
                 if whole(samples):
                     return
-                met = sum(one.alive == len(samples) - 1 for one in samples)
-                told = f"{what}: {met} of {len(samples)} do"
-                self._screen.say(told)
+                self.facts.unmet = told = lacking(samples)
+                self._screen.say(f"{what}: {told}")
             if now - began >= seconds:
-                raise NodeFailedError(f"{told or what}, after {seconds:g} s")
+                raise NodeFailedError(f"{what}: {told or 'nobody answers'}, after {seconds:g} s")
             self._check()
             time.sleep(STEP_SECONDS)
 

@@ -98,6 +98,18 @@ def whole(samples: Sequence[Sample]) -> bool:
     return all(one.state == State.UP and one.alive == len(samples) - 1 for one in samples)
 
 
+def lacking(samples: Sequence[Sample]) -> str:
+    """Who is not up, or does not see all others alive."""
+    others = len(samples) - 1
+    return ", ".join(
+        f"n{one.number} sees {one.alive} of {others}"
+        if one.state == State.UP
+        else f"n{one.number} is {one.state}"
+        for one in samples
+        if one.state != State.UP or one.alive != others
+    )
+
+
 def sample(member: Member, at_seconds: float) -> Sample:
     """One node, now."""
     state, life = member.state, member.lives

@@ -13,7 +13,7 @@ from scripts.testnet import _plain
 from scripts.testnets.figures import answered, growth_of, quantile
 from scripts.testnets.options import Options
 from scripts.testnets.report import Facts, over_time, report, summary
-from scripts.testnets.sampling import SILENT, Sample, whole
+from scripts.testnets.sampling import SILENT, Sample, lacking, whole
 from scripts.testnets.schedule import Ask
 from scripts.testnets.table import Row, cpu_percent, line, screen
 from scripts.testnets.workload import HIT, OK, WRONG, Outcome, Prompts
@@ -111,7 +111,7 @@ def test_a_quiet_run_is_well():
         ({"outcomes": [outcome()] * 999 + [outcome(WRONG)]}, "1 wrong"),
         ({"failures": ["n1 ended by itself"]}, "n1 ended by itself"),
         ({"orphans": ["worker of n1"]}, "left behind: worker of n1"),
-        ({"settled": True}, "not all saw all"),
+        ({"settled": True, "unmet": "n1 sees 0 of 1"}, "after all were up: n1 sees 0 of 1"),
         ({"options": Options(nodes=2, models="echo", rate=1.0)}, "no request was answered, of 0"),
         (
             {"options": Options(nodes=2, models="echo", rate=1.0), "outcomes": [outcome(HIT)] * 5},
@@ -197,6 +197,11 @@ def test_all_see_all_when_each_is_up_and_sees_the_others():
     assert whole([sample(number=n, alive=2) for n in range(3)])
     assert not whole([sample(number=n, alive=2 - (n == 1)) for n in range(3)])
     assert not whole([sample(number=n, alive=2, state="held" if n else "up") for n in range(3)])
+
+
+def test_who_is_not_up_or_does_not_see_all_is_named():
+    looks = [sample(number=0, alive=2), sample(number=1, alive=1), sample(number=2, state="held")]
+    assert lacking(looks) == "n1 sees 1 of 2, n2 is held"
 
 
 def test_the_table_has_a_row_for_each_node_and_the_totals():
