@@ -38,7 +38,14 @@ class _Handshake:
 
     host: str
     stream: TcpStream
-    waits: trio.CancelScope = field(default_factory=trio.CancelScope)  # for its turn, see `penance`
+    spoke: bool = False
+    waiting: bool = False  # for its turn, see `penance`
+    waits: trio.CancelScope = field(default_factory=trio.CancelScope)
+    newest: trio.Event = field(default_factory=trio.Event)  # of those that wait
+
+    def dispensable(self) -> int:
+        """Most of all who said nothing, then who waits: those that come later go before it."""
+        return int(self.waiting) if self.spoke or self.stream.received_bytes else 2
 
 
 @dataclass(eq=False, slots=True)
@@ -65,7 +72,7 @@ class Connections:
         self._handshakes: list[_Handshake] = []
         self._dials: dict[str, _Dial] = {}
         self._announced: set[str] = set()
-        self._penance = Penance()
+        self._penance: Penance[_Handshake] = Penance()
         self._add_conn = library.swarm.add_conn
         library.swarm.add_conn = self._enter
         library.swarm.dial_peer = self._dial_for_library
@@ -117,9 +124,8 @@ class Connections:
         muxer = None
         try:
             with trio.move_on_after(LIMITS.pre_auth_seconds):
-                waits = self._penance.wait_seconds(handshake.host, trio.current_time())
                 with handshake.waits:
-                    await trio.sleep(waits)
+                    await self._turn(handshake)
                 muxer = await compat.secure(tcp, self._library.noise, None)
         except Exception as error:  # noqa: BLE001 - boundary: whatever an unknown peer sends
             _log.debug("handshake_failed", remote=handshake.host, error=type(error).__name__)
@@ -132,14 +138,35 @@ class Connections:
         if muxer is not None and await self._register(muxer, inbound=True):
             await muxer.event_closed.wait()  # returning closes the socket
 
+    async def _turn(self, handshake: _Handshake) -> None:
+        """Wait for it, where the host is in penance: who says nothing has none.
+
+        Raises:
+            ConnectionClosedError: the connection ended before anything was said.
+        """
+        host, penance = handshake.host, self._penance
+        if penance.per_second(host, trio.current_time()) is None:
+            return
+        await handshake.stream.wait_spoken()
+        handshake.spoke = handshake.waiting = True
+        try:
+            while (due := penance.ask(host, handshake, trio.current_time())) is not None:
+                handshake.newest = trio.Event()
+                with trio.move_on_at(due):
+                    await handshake.newest.wait()
+        finally:
+            handshake.waiting = False
+            if (following := penance.leave(host, handshake)) is not None:
+                following.newest.set()
+
     def _make_room(self, host: str) -> None:
-        """Close a connection in handshake if there are too many: rather one that said nothing."""
+        """Close a connection in handshake if there are too many, see `_Handshake.dispensable`."""
         pool = [h for h in self._handshakes if h.host == host]
         if len(pool) < LIMITS.pre_auth_per_ip_max:
             pool = self._handshakes
             if len(pool) < LIMITS.pre_auth_max:
                 return
-        victim = next((h for h in pool if not h.stream.received_bytes), pool[0])
+        victim = max(pool, key=_Handshake.dispensable)  # the oldest of these
         victim.stream.abort()
         victim.waits.cancel()
         self._handshakes.remove(victim)
