@@ -12,6 +12,7 @@ such a canary for each.
 """
 
 import logging
+import math
 import secrets
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -230,6 +231,7 @@ def _dht(host: Any) -> Any:
         max_peers_per_subnet=0,  # members of one grid often share a network
     )
     dht._provider_rate_max = LIMITS.dht_provides_burst  # noqa: SLF001 - 10 per 10 s is less than a node offers
+    dht._inbound_limiter.total_tokens = math.inf  # noqa: SLF001 - twelve, for as long as they stay; ours are `dht_places`
     store = dht.provider_store
     add_provider = store.add_provider
 
