@@ -1,5 +1,6 @@
 """Accepting, dialing and keeping track of connections."""
 
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,9 +44,21 @@ class _Handshake:
     waits: trio.CancelScope = field(default_factory=trio.CancelScope)
     newest: trio.Event = field(default_factory=trio.Event)  # of those that wait
 
-    def dispensable(self) -> int:
-        """Most of all who said nothing, then who waits: those that come later go before it."""
-        return int(self.waiting) if self.spoke or self.stream.received_bytes else 2
+    @property
+    def silent(self) -> bool:
+        return not (self.spoke or self.stream.received_bytes)
+
+
+def _dispensable(pool: list[_Handshake]) -> _Handshake:
+    """Who leaves for the next: the oldest of those that said nothing, while they are half or more.
+
+    Where they are few, they have just come. Else the oldest of those that wait for a turn, since
+    the newest goes first, or of all.
+    """
+    silent = [h for h in pool if h.silent]
+    if 2 * len(silent) >= len(pool):
+        return silent[0]
+    return next((h for h in pool if h.waiting), None) or next(h for h in pool if not h.silent)
 
 
 @dataclass(eq=False, slots=True)
@@ -72,7 +85,7 @@ class Connections:
         self._handshakes: list[_Handshake] = []
         self._dials: dict[str, _Dial] = {}
         self._announced: set[str] = set()
-        self._penance: Penance[_Handshake] = Penance()
+        self._penance: Penance[_Handshake] = Penance(random.random)
         self._add_conn = library.swarm.add_conn
         library.swarm.add_conn = self._enter
         library.swarm.dial_peer = self._dial_for_library
@@ -160,13 +173,13 @@ class Connections:
                 following.newest.set()
 
     def _make_room(self, host: str) -> None:
-        """Close a connection in handshake if there are too many, see `_Handshake.dispensable`."""
+        """Close a connection in handshake if there are too many, see `_dispensable`."""
         pool = [h for h in self._handshakes if h.host == host]
         if len(pool) < LIMITS.pre_auth_per_ip_max:
             pool = self._handshakes
             if len(pool) < LIMITS.pre_auth_max:
                 return
-        victim = max(pool, key=_Handshake.dispensable)  # the oldest of these
+        victim = _dispensable(pool)
         victim.stream.abort()
         victim.waits.cancel()
         self._handshakes.remove(victim)

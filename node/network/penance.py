@@ -5,14 +5,16 @@ off and at once comes back takes more from others than what it was cut off for. 
 so early is the address, which honest nodes may share: so it is no delay, which a stranger could
 make longer for them, but a rate. Who comes too fast waits for a turn, and the newest goes first: a
 queue of somebody who never stops coming stands before nobody, and costs an honest node another try.
+When the next turn comes is left to chance, so that nobody can come just before each.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 MOST_PER_SECOND: Final = 8.0
 LEAST_PER_SECOND: Final = 2.0
+SPREAD: Final = 0.5  # a turn comes up to so much later than the rate allows
 FORGOTTEN_SECONDS: Final = 60.0
 _HOSTS_MAX: Final = 1024
 
@@ -33,7 +35,9 @@ class Penance(Generic[Waiting]):
     bounds how many do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, chance: Callable[[], float]) -> None:
+        """`chance` draws evenly from 0 to 1."""
+        self._chance = chance
         self._hosts: dict[str, _Host] = {}
         self._waiting: dict[str, list[Waiting]] = {}
 
@@ -71,7 +75,7 @@ class Penance(Generic[Waiting]):
                 return float("inf")
             if now < known.turn:
                 return known.turn
-            known.turn = now + 1.0 / per_second
+            known.turn = now + (1.0 + SPREAD * self._chance()) / per_second
         self._remove(host, who)
         return None
 

@@ -13,12 +13,13 @@ from libp2p.io.exceptions import ConnectionClosedError
 from tests.node.network import nodes
 
 from aigrid.node.network import compat
-from aigrid.node.network.connections import Connections, _Handshake
+from aigrid.node.network.connections import Connections, _dispensable, _Handshake
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.penance import (
     FORGOTTEN_SECONDS,
     LEAST_PER_SECOND,
     MOST_PER_SECOND,
+    SPREAD,
     Penance,
 )
 from aigrid.node.network.tcp import Sockets, TcpStream, Traffic
@@ -26,8 +27,12 @@ from aigrid.node.network.tcp import Sockets, TcpStream, Traffic
 HOST, OTHER = "192.0.2.1", "192.0.2.2"
 
 
+def never_late() -> float:
+    return 0.0
+
+
 def test_rate_halves_with_each_breach_down_to_a_bound_and_others_have_none() -> None:
-    penance: Penance[int] = Penance()
+    penance: Penance[int] = Penance(never_late)
     rates = []
     for n in range(6):
         rates.append(penance.per_second(HOST, float(n)))
@@ -40,7 +45,7 @@ def test_rate_halves_with_each_breach_down_to_a_bound_and_others_have_none() -> 
 
 
 def test_is_forgiven_after_a_time() -> None:
-    penance: Penance[int] = Penance()
+    penance: Penance[int] = Penance(never_late)
     for _ in range(3):
         penance.broke(HOST, 0.0)
     assert penance.per_second(HOST, FORGOTTEN_SECONDS) == LEAST_PER_SECOND
@@ -50,7 +55,7 @@ def test_is_forgiven_after_a_time() -> None:
 
 
 def test_who_waits_goes_once_the_host_is_forgiven() -> None:
-    penance: Penance[str] = Penance()
+    penance: Penance[str] = Penance(never_late)
     penance.broke(HOST, 0.0)
     assert penance.ask(HOST, "first", FORGOTTEN_SECONDS) is None
     assert penance.ask(HOST, "old", FORGOTTEN_SECONDS) == FORGOTTEN_SECONDS + 1 / MOST_PER_SECOND
@@ -59,7 +64,7 @@ def test_who_waits_goes_once_the_host_is_forgiven() -> None:
 
 
 def test_is_bounded_and_forgets_who_broke_nothing_for_longest() -> None:
-    penance: Penance[int] = Penance()
+    penance: Penance[int] = Penance(never_late)
     for n in range(2000):
         penance.broke(f"host-{n}", 1.0)
     assert penance.per_second("host-1999", 1.0) == MOST_PER_SECOND
@@ -73,12 +78,13 @@ _steps = st.lists(
 )
 
 
-@given(_steps, st.integers(1, 6))
+@given(_steps, st.integers(1, 6), st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1))
 def test_never_more_go_than_the_rate_allows_and_the_newest_before_others(
-    steps: list[tuple[int, str, int]], breaches: int
+    steps: list[tuple[int, str, int]], breaches: int, chances: list[float]
 ) -> None:
-    penance: Penance[int] = Penance()
     now, waiting, went = 0.0, list[int](), list[float]()
+    penance: Penance[int] = Penance(lambda: chances[len(went) % len(chances)])
+    turn = 0.0
     for _ in range(breaches):
         penance.broke(HOST, now)
     rate = penance.per_second(HOST, now)
@@ -97,11 +103,12 @@ def test_never_more_go_than_the_rate_allows_and_the_newest_before_others(
         due = penance.ask(HOST, who, now)
         if who != waiting[-1]:
             assert due == math.inf
-        elif went and now < went[-1] + 1 / rate:
-            assert due == went[-1] + 1 / rate
+        elif now < turn:
+            assert due == turn
         else:
             assert due is None, "its turn has come"
             waiting.remove(who)
+            turn = now + (1 + SPREAD * chances[len(went) % len(chances)]) / rate
             went.append(now)
         assert penance.ask(OTHER, who, now) is None, "whoever is not in penance"
     for first in range(len(went)):
@@ -124,7 +131,9 @@ class Spoken:
 def table() -> Connections:
     library = compat.build(nodes.new_seed(), lambda: ())
     gate = Gate(str(library.peer_id), open_to_strangers=False)
-    return Connections(library, gate, lambda _event: None, Sockets())
+    made = Connections(library, gate, lambda _event: None, Sockets())
+    made._penance._chance = never_late
+    return made
 
 
 async def turns(connections: Connections, *spoken: float, host: str = HOST) -> dict[int, float]:
@@ -180,15 +189,18 @@ async def test_who_gives_up_waiting_makes_way_for_the_next(
     assert trio.current_time() == now + 1 / MOST_PER_SECOND
 
 
-def test_room_is_made_by_the_silent_then_by_those_that_wait() -> None:
-    def handshake(received: int, *, spoke: bool = False, waiting: bool = False) -> _Handshake:
+def test_room_is_made_by_the_silent_unless_they_are_few_then_by_those_that_wait() -> None:
+    def handshake(received: int = 0, *, spoke: bool = False, waiting: bool = False) -> _Handshake:
         stream: Any = SimpleNamespace(received_bytes=received)
         return _Handshake(HOST, stream, spoke=spoke, waiting=waiting)
 
-    busy, let_in = handshake(9), handshake(0, spoke=True)
-    silent, waiting = handshake(0), handshake(0, spoke=True, waiting=True)
-    order = sorted((busy, let_in, waiting, silent), key=_Handshake.dispensable, reverse=True)
-    assert order == [silent, waiting, busy, let_in]
+    busy, let_in, silent = handshake(9), handshake(spoke=True), handshake()
+    waiting, newer = (handshake(spoke=True, waiting=True) for _ in range(2))
+    assert _dispensable([busy, silent, handshake(), let_in]) is silent, "half of them"
+    assert _dispensable([waiting, silent, handshake(), newer]) is silent
+    assert _dispensable([busy, silent, waiting, newer]) is waiting, "who is silent has just come"
+    assert _dispensable([silent, busy, let_in]) is busy
+    assert _dispensable([silent]) is silent
 
 
 async def test_waiting_for_a_word_takes_none_of_it() -> None:
