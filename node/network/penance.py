@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 MOST_PER_SECOND: Final = 8.0
-LEAST_PER_SECOND: Final = 2.0
+LEAST_PER_SECOND: Final = 1.0
 SPREAD: Final = 0.5  # a turn comes up to so much later than the rate allows
 FORGOTTEN_SECONDS: Final = 60.0
 _HOSTS_MAX: Final = 1024
