@@ -5,6 +5,7 @@ off and at once comes back takes more from others than what it was cut off for. 
 so early is the address, which honest nodes may share: so it is no delay, which a stranger could
 make longer for them, but a rate. Who comes too fast waits for a turn, and the newest goes first: a
 queue of somebody who never stops coming stands before nobody, and costs an honest node another try.
+A breach puts the next turn off by a second, once: many at once could else put it off without end.
 When the next turn comes is left to chance, so that nobody can come just before each.
 """
 
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 MOST_PER_SECOND: Final = 8.0
-LEAST_PER_SECOND: Final = 1.0
+LEAST_PER_SECOND: Final = 2.0
+BREACH_SECONDS: Final = 1.0
 SPREAD: Final = 0.5  # a turn comes up to so much later than the rate allows
 FORGOTTEN_SECONDS: Final = 60.0
 _HOSTS_MAX: Final = 1024
@@ -26,6 +28,7 @@ class _Host:
     breaches: int
     last: float
     turn: float  # when the next may go
+    paid: bool = True  # for a breach since the last went
 
 
 class Penance(Generic[Waiting]):
@@ -43,11 +46,11 @@ class Penance(Generic[Waiting]):
 
     def broke(self, host: str, now: float) -> None:
         """A connection from there was ended for what was said on it."""
-        known = self._known(host, now)
+        known, turn = self._known(host, now), now + BREACH_SECONDS
+        if known is not None:
+            turn = known.turn if known.paid else max(known.turn, turn)
         self._hosts.pop(host, None)
-        self._hosts[host] = _Host(
-            known.breaches + 1 if known else 1, now, known.turn if known else now
-        )
+        self._hosts[host] = _Host(known.breaches + 1 if known else 1, now, turn)
         if len(self._hosts) > _HOSTS_MAX:
             del self._hosts[next(iter(self._hosts))]
 
@@ -76,6 +79,7 @@ class Penance(Generic[Waiting]):
             if now < known.turn:
                 return known.turn
             known.turn = now + (1.0 + SPREAD * self._chance()) / per_second
+            known.paid = False
         self._remove(host, who)
         return None
 

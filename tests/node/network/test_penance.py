@@ -16,6 +16,7 @@ from aigrid.node.network import compat
 from aigrid.node.network.connections import Connections, _dispensable, _Handshake
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.penance import (
+    BREACH_SECONDS,
     FORGOTTEN_SECONDS,
     LEAST_PER_SECOND,
     MOST_PER_SECOND,
@@ -37,7 +38,7 @@ def test_rate_halves_with_each_breach_down_to_a_bound_and_others_have_none() -> 
     for n in range(6):
         rates.append(penance.per_second(HOST, float(n)))
         penance.broke(HOST, float(n))
-    assert rates == [None, 8.0, 4.0, 2.0, 1.0, 1.0]
+    assert rates == [None, 8.0, 4.0, 2.0, 2.0, 2.0]
     assert penance.per_second(OTHER, 8.0) is None
     for n in range(5000):
         penance.broke(HOST, float(n))
@@ -52,6 +53,18 @@ def test_is_forgiven_after_a_time() -> None:
     assert penance.per_second(HOST, FORGOTTEN_SECONDS + 1) is None
     penance.broke(HOST, FORGOTTEN_SECONDS + 1)
     assert penance.per_second(HOST, FORGOTTEN_SECONDS + 1) == MOST_PER_SECOND
+
+
+def test_a_breach_puts_the_next_turn_off_once_until_somebody_went() -> None:
+    penance: Penance[str] = Penance(never_late)
+    penance.broke(HOST, 0.0)
+    for n in range(9):
+        penance.broke(HOST, n / 10)
+    assert penance.ask(HOST, "a", 0.9) == BREACH_SECONDS
+    assert penance.ask(HOST, "a", BREACH_SECONDS) is None
+    penance.broke(HOST, BREACH_SECONDS)
+    penance.broke(HOST, BREACH_SECONDS + 0.1)
+    assert penance.ask(HOST, "b", BREACH_SECONDS + 0.1) == 2 * BREACH_SECONDS
 
 
 def test_who_waits_goes_once_the_host_is_forgiven() -> None:
@@ -84,7 +97,7 @@ def test_never_more_go_than_the_rate_allows_and_the_newest_before_others(
 ) -> None:
     now, waiting, went = 0.0, list[int](), list[float]()
     penance: Penance[int] = Penance(lambda: chances[len(went) % len(chances)])
-    turn = 0.0
+    turn = BREACH_SECONDS
     for _ in range(breaches):
         penance.broke(HOST, now)
     rate = penance.per_second(HOST, now)
@@ -159,8 +172,8 @@ async def test_turns_come_at_a_rate_and_the_newest_is_first(
     for _ in range(3):
         connections._penance.broke(HOST, trio.current_time())
     had = await turns(connections, 0.0, 0.1, 0.2, math.inf, 0.3, 0.7)
-    assert had == {0: 0.0, 4: 0.5, 5: 1.0, 2: 1.5, 1: 2.0}
-    assert list(had) == [0, 4, 5, 2, 1]
+    assert had == {5: 1.0, 4: 1.5, 2: 2.0, 1: 2.5, 0: 3.0}
+    assert list(had) == [5, 4, 2, 1, 0]
     assert not connections._penance._waiting
 
 
@@ -186,7 +199,7 @@ async def test_who_gives_up_waiting_makes_way_for_the_next(
         with trio.move_on_after(0.05) as gave_up:
             await connections._turn(new)
         assert gave_up.cancelled_caught
-    assert trio.current_time() == now + 1 / MOST_PER_SECOND
+    assert trio.current_time() == now + BREACH_SECONDS + 1 / MOST_PER_SECOND
 
 
 def test_room_is_made_by_the_silent_unless_they_are_few_then_by_those_that_wait() -> None:
