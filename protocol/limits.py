@@ -144,6 +144,7 @@ class Limits(MeshLimits, EngineLimits):
     dht_messages_burst: int = limit(256, "messages read from one peer at once, then at a pace")
     dht_messages_per_second: float = limit(64.0, "of these, that pace")
     dht_streams_per_peer_max: int = limit(4, "DHT streams open from one peer")
+    dht_streams_max: int = limit(512, "of all peers; then the longest idle of who has most ends")
     dht_stream_seconds: float = limit(10.0, "how long one may last")
     stream_credit_bytes: int = limit(1 * MIB, "unread bytes a receiver allows per direction")
     streams_per_peer_max: int = limit(64, "RPC streams open to or from one peer")

@@ -12,6 +12,7 @@ such a canary for each.
 """
 
 import logging
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -232,6 +233,7 @@ def _dht(host: Any) -> Any:
         max_peers_per_subnet=0,  # members of one grid often share a network
     )
     dht._provider_rate_max = LIMITS.dht_provides_burst  # noqa: SLF001 - 10 per 10 s is less than a node offers
+    dht._inbound_limiter.total_tokens = math.inf  # noqa: SLF001 - twelve, for as long as they stay; ours are `dht_places`
     BoundedHints(dht.provider_store, str(host.get_id()))
     return dht
 

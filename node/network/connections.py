@@ -1,5 +1,6 @@
 """Accepting, dialing and keeping track of connections."""
 
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +39,26 @@ class _Handshake:
 
     host: str
     stream: TcpStream
-    waits: trio.CancelScope = field(default_factory=trio.CancelScope)  # for its turn, see `penance`
+    spoke: bool = False
+    waiting: bool = False  # for its turn, see `penance`
+    waits: trio.CancelScope = field(default_factory=trio.CancelScope)
+    newest: trio.Event = field(default_factory=trio.Event)  # of those that wait
+
+    @property
+    def silent(self) -> bool:
+        return not (self.spoke or self.stream.received_bytes)
+
+
+def _dispensable(pool: list[_Handshake]) -> _Handshake:
+    """Who leaves for the next: the oldest of those that said nothing, while they are half or more.
+
+    Where they are few, they have just come. Else the oldest of those that wait for a turn, since
+    the newest goes first, or of all.
+    """
+    silent = [h for h in pool if h.silent]
+    if 2 * len(silent) >= len(pool):
+        return silent[0]
+    return next((h for h in pool if h.waiting), None) or next(h for h in pool if not h.silent)
 
 
 @dataclass(eq=False, slots=True)
@@ -65,7 +85,7 @@ class Connections:
         self._handshakes: list[_Handshake] = []
         self._dials: dict[str, _Dial] = {}
         self._announced: set[str] = set()
-        self._penance = Penance()
+        self._penance: Penance[_Handshake] = Penance(random.random)
         self._add_conn = library.swarm.add_conn
         library.swarm.add_conn = self._enter
         library.swarm.dial_peer = self._dial_for_library
@@ -117,9 +137,8 @@ class Connections:
         muxer = None
         try:
             with trio.move_on_after(LIMITS.pre_auth_seconds):
-                waits = self._penance.wait_seconds(handshake.host, trio.current_time())
                 with handshake.waits:
-                    await trio.sleep(waits)
+                    await self._turn(handshake)
                 muxer = await compat.secure(tcp, self._library.noise, None)
         except Exception as error:  # noqa: BLE001 - boundary: whatever an unknown peer sends
             _log.debug("handshake_failed", remote=handshake.host, error=type(error).__name__)
@@ -132,14 +151,35 @@ class Connections:
         if muxer is not None and await self._register(muxer, inbound=True):
             await muxer.event_closed.wait()  # returning closes the socket
 
+    async def _turn(self, handshake: _Handshake) -> None:
+        """Wait for it, where the host is in penance: who says nothing has none.
+
+        Raises:
+            ConnectionClosedError: the connection ended before anything was said.
+        """
+        host, penance = handshake.host, self._penance
+        if penance.per_second(host, trio.current_time()) is None:
+            return
+        await handshake.stream.wait_spoken()
+        handshake.spoke = handshake.waiting = True
+        try:
+            while (due := penance.ask(host, handshake, trio.current_time())) is not None:
+                handshake.newest = trio.Event()
+                with trio.move_on_at(due):
+                    await handshake.newest.wait()
+        finally:
+            handshake.waiting = False
+            if (following := penance.leave(host, handshake)) is not None:
+                following.newest.set()
+
     def _make_room(self, host: str) -> None:
-        """Close a connection in handshake if there are too many: rather one that said nothing."""
+        """Close a connection in handshake if there are too many, see `_dispensable`."""
         pool = [h for h in self._handshakes if h.host == host]
         if len(pool) < LIMITS.pre_auth_per_ip_max:
             pool = self._handshakes
             if len(pool) < LIMITS.pre_auth_max:
                 return
-        victim = next((h for h in pool if not h.stream.received_bytes), pool[0])
+        victim = _dispensable(pool)
         victim.stream.abort()
         victim.waits.cancel()
         self._handshakes.remove(victim)

@@ -16,6 +16,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from aigrid.metagraph.quota import TokenBucket
+from aigrid.node.network.dht_places import Place
 from aigrid.node.network.gossip_author import PEER_ID_BYTES_MAX
 from aigrid.protocol.limits import LIMITS
 
@@ -35,7 +36,10 @@ async def read(stream: Any, most_bytes: int) -> bytes:
     """
     if isinstance(stream, Paced):
         await stream.turn()
-    return bounded(await read_varint_prefixed_bytes_limited(stream, most_bytes))
+    message = bounded(await read_varint_prefixed_bytes_limited(stream, most_bytes))
+    if isinstance(stream, Paced):
+        stream.place.question(trio.current_time())
+    return message
 
 
 class Paced:
@@ -44,7 +48,8 @@ class Paced:
     Nobody is blamed: what comes too fast waits, and its sender with it once the window is full.
     """
 
-    def __init__(self, stream: Any, rate: TokenBucket) -> None:
+    def __init__(self, stream: Any, rate: TokenBucket, place: Place) -> None:
+        self.place = place
         self._stream = stream
         self._rate = rate
 

@@ -38,6 +38,7 @@ COUNTERS = (
     "gossip_refused",  # from or by a peer that is not a member, over size, not its author's
     "gossip_held_back",  # not passed on to a peer, which would take it for too much
     "gossip_dropped",  # oldest message of a subscription nobody drained
+    "dht_evicted",  # DHT streams of peers ended to make room
     "dht_failed",
     "tasks_failed",  # library tasks that raised
     "bytes_received",

@@ -1,7 +1,6 @@
 """Provider hints in the grid's own Kad-DHT."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import trio
 
 from aigrid.metagraph.quota import TokenBuckets
 from aigrid.node.network import compat, dht_messages
+from aigrid.node.network.dht_places import Place, Places
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.tcp import parse_address
 from aigrid.node.network.transport import PeerAddress
@@ -27,28 +27,36 @@ class Dht:
         self._gate = gate
         self._add = self._dht.routing_table.add_peer
         self._dht.routing_table.add_peer = self._add_member
-        self._streams: Counter[str] = Counter()
+        self._places = Places(LIMITS.dht_streams_per_peer_max, LIMITS.dht_streams_max)
         self._asked = TokenBuckets(
             burst=LIMITS.dht_messages_burst, per_second=LIMITS.dht_messages_per_second
         )
         library.host.set_stream_handler(compat.KAD_PROTOCOL, self._serve)
 
     async def _serve(self, stream: Any) -> None:
-        """The library serves 12 streams at once, for as long as they stay: nobody gets all."""
-        peer = str(stream.muxed_conn.peer_id)
-        if self._streams[peer] >= LIMITS.dht_streams_per_peer_max:
+        """In a place of ours: the library has no bound of its own, see `compat`."""
+        peer, now = str(stream.muxed_conn.peer_id), trio.current_time()
+        scope = trio.CancelScope()
+        place = Place(peer, now, scope.cancel)
+        try:
+            out = self._places.enter(place)
+        except LookupError:
             self._gate.counts["streams_refused"] += 1
             await stream.reset()
             return
-        self._streams[peer] += 1
+        if out is not None:
+            self._gate.counts["dht_evicted"] += 1
+            out.end()
         try:
-            with trio.fail_after(LIMITS.dht_stream_seconds):
-                rate = self._asked.of(peer, trio.current_time())
-                await self._dht.handle_stream(dht_messages.Paced(stream, rate))
+            with trio.fail_after(LIMITS.dht_stream_seconds), scope:
+                rate = self._asked.of(peer, now)
+                await self._dht.handle_stream(dht_messages.Paced(stream, rate, place))
         finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
+            self._places.leave(place)
+        if scope.cancelled_caught:
+            if not place.used:
+                stream.muxed_stream.conn.provoked(LIMITS.mux_useless_stream_counts)
+            await stream.reset()
 
     async def _add_member(self, peer: Any, *, skip_server_mode_check: bool = False) -> bool:
         if not self._gate.is_member(str(getattr(peer, "peer_id", peer))):

@@ -73,6 +73,19 @@ class TcpStream:
             return await self._receive()
         return await self.read(len(self._buffer))
 
+    async def wait_spoken(self) -> None:
+        """Until the peer has said something, which is left unread.
+
+        Raises:
+            ConnectionClosedError: it said nothing before its end.
+        """
+        try:
+            said = await self._stream.socket.recv(1, socket.MSG_PEEK)
+        except (trio.ClosedResourceError, OSError) as error:
+            raise ConnectionClosedError(str(error), transport="tcp") from error
+        if not said:
+            raise ConnectionClosedError("ended without a word", transport="tcp")
+
     async def _receive(self) -> bytes:
         sock, data = self._stream.socket, None
         try:

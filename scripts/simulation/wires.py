@@ -134,6 +134,13 @@ class WireStream(TcpStream):
         self._traffic.received += len(data)
         return data
 
+    async def wait_spoken(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self._arrived:
+            if self._dead:
+                raise ConnectionClosedError("ended without a word", transport="tcp")
+            await self._news.park()
+
     def has_read(self, size_bytes: int) -> None:
         """The peer took so much."""
         self._unread_bytes -= size_bytes

@@ -52,6 +52,18 @@ async def test_a_dial_takes_a_round_trip_and_names_the_dialer(autojump_clock: Mo
         assert pair.far.get_remote_address()[0] == "10.0.0.1"
 
 
+async def test_who_waits_for_a_word_leaves_it_unread(autojump_clock: MockClock) -> None:
+    async with connected() as pair:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.far.wait_spoken)
+            await trio.testing.wait_all_tasks_blocked()
+            await pair.near.write(b"word")
+        assert (pair.far.received_bytes, await pair.far.read(4)) == (0, b"word")
+        pair.near.abort()
+        with pytest.raises(ConnectionClosedError):
+            await pair.far.wait_spoken()
+
+
 async def test_bytes_arrive_in_order_whatever_is_lost(autojump_clock: MockClock) -> None:
     async with connected(loss="0.5") as pair:
         pair.wires.lossy = True

@@ -255,6 +255,25 @@ async def test_who_waits_for_having_broken_the_protocol_makes_room_as_others_do(
         await connection.close()
 
 
+async def test_silent_connections_take_no_turn_of_honest_nodes_of_their_address(
+    pair: nodes.Pair, new_hostile: Callable[[], nodes.Hostile]
+) -> None:
+    _, two = pair
+    penance = two._connections._penance
+    for _ in range(3):
+        penance.broke("127.0.0.1", trio.current_time())
+    first = penance._hosts["127.0.0.1"].turn
+    silent = [await nodes.raw_connection(two) for _ in range(2 * LIMITS.pre_auth_per_ip_max)]
+    await nodes.eventually(lambda: two.counters()["pre_auth_evicted"] > 0)
+    assert penance._hosts["127.0.0.1"].turn == first, "none of them had a turn"
+    with trio.fail_after(PATIENCE_SECONDS):
+        for _ in range(2):
+            honest = new_hostile()
+            assert await honest.is_served(await honest.connect(two), nodes.LOBBY)
+    for connection in silent:
+        await connection.close()
+
+
 async def test_open_node_serves_everybody(start: nodes.Start, hostile: nodes.Hostile) -> None:
     node = await start(open_to_strangers=True)
     muxer = await hostile.connect(node)

@@ -1,20 +1,25 @@
 """Gossip and DHT among members, and what strangers cannot do to either."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
 from tests.node.network import nodes
 from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import compat, libp2p_gossip, negotiation
+from aigrid.node.network.dht_places import Places
 from aigrid.node.network.libp2p_dht import collect
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.transport import PeerAddress
+from aigrid.protocol.errors import RemoteError
 from aigrid.protocol.limits import LIMITS
 
 
@@ -190,6 +195,74 @@ async def test_dht_alone_and_with_dead_peers_answers_in_time(start: nodes.Start)
         await one.provide("model")
         assert [p.peer_id for p in await one.find_providers("model")] == [one.peer_id]
         assert await one.find_providers("unknown") == ()
+
+
+async def hold(muxer: Muxer, question: bytes = b"") -> None:
+    """A DHT stream, at once another when it ends; what is asked on it without end, if anything."""
+    while muxer.dead is None:
+        with suppress(*LOST):
+            stream = await muxer.open_stream()
+            await negotiation.select(stream, compat.KAD_PROTOCOL)
+            while question:
+                await stream.write(question)
+            await stream.read(1)
+        await trio.lowlevel.checkpoint()
+
+
+LOST = (MuxedConnUnavailable, MuxedStreamError, RemoteError)
+FIND_NODE = Message(type=Message.MessageType.FIND_NODE, key=b"\x12\x20" + bytes(32))
+ASKED = negotiation.encode_varint(FIND_NODE.ByteSize()) + FIND_NODE.SerializeToString()
+
+
+@pytest.mark.parametrize("question", [b"", ASKED], ids=["idle", "paced"])
+@pytest.mark.parametrize("in_all", [LIMITS.dht_streams_max, 6])
+async def test_members_that_hold_dht_streams_keep_nobody_out(
+    start: nodes.Start,
+    new_hostile: Callable[[], nodes.Hostile],
+    nursery: trio.Nursery,
+    question: bytes,
+    in_all: int,
+) -> None:
+    """Twelve of them took all that the library serves; with 6, ours are full."""
+    held, one, two = await start(), await start(), await start()
+    held._dht._places = Places(LIMITS.dht_streams_per_peer_max, in_all)
+    for node in (one, two):
+        await nodes.befriend(node, held)
+        await in_tables(node, held)
+    for holder in [new_hostile() for _ in range(3)]:
+        held.admit([holder.peer_id])
+        muxer = await holder.connect(held)
+        for _ in range(LIMITS.dht_streams_per_peer_max):
+            nursery.start_soon(hold, muxer, question)
+    places: Any = held._dht._places
+    await nodes.eventually(lambda: len(places._taken) >= min(in_all, 12))
+    await one.provide("model")
+    assert [peer.peer_id for peer in await two.find_providers("model")] == [one.peer_id]
+    assert (held.counters()["dht_evicted"] > 0) == (in_all == 6)
+    assert len(places._taken) <= in_all
+
+
+async def test_who_takes_dht_streams_without_end_and_asks_nothing_is_cut_off(
+    pair: nodes.Pair, new_hostile: Callable[[], nodes.Hostile], nursery: trio.Nursery
+) -> None:
+    """Each makes room by having the other's ended: endless work, for nothing."""
+    _, held = pair
+    held._dht._places = Places(1, 1)
+    impatient = replace(LIMITS, mux_provocations_per_second=0.0)  # however slow this machine is
+    muxers = []
+    for holder in (new_hostile(), new_hostile()):
+        held.admit([holder.peer_id])
+        muxers.append(await holder.connect(held))
+    await nodes.eventually(lambda: len(held.connected()) == 3)
+    links: Any = held._connections._links
+    for (link,) in links.values():
+        link.muxer.session._manners._limits = impatient
+    for muxer in muxers:
+        nursery.start_soon(hold, muxer, b"")
+    await nodes.eventually(lambda: any(muxer.dead is not None for muxer in muxers))
+    await nodes.eventually(lambda: held.counters()["protocol_broken"] == 1)
+    borne = LIMITS.mux_provocations_max // LIMITS.mux_useless_stream_counts
+    assert held.counters()["dht_evicted"] <= 2 * (borne + 1)
 
 
 async def test_dht_keeps_no_values_and_speaks_its_own_protocol(pair: nodes.Pair) -> None:

@@ -13,6 +13,7 @@ from tests.patience import PATIENCE_SECONDS
 
 from aigrid.metagraph.quota import TokenBucket
 from aigrid.node.network import compat, dht_messages, identify_messages, negotiation
+from aigrid.node.network.dht_places import Place
 from aigrid.node.network.muxer import Muxer
 from aigrid.protocol.limits import LIMITS
 
@@ -79,7 +80,8 @@ async def test_pushes_without_end_cost_the_connection(
 
 async def test_questions_to_the_dht_are_read_at_a_pace(autojump_clock: Any) -> None:
     rate = TokenBucket(per_second=10.0, burst=5, now_seconds=trio.current_time())
-    paced, began = dht_messages.Paced(object(), rate), trio.current_time()
+    place = Place("peer", 0.0, lambda: None)
+    paced, began = dht_messages.Paced(object(), rate, place), trio.current_time()
     for _ in range(5):
         await paced.turn()
     assert trio.current_time() == began

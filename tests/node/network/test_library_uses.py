@@ -54,6 +54,10 @@ CANARIES: dict[str, tuple[Any, str]] = {
     ),
     "_handle_new_peer": (Pubsub._handle_new_peer_with_retry, "await self._handle_new_peer("),
     "_identify_peer": (BasicHost._identify_peer, "self, peer_id: ID, *, reason: str) -> None:"),
+    "_inbound_limiter": (
+        KadDHT.handle_stream,
+        "if self._inbound_limiter.borrowed_tokens >= self._inbound_limiter.total_tokens:",
+    ),
     "_is_msg_seen": (Pubsub.push_msg, "if self._is_msg_seen(msg):"),
     "_is_subscribed_to_msg": (
         Pubsub.continuously_read_stream,
@@ -86,6 +90,7 @@ FURTHER: tuple[tuple[Any, str], ...] = (
     (GossipSub._handle_dropped_rpc, "self._push_control_retry(peer_id, rpc.control)"),
     (ProviderStore.find_providers, "if local_providers:"),  # why the private call is needed
     (KadDHT.__init__, "self._provider_rate_max = "),
+    (KadDHT.__init__, "self._inbound_limiter = trio.CapacityLimiter("),
     (PriorityQueue.push, "if len(self) >= self.max_size:"),
     (PeerStore._enforce_peer_limit, "self.peer_data_map.items()"),
     (PeerStore.add_addrs, "self.peer_data_map.setdefault(peer_id, PeerData())"),
