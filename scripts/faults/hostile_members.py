@@ -10,6 +10,7 @@ be: a node must tell by the amount.
 import itertools
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -50,10 +51,10 @@ class Gossiper:
     def control(self, **entries: Any) -> Any:
         return self.pb.RPC(control=self.pb.ControlMessage(**entries))
 
-    def message(self, number: int) -> Any:
+    def message(self, number: int, size: int = 300) -> Any:
         made = self.pb.Message(
             from_id=self.library.peer_id.to_bytes(),
-            data=bytes(300),
+            data=bytes(size),
             seqno=number.to_bytes(8, "big"),
             topicIDs=[TOPIC],
         )
@@ -171,6 +172,15 @@ async def written(says: Gossiper) -> None:
         await says.say(says.pb.RPC(publish=[says.message(number)]))
 
 
+async def written_large(says: Gossiper) -> None:
+    """As large as they may be, and no more of them than an author may write."""
+    from aigrid.protocol.limits import LIMITS
+
+    for number in itertools.count(time.time_ns()):
+        await says.say(says.pb.RPC(publish=[says.message(number, LIMITS.gossip_max_bytes)]))
+        await trio.sleep(1 / LIMITS.gossip_author_per_second)
+
+
 async def long_seqno(says: Gossiper) -> None:
     """What makes the ids of messages long, which are kept for minutes."""
     while True:
@@ -271,6 +281,23 @@ async def dht_find(says: Gossiper) -> None:
     await _together(says, again_and_again)
 
 
+async def dht_idle(says: Gossiper) -> None:
+    """Streams on which nothing is asked, as many as one may have."""
+    from aigrid.node.network.compat import KAD_PROTOCOL
+
+    async def again_and_again() -> None:
+        while True:
+            stream = await says.muxer.open_stream()
+            try:
+                await select(stream, KAD_PROTOCOL)
+                while await stream.read(READ_BYTES):
+                    pass
+            except Exception:  # noqa: BLE001 - this stream is over
+                await trio.lowlevel.checkpoint()
+
+    await _together(says, again_and_again)
+
+
 async def _together(says: Gossiper, task: Callable[[], Awaitable[None]]) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(4):
@@ -297,6 +324,7 @@ KINDS: dict[str, Callable[[Gossiper], Awaitable[None]]] = {
         records_long,
         forged,
         written,
+        written_large,
         long_seqno,
         big_key,
         seen,
@@ -305,6 +333,7 @@ KINDS: dict[str, Callable[[Gossiper], Awaitable[None]]] = {
         push_protocols,
         push_addresses,
         dht_find,
+        dht_idle,
     )
 }
 
