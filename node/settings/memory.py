@@ -15,9 +15,10 @@ def memory(value: Any) -> dict[str, int]:
     """Place of a device -> bytes, of a table or `cpu=8GiB,cuda:0=20GiB`. Raises BadValueError."""
     if isinstance(value, str):
         parts = [part.partition("=") for part in value.split(",")]
-        value = [(place.strip(), size.strip()) for place, _, size in parts]
-    entries = list(value.items()) if isinstance(value, dict) else value
-    if not isinstance(entries, list) or not 1 <= len(entries) <= LIMITS.devices_max:
+        entries: list[tuple[Any, Any]] = [(place.strip(), size.strip()) for place, _, size in parts]
+    else:
+        entries = list(value.items()) if isinstance(value, dict) else []
+    if not 1 <= len(entries) <= LIMITS.devices_max:
         raise BadValueError("is not of the form cpu=8GiB,cuda:0=20GiB")
     found: dict[str, int] = {}
     for place, size in entries:

@@ -232,6 +232,8 @@ def test_environment_spells_lists_and_truth(tmp_path: Path) -> None:
         ("threads", True),
         ("threads", "many"),
         ("memory", "8GiB"),
+        ("memory", [["cpu", "8GiB"]]),
+        ("memory", [["cpu", "8GiB", "more"]]),
         ("memory", "cpu=8GiBB"),
         ("memory", "cpu=-1"),
         ("memory", "cpu=9000000TiB"),
