@@ -15,7 +15,7 @@ Safety:
     attacked          the attack did something: else nothing is known of what it fails at
     no_crash          no node ends by itself
 Liveness:
-    comes_up          all join, and know each other and what is offered
+    comes_up          all join, and know each other and what is offered, in time: see `joining`
     converged         every node knows every member and somebody alive, and what live nodes say now
                       and have said for a while is known to all; an index follows from its store
     served            requests are answered again
