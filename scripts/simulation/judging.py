@@ -5,7 +5,9 @@ A run that was to check something, and never came to it, shows nothing of it: it
 
 from collections.abc import Iterator
 
+import trio
 from scripts.simulation.options import Options
+from scripts.simulation.promptly import kept_from_all
 from scripts.simulation.properties import Watch
 from scripts.simulation.workload import Request
 
@@ -34,8 +36,22 @@ def judge(
             watch.violated("served", f"{_when(after)} {success:.1%} of {count} were answered")
         if count and wrong > wrong_max:
             watch.violated("right", f"{_when(after)} {wrong:.1%} of the answers were wrong")
+        _judge_spread(options, watch, after=after)
     for what in _unchecked(options, watch, requests, cut_off, killed):
         watch.violated("checked", what)
+
+
+def _judge_spread(options: Options, watch: Watch, *, after: bool) -> None:
+    """Whether gossip did its part, where nothing keeps it from that."""
+    said = watch.promptly[after]
+    said.look(trio.current_time())
+    if kept_from_all(options, after=after) or not (after or options.publish):
+        return
+    if not said.due:
+        watch.violated("checked", f"{_when(after)} nothing was said: nothing says `spread`")
+    elif said.share < options.spread_min:
+        what = f"{said.share:.1%} of {said.due} records reached everybody"
+        watch.violated("spread", f"{_when(after)} {what} within {said.seconds:g} s")
 
 
 def _unchecked(

@@ -145,6 +145,11 @@ class Options:
     wrong_max: float = _share(0.0, "share of answers that may be wrong while faults last")
     wrong_after_max: float = _share(0.0, "the same, afterwards")
 
+    spread_seconds: float = _number(
+        2.0, "beyond 8 latencies: until all are to have what is said", 0, DAY_SECONDS
+    )
+    spread_min: float = _share(0.9, "share of records that all have by then, where nothing hinders")
+
     plant: str = _choice("", "a bug put into the node on purpose", ("", *PLANTS))
     without: str = _option("", f"defences switched off, with commas: {', '.join(DEFENCES)}")
 

@@ -9,6 +9,7 @@ Safety:
     members_only      nobody is a member whom nobody admitted
     bounded           nobody's records take more room than one issuer may have
     rated             nobody takes in more of one issuer than its rate lets through
+    spread            what is said reaches all at once, not by repair alone: see `promptly`
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
     clock             who is off in time knows how far, and what is from the future is refused
@@ -29,6 +30,7 @@ import trio
 from scripts.simulation.ending import Endings, is_brief
 from scripts.simulation.indexed import index_lags
 from scripts.simulation.kept import Kept
+from scripts.simulation.promptly import Promptly
 from scripts.simulation.propagation import Propagation
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
@@ -63,7 +65,7 @@ class Violation:
 class Watch:
     """Follows a simulation. `exempt` names nodes of which liveness and kindness are not asked."""
 
-    def __init__(self, sim: Simulation, patience_seconds: float) -> None:
+    def __init__(self, sim: Simulation, patience_seconds: float, spread_seconds: float) -> None:
         self.violations: list[Violation] = []
         self.exempt: set[str] = set()
         self.flooders: dict[str, str] = {}
@@ -74,7 +76,8 @@ class Watch:
         self.victim = ""
         self.victim_since = 0.0
         self.propagation = Propagation()
-        self.measured = False
+        self.measured = self.afresh = False
+        self.promptly = {after: Promptly(spread_seconds) for after in (False, True)}
         self.checks: Counter[str] = Counter()
         self._sim = sim
         self._patience_seconds = patience_seconds
@@ -143,11 +146,22 @@ class Watch:
         if record.content_id not in self._said_at:
             self._said_at[record.content_id] = now
             self._endings.said(record)
-            counts = self.measured and not is_brief(record)  # which may end before it is there
-            if counts and record.issuer == own_did and name not in self.exempt:
-                others = {one.name for one in self.honest() if one.name != name}
-                self.propagation.issue(record.content_id, now, others)
+            for one in self.promptly.values():
+                one.replaced(record.key, now)
+            own = record.issuer == own_did and name not in self.exempt
+            if own and not is_brief(record):  # which may end before it is there
+                self._says(name, record, now)
         self.propagation.learn(record.content_id, name, now)
+        for one in self.promptly.values():
+            one.learned(record.key, record.content_id, name, now)
+
+    def _says(self, name: str, record: Record, now: float) -> None:
+        others = {one.name for one in self.honest() if one.name != name}
+        if self.measured:
+            self.propagation.issue(record.content_id, now, others)
+        early = self._early_seconds(record) > 0  # and rightly refused for now
+        if (self.measured or self.afresh) and not early:
+            self.promptly[self.afresh].issued(record.key, record.content_id, now, others)
 
     def killed(self, name: str) -> None:
         """It is about to be."""

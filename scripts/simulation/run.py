@@ -22,6 +22,7 @@ from scripts.simulation.networks import net_of
 from scripts.simulation.occasions import unshown
 from scripts.simulation.options import Options
 from scripts.simulation.plants import planted
+from scripts.simulation.promptly import spread_seconds
 from scripts.simulation.properties import Violation, Watch
 from scripts.simulation.ready import put, stored
 from scripts.simulation.scene import Scene
@@ -133,7 +134,7 @@ class _Run:
                 self._sim = Simulation(
                     options.seed, self._directory, nursery, network, partial(net.transport, network)
                 )
-                self._watch = Watch(self._sim, options.patience_seconds)
+                self._watch = Watch(self._sim, options.patience_seconds, spread_seconds(options))
                 self._scene = Scene(
                     options,
                     self._sim,
@@ -338,7 +339,9 @@ class _Run:
             options.settle_seconds, lambda share: self._progress("settling", share)
         )
         rng = random.Random(f"{options.seed}/afresh")
+        watch.afresh = True
         say_afresh(rng, watch.honest(), self._sim.skews)
+        watch.afresh = False
         await self._workload.run(max(options.rate, 1.0), AFTER_SECONDS, after=True)
         watch.check()
         if self._outcome.well_seconds is not None:
