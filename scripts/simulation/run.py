@@ -134,7 +134,12 @@ class _Run:
                 self._sim = Simulation(
                     options.seed, self._directory, nursery, network, partial(net.transport, network)
                 )
-                self._watch = Watch(self._sim, options.patience_seconds, spread_seconds(options))
+                self._watch = Watch(
+                    self._sim,
+                    network,
+                    patience_seconds=options.patience_seconds,
+                    spread_seconds=spread_seconds(options),
+                )
                 self._scene = Scene(
                     options,
                     self._sim,
