@@ -11,6 +11,7 @@ Safety:
     bounded           nobody's records take more room than one issuer may have
     rated             nobody takes in more of one issuer than its rate lets through
     spread            what is said reaches all at once, not by repair alone: see `promptly`
+    quick             requests are answered by who is asked first, and soon, as the options state
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
     clock             who is off in time knows how far, and what is from the future is refused
@@ -206,6 +207,8 @@ class Watch:
             self.checks["genuine"] += bool(self.forged)
             if self.forged and not self.forged.isdisjoint(_stored(one)):
                 self._forged(one.name)
+        for said in self.promptly.values():
+            said.look(trio.current_time())
         every = [one for _, one in sorted(self._sim.nodes.items())]
         self._endings.look(every, self._sim.now_ms())
         self._gone.look([one for one in every if one.name not in self.exempt])

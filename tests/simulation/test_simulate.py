@@ -154,7 +154,7 @@ def test_a_planted_bug_is_caught_and_its_line_replays_it() -> None:
 @pytest.mark.parametrize(
     ("faulty", "caught"),
     [
-        (replace(SMALL, plant="merge", churn=12.0, loss="0.3"), "never_back"),
+        (replace(SMALL, plant="merge", churn=12.0, loss="0.3"), "never_back converged"),
         (replace(SMALL, plant="failover", crashes=0.3, holders=3), "served"),
         (replace(SMALL, plant="expiry"), "expired"),
         (replace(SMALL, plant="store", duration_seconds=8.0, settle_seconds=10.0), "converged"),
