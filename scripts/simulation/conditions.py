@@ -100,6 +100,10 @@ class Conditions(MemoryNetwork):
         self._sides = {}
         self._resume()
 
+    @property
+    def parted(self) -> bool:
+        return bool(self._sides)
+
     def blocked(self, a: str, b: str) -> bool:
         if self._sides and self._sides.get(a, 0) != self._sides.get(b, 0):
             return True

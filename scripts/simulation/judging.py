@@ -6,6 +6,7 @@ A run that was to check something, and never came to it, shows nothing of it: it
 from collections.abc import Iterator
 
 from scripts.simulation.options import Options
+from scripts.simulation.promptly import kept_from_all
 from scripts.simulation.properties import Watch
 from scripts.simulation.workload import Request
 
@@ -34,8 +35,40 @@ def judge(
             watch.violated("served", f"{_when(after)} {success:.1%} of {count} were answered")
         if count and wrong > wrong_max:
             watch.violated("right", f"{_when(after)} {wrong:.1%} of the answers were wrong")
+        _judge_spread(options, watch, after=after)
+    _judge_quickness(options, watch, requests)
     for what in _unchecked(options, watch, requests, cut_off, killed):
         watch.violated("checked", what)
+
+
+def _judge_quickness(options: Options, watch: Watch, requests: list[Request]) -> None:
+    """Whether those were asked who answer, and answer soon: others may have stood in for them."""
+    answered = [one for one in requests if one.outcome == "ok" and not one.after]
+    if not answered:
+        return
+    for share_min, count, what in (
+        (options.first_min, sum(one.attempts <= 1 for one in answered), "by the first one asked"),
+        (
+            options.quick_min,
+            sum(one.took_seconds <= options.quick_seconds for one in answered),
+            f"within {options.quick_seconds:g} s",
+        ),
+    ):
+        share = count / len(answered)
+        if share < share_min:
+            watch.violated("quick", f"{share:.1%} of {len(answered)} were answered {what}")
+
+
+def _judge_spread(options: Options, watch: Watch, *, after: bool) -> None:
+    """Whether gossip did its part, where nothing keeps it from that."""
+    said = watch.promptly[after]
+    if kept_from_all(options, after=after) or not (after or options.publish):
+        return
+    if not said.due:
+        watch.violated("checked", f"{_when(after)} nothing was said: nothing says `spread`")
+    elif said.share < options.spread_min:
+        what = f"{said.share:.1%} of {said.due} records reached everybody"
+        watch.violated("spread", f"{_when(after)} {what} within {said.seconds:g} s")
 
 
 def _unchecked(

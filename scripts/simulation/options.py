@@ -145,6 +145,17 @@ class Options:
     wrong_max: float = _share(0.0, "share of answers that may be wrong while faults last")
     wrong_after_max: float = _share(0.0, "the same, afterwards")
 
+    first_min: float = _share(
+        0.0, "share of answers that the first node asked gave, while faults last"
+    )
+    quick_min: float = _share(0.0, "share of answers within --quick-seconds, while faults last")
+    quick_seconds: float = _number(1.0, "from a request to the end of its answer", 0, DAY_SECONDS)
+
+    spread_seconds: float = _number(
+        2.0, "beyond 8 latencies: until all are to have what is said", 0, DAY_SECONDS
+    )
+    spread_min: float = _share(0.9, "share of records that all have by then, where nothing hinders")
+
     plant: str = _choice("", "a bug put into the node on purpose", ("", *PLANTS))
     without: str = _option("", f"defences switched off, with commas: {', '.join(DEFENCES)}")
 
@@ -269,6 +280,7 @@ _MATTERS_WITH = {
     "down_seconds": "churn",
     "slow_factor": "slow",
     "skew_seconds": "skewed",
+    "quick_seconds": "quick_min",
 }
 
 

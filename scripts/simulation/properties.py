@@ -6,17 +6,21 @@ Safety:
     kept              who starts again has at once what it had, but for what has ended
     in_time           no node takes in what is not valid yet, or not any more, by its own clock
     expired           what has ended is gone from stores and answers: see `ending`
-    members_only      nobody is a member whom nobody admitted
+    members_only      nobody is a member whom nobody admitted, nor admitted by the transport
+    gone              who is killed or cut off is soon taken for alive nowhere: see `linked`
     bounded           nobody's records take more room than one issuer may have
     rated             nobody takes in more of one issuer than its rate lets through
+    spread            what is said reaches all at once, not by repair alone: see `promptly`
+    quick             requests are answered by who is asked first, and soon, as the options state
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
     clock             who is off in time knows how far, and what is from the future is refused
     attacked          the attack did something: else nothing is known of what it fails at
     no_crash          no node ends by itself
 Liveness:
-    comes_up          all join, and know each other and what is offered
-    converged         every node knows every member and somebody alive, and what live nodes say now
+    comes_up          all join, and know each other and what is offered, in time: see `joining`
+    converged         every node knows every member, where it is, is linked to as many as it seeks,
+                      or to all: see `linked`. What live nodes say now
                       and have said for a while is known to all; an index follows from its store
     served            requests are answered again
 """
@@ -26,14 +30,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
+from scripts.simulation.conditions import Conditions
 from scripts.simulation.ending import Endings, is_brief
 from scripts.simulation.indexed import index_lags
 from scripts.simulation.kept import Kept
+from scripts.simulation.linked import Gone, link_lags
+from scripts.simulation.promptly import Promptly
 from scripts.simulation.propagation import Propagation
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
 
 from aigrid.metagraph.database import UNITS
+from aigrid.protocol.identity import peer_id_of_did
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.record import Record, RecordKey
@@ -63,7 +71,14 @@ class Violation:
 class Watch:
     """Follows a simulation. `exempt` names nodes of which liveness and kindness are not asked."""
 
-    def __init__(self, sim: Simulation, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        sim: Simulation,
+        network: Conditions,
+        *,
+        patience_seconds: float,
+        spread_seconds: float,
+    ) -> None:
         self.violations: list[Violation] = []
         self.exempt: set[str] = set()
         self.flooders: dict[str, str] = {}
@@ -74,7 +89,8 @@ class Watch:
         self.victim = ""
         self.victim_since = 0.0
         self.propagation = Propagation()
-        self.measured = False
+        self.measured = self.afresh = False
+        self.promptly = {after: Promptly(spread_seconds) for after in (False, True)}
         self.checks: Counter[str] = Counter()
         self._sim = sim
         self._patience_seconds = patience_seconds
@@ -85,6 +101,7 @@ class Watch:
         self._taken: dict[tuple[str, str], tuple[float, int]] = {}  # since when, how many
         self._kept = Kept(self.checks, self.violated)
         self._endings = Endings(self.checks, self.violated)
+        self._gone = Gone(network, self.checks, self.violated)
         sim.learned.append(self.learned)
 
     def violated(self, name: str, what: str) -> None:
@@ -143,27 +160,44 @@ class Watch:
         if record.content_id not in self._said_at:
             self._said_at[record.content_id] = now
             self._endings.said(record)
-            counts = self.measured and not is_brief(record)  # which may end before it is there
-            if counts and record.issuer == own_did and name not in self.exempt:
-                others = {one.name for one in self.honest() if one.name != name}
-                self.propagation.issue(record.content_id, now, others)
+            for one in self.promptly.values():
+                one.replaced(record.key, now)
+            own = record.issuer == own_did and name not in self.exempt
+            if own and not is_brief(record):  # which may end before it is there
+                self._says(name, record, now)
         self.propagation.learn(record.content_id, name, now)
+        for one in self.promptly.values():
+            one.learned(record.key, record.content_id, name, now)
+
+    def _says(self, name: str, record: Record, now: float) -> None:
+        others = {one.name for one in self.honest() if one.name != name}
+        if self.measured:
+            self.propagation.issue(record.content_id, now, others)
+        early = self._early_seconds(record) > 0  # and rightly refused for now
+        if (self.measured or self.afresh) and not early:
+            self.promptly[self.afresh].issued(record.key, record.content_id, now, others)
 
     def killed(self, name: str) -> None:
         """It is about to be."""
         self._kept.ends(self._sim.nodes[name])
+        self._gone.killed(self._sim.nodes[name])
         self.propagation.gone(name, trio.current_time())
 
     def started_again(self, name: str) -> None:
         self._kept.is_back(self._sim.nodes[name])
+        self._gone.is_back(self._sim.nodes[name])
 
     def check(self) -> None:
         """What is looked at now and then."""
         for one in self.honest():
             self.checks["members_only"] += 1
-            strange = one.node.grid.members() - self._may_be_members(one)
+            may_be = self._may_be_members(one)
+            strange = one.node.grid.members() - may_be
             if strange:
                 self.violated("members_only", f"{one.name} takes {min(strange)} for a member")
+            admitted = one.node.transport.members - set(map(peer_id_of_did, may_be))
+            if admitted:
+                self.violated("members_only", f"{one.name} still admits {min(admitted)}")
             for flooder, did in self.flooders.items():
                 self.checks["bounded"] += 1
                 (units,) = one.node.graph.store.database.row(_ROOM, (did,))
@@ -173,7 +207,11 @@ class Watch:
             self.checks["genuine"] += bool(self.forged)
             if self.forged and not self.forged.isdisjoint(_stored(one)):
                 self._forged(one.name)
-        self._endings.look([one for _, one in sorted(self._sim.nodes.items())], self._sim.now_ms())
+        for said in self.promptly.values():
+            said.look(trio.current_time())
+        every = [one for _, one in sorted(self._sim.nodes.items())]
+        self._endings.look(every, self._sim.now_ms())
+        self._gone.look([one for one in every if one.name not in self.exempt])
         if self.victim:
             self._look_for_victim()
 
@@ -232,13 +270,17 @@ class Watch:
 
     def lags(self) -> Iterator[str]:
         """What is not as it should be in the end: nothing, once all is well."""
-        honest, dids = self.honest(), {one.node.identity.did for one in self._sim.nodes.values()}
-        dids -= self.removed.keys()
+        honest = self.honest()
+        members = [
+            one
+            for _, one in sorted(self._sim.nodes.items())
+            if one.node.identity.did not in self.removed
+        ]
+        dids = {one.node.identity.did for one in members}
         for one in honest:
             if missing := len(dids - one.node.grid.members()):
                 yield f"{one.name} does not know {missing} members"
-            if not one.node.peers.alive_members():
-                yield f"{one.name} is alone"
+            yield from link_lags(one, [other for other in members if other is not one])
         said = {
             record.content_id: f"{_named(record)} of {speaker.name}"
             for speaker in honest

@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from scripts.simulation.world import SimNode, Simulation
 
+from aigrid.node.discovery.known import KnownPeers
 from aigrid.protocol.kinds import KINDS, Kind, NodeBody
 from aigrid.protocol.record import sign
 
@@ -41,6 +42,9 @@ def stored(founder: SimNode, sim: Simulation, names: Iterable[str]) -> Path:
     _, refusals = node.graph.ingest_batch(raws, now_ms=now_ms, received_from=None)
     if refusals:
         raise refusals[0]
+    # Where the founder is, all know who have met it; it passes over its own address itself.
+    known = KnownPeers(node.local, own_peer_id="", bootstrap=())
+    known.learn(node.identity.did, node.transport.listen_addresses)
     path = sim.directory / "ready.db"
     node.graph.store.database.execute("VACUUM INTO ?", (str(path),))
     connection = sqlite3.connect(path)

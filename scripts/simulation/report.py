@@ -47,6 +47,8 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
         },
         "propagation": {
             "issued": watch.propagation.issued,
+            "in_time": {_when(after): one.in_time for after, one in watch.promptly.items()},
+            "late": {_when(after): one.late for after, one in watch.promptly.items()},
             "reached_everybody": watch.propagation.arrived,
             "each_node": delays(watch.propagation.each),
             "everywhere": delays(watch.propagation.everywhere),
@@ -68,6 +70,10 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
             "messages_per_cpu_second": round(network.messages.total() / cpu),
         },
     }
+
+
+def _when(after: bool) -> str:  # noqa: FBT001
+    return "afterwards" if after else "under_faults"
 
 
 def over_time(requests: list[Request]) -> list[tuple[float, float]]:

@@ -1,5 +1,6 @@
 """One run: a grid comes up, is used under faults and attacks, and has to be well again."""
 
+import math
 import random
 import time
 from collections import Counter
@@ -15,11 +16,13 @@ from scripts.simulation.conditions import Conditions
 from scripts.simulation.defences import without
 from scripts.simulation.doubles import crashing
 from scripts.simulation.faults import Faults
+from scripts.simulation.joining import Joining, come_up_seconds
 from scripts.simulation.judging import judge
 from scripts.simulation.networks import net_of
 from scripts.simulation.occasions import unshown
 from scripts.simulation.options import Options
 from scripts.simulation.plants import planted
+from scripts.simulation.promptly import spread_seconds
 from scripts.simulation.properties import Violation, Watch
 from scripts.simulation.ready import put, stored
 from scripts.simulation.scene import Scene
@@ -31,15 +34,11 @@ from scripts.simulation.wrong_clocks import WrongClocks, is_far
 from aigrid.engines.base import Engine
 from aigrid.node.settings.placement import PlacementConfig
 from aigrid.node.settings.trust import TrustConfig
-from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS
 
 FOUNDER = "n0000"
-READY_SECONDS = 120.0
-STORM_SECONDS = 300.0
 AFTER_SECONDS = 10.0
 LOOK_SECONDS = 1.0
-JOIN_AGAIN_SECONDS = 2.0
 QUICK_JOINS = 10_000.0
 BAD_TIMES_QUICKER = 10
 DATABASES_BYTES = 1 << 29  # of caches of all nodes together, and of logs
@@ -114,7 +113,6 @@ class _Run:
         self._progress = progress
         self._outcome = outcome
         self._incarnations: dict[str, int] = {}
-        self._refused_joins = outcome.refused_joins
         self._rng = random.Random(f"{options.seed}/run")
         self._models = tuple(f"parrot-{n}" for n in range(options.models))
         names = [f"n{n:04d}" for n in range(options.nodes)]
@@ -136,7 +134,12 @@ class _Run:
                 self._sim = Simulation(
                     options.seed, self._directory, nursery, network, partial(net.transport, network)
                 )
-                self._watch = Watch(self._sim, options.patience_seconds)
+                self._watch = Watch(
+                    self._sim,
+                    network,
+                    patience_seconds=options.patience_seconds,
+                    spread_seconds=spread_seconds(options),
+                )
                 self._scene = Scene(
                     options,
                     self._sim,
@@ -147,6 +150,7 @@ class _Run:
                     FOUNDER,
                     self._offer,
                 )
+                self._joining = Joining(self._sim, FOUNDER, outcome.refused_joins)
                 await self._live()
                 nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - boundary: whatever ends a node ends the run
@@ -161,9 +165,10 @@ class _Run:
         self._outcome.attackers = self._bad
         self._watch.exempt.update(self._bad)
         try:
-            await self._timed("come_up", self._come_up)
+            with trio.fail_after(come_up_seconds(self._options)):
+                await self._timed("come_up", self._come_up)
         except trio.TooSlowError:
-            self._watch.violated("comes_up", "the grid did not come up in time")
+            self._watch.violated("comes_up", self._joining.why())
             return
         with planted(self._options.plant) as ran, without(self._options.without) as left_out:
             await self._timed("be_used", self._be_used)
@@ -191,18 +196,17 @@ class _Run:
         }
         self._watch.admitted.update(one.node.identity.did for one in self._sim.nodes.values())
         if not self._options.ready:
-            await self._join_all()
-        await eventually(
-            self._all_met,
-            seconds=STORM_SECONDS if self._options.storm else READY_SECONDS,
-            poll_seconds=POLL_SECONDS * len(self._names),
-        )
+            await self._joining.all(
+                self._names[1:],
+                at_once=self._options.storm,
+                progress=partial(self._progress, "joining"),
+            )
+        poll_seconds = POLL_SECONDS * len(self._names)
+        await eventually(self._all_met, seconds=math.inf, poll_seconds=poll_seconds)
         async with trio.open_nursery() as nursery:
             for name in self._holders:
                 nursery.start_soon(self._offer_all, name)
-        await eventually(
-            self._all_offered, seconds=READY_SECONDS, poll_seconds=POLL_SECONDS * len(self._names)
-        )
+        await eventually(self._all_offered, seconds=math.inf, poll_seconds=poll_seconds)
         self._attack = await arm(self._scene)
         await trio.sleep(3)
 
@@ -220,15 +224,6 @@ class _Run:
             for name in self._names[1:]:
                 put(database, self._sim, name)
                 nursery.start_soon(self._start, name)
-
-    async def _join_all(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for number, name in enumerate(self._names[1:]):
-                if self._options.storm:
-                    nursery.start_soon(self._join, name)
-                else:
-                    await self._join(name)
-                    self._progress("joining", number / len(self._names))
 
     def _all_met(self) -> bool:
         """Whether all know all, and nobody is alone."""
@@ -256,18 +251,6 @@ class _Run:
         started.spawner.chunk_seconds = spread(options.token_ms).draw(rng) / 1000
         if name in self._bad:  # whoever wants to be asked had better be quick
             started.spawner.chunk_seconds /= BAD_TIMES_QUICKER
-
-    async def _join(self, name: str) -> None:
-        """As often as it takes: a host lets only so many strangers in at once."""
-        rng = random.Random(f"{self._options.seed}/{name}/join")
-        while True:
-            try:
-                await self._sim.join(name, FOUNDER)
-            except AigridError as error:
-                self._refused_joins[error.code.value] += 1
-                await trio.sleep(JOIN_AGAIN_SECONDS * rng.uniform(0.5, 1.5))
-            else:
-                return
 
     async def _offer(self, name: str, model_name: str) -> None:
         model = await self._sim.publish_echo(
@@ -361,7 +344,9 @@ class _Run:
             options.settle_seconds, lambda share: self._progress("settling", share)
         )
         rng = random.Random(f"{options.seed}/afresh")
+        watch.afresh = True
         say_afresh(rng, watch.honest(), self._sim.skews)
+        watch.afresh = False
         await self._workload.run(max(options.rate, 1.0), AFTER_SECONDS, after=True)
         watch.check()
         if self._outcome.well_seconds is not None:

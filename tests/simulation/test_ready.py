@@ -27,6 +27,9 @@ async def _started(directory) -> None:
         assert {node.grid.did for node in nodes} == {founder.node.grid.did}
         assert [node for node in nodes if node.grid.authority] == [founder.node]
         assert len({node.graph.items(node.now_ms()).fingerprint(0, 24) for node in nodes}) == 1
+        address = founder.node.transport.listen_addresses
+        met = [node.known.address_of(founder.node.identity.peer_id) for node in nodes[1:]]
+        assert {one and one.addresses for one in met} == {address}
         # Nobody had to say anew what it is, and records are held once, not by each node.
         assert Kind.NODE not in learned
         assert Kind.MEMBERSHIP not in learned

@@ -256,9 +256,11 @@ def test_a_small_crowd_has_real_nodes_too(typed: Typed, capsys: pytest.CaptureFi
 class Seen:
     """Of a `Watch`, what is judged."""
 
-    def __init__(self, **checks: int) -> None:
+    def __init__(self, said: int = 3, **checks: int) -> None:
         self.checks = Counter({"never_back": 5, "members_only": 5, "answered": 5} | checks)
         self.propagation = SimpleNamespace(issued=3)
+        prompt = SimpleNamespace(due=said, share=1.0)
+        self.promptly = {False: prompt, True: prompt}
         self.said: list[tuple[str, str]] = []
 
     def violated(self, name: str, what: str) -> None:
@@ -285,6 +287,7 @@ BOTH = asked("ok", after=False) + asked("ok", after=True)
         ({}, {"never_back": 0}, BOTH, "`never_back`"),
         ({"partition": 0.5}, {}, BOTH, "nobody was cut off"),
         ({"churn": 1.0}, {}, BOTH, "nobody was killed"),
+        ({"publish": 0.0}, {"said": 0}, BOTH, "after the faults nothing was said"),
         ({"byzantine": 0.2, "kind": "flood"}, {}, BOTH, "`bounded`"),
         ({"byzantine": 0.2, "kind": "flood"}, {"bounded": 1}, BOTH, ""),
         ({"byzantine": 0.2, "kind": "poison"}, {"weights": 1}, BOTH, "`avoided`"),
