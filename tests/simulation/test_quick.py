@@ -15,22 +15,9 @@ from aigrid.metagraph.selection import Observation
 from aigrid.node.discovery.peers import Peers
 
 SLOW = options_of("slow_node", {"nodes": 6, "duration_seconds": 16.0, "models": 1, "seed": 3})
-CHURN = options_of(
-    "churn",
-    {
-        "nodes": 12,  # of whom each has to find out by itself who is dead
-        "ready": True,
-        "duration_seconds": 30.0,
-        "models": 1,
-        "words": 2,
-        "seed": 4,
-        "rate": 6.0,
-        "publish": 0.2,
-        "churn": 24.0,
-        "down_seconds": "15",
-        "first_min": 0.98,
-    },
-)
+# Twelve nodes, for each has to find out by itself who is dead.
+DEAD = {"nodes": 12, "ready": True, "duration_seconds": 30.0, "words": 2, "seed": 4, "rate": 6.0}
+CHURN = options_of("dead_holders", DEAD)
 
 
 def _worst_first(kept: Iterable[Any]) -> deque[Any]:

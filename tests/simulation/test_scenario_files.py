@@ -76,3 +76,8 @@ def test_a_file_that_may_not_be_read_or_is_none_is_told_of(folder: Path) -> None
         options_of("x" * 400, {})
     with pytest.raises(ValueError, match="no scenario 'there'"):
         options_of("there", {})
+
+
+@pytest.mark.parametrize("name", ["churn", "partition", "loss"])
+def test_what_sets_nothing_else_is_for_events_too(name: str) -> None:
+    assert options_of(name, {"mode": "events"}).scenario == name
