@@ -103,7 +103,7 @@ class Limits(MeshLimits, EngineLimits):
     # Frames and streams
     frame_max_bytes: int = limit(1 * MIB, "one frame of an RPC stream, header excluded")
     request_max_bytes: int = limit(32 * MIB, "one RPC request, over all its frames")
-    request_part_least_bytes: int = limit(64, "what each of them but the last counts for at least")
+    request_part_least_bytes: int = limit(4 * KIB, "each part but the last counts for at least")
     portion_bytes: int = limit(512 * KIB, "a part of a `Chunks` that is too large for a frame")
     join_max_bytes: int = limit(16 * KIB, "a message of the join protocol")
     gossip_max_bytes: int = limit(64 * KIB, "a batch of records in one gossip message")

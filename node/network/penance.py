@@ -5,7 +5,8 @@ off and at once comes back takes more from others than what it was cut off for. 
 so early is the address, which honest nodes may share: so it is no delay, which a stranger could
 make longer for them, but a rate. Who comes too fast waits for a turn, and the newest goes first: a
 queue of somebody who never stops coming stands before nobody, and costs an honest node another try.
-A breach puts the next turn off by a second, once: many at once could else put it off without end.
+A breach puts the next turn off by a second, each further one by two, and once for each turn taken:
+many at once could else put it off without end.
 When the next turn comes is left to chance, so that nobody can come just before each.
 """
 
@@ -16,6 +17,7 @@ from typing import Final, Generic, TypeVar
 MOST_PER_SECOND: Final = 8.0
 LEAST_PER_SECOND: Final = 2.0
 BREACH_SECONDS: Final = 1.0
+BREACH_AGAIN_SECONDS: Final = 2.0
 SPREAD: Final = 0.5  # a turn comes up to so much later than the rate allows
 FORGOTTEN_SECONDS: Final = 60.0
 _HOSTS_MAX: Final = 1024
@@ -46,7 +48,8 @@ class Penance(Generic[Waiting]):
 
     def broke(self, host: str, now: float) -> None:
         """A connection from there was ended for what was said on it."""
-        known, turn = self._known(host, now), now + BREACH_SECONDS
+        known = self._known(host, now)
+        turn = now + (BREACH_AGAIN_SECONDS if known else BREACH_SECONDS)
         if known is not None:
             turn = known.turn if known.paid else max(known.turn, turn)
         self._hosts.pop(host, None)

@@ -327,7 +327,7 @@ def _act_as_client(client: ClientExchange, choice: int) -> None:
 
 
 def test_parts_with_nothing_in_them_are_no_endless_request() -> None:
-    limits = replace(LIMITS, request_max_bytes=64 * 1000)
+    limits = replace(LIMITS, request_max_bytes=LIMITS.request_part_least_bytes * 1000)
     server, refused = ServerExchange(limits), 0
     part = encode(FrameKind.REQUEST_PART)
     for _ in range(1100):
