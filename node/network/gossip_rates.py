@@ -63,17 +63,17 @@ class GossipRates:
 
     def may_bring(self, peer: str, size: int, now: float, *, again: bool) -> bool:
         """Whether one message more is taken from this peer; one that is known counts little."""
-        cost = self._cost(size) * (self._repeat_counts if again else 1.0)
+        cost = self.cost(size) * (self._repeat_counts if again else 1.0)
         return self._brought.of(peer, now).take(now, cost)
 
     def has_written_all(self, said: Said, now: float) -> bool:
         """Whether this would be too much of its author, whatever its signature."""
         bucket = self._bucket_of(said).of(said.author.hex(), now)
-        return bucket.wait_seconds(now, self._cost(said.size)) > 0
+        return bucket.wait_seconds(now, self.cost(said.size)) > 0
 
     def may_write(self, said: Said, now: float) -> bool:
         """Whether this is taken of its author, who has signed it."""
-        cost = self._cost(said.size)
+        cost = self.cost(said.size)
         if not self._bucket_of(said).of(said.author.hex(), now).take(now, cost):
             return False
         if said.number > self._newest.get(said.author, b""):
@@ -90,7 +90,7 @@ class GossipRates:
         """Whether this peer will take these from us, all of them."""
         costs = defaultdict[bytes, float](float)
         for said in messages:
-            costs[self._sharer(said)] += self._cost(said.size)
+            costs[self._sharer(said)] += self.cost(said.size)
         bucket, cost = self._passed_on.of(peer, now), min(sum(costs.values()), self._burst_out)
         kept = 0.0 if own else self._burst_out * _OWN_SHARE
         if bucket.wait_seconds(now, min(cost + kept, self._burst_out)) > 0:
@@ -102,12 +102,12 @@ class GossipRates:
 
     def own_wait_seconds(self, own: str, size: int, now: float) -> float:
         """How long until others take one more of our own; 0 if that is now, and it is counted."""
-        bucket, cost = self._own.of(own, now), self._cost(size)
+        bucket, cost = self._own.of(own, now), self.cost(size)
         if bucket.take(now, cost):
             return 0.0
         return max(bucket.wait_seconds(now, cost), _WAIT_LEAST_SECONDS)
 
-    def _cost(self, size: int) -> float:
+    def cost(self, size: int) -> float:
         """What a message counts: one, or more if it is large."""
         return max(1.0, size / self._counted_bytes)
 

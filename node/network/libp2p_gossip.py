@@ -152,7 +152,7 @@ class Gossip:
         self._pubsub._mark_msg_seen(message)  # noqa: SLF001 - see compat
         if via != self._own:
             if not self._rates.may_write(said(message), trio.current_time()):
-                self._is_too_much(via, author)
+                self._is_too_much(via, author, message)
                 return
             self._deliver(author.peer_id, message)
         await self._router.publish(forwarder, message)
@@ -198,7 +198,7 @@ class Gossip:
         if author.peer_id == self._own:
             return False  # ours of before a restart, or a forgery
         if self._rates.has_written_all(said(message), trio.current_time()):
-            self._is_too_much(via, author)
+            self._is_too_much(via, author, message)
             return False
         self._patience.worked(SIGNATURE_WORK)
         if not signed_by(message, author):
@@ -206,9 +206,13 @@ class Gossip:
             return False
         return True
 
-    def _is_too_much(self, via: str, author: Author) -> None:
-        """Of an author; whoever passes it on has perhaps not had the rest of it."""
-        self._refuse(via, 1 if via == author.peer_id else 0)
+    def _is_too_much(self, via: str, author: Author, message: Any) -> None:
+        """Of an author; whoever passes it on has perhaps not had the rest of it.
+
+        A large one counts twice for what it is above a small one: all of it was read in vain.
+        """
+        counts = 2 * self._rates.cost(len(message.data)) - 1
+        self._refuse(via, counts if via == author.peer_id else 0)
 
     def _refuse(self, via: str, times: float) -> None:
         """Count it. Raises FloodError: the forwarder has brought too much of this."""
