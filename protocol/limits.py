@@ -143,7 +143,7 @@ class Limits(MeshLimits, EngineLimits):
     dht_closer_max: int = limit(20, "closer peers taken from one, the k of Kademlia")
     dht_messages_burst: int = limit(128, "messages read from one peer at once, then at a pace")
     dht_messages_per_second: float = limit(32.0, "of these, that pace")
-    dht_streams_per_peer_max: int = limit(4, "DHT streams open from one peer")
+    dht_streams_per_peer_max: int = limit(16, "DHT streams open from one peer")
     dht_streams_max: int = limit(512, "of all peers; then the longest idle of who has most ends")
     dht_stream_seconds: float = limit(10.0, "how long one may last")
     stream_credit_bytes: int = limit(1 * MIB, "unread bytes a receiver allows per direction")

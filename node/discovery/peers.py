@@ -31,11 +31,13 @@ _GRACE_SECONDS = 0.05
 class PeerState:
     """What this node has seen of a peer. Times are monotonic seconds.
 
-    `replaced`: it is on a new connection, and `on_alive` has not been told yet.
+    `replaced`: it is on a new connection, and `on_alive` has not been told yet. `moved`: it has
+    said that it is elsewhere since it was reached last.
     """
 
     alive: bool = False
     replaced: bool = False
+    moved: bool = False
     seen_seconds: float = 0.0
     observed: Observed = field(default_factory=Observed)
     clock_ahead_ms: int = 0
@@ -130,11 +132,12 @@ class Peers:
     def moved(self, peer_id: str) -> None:
         """It is elsewhere now: that it was dialled in vain where it was says nothing any more.
 
-        It still waits the shortest pause, or whoever says so again and again would be dialled as
-        often, wherever that is.
+        It still waits the shortest pause, and that once until it was reached: whoever says so again
+        and again would be dialled as often, wherever that is.
         """
         state = self._states.get(peer_id)
-        if state is not None:
+        if state is not None and not state.moved:
+            state.moved = True
             soon = trio.current_time() + LIMITS.redial_seconds
             state.dial_after_seconds = min(state.dial_after_seconds, soon)
             state.redial_seconds = min(state.redial_seconds, LIMITS.redial_seconds)
@@ -196,6 +199,7 @@ class Peers:
         state = self._states.setdefault(peer_id, PeerState())
         state.seen_seconds = trio.current_time()
         state.redial_seconds = 0.0
+        state.moved = False
         self._lost_members.pop(peer_id, None)
         if state.alive and not state.replaced:
             return False

@@ -28,17 +28,17 @@ class DhtMessageError(Exception):
 async def read(stream: Any, most_bytes: int) -> bytes:
     """Stands in for the library's reader of length-prefixed bytes in the modules of its DHT.
 
-    What a peer asks is read at its pace, see `Paced`; what it answers, at once.
+    What a peer asks is taken at its pace, see `Paced`; what it answers, at once. The end of a
+    stream is no question: nobody waits for it.
 
     Raises:
         DhtMessageError: see `bounded`.
         Exception: what the library's own raises.
     """
-    if isinstance(stream, Paced):
-        await stream.turn()
     message = bounded(await read_varint_prefixed_bytes_limited(stream, most_bytes))
     if isinstance(stream, Paced):
         stream.place.question(trio.current_time())
+        await stream.turn()
     return message
 
 

@@ -23,6 +23,10 @@ from aigrid.protocol.limits import LIMITS, Limits
 _SENT_AT_ONCE: Final = 0.5
 _OWN_SHARE: Final = 0.25
 _SCARCE: Final = 0.5  # below this part of what is sent at once, authors have shares
+# A message may come behind those that followed it, on another way. So few numbers ago, nobody has
+# forgotten it yet, and a repetition of it is let go as that.
+_LATE_NUMBERS: Final = 64
+_NEWEST_SECONDS: Final = 3600.0
 _WAIT_LEAST_SECONDS: Final = 0.001  # or a clock that has no smaller steps would stand still
 
 
@@ -49,7 +53,7 @@ class GossipRates:
             )
             for _ in range(2)
         )
-        self._newest: OrderedDict[bytes, bytes] = OrderedDict()
+        self._newest: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # number, and when
         self._authors_max = limits.rate_keys_max
         self._burst_out = limits.gossip_messages_burst * _SENT_AT_ONCE
         self._passed_on = TokenBuckets(
@@ -68,20 +72,20 @@ class GossipRates:
 
     def has_written_all(self, said: Said, now: float) -> bool:
         """Whether this would be too much of its author, whatever its signature."""
-        bucket = self._bucket_of(said).of(said.author.hex(), now)
+        bucket = self._bucket_of(said, now).of(said.author.hex(), now)
         return bucket.wait_seconds(now, self.cost(said.size)) > 0
 
     def may_write(self, said: Said, now: float) -> bool:
         """Whether this is taken of its author, who has signed it."""
         cost = self.cost(said.size)
-        if not self._bucket_of(said).of(said.author.hex(), now).take(now, cost):
+        if not self._bucket_of(said, now).of(said.author.hex(), now).take(now, cost):
             return False
-        if said.number > self._newest.get(said.author, b""):
-            self._newest[said.author] = said.number
+        if (number := int.from_bytes(said.number, "big")) > self._newest_of(said, now):
+            self._newest[said.author] = number, now
             self._newest.move_to_end(said.author)
             if len(self._newest) > self._authors_max:
                 self._newest.popitem(last=False)
-        self._shares.wrote(self._sharer(said), cost, now)
+        self._shares.wrote(self._sharer(said, now), cost, now)
         return True
 
     def may_pass_on(
@@ -90,7 +94,7 @@ class GossipRates:
         """Whether this peer will take these from us, all of them."""
         costs = defaultdict[bytes, float](float)
         for said in messages:
-            costs[self._sharer(said)] += self.cost(said.size)
+            costs[self._sharer(said, now)] += self.cost(said.size)
         bucket, cost = self._passed_on.of(peer, now), min(sum(costs.values()), self._burst_out)
         kept = 0.0 if own else self._burst_out * _OWN_SHARE
         if bucket.wait_seconds(now, min(cost + kept, self._burst_out)) > 0:
@@ -111,10 +115,21 @@ class GossipRates:
         """What a message counts: one, or more if it is large."""
         return max(1.0, size / self._counted_bytes)
 
-    def _bucket_of(self, said: Said) -> TokenBuckets:
-        is_anew = said.number > self._newest.get(said.author, b"")
-        return self._anew if is_anew else self._again
+    def _bucket_of(self, said: Said, now: float) -> TokenBuckets:
+        return self._anew if self._is_anew(said, now) else self._again
 
-    def _sharer(self, said: Said) -> bytes:
+    def _sharer(self, said: Said, now: float) -> bytes:
         """Who shares in a link: all repetitions together are one, whomever they are of."""
-        return said.author if said.number >= self._newest.get(said.author, b"") else b""
+        return said.author if self._is_anew(said, now) else b""
+
+    def _is_anew(self, said: Said, now: float) -> bool:
+        number = int.from_bytes(said.number, "big")
+        return number > self._newest_of(said, now) - _LATE_NUMBERS
+
+    def _newest_of(self, said: Said, now: float) -> int:
+        """Its author's highest number; forgotten when for long nothing higher came.
+
+        It may have come from a clock that was ahead.
+        """
+        number, at = self._newest.get(said.author, (-1, now))
+        return number if now - at < _NEWEST_SECONDS else -1

@@ -13,6 +13,7 @@ from typing import Final
 from aigrid.protocol.limits import LIMITS
 
 WINDOW_SECONDS: Final = 1.0
+_LOOKS: Final = 8  # at a window that is too much, for each time that it could have been filled
 
 
 def fair_share(wanted: Iterable[float], capacity: float) -> float:
@@ -29,6 +30,9 @@ def fair_share(wanted: Iterable[float], capacity: float) -> float:
 class Shares:
     """Counts what each author wrote; its share follows from what all wrote the window before.
 
+    And from this one as far as it has come, if that is too much by itself: else those who write in
+    every other window would never have shares.
+
     Authors are told apart by the bytes of their PeerId, `now` is in seconds of any one clock. What
     is counted is up to the caller, as long as it is that of `per_second`.
     """
@@ -39,12 +43,19 @@ class Shares:
         self._window = 0
         self._counts: defaultdict[bytes, float] = defaultdict(float)
         self._share = math.inf
+        self._total = 0.0
+        self._look_at = self._capacity
 
     def wrote(self, author: bytes, cost: float, now: float) -> None:
         """Count a message. More authors than `authors_max` in one window are not told apart."""
         self._turn(now)
         if author in self._counts or len(self._counts) < self._authors_max:
             self._counts[author] += cost
+            self._total += cost
+            if self._total >= self._look_at:  # this window alone is too much already
+                self._look_at = self._total + self._capacity / _LOOKS
+                found = fair_share(self._counts.values(), self._capacity)
+                self._share = min(self._share, found)
 
     def allow(self, costs: Mapping[bytes, float], now: float) -> bool:
         """Whether all authors of these messages, counted already, were within their share before.
@@ -64,3 +75,5 @@ class Shares:
         self._share = fair_share(self._counts.values(), self._capacity) if followed else math.inf
         self._window = window
         self._counts.clear()
+        self._total = 0.0
+        self._look_at = self._capacity

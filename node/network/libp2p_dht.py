@@ -1,13 +1,14 @@
 """Provider hints in the grid's own Kad-DHT."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
 import trio
 
-from aigrid.metagraph.quota import TokenBuckets
+from aigrid.metagraph.quota import TokenBucket, TokenBuckets
 from aigrid.node.network import compat, dht_messages
 from aigrid.node.network.dht_places import Place, Places
 from aigrid.node.network.gate import Gate
@@ -30,6 +31,13 @@ class Dht:
         self._places = Places(LIMITS.dht_streams_per_peer_max, LIMITS.dht_streams_max)
         self._asked = TokenBuckets(
             burst=LIMITS.dht_messages_burst, per_second=LIMITS.dht_messages_per_second
+        )
+        # Telling a key takes up to two messages to each, which nobody answers: what came too fast
+        # would be lost unseen. Half of what others take is left for questions.
+        self._telling = TokenBucket(
+            burst=LIMITS.dht_messages_burst / 4,
+            per_second=LIMITS.dht_messages_per_second / 4,
+            now_seconds=-math.inf,
         )
         library.host.set_stream_handler(compat.KAD_PROTOCOL, self._serve)
 
@@ -76,6 +84,9 @@ class Dht:
         return bool(self._dht.routing_table.peer_in_table(peer_id))
 
     async def provide(self, key: str) -> None:
+        """Tell others, at a pace that all of them can take."""
+        while not self._telling.take(trio.current_time()):  # noqa: ASYNC110 - no condition
+            await trio.sleep(max(self._telling.wait_seconds(trio.current_time()), 0.001))
         try:
             with trio.fail_after(LIMITS.dht_call_seconds):
                 await self._dht.provider_store.provide(_hash(key))

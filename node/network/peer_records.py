@@ -59,8 +59,7 @@ class PeerRecords:
     def accept(self, rpc: Any, peer: Any) -> bool:
         """Whether the sender's record, if there is one, is its own.
 
-        One that is older than the last changes nothing, and is no reason to let go of what comes
-        with it: the clock of a peer that started again may be behind.
+        It may be older than the last: the clock of a peer that started again may be behind.
         """
         if not rpc.HasField("senderRecord"):
             return True
@@ -78,12 +77,18 @@ class PeerRecords:
         return True
 
     def _take(self, data: bytes, peer: Any) -> bool:
-        """Keep the addresses unless newer ones are known. False if it is not signed by the peer."""
+        """Keep the addresses. False if it is not signed by the peer.
+
+        It comes from the peer itself, over a connection that proves it: what it says now holds,
+        whatever number that has.
+        """
         try:
             envelope, record = open_envelope(data, _DOMAIN)
             if record.peer_id != peer:
                 return False
-            self._store.consume_peer_record(envelope, _KEPT_SECONDS)
+            if not self._store.consume_peer_record(envelope, _KEPT_SECONDS):
+                del self._store.peer_record_map[peer]  # it is older: by a clock that is behind
+                self._store.consume_peer_record(envelope, _KEPT_SECONDS)
         except Exception:  # noqa: BLE001 - boundary: the library, and what a peer sent
             return False
         return True

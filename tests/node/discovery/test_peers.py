@@ -251,3 +251,7 @@ async def test_who_says_that_it_is_elsewhere_is_soon_dialled_there(sim, autojump
     a._on_record(replace(record, body=msgspec.structs.replace(record.body, addresses=there)))
     assert state.dial_after_seconds - trio.current_time() <= LIMITS.redial_seconds
     assert a.known.address_of(peer_id).addresses == there
+    await eventually(lambda: state.dial_after_seconds - trio.current_time() > far, seconds=90)
+    there = ("/ip4/127.0.0.9/tcp/2",)  # again, before it was reached anywhere: no lever
+    a._on_record(replace(record, body=msgspec.structs.replace(record.body, addresses=there)))
+    assert state.dial_after_seconds - trio.current_time() > 2 * LIMITS.redial_seconds

@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,7 +95,7 @@ def test_a_large_message_counts_as_several() -> None:
     assert brought == LIMITS.gossip_messages_burst / 4
 
 
-@given(st.lists(st.integers(1, 10_000), max_size=400))
+@given(st.lists(st.integers(1, 9_900), max_size=400))
 def test_what_was_said_before_takes_nothing_from_what_is_said_anew(replayed: list[int]) -> None:
     rates = GossipRates(SMALL)
     assert rates.may_write(said(number=10_000), 0.0)
@@ -134,6 +135,45 @@ def test_members_that_write_much_take_it_from_each_other_and_not_from_who_writes
     assert min(passed[one] for one in loud) >= 0.95 * 58 * (room - 2) / len(loud)
     assert sum(passed[one] for one in loud) < 0.3 * sum(written[one] for one in loud)
     assert sum(passed.values()) > 0.6 * 58 * LIMITS.gossip_messages_per_second  # links are used
+
+
+def test_a_message_that_was_overtaken_is_still_its_authors() -> None:
+    rates, late = GossipRates(SMALL), said(number=10_000)
+    for number in range(10_001, 10_031):
+        rates.may_write(said(number=number), 0.0)
+    while rates.may_write(said(number=1), 2.0):
+        pass  # repetitions have all that they may
+    assert not rates.has_written_all(late, 2.0)
+    assert rates.may_write(late, 2.0)
+
+
+def test_a_number_of_a_clock_that_was_ahead_is_forgotten_in_time() -> None:
+    rates = GossipRates(SMALL)
+    assert rates.may_write(said(number=2**63), 0.0)
+    now = 3601.0
+    for number in range(SMALL.gossip_author_burst - 1):
+        assert rates.may_write(said(number=number), now)
+    while rates.may_write(said(number=2**62), now):
+        pass
+    while rates.may_write(said(number=1), now):
+        pass  # another bucket again
+    assert not rates.may_write(said(number=2**62 + 1), now)
+
+
+@pytest.mark.parametrize(("on", "off"), [(1, 1), (2, 2), (1, 3)])
+def test_who_writes_much_now_and_then_has_shares_too(on: int, off: int) -> None:
+    rates, passed, written = GossipRates(), 0, 0
+    loud = [b"loud %d" % number for number in range(8)]
+    for step in range(60 * 128):
+        now = 1000 + step / 128
+        authors = [*loud] * (step // 128 % (on + off) < on)
+        for author in [*authors, *[b"quiet"] * (step % 32 == 0)]:
+            message = said(author)
+            if rates.may_write(message, now):
+                is_passed = rates.may_pass_on("peer", [message], now)
+                written += author == b"quiet"
+                passed += is_passed and author == b"quiet"
+    assert passed >= 0.99 * written > 200
 
 
 def test_repetitions_of_many_have_one_share_together() -> None:

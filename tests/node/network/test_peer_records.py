@@ -132,7 +132,7 @@ async def test_a_record_of_another_peer_is_refused_though_that_was_verified(worl
     assert not world.accepts(two, record)
 
 
-async def test_an_older_record_changes_nothing_and_what_comes_with_it_is_heard(
+async def test_what_a_peer_says_now_holds_though_its_record_is_older(
     world: World,
 ) -> None:
     """As from a peer that started again with its clock behind."""
@@ -142,7 +142,7 @@ async def test_an_older_record_changes_nothing_and_what_comes_with_it_is_heard(
     assert world.accepts(one, newer)
     for _ in range(3):
         assert world.accepts(one, older)
-        assert world.known_addresses(one) == [moved]
+        assert world.known_addresses(one) == [HERE]
     assert world.verified == [newer, older]
 
 
