@@ -3,6 +3,7 @@
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -75,7 +76,7 @@ async def test_a_request_in_parts_of_a_byte_is_taken_in_turns(
     async def echo(_peer_id: str, request: bytes, send: Send) -> None:
         await send(request)
 
-    server = RpcServer(echo)
+    server = RpcServer(echo, limits=replace(LIMITS, request_part_least_bytes=1))
     request = random.Random(1).randbytes(PARTS)
     small = b"".join(encode(FrameKind.REQUEST_PART, request[at : at + 1]) for at in range(PARTS))
     said = small + encode(FrameKind.REQUEST)
