@@ -21,12 +21,17 @@ class Parrot(EchoEngine):
         return super().estimate(replace(source, files={}))
 
 
-def crashing(share: float, rng: random.Random) -> Callable[[], EchoEngine]:
-    """An honest engine whose worker dies of so many requests, after the first token."""
+def crashing(
+    share: float, rng: random.Random, *, lasts: Callable[[], bool]
+) -> Callable[[], EchoEngine]:
+    """An honest engine whose worker dies of so many requests, after the first token.
+
+    As long as it `lasts`: crashes are faults, which end.
+    """
 
     class Crashing(Parrot):
         def answer(self, request: InferRequest, cancel: CancelToken) -> Iterator[InferChunk]:
-            dies = rng.random() < share
+            dies = rng.random() < share and lasts()
             for chunk in super().answer(request, cancel):
                 yield chunk
                 if dies:

@@ -234,7 +234,9 @@ class _Run:
 
     async def _start(self, name: str) -> None:
         options, rng = self._options, random.Random(f"{self._options.seed}/{name}/machine")
-        engine: Callable[[], Engine] = crashing(options.crashes, rng)
+        engine: Callable[[], Engine] = crashing(
+            options.crashes, rng, lasts=lambda: self._network.lossy
+        )
         if name in self._bad:
             engine = engine_of(options.kind)
         incarnation = self._incarnations[name] = self._incarnations.get(name, -1) + 1
