@@ -15,7 +15,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from aigrid.metagraph.quota import TokenBuckets
+from aigrid.metagraph.quota import TokenBucket, TokenBuckets
 from aigrid.node.network.gossip_shares import Shares
 from aigrid.protocol.limits import LIMITS, Limits
 
@@ -72,13 +72,12 @@ class GossipRates:
 
     def has_written_all(self, said: Said, now: float) -> bool:
         """Whether this would be too much of its author, whatever its signature."""
-        bucket = self._bucket_of(said, now).of(said.author.hex(), now)
-        return bucket.wait_seconds(now, self.cost(said.size)) > 0
+        return self._bucket_of(said, now).wait_seconds(now, self.cost(said.size)) > 0
 
     def may_write(self, said: Said, now: float) -> bool:
         """Whether this is taken of its author, who has signed it."""
         cost = self.cost(said.size)
-        if not self._bucket_of(said, now).of(said.author.hex(), now).take(now, cost):
+        if not self._bucket_of(said, now).take(now, cost):
             return False
         if (number := int.from_bytes(said.number, "big")) > self._newest_of(said, now):
             self._newest[said.author] = number, now
@@ -115,8 +114,9 @@ class GossipRates:
         """What a message counts: one, or more if it is large."""
         return max(1.0, size / self._counted_bytes)
 
-    def _bucket_of(self, said: Said, now: float) -> TokenBuckets:
-        return self._anew if self._is_anew(said, now) else self._again
+    def _bucket_of(self, said: Said, now: float) -> TokenBucket:
+        buckets = self._anew if self._is_anew(said, now) else self._again
+        return buckets.of(said.author.hex(), now)
 
     def _sharer(self, said: Said, now: float) -> bytes:
         """Who shares in a link: all repetitions together are one, whomever they are of."""
