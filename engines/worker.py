@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,21 @@ def _sizes(places: Iterable[Path]) -> int:
     return total
 
 
+def _say_little() -> None:
+    """Keep what libraries say beside their answers out of the log: it may quote a request."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    told: set[str] = set()  # each place once: requests come by thousands
+
+    def unraisable(what: "sys.UnraisableHookArgs") -> None:
+        place = "".join(traceback.format_tb(what.exc_traceback))
+        if place not in told:
+            told.add(place)
+            sys.stderr.write(f"{place}{what.exc_type.__name__}, which nobody could be told of\n")
+
+    sys.unraisablehook = unraisable
+
+
 def main() -> NoReturn:
     """Run until the socket closes."""
     parser = argparse.ArgumentParser()
@@ -269,6 +285,7 @@ def main() -> NoReturn:
     sandbox.die_with_parent()
     sandbox.confine()
     faulthandler.enable()
+    _say_little()
     if arguments.scratch is not None:
         tempfile.tempdir = os.environ["TMPDIR"] = str(arguments.scratch)
     os.set_inheritable(arguments.fd, False)  # noqa: FBT003 -- positional only

@@ -64,6 +64,7 @@ def test_what_an_interrupted_run_found_is_kept(
         ("slow", "slow"),
         ("death", "death with status 139"),
         ("memory", "memory"),
+        ("unraisable", "OSError at planted.py"),
     ],
 )
 def test_a_fault_is_found_and_its_line_repeats_it(fault: str, where: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sound: base64 of a WAV, FLAC or Ogg file to windows of samples, and spans of voice from them."""
 
+import contextlib
 import io
 from typing import Any, Final
 
@@ -17,10 +18,12 @@ from aigrid.engines.tasks.base import (
     unsupported,
 )
 from aigrid.engines.tasks.image import decode_base64
+from aigrid.protocol.errors import EngineError
 from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import AudioInput
 
 FORMATS: Final = frozenset({"WAV", "FLAC", "OGG", "AIFF", "AU"})
+HEADS: Final = (b"RIFF", b"RIFX", b"fLaC", b"OggS", b"FORM", b".snd", b"dns.")  # of these formats
 LEAVE_BELOW: Final = 0.15  # of the threshold: speech ends only clearly below where it began
 SILENCE_SECONDS: Final = 0.1  # shorter pauses do not end a span
 SPEECH_SECONDS: Final = 0.25  # shorter spans are noise
@@ -137,6 +140,18 @@ def voice(
     return [(start, end) for start, end in spans if end - start >= max(1, shortest)]
 
 
+class _Bytes(io.BytesIO):
+    """A file in memory that stays where it is when it is sent to before its beginning.
+
+    libsndfile asks for that in damaged files, through a callback in which an error reaches nobody.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        with contextlib.suppress(ValueError, OverflowError):
+            super().seek(offset, whence)
+        return self.tell()
+
+
 def read_sound(data: bytes, mapping: AudioInput) -> Array:
     """Mono float32 samples, within 1 as a rule, at the rate that the model takes.
 
@@ -146,10 +161,12 @@ def read_sound(data: bytes, mapping: AudioInput) -> Array:
     """
     import soundfile
 
+    if not data.startswith(HEADS):  # other decoders of libsndfile are not even tried
+        raise _unknown()
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(_Bytes(data)) as file:
             if file.format not in FORMATS:
-                raise invalid(f"a sound is one of {', '.join(sorted(FORMATS))}")
+                raise _unknown()
             rate, most = int(file.samplerate), LIMITS.audio_samples_max
             if not 0 < file.frames * file.channels <= most:
                 raise invalid(f"a sound has between 1 and {most} samples")
@@ -164,6 +181,10 @@ def read_sound(data: bytes, mapping: AudioInput) -> Array:
     if not np.abs(samples).max() <= LOUDEST:  # NaN, too
         raise invalid("the sound has samples that are no numbers, or far beyond 1")
     return samples if rate == mapping.sample_rate else resample(samples, rate, mapping.sample_rate)
+
+
+def _unknown() -> EngineError:
+    return invalid(f"a sound is one of {', '.join(sorted(FORMATS))}")
 
 
 def resample(samples: Array, rate: int, wanted: int) -> Array:

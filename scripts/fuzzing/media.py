@@ -51,6 +51,7 @@ def _hearers() -> tuple[Named, ...]:
     )
 
 
+@cache
 def _small() -> None:
     """Bounds under which no valid input is as large as what a bad one may be made into."""
     limits = replace(LIMITS, image_pixels_max=PIXELS_MAX, audio_samples_max=SAMPLES_MAX)

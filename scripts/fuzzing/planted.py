@@ -33,8 +33,17 @@ def _run(fault: str, data: bytes) -> None:
                 pass
         case "death":
             os._exit(139)
+        case "unraisable":
+            _Lost()
         case "memory":
             _HELD.append(bytearray(b"x") * (64 << 20))
+
+
+class _Lost:
+    """What goes wrong when this goes reaches nobody."""
+
+    def __del__(self) -> None:
+        raise OSError("in a finalizer")
 
 
 class _Unmade:
@@ -49,7 +58,7 @@ class _Unmade:
 TARGETS = (
     *(
         Target(f"planted-{fault}", _Numbers, partial(_run, fault), (ValueError,))
-        for fault in ("error", "hang", "slow", "death", "memory")
+        for fault in ("error", "hang", "slow", "death", "memory", "unraisable")
     ),
     Target("planted-mutator", _Unmade, partial(_run, "none"), (ValueError,)),
 )

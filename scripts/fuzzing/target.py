@@ -2,9 +2,11 @@
 
 import atexit
 import os
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,7 +81,27 @@ class Ends:
 
 
 def execute(target: Target, data: bytes, ends: Ends | None = None) -> BaseException | None:
-    """Run the target; what it should not have raised. `ends` is told how it ended otherwise."""
+    """Run the target; what it should not have raised. `ends` is told how it ended otherwise.
+
+    That includes what was raised where nobody can catch it, such as a callback of a C library.
+    """
+    with _unraisable() as lost:
+        wrong = _execute(target, data, ends)
+    return wrong or next(iter(lost), None)
+
+
+@contextmanager
+def _unraisable() -> Iterator[list[BaseException]]:
+    lost: list[BaseException] = []
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda what: lost.append(what.exc_value or RuntimeError(what.err_msg))
+    try:
+        yield lost
+    finally:
+        sys.unraisablehook = before
+
+
+def _execute(target: Target, data: bytes, ends: Ends | None) -> BaseException | None:
     try:
         target.run(data)
     except target.may_raise as error:

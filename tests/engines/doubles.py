@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -115,12 +116,21 @@ class BadEngine(EchoEngine):
                 os.abort()
             case "secret":
                 raise KeyError("yranac"[::-1])
+            case "lost":  # what is raised, and warned of, where nobody can catch it
+                for _ in range(2):
+                    warnings.warn("yranac"[::-1], stacklevel=1)
+                    _Unraisable()
             case "refuse":
                 raise EngineError("not this one", Code.UNSUPPORTED_QUANTISATION)
             case "noise":
                 for _ in range(2000):
                     sys.stdout.write("x" * 100)
                 sys.stdout.flush()
+
+
+class _Unraisable:
+    def __del__(self) -> None:
+        raise KeyError("yranac"[::-1])
 
 
 def _attempts(attempts: dict[str, list[str]]) -> dict[str, str]:

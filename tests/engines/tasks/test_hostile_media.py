@@ -1,6 +1,7 @@
 """Hostile pictures and sounds are the asker's fault, and cost next to nothing."""
 
 import json
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,16 @@ def test_a_hostile_sound_is_refused_before_it_is_unfolded(name: str) -> None:
 def test_a_sound_that_says_it_has_4_gb_has_what_there_is() -> None:
     samples = read_sound(wav(riff=2**32 - 1, data=2**32 - 1), SOUND)
     assert len(samples) == 800
+
+
+def test_a_sound_that_sends_its_reader_before_its_beginning_is_refused_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with refusing():
+        read_sound(b"FORM\0\0\x0e>AIFFCOMM\0\0\0\x12\0\1\0\0", SOUND)
+    assert not said
 
 
 @given(st.sampled_from(["WAV", "FLAC", "OGG"]), CHANGES)

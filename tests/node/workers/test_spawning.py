@@ -210,6 +210,21 @@ async def test_an_engine_that_fails_names_the_request_to_whoever_reads_its_log(
         assert b"canary" not in worker._tail
 
 
+async def test_what_an_engine_cannot_be_told_of_is_said_once_and_quotes_no_request(
+    tmp_path: Path,
+) -> None:
+    async with spawning(tmp_path) as spawner:
+        worker = await start(spawner, "bad")
+        for _ in range(2):
+            *_, last = await ask(worker, TextRequest(prompt="lost"))
+            assert isinstance(last, Finish)
+        with pytest.raises(EngineError):
+            await ask(worker, TextRequest(prompt="secret"))
+        await eventually(lambda: b"\nKeyError\n" in worker._tail)
+        assert worker._tail.count(b"KeyError, which nobody could be told of") == 1
+        assert b"canary" not in worker._tail
+
+
 async def test_a_large_tensor_goes_there_and_back(tmp_path: Path) -> None:
     async with spawning(tmp_path) as spawner:
         worker = await start(spawner)
