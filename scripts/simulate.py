@@ -5,17 +5,15 @@ python scripts/simulate.py --list
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.plots.png import png
+from scripts.simulation.databases import ENDING, databases
 from scripts.simulation.events_report import events_report
 from scripts.simulation.many_seeds import Ran, run_many
 from scripts.simulation.options import (
@@ -47,9 +46,6 @@ from scripts.simulation.run import simulate
 
 REPORT_FILE, PAGE_FILE = "simulation.json", "simulation.html"
 OPEN_FILES_PER_NODE = 4
-ENDING = (signal.SIGTERM, signal.SIGHUP)
-MEMORY = "/dev/shm"
-ROOM_BYTES, ROOM_BYTES_PER_NODE = 256 << 20, 8 << 20  # of databases, with what nodes leave free
 
 
 def main() -> int:
@@ -59,11 +55,27 @@ def main() -> int:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         status = _main()
+        sys.stdout.flush()  # here, where it is seen that it cannot be
     except* KeyboardInterrupt:
         print("simulate: interrupted", file=sys.stderr)
     except* BrokenPipeError:  # nobody reads what is said; nor does who flushes it at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
+    except* OSError as errors:
+        if not errors.subgroup(_is_full):
+            raise
+        print("simulate: no room is left where this run writes to", file=sys.stderr)
+        _say_no_more()
+        status = 2
     return status
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _say_no_more() -> None:
+    """What is still to be flushed at the end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _main() -> int:
@@ -219,39 +231,13 @@ def how_far(phase: str, share: float, options: Options) -> str:
     return f"{share * known[phase]:.0f} of {known[phase]:.0f} virtual s"
 
 
-@contextmanager
-def _databases(nodes: int) -> Iterator[Path]:
-    """A folder, in memory where there is room; no signal leaves it there."""
-    with tempfile.TemporaryDirectory(prefix="aigrid-simulate-", dir=_place(nodes)) as folder:
-
-        def leave(number: int, _frame: object) -> None:  # not unwound: anything may run just now
-            shutil.rmtree(folder, ignore_errors=True)
-            os._exit(128 + number)
-
-        before = {number: signal.signal(number, leave) for number in ENDING}
-        try:
-            yield Path(folder)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _place(nodes: int) -> str | None:
-    """None for where files that are temporary lie. Some containers have 64 MiB of shared memory."""
-    try:
-        room = shutil.disk_usage(MEMORY).free
-    except OSError:
-        return None
-    return MEMORY if room >= ROOM_BYTES + ROOM_BYTES_PER_NODE * nodes else None
-
-
 def _found(options: Options) -> dict[str, Any]:
     """Run it; the report."""
     console = Console(stderr=True)
     said = TextColumn("{task.fields[said]:>24}")
     columns = TextColumn("{task.description:16}"), BarColumn(), said, TimeElapsedColumn()
     with (
-        _databases(options.nodes) as folder,
+        databases(options.nodes) as folder,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("starting", total=1.0, said="")

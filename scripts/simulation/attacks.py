@@ -23,6 +23,7 @@ import trio
 from scripts.simulation import censoring, poisoning, replaying
 from scripts.simulation.doubles import Cheat, Failing, Parrot
 from scripts.simulation.options import ON_THE_WIRE
+from scripts.simulation.properties import Watch
 from scripts.simulation.scene import Scene
 from scripts.simulation.workload import CAPABILITY
 from scripts.simulation.world import SimNode
@@ -39,6 +40,8 @@ from aigrid.protocol.record import sign
 
 FLOOD_SECONDS = 0.5
 RECORD_MS = 600_000
+KNOWN_SECONDS = 5.0
+MISLEADING = frozenset({"cheat", "liar", "sybil"})  # of no effect on whom nobody asks
 LARGE = LIMITS.record_unit_bytes // 4  # words of four bytes: such a record counts as two
 
 
@@ -85,6 +88,9 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
             await _squat(scene, one)
         if kind == "liar":
             _stall(one.node)
+        if kind in MISLEADING:
+            scene.watch.attacked.add("misled")
+            _count_asked(scene.watch, one.node)
         elif kind == "flood":
             scene.watch.attacked.add("rated")
             scene.watch.flooders[one.name] = one.node.identity.did
@@ -92,6 +98,9 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
         return censoring.arm(scene)
     if kind == "replay" and scene.bad:
         return replaying.arm(scene)
+    if kind == "squat" and scene.bad:
+        scene.watch.attacked.add("named")
+        return partial(_look_for_names, scene)
     return partial(_flood, scene) if kind == "flood" else trio.sleep_forever
 
 
@@ -110,6 +119,31 @@ async def _squat(scene: Scene, one: SimNode) -> None:
         )
         async with one.node.pool.lease(model):
             pass
+
+
+async def _look_for_names(scene: Scene) -> None:
+    """Under `named`, how many honest nodes know an attacker's model by an honest one's name."""
+    await trio.sleep(KNOWN_SECONDS)
+    bad = {one.node.identity.did for one in scene.attackers()}
+    for one in scene.honest():
+        offered = one.node.graph.index.models(scene.sim.now_ms())
+        scene.watch.checks["named"] += any(
+            bad.intersection(manifest.issuer for manifest in summary.manifests)
+            and not set(summary.names).isdisjoint(scene.models)
+            for summary in offered
+        )
+    await trio.sleep_forever()
+
+
+def _count_asked(watch: Watch, node: Node) -> None:
+    """Under `misled`, how often somebody came to it with a request."""
+    infer = node.serving.infer
+
+    def counted(*words: Any, **more: Any) -> Any:
+        watch.checks["misled"] += 1
+        return infer(*words, **more)
+
+    vars(node.serving)["infer"] = counted
 
 
 def _stall(node: Node) -> None:

@@ -37,7 +37,7 @@ class Faults:
         self._rng = rng
         self._restart = restart
         self._killed = killed
-        self._slow: list[SimNode] = []
+        self._slow: list[str] = []
         self._since: dict[str, float] = {}  # when those started whose clock is wrong
         self.down: set[str] = set()
         self.cut_off = self.kills = 0
@@ -49,10 +49,10 @@ class Faults:
 
     async def run(self, mortal: list[str], holders: list[str]) -> None:
         """Until cancelled. `mortal` may be killed; some of `holders` become slow."""
-        options, sim = self._options, self._sim
+        options = self._options
         self._network.lossy = True
         for name in holders[: options.slow]:
-            self._slow_down(sim.nodes[name])
+            self._slow_down(name)
         for name in mortal[: options.skewed]:
             self._skew(name, options.skew_seconds)
             self._since[name] = trio.current_time()
@@ -79,9 +79,10 @@ class Faults:
         """Heal everything, and start whoever is down."""
         self._network.lossy = False
         self._network.join_up()
-        for one in self._slow:
-            self._network.slow_down(one.node.identity.peer_id, 1)
-            self._pace(one, 1 / self._options.slow_factor)
+        for name in self._slow:
+            self._network.slow_down(self._sim.identity_of(name).peer_id, 1)
+            if name not in self.down:
+                self._pace(self._sim.nodes[name], 1 / self._options.slow_factor)
         for name in self._since:
             self._skew(name, 0.0)
         for name in sorted(self.down):
@@ -89,11 +90,11 @@ class Faults:
         self.down.clear()
         self.note("faults end")
 
-    def _slow_down(self, one: SimNode) -> None:
-        self._slow.append(one)
-        self._network.slow_down(one.node.identity.peer_id, self._options.slow_factor)
-        self._pace(one, self._options.slow_factor)
-        self.note(f"{one.name} is slow")
+    def _slow_down(self, name: str) -> None:
+        self._slow.append(name)
+        self._network.slow_down(self._sim.identity_of(name).peer_id, self._options.slow_factor)
+        self._pace(self._sim.nodes[name], self._options.slow_factor)
+        self.note(f"{name} is slow")
 
     def _pace(self, one: SimNode, factor: float) -> None:
         one.spawner.chunk_seconds *= factor
@@ -118,6 +119,8 @@ class Faults:
         with trio.CancelScope(shield=True):  # half a start would be no node
             await self._restart(name)
         self.down.discard(name)
+        if name in self._slow:
+            self._pace(self._sim.nodes[name], self._options.slow_factor)
         if name in self._since:
             self._since[name] = trio.current_time()
         self.note(f"{name} is back")

@@ -82,7 +82,8 @@ def _unchecked(
         elif not success:
             yield f"{_when(after)} no request was answered: nothing says `right`"
     under_attack = CHECKED_UNDER_ATTACK.get(options.kind, ()) if options.attackers else ()
-    for name in (*ALWAYS_CHECKED, *under_attack):
+    under_faults = ("clock",) * bool(options.skewed) + ("kept",) * bool(killed)
+    for name in (*ALWAYS_CHECKED, *under_faults, *under_attack):
         if not watch.checks[name]:
             yield nothing_for(name)
     if options.publish and not watch.propagation.issued:

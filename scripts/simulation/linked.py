@@ -41,7 +41,9 @@ class Gone:
         self._checks = checks
         self._violated = violated
         self._down: dict[str, str] = {}  # PeerId -> name
-        self._since: dict[tuple[str, str], float] = {}  # by name of who believes, and of in whom
+        # By name of who believes, and of in whom: since when that one is gone, and is believed in.
+        self._away: dict[tuple[str, str], float] = {}
+        self._since: dict[tuple[str, str], float] = {}
 
     def killed(self, one: SimNode) -> None:
         self._down[one.node.identity.peer_id] = one.name
@@ -51,12 +53,14 @@ class Gone:
 
     def look(self, nodes: Sequence[SimNode]) -> None:
         """At what live nodes believe just now."""
-        now, believed = trio.current_time(), dict[tuple[str, str], float]()
+        now, away, believed = trio.current_time(), self._away, dict[tuple[str, str], float]()
+        self._away = {}
         for one in nodes:
             for peer_id, name in self._out_of_reach(one, nodes):
-                self._checks["gone"] += 1
+                pair = one.name, name
+                self._away[pair] = gone_at = away.get(pair, now)
+                self._checks["gone"] += now - gone_at > GONE_SECONDS
                 if one.node.peers.alive(peer_id):
-                    pair = one.name, name
                     believed[pair] = since = self._since.get(pair, now)
                     if now - since > GONE_SECONDS:
                         what = f"{one.name} has taken {name}, which is gone, for alive"

@@ -74,9 +74,16 @@ class Poisoned:
 
     def asked(self, peer_id: str, poisoner: str) -> None:
         """Nobody asks one again in a later fetch that was caught, while an honest one is there."""
-        self._watch.checks["avoided"] += 1
         if self._caught.get((peer_id, poisoner), self.fetches[peer_id]) < self.fetches[peer_id]:
             self._watch.violated("avoided", f"{poisoner} was asked again by whom it had poisoned")
+
+    def fetched(self, peer_id: str) -> None:
+        """A fetch is over, in which those were not to be asked that were caught before it."""
+        self._watch.checks["weights"] += 1
+        self._watch.checks["avoided"] += sum(
+            who == peer_id and caught < self.fetches[peer_id]
+            for (who, _), caught in self._caught.items()
+        )
 
     def caught(self, peer_id: str, poisoner: str) -> None:
         """All of a wrong answer was read."""
@@ -174,7 +181,6 @@ async def _fetch_all(scene: Scene, one: SimNode, poisoned: Poisoned) -> None:
     rng, watch = scene.rng(f"{one.name}/fetch"), scene.watch
     for model, data in scene.files.items():
         await trio.sleep(rng.uniform(0.0, 2.0))
-        watch.checks["weights"] += 1
         poisoned.fetches[one.node.identity.peer_id] += 1
         problem = "not in time"
         with trio.move_on_after(FETCHED_SECONDS):
@@ -188,6 +194,7 @@ async def _fetch_all(scene: Scene, one: SimNode, poisoned: Poisoned) -> None:
                     raise
         if not scene.is_up(one):
             return  # it was killed, whatever came of it
+        poisoned.fetched(one.node.identity.peer_id)
         if problem:
             watch.violated("weights", f"{one.name} did not get a model: {problem}")
             continue

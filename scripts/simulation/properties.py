@@ -14,9 +14,15 @@ Safety:
     quick             requests are answered by who is asked first, and soon, as the options state
     answered          each request ends in time, with an answer or an error that has a code
     right             answers are what the model says, but for a share that the options allow
+    once              no receipt counts for two requests
+    heard             what the victim of censors says reaches everybody all the same
+    weights, avoided  who fetches a model gets it, and asks nobody twice who gave wrong ones
+    found             who looks in the DHT for a model that attackers hide finds it
+    again             nobody is given a message of gossip twice
     clock             who is off in time knows how far, and what is from the future is refused
     attacked          the attack did something: else nothing is known of what it fails at
     no_crash          no node ends by itself
+    checked           there was something by which what was to be looked at could have been broken
 Liveness:
     comes_up          all join, and know each other and what is offered, in time: see `joining`
     converged         every node knows every member, where it is, is linked to as many as it seeks,
@@ -41,6 +47,7 @@ from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
 
 from aigrid.metagraph.database import UNITS
+from aigrid.node.app import Node
 from aigrid.protocol.identity import peer_id_of_did
 from aigrid.protocol.kinds import Kind
 from aigrid.protocol.limits import LIMITS
@@ -135,12 +142,12 @@ class Watch:
             self._forged(name)
         now_ms = node.now_ms()
         early_ms = record.valid_from_ms - now_ms - LIMITS.clock_skew_seconds * 1000
-        own = record.issuer in {node.identity.did, node.grid.did} and name not in self.exempt
+        own = record.issuer in _speaks_for(node) and name not in self.exempt
         if (early_ms > 0 and not own) or record.valid_until_ms <= now_ms:
             self.violated("in_time", f"{name} took in a {record.kind.value} that is not valid")
         if record.issuer in self.flooders.values() and not own:
             self._look_at_rate(name, record.issuer)
-        if record.kind is Kind.MEMBERSHIP and record.subject in self.removed and not own:
+        if record.kind is Kind.MEMBERSHIP and record.subject in self.removed:
             self._look_for_removed(name, record.subject)
         self._spread(name, record, node.identity.did)
 
@@ -227,10 +234,9 @@ class Watch:
 
     def _look_for_removed(self, name: str, did: str) -> None:
         """A node has just taken in something about the membership of one that was removed."""
-        node = self._sim.nodes.get(name)
-        heard_at = self.removed[did] if node is None else max(self.removed[did], node.up_since)
-        late = trio.current_time() - heard_at > REMOVED_SECONDS
-        if late and node is not None and node.node.grid.membership_by_did(did) is not None:
+        one = self._sim.nodes[name]
+        late = trio.current_time() - max(self.removed[did], one.up_since) > REMOVED_SECONDS
+        if late and one.node.grid.membership_by_did(did) is not None:
             self.violated("members_only", f"{name} takes {did} for a member again")
 
     def _look_for_victim(self) -> None:
@@ -306,10 +312,7 @@ class Watch:
     def _own(speaker: SimNode) -> Iterator[Record]:
         """What it, and the authority through it, says or withdraws and does not end at once."""
         node = speaker.node
-        issuers = [node.identity.did]
-        if node.grid.authority is not None:
-            issuers.append(node.grid.authority.did)
-        for issuer in issuers:
+        for issuer in _speaks_for(node):
             until_ms = node.now_ms() + ENDING_MS
             yield from node.graph.live_records(until_ms, issuer=issuer)
             if issuer in node.grid.members():
@@ -344,6 +347,12 @@ class Watch:
         for what in list(self.lags())[:5]:
             self.violated("converged", f"after {seconds:.0f} s without faults {what}")
         return None
+
+
+def _speaks_for(node: Node) -> tuple[str, ...]:
+    """Whose records it signs: the grid's, which every node is in, only where its key is."""
+    authority = node.grid.authority
+    return (node.identity.did,) if authority is None else (node.identity.did, authority.did)
 
 
 def _withdrawn(records: Iterable[Record], now_ms: int) -> Iterator[Record]:

@@ -42,7 +42,10 @@ def repeats(options: Options, times: int) -> bool:
         for line in runs[-1].failures:
             print(line, flush=True)
     *same, last = (ran.trace_hash for ran in runs)
-    alike = len(set(same)) == 1 and "" not in same and last not in {"", same[0]}
+    if not all((*same, last)):
+        print("FAILED a run told of nothing, so nothing can be compared")
+        return False
+    alike = len(set(same)) == 1 and last != same[0]
     well = all(ran.well for ran in runs)
     print("it repeats" if alike else "FAILED it does not repeat", flush=True)
     if alike and not well:

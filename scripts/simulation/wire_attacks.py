@@ -83,6 +83,7 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
         case "eclipse":
             return await _eclipse(scene)
         case "covert":
+            scene.watch.attacked.add("silent")
             for one in scene.attackers():
                 _graft_everybody(one.node)
             return partial(_fall_silent, scene)
@@ -189,14 +190,15 @@ async def _fall_silent(scene: Scene) -> None:
             await one.node.transport.connect(peer)
     await trio.sleep(scene.options.duration_seconds / 4)
     scene.sim.note("attack", "silence")
+
+    async def keep_to_oneself(*_: Any, **_more: Any) -> None:
+        scene.watch.checks["silent"] += 1
+        await trio.lowlevel.checkpoint()
+
     for one in scene.attackers():
-        _library(one.node).gossip.publish = _keep_to_oneself
-        _library(one.node).gossip.emit_ihave = _keep_to_oneself
+        _library(one.node).gossip.publish = keep_to_oneself
+        _library(one.node).gossip.emit_ihave = keep_to_oneself
     await trio.sleep_forever()
-
-
-async def _keep_to_oneself(*_: Any, **_more: Any) -> None:
-    await trio.lowlevel.checkpoint()
 
 
 # resend

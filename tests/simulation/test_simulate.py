@@ -17,6 +17,7 @@ import trio
 from scripts.simulate import options_given, parser
 from scripts.simulation import repeating
 from scripts.simulation.conditions import Conditions
+from scripts.simulation.databases import PREFIX, _locked, databases
 from scripts.simulation.faults import Faults
 from scripts.simulation.many_seeds import Ran, run_many, told_by
 from scripts.simulation.options import Options, options_of, replay_line, scenarios
@@ -68,7 +69,7 @@ def open_folders(pid: int) -> set[Path]:
     for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
         with suppress(OSError):
             opened = descriptor.readlink()
-            found |= {one for one in opened.parents if one.name.startswith("aigrid-simulate-")}
+            found |= {one for one in opened.parents if one.name.startswith(PREFIX)}
     return found
 
 
@@ -82,6 +83,35 @@ def test_a_signal_leaves_no_databases_in_memory() -> None:
         assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
     assert len(folders) == 1
     assert not folders.pop().exists()
+
+
+def test_what_a_killed_run_left_in_memory_goes_with_the_next(tmp_path: Path) -> None:
+    left, young, other = (tmp_path / f"{PREFIX}{name}" for name in ("left", "young", "other"))
+    for folder in (left, young, other):
+        folder.mkdir()
+        (folder / "node.db").write_bytes(b"x")
+    for folder in (left, other):
+        os.utime(folder, (0, 0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scripts.simulation.databases.MEMORY", str(tmp_path))
+        with _locked(other), databases(0) as used, databases(0) as second:
+            assert used.parent == second.parent == tmp_path
+            os.utime(used, (0, 0))
+            with databases(0):
+                assert set(tmp_path.iterdir()) >= {young, other, used, second}
+            assert not left.exists()
+    assert set(tmp_path.iterdir()) == {young, other}
+
+
+def test_output_for_which_there_is_no_room_is_told_of_without_a_traceback() -> None:
+    words = ["scripts/simulate.py", "--nodes", "5", "--duration-seconds", "2"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "simulate: no room is left where this run writes to\n"
 
 
 def test_many_seeds_at_once_are_told_in_order_and_fail_where_one_does(tmp_path: Path) -> None:
