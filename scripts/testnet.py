@@ -131,6 +131,7 @@ class _Stop:
 
 
 def _tell(found: dict[str, Any], file: str | None) -> int:
+    written = True
     for line in summary(found):
         print(line)
     if file:
@@ -139,8 +140,11 @@ def _tell(found: dict[str, Any], file: str | None) -> int:
             print(f"report {file}")
         except OSError as error:  # it could be written when the run began
             print(f"--json {file} cannot be written: {error.strerror}", file=sys.stderr)
+            written = False
     print(f"replay: {found['replay']}", flush=True)
-    return 0 if found["well"] else 1
+    if not found["well"]:
+        return 1
+    return 0 if written else 2
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from scripts.simulation.defences import listed
 from scripts.simulation.events_crowd import TICKS_PER_SECOND, Bucketed, Crowd, Ints, Links, Versions
 from scripts.simulation.events_found import Found, Spreading
 from scripts.simulation.events_sample import START_MS, Said, Sampled, identity_of
-from scripts.simulation.judging import nothing_for
+from scripts.simulation.judging import NOBODY_KILLED, nothing_for
 from scripts.simulation.options import Options
 from scripts.simulation.properties import VIOLATIONS_MAX, Violation
 from scripts.simulation.spread import spread
@@ -273,9 +273,11 @@ class Events:
 
     def _kill(self, tick: int) -> None:
         alive = np.flatnonzero(self.crowd.up)
-        node = int(alive[self._rng.randrange(len(alive))])
-        if node in self.sample or len(alive) < 3:
+        mortal = alive[~np.isin(alive, list(self.sample))]  # who is real runs throughout
+        if len(mortal) < 2:
             return
+        node = int(mortal[self._rng.randrange(len(mortal))])
+        self._counted("killed")
         self.crowd.up[node] = False
         for number, one in self._spreading.items():
             if one.left and one.missing[node]:
@@ -387,6 +389,8 @@ class Events:
 
     def _judge_checks(self, tick: int) -> None:
         """What was to be looked at, and never came."""
+        if self._options.churn and not self.found.checks.get("killed"):
+            self._violated(tick, "checked", NOBODY_KILLED)
         for name in CHECKS:
             if not self.found.checks.get(name):
                 self._violated(tick, "checked", nothing_for(name))

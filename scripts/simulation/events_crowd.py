@@ -15,7 +15,7 @@ from scripts.simulation.spread import Spread
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-Versions = NDArray[np.int16]
+Versions = NDArray[np.int32]
 TICKS_PER_SECOND: Final = 1000
 
 
@@ -84,7 +84,7 @@ class Crowd:
     sent: Ints = field(init=False)
 
     def __post_init__(self) -> None:
-        self.held = np.zeros((self.keys, self.nodes), np.int16)
+        self.held = np.zeros((self.keys, self.nodes), np.int32)
         self.up = np.ones(self.nodes, np.bool_)
         self.side = np.zeros(self.nodes, np.int8)
         self.sent = np.zeros(self.nodes, np.int64)

@@ -11,6 +11,7 @@ from scripts.simulation.properties import Watch
 from scripts.simulation.workload import Request
 
 ALWAYS_CHECKED = ("never_back", "members_only", "answered")
+NOBODY_KILLED = "nobody was killed: is it too short?"
 CHECKED_UNDER_ATTACK = {
     "flood": ("bounded",),
     "replay": ("once", "genuine"),
@@ -91,7 +92,7 @@ def _unchecked(
     if options.partition and not cut_off:
         yield "nobody was cut off"
     if options.churn and not killed:
-        yield "nobody was killed: is it too short?"
+        yield NOBODY_KILLED
 
 
 def nothing_for(name: str) -> str:

@@ -15,6 +15,8 @@ from scripts.simulation.occasions import idle
 from scripts.simulation.plants import PLANTS
 from scripts.simulation.spread import spread
 
+from aigrid.protocol.limits import LIMITS
+
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 ON_THE_WIRE = ("eclipse", "covert", "resend")
 KINDS = ("cheat", "liar", "sybil", "flood", "replay", "censor", "poison", "squat", *ON_THE_WIRE)
@@ -48,6 +50,7 @@ IN_EVENTS = frozenset(
     }
 )
 """What `--mode events` looks at."""
+EVENTS_MAX_BYTES = 4 << 30  # of its arrays: 4 a version held, 2 a node and version on its way
 EVENTS_PLANTS = ("merge", "reconciliation")
 EVENTS_WITHOUT = ("freshness", "repair")
 WITHOUT_ON_THE_WIRE = ("ihave", "seen")
@@ -243,6 +246,17 @@ class Options:
         yield (
             self.nodes < self.holders + 3,
             f"beside {self.holders} holders --mode events takes at least 3 nodes",
+        )
+        most = LIMITS.availability_ttl_seconds
+        yield (
+            self.duration_seconds + self.settle_seconds > most,
+            f"--mode events renews no offer: duration and settling take {most} s at most together",
+        )
+        versions = self.publish * self.duration_seconds
+        keys = min(self.nodes, self.holders + versions)
+        yield (
+            self.nodes * (4 * keys + 2 * versions) > EVENTS_MAX_BYTES,
+            "lower --nodes, --publish or --duration-seconds: so much takes over 4 GiB of memory",
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from scripts.faults.reconnects import growth, slope
+from scripts.faults.reconnects import Slope, growth, slope
 from scripts.testnets.grid import State
 from scripts.testnets.sampling import Sample
 from scripts.testnets.workload import NOT_COUNTED, OK, Outcome
@@ -60,7 +60,7 @@ def quantile(ascending: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Of one node after the warm-up; KiB a minute with the 95 % interval, and counts.
+    """Of one node after the warm-up; KiB a minute with the 95 % interval (NaN: not known), counts.
 
     `pss` is of the node's own process, `anonymous` the part that no other process has to do with.
     Counts are the median of the last third less that of the first, which `began` has, of those
@@ -99,6 +99,12 @@ def _alike(samples: Sequence[Sample]) -> Sequence[Sample]:
     return alike if len(alike) >= SAMPLES_MIN else samples
 
 
+def _slope(samples: Sequence[Sample], name: str) -> Slope:
+    """NaN where the kernel did not say how much it is."""
+    known = [one for one in samples if getattr(one, name) >= 0]
+    return slope([(one.at_seconds / 60, getattr(one, name) / 1024) for one in known])
+
+
 def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | None:
     """Of one node in one life, while it answers; None where there are too few samples, or too soon.
 
@@ -107,8 +113,7 @@ def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | Non
     after = [one for one in samples if one.at_seconds >= from_seconds and one.state == State.UP]
     if len(after) < SAMPLES_MIN or after[-1].at_seconds - after[0].at_seconds < SPAN_SECONDS_MIN:
         return None
-    pss = slope([(one.at_seconds / 60, one.own_pss_bytes / 1024) for one in after])
-    anonymous = slope([(one.at_seconds / 60, one.anonymous_bytes / 1024) for one in after])
+    pss, anonymous = _slope(after, "own_pss_bytes"), _slope(after, "anonymous_bytes")
     alike = _alike(after)
     counts = {name: [float(getattr(one, name)) for one in alike] for name in COUNTED}
     return Growth(

@@ -1,5 +1,6 @@
 """What a run came to, as data and for people, and what of it is not as it should be. Pure."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from scripts.testnets.workload import NOT_COUNTED, OK, WRONG, Outcome
 
 BIN_SECONDS = 10.0
 SAID_MAX = 20
+LOOKS_MAX = 4096  # two hours and more; a run without an end would keep them for good
 
 
 @dataclass(slots=True)
@@ -23,7 +25,7 @@ class Facts:
 
     Attributes:
         seconds: of load and faults.
-        looks: samples of all nodes, each time.
+        looks: samples of all nodes, each time; of long runs every second, fourth and so on.
         untouched: numbers of the nodes that were neither killed, held nor restarted.
         whole_after: seconds from when all were up again until all saw all; None if they did not.
         unmet: who did not.
@@ -50,6 +52,20 @@ class Facts:
     unmet: str = ""
     machine: dict[str, Any] = field(default_factory=dict)
     relay: dict[str, Any] = field(default_factory=dict)
+    _every: int = 1
+    _left_out: int = 0
+
+    def look(self, samples: list[Sample]) -> None:
+        """Keep these, or leave them out where there are very many."""
+        self._left_out += 1
+        if self._left_out < self._every:
+            return
+        self._left_out = 0
+        self.looks.append(samples)
+        if len(self.looks) >= LOOKS_MAX:
+            self.looks = self.looks[::2]
+            self._left_out = self._every  # the last of them is left out just now
+            self._every *= 2
 
 
 def growths(facts: Facts) -> list[Growth]:
@@ -217,6 +233,8 @@ def growth_lines(grown: Sequence[dict[str, Any]]) -> list[str]:
     if not grown:
         return ["too short, or too few nodes left alone, to speak of leaks"]
     memory = [one["anonymous_kib_per_minute"] for one in grown]
+    if not all(map(math.isfinite, memory)):
+        return [f"how much memory the {len(grown)} nodes left alone have is not known"]
     pss = [one["pss_kib_per_minute"] for one in grown]
     counts = ("descriptors", "tasks", "threads")
     most = ", ".join(f"{max(one[name] for one in grown):+.0f} {name}" for name in counts)

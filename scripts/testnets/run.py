@@ -160,7 +160,7 @@ class Run:
         if samples is not None and self.workload is not None:
             self.workload.collect()
             rows = rows_of(grid.members, samples, self._last)
-            self.facts.looks.append(samples)
+            self.facts.look(samples)
             self._last = samples
             self._screen.show(self, rows, at)
         return samples

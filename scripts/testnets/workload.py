@@ -106,7 +106,6 @@ class Workload:
 
     def start(self, ask: Ask, askers: list[Member]) -> None:
         """At one of the nodes that are up."""
-        self.collect()
         if not askers:
             self.outcomes.append(Outcome(ask.at_seconds, NO_NODE, 0.0))
             return
@@ -114,7 +113,7 @@ class Workload:
         self._running.append(self._pool.submit(self._ask, ask, asker))
 
     def collect(self) -> None:
-        """Take what has ended."""
+        """Take what has ended. Now and then: it looks at all that are under way."""
         self.outcomes += [one.result() for one in self._running if one.done()]
         self._running = [one for one in self._running if not one.done()]
 

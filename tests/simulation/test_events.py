@@ -1,5 +1,6 @@
 """Discrete events: a crowd as arrays, of which a sample is real, and both come to the same."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from scripts.simulation.events import Events
 from scripts.simulation.events_crowd import Crowd, Links
 from scripts.simulation.events_found import Found
 from scripts.simulation.events_report import events_report
+from scripts.simulation.judging import NOBODY_KILLED
 from scripts.simulation.options import Options
 from scripts.simulation.page import page
 from scripts.simulation.plants import planted
@@ -53,6 +55,25 @@ def test_the_same_seed_is_the_same_run_and_another_is_another() -> None:
     small = replace(CROWD, nodes=60, duration_seconds=8.0)
     assert run(small).trace_hash == run(small).trace_hash
     assert run(small).trace_hash != run(replace(small, seed=2)).trace_hash
+
+
+def test_a_run_in_which_nobody_was_killed_though_some_were_to_be_is_not_well() -> None:
+    found = run(replace(CROWD, nodes=12, sample=4, churn=0.5, partition=0.0, duration_seconds=4.0))
+    assert not found.checks.get("killed")
+    assert NOBODY_KILLED in {one.what for one in found.violations}
+
+
+def test_who_is_real_is_never_killed_and_others_are_each_time() -> None:
+    found = run(replace(CROWD, nodes=14, sample=6, churn=600.0, down_seconds="1"))
+    assert "killed" in +Counter(found.checks)
+    assert "checked" not in names(found)
+
+
+def test_a_key_may_have_more_versions_than_two_bytes_count() -> None:
+    links = Links(4, 2, spread("10"), spread("0"), np.random.default_rng(1))
+    crowd = Crowd(links, 1, 4, np.random.default_rng(1))
+    assert crowd.learn(0, 1 << 16, np.array([1])).tolist() == [1]
+    assert crowd.held[0].tolist() == [0, 1 << 16, 0, 0]
 
 
 def test_a_bug_in_merge_is_caught() -> None:

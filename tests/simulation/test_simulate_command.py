@@ -151,6 +151,8 @@ def test_every_option_has_a_range_and_is_refused_beyond_it(
         f"--seed {SEED_MAX} --repeat 2",
         "--mode events --holders 60",
         "--mode events --nodes 5",
+        "--mode events --duration-seconds 290",
+        "--mode events --nodes 1000000 --publish 50",
         "--mode events --plant failover",
         "--mode events --without nonces",
         "steady --mode events",

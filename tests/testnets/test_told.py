@@ -4,12 +4,14 @@ import io
 import json
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from rich.console import Console
 from scripts.nodes import Usage
-from scripts.testnet import _plain
+from scripts.testnet import _plain, _tell
+from scripts.testnets import report as report_module
 from scripts.testnets.figures import answered, growth_of, quantile
 from scripts.testnets.options import Options
 from scripts.testnets.report import Facts, over_time, report, summary
@@ -148,6 +150,34 @@ def test_shared_pages_that_others_let_go_of_are_no_leak():
     assert found is not None
     assert found.pss_kib_per_minute > 60_000
     assert found.leaks(kib_per_minute_max=256.0, growth_max=0.2) == []
+
+
+def test_memory_that_is_not_known_is_no_growth_and_said():
+    unknown = [[sample(float(at), own_pss_bytes=-1, kib=-1 / 1024)] for at in range(60)]
+    assert unknown[0][0].anonymous_bytes == -1
+    found = growth_of([one for (one,) in unknown], from_seconds=0.0)
+    assert found is not None
+    assert math.isnan(found.anonymous_kib_per_minute)
+    assert found.leaks(kib_per_minute_max=256.0, growth_max=0.2) == []
+    told = report(facts(looks=unknown, options=Options(nodes=1), untouched=frozenset({0})))
+    assert any("not known" in one for one in summary(told))
+
+
+def test_a_run_without_an_end_keeps_looks_that_are_as_far_from_each_other(monkeypatch):
+    monkeypatch.setattr(report_module, "LOOKS_MAX", 64)
+    seen = facts(looks=[])
+    for at in range(1000):
+        seen.look([sample(float(at))])
+    times = [look[0].at_seconds for look in seen.looks]
+    assert len(times) < 64
+    assert times[-1] > 950.0
+    assert len({later - earlier for earlier, later in pairwise(times)}) == 1
+
+
+def test_a_report_that_cannot_be_written_is_no_success(capsys):
+    found = report(facts(outcomes=[outcome()] * 50))
+    assert _tell(found, "/dev/full") == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_what_more_connections_take_is_no_leak():
