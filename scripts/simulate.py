@@ -26,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.plots.png import png
 from scripts.simulation.databases import ENDING, databases
-from scripts.simulation.events_report import events_report
-from scripts.simulation.many_seeds import Ran, run_many
+from scripts.simulation.events.report import events_report
 from scripts.simulation.options import (
     SEED_MAX,
     Options,
@@ -38,10 +37,11 @@ from scripts.simulation.options import (
     settable,
     without_effect,
 )
-from scripts.simulation.page import page
-from scripts.simulation.plots import plots
-from scripts.simulation.repeating import repeats
-from scripts.simulation.report import report
+from scripts.simulation.reporting.many_seeds import Ran, run_many
+from scripts.simulation.reporting.page import page
+from scripts.simulation.reporting.plots import plots
+from scripts.simulation.reporting.repeating import repeats
+from scripts.simulation.reporting.report import report
 from scripts.simulation.run import simulate
 
 REPORT_FILE, PAGE_FILE = "simulation.json", "simulation.html"

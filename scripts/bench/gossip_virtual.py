@@ -3,9 +3,10 @@
     python scripts/bench/gossip_virtual.py [--nodes 250] [--sources 5] [--messages 60] [--seed 1]
 
 Every node is a `Libp2pTransport` with its gate, Noise, muxer and GossipSub, on TCP in memory
-(`scripts/simulation/wires.py`); the rest of a node is not there. All are members of one grid, have
-dialed `--dials` others drawn at random, and listen on one topic. The sources publish in turn, a
-message every `--every` seconds. Latencies are the network's alone: computing takes no virtual time.
+(`scripts/simulation/network/wires.py`); the rest of a node is not there. All are members of one
+grid, have dialed `--dials` others drawn at random, and listen on one topic. The sources publish in
+turn, a message every `--every` seconds. Latencies are the network's alone: computing takes no
+virtual time.
 
 The measure is vyzo's simulation of GossipSub: 250 nodes, 5 sources, 60 messages, of which each
 reached each of the nodes in less than 400 ms. Exit status 1: something was not delivered, or the
@@ -31,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.reporting import at_least, at_most, tell
 from scripts.simulation import deterministic
-from scripts.simulation.libp2p_net import repeatable, transport
-from scripts.simulation.spread import spread
-from scripts.simulation.wires import Wires
+from scripts.simulation.network.libp2p_net import repeatable, transport
+from scripts.simulation.network.spread import spread
+from scripts.simulation.network.wires import Wires
 
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.transport import PeerAddress

@@ -4,9 +4,9 @@ import random
 from collections.abc import Awaitable, Callable
 
 import trio
-from scripts.simulation.conditions import Conditions
+from scripts.simulation.network.conditions import Conditions
+from scripts.simulation.network.spread import spread
 from scripts.simulation.options import Options
-from scripts.simulation.spread import spread
 from scripts.simulation.world import SimNode, Simulation
 
 SKEW_BELIEVED_SECONDS = 120

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import trio
+from scripts.simulation.network.spread import spread
 from scripts.simulation.options import Options
-from scripts.simulation.spread import spread
 from scripts.simulation.world import Simulation
 
 from aigrid.protocol.errors import AigridError

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from scripts.simulation.defences import DEFENCES, listed
-from scripts.simulation.occasions import idle
+from scripts.simulation.attacks.defences import DEFENCES, listed
+from scripts.simulation.attacks.occasions import idle
+from scripts.simulation.network.spread import spread
 from scripts.simulation.plants import PLANTS
-from scripts.simulation.spread import spread
 
 from aigrid.protocol.limits import LIMITS
 

@@ -11,25 +11,25 @@ from pathlib import Path
 
 import trio
 from scripts.simulation import deterministic
-from scripts.simulation.attacks import arm, engine_of, identities
-from scripts.simulation.conditions import Conditions
-from scripts.simulation.defences import without
+from scripts.simulation.attacks.attackers import arm, engine_of, identities
+from scripts.simulation.attacks.defences import without
+from scripts.simulation.attacks.occasions import unshown
+from scripts.simulation.checks.judging import judge
+from scripts.simulation.checks.promptly import spread_seconds
+from scripts.simulation.checks.properties import Violation, Watch
+from scripts.simulation.checks.wrong_clocks import WrongClocks, is_far
 from scripts.simulation.doubles import crashing
 from scripts.simulation.faults import Faults
 from scripts.simulation.joining import Joining, come_up_seconds
-from scripts.simulation.judging import judge
-from scripts.simulation.networks import net_of
-from scripts.simulation.occasions import unshown
+from scripts.simulation.network.conditions import Conditions
+from scripts.simulation.network.networks import net_of
+from scripts.simulation.network.spread import spread
 from scripts.simulation.options import Options
 from scripts.simulation.plants import planted
-from scripts.simulation.promptly import spread_seconds
-from scripts.simulation.properties import Violation, Watch
 from scripts.simulation.ready import put, stored
 from scripts.simulation.scene import Scene
-from scripts.simulation.spread import spread
 from scripts.simulation.workload import CAPABILITY, Request, Workload, publish, say_afresh
 from scripts.simulation.world import SimNode, Simulation, eventually
-from scripts.simulation.wrong_clocks import WrongClocks, is_far
 
 from aigrid.engines.base import Engine
 from aigrid.node.settings.placement import PlacementConfig

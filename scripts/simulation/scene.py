@@ -4,8 +4,8 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from scripts.simulation.checks.properties import Watch
 from scripts.simulation.options import Options
-from scripts.simulation.properties import Watch
 from scripts.simulation.world import SimNode, Simulation
 
 

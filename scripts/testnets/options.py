@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from scripts.simulation.spread import spread
+from scripts.simulation.network.spread import spread
 
 LOOPBACK, NAMESPACES = "loopback", "namespaces"
 NETS = (LOOPBACK, NAMESPACES)

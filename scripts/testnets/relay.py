@@ -26,7 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from scripts.simulation.spread import spread
+from scripts.simulation.network.spread import spread
 
 # linux/sched.h, linux/if_tun.h
 CLONE_NEWNET = 0x40000000

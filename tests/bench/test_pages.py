@@ -8,8 +8,8 @@ from scripts.bench.runner.page import page as bench_page
 from scripts.bench.runner.report import report as bench_report
 from scripts.bench.runner.running import Ran
 from scripts.simulation.options import Options
-from scripts.simulation.page import page as simulation_page
-from scripts.simulation.report import report as simulation_report
+from scripts.simulation.reporting.page import page as simulation_page
+from scripts.simulation.reporting.report import report as simulation_report
 from scripts.simulation.run import simulate
 from tests.bench.fakes import ABOUT
 from tests.browser import CHROMIUM, browser

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scripts.simulation import censoring
-from scripts.simulation.defences import DEFENCES, without
+from scripts.simulation.attacks import censoring
+from scripts.simulation.attacks.defences import DEFENCES, without
 from scripts.simulation.options import KINDS, Options, options_of, replay_line
 from scripts.simulation.run import simulate
 from tests.simulation import test_wire_attacks

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scripts.simulation.events import Events
-from scripts.simulation.events_crowd import Crowd, Links
-from scripts.simulation.events_found import Found
-from scripts.simulation.events_report import events_report
-from scripts.simulation.judging import NOBODY_KILLED
+from scripts.simulation.checks.judging import NOBODY_KILLED
+from scripts.simulation.events.crowd import Crowd, Links
+from scripts.simulation.events.found import Found
+from scripts.simulation.events.report import events_report
+from scripts.simulation.events.run import Events
+from scripts.simulation.network.spread import spread
 from scripts.simulation.options import Options
-from scripts.simulation.page import page
 from scripts.simulation.plants import planted
-from scripts.simulation.spread import spread
+from scripts.simulation.reporting.page import page
 
 from aigrid.protocol.reconcile import Reconciler, Step
 

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-from scripts.simulation.libp2p_net import transport
-from scripts.simulation.spread import spread
-from scripts.simulation.wires import Wires
+from scripts.simulation.network.libp2p_net import transport
+from scripts.simulation.network.spread import spread
+from scripts.simulation.network.wires import Wires
 from trio.testing import MockClock
 
 from aigrid.node.network.libp2p_transport import Libp2pTransport

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from scripts.simulation.options import Options
-from scripts.simulation.report import report
+from scripts.simulation.reporting.report import report
 from scripts.simulation.run import simulate
 from tests.simulation.test_simulate import run, told, words_of
 
@@ -75,7 +75,7 @@ def test_a_run_uses_gossipsub_and_kad_dht_and_no_thread_socket_or_process(
 def test_what_made_libp2p_repeatable_is_undone_after() -> None:
     import libp2p.kad_dht.provider_store as store
     from libp2p.peer.id import ID
-    from scripts.simulation.libp2p_net import repeatable
+    from scripts.simulation.network.libp2p_net import repeatable
 
     clock, draws, hashed = vars(store)["time"], random.random, ID.__hash__
     with repeatable(1):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 from scripts.simulation import deterministic
-from scripts.simulation.linked import link_lags
+from scripts.simulation.checks.linked import link_lags
 from scripts.simulation.options import Options, options_of
 from scripts.simulation.run import Outcome, simulate
 from tests.simulation.harness import Simulation, eventually

@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from scripts.simulation.defences import DEFENCES, without
-from scripts.simulation.occasions import TOUCHED, unshown
+from scripts.simulation.attacks.defences import DEFENCES, without
+from scripts.simulation.attacks.occasions import TOUCHED, unshown
 from scripts.simulation.options import options_of
 from scripts.simulation.plants import PLANTS, planted, swapped
 from scripts.simulation.run import simulate

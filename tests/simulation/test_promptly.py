@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scripts.simulation.checks.promptly import Promptly, kept_from_all, spread_seconds
 from scripts.simulation.options import Options
-from scripts.simulation.promptly import Promptly, kept_from_all, spread_seconds
 from scripts.simulation.run import simulate
 
 from aigrid.node.discovery.gossip import Gossip

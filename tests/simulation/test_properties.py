@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import trio
-from scripts.simulation.conditions import Conditions
+from scripts.simulation.attacks.poisoning import Poisoned
+from scripts.simulation.checks.judging import ALWAYS_CHECKED, judge
+from scripts.simulation.checks.linked import GONE_SECONDS
+from scripts.simulation.checks.properties import REMOVED_SECONDS, Watch
 from scripts.simulation.faults import Faults
-from scripts.simulation.judging import ALWAYS_CHECKED, judge
-from scripts.simulation.linked import GONE_SECONDS
+from scripts.simulation.network.conditions import Conditions
+from scripts.simulation.network.spread import spread
 from scripts.simulation.options import Options
-from scripts.simulation.poisoning import Poisoned
-from scripts.simulation.properties import REMOVED_SECONDS, Watch
-from scripts.simulation.spread import spread
 from scripts.simulation.world import SimNode
 from tests.simulation.harness import Simulation
 from trio.testing import MockClock

@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 import trio
 from scripts.simulate import options_given, parser
-from scripts.simulation import repeating
-from scripts.simulation.conditions import Conditions
+from scripts.simulation.checks.propagation import Delays, Propagation
+from scripts.simulation.checks.wrong_clocks import WrongClocks
 from scripts.simulation.databases import PREFIX, _locked, databases
 from scripts.simulation.faults import Faults
-from scripts.simulation.many_seeds import Ran, run_many, told_by
+from scripts.simulation.network.conditions import Conditions
+from scripts.simulation.network.spread import spread
 from scripts.simulation.options import Options, options_of, replay_line, scenarios
-from scripts.simulation.page import page
-from scripts.simulation.propagation import Delays, Propagation
-from scripts.simulation.report import report
+from scripts.simulation.reporting import repeating
+from scripts.simulation.reporting.many_seeds import Ran, run_many, told_by
+from scripts.simulation.reporting.page import page
+from scripts.simulation.reporting.report import report
 from scripts.simulation.run import simulate
-from scripts.simulation.spread import spread
-from scripts.simulation.wrong_clocks import WrongClocks
 from tests.patience import PATIENCE_SECONDS
 from trio.testing import MockClock
 

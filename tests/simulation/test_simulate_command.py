@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from scripts import simulate as command
-from scripts.simulation.events_broken import IN_EVENTS_PLANTED, IN_EVENTS_WITHOUT
-from scripts.simulation.judging import judge
+from scripts.simulation.checks.judging import judge
+from scripts.simulation.events.broken import IN_EVENTS_PLANTED, IN_EVENTS_WITHOUT
 from scripts.simulation.options import (
     EVENTS_PLANTS,
     EVENTS_WITHOUT,
@@ -198,7 +198,7 @@ def test_events_mode_refuses_what_it_does_not_look_at(
 
 
 def test_events_mode_looks_at_what_its_code_reads() -> None:
-    code = "".join(path.read_text("utf-8") for path in SIMULATION.glob("events*.py"))
+    code = "".join(path.read_text("utf-8") for path in SIMULATION.glob("events/*.py"))
     read = set(re.findall(r"options\.([a-z_]+)", code)) - {"options"}
     assert read & {one.name for one in SETTABLE} | {"mode"} == IN_EVENTS
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from libp2p.kad_dht.utils import sort_peer_ids_by_distance
 from libp2p.peer.id import ID
-from scripts.simulation import deterministic, wire_attacks
+from scripts.simulation import deterministic
+from scripts.simulation.attacks import on_the_wire
 from scripts.simulation.options import Options, options_of, replay_line
 from scripts.simulation.plants import Swap, swapped
 from scripts.simulation.run import Outcome, simulate
@@ -72,8 +73,8 @@ def test_without_its_defence_an_attack_on_the_wire_succeeds(
 @pytest.mark.parametrize(
     ("attack", "idle"),
     [
-        ("eclipse", (wire_attacks, "_lie", lambda *_: None)),
-        ("resend", (wire_attacks.Frames, "say_again", lambda _: 0)),
+        ("eclipse", (on_the_wire, "_lie", lambda *_: None)),
+        ("resend", (on_the_wire.Frames, "say_again", lambda _: 0)),
     ],
 )
 def test_an_attack_that_does_nothing_fails_the_run(tmp_path: Path, attack: str, idle: Swap) -> None:
@@ -85,11 +86,11 @@ def test_an_attack_that_does_nothing_fails_the_run(tmp_path: Path, attack: str, 
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_who_eclipses_is_nearer_than_everybody_else(seed: int) -> None:
     """Of seed 4 a node was among the ten nearest of four thousand that were made."""
-    rng, grid = random.Random(f"{seed}/ground"), wire_attacks.grid_of(seed, "n0000")
-    names = [*(f"n{n:04d}" for n in (0, 11, 12, 13)), *wire_attacks.SEEKERS]  # honest ones of 4
+    rng, grid = random.Random(f"{seed}/ground"), on_the_wire.grid_of(seed, "n0000")
+    names = [*(f"n{n:04d}" for n in (0, 11, 12, 13)), *on_the_wire.SEEKERS]  # honest ones of 4
     others = [Identity(hashlib.sha256(f"{seed}/{name}".encode()).digest()) for name in names]
-    key = wire_attacks.multihash(model_key(grid, "parrot-0"))
-    near = [*wire_attacks.ground(rng, grid, ("parrot-0",), 10, others)]
+    key = on_the_wire.multihash(model_key(grid, "parrot-0"))
+    near = [*on_the_wire.ground(rng, grid, ("parrot-0",), 10, others)]
     ids = [ID.from_base58(one.peer_id) for one in (*others, *near)]
     assert set(sort_peer_ids_by_distance(key, ids)[:10]) == set(ids[6:])
 

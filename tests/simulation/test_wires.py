@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from libp2p.io.exceptions import ConnectionClosedError
-from scripts.simulation.spread import spread
-from scripts.simulation.wires import WINDOW_BYTES, Wires
+from scripts.simulation.network.spread import spread
+from scripts.simulation.network.wires import WINDOW_BYTES, Wires
 from trio.testing import MockClock
 
 from aigrid.node.network.tcp import HostPort, TcpStream, Traffic

@@ -36,13 +36,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
-from scripts.simulation.conditions import Conditions
-from scripts.simulation.ending import Endings, is_brief
-from scripts.simulation.indexed import index_lags
-from scripts.simulation.kept import Kept
-from scripts.simulation.linked import Gone, link_lags
-from scripts.simulation.promptly import Promptly
-from scripts.simulation.propagation import Propagation
+from scripts.simulation.checks.ending import Endings, is_brief
+from scripts.simulation.checks.indexed import index_lags
+from scripts.simulation.checks.kept import Kept
+from scripts.simulation.checks.linked import Gone, link_lags
+from scripts.simulation.checks.promptly import Promptly
+from scripts.simulation.checks.propagation import Propagation
+from scripts.simulation.network.conditions import Conditions
 from scripts.simulation.workload import ANSWER_SECONDS, Request
 from scripts.simulation.world import SimNode, Simulation
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import trio
-from scripts.simulation.conditions import Conditions
+from scripts.simulation.network.conditions import Conditions
 from scripts.simulation.world import SimNode
 
 from aigrid.protocol.limits import LIMITS

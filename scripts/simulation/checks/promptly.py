@@ -7,8 +7,8 @@ before it is due counts for nothing: only the newest of a key is sent.
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from scripts.simulation.network.spread import spread
 from scripts.simulation.options import Options
-from scripts.simulation.spread import spread
 
 from aigrid.protocol.record import RecordKey
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 from msgspec import structs
-from scripts.simulation.forging import forge
+from scripts.simulation.attacks.forging import forge
 from scripts.simulation.scene import Scene
 from scripts.simulation.world import SimNode
 

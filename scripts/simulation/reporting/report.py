@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from scripts.simulation.judging import rates
+from scripts.simulation.checks.judging import rates
+from scripts.simulation.checks.propagation import Delays
 from scripts.simulation.options import replay_line
-from scripts.simulation.propagation import Delays
 from scripts.simulation.run import Outcome
 from scripts.simulation.workload import Request
 

@@ -5,9 +5,9 @@ A run that was to check something, and never came to it, shows nothing of it: it
 
 from collections.abc import Iterator
 
+from scripts.simulation.checks.promptly import kept_from_all
+from scripts.simulation.checks.properties import Watch
 from scripts.simulation.options import Options
-from scripts.simulation.promptly import kept_from_all
-from scripts.simulation.properties import Watch
 from scripts.simulation.workload import Request
 
 ALWAYS_CHECKED = ("never_back", "members_only", "answered")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 import trio
-from scripts.simulation.spread import Spread
+from scripts.simulation.network.spread import Spread
 
 from aigrid.node.network.memory_network import MemoryNetwork
 

@@ -9,7 +9,7 @@ What each does is `arm`ed once the grid is up, and goes on while there is load:
     replay   sends again what is no longer so, and forges: see `replaying`
     censor   passes on nothing of one victim: see `censoring`
     poison   gives other files than a model has: see `poisoning`
-    others   are attacks on GossipSub and the DHT: see `wire_attacks`
+    others   are attacks on GossipSub and the DHT: see `on_the_wire`
     squat    offers another model under the name of an honest one, and answers nonsense
 """
 
@@ -20,10 +20,10 @@ from functools import partial
 from typing import Any
 
 import trio
-from scripts.simulation import censoring, poisoning, replaying
+from scripts.simulation.attacks import censoring, poisoning, replaying
+from scripts.simulation.checks.properties import Watch
 from scripts.simulation.doubles import Cheat, Failing, Parrot
 from scripts.simulation.options import ON_THE_WIRE
-from scripts.simulation.properties import Watch
 from scripts.simulation.scene import Scene
 from scripts.simulation.workload import CAPABILITY
 from scripts.simulation.world import SimNode
@@ -54,12 +54,12 @@ def identities(scene: Scene) -> dict[str, Identity]:
     """Those that attackers chose, by their names; the others have whatever comes."""
     if scene.options.kind != "eclipse" or not scene.bad:
         return {}
-    from scripts.simulation import wire_attacks
+    from scripts.simulation.attacks import on_the_wire
 
-    grid = wire_attacks.grid_of(scene.options.seed, scene.founder)
+    grid = on_the_wire.grid_of(scene.options.seed, scene.founder)
     names = {f"n{number:04d}" for number in range(scene.options.nodes)}.difference(scene.bad)
-    others = [scene.sim.identity_of(name) for name in sorted(names.union(wire_attacks.SEEKERS))]
-    chosen = wire_attacks.ground(scene.rng("ground"), grid, scene.models, len(scene.bad), others)
+    others = [scene.sim.identity_of(name) for name in sorted(names.union(on_the_wire.SEEKERS))]
+    chosen = on_the_wire.ground(scene.rng("ground"), grid, scene.models, len(scene.bad), others)
     return dict(zip(scene.bad, chosen, strict=True))
 
 
@@ -71,9 +71,9 @@ async def arm(scene: Scene) -> Callable[[], Awaitable[None]]:
     """
     kind = scene.options.kind
     if kind in ON_THE_WIRE and scene.bad:
-        from scripts.simulation import wire_attacks  # a second of imports
+        from scripts.simulation.attacks import on_the_wire  # a second of imports
 
-        return await wire_attacks.arm(scene)
+        return await on_the_wire.arm(scene)
     if kind == "poison":
         return await poisoning.arm(scene)
     if kind == "squat":  # the others are no newcomers any more: they know whose names these are

@@ -17,8 +17,8 @@ from typing import Final
 
 import trio
 from libp2p.io.exceptions import ConnectionClosedError
-from scripts.simulation.conditions import Conditions
-from scripts.simulation.spread import Spread
+from scripts.simulation.network.conditions import Conditions
+from scripts.simulation.network.spread import Spread
 
 from aigrid.node.network.tcp import HostPort, Listening, TcpStream, Traffic
 from aigrid.protocol.errors import Code, UsageError

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from scripts.simulation.defences import DEFENCES, listed
-from scripts.simulation.events import Events
+from scripts.simulation.attacks.defences import DEFENCES, listed
+from scripts.simulation.events.run import Events
 from scripts.simulation.options import Options
 from scripts.simulation.plants import PLANTS, Swap, swapped
 

@@ -7,7 +7,7 @@ and members admit a stranger in the grid's name.
 import random
 from collections import defaultdict
 
-from scripts.simulation.properties import Watch
+from scripts.simulation.checks.properties import Watch
 
 from aigrid.node.app import Node
 from aigrid.protocol.canonical import canonical, content_id, parse

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from scripts.simulation.defences import DEFENCES, listed
+from scripts.simulation.attacks.defences import DEFENCES, listed
 
 if TYPE_CHECKING:
     from scripts.simulation.options import Options

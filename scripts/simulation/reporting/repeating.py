@@ -7,8 +7,8 @@ import sys
 from dataclasses import replace
 
 from scripts.running import Running
-from scripts.simulation.many_seeds import ROOT, Ran, told_by
 from scripts.simulation.options import Options, replay_line
+from scripts.simulation.reporting.many_seeds import ROOT, Ran, told_by
 
 
 def run_once(options: Options, hash_seed: int) -> Ran:

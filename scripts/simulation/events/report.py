@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from scripts.simulation.events import Events, Progress
-from scripts.simulation.events_broken import broken
+from scripts.simulation.events.broken import broken
+from scripts.simulation.events.run import Events, Progress
 from scripts.simulation.options import Options, replay_line
-from scripts.simulation.report import BIN_SECONDS, delays
+from scripts.simulation.reporting.report import BIN_SECONDS, delays
 
 MODEL = (
     "mode=events: discrete events over arrays; merge, reconciliation, index, selection and "

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from scripts.simulation.defences import listed
-from scripts.simulation.events_crowd import TICKS_PER_SECOND, Bucketed, Crowd, Ints, Links, Versions
-from scripts.simulation.events_found import Found, Spreading
-from scripts.simulation.events_sample import START_MS, Said, Sampled, identity_of
-from scripts.simulation.judging import NOBODY_KILLED, nothing_for
+from scripts.simulation.attacks.defences import listed
+from scripts.simulation.checks.judging import NOBODY_KILLED, nothing_for
+from scripts.simulation.checks.properties import VIOLATIONS_MAX, Violation
+from scripts.simulation.events.crowd import TICKS_PER_SECOND, Bucketed, Crowd, Ints, Links, Versions
+from scripts.simulation.events.found import Found, Spreading
+from scripts.simulation.events.sample import START_MS, Said, Sampled, identity_of
+from scripts.simulation.network.spread import spread
 from scripts.simulation.options import Options
-from scripts.simulation.properties import VIOLATIONS_MAX, Violation
-from scripts.simulation.spread import spread
 
 from aigrid.protocol.errors import AigridError
 from aigrid.protocol.limits import LIMITS

@@ -2,7 +2,7 @@
 
 Time is in ticks of a millisecond. Modelled, not run: gossip floods over links, a hop may be lost;
 whoever reconciles with a peer and that peer hold afterwards what either held, the newest of each
-key. The sampled nodes (`events_sample`) do both with the real code, and have to come to the same.
+key. The sampled nodes (`sample`) do both with the real code, and have to come to the same.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scripts.simulation.spread import Spread
+from scripts.simulation.network.spread import Spread
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]

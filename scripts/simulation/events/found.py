@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from scripts.simulation.events_crowd import Flags
+from scripts.simulation.checks.propagation import Delays
+from scripts.simulation.checks.properties import Violation
+from scripts.simulation.events.crowd import Flags
 from scripts.simulation.options import Options
-from scripts.simulation.propagation import Delays
-from scripts.simulation.properties import Violation
 
 
 @dataclass

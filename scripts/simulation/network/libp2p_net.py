@@ -22,7 +22,7 @@ from typing import Any
 import trio
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
-from scripts.simulation.wires import Wires
+from scripts.simulation.network.wires import Wires
 
 from aigrid.metagraph.branches import TOPICS
 from aigrid.node.network.libp2p_transport import Libp2pTransport

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from scripts.running import Running
 from scripts.simulation.options import Options, replay_line
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TRACE = "trace "
 TOLD = ("FAILED", "replay: ")
 

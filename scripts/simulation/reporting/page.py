@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from scripts.plots.document import document, figure
-from scripts.simulation.plots import plots
+from scripts.simulation.reporting.plots import plots
 
 
 def page(report: dict[str, Any]) -> str:

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.simulation.conditions import Conditions
-from scripts.simulation.spread import Spread
+from scripts.simulation.network.conditions import Conditions
+from scripts.simulation.network.spread import Spread
 
 from aigrid.node.network.memory_transport import MemoryTransport
 from aigrid.node.network.transport import Transport
@@ -26,7 +26,10 @@ class Net:
 def net_of(name: str) -> Net:
     """One of `options.NETS`."""
     if name == "libp2p":
-        from scripts.simulation import libp2p_net, wires  # a second of imports
+        from scripts.simulation.network import (
+            libp2p_net,  # a second of imports
+            wires,
+        )
 
         return Net(wires.Wires, libp2p_net.transport, libp2p_net.repeatable)
     return Net(Conditions, _memory_transport, lambda _seed: nullcontext())

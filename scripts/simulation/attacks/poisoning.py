@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import trio
-from scripts.simulation.properties import Watch
+from scripts.simulation.checks.properties import Watch
 from scripts.simulation.scene import Scene
 from scripts.simulation.world import SimNode, eventually
 

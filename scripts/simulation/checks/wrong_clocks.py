@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 import trio
+from scripts.simulation.checks.properties import Watch
 from scripts.simulation.faults import SKEW_BELIEVED_SECONDS, Faults
 from scripts.simulation.options import Options
-from scripts.simulation.properties import Watch
 from scripts.simulation.workload import BRIEF, say
 from scripts.simulation.world import SimNode, Simulation
 

@@ -1,0 +1,1 @@
+"""What must hold in a simulated grid, and whether a run may be called well."""
