@@ -39,6 +39,8 @@ def test_no_decoder_raises_what_it_does_not_announce() -> None:
     assert {tally.executions for tally in run.tallies.values()} == {EXECUTIONS}
     bounced = [name for name, tally in run.tallies.items() if not tally.ends["taken"]]
     assert not bounced  # inputs that are all refused come no further than the first check
+    blind = [name for name, tally in run.tallies.items() if not set(tally.ends) - {"taken"}]
+    assert not blind  # it would not be seen that a target's inputs are refused
 
 
 def test_what_an_interrupted_run_found_is_kept(

@@ -20,7 +20,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from multiaddr import Multiaddr
 from scripts.fuzzing.mutations import mutated
 from scripts.fuzzing.protobufs import Protobuf
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import RefusedError, Target
 from trio.testing import MockClock
 
 from aigrid.node.network import dht_messages, key_types
@@ -125,12 +125,14 @@ class Enveloped(Protobuf):
 async def _accepted(records: list[bytes]) -> None:
     store = PeerStore()
     held = PeerRecords(SimpleNamespace(get_peerstore=lambda: store), lambda: ())
+    took = False
     for data in records:
         before = store.peer_record_map.get(_PEER)
         rpc = rpc_pb2.RPC(senderRecord=data)
         if not held.accept(rpc, _PEER):
             assert store.peer_record_map.get(_PEER) is before, "refused, and kept"
             continue
+        took = True
         state = store.peer_record_map[_PEER]
         assert state.envelope.record().peer_id == _PEER
         assert held.accept(rpc, _PEER)
@@ -138,6 +140,8 @@ async def _accepted(records: list[bytes]) -> None:
     assert len(held) <= 1
     if _PEER in store.peer_data_map:
         usable(store.peer_data_map[_PEER].addrs)
+    if not took:
+        raise RefusedError
 
 
 @cache
