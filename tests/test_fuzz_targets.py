@@ -11,7 +11,7 @@ from scripts.fuzzing.target import Ends, execute, input_of
 
 from aigrid.engines import ipc
 from aigrid.engines.upstream.body import Body
-from aigrid.node.network import negotiation
+from aigrid.node.network import identify_messages, negotiation
 from aigrid.node.network.peer_records import PeerRecords
 from aigrid.protocol import framing
 from aigrid.protocol.errors import Code, RemoteError, VerificationError
@@ -88,6 +88,22 @@ def test_frames_before_an_error_are_read(monkeypatch: pytest.MonkeyPatch) -> Non
     assert execute(target_of("frames"), data) is None
     monkeypatch.setattr(framing, "decode_credit", _raising(KeyError("not announced")))
     assert isinstance(execute(target_of("frames"), data), KeyError)
+
+
+def test_identify_that_is_not_bounded_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identify_messages, "_keep", lambda *_: False)
+    found, _ = _run("identify")
+    assert {type(one) for one in found} == {AssertionError}
+
+
+def test_calls_to_the_repository_are_refused_for_each_reason() -> None:
+    found, ends = _run("repository-calls")
+    assert not found
+    assert {end.rpartition(" ")[0] for end in ends.by_name()} == {
+        "",
+        "InvalidRequestError invalid_request",
+        "InvalidRequestError unsupported_parameter",
+    }
 
 
 def _nothing(*_: Any, **__: Any) -> None:
