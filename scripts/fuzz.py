@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def _go(given: argparse.Namespace) -> int:
     run = replace(run, jobs=jobs, found=lambda one: keep([one], keep_in, seed))
     run.go()
     if given.json:
-        print(json.dumps({name: asdict(tally) for name, tally in run.tallies.items()}))
+        print(json.dumps({name: vars(tally) for name, tally in run.tallies.items()}))
     return 1 if run.findings else 0
 
 

@@ -1,6 +1,7 @@
 """The command that fuzzes: how it ends, what it leaves behind, which options it refuses."""
 
 import errno
+import json
 import os
 import select
 import signal
@@ -154,6 +155,13 @@ def test_processes_end_with_who_started_them_though_that_was_killed() -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # a child that is still there
     assert said == b"tidied up\n"
+
+
+def test_tallies_are_told_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = ["--target", "planted-error", *ONCE, "--json", "--keep", str(tmp_path)]
+    assert main(said) == 1
+    told = json.loads(capsys.readouterr().out)["planted-error"]
+    assert told["executions"] == EXECUTIONS == sum(told["ends"].values()) + 1  # and what was found
 
 
 @pytest.mark.parametrize(
