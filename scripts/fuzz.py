@@ -19,22 +19,32 @@ the executions of a target come to.
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from scripts.fuzzing import long
 from scripts.fuzzing.asked import between
-from scripts.fuzzing.run import HEADING, Finding, Job, Run
+from scripts.fuzzing.run import HEADING, Finding, Job, Run, WorkerError
+from scripts.running import JOBS_MAX
 
 FOREVER = 1 << 60
 SECONDS_LEAST, SECONDS_MOST = 0.001, 1e9
-JOBS_MAX = 1024
 COVERED_EXECUTIONS = 2000
+KEEP = Path(".fuzz")
+WITH: Mapping[str, tuple[str, ...]] = {  # what does something beside an option that says what to do
+    "list": (),
+    "index": ("target", "seed"),
+    "coverage": ("target", "seed", "executions"),
+    "long": ("target", "seed", "executions", "jobs", "keep"),
+}
 
 
 def repeat(name: str, seed: int, index: int) -> int:
@@ -46,11 +56,9 @@ def repeat(name: str, seed: int, index: int) -> int:
     data = input_of(target, target.inputs(), seed, index)
     print(f"{len(data)} bytes: {data[:2000]!r}")
     began = time.thread_time()
-    try:
-        target.run(data)
-        print("taken", end="")
-    except target.may_raise as error:
-        print(f"refused: {type(error).__name__}: {error}", end="")
+    refusal = target.refusal(data)
+    said = f"refused: {type(refusal).__name__}: {refusal}" if refusal else "taken"
+    print(said, end="")
     print(f", {1000 * (time.thread_time() - began):.1f} ms")
     return 0
 
@@ -90,18 +98,41 @@ def show_coverage(names: Sequence[str], seed: int, executions: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1: something was found. 130: stopped by a signal; a long run goes on later."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no process and no folder stays
+    """Exit status 1: something was found. 2: options that make no run, or what cannot be written.
+
+    130: stopped by a signal, or nobody reads what is said. A long run goes on later.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):  # no process and no folder stays
+        if signal.getsignal(number) is not signal.SIG_IGN:  # with `nohup` it is to go on
+            signal.signal(number, signal.default_int_handler)
+    given = _given(arguments)
     try:
-        return _main(arguments)
+        if given.index is not None:  # whatever is raised there is what was found
+            return repeat(given.target[0], given.seed or 0, given.index)
+        return _told(given)
     except KeyboardInterrupt:
         print("fuzz: interrupted", file=sys.stderr)
         return 130
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    from scripts.fuzzing.table import targets
+def _told(given: argparse.Namespace) -> int:
+    try:
+        status = _go(given)
+        print(end="", flush=True)
+    except BrokenPipeError:
+        status = 130
+    except (OSError, WorkerError) as error:
+        print(f"fuzz: {error}", file=sys.stderr)
+        status = 2
+    else:
+        return status
+    with suppress(OSError, AttributeError):  # nor does who flushes at the end what was not taken
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
+
+def _given(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options that make a run, None where they were not given; ends with 2 and a sentence else."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -110,39 +141,61 @@ def _main(arguments: Sequence[str] | None) -> int:
     seconds_of = between(float, SECONDS_LEAST, SECONDS_MOST)
     parser.add_argument("--seconds", type=seconds_of, help="for each target")
     parser.add_argument("--executions", type=whole(1, FOREVER), help="of each target")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="0 if none")
     parser.add_argument(
         "--index", type=whole(0, FOREVER), help="repeat this execution of the target alone"
     )
-    parser.add_argument("--jobs", type=whole(1, JOBS_MAX), default=1, help="processes at once")
-    parser.add_argument("--long", action="store_true", help="a million of each, in pieces")
-    parser.add_argument("--coverage", action="store_true", help="which lines are reached")
-    parser.add_argument("--json", action="store_true", help="the tallies as JSON")
-    parser.add_argument("--keep", type=Path, default=Path(".fuzz"), help="where inputs are stored")
-    parser.add_argument("--list", action="store_true", help="the names of all targets")
+    parser.add_argument("--jobs", type=whole(1, JOBS_MAX), help="processes at once, 1 if not said")
+    parser.add_argument("--keep", type=Path, help=f"where inputs are stored, {KEEP} if not said")
+    for flag, about in (
+        ("--long", "a million of each, in pieces"),
+        ("--coverage", "which lines are reached"),
+        ("--json", "the tallies as JSON"),
+        ("--list", "the names of all targets"),
+    ):
+        parser.add_argument(flag, action="store_const", const=True, help=about)
     given = parser.parse_args(arguments)
+    if wrong := refused_together(vars(given)):
+        parser.error(wrong)
+    if unknown := [name for name in given.target or () if not known(name)]:
+        parser.error(f"there is no target {unknown[0]}: see --list")
+    return given
+
+
+def refused_together(given: Mapping[str, Any]) -> str:
+    """What is wrong with options of which one would be ignored; "" if all count."""
+    said = [name for name, value in given.items() if value is not None]
+    mode = next((name for name in WITH if name in said), None)
+    if mode is None:
+        return ""
+    if more := [name for name in said if name not in (mode, *WITH[mode])]:
+        return f"--{mode} does not go together with --{more[0]}"
+    if mode == "index" and len(given["target"] or ()) != 1:
+        return "--index needs one --target, whose execution it is"
+    return ""
+
+
+def _go(given: argparse.Namespace) -> int:
+    from scripts.fuzzing.table import targets
+
+    names, seed, keep_in = given.target or list(targets()), given.seed or 0, given.keep or KEEP
     if given.list:
         print("\n".join(targets()))
         return 0
-    names = given.target or list(targets())
-    if unknown := [name for name in given.target or () if not known(name)]:
-        parser.error(f"there is no target {unknown[0]}: see --list")
-    if given.index is not None:
-        return max(repeat(name, given.seed, given.index) for name in names)
     if given.coverage:
-        return show_coverage(names, given.seed, given.executions or COVERED_EXECUTIONS)
+        return show_coverage(names, seed, given.executions or COVERED_EXECUTIONS)
     say: Callable[[str], object] = str if given.json else partial(print, flush=True)
     say(HEADING)
-    run = Run((), given.seed, given.jobs, say=say)
+    run = Run((), seed, given.jobs or 1, say=say)
     if given.long:
-        done = long.run_long(run, given.keep, names, given.executions or long.EXECUTIONS)
+        done = long.run_long(run, keep_in, names, given.executions or long.EXECUTIONS)
         return 1 if done.of(names) else 0
     seconds = given.seconds or (SECONDS_MOST if given.executions else 10.0)
     jobs = [Job(n, 0, given.executions or FOREVER, seconds) for n in names]
-    run = replace(run, jobs=jobs, found=lambda one: keep([one], given.keep, given.seed))
+    run = replace(run, jobs=jobs, found=lambda one: keep([one], keep_in, seed))
     run.go()
     if given.json:
-        print(json.dumps({name: asdict(tally) for name, tally in run.tallies.items()}))
+        print(json.dumps({name: vars(tally) for name, tally in run.tallies.items()}))
     return 1 if run.findings else 0
 
 

@@ -383,9 +383,9 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     raise NodeFailedError("the stream stopped before its end")
 
 
-def die_with_parent() -> None:
-    """In the child: the kernel kills it when the thread that started it is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """In the child: the kernel sends it this when the thread that started it is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _descendants(pid: int) -> list[int]:

@@ -1,19 +1,27 @@
 """Child processes of several threads that end together."""
 
+import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+
+from scripts.nodes import die_with_parent
+
+JOBS_MAX = 1024
 
 
 class Running:
     """Those that run; once it was stopped there are none any more, and none begins.
 
-    `end` is how one is stopped: with `terminate` it may tidy up, with `kill` it may hang.
+    `end` is the signal by which one is stopped: of SIGTERM it may make use to tidy up. On Linux the
+    kernel sends it, too, when the thread that started the process is gone, whatever ended that.
     """
 
-    def __init__(self, end: Callable[["subprocess.Popen[str]"], None]) -> None:
+    def __init__(self, end: signal.Signals) -> None:
         self._end = end
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
@@ -21,12 +29,17 @@ class Running:
 
     @contextmanager
     def started(self, words: Sequence[str], **how: Any) -> Iterator["subprocess.Popen[str]"]:
-        """A process, of which `how` is what `Popen` takes; it is waited for in the end."""
+        """A process, of which `how` is what `Popen` takes; it is waited for in the end.
+
+        By the thread that started it: it would not outlive that one.
+        """
+        if sys.platform == "linux":
+            how["preexec_fn"] = partial(die_with_parent, self._end)  # one system call, no lock
         with subprocess.Popen(words, text=True, **how) as process:
             with self._lock:
                 self._running.add(process)
                 if self.stopped:
-                    self._end(process)
+                    process.send_signal(self._end)
             try:
                 yield process
             finally:
@@ -37,4 +50,4 @@ class Running:
         with self._lock:
             self.stopped = True
             for process in self._running:
-                self._end(process)
+                process.send_signal(self._end)

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.plots.png import png
+from scripts.running import JOBS_MAX
 from scripts.simulation.databases import ENDING, databases
 from scripts.simulation.events.report import events_report
 from scripts.simulation.options import (
@@ -122,6 +123,8 @@ def check_runs(arguments: argparse.Namespace, options: Options) -> None:
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} is at least 1")
+    if arguments.jobs > JOBS_MAX:
+        raise ValueError(f"--jobs is at most {JOBS_MAX}")
     if arguments.repeat is not None and arguments.repeat < 2:
         raise ValueError("--repeat is at least 2: one run has nothing to be compared with")
     if arguments.repeat and (arguments.out or arguments.seeds > 1 or arguments.jobs > 1):

@@ -42,14 +42,20 @@ def bounded(data: bytes) -> bytes:
         DecodeError: it is no message.
     """
     message = Identify.FromString(data)
-    cut = _keep(message.listen_addrs, LIMITS.dht_address_bytes, LIMITS.addresses_max)
-    cut |= _keep(message.protocols, LIMITS.negotiation_line_max_bytes, LIMITS.identify_protocols)
+    cut = _keep(message.listen_addrs, len, LIMITS.dht_address_bytes, LIMITS.addresses_max)
+    most_bytes, most = LIMITS.negotiation_line_max_bytes, LIMITS.identify_protocols
+    cut |= _keep(message.protocols, _text_bytes, most_bytes, most)
     return message.SerializeToString() if cut else data
 
 
-def _keep(entries: Any, most_bytes: int, most: int) -> bool:
+def _text_bytes(said: str | bytes) -> int:
+    """Size of a text; 0 of what is none, which comes as bytes and could not be put back."""
+    return len(said.encode()) if isinstance(said, str) else 0
+
+
+def _keep(entries: Any, size: Callable[[Any], int], most_bytes: int, most: int) -> bool:
     """The first few of those that are neither empty nor too long; whether any went."""
-    kept = [one for one in entries if 0 < len(one) <= most_bytes][:most]
+    kept = [one for one in entries if 0 < size(one) <= most_bytes][:most]
     if len(kept) == len(entries):
         return False
     del entries[:]

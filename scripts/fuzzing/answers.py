@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 from scripts.fuzzing.mutations import mutated
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import RefusedError, Target
 from scripts.fuzzing.trees import Tree
 
 from aigrid.node.auditing import comparing
@@ -49,13 +49,15 @@ class Lines:
 
 def _told(data: bytes) -> None:
     """What pieces say beside their text: checked, joined, and told in each dialect."""
-    pieces = []
+    pieces, refused = [], None
     for line in data.split(b"\n"):
         try:
             if kept := deltas.checked(line):
                 pieces.append(kept)
-        except RemoteError:
-            continue
+        except RemoteError as error:
+            refused = error
+    if not pieces:
+        raise RefusedError from refused
     steps = [
         Step("a" * (n % 2), _TOKENS[: n % 2], None, more=(one,)) for n, one in enumerate(pieces)
     ]
@@ -101,12 +103,13 @@ def _compared(data: bytes) -> None:
         sure = confidence(one)
         assert sure is None or 0 <= sure <= 1
         assert same(one, one)
-    if known:
-        place, alike = agreement.most()
-        assert place in alike
     for again in lines[1:]:
         comparing.outputs(lines[0], again)
         assert comparing.outputs(again, again) in ("same", "different")
+    if not known:
+        raise RefusedError
+    place, alike = agreement.most()
+    assert place in alike
 
 
 _DELTAS: tuple[Any, ...] = (

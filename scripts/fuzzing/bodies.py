@@ -253,6 +253,12 @@ INFER: tuple[Any, ...] = (
     },
     {"inputs": [{"name": "b", "shape": [3], "datatype": "BOOL", "data": [True, False, True]}]},
 )
+REPOSITORY: tuple[Any, ...] = (
+    {"ready": True},
+    {"parameters": {}},
+    {"ready": False, "parameters": {"unload_dependents": True}},
+    {"parameters": {"config": '{"backend": "onnx"}', "file:1/model.onnx": "AAAA"}},
+)
 TASKS: tuple[Any, ...] = (
     *({"input": "text", "model": name} for name in _BY_CAPABILITY),
     {"input": [1, {"a": [None, True, 1.5]}], "model": "m", "keep_alive": "5m"},

@@ -9,7 +9,7 @@ from scripts.fuzzing import bodies
 from scripts.fuzzing.dialects import INVALID, made, sendable
 from scripts.fuzzing.known import LEGAL, PUBLISHER, RATED, contracts, fresh
 from scripts.fuzzing.mutations import Text
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import RefusedError, Target
 from scripts.fuzzing.trees import Tree
 
 from aigrid.node.evaluating.dataset import parse_dataset
@@ -72,8 +72,8 @@ def _schema(data: bytes) -> None:
     """Whatever its publisher wrote, a value fits it or not."""
     try:
         said = msgspec.json.decode(data, type=_Published)
-    except (ValueError, RecursionError):
-        return
+    except (ValueError, RecursionError) as error:
+        raise RefusedError from error
     body = CapabilityBody(
         id=f"{PUBLISHER.did}#own",
         broader=("text-classification",),
@@ -89,11 +89,15 @@ def _schema(data: bytes) -> None:
     ]
     if isinstance(said.value, dict):
         looks.append(lambda: contract.check_parameters(said.value))
+    refused, took = None, False
     for look in looks:
         try:
             look()
-        except (InvalidRequestError, EngineError):
-            pass
+            took = True
+        except (InvalidRequestError, EngineError) as error:
+            refused = error
+    if not took:
+        raise RefusedError from refused
 
 
 _LINES = (

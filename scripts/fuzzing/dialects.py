@@ -16,6 +16,7 @@ from scripts.fuzzing.trees import Tree
 from aigrid.metagraph.query import check_query
 from aigrid.node.gateway.by_capability import capability_of, task_of
 from aigrid.node.gateway.ollama import requests as ollama
+from aigrid.node.gateway.open_inference.endpoints import check_load, decode_repository
 from aigrid.node.gateway.open_inference.infer_request import decode_infer
 from aigrid.node.gateway.openai.chat_request import decode_chat
 from aigrid.node.gateway.openai.completion_request import decode_completion
@@ -87,6 +88,11 @@ def _infer(data: bytes) -> None:
     call = decode_infer(body if found else data, head.decode("latin-1") if found else None)
     sent = messages.Infer("req_00000001", "m", "m", call.asked.request, _SALT, b"")
     messages.decode_rpc_request(messages.encode(sent))
+
+
+def _repository(data: bytes) -> None:
+    """As all calls to the repository read it, and as the one does that loads a model."""
+    check_load(decode_repository(data))
 
 
 def _proof(data: bytes) -> None:
@@ -184,6 +190,7 @@ TARGETS = (
     Target("ollama-embed", made(bodies.EMBED), _embed, INVALID),
     Target("ollama-show", made(bodies.OLLAMA), ollama.decode_show, INVALID),
     Target("open-inference", made(bodies.INFER, Lined), _infer, INVALID),
+    Target("repository-calls", made(bodies.REPOSITORY), _repository, INVALID),
     Target("typed-tasks", made(bodies.TASKS), _task, INVALID),
     Target("receipt-proofs", _proof_seeds, _proof, INVALID),
     Target("sparql", lambda: Text(_QUERIES, _WORDS, b" "), _query, INVALID),

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from scripts.fuzzing.mutations import Bytes, Text, mutated
 from scripts.fuzzing.protobufs import Protobuf
-from scripts.fuzzing.target import Mutator, Target, as_file, scratch
+from scripts.fuzzing.target import Mutator, RefusedError, Target, as_file, scratch
 from scripts.fuzzing.trees import Tree
 from tests.engines.gguf_writer import Gguf, Shape, Tensor, llama_metadata, tiny_llama
 
@@ -54,11 +54,15 @@ def _gguf_model(data: bytes) -> None:
     file = gguf.parse(data)
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     rows = len(tokens) if isinstance(tokens, list | tuple) else 0
+    refused, took = None, False
     for look in (read_config, lambda found: GgufTokenizer(found, rows)):
         try:
             look(file)
-        except EngineError:
-            pass
+            took = True
+        except EngineError as error:
+            refused = error
+    if refused is not None and not took:
+        raise refused
 
 
 class GgufModels(Bytes):
@@ -240,7 +244,8 @@ model-index: [{name: x}]
 
 def _card(data: bytes) -> None:
     as_file(data, "README.md")
-    read_card(scratch())
+    if not read_card(scratch()):
+        raise RefusedError
 
 
 def _key_seeds() -> list[bytes]:
@@ -258,7 +263,8 @@ def _key_seeds() -> list[bytes]:
 
 
 def _key(data: bytes) -> None:
-    read_key_file(data)
+    if read_key_file(data) is None:
+        raise RefusedError
 
 
 ENGINE = (EngineError,)

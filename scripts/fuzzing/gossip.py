@@ -11,7 +11,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from scripts.fuzzing import vectors
 from scripts.fuzzing.mutations import mutated
 from scripts.fuzzing.protobufs import Protobuf
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import RefusedError, Target
 
 from aigrid.node.network import gossip_counts
 from aigrid.node.network.gate import Gate
@@ -53,38 +53,47 @@ class _Endless(Patience):
         assert work >= 0
 
 
-def _frames(data: bytes) -> list[bytes] | None:
-    try:
-        return list(FrameBuffer().feed(data))
-    except FrameTooLargeError:
-        return None
-
-
 def _gossip(data: bytes) -> None:
     """However they are cut, the same frames; nothing passes that names more than it may."""
-    whole, buffer = _frames(data), FrameBuffer()
-    if whole is None:
-        return
-    at = len(data) // 3
+    try:
+        whole = list(FrameBuffer().feed(data))
+    except FrameTooLargeError as error:
+        raise RefusedError from error
+    at, buffer = len(data) // 3, FrameBuffer()
     pieces = (data[:at], data[at : 2 * at], data[2 * at :])
     assert [one for piece in pieces for one in buffer.feed(piece)] == whole
+    refused, took = RefusedError("no whole frame"), False
     for frame in whole:
         try:
-            gossip_counts.check(frame)
-            rpc = rpc_pb2.RPC.FromString(frame)
-        except (gossip_counts.TooManyPartsError, DecodeError):
-            continue
-        assert len(rpc.publish) + len(rpc.subscriptions) <= LIMITS.gossip_parts_max
-        for message in rpc.publish:
-            _message(message)
-        if rpc.HasField("control"):
-            _control(rpc)
+            _rpc(frame)
+        except RefusedError as error:
+            refused = error
+        else:
+            took = True
+    if not took:
+        raise refused
 
 
-def _message(message: Any) -> None:
+def _rpc(frame: bytes) -> None:
+    """One frame. Raises RefusedError if it is none, or holds messages none of which is taken."""
+    try:
+        gossip_counts.check(frame)
+        rpc = rpc_pb2.RPC.FromString(frame)
+    except (gossip_counts.TooManyPartsError, DecodeError) as error:
+        raise RefusedError from error
+    assert len(rpc.publish) + len(rpc.subscriptions) <= LIMITS.gossip_parts_max
+    took = [_message(message) for message in rpc.publish]
+    if rpc.HasField("control"):
+        _control(rpc)
+    if took and not any(took):
+        raise RefusedError("no message of an author")
+
+
+def _message(message: Any) -> bool:
+    """Whether it holds records, signed by its author for a topic of ours."""
     author = author_of(message)
     if author is None:
-        return
+        return False
     assert 0 < len(message.from_id) <= PEER_ID_BYTES_MAX
     assert (len(message.seqno), len(message.signature)) == (8, 64)
     author.peer_id.encode()
@@ -93,7 +102,9 @@ def _message(message: Any) -> None:
         try:
             messages.decode_records(message.data)
         except RemoteError:
-            pass
+            return False
+        return True
+    return False
 
 
 def _control(rpc: Any) -> None:

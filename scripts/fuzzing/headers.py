@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from scripts.fuzzing.mutations import Text
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import RefusedError, Target
 
 from aigrid.node.gateway.auth.authenticator import Authenticator
 from aigrid.node.gateway.http.guard import allowed_hosts, check_caller
@@ -51,7 +51,7 @@ def _headers(data: bytes) -> None:
     """Nobody who has no key is let in where one is needed; raises what the last of all refused."""
     request = _request(data)
     if request is None:
-        return
+        raise RefusedError
     traceparent_of(request.fields)
     accepted(request.fields.get(b"accept", b"").decode("latin-1"))
     with suppress(AigridError):

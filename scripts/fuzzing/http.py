@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 from scripts.fuzzing.mutations import Text
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import RefusedError, Target
 from tests.node.gateway.signing import Draft
 from trio.testing import MockClock
 
@@ -109,6 +109,8 @@ async def _twice(data: bytes) -> None:
     assert not heard or heard.startswith(b"HTTP/1.1 "), heard[:40]
     # An answer, or a "100 Continue" before it, for each request, and one refusal behind them.
     assert heard.count(b"HTTP/1.1 ") <= 2 * len(asked) + 1
+    if b"HTTP/1.1 200 " not in heard:
+        raise RefusedError
 
 
 def _http(data: bytes) -> None:

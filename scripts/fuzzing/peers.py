@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import trio
 from google.protobuf.message import DecodeError
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.identity import update
+from libp2p.identity.identify.pb.identify_pb2 import Identify
+from libp2p.identity.update import update_peerstore_from_identify
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.envelope import make_unsigned, seal_record
 from libp2p.peer.id import ID
@@ -20,10 +23,10 @@ from libp2p.pubsub.pb import rpc_pb2
 from multiaddr import Multiaddr
 from scripts.fuzzing.mutations import mutated
 from scripts.fuzzing.protobufs import Protobuf
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import RefusedError, Target
 from trio.testing import MockClock
 
-from aigrid.node.network import dht_messages, key_types
+from aigrid.node.network import dht_messages, identify_messages, key_types
 from aigrid.node.network.gossip_author import PEER_ID_BYTES_MAX
 from aigrid.node.network.libp2p_dht import collect, usable
 from aigrid.node.network.peer_records import PeerRecords
@@ -91,6 +94,57 @@ def _dht_seeds() -> list[bytes]:
     ]
 
 
+def _identify(data: bytes) -> None:
+    """What is left is within its bounds and stays as it is; the library keeps no more than that."""
+    _as_in_a_node()
+    kept = identify_messages.bounded(data)
+    assert identify_messages.bounded(kept) == kept
+    said, before = Identify.FromString(kept), Identify.FromString(data)
+    most_bytes = (LIMITS.dht_address_bytes, LIMITS.negotiation_line_max_bytes)
+    most = (LIMITS.addresses_max, LIMITS.identify_protocols)
+    for name, longest, count in zip(("listen_addrs", "protocols"), most_bytes, most, strict=True):
+        entries = list(getattr(said, name))
+        assert len(entries) <= count
+        sizes = [len(one.encode() if isinstance(one, str) else one) for one in entries]
+        assert all(0 < size <= longest for size in sizes)
+        whole = iter(getattr(before, name))
+        assert all(one in whole for one in entries), "none is changed, or comes before another"
+    store = PeerStore()
+    try:
+        update_peerstore_from_identify(store, _PEER, said).send(None)
+    except StopIteration:
+        pass
+    else:
+        raise AssertionError("it waits for something")
+    assert set(store.peer_data_map) | set(store.peer_record_map) <= {_PEER}, "of somebody else"
+    if _PEER in store.peer_data_map:
+        held = store.peer_data_map[_PEER]
+        assert held.pubkey is None or ID.from_pubkey(held.pubkey) == _PEER
+        assert len(held.protocols) <= LIMITS.identify_protocols
+        usable(held.addrs)
+
+
+def _identify_seeds() -> list[bytes]:
+    pairs = ((number, of) for number in (0, 1) for of in (None, _PEER))
+    said = [
+        Identify(
+            protocol_version="aigrid/1",
+            agent_version="aigrid",
+            public_key=_KEYS[number].public_key.serialize(),
+            listen_addrs=[address.to_bytes() for address in _HERE],
+            observed_addr=_HERE[0].to_bytes(),
+            protocols=["/aigrid/rpc/1", "/ipfs/id/push/1.0.0", "/meshsub/1.1.0"],
+            signedPeerRecord=_envelope(number, of),
+        )
+        for number, of in pairs
+    ]
+    longest = "/" + "x" * (LIMITS.negotiation_line_max_bytes - 1)
+    said.append(Identify(protocols=["", longest, longest + "x"], listen_addrs=[b"", b"\4" * 9]))
+    said.append(Identify(protocols=["/a"] * LIMITS.identify_protocols))
+    said.append(Identify(listen_addrs=[_HERE[0].to_bytes()] * LIMITS.addresses_max))
+    return [one.SerializeToString() for one in said]
+
+
 def _envelope(number: int, of: ID | None = None) -> bytes:
     """A record of that peer, or of another, that is signed with the key of this number."""
     pair = _KEYS[number]
@@ -125,12 +179,14 @@ class Enveloped(Protobuf):
 async def _accepted(records: list[bytes]) -> None:
     store = PeerStore()
     held = PeerRecords(SimpleNamespace(get_peerstore=lambda: store), lambda: ())
+    took = False
     for data in records:
         before = store.peer_record_map.get(_PEER)
         rpc = rpc_pb2.RPC(senderRecord=data)
         if not held.accept(rpc, _PEER):
             assert store.peer_record_map.get(_PEER) is before, "refused, and kept"
             continue
+        took = True
         state = store.peer_record_map[_PEER]
         assert state.envelope.record().peer_id == _PEER
         assert held.accept(rpc, _PEER)
@@ -138,13 +194,16 @@ async def _accepted(records: list[bytes]) -> None:
     assert len(held) <= 1
     if _PEER in store.peer_data_map:
         usable(store.peer_data_map[_PEER].addrs)
+    if not took:
+        raise RefusedError
 
 
 @cache
 def _as_in_a_node() -> None:
     """Keys of one type alone are read; of each refusal the library would write a line."""
     key_types.ed25519_only()
-    logging.getLogger(utils.__name__).setLevel(logging.CRITICAL)
+    for module in (utils, update):
+        logging.getLogger(module.__name__).setLevel(logging.CRITICAL)
 
 
 def _records(data: bytes) -> None:
@@ -211,6 +270,7 @@ TARGETS = (
         _dht,
         (dht_messages.DhtMessageError, DecodeError),
     ),
+    Target("identify", lambda: Protobuf(_identify_seeds()), _identify, (DecodeError,)),
     Target("peer-records", Enveloped, _records, ()),
     Target("chunk-lists", ChunkLists, _chunk_list, (VerificationError,)),
 )

@@ -35,6 +35,8 @@ def _run(fault: str, data: bytes) -> None:
             os._exit(139)
         case "unraisable":
             _Lost()
+        case "print":
+            print("said to whoever reads standard output", flush=True)
         case "memory":
             _HELD.append(bytearray(b"x") * (64 << 20))
 
@@ -60,5 +62,6 @@ TARGETS = (
         Target(f"planted-{fault}", _Numbers, partial(_run, fault), (ValueError,))
         for fault in ("error", "hang", "slow", "death", "memory", "unraisable")
     ),
+    Target("planted-print", _Numbers, partial(_run, "print"), (ValueError,)),
     Target("planted-mutator", _Unmade, partial(_run, "none"), (ValueError,)),
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,14 @@ from scripts.running import Running
 
 MIB = 1 << 20
 POLL_SECONDS = 0.2
+WORKER = ("-m", "scripts.fuzzing.worker")
+FOLDER = "aigrid-fuzz-"  # the number of the process that made it comes behind that
+_LINES_KEPT = 100  # of what a process said beside its lines of JSON
 BEGIN_SECONDS = 60.0  # to import everything, and make the seeds of a target
+
+
+class WorkerError(RuntimeError):
+    """A process that fuzzes does not do as it should."""
 
 
 @dataclass
@@ -117,12 +125,16 @@ class Run:
     def __post_init__(self) -> None:
         self._left = deque(self.jobs)
         self._lock = threading.Lock()
-        self._running = Running(subprocess.Popen.kill)
+        self._running = Running(signal.SIGKILL)  # it may hang
 
     def go(self) -> None:
         """Fuzz; a process that dies is followed by another, which goes on behind that input.
 
-        KeyboardInterrupt ends the processes and passes; what was done by then is in `tallies`.
+        KeyboardInterrupt ends the processes and passes, and so does what `say`, `done` and `found`
+        raise; what was done by then is in `tallies`.
+
+        Raises:
+            WorkerError: a process could not begin, or says what nobody understands.
         """
         with ThreadPoolExecutor(self.processes) as pool:
             futures = [pool.submit(self._guarded) for _ in range(self.processes)]
@@ -142,7 +154,7 @@ class Run:
             while self._left:
                 self._process()
         except BaseException:
-            self._left.clear()  # it is raised again by `go`
+            self._stop()  # the others, too: it is raised again by `go`
             raise
 
     def next_job(self) -> Job | None:
@@ -158,12 +170,12 @@ class Run:
         with (
             tempfile.NamedTemporaryFile() as file,
             # Here, and not in that process: it may be killed.
-            tempfile.TemporaryDirectory(prefix="aigrid-fuzz-", dir=shared) as scratch,
+            tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-", dir=shared) as scratch,
         ):
             place = Path(file.name)
             place.write_bytes(PLACE.pack(0, -1))
             with self._running.started(
-                [sys.executable, "-m", "scripts.fuzzing.worker"],
+                [sys.executable, *WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -171,7 +183,7 @@ class Run:
             ) as process:
                 told = {"place": file.name, "seed": self.seed, **asdict(self.bounds)}
                 talk = _Talk(self, process, told)
-                said: list[str] = []
+                said = deque[str](maxlen=_LINES_KEPT)
                 readers = [
                     threading.Thread(target=talk.hear),
                     threading.Thread(target=lambda: said.extend(process.stderr or ())),
@@ -182,6 +194,8 @@ class Run:
                 for reader in readers:
                     reader.join()
             number, index = PLACE.unpack(place.read_bytes())
+        if talk.failed is not None:
+            raise talk.failed
         if talk.job is not None and not self._running.stopped:
             index = index if number == talk.number else -1
             self._died(talk, index, "".join(said), process.returncode, hung=hung)
@@ -191,7 +205,7 @@ class Run:
         job = talk.job
         assert job is not None
         if index < 0:
-            raise RuntimeError(f"{job.target} could not begin: {said[-3000:]}")
+            raise WorkerError(f"{job.target} could not begin: {said[-3000:]}")
         what = "hang" if hung else f"death with status {status}"
         executions = index + 1 - job.first
         seconds = time.monotonic() - talk.began
@@ -265,14 +279,16 @@ class _Talk:
         self.job: Job | None = None
         self.number = -1
         self.began = 0.0
+        self.failed: BaseException | None = None
         self._tell(told)
         self._give()
 
     def _tell(self, what: dict[str, Any]) -> None:
         assert self._process.stdin is not None
+        line = json.dumps(what).encode() + b"\n"
         try:
-            self._process.stdin.write(json.dumps(what) + "\n")
-            self._process.stdin.flush()
+            while line:  # past the buffer, which would be written once more when it is closed
+                line = line[os.write(self._process.stdin.fileno(), line) :]
         except BrokenPipeError:  # it has died, which its end tells
             pass
 
@@ -287,12 +303,24 @@ class _Talk:
             self._tell(asdict(self.job))
 
     def hear(self) -> None:
-        """Until it says no more."""
-        for line in self._process.stdout or ():
+        """Until it says no more. What goes wrong here is kept in `failed`, and ends the process."""
+        try:
+            for line in self._process.stdout or ():
+                self._take(line)
+        except BaseException as error:  # noqa: BLE001 -- boundary: of a thread; `_process` raises it
+            self.failed = error
+            self._process.kill()
+
+    def _take(self, line: str) -> None:
+        if not line.endswith("\n"):
+            return  # it died over it, which its end tells
+        try:
             said = json.loads(line)
-            assert self.job is not None
-            if self._run.heard(self.job, said):
-                self._give()
+        except ValueError:
+            raise WorkerError(f"a process says what nobody understands: {line[:300]}") from None
+        assert self.job is not None
+        if self._run.heard(self.job, said):
+            self._give()
 
 
 def _state_of(pid: int) -> tuple[float, bool]:

@@ -20,6 +20,10 @@ MESSAGE_MAX_CHARS = 2048
 SCRATCH = "AIGRID_FUZZ_SCRATCH"  # names the folder of `scratch`
 
 
+class RefusedError(Exception):
+    """A decoder said no by other means than an error that leaves it; or it is raised from that."""
+
+
 class Mutator(Protocol):
     """Makes inputs: the same generator in the same state makes the same one."""
 
@@ -34,6 +38,8 @@ class Target:
         name: as on the command line.
         inputs: makes the mutator; called once, in the process that fuzzes.
         run: decodes one input. An AssertionError is a finding like any other error.
+            Where it catches refusals, and nothing was taken, it raises RefusedError from the last:
+            so it is seen that some inputs are taken, and that not all are.
         may_raise: errors that are an answer. Those of ours must, besides, be fit to be shown.
     """
 
@@ -41,6 +47,16 @@ class Target:
     inputs: Callable[[], Mutator]
     run: Callable[[bytes], object]
     may_raise: tuple[type[Exception], ...]
+
+    def refusal(self, data: bytes) -> Exception | None:
+        """Run it; why the input was refused. Raises what is neither taken nor refused."""
+        try:
+            self.run(data)
+        except RefusedError as error:
+            return error.__cause__ if isinstance(error.__cause__, Exception) else error
+        except self.may_raise as error:
+            return error
+        return None
 
 
 def input_of(target: Target, mutator: Mutator, seed: int, index: int) -> bytes:
@@ -103,18 +119,18 @@ def _unraisable() -> Iterator[list[BaseException]]:
 
 def _execute(target: Target, data: bytes, ends: Ends | None) -> BaseException | None:
     try:
-        target.run(data)
-    except target.may_raise as error:
-        if ends is not None:
-            ends.refused(error)
-        return _unfit(error)
+        refusal = target.refusal(data)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 -- boundary: whatever it is, it is the finding
         return error
+    if refusal is None:
+        if ends is not None:
+            ends.taken()
+        return None
     if ends is not None:
-        ends.taken()
-    return None
+        ends.refused(refusal)
+    return _unfit(refusal)
 
 
 def _unfit(error: Exception) -> BaseException | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from scripts.fuzzing.dialects import Lined, made
 from scripts.fuzzing.mutations import Text, mutated
-from scripts.fuzzing.target import Target
+from scripts.fuzzing.target import RefusedError, Target
 from scripts.fuzzing.trees import Tree
 
 from aigrid.engines.upstream.body import Body
@@ -22,12 +22,15 @@ from aigrid.protocol.tensors import TensorSpec
 def _events(data: bytes) -> None:
     """A server's stream of events, cut anywhere, comes to the same text or the same error."""
     request = TextRequest(prompt="x", stop=("STOP",), top_logprobs=2)
-    assert _said([data], request) == _said(
-        [data[i : i + 7] for i in range(0, len(data), 7)], request
-    )
+    text, error = _said([data], request)
+    again, other = _said([data[i : i + 7] for i in range(0, len(data), 7)], request)
+    assert (again, other and other.code) == (text, error and error.code)
+    if error is not None:
+        raise error
 
 
-def _said(pieces: Sequence[bytes], request: TextRequest) -> str:
+def _said(pieces: Sequence[bytes], request: TextRequest) -> tuple[str, EngineError | None]:
+    """The text, and what ended it."""
     events = Events(pieces)
     text = ""
     try:
@@ -35,13 +38,15 @@ def _said(pieces: Sequence[bytes], request: TextRequest) -> str:
             messages.encode(messages.Chunks((chunk,)))
             text += getattr(chunk, "text", "")
     except EngineError as error:
-        return f"{text}\n{error.code}"
-    return text
+        return text, error
+    return text, None
 
 
 def _chunked(data: bytes) -> None:
     whole = _body([data])
     assert whole == _body([data[i : i + 5] for i in range(0, len(data), 5)])
+    if whole is None:
+        raise RefusedError
 
 
 def _body(pieces: Sequence[bytes]) -> bytes | None:
@@ -113,7 +118,7 @@ _CHUNKED = (b"5\r\nhello\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n", b"a\r\n012345678
 
 
 TARGETS = (
-    Target("upstream-events", Stream, _events, ()),
+    Target("upstream-events", Stream, _events, (EngineError,)),
     Target("upstream-chunks", lambda: Text(_CHUNKED, (b"ffffffff", b"0;a"), b"\r\n"), _chunked, ()),
     Target("upstream-tensors", made(_ANSWERS, Lined), _answer, (EngineError,)),
 )

@@ -1,5 +1,6 @@
 """What peers send: frames, messages, reconciliation, announcements, and the lines around them."""
 
+import sys
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import msgspec
 from scripts.fuzzing import vectors
 from scripts.fuzzing.mutations import Bytes, Text, mutated
-from scripts.fuzzing.target import Mutator, Target
+from scripts.fuzzing.target import Mutator, RefusedError, Target
 from scripts.fuzzing.trees import MSGPACK, Tree
 
 from aigrid.node.network import negotiation
@@ -28,33 +29,49 @@ from aigrid.protocol.more import check_more, needed
 from aigrid.protocol.reconcile_items import Items, item
 
 _PAYLOAD_MAX_BYTES = 65536
+_SINGLY = 64
 
 
 def _frames(data: bytes) -> None:
-    """However they are cut, the same frames or the same error come out."""
-    whole = _cut_frames([data])
+    """However they are cut, the same frames come out, and behind them the same error."""
+    whole, error = _cut_frames([data], singly=_SINGLY)
     at = len(data) // 3
-    assert _cut_frames([data[:at], data[at : 2 * at], data[2 * at :]]) == whole
+    pieces = [data[:at], data[at : 2 * at], data[2 * at :]]
+    for way, singly in (([data], 0), (pieces, 0), (pieces, _SINGLY)):
+        found, other = _cut_frames(way, singly=singly)
+        assert (error and (error.code, error.message)) == (other and (other.code, other.message))
+        # With an error go the frames that were fed together with what is wrong.
+        pairs = zip(found, whole, strict=error is None)
+        assert all(one == same for one, same in pairs), "cut elsewhere, other frames"
+    refused = error
     for kind, body in whole:
         try:
             if kind is framing.FrameKind.ERROR:
                 framing.decode_error(body)
             elif kind is framing.FrameKind.CREDIT:
                 framing.decode_credit(body)
-        except RemoteError:
-            pass
+        except RemoteError as unread:
+            refused = unread
+    if refused is not None:
+        raise refused
 
 
-def _cut_frames(pieces: list[bytes]) -> list[framing.Frame]:
+def _cut_frames(
+    pieces: list[bytes], *, singly: int
+) -> tuple[list[framing.Frame], RemoteError | None]:
+    """The frames, and what ended them. The first few are taken one by one: each of them a feed."""
     decoder = framing.FrameDecoder()
     found: list[framing.Frame] = []
     for piece in pieces:
-        try:
-            found += decoder.feed(piece)
-        except RemoteError:
-            return []
-        assert decoder.held_bytes <= LIMITS.frame_max_bytes + framing.HEADER_BYTES
-    return found
+        left = piece
+        while left:
+            try:
+                found += decoder.feed(left, 1 if len(found) < singly else sys.maxsize)
+            except RemoteError as error:
+                return found, error
+            left = decoder.left
+            assert decoder.held_bytes <= LIMITS.frame_max_bytes + framing.HEADER_BYTES
+    return found, None
 
 
 def _frame_seeds() -> list[bytes]:
@@ -86,17 +103,24 @@ def _message(decode: Callable[[bytes], Any]) -> Callable[[bytes], None]:
 
 
 def _request(request: InferRequest) -> None:
-    """What a serving node looks at before anything else."""
-    try:
-        if isinstance(request, TextRequest):
-            check_text(request)
-        elif isinstance(request, TensorRequest):
+    """What a serving node looks at before anything else; each look announces its own errors."""
+    refused: Exception | None = None
+    if isinstance(request, TensorRequest):
+        try:
             for tensor in request.inputs.values():
                 check_tensor(tensor, 4)
-        check_more(request)
-        needed(request)
-    except (InvalidRequestError, ValueError):
-        pass
+        except ValueError as error:
+            refused = error
+    looks: list[Callable[[], object]] = [lambda: check_more(request), lambda: needed(request)]
+    if isinstance(request, TextRequest):
+        looks.append(lambda: check_text(request))
+    for look in looks:
+        try:
+            look()
+        except InvalidRequestError as error:
+            refused = error
+    if refused is not None:
+        raise RefusedError from refused
 
 
 def _messages(conversation: str) -> Callable[[], Mutator]:
@@ -180,16 +204,21 @@ def _negotiation(data: bytes) -> None:
         lambda stream: negotiation.offer(stream, ours),
         lambda stream: negotiation.select(stream, ours[0]),
     )
+    refused, agreed = None, False
     for side in sides:
         stream = _Fed(data)
         talk = side(stream)
         try:
             talk.send(None)
-        except (StopIteration, RemoteError):
-            pass
+        except StopIteration:
+            agreed = True
+        except RemoteError as error:
+            refused = error
         else:
             raise AssertionError("negotiation waits for something else than its stream")
         assert stream.said <= 64 * len(data) + 1024
+    if refused is not None and not agreed:
+        raise refused
 
 
 def _negotiation_seeds() -> list[bytes]:
@@ -213,9 +242,10 @@ def _nearby_seeds() -> list[bytes]:
 
 def _nearby(data: bytes) -> None:
     found = parse_text(data)
-    if found is not None:
-        assert found.name.isprintable()
-        assert len(found.peer.addresses) <= LIMITS.nearby_addresses_max
+    if found is None:
+        raise RefusedError
+    assert found.name.isprintable()
+    assert len(found.peer.addresses) <= LIMITS.nearby_addresses_max
 
 
 _ADDRESSES = (

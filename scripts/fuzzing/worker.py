@@ -9,14 +9,15 @@ as its own CPU time: what others do on the machine is no hang.
 import gc
 import json
 import mmap
+import os
 import resource
 import struct
 import sys
 import time
 import traceback
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from scripts.fuzzing.table import target_of
 from scripts.fuzzing.target import Ends, Target, execute, input_of
@@ -27,6 +28,7 @@ _KIB = 1024
 
 
 def main() -> int:
+    _output()
     told = json.loads(sys.stdin.readline())
     resource.setrlimit(resource.RLIMIT_AS, (told["address_space_bytes"],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -144,7 +146,15 @@ def _where(wrong: BaseException) -> str:
 
 
 def _say(**what: Any) -> None:
-    print(json.dumps(what), flush=True)
+    print(json.dumps(what), file=_output(), flush=True)
+
+
+@cache
+def _output() -> TextIO:
+    """Standard output; what else is printed there, as by a library, is with the errors from now."""
+    own = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return own
 
 
 def _restart_peak() -> int:

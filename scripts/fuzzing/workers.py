@@ -9,15 +9,25 @@ from aigrid.protocol.inference import Finish, TextChunk
 
 
 def _engine(data: bytes) -> None:
-    """The report as it is, and as the bytes of a stream."""
+    """The report as it is, and as the bytes of a stream. Raises what the last refused."""
+    refused: ValueError | None = None
+    took = False
     try:
         for body in ipc.FrameCutter().feed(data):
             ipc.decode_report(body)
-    except ValueError:
-        pass
-    said = ipc.decode_report(data)
-    if isinstance(said, ipc.Failed):
-        ipc.engine_error(said)
+            took = True
+    except ValueError as error:
+        refused = error
+    try:
+        said = ipc.decode_report(data)
+        took = True
+    except ValueError as error:
+        refused = error
+    else:
+        if isinstance(said, ipc.Failed):
+            ipc.engine_error(said)
+    if refused is not None and not took:
+        raise refused
 
 
 def _engine_seeds() -> list[bytes]:

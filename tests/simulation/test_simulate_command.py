@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from scripts import simulate as command
+from scripts.running import JOBS_MAX
 from scripts.simulation.checks.judging import judge
 from scripts.simulation.events.broken import IN_EVENTS_PLANTED, IN_EVENTS_WITHOUT
 from scripts.simulation.options import (
@@ -170,6 +171,10 @@ def test_what_goes_together_with_nothing_is_refused(
     monkeypatch.chdir(tmp_path)
     refused(*line.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_there_are_not_any_number_of_processes(refused: Callable[..., str]) -> None:
+    assert refused("--jobs", str(JOBS_MAX + 1)).endswith(f"--jobs is at most {JOBS_MAX}")
 
 
 OTHER = {

@@ -176,14 +176,7 @@ class OpenInferenceEndpoints:
         return json_response(answers.repository_index(self._repository.index(), ready=told.ready))
 
     async def _load(self, request: Request) -> Response:
-        told = await self._repository_call(request)
-        if told.parameters:
-            name = min(told.parameters)[:64]
-            raise InvalidRequestError(
-                f"A model is loaded as it was published: leave out parameters.{name}.",
-                Code.UNSUPPORTED_PARAMETER,
-                param=f"parameters.{name}",
-            )
+        check_load(await self._repository_call(request))
         model = request.path_params["model"]
         await request.unless_gone(self._repository.load(model))
         return json_response({})
@@ -198,13 +191,32 @@ class OpenInferenceEndpoints:
         """The body of a call by somebody who may."""
         request.visit.may_operate()
         _check_kind(request.fields)
-        body = await self._bodies.read(request)
-        if not body.strip():
-            return RepositoryBody()
-        try:
-            return msgspec.json.decode(body, type=RepositoryBody)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
+        return decode_repository(await self._bodies.read(request))
+
+
+def decode_repository(body: bytes) -> RepositoryBody:
+    """The body of a call to the repository; there may be none.
+
+    Raises:
+        InvalidRequestError: it is not of this form.
+    """
+    if not body.strip():
+        return RepositoryBody()
+    try:
+        return msgspec.json.decode(body, type=RepositoryBody)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequestError(f"The body is not what this path takes: {error}.") from None
+
+
+def check_load(told: RepositoryBody) -> None:
+    """Raise InvalidRequestError if a model is to be loaded in another way than it was published."""
+    if told.parameters:
+        name = min(told.parameters)[:64]
+        raise InvalidRequestError(
+            f"A model is loaded as it was published: leave out parameters.{name}.",
+            Code.UNSUPPORTED_PARAMETER,
+            param=f"parameters.{name}",
+        )
 
 
 def _check_kind(headers: dict[bytes, bytes]) -> None:

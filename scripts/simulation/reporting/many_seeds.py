@@ -1,6 +1,7 @@
 """The same run under many seeds, some at a time: each in a process of its own."""
 
 import shlex
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -42,7 +43,7 @@ def run_many(options: Options, seeds: int, processes: int, say: Callable[[Ran], 
 
     `say` hears of them in their order.
     """
-    running = Running(subprocess.Popen.terminate)
+    running = Running(signal.SIGTERM)
 
     def one(seed: int) -> Ran:
         words = shlex.split(replay_line(replace(options, seed=seed)))[1:]

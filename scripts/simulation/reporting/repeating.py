@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from scripts.simulation.reporting.many_seeds import ROOT, Ran, told_by
 
 def run_once(options: Options, hash_seed: int) -> Ran:
     """In a process of its own, which ends with this one; what that says on stderr stays there."""
-    running = Running(subprocess.Popen.terminate)
+    running = Running(signal.SIGTERM)
     with running.started(
         [sys.executable, *shlex.split(replay_line(options))[1:]],
         cwd=ROOT,

@@ -41,6 +41,19 @@ def test_of_the_rest_the_first_few_that_can_be_something_are_kept() -> None:
     assert kept.agent_version == "x"
 
 
+@pytest.mark.parametrize("more", [[], ["/a/1"] * LIMITS.identify_protocols])
+def test_a_protocol_that_is_no_text_goes(more: list[str]) -> None:
+    data = said(["/b/1", "/broken", *more], []).replace(b"/broken", b"/br\xffken")
+    kept = Identify.FromString(identify_messages.bounded(data))
+    assert list(kept.protocols) == ["/b/1", *more][: LIMITS.identify_protocols]
+
+
+def test_bytes_of_protocols_are_counted() -> None:
+    longest = "\u00e9" * (LIMITS.negotiation_line_max_bytes // 2)
+    kept = Identify.FromString(identify_messages.bounded(said([longest, longest + "x"], [])))
+    assert list(kept.protocols) == [longest]
+
+
 async def push(muxer: Muxer, data: bytes) -> None:
     """It is there, or was refused, when this returns."""
     stream = await muxer.open_stream()
