@@ -1,4 +1,4 @@
-"""Child processes of several threads that end together."""
+"""Child processes of several threads that end together, and which code they are of."""
 
 import signal
 import subprocess
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from scripts.nodes import die_with_parent
@@ -51,3 +52,13 @@ class Running:
             self.stopped = True
             for process in self._running:
                 process.send_signal(self._end)
+
+
+def commit() -> str:
+    """Of the code that ran; "unknown" where there is no repository."""
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

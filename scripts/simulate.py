@@ -11,7 +11,6 @@ import logging
 import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -25,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.plots.png import png
-from scripts.running import JOBS_MAX
+from scripts.running import JOBS_MAX, commit
 from scripts.simulation.databases import ENDING, databases
 from scripts.simulation.events.report import events_report
 from scripts.simulation.options import (
@@ -250,8 +249,8 @@ def _found(options: Options) -> dict[str, Any]:
             bar.update(task, description=phase, completed=share, said=said)
 
         if options.mode == "events":
-            return events_report(options, _commit(), progress)
-        return report(simulate(options, folder, progress), _commit())
+            return events_report(options, commit(), progress)
+        return report(simulate(options, folder, progress), commit())
 
 
 def _tell(found: dict[str, Any]) -> None:
@@ -277,16 +276,6 @@ def _allow_files(nodes: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _commit() -> str:
-    """Of the code that ran; "unknown" where there is no repository."""
-    root = Path(__file__).resolve().parents[1]
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

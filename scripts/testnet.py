@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.nodes import NodeFailedError
+from scripts.running import commit
 from scripts.testnets import namespaces
 from scripts.testnets.grid import kill_below
 from scripts.testnets.options import NAMESPACES, Options, add_to, options_of
@@ -66,7 +66,7 @@ def _check_writable(file: Path) -> None:
 def _run(options: Options, arguments: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix=DATA_PREFIX))
     stop = _Stop(None if arguments.keep else folder)
-    machine = {"cores": os.cpu_count(), "load_before": os.getloadavg(), "commit": _commit()}
+    machine = {"cores": os.cpu_count(), "load_before": os.getloadavg(), "commit": commit()}
     with screen_for() as screen:
         run = Run(options, folder, screen, stopped=stop)
         failed, began = "", False
@@ -154,16 +154,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _commit() -> str:
-    """Of the code that ran; "unknown" where there is no repository."""
-    root = Path(__file__).resolve().parents[1]
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ class Outcome:
     Attributes:
         phases: name -> (virtual seconds, CPU seconds) that it took.
         well_seconds: from the end of the faults until liveness held; None where it never did.
-        served: answers by the node that gave them.
+        names: of nodes, by PeerId.
+        refused_joins: by code.
     """
 
     options: Options

@@ -44,7 +44,7 @@ class _Spreading:
 
 
 class Propagation:
-    """`learn` each time a node takes in a record; counts those issued since `begin`.
+    """`learn` each time a node takes in a record; those count of which `issue` hears.
 
     Attributes:
         each: to each node that was there when a record was issued.
