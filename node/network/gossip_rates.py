@@ -13,7 +13,7 @@ but whoever says old messages of theirs again takes it from them.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from aigrid.metagraph.quota import TokenBucket, TokenBuckets
@@ -88,20 +88,26 @@ class GossipRates:
         return self._told_itself.of(said.author.hex(), now).take(now, self.cost(said.size))
 
     def may_pass_on(
-        self, peer: str, messages: Iterable[Said], now: float, *, own: bool = False
-    ) -> bool:
-        """Whether this peer will take these from us, all of them."""
-        costs = defaultdict[bytes, float](float)
-        for said in messages:
-            costs[self._sharer(said, now)] += self.cost(said.size)
-        bucket, cost = self._passed_on.of(peer, now), min(sum(costs.values()), self._burst_out)
+        self, peer: str, messages: Sequence[Said], now: float, *, own: bool = False
+    ) -> list[int]:
+        """Which of these this peer will take from us, as places in `messages`.
+
+        All of them, but for those whose authors are over their shares; or none.
+        """
+        bucket, costs = self._passed_on.of(peer, now), defaultdict[bytes, float](float)
+        sharers = [self._sharer(said, now) for said in messages]
+        for sharer, said in zip(sharers, messages, strict=True):
+            costs[sharer] += self.cost(said.size)
+        if not own and bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0:
+            for sharer in tuple(costs):
+                if not self._shares.allow(sharer, costs[sharer], now):
+                    del costs[sharer]
+        cost = min(sum(costs.values()), self._burst_out)
         kept = 0.0 if own else self._burst_out * _OWN_SHARE
         if bucket.wait_seconds(now, min(cost + kept, self._burst_out)) > 0:
-            return False
-        scarce = bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0
-        if scarce and not own and not self._shares.allow(costs, now):
-            return False
-        return bucket.take(now, cost)
+            return []
+        bucket.take(now, cost)
+        return [place for place, sharer in enumerate(sharers) if sharer in costs]
 
     def own_wait_seconds(self, own: str, size: int, now: float) -> float:
         """How long until others take one more of our own; 0 if that is now, and it is counted."""

@@ -14,6 +14,7 @@ from tests.node.network.test_gossip_dht import sign
 from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_patience import FloodError
+from aigrid.node.network.gossip_wire import FrameBuffer
 from aigrid.node.network.libp2p_gossip import Gossip
 from aigrid.protocol.limits import LIMITS
 
@@ -204,6 +205,32 @@ async def test_whose_clock_is_wrong_is_not_blamed_when_others_have_used_up_its_r
     assert await world.cost(rpc_pb2.RPC(publish=behind[:-3])) == 0
     assert await world.cost(rpc_pb2.RPC(publish=behind[-3:])) == pytest.approx(3)
     assert world.gate.counts["gossip_refused"] == 50 + len(behind)
+
+
+async def test_an_answer_keeps_what_a_quiet_member_wrote_though_another_is_over_its_share(
+    world: World, autojump_clock: Any
+) -> None:
+    """Several that are asked for come in one frame."""
+    loud, sent = world.member, list[Any]()
+    written = [world.message(number) for number in range(LIMITS.gossip_author_burst)]
+    await world.hear(rpc_pb2.RPC(publish=written))
+    world.member = compat.build(nodes.new_seed(), lambda: ())
+    quiet = world.message(0)
+    await world.hear(rpc_pb2.RPC(publish=[quiet]))
+
+    def push(data: bytes, *, priority: bool) -> bool:
+        sent.extend(map(rpc_pb2.RPC.FromString, FrameBuffer().feed(data)))
+        return True
+
+    asker = types.SimpleNamespace(push=push, max_message_size=1 << 20)
+    world.library.pubsub.peer_queues[loud.peer_id] = asker
+    for messages in (written, [written[0], quiet, written[1]]):
+        answer = rpc_pb2.RPC(publish=messages, senderRecord=b"record")
+        world.library.gossip.send_rpc(loud.peer_id, answer)
+        assert list(answer.publish) == messages
+    assert [len(rpc.publish) for rpc in sent] == [len(written), 1]
+    assert sent[1] == rpc_pb2.RPC(publish=[quiet], senderRecord=b"record")
+    assert world.gate.counts["gossip_held_back"] == 2
 
 
 async def test_forgeries_use_up_nothing_of_what_an_author_may_write(

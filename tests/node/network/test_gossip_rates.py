@@ -143,7 +143,7 @@ def test_members_that_write_much_take_it_from_each_other_and_not_from_who_writes
                 is_passed = rates.may_pass_on("peer", [message], now)
                 if now >= 2:  # that there are many is known from the first second
                     written[author] += 1
-                    passed[author] += is_passed
+                    passed[author] += len(is_passed)
     assert passed[b"quiet"] == written[b"quiet"] == 116
     room = LIMITS.gossip_messages_per_second - LIMITS.gossip_author_per_second
     assert min(passed[one] for one in loud) >= 0.95 * 58 * (room - 2) / len(loud)
@@ -181,8 +181,35 @@ def test_who_writes_much_now_and_then_has_shares_too(on: int, off: int) -> None:
             if rates.may_write(message, now):
                 is_passed = rates.may_pass_on("peer", [message], now)
                 written += author == b"quiet"
-                passed += is_passed and author == b"quiet"
+                passed += len(is_passed) * (author == b"quiet")
     assert passed >= 0.99 * written > 200
+
+
+def scarce(rates: GossipRates) -> list[Said]:
+    """What a loud and a quiet member have written, when little is left of a link."""
+    quiet = said(b"quiet")
+    assert rates.may_write(quiet, 0.0)
+    loud = [said(b"loud") for _ in range(LIMITS.gossip_author_burst)]
+    for message in loud:
+        assert rates.may_write(message, 0.0)
+    assert rates.may_pass_on("peer", loud, 0.0)
+    return [loud[0], quiet, loud[1]]
+
+
+def test_of_several_in_one_frame_only_those_of_who_is_over_its_share_are_held_back() -> None:
+    rates = fresh()
+    messages = scarce(rates)
+    assert rates.may_pass_on("peer", messages, 0.0) == [1]
+    assert rates.may_pass_on("another", messages, 0.0) == [0, 1, 2]
+    assert rates.may_pass_on("peer", messages, 0.0, own=True) == [0, 1, 2]
+
+
+def test_what_is_held_back_takes_nothing_from_a_link() -> None:
+    rates = fresh()
+    loud, quiet, _ = scarce(rates)
+    for _ in range(1000):
+        assert not rates.may_pass_on("peer", [loud] * 3, 0.0)
+    assert rates.may_pass_on("peer", [*[loud] * 3, quiet], 0.0) == [3]
 
 
 def test_repetitions_of_many_have_one_share_together() -> None:
@@ -198,7 +225,7 @@ def test_repetitions_of_many_have_one_share_together() -> None:
             message = said(old[3])
             assert rates.may_write(message, now)
             written += 1
-            passed += rates.may_pass_on("peer", [message], now)
+            passed += len(rates.may_pass_on("peer", [message], now))
     assert passed == written > 200
 
 
@@ -232,5 +259,5 @@ def test_shares_keep_no_more_than_they_may(
     shares = Shares(10.0, authors_max)
     for now, author in sorted(wrote):
         shares.wrote(b"%d" % author, 1.0, now)
-        shares.allow({b"%d" % (author + 1): 1.0}, now)
+        shares.allow(b"%d" % (author + 1), 1.0, now)
         assert len(shares._counts) <= authors_max
