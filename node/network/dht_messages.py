@@ -74,13 +74,13 @@ class Paced:
             message = bounded(await read_varint_prefixed_bytes_limited(self, most_bytes))
         except Exception:  # whatever it was, the library ends the stream for it
             if self._has_come:
-                await self._turn()
+                await self.turn()
             raise
         self._place.question(trio.current_time())
-        await self._turn()
+        await self.turn()
         return message
 
-    async def _turn(self) -> None:
+    async def turn(self) -> None:
         """Wait for it."""
         while not self._rate.take(trio.current_time()):  # noqa: ASYNC110 - no condition
             await trio.sleep(max(self._rate.wait_seconds(trio.current_time()), 0.001))
