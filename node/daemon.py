@@ -100,6 +100,7 @@ def _build(config: NodeConfig, passphrase: Passphrase) -> Node:
     transport = Libp2pTransport(
         signing_seed=identity.seed,
         topics=TOPICS,
+        now_ms=wall_ms,
         listen=config.listen,
         mdns=config.mdns,
         open_to_strangers=config.open_to_strangers,

@@ -13,7 +13,6 @@ such a canary for each.
 
 import logging
 import math
-import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -179,10 +178,6 @@ def build(
         validation_cache_size=forgetting.VALIDATIONS_KEPT,
     )
     forgetting.bound(pubsub, gossip)
-    # The library counts from the wall clock in seconds: after a restart it would repeat numbers
-    # that peers have seen and drop as duplicates. In nanoseconds nobody writes as fast as the
-    # clock goes, so numbers grow over restarts, too (see `gossip_rates`).
-    pubsub.counter = time.time_ns()
     noise = NoiseTransport(keys, noise_privkey=x25519_key_pair().private_key)
     return Library(peer_id, host, swarm, pubsub, gossip, _dht(host), noise)
 
@@ -234,6 +229,7 @@ def _dht(host: Any) -> Any:
     )
     dht._provider_rate_max = LIMITS.dht_provides_burst  # noqa: SLF001 - 10 per 10 s is less than a node offers
     dht._inbound_limiter.total_tokens = math.inf  # noqa: SLF001 - twelve, for as long as they stay; ours are `dht_places`
+    dht.provider_store._republish_provider_records = trio.lowlevel.checkpoint  # noqa: SLF001 - tells all at once, for ever: `ProviderHints` does it
     BoundedHints(dht.provider_store, str(host.get_id()))
     return dht
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.network.stream.exceptions import StreamEOF, StreamReset
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from aigrid.metagraph.quota import TokenBucket
@@ -35,26 +36,49 @@ async def read(stream: Any, most_bytes: int) -> bytes:
         DhtMessageError: see `bounded`.
         Exception: what the library's own raises.
     """
-    message = bounded(await read_varint_prefixed_bytes_limited(stream, most_bytes))
     if isinstance(stream, Paced):
-        stream.place.question(trio.current_time())
-        await stream.turn()
-    return message
+        return await stream.question(most_bytes)
+    return bounded(await read_varint_prefixed_bytes_limited(stream, most_bytes))
 
 
 class Paced:
     """A stream on which a peer asks: an answer takes a millisecond, a question may have 40 bytes.
 
-    Nobody is blamed: what comes too fast waits, and its sender with it once the window is full.
+    Nobody is blamed for questions: what comes too fast waits, and its sender with it once the
+    window is full. So does what is none.
     """
 
     def __init__(self, stream: Any, rate: TokenBucket, place: Place) -> None:
-        self.place = place
         self._stream = stream
         self._rate = rate
+        self._place = place
+        self._has_come = False  # some of the next question
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+    async def read(self, n: int | None = None) -> bytes:
+        """As that of the stream; raises what that raises."""
+        try:
+            data: bytes = await self._stream.read(n)
+        except (StreamEOF, StreamReset):
+            self._place.given_up = True
+            raise
+        self._has_come = True
+        return data
+
+    async def question(self, most_bytes: int) -> bytes:
+        """The next, when it is its turn; see `read`."""
+        self._has_come = False
+        try:
+            message = bounded(await read_varint_prefixed_bytes_limited(self, most_bytes))
+        except Exception:  # whatever it was, the library ends the stream for it
+            if self._has_come:
+                await self.turn()
+            raise
+        self._place.question(trio.current_time())
+        await self.turn()
+        return message
 
     async def turn(self) -> None:
         """Wait for it."""

@@ -2,8 +2,9 @@
 
 The library serves twelve at once and refuses the rest, so three members that ask nothing could have
 the DHT serve nobody. What a stream costs is its questions, which are paced (`dht_messages.Paced`);
-one on which nothing is asked costs memory, which is what these bounds are for. Who has it ended and
-opens another without end has asked nothing on most: those count as useless streams do (`Dht`).
+one on which nothing is asked costs memory, which is what these bounds are for. Who has it ended, or
+ends it, and opens another without end has asked nothing on most: those count as useless streams do,
+and less where the peer has given up what it was about to ask (`Dht`).
 """
 
 from collections import Counter
@@ -19,6 +20,7 @@ class Place:
     asked: float  # when the last question on it had come, or it was opened
     end: Callable[[], None]
     used: bool = False  # a question came
+    given_up: bool = False  # by the peer
 
     def question(self, now: float) -> None:
         """One has come."""

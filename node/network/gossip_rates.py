@@ -6,16 +6,18 @@ the honest would judge each other. A node passes on no more than others take, an
 that what a link has bunched together is still within what they take. Where little is left of that,
 an author has no more of it than its share.
 
-What an author says anew, with higher numbers than before, is counted apart from the rest: anybody
-can say again what another said long ago, its signature holds, and must not use up what that one may
-write now. Authors that number their messages at random have the rest, and what is new by chance.
+What an author says anew, as `gossip_numbers` has it, is counted apart from the rest: anybody can
+say again what another said long ago, its signature holds, and must not use up what that one may
+write now. Authors whose numbers are not the time, or whose clock is wrong, have the rest: as much,
+but whoever says old messages of theirs again takes it from them.
 """
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from aigrid.metagraph.quota import TokenBucket, TokenBuckets
+from aigrid.node.network.gossip_numbers import Numbers
 from aigrid.node.network.gossip_shares import Shares
 from aigrid.protocol.limits import LIMITS, Limits
 
@@ -23,10 +25,6 @@ from aigrid.protocol.limits import LIMITS, Limits
 _SENT_AT_ONCE: Final = 0.5
 _OWN_SHARE: Final = 0.25
 _SCARCE: Final = 0.5  # below this part of what is sent at once, authors have shares
-# A message may come behind those that followed it, on another way. So few numbers ago, nobody has
-# forgotten it yet, and a repetition of it is let go as that.
-_LATE_NUMBERS: Final = 64
-_NEWEST_SECONDS: Final = 3600.0
 _WAIT_LEAST_SECONDS: Final = 0.001  # or a clock that has no smaller steps would stand still
 
 
@@ -39,22 +37,21 @@ class Said(NamedTuple):
 
 
 class GossipRates:
-    """Peers are PeerIds in base58, `now` is in seconds of any one clock."""
+    """Peers are PeerIds in base58, `now` is in seconds of any one clock; `now_ms` is the wall's."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, now_ms: Callable[[], int], limits: Limits = LIMITS) -> None:
+        self.numbers = Numbers(now_ms, limits)
         self._repeat_counts = limits.gossip_repeat_counts
         self._counted_bytes = limits.gossip_counted_bytes
         self._brought = TokenBuckets(
             burst=limits.gossip_messages_burst, per_second=limits.gossip_messages_per_second
         )
-        self._anew, self._again = (
+        self._anew, self._again, self._told_itself = (
             TokenBuckets(
                 burst=limits.gossip_author_burst, per_second=limits.gossip_author_per_second
             )
-            for _ in range(2)
+            for _ in range(3)
         )
-        self._newest: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # number, and when
-        self._authors_max = limits.rate_keys_max
         self._burst_out = limits.gossip_messages_burst * _SENT_AT_ONCE
         self._passed_on = TokenBuckets(
             burst=self._burst_out, per_second=limits.gossip_messages_per_second
@@ -79,29 +76,38 @@ class GossipRates:
         cost = self.cost(said.size)
         if not self._bucket_of(said, now).take(now, cost):
             return False
-        if (number := int.from_bytes(said.number, "big")) > self._newest_of(said, now):
-            self._newest[said.author] = number, now
-            self._newest.move_to_end(said.author)
-            if len(self._newest) > self._authors_max:
-                self._newest.popitem(last=False)
+        self.numbers.take(said.author, _number(said), now)
         self._shares.wrote(self._sharer(said, now), cost, now)
         return True
 
+    def may_tell_itself(self, said: Said, now: float) -> bool:
+        """Whether its author has brought us no more of its own, this included, than it may write.
+
+        Else it answers for what is over its rate; otherwise others may have used that up.
+        """
+        return self._told_itself.of(said.author.hex(), now).take(now, self.cost(said.size))
+
     def may_pass_on(
-        self, peer: str, messages: Iterable[Said], now: float, *, own: bool = False
-    ) -> bool:
-        """Whether this peer will take these from us, all of them."""
-        costs = defaultdict[bytes, float](float)
-        for said in messages:
-            costs[self._sharer(said, now)] += self.cost(said.size)
-        bucket, cost = self._passed_on.of(peer, now), min(sum(costs.values()), self._burst_out)
+        self, peer: str, messages: Sequence[Said], now: float, *, own: bool = False
+    ) -> list[int]:
+        """Which of these this peer will take from us, as places in `messages`.
+
+        All of them, but for those whose authors are over their shares; or none.
+        """
+        bucket, costs = self._passed_on.of(peer, now), defaultdict[bytes, float](float)
+        sharers = [self._sharer(said, now) for said in messages]
+        for sharer, said in zip(sharers, messages, strict=True):
+            costs[sharer] += self.cost(said.size)
+        if not own and bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0:
+            for sharer in tuple(costs):
+                if not self._shares.allow(sharer, costs[sharer], now):
+                    del costs[sharer]
+        cost = min(sum(costs.values()), self._burst_out)
         kept = 0.0 if own else self._burst_out * _OWN_SHARE
         if bucket.wait_seconds(now, min(cost + kept, self._burst_out)) > 0:
-            return False
-        scarce = bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0
-        if scarce and not own and not self._shares.allow(costs, now):
-            return False
-        return bucket.take(now, cost)
+            return []
+        bucket.take(now, cost)
+        return [place for place, sharer in enumerate(sharers) if sharer in costs]
 
     def own_wait_seconds(self, own: str, size: int, now: float) -> float:
         """How long until others take one more of our own; 0 if that is now, and it is counted."""
@@ -123,13 +129,8 @@ class GossipRates:
         return said.author if self._is_anew(said, now) else b""
 
     def _is_anew(self, said: Said, now: float) -> bool:
-        number = int.from_bytes(said.number, "big")
-        return number > self._newest_of(said, now) - _LATE_NUMBERS
+        return self.numbers.is_anew(said.author, _number(said), now)
 
-    def _newest_of(self, said: Said, now: float) -> int:
-        """Its author's highest number; forgotten when for long nothing higher came.
 
-        It may have come from a clock that was ahead.
-        """
-        number, at = self._newest.get(said.author, (-1, now))
-        return number if now - at < _NEWEST_SECONDS else -1
+def _number(said: Said) -> int:
+    return int.from_bytes(said.number, "big")

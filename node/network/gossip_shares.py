@@ -7,7 +7,7 @@ a node passes on take it from each other, and not from those who say little.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from aigrid.protocol.limits import LIMITS
@@ -57,15 +57,13 @@ class Shares:
                 found = fair_share(self._counts.values(), self._capacity)
                 self._share = min(self._share, found)
 
-    def allow(self, costs: Mapping[bytes, float], now: float) -> bool:
-        """Whether all authors of these messages, counted already, were within their share before.
+    def allow(self, author: bytes, cost: float, now: float) -> bool:
+        """Whether the author of this, which is counted already, was within its share before.
 
         The first of a window always was: else nobody would pass once the authors are very many.
         """
         self._turn(now)
-        return all(
-            self._counts.get(author, 0.0) - cost < self._share for author, cost in costs.items()
-        )
+        return self._counts.get(author, 0.0) - cost < self._share
 
     def _turn(self, now: float) -> None:
         window = int(now // WINDOW_SECONDS)

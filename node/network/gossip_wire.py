@@ -197,8 +197,7 @@ class GossipWire:
         queue = self._pubsub.peer_queues.get(peer)
         if queue is None:
             return
-        if rpc.publish and not self._may_pass_on(peer, rpc.publish):
-            self._gate.counts["gossip_held_back"] += len(rpc.publish)
+        if rpc.publish and (rpc := self._held_back(peer, rpc)) is None:
             return
         if self._last is None or self._last[0] is not rpc:
             self._last = (rpc, framed(rpc))  # the same for every peer it goes to
@@ -208,9 +207,21 @@ class GossipWire:
         elif not queue.push(data, priority=priority):
             self._gossip._handle_dropped_rpc(peer, rpc, "queue_full")  # noqa: SLF001 - as above
 
-    def _may_pass_on(self, peer: Any, messages: Any) -> bool:
+    def _held_back(self, peer: Any, rpc: Any) -> Any:
+        """The frame without messages that the peer would take for too many; None if all are."""
+        messages = rpc.publish
         own = all(message.from_id == self._own_id for message in messages)
-        return self._rates.may_pass_on(str(peer), map(said, messages), trio.current_time(), own=own)
+        places = self._rates.may_pass_on(
+            str(peer), [said(message) for message in messages], trio.current_time(), own=own
+        )
+        self._gate.counts["gossip_held_back"] += len(messages) - len(places)
+        if not places or len(places) == len(messages):
+            return rpc if places else None
+        less = rpc_pb2.RPC()
+        less.CopyFrom(rpc)
+        del less.publish[:]
+        less.publish.extend(messages[place] for place in places)
+        return less
 
     async def _queue(self, stream: Any, rpc: Any) -> bool:
         """For what the library would write past the queue: whether it is in there."""

@@ -61,10 +61,20 @@ class Dht:
                 await self._dht.handle_stream(dht_messages.Paced(stream, rate, place))
         finally:
             self._places.leave(place)
-        if scope.cancelled_caught:
             if not place.used:
-                stream.muxed_stream.conn.provoked(LIMITS.mux_useless_stream_counts)
+                self._was_useless(stream.muxed_stream.conn, place)
+        if scope.cancelled_caught:
             await stream.reset()
+
+    @staticmethod
+    def _was_useless(muxer: Any, place: Place) -> None:
+        if muxer.dead is not None:
+            return
+        muxer.provoked(
+            LIMITS.mux_given_up_stream_counts
+            if place.given_up
+            else LIMITS.mux_useless_stream_counts
+        )
 
     async def _add_member(self, peer: Any, *, skip_server_mode_check: bool = False) -> bool:
         if not self._gate.is_member(str(getattr(peer, "peer_id", peer))):

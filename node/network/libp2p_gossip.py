@@ -1,7 +1,7 @@
 """Gossip among members: GossipSub with the gate in front and bounded mailboxes behind."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ class _Mailbox:
 class Gossip:
     """Puts itself in place of the parts of `Pubsub` that decide and deliver."""
 
-    def __init__(self, library: compat.Library, gate: Gate) -> None:
+    def __init__(self, library: compat.Library, gate: Gate, now_ms: Callable[[], int]) -> None:
         self._pubsub, self._router = library.pubsub, library.gossip
         self._own = str(library.peer_id)
         self._gate = gate
@@ -63,7 +63,7 @@ class Gossip:
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
         self._patience = Patience()
         GossipControl(self._pubsub, library.gossip, gate, self._patience)
-        self._rates = GossipRates()
+        self._rates = GossipRates(now_ms)
         GossipWire(self._pubsub, library.gossip, gate, self._patience, self._rates)
 
     async def publish(self, topic: str, data: bytes) -> None:
@@ -72,6 +72,9 @@ class Gossip:
             raise ValueError(f"a gossip message of {len(data)} bytes")
         while wait_seconds := self._own_wait_seconds(len(data)):  # noqa: ASYNC110 - no condition
             await trio.sleep(wait_seconds)
+        # The library adds one. Left alone it counts from when it was made: to others, all that a
+        # node says later would seem to have been written then.
+        self._pubsub.counter = self._rates.numbers.following(self._pubsub.counter) - 1
         try:
             await self._pubsub.publish(topic, data)
         except Exception as error:  # noqa: BLE001 - boundary: the library; best effort is the promise
@@ -154,6 +157,8 @@ class Gossip:
             if not self._rates.may_write(said(message), trio.current_time()):
                 self._is_too_much(via, author, message)
                 return
+            if via == author.peer_id:
+                self._rates.may_tell_itself(said(message), trio.current_time())  # counts it
             self._deliver(author.peer_id, message)
         await self._router.publish(forwarder, message)
 
@@ -207,12 +212,17 @@ class Gossip:
         return True
 
     def _is_too_much(self, via: str, author: Author, message: Any) -> None:
-        """Of an author; whoever passes it on has perhaps not had the rest of it.
+        """Of an author. Blamed is that one alone, if so much has come from itself.
 
-        A large one counts twice for what it is above a small one: all of it was read in vain.
+        Whoever passes it on has perhaps not had the rest of it, and others may have said again what
+        an author said before. A large one counts twice for what it is above a small one: all of it
+        was read in vain.
         """
         counts = 2 * self._rates.cost(len(message.data)) - 1
-        self._refuse(via, counts if via == author.peer_id else 0)
+        is_blamed = via == author.peer_id and not self._rates.may_tell_itself(
+            said(message), trio.current_time()
+        )
+        self._refuse(via, counts if is_blamed else 0)
 
     def _refuse(self, via: str, times: float) -> None:
         """Count it. Raises FloodError: the forwarder has brought too much of this."""

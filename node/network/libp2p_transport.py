@@ -12,7 +12,7 @@ The traps of py-libp2p and where each is closed:
 Importing this module imports libp2p (about a second).
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ class Libp2pTransport:
     Args:
         signing_seed: the node's 32-byte Ed25519 seed.
         topics: all there may be; of no other is anything kept, delivered or forwarded.
+        now_ms: the wall clock, by which messages of gossip are numbered.
         listen: multiaddrs `/ip4|ip6/.../tcp/PORT`; none means `tcp.DEFAULT_PORT` on all
             interfaces, or the next free port.
         mdns: announce ourselves on the local network and listen for others.
@@ -62,6 +63,7 @@ class Libp2pTransport:
         *,
         signing_seed: bytes,
         topics: frozenset[str],
+        now_ms: Callable[[], int],
         listen: tuple[str, ...] = (),
         mdns: bool = False,
         open_to_strangers: bool = False,
@@ -80,7 +82,7 @@ class Libp2pTransport:
             self._library, self._gate, self._on_peer_event, self._sockets
         )
         self._gate.on_flood = self._connections.break_off
-        self._gossip = Gossip(self._library, self._gate)
+        self._gossip = Gossip(self._library, self._gate, now_ms)
         self._dht = Dht(self._library, self._gate)
         self._nursery: trio.Nursery | None = None
         self._welcoming: set[str] = set()

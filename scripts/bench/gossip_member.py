@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import structlog
 import trio
 
+from aigrid.node.daemon import wall_ms
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.identity import Identity
@@ -64,7 +65,10 @@ def identity(number: int) -> Identity:
 async def ours(number: int, heard: Heard) -> AsyncIterator[Publish]:
     """As the node sets it up: everybody is a member of one grid."""
     node = Libp2pTransport(
-        signing_seed=identity(number + 1).seed, topics=frozenset({TOPIC}), listen=(LISTEN,)
+        signing_seed=identity(number + 1).seed,
+        topics=frozenset({TOPIC}),
+        now_ms=wall_ms,
+        listen=(LISTEN,),
     )
     async with node.running(), trio.open_nursery() as nursery:
         say(node.listen_addresses[0])

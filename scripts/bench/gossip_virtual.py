@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.reporting import at_least, at_most, tell
 from scripts.simulation import deterministic
-from scripts.simulation.network.libp2p_net import repeatable, transport
+from scripts.simulation.network.libp2p_net import repeatable, transport, virtual_ms
 from scripts.simulation.network.spread import spread
 from scripts.simulation.network.wires import Wires
 
@@ -127,7 +127,7 @@ class _Grid:
         for number in range(self._options.nodes):
             key = hashlib.sha256(f"{self._options.seed}/{number}".encode()).digest()
             identity, address = Identity(key), f"/ip4/10.0.{number >> 8}.{number & 255}/tcp/4001"
-            node = transport(self._wires, identity, address)
+            node = transport(self._wires, identity, address, virtual_ms)
             await nursery.start(_keep, node)
             self._nodes.append(node)
             self._addresses.append(PeerAddress(identity.peer_id, (address,)))

@@ -34,6 +34,7 @@ from scripts.heavy_model import heavy_model
 from scripts.nodes import NodeFailedError, NodeProcess, form_grid, stop_all, wait_for
 
 from aigrid.node.control_client import SOCKET_FILE, ControlClient
+from aigrid.node.daemon import wall_ms
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.transport import PeerAddress, Stream
 from aigrid.protocol.identity import Identity
@@ -222,7 +223,10 @@ async def write_plain(size: int) -> None:
 
 def _transport(identity: Identity) -> Libp2pTransport:
     return Libp2pTransport(
-        signing_seed=identity.seed, topics=frozenset(), listen=("/ip4/127.0.0.1/tcp/0",)
+        signing_seed=identity.seed,
+        topics=frozenset(),
+        now_ms=wall_ms,
+        listen=("/ip4/127.0.0.1/tcp/0",),
     )
 
 

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import trio
 from scripts.bench.children import Child, child, leave_cleanly
 
+from aigrid.node.daemon import wall_ms
 from aigrid.node.network import yamux_frames as frames
 from aigrid.node.network.transport import RPC_PROTOCOL, PeerAddress, Stream
 from aigrid.protocol.framing import FrameKind, encode
@@ -269,7 +270,10 @@ def _transport(own: Identity, *others: Identity) -> Any:
     from aigrid.node.network.libp2p_transport import Libp2pTransport
 
     made = Libp2pTransport(
-        signing_seed=own.seed, topics=frozenset({TOPIC}), listen=("/ip4/127.0.0.1/tcp/0",)
+        signing_seed=own.seed,
+        topics=frozenset({TOPIC}),
+        now_ms=wall_ms,
+        listen=("/ip4/127.0.0.1/tcp/0",),
     )
     made.admit([one.peer_id for one in others])
     return made

@@ -27,6 +27,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from aigrid.node.daemon import wall_ms
 from aigrid.node.network import connections
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.streams import RpcClient, RpcServer, Send
@@ -68,7 +69,10 @@ class Node:
 
     def __init__(self, seed: bytes, peer_ids: Sequence[str]) -> None:
         self.transport = Libp2pTransport(
-            signing_seed=seed, topics=frozenset({TOPIC}), listen=("/ip4/127.0.0.1/tcp/0",)
+            signing_seed=seed,
+            topics=frozenset({TOPIC}),
+            now_ms=wall_ms,
+            listen=("/ip4/127.0.0.1/tcp/0",),
         )
         self.transport.admit(peer_ids)
         self.transport.handle_stream(RPC_PROTOCOL, RpcServer(_echo).serve)

@@ -89,7 +89,7 @@ class SimNode:
 
 
 class Simulation:
-    """Starts, kills and restarts nodes; `transport` of an identity and an address, else the model.
+    """Starts, kills and restarts nodes; `transport` of identity, address and clock, or the model.
 
     What happened is hashed in order, and `trace` has the end of it; `learned` hear which node has
     taken in which record, those that it issued itself included. `skews` are how many seconds clocks
@@ -102,7 +102,7 @@ class Simulation:
         directory: Path,
         nursery: trio.Nursery,
         network: MemoryNetwork | None = None,
-        transport: Callable[[Identity, str], Transport] | None = None,
+        transport: Callable[[Identity, str, Callable[[], int]], Transport] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
@@ -118,7 +118,9 @@ class Simulation:
         self._nursery = nursery
         self._skipped_seconds = 0.0
 
-    def _memory_transport(self, identity: Identity, address: str) -> Transport:
+    def _memory_transport(
+        self, identity: Identity, address: str, _now_ms: Callable[[], int]
+    ) -> Transport:
         return MemoryTransport(self.network, identity.peer_id, address=address)
 
     def now_ms(self) -> int:
@@ -172,11 +174,12 @@ class Simulation:
         identity = identity or self.identity_of(name)
         authority = Identity(hashlib.sha256(f"{self.seed}/{name}/grid".encode()).digest())
         rng = random.Random(f"{self.seed}/{name}/{incarnation}")
-        transport = self._transport(identity, self.address_of(name, incarnation))
+        clock = SimClock(self.now_ms, self.skews.get(name, skew_seconds))
+        address = self.address_of(name, incarnation)
+        transport = self._transport(identity, address, clock.now_ms)
         home = self.directory / name
         home.mkdir(exist_ok=True)
         spawner = InlineSpawner() if engines is None else InlineSpawner(engines)
-        clock = SimClock(self.now_ms, self.skews.get(name, skew_seconds))
         world = World(
             transport=transport,
             spawner=spawner,

@@ -1,11 +1,11 @@
 """Hints over the real Kad-DHT, in virtual time: what a node tells arrives."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
-from scripts.simulation.network.libp2p_net import transport
+from scripts.simulation.network.libp2p_net import transport, virtual_ms
 from scripts.simulation.network.spread import spread
 from scripts.simulation.network.wires import Wires
 from trio.testing import MockClock
@@ -15,10 +15,12 @@ from aigrid.node.network.transport import PeerAddress
 from aigrid.protocol.identity import Identity
 from aigrid.protocol.limits import LIMITS
 
+Clock = Callable[[], int]
+
 
 @asynccontextmanager
-async def linked(count: int) -> AsyncIterator[list[Libp2pTransport]]:
-    """Transports of one grid, each connected to the first."""
+async def linked(count: int, now_ms: Clock = virtual_ms) -> AsyncIterator[list[Libp2pTransport]]:
+    """Transports of one grid, each connected to the first, whose clock may be another."""
     wires = Wires(random.Random(1), spread("10"), spread("0"))
     identities = [Identity(bytes([n + 1]) * 32) for n in range(count)]
     places = [
@@ -26,7 +28,8 @@ async def linked(count: int) -> AsyncIterator[list[Libp2pTransport]]:
         for n, one in enumerate(identities)
     ]
     made = [
-        transport(wires, one, at.addresses[0]) for one, at in zip(identities, places, strict=True)
+        transport(wires, one, at.addresses[0], virtual_ms if n else now_ms)
+        for n, (one, at) in enumerate(zip(identities, places, strict=True))
     ]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wires.run)

@@ -23,6 +23,7 @@ from scripts.bench.data_path.peer import (
     timed_tokens,
 )
 
+from aigrid.node.daemon import wall_ms
 from aigrid.node.network.streams import RpcClient, RpcServer, Send
 from aigrid.node.network.transport import RPC_PROTOCOL, PeerAddress, Transport
 from aigrid.protocol.identity import Identity
@@ -164,7 +165,9 @@ async def stock_peer(address: str) -> AsyncIterator[Peer]:
 def transport(identity: Identity, other: Identity) -> Transport:
     from aigrid.node.network.libp2p_transport import Libp2pTransport
 
-    made = Libp2pTransport(signing_seed=identity.seed, topics=frozenset(), listen=(LOCAL,))
+    made = Libp2pTransport(
+        signing_seed=identity.seed, topics=frozenset(), now_ms=wall_ms, listen=(LOCAL,)
+    )
     made.admit([other.peer_id])
     return made
 

@@ -4,8 +4,7 @@ Besides Trio's order and the global `random`, which `deterministic.run` seeds, t
 
 - sets of PeerIds and of streams, in whose order is sent, grafted and closed: their hashes are those
   of bytes and of places in memory, and differ by process;
-- the wall clock, by which peers, providers and records age, and from which messages are numbered:
-  it stands for virtual time;
+- the wall clock, by which peers, providers and records age: it stands for virtual time;
 - `secrets`, from which the DHT draws what it looks up to fill its table.
 
 Keys of Noise and its ephemeral ones stay random: what is encrypted has the same length.
@@ -14,7 +13,7 @@ Keys of Noise and its ephemeral ones stay random: what is encrypted has the same
 import random
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -32,17 +31,22 @@ from aigrid.protocol.identity import Identity
 START_SECONDS = 1_800_000_000.0
 
 
-def transport(wires: Wires, identity: Identity, address: str) -> Libp2pTransport:
-    """The node's real transport, but for the sockets."""
-    made = Libp2pTransport(
+def transport(
+    wires: Wires, identity: Identity, address: str, now_ms: Callable[[], int]
+) -> Libp2pTransport:
+    """The node's real transport, but for the sockets; `now_ms` is the node's own wall clock."""
+    return Libp2pTransport(
         signing_seed=identity.seed,
         topics=TOPICS,
+        now_ms=now_ms,
         listen=(address,),
         sockets=wires.sockets(identity.peer_id, parse_address(address).host),
     )
-    now_ns = int((START_SECONDS + trio.current_time()) * 1e9)  # by its own clock, as it would
-    made._library.pubsub.counter = now_ns  # noqa: SLF001 - see the module
-    return made
+
+
+def virtual_ms() -> int:
+    """A wall clock that is right, where there is no other."""
+    return round((START_SECONDS + trio.current_time()) * 1000)
 
 
 class _Seeded(random.Random):

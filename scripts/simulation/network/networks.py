@@ -19,7 +19,7 @@ class Net:
     """How its conditions and a node's transport are made, and what makes a run repeatable."""
 
     conditions: Callable[[random.Random, Spread, Spread], Conditions]
-    transport: Callable[[Any, Identity, str], Transport]
+    transport: Callable[[Any, Identity, str, Callable[[], int]], Transport]
     repeatable: Callable[[int], AbstractContextManager[None]]
 
 
@@ -35,5 +35,7 @@ def net_of(name: str) -> Net:
     return Net(Conditions, _memory_transport, lambda _seed: nullcontext())
 
 
-def _memory_transport(network: Conditions, identity: Identity, address: str) -> Transport:
+def _memory_transport(
+    network: Conditions, identity: Identity, address: str, _now_ms: Callable[[], int]
+) -> Transport:
     return MemoryTransport(network, identity.peer_id, address=address)

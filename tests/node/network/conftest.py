@@ -22,6 +22,7 @@ async def start(nursery: trio.Nursery) -> nodes.Start:
         node = Libp2pTransport(
             signing_seed=seed or nodes.new_seed(),
             topics=nodes.TOPICS,
+            now_ms=nodes.now_ms,
             listen=listen,
             open_to_strangers=open_to_strangers,
         )

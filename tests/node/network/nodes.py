@@ -1,6 +1,7 @@
 """Nodes, hostile peers and waiting, for the tests of the network. Traffic stays on 127.0.0.1."""
 
 import itertools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -33,6 +34,10 @@ class Start(Protocol):
         handlers: Mapping[str, StreamHandler] = ...,
         open_to_strangers: bool = False,
     ) -> Libp2pTransport: ...
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def new_seed() -> bytes:

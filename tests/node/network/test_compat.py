@@ -59,6 +59,22 @@ def test_replaced_parts_are_still_called_through_the_instance() -> None:
     assert "self.muxed_stream = " in source(NetStream.__init__)
 
 
+async def test_what_a_node_offered_once_is_not_told_by_the_library(
+    library: compat.Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past our pace, and for ever: `ProviderHints` tells what is offered now."""
+    store, told = library.dht.provider_store, list[bytes]()
+
+    async def provide(key: bytes) -> bool:
+        told.append(key)
+        return True
+
+    monkeypatch.setattr(store, "provide", provide)
+    store.providing_keys.update([b"one", b"two"])
+    await store._republish_provider_records()
+    assert told == []
+
+
 def test_nothing_else_writes_what_we_bounded() -> None:
     for name in ("recent_message_deliveries", "recent_peer_connections"):
         assert name in source(GossipSub)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.kad_dht.provider_store import ProviderStore
@@ -41,10 +42,18 @@ def test_the_store_is_bounded_and_has_what_is_counted(hints: list[tuple[ID, int]
         store.add_provider(key(number), PeerInfo(peer, []))
         assert key(number) in named(store, peer) or peer != OWN
         assert len(bounded) == sum(map(len, store.providers.values()))
-        assert len(bounded) <= SMALL.dht_hints_max or named(store, OWN)
+        assert len(bounded) <= max(SMALL.dht_hints_max, len(named(store, OWN)))
         assert all(store.providers.values())
         for other in PEERS[1:]:
             assert len(named(store, other)) <= SMALL.dht_keys_per_peer_max
+
+
+def test_no_more_are_kept_than_may_be_however_many_give_them() -> None:
+    bounded, store = kept()
+    for number in range(4):
+        for peer in PEERS[1:]:
+            store.add_provider(key(number), PeerInfo(peer, []))
+    assert len(bounded) == sum(map(len, store.providers.values())) == SMALL.dht_hints_max
 
 
 def test_members_that_fill_the_store_take_it_from_each_other() -> None:
@@ -75,6 +84,31 @@ def test_hints_that_the_library_let_go_of_take_no_room() -> None:
     for number in range(5, 10):
         store.add_provider(key(number), PeerInfo(PEERS[1], []))
     assert named(store, PEERS[1]) == {key(number) for number in range(5, 10)}
+    assert len(bounded) == 5
+
+
+def expire(store: ProviderStore, key: bytes) -> None:
+    for record in store.providers[key].values():
+        record.timestamp = 1.0
+
+
+@pytest.mark.parametrize("all_at_once", [True, False])
+def test_hints_of_the_gone_that_have_ended_take_no_room_from_those_who_are_there(
+    all_at_once: bool,
+) -> None:
+    bounded, store = kept()
+    for number in range(4):
+        for gone in PEERS[2:5]:
+            store.add_provider(key(number), PeerInfo(gone, []))
+    assert len(bounded) == SMALL.dht_hints_max
+    for number in range(4):
+        expire(store, key(number))
+        if not all_at_once:
+            assert store.get_providers(key(number)) == []
+    store.cleanup_expired()
+    for number in range(10, 15):
+        store.add_provider(key(number), PeerInfo(PEERS[1], []))
+    assert named(store, PEERS[1]) == {key(number) for number in range(10, 15)}
     assert len(bounded) == 5
 
 

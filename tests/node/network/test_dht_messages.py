@@ -1,6 +1,7 @@
 """What a member may write into messages of the DHT, asked or asking."""
 
 import inspect
+from contextlib import suppress
 from typing import Any
 
 import libp2p.peer.envelope
@@ -12,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.kad_dht import kad_dht, peer_routing, provider_store, value_store
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.network.stream.exceptions import StreamEOF
 from tests.node.network import nodes
 from tests.patience import PATIENCE_SECONDS
 
+from aigrid.metagraph.quota import TokenBucket
 from aigrid.node.network import compat, dht_messages, negotiation
-from aigrid.node.network.dht_messages import DhtMessageError, bounded
+from aigrid.node.network.dht_messages import DhtMessageError, Paced, bounded
+from aigrid.node.network.dht_places import Place
 from aigrid.node.network.gossip_author import PEER_ID_BYTES_MAX
 from aigrid.protocol.limits import LIMITS
 
@@ -183,7 +187,8 @@ async def test_no_signed_record_in_a_message_is_verified(
     peers = named(LIMITS.dht_closer_max)
     for peer in peers:
         peer.signedRecord = b"a record"
-    lies(liar, closerPeers=peers, providerPeers=peers, senderRecord=b"a record")
+    closer = peers[1:]  # or the liar itself may be none of the closest, and not be asked
+    lies(liar, closerPeers=closer, providerPeers=peers, senderRecord=b"a record")
     with trio.fail_after(PATIENCE_SECONDS):
         found = await asker.find_providers("model")
     assert len(found) == len(peers)
@@ -197,6 +202,53 @@ def test_of_a_peer_that_is_named_again_and_again_the_first_word_counts() -> None
     assert Message.FromString(bounded(message.SerializeToString())) == Message(
         providerPeers=named(2)
     )
+
+
+class Said:
+    """A stream on which this is said, and its end."""
+
+    def __init__(self, said: bytes) -> None:
+        self._left = said
+
+    async def read(self, n: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if not self._left:
+            raise StreamEOF
+        said, self._left = self._left[:n], self._left[n:]
+        return said
+
+
+FIND = Message(type=Message.MessageType.FIND_NODE, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("said", "turns", "is_used"),
+    [
+        (lined(FIND), 1, True),
+        (lined(FIND) * 3, 3, True),
+        (b"\x02\xff\xff", 1, False),
+        (negotiation.encode_varint(LIMITS.dht_message_bytes + 1), 1, False),
+        (b"\xff" * 11, 1, False),
+        (lined(Message(key=bytes(LIMITS.dht_key_bytes + 1))), 1, False),
+        (lined(FIND)[:-1], 1, False),
+        (lined(FIND) + b"\x02\xff\xff", 2, True),
+        (b"", 0, False),
+    ],
+    ids=["one", "three", "none", "large", "endless", "key", "cut", "one and none", "nothing"],
+)
+async def test_whatever_comes_waits_for_its_turn_a_question_or_not(
+    autojump_clock: Any, said: bytes, turns: int, is_used: bool
+) -> None:
+    began = trio.current_time()
+    rate = TokenBucket(burst=1, per_second=1.0, now_seconds=began)
+    assert rate.take(began)
+    place = Place("peer", began, lambda: None)
+    stream = Paced(Said(said), rate, place)
+    with suppress(Exception):  # the library's, of many kinds
+        while True:
+            await dht_messages.read(stream, LIMITS.dht_message_bytes)
+    assert trio.current_time() - began == pytest.approx(turns, abs=0.01)
+    assert place.used is is_used
 
 
 @given(st.binary(max_size=500))

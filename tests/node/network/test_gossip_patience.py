@@ -14,10 +14,12 @@ from tests.node.network.test_gossip_dht import sign
 from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_patience import FloodError
+from aigrid.node.network.gossip_wire import FrameBuffer
 from aigrid.node.network.libp2p_gossip import Gossip
 from aigrid.protocol.limits import LIMITS
 
 TOPICS = tuple(f"topic/{number}" for number in range(17))  # all that a node listens on, and one
+NOW_MS = 1_800_000_000_000  # by the clocks of both, however long it takes
 BURST = LIMITS.gossip_provocations_max
 
 
@@ -28,7 +30,7 @@ class World:
         self.library = compat.build(nodes.new_seed(), lambda: (), frozenset(TOPICS))
         self.member = compat.build(nodes.new_seed(), lambda: ("/ip4/127.0.0.1/tcp/1",))
         self.gate = Gate(str(self.library.peer_id), open_to_strangers=True)
-        gossip = Gossip(self.library, self.gate)
+        gossip = Gossip(self.library, self.gate, lambda: NOW_MS)
         self._patience = gossip._patience
         pubsub: Any = self.library.pubsub
         pubsub._manager = types.SimpleNamespace(is_running=False)  # it starts no tasks
@@ -56,7 +58,7 @@ class World:
             data=data,
             topicIDs=[TOPICS[0]],
             from_id=self.member.peer_id.to_bytes(),
-            seqno=number.to_bytes(8, "big"),
+            seqno=(NOW_MS * 1_000_000 + number).to_bytes(8, "big"),
         )
         sign(self.member, made)
         return made
@@ -172,6 +174,63 @@ async def test_what_an_author_writes_too_much_costs_the_author_and_no_forwarder(
     world.member = compat.build(nodes.new_seed(), lambda: ())  # it passes on what another wrote
     assert await world.cost(more) == 0
     assert world.gate.counts["gossip_refused"] == 16
+
+
+async def test_what_others_say_again_costs_an_author_nothing_and_none_of_what_it_writes(
+    world: World, autojump_clock: Any
+) -> None:
+    """A number from a clock that was once ahead, then all that the author said long ago."""
+    hour = 3600 * 10**9
+    author, other = world.member, compat.build(nodes.new_seed(), lambda: ())
+    said = [world.message(hour), *(world.message(n - hour) for n in range(500))]
+    fine = [world.message(number) for number in range(LIMITS.gossip_author_burst)]
+    world.member = other
+    assert await world.cost(rpc_pb2.RPC(publish=said)) == 0
+    assert world.gate.counts["gossip_refused"] == len(said) - LIMITS.gossip_author_burst
+    world.member = author
+    assert await world.cost(rpc_pb2.RPC(publish=fine)) == 0
+    assert world.gate.counts["gossip_refused"] == len(said) - LIMITS.gossip_author_burst
+
+
+async def test_whose_clock_is_wrong_is_not_blamed_when_others_have_used_up_its_rate(
+    world: World, autojump_clock: Any
+) -> None:
+    hour = 3600 * 10**9
+    author, other = world.member, compat.build(nodes.new_seed(), lambda: ())
+    said = [world.message(n - 2 * hour) for n in range(LIMITS.gossip_author_burst + 50)]
+    behind = [world.message(n - hour) for n in range(LIMITS.gossip_author_burst + 3)]
+    world.member = other
+    assert await world.cost(rpc_pb2.RPC(publish=said)) == 0
+    world.member = author
+    assert await world.cost(rpc_pb2.RPC(publish=behind[:-3])) == 0
+    assert await world.cost(rpc_pb2.RPC(publish=behind[-3:])) == pytest.approx(3)
+    assert world.gate.counts["gossip_refused"] == 50 + len(behind)
+
+
+async def test_an_answer_keeps_what_a_quiet_member_wrote_though_another_is_over_its_share(
+    world: World, autojump_clock: Any
+) -> None:
+    """Several that are asked for come in one frame."""
+    loud, sent = world.member, list[Any]()
+    written = [world.message(number) for number in range(LIMITS.gossip_author_burst)]
+    await world.hear(rpc_pb2.RPC(publish=written))
+    world.member = compat.build(nodes.new_seed(), lambda: ())
+    quiet = world.message(0)
+    await world.hear(rpc_pb2.RPC(publish=[quiet]))
+
+    def push(data: bytes, *, priority: bool) -> bool:
+        sent.extend(map(rpc_pb2.RPC.FromString, FrameBuffer().feed(data)))
+        return True
+
+    asker = types.SimpleNamespace(push=push, max_message_size=1 << 20)
+    world.library.pubsub.peer_queues[loud.peer_id] = asker
+    for messages in (written, [written[0], quiet, written[1]]):
+        answer = rpc_pb2.RPC(publish=messages, senderRecord=b"record")
+        world.library.gossip.send_rpc(loud.peer_id, answer)
+        assert list(answer.publish) == messages
+    assert [len(rpc.publish) for rpc in sent] == [len(written), 1]
+    assert sent[1] == rpc_pb2.RPC(publish=[quiet], senderRecord=b"record")
+    assert world.gate.counts["gossip_held_back"] == 2
 
 
 async def test_forgeries_use_up_nothing_of_what_an_author_may_write(

@@ -71,6 +71,10 @@ CANARIES: dict[str, tuple[Any, str]] = {
     ),
     "_provider_rate_max": (KadDHT, "if count >= self._provider_rate_max:"),
     "_queue": (RpcQueue.pop, "item = self._queue.pop()"),
+    "_republish_provider_records": (
+        KadDHT._run_main_loop,
+        "await self.provider_store._republish_provider_records()",
+    ),
     "_safe_parse_multiaddr_cached": (
         update_peerstore_from_identify,
         "= _safe_parse_multiaddr_cached(",

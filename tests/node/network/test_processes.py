@@ -18,7 +18,7 @@ pytestmark = pytest.mark.process
 Spawn = Callable[[str, bytes, str], tuple[int, PeerAddress]]
 
 OURS = """
-import sys, trio
+import sys, time, trio
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 async def echo(stream):
     while data := await stream.receive_some(65536):
@@ -27,6 +27,7 @@ async def main():
     node = Libp2pTransport(
         signing_seed=bytes.fromhex(sys.argv[1]),
         topics=frozenset(),
+        now_ms=lambda: time.time_ns() // 1_000_000,
         listen=("/ip4/127.0.0.1/tcp/0",),
     )
     node.admit([sys.argv[2]])

@@ -115,7 +115,9 @@ async def test_peer_that_moved_is_reached_at_its_new_address(start: nodes.Start)
     one.admit([nodes.peer_id_of_seed(seed)])
     for message in (b"first", b"second"):
         async with trio.open_nursery() as life:
-            two = Libp2pTransport(signing_seed=seed, topics=nodes.TOPICS, listen=nodes.LOCAL)
+            two = Libp2pTransport(
+                signing_seed=seed, topics=nodes.TOPICS, now_ms=nodes.now_ms, listen=nodes.LOCAL
+            )
             two.admit([one.peer_id])
             two.handle_stream(nodes.ECHO, nodes.echo)
             await nodes.run_in(life, two)

@@ -10,6 +10,7 @@ from tests.node.network import nodes
 from tests.patience import PATIENCE_SECONDS
 
 from aigrid.node.network import negotiation
+from aigrid.node.network.compat import KAD_PROTOCOL
 from aigrid.node.network.muxed_stream import MuxedStream
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.streams import RpcServer, Send
@@ -50,13 +51,38 @@ async def given_up(muxer: Muxer) -> None:
     await stream.reset()
 
 
+async def nothing_asked(muxer: Muxer) -> None:
+    """Of the DHT."""
+    stream = await muxer.open_stream()
+    await negotiation.select(stream, KAD_PROTOCOL)
+    await stream.close()
+    await its_end(stream)
+
+
+async def no_question(muxer: Muxer) -> None:
+    stream = await muxer.open_stream()
+    await negotiation.select(stream, KAD_PROTOCOL)
+    await stream.write(b"\x02\xff\xff")
+    await its_end(stream)
+
+
+async def too_long_a_question(muxer: Muxer) -> None:
+    stream = await muxer.open_stream()
+    await negotiation.select(stream, KAD_PROTOCOL)
+    await stream.write(b"\xff\xff\xff\x7f")
+    await its_end(stream)
+
+
 async def its_end(stream: MuxedStream) -> None:
     with suppress(MuxedStreamError):
         while await stream.read(100):
             pass
 
 
-@pytest.mark.parametrize("useless", [empty, unserved, garbage, given_up])
+@pytest.mark.parametrize(
+    "useless",
+    [empty, unserved, garbage, given_up, nothing_asked, no_question, too_long_a_question],
+)
 async def test_useless_streams_without_end_cost_the_connection(
     pair: nodes.Pair, hostile: nodes.Hostile, useless: Callable[[Muxer], Awaitable[None]]
 ) -> None:
