@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import trio
-from scripts.simulation.libp2p_net import virtual_ms
+from scripts.simulation.network.libp2p_net import virtual_ms
 from tests.simulation.test_hints import linked
 from trio.testing import MockClock
 
