@@ -102,8 +102,11 @@ class Faults:
             worker.chunk_seconds *= factor
 
     async def _churn(self, nursery: trio.Nursery, mortal: list[str]) -> None:
+        """At random times; the first in time for the run to show something of it."""
+        longest = self._options.duration_seconds / 2
         while True:
-            await trio.sleep(self._rng.expovariate(self._options.churn / 60))
+            pause = self._rng.expovariate(self._options.churn / 60)
+            await trio.sleep(pause if self.kills else min(pause, longest))
             alive = [name for name in mortal if name not in self.down]
             if len(alive) > 1:
                 name = self._rng.choice(alive)

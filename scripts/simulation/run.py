@@ -308,7 +308,7 @@ class _Run:
         watch.measured = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(faults.run, self._mortal, self._holders)
-            nursery.start_soon(self._look, trio.current_time())
+            nursery.start_soon(self._look, clocks)
             nursery.start_soon(self._attack)
             nursery.start_soon(clocks.speak)
             rng = random.Random(f"{options.seed}/publish")
@@ -317,6 +317,7 @@ class _Run:
             )
             await self._workload.run(options.rate, options.duration_seconds)
             self._outcome.clocks_reported = clocks.look()
+            clocks.look_at_refused()
             nursery.cancel_scope.cancel()
         await faults.stop()
         watch.exempt -= far_off
@@ -331,9 +332,11 @@ class _Run:
         unheard = {*self._bad, *self._faults.down}
         return [one for name, one in sorted(self._sim.nodes.items()) if name not in unheard]
 
-    async def _look(self, began: float) -> None:
+    async def _look(self, clocks: WrongClocks) -> None:
+        began = trio.current_time()
         while True:
             self._watch.check()
+            clocks.look()
             passed = trio.current_time() - began
             self._progress("faults and load", min(1.0, passed / self._options.duration_seconds))
             await trio.sleep(LOOK_SECONDS)

@@ -32,19 +32,26 @@ class WrongClocks:
         return bool(self._options.skewed) and is_far(self._options)
 
     def look(self) -> dict[str, int]:
-        """They know by how much, and what is from the future was refused; what they say of it."""
+        """They know by how much, whenever they are looked at; what they say of it."""
         seconds, told = self._options.skew_seconds, dict[str, int]()
         for one in self._faults.wrong(KNOWS_SECONDS):
             self._watch.checks["clock"] += 1
             ahead_ms = told[one.name] = one.node.peers.clock_ahead_ms()
             if abs(ahead_ms - 1000 * seconds) > EXACT_MS:
                 self._watch.violated("clock", f"{one.name} takes itself to be {ahead_ms} ms ahead")
+        return told
+
+    def look_at_refused(self) -> None:
+        """What is from the future was refused, in the end."""
         if self._far:
-            refusing = self._faults.wrong(KNOWS_SECONDS) if seconds < 0 else self._watch.honest()
+            refusing = (
+                self._faults.wrong(KNOWS_SECONDS)
+                if self._options.skew_seconds < 0
+                else self._watch.honest()
+            )
             for one in refusing:
                 if not one.node.graph.refused[Code.FROM_FUTURE]:
                     self._watch.violated("clock", f"{one.name} refused nothing from the future")
-        return told
 
     async def speak(self) -> None:
         """What soon ends, ends early on the other side; and nobody else has less of it."""
