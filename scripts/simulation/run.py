@@ -302,7 +302,7 @@ class _Run:
         )
         self._outcome.requests = self._workload.requests
         self._outcome.faults = faults.log
-        clocks = WrongClocks(options, sim, watch, faults)
+        clocks = WrongClocks(options, sim, self._network, watch, faults)
         far_off = set(self._mortal[: options.skewed]) if is_far(options) else set()
         watch.exempt |= far_off
         watch.measured = True
