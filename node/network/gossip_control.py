@@ -51,6 +51,8 @@ class GossipControl:
         await self._answer(said.iwant, kept.control)
         if kept.HasField("control"):
             await self._handle(kept, sender)
+        for topic in grafts:
+            self._listens(sender, topic)
         refused = sum(
             sender not in self._gossip.mesh.get(topic, ())
             for topic in grafts
@@ -59,6 +61,16 @@ class GossipControl:
         if refused:  # each was answered
             self._patience.bear(sender, refused)
         await self._patience.pause(CONTROL_WORK * (len(grafts) + len(prunes)))
+
+    def _listens(self, peer: Any, topic: str) -> None:
+        """Note that who is in the mesh of a topic listens to it: what we say goes to those alone.
+
+        py-libp2p says so to no peer to which its first stream is just being opened.
+        """
+        told = self._pubsub.peer_topics.get(topic, ())
+        if peer in self._gossip.mesh.get(topic, ()) and peer not in told:
+            said = rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic)
+            self._pubsub.handle_subscription(peer, said)
 
     def _charge(self, said: Any, sender: Any) -> bool:
         """Whether it is as little as may be in one frame. Raises FloodError."""

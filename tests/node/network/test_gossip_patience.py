@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p.peer.id import ID
 from libp2p.peer.peerstore import create_signed_peer_record
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
@@ -115,6 +116,20 @@ async def test_honest_messages_cost_nothing(world: World, autojump_clock: Any) -
     messages = [world.message(number, bytes(8192)) for number in range(20)]
     for message in messages * 2:  # a mesh brings each more than once
         assert await world.cost(rpc_pb2.RPC(publish=[message])) == 0
+
+
+async def test_who_is_in_a_mesh_is_told_though_it_never_said_that_it_listens(
+    world: World, autojump_clock: Any
+) -> None:
+    peer, (topic, other, *_) = world.member.peer_id, TOPICS
+    await world.hear(graft(topic))
+    gossip, pubsub = world.library.gossip, world.library.pubsub
+    assert set(gossip._get_peers_to_send([topic], world.library.peer_id, ID(b"x"))) == {peer}
+    await world.hear(prune(other))
+    assert peer not in pubsub.peer_topics.get(other, ())
+    leave = rpc_pb2.RPC.SubOpts(subscribe=False, topicid=topic)
+    await world.hear(rpc_pb2.RPC(subscriptions=[leave]))
+    assert peer not in pubsub.peer_topics.get(topic, ())
 
 
 async def test_entries_and_ids_cost_by_their_number(world: World, autojump_clock: Any) -> None:
