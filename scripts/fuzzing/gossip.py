@@ -107,10 +107,17 @@ def _message(message: Any) -> bool:
     return False
 
 
+def _ours_alone(_peer: object, said: Any) -> None:
+    assert said.topicid in _TOPICS
+
+
 def _control(rpc: Any) -> None:
     library = _Library()
     pubsub = SimpleNamespace(
-        topic_ids=set(_TOPICS), seen_messages=SimpleNamespace(has=lambda _id: False)
+        topic_ids=set(_TOPICS),
+        seen_messages=SimpleNamespace(has=lambda _id: False),
+        peer_topics={},
+        handle_subscription=_ours_alone,
     )
     gate = Gate(_SENDER.peer_id, open_to_strangers=False)
     GossipControl(pubsub, library, gate, _Endless())
