@@ -15,6 +15,8 @@ from aigrid.protocol.errors import Code, EngineError
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
+_QUOTED_CHARS: Final = 60  # of what a file says it needs
+_REASON_CHARS: Final = 300
 ENDING: Final = frozenset(
     {"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"}
 )
@@ -47,7 +49,8 @@ class GgufTokenizer:
         kind = model.text("tokenizer.ggml.model")
         if kind != "gpt2":
             raise _unsupported(
-                f"tokenizer {kind!r} is not supported, only byte-level BPE (gpt2); {INSTEAD}"
+                f"tokenizer {kind[:_QUOTED_CHARS]!r} is not supported, only byte-level BPE (gpt2); "
+                f"{INSTEAD}"
             )
         self._tokens = model.texts("tokenizer.ggml.tokens")
         self._kinds = (
@@ -107,7 +110,7 @@ def _bpe(model: GgufFile, tokens: tuple[str, ...], kinds: tuple[int, ...]) -> To
     pre = model.text("tokenizer.ggml.pre", "default")
     splitter = _SPLITTERS.get(pre)
     if splitter is None:
-        raise _unsupported(f"splitting text as {pre!r} is not supported; {INSTEAD}")
+        raise _unsupported(f"splitting text as {pre[:_QUOTED_CHARS]!r} is not supported; {INSTEAD}")
     vocabulary = {text: token for token, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise _unsupported("a token stands twice in the vocabulary")
@@ -117,7 +120,8 @@ def _bpe(model: GgufFile, tokens: tuple[str, ...], kinds: tuple[int, ...]) -> To
     try:
         bpe = models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe")  # type: ignore[arg-type]
     except Exception as error:  # noqa: BLE001 - the library's own type, and nothing else is called
-        raise _unsupported(f"the vocabulary does not hold together: {error}") from None
+        reason = str(error)[:_REASON_CHARS]  # it may quote a token, however long
+        raise _unsupported(f"the vocabulary does not hold together: {reason}") from None
     tokenizer = Tokenizer(bpe)
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()

@@ -100,6 +100,9 @@ def test_a_lone_surrogate_is_an_invalid_request() -> None:
         {"tokenizer.ggml.model": "llama"},
         {"tokenizer.ggml.model": None},
         {"tokenizer.ggml.pre": "mystery"},
+        {"tokenizer.ggml.pre": "mystery" * 1000},
+        {"tokenizer.ggml.model": "llama" * 1000},
+        {"tokenizer.ggml.merges": ["nosuch " + "token" * 1000]},
         {"tokenizer.ggml.tokens": None},
         {"tokenizer.ggml.tokens": ["a", "b"]},
         {"tokenizer.ggml.tokens": [1, 2]},
@@ -116,6 +119,7 @@ def test_what_does_not_fit_is_unsupported(changes: Any) -> None:
     with pytest.raises(EngineError) as caught:
         tokenizer(**changes)
     assert caught.value.code == Code.UNSUPPORTED_MODEL
+    assert len(caught.value.message) < 600
 
 
 def test_a_vocabulary_without_specials_has_no_ending() -> None:

@@ -244,7 +244,7 @@ class Connection:
         self._waits_for_request = False
         self._server.quiet.pop(self, None)
         self._set_deadline(math.inf)
-        self._is_bodiless = event.method.upper() == b"HEAD"
+        self._is_bodiless = event.method == b"HEAD"
         status, reason = self._problem(event)
         try:
             request = Request(self, event.method, event.target, list(event.headers))

@@ -65,10 +65,12 @@ class Request:
     ) -> None:
         """A host that the target names is the one that counts (RFC 9112, 3.2.2).
 
+        The method is as it was sent: "HeAD" is another than "HEAD" (RFC 9110, 9.1), to h11, too.
+
         Raises ValueError for a path that is not percent-encoded UTF-8.
         """
         self._exchange = exchange
-        self.method = method.decode("ascii").upper()
+        self.method = method.decode("ascii")
         self.headers = headers
         self.fields = dict(headers)
         if not target.startswith(b"/") and (absolute := _ABSOLUTE.fullmatch(target)):

@@ -23,6 +23,7 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 
 _SEED_MAX = 2**63
 _REASON_MAX_CHARS = 300
+_PARAM_MAX_CHARS = 200
 _MEMBERS: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Members)
 
 
@@ -102,7 +103,7 @@ def explain(reason: str, within: str = "") -> InvalidRequestError:
     """
     what, _, where = reason.partition(" - at `$")
     what = what[:_REASON_MAX_CHARS]  # a name that nobody knows may be as long as the body
-    param = (within + where.rstrip("`")).lstrip(".")
+    param = (within + where.rstrip("`")).lstrip(".")[:_PARAM_MAX_CHARS]  # of nested keys, any size
     missing = re.fullmatch(r"Object missing required field `(\w+)`", what)
     if missing is not None:
         return invalid(f"{param}.{missing[1]}".lstrip("."), "is missing")

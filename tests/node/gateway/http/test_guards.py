@@ -186,6 +186,13 @@ async def test_head_has_no_body_and_status_has_the_nodes_own() -> None:
     assert status["peers"] == 2
 
 
+@pytest.mark.parametrize("method", ["HeAD", "get"])
+async def test_methods_are_as_they_are_written(method: str) -> None:
+    status, _, body = parts(await exchange(head(method, "/v1/models")))
+    assert status == 405
+    assert body["error"]["message"]
+
+
 async def test_a_declared_length_over_the_cap_is_refused_at_once_and_heard() -> None:
     # The client goes on sending: without a lingering close the answer would be lost to a reset.
     data = head("POST", "/v1/chat/completions", JSON, "Content-Length: 3000000") + b" " * 3_000_000

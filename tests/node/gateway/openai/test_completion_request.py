@@ -119,3 +119,10 @@ def test_random_bytes_are_refused(data: bytes) -> None:
             decode_completion(given_)
         except InvalidRequestError:
             pass
+
+
+def test_a_field_however_deep_is_named_shortly() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        decode_completion(b'{"model": "m", "prompt": ' + b"[" * 400 + b"{}" + b"]" * 400 + b"}")
+    assert len(caught.value.message) < 600
+    assert str(caught.value.param).startswith("prompt")
