@@ -194,6 +194,7 @@ def parse(buffer: Buffer) -> GgufFile:
     return GgufFile(version, MappingProxyType(metadata), MappingProxyType(tensors))
 
 
+_QUOTED_CHARS: Final = 60
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS: Final = {
@@ -325,8 +326,9 @@ def _place(
         kind = TENSOR_TYPES.get(number)
         if kind is None:
             raise EngineError(
-                f"tensor {name!r} has the type {number}, whose size is unknown here, so no engine "
-                "gets it: update aigrid-node, or store the model in another type",
+                f"tensor {name[:_QUOTED_CHARS]!r} has the type {number}, whose size is unknown "
+                "here, so no engine gets it: update aigrid-node, or store the model in another "
+                "type",
                 Code.UNSUPPORTED_QUANTISATION,
             )
         if name in tensors:
@@ -348,7 +350,8 @@ def _place(
 
 
 def _unsafe(message: str) -> EngineError:
-    return EngineError(message, Code.UNSAFE_FILE)
+    """`message` may quote names of any length."""
+    return EngineError(message[: LIMITS.error_message_max_chars], Code.UNSAFE_FILE)
 
 
 def _wrong(key: str, wanted: str, value: object) -> EngineError:

@@ -23,6 +23,7 @@ from tests.engines.gguf_writer import (
 from aigrid.engines import gguf
 from aigrid.engines.llama import read_config
 from aigrid.protocol.errors import Code, EngineError
+from aigrid.protocol.limits import LIMITS
 
 WHOLE = tiny_llama("Q4_1").build()
 BODY = bytes(128)
@@ -69,6 +70,9 @@ HOSTILE = {
     "an array of unknown type": Gguf({"k": array(99, 1, b"\0")}).build(),
     "an array of arrays": Gguf({"k": array(ARRAY, 1, array(U8, 0))}).build(),
     "arrays that add up": Gguf({f"k{i}": array(U8, 2**20, bytes(2**20)) for i in range(5)}).build(),
+    "no dimensions, and a name of bytes that are no letters": Gguf(
+        tensors=[Tensor("\1" * 1000, (), 0, b"", 0)]
+    ).build(),
     "no dimensions": one(dims=()).build(),
     "many dimensions": one(dims=(1,) * 5).build(),
     "an unreadable rank": one(dims=(1,) * 2000).build(),
@@ -101,6 +105,7 @@ def test_a_hostile_header_is_unsafe(name: str) -> None:
     with pytest.raises(EngineError) as caught:
         gguf.parse(HOSTILE[name])
     assert caught.value.code == Code.UNSAFE_FILE
+    assert len(caught.value.message) <= LIMITS.error_message_max_chars
 
 
 @pytest.mark.parametrize(
