@@ -194,7 +194,7 @@ def parse(buffer: Buffer) -> GgufFile:
     return GgufFile(version, MappingProxyType(metadata), MappingProxyType(tensors))
 
 
-_QUOTED_CHARS: Final = 60
+_QUOTED_CHARS: Final = 40  # of which each may be ten, as `repr` writes it
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS: Final = {
@@ -303,7 +303,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, MetadataValue]:
     for _ in range(count):
         key = cursor.string(LIMITS.gguf_key_max_bytes)
         if key in metadata:
-            raise _unsafe(f"the key {key!r} stands twice in the header")
+            raise _unsafe(f"the key {quoted(key)} stands twice in the header")
         metadata[key] = cursor.value(cursor.scalar(_U32))
     return metadata
 
@@ -312,7 +312,7 @@ def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name = cursor.string(LIMITS.gguf_key_max_bytes)
     rank = cursor.scalar(_U32)
     if not 1 <= rank <= LIMITS.gguf_rank_max:
-        raise _unsafe(f"tensor {name!r} has {rank} dimensions")
+        raise _unsafe(f"tensor {quoted(name)} has {rank} dimensions")
     dims = tuple([cursor.scalar(_U64) for _ in range(rank)])
     return name, dims, cursor.scalar(_U32), cursor.scalar(_U64)
 
@@ -326,32 +326,35 @@ def _place(
         kind = TENSOR_TYPES.get(number)
         if kind is None:
             raise EngineError(
-                f"tensor {name[:_QUOTED_CHARS]!r} has the type {number}, whose size is unknown "
-                "here, so no engine gets it: update aigrid-node, or store the model in another "
-                "type",
+                f"tensor {quoted(name)} has the type {number}, whose size is unknown here, so no "
+                "engine gets it: update aigrid-node, or store the model in another type",
                 Code.UNSUPPORTED_QUANTISATION,
             )
         if name in tensors:
-            raise _unsafe(f"the tensor {name!r} stands twice in the header")
+            raise _unsafe(f"the tensor {quoted(name)} stands twice in the header")
         if 0 in dims or dims[0] % kind.elements:
-            raise _unsafe(f"tensor {name!r} of type {kind.name} cannot have the shape {dims}")
+            raise _unsafe(f"tensor {quoted(name)} of type {kind.name} cannot have the shape {dims}")
         size = math.prod(dims) // kind.elements * kind.size_bytes
         if relative % alignment:
-            raise _unsafe(f"tensor {name!r} is not aligned to {alignment} bytes")
+            raise _unsafe(f"tensor {quoted(name)} is not aligned to {alignment} bytes")
         if start + relative + size > end:
-            raise _unsafe(f"tensor {name!r} does not lie within the file")
+            raise _unsafe(f"tensor {quoted(name)} does not lie within the file")
         tensors[name] = GgufTensor(name, dims, kind, start + relative, size)
     previous_end = start
     for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
         if tensor.offset < previous_end:
-            raise _unsafe(f"tensor {tensor.name!r} overlaps another")
+            raise _unsafe(f"tensor {quoted(tensor.name)} overlaps another")
         previous_end = tensor.offset + tensor.size_bytes
     return tensors
 
 
+def quoted(text: str) -> str:
+    """The begin of what a file says, in quotation marks, for a message of what is wrong with it."""
+    return repr(text[:_QUOTED_CHARS])
+
+
 def _unsafe(message: str) -> EngineError:
-    """`message` may quote names of any length."""
-    return EngineError(message[: LIMITS.error_message_max_chars], Code.UNSAFE_FILE)
+    return EngineError(message, Code.UNSAFE_FILE)
 
 
 def _wrong(key: str, wanted: str, value: object) -> EngineError:

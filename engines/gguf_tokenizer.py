@@ -10,12 +10,11 @@ from typing import Any, Final
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from aigrid.engines.gguf import INSTEAD, GgufFile
+from aigrid.engines.gguf import INSTEAD, GgufFile, quoted
 from aigrid.protocol.errors import Code, EngineError
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
-_QUOTED_CHARS: Final = 60  # of what a file says it needs
 _REASON_CHARS: Final = 300
 ENDING: Final = frozenset(
     {"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"}
@@ -49,8 +48,7 @@ class GgufTokenizer:
         kind = model.text("tokenizer.ggml.model")
         if kind != "gpt2":
             raise _unsupported(
-                f"tokenizer {kind[:_QUOTED_CHARS]!r} is not supported, only byte-level BPE (gpt2); "
-                f"{INSTEAD}"
+                f"tokenizer {quoted(kind)} is not supported, only byte-level BPE (gpt2); {INSTEAD}"
             )
         self._tokens = model.texts("tokenizer.ggml.tokens")
         self._kinds = (
@@ -110,7 +108,7 @@ def _bpe(model: GgufFile, tokens: tuple[str, ...], kinds: tuple[int, ...]) -> To
     pre = model.text("tokenizer.ggml.pre", "default")
     splitter = _SPLITTERS.get(pre)
     if splitter is None:
-        raise _unsupported(f"splitting text as {pre[:_QUOTED_CHARS]!r} is not supported; {INSTEAD}")
+        raise _unsupported(f"splitting text as {quoted(pre)} is not supported; {INSTEAD}")
     vocabulary = {text: token for token, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise _unsupported("a token stands twice in the vocabulary")

@@ -55,15 +55,16 @@ class Numbers:
         taken = self._of(author, now)
         return taken is None or number > taken.floor
 
-    def take(self, author: bytes, number: int, now: float) -> None:
-        """It has been taken of its author."""
+    def take(self, author: bytes, number: int, now: float) -> bool:
+        """It has been taken of its author. As `is_anew` of it, before and after."""
         if not self.is_anew(author, number, now):
-            return
+            return False
         taken = self._taken.setdefault(author, _Taken(now))
         taken.newest = max(taken.newest, number)
         self._taken.move_to_end(author)
         if len(self._taken) > self._authors_max:
             self._taken.popitem(last=False)
+        return True
 
     def following(self, last: int) -> int:
         """Our own next: the time, or one more than the last where that is the same or a bit later.

@@ -25,6 +25,7 @@ from aigrid.protocol.limits import LIMITS, Limits
 _SENT_AT_ONCE: Final = 0.5
 _OWN_SHARE: Final = 0.25
 _SCARCE: Final = 0.5  # below this part of what is sent at once, authors have shares
+_ANYBODY: Final = b""  # shares in a link for all repetitions together, whomever they are of
 _WAIT_LEAST_SECONDS: Final = 0.001  # or a clock that has no smaller steps would stand still
 
 
@@ -76,8 +77,8 @@ class GossipRates:
         cost = self.cost(said.size)
         if not self._bucket_of(said, now).take(now, cost):
             return False
-        self.numbers.take(said.author, _number(said), now)
-        self._shares.wrote(self._sharer(said, now), cost, now)
+        is_anew = self.numbers.take(said.author, _number(said), now)
+        self._shares.wrote(said.author if is_anew else _ANYBODY, cost, now)
         return True
 
     def may_tell_itself(self, said: Said, now: float) -> bool:
@@ -94,20 +95,23 @@ class GossipRates:
 
         All of them, but for those whose authors are over their shares; or none.
         """
-        bucket, costs = self._passed_on.of(peer, now), defaultdict[bytes, float](float)
-        sharers = [self._sharer(said, now) for said in messages]
-        for sharer, said in zip(sharers, messages, strict=True):
-            costs[sharer] += self.cost(said.size)
+        bucket, places = self._passed_on.of(peer, now), list(range(len(messages)))
         if not own and bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0:
-            for sharer in tuple(costs):
-                if not self._shares.allow(sharer, costs[sharer], now):
-                    del costs[sharer]
-        cost = min(sum(costs.values()), self._burst_out)
+            places = self._within_shares(messages, now)
+        cost = min(sum(self.cost(messages[place].size) for place in places), self._burst_out)
         kept = 0.0 if own else self._burst_out * _OWN_SHARE
         if bucket.wait_seconds(now, min(cost + kept, self._burst_out)) > 0:
             return []
         bucket.take(now, cost)
-        return [place for place, sharer in enumerate(sharers) if sharer in costs]
+        return places
+
+    def _within_shares(self, messages: Sequence[Said], now: float) -> list[int]:
+        costs = defaultdict[bytes, float](float)
+        sharers = [self._sharer(said, now) for said in messages]
+        for sharer, said in zip(sharers, messages, strict=True):
+            costs[sharer] += self.cost(said.size)
+        able = {one for one, cost in costs.items() if self._shares.allow(one, cost, now)}
+        return [place for place, sharer in enumerate(sharers) if sharer in able]
 
     def own_wait_seconds(self, own: str, size: int, now: float) -> float:
         """How long until others take one more of our own; 0 if that is now, and it is counted."""
@@ -125,8 +129,7 @@ class GossipRates:
         return buckets.of(said.author.hex(), now)
 
     def _sharer(self, said: Said, now: float) -> bytes:
-        """Who shares in a link: all repetitions together are one, whomever they are of."""
-        return said.author if self._is_anew(said, now) else b""
+        return said.author if self._is_anew(said, now) else _ANYBODY
 
     def _is_anew(self, said: Said, now: float) -> bool:
         return self.numbers.is_anew(said.author, _number(said), now)
