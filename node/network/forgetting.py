@@ -8,7 +8,8 @@ Found by `scripts/faults/reconnects.py`, and by counting objects while peers cam
 - identify keeps the last 1000 addresses that peers gave as theirs, parsed, of any length;
 - GossipSub keeps the last 500 to 1000 messages whole, to tell two of one id apart. The second is
   never looked at: `seen_messages` has dropped it before it gets there;
-- when a peer that pruned us may be asked again is kept until it is, also if it never comes back;
+- when a peer that pruned us may be asked again is kept until it is, also if it never comes back,
+  of as many as there ever were;
 - a thread per host sweeps the messages seen, by the wall clock, and outlives the host.
 
 The listener's task per inbound connection and its 250 slots are not here: `connections` accepts.
@@ -97,8 +98,11 @@ def _drop_back_offs_of_the_gone(pubsub: Any, gossip: Any) -> None:
 
     def with_back_offs() -> None:
         for topic, peers in gossip.back_off.items():
-            for peer in [peer for peer in peers if peer not in pubsub.peers]:
+            for peer in (gone := [peer for peer in peers if peer not in pubsub.peers]):
                 gossip._check_back_off(peer, topic)  # noqa: SLF001 - drops it if it is over
+            kept = sorted((peer for peer in gone if peer in peers), key=peers.__getitem__)
+            for peer in kept[: -LIMITS.rate_keys_max]:
+                del peers[peer]
         heartbeat()
 
     gossip.fanout_heartbeat = with_back_offs

@@ -3,11 +3,12 @@
 The library keeps something for every topic that an IHAVE or PRUNE names, asks for every message id
 it is told of, answers every one it is asked for and every GRAFT that it refuses: one frame of a
 member costs it seconds. Here what a frame says is summed up before the library sees it: of each
-topic one GRAFT, one PRUNE and one IHAVE with what is new, and one IWANT for all. Every entry and
-every id uses up patience, far more of which comes back each second than honest peers need.
+topic one GRAFT, one PRUNE and one IHAVE with what is new. Every entry and every id uses up
+patience, far more of which comes back each second than honest peers need. What is asked for goes
+to `say_again`, past the library.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from libp2p.pubsub.pb import rpc_pb2
@@ -18,16 +19,22 @@ from aigrid.node.network.gossip_patience import CONTROL_WORK, ID_WORK, Patience
 from aigrid.protocol.limits import LIMITS
 
 _IDS_AT_ONCE: Final = 128
+_BACK_OFF_MOST_SECONDS: Final = 600  # ten times what GossipSub says where it says nothing
+
+SayAgain = Callable[[Any, Sequence[Any]], None]  # to a peer, messages
 
 
 class GossipControl:
     """Puts itself in place of `GossipSub.handle_rpc`."""
 
-    def __init__(self, pubsub: Any, gossip: Any, gate: Gate, patience: Patience) -> None:
+    def __init__(
+        self, pubsub: Any, gossip: Any, gate: Gate, patience: Patience, say_again: SayAgain
+    ) -> None:
         self._pubsub = pubsub
         self._gossip = gossip
         self._gate = gate
         self._patience = patience
+        self._say_again = say_again
         self._handle = gossip.handle_rpc
         gossip.handle_rpc = self._guarded
 
@@ -46,9 +53,10 @@ class GossipControl:
             kept.control.graft.add(topicID=topic)
         prunes = self._ours(said.prune)
         for topic, prune in prunes.items():  # whom to dial is not for others to say
-            kept.control.prune.add(topicID=topic, backoff=prune.backoff)
+            back_off = min(prune.backoff, _BACK_OFF_MOST_SECONDS)
+            kept.control.prune.add(topicID=topic, backoff=back_off)
         await self._ask(said.ihave, kept.control)
-        await self._answer(said.iwant, kept.control)
+        await self._answer(said.iwant, sender)
         if kept.HasField("control"):
             await self._handle(kept, sender)
         for topic in grafts:
@@ -118,9 +126,9 @@ class GossipControl:
             if news:
                 kept.ihave.add(topicID=topic, messageIDs=news.values())
 
-    async def _answer(self, iwant: Any, kept: Any) -> None:
+    async def _answer(self, iwant: Any, asker: Any) -> None:
         """Each message once, and no more than fit a frame: the rest comes with the next sync."""
-        room, seen, wanted = LIMITS.gossip_wanted_bytes, set[bytes](), list[bytes]()
+        room, seen, wanted = LIMITS.gossip_wanted_bytes, set[bytes](), list[Any]()
         for entry in iwant:
             for ids in _some_at_once(entry.messageIDs):
                 for wire in ids:
@@ -131,10 +139,10 @@ class GossipControl:
                     message = self._gossip.mcache.get(message_id)
                     room -= 0 if message is None else message.ByteSize()
                     if message is not None and room >= 0:
-                        wanted.append(wire)
+                        wanted.append(message)
                 await self._patience.pause(ID_WORK * len(ids))
         if wanted:
-            kept.iwant.add(messageIDs=wanted)
+            self._say_again(asker, wanted)
 
 
 def _some_at_once(ids: Any) -> Iterator[Any]:

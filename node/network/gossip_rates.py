@@ -4,7 +4,7 @@ What a peer passes on and what a member writes are bounded apart: else a member 
 else to each of its neighbours would have them pass on more than the next ones take from them, and
 the honest would judge each other. A node passes on no more than others take, and less at once, so
 that what a link has bunched together is still within what they take. Where little is left of that,
-an author has no more of it than its share.
+an author has no more of it than its share, and what somebody asks for again has nothing.
 
 What an author says anew, as `gossip_numbers` has it, is counted apart from the rest: anybody can
 say again what another said long ago, its signature holds, and must not use up what that one may
@@ -12,7 +12,6 @@ write now. Authors whose numbers are not the time, or whose clock is wrong, have
 but whoever says old messages of theirs again takes it from them.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -24,7 +23,7 @@ from aigrid.protocol.limits import LIMITS, Limits
 # Of what others take at once, how much is sent at once; and of that, what is kept for our own.
 _SENT_AT_ONCE: Final = 0.5
 _OWN_SHARE: Final = 0.25
-_SCARCE: Final = 0.5  # below this part of what is sent at once, authors have shares
+_SCARCE: Final = 0.5  # below this part, authors have shares, and nothing is said again
 _ANYBODY: Final = b""  # shares in a link for all repetitions together, whomever they are of
 _WAIT_LEAST_SECONDS: Final = 0.001  # or a clock that has no smaller steps would stand still
 
@@ -88,30 +87,33 @@ class GossipRates:
         """
         return self._told_itself.of(said.author.hex(), now).take(now, self.cost(said.size))
 
-    def may_pass_on(
-        self, peer: str, messages: Sequence[Said], now: float, *, own: bool = False
-    ) -> list[int]:
-        """Which of these this peer will take from us, as places in `messages`.
+    def may_pass_on(self, peer: str, said: Said, now: float, *, own: bool = False) -> bool:
+        """Whether this, which has just been written, is sent to a peer: it will take it."""
+        bucket, cost = self._passed_on.of(peer, now), self._cost_out(said)
+        is_scarce = bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0
+        if not own and is_scarce and not self._shares.allow(self._sharer(said, now), cost, now):
+            return False
+        return self._take(bucket, cost, now, kept=0.0 if own else _OWN_SHARE)
 
-        All of them, but for those whose authors are over their shares; or none.
+    def may_say_again(self, peer: str, messages: Sequence[Said], now: float) -> int:
+        """How many of these, from the first on, are sent to a peer that lacks them.
+
+        None where little is left: what is written now goes first, and the next sync brings these.
         """
-        bucket, places = self._passed_on.of(peer, now), list(range(len(messages)))
-        if not own and bucket.wait_seconds(now, self._burst_out * _SCARCE) > 0:
-            places = self._within_shares(messages, now)
-        cost = min(sum(self.cost(messages[place].size) for place in places), self._burst_out)
-        kept = 0.0 if own else self._burst_out * _OWN_SHARE
-        if bucket.wait_seconds(now, min(cost + kept, self._burst_out)) > 0:
-            return []
-        bucket.take(now, cost)
-        return places
+        bucket = self._passed_on.of(peer, now)
+        for count, said in enumerate(messages):
+            if not self._take(bucket, self._cost_out(said), now, kept=_SCARCE):
+                return count
+        return len(messages)
 
-    def _within_shares(self, messages: Sequence[Said], now: float) -> list[int]:
-        costs = defaultdict[bytes, float](float)
-        sharers = [self._sharer(said, now) for said in messages]
-        for sharer, said in zip(sharers, messages, strict=True):
-            costs[sharer] += self.cost(said.size)
-        able = {one for one, cost in costs.items() if self._shares.allow(one, cost, now)}
-        return [place for place, sharer in enumerate(sharers) if sharer in able]
+    def _cost_out(self, said: Said) -> float:
+        """Never more than ever fits: one as large as that goes when nothing else did."""
+        return min(self.cost(said.size), self._burst_out)
+
+    def _take(self, bucket: TokenBucket, cost: float, now: float, *, kept: float) -> bool:
+        """Whether it is sent, so that this part of what is sent at once is left."""
+        needed = min(cost + self._burst_out * kept, self._burst_out)
+        return bucket.wait_seconds(now, needed) <= 0 and bucket.take(now, cost)
 
     def own_wait_seconds(self, own: str, size: int, now: float) -> float:
         """How long until others take one more of our own; 0 if that is now, and it is counted."""

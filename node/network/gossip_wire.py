@@ -8,7 +8,7 @@ It also writes to one stream from several tasks, so that frames of a slow peer c
 everything goes through the queue of the peer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import trio
@@ -109,6 +109,7 @@ class GossipWire:
         pubsub.write_msg = self._queue
         gossip.send_rpc = self.send
         gossip.publish = self.publish
+        gossip.send_recent_messages = self._catch_up
 
     # In
 
@@ -116,6 +117,7 @@ class GossipWire:
         """Until the stream ends. Raises what a frame makes go wrong; the gate is behind it."""
         raw, peer = stream.muxed_stream, stream.muxed_conn.peer_id
         buffer = FrameBuffer()
+        self._greet_again(peer)
         try:
             while self._pubsub.manager.is_running:
                 for frame in buffer.feed(await raw.read(READ_BYTES)):
@@ -127,6 +129,15 @@ class GossipWire:
             self._gate.on_flood(str(peer))
         except MuxedStreamError:
             return  # the end of the stream, a reset, or of the connection
+
+    def _greet_again(self, peer: Any) -> None:
+        """Say once more what we listen to.
+
+        Whoever opens another stream to us has lost the one before, and forgotten what we said.
+        """
+        queue = self._pubsub.peer_queues.get(peer)
+        if queue is not None and self._pubsub.topic_ids:
+            queue.push(framed(self._pubsub.get_hello_packet()))
 
     async def _take(self, frame: bytes, peer: Any) -> None:
         """Raises FloodError: that was too much of what is of no use."""
@@ -194,10 +205,34 @@ class GossipWire:
 
         So are messages that the peer would take for too many.
         """
+        if not self._is_held_back(peer, rpc):
+            self._push(peer, rpc, priority=priority)
+
+    def say_again(self, peer: Any, messages: Sequence[Any]) -> None:
+        """To a peer that lacks them, in one frame: as many, from the first on, as it will take."""
+        count = self._rates.may_say_again(
+            str(peer), [said(message) for message in messages], trio.current_time()
+        )
+        self._gate.counts["gossip_held_back"] += len(messages) - count
+        if count:
+            own = self._pubsub.host.peer_records.own()
+            self._push(peer, rpc_pb2.RPC(publish=messages[:count], senderRecord=own))
+
+    async def _catch_up(self, peer: Any, topic: str) -> None:
+        """Tell somebody who has just subscribed what was said lately, the latest first."""
+        await trio.lowlevel.checkpoint()
+        cache, room, lately = self._gossip.mcache, LIMITS.gossip_wanted_bytes, list[Any]()
+        for message_id in cache.window(topic)[: LIMITS.gossip_asked_max]:
+            message = cache.get(message_id)
+            room -= message.ByteSize()
+            if room < 0:
+                break
+            lately.append(message)
+        self.say_again(peer, lately)
+
+    def _push(self, peer: Any, rpc: Any, *, priority: bool = False) -> None:
         queue = self._pubsub.peer_queues.get(peer)
         if queue is None:
-            return
-        if rpc.publish and (rpc := self._held_back(peer, rpc)) is None:
             return
         if self._last is None or self._last[0] is not rpc:
             self._last = (rpc, framed(rpc))  # the same for every peer it goes to
@@ -207,26 +242,22 @@ class GossipWire:
         elif not queue.push(data, priority=priority):
             self._gossip._handle_dropped_rpc(peer, rpc, "queue_full")  # noqa: SLF001 - as above
 
-    def _held_back(self, peer: Any, rpc: Any) -> Any:
-        """The frame without messages that the peer would take for too many; None if all are."""
-        messages = rpc.publish
-        own = all(message.from_id == self._own_id for message in messages)
-        places = self._rates.may_pass_on(
-            str(peer), [said(message) for message in messages], trio.current_time(), own=own
-        )
-        self._gate.counts["gossip_held_back"] += len(messages) - len(places)
-        if not places or len(places) == len(messages):
-            return rpc if places else None
-        less = rpc_pb2.RPC()
-        less.CopyFrom(rpc)
-        del less.publish[:]
-        less.publish.extend(messages[place] for place in places)
-        return less
+    def _is_held_back(self, peer: Any, rpc: Any) -> bool:
+        """Whether it is a message that the peer would take for too much, alone in its frame."""
+        now, held = trio.current_time(), 0
+        for message in rpc.publish:
+            own = message.from_id == self._own_id
+            held += not self._rates.may_pass_on(str(peer), said(message), now, own=own)
+        self._gate.counts["gossip_held_back"] += held
+        return held > 0
 
     async def _queue(self, stream: Any, rpc: Any) -> bool:
-        """For what the library would write past the queue: whether it is in there."""
-        queue = self._pubsub.peer_queues.get(stream.muxed_conn.peer_id)
+        """For what the library would write past the queue: whether it is done with."""
+        peer = stream.muxed_conn.peer_id
+        queue = self._pubsub.peer_queues.get(peer)
         await trio.lowlevel.checkpoint()
+        if self._is_held_back(peer, rpc):
+            return True
         return queue is not None and queue.push(framed(rpc))
 
     async def write(self, peer: Any, stream: Any, queue: Any) -> None:

@@ -12,6 +12,7 @@ from aigrid.node.network import compat
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_author import Author, author_of, signed_by
 from aigrid.node.network.gossip_control import GossipControl
+from aigrid.node.network.gossip_heartbeat import GossipHeartbeat
 from aigrid.node.network.gossip_patience import SIGNATURE_WORK, FloodError, Patience
 from aigrid.node.network.gossip_rates import GossipRates
 from aigrid.node.network.gossip_wire import GossipWire, said
@@ -62,9 +63,10 @@ class Gossip:
         self._pubsub.push_msg = self._push_guarded
         self._pubsub.is_peer_blacklisted = lambda peer: not gate.is_member(str(peer))
         self._patience = Patience()
-        GossipControl(self._pubsub, library.gossip, gate, self._patience)
         self._rates = GossipRates(now_ms)
-        GossipWire(self._pubsub, library.gossip, gate, self._patience, self._rates)
+        wire = GossipWire(self._pubsub, library.gossip, gate, self._patience, self._rates)
+        GossipControl(self._pubsub, library.gossip, gate, self._patience, wire.say_again)
+        GossipHeartbeat(library.gossip)
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Waits while others take no more of us. Raises ValueError above `gossip_max_bytes`."""

@@ -1,6 +1,6 @@
 """Frames of GossipSub as a member may send them, up to where the library takes over."""
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from scripts.fuzzing.target import RefusedError, Target
 from aigrid.node.network import gossip_counts
 from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_author import PEER_ID_BYTES_MAX, author_of, signed_by
-from aigrid.node.network.gossip_control import GossipControl
+from aigrid.node.network.gossip_control import GossipControl, SayAgain
 from aigrid.node.network.gossip_patience import Patience
 from aigrid.node.network.gossip_wire import FrameBuffer, FrameTooLargeError
 from aigrid.node.network.negotiation import encode_varint
@@ -120,7 +120,7 @@ def _control(rpc: Any) -> None:
         handle_subscription=_ours_alone,
     )
     gate = Gate(_SENDER.peer_id, open_to_strangers=False)
-    GossipControl(pubsub, library, gate, _Endless())
+    GossipControl(pubsub, library, gate, _Endless(), _told_once(library))
     _run(library.handle_rpc(rpc, None))
     for control in library.seen:
         named = [*control.ihave, *control.graft, *control.prune]
@@ -128,8 +128,14 @@ def _control(rpc: Any) -> None:
         assert {entry.topicID for entry in named} <= set(_TOPICS)
         assert sum(len(one.messageIDs) for one in control.ihave) <= LIMITS.gossip_asked_max
         assert not any(prune.peers for prune in control.prune)
-        wanted = [text for one in control.iwant for text in one.messageIDs]
-        assert len(wanted) <= len(library.mcache)
+        assert not control.iwant
+
+
+def _told_once(library: _Library) -> SayAgain:
+    def say_again(_peer: object, messages: Sequence[Any]) -> None:
+        assert 0 < len(messages) <= len(library.mcache)
+
+    return say_again
 
 
 def _run(talk: Coroutine[Any, Any, object]) -> None:

@@ -1,6 +1,5 @@
 """What is said in gossip costs its sender patience by what it costs us; honest peers have enough."""
 
-import types
 from typing import Any
 
 import pytest
@@ -10,81 +9,25 @@ from libp2p.peer.peerstore import create_signed_peer_record
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from tests.node.network import nodes
+from tests.node.network.gossip_world import (
+    BURST,
+    TOPICS,
+    World,
+    control,
+    graft,
+    ids,
+    prune,
+)
 from tests.node.network.test_gossip_dht import sign
 
 from aigrid.node.network import compat
-from aigrid.node.network.gate import Gate
 from aigrid.node.network.gossip_patience import FloodError
-from aigrid.node.network.gossip_wire import FrameBuffer
-from aigrid.node.network.libp2p_gossip import Gossip
 from aigrid.protocol.limits import LIMITS
-
-TOPICS = tuple(f"topic/{number}" for number in range(17))  # all that a node listens on, and one
-NOW_MS = 1_800_000_000_000  # by the clocks of both, however long it takes
-BURST = LIMITS.gossip_provocations_max
-
-
-class World:
-    """Gossip of one node that listens on TOPICS, without a network, and a member that speaks."""
-
-    def __init__(self) -> None:
-        self.library = compat.build(nodes.new_seed(), lambda: (), frozenset(TOPICS))
-        self.member = compat.build(nodes.new_seed(), lambda: ("/ip4/127.0.0.1/tcp/1",))
-        self.gate = Gate(str(self.library.peer_id), open_to_strangers=True)
-        gossip = Gossip(self.library, self.gate, lambda: NOW_MS)
-        self._patience = gossip._patience
-        pubsub: Any = self.library.pubsub
-        pubsub._manager = types.SimpleNamespace(is_running=False)  # it starts no tasks
-        self._wire = pubsub.continuously_read_stream.__self__
-        for topic in TOPICS:
-            pubsub.subscribed_topics_receive[topic] = object()
-            self.library.gossip.mesh[topic] = set()
-
-    async def hear(self, rpc: Any) -> None:
-        await self._wire._take(rpc.SerializeToString(), self.member.peer_id)
-
-    def left(self) -> float:
-        now = trio.current_time()
-        bucket = self._patience._buckets.of(str(self.member.peer_id), now)
-        bucket.take(now, 0)
-        return float(bucket._tokens)
-
-    async def cost(self, rpc: Any) -> float:
-        before = self.left()
-        await self.hear(rpc)
-        return before - self.left()
-
-    def message(self, number: int, data: bytes = b"x") -> Any:
-        made = rpc_pb2.Message(
-            data=data,
-            topicIDs=[TOPICS[0]],
-            from_id=self.member.peer_id.to_bytes(),
-            seqno=(NOW_MS * 1_000_000 + number).to_bytes(8, "big"),
-        )
-        sign(self.member, made)
-        return made
 
 
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def ids(count: int, first: int = 0) -> list[bytes]:
-    """As go- and js-libp2p have them: PeerId and number, no text."""
-    return [b"\xff" * 38 + number.to_bytes(8, "big") for number in range(first, first + count)]
-
-
-def control(**parts: Any) -> Any:
-    return rpc_pb2.RPC(control=rpc_pb2.ControlMessage(**parts))
-
-
-def graft(*topics: str) -> Any:
-    return control(graft=[rpc_pb2.ControlGraft(topicID=topic) for topic in topics])
-
-
-def prune(*topics: str) -> Any:
-    return control(prune=[rpc_pb2.ControlPrune(topicID=topic, backoff=60) for topic in topics])
 
 
 async def test_minutes_of_honest_gossip_leaves_patience_nearly_whole(
@@ -126,6 +69,7 @@ async def test_who_is_in_a_mesh_is_told_though_it_never_said_that_it_listens(
     gossip, pubsub = world.library.gossip, world.library.pubsub
     assert set(gossip._get_peers_to_send([topic], world.library.peer_id, ID(b"x"))) == {peer}
     await world.hear(prune(other))
+    await world.hear(graft(other))  # before its time: it is refused
     assert peer not in pubsub.peer_topics.get(other, ())
     leave = rpc_pb2.RPC.SubOpts(subscribe=False, topicid=topic)
     await world.hear(rpc_pb2.RPC(subscriptions=[leave]))
@@ -159,6 +103,22 @@ async def test_a_graft_that_has_to_be_answered_costs_more(
     assert await world.cost(prune(topic)) == pytest.approx(entry)
     assert await world.cost(graft(topic)) == pytest.approx(entry + 1)  # before its time
     assert await world.cost(graft(*[topic] * 20)) == pytest.approx(20 * entry + 1)
+    both = control(
+        graft=[rpc_pb2.ControlGraft(topicID=TOPICS[1])],
+        prune=[rpc_pb2.ControlPrune(topicID=TOPICS[1])],
+    )
+    assert await world.cost(both) == pytest.approx(2 * entry)  # taken in, and gone again
+
+
+async def test_who_says_that_it_will_not_be_back_for_long_may_be_asked_again_after_minutes(
+    world: World, autojump_clock: Any
+) -> None:
+    away = control(prune=[rpc_pb2.ControlPrune(topicID=TOPICS[0], backoff=2**62)])
+    await world.hear(away)
+    ends, peer = world.library.gossip.back_off[TOPICS[0]], world.member.peer_id
+    await world.hear(prune(TOPICS[1]))
+    asked = world.library.gossip.back_off[TOPICS[1]][peer]
+    assert 500 <= ends[peer] - asked <= 600  # which were ten minutes, and one
 
 
 async def test_what_is_refused_costs_by_what_it_takes_to_find_out(
@@ -186,9 +146,11 @@ async def test_what_an_author_writes_too_much_costs_the_author_and_no_forwarder(
         assert await world.cost(rpc_pb2.RPC(publish=fine)) == 0
     more = rpc_pb2.RPC(publish=[world.message(burst + each) for each in range(8)])
     assert await world.cost(more) == pytest.approx(8)
+    large = world.message(burst + 8, bytes(8 * LIMITS.gossip_counted_bytes))
+    assert await world.cost(rpc_pb2.RPC(publish=[large])) == pytest.approx(2 * 8 - 1)
     world.member = compat.build(nodes.new_seed(), lambda: ())  # it passes on what another wrote
     assert await world.cost(more) == 0
-    assert world.gate.counts["gossip_refused"] == 16
+    assert world.gate.counts["gossip_refused"] == 17
 
 
 async def test_what_others_say_again_costs_an_author_nothing_and_none_of_what_it_writes(
@@ -220,32 +182,6 @@ async def test_whose_clock_is_wrong_is_not_blamed_when_others_have_used_up_its_r
     assert await world.cost(rpc_pb2.RPC(publish=behind[:-3])) == 0
     assert await world.cost(rpc_pb2.RPC(publish=behind[-3:])) == pytest.approx(3)
     assert world.gate.counts["gossip_refused"] == 50 + len(behind)
-
-
-async def test_an_answer_keeps_what_a_quiet_member_wrote_though_another_is_over_its_share(
-    world: World, autojump_clock: Any
-) -> None:
-    """Several that are asked for come in one frame."""
-    loud, sent = world.member, list[Any]()
-    written = [world.message(number) for number in range(LIMITS.gossip_author_burst)]
-    await world.hear(rpc_pb2.RPC(publish=written))
-    world.member = compat.build(nodes.new_seed(), lambda: ())
-    quiet = world.message(0)
-    await world.hear(rpc_pb2.RPC(publish=[quiet]))
-
-    def push(data: bytes, *, priority: bool) -> bool:
-        sent.extend(map(rpc_pb2.RPC.FromString, FrameBuffer().feed(data)))
-        return True
-
-    asker = types.SimpleNamespace(push=push, max_message_size=1 << 20)
-    world.library.pubsub.peer_queues[loud.peer_id] = asker
-    for messages in (written, [written[0], quiet, written[1]]):
-        answer = rpc_pb2.RPC(publish=messages, senderRecord=b"record")
-        world.library.gossip.send_rpc(loud.peer_id, answer)
-        assert list(answer.publish) == messages
-    assert [len(rpc.publish) for rpc in sent] == [len(written), 1]
-    assert sent[1] == rpc_pb2.RPC(publish=[quiet], senderRecord=b"record")
-    assert world.gate.counts["gossip_held_back"] == 2
 
 
 async def test_forgeries_use_up_nothing_of_what_an_author_may_write(
@@ -322,30 +258,25 @@ async def test_of_ids_that_are_new_no_more_are_asked_for_than_may_be(
     assert asked == new[: LIMITS.gossip_asked_max]
 
 
-async def test_the_library_sees_each_topic_once_and_what_is_asked_together(
+async def test_the_library_sees_each_topic_once(
     world: World, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handled: list[Any] = []
-    for name in ("handle_ihave", "handle_iwant", "handle_graft", "handle_prune"):
+    for name in ("handle_ihave", "handle_graft", "handle_prune"):
 
         async def note(entry: Any, _peer: Any) -> None:
             handled.append(entry)
 
         assert callable(getattr(GossipSub, name))
         monkeypatch.setattr(world.library.gossip, name, note)
-    message = world.message(1)
-    world.library.gossip.mcache.put(message)
-    held = message.from_id + message.seqno
     several = control(
         graft=[rpc_pb2.ControlGraft(topicID=TOPICS[0])] * 10,
         prune=[rpc_pb2.ControlPrune(topicID=TOPICS[1], backoff=each) for each in range(1, 9)],
         ihave=[rpc_pb2.ControlIHave(topicID=TOPICS[2], messageIDs=[each]) for each in ids(10)],
-        iwant=[rpc_pb2.ControlIWant(messageIDs=[held])] * 10,
     )
     await world.hear(several)
     assert handled == [
         rpc_pb2.ControlIHave(topicID=TOPICS[2], messageIDs=ids(10)),
-        rpc_pb2.ControlIWant(messageIDs=[held]),
         rpc_pb2.ControlGraft(topicID=TOPICS[0]),
         rpc_pb2.ControlPrune(topicID=TOPICS[1], backoff=8),
     ]

@@ -41,18 +41,28 @@ def said(author: bytes = b"author", size: int = 100, number: int | None = None) 
 @given(
     gaps=st.lists(st.floats(0, 3), min_size=1, max_size=200),
     delays=st.lists(st.floats(0, BUNCHED_SECONDS), min_size=200, max_size=200),
-    own=st.lists(st.booleans(), min_size=200, max_size=200),
+    kinds=st.lists(st.sampled_from(["own", "pushed", *range(8)]), min_size=200, max_size=200),
     sizes=SIZES,
 )
 def test_whatever_a_node_passes_on_is_taken_by_the_next_however_the_link_bunches_it(
-    gaps: list[float], delays: list[float], own: list[bool], sizes: list[int]
+    gaps: list[float], delays: list[float], kinds: list[str | int], sizes: list[int]
 ) -> None:
+    """Written now, or so many in one frame that are said again."""
     sender, receiver = fresh(SMALL), fresh(SMALL)
     now, arrives = 0.0, 0.0
-    for gap, delay, ours, size in zip(gaps, delays, own, sizes, strict=False):
+    for place, (gap, delay, kind) in enumerate(zip(gaps, delays, kinds, strict=False)):
         now += gap / 10
-        if sender.may_pass_on("receiver", [said(size=size)], now, own=ours):
+        if isinstance(kind, int):
+            frame = sizes[place : place + kind]
+            again = [said(size=size) for size in frame]
+            sent = frame[: sender.may_say_again("receiver", again, now)]
+        else:
+            message = said(size=sizes[place])
+            passes = sender.may_pass_on("receiver", message, now, own=kind == "own")
+            sent = [sizes[place]] * passes
+        if sent:
             arrives = max(arrives, now + delay)
+        for size in sent:
             assert receiver.may_bring("sender", size, arrives, again=False)
 
 
@@ -71,17 +81,19 @@ def test_what_a_node_writes_at_its_pace_is_taken_of_it(gaps: list[float], sizes:
 
 def test_our_own_are_passed_on_where_there_is_no_room_for_those_of_others() -> None:
     rates, sent = fresh(SMALL), 0
-    while rates.may_pass_on("peer", [said()], 0.0):
+    while rates.may_pass_on("peer", said(), 0.0):
         sent += 1
     assert sent == SMALL.gossip_messages_burst * 3 // 8
-    assert rates.may_pass_on("peer", [said()], 0.0, own=True)
-    assert rates.may_pass_on("another", [said()], 0.0)
+    assert rates.may_pass_on("peer", said(), 0.0, own=True)
+    assert rates.may_pass_on("another", said(), 0.0)
 
 
 def test_more_at_once_than_ever_fits_is_passed_on_when_nothing_else_was() -> None:
     rates = fresh(SMALL)
-    assert rates.may_pass_on("peer", [said()] * 10 * SMALL.gossip_messages_burst, 0.0)
-    assert not rates.may_pass_on("peer", [said()], 0.0, own=True)
+    giant = said(size=10 * SMALL.gossip_messages_burst * SMALL.gossip_counted_bytes)
+    assert rates.may_pass_on("peer", giant, 0.0)
+    assert not rates.may_pass_on("peer", said(), 0.0, own=True)
+    assert rates.may_say_again("another", [giant, said()], 0.0) == 1
 
 
 def test_a_message_that_is_known_counts_little() -> None:
@@ -140,10 +152,10 @@ def test_members_that_write_much_take_it_from_each_other_and_not_from_who_writes
         for author in [*loud, *[b"quiet"] * (step % 32 == 0)]:
             message = said(author)
             if rates.may_write(message, now):
-                is_passed = rates.may_pass_on("peer", [message], now)
+                is_passed = rates.may_pass_on("peer", message, now)
                 if now >= 2:  # that there are many is known from the first second
                     written[author] += 1
-                    passed[author] += len(is_passed)
+                    passed[author] += is_passed
     assert passed[b"quiet"] == written[b"quiet"] == 116
     room = LIMITS.gossip_messages_per_second - LIMITS.gossip_author_per_second
     assert min(passed[one] for one in loud) >= 0.95 * 58 * (room - 2) / len(loud)
@@ -179,37 +191,47 @@ def test_who_writes_much_now_and_then_has_shares_too(on: int, off: int) -> None:
         for author in [*authors, *[b"quiet"] * (step % 32 == 0)]:
             message = said(author)
             if rates.may_write(message, now):
-                is_passed = rates.may_pass_on("peer", [message], now)
+                is_passed = rates.may_pass_on("peer", message, now)
                 written += author == b"quiet"
-                passed += len(is_passed) * (author == b"quiet")
+                passed += is_passed * (author == b"quiet")
     assert passed >= 0.99 * written > 200
 
 
-def scarce(rates: GossipRates) -> list[Said]:
-    """What a loud and a quiet member have written, when little is left of a link."""
-    quiet = said(b"quiet")
-    assert rates.may_write(quiet, 0.0)
-    loud = [said(b"loud") for _ in range(LIMITS.gossip_author_burst)]
-    for message in loud:
+def scarce(rates: GossipRates) -> tuple[list[Said], Said]:
+    """What a loud and a quiet member have written, when less than half is left of a link."""
+    quiet, loud = said(b"quiet"), [said(b"loud") for _ in range(LIMITS.gossip_author_burst)]
+    for message in (quiet, *loud):
         assert rates.may_write(message, 0.0)
-    assert rates.may_pass_on("peer", loud, 0.0)
-    return [loud[0], quiet, loud[1]]
+    for message in loud[:-1]:
+        rates.may_pass_on("peer", message, 0.0)
+    return loud, quiet
 
 
-def test_of_several_in_one_frame_only_those_of_who_is_over_its_share_are_held_back() -> None:
+def test_while_little_is_left_who_is_over_its_share_is_held_back_and_nothing_said_again() -> None:
     rates = fresh()
-    messages = scarce(rates)
-    assert rates.may_pass_on("peer", messages, 0.0) == [1]
-    assert rates.may_pass_on("another", messages, 0.0) == [0, 1, 2]
-    assert rates.may_pass_on("peer", messages, 0.0, own=True) == [0, 1, 2]
+    loud, quiet = scarce(rates)
+    assert not rates.may_pass_on("peer", loud[-1], 0.0)
+    assert rates.may_say_again("peer", [quiet, *loud], 0.0) == 0
+    assert rates.may_pass_on("another", loud[-1], 0.0)
+    assert rates.may_pass_on("peer", loud[-1], 0.0, own=True)
+    assert rates.may_pass_on("peer", quiet, 0.0)
 
 
 def test_what_is_held_back_takes_nothing_from_a_link() -> None:
     rates = fresh()
-    loud, quiet, _ = scarce(rates)
+    loud, quiet = scarce(rates)
     for _ in range(1000):
-        assert not rates.may_pass_on("peer", [loud] * 3, 0.0)
-    assert rates.may_pass_on("peer", [*[loud] * 3, quiet], 0.0) == [3]
+        assert not rates.may_pass_on("peer", loud[-1], 0.0)
+        assert not rates.may_say_again("peer", loud, 0.0)
+    assert rates.may_pass_on("peer", quiet, 0.0)
+
+
+def test_what_is_said_again_goes_as_far_as_it_fits() -> None:
+    rates, half = fresh(SMALL), SMALL.gossip_messages_burst // 4
+    large = said(size=half * SMALL.gossip_counted_bytes)
+    assert rates.may_say_again("peer", [said()] * 100, 0.0) == half
+    assert rates.may_say_again("another", [said(), large, said()], 0.0) == 1
+    assert rates.may_pass_on("peer", said(), 0.0)  # there is room for what is written now
 
 
 def test_repetitions_of_many_have_one_share_together() -> None:
@@ -220,12 +242,12 @@ def test_repetitions_of_many_have_one_share_together() -> None:
         for author in old:  # what each of them said once, repeated by somebody
             message = said(author, number=next(_numbers) - 200 * 10**9)
             if rates.may_write(message, now):
-                rates.may_pass_on("peer", [message], now)
+                rates.may_pass_on("peer", message, now)
         if step >= 128 and step % 8 == 0:  # and one of them says something new
             message = said(old[3])
             assert rates.may_write(message, now)
             written += 1
-            passed += len(rates.may_pass_on("peer", [message], now))
+            passed += rates.may_pass_on("peer", message, now)
     assert passed == written > 200
 
 
@@ -234,7 +256,18 @@ def test_without_shortage_nobody_has_a_share() -> None:
     for step in range(60 * 64):
         message = said(b"only")
         assert rates.may_write(message, step / 64)
-        assert rates.may_pass_on("peer", [message], step / 64)
+        assert rates.may_pass_on("peer", message, step / 64)
+
+
+def test_a_share_is_of_the_second_before_and_of_no_earlier_one() -> None:
+    shares = Shares(10.0)
+    for _ in range(8):
+        shares.wrote(b"one", 1.0, 0.0)
+        shares.wrote(b"two", 1.0, 0.0)
+    for now in (1.0, 5.0):
+        for _ in range(8):
+            shares.wrote(b"one", 1.0, now)
+        assert shares.allow(b"one", 1.0, now) == (now == 5.0)
 
 
 @given(st.lists(st.integers(0, 100), max_size=30), st.floats(1, 1000))

@@ -70,10 +70,10 @@ def test_upstream_still_calls_what_was_replaced() -> None:
     assert "await self.continuously_read_stream(stream)" in source(Pubsub.stream_handler)
     sends = "run_task(self.handle_sending_messages, peer_id, stream, queue)"
     assert sends in source(Pubsub._handle_new_peer)
-    for function in (GossipSub.flush_pending_messages, GossipSub.send_recent_messages):
-        assert "await pubsub.write_msg(stream, rpc_msg)" in source(function)
+    assert "await pubsub.write_msg(stream, rpc_msg)" in source(GossipSub.flush_pending_messages)
+    assert "router.send_recent_messages(" in source(Pubsub._replay_recent_messages)
+    assert "await self._emit_control_msgs(" in source(GossipSub.heartbeat)
     assert "self.send_rpc(" in source(GossipSub.emit_control_message)
-    assert "self.send_rpc(" in source(GossipSub.handle_iwant)
     assert "await self.push_msg(self.my_id, msg)" in source(Pubsub.publish)
 
 
@@ -86,6 +86,9 @@ def test_upstream_still_calls_what_was_replaced() -> None:
         (Pubsub.write_msg, "ee86b14b4181afff"),
         (GossipSub.publish, "b978282af46297f7"),
         (GossipSub.send_rpc, "9829bb1473a299fb"),
+        (GossipSub.send_recent_messages, "10e4dc4bd29ec41b"),
+        (GossipSub.handle_iwant, "cae61a447ac52c39"),
+        (GossipSub._emit_control_msgs, "31b209cca3155276"),
         (maybe_consume_signed_record, "11b2181c27d75df4"),
         (env_to_send_in_RPC, "9fea9d702c187d22"),
     ],
