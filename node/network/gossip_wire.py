@@ -220,7 +220,6 @@ class GossipWire:
 
     async def _catch_up(self, peer: Any, topic: str) -> None:
         """Tell somebody who has just subscribed what was said lately, the latest first."""
-        await trio.lowlevel.checkpoint()
         cache, room, lately = self._gossip.mcache, LIMITS.gossip_wanted_bytes, list[Any]()
         for message_id in cache.window(topic)[: LIMITS.gossip_asked_max]:
             message = cache.get(message_id)
@@ -229,6 +228,7 @@ class GossipWire:
                 break
             lately.append(message)
         self.say_again(peer, lately)
+        await trio.lowlevel.checkpoint()  # not before: what is said from now on goes to the mesh
 
     def _push(self, peer: Any, rpc: Any, *, priority: bool = False) -> None:
         queue = self._pubsub.peer_queues.get(peer)

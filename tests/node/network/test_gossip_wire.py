@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import types
+from functools import partial
 from typing import Any
 
 import pytest
@@ -243,6 +244,10 @@ async def test_one_frame_is_built_for_all_peers(
     built: list[int] = []
     really = gossip_wire.framed
 
+    def is_told(peer: Any) -> bool:
+        """What was said before it subscribed: or it would be sent this once more."""
+        return "topic" in one._library.pubsub._replayed_recent_topics.get(peer, ())
+
     def counted(rpc: Any) -> bytes:
         built.extend(len(message.data) for message in rpc.publish)
         return really(rpc)
@@ -250,6 +255,8 @@ async def test_one_frame_is_built_for_all_peers(
     async with one.subscribe("topic"), two.subscribe("topic") as at_two:
         async with three.subscribe("topic") as at_three:
             await in_mesh(one, two, three)
+            for node in (two, three):
+                await nodes.eventually(partial(is_told, node._library.peer_id))
             monkeypatch.setattr(gossip_wire, "framed", counted)
             await one.publish("topic", b"x" * 1234)
             with trio.fail_after(PATIENCE_SECONDS):
