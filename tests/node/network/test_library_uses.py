@@ -41,6 +41,7 @@ CANARIES: dict[str, tuple[Any, str]] = {
     "_check_back_off": (GossipSub._check_back_off, "del self.back_off[topic][peer]"),
     "_check_equivocation": (GossipSub.publish, "self._check_equivocation("),
     "_drain": (SecureSession.read, "self._drain(n)"),
+    "_emit_control_msgs": (GossipSub.heartbeat, "await self._emit_control_msgs("),
     "_enforce_peer_limit": (PeerStore.add_addrs, "self._enforce_peer_limit()"),
     "_get_peers_to_send": (GossipSub.publish, "self._get_peers_to_send("),
     "_get_providers_from_peer_with_closers": (
