@@ -1,6 +1,7 @@
 """Clocks and the numbers of gossip messages, over real GossipSub in virtual time."""
 
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -61,3 +62,25 @@ async def test_old_messages_take_nothing_from_an_author_whose_clock_is_nearly_ri
                 assert (await anext(messages))[1] == b"new"
             nursery.cancel_scope.cancel()
         assert scope.cancelled_caught is not is_heard
+
+
+async def test_who_came_back_is_heard_by_a_node_whose_clock_was_set_back_meanwhile(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who leaves a topic is not let in again for some seconds, not for as long as the step."""
+    ahead_seconds = 3600
+
+    def wall_ms() -> int:
+        return virtual_ms() + 1000 * ahead_seconds
+
+    async with linked(2, wall_ms) as (one, two), one.subscribe(TOPIC):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time", lambda: wall_ms() / 1000)
+            async with two.subscribe(TOPIC):
+                await trio.sleep(5)
+            ahead_seconds = 0
+            async with two.subscribe(TOPIC) as messages:
+                await trio.sleep(15)
+                await one.publish(TOPIC, b"heard")
+                with trio.fail_after(3):
+                    assert await anext(messages) == (one.peer_id, b"heard")
