@@ -232,7 +232,7 @@ def _dht(host: Any) -> Any:
     dht._provider_rate_max = LIMITS.dht_provides_burst  # noqa: SLF001 - 10 per 10 s is less than a node offers
     dht._inbound_limiter.total_tokens = math.inf  # noqa: SLF001 - twelve, for as long as they stay; ours are `dht_places`
     dht.provider_store._republish_provider_records = trio.lowlevel.checkpoint  # noqa: SLF001 - tells all at once, for ever: `ProviderHints` does it
-    BoundedHints(dht.provider_store, str(host.get_id()))
+    BoundedHints(dht.provider_store, str(host.get_id()), steady_time.now_seconds)
     return dht
 
 
