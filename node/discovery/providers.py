@@ -3,6 +3,7 @@
 A hint says only whom to ask; what is believed are the signed records that peer then sends.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -61,12 +62,19 @@ def hint_keys(
 
 
 class ProviderHints:
-    """Announces `keys()` whenever poked and every `provide_seconds`; `providers` reads hints."""
+    """Announces `keys()` whenever poked and every `provide_seconds`; `providers` reads hints.
+
+    Telling a key may take `dht_call_seconds` where peers are gone, so all of them longer than
+    `provide_seconds`. What has not been told goes first, the newest before the rest, and then what
+    was told longest ago; a round that took too long is followed by the next at once.
+    """
 
     def __init__(self, transport: Transport, *, keys: Callable[[], frozenset[str]]) -> None:
         self._transport = transport
         self._keys = keys
         self._poke = trio.Event()
+        self._ours: dict[str, float] = {}  # keys that are, and since when
+        self._told: dict[str, float] = {}  # which of them, and when
 
     def poke(self) -> None:
         """Our keys may have changed, or there is somebody new to tell."""
@@ -74,19 +82,36 @@ class ProviderHints:
 
     async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
-        told: frozenset[str] = frozenset()
+        began = trio.current_time()
         while True:
             self._poke = trio.Event()  # before looking: what changes from here on is not missed
-            keys = self._keys()
-            if self._transport.connected():
-                for key in sorted(keys - told):
-                    await self._transport.provide(key)
-                told = keys
-            with trio.move_on_after(LIMITS.provide_seconds) as scope:
+            self._look()
+            await self._tell(began)
+            if self._poke.is_set():
+                continue  # in the midst of it, or just when it was over
+            with trio.move_on_at(began + LIMITS.provide_seconds) as scope:
                 await self._poke.wait()
                 await trio.sleep(LIMITS.gossip_interval_seconds)
             if scope.cancelled_caught:
-                told = frozenset()
+                began = trio.current_time()
+
+    def _look(self) -> None:
+        keys, now = self._keys(), trio.current_time()
+        self._ours = {key: self._ours.get(key, now) for key in keys}
+        self._told = {key: at for key, at in self._told.items() if key in keys}
+
+    async def _tell(self, began: float) -> None:
+        """Each that was not told since then, until poked or alone."""
+        due = [key for key in self._ours if self._told.get(key, -math.inf) < began]
+        for key in sorted(due, key=self._turn):
+            if self._poke.is_set() or not self._transport.connected():
+                return
+            self._told[key] = trio.current_time()
+            await self._transport.provide(key)
+
+    def _turn(self, key: str) -> tuple[bool, float, str]:
+        told = self._told.get(key)
+        return told is not None, -self._ours[key] if told is None else told, key
 
     async def providers(self, key: str) -> list[PeerAddress]:
         """Whom the DHT names for `key`, ourselves apart.

@@ -4,8 +4,8 @@ Of the library we use: the Noise handshake, the swarm's and host's bookkeeping, 
 and identify. Its listeners, dialer, muxers, negotiation, resource manager, auto-connector, mDNS
 and other security transports are not used: plaintext, which it offers by default, would let anyone
 claim a member's PeerId. What stands in for parts of GossipSub is in `peer_records`, `gossip_wire`,
-`gossip_author` and `gossip_control`, and for what its DHT and identify read with in `dht_messages`
-and `identify_messages`.
+`gossip_author` and `gossip_control`, for what its DHT and identify read with in `dht_messages` and
+`identify_messages`, and for the clock by which it tells durations in `steady_time`.
 `tests/node/network/test_compat.py`, and the tests of these, fail when an upstream part that they
 lean on changes; `test_library_uses.py` finds every private attribute that is touched, and wants
 such a canary for each.
@@ -64,6 +64,7 @@ from aigrid.node.network import (
     key_types,
     negotiation,
     peer_records,
+    steady_time,
     yamux_frames,
 )
 from aigrid.node.network.dht_hints import BoundedHints
@@ -137,6 +138,7 @@ def build(
     """A host without listeners, its GossipSub and its DHT, not yet running."""
     _silence()
     forgetting.without_threads()
+    steady_time.without_the_wall_clock()
     key_types.ed25519_only()
     for module in _KAD_MODULES:
         module.PROTOCOL_ID = TProtocol(KAD_PROTOCOL)
@@ -230,7 +232,7 @@ def _dht(host: Any) -> Any:
     dht._provider_rate_max = LIMITS.dht_provides_burst  # noqa: SLF001 - 10 per 10 s is less than a node offers
     dht._inbound_limiter.total_tokens = math.inf  # noqa: SLF001 - twelve, for as long as they stay; ours are `dht_places`
     dht.provider_store._republish_provider_records = trio.lowlevel.checkpoint  # noqa: SLF001 - tells all at once, for ever: `ProviderHints` does it
-    BoundedHints(dht.provider_store, str(host.get_id()))
+    BoundedHints(dht.provider_store, str(host.get_id()), steady_time.now_seconds)
     return dht
 
 

@@ -73,11 +73,11 @@ def test_a_run_uses_gossipsub_and_kad_dht_and_no_thread_socket_or_process(
 
 
 def test_what_made_libp2p_repeatable_is_undone_after() -> None:
-    import libp2p.kad_dht.provider_store as store
     from libp2p.peer.id import ID
+    from libp2p.pubsub import pubsub
     from scripts.simulation.network.libp2p_net import repeatable
 
-    clock, draws, hashed = vars(store)["time"], random.random, ID.__hash__
+    clock, draws, hashed = vars(pubsub)["time"], random.random, ID.__hash__
     with repeatable(1):
-        assert vars(store)["time"] is not clock
-    assert (vars(store)["time"], random.random, ID.__hash__) == (clock, draws, hashed)
+        assert vars(pubsub)["time"] is not clock
+    assert (vars(pubsub)["time"], random.random, ID.__hash__) == (clock, draws, hashed)

@@ -4,7 +4,8 @@ Besides Trio's order and the global `random`, which `deterministic.run` seeds, t
 
 - sets of PeerIds and of streams, in whose order is sent, grafted and closed: their hashes are those
   of bytes and of places in memory, and differ by process;
-- the wall clock, by which peers, providers and records age: it stands for virtual time;
+- the wall clock, where the library still reads it (`steady_time` has the rest): it stands for
+  virtual time;
 - `secrets`, from which the DHT draws what it looks up to fill its table.
 
 Keys of Noise and its ephemeral ones stay random: what is encrypted has the same length.

@@ -26,6 +26,8 @@ class World:
     def __init__(self):
         self.links = frozenset({ANN})
         self.told: Counter[str] = Counter()
+        self.order: list[tuple[str, float]] = []  # and when it began
+        self.provide_seconds = 0.5
         self.providers: tuple[PeerAddress, ...] = ()
         self.keys = frozenset({"grid"})
         self.hints = ProviderHints(self, keys=lambda: self.keys)  # type: ignore[arg-type]
@@ -34,8 +36,10 @@ class World:
         return self.links
 
     async def provide(self, key):
-        await trio.sleep(0.5)
+        began = trio.current_time()
+        await trio.sleep(self.provide_seconds)
         self.told[key] += 1
+        self.order.append((key, began))
 
     async def find_providers(self, key):
         await trio.sleep(0.5)
@@ -69,6 +73,68 @@ async def test_what_changes_while_keys_are_told_is_not_missed(autojump_clock):
         world.hints.poke()
         await trio.sleep(5)
         assert world.told == {"grid": 1, "model": 1}
+
+
+MANY = frozenset(f"key {number:03}" for number in range(LIMITS.provide_keys_max - 1))
+
+
+async def test_what_is_new_is_told_before_the_rest_where_telling_takes_long(autojump_clock):
+    """With dead peers each key takes as long as it may."""
+    world = World()
+    world.keys, world.provide_seconds = MANY, LIMITS.dht_call_seconds
+    async with running(world):
+        await trio.sleep(20)
+        world.keys |= {"model"}
+        world.hints.poke()
+        await trio.sleep(20)
+        assert world.told["model"] == 1
+        world.keys -= {"key 200"}
+        world.hints.poke()
+        await trio.sleep(len(MANY) * LIMITS.dht_call_seconds)
+        assert world.order.index(("model", 24.0)) == 3
+    assert "key 200" not in world.told
+    assert {world.told[key] for key in MANY - {"key 200"}} <= {1, 2}
+    assert [key for key, _ in world.order[: len(MANY)]] == [
+        *sorted(MANY - {"key 200"})[:3],
+        "model",
+        *sorted(MANY - {"key 200"})[3:],
+    ]
+
+
+async def test_no_key_waits_longer_than_telling_all_takes(autojump_clock):
+    world = World()
+    world.keys, world.provide_seconds = MANY, LIMITS.dht_call_seconds
+    round_seconds = len(MANY) * LIMITS.dht_call_seconds
+    assert round_seconds > LIMITS.provide_seconds
+    async with running(world):
+        await trio.sleep(3 * round_seconds + 10)
+    assert set(world.told.values()) <= {3, 4}
+    for key in MANY:
+        first, second, *_ = [at for told, at in world.order if told == key]
+        assert second - first == round_seconds
+
+
+async def test_a_round_begins_when_it_is_due_however_long_the_last_took(autojump_clock):
+    world = World()
+    world.keys, world.provide_seconds = frozenset({"a", "b"}), LIMITS.provide_seconds / 4
+    async with running(world):
+        await trio.sleep(1.9 * LIMITS.provide_seconds)
+    started = [(key, at / LIMITS.provide_seconds) for key, at in world.order]
+    assert started == [("a", 0), ("b", 0.25), ("a", 1), ("b", 1.25)]
+
+
+async def test_what_a_node_left_alone_could_not_tell_is_told_when_somebody_comes(autojump_clock):
+    world = World()
+    world.keys = frozenset({"a", "b"})
+    async with running(world):
+        await trio.sleep(0.25)
+        world.links = frozenset()
+        await trio.sleep(5)
+        assert world.told == {"a": 1}
+        world.links = frozenset({ANN})
+        world.hints.poke()
+        await trio.sleep(5)
+        assert world.told == {"a": 1, "b": 1}
 
 
 async def test_a_node_that_was_alone_tells_when_somebody_comes(autojump_clock):

@@ -9,13 +9,19 @@ import pytest
 import trio
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.pubsub.pb import rpc_pb2
-from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
+from libp2p.stream_muxer.exceptions import (
+    MuxedConnUnavailable,
+    MuxedStreamError,
+    MuxedStreamReset,
+)
 from tests.node.network import nodes
 from tests.patience import PATIENCE_SECONDS
+from trio.testing import MockClock
 
 from aigrid.node.network import compat, libp2p_gossip, negotiation
 from aigrid.node.network.dht_places import Places
-from aigrid.node.network.libp2p_dht import collect
+from aigrid.node.network.gate import Gate
+from aigrid.node.network.libp2p_dht import Dht, collect
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.transport import PeerAddress
@@ -46,18 +52,6 @@ async def test_message_reaches_members_once_and_not_its_publisher(start: nodes.S
                 got = [await at_three.__anext__() for _ in range(2)]
                 assert await at_one.__anext__() == (three.peer_id, b"answer")
     assert sorted(got) == [(one.peer_id, b"first"), (one.peer_id, b"second")]
-
-
-async def test_restarted_publisher_is_heard_at_once(start: nodes.Start, pair: nodes.Pair) -> None:
-    """The library would repeat sequence numbers, and peers would drop them as seen."""
-    one, _ = pair
-    for _ in range(3):
-        await one.publish("topic", b"something")
-    last = one._library.pubsub.counter
-    await nodes.eventually(lambda: nodes.now_ms() * 1_000_000 > last)
-    again = await start()
-    await again.publish("topic", b"something")
-    assert again._library.pubsub.counter > last
 
 
 async def test_oversized_message_is_refused_before_it_is_sent(pair: nodes.Pair) -> None:
@@ -266,6 +260,44 @@ async def test_who_takes_dht_streams_without_end_and_asks_nothing_is_cut_off(
     await nodes.eventually(lambda: held.counters()["protocol_broken"] == 1)
     borne = LIMITS.mux_provocations_max // LIMITS.mux_useless_stream_counts
     assert held.counters()["dht_evicted"] <= 2 * (borne + 1)
+
+
+async def test_whose_dht_stream_makes_room_for_another_is_told(
+    pair: nodes.Pair, new_hostile: Callable[[], nodes.Hostile]
+) -> None:
+    """It would wait for an answer until it gave up."""
+    _, held = pair
+    held._dht._places = Places(1, 1)
+    streams = []
+    for asker in (new_hostile(), new_hostile()):
+        held.admit([asker.peer_id])
+        streams.append(await (await asker.connect(held)).open_stream())
+        await negotiation.select(streams[-1], compat.KAD_PROTOCOL)
+    with trio.fail_after(PATIENCE_SECONDS), pytest.raises(MuxedStreamReset):
+        await streams[0].read(1)
+    assert held.counters()["dht_evicted"] == 1
+
+
+async def test_keys_are_told_at_a_pace(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what others take of one, half of the messages that two for each key would be."""
+    library, told = compat.build(nodes.new_seed(), lambda: ()), []
+
+    async def provide(_key: bytes) -> None:
+        told.append(trio.current_time())
+
+    monkeypatch.setattr(library.dht.provider_store, "provide", provide)
+    dht = Dht(library, Gate(str(library.peer_id), open_to_strangers=False))
+    burst, per_second = LIMITS.dht_messages_burst / 4, LIMITS.dht_messages_per_second / 4
+    for _ in range(2):
+        told.clear()
+        await trio.sleep(burst / per_second)
+        began = trio.current_time()
+        for number in range(LIMITS.provide_keys_max):
+            await dht.provide(f"key {number}")
+        for count, at in enumerate(told, 1):
+            assert at - began == pytest.approx(max(0, count - burst) / per_second, abs=0.01)
 
 
 async def test_dht_keeps_no_values_and_speaks_its_own_protocol(pair: nodes.Pair) -> None:

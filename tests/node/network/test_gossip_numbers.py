@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -111,6 +112,14 @@ def test_authors_that_are_remembered_are_bounded() -> None:
     for author in range(LIMITS.rate_keys_max + 5):
         numbers.take(b"%d" % author, number(0), 0.0)
     assert len(numbers._taken) == LIMITS.rate_keys_max
+
+
+def test_authors_that_were_heard_longest_ago_are_forgotten_first() -> None:
+    numbers = Numbers(lambda: START_MS, replace(LIMITS, rate_keys_max=2))
+    for author in (b"one", b"two", b"one", b"three"):
+        numbers.take(author, number(0), 0.0)
+    for author in (b"one", b"two", b"three"):
+        assert numbers.is_anew(author, number(0), 2 * LATE_SECONDS) is (author == b"two")
 
 
 @given(
