@@ -34,7 +34,12 @@ class ChatTemplate:
             raise _unsupported(
                 f"the chat template is longer than {LIMITS.template_max_chars} characters"
             )
-        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = _Environment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[loopcontrols],
+            optimized=False,  # folding constants takes the cube of how deep an expression is nested
+        )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _reject
         try:

@@ -28,7 +28,7 @@ def image_input(folder: Path) -> dict[str, Any] | None:
     made = _fitted(size if said.get("do_resize", True) else {}, crop)
     resample = said.get("resample", 2)
     if type(resample) is not int or resample not in _RESAMPLING:
-        raise _unsupported(f"the resampling {resample!r} of {FILE} is not supported")
+        raise _unsupported(f"the resampling {repr(resample)[:64]} of {FILE} is not supported")
     made["resample"] = _RESAMPLING[resample]
     if said.get("do_rescale", True):
         factor = said.get("rescale_factor", 1 / 255)

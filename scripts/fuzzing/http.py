@@ -104,8 +104,9 @@ async def _served(pieces: Sequence[bytes]) -> tuple[bytes, list[str]]:
 async def _twice(data: bytes) -> None:
     heard, asked = await _served([data])
     at = len(data) // 2
-    _, again = await _served([data[:at], data[at:]])
-    assert again == asked, f"{again} when cut, {asked} when whole"
+    cut, again = await _served([data[:at], data[at:]])
+    both_ways = f"{again} when cut, {asked} when whole"
+    assert again == asked or _closed(cut, again, asked), both_ways
     assert not heard or heard.startswith(b"HTTP/1.1 "), heard[:40]
     # An answer, or a "100 Continue" before it, for each request, and one refusal behind them.
     assert heard.count(b"HTTP/1.1 ") <= 2 * len(asked) + 1
@@ -113,8 +114,18 @@ async def _twice(data: bytes) -> None:
         raise RefusedError
 
 
+def _closed(heard: bytes, again: list[str], asked: list[str]) -> bool:
+    """Whether a request was refused, and none taken behind it."""
+    status = heard[heard.rfind(b"HTTP/1.1 ") :][9:12]
+    return again == asked[: len(again)] and status >= b"400"
+
+
 def _http(data: bytes) -> None:
-    """Answers are HTTP, one for each request; cut elsewhere, bytes are the same requests."""
+    """Answers are HTTP, one for each request; cut elsewhere, bytes are the same requests.
+
+    Or fewer, where the connection is closed behind a refusal: what is left of a body that nobody
+    reads is not waited for.
+    """
     trio.run(_twice, data, clock=MockClock(autojump_threshold=0))
 
 

@@ -1,6 +1,7 @@
 """A chat template is a stranger's program: it renders, refuses or fails, each with its code."""
 
 import pytest
+from jinja2.optimizer import Optimizer
 from tests.engines.gguf_writer import CHATML
 
 from aigrid.engines.chat_template import ChatTemplate
@@ -72,6 +73,13 @@ def test_a_hostile_template_is_an_unsupported_model(source: str) -> None:
         render(source)
     assert caught.value.code == Code.UNSUPPORTED_MODEL
     assert len(caught.value.message) <= LIMITS.error_message_max_chars
+
+
+def test_an_expression_however_deep_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jinja's optimizer looks at all below each of its levels, again at each level above."""
+    monkeypatch.setattr(Optimizer, "generic_visit", None)
+    template = ChatTemplate("{% set n = 1 %}{{ 9" + " - n" * 150 + " }}", bos="", eos="")
+    assert template.render([]) == str(9 - 150)
 
 
 def test_plain_arithmetic_is_allowed() -> None:

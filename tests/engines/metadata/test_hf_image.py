@@ -90,6 +90,7 @@ def test_without_rescaling_or_normalising_pixels_stay(tmp_path: Path) -> None:
         {},
         {"size": {"shortest_edge": 224}},
         {"size": {"shortest_edge": 224}, "resample": 9},
+        {"size": {"shortest_edge": 224}, "resample": ["a" * 5000]},
         {**VIT, "rescale_factor": 0},
         {**VIT, "rescale_factor": "1e-999"},
         {**VIT, "image_mean": ["a"]},
@@ -100,6 +101,7 @@ def test_what_no_mapping_can_say_is_refused(tmp_path: Path, said: dict[str, Any]
     with pytest.raises(EngineError) as caught:
         image_input(saved(tmp_path, said))
     assert caught.value.code is Code.UNSUPPORTED_MODEL
+    assert len(caught.value.message) < 200
 
 
 def test_a_folder_that_says_nothing_of_images_has_none(tmp_path: Path) -> None:
