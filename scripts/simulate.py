@@ -42,6 +42,7 @@ from scripts.simulation.reporting.page import page
 from scripts.simulation.reporting.plots import plots
 from scripts.simulation.reporting.repeating import repeats
 from scripts.simulation.reporting.report import report
+from scripts.simulation.reporting.wording import deliveries, everywhere
 from scripts.simulation.run import simulate
 
 REPORT_FILE, PAGE_FILE = "simulation.json", "simulation.html"
@@ -262,8 +263,9 @@ def _tell(found: dict[str, Any]) -> None:
     print(f"afterwards {after['answered']:.1%} of {after['counted']}", end="; ")
     print(f"wrong {under['wrong']:.1%}, {after['wrong']:.1%}")
     print(f"a record to everybody: p50 {spread['everywhere']['p50_seconds']} s", end=", ")
-    print(f"p99 {spread['everywhere']['p99_seconds']} s", end=" ")
-    print(f"({spread['reached_everybody']} of {spread['issued']})")
+    print(f"p99 {spread['everywhere']['p99_seconds']} s, of those that did")
+    print(f"records that reached everybody: {everywhere(spread)}")
+    print(f"deliveries of records: {deliveries(spread)}")
     print(f"well again after {found['well_after_seconds']} s")
     print(f"{cost['cpu_seconds']} CPU-s for {cost['virtual_seconds']} virtual s", end=", ")
     print(f"{cost['messages_per_cpu_second']} messages per CPU-s")

@@ -7,7 +7,7 @@ from typing import Any
 from scripts.simulation.events.broken import broken
 from scripts.simulation.events.run import Events, Progress
 from scripts.simulation.options import Options, replay_line
-from scripts.simulation.reporting.report import BIN_SECONDS, delays
+from scripts.simulation.reporting.report import BIN_SECONDS, spreading
 
 MODEL = (
     "mode=events: discrete events over arrays; merge, reconciliation, index, selection and "
@@ -48,13 +48,7 @@ def events_report(options: Options, commit: str, progress: Progress) -> dict[str
             "afterwards": requests | {"counted": 0, "answered": 0.0},
             "over_time": [(b * BIN_SECONDS, answered[b] / asked[b]) for b in sorted(asked)],
         },
-        "propagation": {
-            "issued": found.issued,
-            "reached_everybody": found.arrived,
-            "each_node": delays(found.each),
-            "everywhere": delays(found.everywhere),
-            "cdf": [(round(s, 4), round(share, 4)) for s, share in found.each.cdf()],
-        },
+        "propagation": spreading(found),
         "nodes": {
             f"n{node}": {
                 "messages": int(crowd.sent[node]),

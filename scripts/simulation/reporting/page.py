@@ -6,6 +6,7 @@ from typing import Any
 
 from scripts.plots.document import document, figure
 from scripts.simulation.reporting.plots import plots
+from scripts.simulation.reporting.wording import both, deliveries, everywhere
 
 
 def page(report: dict[str, Any]) -> str:
@@ -49,14 +50,11 @@ def _figures(report: dict[str, Any]) -> str:
         "of these wrong": f"{under['wrong']:.1%}",
         "answered afterwards": f"{after['answered']:.1%} of {after['counted']}",
         "of these wrong, too": f"{after['wrong']:.1%}",
-        "an answer, p50 and p99": f"{under['p50_seconds']} s, {under['p99_seconds']} s",
-        "a record to each node, p50 and p99": "{p50_seconds} s, {p99_seconds} s".format(
-            **spread["each_node"]
-        ),
-        "a record to everybody, p50 and p99": "{p50_seconds} s, {p99_seconds} s".format(
-            **spread["everywhere"]
-        ),
-        "records that reached everybody": f"{spread['reached_everybody']} of {spread['issued']}",
+        "an answer, p50 and p99": both(under),
+        "a record to each node, of those that came, p50 and p99": both(spread["each_node"]),
+        "a record to everybody, of those that did, p50 and p99": both(spread["everywhere"]),
+        "deliveries of records": deliveries(spread),
+        "records that reached everybody": everywhere(spread),
         "well again after": f"{report['well_after_seconds']} s",
         "cost": f"{cost['cpu_seconds']} CPU-s for {cost['virtual_seconds']} virtual s",
     }

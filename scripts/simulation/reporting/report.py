@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from scripts.simulation.checks.judging import rates
 from scripts.simulation.checks.propagation import Delays
@@ -46,13 +46,9 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
             "over_time": over_time(outcome.requests),
         },
         "propagation": {
-            "issued": watch.propagation.issued,
             "in_time": {_when(after): one.in_time for after, one in watch.promptly.items()},
             "late": {_when(after): one.late for after, one in watch.promptly.items()},
-            "reached_everybody": watch.propagation.arrived,
-            "each_node": delays(watch.propagation.each),
-            "everywhere": delays(watch.propagation.everywhere),
-            "cdf": [(round(s, 4), round(share, 4)) for s, share in watch.propagation.each.cdf()],
+            **spreading(watch.propagation),
         },
         "nodes": _per_node(outcome),
         "refused_joins": dict(sorted(outcome.refused_joins.items())),
@@ -113,6 +109,34 @@ def _per_node(outcome: Outcome) -> dict[str, Any]:
             "served": served[name],
         }
         for peer_id, name in sorted(outcome.names.items(), key=lambda item: item[1])
+    }
+
+
+class Spread(Protocol):
+    """See `Propagation`; those of `--mode events` are counted alike."""
+
+    each: Delays
+    everywhere: Delays
+    issued: int
+    arrived: int
+    due: int
+    killed: int
+
+    @property
+    def outrun(self) -> int: ...
+
+
+def spreading(of: Spread) -> dict[str, Any]:
+    """The quantiles are of what arrived; `cdf` has the share of all deliveries that were due."""
+    return {
+        "issued": of.issued,
+        "reached_everybody": of.arrived,
+        "replaced_before": of.outrun,
+        "due": of.due,
+        "killed_before": of.killed,
+        "each_node": delays(of.each),
+        "everywhere": delays(of.everywhere),
+        "cdf": [(round(s, 4), round(share, 4)) for s, share in of.each.cdf(of.due)],
     }
 
 
