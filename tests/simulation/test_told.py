@@ -1,13 +1,23 @@
 """What is told of a run is what it came to: of all that was due, and of what was looked at."""
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from scripts.simulate import _tell
+from scripts.simulation.checks.looked_at import COUNTED, without_occasion
+from scripts.simulation.checks.promptly import Promptly
 from scripts.simulation.checks.propagation import Propagation
 from scripts.simulation.events.report import events_report
+from scripts.simulation.options import Options, options_of
 from scripts.simulation.reporting.page import page
-from scripts.simulation.reporting.report import spreading
+from scripts.simulation.reporting.report import report, spreading
 from scripts.simulation.reporting.wording import deliveries, everywhere
+from scripts.simulation.run import simulate
+from scripts.simulation.workload import Request
 from tests.simulation.test_events import CROWD
 
 KEY = ("capability", "did", "a")
@@ -57,3 +67,59 @@ def test_who_is_killed_in_a_crowd_has_been_given_nothing() -> None:
     missing = spread["issued"] - spread["reached_everybody"] - spread["replaced_before"]
     assert missing == 0, "all agreed in the end, so only what was replaced has not come"
     assert deliveries(spread) in page(told)
+
+
+def test_what_nothing_could_have_broken_is_named() -> None:
+    said = Promptly(2.0)
+    said.in_time = 1
+    checks = Counter(dict.fromkeys((*COUNTED, "named"), 3)) | {"genuine": 0}
+    watch: Any = SimpleNamespace(
+        checks=checks, attacked=set(), promptly={False: Promptly(2.0), True: said}, receipted=0
+    )
+    asked = [Request(0, "n1", 1.0, after=False, outcome="busy")]
+    assert without_occasion(Options(), watch, asked) == ["attacked", "genuine", "quick", "right"]
+    said.in_time = 0
+    asked = [replace(asked[0], outcome="ok")]
+    quick = Options(first_min=0.5)
+    assert without_occasion(quick, watch, asked) == ["attacked", "genuine", "spread"]
+    assert without_occasion(quick, watch, []) == [
+        *("attacked", "genuine", "quick", "right", "served", "spread")
+    ]
+
+
+def test_a_receipt_that_came_with_an_answer_could_have_counted_twice() -> None:
+    watch: Any = SimpleNamespace(checks=Counter(), attacked=set(), promptly={}, receipted=0)
+    assert "once" in without_occasion(Options(), watch, [])
+    watch.receipted = 1
+    assert "once" not in without_occasion(Options(), watch, [])
+
+
+def test_nothing_is_told_of_what_nobody_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"nodes": 4, "holders": 2, "duration_seconds": 4.0, "rate": 0.0, "publish": 0.0}
+    found = report(simulate(options_of("steady", small), tmp_path), "none")
+    _tell(found)
+    told = capsys.readouterr().out
+    assert "None" not in told
+    assert "answered under faults: no request was made, afterwards: 100.0% of" in told
+    assert found["requests"]["under_faults"]["answered"] is None
+    assert found["well"]
+    assert found["checks"]["genuine"] == 0
+    shown = page(found).partition("<details>")[0]
+    assert "None" not in shown
+    for whole in (told, shown):
+        assert "every property that was looked at held" in whole
+        assert "could have been broken: again, attacked, avoided, bounded," in whole
+
+
+def test_of_a_crowd_nothing_is_told_that_it_does_not_look_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = events_report(replace(CROWD, nodes=60), "none", silent)
+    _tell(found)
+    told = capsys.readouterr().out
+    assert "afterwards: no request was made" in told
+    for whole in (told, page(found).partition("<details>")[0]):
+        assert "None" not in whole
+        assert "0.0% of 0" not in whole

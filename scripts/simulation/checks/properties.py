@@ -121,6 +121,11 @@ class Watch:
         self._before = {record.key: record.rank for record in records}
         self._said_at = {record.content_id: trio.current_time() for record in records}
 
+    @property
+    def receipted(self) -> int:
+        """Receipts that came with answers."""
+        return len(self._receipts)
+
     def honest(self) -> list[SimNode]:
         """Live nodes that are not exempt, in order of their names."""
         return [one for name, one in sorted(self._sim.nodes.items()) if name not in self.exempt]

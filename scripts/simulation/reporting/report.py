@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from scripts.simulation.checks.judging import rates
+from scripts.simulation.checks.looked_at import counts, without_occasion
 from scripts.simulation.checks.propagation import Delays
 from scripts.simulation.options import replay_line
 from scripts.simulation.run import Outcome
@@ -34,7 +35,8 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
         "options": asdict(outcome.options),
         "violations": [asdict(one) for one in outcome.violations],
         "last_events": outcome.last_events if outcome.violations else [],
-        "checks": dict(sorted(watch.checks.items())),
+        "checks": counts(watch),
+        "without_occasion": without_occasion(outcome.options, watch, outcome.requests),
         "phases": {
             name: {"virtual_seconds": round(virtual, 3), "cpu_seconds": round(spent, 2)}
             for name, (virtual, spent) in outcome.phases.items()
@@ -85,13 +87,14 @@ def over_time(requests: list[Request]) -> list[tuple[float, float]]:
 
 
 def _requests(requests: list[Request], *, after: bool) -> dict[str, Any]:
+    """A share, or a quantile, of nothing is None."""
     success, wrong, count = rates(requests, after=after)
     ours = [one for one in requests if one.after is after]
     took = sorted(one.took_seconds for one in ours if one.outcome == "ok")
     return {
         "counted": count,
-        "answered": round(success, 4),
-        "wrong": round(wrong, 4),
+        "answered": round(success, 4) if count else None,
+        "wrong": round(wrong, 4) if success else None,
         "outcomes": dict(sorted(Counter(one.outcome for one in ours).items())),
         "p50_seconds": _quantile(took, 0.5),
         "p99_seconds": _quantile(took, 0.99),
