@@ -51,7 +51,9 @@ def test_what_has_not_come_is_due_all_the_same_and_it_is_said_why() -> None:
     told = spreading(seen)
     assert told["cdf"][-1][1] == pytest.approx(3 / 6)
     assert (told["issued"], told["reached_everybody"], told["replaced_before"]) == (2, 1, 1)
-    assert deliveries(told) == "3 of 6; before 2 the node was killed"
+    assert deliveries(told) == (
+        "3 of 6; before 2 the node was killed; 1 of records that have not reached everybody"
+    )
     assert everywhere(told).startswith("1 of 2, ")
     assert "1 replaced before" in everywhere(told)
     assert "not there" not in everywhere(told)

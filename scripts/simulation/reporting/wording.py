@@ -10,8 +10,11 @@ def deliveries(propagation: dict[str, Any]) -> str:
     """How many of those that were due came, and what became of the others."""
     came, due = propagation["each_node"]["count"], propagation["due"]
     said = f"{came:,} of {due:,}"
-    if killed := propagation["killed_before"]:
+    killed = propagation["killed_before"]
+    if killed:
         said += f"; before {killed:,} the node was killed"
+    if lacking := due - came - killed:
+        said += f"; {lacking:,} of records that have not reached everybody"
     return said
 
 
