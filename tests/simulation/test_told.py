@@ -104,6 +104,8 @@ def test_nothing_is_told_of_what_nobody_asked_for(
     _tell(found)
     told = capsys.readouterr().out
     assert "None" not in told
+    assert "0 of 0" not in told
+    assert "records that reached everybody: none was issued under faults\n" in told
     assert "answered under faults: no request was made, afterwards: 100.0% of" in told
     assert found["requests"]["under_faults"]["answered"] is None
     assert found["well"]

@@ -9,6 +9,8 @@ NOTHING = "-"
 def deliveries(propagation: dict[str, Any]) -> str:
     """How many of those that were due came, and what became of the others."""
     came, due = propagation["each_node"]["count"], propagation["due"]
+    if not due:
+        return NOTHING
     said = f"{came:,} of {due:,}"
     killed = propagation["killed_before"]
     if killed:
@@ -21,6 +23,8 @@ def deliveries(propagation: dict[str, Any]) -> str:
 def everywhere(propagation: dict[str, Any]) -> str:
     """How many records reached all that lived on, and why others did not."""
     issued, arrived = propagation["issued"], propagation["reached_everybody"]
+    if not issued:
+        return "none was issued under faults"
     said = f"{arrived} of {issued}, but for nodes killed before"
     outrun = propagation["replaced_before"]
     missing = issued - arrived - outrun
