@@ -42,6 +42,16 @@ from scripts.simulation.reporting.page import page
 from scripts.simulation.reporting.plots import plots
 from scripts.simulation.reporting.repeating import repeats
 from scripts.simulation.reporting.report import report
+from scripts.simulation.reporting.wording import (
+    answered,
+    both,
+    deliveries,
+    everywhere,
+    unseen,
+    verdict,
+    well_after,
+    wrong,
+)
 from scripts.simulation.run import simulate
 
 REPORT_FILE, PAGE_FILE = "simulation.json", "simulation.html"
@@ -130,6 +140,8 @@ def check_runs(arguments: argparse.Namespace, options: Options) -> None:
         raise ValueError("--repeat goes together with none of --seeds, --jobs, --out")
     if arguments.out and arguments.jobs > 1:
         raise ValueError("--out takes one report at a time, without --jobs")
+    if arguments.out == "":
+        raise ValueError("--out names no folder")
     last = options.seed + (1 if arguments.repeat else arguments.seeds - 1)
     if last > SEED_MAX:
         raise ValueError(f"the last seed would be more than {SEED_MAX}")
@@ -258,15 +270,17 @@ def _tell(found: dict[str, Any]) -> None:
     spread, cost = found["propagation"], found["cost"]
     print(found["model"])
     print(f"trace {found['trace_hash']}")
-    print(f"answered under faults {under['answered']:.1%} of {under['counted']}", end=", ")
-    print(f"afterwards {after['answered']:.1%} of {after['counted']}", end="; ")
-    print(f"wrong {under['wrong']:.1%}, {after['wrong']:.1%}")
-    print(f"a record to everybody: p50 {spread['everywhere']['p50_seconds']} s", end=", ")
-    print(f"p99 {spread['everywhere']['p99_seconds']} s", end=" ")
-    print(f"({spread['reached_everybody']} of {spread['issued']})")
-    print(f"well again after {found['well_after_seconds']} s")
+    print(f"answered under faults: {answered(under)}, afterwards: {answered(after)}", end="; ")
+    print(f"wrong {wrong(under)}, {wrong(after)}")
+    print(f"a record to everybody, of those that did: p50, p99 {both(spread['everywhere'])}")
+    print(f"records that reached everybody: {everywhere(spread)}")
+    print(f"deliveries of records: {deliveries(spread)}")
+    print(well_after(found))
     print(f"{cost['cpu_seconds']} CPU-s for {cost['virtual_seconds']} virtual s", end=", ")
     print(f"{cost['messages_per_cpu_second']} messages per CPU-s")
+    print(verdict(found))
+    if why := unseen(found):
+        print(why)
 
 
 def _allow_files(nodes: int) -> None:

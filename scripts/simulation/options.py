@@ -7,6 +7,7 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,7 @@ def _made(scenario: str, said: Mapping[str, Any]) -> Options:
 
 def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {one.name: one.default for one in fields(Options)}
+    ranges = {one.name for one in fields(Options) if "least" in one.metadata}
     unknown = said.keys() - defaults.keys()
     if unknown:
         raise ValueError(f"there is no option {min(unknown)!r}")
@@ -348,6 +350,8 @@ def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
         kind = type(defaults[name])
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = _float(name, value)  # noqa: PLW2901
+        if kind is str and name in ranges and type(value) in {int, float}:
+            value = f"{Decimal(str(value)):f}"  # noqa: PLW2901 - a distribution that is one value
         if type(value) is not kind:
             raise ValueError(f"{name} is a {kind.__name__}, not {value!r}")
         found[name] = value

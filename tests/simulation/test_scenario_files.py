@@ -22,6 +22,10 @@ MISTAKES = {
     "encoding": (b"a = \xff\xfe", "utf-8"),
     "deep": (b"a = " + b"[" * 100_000, ""),
     "range": (b"nodes = 1", "--nodes"),
+    "less": (b"loss = -0.1", "distribution"),
+    "much": (b"loss = 2", "--loss"),
+    "whether": (b"loss = true", "loss"),
+    "never": (b"latency_ms = nan", "distribution"),
 }
 
 
@@ -81,3 +85,10 @@ def test_a_file_that_may_not_be_read_or_is_none_is_told_of(folder: Path) -> None
 @pytest.mark.parametrize("name", ["churn", "partition", "loss"])
 def test_what_sets_nothing_else_is_for_events_too(name: str) -> None:
     assert options_of(name, {"mode": "events"}).scenario == name
+
+
+def test_a_number_is_a_distribution_too(folder: Path) -> None:
+    (folder / "few.toml").write_text("latency_ms = 20\nloss = 0.00001", "utf-8")
+    options = options_of("few", {})
+    assert (options.latency_ms, options.loss) == ("20", "0.00001")
+    assert options_of("", {"loss": 0.1}) == options_of("", {"loss": "0.1"})

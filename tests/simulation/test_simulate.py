@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 from scripts.simulate import options_given, parser
-from scripts.simulation.checks.propagation import Delays, Propagation
+from scripts.simulation.checks.propagation import Delays
 from scripts.simulation.checks.wrong_clocks import WrongClocks
 from scripts.simulation.databases import PREFIX, _locked, databases
 from scripts.simulation.faults import Faults
@@ -350,23 +350,11 @@ def test_a_partition_blocks_what_crosses_it() -> None:
     assert not network.blocked("a", "c")
 
 
-def test_a_record_has_reached_everybody_once_the_last_of_the_living_has_it() -> None:
-    seen = Propagation()
-    seen.issue("r", 1.0, {"a", "b", "c"})
-    seen.learn("r", "a", 1.1)
-    seen.learn("r", "a", 1.5)
-    seen.gone("c", 2.0)
-    assert (seen.each.total, seen.arrived) == (1, 0)
-    seen.learn("r", "b", 4.0)
-    assert seen.arrived == 1
-    assert seen.everywhere.quantile(0.5) == pytest.approx(3.0, rel=0.06)
-
-
 def test_quantiles_of_delays_are_within_a_step() -> None:
     delays = Delays()
     for n in range(1, 1001):
         delays.add(n / 1000)
     assert delays.quantile(0.5) == pytest.approx(0.5, rel=0.06)
     assert delays.quantile(0.99) == pytest.approx(0.99, rel=0.06)
-    assert delays.cdf()[-1][1] == 1
+    assert delays.cdf(1000)[-1][1] == 1
     assert Delays().quantile(0.5) is None

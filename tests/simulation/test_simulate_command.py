@@ -327,6 +327,7 @@ def test_what_cannot_be_written_is_refused_before_the_run(
     (tmp_path / "file").touch()
     assert "cannot be written" in refused("--out", str(tmp_path / "file" / "below"))
     assert "cannot be written" in refused("--out", str(tmp_path / "file"))
+    assert "names no folder" in refused("--out", "")
 
 
 @pytest.mark.parametrize(("words", "status"), [("", 2), ("--plant reconciliation", 1)])

@@ -4,6 +4,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from aigrid.protocol.record import RecordKey
+
 _PER_DECADE = 40
 
 
@@ -28,19 +30,21 @@ class Delays:
                 return float(10 ** (step / _PER_DECADE))
         return None
 
-    def cdf(self) -> list[tuple[float, float]]:
-        """(seconds, share up to there), ascending."""
+    def cdf(self, due: int) -> list[tuple[float, float]]:
+        """(seconds, share up to there of all that were `due`, these or not), ascending."""
         points, passed = [], 0
         for step in sorted(self._counts):
             passed += self._counts[step]
-            points.append((10 ** (step / _PER_DECADE), passed / self.total))
+            points.append((10 ** (step / _PER_DECADE), passed / due))
         return points
 
 
 @dataclass(slots=True)
 class _Spreading:
+    key: RecordKey
     began_seconds: float
     missing: set[str]
+    replaced: bool = False
 
 
 class Propagation:
@@ -49,18 +53,31 @@ class Propagation:
     Attributes:
         each: to each node that was there when a record was issued.
         everywhere: until the last of them had it; `issued` and `arrived` count records.
+        due: as many as `each` would have, had each record come to each of these nodes.
+        killed: of these, to nodes that were killed before it came.
     """
 
     def __init__(self) -> None:
         self.each = Delays()
         self.everywhere = Delays()
-        self.issued = self.arrived = 0
+        self.issued = self.arrived = self.due = self.killed = 0
         self._spreading: dict[str, _Spreading] = {}
 
-    def issue(self, content_id: str, now_seconds: float, others: set[str]) -> None:
+    def issue(self, key: RecordKey, content_id: str, now_seconds: float, others: set[str]) -> None:
         if others:
             self.issued += 1
-            self._spreading[content_id] = _Spreading(now_seconds, others)
+            self.due += len(others)
+            self._spreading[content_id] = _Spreading(key, now_seconds, others)
+
+    def replaced(self, key: RecordKey) -> None:
+        """Something newer of this key is said: from now on only that is sent."""
+        for record in self._spreading.values():
+            record.replaced |= record.key == key
+
+    @property
+    def outrun(self) -> int:
+        """Records that have not reached everybody, as something newer was said before."""
+        return sum(record.replaced for record in self._spreading.values())
 
     def learn(self, content_id: str, name: str, now_seconds: float) -> None:
         record = self._spreading.get(content_id)
@@ -74,6 +91,7 @@ class Propagation:
         for content_id, record in tuple(self._spreading.items()):
             if name in record.missing:
                 record.missing.discard(name)
+                self.killed += 1
                 self._look(content_id, record, now_seconds)
 
     def _look(self, content_id: str, record: _Spreading, now_seconds: float) -> None:

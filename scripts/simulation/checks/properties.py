@@ -121,6 +121,11 @@ class Watch:
         self._before = {record.key: record.rank for record in records}
         self._said_at = {record.content_id: trio.current_time() for record in records}
 
+    @property
+    def receipted(self) -> int:
+        """Receipts that came with answers."""
+        return len(self._receipts)
+
     def honest(self) -> list[SimNode]:
         """Live nodes that are not exempt, in order of their names."""
         return [one for name, one in sorted(self._sim.nodes.items()) if name not in self.exempt]
@@ -167,6 +172,7 @@ class Watch:
         if record.content_id not in self._said_at:
             self._said_at[record.content_id] = now
             self._endings.said(record)
+            self.propagation.replaced(record.key)
             for one in self.promptly.values():
                 one.replaced(record.key, now)
             own = record.issuer == own_did and name not in self.exempt
@@ -179,7 +185,7 @@ class Watch:
     def _says(self, name: str, record: Record, now: float) -> None:
         others = {one.name for one in self.honest() if one.name != name}
         if self.measured:
-            self.propagation.issue(record.content_id, now, others)
+            self.propagation.issue(record.key, record.content_id, now, others)
         early = self._early_seconds(record) > 0  # and rightly refused for now
         if (self.measured or self.afresh) and not early:
             self.promptly[self.afresh].issued(record.key, record.content_id, now, others)

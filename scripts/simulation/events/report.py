@@ -5,15 +5,17 @@ from dataclasses import asdict
 from typing import Any
 
 from scripts.simulation.events.broken import broken
-from scripts.simulation.events.run import Events, Progress
+from scripts.simulation.events.run import CHECKS, Events, Progress
 from scripts.simulation.options import Options, replay_line
-from scripts.simulation.reporting.report import BIN_SECONDS, delays
+from scripts.simulation.reporting.report import BIN_SECONDS, spreading
 
 MODEL = (
     "mode=events: discrete events over arrays; merge, reconciliation, index, selection and "
     "placement are real in {sample} sampled nodes of {nodes}, gossip, reconciliation of all others "
     "and who runs are a model; no services, streams, engines or audits"
 )
+NOT_ANSWERED = ("answered", "wrong", "p50_seconds", "p99_seconds")
+"""Of a request: nothing is computed, so none is wrong, or takes time."""
 
 
 def events_report(options: Options, commit: str, progress: Progress) -> dict[str, Any]:
@@ -26,13 +28,11 @@ def events_report(options: Options, commit: str, progress: Progress) -> dict[str
     served = Counter(node for _, _, node in found.asked if node >= 0)
     asked: Counter[int] = Counter(int(at // BIN_SECONDS) for at, _, _ in found.asked)
     answered: Counter[int] = Counter(int(at // BIN_SECONDS) for at, ok, _ in found.asked if ok)
-    requests = {
-        "counted": len(found.asked),
-        "answered": round(sum(ok for _, ok, _ in found.asked) / max(1, len(found.asked)), 4),
-        "wrong": 0.0,
-        "p50_seconds": None,
-        "p99_seconds": None,
-    }
+    ok = sum(answered for _, answered, _ in found.asked)
+    nothing = {"counted": 0, **dict.fromkeys(NOT_ANSWERED)}
+    asked_of = nothing | {"counted": len(found.asked)}
+    if found.asked:
+        asked_of |= {"answered": round(ok / len(found.asked), 4)}
     return {
         "model": MODEL.format(sample=len(events.sample), nodes=options.nodes),
         "commit": commit,
@@ -42,19 +42,14 @@ def events_report(options: Options, commit: str, progress: Progress) -> dict[str
         "options": asdict(options),
         "violations": [asdict(one) for one in found.violations],
         "checks": dict(sorted(found.checks.items())),
+        "without_occasion": [name for name in CHECKS if not found.checks.get(name)],
         "well_after_seconds": found.well_seconds,
         "requests": {
-            "under_faults": requests,
-            "afterwards": requests | {"counted": 0, "answered": 0.0},
+            "under_faults": asked_of,
+            "afterwards": nothing,
             "over_time": [(b * BIN_SECONDS, answered[b] / asked[b]) for b in sorted(asked)],
         },
-        "propagation": {
-            "issued": found.issued,
-            "reached_everybody": found.arrived,
-            "each_node": delays(found.each),
-            "everywhere": delays(found.everywhere),
-            "cdf": [(round(s, 4), round(share, 4)) for s, share in found.each.cdf()],
-        },
+        "propagation": spreading(found),
         "nodes": {
             f"n{node}": {
                 "messages": int(crowd.sent[node]),

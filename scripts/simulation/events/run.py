@@ -112,6 +112,10 @@ class Events:
             self._progress("faults and load" if tick <= end else "settling", min(1.0, tick / last))
         if self.found.well_seconds is None:
             self._violated(tick, "converged", f"after {options.settle_seconds:.0f} s not all agree")
+        self.found.outrun = sum(
+            one.left > 0 and len(self.said.versions[one.key]) > one.version
+            for one in self._spreading.values()
+        )
         self._look(tick)
         self._judge_sample(tick)
         self._note(tick, "sent", int(self.crowd.sent.sum()), self.crowd.lost)
@@ -166,17 +170,8 @@ class Events:
         record = self.said.say(key, node, self._now_ms(tick), self._rng)
         version = len(self.said.versions[key])
         number = self._of[key, version] = len(self._of)
-        missing = self.crowd.up.copy()
-        missing[node] = False
-        self._spreading[number] = Spreading(
-            key,
-            version,
-            node,
-            tick,
-            np.zeros(self._options.nodes, np.bool_),
-            missing,
-            int(missing.sum()),
-        )
+        one = self._spreading[number] = Spreading.begun(key, version, node, tick, self.crowd.up)
+        self.found.due += one.left
         self.found.issued += 1
         self._note(tick, "issue", key, version, record.content_id[-8:])
         self._hear(number, np.array([node]), tick)
@@ -205,7 +200,8 @@ class Events:
         for due in self._bucketed.put(number, self.crowd.forward(first, tick)):
             self._at(due, self._arrive)
 
-    def _learned(self, number: int, nodes: Ints, tick: int) -> None:
+    def _learned(self, number: int, nodes: Ints, tick: int, *, killed: bool = False) -> None:
+        """They have it, or were killed: nobody waits for these any more."""
         one = self._spreading.get(number)
         if one is None or one.left <= 0:
             return
@@ -213,7 +209,10 @@ class Events:
         one.missing[came] = False
         one.left -= len(came)
         seconds = (tick - one.began) / TICKS_PER_SECOND
-        self.found.each.add(seconds, len(came))
+        if killed:
+            self.found.killed += len(came)
+        else:
+            self.found.each.add(seconds, len(came))
         if not one.left:
             self.found.arrived += 1
             self.found.everywhere.add(seconds)
@@ -281,7 +280,7 @@ class Events:
         self.crowd.up[node] = False
         for number, one in self._spreading.items():
             if one.left and one.missing[node]:
-                self._learned(number, np.array([node]), tick)
+                self._learned(number, np.array([node]), tick, killed=True)
         self._fault(tick, f"n{node} is killed")
         down = spread(self._options.down_seconds).draw(self._rng)
         self._at(tick + int(down * TICKS_PER_SECOND), lambda now: self._revive(now, node))

@@ -6,19 +6,29 @@ from typing import Any
 
 from scripts.plots.document import document, figure
 from scripts.simulation.reporting.plots import plots
+from scripts.simulation.reporting.wording import (
+    answered,
+    both,
+    deliveries,
+    everywhere,
+    unseen,
+    verdict,
+    well_after,
+    wrong,
+)
 
 
 def page(report: dict[str, Any]) -> str:
     """HTML, with the report itself in it."""
     options = report["options"]
     state = "well" if report["well"] else "ill"
-    said = "every property held" if report["well"] else "a property did not hold"
     drawn = "".join(map(figure, plots(report).values()))
     return document(
         options["title"] or "A simulation",
         [
             f"<p>{escape(options['about'])}</p>",
-            f"<p class={state}><strong>{said}</strong></p>",
+            f"<p class={state}><strong>{verdict(report)}</strong></p>",
+            f"<p>{why}</p>" if (why := unseen(report)) else "",
             f"<p><code>{escape(report['replay'])}</code></p>",
             f"<p><small>{escape(report['model'])}.",
             f"Commit {escape(report['commit'])}. Trace {report['trace_hash']}</small></p>",
@@ -45,19 +55,16 @@ def _figures(report: dict[str, Any]) -> str:
     requests, spread = report["requests"], report["propagation"]
     under, after, cost = requests["under_faults"], requests["afterwards"], report["cost"]
     rows = {
-        "answered under faults": f"{under['answered']:.1%} of {under['counted']}",
-        "of these wrong": f"{under['wrong']:.1%}",
-        "answered afterwards": f"{after['answered']:.1%} of {after['counted']}",
-        "of these wrong, too": f"{after['wrong']:.1%}",
-        "an answer, p50 and p99": f"{under['p50_seconds']} s, {under['p99_seconds']} s",
-        "a record to each node, p50 and p99": "{p50_seconds} s, {p99_seconds} s".format(
-            **spread["each_node"]
-        ),
-        "a record to everybody, p50 and p99": "{p50_seconds} s, {p99_seconds} s".format(
-            **spread["everywhere"]
-        ),
-        "records that reached everybody": f"{spread['reached_everybody']} of {spread['issued']}",
-        "well again after": f"{report['well_after_seconds']} s",
+        "answered under faults": answered(under),
+        "of these wrong": wrong(under),
+        "answered afterwards": answered(after),
+        "of these wrong, too": wrong(after),
+        "an answer, p50 and p99": both(under),
+        "a record to each node, of those that came, p50 and p99": both(spread["each_node"]),
+        "a record to everybody, of those that did, p50 and p99": both(spread["everywhere"]),
+        "deliveries of records": deliveries(spread),
+        "records that reached everybody": everywhere(spread),
+        "after the faults": well_after(report),
         "cost": f"{cost['cpu_seconds']} CPU-s for {cost['virtual_seconds']} virtual s",
     }
     cells = [

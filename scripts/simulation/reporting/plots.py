@@ -11,7 +11,7 @@ def plots(report: dict[str, Any]) -> dict[str, Drawing]:
     nodes = report["nodes"].values()
     return {
         "propagation": curve(
-            "Records: share of nodes reached",
+            "Records: share of nodes reached, of those due",
             report["propagation"]["cdf"],
             "virtual seconds since the record was issued, logarithmic",
             log=True,

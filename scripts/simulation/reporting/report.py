@@ -2,9 +2,10 @@
 
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from scripts.simulation.checks.judging import rates
+from scripts.simulation.checks.looked_at import counts, without_occasion
 from scripts.simulation.checks.propagation import Delays
 from scripts.simulation.options import replay_line
 from scripts.simulation.run import Outcome
@@ -34,7 +35,8 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
         "options": asdict(outcome.options),
         "violations": [asdict(one) for one in outcome.violations],
         "last_events": outcome.last_events if outcome.violations else [],
-        "checks": dict(sorted(watch.checks.items())),
+        "checks": counts(watch),
+        "without_occasion": without_occasion(outcome.options, watch, outcome.requests),
         "phases": {
             name: {"virtual_seconds": round(virtual, 3), "cpu_seconds": round(spent, 2)}
             for name, (virtual, spent) in outcome.phases.items()
@@ -46,13 +48,9 @@ def report(outcome: Outcome, commit: str) -> dict[str, Any]:
             "over_time": over_time(outcome.requests),
         },
         "propagation": {
-            "issued": watch.propagation.issued,
             "in_time": {_when(after): one.in_time for after, one in watch.promptly.items()},
             "late": {_when(after): one.late for after, one in watch.promptly.items()},
-            "reached_everybody": watch.propagation.arrived,
-            "each_node": delays(watch.propagation.each),
-            "everywhere": delays(watch.propagation.everywhere),
-            "cdf": [(round(s, 4), round(share, 4)) for s, share in watch.propagation.each.cdf()],
+            **spreading(watch.propagation),
         },
         "nodes": _per_node(outcome),
         "refused_joins": dict(sorted(outcome.refused_joins.items())),
@@ -89,13 +87,14 @@ def over_time(requests: list[Request]) -> list[tuple[float, float]]:
 
 
 def _requests(requests: list[Request], *, after: bool) -> dict[str, Any]:
+    """A share, or a quantile, of nothing is None."""
     success, wrong, count = rates(requests, after=after)
     ours = [one for one in requests if one.after is after]
     took = sorted(one.took_seconds for one in ours if one.outcome == "ok")
     return {
         "counted": count,
-        "answered": round(success, 4),
-        "wrong": round(wrong, 4),
+        "answered": round(success, 4) if count else None,
+        "wrong": round(wrong, 4) if success else None,
         "outcomes": dict(sorted(Counter(one.outcome for one in ours).items())),
         "p50_seconds": _quantile(took, 0.5),
         "p99_seconds": _quantile(took, 0.99),
@@ -113,6 +112,34 @@ def _per_node(outcome: Outcome) -> dict[str, Any]:
             "served": served[name],
         }
         for peer_id, name in sorted(outcome.names.items(), key=lambda item: item[1])
+    }
+
+
+class Spread(Protocol):
+    """See `Propagation`; those of `--mode events` are counted alike."""
+
+    each: Delays
+    everywhere: Delays
+    issued: int
+    arrived: int
+    due: int
+    killed: int
+
+    @property
+    def outrun(self) -> int: ...
+
+
+def spreading(of: Spread) -> dict[str, Any]:
+    """The quantiles are of what arrived; `cdf` has the share of all deliveries that were due."""
+    return {
+        "issued": of.issued,
+        "reached_everybody": of.arrived,
+        "replaced_before": of.outrun,
+        "due": of.due,
+        "killed_before": of.killed,
+        "each_node": delays(of.each),
+        "everywhere": delays(of.everywhere),
+        "cdf": [(round(s, 4), round(share, 4)) for s, share in of.each.cdf(of.due)],
     }
 
 
