@@ -24,7 +24,7 @@ from scripts.nodes import NodeFailedError
 from scripts.running import commit
 from scripts.testnets import namespaces
 from scripts.testnets.grid import kill_below
-from scripts.testnets.options import NAMESPACES, Options, add_to, options_of
+from scripts.testnets.options import NAMESPACES, Options, add_to, options_of, replay_line
 from scripts.testnets.report import report, summary
 from scripts.testnets.run import InterruptedRunError, Run
 from scripts.testnets.screen import screen_for
@@ -77,7 +77,7 @@ def _run(options: Options, arguments: argparse.Namespace) -> int:
         except NodeFailedError as error:
             failed = str(error)
         except InterruptedRunError:
-            pass
+            failed = "" if began else "stopped before the grid was there"
         finally:
             try:
                 screen.say("Stopping the nodes")
@@ -88,10 +88,9 @@ def _run(options: Options, arguments: argparse.Namespace) -> int:
     if arguments.keep:
         print(f"data directories and logs: {folder}")
     if failed:
-        print(f"Failed: {failed}", file=sys.stderr)
+        print(f"Failed: {failed}", file=sys.stderr, flush=True)
+        print(f"replay: {replay_line(options)}", flush=True)
         return 1
-    if not began:
-        return 0
     run.facts.machine = {**machine, "load_after": os.getloadavg()}
     return _tell(report(run.facts), arguments.json)
 

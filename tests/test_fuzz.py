@@ -10,8 +10,9 @@ from random import Random
 import msgspec
 import pytest
 from scripts import fuzz_yamux
-from scripts.fuzz import keep, main
+from scripts.fuzz import main
 from scripts.fuzzing import long
+from scripts.fuzzing.command import keep
 from scripts.fuzzing.coverage import measure, together
 from scripts.fuzzing.run import MIB, Bounds, Job, Run, words_of
 from scripts.fuzzing.table import target_of, targets

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from scripts.fuzzing import long, run
 from scripts.fuzzing.run import FOLDER, Bounds, Job, Run
 from tests.patience import PATIENCE_SECONDS
 
+ROOT = Path(__file__).resolve().parents[1]
 SEED, EXECUTIONS, FOREVER = 257, 100, 1 << 60  # each faulty decoder meets the one input once
 QUICK = Bounds(hang_seconds=1.0)
 ONCE = ("--executions", str(EXECUTIONS), "--seed", str(SEED))
@@ -69,14 +71,66 @@ def test_it_ends_what_runs_beside_it() -> None:
         both.go()
 
 
-def test_a_full_disk_is_told_in_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_full_disk_is_told_and_what_was_found_nevertheless(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    silent: bool,
 ) -> None:
     monkeypatch.setattr(long, "store", _raising(OSError(errno.ENOSPC, "No space left on device")))
-    assert main(["--target", "planted-error", *ONCE, "--keep", str(tmp_path)]) == 2
+    more = ["--json"] if silent else []
+    assert main(["--target", "planted-error", *ONCE, "--keep", str(tmp_path), *more]) == 2
     said = capsys.readouterr()
-    assert said.err == "fuzz: [Errno 28] No space left on device\n"
-    assert "hang" not in said.out
+    assert said.err.endswith("fuzz: [Errno 28] No space left on device\n")
+    found = said.err if silent else said.out
+    assert f"again: python -m scripts.fuzz --target planted-error --seed {SEED} --index " in found
+    assert "hang" not in said.out + said.err
+
+
+@pytest.mark.parametrize("more", [[], ["--long"]])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_run(
+    more: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Run, "go", lambda _: pytest.fail("it began"))
+    file = tmp_path / "file"
+    file.write_text("of somebody")
+    assert main(["--target", "planted-error", "--keep", str(file), *more]) == 2
+    assert capsys.readouterr() == ("", f"fuzz: --keep {file} cannot be written: File exists\n")
+    assert file.read_text() == "of somebody"
+
+
+def test_a_signal_while_it_still_imports_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str, *_: Any) -> None:
+        if name == "scripts.fuzzing.command":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.delitem(sys.modules, "scripts.fuzzing.command")
+    monkeypatch.delattr("scripts.fuzzing.command")
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupted), *sys.meta_path])
+    assert main([]) == 130
+    assert capsys.readouterr() == ("", "fuzz: interrupted\n")
+
+
+@pytest.mark.parametrize("name", ["fuzz", "fuzz_yamux", "fuzz_yamux_differential"])
+def test_they_run_as_files_from_anywhere(name: str, tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / f"scripts/{name}.py"), "--help"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
+def test_as_a_file_it_fuzzes_from_anywhere(tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / "scripts/fuzz.py"), "--target", "planted-error", *ONCE]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert [one.read_bytes() for one in (tmp_path / ".fuzz").iterdir()] == [b"77"]
 
 
 def test_a_process_that_says_something_else_is_told_of(

@@ -19,6 +19,7 @@ from scripts.fuzzing.target import SCRATCH
 from scripts.fuzzing.worker import PLACE
 from scripts.running import Running
 
+ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 POLL_SECONDS = 0.2
 WORKER = ("-m", "scripts.fuzzing.worker")
@@ -176,6 +177,7 @@ class Run:
             place.write_bytes(PLACE.pack(0, -1))
             with self._running.started(
                 [sys.executable, *WORKER],
+                cwd=ROOT,  # where it finds its module
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -262,12 +264,17 @@ class Run:
         self.done(job, said)
 
     def _found(self, finding: Finding) -> None:
-        """Keep a finding, and say it, unless the same was found in the same target before."""
+        """Keep a finding, and say it, unless the same was found in the same target before.
+
+        It is said though it cannot be kept: its line makes it again.
+        """
         if any((one.target, one.where) == (finding.target, finding.where) for one in self.findings):
             return
         self.findings.append(finding)
-        self.found(finding)
-        self.say(words_of(finding, self.seed))
+        try:
+            self.found(finding)
+        finally:
+            self.say(words_of(finding, self.seed))
 
 
 class _Talk:

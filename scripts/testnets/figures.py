@@ -9,6 +9,7 @@ from statistics import median
 from scripts.faults.reconnects import Slope, growth, slope
 from scripts.testnets.grid import State
 from scripts.testnets.sampling import Sample
+from scripts.testnets.schedule import STREAMS_SECONDS
 from scripts.testnets.workload import NOT_COUNTED, OK, Outcome
 
 SAMPLES_MIN = 12  # below that nothing is said of leaks,
@@ -65,6 +66,7 @@ class Growth:
     `pss` is of the node's own process, `anonymous` the part that no other process has to do with.
     Counts are the median of the last third less that of the first, which `began` has, of those
     samples in which as many others were alive: a connection is some tasks and a descriptor.
+    `tasks` are of calm samples alone, NaN where there are too few: see `_calm`.
     """
 
     number: int
@@ -99,23 +101,52 @@ def _alike(samples: Sequence[Sample]) -> Sequence[Sample]:
     return alike if len(alike) >= SAMPLES_MIN else samples
 
 
+def _enough(samples: Sequence[Sample]) -> bool:
+    """What a node grows by in seconds says nothing of what it does in a minute."""
+    enough = len(samples) >= SAMPLES_MIN
+    return enough and samples[-1].at_seconds - samples[0].at_seconds >= SPAN_SECONDS_MIN
+
+
+def _calm(
+    samples: Sequence[Sample], strained: Sequence[tuple[float, float]]
+) -> Sequence[Sample] | None:
+    """Those in which no streams are left of calls that waited; None if they are too few.
+
+    Where the faults that make calls wait come so often that it is hardly ever calm, those since the
+    streams of the first had their time: from then on there are about as many.
+    """
+    calm = [
+        one for one in samples if not any(begin <= one.at_seconds < end for begin, end in strained)
+    ]
+    if not _enough(calm):
+        since = strained[0][0] + STREAMS_SECONDS if strained else 0.0
+        calm = [one for one in samples if one.at_seconds >= since]
+    return calm if _enough(calm) else None
+
+
 def _slope(samples: Sequence[Sample], name: str) -> Slope:
     """NaN where the kernel did not say how much it is."""
     known = [one for one in samples if getattr(one, name) >= 0]
     return slope([(one.at_seconds / 60, getattr(one, name) / 1024) for one in known])
 
 
-def growth_of(samples: Sequence[Sample], *, from_seconds: float) -> Growth | None:
+def growth_of(
+    samples: Sequence[Sample],
+    *,
+    from_seconds: float,
+    strained: Sequence[tuple[float, float]] = (),
+) -> Growth | None:
     """Of one node in one life, while it answers; None where there are too few samples, or too soon.
 
-    What a node grows by in seconds says nothing of what it does in a minute.
+    `strained`: from when to when there are streams of calls that waited, without overlaps.
     """
     after = [one for one in samples if one.at_seconds >= from_seconds and one.state == State.UP]
-    if len(after) < SAMPLES_MIN or after[-1].at_seconds - after[0].at_seconds < SPAN_SECONDS_MIN:
+    if not _enough(after):
         return None
     pss, anonymous = _slope(after, "own_pss_bytes"), _slope(after, "anonymous_bytes")
-    alike = _alike(after)
+    alike, calm = _alike(after), _calm(after, strained)
     counts = {name: [float(getattr(one, name)) for one in alike] for name in COUNTED}
+    counts["tasks"] = [math.nan] * 3 if calm is None else [float(o.tasks) for o in _alike(calm)]
     return Growth(
         after[0].number,
         len(after),

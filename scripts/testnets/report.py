@@ -11,6 +11,7 @@ from typing import Any
 from scripts.testnets.figures import Answered, Growth, answered, growth_of, quantile
 from scripts.testnets.options import Options, replay_line
 from scripts.testnets.sampling import Sample
+from scripts.testnets.schedule import Fault, strained_until
 from scripts.testnets.table import MIB, cpu_percent, faults_line
 from scripts.testnets.workload import NOT_COUNTED, OK, WRONG, Outcome
 
@@ -32,6 +33,7 @@ class Facts:
         cut_short: somebody ended it before its time.
         machine: cores, load and commit, for who reads the report.
         relay: what it counted, if there was one.
+        strained: when nodes had streams of calls that had waited, from and to, in order.
     """
 
     options: Options
@@ -52,8 +54,18 @@ class Facts:
     unmet: str = ""
     machine: dict[str, Any] = field(default_factory=dict)
     relay: dict[str, Any] = field(default_factory=dict)
+    strained: list[tuple[float, float]] = field(default_factory=list)
     _every: int = 1
     _left_out: int = 0
+
+    def strain(self, fault: Fault) -> None:
+        """This was done now."""
+        begin, end = fault.at_seconds, strained_until(fault)
+        if self.strained and begin <= self.strained[-1][1]:
+            begin, before = self.strained.pop()
+            end = max(before, end)
+        if end > begin:
+            self.strained.append((begin, end))
 
     def look(self, samples: list[Sample]) -> None:
         """Keep these, or leave them out where there are very many."""
@@ -72,7 +84,9 @@ def growths(facts: Facts) -> list[Growth]:
     """Of the nodes that lived through it all, after the warm-up."""
     begin = facts.options.warmup * facts.seconds
     found = [
-        growth_of([look[number] for look in facts.looks], from_seconds=begin)
+        growth_of(
+            [look[number] for look in facts.looks], from_seconds=begin, strained=facts.strained
+        )
         for number in sorted(facts.untouched)
     ]
     return [one for one in found if one is not None]
@@ -236,14 +250,18 @@ def growth_lines(grown: Sequence[dict[str, Any]]) -> list[str]:
     if not all(map(math.isfinite, memory)):
         return [f"how much memory the {len(grown)} nodes left alone have is not known"]
     pss = [one["pss_kib_per_minute"] for one in grown]
-    counts = ("descriptors", "tasks", "threads")
-    most = ", ".join(f"{max(one[name] for one in grown):+.0f} {name}" for name in counts)
+    most = ", ".join(_most(grown, name) for name in ("descriptors", "tasks", "threads"))
     words = (
         f"{len(grown)} nodes left alone grew by, median (most) in KiB a minute:",
         f"PSS {median(pss):.0f} ({max(pss):.0f}),",
         f"anonymous {median(memory):.0f} ({max(memory):.0f}); at most {most}",
     )
     return [" ".join(words)]
+
+
+def _most(grown: Sequence[dict[str, Any]], name: str) -> str:
+    known = [one[name] for one in grown if math.isfinite(one[name])]
+    return f"{max(known):+.0f} {name}" if known else f"{name} not known, so soon after a fault"
 
 
 def _served(samples: Sequence[Sample]) -> list[int]:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -145,6 +146,7 @@ class Run:
             for fault in faults.until(at):
                 if done := self.chaos.apply(fault, now):
                     self.facts.events.append((at, done))
+                    self.facts.strain(replace(fault, at_seconds=at))
                     self._screen.event(at, done)
             self.chaos.tick(now)
             grid.tick(now)

@@ -8,7 +8,10 @@ from itertools import count
 
 from scripts.testnets.options import Options
 
+from aigrid.protocol.limits import LIMITS
+
 REST_SECONDS = 5.0  # after a fault, in which a node is left alone
+STREAMS_SECONDS = LIMITS.stream_idle_seconds + 10.0  # and calls that come to an end meanwhile
 
 
 class Kind(StrEnum):
@@ -75,6 +78,17 @@ def asks(options: Options) -> Iterator[Ask]:
             return
         model = rng.choice(options.asked)
         yield Ask(at, number, model, rng.random() < options.stream, rng.random())
+
+
+def strained_until(fault: Fault) -> float:
+    """Until when nodes keep the streams of the calls that waited for who did not answer meanwhile.
+
+    Their connections outlive such a fault; TCP may be silent for as long again before it goes on.
+    Streams of other faults end with their connections: then it is when the fault was.
+    """
+    if fault.kind not in {Kind.PARTITION, Kind.STOP}:
+        return fault.at_seconds
+    return fault.at_seconds + 2 * fault.seconds + STREAMS_SECONDS
 
 
 def _never() -> bool:

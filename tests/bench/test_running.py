@@ -1,10 +1,16 @@
 """One benchmark as a process: tiny programs stand for it, which end in every way there is."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from scripts.bench.runner.running import run
+from scripts.bench.runner.running import ROOT, run
+from scripts.nodes import wait_for
 from tests.bench.fakes import TELLS, python
 from tests.patience import PATIENCE_SECONDS
 
@@ -85,3 +91,24 @@ def test_what_it_leaves_in_the_temporary_folder_goes(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     assert python(f"{TELLS} import tempfile; tempfile.mkdtemp()").state == "ran"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it there")
+def test_it_is_killed_with_who_runs_it(tmp_path):
+    said = tmp_path / "pid"
+    code = f"import os, time; open('{said}.new', 'w').write(str(os.getpid()));"
+    code += f"os.rename('{said}.new', '{said}'); time.sleep(600)"
+    runs = (
+        "import sys; from scripts.bench.runner.running import run;"
+        f"run('fake', [sys.executable, '-c', {code!r}], bound_seconds=600)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", runs], cwd=ROOT, env=environment) as process:
+        wait_for(said.exists, timeout_seconds=PATIENCE_SECONDS, what="the benchmark")
+        process.kill()
+    pid = int(said.read_text())
+    try:
+        wait_for(lambda: gone(pid), timeout_seconds=PATIENCE_SECONDS, what="its end")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

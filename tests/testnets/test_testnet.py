@@ -102,6 +102,19 @@ def test_ctrl_c_ends_everything_and_what_was_is_told(start, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_that_is_stopped_before_there_is_a_grid_has_failed_and_says_so(start, tmp_path):
+    running = start("--nodes", "2", "--seed", "7")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "Starting nodes\n"
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=PATIENCE_SECONDS)
+    assert running.returncode == 1, said
+    failed, replay = said.splitlines()[-2:]
+    assert failed == "Failed: stopped before the grid was there"
+    assert replay.startswith("replay: python scripts/testnet.py --nodes 2 ")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_second_signal_kills_the_nodes_whatever_is_done_just_then(start, tmp_path, keep):
     running = start("--nodes", "1", "--echo", *(["--keep"] if keep else []))

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,7 @@ from scripts.testnets.figures import answered, growth_of, quantile
 from scripts.testnets.options import Options
 from scripts.testnets.report import Facts, over_time, report, summary
 from scripts.testnets.sampling import SILENT, Sample, lacking, whole
-from scripts.testnets.schedule import Ask
+from scripts.testnets.schedule import Ask, Fault, Kind
 from scripts.testnets.table import Row, cpu_percent, line, screen
 from scripts.testnets.workload import HIT, OK, WRONG, Outcome, Prompts
 
@@ -186,6 +187,48 @@ def test_what_more_connections_take_is_no_leak():
     found = growth_of([*fewer, *more], from_seconds=0.0)
     assert found is not None
     assert found.leaks(kib_per_minute_max=256.0, growth_max=0.2) == []
+
+
+CUT = Fault(20.0, Kind.PARTITION, (0, 1), 8.0)
+
+
+def after_cuts(seconds: int, *cuts: Fault, leak: float = 0.0) -> Facts:
+    """Calls that waited in a cut left streams, which are tasks, for a while."""
+    options = Options(nodes=1)
+    seen = facts(options=options, looks=[], untouched=frozenset({0}), seconds=float(seconds))
+    for cut in cuts:
+        seen.strain(cut)
+    for at in range(seconds):
+        streams = any(begin <= at < end for begin, end in seen.strained)
+        seen.look([sample(float(at), 0, tasks=int(100 + 60 * streams + leak * at))])
+    return seen
+
+
+def test_streams_of_calls_that_waited_are_no_leak():
+    short, again = after_cuts(40, CUT), [replace(CUT, at_seconds=at) for at in (20.0, 240.0)]
+    assert report(short)["well"]
+    assert "tasks not known, so soon after a fault" in summary(report(short))[-1]
+    assert report(after_cuts(300, *again))["well"]
+    assert report(after_cuts(300, *(replace(CUT, at_seconds=20.0 * n) for n in range(1, 15))))[
+        "well"
+    ]
+
+
+@pytest.mark.parametrize("every", [20.0, 150.0, 1000.0])
+def test_tasks_that_grow_beside_them_are_a_leak(every: float):
+    cuts = [replace(CUT, at_seconds=20.0 + every * n) for n in range(int(280 / every) + 1)]
+    (told,) = report(after_cuts(300, *cuts, leak=0.5))["problems"]
+    assert "n0: tasks +" in told
+
+
+def test_only_who_is_silent_and_comes_back_leaves_streams():
+    seen = facts(looks=[])
+    for kind in (Kind.KILL, Kind.DROP, Kind.RESTART):
+        seen.strain(Fault(1.0, kind, (1,), 3.0))
+    assert not seen.strained
+    for at in (10.0, 60.0, 300.0):
+        seen.strain(Fault(at, Kind.STOP, (1,), 3.0))
+    assert seen.strained == [(10.0, 136.0), (300.0, 376.0)]
 
 
 def test_of_few_samples_nothing_is_said():

@@ -15,6 +15,7 @@ from typing import IO, Literal
 
 from scripts.bench.reporting import FILE_VARIABLE
 from scripts.bench.runner.figures import Figure, read
+from scripts.nodes import die_with_parent
 
 State = Literal["ran", "failed", "skipped", "interrupted"]
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,7 +53,8 @@ def run(
 ) -> Ran:
     """Run a command in the repository's root. KeyboardInterrupt makes it `interrupted`.
 
-    Whatever it had told until then counts, however it ends.
+    Whatever it had told until then counts, however it ends. On Linux it is killed with this process
+    (with the thread that calls this).
     """
     with tempfile.TemporaryDirectory(prefix="aigrid-bench-") as folder:
         told = Path(folder) / "figures"
@@ -110,6 +112,7 @@ def _started(
             cwd=ROOT,
             env=environment,
             start_new_session=True,  # an interrupt from the keyboard comes to this process alone
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call, no lock
         )
     except OSError:
         return None
