@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts.folders import make
 from scripts.plots.png import png
 from scripts.running import JOBS_MAX, commit
 from scripts.simulation.databases import ENDING, databases
@@ -96,7 +96,7 @@ def _main() -> int:
         options = options_given(arguments)
         check_runs(arguments, options)
         if arguments.out:
-            _make(Path(arguments.out))
+            make(Path(arguments.out), "--out")
     except ValueError as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 2
@@ -145,16 +145,6 @@ def check_runs(arguments: argparse.Namespace, options: Options) -> None:
     last = options.seed + (1 if arguments.repeat else arguments.seeds - 1)
     if last > SEED_MAX:
         raise ValueError(f"the last seed would be more than {SEED_MAX}")
-
-
-def _make(folder: Path) -> None:
-    """Before the run: nobody wants to hear after an hour that it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written: {error.strerror}") from error
 
 
 def _one_by_one(options: Options, arguments: argparse.Namespace) -> int:

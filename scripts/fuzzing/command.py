@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scripts.folders import make
 from scripts.fuzzing import long
 from scripts.fuzzing.asked import between
 from scripts.fuzzing.run import HEADING, Finding, Job, Run, WorkerError, words_of
@@ -88,16 +88,6 @@ def _keep(finding: Finding, folder: Path, seed: int, *, silent: bool) -> None:
         if silent:
             print(words_of(finding, seed), file=sys.stderr)
         raise
-
-
-def _check_folder(folder: Path) -> None:
-    """Before the run: nobody wants to hear after an hour that it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"--keep {folder} cannot be written: {error.strerror}") from error
 
 
 def show_coverage(names: Sequence[str], seed: int, executions: int) -> int:
@@ -197,7 +187,7 @@ def _go(given: argparse.Namespace) -> int:
         return 0
     if given.coverage:
         return show_coverage(names, seed, given.executions or COVERED_EXECUTIONS)
-    _check_folder(keep_in)
+    make(keep_in, "--keep")
     say: Callable[[str], object] = str if given.json else partial(print, flush=True)
     say(HEADING)
     run = Run((), seed, given.jobs or 1, say=say)
