@@ -79,6 +79,7 @@ async def test_who_has_seen_enough_others_hold_it_lets_go(sim, autojump_clock):
         node = sim.nodes[name].node
         await node.weights.fetch(first, await knows(node, first))
     await eventually(lambda: len(keeper.weights.holders(first)) == 3, seconds=30)
+    await eventually(lambda: len(keeper.weights._connected(first)) == 3, seconds=30)  # are asked
     before = sum(node.weights.giving.given_bytes for node in nodes)
     with trio.move_on_after(1e-3):  # whoever asks may leave: that says nothing of the others
         await keeper.weights.cache._proven(first)
