@@ -9,6 +9,7 @@ import errno
 import fcntl
 import ipaddress
 import os
+import re
 import socket
 import sys
 import termios
@@ -23,11 +24,13 @@ from libp2p.io.exceptions import ConnectionClosedError
 
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.names import HOST_NAME
 
 DEFAULT_PORT = 4711
 DEFAULT_PORTS_TRIED = 100
 READ_BYTES = 256 * 1024
 UNSENT_BYTES = 128 * 1024  # in the system: an answer to a ping stands in line behind it
+_NAME = re.compile(HOST_NAME)
 
 
 @dataclass(slots=True)
@@ -148,9 +151,12 @@ class HostPort:
     port: int
 
     def __str__(self) -> str:
-        """As a multiaddr."""
-        family = "ip6" if ":" in self.host else "ip4"
-        return f"/{family}/{self.host}/tcp/{self.port}"
+        """As a multiaddr; that of a name leaves open which kind of address it stands for."""
+        try:
+            kind = f"ip{ipaddress.ip_address(self.host).version}"
+        except ValueError:
+            kind = "dns"
+        return f"/{kind}/{self.host}/tcp/{self.port}"
 
 
 class Listening(Protocol):
@@ -208,13 +214,17 @@ class ListeningSockets:
 
 
 def parse_address(address: str) -> HostPort:
-    """`/ip4/A/tcp/P` or `/ip6/A/tcp/P`, a `/p2p/...` behind it ignored. Raises ValueError."""
+    """`/ip4/A/tcp/P` (or ip6, dns, dns4, dns6), `/p2p/...` behind it ignored. Raises ValueError."""
     match address.split("/"):
         case ["", "ip4", host, "tcp", port, *rest] if _is_tail(rest):
             return HostPort(str(ipaddress.IPv4Address(host)), _port(port))
         case ["", "ip6", host, "tcp", port, *rest] if _is_tail(rest):
+            if "%" in host:
+                raise ValueError("a zone means something on one machine alone")
             return HostPort(str(ipaddress.IPv6Address(host)), _port(port))
-        case ["", "dns" | "dns4" | "dns6", host, "tcp", port, *rest] if host and _is_tail(rest):
+        case ["", "dns" | "dns4" | "dns6", host, "tcp", port, *rest] if _is_tail(rest):
+            if _NAME.fullmatch(host) is None:
+                raise ValueError(f"not a host name: {host[:128]!r}")
             return HostPort(host, _port(port))
     raise ValueError(f"not a TCP multiaddr: {address[:128]!r}")
 

@@ -33,6 +33,7 @@ from aigrid.node.settings.trust import TrustConfig, trust
 from aigrid.node.settings.weights import WeightsConfig, weights
 from aigrid.protocol.errors import UsageError, VerificationError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.names import HOST_NAME
 
 if TYPE_CHECKING:
     from aigrid.protocol.policy import OperatorPolicy
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.toml"
 DEFAULT_GATEWAY_PORT = 8080
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_HOST = re.compile(HOST_NAME)
 _ENGINE = re.compile(r"[a-z0-9_]{1,64}")
 
 

@@ -8,11 +8,12 @@ from typing import Any
 from aigrid.node.settings.setting import BadValueError, Spelled, kind_of, of_user, port_of, texts
 from aigrid.protocol.errors import Code, UsageError
 from aigrid.protocol.limits import LIMITS
+from aigrid.protocol.names import HOST_NAME
 
 DEFAULT_GATEWAY_HOST = "127.0.0.1"
 SELF_SIGNED = "self-signed"
 
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_NAME = re.compile(HOST_NAME)
 _WORDS = {"1": True, "true": True, "yes": True, "on": True} | {
     "0": False,
     "false": False,

@@ -256,7 +256,11 @@ _ADDRESSES = (
 
 def _address(data: bytes) -> None:
     parsed = parse_address(data.decode("utf-8", "replace"))
-    assert parse_address(str(parsed)) == parsed
+    try:
+        again = parse_address(str(parsed))
+    except ValueError as error:
+        raise AssertionError(f"{parsed} is not taken again") from error
+    assert again == parsed
 
 
 class _Framed:

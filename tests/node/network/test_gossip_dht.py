@@ -14,6 +14,7 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamError,
     MuxedStreamReset,
 )
+from multiaddr import Multiaddr
 from tests.node.network import nodes
 from tests.patience import PATIENCE_SECONDS
 from trio.testing import MockClock
@@ -21,7 +22,7 @@ from trio.testing import MockClock
 from aigrid.node.network import compat, libp2p_gossip, negotiation
 from aigrid.node.network.dht_places import Places
 from aigrid.node.network.gate import Gate
-from aigrid.node.network.libp2p_dht import Dht, collect
+from aigrid.node.network.libp2p_dht import Dht, collect, usable
 from aigrid.node.network.libp2p_transport import Libp2pTransport
 from aigrid.node.network.muxer import Muxer
 from aigrid.node.network.transport import PeerAddress
@@ -139,6 +140,11 @@ async def test_provider_is_found_with_its_addresses(start: nodes.Start) -> None:
         two.peer_id: two.listen_addresses,
     }
     assert await three.find_providers("unknown") == ()
+
+
+def test_a_provider_is_kept_at_its_name_too() -> None:
+    said = ["/dns4/node.example/tcp/1", "/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/udp/1/quic-v1"]
+    assert usable(map(Multiaddr, said)) == ("/dns/node.example/tcp/1", "/ip4/192.0.2.1/tcp/1")
 
 
 async def test_many_strangers_near_a_key_do_not_hide_the_members(

@@ -26,9 +26,10 @@ def text(number: int = 1, changes: Mapping[str, str] = MappingProxyType({})) -> 
 
 
 def test_announcement_is_read_back() -> None:
-    heard = parse_text(text(changes={"a1": "/ip4/192.0.2.2/tcp/1", "a2": "rubbish"}))
+    changes = {"a1": "/dns4/node.example/tcp/1", "a2": "rubbish"}
+    heard = parse_text(text(changes=changes))
     assert heard is not None
-    assert heard.peer.addresses == ("/ip4/192.0.2.1/tcp/4711", "/ip4/192.0.2.2/tcp/1")
+    assert heard.peer.addresses == ("/ip4/192.0.2.1/tcp/4711", "/dns/node.example/tcp/1")
     assert heard.name == "Anna's desk"
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+from multiaddr import Multiaddr
 from tests.node.network import nodes
 
 from aigrid.node.network import tcp
@@ -69,6 +70,11 @@ async def test_unusable_listen_address_is_a_usage_error(address: str) -> None:
         ("/ip6/::1/tcp/0", tcp.HostPort("::1", 0)),
         ("/dns4/node.example/tcp/4711", tcp.HostPort("node.example", 4711)),
         ("/ip4/1.2.3.4/tcp/65536", None),
+        ("/ip6/fe80::1%eth0/tcp/80", None),
+        ("/dns4/021:db8::1/tcp/80", None),
+        ("/dns/node..example/tcp/80", None),
+        (f"/dns/{'a' * 64}.example/tcp/80", None),
+        (f"/dns/{'a.' * 127}/tcp/80", None),
         ("/ip4/1.2.3.4/tcp/80/ws", None),
         ("/ip4/1.2.3.4/udp/80/quic-v1", None),
         ("1.2.3.4:80", None),
@@ -81,6 +87,21 @@ def test_addresses_are_parsed_strictly(text: str, parsed: tcp.HostPort | None) -
             tcp.parse_address(text)
     else:
         assert tcp.parse_address(text) == parsed
+
+
+@pytest.mark.parametrize(
+    ("at", "written"),
+    [
+        (tcp.HostPort("192.0.2.1", 80), "/ip4/192.0.2.1/tcp/80"),
+        (tcp.HostPort("2001:db8::1", 80), "/ip6/2001:db8::1/tcp/80"),
+        (tcp.HostPort("node.example", 80), "/dns/node.example/tcp/80"),
+        (tcp.HostPort("021.1.1.1", 80), "/dns/021.1.1.1/tcp/80"),
+    ],
+)
+def test_what_is_written_of_an_address_is_that_address(at: tcp.HostPort, written: str) -> None:
+    assert str(at) == written
+    assert str(Multiaddr(written)) == written
+    assert tcp.parse_address(written) == at
 
 
 async def test_stream_reads_what_was_asked_for_over_many_pieces() -> None:
