@@ -7,9 +7,9 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ import pytest
 from scripts.fuzz import main
 from scripts.fuzzing import long, run
 from scripts.fuzzing.run import FOLDER, Bounds, Job, Run
+from tests.folders import open_folders
 from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,8 +112,8 @@ def test_a_signal_while_it_still_imports_is_told_in_a_sentence(
         if name == "scripts.fuzzing.command":
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.delitem(sys.modules, "scripts.fuzzing.command")
-    monkeypatch.delattr("scripts.fuzzing.command")
+    monkeypatch.delitem(sys.modules, "scripts.fuzzing.command", raising=False)
+    monkeypatch.delattr("scripts.fuzzing.command", raising=False)
     monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupted), *sys.meta_path])
     assert main([]) == 130
     assert capsys.readouterr() == ("", "fuzz: interrupted\n")
@@ -164,15 +165,44 @@ def test_a_signal_leaves_neither_processes_nor_folders(number: signal.Signals) -
     if signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip("the tests run under nohup, and so would the fuzzer")
     words = [sys.executable, "-m", "scripts.fuzz", "--target", "planted-print", "--seconds", "900"]
-    shared = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-        made = _until(lambda: list(shared.glob(f"{FOLDER}{process.pid}-*")))
+        made = _until(lambda: open_folders(process.pid, FOLDER))
         process.send_signal(number)
-        assert process.wait(PATIENCE_SECONDS) == 130
+        try:
+            assert process.wait(PATIENCE_SECONDS) == 130
+        finally:
+            process.kill()
     assert made
     assert not any(folder.exists() for folder in made)
     with pytest.raises(ProcessLookupError):  # nobody of its group is left
         os.killpg(process.pid, 0)
+
+
+def test_an_interruption_while_processes_begin_ends_those_that_have_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *what: Any, **how: Any) -> Any:
+            super().submit(*what, **how)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "ThreadPoolExecutor", Interrupted)
+    one = Run([Job("planted-print", 0, FOREVER, 5.0)], SEED)
+    with pytest.raises(KeyboardInterrupt):
+        one.go()
+    assert not one.tallies  # nobody went on for five seconds
+
+
+def test_what_a_killed_fuzzer_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, other = tmp_path / f"{FOLDER}left", tmp_path / "somebody-else"
+    for folder in (left, other):
+        (folder / "inputs").mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    monkeypatch.setattr(run, "MEMORY", str(tmp_path))
+    assert main(["--target", "planted-print", "--executions", "1"]) == 0
+    assert set(tmp_path.iterdir()) == {other}
 
 
 def test_who_ignores_the_end_of_a_terminal_goes_on_ignoring_it() -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scripts.folders import MEMORY, temporary
 from scripts.fuzzing.target import SCRATCH
 from scripts.fuzzing.worker import PLACE
 from scripts.running import Running
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 POLL_SECONDS = 0.2
 WORKER = ("-m", "scripts.fuzzing.worker")
-FOLDER = "aigrid-fuzz-"  # the number of the process that made it comes behind that
+FOLDER = "aigrid-fuzzing-"
 _LINES_KEPT = 100  # of what a process said beside its lines of JSON
 BEGIN_SECONDS = 60.0  # to import everything, and make the seeds of a target
 
@@ -138,9 +138,8 @@ class Run:
             WorkerError: a process could not begin, or says what nobody understands.
         """
         with ThreadPoolExecutor(self.processes) as pool:
-            futures = [pool.submit(self._guarded) for _ in range(self.processes)]
             try:
-                for future in futures:
+                for future in [pool.submit(self._guarded) for _ in range(self.processes)]:
                     future.result()
             except KeyboardInterrupt:
                 self._stop()
@@ -167,13 +166,11 @@ class Run:
 
     def _process(self) -> None:
         """Run one process until it dies, or no job is left."""
-        shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        with (
-            tempfile.NamedTemporaryFile() as file,
-            # Here, and not in that process: it may be killed.
-            tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-", dir=shared) as scratch,
-        ):
-            place = Path(file.name)
+        shared = MEMORY if os.access(MEMORY, os.W_OK) else None
+        # Here, and not in that process: it may be killed.
+        with temporary(FOLDER, shared) as folder:
+            place, inputs = folder / "place", folder / "inputs"
+            inputs.mkdir()
             place.write_bytes(PLACE.pack(0, -1))
             with self._running.started(
                 [sys.executable, *WORKER],
@@ -181,9 +178,9 @@ class Run:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**os.environ, SCRATCH: scratch},
+                env={**os.environ, SCRATCH: str(inputs)},
             ) as process:
-                told = {"place": file.name, "seed": self.seed, **asdict(self.bounds)}
+                told = {"place": str(place), "seed": self.seed, **asdict(self.bounds)}
                 talk = _Talk(self, process, told)
                 said = deque[str](maxlen=_LINES_KEPT)
                 readers = [

@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
+from scripts.folders import locked
 from scripts.simulate import options_given, parser
 from scripts.simulation.checks.propagation import Delays
 from scripts.simulation.checks.wrong_clocks import WrongClocks
-from scripts.simulation.databases import PREFIX, _locked, databases
+from scripts.simulation.databases import PREFIX, databases
 from scripts.simulation.faults import Faults
 from scripts.simulation.network.conditions import Conditions
 from scripts.simulation.network.spread import spread
@@ -27,6 +27,7 @@ from scripts.simulation.reporting.many_seeds import Ran, run_many, told_by
 from scripts.simulation.reporting.page import page
 from scripts.simulation.reporting.report import report
 from scripts.simulation.run import simulate
+from tests.folders import open_folders
 from tests.patience import PATIENCE_SECONDS
 from trio.testing import MockClock
 
@@ -63,21 +64,11 @@ def told(lines: Sequence[str], *beginnings: str) -> list[str]:
     return [line for line in lines if line.startswith(beginnings)]
 
 
-def open_folders(pid: int) -> set[Path]:
-    """The folders in which it has databases open."""
-    found = set()
-    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
-        with suppress(OSError):
-            opened = descriptor.readlink()
-            found |= {one for one in opened.parents if one.name.startswith(PREFIX)}
-    return found
-
-
 def test_a_signal_leaves_no_databases_in_memory() -> None:
     words = [sys.executable, "scripts/simulate.py", "--nodes", "30", "--duration-seconds", "900"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (folders := open_folders(process.pid)) and time.monotonic() < deadline:
+        while not (folders := open_folders(process.pid, PREFIX)) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
@@ -94,7 +85,7 @@ def test_what_a_killed_run_left_in_memory_goes_with_the_next(tmp_path: Path) -> 
         os.utime(folder, (0, 0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scripts.simulation.databases.MEMORY", str(tmp_path))
-        with _locked(other), databases(0) as used, databases(0) as second:
+        with locked(other), databases(0) as used, databases(0) as second:
             assert used.parent == second.parent == tmp_path
             os.utime(used, (0, 0))
             with databases(0):
