@@ -6,14 +6,12 @@ Source: the `config.json` and the tensor names of Hugging Face's `BertModel`,
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
 from aigrid.engines.safetensors import SafetensorsFile
-from aigrid.engines.small_files import read_small
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS
 
@@ -67,19 +65,6 @@ class BertConfig:
     head: str = ""
     classes: int = 0
     prefix: str = ""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A `config.json`, bounded.
-
-    Raises:
-        EngineError: `unsupported_model`, `model_file_missing`.
-    """
-    data = read_small(path, LIMITS.model_config_max_bytes)
-    try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise _unsupported(f"{path.name} is not a model's configuration: {error}"[:300]) from None
 
 
 def read_config(said: Mapping[str, Any], file: SafetensorsFile) -> BertConfig:

@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 from tokenizers import Tokenizer
 
-from aigrid.engines.bert import read_json
 from aigrid.engines.chat_template import ChatTemplate
 from aigrid.engines.gguf_tokenizer import ENDING, bytes_of
+from aigrid.engines.small_files import read_json
 from aigrid.engines.tasks.tokens import TOKENIZER_MAX_BYTES
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from aigrid.engines import safetensors
 from aigrid.engines.base import Estimate, ModelSource, Probe, check_options, model_file
-from aigrid.engines.bert import GRAPH_VERSION, BertConfig, read_config, read_json, shapes
+from aigrid.engines.bert import GRAPH_VERSION, BertConfig, read_config, shapes
 from aigrid.engines.graph_cache import GRAPH_FILE, built, discard
 from aigrid.engines.onnx import RUNTIME_BYTES, SLOTS, OnnxEngine
 from aigrid.engines.onnx_session import OnnxGraph
+from aigrid.engines.small_files import read_json
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
 from aigrid.protocol.errors import Code, EngineError

@@ -23,9 +23,9 @@ from aigrid.engines.base import (
     check_options,
     wrong_task,
 )
-from aigrid.engines.bert import read_json
 from aigrid.engines.counting import Tally
 from aigrid.engines.devices import DRIVER_BYTES, bound_bytes, choose, devices
+from aigrid.engines.small_files import read_json
 from aigrid.engines.tasks import Tasks
 from aigrid.engines.tasks.tokens import BATCH_TOKENS
 from aigrid.engines.text_generate import TAKES, answer

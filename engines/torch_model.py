@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from aigrid.engines import safetensors
 from aigrid.engines.base import ModelSource
-from aigrid.engines.bert import read_json
+from aigrid.engines.small_files import read_json
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import MIB
 

@@ -22,6 +22,7 @@ class EngineLimits:
     safetensors_header_max_bytes: int = limit(8 * MIB, "the header of a safetensors file")
     safetensors_tensors_max: int = limit(65536, "tensors of a safetensors file")
     model_config_max_bytes: int = limit(1 * MIB, "the config.json beside a model's weights")
+    model_config_depth_max: int = limit(32, "nesting of what is said beside a model's weights")
     model_read_seconds: float = limit(60.0, "reading what a model's files say of it")
     model_neighbours_max: int = limit(4096, "files in the folder of a model that are looked at")
     onnx_depth_max: int = limit(32, "nesting of an ONNX graph")

@@ -15,14 +15,13 @@ from typing import Final
 import msgspec
 
 from aigrid.engines import safetensors
-from aigrid.engines.bert import read_json
 from aigrid.engines.draft import Draft
 from aigrid.engines.metadata import hf_mapping
 from aigrid.engines.metadata.card import CARD_FILE, languages_of, license_of, read_card
 from aigrid.engines.metadata.hf_mapping import TOKENIZER_FILE
 from aigrid.engines.metadata.hf_task import task_of
 from aigrid.engines.metadata.onnx_model import onnx_facts, read_onnx
-from aigrid.engines.small_files import read_small
+from aigrid.engines.small_files import read_json, read_small
 from aigrid.protocol.errors import Code, EngineError
 from aigrid.protocol.limits import LIMITS, MIB
 from aigrid.protocol.task import WRITTEN

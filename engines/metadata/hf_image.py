@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from aigrid.engines.bert import read_json
+from aigrid.engines.small_files import read_json
 from aigrid.protocol.errors import Code, EngineError
 
 FILE: Final = "preprocessor_config.json"

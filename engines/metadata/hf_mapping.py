@@ -11,14 +11,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from aigrid.engines.bert import read_json
 from aigrid.engines.draft import Draft
 from aigrid.engines.metadata.hf_image import image_input
 from aigrid.engines.metadata.hf_task import MODULES_FILE, is_cross_encoder, labels_of
 from aigrid.engines.metadata.onnx_model import OnnxFacts
-from aigrid.engines.small_files import read_small
+from aigrid.engines.small_files import read_json_of
 from aigrid.protocol.errors import Code, EngineError
-from aigrid.protocol.limits import LIMITS
 from aigrid.protocol.task import TaskMapping
 
 TOKENIZER_FILE: Final = "tokenizer.json"
@@ -212,13 +210,7 @@ def _optional(path: Path, kind: type) -> Any:
     """
     if not path.is_file():
         return None
-    if kind is dict:
-        return read_json(path)
-    try:
-        data = read_small(path, LIMITS.model_config_max_bytes)
-        return msgspec.json.decode(data, type=list[Any])
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise _unsupported(f"{path.name} is not what it should be") from None
+    return read_json_of(kind, path)
 
 
 def _flat(name: str) -> str:

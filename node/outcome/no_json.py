@@ -7,6 +7,7 @@ from aigrid.protocol.limits import LIMITS
 
 DEEPEST: Final = 255
 """Arrays and objects inside each other that a contract can be checked against."""
+_SAID_MAX_CHARS: Final = 200  # a decoder names each of those arrays and objects
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 _HIGH, _LOW = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
@@ -32,7 +33,9 @@ def no_json(raw: bytes, error: Exception) -> str:
         at, said = half
         return f"{said} at byte {at} is half of a surrogate pair, and no character"
     said = str(error).removeprefix("JSON is malformed: ")
-    return f"it ends too early, after {len(raw)} bytes" if said.endswith("truncated") else said
+    if said.endswith("truncated"):
+        return f"it ends too early, after {len(raw)} bytes"
+    return said if len(said) <= _SAID_MAX_CHARS else f"{said[:_SAID_MAX_CHARS]}..."
 
 
 def _deeper(raw: bytes) -> int | None:

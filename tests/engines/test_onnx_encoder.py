@@ -250,6 +250,7 @@ def test_what_is_not_supported_is_refused_by_name(
         (b"[]", "not a model's configuration"),
         (b"{", "not a model's configuration"),
         (b'{"a":' * 9999, "not a model's configuration"),
+        (b'{"a":' + b"[" * 32 + b"]" * 32 + b"}", "nested more than 32 deep"),
         (b'{"a":"' + b"x" * (2 << 20) + b'"}', "too large"),
     ],
 )

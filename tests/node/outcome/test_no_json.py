@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,16 @@ def test_every_dialect_says_what_and_where(dialect: str, value: bytes, said: str
 def test_there_are_words_for_whatever_was_sent(raw: bytes) -> None:
     for error in (ValueError("Input data was truncated"), ValueError("x"), RecursionError()):
         assert no_json(raw, error)
+
+
+@pytest.mark.parametrize("depth", [1, 200])
+def test_a_number_that_nobody_holds_is_refused_in_few_words(depth: int) -> None:
+    raw = b"[" * depth + b"1" * 400 + b"]" * depth
+    with pytest.raises(msgspec.DecodeError) as caught:
+        msgspec.json.decode(raw)
+    said = no_json(raw, caught.value)
+    assert said.startswith("Number out of range - at `$[0]")
+    assert len(said) <= 203
 
 
 def test_brackets_in_a_text_are_no_nesting() -> None:
