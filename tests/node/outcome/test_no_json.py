@@ -51,7 +51,7 @@ def test_there_are_words_for_whatever_was_sent(raw: bytes) -> None:
 
 @pytest.mark.parametrize("depth", [1, 200])
 def test_a_number_that_nobody_holds_is_refused_in_few_words(depth: int) -> None:
-    raw = b"[" * depth + b"1" * 400 + b"]" * depth
+    raw = b"[" * depth + b"1e999" + b"]" * depth
     with pytest.raises(msgspec.DecodeError) as caught:
         msgspec.json.decode(raw)
     said = no_json(raw, caught.value)
