@@ -16,9 +16,6 @@ FileName = Annotated[
 ]
 DID = r"did:key:z[1-9A-HJ-NP-Za-km-z]{40,64}"
 Did = Annotated[str, Meta(max_length=80, pattern=rf"^{DID}\Z")]
-# A DNS name (RFC 1123): labels of at most 63 characters, at most 253 in all.
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-HOST_NAME = rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*"
 # A name, or an IRI in the namespace of whoever issued it: `DID#name`.
 CAPABILITY = rf"[a-z0-9]+(-[a-z0-9]+)*|{DID}#[a-z0-9]+(-[a-z0-9]+)*"
 Region = Annotated[str, Meta(min_length=1, max_length=LIMITS.name_max_chars, pattern=PRINTABLE)]

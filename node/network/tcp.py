@@ -23,8 +23,8 @@ import trio
 from libp2p.io.exceptions import ConnectionClosedError
 
 from aigrid.protocol.errors import Code, UsageError
+from aigrid.protocol.host_names import HOST_NAME
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.names import HOST_NAME
 
 DEFAULT_PORT = 4711
 DEFAULT_PORTS_TRIED = 100

@@ -32,8 +32,8 @@ from aigrid.node.settings.share import ShareConfig, share
 from aigrid.node.settings.trust import TrustConfig, trust
 from aigrid.node.settings.weights import WeightsConfig, weights
 from aigrid.protocol.errors import UsageError, VerificationError
+from aigrid.protocol.host_names import HOST_NAME
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.names import HOST_NAME
 
 if TYPE_CHECKING:
     from aigrid.protocol.policy import OperatorPolicy
@@ -43,6 +43,7 @@ DEFAULT_GATEWAY_PORT = 8080
 
 _HOST = re.compile(HOST_NAME)
 _ENGINE = re.compile(r"[a-z0-9_]{1,64}")
+_SHOWN_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,15 @@ def _from_file(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise UsageError(f"{path} is nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are both ValueErrors
-        raise UsageError(f"{path} is not TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {_in_short(error)}") from None
+
+
+def _in_short(error: ValueError) -> str:
+    """It may name a key, however long; where it is, stands last."""
+    text = str(error)
+    if len(text) <= 2 * _SHOWN_CHARS:
+        return text
+    return f"{text[:_SHOWN_CHARS]}...{text[-_SHOWN_CHARS:]}"
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from aigrid.node.settings.setting import BadValueError, Spelled, kind_of, of_user, port_of, texts
 from aigrid.protocol.errors import Code, UsageError
+from aigrid.protocol.host_names import HOST_NAME
 from aigrid.protocol.limits import LIMITS
-from aigrid.protocol.names import HOST_NAME
 
 DEFAULT_GATEWAY_HOST = "127.0.0.1"
 SELF_SIGNED = "self-signed"

@@ -303,6 +303,7 @@ def test_another_interface_is_refused(tmp_path: Path, host: str) -> None:
         f"{'x' * 9000} = 1",
         "x = " + "1" * 70000,
         "x = " + "[" * 9999,
+        f"[{'x' * 9000}]\n" * 2,
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, toml: str) -> None:
@@ -324,6 +325,15 @@ def test_a_word_for_none_stands_alone(tmp_path: Path, key: str, alone: str) -> N
 def test_names_of_the_gateway_are_spelled_as_clients_do(tmp_path: Path) -> None:
     names = ["2001:0DB8::0001", "Node.Example.org", "2001:db8::1"]
     assert merged(tmp_path, gateway_name=names).gateway_names == ("2001:db8::1", "node.example.org")
+
+
+def test_a_key_given_twice_is_named_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('region = "eu"\nregion = "us"\n')
+    with pytest.raises(UsageError, match=r"Cannot overwrite a value \(at line 2, column 14\)"):
+        merged(tmp_path)
+    (tmp_path / "config.toml").write_text(f"[{'x' * 9000}]\n" * 2)
+    with pytest.raises(UsageError, match=r"Cannot declare \('x+.*\(at line 2, column 9002\)$"):
+        merged(tmp_path)
 
 
 def test_without_a_home_the_data_directory_has_to_be_said() -> None:

@@ -41,7 +41,9 @@ function lengthOf (count) {
   return bytes
 }
 
-const AT_ONCE = 1000 // streams of a protocol; the library's own bound is 32
+// Streams of a protocol. The library's own bounds are 32 in and 64 out: what it gave up by itself
+// would make room for the next, and nothing would be refused here.
+const AT_ONCE = 1000
 
 const heard = []
 const served = []
@@ -101,7 +103,7 @@ const calls = {
           served.push(`${protocol} broken`)
           stream.abort(error)
         }
-      }, { maxInboundStreams: AT_ONCE })
+      }, { maxInboundStreams: AT_ONCE, maxOutboundStreams: AT_ONCE })
     }
     node.services.pubsub.addEventListener('gossipsub:message', event => heard.push(Buffer.from(event.detail.msg.data).toString('hex')))
     return { peer_id: node.peerId.toString(), address: node.getMultiaddrs()[0].decapsulate('/p2p').toString() }
