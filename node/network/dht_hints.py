@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 
 from aigrid.protocol.limits import LIMITS, Limits
 
-# Whoever is there renews a hint each `provide_seconds`. One of these may be lost, unseen, and the
-# next be late.
+# Whoever is there renews a hint each `provide_seconds`, or as soon as all its keys have been told,
+# which may take `provide_keys_max` times `dht_call_seconds`. One of these may be lost, unseen.
 RENEWALS_MISSED: Final = 3
 
 

@@ -19,7 +19,6 @@ from aigrid.node.network.gossip_patience import CONTROL_WORK, ID_WORK, Patience
 from aigrid.protocol.limits import LIMITS
 
 _IDS_AT_ONCE: Final = 128
-_BACK_OFF_MOST_SECONDS: Final = 600  # ten times what GossipSub says where it says nothing
 
 SayAgain = Callable[[Any, Sequence[Any]], None]  # to a peer, messages
 
@@ -53,7 +52,7 @@ class GossipControl:
             kept.control.graft.add(topicID=topic)
         prunes = self._ours(said.prune)
         for topic, prune in prunes.items():  # whom to dial is not for others to say
-            back_off = min(prune.backoff, _BACK_OFF_MOST_SECONDS)
+            back_off = min(prune.backoff, LIMITS.gossip_back_off_seconds)
             kept.control.prune.add(topicID=topic, backoff=back_off)
         await self._ask(said.ihave, kept.control)
         await self._answer(said.iwant, sender)

@@ -203,13 +203,16 @@ class GossipWire:
     def send(self, peer: Any, rpc: Any, priority: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
         """Queue a frame for a peer. Dropped if the queue is full: the next sync repairs it.
 
-        So are messages that the peer would take for too many.
+        So are messages that the peer would take for too many. What goes to nobody, as the peer's
+        stream is not open yet, takes nothing from what it may be sent then.
         """
-        if not self._is_held_back(peer, rpc):
+        if peer in self._pubsub.peer_queues and not self._is_held_back(peer, rpc):
             self._push(peer, rpc, priority=priority)
 
     def say_again(self, peer: Any, messages: Sequence[Any]) -> None:
         """To a peer that lacks them, in one frame: as many, from the first on, as it will take."""
+        if peer not in self._pubsub.peer_queues:
+            return
         count = self._rates.may_say_again(
             str(peer), [said(message) for message in messages], trio.current_time()
         )
@@ -231,9 +234,7 @@ class GossipWire:
         await trio.lowlevel.checkpoint()  # not before: what is said from now on goes to the mesh
 
     def _push(self, peer: Any, rpc: Any, *, priority: bool = False) -> None:
-        queue = self._pubsub.peer_queues.get(peer)
-        if queue is None:
-            return
+        queue = self._pubsub.peer_queues[peer]
         if self._last is None or self._last[0] is not rpc:
             self._last = (rpc, framed(rpc))  # the same for every peer it goes to
         data = self._last[1]

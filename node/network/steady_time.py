@@ -3,7 +3,8 @@
 It takes readings of the wall clock from each other. Where that was set back by an hour, whoever had
 been pruned from a mesh was not let in again for an hour more and heard nothing meanwhile, and a
 member that had told all the hints that it may had its streams reset for as long. Where it was set
-forward, addresses and hints ended at once.
+forward, addresses and hints ended at once. On Linux it stands still while the machine sleeps, by
+which hints and addresses are kept longer, then.
 
 Only modules that tell nothing but durations by it are given this clock: `pubsub` numbers messages
 by the wall's, and `peer_record` its records. In `kad_dht` there is the age of a value besides; we
@@ -32,7 +33,7 @@ _START_SECONDS: Final = 1_000_000_000.0  # the library takes what is near to zer
 
 
 def now_seconds() -> float:
-    """Trio's time, and before it runs the beginning: nothing gets older then."""
+    """Trio's time. Before it runs, the beginning: once it runs, that is long past."""
     try:
         return _START_SECONDS + trio.current_time()
     except RuntimeError:

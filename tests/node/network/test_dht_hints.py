@@ -28,6 +28,11 @@ OWN = PEERS[0]
 RENEWED, GONE = LIMITS.provide_seconds, RENEWALS_MISSED * LIMITS.provide_seconds
 
 
+def test_who_is_there_renews_a_hint_in_time_though_one_is_lost() -> None:
+    a_round = max(LIMITS.provide_seconds, LIMITS.provide_keys_max * LIMITS.dht_call_seconds)
+    assert 2 * a_round < GONE
+
+
 class Clock:
     """Seconds, as the test has them."""
 

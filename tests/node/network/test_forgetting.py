@@ -207,7 +207,7 @@ def test_back_off_of_a_peer_that_left_is_kept_until_it_is_over(library: compat.L
 
 def test_back_offs_of_those_that_left_are_bounded(library: compat.Library) -> None:
     gossip, left = library.gossip, range(LIMITS.rate_keys_max + 9)
-    gossip.back_off["topic"] = {some_peer(number): 2**40 + number for number in left}
+    gossip.back_off["topic"] = {some_peer(number): 2**40 + number for number in reversed(left)}
     gossip.fanout_heartbeat()
     assert set(gossip.back_off["topic"]) == {some_peer(number) for number in left[9:]}
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.pubsub.pb import rpc_pb2
 from tests.node.network import nodes
-from tests.node.network.gossip_world import TOPICS, World, control, ids
+from tests.node.network.gossip_world import TOPICS, World, control, graft, ids
 from tests.node.network.test_gossip_dht import in_mesh
 from tests.patience import PATIENCE_SECONDS
 
@@ -92,6 +92,14 @@ def test_a_sample_is_of_what_there_is_and_no_more_than_it_may(
     assert sum(map(len, kept.values())) == min(most, sum(map(len, told.values())))
 
 
+def test_a_sample_is_of_every_topic_and_another_each_time() -> None:
+    """The first ones alone would always be of the same topic: nobody were told of the others."""
+    told = {topic: ids(LIMITS.gossip_told_max) for topic in TOPICS}
+    one, other = (sample(told, LIMITS.gossip_told_max) for _ in range(2))
+    assert one != other
+    assert one.keys() == told.keys()
+
+
 # What is said again
 
 
@@ -147,6 +155,32 @@ async def test_nothing_that_the_library_writes_goes_past_what_a_peer_takes(
     own = rpc_pb2.Message(from_id=world.library.peer_id.to_bytes(), data=b"ours")
     world.library.gossip.send_rpc(world.member.peer_id, rpc_pb2.RPC(publish=[own]))
     assert list(sent[-1].publish) == [own]
+
+
+async def test_what_is_said_before_a_stream_is_open_takes_nothing_from_what_goes_on_it(
+    world: World, autojump_clock: Any
+) -> None:
+    gossip, peer, other = world.library.gossip, world.member.peer_id, World()
+    await world.hear(graft(TOPICS[0]))
+    messages = [other.message(number) for number in range(AT_ONCE)]
+    for message in messages:
+        await gossip.publish(other.member.peer_id, message)
+    await gossip.send_recent_messages(peer, TOPICS[0])
+    assert world.gate.counts["gossip_held_back"] == 0
+    sent = world.listens()
+    await gossip.send_recent_messages(peer, TOPICS[0])
+    assert [len(frame.publish) for frame in sent] == [AT_ONCE // 2]
+
+
+async def test_nothing_can_be_said_between_subscribing_and_the_replay(
+    world: World, autojump_clock: Any
+) -> None:
+    """It would be replayed, and go to the mesh as well."""
+    messages, sent = keep(world, 3), world.listens()
+    replay = world.library.gossip.send_recent_messages(world.member.peer_id, TOPICS[0])
+    replay.send(None)  # to where others may run
+    assert [len(frame.publish) for frame in sent] == [len(messages)]
+    replay.close()
 
 
 # Our own
