@@ -127,7 +127,7 @@ class Limits(MeshLimits, EngineLimits):
     gossip_ids_max: int = limit(5000, "message ids in these")
     gossip_id_counts: float = limit(0.01, "provocations that each of these is")
     gossip_id_bytes: int = limit(120, "one message id in gossip; none is empty")
-    gossip_back_off_seconds: int = limit(600, "until one may be asked again that left a mesh")
+    gossip_back_off_seconds: int = limit(600, "longest back-off taken from a PRUNE")
     gossip_told_max: int = limit(1000, "message ids told to one peer in a heartbeat")
     gossip_asked_max: int = limit(256, "messages asked of a peer for one frame of IHAVEs")
     gossip_excess_counts: float = limit(

@@ -93,7 +93,7 @@ def test_a_sample_is_of_what_there_is_and_no_more_than_it_may(
 
 
 def test_a_sample_is_of_every_topic_and_another_each_time() -> None:
-    """The first ones alone would always be of the same topic: nobody were told of the others."""
+    """The first ones alone would always be of the same topics, and nobody would hear of the others."""
     told = {topic: ids(LIMITS.gossip_told_max) for topic in TOPICS}
     one, other = (sample(told, LIMITS.gossip_told_max) for _ in range(2))
     assert one != other
